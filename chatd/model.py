@@ -1,0 +1,190 @@
+"""The data every floor speaks of: a room's log, what is asked of its journal, closes and refusals.
+
+Nothing here does anything. Times are integers: milliseconds since the Unix epoch.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, TypeAlias
+
+from msgspec import Struct
+
+__all__ = [
+    "CLOSES",
+    "Close",
+    "ErrorCode",
+    "Event",
+    "Head",
+    "Kind",
+    "Operation",
+    "Outcome",
+    "Post",
+    "Receipt",
+    "Refusal",
+    "Remember",
+    "UserRecord",
+]
+
+Kind: TypeAlias = Literal["message", "edit", "delete", "topic"]
+"""What an event of a room's log is."""
+
+ErrorCode: TypeAlias = Literal[
+    "bad_request",
+    "too_large",
+    "unauthorized",
+    "forbidden",
+    "not_found",
+    "not_joined",
+    "nick_taken",
+    "rate_limited",
+    "muted",
+    "banned",
+    "room_full",
+    "unavailable",
+]
+"""Why something was refused; clients decide by it, so the list only grows."""
+
+
+class Refusal(Struct, frozen=True, omit_defaults=True):
+    """A refusal is a value: it is answered, never raised.
+
+    ``message`` is for people. ``retry_ms`` is there where waiting that long helps.
+    """
+
+    code: ErrorCode
+    message: str
+    retry_ms: int | None = None
+
+
+class Close(Struct, frozen=True):
+    """Why a connection ended: for the Close frame, the log line and the metric alike.
+
+    ``reconnect`` tells a client whether coming back can help.
+    """
+
+    code: int
+    name: str
+    reason: str
+    reconnect: bool
+
+
+
+# The table. 1005 and 1006 are never sent: RFC 6455 section 7.4.1 keeps them for what logs say.
+NORMAL: Final = Close(1000, "normal", "the client left", reconnect=False)
+GOING_AWAY: Final = Close(1001, "going_away", "the server is restarting", reconnect=True)
+PROTOCOL_ERROR: Final = Close(1002, "protocol_error", "not RFC 6455", reconnect=True)
+UNSUPPORTED: Final = Close(1003, "unsupported", "text is spoken here", reconnect=True)
+NO_STATUS: Final = Close(1005, "no_status", "closed without a code", reconnect=True)
+LOST: Final = Close(1006, "lost", "the connection was lost", reconnect=True)
+INVALID_TEXT: Final = Close(1007, "invalid_text", "not UTF-8", reconnect=True)
+POLICY: Final = Close(1008, "policy", "against the rules", reconnect=False)
+TOO_BIG: Final = Close(1009, "too_big", "the message is too big", reconnect=False)
+INTERNAL: Final = Close(1011, "internal", "a fault of the server", reconnect=True)
+TOO_SLOW: Final = Close(4001, "too_slow", "too slow: more waits than may", reconnect=True)
+SILENT: Final = Close(4002, "silent", "no life sign in time", reconnect=True)
+KICKED: Final = Close(4500, "kicked", "kicked", reconnect=False)
+BANNED: Final = Close(4501, "banned", "banned", reconnect=False)
+UNAUTHORIZED: Final = Close(4502, "unauthorized", "not authorized", reconnect=False)
+TOO_MANY: Final = Close(4503, "too_many", "too many connections", reconnect=True)
+
+CLOSES: Final = {
+    close.code: close
+    for close in (
+        NORMAL,
+        GOING_AWAY,
+        PROTOCOL_ERROR,
+        UNSUPPORTED,
+        NO_STATUS,
+        LOST,
+        INVALID_TEXT,
+        POLICY,
+        TOO_BIG,
+        INTERNAL,
+        TOO_SLOW,
+        SILENT,
+        KICKED,
+        BANNED,
+        UNAUTHORIZED,
+        TOO_MANY,
+    )
+}
+"""Every close code there is, by its number. The wire, the log and the metrics read this table."""
+
+
+class Event(Struct, frozen=True):
+    """One event of a room's log, as it was committed and as it reads now.
+
+    ``room`` is the room's folded name; how the room is written is the room's own affair.
+    ``seq`` counts in the room, ``position`` across the whole store; both without a gap.
+    """
+
+    position: int
+    room: str
+    seq: int
+    at: int
+    kind: Kind
+    user: str
+    nick: str
+    text: str | None
+    of: int | None = None
+    reply_to: int | None = None
+    edited: int | None = None
+    deleted: bool = False
+
+
+class Post(Struct, frozen=True):
+    """Asks the journal for one more event in a room's log.
+
+    ``name`` is how the room is written, kept when this is the room's first event. ``key`` is the
+    sender's own: the same ``(room, user, key)`` is committed once, whatever else differs.
+    """
+
+    room: str
+    name: str
+    user: str
+    nick: str
+    text: str | None
+    kind: Kind = "message"
+    key: str | None = None
+    of: int | None = None
+    reply_to: int | None = None
+
+
+class UserRecord(Struct, frozen=True):
+    """What is kept of a user: the nick they chose and when they were last here.
+
+    ``seen`` is None while the user is present.
+    """
+
+    user: str
+    nick: str
+    seen: int | None
+
+
+class Remember(Struct, frozen=True):
+    """Asks the journal to keep this of a user, in place of what was kept."""
+
+    record: UserRecord
+
+
+Operation: TypeAlias = Post | Remember
+
+
+class Receipt(Struct, frozen=True):
+    """The journal's word that ``event`` is committed; ``duplicate`` if its key was there before."""
+
+    event: Event
+    duplicate: bool = False
+
+
+Outcome: TypeAlias = Receipt | Refusal | None
+"""What became of an operation. None: done, with nothing to tell (a Remember)."""
+
+
+class Head(Struct, frozen=True):
+    """A room as its journal knows it: its fold, how it is written, its last number, its topic."""
+
+    room: str
+    name: str
+    seq: int
+    topic: str = ""

@@ -1,0 +1,110 @@
+"""``chatd check`` tells a person where to look, and never shows a traceback."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import io
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatd.cli import check
+from chatd.settings import Fault, SettingsError
+
+
+def run(*words: str) -> int:
+    parser = argparse.ArgumentParser()
+    check.add_parser(parser.add_subparsers(required=True))
+    args = parser.parse_args(["check", *words])
+    code: int = args.run(args)
+    return code
+
+
+def test_a_sound_file_is_ok(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "chatd.toml"
+    path.write_text("[limits]\nrooms = 5\n")
+    assert run(str(path)) == 0
+    assert capsys.readouterr() == (f"{path}: ok\n", "")
+
+
+def test_faults_are_shown_with_line_and_caret(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "chatd.toml"
+    path.write_text('[limits]\n\trooms\t= 0\n[chat]\n"greting" = 1\n')
+    assert run(str(path)) == 1
+    assert capsys.readouterr().err == (
+        f"{path}:2:10: error: limits.rooms: expected an integer from 1 to 1_000_000, not 0\n"
+        "    \trooms\t= 0\n"
+        "    \t     \t  ^\n"
+        f'{path}:4:1: error: unknown key "greting" in [chat]; did you mean "greeting"?\n'
+        '    "greting" = 1\n'
+        "    ^\n"
+    )
+
+
+def test_the_file_is_the_installed_one_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Path] = []
+    monkeypatch.setattr(check, "load", asked.append)
+    assert run() == 0
+    assert asked == [Path("/etc/chatd/chatd.toml")]
+
+
+def test_a_file_that_cannot_be_read_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    absent = tmp_path / "absent"
+    assert run(str(absent)) == 1
+    assert run(str(tmp_path)) == 1
+    assert capsys.readouterr().err == (
+        f"{absent}: error: there is no such file\n{tmp_path}: error: this is a folder, not a file\n"
+    )
+
+
+def test_a_forbidden_file_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def forbid(*_: object) -> None:  # not by its mode: root may read everything
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", forbid)
+    assert run("chatd.toml") == 1
+    assert capsys.readouterr().err == "chatd.toml: error: it cannot be read: permission denied\n"
+
+
+def test_a_name_that_is_no_utf_8_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "chatd\udcff.toml"
+    path.touch()
+    assert run(str(path)) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/chatd\\udcff.toml: ok\n"
+
+
+def test_no_stream_is_too_narrow() -> None:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, "ascii")
+    check.say("grüße\n", stream)
+    stream.flush()
+    assert raw.getvalue() == b"gr\\xfc\\xdfe\n"
+
+
+def test_the_caret_stands_under_wide_and_combined_characters() -> None:
+    error = SettingsError([Fault(1, 5, "here", "日e\u0301 x", "f")])
+    assert check.report(error) == "f:1:5: error: here\n    日e\u0301 x\n        ^\n"
+
+
+def test_a_line_cannot_write_to_the_terminal() -> None:
+    error = SettingsError([Fault(1, 1, "m\x1b[2J", "\x1b[2J\r", "f\n")])
+    assert "\x1b" not in check.report(error)
+    assert check.report(error).count("\n") == 3
+
+
+@given(st.binary(max_size=40))
+def test_garbage_is_told(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "garbage.toml"
+    path.write_bytes(data)
+    assert run(str(path)) in (0, 1)
