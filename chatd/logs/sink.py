@@ -1,0 +1,389 @@
+"""Where log lines go, and that a reader who takes none never stops the daemon.
+
+What MUST hold of a sink:
+1. ``write()`` never blocks, never awaits, never raises.
+2. Only whole lines, in order; a line of which a part was taken is finished first.
+3. What waits is bounded in bytes. Over it lines are dropped and counted, and one line tells how
+   many, in the place where they are missing.
+4. No flag of a file description that somebody shares is changed: stderr is often the shell's.
+
+Sinks belong to the thread of the event loop.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import socket
+import stat
+import struct
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeAlias
+
+import msgspec
+import trio
+
+__all__ = ["JOURNAL_SOCKET", "Journald", "LineStream", "Recording", "Sink", "Tell"]
+
+JOURNAL_SOCKET: Final = Path("/run/systemd/journal/socket")
+
+WAITING_BYTES: Final = 1 << 20
+"""Some 4,000 lines: at a thousand messages a second a reader may pause for four seconds."""
+
+_BLOCK_BYTES: Final = 1 << 16  # a pipe's capacity; it takes no more at once
+
+Tell: TypeAlias = Callable[[int, int], bytes]
+"""Renders the line about lines dropped: (since the last such line, in all)."""
+
+
+class Sink(Protocol):
+    """What a log writes to."""
+
+    @property
+    def dropped(self) -> int:
+        """Lines dropped so far."""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that the reader has not taken yet."""
+        ...
+
+    def write(self, entries: Sequence[bytes]) -> None:
+        """Take whole entries, each a line with its end or an entry of the journal."""
+
+    async def run(self) -> None:
+        """Write what waits as its reader takes it. Returns when the sink never has to wait."""
+
+    def close(self, seconds: float) -> None:
+        """Write what waits for at most ``seconds``, then close."""
+
+
+class Recording:
+    """A sink in memory, for tests: JSON lines and what they say."""
+
+    dropped = 0
+    waiting = 0
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
+
+    @property
+    def records(self) -> list[tuple[str, dict[str, Any]]]:
+        """Each line as (name, fields), without level and time."""
+        found = []
+        for line in self.lines:
+            fields = msgspec.json.decode(line, type=dict[str, Any])
+            del fields["level"], fields["at"]
+            found.append((fields.pop("event"), fields))
+        return found
+
+    def write(self, entries: Sequence[bytes]) -> None:
+        """See `Sink`."""
+        self.lines += entries
+
+    async def run(self) -> None:
+        """See `Sink`."""
+
+    def close(self, seconds: float) -> None:
+        """See `Sink`."""
+
+
+class _Stream(Protocol):
+    """A descriptor of our own, and how to write to it without ever blocking."""
+
+    def fileno(self) -> int: ...
+    def push(self, block: bytes) -> int: ...
+    def close(self) -> None: ...
+
+
+class _Descriptor:
+    """A file, which has no reader to wait for, or a description that is non-blocking by itself."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd: Final = fd
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def push(self, block: bytes) -> int:
+        return os.write(self._fd, block)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class _Polled(_Descriptor):
+    """A blocking description that is shared: written only when, and as much as, there is room.
+
+    A pipe that polls writable has a free page, which takes PIPE_BUF bytes: pipe(7). A terminal
+    promises less; it is here only where it may not be opened again (after su).
+    """
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(fd)
+        self._most: Final = select.PIPE_BUF if stat.S_ISFIFO(os.fstat(fd).st_mode) else 256
+        self._poll: Final = select.poll()
+        self._poll.register(fd, select.POLLOUT)
+
+    def push(self, block: bytes) -> int:
+        return super().push(block[: self._most]) if self._poll.poll(0) else 0
+
+
+class _Socket:
+    """A stream socket, which cannot be opened again but can be told not to wait."""
+
+    def __init__(self, fd: int) -> None:
+        self._socket: Final = socket.socket(fileno=fd)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def push(self, block: bytes) -> int:
+        return self._socket.send(block, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def _opened(fd: int) -> _Stream:
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISSOCK(mode):
+        return _Socket(os.dup(fd))
+    if stat.S_ISREG(mode):
+        # The offset stays shared: reopened, the file would be written from its begin.
+        return _Descriptor(os.dup(fd))
+    flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        return _Descriptor(os.open(f"/proc/self/fd/{fd}", flags))  # proc(5): a description of ours
+    except OSError:  # a terminal of another user's, no /proc, a pipe whose reader has gone
+        return _Polled(os.dup(fd))
+
+
+class _Note(bytes):
+    """What the stream itself says between lines; ``lines`` are the dropped ones it tells of."""
+
+    lines = 0
+
+
+class LineStream:
+    """Lines into a pipe, a terminal, a file or a stream socket, mostly the one at stderr.
+
+    ``fd`` itself stays its owner's. Raises OSError if ``fd`` is not open.
+    """
+
+    def __init__(self, fd: int, tell: Tell, *, waiting_bytes: int = WAITING_BYTES) -> None:
+        self._stream: Final = _opened(fd)
+        self._is_file: Final = stat.S_ISREG(os.fstat(fd).st_mode)
+        self._tell: Final = tell
+        self._bound: Final = waiting_bytes
+        self._entries: deque[bytes] = deque()
+        self._halfway = False  # a part of the first entry has been taken
+        self._untold = 0
+        self._stuck = trio.Event()
+        self._closed = False
+        self.dropped = 0
+        self.waiting = 0
+
+    def write(self, entries: Sequence[bytes]) -> None:
+        """See `Sink`."""
+        if self._closed:
+            self._drop(len(entries))
+            return
+        if self._entries or self._untold:
+            self._flush()
+        if self._entries or self._untold:
+            for entry in entries:
+                self._keep(entry)
+            return
+        block = b"".join(entries)
+        taken = self._push(block)
+        if taken == len(block):
+            return
+        for entry in entries:
+            if taken >= len(entry):
+                taken -= len(entry)
+            elif taken > 0:
+                self._append(entry[taken:])
+                self._halfway = True
+                taken = 0
+            else:
+                self._keep(entry)
+        self._flush()
+
+    def _keep(self, entry: bytes) -> None:
+        # Once a line is dropped all are, until _flush tells of it: the gap is in one place.
+        if self._untold or self.waiting + len(entry) > self._bound:
+            self._drop(1)
+        else:
+            self._append(entry)
+
+    def _append(self, entry: bytes) -> None:
+        self._entries.append(entry)
+        self.waiting += len(entry)
+
+    def _drop(self, count: int) -> None:
+        self._untold += count
+        self.dropped += count
+
+    def _push(self, block: bytes) -> int:
+        """Give how many bytes were taken; -1: nothing ever will take these."""
+        try:
+            return self._stream.push(block)
+        except BlockingIOError:
+            return 0
+        except OSError:  # the reader has gone, the disk is full
+            return -1
+
+    def _flush(self) -> None:
+        while True:
+            # Half the bound, so that a slow reader gets long pieces with few gaps.
+            if self._untold and self.waiting <= self._bound // 2:
+                note = _Note(self._tell(self._untold, self.dropped))
+                note.lines = self._untold
+                self._append(note)
+                self._untold = 0
+            if not self._entries:
+                return
+            taken = self._push(self._block())
+            if taken < 0:
+                self._lose()
+                return
+            if taken == 0:
+                self._stuck.set()
+                return
+            self._take_off(taken)
+
+    def _block(self) -> bytes:
+        length = 0
+        block = []
+        for entry in self._entries:
+            block.append(entry)
+            length += len(entry)
+            if length >= _BLOCK_BYTES:
+                break
+        return b"".join(block)
+
+    def _take_off(self, taken: int) -> None:
+        self.waiting -= taken
+        while taken:
+            entry = self._entries.popleft()
+            self._halfway = len(entry) > taken
+            if self._halfway:
+                self._entries.appendleft(entry[taken:])
+            taken -= min(taken, len(entry))
+
+    def _lose(self) -> None:
+        for entry in self._entries:
+            if isinstance(entry, _Note):
+                self._untold += entry.lines
+            else:
+                self._drop(1)
+        self._entries.clear()
+        self.waiting = 0
+        if self._halfway and self._is_file:
+            self._append(_Note(b"\n"))  # when the disk has room again, the next line is a line
+
+    async def run(self) -> None:
+        """See `Sink`."""
+        while not self._is_file:
+            await self._stuck.wait()
+            if self._closed:
+                return
+            try:
+                await trio.lowlevel.wait_writable(self._stream.fileno())
+            except trio.ClosedResourceError:
+                return
+            self._flush()
+            if not self._entries:
+                self._stuck = trio.Event()
+
+    def close(self, seconds: float) -> None:
+        """See `Sink`."""
+        if self._closed:
+            return
+        deadline = time.monotonic() + seconds
+        poll = select.poll()
+        poll.register(self._stream.fileno(), select.POLLOUT)
+        self._flush()
+        while self._entries and not self._is_file and (left := deadline - time.monotonic()) > 0:
+            poll.poll(left * 1000)
+            self._flush()
+        self._halfway = False
+        self._lose()
+        self._closed = True
+        if trio.lowlevel.in_trio_run():
+            trio.lowlevel.notify_closing(self._stream.fileno())
+        self._stuck.set()
+        self._stream.close()
+
+
+_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
+
+
+class Journald:
+    """Entries for systemd's journal, one datagram each, on a socket of our own.
+
+    A large entry goes as a sealed memfd (the journal's native protocol). When the journal's queue
+    is full or it is being restarted, entries are dropped: nothing waits here.
+    """
+
+    waiting = 0
+
+    def __init__(self, tell: Tell, *, path: Path = JOURNAL_SOCKET) -> None:
+        # Never connected: the journal's path outlives its restarts, a connection does not.
+        self._socket: Final = socket.socket(
+            socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        )
+        self._path: Final = str(path)
+        self._tell: Final = tell
+        self._untold = 0
+        self.dropped = 0
+
+    def write(self, entries: Sequence[bytes]) -> None:
+        """See `Sink`."""
+        for entry in entries:
+            self._tell_dropped()
+            if self._untold or not self._sent(entry):
+                self._untold += 1
+                self.dropped += 1
+
+    def _tell_dropped(self) -> None:
+        if self._untold and self._sent(self._tell(self._untold, self.dropped)):
+            self._untold = 0
+
+    def _sent(self, entry: bytes) -> bool:
+        try:
+            self._socket.sendto(entry, self._path)
+        except OSError as error:
+            return error.errno == errno.EMSGSIZE and self._sent_by_memory(entry)
+        return True
+
+    def _sent_by_memory(self, entry: bytes) -> bool:
+        try:
+            memory = os.memfd_create("chatd-log", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        except OSError:
+            return False
+        try:
+            os.write(memory, entry)
+            fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALS)
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", memory))
+            self._socket.sendmsg([], [rights], 0, self._path)
+        except OSError:
+            return False
+        finally:
+            os.close(memory)
+        return True
+
+    async def run(self) -> None:
+        """See `Sink`."""
+
+    def close(self, seconds: float) -> None:
+        """See `Sink`."""
+        self._tell_dropped()
+        self._socket.close()

@@ -1,0 +1,172 @@
+"""What may stand in the log: every event by name with its level, every field with its meaning.
+
+The list is closed. A name that is not in it is refused by the type checker and at run time, so
+whoever reads the log (people, alerts, queries in systemd's journal) can rely on this page. No
+field holds a token, a key or a secret: there is none to put it in.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, TypeAlias, TypedDict
+
+from msgspec import Struct
+
+__all__ = ["FIELDS", "LEVELS", "VOCABULARY", "Fields", "Level", "Meaning", "Name", "Who"]
+
+Level: TypeAlias = Literal["debug", "info", "warning", "error"]
+"""How much an event matters. ``log.level`` names the least that is written."""
+
+LEVELS: Final[dict[Level, int]] = {"debug": 7, "info": 6, "warning": 4, "error": 3}
+"""The levels with syslog's severities (RFC 5424 section 6.2.1): the journal's PRIORITY."""
+
+Name: TypeAlias = Literal[
+    "start",
+    "listening",
+    "ready",
+    "config",
+    "warning",
+    "connect",
+    "auth",
+    "join",
+    "leave",
+    "nick",
+    "message",
+    "refused",
+    "disconnect",
+    "fault",
+    "store",
+    "retention",
+    "drain",
+    "stop",
+    "dropped",
+]
+"""The name of an event: ``event`` in JSON, ``CHATD_EVENT`` in the journal."""
+
+
+class Meaning(Struct, frozen=True):
+    """What one event says: its level, what happened, and the fields it comes with."""
+
+    level: Level
+    says: str
+    fields: tuple[str, ...]
+
+
+_CONNECTION: Final = ("connection", "user", "nick", "address", "transport", "protocol")  # Who
+
+VOCABULARY: Final[dict[Name, Meaning]] = {
+    "start": Meaning("info", "the daemon begins", ("version", "pid", "file")),
+    "listening": Meaning("info", "a listener is open", ("listener",)),
+    "ready": Meaning("info", "clients are served from now on", ("seconds",)),
+    "config": Meaning(
+        "info", "a configuration was applied or refused", ("state", "setting", "detail", "file")
+    ),
+    "warning": Meaning(
+        "warning", "something the operator should mend", ("detail", "setting", "file")
+    ),
+    "connect": Meaning("info", "a chat connection is open", _CONNECTION),
+    "auth": Meaning(
+        "info", "who a connection is was settled", (*_CONNECTION, "state", "code", "reason")
+    ),
+    "join": Meaning("info", "a connection entered a room", (*_CONNECTION, "room")),
+    "leave": Meaning("info", "a connection left a room", (*_CONNECTION, "room", "reason")),
+    "nick": Meaning("info", "a user is called otherwise now", (*_CONNECTION, "old")),
+    "message": Meaning(
+        "info",
+        "a message was said and committed",
+        (*_CONNECTION, "room", "seq", "bytes", "receivers", "text"),
+    ),
+    "refused": Meaning(
+        "info",
+        "a request or a command was refused",
+        (
+            *_CONNECTION,
+            *("room", "code", "reason", "method", "path", "status", "origin", "host", "setting"),
+        ),
+    ),
+    "disconnect": Meaning(
+        "info",
+        "a chat connection ended",
+        (
+            *_CONNECTION,
+            *("code", "reason", "seconds", "bytes_in", "bytes_out", "messages_in", "messages_out"),
+        ),
+    ),
+    "fault": Meaning(
+        "error", "an error of chatd's own", (*_CONNECTION, "detail", "error", "traceback")
+    ),
+    "store": Meaning(
+        "warning", "the store is not as it should be, or is again", ("state", "detail", "seconds")
+    ),
+    "retention": Meaning(
+        "info", "old events were deleted", ("room", "events", "store_bytes", "seconds", "detail")
+    ),
+    "drain": Meaning(
+        "info", "the daemon sends its clients away", ("reason", "clients", "rooms", "seconds")
+    ),
+    "stop": Meaning("info", "the daemon ended", ("reason", "status", "seconds")),
+    "dropped": Meaning(
+        "warning", "the log's reader was too slow; lines are missing here", ("lines", "total")
+    ),
+}
+"""The closed list. A field whose value is None is left out of its line."""
+
+
+class Who(TypedDict, total=False):
+    """A connection: its own id, its user's id, how the user is called, the peer's address.
+
+    Then how its bytes come (``transport``) and what is spoken in them (``protocol``).
+    """
+
+    connection: str | int | None
+    user: str | None
+    nick: str | None
+    address: str | None
+    transport: str | None
+    protocol: str | None
+
+
+class Fields(Who, total=False):
+    """Every field a line may have. Bytes and seconds are counted from the connection's begin."""
+
+    # How a connection ended or a request failed: a close code, a refusal's code, and words.
+    code: str | int | None
+    reason: str | None
+    bytes_in: int | None
+    bytes_out: int | None
+    messages_in: int | None
+    messages_out: int | None
+    # A message: where, its number there, its size, how many it went to; its words if
+    # ``log.bodies`` is on.
+    room: str | None
+    seq: int | None
+    bytes: int | None
+    receivers: int | None
+    text: str | None
+    # A request: its path never has its query, in which tokens may stand.
+    method: str | None
+    path: str | None
+    status: int | None
+    origin: str | None
+    host: str | None
+    # A fault: the exception's class or words, and where it came from.
+    error: str | None
+    traceback: str | None
+    # Everything else.
+    clients: int | None
+    detail: str | None
+    events: int | None
+    file: str | None
+    lines: int | None
+    listener: str | None
+    old: str | None
+    pid: int | None
+    rooms: int | None
+    seconds: float | None
+    setting: str | None
+    state: str | None
+    store_bytes: int | None
+    total: int | None
+    version: str | None
+
+
+FIELDS: Final = frozenset(Fields.__annotations__)
