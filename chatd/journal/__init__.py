@@ -1,0 +1,180 @@
+"""The rooms' logs: what a journal promises to the floors above, and how it says that it cannot.
+
+A journal has one writer, the bus. ``commit`` gives each event its numbers and makes it durable,
+``hand_on`` puts what was committed on the ``feed``, and the reads give a room's past in present
+words. Nothing here knows who is connected.
+
+* `chatd.journal.memory.MemoryJournal` keeps all of it in the process, for as long as that lives;
+* `chatd.journal.sqlite.open_sqlite` keeps it in one file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import trio
+from msgspec import Struct
+
+from chatd.model import Event, Head, Operation, Outcome, UserRecord
+
+__all__ = [
+    "FEED_BLOCKS",
+    "Durability",
+    "Journal",
+    "Statistics",
+    "StoreError",
+    "Told",
+    "Unavailable",
+]
+
+Durability = Literal["commit", "fsync"]
+"""What a commit outlives: the process (``commit``), or the machine's power too (``fsync``)."""
+
+FEED_BLOCKS = 1
+"""Blocks that wait on a feed: one is fanned out, one waits, the next one is being committed."""
+
+
+class Unavailable(Exception):  # noqa: N818  the error code's name, as clients know it
+    """The store did not confirm: what was asked may have happened or not.
+
+    ``divisible`` says whether a part of the batch may fare better by itself: not where the whole
+    store is locked or broken, and trying each event would only wait as often.
+    """
+
+    def __init__(self, reason: str, *, divisible: bool = False) -> None:
+        super().__init__(reason)
+        self.divisible = divisible
+
+
+class StoreError(Exception):
+    """The store cannot be opened. Its text is one line for the operator: what is, what to do."""
+
+
+class Told(Protocol):
+    """Hears what the operator should know of a store. Called in the loop, never in a thread.
+
+    ``store`` comes with ``state`` (``slow``, ``quick``, ``failed``, ``recovered``, ``renewed`` or
+    ``filling``) and ``detail`` for people; ``retention`` with what went and the size before.
+    """
+
+    def __call__(
+        self,
+        event: Literal["store", "retention"],
+        /,
+        *,
+        state: str | None = None,
+        detail: str | None = None,
+        seconds: float | None = None,
+        events: int | None = None,
+        store_bytes: int | None = None,
+    ) -> None: ...
+
+
+class Statistics(Struct, frozen=True):
+    """What a journal did since it was opened, and how big it is."""
+
+    events: int
+    """Events committed."""
+    duplicates: int
+    """Posts answered with the first event of their key."""
+    batches: int
+    """Transactions committed for `Journal.commit`."""
+    failures: int
+    """Times that `Unavailable` was raised."""
+    swept: int
+    """Events removed by retention."""
+    bytes: int
+    """What the store takes of the disk or of memory, without what it could use again."""
+    log_bytes: int
+    """The write-ahead log at its last checkpoint."""
+    commit_seconds: float
+    """Time spent in commits, in all."""
+    slowest_seconds: float
+    """The longest commit."""
+    threaded: bool
+    """Whether commits run in a thread now."""
+    waiting_blocks: int
+    """Blocks on the feed that nobody took yet."""
+
+
+class Journal(Protocol):
+    """Room logs behind one small door. One task writes (`commit`, `settle`, `sweep`); any reads."""
+
+    @property
+    def epoch(self) -> str:
+        """Names this life of the store's numbers."""
+        ...
+
+    @property
+    def key(self) -> bytes:
+        """32 random bytes made with the store, to sign sessions' secrets with."""
+        ...
+
+    @property
+    def feed(self) -> trio.MemoryReceiveChannel[list[Event]]:
+        """Blocks of committed events in the order of their positions."""
+        ...
+
+    async def commit(self, batch: Sequence[Operation]) -> list[Outcome]:
+        """Commit the whole batch or nothing of it; outcomes come in the batch's order.
+
+        A room's ``seq``, the store's ``position`` and ``at`` are drawn inside. A key that was there
+        before, in the store or in this batch, gives the first event, as a duplicate. Once begun it
+        is not left half way: a cancellation waits for it.
+
+        Raises `Unavailable`; then `settle` must come before the next commit.
+        """
+        ...
+
+    async def settle(self) -> list[Event]:
+        """Look at the store again; give what it holds of unconfirmed batches after all.
+
+        These events had no receipt; they belong on the feed. While the store cannot be read it
+        gives none of them, commits go on to raise `Unavailable`, and the next call looks again.
+        """
+        ...
+
+    async def hand_on(self, events: list[Event]) -> None:
+        """Put committed events on the feed as one block; waits while the feed is full."""
+        ...
+
+    async def read(self, room: str, after: int, upto: int, limit: int) -> list[Event]:
+        """Give the first ``limit`` events with ``after < seq <= upto``, oldest first.
+
+        Raises `Unavailable`, as the other reads do.
+        """
+        ...
+
+    async def read_back(self, room: str, before: int, limit: int) -> list[Event]:
+        """Give the last ``limit`` events with ``seq < before``, oldest first."""
+        ...
+
+    async def head(self, room: str) -> Head | None:
+        """Give the room as it was last committed; None if it never had an event."""
+        ...
+
+    async def rooms(self) -> list[Head]:
+        """Give the rooms that have events, in the order of their folded names."""
+        ...
+
+    async def user(self, user: str) -> UserRecord | None:
+        """Give what is kept of the user."""
+        ...
+
+    async def present(self, since: int) -> list[UserRecord]:
+        """Give users who are present or were at ``since`` or later.
+
+        A store that is opened first takes everybody in it as gone at that moment.
+        """
+        ...
+
+    async def sweep(self) -> bool:
+        """Remove one chunk (at most 64 events) of what retention lets go; True if more is left."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close the store, cleanly, and end the feed. A second call does nothing."""
+        ...
+
+    def statistics(self) -> Statistics: ...

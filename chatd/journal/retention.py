@@ -1,0 +1,86 @@
+"""What of the past is kept: the rule alone, for every kind of store.
+
+The oldest go first. Age counts along positions, not times: the clock may have jumped, so a sweep
+goes from the oldest position on and stops at the first event that is young enough.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, Literal
+
+import trio
+from msgspec import Struct
+
+from chatd.journal import Told
+
+__all__ = ["CHUNK", "Retention", "Sweeps", "silent"]
+
+CHUNK: Final = 64
+"""Events in a sweep: some 1 ms of the writer's time, which commits wait for."""
+
+_TOLD_SECONDS: Final = 60.0
+"""A store at its bound sweeps after every commit: a line a minute is enough."""
+
+_DAY: Final = 24 * 60 * 60 * 1000
+
+
+class Retention(Struct, frozen=True):
+    """How long, how many, how much."""
+
+    keep_days: int | Literal["off"] = 365
+    """Events older than that go."""
+    keep_events: int | Literal["off"] = "off"
+    """Of each room, all but the newest so many go."""
+    max_bytes: int | Literal["off"] = 2 << 30
+    """While the store is bigger, its oldest events go."""
+    user_days: int | Literal["off"] = 30
+    """Users who were away longer are forgotten; a guest's session has ended by then."""
+
+    def events_before(self, now: int) -> int | None:
+        """Give the time before which events go, in ms; None: they stay."""
+        return None if self.keep_days == "off" else now - self.keep_days * _DAY
+
+    def users_before(self, now: int) -> int | None:
+        """Give the time before which absent users are forgotten, in ms; None: never."""
+        return None if self.user_days == "off" else now - self.user_days * _DAY
+
+    def excess(self, size: int) -> bool:
+        return self.max_bytes != "off" and size > self.max_bytes
+
+    def filling(self, size: int, *, was: bool) -> bool:
+        """Tell whether the store is filling up: from 90 % on, until it is under 85 % again."""
+        return self.max_bytes != "off" and size * 100 >= self.max_bytes * (85 if was else 90)
+
+
+def silent(_event: str, /, **_fields: object) -> None:
+    """Tell nobody."""
+
+
+class Sweeps:
+    """What retention did so far, and when it is worth a word to the operator."""
+
+    def __init__(self, retention: Retention, told: Told) -> None:
+        self.retention = retention
+        self.swept = 0
+        self.size = 0
+        self._told = told
+        self._filling = False
+        self._untold = 0
+        self._told_at = -math.inf
+
+    def done(self, events: int, *, size: int, more: bool) -> None:
+        """Note one sweep: what it removed, the store's size before it, and if more is left."""
+        self.swept += events
+        self.size = size
+        self._untold += events
+        if self.retention.filling(size, was=self._filling) is not self._filling:
+            self._filling = not self._filling
+            if self._filling:
+                bound = f"history.max_bytes is {self.retention.max_bytes}"
+                self._told("store", state="filling", store_bytes=size, detail=bound)
+        now = trio.current_time()
+        if self._untold and not more and now - self._told_at >= _TOLD_SECONDS:
+            self._told("retention", events=self._untold, store_bytes=size)
+            self._untold = 0
+            self._told_at = now

@@ -1,0 +1,163 @@
+"""The store's tables, how they came to be, and how a connection to them is opened.
+
+`STEPS` is the history of the schema: a store at version n has had the first n steps, and opening it
+takes the rest, each in a transaction of its own that ends with the new version.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any, Final
+
+from chatd.journal import StoreError
+from chatd.model import Event
+
+__all__ = ["EVENT", "PAGE_BYTES", "STEPS", "connect", "decode", "migrate", "refused"]
+
+_APPLICATION: Final = 0x63686174
+"""``chat``, in the file's header: tells a store of ours from any other SQLite file."""
+
+PAGE_BYTES: Final = 2048
+"""Of a new store. A commit writes whole pages into the log, three for one event: 23 us against 27
+with SQLite's 4096, the same in a batch of 64; with 1024 large texts and batches cost more."""
+
+# What makes each table so:
+# - events: the key stands with its event and goes with it. Nothing else is written for an event,
+#   not even a head: each further page costs a commit 4 us and a frame of 4 KiB in the log.
+# - rooms.head: the number of the last event that is gone; the room's last number where no event
+#   is left. So is meta's position for the store.
+# - meta: epoch, key, state (`clean`, or the durability under which it was opened), position.
+STEPS: tuple[tuple[str, ...], ...] = (
+    (
+        """CREATE TABLE rooms (
+            id INTEGER PRIMARY KEY,
+            fold TEXT NOT NULL UNIQUE,
+            name TEXT NOT NULL,
+            head INTEGER NOT NULL DEFAULT 0,
+            topic TEXT NOT NULL DEFAULT ''
+        )""",
+        """CREATE TABLE events (
+            position INTEGER PRIMARY KEY,
+            room_id INTEGER NOT NULL REFERENCES rooms (id),
+            seq INTEGER NOT NULL,
+            at INTEGER NOT NULL,
+            kind TEXT NOT NULL,
+            user TEXT NOT NULL,
+            nick TEXT NOT NULL,
+            text TEXT,
+            of INTEGER,
+            reply_to INTEGER,
+            edited INTEGER,
+            deleted INTEGER NOT NULL DEFAULT 0,
+            key TEXT
+        )""",
+        "CREATE UNIQUE INDEX events_seq ON events (room_id, seq)",
+        "CREATE UNIQUE INDEX events_key ON events (room_id, user, key) WHERE key IS NOT NULL",
+        """CREATE TABLE users (
+            user TEXT PRIMARY KEY,
+            nick TEXT NOT NULL,
+            seen INTEGER
+        ) WITHOUT ROWID""",
+        "CREATE INDEX users_seen ON users (seen)",
+        "CREATE TABLE meta (name TEXT PRIMARY KEY, value ANY) WITHOUT ROWID",
+        """INSERT INTO meta VALUES
+            ('epoch', lower(hex(randomblob(8)))),
+            ('key', randomblob(32)),
+            ('state', 'clean'),
+            ('position', 0)""",
+        f"PRAGMA application_id = {_APPLICATION}",
+    ),
+)
+
+EVENT: Final = (
+    "SELECT e.position, r.fold, e.seq, e.at, e.kind, e.user, e.nick, e.text, e.of, e.reply_to,"
+    " e.edited, e.deleted FROM events AS e JOIN rooms AS r ON r.id = e.room_id"
+)
+"""Begins a query whose rows `decode` reads."""
+
+
+def decode(row: tuple[Any, ...]) -> Event:
+    """Give the event of one row of an `EVENT` query."""
+    position, room, seq, at, kind, user, nick, text, of, reply_to, edited, deleted = row
+    return Event(
+        position, room, seq, at, kind, user, nick, text, of, reply_to, edited, bool(deleted)
+    )
+
+
+def connect(path: Path, factory: type[sqlite3.Connection], *, busy_ms: int) -> sqlite3.Connection:
+    """Open the existing file. Transactions are begun and ended by hand.
+
+    A connection is used by one thread at a time, but not always by the same one.
+    """
+    connection = sqlite3.connect(
+        f"{path.as_uri()}?mode=rw",  # never makes a file: one that is gone must not be begun anew
+        uri=True,
+        timeout=busy_ms / 1000,
+        isolation_level=None,
+        check_same_thread=False,
+        factory=factory,
+    )
+    try:
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA secure_delete = ON")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """Bring the store to the newest version; makes the tables of an empty file.
+
+    Raises `StoreError` for a newer store and for a file that is not a store.
+    """
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    application: int = connection.execute("PRAGMA application_id").fetchone()[0]
+    tables: int = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+    if application != _APPLICATION and (tables or version):
+        raise StoreError(
+            f"{path} is a SQLite file of another program: set history.path to another file"
+        )
+    if version > len(STEPS):
+        raise StoreError(
+            f"{path} was written by a newer chatd (its version is {version}, this one knows"
+            f" {len(STEPS)}): install that one again, or set history.path to another file"
+        )
+    if not tables:
+        connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+    mode: str = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    if mode != "wal":
+        raise StoreError(
+            f"{path} is on a file system without shared memory: move it to a local one"
+        )
+    for number, step in enumerate(STEPS[version:], version + 1):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for statement in step:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {number}")
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.rollback()
+            raise
+
+
+def refused(path: Path, error: sqlite3.Error) -> StoreError:
+    """Say in one line why SQLite would not open the store, and what to do."""
+    # The low byte is the primary code; the higher ones only tell more (sqlite.org/rescode.html).
+    code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+    if code in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}:
+        return StoreError(
+            f"{path} is damaged ({error}): restore a backup, or move it aside to begin anew"
+        )
+    if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+        return StoreError(f"{path} is locked by another program: end that one first")
+    if code in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}:
+        return StoreError(
+            f"{path} cannot be written ({error}): give the file and its folder to chatd's user"
+        )
+    if code == sqlite3.SQLITE_FULL:
+        return StoreError(f"{path}: the disk is full: make room")
+    return StoreError(f"{path} cannot be opened ({error}): restore a backup, or move it aside")

@@ -1,0 +1,335 @@
+"""A journal in one SQLite file: where its work runs, and what becomes of it when the disk fails.
+
+A commit takes some 25 us, a hop to a thread some 50; so commits run in the loop while the disk is
+quick, and in a thread while it is not, or where each waits for the disk (``fsync``). Checkpoints
+and reads are always in threads, on connections of their own.
+
+::
+
+    commit, settle, sweep -> Writer     in the loop, or in the writer's thread: one at a time
+    _checkpoints                        a connection and a thread of its own
+    read, head, user ...  -> Reader     two connections, two threads
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import trio
+
+from chatd.journal import FEED_BLOCKS, Durability, Statistics, Told, Unavailable, schema
+from chatd.journal.pace import Pace
+from chatd.journal.reader import Reader
+from chatd.journal.retention import Retention, Sweeps, silent
+from chatd.journal.writer import BUSY_MS, Writer
+from chatd.model import Event, Head, Operation, Outcome, UserRecord
+
+__all__ = ["SqliteJournal", "open_sqlite"]
+
+_T = TypeVar("_T")
+
+_CHECKPOINT_PAGES: Final = 2000
+"""Pages written between two checkpoints: 4 MiB, as much as SQLite's own wal_autocheckpoint."""
+
+_LOG_PAGES: Final = 8192
+"""A log of 16 MiB is begun anew: the next commit first copies what is left of it, in the thread."""
+
+_HEAD: Final = (
+    "SELECT fold, name,"
+    " max(ifnull((SELECT max(seq) FROM events WHERE room_id = rooms.id), 0), head), topic"
+    " FROM rooms"
+)
+_ROOMS: Final = f"{_HEAD} WHERE EXISTS (SELECT 1 FROM events WHERE room_id = id) ORDER BY fold"  # noqa: S608  constants
+_USER: Final = "SELECT user, nick, seen FROM users"
+
+
+class SqliteJournal:
+    """`chatd.journal.Journal` in a file. `open_sqlite` makes it."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        reader: Reader,
+        *,
+        durability: Durability,
+        sweeps: Sweeps,
+        told: Told,
+        factory: type[sqlite3.Connection],
+    ) -> None:
+        self.epoch = writer.epoch
+        self.key = writer.key
+        self._writer = writer
+        self._reader = reader
+        self._sweeps = sweeps
+        self._told = told
+        self._factory = factory
+        self._pace = Pace(always_threaded=durability == "fsync")
+        self._limiter = trio.CapacityLimiter(1)
+        self._send, self.feed = trio.open_memory_channel[list[Event]](FEED_BLOCKS)
+        self._written = trio.Event()  # a checkpoint is due
+        self._restart = False  # the log is to be begun anew by the next commit
+        self._closed = False
+        self._failing: set[str] = set()
+        self._events = 0
+        self._batches = 0
+        self._failures = 0
+        self._log_pages = 0
+        self._seconds = 0.0
+        self._slowest = 0.0
+
+    # Writing
+
+    async def commit(self, batch: Sequence[Operation]) -> list[Outcome]:
+        if not batch:
+            return []
+        if self._writer.doubt or self._closed:
+            self._failures += 1
+            raise Unavailable("the store is closed" if self._closed else "the store is in doubt")
+        duplicates = self._writer.duplicates
+        try:
+            outcomes, seconds = await self._commit(batch)
+        except (sqlite3.Error, ValueError, OverflowError) as error:
+            self._failures += 1
+            self._failed("commit", error)
+            raise Unavailable(
+                f"the store did not confirm: {error}", divisible=_divisible(error)
+            ) from error
+        self._recovered("commit")
+        self._batches += 1
+        self._seconds += seconds
+        self._slowest = max(self._slowest, seconds)
+        posts = sum(1 for outcome in outcomes if outcome is not None)
+        self._events += posts - (self._writer.duplicates - duplicates)
+        if self._writer.pages >= _CHECKPOINT_PAGES:
+            self._written.set()
+        return outcomes
+
+    async def _commit(self, batch: Sequence[Operation]) -> tuple[list[Outcome], float]:
+        if not self._pace.threaded and not self._restart:
+            self._writer.patience(0)
+            started = time.perf_counter()
+            try:
+                outcomes = self._writer.commit(batch)
+            except sqlite3.OperationalError as error:
+                # Another program holds the lock: nothing was begun. The thread can wait for it.
+                if self._writer.doubt or _primary(error) != sqlite3.SQLITE_BUSY:
+                    raise
+            else:
+                seconds = time.perf_counter() - started
+                if self._pace.inline(seconds):
+                    self._told("store", state="slow", seconds=round(seconds, 3))
+                return outcomes, seconds
+        outcomes, seconds = await self._in_thread(self._timed, batch)
+        if self._pace.in_thread(seconds):
+            self._told("store", state="quick")
+        return outcomes, seconds
+
+    def _timed(self, batch: Sequence[Operation]) -> tuple[list[Outcome], float]:
+        self._writer.patience(BUSY_MS)
+        if self._restart:
+            self._restart = False
+            with suppress(sqlite3.Error):  # the next of `_checkpoints` tells
+                self._writer.checkpoint()
+        started = time.perf_counter()
+        outcomes = self._writer.commit(batch)
+        return outcomes, time.perf_counter() - started
+
+    async def _in_thread(self, work: Callable[..., _T], *values: object) -> _T:
+        # Never left half way: what was begun is waited for, whoever is cancelled meanwhile.
+        return await trio.to_thread.run_sync(
+            work, *values, abandon_on_cancel=False, limiter=self._limiter
+        )
+
+    async def settle(self) -> list[Event]:
+        try:
+            found = await self._in_thread(self._writer.settle)
+        except sqlite3.Error as error:
+            self._failed("commit", error)
+            return []
+        self._events += len(found)
+        return found
+
+    async def hand_on(self, events: list[Event]) -> None:
+        try:
+            self._send.send_nowait(events)
+        except trio.WouldBlock:
+            await self._send.send(events)
+
+    async def sweep(self) -> bool:
+        if self._writer.doubt or self._closed:
+            return False
+        retention = self._sweeps.retention
+        try:
+            if self._pace.threaded:
+                swept = await self._in_thread(self._writer.sweep, retention)
+            else:
+                self._writer.patience(0)
+                swept = self._writer.sweep(retention)
+        except sqlite3.Error as error:
+            self._failed("retention", error)
+            await self.settle()
+            return False
+        self._recovered("retention")
+        self._sweeps.done(swept.events, size=swept.size, more=swept.more)
+        return swept.more
+
+    async def _checkpoints(self) -> None:
+        while True:
+            await self._written.wait()
+            self._written = trio.Event()
+            self._writer.pages = 0
+            try:
+                self._log_pages = await trio.to_thread.run_sync(self._checkpoint)
+            except sqlite3.Error as error:
+                self._failed("checkpoint", error)
+                continue
+            self._recovered("checkpoint")
+            self._restart = self._log_pages > _LOG_PAGES
+
+    def _checkpoint(self) -> int:
+        connection = schema.connect(self._writer.path, self._factory, busy_ms=0)
+        try:
+            busy, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        finally:
+            connection.close()
+        # Busy: the writer is at it by itself, or another program is.
+        return self._log_pages if busy else int(pages)
+
+    # Reading
+
+    async def read(self, room: str, after: int, upto: int, limit: int) -> list[Event]:
+        query = (
+            schema.EVENT + " WHERE r.fold = ? AND e.seq > ? AND e.seq <= ? ORDER BY e.seq LIMIT ?"
+        )
+        rows = await self._reader.rows(query, (room, _row(after), _row(upto), _row(limit)))
+        return [schema.decode(row) for row in rows]
+
+    async def read_back(self, room: str, before: int, limit: int) -> list[Event]:
+        query = schema.EVENT + " WHERE r.fold = ? AND e.seq < ? ORDER BY e.seq DESC LIMIT ?"
+        rows = await self._reader.rows(query, (room, _row(before), _row(limit)))
+        return [schema.decode(row) for row in reversed(rows)]
+
+    async def head(self, room: str) -> Head | None:
+        rows = await self._reader.rows(_HEAD + " WHERE fold = ?", (room,))
+        return Head(*rows[0]) if rows else None
+
+    async def rooms(self) -> list[Head]:
+        return [Head(*row) for row in await self._reader.rows(_ROOMS)]
+
+    async def user(self, user: str) -> UserRecord | None:
+        rows = await self._reader.rows(_USER + " WHERE user = ?", (user,))
+        return UserRecord(*rows[0]) if rows else None
+
+    async def present(self, since: int) -> list[UserRecord]:
+        query = _USER + " WHERE seen IS NULL OR seen >= ? ORDER BY user"
+        return [UserRecord(*row) for row in await self._reader.rows(query, (_row(since),))]
+
+    # The rest
+
+    def _failed(self, part: str, error: Exception) -> None:
+        # Once for each time it begins: a full disk would else fill the log with its own line.
+        if part not in self._failing:
+            self._failing.add(part)
+            self._told("store", state="failed", detail=f"{part}: {error}")
+
+    def _recovered(self, part: str) -> None:
+        if part in self._failing:
+            self._failing.discard(part)
+            self._told("store", state="recovered", detail=part)
+
+    async def aclose(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._send.close()
+        self._reader.close()
+        with trio.CancelScope(shield=True):
+            try:
+                await self._in_thread(self._writer.close)
+            except sqlite3.Error as error:
+                self._failed("close", error)
+
+    def statistics(self) -> Statistics:
+        return Statistics(
+            events=self._events,
+            duplicates=self._writer.duplicates,
+            batches=self._batches,
+            failures=self._failures,
+            swept=self._sweeps.swept,
+            bytes=self._sweeps.size,
+            log_bytes=self._log_pages * schema.PAGE_BYTES,
+            commit_seconds=self._seconds,
+            slowest_seconds=self._slowest,
+            threaded=self._pace.threaded,
+            waiting_blocks=self.feed.statistics().current_buffer_used,
+        )
+
+
+def _row(number: int) -> int:
+    # Clients name numbers: SQLite takes 64 bits, and a negative LIMIT would be none at all.
+    return max(0, min(number, 2**63 - 1))
+
+
+def _primary(error: Exception) -> int:
+    code: Any = getattr(error, "sqlite_errorcode", None)
+    return (code or 0) & 0xFF
+
+
+def _divisible(error: Exception) -> bool:
+    """Tell whether the fault may lie in one event: it is too big, or no row can hold it."""
+    return not isinstance(error, sqlite3.Error) or _primary(error) in {
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_TOOBIG,
+        sqlite3.SQLITE_CONSTRAINT,
+        sqlite3.SQLITE_MISMATCH,
+        0,  # of Python's module, not of SQLite: a parameter that it cannot bind
+    }
+
+
+@asynccontextmanager
+async def open_sqlite(
+    path: Path,
+    *,
+    durability: Durability = "commit",
+    retention: Retention | None = None,
+    now: Callable[[], int],
+    runtime_dir: Path | None = None,
+    told: Told = silent,
+    factory: type[sqlite3.Connection] = sqlite3.Connection,
+) -> AsyncIterator[SqliteJournal]:
+    """Open the store, made if it is missing; close it cleanly at the end.
+
+    ``now`` gives ms since 1970. ``runtime_dir`` is a folder that does not outlive the machine's
+    boot: without one, a store that was not closed cleanly gets a new epoch, as its last moments
+    may be lost (not under ``"fsync"``). ``factory`` makes the connections; tests put faults there.
+
+    Raises `StoreError`.
+    """
+    writer = Writer(path, durability=durability, now=now, runtime_dir=runtime_dir, factory=factory)
+    await trio.to_thread.run_sync(writer.open)
+    if writer.renewed:
+        told("store", state="renewed", detail=f"epoch {writer.epoch}: {writer.renewed}")
+    sweeps = Sweeps(Retention() if retention is None else retention, told)
+    sweeps.size = writer.size()
+    journal = SqliteJournal(
+        writer,
+        Reader(writer.path, factory),
+        durability=durability,
+        sweeps=sweeps,
+        told=told,
+        factory=factory,
+    )
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(journal._checkpoints)  # noqa: SLF001  it is this module's
+            try:
+                yield journal
+            finally:
+                nursery.cancel_scope.cancel()
+    finally:
+        await journal.aclose()
