@@ -1,0 +1,17 @@
+"""The broadcast bus: collect, commit, answer, fan out; encoded once for all who speak alike."""
+
+from __future__ import annotations
+
+from chatd.bus.bus import Answered, Bus, BusStatistics, Shown
+from chatd.bus.topic import Codec, Outlet, Subscription, Topic
+
+__all__ = [
+    "Answered",
+    "Bus",
+    "BusStatistics",
+    "Codec",
+    "Outlet",
+    "Shown",
+    "Subscription",
+    "Topic",
+]

@@ -1,0 +1,171 @@
+"""A topic: the subscribers of one room, what they have been shown, and the newest of it.
+
+Two heads. A room has a committed head, which is the journal's, and a visible head, which is here.
+``show`` moves the visible head and takes its snapshot of the subscribers in one step without a
+checkpoint; a join subscribes in the same step in which it reads the visible head at which its page
+ends. So no event is shown twice to anybody, and none is missed. Nothing past the visible head is
+given to anybody by any other way.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterable, Sequence
+from time import perf_counter
+from typing import Any, Final, Protocol
+
+import trio
+
+from chatd.model import Event
+
+__all__ = ["Codec", "Outlet", "Subscription", "Topic"]
+
+SLICE_SECONDS: Final = 0.002
+"""How long a fan-out may hold the loop: well under the 5 ms at which people's pings notice."""
+
+SLICE_SUBSCRIBERS: Final = 128
+"""How many offers go by between two looks at the clock: some 0.3 ms of them."""
+
+TAIL_EVENTS: Final = 512
+"""The newest events kept for joins: two batches of the collector, which is what may be shown
+while a join reads the store."""
+
+TAIL_BYTES: Final = 64 * 1024
+"""The same in bytes of text, so that ten thousand busy rooms hold no more than 640 MiB."""
+
+Block = Any
+"""What a codec makes and its outlets take: bytes for a WebSocket, packets for a poll."""
+
+
+class Codec(Protocol):
+    """How events are said to everybody who speaks one (protocol, revision, transport).
+
+    Two codecs are the same if they compare equal: one block is made for all of them.
+    """
+
+    def encode(self, room: str, items: Sequence[Any]) -> Block:
+        """Say these items of the room, as it is written; empty where nothing is said of them."""
+        ...
+
+
+class Outlet(Protocol):
+    """Where blocks go: never blocks, never awaits, never raises."""
+
+    def offer(self, block: Block, messages: int = 1, /) -> None: ...
+
+    def offer_droppable(self, block: Block, messages: int = 1, /) -> None: ...
+
+
+class Subscription:
+    """One outlet's place in one topic. Coming back makes a new one, so the two are told apart."""
+
+    __slots__ = ("codec", "offer", "offer_droppable", "topic")
+
+    def __init__(self, topic: Topic, outlet: Outlet, codec: Codec) -> None:
+        self.topic = topic
+        self.codec = codec
+        self.offer = outlet.offer
+        self.offer_droppable = outlet.offer_droppable
+
+    def cancel(self) -> None:
+        """Leave the topic: nothing of it is offered after this."""
+        self.topic.unsubscribe(self)
+
+
+class Topic:
+    """One room's subscribers and its visible head."""
+
+    __slots__ = ("_subscriptions", "_tail", "_tail_bytes", "name", "room", "visible")
+
+    def __init__(self, room: str, name: str) -> None:
+        self.room = room
+        self.name = name
+        self.visible = 0
+        self._subscriptions: dict[Codec, dict[Subscription, None]] = {}
+        self._tail: deque[Event] = deque()
+        self._tail_bytes = 0
+
+    def __len__(self) -> int:
+        return sum(map(len, self._subscriptions.values()))
+
+    def subscribe(self, outlet: Outlet, codec: Codec) -> Subscription:
+        """Offer everything that is shown from now on: what lies past the visible head."""
+        subscription = Subscription(self, outlet, codec)
+        self._subscriptions.setdefault(codec, {})[subscription] = None
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        subscribers = self._subscriptions.get(subscription.codec)
+        if (
+            subscribers is not None
+            and subscribers.pop(subscription, self) is None
+            and not subscribers
+        ):
+            del self._subscriptions[subscription.codec]
+
+    def raise_to(self, seq: int) -> None:
+        """Take the store's head for visible, when the topic has just been opened."""
+        if seq > self.visible:
+            self.visible = seq
+            self._tail.clear()
+            self._tail_bytes = 0
+
+    def after(self, seq: int) -> list[Event] | None:
+        """Give what was shown after ``seq``, or None where the tail does not reach back so far."""
+        missing = self.visible - seq
+        if missing <= 0:
+            return []
+        if missing > len(self._tail):
+            return None
+        return [self._tail[i] for i in range(len(self._tail) - missing, len(self._tail))]
+
+    async def show(self, events: Sequence[Event]) -> int:
+        """Move the visible head to the last of these and offer them to everybody subscribed.
+
+        Returns the number of subscribers it went to. Checkpoints only when it takes long.
+        """
+        if events[0].seq <= self.visible:
+            events = [event for event in events if event.seq > self.visible]
+            if not events:
+                return 0
+        self.visible = events[-1].seq
+        self._remember(events)
+        snapshot = [(codec, list(live)) for codec, live in self._subscriptions.items()]
+        count = len(events)
+        receivers = 0
+        slice_ends = perf_counter() + SLICE_SECONDS
+        paused = False
+        for codec, subscribers in snapshot:
+            block = codec.encode(self.name, events)
+            if not block:
+                continue
+            receivers += len(subscribers)
+            for start in range(0, len(subscribers), SLICE_SUBSCRIBERS):
+                part = subscribers[start : start + SLICE_SUBSCRIBERS]
+                if paused:
+                    live = self._subscriptions.get(codec, {})
+                    part = [subscription for subscription in part if subscription in live]
+                for subscription in part:
+                    subscription.offer(block, count)
+                if perf_counter() > slice_ends:
+                    await trio.lowlevel.checkpoint()
+                    paused = True
+                    slice_ends = perf_counter() + SLICE_SECONDS
+        return receivers
+
+    def tell(self, items: Sequence[Any], but: Collection[Subscription] = ()) -> None:
+        """Offer what is told and forgotten (presence, typing); a slow subscriber goes without."""
+        for codec, live in self._subscriptions.items():
+            block = codec.encode(self.name, items)
+            if not block:
+                continue
+            for subscription in list(live):
+                if subscription not in but:
+                    subscription.offer_droppable(block, len(items))
+
+    def _remember(self, events: Iterable[Event]) -> None:
+        for event in events:
+            self._tail.append(event)
+            self._tail_bytes += len(event.text or "")
+        while len(self._tail) > TAIL_EVENTS or self._tail_bytes > TAIL_BYTES:
+            self._tail_bytes -= len(self._tail.popleft().text or "")

@@ -1,0 +1,235 @@
+"""Collect, commit, answer, fan out: in that order, and whatever the store does."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+
+from chatd.bus import Bus
+from chatd.bus import bus as module
+from chatd.journal import Unavailable
+from chatd.journal.memory import MemoryJournal
+from chatd.model import Event, Operation, Outcome, Post, Receipt, Refusal, Remember, UserRecord
+
+
+def post(text: str, room: str = "r", key: str | None = None) -> Post:
+    return Post(room=room, name=room, user="u", nick="n", text=text, key=key)
+
+
+class Script:
+    """Writes down what happens, in order."""
+
+    def __init__(self) -> None:
+        self.lines: list[Any] = []
+
+    def answered(self, name: str) -> Any:
+        def answer(outcome: Outcome) -> None:
+            if isinstance(outcome, Receipt):
+                self.lines.append(("answer", name, outcome.event.seq, outcome.duplicate))
+            else:
+                self.lines.append(("answer", name, getattr(outcome, "code", None)))
+
+        return answer
+
+    def shown(self, room: str, events: Sequence[Event], receivers: int) -> None:
+        self.lines.append(("shown", room, [event.text for event in events], receivers))
+
+
+class FaultyJournal(MemoryJournal):
+    """Fails when told: before the commit, or after it (doubtful: it is there after all)."""
+
+    def __init__(self) -> None:
+        super().__init__(now=lambda: 1)
+        self.faults: list[str] = []
+        self.committed: list[list[Operation]] = []
+        self._doubtful: list[Event] = []
+
+    async def commit(self, batch: Sequence[Operation]) -> list[Outcome]:
+        fault = self.faults.pop(0) if self.faults else "none"
+        if any(isinstance(op, Post) and op.text == "poison" for op in batch):
+            raise Unavailable("poison", divisible=True)
+        if fault == "before":
+            raise Unavailable("the disk is full", divisible=True)
+        if fault == "locked":
+            raise Unavailable("locked", divisible=False)
+        self.committed.append(list(batch))
+        outcomes = await super().commit(batch)
+        if fault in ("after", "after, and unreadable"):
+            self._doubtful = [
+                o.event for o in outcomes if isinstance(o, Receipt) and not o.duplicate
+            ]
+            if fault == "after, and unreadable":
+                self.faults.insert(0, "locked")
+            raise Unavailable("I/O error", divisible=True)
+        return outcomes
+
+    async def settle(self) -> list[Event]:
+        if self.faults[:1] == ["locked"]:
+            return []
+        found, self._doubtful = self._doubtful, []
+        return found
+
+
+@asynccontextmanager
+async def running(journal: MemoryJournal, script: Script) -> AsyncIterator[Bus]:
+    bus = Bus(journal, script.shown)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bus.run)
+        yield bus
+        bus.close()
+
+
+@pytest.fixture
+def script() -> Script:
+    return Script()
+
+
+async def test_the_answer_comes_before_the_event_it_caused(script: Script) -> None:
+    async with running(MemoryJournal(now=lambda: 1), script) as bus:
+        await bus.publish(post("hi"), script.answered("a"))
+    assert script.lines == [("answer", "a", 1, False), ("shown", "r", ["hi"], 0)]
+
+
+async def test_what_waits_together_is_committed_together_and_sorted_by_room(script: Script) -> None:
+    journal = FaultyJournal()
+    bus = Bus(journal, script.shown)
+    for text, room in (("1", "b"), ("2", "a"), ("3", "b"), ("4", "a")):
+        await bus.publish(post(text, room), script.answered(text))
+    bus.close()
+    await bus.run()
+    assert len(journal.committed) == 1
+    assert [line for line in script.lines if line[0] == "shown"] == [
+        ("shown", "a", ["2", "4"], 0),
+        ("shown", "b", ["1", "3"], 0),
+    ]
+    assert bus.statistics().batches == 1
+
+
+async def test_a_batch_is_bounded_in_events_and_bytes(
+    script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = FaultyJournal()
+    monkeypatch.setattr(module, "BATCH_EVENTS", 10)
+    monkeypatch.setattr(module, "BATCH_BYTES", 50)
+    bus = Bus(journal, script.shown)
+    for number in range(25):
+        await bus.publish(post(str(number)), script.answered("x"))
+    for _ in range(3):
+        await bus.publish(post("y" * 40), script.answered("x"))
+    bus.close()
+    await bus.run()
+    assert max(map(len, journal.committed)) <= 10
+    assert [len(batch) for batch in journal.committed][-1] <= 2
+    assert sum(map(len, journal.committed)) == 28
+
+
+async def test_publishers_wait_while_the_collector_is_full(
+    script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "WAITING_OPERATIONS", 2)
+    bus = Bus(MemoryJournal(now=lambda: 1), script.shown)
+    await bus.publish(post("1"), script.answered("1"))
+    await bus.publish(post("2"), script.answered("2"))
+    with trio.move_on_after(0) as scope:
+        await bus.publish(post("3"), script.answered("3"))
+    assert scope.cancelled_caught
+    assert bus.statistics().waiting == 2
+    bus.close()
+    await bus.run()
+
+
+async def test_a_key_is_said_once_and_shown_once(script: Script) -> None:
+    async with running(MemoryJournal(now=lambda: 1), script) as bus:
+        await bus.publish(post("one", key="k"), script.answered("a"))
+        await bus.publish(post("two", key="k"), script.answered("b"))
+    assert ("answer", "b", 1, True) in script.lines
+    assert [line[2] for line in script.lines if line[0] == "shown"] == [["one"]]
+
+
+async def test_a_poisoned_event_costs_itself_alone(script: Script) -> None:
+    bus = Bus(FaultyJournal(), script.shown)
+    for text in ("1", "poison", "2"):
+        await bus.publish(post(text), script.answered(text))
+    bus.close()
+    await bus.run()
+    assert script.lines == [
+        ("answer", "1", 1, False),
+        ("answer", "poison", "unavailable"),
+        ("answer", "2", 2, False),
+        ("shown", "r", ["1", "2"], 0),
+    ]
+
+
+async def test_a_doubtful_commit_that_is_there_after_all_is_answered_and_shown_once(
+    script: Script,
+) -> None:
+    journal = FaultyJournal()
+    journal.faults = ["after"]
+    bus = Bus(journal, script.shown)
+    await bus.publish(post("1"), script.answered("1"))
+    await bus.publish(post("2"), script.answered("2"))
+    bus.close()
+    await bus.run()
+    assert script.lines == [
+        ("answer", "1", 1, False),
+        ("answer", "2", 2, False),
+        ("shown", "r", ["1", "2"], 0),
+    ]
+
+
+async def test_what_could_not_be_told_is_refused_and_shown_when_it_turns_up(script: Script) -> None:
+    journal = FaultyJournal()
+    journal.faults = ["after, and unreadable"]
+    async with running(journal, script) as bus:
+        await bus.publish(post("1"), script.answered("1"))
+        await trio.testing.wait_all_tasks_blocked()
+        assert script.lines == [("answer", "1", "unavailable")]
+        assert not bus.available
+        journal.faults.clear()
+        await bus.publish(post("2"), script.answered("2"))
+    assert script.lines[1:] == [("answer", "2", 2, False), ("shown", "r", ["1", "2"], 0)]
+
+
+async def test_a_store_that_takes_nothing_refuses_the_rest_of_a_batch_quickly(
+    script: Script, autojump_clock: trio.testing.MockClock
+) -> None:
+    journal = FaultyJournal()
+    journal.faults = ["before"] * 100
+    bus = Bus(journal, script.shown)
+    for number in range(20):
+        await bus.publish(post(str(number)), script.answered("x"))
+    await bus.publish(Remember(UserRecord("u", "n", None)), script.lines.append)
+    bus.close()
+    await bus.run()
+    assert len(journal.faults) == 100 - 1 - module.FAILURES_IN_A_ROW
+    assert all(
+        line == ("answer", "x", "unavailable") or isinstance(line, Refusal) for line in script.lines
+    )
+    assert not bus.available
+    await trio.sleep(module.STORE_DOWN_SECONDS + 0.1)
+    assert bus.available
+
+
+async def test_retention_is_asked_by_the_collector_and_again_soon_while_there_is_more(
+    script: Script, autojump_clock: trio.testing.MockClock
+) -> None:
+    swept: list[float] = []
+
+    class Sweeping(MemoryJournal):
+        async def sweep(self) -> bool:
+            swept.append(trio.current_time())
+            return len(swept) < 3
+
+    async with running(Sweeping(now=lambda: 1), script) as bus:
+        await trio.sleep(1)
+        await bus.publish(post("x"), script.answered("x"))
+        await trio.sleep(module.SWEEP_SECONDS * 2)
+        assert len(swept) == 3
+        await trio.sleep(module.SWEEP_IDLE_SECONDS + module.SWEEP_SECONDS)
+        assert len(swept) == 4
+    assert swept[0] == pytest.approx(1 + module.SWEEP_SECONDS)
+    assert swept[1] - swept[0] == pytest.approx(module.SWEEP_AGAIN_SECONDS, abs=0.1)
