@@ -1,0 +1,9 @@
+"""The chat: users, sessions, rooms, commands and limits, once for all protocols."""
+
+from __future__ import annotations
+
+from chatd.chat.chat import Chat
+from chatd.chat.connection import Answered, Connection, Outbox, Traffic
+from chatd.chat.rules import perform
+
+__all__ = ["Answered", "Chat", "Connection", "Outbox", "Traffic", "perform"]

@@ -1,0 +1,163 @@
+"""One client's connection as the chat knows it: who it is, where it is, what it has unanswered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+
+import trio
+from msgspec import Struct
+from msgspec.structs import asdict
+
+from chatd.bus import Codec
+from chatd.chat import commands
+from chatd.chat.membership import Membership
+from chatd.chat.names import Name, room_name
+from chatd.chat.rooms import Room
+from chatd.chat.users import User
+from chatd.logs import Who
+from chatd.model import Close, Operation, Outcome, Refusal
+
+if TYPE_CHECKING:
+    from chatd.chat.chat import Chat
+
+__all__ = ["Answered", "Connection", "Outbox", "Traffic"]
+
+Answered: TypeAlias = Callable[[commands.Answer | Refusal], None]
+"""Takes the answer to a command: once, maybe at once, maybe long after. Must not raise."""
+
+UNANSWERED: Final = 64
+"""Commands that may wait for their commit; then nothing more is read from this client."""
+
+
+class Outbox(Protocol):
+    """What waits for the client: the wire's, whatever the transport."""
+
+    waiting: int
+
+    def offer(self, block: Any, messages: int = 1, /) -> None: ...
+
+    def offer_droppable(self, block: Any, messages: int = 1, /) -> None: ...
+
+    async def drained(self) -> None: ...
+
+
+class Traffic(Struct, frozen=True):
+    """What went over a connection, both ways."""
+
+    bytes_in: int
+    bytes_out: int
+    messages_in: int
+    messages_out: int
+
+
+class Connection:
+    """Made by ``Chat.connect``; ended by ``close``, once, by whoever had it made."""
+
+    def __init__(
+        self,
+        chat: Chat,
+        connection_id: str,
+        user: User,
+        outbox: Outbox,
+        codec: Codec,
+        nursery: trio.Nursery,
+        *,
+        address: str,
+        transport: str,
+        protocol: str,
+    ) -> None:
+        self.chat = chat
+        self.id = connection_id
+        self.user = user
+        self.guest = user
+        """The user it began as, who is forgotten if it turns out to be somebody else."""
+        self.outbox = outbox
+        self.codec = codec
+        self.nursery = nursery
+        """The connection's own: what catches up lives in it."""
+        self.address = address
+        self.transport = transport
+        self.protocol = protocol
+        self.memberships: dict[str, Membership] = {}
+        self._spelled: dict[str, Membership] = {}
+        self._opened = trio.current_time()
+        self._unanswered = 0
+        self._answer_went = trio.Event()
+
+    def who(self) -> Who:
+        """Give the fields every log line of this connection carries."""
+        return {
+            "connection": self.id,
+            "user": self.user.id,
+            "nick": self.user.nick.shown,
+            "address": self.address,
+            "transport": self.transport,
+            "protocol": self.protocol,
+        }
+
+    def tell(self, *items: Any) -> None:
+        """Say something to this client alone."""
+        if block := self.codec.encode("", items):
+            self.outbox.offer(block, len(items))
+
+    async def publish(self, operation: Operation, settled: Callable[[Outcome], None]) -> None:
+        """Hand an operation to the bus; waits while too many of this client's are unanswered."""
+        while self._unanswered >= UNANSWERED:
+            self._answer_went = trio.Event()
+            await self._answer_went.wait()
+        self._unanswered += 1
+        await self.chat.bus.publish(operation, partial(self._settled, settled))
+
+    def _settled(self, settled: Callable[[Outcome], None], outcome: Outcome) -> None:
+        self._unanswered -= 1
+        self._answer_went.set()
+        settled(outcome)
+
+    # ---- rooms
+
+    def member(self, spelled: str) -> Membership | None:
+        """Find the room this connection is in, however its name is written."""
+        if membership := self._spelled.get(spelled):
+            return membership
+        name = room_name(spelled)
+        return self.memberships.get(name.fold) if isinstance(name, Name) else None
+
+    def enter(self, room: Room) -> Membership:
+        """Be in a room from now on."""
+        membership = room.enter(self, self.chat.settings.limits.presence_members)
+        self.memberships[room.topic.room] = self._spelled[room.name] = membership
+        self.chat.stir()
+        self.chat.log.emit("join", room=room.name, **self.who())
+        return membership
+
+    def exit(self, membership: Membership) -> None:
+        """Be in it no more, by one's own will."""
+        room = membership.room
+        del self.memberships[room.topic.room], self._spelled[room.name]
+        room.exit(self, None, self.chat.settings.limits.presence_members)
+        self.chat.log.emit("leave", room=room.name, **self.who())
+        self.chat.rooms.release(room)
+        self.chat.stir()
+
+    # ---- the end
+
+    def close(self, close: Close, reason: str, traffic: Traffic) -> None:
+        """Leave everything, once: the client is gone, or the daemon ends."""
+        settings = self.chat.settings
+        for membership in self.memberships.values():
+            membership.room.exit(
+                self, settings.chat.presence_grace_seconds, settings.limits.presence_members
+            )
+        self.memberships.clear()
+        self._spelled.clear()
+        self.chat.log.emit(
+            "disconnect",
+            code=close.code,
+            reason=reason or close.reason,
+            seconds=round(trio.current_time() - self._opened, 3),
+            **asdict(traffic),
+            **self.who(),
+        )
+        self.chat.disconnected(self)

@@ -1,0 +1,141 @@
+"""What a client is told, in the shape every protocol with objects gives it.
+
+``Message`` is an event of a room's log, and ``shape`` makes it of one; the rest is told and
+forgotten.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Literal
+
+from msgspec import UNSET, Struct, UnsetType, field
+
+from chatd.model import Event
+
+__all__ = [
+    "Bye",
+    "Hello",
+    "Joined",
+    "Left",
+    "Limits",
+    "Message",
+    "NickChanged",
+    "Notice",
+    "Presence",
+    "rfc3339",
+    "shape",
+]
+
+
+class Told(Struct, frozen=True, tag_field="on", tag=str.lower):
+    """Anything told; its name stands in ``on``."""
+
+
+class Limits(Struct, frozen=True):
+    """What a client must keep to. None where there is no limit."""
+
+    message_bytes: int
+    messages_per_second: float | None
+    messages_burst: int | None
+
+
+class Hello(Told, frozen=True):
+    """The first thing said: who the client is, and how to be it again."""
+
+    server: str
+    session: str | None
+    user: str | None
+    nick: str | None
+    op: bool
+    limits: Limits
+
+
+class Message(Told, frozen=True):
+    """Somebody said something."""
+
+    room: str
+    seq: int
+    at: str
+    nick: str = field(name="from")
+    user: str
+    text: str | UnsetType = UNSET
+    reply_to: int | UnsetType = UNSET
+    edited: str | UnsetType = UNSET
+    deleted: bool | UnsetType = UNSET
+
+
+class Joined(Told, frozen=True):
+    """A user's first connection came into the room."""
+
+    room: str
+    nick: str
+    user: str
+
+
+class Left(Told, frozen=True):
+    """A user's last connection left the room."""
+
+    room: str
+    nick: str
+    user: str
+    reason: Literal["leave", "lost"]
+
+
+class Presence(Told, frozen=True):
+    """How many are in a room in which so many come and go that it is not told of each."""
+
+    room: str
+    total: int
+
+
+class NickChanged(Told, frozen=True, tag="nick"):
+    """A user is called something else from now on."""
+
+    room: str
+    user: str
+    old: str = field(name="from")
+    new: str = field(name="to")
+
+
+class Notice(Told, frozen=True):
+    """A line for people, from the daemon or an operator."""
+
+    text: str
+
+
+class Bye(Told, frozen=True):
+    """The last thing said: why, and whether and when to come back."""
+
+    code: int
+    reason: str
+    reconnect: bool
+    retry_ms: int
+
+
+def shape(room: str, event: Event) -> Message:
+    """Give a logged event, with its present words, as it is told; ``room`` as it is written."""
+    return Message(
+        room=room,
+        seq=event.seq,
+        at=rfc3339(event.at),
+        nick=event.nick,
+        user=event.user,
+        text=UNSET if event.text is None else event.text,
+        reply_to=UNSET if event.reply_to is None else event.reply_to,
+        edited=UNSET if event.edited is None else rfc3339(event.edited),
+        deleted=True if event.deleted else UNSET,
+    )
+
+
+def rfc3339(milliseconds: int) -> str:
+    """Write a time as RFC 3339 in UTC, with milliseconds and ``Z``."""
+    seconds, rest = divmod(milliseconds, 1000)
+    return f"{_second(seconds)}.{rest:03d}Z"
+
+
+# A batch's events share their second; formatting one takes 1.5 µs.
+@lru_cache(maxsize=64)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")

@@ -1,0 +1,221 @@
+"""Rooms: who is in them, and what is told of their coming and going.
+
+A room lives while somebody is in it; without members and events nothing of it is left. ``joined``
+and ``left`` are told of a user's first and last connection; ``left`` of a lost one waits, and of
+who is back in time neither is told.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final, Literal
+
+import trio
+
+from chatd.bus import Bus, Topic
+from chatd.chat import events
+from chatd.chat.commands import Member, RoomEntry
+from chatd.chat.membership import Membership
+from chatd.chat.names import Name
+from chatd.chat.users import User
+from chatd.journal import Journal
+from chatd.model import Refusal
+from chatd.settings import Settings
+
+if TYPE_CHECKING:
+    from chatd.chat.connection import Connection
+
+__all__ = ["Room", "Rooms"]
+
+TOTALS_SECONDS: Final = 1.0
+"""A crowded room's ``presence`` is told at most this often."""
+
+
+def _fold(user: User) -> str:
+    return user.nick.fold
+
+
+class Room:
+    """A room in which somebody is, or was a moment ago."""
+
+    __slots__ = ("_roll", "_total_at", "_total_due", "leaving", "members", "topic")
+
+    def __init__(self, topic: Topic) -> None:
+        self.topic = topic
+        self.members: dict[User, dict[Connection, Membership]] = {}
+        self.leaving: dict[User, float] = {}
+        """Users whose last connection was lost, and when they are taken for gone."""
+        self._roll: list[User] = []
+        """The members by their nicks' folds: kept in order, for with 10,000 of them sorting takes
+        longer than all else a join does."""
+        self._total_at = -TOTALS_SECONDS
+        self._total_due = False
+
+    @property
+    def name(self) -> str:
+        return self.topic.name
+
+    @property
+    def restless(self) -> bool:
+        return bool(self.leaving) or self._total_due
+
+    def member_list(self, after: str = "", limit: int = 100) -> list[Member]:
+        """Members by nick's fold, from past ``after`` on."""
+        start = bisect_right(self._roll, after, key=_fold)
+        return [
+            Member(user.nick.shown, user.id, user.op) for user in self._roll[start : start + limit]
+        ]
+
+    def entry(self) -> RoomEntry:
+        return RoomEntry(self.name, len(self.members), self.topic.visible, "")
+
+    # ---- coming and going
+
+    def enter(self, connection: Connection, crowd: int) -> Membership:
+        """Take a connection in. ``crowd``: with more members than this nobody is told of each."""
+        user = connection.user
+        membership = Membership(self, connection)
+        mine = self.members.get(user)
+        if mine is None:
+            self.members[user] = {connection: membership}
+            user.rooms.add(self)
+            insort(self._roll, user, key=_fold)
+            self._tell(events.Joined(self.name, user.nick.shown, user.id), user, crowd)
+        else:
+            self.leaving.pop(user, None)
+            mine[connection] = membership
+        return membership
+
+    def exit(self, connection: Connection, grace: float | None, crowd: int) -> None:
+        """Let a connection out: told at once, or in ``grace`` seconds where it was lost."""
+        user = connection.user
+        mine = self.members[user]
+        mine.pop(connection).stop()
+        if mine:
+            return
+        if grace:
+            self.leaving[user] = trio.current_time() + grace
+        else:
+            self._gone(user, "leave" if grace is None else "lost", crowd)
+
+    def sweep(self, now: float, crowd: int) -> None:
+        """Tell of those whose time to come back is over, and the total where it is due."""
+        for user in [user for user, due in self.leaving.items() if due <= now]:
+            del self.leaving[user]
+            self._gone(user, "lost", crowd)
+        if self._total_due and now - self._total_at >= TOTALS_SECONDS:
+            self._tell_total(now)
+
+    def strike(self, user: User) -> None:
+        """Take a member off the roll, whose nick is about to change."""
+        del self._roll[bisect_left(self._roll, user.nick.fold, key=_fold)]
+
+    def rename(self, user: User, old: str) -> None:
+        """Put a member that was struck back on the roll, and tell of the nick."""
+        insort(self._roll, user, key=_fold)
+        self.topic.tell([events.NickChanged(self.name, user.id, old, user.nick.shown)])
+
+    def _gone(self, user: User, reason: Literal["leave", "lost"], crowd: int) -> None:
+        del self.members[user]
+        user.rooms.discard(self)
+        self.strike(user)
+        self._tell(events.Left(self.name, user.nick.shown, user.id, reason), user, crowd)
+
+    def _tell(self, event: events.Joined | events.Left, user: User, crowd: int) -> None:
+        if len(self.members) <= crowd:
+            mine = self.members.get(user, {}).values()
+            self.topic.tell([event], {m.subscription for m in mine if m.subscription is not None})
+            return
+        now = trio.current_time()
+        if now - self._total_at >= TOTALS_SECONDS:
+            self._tell_total(now)
+        else:
+            self._total_due = True
+
+    def _tell_total(self, now: float) -> None:
+        self._total_at, self._total_due = now, False
+        self.topic.tell([events.Presence(self.name, len(self.members))])
+
+
+class Rooms:
+    """The rooms that live now."""
+
+    def __init__(self, settings: Settings, journal: Journal, bus: Bus) -> None:
+        self.settings = settings
+        self._journal = journal
+        self._bus = bus
+        self._live: dict[str, Room] = {}
+        self._opening = trio.Lock()
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def __iter__(self) -> Iterator[Room]:
+        return iter(self._live.values())
+
+    @property
+    def restless(self) -> bool:
+        """Whether somebody's coming or going is yet to be told."""
+        return any(room.restless for room in self._live.values())
+
+    def get(self, fold: str) -> Room | None:
+        return self._live.get(fold)
+
+    async def open(self, name: Name) -> Room | Refusal:
+        """Give the room of this name, made where that is allowed. The caller enters it at once.
+
+        Raises:
+            chatd.journal.Unavailable: the store cannot be read now.
+        """
+        if room := self._live.get(name.fold):
+            return room
+        async with self._opening:
+            if room := self._live.get(name.fold):
+                return room
+            # Registered before the head is read: what is committed meanwhile is shown through it.
+            topic = self._bus.open_topic(name.fold, name.shown)
+            try:
+                head = await self._journal.head(name.fold)
+                refusal = None if head else await self._may_be_made(name)
+            except BaseException:
+                self._bus.close_topic(topic)
+                raise
+            if refusal is not None:
+                self._bus.close_topic(topic)
+                return refusal
+            if head is not None:
+                topic.name = head.name
+                topic.raise_to(head.seq)
+            room = self._live[name.fold] = Room(topic)
+            return room
+
+    async def _may_be_made(self, name: Name) -> Refusal | None:
+        if not self.settings.chat.create_rooms and name.shown != self.settings.chat.default_room:
+            return Refusal("not_found", f"there is no room {name.shown}")
+        known = {head.room for head in await self._journal.rooms()} | self._live.keys()
+        if len(known) >= self.settings.limits.rooms:
+            return Refusal("forbidden", "there are as many rooms as there may be")
+        return None
+
+    def release(self, room: Room) -> None:
+        """Let go of a room in which nobody is."""
+        if not room.members:
+            self._bus.close_topic(room.topic)
+            del self._live[room.topic.room]
+
+    async def entries(self) -> list[RoomEntry]:
+        """Every room that has members or events, by name."""
+        entries = {room.topic.room: room.entry() for room in self._live.values() if room.members}
+        for head in await self._journal.rooms():
+            if head.room not in entries:
+                entries[head.room] = RoomEntry(head.name, 0, head.seq, head.topic)
+        return [entries[fold] for fold in sorted(entries)]
+
+    def sweep(self) -> None:
+        """Tell what is due, and let go of the rooms that are empty by it."""
+        now = trio.current_time()
+        crowd = self.settings.limits.presence_members
+        for room in list(self._live.values()):
+            room.sweep(now, crowd)
+            self.release(room)

@@ -1,0 +1,44 @@
+"""The rules of each command: what it does, to whom it is allowed, what it is answered.
+
+A rule takes the connection, the command and whom to answer. It answers once: before it returns
+where it reads, and when the store has confirmed where it writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from chatd.chat import commands
+from chatd.chat.connection import Answered, Connection
+from chatd.chat.rules import people, rooms, words
+from chatd.journal import Unavailable
+from chatd.model import Refusal
+
+__all__ = ["RULES", "perform"]
+
+RULES: Final[
+    dict[type[commands.Command], Callable[[Connection, Any, Answered], Awaitable[None]]]
+] = {
+    commands.Auth: people.auth,
+    commands.Nick: people.nick,
+    commands.Join: rooms.join,
+    commands.Leave: rooms.leave,
+    commands.Who: rooms.who,
+    commands.Rooms: rooms.list_rooms,
+    commands.Say: words.say,
+    commands.History: words.history,
+}
+"""Every command there is, and its rule."""
+
+
+async def perform(connection: Connection, command: commands.Command, answered: Answered) -> None:
+    """Carry out one command, after those that came before it on the same connection.
+
+    Raises nothing for what a client may send. Waits while too much of this client's is unanswered,
+    or while the bus is full; its reader waits with it.
+    """
+    try:
+        await RULES[type(command)](connection, command, answered)
+    except Unavailable:
+        answered(Refusal("unavailable", "the store cannot be read now", 1000))

@@ -1,0 +1,260 @@
+"""Users and their nicks: who somebody is, what others call them, and how a guest comes back.
+
+A nick belongs to its user, is unique by its fold among the users present, and is held for a while
+after. What must outlive the process (a chosen nick, when its user was last here) is asked of the
+journal: ``unsaved`` holds it until somebody publishes it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from chatd.chat.credentials import new_user, open_secret, seal
+from chatd.chat.limits import Bucket
+from chatd.chat.names import NICK_CHARACTERS, Name, nick_name
+from chatd.journal import Journal
+from chatd.model import Refusal, UserRecord
+from chatd.settings import Limits, Settings
+
+if TYPE_CHECKING:
+    from chatd.chat.connection import Connection
+    from chatd.chat.rooms import Room
+
+__all__ = ["User", "Users"]
+
+GENERATED_CHARACTERS: Final = 5
+"""Of a guest's id in the nick we give: 25 bits; another is given where that is taken."""
+
+ALTERNATIVES: Final = 100
+"""``ann-2`` to ``ann-99`` are tried before a generated nick is given."""
+
+BURST_SECONDS: Final = 2
+"""So many seconds' worth of ``limits.bytes_per_second`` may be said at once."""
+
+DAY_SECONDS: Final = 24 * 60 * 60
+
+
+class User:
+    """Somebody, over all their connections."""
+
+    __slots__ = (
+        "bytes",
+        "chosen",
+        "connections",
+        "id",
+        "messages",
+        "nick",
+        "op",
+        "released",
+        "rooms",
+        "since",
+    )
+
+    def __init__(self, user_id: str, nick: Name, *, chosen: bool) -> None:
+        self.id = user_id
+        self.nick = nick
+        self.op = False
+        self.chosen = chosen
+        """Whether the nick was asked for: only then is it held and kept."""
+        self.connections: set[Connection] = set()
+        self.rooms: set[Room] = set()
+        self.since = trio.current_time()
+        self.released: float | None = None
+        """When the last connection went (trio's clock); None while present."""
+        self.messages = Bucket()
+        self.bytes = Bucket()
+
+    def floods(self, size: int, limits: Limits) -> int:
+        """Give the milliseconds until this user may say ``size`` bytes; 0, and they count: now."""
+        rate = limits.bytes_per_second
+        burst = max(limits.message_bytes, BURST_SECONDS * rate) if rate != "off" else rate
+        wait = max(
+            self.messages.wait(1, limits.messages_per_second, limits.messages_burst),
+            self.bytes.wait(size, rate, burst),
+        )
+        if not wait:
+            self.messages.spend(1)
+            self.bytes.spend(size)
+        return wait
+
+
+class Users:
+    """Everybody present or lately so."""
+
+    def __init__(self, settings: Settings, journal: Journal, now: Callable[[], int]) -> None:
+        self.settings = settings
+        self.unsaved: dict[str, UserRecord] = {}
+        self._journal = journal
+        self._now = now
+        self._by_id: dict[str, User] = {}
+        self._by_fold: dict[str, User] = {}
+        self._held: deque[User] = deque()
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    @property
+    def restless(self) -> bool:
+        """Whether something is to be swept or saved in a while."""
+        return bool(self._held or self.unsaved)
+
+    async def load(self) -> None:
+        """Hold the nicks of those who were here shortly before this process was."""
+        now = self._now()
+        hold = self.settings.chat.nick_hold_seconds
+        for record in await self._journal.present(now - int(hold * 1000)):
+            name = nick_name(record.nick)
+            if isinstance(name, Name) and name.fold not in self._by_fold:
+                user = self._add(User(record.user, name, chosen=True))
+                gone = max(0, now - (record.seen or now)) / 1000
+                user.released = trio.current_time() - gone
+                self._held.append(user)
+
+    # ---- who
+
+    def guest(self, wanted: str | None) -> tuple[User, str | None]:
+        """Make a guest; the second value says why ``wanted`` could not be the nick, if so."""
+        user_id = new_user()
+        if wanted is None:
+            return self._add(User(user_id, self._generated(user_id), chosen=False)), None
+        name = nick_name(wanted)
+        if isinstance(name, Refusal):
+            user = self._add(User(user_id, self._generated(user_id), chosen=False))
+            return user, f"{name.message}; you are {user.nick.shown}"
+        free = self._free(name, user_id)
+        user = self._add(User(user_id, free, chosen=True))
+        self._remember(user)
+        if free is name:
+            return user, None
+        return user, f"the nick {name.shown} is taken; you are {free.shown}"
+
+    async def restore(self, secret_text: str) -> User | None:
+        """Give the guest to whom this secret was given; None where it is not good (any more).
+
+        Raises:
+            chatd.journal.Unavailable: the store cannot be read now.
+        """
+        secret = open_secret(self._journal.key, secret_text)
+        if secret is None:
+            return None
+        if (user := self._by_id.get(secret.user)) and user.connections:
+            return user
+        record = await self._journal.user(secret.user)
+        # The same guest may have come by another connection meanwhile.
+        if (user := self._by_id.get(secret.user)) and user.connections:
+            return user
+        unsaved = self.unsaved.get(secret.user)
+        last = max(
+            secret.issued * 1000,
+            *(
+                self._now() if r.seen is None else r.seen
+                for r in (record, unsaved)
+                if r is not None
+            ),
+            0,
+        )
+        if self._now() - last > self.settings.auth.session_days * DAY_SECONDS * 1000:
+            return None
+        if user is not None:
+            return user
+        kept = None if record is None else nick_name(record.nick)
+        if isinstance(kept, Name):
+            return self._add(User(secret.user, self._free(kept, secret.user), chosen=True))
+        return self._add(User(secret.user, self._generated(secret.user), chosen=False))
+
+    def secret(self, user: User) -> str:
+        """Give the secret that makes a guest this user again."""
+        return seal(self._journal.key, user.id, self._now() // 1000)
+
+    def attach(self, user: User, connection: Connection) -> None:
+        if user.released is not None:
+            user.released = None
+            user.since = trio.current_time()
+            if user.chosen:
+                self._remember(user)
+        user.connections.add(connection)
+
+    def detach(self, user: User, connection: Connection) -> None:
+        """Note that a connection ended; after the last one the nick is held for a while."""
+        user.connections.discard(connection)
+        if user.connections:
+            return
+        user.released = trio.current_time()
+        if user.chosen or user.released - user.since > DAY_SECONDS:
+            self.unsaved[user.id] = UserRecord(user.id, user.nick.shown, self._now())
+        if user.chosen:
+            self._held.append(user)
+        else:
+            self._drop(user)
+
+    def forget(self, user: User) -> None:
+        """Drop a guest that nobody has seen, because its client turned out to be somebody else."""
+        self.unsaved.pop(user.id, None)
+        self._drop(user)
+
+    def sweep(self) -> None:
+        """Let go of the nicks whose time is over."""
+        over = trio.current_time() - self.settings.chat.nick_hold_seconds
+        while self._held:
+            user = self._held[0]
+            if user.released is not None and user.released > over:
+                return
+            self._held.popleft()
+            if user.released is not None:
+                self._drop(user)
+
+    # ---- nicks
+
+    def by_nick(self, name: Name) -> User | None:
+        return self._by_fold.get(name.fold)
+
+    def claim(self, user: User, name: Name) -> bool:
+        """Set a nick aside for the user, until ``rename`` or ``unclaim``; False if it is taken."""
+        return self._by_fold.setdefault(name.fold, user) is user
+
+    def unclaim(self, user: User, name: Name) -> None:
+        if name.fold != user.nick.fold and self._by_fold.get(name.fold) is user:
+            del self._by_fold[name.fold]
+
+    def rename(self, user: User, name: Name) -> None:
+        """Give the user the nick that was claimed; the old one is free."""
+        old, user.nick = user.nick, name
+        user.chosen = True
+        self.unclaim(user, old)
+
+    def _free(self, name: Name, user_id: str) -> Name:
+        holder = self._by_fold.get(name.fold)
+        if holder is None or holder.id == user_id:
+            return name
+        for number in range(2, ALTERNATIVES):
+            other = nick_name(f"{name.shown[: NICK_CHARACTERS - 3]}-{number}")
+            if isinstance(other, Name) and other.fold not in self._by_fold:
+                return other
+        return self._generated(user_id)
+
+    def _generated(self, user_id: str) -> Name:
+        nick = f"guest-{user_id[1 : 1 + GENERATED_CHARACTERS]}"
+        # Ids can be seen, so any nick made of one may have been taken on purpose.
+        while nick in self._by_fold:
+            nick = f"guest-{new_user()[1:]}"
+        return Name(nick, nick)
+
+    # ---- the registry
+
+    def _add(self, user: User) -> User:
+        self._by_id[user.id] = user
+        self._by_fold[user.nick.fold] = user
+        return user
+
+    def _drop(self, user: User) -> None:
+        if self._by_id.get(user.id) is user:
+            del self._by_id[user.id]
+        if self._by_fold.get(user.nick.fold) is user:
+            del self._by_fold[user.nick.fold]
+
+    def _remember(self, user: User) -> None:
+        self.unsaved[user.id] = UserRecord(user.id, user.nick.shown, None)

@@ -1,0 +1,144 @@
+"""A chat on a memory journal, with clients that are no more than an outbox."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from itertools import count
+from typing import Any
+
+import trio
+
+from chatd.chat import Chat, Traffic, commands, events, perform
+from chatd.journal.memory import MemoryJournal
+from chatd.logs import Recording, open_log
+from chatd.model import LOST, Event, Refusal
+from chatd.settings import Settings
+
+
+class Codec:
+    """Hands items on as they are."""
+
+    def encode(self, room: str, items: Sequence[Any]) -> list[Any]:
+        return [events.shape(room, item) if isinstance(item, Event) else item for item in items]
+
+
+CODEC = Codec()
+
+
+class Client:
+    """One connection: what it was told is ``got``; its answers are ``answers``."""
+
+    def __init__(self, room: Room, nick: str | None, nursery: trio.Nursery) -> None:
+        self.got: list[Any] = []
+        self.answers: list[Any] = []
+        self.waiting = 0
+        self._arrived = trio.Event()
+        self._nursery = nursery
+        self.connection, self.why_not = room.chat.connect(
+            f"c{next(room.ids)}",
+            self,
+            CODEC,
+            nursery,
+            address="192.0.2.1",
+            transport="memory",
+            protocol="test",
+            nick=nick,
+        )
+
+    # the outbox
+    def offer(self, block: Any, messages: int = 1, /) -> None:
+        assert len(block) == messages
+        self.got += block
+        self._arrive()
+
+    def offer_droppable(self, block: Any, messages: int = 1, /) -> None:
+        self.offer(block, messages)
+
+    async def drained(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    # the client
+    async def do(self, command: commands.Command) -> Any:
+        """Perform a command and wait for its answer."""
+        answers: list[Any] = []
+
+        def answered(answer: Any) -> None:
+            answers.append(answer)
+            self._arrive()
+
+        await perform(self.connection, command, answered)
+        await self.until(lambda: answers)
+        return answers[0]
+
+    async def join(self, room: str = "lobby", **fields: Any) -> Any:
+        return await self.do(commands.Join(room=room, **fields))
+
+    async def say(self, text: str, room: str = "lobby", **fields: Any) -> Any:
+        return await self.do(commands.Say(room=room, text=text, **fields))
+
+    async def until(self, true: Callable[[], Any]) -> None:
+        with trio.fail_after(5):
+            while not true():
+                self._arrived = trio.Event()
+                await self._arrived.wait()
+
+    def texts(self) -> list[str]:
+        return [str(item.text) for item in self.got if isinstance(item, events.Message)]
+
+    def told(self, kind: type[Any]) -> list[Any]:
+        return [item for item in self.got if isinstance(item, kind)]
+
+    def close(self) -> None:
+        self.connection.close(LOST, "", Traffic(0, 0, 0, 0))
+
+    def _arrive(self) -> None:
+        self._arrived.set()
+
+
+class Room:
+    """The chat and its clients."""
+
+    def __init__(self, chat: Chat, nursery: trio.Nursery, log: Recording) -> None:
+        self.chat = chat
+        self.log = log
+        self.ids = count(1)
+        self._nursery = nursery
+
+    def client(self, nick: str | None = None) -> Client:
+        return Client(self, nick, self._nursery)
+
+
+class Wall:
+    """A wall clock on Trio's: under a MockClock days go by in no time."""
+
+    def __call__(self) -> int:
+        return 1_750_000_000_000 + round(trio.current_time() * 1000)
+
+
+@asynccontextmanager
+async def open_room(
+    settings: Settings | None = None, journal: MemoryJournal | None = None
+) -> AsyncIterator[Room]:
+    wall = Wall()
+    recording = Recording()
+    log = open_log(sink=recording, now=wall)
+    chat = Chat(
+        settings or Settings(), journal=journal or MemoryJournal(now=wall), log=log, now=wall
+    )
+    await chat.users.load()
+    async with trio.open_nursery() as tending:
+        tending.start_soon(chat.run)
+        async with trio.open_nursery() as flowing:
+            flowing.start_soon(chat.bus.run)
+            async with trio.open_nursery() as nursery:
+                yield Room(chat, nursery, recording)
+                nursery.cancel_scope.cancel()
+            await chat.save()
+            chat.bus.close()
+        tending.cancel_scope.cancel()
+
+
+def refused(answer: Any) -> str | None:
+    """Give the code of a refusal; None for anything else."""
+    return answer.code if isinstance(answer, Refusal) else None

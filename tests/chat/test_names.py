@@ -1,0 +1,73 @@
+"""What may be a name, and which names are the same."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatd.chat.names import Name, nick_name, room_name
+from chatd.model import Refusal
+
+
+@pytest.mark.parametrize(
+    ("given_name", "shown", "fold"),
+    [
+        ("ann", "ann", "ann"),
+        ("Ann", "Ann", "ann"),
+        ("ÄNN", "ÄNN", "änn"),
+        ("ｆｏｏ", "foo", "foo"),  # noqa: RUF001  full-width letters are mapped
+        ("e\u0301", "é", "é"),
+        ("guest-1_x.y", "guest-1_x.y", "guest-1_x.y"),
+        ("日本", "日本", "日本"),
+    ],
+)
+def test_names_are_shown_as_given_and_compared_folded(
+    given_name: str, shown: str, fold: str
+) -> None:
+    assert nick_name(given_name) == Name(shown, fold)
+    assert room_name(given_name) == Name(shown, fold)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "",
+        " ",
+        "a b",
+        "*",
+        "a:b",
+        "@ann",
+        "#lobby",
+        "a,b",
+        "＠ann",  # noqa: RUF001  becomes @ by its width mapping
+        "/join",
+        "x\u200by",
+        "\u202eevil",
+        "\ud800",
+        "a\nb",
+        "1א",
+    ],
+)
+def test_what_no_name_may_be(bad: str) -> None:
+    for name in (nick_name(bad), room_name(bad)):
+        assert isinstance(name, Refusal)
+        assert name.code == "bad_request"
+
+
+def test_nicks_and_rooms_differ_in_length_and_in_the_slash() -> None:
+    assert isinstance(nick_name("n" * 32), Name)
+    assert isinstance(nick_name("n" * 33), Refusal)
+    assert isinstance(room_name("r" * 64), Name)
+    assert isinstance(room_name("r" * 65), Refusal)
+    assert isinstance(room_name("a/b"), Name)
+    assert isinstance(nick_name("a/b"), Refusal)
+
+
+@given(st.text(max_size=70))
+def test_any_text_is_a_name_or_refused_and_a_name_names_itself(text: str) -> None:
+    for make in (nick_name, room_name):
+        name = make(text)
+        if isinstance(name, Name):
+            again = make(name.shown)
+            assert again == name

@@ -1,0 +1,184 @@
+"""Who somebody is, what they are called, and how a guest comes back."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from msgspec.structs import replace
+from trio.testing import MockClock
+
+from chatd.chat import commands, events, perform
+from chatd.journal.memory import MemoryJournal
+from chatd.settings import Settings
+from tests.chat.room import Room, Wall, open_room, refused
+
+
+async def test_a_guest_is_named_at_once(room: Room) -> None:
+    client = room.client()
+    hello = room.chat.hello(client.connection)
+    assert hello.nick is not None
+    assert hello.nick.startswith("guest-")
+    assert hello.user is not None
+    assert hello.user not in hello.nick
+    assert hello.op is False
+    assert (hello.limits.message_bytes, hello.limits.messages_burst) == (16384, 20)
+
+
+async def test_a_starting_nick_that_is_taken_or_bad_is_replaced_and_told(room: Room) -> None:
+    assert room.client("ann").why_not is None
+    second = room.client("ANN")
+    assert second.why_not == "the nick ANN is taken; you are ANN-2"
+    third = room.client("a b")
+    assert third.why_not is not None
+    assert third.why_not.endswith(f"you are {third.connection.user.nick.shown}")
+
+
+async def test_a_new_nick_is_told_once_for_each_shared_room(room: Room) -> None:
+    ann, bob = room.client("ann"), room.client("bob")
+    for name in ("a", "b"):
+        await ann.join(name)
+        await bob.join(name)
+    answer = await ann.do(commands.Nick(nick="Anna"))
+    assert answer.nick == "Anna"
+    told = [(item.room, item.old, item.new) for item in bob.told(events.NickChanged)]
+    assert sorted(told) == [("a", "ann", "Anna"), ("b", "ann", "Anna")]
+    assert len(ann.told(events.NickChanged)) == 2
+    members = (await bob.do(commands.Who(room="a"))).members
+    assert [member.nick for member in members] == ["Anna", "bob"]
+    assert refused(await bob.do(commands.Nick(nick="ann"))) is None  # the old one is free
+
+
+async def test_a_nick_that_is_taken_is_refused(room: Room) -> None:
+    ann, bob = room.client("ann"), room.client("bob")
+    assert refused(await bob.do(commands.Nick(nick="ANN"))) == "nick_taken"
+    assert refused(await bob.do(commands.Nick(nick="a b"))) == "bad_request"
+    assert (await ann.do(commands.Nick(nick="ANN"))).nick == "ANN"
+
+
+async def test_two_who_want_one_nick_at_once_do_not_both_get_it(room: Room) -> None:
+    ann, bob = room.client("ann"), room.client("bob")
+    answers: list[object] = []
+    for client in (ann, bob):
+        await perform(client.connection, commands.Nick(nick="x"), answers.append)
+    await trio.testing.wait_all_tasks_blocked()
+    assert sorted(map(refused, answers), key=str) == [None, "nick_taken"] or sorted(
+        map(refused, answers), key=str
+    ) == ["nick_taken", None]
+
+
+async def test_a_chosen_nick_is_held_for_a_while_after_its_user_went(
+    room: Room, autojump_clock: MockClock
+) -> None:
+    ann = room.client("ann")
+    session = room.chat.users.secret(ann.connection.user)
+    ann.close()
+    await trio.sleep(599)
+    assert room.client("ann").why_not is not None
+    back = room.client()
+    answer = await back.do(commands.Auth(session=session))
+    assert (answer.nick, answer.user) == ("ann", ann.connection.user.id)
+    back.close()
+    await trio.sleep(602)
+    assert room.client("ann").why_not is None
+
+
+async def test_a_guest_who_was_nobody_leaves_nothing_behind(room: Room) -> None:
+    for _ in range(100):
+        room.client().close()
+    assert len(room.chat.users) == 0
+
+
+async def test_auth_makes_a_guest_the_same_guest_again(room: Room) -> None:
+    ann = room.client("ann")
+    await ann.join()
+    session = room.chat.hello(ann.connection).session
+    assert session is not None
+    await ann.say("x", key="k")
+    ann.close()
+    back = room.client()
+    answer = await back.do(commands.Auth(session=session))
+    assert (answer.user, answer.nick) == (ann.connection.user.id, "ann")
+    await back.join()
+    assert (await back.say("y", key="k")).duplicate  # keys belong to the user
+    assert answer.session  # a new secret, for another while
+    names = [name for name, _ in room.log.records]
+    assert "auth" in names
+
+
+async def test_auth_after_a_join_is_for_the_same_user_only(room: Room) -> None:
+    ann, bob = room.client("ann"), room.client("bob")
+    mine = room.chat.users.secret(ann.connection.user)
+    others = room.chat.users.secret(bob.connection.user)
+    await ann.join()
+    assert (await ann.do(commands.Auth(session=mine))).user == ann.connection.user.id
+    assert refused(await ann.do(commands.Auth(session=others))) == "forbidden"
+    assert refused(await ann.do(commands.Auth(session="nonsense"))) == "unauthorized"
+
+
+async def test_several_connections_are_one_user(room: Room, autojump_clock: MockClock) -> None:
+    ann, tab, bob = room.client("ann"), room.client(), room.client("bob")
+    await bob.join()
+    await tab.do(commands.Auth(session=room.chat.users.secret(ann.connection.user)))
+    await ann.join()
+    await tab.join()
+    assert len(bob.told(events.Joined)) == 1
+    ann.close()
+    await trio.sleep(60)
+    assert bob.told(events.Left) == []
+    tab.close()
+    await trio.sleep(60)
+    assert [left.reason for left in bob.told(events.Left)] == ["lost"]
+
+
+async def test_a_secret_ends_after_its_days_unused(room: Room, autojump_clock: MockClock) -> None:
+    day = 24 * 60 * 60
+    ann = room.client()
+    session = room.chat.users.secret(ann.connection.user)
+    ann.close()
+    await trio.sleep(29 * day)
+    back = room.client()
+    assert refused(await back.do(commands.Auth(session=session))) is None
+    await trio.sleep(20 * day)
+    back.close()  # used until now, so the first secret is good for another 30 days
+    await trio.sleep(29 * day)
+    again = room.client()
+    assert refused(await again.do(commands.Auth(session=session))) is None
+    again.close()
+    await trio.sleep(31 * day)
+    assert refused(await room.client().do(commands.Auth(session=session))) == "unauthorized"
+
+
+async def test_who_somebody_is_outlives_the_daemon(
+    autojump_clock: MockClock,
+) -> None:
+    class Kept(MemoryJournal):
+        """A store that outlives its daemon."""
+
+        async def aclose(self) -> None:
+            self._send.close()
+
+    first = Kept(now=Wall())
+    async with open_room(journal=first) as room:
+        ann, guest = room.client("ann"), room.client()
+        sessions = [room.chat.users.secret(c.connection.user) for c in (ann, guest)]
+        nicks = [c.connection.user.nick.shown for c in (ann, guest)]
+        await trio.sleep(5)
+    second = Kept(now=Wall())
+    second.key = first.key
+    second._users = first._users
+    async with open_room(journal=second) as room:
+        assert room.client("ann").why_not is not None  # held, for its user may come back
+        for session, nick in zip(sessions, nicks, strict=True):
+            answer = await room.client().do(commands.Auth(session=session))
+            assert answer.nick == nick
+
+
+@pytest.mark.parametrize("hold", [10, 600])
+async def test_the_hold_is_the_operators(hold: int, autojump_clock: MockClock) -> None:
+    settings = replace(Settings(), chat=replace(Settings().chat, nick_hold_seconds=hold))
+    async with open_room(settings) as room:
+        room.client("ann").close()
+        await trio.sleep(hold - 1)
+        assert room.client("ann").why_not is not None
+        await trio.sleep(3)
+        assert room.client("ann").why_not is None
