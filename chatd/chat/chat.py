@@ -162,10 +162,19 @@ class Chat:
         rows: list[Fields] = []
         for event in shown:
             connection = self._said_by.pop(event.position, None)
-            row: Fields = {} if connection is None else {**connection.who()}
-            row["user"], row["nick"] = event.user, event.nick
-            row["room"], row["seq"] = name, event.seq
-            row["bytes"], row["receivers"] = len((event.text or "").encode()), receivers
+            row: Fields = {
+                "room": name,
+                "seq": event.seq,
+                "bytes": len((event.text or "").encode()),
+                "receivers": receivers,
+                "user": event.user,
+                "nick": event.nick,
+            }
+            if connection is not None:
+                row["connection"] = connection.id
+                row["address"] = connection.address
+                row["transport"] = connection.transport
+                row["protocol"] = connection.protocol
             if self.settings.log.bodies:
                 row["text"] = event.text
             rows.append(row)
