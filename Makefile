@@ -1,0 +1,79 @@
+# make run     installs chatd into .venv and serves http://localhost:3000
+# make test    runs the tests; as root on Debian it installs the programs they need first
+# make check   runs the linters and type checkers
+# make bench   measures chatd beside its peers
+# make clean   removes .venv and what tools left
+#
+# Needs make and Python 3.11 or newer with venv (Debian: apt install make python3-venv).
+# ARGS="…" goes to the program: make run ARGS="--listen 0.0.0.0:3000", make test ARGS="-k resume".
+# PYTHON=… names another interpreter for .venv.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help run test test-programs check bench clean
+
+PYTHON ?= python3
+ARGS ?=
+
+# All paths are relative and commands run as modules, so the project's path may have spaces.
+VENV := .venv/bin/python
+PIP := $(VENV) -m pip --disable-pip-version-check --quiet
+# What a changed pyproject.toml, Makefile or interpreter makes out of date.
+INSTALLED_BY := pyproject.toml Makefile $(VENV)
+
+help:
+	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
+
+run: .venv/.run
+	@exec $(VENV) -m chatd serve $(ARGS)
+
+test: .venv/.test test-programs
+	$(VENV) -m pytest $(ARGS)
+
+test-programs:
+	@sh tests/e2e/install-programs
+
+# Every tool runs, so that one run tells all there is to mend. ASYNC124 is off: a handler that has
+# nothing to wait for is async all the same, because its interface is.
+check: .venv/.check
+	@failed=; \
+	try() { echo "$$ $$*"; "$$@" || failed=1; }; \
+	try $(VENV) -m ruff check .; \
+	try $(VENV) -m ruff format --check .; \
+	try find chatd tests bench -name '*.py' -exec $(VENV) -m flake8_async --enable=ASYNC --disable=ASYNC124 {} +; \
+	try $(VENV) -m mypy; \
+	try $(VENV) -m pyright; \
+	[ -z "$$failed" ]
+
+bench: .venv/.bench
+	$(VENV) bench/fanout.py $(ARGS)
+
+clean:
+	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
+
+$(VENV):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"chatd needs Python 3.11 or newer; $(PYTHON) is {sys.version.split()[0]}")'
+	@echo "Making .venv …"
+	@$(PYTHON) -m venv --clear .venv || { rm -rf .venv; exit 1; }
+
+.venv/.run: $(INSTALLED_BY)
+	@echo "Installing chatd into .venv …"
+	@$(PIP) install --editable .
+	@touch $@
+
+.venv/.test: $(INSTALLED_BY)
+	@echo "Installing chatd and its tests' requirements into .venv …"
+	@$(PIP) install --editable '.[test]'
+	@touch $@
+
+.venv/.bench: $(INSTALLED_BY)
+	@echo "Installing chatd and its benchmarks' requirements into .venv …"
+	@$(PIP) install --editable '.[bench]'
+	@touch $@
+
+# pyright runs on Node.js: where there is none, it comes as a wheel.
+.venv/.check: $(INSTALLED_BY)
+	@echo "Installing chatd and the checkers into .venv …"
+	@$(PIP) install --editable '.[test,check]'
+	@command -v npm >/dev/null || $(PIP) install 'pyright[nodejs]'
+	@touch $@

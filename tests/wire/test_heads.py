@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatd.wire.heads import body_length, check_head, check_host, tokens
+from chatd.wire.routes import Refused
+
+PIECES = [b"GET / HTTP/1.1", b"Host: a", b"\r\n", b"\n", b"\r", b" ", b"\t", b"x" * 3000, b"\x16"]
+
+
+def outcome(data: bytes, step: int) -> int | None:
+    """Check a head as it comes, ``step`` bytes at a time; the status it is refused with."""
+    buffer = bytearray()
+    scanned = 0
+    for at in range(0, len(data), step):
+        buffer += data[at : at + step]
+        end = buffer.find(b"\r\n\r\n")
+        try:
+            check_head(buffer, end, scanned)
+        except Refused as refused:
+            return refused.response.status
+        if end >= 0:
+            return None
+        scanned = len(buffer)
+    return None
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=12).map(b"".join), st.integers(1, 50))
+def test_a_head_is_refused_or_not_in_any_split(head: bytes, step: int) -> None:
+    data = b"GET" + head
+    whole, split = outcome(data, len(data)), outcome(data, step)
+    # Which of several faults is found first may differ; whether there is one may not.
+    assert (whole is None) == (split is None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "length"),
+    [
+        ([], 0),
+        ([("content-length", "0")], 0),
+        ([("content-length", "12")], 12),
+        ([("transfer-encoding", "chunked")], -1),
+    ],
+)
+def test_the_length_of_a_body(fields: list[tuple[str, str]], length: int) -> None:
+    assert body_length(b"", fields, b"1.1") == length
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"Content-Length: 3\r\nContent-Length: 3",
+        b"content-length: 3\r\nX: y\r\nCONTENT-LENGTH: 4",
+        b"Content-Length: 3, 3",
+    ],
+)
+def test_a_second_length_is_refused_even_if_it_is_the_same(lines: bytes) -> None:
+    head = b"POST / HTTP/1.1\r\n" + lines + b"\r\n\r\n"
+    with pytest.raises(Refused) as caught:
+        body_length(head, [("content-length", "3")], b"1.1")
+    assert caught.value.response.status == 400
+
+
+@pytest.mark.parametrize("host", ["", "localhost:3000", "[::1]:3000", "xn--bcher-kva.example"])
+def test_hosts(host: str) -> None:
+    check_host(host)
+
+
+@pytest.mark.parametrize("host", ["a b", "a/b", "a@b", "a?b", "a\\b", "bücher.example"])
+def test_what_is_no_host(host: str) -> None:
+    with pytest.raises(Refused):
+        check_host(host)
+
+
+def test_tokens() -> None:
+    assert tokens("Upgrade,keep-alive , ") == ["upgrade", "keep-alive", ""]
+    assert tokens(None) == [""]

@@ -1,0 +1,280 @@
+"""The five MUSTs, each with its tests, on sockets and on streams."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+import trio
+import trio.testing
+
+from chatd.wire.outbox import Outbox
+from chatd.wire.transport import Peer, SocketTransport, StreamTransport, Transport
+
+BOUND = 100_000
+PEER = Peer("127.0.0.1", "tcp", loopback=True)
+
+
+class Bench:
+    """An outbox, the other end of its transport, and what it called."""
+
+    def __init__(self, nursery: trio.Nursery, kind: str) -> None:
+        self.nursery = nursery
+        self.calls: list[str] = []
+        self.far: trio.abc.ReceiveStream
+        self.transport: Transport
+        if kind == "socket":
+            ours, theirs = socket.socketpair()
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            self.far = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
+            self.transport = SocketTransport(ours, PEER)
+        else:
+            # Lockstep: send_all returns when it was received, so that an unread stream is full.
+            near, self.far = trio.testing.lockstep_stream_pair()
+            self.transport = StreamTransport(near, PEER)
+        self.outbox = Outbox(
+            self.transport,
+            nursery,
+            BOUND,
+            overflowed=lambda: self.calls.append("overflowed"),
+            lost=lambda: self.calls.append("lost"),
+        )
+
+    def fill(self, up_to: int = 1) -> bytes:
+        """Offer until so many bytes wait; everything that was offered."""
+        offered = b""
+        while self.outbox.waiting < up_to:
+            block = b"%07d " % len(offered) * 64
+            self.outbox.offer(block)
+            offered += block
+        return offered
+
+    async def read(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            data += await self.far.receive_some(65536)
+        return data
+
+
+@pytest.fixture(params=["socket", "stream"])
+async def bench(request: pytest.FixtureRequest, nursery: trio.Nursery) -> AsyncIterator[Bench]:
+    made = Bench(nursery, request.param)
+    yield made
+    made.outbox.end()
+    await made.transport.aclose()
+    await made.far.aclose()
+
+
+def tasks() -> int:
+    return trio.lowlevel.current_statistics().tasks_living
+
+
+# 1. Offers never block, never raise, and after the end do nothing
+
+
+async def test_1_an_offer_to_a_full_transport_returns(bench: Bench) -> None:
+    bench.fill()
+    bench.outbox.offer(b"x")
+    assert bench.outbox.waiting > 1
+
+
+async def test_1_an_offer_to_a_broken_transport_raises_nothing_and_tells_once(
+    bench: Bench,
+) -> None:
+    await bench.far.aclose()
+    for _ in range(3):
+        bench.outbox.offer(b"x" * 1000)
+        await trio.testing.wait_all_tasks_blocked()
+    assert bench.calls == ["lost"]
+    assert bench.outbox.waiting == 0
+
+
+async def test_1_an_offer_after_the_end_does_nothing(bench: Bench) -> None:
+    bench.outbox.end()
+    before = tasks()
+    bench.outbox.offer(b"x" * 10)
+    bench.outbox.offer_droppable(b"x" * 10)
+    bench.outbox.last_words(b"x" * 10)
+    assert bench.outbox.waiting == 0
+    assert bench.outbox.statistics().sent == 0
+    assert tasks() == before
+    assert bench.calls == []
+    with pytest.raises(trio.ClosedResourceError):
+        await bench.outbox.send_all(b"x")
+
+
+async def test_1_an_offer_when_the_nursery_is_closed_raises_nothing() -> None:
+    async with trio.open_nursery() as nursery:
+        bench = Bench(nursery, "stream")
+        bench.outbox.end()
+    bench.outbox.offer(b"x" * 10)
+    await bench.far.aclose()
+
+
+# 2. Whole blocks, in order
+
+
+async def test_2_everything_arrives_in_order(bench: Bench) -> None:
+    offered = bench.fill(BOUND // 2)
+    assert await bench.read(len(offered)) == offered
+    bench.outbox.offer(b"behind")
+    assert await bench.read(6) == b"behind"
+
+
+async def test_2_a_control_frame_goes_between_blocks(bench: Bench) -> None:
+    offered = bench.fill()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bench.outbox.send_all, b"[control]")
+        await trio.testing.wait_all_tasks_blocked()
+        bench.outbox.offer(b"after")
+        expected = offered + b"[control]after"
+        assert await bench.read(len(expected)) == expected
+
+
+async def test_2_a_cancelled_send_leaves_its_block_whole(bench: Bench) -> None:
+    offered = bench.fill()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await bench.outbox.send_all(b"[control]" * 10_000)
+    bench.outbox.offer(b"after")
+    expected = offered + b"[control]" * 10_000 + b"after"
+    assert await bench.read(len(expected)) == expected
+
+
+async def test_2_nothing_follows_a_cancelled_writer(bench: Bench) -> None:
+    async with trio.open_nursery() as nursery:
+        inner = Bench(nursery, "socket")
+        inner.fill()
+        nursery.cancel_scope.cancel()
+    inner.outbox.offer(b"after")
+    assert inner.outbox.waiting == 0
+    await inner.transport.aclose()
+    data = b""
+    while piece := await inner.far.receive_some(65536):
+        data += piece
+    assert b"after" not in data
+    await inner.far.aclose()
+
+
+# 3. The kernel first, and a writer only while something waits
+
+
+async def test_3_a_socket_is_written_at_once_and_without_a_task(nursery: trio.Nursery) -> None:
+    bench = Bench(nursery, "socket")
+    before = tasks()
+    bench.outbox.offer(b"now", messages=2)
+    assert tasks() == before
+    assert bench.outbox.waiting == 0
+    assert bench.outbox.statistics().messages == 2
+    assert await bench.far.receive_some() == b"now"
+    await bench.transport.aclose()
+    await bench.far.aclose()
+
+
+async def test_3_the_writer_ends_with_the_queue(bench: Bench) -> None:
+    before = tasks()
+    offered = bench.fill()
+    assert tasks() == before + 1
+    await bench.read(len(offered))
+    await bench.outbox.drained()
+    await trio.testing.wait_all_tasks_blocked()
+    assert tasks() == before
+    assert bench.outbox.waiting == 0
+    assert bench.outbox.sent_bytes == len(offered)
+
+
+# 4. The bound in bytes, once, and the last word past it
+
+
+async def test_4_at_the_bound_nothing_more_is_taken_and_it_is_told_once(bench: Bench) -> None:
+    bench.fill(BOUND - 600)
+    waiting = bench.outbox.waiting
+    for _ in range(3):
+        bench.outbox.offer(b"x" * 601)
+    bench.outbox.offer(b"small")
+    assert bench.calls == ["overflowed"]
+    assert bench.outbox.waiting == waiting
+
+
+async def test_4_the_last_words_and_the_close_frame_reach_a_peer_that_reads(bench: Bench) -> None:
+    offered = bench.fill(BOUND - 600)
+    bench.outbox.offer(b"x" * 601)
+    bench.outbox.last_words(b"bye" * 1000)
+    bench.outbox.last_words(b"again")
+    bench.outbox.offer(b"more")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bench.outbox.send_all, b"[close]")
+        expected = offered + b"bye" * 1000 + b"[close]"
+        assert await bench.read(len(expected)) == expected
+    assert bench.outbox.waiting == 0
+
+
+async def test_4_the_last_words_of_an_idle_outbox(bench: Bench) -> None:
+    bench.outbox.last_words(b"bye")
+    bench.outbox.offer(b"more")
+    assert await bench.read(3) == b"bye"
+    await bench.outbox.drained()
+    assert bench.outbox.waiting == 0
+
+
+async def test_4_a_block_over_the_bound_is_taken_when_nothing_waits(bench: Bench) -> None:
+    bench.outbox.offer(b"x" * BOUND * 3)
+    assert bench.calls == []
+    bench.outbox.offer(b"y" * BOUND)
+    assert bench.calls == ["overflowed"]
+    assert await bench.read(BOUND * 3) == b"x" * BOUND * 3
+
+
+async def test_4_droppable_is_left_out_above_half_the_bound(bench: Bench) -> None:
+    offered = bench.fill(BOUND // 2 + 1)
+    bench.outbox.offer_droppable(b"presence")
+    assert bench.outbox.statistics().dropped == 1
+    assert await bench.read(len(offered)) == offered
+    await bench.outbox.drained()
+    bench.outbox.offer_droppable(b"presence")
+    assert await bench.read(8) == b"presence"
+
+
+# 5. The same object, and the writer always, where there is no socket
+
+
+async def test_5_a_stream_is_written_by_the_writer(nursery: trio.Nursery) -> None:
+    bench = Bench(nursery, "stream")
+    before = tasks()
+    bench.outbox.offer(b"one")
+    assert bench.outbox.waiting == 3
+    assert tasks() == before + 1
+    assert await bench.read(3) == b"one"
+    await bench.outbox.drained()
+    bench.outbox.offer(b"two")
+    assert await bench.read(3) == b"two"
+    await bench.far.aclose()
+
+
+# Who waits is let go
+
+
+@pytest.mark.parametrize("how", ["drained", "send_all"])
+async def test_the_end_lets_waiters_go(bench: Bench, how: str) -> None:
+    bench.fill()
+    result: list[str] = []
+
+    async def wait() -> None:
+        try:
+            await (bench.outbox.drained() if how == "drained" else bench.outbox.send_all(b"x"))
+            result.append("done")
+        except trio.BrokenResourceError:
+            result.append("broken")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        bench.outbox.end()
+    assert result == ["done" if how == "drained" else "broken"]
+
+
+async def test_an_empty_block_is_nothing(bench: Bench) -> None:
+    bench.outbox.offer(b"")
+    bench.outbox.last_words(b"")
+    assert bench.outbox.waiting == 0

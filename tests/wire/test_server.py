@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import msgspec
+import pytest
+import trio
+import trio.testing
+from trio.testing import MockClock
+
+from chatd.wire.routes import Request, Response
+from chatd.wire.transport import Peer
+from tests.wire.served import Client, serve, settings
+
+FEW = settings(limits={"connections": 3, "connections_per_address": 2})
+
+
+def away(address: str) -> Peer:
+    return Peer(address, "tcp", loopback=False)
+
+
+async def status(client: Client) -> tuple[int, dict[str, str]]:
+    status, headers, _ = await client.ask("GET / HTTP/1.1")
+    return status, headers
+
+
+async def test_a_connection_too_many_is_told_so_and_room_comes_again() -> None:
+    async with serve(FEW, tcp=False) as served:
+        held = [served.dial() for _ in range(3)]
+        await held[0].upgrade()
+        refused = served.dial()
+        code, headers = await status(refused)
+        assert (code, headers["connection"]) == (503, "close")
+        assert int(headers["retry-after"]) > 0
+        await refused.stream.send_eof()
+        await refused.rest()
+        await held[2].aclose()
+        await trio.testing.wait_all_tasks_blocked()
+        assert (await status(served.dial()))[0] == 200
+        assert served.server.statistics().refused == {503: 1}
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("2001:db8:0:1::1", "2001:db8:0:1:ffff::2"),  # one household
+    ],
+)
+async def test_an_address_has_its_limit_and_others_are_served(first: str, second: str) -> None:
+    async with serve(settings(limits={"connections_per_address": 2}), tcp=False) as served:
+        for _ in range(2):
+            assert (await status(served.dial(away(first))))[0] == 200
+        assert (await status(served.dial(away(second))))[0] == 429
+        assert (await status(served.dial(away("192.0.2.2"))))[0] == 200
+        assert (await status(served.dial(away("2001:db8:0:2::1"))))[0] == 200
+
+
+@pytest.mark.parametrize(
+    "peer", [Peer("127.0.0.1", "tcp", loopback=True), Peer("unix", "unix", loopback=False)]
+)
+async def test_loopback_and_unix_have_no_limit_by_address(peer: Peer) -> None:
+    async with serve(settings(limits={"connections_per_address": 2}), tcp=False) as served:
+        for _ in range(5):
+            assert (await status(served.dial(peer)))[0] == 200
+
+
+async def test_a_flood_over_the_limit_is_turned_away_without_a_word() -> None:
+    async with serve(FEW, tcp=False) as served:
+        for _ in range(200):
+            served.dial()
+        await trio.testing.wait_all_tasks_blocked()
+        statistics = served.server.statistics()
+        assert statistics.open == 3 + 64
+        assert statistics.turned_away == 200 - 67
+
+
+async def test_ids_are_short_and_different() -> None:
+    async with serve(tcp=False) as served:
+        for _ in range(40):
+            await served.dial().upgrade()
+        await trio.testing.wait_all_tasks_blocked()
+        ids = [chatter.websocket.id for chatter in served.chatters]
+        assert ids[:3] == ["c1", "c2", "c3"]
+        assert ids[35] == "c10"
+        assert len(set(ids)) == 40
+
+
+async def test_settings_are_taken_up_while_running(autojump_clock: MockClock) -> None:
+    async with serve(tcp=False) as served:
+        quick = settings(websocket={"ping_interval_seconds": 5, "ping_timeout_seconds": 2})
+        served.server.settings = msgspec.structs.replace(quick, limits=FEW.limits)
+        client = served.dial()
+        await client.upgrade()
+        began = trio.current_time()
+        assert (await client.closed())[0] == 4002
+        assert trio.current_time() - began == 7
+
+
+async def test_listening_ends_and_connections_live_on() -> None:
+    async with serve() as served:
+        client = await served.dial_tcp()
+        await client.upgrade()
+        await client.text("x")
+        assert await client.hear() == "x"
+        served.listeners[0].close()
+        with pytest.raises(OSError, match="attempts to connect"):
+            await served.dial_tcp()
+        await client.text("y")
+        assert await client.hear() == "y"
+
+
+async def test_a_retiring_server_keeps_nobody_waiting(autojump_clock: MockClock) -> None:
+    begun = trio.Event()
+
+    async def slow(request: Request) -> Response:
+        begun.set()
+        await trio.sleep(5)
+        return Response(200, b"still answered")
+
+    async with serve(tcp=False, slow=slow) as served:
+        idle, busy, websocket = (served.dial() for _ in range(3))
+        assert (await status(idle))[0] == 200
+        await websocket.upgrade()
+        await busy.send(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
+        await begun.wait()
+        served.server.retire()
+        assert await idle.rest() == b""
+        assert trio.current_time() == pytest.approx(0, abs=1)
+        _, headers, body = await busy.answer()
+        assert (headers["connection"], body) == ("close", b"still answered")
+        assert await busy.rest() == b""
+        _, headers, _ = await served.dial().ask("GET / HTTP/1.1")
+        assert headers["connection"] == "close"
+        await websocket.text("and I?")
+        assert await websocket.hear() == "and I?"
+
+
+async def test_a_faulty_answer_costs_its_connection_alone() -> None:
+    async def faulty(request: Request) -> Response:
+        return Response(200, headers=[("X-Split", "a\r\nb: c")])
+
+    async with serve(tcp=False, faulty=faulty) as served:
+        client = served.dial()
+        await client.send(b"GET /faulty HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert await client.rest() == b""
+        assert len(served.faults) == 1
+        assert (await status(served.dial()))[0] == 200
+
+
+async def test_statistics() -> None:
+    async with serve(tcp=False) as served:
+        client = served.dial()
+        await client.upgrade()
+        await trio.testing.wait_all_tasks_blocked()
+        statistics = served.server.statistics()
+        assert (statistics.open, statistics.websockets, statistics.accepted) == (1, 1, 1)
+        assert (statistics.refused, statistics.turned_away, statistics.waiting) == ({}, 0, 0)

@@ -1,0 +1,406 @@
+"""A connection's life, over memory streams and over loopback, with a real client and a raw one."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+import trio
+import trio.testing
+from trio.testing import MockClock
+from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
+
+from chatd import model
+from chatd.wire import frames
+from chatd.wire.websocket import Receiver, WebSocket
+from tests.wire.served import HANDSHAKE, Chatter, Client, Served, masked, serve, settings
+from tests.wire.test_frames import BROKEN
+
+SMALL = settings(
+    limits={"message_bytes": 1000, "send_queue_bytes": 70_000, "close_seconds": 2.0},
+    websocket={"max_message_bytes": 70_000},
+)
+Dial = Callable[[], Awaitable[Client]]
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[Served]:
+    async with serve(SMALL) as made:
+        yield made
+
+
+@pytest.fixture(params=["memory", "socket"])
+def dial(request: pytest.FixtureRequest, served: Served) -> Dial:
+    async def memory() -> Client:
+        return served.dial()
+
+    return memory if request.param == "memory" else served.dial_tcp
+
+
+async def joined(dial: Dial, nursery: trio.Nursery, path: str = "/ws") -> WebSocketConnection:
+    """Come in with trio-websocket's client."""
+    client = await dial()
+    wanted = ["chatd.v1"] if "protocol" in path else None
+    return await wrap_client_stream(
+        nursery,
+        client.stream,  # type: ignore[arg-type]  # any stream will do but for its addresses
+        "localhost",
+        path,
+        subprotocols=wanted,
+    )
+
+
+async def test_a_real_client_talks(served: Served, dial: Dial, nursery: trio.Nursery) -> None:
+    client = await joined(dial, nursery)
+    for message in ("hello", "", "tschüß", "x" * 60_000):
+        await client.send_message(message)
+        assert await client.get_message() == message
+    await client.send_message(b"\x00\xff")
+    assert await client.get_message() == b"\x00\xff"
+    await client.ping()
+    await client.aclose(1000, "enough")
+    chatter = served.chatters[0]
+    await chatter.over.wait()
+    assert (chatter.close, chatter.reason, chatter.ends) == (model.NORMAL, "enough", 1)
+    assert chatter.websocket.received_messages == 5
+    assert served.server.connections == set()
+    assert served.recording.records == []
+
+
+async def test_the_subprotocol_is_told(served: Served, dial: Dial, nursery: trio.Nursery) -> None:
+    client = await joined(dial, nursery, "/ws?protocol=chatd.v1")
+    assert client.subprotocol == "chatd.v1"
+    await client.aclose()
+
+
+async def test_our_close_comes_after_the_farewell(
+    served: Served, dial: Dial, nursery: trio.Nursery
+) -> None:
+    client = await joined(dial, nursery)
+    await client.send_message("kick")
+    assert await client.get_message() == "bye 4500"
+    with pytest.raises(ConnectionClosed) as caught:
+        await client.get_message()
+    assert caught.value.reason is not None
+    assert (caught.value.reason.code, caught.value.reason.reason) == (4500, "kicked by ann")
+    await served.chatters[0].over.wait()
+    assert (served.chatters[0].close, served.chatters[0].ends) == (model.KICKED, 1)
+
+
+@pytest.mark.parametrize("word", ["boom", "later"])
+async def test_a_gateways_exception_is_noted_and_closes_with_1011(
+    served: Served, dial: Dial, word: str
+) -> None:
+    other, client = await dial(), await dial()
+    await other.upgrade()
+    await client.upgrade()
+    await client.text(word)
+    assert await client.closed() == (1011, model.INTERNAL.reason)
+    assert len(served.faults) == 1
+    assert "boom" in served.faults[0]
+    await other.text("still here")
+    assert await other.hear() == "still here"
+
+
+async def test_an_opener_that_fails_closes_with_1011(served: Served, dial: Dial) -> None:
+    async def fail(websocket: WebSocket) -> Receiver:
+        raise ValueError("no")
+
+    served.opening = fail
+    client = await dial()
+    await client.upgrade()
+    assert await client.closed() == (1011, model.INTERNAL.reason)
+    assert len(served.faults) == 1
+
+
+async def test_nothing_is_read_until_the_opener_returned(served: Served, dial: Dial) -> None:
+    gate = trio.Event()
+
+    async def wait(websocket: WebSocket) -> Receiver:
+        await gate.wait()
+        return await served.chat(websocket)
+
+    served.opening = wait
+    client = await dial()
+    await client.upgrade()
+    await client.text("early")
+    await trio.testing.wait_all_tasks_blocked()
+    assert served.chatters == []
+    gate.set()
+    assert await client.hear() == "early"
+
+
+async def test_frames_that_come_with_the_handshake_are_not_lost(served: Served, dial: Dial) -> None:
+    client = await dial()
+    await client.send(HANDSHAKE + masked(0x81, b"one") + masked(0x89, b"p") + masked(0x81, b"two"))
+    assert (await client.answer())[0] == 101
+    assert await client.hear() == "one"
+    assert await client.frame() == (0x8A, b"p")
+    assert await client.hear() == "two"
+
+
+async def test_a_ping_between_fragments_is_answered_before_the_message(
+    served: Served, dial: Dial
+) -> None:
+    client = await dial()
+    await client.upgrade()
+    await client.send(masked(0x01, b"a") + masked(0x89, b"now") + masked(0x80, b"b"))
+    assert await client.frame() == (0x8A, b"now")
+    assert await client.hear() == "ab"
+
+
+async def test_pongs_are_swallowed(served: Served, dial: Dial) -> None:
+    client = await dial()
+    await client.upgrade()
+    await client.send(masked(0x8A, b"unasked") * 100 + masked(0x81, b"x"))
+    assert await client.hear() == "x"
+
+
+@pytest.mark.parametrize(("data", "code"), [row[1:] for row in BROKEN], ids=[r[0] for r in BROKEN])
+async def test_every_fault_reaches_the_peer_as_a_close_frame(
+    served: Served, dial: Dial, data: bytes, code: int
+) -> None:
+    client = await dial()
+    await client.upgrade()
+    await client.send(masked(0x81, b"before") + data + masked(0x81, b"after"))
+    assert await client.hear() == "before"
+    while (word := await client.hear()) != f"bye {code}":
+        assert word == "a"  # a whole message before the fault
+    frame = await client.frame()
+    assert frame is not None
+    assert frame[0] == 0x88
+    assert int.from_bytes(frame[1][:2], "big") == code
+    assert await client.frame() is None
+    await client.aclose()
+    await served.chatters[0].over.wait()
+    assert "after" not in served.chatters[0].messages
+    assert served.chatters[0].close == model.CLOSES[code]
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 3000, 4999])
+async def test_the_peers_close_is_answered(served: Served, dial: Dial, code: int) -> None:
+    client = await dial()
+    await client.upgrade()
+    payload = code.to_bytes(2, "big") + b"done"
+    await client.send(masked(0x88, payload) + masked(0x81, b"after"))
+    assert await client.frame() == (0x88, payload)
+    assert await client.frame() is None
+    await served.chatters[0].over.wait()
+    assert served.chatters[0].messages == []
+    assert served.chatters[0].reason == "done"
+
+
+async def test_a_close_without_a_code(served: Served, dial: Dial) -> None:
+    client = await dial()
+    await client.upgrade()
+    await client.send(masked(0x88, b""))
+    assert await client.frame() == (0x88, b"")
+    await served.chatters[0].over.wait()
+    assert served.chatters[0].close == model.NO_STATUS
+
+
+async def test_a_lost_peer(served: Served, dial: Dial) -> None:
+    client = await dial()
+    await client.upgrade()
+    await client.aclose()
+    while not served.chatters:
+        await trio.testing.wait_all_tasks_blocked()
+    await served.chatters[0].over.wait()
+    assert (served.chatters[0].close, served.chatters[0].ends) == (model.LOST, 1)
+    assert served.faults == []
+
+
+async def test_both_close_at_once(served: Served, dial: Dial) -> None:
+    client = await dial()
+    await client.upgrade()
+    await client.send(masked(0x81, b"kick") + masked(0x88, b"\x03\xe8"))
+    assert await client.hear() == "bye 4500"
+    frame = await client.frame()
+    assert frame is not None
+    assert frame[0] == 0x88
+    assert await client.frame() is None
+    await served.chatters[0].over.wait()
+    assert (served.chatters[0].close, served.chatters[0].ends) == (model.KICKED, 1)
+    assert served.faults == []
+
+
+async def test_pings_while_closing_are_passed_over(served: Served, dial: Dial) -> None:
+    client = await dial()
+    await client.upgrade()
+    await client.send(masked(0x81, b"kick"))
+    assert await client.closed() == (4500, "kicked by ann")
+    await client.send(masked(0x89, b"p") * 10 + masked(0x88, b"\x11\x94"))
+    assert await client.frame() is None
+    assert served.faults == []
+
+
+async def test_the_first_end_wins_and_offers_after_it_do_nothing(served: Served) -> None:
+    client = served.dial()
+    await client.upgrade()
+    await trio.testing.wait_all_tasks_blocked()
+    websocket = served.chatters[0].websocket
+    websocket.end(model.BANNED)
+    websocket.end(model.KICKED)
+    assert await client.closed() == (4501, "banned")
+    websocket.outbox.offer(frames.text(b"late"))
+    await client.send(masked(0x88, b"\x11\x95"))
+    assert await client.frame() is None
+    websocket.outbox.offer(frames.text(b"later"))
+
+
+async def test_a_peer_that_does_not_answer_our_close_is_cut(
+    autojump_clock: MockClock,
+) -> None:
+    async with serve(SMALL, tcp=False) as served:
+        client = served.dial()
+        await client.upgrade()
+        await client.text("kick")
+        began = trio.current_time()
+        assert await client.closed() == (4500, "kicked by ann")
+        assert await client.frame() is None
+        assert trio.current_time() - began == 2.0
+        await served.chatters[0].over.wait()
+
+
+async def test_a_silent_peer_is_pinged_and_closed_with_4002(autojump_clock: MockClock) -> None:
+    async with serve(tcp=False) as served:
+        client = served.dial()
+        await client.upgrade()
+        began = trio.current_time()
+        assert await client.frame() == (0x89, b"")
+        assert trio.current_time() - began == 25
+        assert await client.closed() == (4002, model.SILENT.reason)
+        assert trio.current_time() - began == 45
+        await client.aclose()
+        await served.chatters[0].over.wait()
+        assert served.chatters[0].close == model.SILENT
+
+
+async def test_a_pong_is_a_life_sign(autojump_clock: MockClock) -> None:
+    async with serve(tcp=False) as served:
+        client = served.dial()
+        await client.upgrade()
+        for _ in range(10):
+            assert await client.frame() == (0x89, b"")
+            await client.send(masked(0x8A, b""))
+        assert trio.current_time() >= 250
+        await client.text("here")
+        assert await client.hear() == "here"
+
+
+async def test_half_a_frame_and_silence_is_closed(autojump_clock: MockClock) -> None:
+    async with serve(tcp=False) as served:
+        client = served.dial()
+        await client.upgrade()
+        await client.send(masked(0x81, b"x" * 100)[:50])
+        assert await client.closed() == (4002, model.SILENT.reason)
+
+
+async def test_while_a_message_is_taken_the_peer_is_not_silent(autojump_clock: MockClock) -> None:
+    class Slow(Chatter):
+        async def received(self, message: str | bytes) -> None:
+            await trio.sleep(300)
+            await super().received(message)
+
+    async with serve(tcp=False) as served:
+
+        async def slowly(websocket: WebSocket) -> Receiver:
+            chatter = Slow(websocket)
+            served.chatters.append(chatter)
+            return chatter
+
+        served.opening = slowly
+        client = served.dial()
+        await client.upgrade()
+        await client.text("patience")
+        assert await client.hear() == "patience"
+        assert trio.current_time() >= 300
+
+
+async def test_a_slow_reader_gets_4001_when_it_reads_again(served: Served) -> None:
+    client = await served.dial_tcp()
+    await client.upgrade()
+    while not served.chatters:
+        await trio.testing.wait_all_tasks_blocked()
+    websocket = served.chatters[0].websocket
+    block = frames.text(b"x" * 50_000)
+    count = 0
+    while websocket.closing is None:
+        websocket.outbox.offer(block)
+        count += 1
+    assert websocket.closing[0] is model.TOO_SLOW
+    websocket.outbox.offer(block)
+    got = 0
+    while True:
+        frame = await client.frame()
+        assert frame is not None
+        if frame[0] == 0x88:
+            break
+        assert frame[1] in (b"x" * 50_000, b"bye 4001")
+        got += 1
+    assert int.from_bytes(frame[1][:2], "big") == 4001
+    assert got == count  # all but the one that was too much, and the farewell
+    await client.send(masked(0x88, frame[1]))
+    assert await client.frame() is None
+    await served.chatters[0].over.wait()
+
+
+async def test_a_reader_that_never_reads_is_cut_in_time(served: Served) -> None:
+    client = await served.dial_tcp()
+    await client.upgrade()
+    while not served.chatters:
+        await trio.testing.wait_all_tasks_blocked()
+    websocket = served.chatters[0].websocket
+    while websocket.closing is None:
+        websocket.outbox.offer(frames.text(b"x" * 50_000))
+    with trio.fail_after(10):
+        await served.chatters[0].over.wait()
+    assert served.chatters[0].close is model.TOO_SLOW
+    await client.aclose()
+
+
+async def test_a_flood_of_pings_stops_our_reading_and_nothing_grows(served: Served) -> None:
+    client = await served.dial_tcp()
+    await client.upgrade()
+    flood = masked(0x89, b"p" * 125) * 500
+    sent = 0
+    with trio.move_on_after(1):
+        while True:
+            await client.send(flood)
+            sent += 1
+    chatter = served.chatters[0]
+    assert chatter.websocket.outbox.waiting < 1000
+    other = await served.dial_tcp()
+    await other.upgrade()
+    await other.text("quick")
+    assert await other.hear() == "quick"
+    await client.aclose()
+    await chatter.over.wait()
+    assert served.faults == []
+
+
+async def test_cancelled_from_outside_all_is_closed_and_told() -> None:
+    async with serve(SMALL, tcp=False) as served:
+        client = served.dial()
+        await client.upgrade()
+        await client.text("x")
+        assert await client.hear() == "x"
+        served.handlers.cancel_scope.cancel()
+        assert await client.frame() is None
+    assert (served.chatters[0].close, served.chatters[0].ends) == (model.GOING_AWAY, 1)
+    served.chatters[0].websocket.outbox.offer(b"x")
+    assert served.faults == []
+
+
+async def test_a_closed_connection_is_not_kept(served: Served) -> None:
+    client = await served.dial_tcp()
+    await client.upgrade()
+    await client.text("x")
+    await client.hear()
+    await client.aclose()
+    await served.chatters[0].over.wait()
+    served.chatters.clear()
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    gc.collect()
+    assert not [thing for thing in gc.get_objects() if type(thing) is WebSocket]
