@@ -11,7 +11,7 @@ import trio
 from chatd import __version__
 from chatd.bus import Bus, Codec
 from chatd.chat import events
-from chatd.chat.connection import Connection, Outbox
+from chatd.chat.connection import Connection, Outbox, StartSoon
 from chatd.chat.rooms import Rooms
 from chatd.chat.users import User, Users
 from chatd.journal import Journal
@@ -75,17 +75,14 @@ class Chat:
         connection_id: str,
         outbox: Outbox,
         codec: Codec,
-        nursery: trio.Nursery,
+        start_soon: StartSoon,
         *,
         address: str,
         transport: str,
         protocol: str,
         nick: str | None,
     ) -> tuple[Connection, str | None]:
-        """Let a client in as a guest; the second value says why ``nick`` could not be had, if so.
-
-        ``nursery`` is the connection's own.
-        """
+        """Let a client in as a guest; the second value says why ``nick`` could not be had, if so."""
         user, why_not = self.users.guest(nick)
         connection = Connection(
             self,
@@ -93,7 +90,7 @@ class Chat:
             user,
             outbox,
             codec,
-            nursery,
+            start_soon,
             address=address,
             transport=transport,
             protocol=protocol,

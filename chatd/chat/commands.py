@@ -65,11 +65,15 @@ class Leave(Command, frozen=True, kw_only=True):
 
 
 class Say(Command, frozen=True, kw_only=True):
-    """Say a text in a room. The same ``key`` of the same user is said once."""
+    """Say a text in a room. The same ``key`` of the same user is said once.
+
+    ``reply_to`` is the number of the message it answers.
+    """
 
     room: str
     text: str
     key: str | None = None
+    reply_to: int | None = None
 
 
 class History(Command, frozen=True, kw_only=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
@@ -22,10 +22,13 @@ from chatd.model import Close, Operation, Outcome, Refusal
 if TYPE_CHECKING:
     from chatd.chat.chat import Chat
 
-__all__ = ["Answered", "Connection", "Outbox", "Traffic"]
+__all__ = ["Answered", "Connection", "Outbox", "StartSoon", "Traffic"]
 
 Answered: TypeAlias = Callable[[commands.Answer | Refusal], None]
 """Takes the answer to a command: once, maybe at once, maybe long after. Must not raise."""
+
+StartSoon: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
+"""Runs a task for as long as the connection lasts."""
 
 UNANSWERED: Final = 64
 """Commands that may wait for their commit; then nothing more is read from this client."""
@@ -62,7 +65,7 @@ class Connection:
         user: User,
         outbox: Outbox,
         codec: Codec,
-        nursery: trio.Nursery,
+        start_soon: StartSoon,
         *,
         address: str,
         transport: str,
@@ -75,8 +78,7 @@ class Connection:
         """The user it began as, who is forgotten if it turns out to be somebody else."""
         self.outbox = outbox
         self.codec = codec
-        self.nursery = nursery
-        """The connection's own: what catches up lives in it."""
+        self.start_soon = start_soon
         self.address = address
         self.transport = transport
         self.protocol = protocol

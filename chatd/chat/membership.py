@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -35,7 +36,7 @@ class Membership:
         """Say what was shown after ``position``, at the client's pace, and then what is live."""
         if not self._follow(position):
             self._catching_up = trio.CancelScope()
-            self._connection.nursery.start_soon(self._catch_up, position, self._catching_up)
+            self._connection.start_soon(partial(self._catch_up, position, self._catching_up))
 
     def stop(self) -> None:
         """Hear nothing more of the room."""

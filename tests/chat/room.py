@@ -39,7 +39,7 @@ class Client:
             f"c{next(room.ids)}",
             self,
             CODEC,
-            nursery,
+            nursery.start_soon,
             address="192.0.2.1",
             transport="memory",
             protocol="test",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 import trio
+from msgspec import UNSET
 from msgspec.structs import replace
 from trio.testing import MockClock
 
@@ -114,6 +115,17 @@ async def test_a_key_has_1_to_64_bytes(room: Room, key: str) -> None:
     ann = room.client("ann")
     await ann.join()
     assert refused(await ann.say("x", key=key)) == "bad_request"
+
+
+async def test_a_reply_names_a_message_of_the_room(room: Room) -> None:
+    ann = room.client("ann")
+    await ann.join()
+    await ann.say("?")
+    assert refused(await ann.say("!", reply_to=2)) == "bad_request"
+    assert refused(await ann.say("!", reply_to=0)) == "bad_request"
+    await ann.say("!", reply_to=1)
+    await ann.until(lambda: len(ann.texts()) == 2)
+    assert [message.reply_to for message in ann.told(events.Message)] == [UNSET, 1]
 
 
 async def test_who_is_not_in_a_room_cannot_speak_there(room: Room) -> None:

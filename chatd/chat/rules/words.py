@@ -29,10 +29,13 @@ async def say(connection: Connection, command: commands.Say, answered: Answered)
         answered(Refusal("not_joined", f"join {command.room[:64]} first"))
         return
     text = command.text.replace("\r\n", "\n")
+    room, user = membership.room, connection.user
+    if command.reply_to is not None and not 1 <= command.reply_to <= room.topic.visible:
+        answered(Refusal("bad_request", "reply_to is the number of a message of this room"))
+        return
     if refusal := _may_say(connection, text, command.key):
         answered(refusal)
         return
-    room, user = membership.room, connection.user
     await connection.publish(
         Post(
             room=room.topic.room,
@@ -41,6 +44,7 @@ async def say(connection: Connection, command: commands.Say, answered: Answered)
             nick=user.nick.shown,
             text=text,
             key=command.key,
+            reply_to=command.reply_to,
         ),
         partial(_said, connection, room, chat.journal.epoch, answered),
     )

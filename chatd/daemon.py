@@ -1,0 +1,158 @@
+"""The daemon: its nursery tree, its signals, and how it ends.
+
+::
+
+    run                  SIGTERM, SIGINT: drain; a second one: end at once
+    ├── log              writes what a slow reader left waiting
+    ├── chat             who is gone for good
+    ├── heartbeats       pings, and who is silent
+    └── bus              collect and commit; fan out
+        └── handlers     one task for each connection, with a nursery of its own
+            └── listeners    accept
+
+Ended from the leaves: listeners are cancelled, handlers say goodbye and have a deadline, then the
+bus commits and shows the rest and closes the journal, and what is left is cancelled.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Final
+
+import trio
+
+from chatd import __version__
+from chatd.chat import Chat
+from chatd.gateways import routes
+from chatd.journal import Journal
+from chatd.logs import Log
+from chatd.model import GOING_AWAY
+from chatd.settings import Settings
+from chatd.systemd import Notifier
+from chatd.wire.listener import Listener
+from chatd.wire.server import Server
+from chatd.wire.transport import Transport
+
+__all__ = ["Daemon", "now_ms", "open_daemon", "run"]
+
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+FLUSH_SECONDS: Final = 1.0
+"""What the bus has at least to commit what it has taken, after the last client went."""
+
+
+def now_ms() -> int:
+    """Give the wall clock's milliseconds: for what is written down, never for a wait."""
+    return time.time_ns() // 1_000_000
+
+
+class Daemon:
+    """A daemon that runs; made by ``open_daemon``, which owns its tasks."""
+
+    def __init__(self, settings: Settings, chat: Chat, log: Log, handlers: trio.Nursery) -> None:
+        self.settings = settings
+        self.chat = chat
+        self.server = Server(settings, routes(chat, log, self._welcomes), log)
+        self._log = log
+        self._handlers = handlers
+        self._listeners = trio.CancelScope()
+        self.ends = math.inf
+        """When the drain's time is over, on Trio's clock."""
+
+    def _welcomes(self) -> bool:
+        return self.ends == math.inf and self.chat.bus.available
+
+    def listen(self, listeners: Sequence[Listener]) -> None:
+        """Take clients from these listeners, until the daemon drains; it closes them then."""
+        self._handlers.start_soon(self._accept, listeners)
+
+    async def _accept(self, listeners: Sequence[Listener]) -> None:
+        with self._listeners:
+            await self.server.serve(listeners, handlers=self._handlers)
+
+    def attach(self, transport: Transport) -> None:
+        """Serve one connection that came by no listener."""
+        self._handlers.start_soon(self.server.handle, transport)
+
+    async def drain(self) -> None:
+        """Send everybody away: the health check first, then the listeners, then the clients."""
+        settings = self.settings.drain
+        self.ends = trio.current_time() + settings.delay_seconds + settings.seconds
+        self._log.emit(
+            "drain",
+            clients=len(self.chat.connections),
+            rooms=len(self.chat.rooms),
+            seconds=settings.seconds,
+        )
+        await trio.sleep(settings.delay_seconds)
+        self._listeners.cancel()
+        self.server.retire()
+        for websocket in list(self.server.connections):
+            websocket.end(GOING_AWAY)
+        self._handlers.cancel_scope.deadline = self.ends
+
+
+@asynccontextmanager
+async def open_daemon(
+    settings: Settings, *, journal: Journal, log: Log, now: Callable[[], int] = now_ms
+) -> AsyncIterator[Daemon]:
+    """Run a daemon on an open journal for as long as the block; at its end it drains.
+
+    The journal is closed then. A cancellation ends it at once.
+    """
+    chat = Chat(settings, journal=journal, log=log, now=now)
+    await chat.users.load()
+    async with trio.open_nursery() as tending:
+        tending.start_soon(log.run)
+        tending.start_soon(chat.run)
+        async with trio.open_nursery() as flowing:
+            flowing.start_soon(chat.bus.run)
+            async with trio.open_nursery() as handlers:
+                daemon = Daemon(settings, chat, log, handlers)
+                tending.start_soon(daemon.server.sweep)
+                yield daemon
+                await daemon.drain()
+            flowing.cancel_scope.deadline = max(daemon.ends, trio.current_time() + FLUSH_SECONDS)
+            await chat.save()
+            chat.bus.close()
+        tending.cancel_scope.cancel()
+
+
+async def run(
+    settings: Settings,
+    *,
+    listeners: Sequence[Listener],
+    journal: AbstractAsyncContextManager[Journal],
+    log: Log,
+    notifier: Notifier,
+) -> None:
+    """Serve until a signal says to stop; returns when everything is flushed and closed."""
+    began = trio.current_time()
+    log.emit("start", version=__version__)
+    with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
+        async with trio.open_nursery() as nursery:
+            stop = trio.Event()
+            nursery.start_soon(_watch, signals, stop, nursery.cancel_scope)
+            async with journal as store, open_daemon(settings, journal=store, log=log) as daemon:
+                daemon.listen(listeners)
+                for listener in listeners:
+                    log.emit("listening", listener=listener.address)
+                log.emit("ready", seconds=round(trio.current_time() - began, 3))
+                notifier.ready()
+                await stop.wait()
+                notifier.stopping()
+            nursery.cancel_scope.cancel()
+    log.emit("stop", seconds=round(trio.current_time() - began, 3))
+
+
+async def _watch(
+    signals: AsyncIterator[int], stop: trio.Event, everything: trio.CancelScope
+) -> None:
+    async for _ in signals:
+        if stop.is_set():
+            everything.cancel()
+        stop.set()

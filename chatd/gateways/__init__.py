@@ -1,0 +1,75 @@
+"""How each protocol says the chat's commands and events, and what is answered on the one port."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from chatd.chat import Chat
+from chatd.gateways import page
+from chatd.gateways.json import SUBPROTOCOL, JsonGateway
+from chatd.gateways.text import TextGateway
+from chatd.logs import Log
+from chatd.wire.origins import check
+from chatd.wire.routes import WEBSOCKET, Handler, Request, Response, Routes, Upgrade, refusal
+from chatd.wire.websocket import WebSocket
+
+__all__ = ["routes"]
+
+
+def routes(chat: Chat, log: Log, ready: Callable[[], bool]) -> Routes:
+    """Give the table of the public port. ``ready`` tells whether new clients are welcome."""
+    websocket = _websocket(chat, log)
+    pages = page.routes(chat.settings)
+    return Routes(
+        {
+            **pages,
+            "/": {**pages["/"], WEBSOCKET: websocket},
+            "/ws": {WEBSOCKET: websocket},
+            "/healthz": {"GET": _alive},
+            "/readyz": {"GET": _ready(ready)},
+        }
+    )
+
+
+async def _alive(_request: Request) -> Response:
+    return Response(200, b"alive\n")
+
+
+def _ready(ready: Callable[[], bool]) -> Handler:
+    async def handler(_request: Request) -> Response:
+        return Response(200, b"ready\n") if ready() else refusal(503, "not now")
+
+    return handler
+
+
+def _websocket(chat: Chat, log: Log) -> Handler:
+    async def open_json(websocket: WebSocket) -> JsonGateway:
+        return JsonGateway(chat, websocket)
+
+    async def open_text(websocket: WebSocket) -> TextGateway:
+        gateway = TextGateway(chat, websocket)
+        await gateway.enter()
+        return gateway
+
+    async def handler(request: Request) -> Response | Upgrade:
+        http = chat.settings.http
+        if refused := check(request, http.origins, http.hosts, request.listener_loopback):
+            log.emit(
+                "refused",
+                address=request.peer.address,
+                path=request.path,
+                status=403,
+                origin=refused.origin,
+                host=refused.host,
+                setting=refused.setting,
+                reason=refused.message,
+            )
+            return refusal(403, refused.message)
+        offered = request.header("sec-websocket-protocol")
+        if offered is None:
+            return Upgrade(None, open_text)
+        if SUBPROTOCOL in (name.strip() for name in offered.split(",")):
+            return Upgrade(SUBPROTOCOL, open_json)
+        return refusal(400, f"the subprotocol spoken here is {SUBPROTOCOL}; none is plain text")
+
+    return handler

@@ -1,0 +1,244 @@
+// @ts-check
+/** What stands beside the messages: rooms, members, and who one is. */
+
+import { Refused } from "./connection.js";
+import { avatar, coloured, counted, element, find } from "./text.js";
+
+/**
+ * Puts rows into a list, keeping those that did not change: focus and hover stay where they are.
+ * @param {HTMLElement} list
+ * @param {{key: string, shape: string, make: () => HTMLElement}[]} rows
+ */
+function fill(list, rows) {
+  const old = new Map();
+  for (const node of /** @type {HTMLElement[]} */ ([...list.children]))
+    old.set(node.dataset.key, node);
+  const nodes = rows.map(({ key, shape, make }) => {
+    const known = old.get(key);
+    if (known?.dataset.shape === shape) return known;
+    const node = make();
+    node.dataset.key = key;
+    node.dataset.shape = shape;
+    if (known?.contains(document.activeElement))
+      queueMicrotask(() => node.querySelector("button")?.focus());
+    return node;
+  });
+  if (
+    nodes.length !== list.children.length ||
+    nodes.some((node, index) => node !== list.children[index])
+  ) {
+    list.replaceChildren(...nodes);
+  }
+}
+
+/** @param {unknown} error */
+function why(error) {
+  return error instanceof Refused ? error.message : "Not connected. Try again in a moment.";
+}
+
+export class Sidebar {
+  #chat;
+  #open;
+  #roomList = find("room-list", HTMLUListElement);
+  #otherRooms = find("other-rooms", HTMLDivElement);
+  #otherList = find("other-list", HTMLUListElement);
+  #memberList = find("member-list", HTMLUListElement);
+  #membersMore = find("members-more", HTMLButtonElement);
+  #joinName = find("join-name", HTMLInputElement);
+  #joinError = find("join-error", HTMLParagraphElement);
+  #nick = find("me-nick", HTMLButtonElement);
+  #nickForm = find("nick-form", HTMLFormElement);
+  #nickInput = find("nick-input", HTMLInputElement);
+  #nickError = find("nick-error", HTMLParagraphElement);
+  #face = "";
+
+  /**
+   * @param {import("./chat.js").Chat} chat
+   * @param {(name: string) => Promise<void>} open
+   */
+  constructor(chat, open) {
+    this.#chat = chat;
+    this.#open = open;
+    find("join", HTMLFormElement).addEventListener("submit", (event) => {
+      event.preventDefault();
+      void this.#join();
+    });
+    this.#joinName.addEventListener("input", () => (this.#joinError.textContent = ""));
+    for (const list of [this.#roomList, this.#otherList]) {
+      list.addEventListener("click", (event) => {
+        const row = event.target instanceof Element ? event.target.closest("li") : null;
+        if (row?.dataset.key) void this.#enter(row.dataset.key);
+      });
+    }
+    this.#membersMore.addEventListener("click", () => {
+      if (chat.current) void chat.who(chat.current, false);
+    });
+    this.#nick.addEventListener("click", () => this.#edit(true));
+    this.#nickForm.addEventListener("submit", (event) => {
+      event.preventDefault();
+      void this.#rename();
+    });
+    this.#nickForm.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape") return;
+      event.stopPropagation();
+      this.#edit(false);
+    });
+    this.#nickForm.addEventListener("focusout", (event) => {
+      const to = event.relatedTarget;
+      if (
+        !(to instanceof Node && this.#nickForm.contains(to)) &&
+        this.#nickInput.value === chat.nick
+      ) {
+        this.#edit(false, false);
+      }
+    });
+  }
+
+  render() {
+    const { current, rooms, listed } = this.#chat;
+    fill(
+      this.#roomList,
+      [...rooms.values()].map((room) => this.#roomRow(room, room === current)),
+    );
+    const others = listed.filter((each) => !rooms.has(each.room));
+    this.#otherRooms.hidden = others.length === 0;
+    fill(
+      this.#otherList,
+      others.map(({ room, members }) => ({
+        key: room,
+        shape: String(members),
+        make: () =>
+          element(
+            "li",
+            {},
+            element(
+              "button",
+              { type: "button" },
+              element("span", { class: "hash" }, "#"),
+              element("bdi", {}, room),
+              this.#count(members),
+            ),
+          ),
+      })),
+    );
+    this.#renderMembers();
+    const face = `${this.#chat.user} ${this.#chat.nick}`;
+    if (face !== this.#face) {
+      this.#face = face;
+      find("me-avatar", HTMLSpanElement).replaceChildren(avatar(this.#chat.nick, this.#chat.user));
+      find("me-name", HTMLElement).textContent = this.#chat.nick;
+      this.#nick.setAttribute("aria-label", `You are ${this.#chat.nick}. Change your name`);
+    }
+  }
+
+  /** @param {number} members */
+  #count(members) {
+    return element(
+      "span",
+      { class: "count", title: counted(members, "member") },
+      members.toLocaleString(),
+      element("span", { class: "unseen" }, " members"),
+    );
+  }
+
+  /** @param {import("./room.js").Room} room @param {boolean} current */
+  #roomRow(room, current) {
+    const unread = current ? 0 : room.unread;
+    const known = this.#chat.listed.find((each) => each.room === room.name);
+    const members = room.joined ? room.count : (known?.members ?? 0);
+    return {
+      key: room.name,
+      shape: `${current} ${unread} ${members} ${Boolean(room.refused)}`,
+      make: () => {
+        const button = element(
+          "button",
+          {
+            type: "button",
+            "aria-current": current && "true",
+            class: unread ? "unread" : room.refused ? "refused" : "",
+          },
+          element("span", { class: "hash" }, "#"),
+          element("bdi", {}, room.name),
+        );
+        if (unread) {
+          button.append(
+            element(
+              "span",
+              { class: "badge" },
+              unread > 99 ? "99+" : String(unread),
+              element("span", { class: "unseen" }, " unread"),
+            ),
+          );
+        } else if (members) {
+          button.append(this.#count(members));
+        }
+        return element("li", {}, button);
+      },
+    };
+  }
+
+  #renderMembers() {
+    const room = this.#chat.current;
+    const members = room ? [...room.members.values()] : [];
+    members.sort((a, b) => a.nick.localeCompare(b.nick));
+    fill(
+      this.#memberList,
+      members.map((member) => ({
+        key: member.user,
+        shape: `${member.nick} ${member.op} ${member.user === this.#chat.user}`,
+        make: () => {
+          const nick = coloured(element("bdi", { class: "nick" }, member.nick), member.user);
+          const row = element("li", {}, avatar(member.nick, member.user), nick);
+          if (member.user === this.#chat.user) row.append(element("span", { class: "tag" }, "you"));
+          if (member.op) row.append(element("span", { class: "tag" }, "op"));
+          return row;
+        },
+      })),
+    );
+    const rest = room ? room.count - members.length : 0;
+    this.#membersMore.hidden = rest <= 0;
+    this.#membersMore.textContent = `Show more (${rest.toLocaleString()})`;
+  }
+
+  async #join() {
+    const name = this.#joinName.value.trim().replace(/^#/, "");
+    if (name && (await this.#enter(name))) this.#joinName.value = "";
+  }
+
+  /** @param {string} name */
+  async #enter(name) {
+    this.#joinError.textContent = "";
+    try {
+      await this.#open(name);
+      return true;
+    } catch (error) {
+      this.#joinError.textContent = why(error);
+      return false;
+    }
+  }
+
+  /** @param {boolean} on @param {boolean} back whether the focus returns to the button */
+  #edit(on, back = true) {
+    this.#nickForm.hidden = !on;
+    this.#nick.hidden = on;
+    this.#nickError.textContent = "";
+    if (on) {
+      this.#nickInput.value = this.#chat.nick;
+      this.#nickInput.select();
+    } else if (back) this.#nick.focus();
+  }
+
+  async #rename() {
+    const nick = this.#nickInput.value.trim();
+    if (!nick || nick === this.#chat.nick) {
+      this.#edit(false);
+      return;
+    }
+    try {
+      await this.#chat.rename(nick);
+      this.#edit(false);
+    } catch (error) {
+      this.#nickError.textContent = why(error);
+    }
+  }
+}

@@ -1,0 +1,127 @@
+// @ts-check
+/** How things are written: elements, links, times, colours. Text becomes text nodes only. */
+
+/**
+ * @param {string} tag
+ * @param {Record<string, string | boolean>} attributes true: there, with no value; false: not there
+ * @param {...(Node | string)} children
+ */
+export function element(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value !== false) node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children);
+  return node;
+}
+
+/**
+ * @template {HTMLElement} T
+ * @param {string} id
+ * @param {new () => T} type
+ * @returns {T}
+ */
+export function find(id, type) {
+  const node = document.getElementById(id);
+  if (!(node instanceof type)) throw new TypeError(`#${id} is not there`);
+  return node;
+}
+
+const LINK = /https?:\/\/[^\s<>"]+/gi;
+// What ends a sentence or a bracket around a link is not the link's.
+const TRAILING = /[.,:;!?'*_~\])}>]+$/;
+
+/**
+ * @param {string} text
+ * @returns {DocumentFragment}
+ */
+export function linked(text) {
+  const fragment = document.createDocumentFragment();
+  let end = 0;
+  for (const match of text.matchAll(LINK)) {
+    let href = match[0];
+    const tail = TRAILING.exec(href)?.[0] ?? "";
+    // `https://…/Chat_(network)` keeps its bracket.
+    const kept = tail.startsWith(")") && href.slice(0, -tail.length).includes("(") ? 1 : 0;
+    if (tail.length > kept) href = href.slice(0, href.length - tail.length + kept);
+    if (!URL.canParse(href)) continue;
+    fragment.append(
+      text.slice(end, match.index),
+      element("a", { href, target: "_blank", rel: "noopener noreferrer" }, href),
+    );
+    end = match.index + href.length;
+  }
+  fragment.append(text.slice(end));
+  return fragment;
+}
+
+// FNV-1a. By the user, not the nick: a colour follows its person, and cannot be put on.
+/** @param {string} user */
+export function hue(user) {
+  let hash = 0x811c9dc5;
+  for (let index = 0; index < user.length; index += 1) {
+    hash = Math.imul(hash ^ user.charCodeAt(index), 0x01000193);
+  }
+  // Neighbouring hues look the same: 24 steps are what eyes tell apart.
+  return ((hash >>> 0) % 24) * 15;
+}
+
+/**
+ * @template {HTMLElement} T
+ * @param {T} node
+ * @param {string} user
+ */
+export function coloured(node, user) {
+  node.style.setProperty("--hue", String(hue(user)));
+  return node;
+}
+
+const SEGMENTS = new Intl.Segmenter();
+
+/** @param {string} nick @param {string} user */
+export function avatar(nick, user) {
+  const first = SEGMENTS.segment(nick)[Symbol.iterator]().next().value?.segment ?? "";
+  return coloured(
+    element("span", { class: "avatar", "aria-hidden": "true" }, first.toUpperCase()),
+    user,
+  );
+}
+
+const CLOCK = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
+const WHOLE = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "medium" });
+const WEEKDAY = new Intl.DateTimeFormat(undefined, {
+  weekday: "long",
+  day: "numeric",
+  month: "long",
+});
+const DATE = new Intl.DateTimeFormat(undefined, { dateStyle: "long" });
+
+/** @param {number} at */
+export function time(at) {
+  const date = new Date(at);
+  return element(
+    "time",
+    { datetime: date.toISOString(), title: WHOLE.format(date) },
+    CLOCK.format(date),
+  );
+}
+
+/** The local day, as a key. @param {number} at */
+export function day(at) {
+  return new Date(at).toDateString();
+}
+
+/** @param {number} at */
+export function dayName(at) {
+  const date = new Date(at);
+  const today = new Date();
+  const yesterday = new Date(today.getFullYear(), today.getMonth(), today.getDate() - 1);
+  if (date.toDateString() === today.toDateString()) return "Today";
+  if (date.toDateString() === yesterday.toDateString()) return "Yesterday";
+  return (date.getFullYear() === today.getFullYear() ? WEEKDAY : DATE).format(date);
+}
+
+/** @param {number} count @param {string} one */
+export function counted(count, one) {
+  return `${count.toLocaleString()} ${one}${count === 1 ? "" : "s"}`;
+}

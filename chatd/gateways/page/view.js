@@ -1,0 +1,254 @@
+// @ts-check
+/** The page as a whole: what is drawn when, the banner, the drawers, the title, the keys. */
+
+import { Composer } from "./composer.js";
+import { Log } from "./log.js";
+import { Sidebar } from "./sidebar.js";
+import { shared } from "./storage.js";
+import { counted, element, find } from "./text.js";
+
+// As style.css has them: below, rooms and members are drawers.
+const ROOMS_BESIDE = matchMedia("(min-width: 760px)");
+const MEMBERS_BESIDE = matchMedia("(min-width: 1080px)");
+const FINE_POINTER = matchMedia("(hover: hover) and (pointer: fine)");
+
+/** A panel beside the messages that is a drawer where there is no place. */
+class Panel {
+  #panel;
+  #button;
+  #beside;
+  #out = false;
+
+  /**
+   * @param {"rooms" | "members"} name
+   * @param {MediaQueryList} beside
+   * @param {() => void} changed
+   */
+  constructor(name, beside, changed) {
+    this.name = name;
+    this.#panel = find(name, HTMLElement);
+    this.#button = find(`${name}-open`, HTMLButtonElement);
+    this.#beside = beside;
+    this.#button.addEventListener("click", () => this.toggle());
+    find(`${name}-close`, HTMLButtonElement).addEventListener("click", () => this.toggle());
+    beside.addEventListener("change", () => {
+      this.#out = false;
+      changed();
+    });
+    this.changed = changed;
+  }
+
+  /** Whether it lies over the messages. */
+  get over() {
+    return this.#out && !this.#beside.matches;
+  }
+
+  get #shown() {
+    return this.#beside.matches ? shared.get(`${this.name}.shown`, true) : this.#out;
+  }
+
+  toggle() {
+    const inside = this.#panel.contains(document.activeElement);
+    if (this.#beside.matches) shared.set(`${this.name}.shown`, !this.#shown);
+    else this.#out = !this.#out;
+    this.changed();
+    if (this.over) this.#panel.querySelector("button")?.focus();
+    else if (inside) this.#button.focus();
+  }
+
+  close() {
+    if (this.over) this.toggle();
+  }
+
+  /** @param {boolean} covered whether the other one lies over everything */
+  render(covered) {
+    const shown = this.#shown;
+    document.body.classList.toggle(`with-${this.name}`, shown);
+    this.#panel.inert = !shown || covered;
+    this.#button.setAttribute("aria-expanded", String(shown));
+  }
+}
+
+export class View {
+  #chat;
+  #log;
+  #sidebar;
+  #composer;
+  #rooms;
+  #members;
+  #drawn = false;
+  #shownRoom = "";
+  #banner = find("banner", HTMLDivElement);
+  #bannerText = find("banner-text", HTMLSpanElement);
+  #bannerWait = find("banner-wait", HTMLSpanElement);
+  #bannerAction = find("banner-action", HTMLButtonElement);
+  /** @type {() => void} */
+  #act = () => {};
+
+  /** @param {import("./chat.js").Chat} chat */
+  constructor(chat) {
+    this.#chat = chat;
+    this.#log = new Log(chat);
+    this.#sidebar = new Sidebar(chat, (name) => this.open(name));
+    this.#composer = new Composer(chat, () => this.#log.toEnd(true));
+    const changed = () => this.#renderPanels();
+    this.#rooms = new Panel("rooms", ROOMS_BESIDE, changed);
+    this.#members = new Panel("members", MEMBERS_BESIDE, changed);
+    find("rooms-open", HTMLButtonElement).addEventListener("click", () => void chat.refreshList());
+    find("scrim", HTMLDivElement).addEventListener("click", () => this.#closeDrawers());
+    find("leave", HTMLButtonElement).addEventListener("click", () => {
+      if (chat.current) void chat.leave(chat.current);
+    });
+    this.#bannerAction.addEventListener("click", () => this.#act());
+    document.addEventListener("keydown", (event) => this.#pressed(event));
+    document.addEventListener("visibilitychange", () => this.changed());
+    addEventListener("focus", () => this.changed());
+    // The countdown; nothing else on the page is drawn for the time's sake.
+    setInterval(() => this.#renderBanner(), 1_000);
+    this.#renderPanels();
+    if (FINE_POINTER.matches) this.#composer.focus();
+  }
+
+  /** Something changed: it is drawn once a frame, and in a hidden tab when it is seen again. */
+  changed() {
+    this.#renderTitle();
+    if (this.#drawn) return;
+    this.#drawn = true;
+    requestAnimationFrame(() => {
+      this.#drawn = false;
+      this.#render();
+    });
+  }
+
+  /** @param {string} name */
+  async open(name) {
+    await this.#chat.open(name);
+    this.#closeDrawers();
+    if (FINE_POINTER.matches) this.#composer.focus();
+  }
+
+  #render() {
+    const room = this.#chat.current;
+    const name = room?.name ?? "";
+    if (name !== this.#shownRoom) {
+      this.#shownRoom = name;
+      find("room-name", HTMLHeadingElement).replaceChildren(
+        ...(name
+          ? [
+              element("span", { class: "hash", "aria-hidden": "true" }, "#"),
+              element("bdi", {}, name),
+            ]
+          : []),
+      );
+      if (name && decoded() !== name) {
+        // Back leads from room to room, but not to the address that named none.
+        const hash = `#${encodeURIComponent(name)}`;
+        if (location.hash) history.pushState(null, "", hash);
+        else history.replaceState(null, "", hash);
+      }
+    }
+    const topic = find("room-topic", HTMLParagraphElement);
+    if (topic.textContent !== (room?.topic ?? "")) topic.textContent = room?.topic ?? "";
+    find("composer", HTMLFormElement).hidden = !room;
+    find("leave", HTMLButtonElement).hidden = !room;
+    find("members-open", HTMLButtonElement).hidden = !room;
+    const count = room?.count ?? 0;
+    find("member-count", HTMLSpanElement).textContent = count ? count.toLocaleString() : "";
+    find("members-open", HTMLButtonElement).ariaLabel = count
+      ? counted(count, "member")
+      : "Members";
+    const elsewhere = [...this.#chat.rooms.values()].some((each) => each !== room && each.unread);
+    find("rooms-dot", HTMLSpanElement).hidden = !elsewhere;
+    this.#composer.render();
+    this.#log.render();
+    this.#sidebar.render();
+    this.#renderBanner();
+  }
+
+  #renderPanels() {
+    this.#rooms.render(this.#members.over);
+    this.#members.render(this.#rooms.over);
+    const over = this.#rooms.over || this.#members.over;
+    find("scrim", HTMLDivElement).hidden = !over;
+    find("main", HTMLElement).inert = over;
+  }
+
+  #closeDrawers() {
+    this.#rooms.close();
+    this.#members.close();
+  }
+
+  #renderBanner() {
+    const { kind, text, wait, action, act } = this.#status();
+    this.#banner.hidden = !kind;
+    this.#banner.dataset.kind = kind;
+    const { connection, ready } = this.#chat;
+    const { name } = connection.state;
+    document.body.dataset.connection = name === "open" && !ready ? "connecting" : name;
+    // A status line is read out when it changes: the seconds stand apart.
+    if (this.#bannerText.textContent !== text) this.#bannerText.textContent = text;
+    this.#bannerWait.textContent = wait;
+    this.#bannerAction.hidden = !action;
+    this.#bannerAction.textContent = action;
+    this.#act = act;
+  }
+
+  #status() {
+    const { connection, outdated, ready } = this.#chat;
+    const state = connection.state;
+    const retry = () => connection.retryNow();
+    const none = { kind: "", text: "", wait: "", action: "", act: () => {} };
+    if (state.name === "closed") {
+      const text = state.reason ? `Disconnected: ${state.reason}` : "Disconnected.";
+      return { ...none, kind: "closed", text, action: "Connect again", act: retry };
+    }
+    if (state.name === "open" && ready) {
+      if (!outdated) return none;
+      const text = "The server was updated since this page was loaded.";
+      return { ...none, kind: "outdated", text, action: "Reload", act: () => location.reload() };
+    }
+    const text = navigator.onLine ? "Reconnecting …" : "You are offline.";
+    if (state.name !== "waiting") return { ...none, kind: "connecting", text: "Connecting …" };
+    const seconds = Math.ceil((state.until - performance.now()) / 1_000);
+    const wait = seconds > 1 ? `in ${seconds} s` : "";
+    return {
+      ...none,
+      kind: "waiting",
+      text: state.reason ? `${text} (${state.reason})` : text,
+      wait,
+      action: "Now",
+      act: retry,
+    };
+  }
+
+  #renderTitle() {
+    let unread = 0;
+    for (const room of this.#chat.rooms.values()) unread += room.unread;
+    const name = this.#chat.current ? `#${this.#chat.current.name} · chatd` : "chatd";
+    const title = unread ? `(${unread > 99 ? "99+" : unread}) ${name}` : name;
+    if (document.title !== title) document.title = title;
+  }
+
+  /** @param {KeyboardEvent} event */
+  #pressed(event) {
+    if (event.key === "Escape" && !event.isComposing) {
+      if (this.#rooms.over || this.#members.over) this.#closeDrawers();
+      else this.#log.toEnd();
+    } else if (event.altKey && (event.key === "ArrowUp" || event.key === "ArrowDown")) {
+      const names = [...this.#chat.rooms.keys()];
+      const at = names.indexOf(this.#shownRoom) + (event.key === "ArrowUp" ? -1 : 1);
+      const name = names.at(at % names.length);
+      event.preventDefault();
+      if (name) void this.open(name).catch(() => {});
+    }
+  }
+}
+
+/** The room that the address names; "" where it names none, or nothing that can be read. */
+export function decoded() {
+  try {
+    return decodeURIComponent(location.hash.slice(1)).replace(/^#/, "");
+  } catch {
+    return "";
+  }
+}

@@ -1,0 +1,204 @@
+"""Plain text: a WebSocket with no library behind it is in one room, every frame is a message.
+
+Lines to people are ``nick: text``; notices begin with ``* ``. Later lines of a message are
+indented, so that no message looks like somebody else's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from chatd.chat import Chat, commands, events, perform
+from chatd.chat.names import room_name
+from chatd.gateways.websocket import connect, disconnect
+from chatd.model import NORMAL, UNSUPPORTED, Close, Event, Refusal
+from chatd.wire import frames
+from chatd.wire.websocket import WebSocket
+
+__all__ = ["CODEC", "TextCodec", "TextGateway"]
+
+MOST_BACKLOG: Final = 500
+
+HELP: Final = (
+    "/nick N: be called N; /join R: go to another room; /who: who is here; /history [N]: the last"
+    " N messages; /me TEXT: do something; /quit: leave; // begins a message with a slash"
+)
+
+
+class TextCodec:
+    """Says events as lines for people, one frame each."""
+
+    def encode(self, room: str, items: Sequence[Any]) -> bytes:
+        return b"".join(frames.text(line.encode()) for line in map(_line, items) if line)
+
+
+CODEC: Final = TextCodec()
+
+
+def _line(item: Any) -> str:
+    match item:
+        case Event(kind="message", text=str(text), nick=nick):
+            return f"{nick}: {_indented(text)}"
+        case events.Joined(nick=nick):
+            return f"* {nick} joined"
+        case events.Left(nick=nick):
+            return f"* {nick} left"
+        case events.NickChanged(old=old, new=new):
+            return f"* {old} is now {new}"
+        case events.Notice(text=text):
+            return f"* {_indented(text)}"
+        case _:
+            return ""
+
+
+def _indented(text: str) -> str:
+    return text.replace("\n", "\n  ")
+
+
+class TextGateway:
+    """One client that speaks plain text. ``enter`` takes it into its first room."""
+
+    def __init__(self, chat: Chat, websocket: WebSocket) -> None:
+        self._chat = chat
+        self._websocket = websocket
+        self._room = chat.settings.chat.default_room
+        self._connection, self._why_not = connect(chat, websocket, CODEC, "text")
+
+    async def enter(self) -> None:
+        """Join the room of ``?room=``, or the default one where that cannot be; greet there."""
+        query = self._websocket.request.query
+        wanted = query.get("room", self._room)
+        notices = [] if self._why_not is None else [events.Notice(self._why_not)]
+        refusal = await self._join(wanted, notices)
+        if refusal is not None and wanted != self._room:
+            refusal = await self._join(self._room, [*notices, _notice(refusal)])
+        if refusal is not None:
+            self._connection.tell(_notice(refusal))
+
+    async def received(self, message: str | bytes) -> None:
+        if isinstance(message, bytes):
+            self._websocket.end(UNSUPPORTED, "plain text is text")
+            return
+        text = message.removesuffix("\n").removesuffix("\r")
+        if text.startswith("/") and not text.startswith("//"):
+            await self._command(text)
+        elif text:
+            await self._say(text[1:] if text.startswith("//") else text)
+
+    def farewell(self, close: Close, reason: str) -> bytes:
+        return CODEC.encode("", [events.Notice(reason or close.reason)])
+
+    def ended(self, close: Close, reason: str) -> None:
+        disconnect(self._connection, self._websocket, close, reason)
+
+    # ---- what is typed
+
+    async def _command(self, text: str) -> None:
+        name, _, rest = text.partition(" ")
+        rest = rest.strip()
+        match name.lower():
+            case "/nick" if rest:
+                await self._perform(commands.Nick(nick=rest))
+            case "/join" if rest:
+                await self._move(rest.removeprefix("#"))
+            case "/who":
+                await self._perform(commands.Who(room=self._room))
+            case "/history":
+                await self._history(rest)
+            case "/me" if rest:
+                await self._say(f"_{rest}_")
+            case "/quit":
+                self._websocket.end(NORMAL, "bye")
+            case "/help":
+                self._notice(HELP)
+            case "/nick" | "/join" | "/me":
+                self._notice(f"{name} what? /help tells")
+            case _:
+                self._notice(
+                    f"there is no {name[:32]}; /help tells, // begins a message with a slash"
+                )
+
+    async def _say(self, text: str) -> None:
+        await self._perform(commands.Say(room=self._room, text=text))
+
+    async def _history(self, rest: str) -> None:
+        if rest and not (rest.isascii() and rest.isdigit() and len(rest) < 10):
+            self._notice("/history N: N is a number")
+            return
+        limit = int(rest) if rest else self._chat.settings.chat.backlog
+        await self._perform(commands.History(room=self._room, limit=limit))
+
+    async def _move(self, room: str) -> None:
+        """Go to another room. Left first, so that nothing of the old one follows the greeting."""
+        if isinstance(name := room_name(room), Refusal):
+            self._connection.tell(_notice(name))
+            return
+        before = self._room
+        await self._perform(commands.Leave(room=before))
+        if (refusal := await self._join(room, [])) is not None:
+            self._connection.tell(_notice(refusal))
+            await self._perform(commands.Join(room=before, limit=0))
+
+    async def _join(self, room: str, notices: Sequence[events.Notice]) -> Refusal | None:
+        refusals: list[Refusal] = []
+
+        def answered(answer: commands.Answer | Refusal) -> None:
+            if isinstance(answer, commands.Joined):
+                self._room = answer.room
+                self._greet(answer, notices)
+            elif isinstance(answer, Refusal):
+                refusals.append(answer)
+
+        await perform(self._connection, commands.Join(room=room, limit=self._backlog()), answered)
+        return refusals[0] if refusals else None
+
+    def _backlog(self) -> int:
+        wanted = self._websocket.request.query.get("backlog", "")
+        if wanted.isascii() and wanted.isdigit() and len(wanted) < 10:
+            return min(int(wanted), MOST_BACKLOG)
+        return self._chat.settings.chat.backlog
+
+    def _greet(self, joined: commands.Joined, notices: Sequence[events.Notice]) -> None:
+        greeting = self._chat.settings.chat.greeting
+        greeting = greeting.replace("{nick}", self._connection.user.nick.shown)
+        greeting = greeting.replace("{room}", joined.room)
+        block = frames.text(greeting.encode()) + CODEC.encode("", notices) + _past(joined.events)
+        self._websocket.outbox.offer(block, 1 + len(notices) + len(joined.events))
+
+    # ---- what is answered
+
+    async def _perform(self, command: commands.Command) -> None:
+        await perform(self._connection, command, self._answer)
+
+    def _answer(self, answer: commands.Answer | Refusal) -> None:
+        match answer:
+            case Refusal():
+                self._connection.tell(_notice(answer))
+            case commands.Members(members=members, member_count=count):
+                nicks = ", ".join(member.nick for member in members)
+                more = f" and {count - len(members)} more" if count > len(members) else ""
+                self._notice(f"in #{self._room}: {nicks}{more}")
+            case commands.Page(events=page):
+                self._websocket.outbox.offer(_past(page), len(page))
+            case _:
+                # What was said and who is called what is seen by the lines everybody gets.
+                pass
+
+    def _notice(self, text: str) -> None:
+        self._connection.tell(events.Notice(text))
+
+
+def _past(page: Sequence[Any]) -> bytes:
+    """Say a page of messages as lines like the live ones; deleted ones are passed over."""
+    return b"".join(
+        frames.text(f"{message.nick}: {_indented(message.text)}".encode())
+        for message in page
+        if isinstance(message, events.Message) and isinstance(message.text, str)
+    )
+
+
+def _notice(refusal: Refusal) -> events.Notice:
+    if refusal.retry_ms is None:
+        return events.Notice(refusal.message)
+    return events.Notice(f"{refusal.message}; try again in {refusal.retry_ms / 1000:.1f} s")

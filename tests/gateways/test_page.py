@@ -1,0 +1,266 @@
+"""The page: what is served, how it is fenced in, and what its sources may not do."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from importlib import resources
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from chatd.gateways import page
+from chatd.settings import Chat, Settings
+from chatd.wire.routes import Request, Response, Routes
+from chatd.wire.transport import Peer
+
+FOLDER = Path(str(resources.files("chatd.gateways"))) / "page"
+PATHS = sorted(page.routes(Settings()))
+
+
+async def get(
+    path: str, *headers: tuple[str, str], method: str = "GET", settings: Settings | None = None
+) -> Response:
+    found = Routes(page.routes(settings or Settings())).find(method, path)
+    if isinstance(found, Response):
+        return found
+    peer = Peer(address="127.0.0.1", kind="tcp", loopback=True)
+    answer = await found(Request(method, path, headers, peer))
+    assert isinstance(answer, Response)
+    return answer
+
+
+def headers_of(answer: Response) -> dict[str, str]:
+    names = [name.lower() for name, _ in answer.headers]
+    assert len(names) == len(set(names))
+    return {name.lower(): value for name, value in answer.headers}
+
+
+def policy(answer: Response) -> dict[str, str]:
+    directives = headers_of(answer)["content-security-policy"].split(";")
+    return {name: value for name, _, value in (each.strip().partition(" ") for each in directives)}
+
+
+def test_the_table_is_the_folder() -> None:
+    assert sorted(page.FILES) == sorted(each.name for each in FOLDER.iterdir())
+    assert sorted(["/", *(f"/page/{name}" for name in page.FILES if name != "index.html")]) == PATHS
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_every_file_is_fenced_in(path: str) -> None:
+    answer = await get(path)
+    assert answer.status == 200
+    assert answer.body
+    headers = headers_of(answer)
+    assert headers["cache-control"] == "no-cache"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["cross-origin-opener-policy"] == "same-origin"
+    rules = policy(answer)
+    assert rules["default-src"] == "'none'"
+    for name in ("script-src", "style-src", "img-src", "connect-src"):
+        assert rules[name] == "'self'"
+    for name in ("base-uri", "form-action", "frame-ancestors", "trusted-types"):
+        assert rules[name] == "'none'"
+    assert rules["require-trusted-types-for"] == "'script'"
+    assert "unsafe" not in headers["content-security-policy"]
+
+
+@pytest.mark.parametrize(
+    ("path", "content_type"),
+    [
+        ("/", "text/html; charset=utf-8"),
+        ("/page/style.css", "text/css; charset=utf-8"),
+        ("/page/main.js", "text/javascript; charset=utf-8"),
+        ("/page/icon.svg", "image/svg+xml"),
+    ],
+)
+async def test_types(path: str, content_type: str) -> None:
+    assert (await get(path)).content_type == content_type
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_file_that_is_known_is_not_sent_again(path: str) -> None:
+    first = await get(path)
+    tag = headers_of(first)["etag"]
+    assert tag.startswith('W/"')
+    for condition in (tag, tag.removeprefix("W/"), f'"other", {tag}', "*"):
+        again = await get(path, ("if-none-match", condition), ("accept-encoding", "gzip"))
+        assert (again.status, again.body) == (304, b"")
+        assert headers_of(again)["etag"] == tag
+        assert "content-encoding" not in headers_of(again)
+    for condition in ('"other"', "", 'W/""'):
+        assert (await get(path, ("if-none-match", condition))).status == 200
+
+
+async def test_the_tag_tells_the_contents() -> None:
+    tags = {headers_of(await get(path))["etag"] for path in PATHS}
+    assert len(tags) == len(PATHS)
+    other = msgspec.structs.replace(Settings(), chat=Chat(default_room="plaza"))
+    assert headers_of(await get("/", settings=other))["etag"] not in tags
+
+
+@pytest.mark.parametrize(
+    ("accepted", "packed"),
+    [
+        ("gzip, deflate, br", True),
+        ("br;q=1.0, GZIP;q=0.5", True),
+        ("x-gzip", True),
+        ("gzip;q=0", False),
+        ("gzip; q=0.000", False),
+        ("identity", False),
+        ("*", False),
+        ("", False),
+    ],
+)
+async def test_gzip_for_who_takes_it(accepted: str, packed: bool) -> None:
+    plain = await get("/page/style.css")
+    answer = await get("/page/style.css", ("accept-encoding", accepted))
+    headers = headers_of(answer)
+    assert headers["vary"] == "Accept-Encoding"
+    assert headers["etag"] == headers_of(plain)["etag"]
+    assert headers.get("content-encoding") == ("gzip" if packed else None)
+    body = gzip.decompress(answer.body) if packed else answer.body
+    assert body == plain.body
+    assert not packed or len(answer.body) < len(plain.body)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/page",
+        "/page/",
+        "/page/index.html",
+        "/index.html",
+        "/page/../page.py",
+        "/page/../x",
+        "/page/%2e%2e/page.py",
+        "/page/..%2fpage.py",
+        "/page/main.js%00",
+        "/page/main.js/",
+        "/page//main.js",
+        "//page/main.js",
+        "/page/Main.js",
+        "/page//etc/passwd",
+        "/etc/passwd",
+        "",
+    ],
+)
+async def test_nothing_else_is_there(path: str) -> None:
+    assert (await get(path)).status == 404
+
+
+async def test_only_reading() -> None:
+    assert (await get("/", method="HEAD")).status == 200
+    refused = await get("/", method="POST")
+    assert refused.status == 405
+    assert headers_of(refused)["allow"] == "GET, HEAD"
+
+
+class Elements(HTMLParser):
+    """Collects each start tag with its attributes, and whether text stands in a script or style."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.inline: list[str] = []
+        self._open: str | None = None
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        self._open = tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self._open = None
+
+    def handle_data(self, data: str) -> None:
+        if self._open in ("script", "style") and data.strip():
+            self.inline.append(data)
+
+
+async def index(room: str = "lobby") -> Elements:
+    settings = msgspec.structs.replace(Settings(), chat=Chat(default_room=room))
+    return Elements((await get("/", settings=settings)).body.decode())
+
+
+async def test_the_default_room_is_told_and_cannot_break_out() -> None:
+    for room in ("lobby", "日本語", '"><script>alert(1)</script>', "a&amp;b"):
+        elements = await index(room)
+        told = [
+            a["content"]
+            for tag, a in elements.found
+            if tag == "meta" and a.get("name") == "chatd-room"
+        ]
+        assert told == [room]
+        assert sum(tag == "script" for tag, _ in elements.found) == 1
+
+
+async def test_nothing_inline() -> None:
+    elements = await index()
+    assert elements.inline == []
+    for tag, attributes in elements.found:
+        assert tag != "style"
+        assert "style" not in attributes
+        assert not [name for name in attributes if name.startswith("on")]
+        if tag == "script":
+            assert attributes["src"]
+
+
+async def test_what_the_page_loads_is_there() -> None:
+    elements = await index()
+    loaded = {
+        value
+        for tag, attributes in elements.found
+        for value in (attributes.get("src"), attributes.get("href"))
+        if tag in ("script", "link") and value is not None
+    }
+    # Relative, so that it also works under a path of a proxy's.
+    assert {f"/{name}" for name in loaded} == set(PATHS) - {"/"}
+
+
+async def test_ids_are_one_each_and_labels_lead_somewhere() -> None:
+    elements = await index()
+    ids = [attributes["id"] for _, attributes in elements.found if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for name in ("for", "aria-controls", "aria-describedby", "aria-labelledby"):
+        assert {a[name] for _, a in elements.found if name in a} <= set(ids)
+    names = {a.get("for") for tag, a in elements.found if tag == "label"}
+    fields = {a.get("id") for tag, a in elements.found if tag in ("input", "textarea")}
+    assert fields == names
+
+
+def sources(suffix: str) -> Iterator[tuple[str, str]]:
+    for name in page.FILES:
+        if name.endswith(suffix):
+            yield name, (FOLDER / name).read_text("utf-8")
+
+
+# Each of them turns text into markup or code, or a style's text into style.
+SINKS = re.compile(
+    r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|createContextualFragment"
+    r"|setHTML|srcdoc|\beval\b|\bFunction\(|javascript:|cssText|setAttribute\(\s*[\"'](?:on|style)"
+)
+
+
+def test_text_becomes_text_nodes_only() -> None:
+    for name, text in sources(".js"):
+        assert SINKS.findall(text) == [], name
+
+
+def test_nothing_comes_from_elsewhere() -> None:
+    for name, text in sources(".js"):
+        for target in re.findall(r"\bfrom\s+\"([^\"]+)\"", text):
+            assert target.removeprefix("./") in page.FILES, (name, target)
+    for _, text in (*sources(".css"), *sources(".html")):
+        assert not re.search(r"https?://|@import|url\(", text)
+
+
+async def test_the_page_stays_small() -> None:
+    sent = [await get(path, ("accept-encoding", "gzip")) for path in PATHS]
+    # What a first visit costs; a framework's runtime alone is more.
+    assert sum(len(answer.body) for answer in sent) < 40_000
