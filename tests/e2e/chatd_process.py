@@ -1,0 +1,208 @@
+"""The real daemon as a process of its own: started, awaited by its log, ended by a signal."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import trio
+
+__all__ = ["ChatdProcess", "ChatdStarter", "Line", "free_port"]
+
+Line: TypeAlias = dict[str, Any]
+"""A line of the daemon's log, as JSON has it."""
+
+# Limits of a hang, not of a speed: a machine that does much else is slow. No test waits for them.
+START_SECONDS: Final = 60
+LINE_SECONDS: Final = 60
+END_SECONDS: Final = 60
+
+# Below Linux's ephemeral ports (ip_local_port_range begins at 32768). Within them, a client that
+# calls while the daemon is away may be given the daemon's own port, and be connected to itself.
+_PORTS: Final = range(20000, 32000)
+
+
+def free_port() -> int:
+    """Choose a port that is free on 127.0.0.1 and, where there is IPv6, on [::1]."""
+    while True:
+        port = random.choice(_PORTS)
+        if all(_is_free(family, port) for family in (socket.AF_INET, socket.AF_INET6)):
+            return port
+
+
+def _is_free(family: socket.AddressFamily, port: int) -> bool:
+    try:
+        with socket.socket(family) as probe:
+            probe.bind(("127.0.0.1" if family == socket.AF_INET else "::1", port))
+    except OSError as error:
+        return error.errno != errno.EADDRINUSE
+    return True
+
+
+class ChatdProcess:
+    """One life of a daemon. It must be reading its log (``read_log``) to be waited for."""
+
+    def __init__(self, process: trio.Process, port: int, history: Path) -> None:
+        self.port: Final = port
+        self.history: Final = history
+        self.url: Final = f"ws://localhost:{port}"
+        self.page: Final = f"http://localhost:{port}/"
+        self.lines: Final[list[Line]] = []
+        """The log so far."""
+        self.noise: Final[list[str]] = []
+        """Whatever else it wrote on stderr so far: a traceback, a crash, a warning of Python's."""
+        self._process: Final = process
+        self._news = trio.Event()
+        self._log_ended = False
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    async def read_log(self) -> None:
+        """Take in what it writes until its end."""
+        assert self._process.stderr is not None
+        rest = b""
+        async with self._process.stderr as stream:
+            async for data in stream:
+                *lines, rest = (rest + data).split(b"\n")
+                for line in lines:
+                    self._take(line)
+                self._wake()
+        if rest:
+            self._take(rest)
+        self._log_ended = True
+        self._wake()
+
+    async def line(self, event: str, **fields: object) -> Line:
+        """Wait for the first line, from the start on, of this name and with these fields."""
+        seen = 0
+        with trio.move_on_after(LINE_SECONDS):
+            while True:
+                for line in self.lines[seen:]:
+                    if line["event"] == event and fields.items() <= line.items():
+                        return line
+                seen = len(self.lines)
+                if self._log_ended:
+                    break
+                await self._news.wait()
+        raise AssertionError(f"no line {event} {fields or ''} in the log:\n{self.log()}")
+
+    def log(self) -> str:
+        """Give all it wrote, for the words of a failed assertion."""
+        return "\n".join([*map(json.dumps, self.lines), *self.noise])
+
+    async def stop(self) -> int:
+        """Ask it to end (SIGTERM: it drains) and give its exit status."""
+        self.signal(signal.SIGTERM)
+        return await self.ended()
+
+    async def kill(self) -> int:
+        """End it at once (SIGKILL) and give its exit status, -9."""
+        self.signal(signal.SIGKILL)
+        return await self.ended()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
+    async def ended(self) -> int:
+        """Wait until it has ended and its log is read; give its exit status."""
+        with trio.move_on_after(END_SECONDS) as scope:
+            status = await self._process.wait()
+            while not self._log_ended:
+                await self._news.wait()
+            return status
+        assert scope.cancelled_caught
+        raise AssertionError(f"still running after {END_SECONDS} s:\n{self.log()}")
+
+    async def aclose(self) -> None:
+        """End it, if it has not ended."""
+        with trio.CancelScope(shield=True):
+            if self._process.returncode is None:
+                self._process.kill()
+            await self._process.wait()
+
+    def _take(self, line: bytes) -> None:
+        try:
+            self.lines.append(json.loads(line))
+        except ValueError:
+            self.noise.append(line.decode(errors="backslashreplace"))
+
+    def _wake(self) -> None:
+        self._news.set()
+        self._news = trio.Event()
+
+
+class ChatdStarter:
+    """Starts daemons for one test, one after another on one history, and ends what is left."""
+
+    def __init__(self, folder: Path, nursery: trio.Nursery) -> None:
+        self.started: Final[list[ChatdProcess]] = []
+        self._folder: Final = folder
+        self._nursery: Final = nursery
+
+    async def __call__(
+        self,
+        settings: Mapping[str, object] | None = None,
+        *,
+        port: int | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> ChatdProcess:
+        """Start ``python -m chatd serve`` with these settings and wait until it serves."""
+        chatd = await self.begin(settings, port=port, environ=environ)
+        with trio.move_on_after(START_SECONDS):
+            await chatd.line("ready")
+            return chatd
+        raise AssertionError(f"not ready in {START_SECONDS} s:\n{chatd.log()}")
+
+    async def begin(
+        self,
+        settings: Mapping[str, object] | None = None,
+        *,
+        port: int | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> ChatdProcess:
+        """Start it and do not wait: for a daemon that is to fail."""
+        port = free_port() if port is None else port
+        history = self._folder / "chatd.db"
+        command = [sys.executable, "-W", "error", "-m", "chatd", "serve"]
+        command += ["--listen", f"localhost:{port}"]
+        for key, value in {"history.path": str(history), **(settings or {})}.items():
+            command += ["--set", f"{key}={json.dumps(value)}"]  # JSON's scalars and lists are TOML
+        process = await trio.lowlevel.open_process(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            cwd=self._folder,
+            env={
+                "PATH": os.environ["PATH"],
+                "HOME": str(self._folder),
+                "LANG": "C.UTF-8",
+                **(environ or {}),
+            },
+        )
+        chatd = ChatdProcess(process, port, history)
+        self.started.append(chatd)
+        self._nursery.start_soon(chatd.read_log)
+        return chatd
+
+    async def aclose(self) -> None:
+        """End what still runs. No daemon may have said that it has a fault, or anything but log."""
+        for chatd in self.started:
+            await chatd.aclose()
+        for chatd in self.started:
+            faults = [line for line in chatd.lines if line["event"] == "fault"]
+            assert not faults, f"the daemon logged a fault:\n{chatd.log()}"
+            assert not chatd.noise, f"the daemon wrote what is no log line:\n{chatd.log()}"

@@ -1,0 +1,387 @@
+"""A small client of the Chrome DevTools Protocol: Debian's Chromium without a window, and its tabs.
+
+What a page does is waited for inside the page (a promise that a change of the document settles) or
+told by it (a binding it calls); nothing is asked again and again.
+The protocol: https://chromedevtools.github.io/devtools-protocol/
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+import trio_websocket
+from trio_websocket import WebSocketConnection
+
+__all__ = ["Chromium", "ChromiumError", "PageError", "Tab", "find_chromium", "open_chromium"]
+
+# Limits of a hang, not of a speed; no test waits for them.
+START_SECONDS: Final = 60
+CALL_SECONDS: Final = 60
+
+# A screenshot of a large page comes as one message.
+_MESSAGE_BYTES: Final = 64 << 20
+
+_FLAGS: Final = [
+    "--headless=new",
+    "--remote-debugging-port=0",
+    "--no-first-run",
+    "--no-default-browser-check",
+    # Root can have no sandbox, nor can a user in most containers; the pages are our own.
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",  # a container's /dev/shm is 64 MiB
+    "--disable-extensions",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-default-apps",
+    "--metrics-recording-only",
+    "--mute-audio",
+    "--password-store=basic",
+    # Several tabs are looked at at once: none may sleep because it is behind another.
+    "--disable-background-timer-throttling",
+    "--disable-backgrounding-occluded-windows",
+    "--disable-renderer-backgrounding",
+]
+
+# Settles with the first true value of the expression, which is looked at again whenever the
+# document changes.
+_UNTIL: Final = """
+new Promise((resolve, reject) => {
+  const look = () => {
+    try {
+      const value = (%s);
+      if (!value) return false;
+      observer.disconnect();
+      resolve(typeof value === "object" ? true : value);
+    } catch (error) {
+      observer.disconnect();
+      reject(error);
+    }
+    return true;
+  };
+  const observer = new MutationObserver(look);
+  observer.observe(document,
+    {subtree: true, childList: true, attributes: true, characterData: true});
+  look();
+})
+"""
+
+_KEYS: Final = {
+    # key: code, virtual key code, text
+    "Enter": ("Enter", 13, "\r"),
+    "Tab": ("Tab", 9, ""),
+    "Escape": ("Escape", 27, ""),
+    "ArrowUp": ("ArrowUp", 38, ""),
+    "ArrowDown": ("ArrowDown", 40, ""),
+    "PageUp": ("PageUp", 33, ""),
+    "PageDown": ("PageDown", 34, ""),
+    "Home": ("Home", 36, ""),
+    "End": ("End", 35, ""),
+}
+
+
+class ChromiumError(Exception):
+    """The browser did not start, ended, or refused a call."""
+
+
+class PageError(Exception):
+    """A script in the page threw; the message is its own, with its stack."""
+
+
+def find_chromium() -> str | None:
+    """Find the browser's program, None where there is none."""
+    names = (os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome")
+    return next(filter(None, map(shutil.which, filter(None, names))), None)
+
+
+async def open_chromium(program: str, profile: Path, nursery: trio.Nursery) -> Chromium:
+    """Start ``program`` on an empty ``profile`` folder; its reading runs in ``nursery``."""
+    process = await trio.lowlevel.open_process(
+        [program, *_FLAGS, f"--user-data-dir={profile}", "about:blank"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "HOME": str(profile)},  # not all it keeps is in its profile
+        # A group of its own, so that ending it takes its renderers along.
+        start_new_session=True,
+    )
+    try:
+        with trio.fail_after(START_SECONDS):
+            port, path = await _devtools(process, nursery)
+            stream = await trio.open_tcp_stream("127.0.0.1", port)
+            websocket = await trio_websocket.wrap_client_stream(
+                nursery, stream, f"127.0.0.1:{port}", path, max_message_size=_MESSAGE_BYTES
+            )
+    except BaseException:
+        with trio.CancelScope(shield=True):
+            await _end(process)
+        raise
+    browser = Chromium(process, stream, websocket)
+    nursery.start_soon(browser.read)
+    return browser
+
+
+async def _devtools(process: trio.Process, nursery: trio.Nursery) -> tuple[int, str]:
+    assert process.stderr is not None
+    said = b""
+    async for data in process.stderr:
+        said += data
+        if match := re.search(rb"DevTools listening on ws://127\.0\.0\.1:(\d+)(/\S+)\s", said):
+            nursery.start_soon(_drain, process.stderr)
+            return int(match[1]), match[2].decode()
+    raise ChromiumError(f"Chromium ended before it listened:\n{said.decode(errors='replace')}")
+
+
+async def _drain(stream: trio.abc.ReceiveStream) -> None:
+    """Read on, so that the browser never waits for a full pipe."""
+    async with stream:
+        async for _ in stream:
+            pass
+
+
+async def _end(process: trio.Process) -> None:
+    if process.returncode is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()
+
+
+class _Reply:
+    def __init__(self) -> None:
+        self.came = trio.Event()
+        self.message: dict[str, Any] = {}
+
+
+class Chromium:
+    """A running browser."""
+
+    def __init__(
+        self, process: trio.Process, stream: trio.abc.Stream, websocket: WebSocketConnection
+    ) -> None:
+        self._process: Final = process
+        self._stream: Final = stream
+        self._websocket: Final = websocket
+        self._replies: Final[dict[int, _Reply]] = {}
+        self._tabs: Final[dict[str, Tab]] = {}
+        self._number = 0
+        self._ended = False
+
+    async def open_tab(self, *, width: int = 1280, height: int = 800) -> Tab:
+        """Open a blank tab."""
+        target = await self.call("Target.createTarget", url="about:blank")
+        session = await self.call(
+            "Target.attachToTarget", targetId=target["targetId"], flatten=True
+        )
+        tab = Tab(self, target["targetId"], session["sessionId"])
+        self._tabs[session["sessionId"]] = tab
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            await tab.call(f"{domain}.enable")
+        await tab.call("Page.setLifecycleEventsEnabled", enabled=True)
+        # Each tab takes keys and clicks as if it were the one in front.
+        await tab.call("Emulation.setFocusEmulationEnabled", enabled=True)
+        await tab.resize(width, height)
+        return tab
+
+    async def call(self, method: str, session: str | None = None, **params: object) -> Any:
+        """Call a method of the protocol and give its result. Raises ChromiumError."""
+        if self._ended:
+            raise ChromiumError(f"{method}: Chromium has ended")
+        self._number += 1
+        message: dict[str, object] = {"id": self._number, "method": method, "params": params}
+        if session is not None:
+            message["sessionId"] = session
+        reply = self._replies[self._number] = _Reply()
+        with trio.move_on_after(CALL_SECONDS):
+            await self._websocket.send_message(json.dumps(message))
+            await reply.came.wait()
+            if error := reply.message.get("error"):
+                raise ChromiumError(f"{method}: {error['message']}")
+            return reply.message["result"]
+        raise ChromiumError(f"{method}: no answer in {CALL_SECONDS} s")
+
+    async def read(self) -> None:
+        """Take answers and events in until the browser ends."""
+        try:
+            while True:
+                message = json.loads(await self._websocket.get_message())
+                if (number := message.get("id")) is not None:
+                    if reply := self._replies.pop(number, None):
+                        reply.message = message
+                        reply.came.set()
+                elif tab := self._tabs.get(message.get("sessionId", "")):
+                    tab.heard(message["method"], message["params"])
+        except trio_websocket.ConnectionClosed:
+            pass
+        finally:
+            self._ended = True
+            for reply in self._replies.values():
+                reply.message = {"error": {"message": "Chromium has ended"}}
+                reply.came.set()
+
+    async def aclose(self) -> None:
+        """End it with all its tabs."""
+        with trio.CancelScope(shield=True):
+            await _end(self._process)
+            await self._stream.aclose()
+
+
+class Tab:
+    """A page in a tab of its own."""
+
+    def __init__(self, browser: Chromium, target: str, session: str) -> None:
+        self.console: Final[list[str]] = []
+        """What the page wrote with ``console`` so far."""
+        self.faults: Final[list[str]] = []
+        """What went wrong in it so far: uncaught exceptions, what its CSP refused, failed loads."""
+        self._browser: Final = browser
+        self._target: Final = target
+        self._session: Final = session
+        self._told: Final[dict[str, trio.MemorySendChannel[str]]] = {}
+        self._loaded: Final[dict[str, trio.Event]] = {}
+
+    async def call(self, method: str, **params: object) -> Any:
+        """Call a method of the protocol on this tab. Raises ChromiumError."""
+        return await self._browser.call(method, self._session, **params)
+
+    async def navigate(self, url: str) -> None:
+        """Go to ``url`` and wait until the page is loaded."""
+        answer = await self.call("Page.navigate", url=url)
+        if error := answer.get("errorText"):
+            raise ChromiumError(f"{url}: {error}")
+        if loader := answer.get("loaderId"):  # none for a fragment of the same document
+            with trio.fail_after(CALL_SECONDS):
+                await self._load_of(loader).wait()
+
+    async def evaluate(self, expression: str) -> Any:
+        """Give the value of ``expression`` as JSON; a promise is waited for. Raises PageError."""
+        answer = await self.call(
+            "Runtime.evaluate",
+            expression=expression,
+            awaitPromise=True,
+            returnByValue=True,
+            userGesture=True,
+        )
+        if details := answer.get("exceptionDetails"):
+            thrown = details.get("exception", {})
+            raise PageError(thrown.get("description") or thrown.get("value") or details["text"])
+        return answer["result"].get("value")
+
+    async def until(self, condition: str) -> Any:
+        """Wait until the document makes ``condition`` true, and give its value.
+
+        The condition is an expression over the document; it is looked at again at each change of
+        the document. An object counts as ``true``. Raises PageError if it throws, ChromiumError if
+        it never holds.
+        """
+        failed: ChromiumError
+        try:
+            return await self.evaluate(_UNTIL % condition)
+        except ChromiumError as error:
+            failed = error
+        body = await self.evaluate("document.body.innerText")
+        raise ChromiumError(f"never was: {condition}\n{failed}\nThe page:\n{body}")
+
+    async def until_text(self, text: str, within: str = "body") -> None:
+        """Wait until the first element that ``within`` selects shows ``text``."""
+        selector = json.dumps(within)
+        await self.until(
+            f"document.querySelector({selector})?.innerText.includes({json.dumps(text)})"
+        )
+
+    async def binding(self, name: str) -> trio.MemoryReceiveChannel[str]:
+        """Give the page a function ``name(string)``; what it is called with comes from the channel.
+
+        It is there at once and in every document after.
+        """
+        send, receive = trio.open_memory_channel[str](math.inf)
+        self._told[name] = send
+        await self.call("Runtime.addBinding", name=name)
+        return receive
+
+    async def click(self, selector: str) -> None:
+        """Click the middle of the first element that ``selector`` selects."""
+        x, y = await self.evaluate(
+            f"(() => {{ const element = document.querySelector({json.dumps(selector)});"
+            " element.scrollIntoView({block: 'nearest', behavior: 'instant'});"
+            " const box = element.getBoundingClientRect();"
+            " return [box.x + box.width / 2, box.y + box.height / 2]; })()"
+        )
+        for kind in ("mousePressed", "mouseReleased"):
+            await self.call(
+                "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1
+            )
+
+    async def type(self, text: str) -> None:
+        """Type ``text`` into what has the focus."""
+        await self.call("Input.insertText", text=text)
+
+    async def press(self, key: str) -> None:
+        """Press and release a key, such as ``Enter``."""
+        code, number, text = _KEYS[key]
+        pressed = {"key": key, "code": code, "windowsVirtualKeyCode": number}
+        down = "keyDown" if text else "rawKeyDown"
+        await self.call("Input.dispatchKeyEvent", type=down, text=text, **pressed)
+        await self.call("Input.dispatchKeyEvent", type="keyUp", **pressed)
+
+    async def resize(self, width: int, height: int, *, mobile: bool = False) -> None:
+        """Give the page a viewport of this size in CSS pixels; ``mobile`` is a telephone's."""
+        await self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=mobile,
+        )
+
+    async def prefer(self, **features: str) -> None:
+        """Set what the user prefers: ``prefers_color_scheme="dark"``. Unnamed ones as they come."""
+        await self.call(
+            "Emulation.setEmulatedMedia",
+            features=[
+                {"name": name.replace("_", "-"), "value": value} for name, value in features.items()
+            ],
+        )
+
+    async def screenshot(self, file: Path) -> None:
+        """Save what the viewport shows, as PNG."""
+        answer = await self.call("Page.captureScreenshot", format="png")
+        await trio.Path(file).write_bytes(base64.b64decode(answer["data"]))
+
+    async def close(self) -> None:
+        """Close the tab, as its user would."""
+        await self._browser.call("Target.closeTarget", targetId=self._target)
+
+    def heard(self, method: str, params: Mapping[str, Any]) -> None:
+        """Take an event of this tab in; the browser calls it."""
+        match method:
+            case "Page.lifecycleEvent" if params["name"] == "load":
+                self._load_of(params["loaderId"]).set()
+            case "Runtime.bindingCalled":
+                self._told[params["name"]].send_nowait(params["payload"])
+            case "Runtime.consoleAPICalled":
+                self.console.append(" ".join(map(_shown, params["args"])))
+            case "Runtime.exceptionThrown":
+                details = params["exceptionDetails"]
+                thrown = details.get("exception", {})
+                self.faults.append(thrown.get("description") or details["text"])
+            case "Log.entryAdded" if params["entry"]["level"] == "error":
+                entry = params["entry"]
+                self.faults.append(f"{entry['text']} {entry.get('url', '')}".rstrip())
+
+    def _load_of(self, loader: str) -> trio.Event:
+        return self._loaded.setdefault(loader, trio.Event())
+
+
+def _shown(argument: Mapping[str, Any]) -> str:
+    return str(argument.get("value", argument.get("description", argument["type"])))

@@ -1,0 +1,58 @@
+"""What the tests with real processes share: daemons, and a browser."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.e2e.chatd_process import ChatdProcess, ChatdStarter
+from tests.e2e.chromium import Chromium, Tab, find_chromium, open_chromium
+
+
+@pytest.fixture
+async def start_chatd(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[ChatdStarter]:
+    """Give what starts daemons on this test's history.
+
+    ``chatd = await start_chatd({"chat.backlog": 3})``
+    """
+    starter = ChatdStarter(tmp_path, nursery)
+    try:
+        yield starter
+    finally:
+        await starter.aclose()
+
+
+@pytest.fixture
+async def chatd(start_chatd: ChatdStarter) -> ChatdProcess:
+    """Start a daemon with the default settings, on a port of its own and an empty history."""
+    return await start_chatd()
+
+
+@pytest.fixture(scope="session")
+def chromium_program() -> str:
+    """Find the browser's program, or skip the test."""
+    program = find_chromium()
+    if program is None:
+        pytest.skip("there is no Chromium: on Debian, apt install chromium")
+    return program
+
+
+@pytest.fixture
+async def chromium(
+    chromium_program: str, tmp_path_factory: pytest.TempPathFactory, nursery: trio.Nursery
+) -> AsyncIterator[Chromium]:
+    """Start a headless Chromium with an empty profile."""
+    browser = await open_chromium(chromium_program, tmp_path_factory.mktemp("chromium"), nursery)
+    try:
+        yield browser
+    finally:
+        await browser.aclose()
+
+
+@pytest.fixture
+async def tab(chromium: Chromium) -> Tab:
+    """Open a blank tab of it."""
+    return await chromium.open_tab()

@@ -1,0 +1,210 @@
+"""A booted systemd for the tests, by the script beside this file, and the wheels it installs."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+__all__ = [
+    "ROOT",
+    "Sandbox",
+    "SandboxError",
+    "WheelsError",
+    "build_wheel",
+    "fetch_wheels",
+    "why_not",
+]
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+"""The project's folder."""
+
+SCRIPT: Final = Path(__file__).with_name("systemd-sandbox")
+_CAP_SYS_ADMIN: Final = 1 << 21  # linux/capability.h
+_PROGRAMS: Final = {"systemd-nspawn": "systemd-container", "mmdebstrap": "mmdebstrap"}
+
+
+class SandboxError(Exception):
+    """The script, or a command in the sandbox, failed; the message is what it wrote."""
+
+
+class WheelsError(Exception):
+    """The wheels of the requirements cannot be fetched; the message is pip's last line."""
+
+
+def cache_folder() -> Path:
+    """Give the folder for what outlives a run of the tests, outside the project."""
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    return Path(home) if home.startswith("/") else Path.home() / ".cache"
+
+
+def why_not() -> str | None:
+    """Say why this machine cannot boot a sandbox; None where it can."""
+    if os.geteuid() != 0:
+        return "a booted systemd needs root"
+    status = dict(line.split(":\t", 1) for line in _read("/proc/self/status").splitlines())
+    if not int(status["CapEff"], 16) & _CAP_SYS_ADMIN:
+        return "a booted systemd needs CAP_SYS_ADMIN"
+    if " - cgroup2 " not in _read("/proc/self/mountinfo"):
+        return "a booted systemd needs a cgroup2 mount"
+    if platform.freedesktop_os_release().get("ID") != "debian":
+        return "the sandbox is made from the machine's own Debian sources, and this is no Debian"
+    missing = [package for name, package in _PROGRAMS.items() if shutil.which(name) is None]
+    if missing:
+        return f"not installed: {', '.join(missing)}"
+    return None if _can_overlay() else "the kernel refuses an overlayfs mount"
+
+
+def _read(path: str) -> str:
+    return Path(path).read_text(encoding="utf-8", errors="replace")
+
+
+def _can_overlay() -> bool:
+    """Try it where the sandbox will, in a mount namespace that is gone with the try."""
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache_folder()) as folder:
+        for name in ("lower", "upper", "work", "root"):
+            Path(folder, name).mkdir()
+        options = "lowerdir=lower,upperdir=upper,workdir=work"
+        command = ["unshare", "--mount", "mount", "-t", "overlay", "overlay", "-o", options, "root"]
+        return subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode == 0
+
+
+class Sandbox:
+    """One instance of the sandbox.
+
+    Its name is made from the project's folder, so that a run finds, and clears away, what a killed
+    run of the same folder left.
+    """
+
+    def __init__(self) -> None:
+        name = hashlib.sha256(bytes(ROOT)).hexdigest()[:12]
+        self._environ: Final = {
+            "SYSD_DIR": str(cache_folder() / "chatd-systemd-sandbox"),
+            **os.environ,
+            "SYSD_NAME": f"chatd-{name}",
+        }
+
+    def up(self) -> None:
+        """Boot it on an empty disk. The first time on a machine this makes its tree: 30 s."""
+        self._script("up", "--fresh")
+
+    def reboot(self) -> None:
+        """Shut it down and boot it again; the disk is kept."""
+        self._script("reboot")
+
+    def purge(self) -> None:
+        """Shut it down and drop its disk."""
+        self._script("purge")
+
+    def run(self, *command: str, status: int = 0) -> str:
+        """Run a command inside, which must end with ``status``; give what it wrote on stdout."""
+        return self._script("exec", *command, status=status)
+
+    def copy_in(self, source: Path, folder: str) -> None:
+        """Copy a file or a folder of this machine into a folder inside."""
+        self._script("copy-in", str(source), folder)
+
+    def write(self, path: str, text: str) -> None:
+        """Write a file inside."""
+        self._script("exec", "tee", path, stdin=text)
+
+    def client(self, *command: str) -> str:
+        """Run a program of this machine on the sandbox's network; give what it wrote on stdout."""
+        return self._script("client", *command)
+
+    def start_client(self, *command: str) -> subprocess.Popen[str]:
+        """Start a program of this machine on the sandbox's network."""
+        return subprocess.Popen(
+            ["bash", str(SCRIPT), "client", *command],
+            env=self._environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def journal(self, *matches: str) -> list[dict[str, str]]:
+        """Give the entries of the unit's journal since boot, oldest first, that match."""
+        self.run("journalctl", "--sync")
+        text = self.run("journalctl", "-u", "chatd", "-b", "-o", "json", "--all", *matches)
+        return [json.loads(line) for line in text.splitlines()]
+
+    def properties(self, unit: str, *names: str) -> dict[str, str]:
+        """Give these properties of a unit, as ``systemctl show`` has them."""
+        text = self.run("systemctl", "show", unit, *(f"--property={name}" for name in names))
+        return dict(line.split("=", 1) for line in text.splitlines())
+
+    def python_version(self) -> str:
+        """Give the version of the Python inside, such as 3.11."""
+        shown = "import sys; print('%d.%d' % sys.version_info[:2])"
+        return self.run("python3", "-c", shown).strip()
+
+    def _script(self, *arguments: str, status: int = 0, stdin: str = "") -> str:
+        done = subprocess.run(
+            ["bash", str(SCRIPT), *arguments],
+            env=self._environ,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != status:
+            words = f"{' '.join(arguments)}: exit status {done.returncode}, not {status}"
+            raise SandboxError(f"{words}\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+
+def fetch_wheels(python_version: str) -> Path:
+    """Fetch the wheels of what chatd needs to be built and to run; keep them for later runs.
+
+    Raises WheelsError.
+    """
+    pyproject = (ROOT / "pyproject.toml").read_bytes()
+    key = hashlib.sha256(f"{python_version} {sys.version}".encode() + pyproject).hexdigest()[:12]
+    folder = cache_folder() / "chatd-tests" / f"wheels-{key}"
+    if folder.is_dir():
+        return folder
+    project = tomllib.loads(pyproject.decode())
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fetched = Path(tempfile.mkdtemp(dir=folder.parent))
+    try:
+        _download(fetched, project["build-system"]["requires"])
+        inside = ["--only-binary=:all:", "--python-version", python_version]
+        _download(fetched, [*inside, *project["project"]["dependencies"]])
+        with contextlib.suppress(OSError):  # another run was as quick
+            fetched.rename(folder)
+    finally:
+        shutil.rmtree(fetched, ignore_errors=True)
+    return folder
+
+
+def build_wheel(wheels: Path, folder: Path) -> Path:
+    """Build chatd's own wheel into ``folder``; what its build needs is in ``wheels``."""
+    options = ["--no-deps", "--no-index", "--find-links", str(wheels), "--wheel-dir", str(folder)]
+    built = _pip("wheel", *options, str(ROOT))
+    assert built.returncode == 0, built.stdout + built.stderr
+    (wheel,) = folder.glob("chatd-*.whl")
+    return wheel
+
+
+def _download(folder: Path, requirements: Sequence[str]) -> None:
+    done = _pip("download", "--dest", str(folder), *requirements)
+    if done.returncode != 0:
+        raise WheelsError(f"pip cannot fetch wheels: {(done.stderr.splitlines() or ['?'])[-1]}")
+
+
+def _pip(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
+    return subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
