@@ -1,0 +1,218 @@
+"""Measure fan-out: what one delivery costs the server, chatd beside its peers, in one run.
+
+Each round starts every server in turn (A B C A B C …) as a fresh process on a core of its own,
+connects the receivers from another process on another core, warms up, and reads the server's CPU
+clock (user and system) around the measured parts. README.md says how to read the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from statistics import median
+
+from receivers import Phase
+from servers import BENCH, SERVERS, Running, Server, ServerError, pinned, running
+
+SPARE_DESCRIPTORS = 200  # beside the receivers' own: libraries, logs, what a server keeps back
+LOAD_SPARE_SECONDS = 30.0  # for connecting, and for what is out when a part ends
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    servers: list[Server]
+    base: str
+    receivers: int
+    bytes: int
+    in_flight: list[int]
+    rounds: int
+    warm_up: float
+    seconds: float
+    budget: float
+
+
+def cores() -> tuple[int | None, int | None]:
+    """Choose a core for the server and one for the load; none where there is only one."""
+    allowed = sorted(os.sched_getaffinity(0))
+    return (allowed[0], allowed[-1]) if len(allowed) > 1 else (None, None)
+
+
+def allow_descriptors(count: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and count > hard:
+        raise ServerError(f"{count} descriptors are needed and the hard limit is {hard}")
+    if soft != resource.RLIM_INFINITY and soft < count:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+
+
+def load(plan: Plan, server: Server, handle: Running, core: int | None) -> list[Phase]:
+    """Run the load against one server; give a phase for each number in flight."""
+    command = [sys.executable, str(BENCH / "receivers.py")]
+    command += ["--port", str(handle.port), "--pid", str(handle.pid), "--dialect", server.dialect]
+    command += ["--receivers", str(plan.receivers), "--bytes", str(plan.bytes)]
+    command += ["--warm-up", str(plan.warm_up), "--seconds", str(plan.seconds)]
+    command += ["--in-flight", *map(str, plan.in_flight)]
+    limit = LOAD_SPARE_SECONDS + len(plan.in_flight) * (plan.warm_up + plan.seconds)
+    with pinned(core):
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+    try:
+        output, complaint = process.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        words = f"the load did not end in {limit:g} s\n{handle.last_words()}"
+        raise ServerError(f"{server.name}: the run is void\n{words}") from None
+    finally:
+        process.kill()  # does nothing to one that has ended
+    if process.returncode:
+        words = f"{complaint.strip()}\n{handle.last_words()}".strip()
+        raise ServerError(f"{server.name}: the run is void\n{words}")
+    return [Phase(**phase) for phase in json.loads(output)]
+
+
+def measure(plan: Plan) -> list[dict[str, list[Phase]]]:
+    """Give the rounds: of each server, its phases."""
+    server_core, load_core = cores()
+    started = time.monotonic()
+    rounds: list[dict[str, list[Phase]]] = []
+    longest = 0.0
+    while len(rounds) < plan.rounds:
+        if rounds and time.monotonic() - started + longest > plan.budget:
+            print(f"{len(rounds)} rounds of {plan.rounds}: no more fit into {plan.budget:g} s")
+            break
+        round_started = time.monotonic()
+        found: dict[str, list[Phase]] = {}
+        for server in plan.servers:
+            with running(server, server_core) as handle:
+                found[server.name] = load(plan, server, handle, load_core)
+        rounds.append(found)
+        longest = max(longest, time.monotonic() - round_started)
+        print(f"round {len(rounds)}: {time.monotonic() - round_started:.1f} s", file=sys.stderr)
+    return rounds
+
+
+def cost(phase: Phase) -> float:
+    """Give the server's CPU time of one delivery in microseconds."""
+    return phase.server_cpu_ns / phase.deliveries / 1000
+
+
+def heads(base: str) -> tuple[str, str]:
+    over = f"{'':14}{'server CPU, µs a delivery':>26}  {'ratio to':>9}{'of it':>8}"
+    over += f"{'messages':>10}{'latency, ms':>14}{'busy, %':>14}"
+    under = f"{'server':14}{'min':>8}{'median':>9}{'max':>9}  {base:>9}{'system':>8}"
+    under += f"{'a second':>10}{'p50':>7}{'p99':>7}{'server':>8}{'load':>6}"
+    return over, under
+
+
+def table(plan: Plan, rounds: list[dict[str, list[Phase]]]) -> str:
+    lines = []
+    for index, in_flight in enumerate(plan.in_flight):
+        lines += ["", f"{in_flight} in flight, {plan.receivers} receivers", *heads(plan.base)]
+        phases: defaultdict[str, list[Phase]] = defaultdict(list)
+        for found in rounds:
+            for name, measured in found.items():
+                phases[name].append(measured[index])
+        for name, measured in phases.items():
+            costs = [cost(phase) for phase in measured]
+            ratio = "-"
+            if plan.base in phases:
+                pairs = zip(costs, phases[plan.base], strict=True)
+                ratio = f"{median(own / cost(base) for own, base in pairs):.2f}"
+            busy = median(phase.server_cpu_ns / phase.seconds / 1e7 for phase in measured)
+            load_busy = median(phase.load_cpu_ns / phase.seconds / 1e7 for phase in measured)
+            lines.append(
+                f"{name:14}{min(costs):8.3f}{median(costs):9.3f}{max(costs):9.3f}  {ratio:>9}"
+                f"{median(phase.server_system_share for phase in measured):8.0%}"
+                f"{median(phase.messages / phase.seconds for phase in measured):10.0f}"
+                f"{median(phase.p50_us for phase in measured) / 1000:7.2f}"
+                f"{median(phase.p99_us for phase in measured) / 1000:7.2f}"
+                f"{busy:8.0f}{load_busy:6.0f}"
+            )
+            others = sum(phase.other_frames for phase in measured)
+            if others:
+                lines.append(f"{'':14}{others} frames that were no message came while measured")
+    deliveries = sum(p.deliveries for found in rounds for each in found.values() for p in each)
+    lines += ["", f"{deliveries} deliveries measured: each came once, in order, byte for byte."]
+    return "\n".join(lines)
+
+
+def setting(plan: Plan) -> str:
+    server_core, load_core = cores()
+    where = "nothing pinned, there is one core only"
+    if server_core is not None:
+        where = f"server on core {server_core}, load on core {load_core}"
+    node = shutil.which("node")
+    peers = "no Node"
+    if node is not None:
+        asked = subprocess.run([node, "--version"], capture_output=True, text=True, check=False)
+        pinned_packages = json.loads((BENCH / "package.json").read_text(encoding="utf-8"))
+        packages = pinned_packages["dependencies"].items()
+        peers = f"Node {asked.stdout.strip()} with "
+        peers += ", ".join(f"{name} {version}" for name, version in packages)
+    return (
+        f"Python {platform.python_version()}, {peers}; {where}\n"
+        f"{plan.rounds} rounds; for each part {plan.warm_up:g} s warm-up, {plan.seconds:g} s "
+        f"measured; {plan.bytes} bytes of text"
+    )
+
+
+def arguments() -> Plan:
+    parser = argparse.ArgumentParser(description="what one delivery costs the server")
+    parser.add_argument("--servers", nargs="+", choices=SERVERS, default=list(SERVERS))
+    parser.add_argument("--base", choices=SERVERS, default="node-ws", help="what ratios are to")
+    parser.add_argument("--receivers", type=int, default=500, help="the sender is one of them")
+    parser.add_argument("--bytes", type=int, default=64, help="of a message's text (9 at least)")
+    parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 64])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--warm-up", type=float, default=0.6, help="seconds before each part")
+    parser.add_argument("--seconds", type=float, default=1.2, help="of each measured part")
+    parser.add_argument(
+        "--budget", type=float, default=120, help="seconds; no round begins that does not fit"
+    )
+    parser.add_argument("--quick", action="store_true", help="2 short rounds: does it work at all?")
+    given = parser.parse_args()
+    if given.quick:
+        given.rounds, given.warm_up, given.seconds = 2, 0.2, 0.4
+    if given.bytes < 9 or min(given.receivers, given.rounds, *given.in_flight) < 1:
+        parser.error("--bytes is 9 at least, --receivers, --rounds and --in-flight are 1 at least")
+    return Plan(
+        servers=[SERVERS[name] for name in given.servers],
+        base=given.base,
+        receivers=given.receivers,
+        bytes=given.bytes,
+        in_flight=given.in_flight,
+        rounds=given.rounds,
+        warm_up=given.warm_up,
+        seconds=given.seconds,
+        budget=given.budget,
+    )
+
+
+def main() -> int:
+    plan = arguments()
+    # A run that is told to end (a time limit in CI) leaves no server behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        allow_descriptors(plan.receivers + SPARE_DESCRIPTORS)
+        print(setting(plan))
+        print(table(plan, measure(plan)))
+    except ServerError as error:
+        print(f"fanout: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

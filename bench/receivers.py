@@ -1,0 +1,355 @@
+"""The load: many WebSocket receivers in one process, one of which sends everything.
+
+It owns what a client does: it connects, sends numbered messages with so many in flight, checks
+that each of them comes to each receiver once and in order, and reads the server's CPU clock around
+the measured part. fanout.py starts it on a core of its own; the result is JSON on stdout.
+
+Plain sockets and epoll, because a load that is dearer than the server measures itself. It is cheap
+by this: a broadcast gives every receiver the same bytes. Whoever gets a message first has its frame
+taken apart, its number checked and its bytes kept in one stream; for all others a `recv` and one
+comparison with that stream (a memcmp) check every byte. What differs (a ping, a notice, a half
+frame before one) is taken apart frame by frame.
+
+In flight: message n + k is sent when every receiver, the sender among them, has message n. With
+k = 1 the server never has two messages to join. Each message is one `send` of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import gc
+import json
+import os
+import re
+import select
+import socket
+import sys
+import time
+from bisect import bisect_right
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+RECV_BYTES = 65536
+STALL_SECONDS = 5.0  # nothing comes for so long while messages are out: they are lost
+SETTLE_SECONDS = 0.05  # what a server puts off (collecting garbage, checkpoints) counts too
+LATENCY_RECEIVERS = 50  # spread evenly; a clock reading for each delivery would slow the load
+NANOSECONDS = 1_000_000_000
+
+TEXT, CLOSE, PING, PONG = 0x1, 0x8, 0x9, 0xA
+
+
+class BenchError(Exception):
+    """The run is void: a delivery was lost, doubled, disordered or altered, or a peer went away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How a client speaks with a server, so that every server delivers `sender: NUMBER …`."""
+
+    sender_target: str
+    sent_prefix: str
+
+    def sent(self, number: int, size: int) -> bytes:
+        return f"{self.sent_prefix}{number:08} ".encode().ljust(len(self.sent_prefix) + size, b"x")
+
+    def number(self, payload: bytes, size: int) -> int | None:
+        """Give a delivered message's number, or None for a greeting or a notice."""
+        match = re.match(rb"sender: (\d{8}) ", payload)
+        if match is None:
+            return None
+        if payload != payload[: match.end()].ljust(len("sender: ") + size, b"x"):
+            raise BenchError(f"message {int(match[1])} came altered: {payload!r}")
+        return int(match[1])
+
+
+DIALECTS = {
+    # chatd's plain text puts the nick before what was sent.
+    "text": Dialect(sender_target="/?nick=sender", sent_prefix=""),
+    # A server that broadcasts what it gets is sent the prefix, so that it delivers the same bytes.
+    "echo": Dialect(sender_target="/", sent_prefix="sender: "),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """What one measured part gave."""
+
+    in_flight: int
+    messages: int
+    deliveries: int
+    seconds: float
+    server_cpu_ns: int
+    server_system_share: float  # of the server's CPU time, by ticks
+    load_cpu_ns: int
+    p50_us: float
+    p99_us: float
+    other_frames: int
+
+
+def cpu_ns(pid: int) -> int:
+    """Read a process's CPU time, all its threads (ended ones too), in nanoseconds.
+
+    This is clock_getcpuclockid(3), which Python does not wrap; the number is made as the kernel's
+    include/linux/posix-timers_types.h has it (CPUCLOCK_SCHED = 2, for a process).
+    """
+    return time.clock_gettime_ns((~pid << 3) | 2)
+
+
+def system_ticks(pid: int) -> tuple[int, int]:
+    """Read (user, system) CPU time in clock ticks: fields 14 and 15 of proc_pid_stat(5)."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return int(fields[11]), int(fields[12])
+
+
+def client_frame(opcode: int, payload: bytes, mask: bytes) -> bytes:
+    size = len(payload)
+    if size < 126:
+        head = bytes((0x80 | opcode, 0x80 | size))
+    else:
+        head = bytes((0x80 | opcode, 0x80 | 126)) + size.to_bytes(2, "big")
+    repeated = (mask * (size // 4 + 1))[:size]
+    masked = int.from_bytes(payload, "big") ^ int.from_bytes(repeated, "big")
+    return head + mask + masked.to_bytes(size, "big")
+
+
+def server_frame(buffer: bytes, start: int) -> tuple[int, bytes, int] | None:
+    """Give the (opcode, payload, end) of the frame at `start`, or None when it is not whole."""
+    if len(buffer) < start + 2:
+        return None
+    first, size = buffer[start], buffer[start + 1]
+    body = start + 2
+    extended = {126: 2, 127: 8}.get(size, 0)
+    if extended:
+        if len(buffer) < body + extended:
+            return None
+        size = int.from_bytes(buffer[body : body + extended], "big")
+        body += extended
+    if len(buffer) < body + size:
+        return None
+    if not first & 0x80:
+        raise BenchError("a fragmented message came")
+    return first & 0x7F, buffer[body : body + size], body + size
+
+
+def connect(port: int, target: str) -> tuple[socket.socket, bytes]:
+    """Open one WebSocket; give it and the bytes that came behind the 101."""
+    connection = socket.create_connection(("127.0.0.1", port), timeout=10)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    key = base64.b64encode(os.urandom(16)).decode()
+    connection.sendall(
+        f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\n"
+        f"Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\n"
+        f"Sec-WebSocket-Version: 13\r\n\r\n".encode()
+    )
+    answer = b""
+    while b"\r\n\r\n" not in answer:
+        data = connection.recv(RECV_BYTES)
+        if not data:
+            raise BenchError(f"the server hung up on the handshake: {answer!r}")
+        answer += data
+    head, _, rest = answer.partition(b"\r\n\r\n")
+    if not head.startswith(b"HTTP/1.1 101 "):
+        raise BenchError(f"the server refused the upgrade: {answer[:300]!r}")
+    connection.settimeout(None)
+    return connection, rest
+
+
+class Receivers:
+    """All the connections to one server, and what each of them has of the one stream."""
+
+    def __init__(self, port: int, dialect: Dialect, count: int, size: int) -> None:
+        self.dialect = dialect
+        self.size = size
+        self.mask = os.urandom(4)
+        self.epoll = select.epoll()
+        self.sockets: dict[int, socket.socket] = {}
+        self.order: dict[int, int] = {}  # which receiver a descriptor is, for people
+        self.positions: dict[int, int] = {}  # how much of the stream each has
+        self.tails: dict[int, bytes] = {}  # the beginning of a frame that is not the stream's next
+        self.stream = bytearray()  # every message's frame as it was first delivered
+        self.ends: list[int] = []  # where each message ends in it
+        self.sent_at: list[int] = []
+        self.complete = 0  # messages that every receiver has
+        self.other_frames = 0
+        self.latencies: list[int] = []
+        # The sender is in the middle of the connections, and so of a fan-out in their order.
+        for index in range(count):
+            sends = index == count // 2
+            connection, rest = connect(port, dialect.sender_target if sends else "/")
+            descriptor = connection.fileno()
+            self.sockets[descriptor] = connection
+            self.order[descriptor] = index
+            self.positions[descriptor] = 0
+            if sends:
+                self.sender = connection
+            if rest:
+                self.take_apart(descriptor, rest)
+            self.epoll.register(descriptor, select.EPOLLIN)
+        step = max(1, count // LATENCY_RECEIVERS)
+        # How many messages each of those whose latency is taken has.
+        self.timed = {fd: 0 for fd, index in self.order.items() if index % step == 0}
+
+    def take_apart(self, descriptor: int, data: bytes) -> None:
+        """Go through what is not simply the stream's next bytes, frame by frame."""
+        index = self.order[descriptor]
+        if not data:
+            raise BenchError(f"receiver {index} was hung up on")
+        count = bisect_right(self.ends, self.positions[descriptor])
+        start = self.ends[count - 1] if count else 0
+        buffer = self.tails.pop(descriptor, b"")
+        buffer = buffer or bytes(self.stream[start : self.positions[descriptor]])
+        buffer += data
+        at = 0
+        while frame := server_frame(buffer, at):
+            opcode, payload, end = frame
+            if opcode == TEXT:
+                number = self.dialect.number(payload, self.size)
+                if number is None:
+                    self.other_frames += 1
+                elif number != count:
+                    raise BenchError(f"receiver {index} got message {number}, not {count}")
+                else:
+                    self.keep(index, number, buffer[at:end])
+                    count += 1
+            elif opcode == PING:
+                pong = client_frame(PONG, payload, self.mask)
+                self.sockets[descriptor].sendall(pong)
+            elif opcode == CLOSE:
+                code, reason = int.from_bytes(payload[:2], "big"), payload[2:]
+                raise BenchError(f"receiver {index} was closed: {code} {reason!r}")
+            elif opcode != PONG:
+                raise BenchError(f"receiver {index} got a frame with opcode {opcode}")
+            at = end
+        position = self.ends[count - 1] if count else 0
+        rest = buffer[at:]
+        if rest and self.stream.startswith(rest, position):
+            position += len(rest)
+        elif rest:
+            self.tails[descriptor] = rest
+        self.positions[descriptor] = position
+
+    def keep(self, index: int, number: int, frame: bytes) -> None:
+        """Put a message's frame into the stream, or hold it against the one that is there."""
+        if number < len(self.ends):
+            start = self.ends[number - 1] if number else 0
+            if self.stream[start : self.ends[number]] != frame:
+                raise BenchError(f"receiver {index} got message {number} with other bytes")
+        elif number >= len(self.sent_at):
+            raise BenchError(f"receiver {index} got message {number} before it was sent")
+        else:
+            self.stream += frame
+            self.ends.append(len(self.stream))
+
+    def receive(self, timeout: float) -> bool:
+        """Read once from each receiver that has something; give whether any had."""
+        positions, tails, timed, sockets = self.positions, self.tails, self.timed, self.sockets
+        is_next = self.stream.startswith
+        events = self.epoll.poll(timeout)
+        for descriptor, _ in events:
+            data = sockets[descriptor].recv(RECV_BYTES)
+            position = positions[descriptor]
+            if data and is_next(data, position) and descriptor not in tails:
+                positions[descriptor] = position + len(data)
+            else:
+                self.take_apart(descriptor, data)
+            if descriptor in timed:
+                now = time.perf_counter_ns()
+                had = timed[descriptor]
+                timed[descriptor] = has = bisect_right(self.ends, positions[descriptor])
+                self.latencies += [now - sent for sent in self.sent_at[had:has]]
+        lowest = min(positions.values())
+        while self.complete < len(self.ends) and self.ends[self.complete] <= lowest:
+            self.complete += 1
+        return bool(events)
+
+    def exchange(self, in_flight: int, seconds: float) -> None:
+        """Send for so long, then wait until everybody has everything."""
+        stop = time.perf_counter_ns() + int(seconds * NANOSECONDS)
+        while True:
+            if time.perf_counter_ns() < stop:
+                while len(self.sent_at) - self.complete < in_flight:
+                    number = len(self.sent_at)
+                    frame = client_frame(TEXT, self.dialect.sent(number, self.size), self.mask)
+                    self.sent_at.append(time.perf_counter_ns())
+                    self.sender.sendall(frame)
+            elif self.complete == len(self.sent_at):
+                return
+            if not self.receive(STALL_SECONDS):
+                raise BenchError(self.missing())
+
+    def missing(self) -> str:
+        total = len(self.sent_at)
+        have = {fd: bisect_right(self.ends, position) for fd, position in self.positions.items()}
+        short = {self.order[fd]: count for fd, count in have.items() if count < total}
+        examples = ", ".join(f"receiver {i} has {n}" for i, n in list(short.items())[:5])
+        return (
+            f"nothing came for {STALL_SECONDS:g} s; of {total} messages "
+            f"{len(short)} of {len(have)} receivers lack some ({examples})"
+        )
+
+    def settle(self) -> None:
+        """Wait a moment, in which nothing may come: a message that came twice would."""
+        until = time.perf_counter() + SETTLE_SECONDS
+        while (left := until - time.perf_counter()) > 0:
+            self.receive(left)
+
+    def measure(self, pid: int, in_flight: int, seconds: float) -> Phase:
+        self.settle()
+        self.latencies.clear()
+        first, others = len(self.sent_at), self.other_frames
+        user, system = system_ticks(pid)
+        started, load, server = time.perf_counter(), time.process_time_ns(), cpu_ns(pid)
+        self.exchange(in_flight, seconds)
+        elapsed, load = time.perf_counter() - started, time.process_time_ns() - load
+        self.settle()
+        server = cpu_ns(pid) - server
+        user_after, system_after = system_ticks(pid)
+        messages = len(self.sent_at) - first
+        latencies = sorted(self.latencies)
+        ticks = user_after - user + system_after - system
+        return Phase(
+            in_flight=in_flight,
+            messages=messages,
+            deliveries=messages * len(self.sockets),
+            seconds=elapsed,
+            server_cpu_ns=server,
+            server_system_share=(system_after - system) / ticks if ticks else 0.0,
+            load_cpu_ns=load,
+            p50_us=latencies[len(latencies) // 2] / 1000,
+            p99_us=latencies[len(latencies) * 99 // 100] / 1000,
+            other_frames=self.other_frames - others,
+        )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="the load of fanout.py, against one server")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--pid", type=int, required=True, help="the server's, for its CPU clock")
+    parser.add_argument("--dialect", choices=DIALECTS, required=True)
+    parser.add_argument("--receivers", type=int, default=500)
+    parser.add_argument("--bytes", type=int, default=64, help="of a message's text")
+    parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 64])
+    parser.add_argument("--warm-up", type=float, default=0.6, help="seconds before each")
+    parser.add_argument("--seconds", type=float, default=1.2, help="of each measured part")
+    arguments = parser.parse_args()
+    gc.disable()  # nothing here makes circles, and a collection would be in the latencies
+    try:
+        receivers = Receivers(
+            arguments.port, DIALECTS[arguments.dialect], arguments.receivers, arguments.bytes
+        )
+        # One message that everybody has shows that everybody is in the room.
+        receivers.exchange(1, 0.001)
+        phases = []
+        for in_flight in arguments.in_flight:
+            receivers.exchange(in_flight, arguments.warm_up)
+            phases.append(receivers.measure(arguments.pid, in_flight, arguments.seconds))
+    except (BenchError, OSError) as error:
+        print(f"receivers: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps([asdict(phase) for phase in phases]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

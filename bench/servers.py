@@ -1,0 +1,187 @@
+"""The servers that are measured: how each is installed, started, and spoken with.
+
+A `Server` is a row of the table. Another peer is one more entry in `SERVERS` (and, where a client
+speaks with it in another way, one more `Dialect` in receivers.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+BENCH = Path(__file__).resolve().parent
+READY_SECONDS = 20.0
+STOP_SECONDS = 5.0
+
+
+class ServerError(Exception):
+    """A server cannot be installed or started; the text is for the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    name: str
+    dialect: str  # a key of receivers.DIALECTS
+    command: Callable[[int, Path], list[str]]  # given the port and a folder for this one run
+
+
+def cache_folder() -> Path:
+    """Where what is installed and what is stored goes: never into the repository."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache).absolute() / "chatd-bench"
+
+
+def node_peer(script: str) -> Path:
+    """Install package-lock.json's packages unless they are there; give the script beside them."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        missing = "node" if node is None else "npm"
+        raise ServerError(
+            f"the peer {script} needs Node.js 20 or newer with npm, and there is no `{missing}` in "
+            "PATH: install it, or leave the peer out with --servers"
+        )
+    lock = BENCH / "package-lock.json"
+    digest = hashlib.sha256(lock.read_bytes()).hexdigest()[:16]
+    folder = cache_folder() / f"node-{digest}"
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Renamed when it is whole, so that an install that was broken off is never taken for one.
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix="install-") as fresh:
+            for name in ("package.json", "package-lock.json"):
+                shutil.copy2(BENCH / name, fresh)
+            install = subprocess.run(
+                [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts"],
+                cwd=fresh,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if install.returncode:
+                raise ServerError(f"npm ci failed:\n{install.stderr.strip()}")
+            Path(fresh).rename(folder)
+            Path(fresh).mkdir()  # for the context manager to remove
+    # An ES module finds its packages from the folder it lies in.
+    return Path(shutil.copy2(BENCH / "peers" / script, folder))
+
+
+def node(script: str) -> Callable[[int, Path], list[str]]:
+    def command(port: int, _folder: Path) -> list[str]:
+        return ["node", str(node_peer(script)), str(port)]
+
+    return command
+
+
+def chatd(*settings: str) -> Callable[[int, Path], list[str]]:
+    # One user says everything, and would soon be refused: the highest values that chatd takes.
+    unlimited = (
+        "limits.messages_per_second=1000000",
+        "limits.messages_burst=1000000",
+        "limits.bytes_per_second=1073741824",
+    )
+
+    def command(port: int, folder: Path) -> list[str]:
+        arguments = [sys.executable, "-m", "chatd", "serve", "--listen", f"127.0.0.1:{port}"]
+        for setting in (*unlimited, f'history.path="{folder / "chatd.db"}"', *settings):
+            arguments += ["--set", setting]
+        return arguments
+
+    return command
+
+
+SERVERS = {
+    server.name: server
+    for server in (
+        Server("node-ws", "echo", node("ws-server.mjs")),
+        Server("chatd-off", "text", chatd('history.store="memory"', "log.messages=false")),
+        Server("chatd-on", "text", chatd("log.messages=false")),
+        Server("chatd-on-log", "text", chatd()),
+    )
+}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    pid: int
+    port: int
+    log: Path
+
+    def last_words(self) -> str:
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join(lines[-15:])
+
+
+@contextlib.contextmanager
+def running(server: Server, core: int | None) -> Iterator[Running]:
+    """Run a server on one core with a folder of its own, from ready to ended."""
+    cache = cache_folder()
+    cache.mkdir(parents=True, exist_ok=True)
+    # In the cache folder and not in /tmp, which may be memory: a store lies on a disk.
+    with tempfile.TemporaryDirectory(dir=cache, prefix="run-") as name:
+        folder = Path(name)
+        port = free_port()
+        log = folder / "output"
+        command = server.command(port, folder)
+        with log.open("wb") as output, pinned(core):
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=BENCH.parent,
+                # So that it meets nothing of a daemon that runs here anyway.
+                env={**os.environ, "XDG_STATE_HOME": name, "XDG_RUNTIME_DIR": name},
+            )
+        handle = Running(process.pid, port, log)
+        try:
+            wait_ready(server, process, handle)
+            yield handle
+        finally:
+            process.terminate()
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def wait_ready(server: Server, process: subprocess.Popen[bytes], handle: Running) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            words = handle.last_words()
+            raise ServerError(f"{server.name} ended with {process.returncode} at once:\n{words}")
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", handle.port)):
+            return
+        time.sleep(0.02)
+    raise ServerError(
+        f"{server.name} did not listen in {READY_SECONDS:g} s:\n{handle.last_words()}"
+    )
+
+
+@contextlib.contextmanager
+def pinned(core: int | None) -> Iterator[None]:
+    """Let processes that are started here have one core; each of their threads inherits it."""
+    before = os.sched_getaffinity(0)
+    if core is not None:
+        os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
