@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from chatd.wire.routes import Refused, Request, refusal
+from chatd.wire.request import Refused, Request, refusal
 
 __all__ = [
     "HEAD_BYTES",

@@ -12,7 +12,6 @@ from typing import Final
 
 import h11
 import trio
-from msgspec import Struct
 
 from chatd.logs import Log
 from chatd.wire.heads import (
@@ -24,10 +23,12 @@ from chatd.wire.heads import (
     malformed,
     tokens,
 )
-from chatd.wire.routes import WEBSOCKET, Refused, Request, Response, Routes, Upgrade, refusal
+from chatd.wire.request import Refused, Request, Response, refusal
+from chatd.wire.routes import WEBSOCKET, Routes
 from chatd.wire.transport import Transport
+from chatd.wire.websocket import Handover, Upgrade
 
-__all__ = ["Handover", "HttpConnection"]
+__all__ = ["HttpConnection"]
 
 _RECV_BYTES: Final = 8192
 # A page's assets go out in pieces of this size, each with a deadline of its own.
@@ -38,14 +39,6 @@ _DRAIN_BYTES: Final = 65536
 # it with a reset that overtakes the refusal (RFC 9112 section 9.6).
 _LINGER_SECONDS: Final = 1.0
 _LINGER_BYTES: Final = 1 << 20
-
-
-class Handover(Struct, frozen=True):
-    """A WebSocket request whose route said yes, and the bytes that came behind its head."""
-
-    request: Request
-    upgrade: Upgrade
-    early: bytes
 
 
 class HttpConnection:

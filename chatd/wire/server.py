@@ -14,12 +14,13 @@ from msgspec import Struct
 
 from chatd.logs import Log
 from chatd.settings import Settings
-from chatd.wire.http import Handover, HttpConnection
+from chatd.wire.http import HttpConnection
 from chatd.wire.listener import Listener
-from chatd.wire.routes import Response, Routes, refusal
+from chatd.wire.request import Response, refusal
+from chatd.wire.routes import Routes
 from chatd.wire.sweeper import Sweeper
 from chatd.wire.transport import Peer, SocketTransport, Transport
-from chatd.wire.websocket import WebSocket
+from chatd.wire.websocket import Handover, WebSocket
 
 __all__ = ["Server", "ServerStatistics"]
 

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Final, Protocol, TypeAlias
 
 import trio
+from msgspec import Struct
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
 
 from chatd.logs import Log
@@ -20,11 +21,11 @@ from chatd.model import CLOSES, GOING_AWAY, INTERNAL, LOST, NO_STATUS, SILENT, T
 from chatd.settings import Settings
 from chatd.wire import frames
 from chatd.wire.frames import Control, Fault, FrameReader, Item
-from chatd.wire.http import Handover
 from chatd.wire.outbox import Outbox
+from chatd.wire.request import Request
 from chatd.wire.transport import Transport
 
-__all__ = ["Opener", "Receiver", "WebSocket"]
+__all__ = ["Handover", "Opener", "Receiver", "Upgrade", "WebSocket"]
 
 # One system call for each message is what a chat needs, and this much for a burst of them.
 _RECV_BYTES: Final = 8192
@@ -47,6 +48,25 @@ class Receiver(Protocol):
 
 Opener: TypeAlias = Callable[["WebSocket"], Awaitable[Receiver]]
 """Called when the 101 is sent. Nothing is read from the peer until it returns."""
+
+
+class Upgrade(Struct, frozen=True):
+    """The answer to a WebSocket request that is welcome.
+
+    ``subprotocol`` is one of those that the client offered. ``open`` is called when the handshake
+    is through; what it returns gets the messages.
+    """
+
+    subprotocol: str | None
+    open: Opener
+
+
+class Handover(Struct, frozen=True):
+    """A WebSocket request whose route said yes, and the bytes that came behind its head."""
+
+    request: Request
+    upgrade: Upgrade
+    early: bytes
 
 
 class WebSocket:

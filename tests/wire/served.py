@@ -15,10 +15,11 @@ from chatd import logs, model
 from chatd.settings import Settings
 from chatd.wire import frames
 from chatd.wire.listener import Listener, open_listeners
-from chatd.wire.routes import Handler, Request, Response, Routes, Upgrade
+from chatd.wire.request import Request, Response
+from chatd.wire.routes import Handler, Routes
 from chatd.wire.server import Server
 from chatd.wire.transport import Peer, StreamTransport
-from chatd.wire.websocket import Receiver, WebSocket
+from chatd.wire.websocket import Receiver, Upgrade, WebSocket
 
 MEMORY = Peer("memory", "memory", loopback=True)
 KEY = base64.b64encode(bytes(range(16))).decode()

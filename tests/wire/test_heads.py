@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatd.wire.heads import body_length, check_head, check_host, tokens
-from chatd.wire.routes import Refused
+from chatd.wire.request import Refused
 
 PIECES = [b"GET / HTTP/1.1", b"Host: a", b"\r\n", b"\n", b"\r", b" ", b"\t", b"x" * 3000, b"\x16"]
 

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from chatd.wire.routes import Request, Response, Upgrade
+from chatd.wire.request import Request, Response
 from chatd.wire.transport import StreamTransport
+from chatd.wire.websocket import Upgrade
 from tests.wire.served import HANDSHAKE, KEY, MEMORY, Served, serve
 
 

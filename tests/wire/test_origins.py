@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatd.wire.origins import check, is_loopback_name
-from chatd.wire.routes import Request
+from chatd.wire.request import Request
 from chatd.wire.transport import Peer
 
 DEFAULT = ("same", "loopback", "file")

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from chatd.wire.routes import WEBSOCKET, Request, Response, Routes
+from chatd.wire.request import Request, Response
+from chatd.wire.routes import WEBSOCKET, Routes
 
 
 async def handler(request: Request) -> Response:

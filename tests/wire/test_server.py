@@ -6,7 +6,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from chatd.wire.routes import Request, Response
+from chatd.wire.request import Request, Response
 from chatd.wire.transport import Peer
 from tests.wire.served import Client, serve, settings
 
