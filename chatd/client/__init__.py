@@ -1,0 +1,87 @@
+"""A client of the chat for programs: comes back by itself, misses nothing, says nothing twice.
+
+    async with client.connect("ws://localhost:3000", nick="ann") as chat:
+        await chat.join("lobby")
+        await chat.say("hello")
+        async for event in chat:
+            match event:
+                case client.Message():
+                    print(event.nick, event.text)
+
+It speaks ``chatd.v1`` (JSON over WebSocket) on any Trio stream.
+"""
+
+from __future__ import annotations
+
+from chatd.client.changes import Gap, Lost, Reconnected, RoomLost
+from chatd.client.chat import Chat, connect
+from chatd.client.connection import Deadlines
+from chatd.client.conversation import AnyEvent, Statistics
+from chatd.client.dialing import Address, Backoff, Dial, dial_url
+from chatd.client.errors import ChatError, Closed, ConnectError, Ending, Garbled, Refused
+from chatd.client.protocol import (
+    Bye,
+    Delete,
+    Edit,
+    Entered,
+    Hello,
+    Identity,
+    Joined,
+    Left,
+    Limits,
+    Member,
+    Members,
+    Message,
+    NickChange,
+    Notice,
+    Page,
+    Position,
+    Presence,
+    RoomInfo,
+    Said,
+    Topic,
+    Unknown,
+)
+
+__all__ = [
+    "Address",
+    "AnyEvent",
+    "Backoff",
+    "Bye",
+    "Chat",
+    "ChatError",
+    "Closed",
+    "ConnectError",
+    "Deadlines",
+    "Delete",
+    "Dial",
+    "Edit",
+    "Ending",
+    "Entered",
+    "Gap",
+    "Garbled",
+    "Hello",
+    "Identity",
+    "Joined",
+    "Left",
+    "Limits",
+    "Lost",
+    "Member",
+    "Members",
+    "Message",
+    "NickChange",
+    "Notice",
+    "Page",
+    "Position",
+    "Presence",
+    "Reconnected",
+    "Refused",
+    "RoomInfo",
+    "RoomLost",
+    "Said",
+    "Statistics",
+    "Topic",
+    "Unknown",
+    "connect",
+    "dial_url",
+]

@@ -1,0 +1,306 @@
+"""One WebSocket to the daemon, from the dial to the close: frames out, frames in, life signs.
+
+It knows nothing of what the frames say. trio-websocket answers the daemon's pings by itself; this
+adds what it leaves out: a deadline on every wait, the end of a stream during the handshake, and a
+writer of its own, since a `send_message` that is cancelled tears the frame.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final, Protocol
+
+import trio
+from msgspec import Struct
+from trio_websocket import (
+    ConnectionClosed,
+    ConnectionRejected,
+    WebSocketConnection,
+    wrap_client_stream,
+)
+
+from chatd.client.dialing import Address
+from chatd.client.errors import ConnectError, Ending, Garbled, may_reconnect
+from chatd.client.protocol import SUBPROTOCOL
+from chatd.model import CLOSES, LOST, NORMAL, PROTOCOL_ERROR, SILENT
+
+__all__ = ["Connection", "Deadlines", "Outgoing"]
+
+# A page of 500 messages of 16 KiB, each byte written as \u00xx at the worst; characters, not bytes.
+_MOST_FRAME: Final = 64 << 20
+
+# What a socket holds at most by default on Linux is a few of these.
+_RECEIVE_BYTES: Final = 64 << 10
+
+# Frames between trio-websocket's reader and ours, which never waits: it only saves switches.
+_FRAMES: Final = 64
+
+
+# What a refusal's body says is one line for people.
+_REFUSAL_BYTES: Final = 500
+
+
+class Deadlines(Struct, frozen=True):
+    """How long each wait on the daemon may take, in seconds.
+
+    ``ping``: after so much silence the client asks for a life sign; None: never.
+    """
+
+    connect: float = 10.0
+    answer: float = 30.0
+    close: float = 5.0
+    ping: float | None = 30.0
+    pong: float = 20.0
+
+
+class Outgoing(Protocol):
+    """A frame that waits to be sent. ``withdrawn`` frames are passed over."""
+
+    frame: str
+    withdrawn: bool
+
+
+class Connection:
+    """Made for one `converse`, which is its whole life."""
+
+    def __init__(
+        self,
+        address: Address,
+        target: str,
+        deadlines: Deadlines,
+        subprotocol: str | None = SUBPROTOCOL,
+    ) -> None:
+        self._address = address
+        self._target = target
+        self._deadlines = deadlines
+        self._subprotocol = subprotocol
+        self._websocket: WebSocketConnection | None = None
+        self._frames: deque[Outgoing] = deque()
+        self._more = trio.Event()
+        self._ending: Ending | None = None
+        self._fault: Exception | None = None
+        self._scope = trio.CancelScope()
+
+    def send(self, frame: Outgoing) -> None:
+        """Send a frame after those before it. The caller bounds how many wait."""
+        self._frames.append(frame)
+        self._more.set()
+
+    def end(self, code: int, reason: str) -> None:
+        """Drop the connection without a word; the first reason counts."""
+        if self._ending is None:
+            self._ending = Ending(code, reason, may_reconnect(code))
+        self._scope.cancel()
+
+    async def aclose(self) -> None:
+        """Close as RFC 6455 has it, and give the daemon its time for it."""
+        if self._websocket is not None:
+            if self._ending is None:
+                self._ending = Ending(NORMAL.code, "left", reconnect=False)
+            try:
+                with trio.move_on_after(self._deadlines.close):
+                    await self._websocket.aclose(NORMAL.code)
+            finally:
+                self._scope.cancel()
+        self._scope.cancel()
+
+    async def converse(
+        self, received: Callable[[str | bytes], None], beside: Callable[[], Awaitable[None]]
+    ) -> Ending:
+        """Connect, hand every frame to ``received`` and run ``beside`` until the connection ends.
+
+        Raises `ConnectError` where there was none. ``received`` may raise `Garbled`.
+        """
+        line: _Line | None = None
+        try:
+            with self._scope:
+                line = await self._dial()
+                await self._over(line, received, beside)
+        finally:
+            if line is not None:
+                await trio.aclose_forcefully(line)
+        if self._fault is not None:
+            raise self._fault
+        if self._ending is None:
+            raise ConnectError("the connection was dropped while it was made")
+        return self._ending
+
+    async def _dial(self) -> _Line:
+        seconds = self._deadlines.connect
+        try:
+            with trio.fail_after(seconds):
+                return _Line(await self._address.dial())
+        except trio.TooSlowError:
+            raise ConnectError(f"no connection to {self._address.host} in {seconds:g} s") from None
+        # OSErrors of several addresses come as a group, with an OSError that sums them up.
+        except (OSError, trio.BrokenResourceError) as error:
+            raise ConnectError(f"no connection to {self._address.host}: {error}") from error
+
+    async def _over(
+        self,
+        line: _Line,
+        received: Callable[[str | bytes], None],
+        beside: Callable[[], Awaitable[None]],
+    ) -> None:
+        try:
+            async with trio.open_nursery() as nursery:
+                websocket = await self._shake_hands(nursery, line)
+                if websocket is not None:
+                    self._websocket = websocket
+                    nursery.start_soon(self._ours, partial(self._write, websocket))
+                    nursery.start_soon(self._ours, partial(self._beat, websocket, line))
+                    nursery.start_soon(self._ours, beside)
+                    await self._ours(partial(self._read, websocket, line, received))
+                nursery.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            # What is not ours came out of trio-websocket's reader: a rejection, or wsproto's word
+            # on a peer that speaks something else.
+            wire, rest = group.split(Exception)
+            if rest is not None or wire is None:
+                raise
+            self._fail(_refused(wire.exceptions[0]))
+
+    async def _shake_hands(self, nursery: trio.Nursery, line: _Line) -> WebSocketConnection | None:
+        websocket: WebSocketConnection | None = None
+        with trio.move_on_after(self._deadlines.connect):
+            async with trio.open_nursery() as race:
+                # trio-websocket waits for ever where the stream ends before the answer.
+                race.start_soon(line.cancel_when_gone, race.cancel_scope)
+                websocket = await wrap_client_stream(
+                    nursery,
+                    line,  # type: ignore[arg-type]  # any Stream does: it is only written and read
+                    self._address.host,
+                    self._target,
+                    subprotocols=[] if self._subprotocol is None else [self._subprotocol],
+                    message_queue_size=_FRAMES,
+                    max_message_size=_MOST_FRAME,
+                    receive_buffer_size=_RECEIVE_BYTES,
+                )
+                race.cancel_scope.cancel()
+        if websocket is None:
+            how = "hung up" if line.gone.is_set() else "did not answer"
+            self._fail(ConnectError(f"{self._address.host} {how} during the handshake"))
+        elif websocket.subprotocol != self._subprotocol:
+            text = f"{self._address.host} does not speak {self._subprotocol}"
+            self._fail(ConnectError(text, hopeless=True))
+            return None
+        return websocket
+
+    async def _ours(self, run: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await run()
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, fault: Exception) -> None:
+        if self._fault is None:
+            self._fault = fault
+        self._scope.cancel()
+
+    async def _read(
+        self,
+        websocket: WebSocketConnection,
+        line: _Line,
+        received: Callable[[str | bytes], None],
+    ) -> None:
+        try:
+            while True:
+                received(await websocket.get_message())
+        except Garbled as garbled:
+            self.end(
+                PROTOCOL_ERROR.code, f"the daemon sent what is not {self._subprotocol}: {garbled}"
+            )
+        except ConnectionClosed as closed:
+            if self._ending is not None:
+                await trio.sleep_forever()  # until `aclose` is through with it
+            code = LOST.code if closed.reason is None else closed.reason.code
+            reason = None if closed.reason is None else closed.reason.reason
+            if reason is None:
+                reason = CLOSES[code].reason if code in CLOSES else ""
+            self._ending = Ending(code, reason, may_reconnect(code))
+            # RFC 6455 section 7.1.1: the daemon closes the stream, the client waits for it.
+            with trio.move_on_after(self._deadlines.close):
+                await line.gone.wait()
+
+    async def _write(self, websocket: WebSocketConnection) -> None:
+        while True:
+            while self._frames:
+                outgoing = self._frames.popleft()
+                if not outgoing.withdrawn:
+                    try:
+                        await websocket.send_message(outgoing.frame)
+                    except ConnectionClosed:
+                        return
+            self._more = trio.Event()
+            await self._more.wait()
+
+    async def _beat(self, websocket: WebSocketConnection, line: _Line) -> None:
+        if self._deadlines.ping is None:
+            return
+        while True:
+            due = line.heard + self._deadlines.ping
+            if trio.current_time() < due:
+                await trio.sleep_until(due)
+                continue
+            with trio.move_on_after(self._deadlines.pong) as waiting:
+                try:
+                    await websocket.ping()
+                except ConnectionClosed:
+                    return
+            if waiting.cancelled_caught and line.heard < due:
+                self.end(LOST.code, SILENT.reason)
+
+
+class _Line(trio.abc.Stream):
+    """The stream, and when it was last heard."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self.heard = trio.current_time()
+        self.gone = trio.Event()
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        try:
+            await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.gone.set()
+            raise
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        try:
+            data = await self._stream.receive_some(max_bytes)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.gone.set()
+            raise
+        self.heard = trio.current_time()
+        if not data:
+            self.gone.set()
+        return data
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def cancel_when_gone(self, scope: trio.CancelScope) -> None:
+        await self.gone.wait()
+        scope.cancel()
+
+
+def _refused(error: Exception) -> ConnectError:
+    """Say what trio-websocket's reader raised."""
+    if not isinstance(error, ConnectionRejected):
+        return ConnectError(f"what answered is no WebSocket: {error}")
+    status = error.status_code
+    body = (error.body or b"")[:_REFUSAL_BYTES].decode("utf-8", "replace").strip()
+    wait = next((value for name, value in error.headers if name.lower() == b"retry-after"), b"")
+    return ConnectError(
+        f"refused with {status}" + (f": {body}" if body else ""),
+        status=status,
+        # A request that was wrong stays wrong; 408 and 429 are about time.
+        hopeless=300 <= status < 500 and status not in {408, 429},
+        retry_ms=int(wait) * 1000 if wait.isdigit() else None,
+    )

@@ -1,0 +1,433 @@
+"""One client's connections, one after the other, and what outlives them.
+
+The theory: the daemon's log is the memory, the client keeps its place in it.
+
+* An event is given to the application once, in the order of its room's numbers (`Following`).
+* A command without an answer is sent again on the next connection. ``say`` carries a key of its
+  user's, so that the log takes it once; the others come to the same when carried out twice.
+* A new connection first becomes the same guest again, then joins every room from its place, and
+  only then says what waits.
+
+Tasks: `run` makes the connections. Beside each runs `_attend`, which restores, and then reads on in
+the logs of rooms whose events came faster than the application took them. What is received is dealt
+with in the reader's own step, so that an answer takes effect before the event behind it.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final, TypeAlias, TypeVar
+
+import trio
+from msgspec import Struct, structs
+
+from chatd.client.call import Call, Calls, worth_waiting
+from chatd.client.changes import Change, Lost, Reconnected, RoomLost
+from chatd.client.connection import Connection, Deadlines
+from chatd.client.dialing import Address, Backoff
+from chatd.client.errors import Closed, ConnectError, Ending, Refused
+from chatd.client.following import Following, Take
+from chatd.client.inbox import Inbox
+from chatd.client.protocol import (
+    Answer,
+    Bye,
+    Delete,
+    Edit,
+    Entered,
+    Hello,
+    Identity,
+    Message,
+    NickChange,
+    Notice,
+    Page,
+    Renamed,
+    ServerEvent,
+    Topic,
+    Unknown,
+    decode,
+)
+from chatd.model import LOST, NORMAL
+
+__all__ = ["AnyEvent", "Conversation", "Statistics"]
+
+_T = TypeVar("_T")
+
+AnyEvent: TypeAlias = ServerEvent | Unknown | Change
+"""Whatever `Chat.next_event` gives; its name stands in ``on``."""
+
+# The daemon's own page, while reading on in a log.
+_PAGE: Final = 100
+
+
+class Statistics(Struct, frozen=True):
+    """What a chat did so far, and what it holds."""
+
+    connections: int
+    """Connections that got as far as being used."""
+    waiting_events: int
+    """Events the application has still to take."""
+    unanswered: int
+    """Commands without an answer."""
+    duplicates: int
+    """Events of a log that came a second time and were dropped."""
+    late: int
+    """Events of a log that came while there was no room, to be read from it afterwards."""
+    dropped: int
+    """Events of no log for which there was no room."""
+
+
+class Conversation:
+    """What `Chat` is the face of."""
+
+    def __init__(
+        self,
+        address: Address,
+        identity: Identity,
+        *,
+        reconnect: bool,
+        events: int,
+        deadlines: Deadlines,
+        backoff: Backoff,
+    ) -> None:
+        self.identity = identity
+        self.hello: Hello | None = None
+        self.ending: Ending | None = None
+        self.ready = False
+        self.inbox: Inbox[AnyEvent] = Inbox(events)
+        self.rooms: dict[str, Following] = {}
+        self._address = address
+        self._reconnect = reconnect
+        self._deadlines = deadlines
+        self._backoff = backoff
+        self._calls = Calls(deadlines.answer)
+        self._connection: Connection | None = None
+        self._over: Closed | None = None
+        self._bye: Bye | None = None
+        self._greeted = trio.Event()
+        self._late = trio.Event()
+        self._again = trio.Event()
+        self._lost = trio.Event()
+        self._settled = trio.Event()
+        self._failed: ConnectError | None = None
+        self._connections = 0
+        self._duplicates = 0
+        self._lates = 0
+        self._dropped = 0
+
+    # ---- for the application
+
+    async def call(
+        self,
+        do: str,
+        fields: dict[str, Any],
+        kind: type[_T],
+        answered: Callable[[_T], None] | None = None,
+        *,
+        keyed: bool = False,
+    ) -> _T:
+        """Have a command carried out, on this connection or a later one."""
+        if self._over is not None:
+            raise self._over
+        call = self._calls.new(do, fields, kind, answered, keyed=keyed)
+        if self.ready and self._connection is not None:
+            self._calls.send(self._connection, call)
+        return await self._calls.outcome(call)
+
+    async def settled(self) -> None:
+        """Wait until the attempt to connect that is being made ends. Raises what it failed with."""
+        await self._settled.wait()
+        if self._failed is not None:
+            raise self._failed
+        if self._over is not None:
+            raise self._over
+
+    async def reconnect(self) -> None:
+        if self._over is not None:
+            raise self._over
+        if self._settled.is_set():
+            self._settled = trio.Event()
+            self._failed = None
+            if self.ready and self._connection is not None:
+                self._connection.end(LOST.code, "connecting again")
+            # Where an attempt is being made, that is the one to wait for.
+            if self.ready or self._connection is None:
+                self._again.set()
+        await self.settled()
+
+    async def lost(self) -> Ending:
+        while self.ending is None:
+            await self._lost.wait()
+        return self.ending
+
+    async def aclose(self) -> None:
+        self._finish(Ending(NORMAL.code, "left", reconnect=False))
+        if self._connection is not None:
+            await self._connection.aclose()
+
+    def identified(self, identity: Identity) -> None:
+        self.identity = identity
+
+    def renamed(self, renamed: Renamed) -> None:
+        self.identity = structs.replace(self.identity, nick=renamed.nick)
+
+    def statistics(self) -> Statistics:
+        return Statistics(
+            connections=self._connections,
+            waiting_events=len(self.inbox),
+            unanswered=len(self._calls),
+            duplicates=self._duplicates,
+            late=self._lates,
+            dropped=self._dropped,
+        )
+
+    # ---- the connections
+
+    async def run(self) -> None:
+        """Connect, and come back, until it is over."""
+        attempt = 0
+        while self._over is None:
+            began = trio.current_time()
+            retry_ms = None
+            try:
+                ending = await self._converse()
+            except ConnectError as error:
+                self._failed = error
+                retry_ms = error.retry_ms
+                if self._connections == 0 or error.hopeless:
+                    self._finish(Ending(LOST.code, str(error), reconnect=False))
+                self._settled.set()
+            else:
+                retry_ms = ending.retry_ms
+                if not ending.reconnect:
+                    self._finish(ending)
+            if self._over is not None:
+                return
+            if trio.current_time() - began > self._backoff.most_seconds:
+                attempt = 0
+            await self._rest(attempt, retry_ms)
+            attempt += 1
+
+    async def _rest(self, attempt: int, retry_ms: int | None) -> None:
+        chance = random.random()  # noqa: S311  it spreads load, it guards nothing
+        if not self._reconnect:
+            seconds = math.inf
+        elif retry_ms is not None:
+            seconds = self._backoff.after(retry_ms, chance)
+        else:
+            seconds = self._backoff.seconds(attempt, chance)
+        with trio.move_on_after(seconds):
+            await self._again.wait()
+        self._again = trio.Event()
+
+    async def _converse(self) -> Ending:
+        self._greeted = trio.Event()
+        self._bye = None
+        # Who has a session gets their nick with it; another's guess at it would only be in the way.
+        nick = None if self.identity.session else self.identity.nick
+        connection = Connection(self._address, self._address.beginning(nick), self._deadlines)
+        self._connection = connection
+        try:
+            ending = await connection.converse(self._received, partial(self._attend, connection))
+        finally:
+            self._connection = None
+            restored, self.ready = self.ready, False
+            self._calls.stranded()
+        ending = self._with_bye(ending)
+        if ending.reconnect and not restored:
+            raise ConnectError(
+                f"the connection ended before it was used: {ending.reason}",
+                retry_ms=ending.retry_ms,
+            )
+        if self._over is None:
+            self._ended(ending)
+            self._put(Lost(ending))
+        return ending
+
+    def _with_bye(self, ending: Ending) -> Ending:
+        if (bye := self._bye) is not None:
+            cut_short = ending.code == LOST.code
+            ending = Ending(
+                bye.code if cut_short else ending.code,
+                bye.reason if cut_short else ending.reason,
+                bye.reconnect,
+                bye.retry_ms,
+            )
+        return ending
+
+    def _ended(self, ending: Ending) -> None:
+        self.ending = ending
+        self._lost.set()
+
+    def _finish(self, ending: Ending) -> None:
+        if self._over is not None:
+            return
+        over = self._over = Closed(ending)
+        self._ended(ending)
+        self._calls.fail(over)
+        self.inbox.end(over)
+        self._settled.set()
+
+    # ---- what is received; nothing here waits
+
+    def _received(self, frame: str | bytes) -> None:
+        received = decode(frame)
+        if not isinstance(received, Answer):
+            self._told(received)
+        elif received.re is None and received.error is not None:
+            self._put(Notice(text=received.error.message))
+        else:
+            self._calls.answered(received)
+
+    def _told(self, event: ServerEvent | Unknown) -> None:
+        match event:
+            case Message(seq=int()) | Edit() | Delete() | Topic():
+                self._logged(event)
+                return
+            case Hello():
+                self.hello = event
+                self._greeted.set()
+                return
+            case Bye():
+                self._bye = event
+            case NickChange() if event.user == self.identity.user:
+                self.identity = structs.replace(self.identity, nick=event.nick)
+            case _:
+                pass
+        self._put(event)
+
+    def _logged(self, event: Message | Edit | Delete | Topic) -> None:
+        following = self.rooms.get(event.room)
+        if following is None or event.seq is None:
+            self._put(event)
+            return
+        # Two: the gap that may have to be told first.
+        match following.take(event.seq, fits=self.inbox.fits(2)):
+            case Take.SEEN:
+                self._duplicates += 1
+            case Take.LATE:
+                self._lates += 1
+                self._late.set()
+            case Take.NOW:
+                for gap in following.told():
+                    self._put(gap)
+                self._put(event)
+
+    def _put(self, event: AnyEvent) -> None:
+        if self.inbox.fits(1):
+            self.inbox.put(event)
+        else:
+            self._dropped += 1
+
+    # ---- beside each connection
+
+    async def _attend(self, connection: Connection) -> None:
+        try:
+            await self._restore(connection)
+            while True:
+                await self._late.wait()
+                late = next((room for room in self.rooms.values() if room.late), None)
+                if late is None:
+                    self._late = trio.Event()
+                else:
+                    await self.inbox.half_empty()
+                    await self._read_on(connection, late)
+        except trio.TooSlowError:
+            connection.end(LOST.code, "no answer in time")
+        except Closed:
+            pass  # left meanwhile: `aclose` ends the connection
+
+    async def _restore(self, connection: Connection) -> None:
+        with trio.fail_after(self._deadlines.answer):
+            await self._greeted.wait()
+        same_user = await self._become(connection)
+        if self._connections or not same_user:
+            self._put(Reconnected(self.identity.user, self.identity.nick, same_user))
+        joins = [(room, self._rejoin(connection, room)) for room in self.rooms.values()]
+        try:
+            for following, call in joins:
+                await self._rejoined(connection, following, call)
+        finally:
+            for _, call in joins:
+                self._calls.forget(call)
+        self._calls.again(connection, same_user=same_user)
+        self._connections += 1
+        self._failed = None
+        self.ending = None
+        self._lost = trio.Event()
+        self.ready = True
+        self._settled.set()
+
+    async def _become(self, connection: Connection) -> bool:
+        """Be who we were. Tells whether that was to be had."""
+        assert self.hello is not None  # noqa: S101  the greeting was waited for
+        before, hello = self.identity, self.hello
+        guest = Identity(hello.user, hello.nick, hello.op, hello.session)
+        if before.session is None:
+            self.identity = guest
+            return True
+        known = True
+        try:
+            self.identity = await self._calls.patiently(
+                connection, "auth", {"session": before.session}, Identity
+            )
+        except Refused:
+            self.identity = guest
+            known = False
+        if before.nick is not None and self.identity.nick != before.nick:
+            # Where it is somebody else's by now, the application sees it by `identity`.
+            with suppress(Refused):
+                self.renamed(
+                    await self._calls.patiently(connection, "nick", {"nick": before.nick}, Renamed)
+                )
+        return known
+
+    def _rejoin(self, connection: Connection, following: Following) -> Call[Entered]:
+        since = following.rejoining()
+        fields = {"room": following.room, "since": {"epoch": since.epoch, "seq": since.seq}}
+        call = self._calls.new("join", fields, Entered, partial(self._back_in, following))
+        self._calls.send(connection, call)
+        return call
+
+    async def _rejoined(
+        self, connection: Connection, following: Following, call: Call[Entered]
+    ) -> None:
+        while True:
+            try:
+                await self._calls.outcome(call)
+            except Refused as refused:
+                if (seconds := worth_waiting(refused)) is not None:
+                    await trio.sleep(seconds)
+                    call = self._rejoin(connection, following)
+                    continue
+                self.rooms.pop(following.room, None)
+                self._put(RoomLost(following.room, refused))
+            return
+
+    def _back_in(self, following: Following, entered: Entered) -> None:
+        self.rooms.pop(following.room, None)
+        following.rejoined(entered)
+        self.rooms[following.room] = following
+        for event in entered.events:
+            self._told(event)
+        if following.gap is not None:  # and no event to tell it with
+            following.late = True
+            self._late.set()
+
+    async def _read_on(self, connection: Connection, following: Following) -> None:
+        newest = following.newest
+        fields = {
+            "room": following.room,
+            "after": following.position.seq,
+            "limit": min(_PAGE, self.inbox.most // 2 - 2),
+        }
+        try:
+            page = await self._calls.patiently(connection, "history", fields, Page)
+        except Refused:
+            page = Page(following.epoch, [])
+        if self.rooms.get(following.room) is following:
+            for event in following.read(page, newest):
+                self._put(event)

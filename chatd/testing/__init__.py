@@ -1,0 +1,36 @@
+"""The whole daemon inside a test: in memory, under trio's MockClock where the test asks for it.
+
+With pytest-trio, the fixture ``chat`` is there as soon as the package is installed::
+
+    async def test_a_short_outage_loses_nothing(chat, autojump_clock):
+        ann = await chat.client("ann")
+        bob = await chat.client("bob")
+        await chat.cut(bob)
+        await ann.say("are you there?")
+        await trio.sleep(600)
+        await bob.reconnect()
+        assert (await bob.next("message")).text == "are you there?"
+
+Without it, ``async with open_chat() as chat`` is the same.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from chatd.testing.clients import JsonClient, Line, TextClient
+    from chatd.testing.harness import Harness, open_chat
+
+__all__ = ["Harness", "JsonClient", "Line", "TextClient", "open_chat"]
+
+
+# pytest imports this package in every run, for its plugin; trio and the daemon come when used.
+def __getattr__(name: str) -> object:
+    if name in {"Harness", "open_chat"}:
+        from chatd.testing import harness as module  # noqa: PLC0415
+    elif name in __all__:
+        from chatd.testing import clients as module  # type: ignore[no-redef]  # noqa: PLC0415
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(module, name)

@@ -1,0 +1,374 @@
+"""The clients a test speaks through, one kind for each protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, ClassVar, Final, Literal, TypeAlias, overload
+from urllib.parse import urlencode
+
+import trio
+from msgspec import Struct
+
+from chatd import client
+from chatd.client.connection import Connection
+from chatd.client.inbox import Inbox
+from chatd.model import LOST
+from chatd.testing.cable import Cable
+from chatd.testing.mailbox import EVENTS, Mailbox, patience
+
+__all__ = ["PROTOCOLS", "Client", "JsonClient", "Line", "Plug", "TextClient"]
+
+
+class Plug:
+    """Where a client is plugged in: opens a new cable each time, and knows the last one."""
+
+    def __init__(self, dial: Callable[[], Awaitable[Cable]]) -> None:
+        self._dial = dial
+        self._cable: Cable | None = None
+
+    async def __call__(self) -> Cable:
+        self._cable = await self._dial()
+        return self._cable
+
+    @property
+    def cable(self) -> Cable:
+        """The cable of this connection, or of the last one."""
+        if self._cable is None:
+            raise RuntimeError("this client was never connected")
+        return self._cable
+
+
+# Who reads nothing for an hour, because a test has it so, is not to leave by itself.
+_DEADLINES = client.Deadlines(ping=None)
+
+
+class JsonClient:
+    """A client that speaks ``chatd.v1``, by `chatd.client`. It does not come back by itself."""
+
+    protocol: ClassVar[str] = "json"
+
+    def __init__(self, chat: client.Chat, plug: Plug, leave: trio.CancelScope) -> None:
+        self.chat = chat
+        """The client library's own object, for what is not here."""
+        self.plug = plug
+        self.room: str | None = None
+        """The room that `say` speaks in where it is not told: the one that was joined last."""
+        self.entered: client.Entered | None = None
+        """The answer to the last `join`."""
+        self._leave = leave
+        self._mailbox: Mailbox[client.AnyEvent] = Mailbox(chat.next_event, chat.next_event_nowait)
+
+    @property
+    def nick(self) -> str:
+        return self.chat.identity.nick or ""
+
+    @property
+    def user(self) -> str:
+        return self.chat.identity.user or ""
+
+    async def join(
+        self, room: str, *, since: client.Position | None = None, limit: int | None = None
+    ) -> client.Entered:
+        """Join a room. What is on its page is in the answer, not among the events."""
+        with trio.fail_after(patience()):
+            self.entered = await self.chat.join(room, since=since, limit=limit)
+        self.room = self.entered.room
+        return self.entered
+
+    async def leave(self, room: str | None = None) -> None:
+        room = self._room(room)
+        with trio.fail_after(patience()):
+            await self.chat.leave(room)
+        if room == self.room:
+            self.room = None
+
+    async def say(
+        self, text: str, *, room: str | None = None, key: str | None = None
+    ) -> client.Said:
+        """Say it and wait for the answer, while the cable is cut too: until `reconnect`."""
+        with trio.fail_after(patience()):
+            return await self.chat.say(text, room=self._room(room), key=key)
+
+    async def nickname(self, nick: str) -> str:
+        with trio.fail_after(patience()):
+            return await self.chat.nick(nick)
+
+    async def who(self, room: str | None = None) -> list[str]:
+        """Give the nicks of who is in the room."""
+        with trio.fail_after(patience()):
+            members = await self.chat.who(self._room(room))
+        return [member.nick for member in members.members]
+
+    async def history(
+        self,
+        room: str | None = None,
+        *,
+        before: int | None = None,
+        after: int | None = None,
+        limit: int | None = None,
+    ) -> client.Page:
+        with trio.fail_after(patience()):
+            return await self.chat.history(
+                self._room(room), before=before, after=after, limit=limit
+            )
+
+    @overload
+    async def next(self, kind: Literal["message"]) -> client.Message: ...
+    @overload
+    async def next(self, kind: Literal["joined"]) -> client.Joined: ...
+    @overload
+    async def next(self, kind: Literal["left"]) -> client.Left: ...
+    @overload
+    async def next(self, kind: Literal["nick"]) -> client.NickChange: ...
+    @overload
+    async def next(self, kind: Literal["presence"]) -> client.Presence: ...
+    @overload
+    async def next(self, kind: Literal["notice"]) -> client.Notice: ...
+    @overload
+    async def next(self, kind: Literal["bye"]) -> client.Bye: ...
+    @overload
+    async def next(self, kind: Literal["lost"]) -> client.Lost: ...
+    @overload
+    async def next(self, kind: Literal["reconnected"]) -> client.Reconnected: ...
+    @overload
+    async def next(self, kind: Literal["gap"]) -> client.Gap: ...
+    @overload
+    async def next(self, kind: str | None = None) -> client.AnyEvent: ...
+    async def next(self, kind: str | None = None) -> Any:
+        """Take the next event of ``kind`` (its ``on``), or the very next one.
+
+        Others that come first stay for later calls. Raises AssertionError where none comes: within
+        an hour of a virtual clock, 10 seconds of a real one.
+        """
+        return await self._mailbox.next(self.nick, kind)
+
+    @overload
+    def waiting(self, kind: Literal["message"]) -> Sequence[client.Message]: ...
+    @overload
+    def waiting(self, kind: str | None = None) -> Sequence[client.AnyEvent]: ...
+    def waiting(self, kind: str | None = None) -> Any:
+        """Give, and leave, the events that have come and were not taken."""
+        return self._mailbox.waiting(kind)
+
+    async def texts(self, count: int) -> list[str | None]:
+        """Take the next ``count`` messages; gives what they say."""
+        return [(await self.next("message")).text for _ in range(count)]
+
+    async def lost(self) -> client.Ending:
+        """Wait until the connection has ended; tells why."""
+        with trio.fail_after(patience()):
+            return await self.chat.lost()
+
+    async def reconnect(self) -> None:
+        """Connect again, be the same guest, be in the same rooms, say what waits.
+
+        What was missed comes as events.
+        """
+        with trio.fail_after(patience()):
+            await self.chat.reconnect()
+
+    async def aclose(self) -> None:
+        """Leave, as a client does that ends."""
+        with trio.fail_after(patience()):
+            await self.chat.aclose()
+        self._leave.cancel()
+
+    def _room(self, room: str | None) -> str:
+        if (found := room or self.room) is None:
+            raise ValueError(f"{self.nick} is in no room: join one, or name it")
+        return found
+
+
+class Line(Struct, frozen=True):
+    """A frame of plain text: ``greeting``, ``message`` with its nick, ``notice`` without its star.
+
+    Later lines of a message have lost their indent.
+    """
+
+    on: Literal["greeting", "message", "notice"]
+    text: str
+    nick: str | None = None
+
+
+class Typed:
+    """A line on its way to the daemon."""
+
+    withdrawn = False
+
+    def __init__(self, frame: str) -> None:
+        self.frame = frame
+
+
+class TextClient:
+    """A client that speaks plain text. It cannot resume: coming back shows the backlog again."""
+
+    protocol: ClassVar[str] = "text"
+
+    def __init__(self, plug: Plug, nick: str, room: str, nursery: trio.Nursery) -> None:
+        self.plug = plug
+        self.nick = nick
+        """The nick that was asked for."""
+        self.room = room
+        """The room that was asked for when it connected."""
+        self._nursery = nursery
+        self._connection: Connection | None = None
+        self._greeted = False
+        self._fault = client.ConnectError("never connected")
+        self._opened = trio.Event()
+        self._ended = trio.Event()
+        self._ending = client.Ending(LOST.code, "never connected", reconnect=True)
+        self._lines: Inbox[Line] = Inbox(EVENTS)
+        self._mailbox: Mailbox[Line] = Mailbox(self._lines.take, self._lines.take_nowait)
+
+    async def connect(self) -> None:
+        """Connect, and wait for the greeting. The harness does it."""
+        self._greeted = False
+        self._fault = client.ConnectError("the connection ended before the greeting")
+        self._opened = trio.Event()
+        self._ended = trio.Event()
+        self._nursery.start_soon(self._converse)
+        await self._opened.wait()
+        if not self._greeted:
+            raise self._fault
+
+    async def say(self, text: str) -> None:
+        """Send a line as it is typed: a message, or a command with a slash. It has no answer."""
+        if self._connection is None:
+            raise ConnectionError(f"{self.nick} is not connected: {self._ending.reason}")
+        self._connection.send(Typed(text))
+        await trio.lowlevel.checkpoint()
+
+    async def join(self, room: str) -> Line:
+        """Go to another room; gives its greeting. Other lines stay to be taken."""
+        for _ in self.waiting("greeting"):
+            await self.next("greeting")
+        await self.say(f"/join {room}")
+        return await self.next("greeting")
+
+    async def next(self, kind: Literal["greeting", "message", "notice"] | None = None) -> Line:
+        """Take the next line of ``kind``, or the very next one; the others stay for later calls.
+
+        Raises AssertionError where none comes: within an hour of a virtual clock, 10 seconds of a
+        real one.
+        """
+        return await self._mailbox.next(self.nick, kind)
+
+    def waiting(self, kind: Literal["greeting", "message", "notice"] | None = None) -> list[Line]:
+        """Give, and leave, the lines that have come and were not taken."""
+        return self._mailbox.waiting(kind)
+
+    async def texts(self, count: int) -> list[str | None]:
+        """Take the next ``count`` messages; gives what they say."""
+        return [(await self.next("message")).text for _ in range(count)]
+
+    async def lost(self) -> client.Ending:
+        """Wait until the connection has ended; tells why."""
+        with trio.fail_after(patience()):
+            await self._ended.wait()
+        return self._ending
+
+    async def reconnect(self) -> None:
+        """Connect again, in the first room, as somebody new with the same nick if that is free."""
+        if self._connection is not None:
+            self._connection.end(LOST.code, "connecting again")
+            await self.lost()
+        await self.connect()
+
+    async def aclose(self) -> None:
+        """Leave, as a client does that ends."""
+        if self._connection is not None:
+            with trio.fail_after(patience()):
+                await self._connection.aclose()
+                await self._ended.wait()
+
+    async def _converse(self) -> None:
+        query = urlencode({"nick": self.nick, "room": self.room})
+        address = client.Address(self.plug, "localhost", f"/ws?{query}")
+        connection = Connection(address, address.target, _DEADLINES, subprotocol=None)
+        self._connection = connection
+        try:
+            self._ending = await connection.converse(self._received, trio.lowlevel.checkpoint)
+        except client.ConnectError as fault:
+            self._fault = fault
+        finally:
+            self._connection = None
+            self._opened.set()
+            self._ended.set()
+
+    def _received(self, frame: str | bytes) -> None:
+        if not self._lines.fits(1):
+            raise AssertionError(f"{self.nick}: {EVENTS} lines came that no test took")
+        self._lines.put(self._line(str(frame).replace("\n  ", "\n")))
+        self._greeted = True
+        self._opened.set()
+
+    def _line(self, text: str) -> Line:
+        if not self._greeted:
+            return Line("greeting", text)
+        if text.startswith("* "):
+            return Line("notice", text[2:])
+        nick, colon, said = text.partition(": ")
+        # A nick has neither space nor colon; a greeting, after /join, mostly has.
+        return Line("message", said, nick) if colon and " " not in nick else Line("greeting", text)
+
+
+Client: TypeAlias = JsonClient | TextClient
+
+
+async def _open_json(nursery: trio.Nursery, plug: Plug, nick: str, room: str | None) -> Client:
+    opening = _Opening(plug, nick)
+    nursery.start_soon(opening.be_there)
+    one = await opening.client()
+    if room is not None:
+        await one.join(room)
+    return one
+
+
+class _Opening:
+    """A JSON client in the task that holds its connections, and what became of it."""
+
+    def __init__(self, plug: Plug, nick: str) -> None:
+        self._plug = plug
+        self._nick = nick
+        self._opened = trio.Event()
+        self._client: JsonClient | None = None
+        self._fault: client.ChatError | None = None
+
+    async def client(self) -> JsonClient:
+        await self._opened.wait()
+        if self._client is None:
+            raise self._fault or client.ConnectError("the chat is being closed")
+        return self._client
+
+    async def be_there(self) -> None:
+        try:
+            with trio.CancelScope() as leave:
+                async with client.connect(
+                    client.Address(self._plug),
+                    nick=self._nick,
+                    reconnect=False,
+                    events=EVENTS,
+                    deadlines=_DEADLINES,
+                ) as chat:
+                    self._client = JsonClient(chat, self._plug, leave)
+                    self._opened.set()
+                    await trio.sleep_forever()
+        except client.ChatError as fault:
+            self._fault = fault
+        finally:
+            self._opened.set()
+
+
+async def _open_text(nursery: trio.Nursery, plug: Plug, nick: str, room: str | None) -> Client:
+    if room is None:
+        raise ValueError("plain text is always in a room: room=None is for other protocols")
+    one = TextClient(plug, nick, room, nursery)
+    await one.connect()
+    return one
+
+
+PROTOCOLS: Final[dict[str, Callable[[trio.Nursery, Plug, str, str | None], Awaitable[Client]]]] = {
+    "json": _open_json,
+    "text": _open_text,
+}
+"""How a client is made for each protocol that tests can speak. Its tasks live in the nursery."""

@@ -1,0 +1,87 @@
+"""A journal whose disk may be full, or fall silent at the wrong moment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import trio
+
+from chatd.journal import Journal, Statistics, Unavailable
+from chatd.model import Event, Head, Operation, Outcome, Receipt, UserRecord
+
+__all__ = ["FaultyJournal"]
+
+
+class FaultyJournal:
+    """`Journal` in front of another one.
+
+    While ``full``, nothing is committed. With ``loses_confirmation`` the next commit is done and
+    not confirmed: `settle` tells of it.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._unconfirmed: list[Event] = []
+        self.full = False
+        self.loses_confirmation = False
+
+    @property
+    def epoch(self) -> str:
+        return self._journal.epoch
+
+    @property
+    def key(self) -> bytes:
+        return self._journal.key
+
+    @property
+    def feed(self) -> trio.MemoryReceiveChannel[list[Event]]:
+        return self._journal.feed
+
+    async def commit(self, batch: Sequence[Operation]) -> list[Outcome]:
+        if self.full:
+            raise Unavailable("the disk is full")
+        outcomes = await self._journal.commit(batch)
+        if self.loses_confirmation:
+            self.loses_confirmation = False
+            self._unconfirmed += [
+                outcome.event
+                for outcome in outcomes
+                if isinstance(outcome, Receipt) and not outcome.duplicate
+            ]
+            raise Unavailable("the commit was not confirmed")
+        return outcomes
+
+    async def settle(self) -> list[Event]:
+        found = await self._journal.settle() + self._unconfirmed
+        self._unconfirmed = []
+        return found
+
+    async def hand_on(self, events: list[Event]) -> None:
+        await self._journal.hand_on(events)
+
+    async def read(self, room: str, after: int, upto: int, limit: int) -> list[Event]:
+        return await self._journal.read(room, after, upto, limit)
+
+    async def read_back(self, room: str, before: int, limit: int) -> list[Event]:
+        return await self._journal.read_back(room, before, limit)
+
+    async def head(self, room: str) -> Head | None:
+        return await self._journal.head(room)
+
+    async def rooms(self) -> list[Head]:
+        return await self._journal.rooms()
+
+    async def user(self, user: str) -> UserRecord | None:
+        return await self._journal.user(user)
+
+    async def present(self, since: int) -> list[UserRecord]:
+        return await self._journal.present(since)
+
+    async def sweep(self) -> bool:
+        return await self._journal.sweep()
+
+    async def aclose(self) -> None:
+        await self._journal.aclose()
+
+    def statistics(self) -> Statistics:
+        return self._journal.statistics()

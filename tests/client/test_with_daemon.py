@@ -1,0 +1,97 @@
+"""The client against the daemon itself, over cables that are cut and inboxes that are small."""
+
+from __future__ import annotations
+
+from trio.testing import MockClock
+
+from chatd import client
+from chatd.settings import Limits, Settings
+from chatd.testing import open_chat
+from chatd.testing.cable import Cable
+
+FAST = Settings(
+    limits=Limits(messages_per_second="off", messages_burst="off", bytes_per_second="off")
+)
+
+
+async def test_who_takes_slowly_misses_nothing(autojump_clock: MockClock) -> None:
+    async with open_chat(FAST) as harness:
+        ann = await harness.client("ann")
+        async with client.connect(harness.dial, nick="bob", events=16) as bob:
+            await bob.join("lobby")
+            for number in range(300):
+                await ann.say(str(number))
+            await harness.settled()
+            assert bob.statistics().late > 0
+            assert await _texts(bob, 300) == [str(number) for number in range(300)]
+            await ann.say("the last")
+            assert await _texts(bob, 1) == ["the last"]
+
+
+async def test_more_was_missed_than_a_page_holds(autojump_clock: MockClock) -> None:
+    async with open_chat(FAST) as harness:
+        ann = await harness.client("ann")
+        bob = await harness.client("bob")
+        await ann.say("before")
+        assert await bob.texts(1) == ["before"]
+        await harness.cut(bob)
+        for number in range(700):
+            await ann.say(str(number))
+        await bob.reconnect()
+        assert await bob.texts(700) == [str(number) for number in range(700)]
+        assert bob.chat.statistics().duplicates == 0
+
+
+async def test_a_later_run_goes_on_where_the_first_was(autojump_clock: MockClock) -> None:
+    async with open_chat(FAST) as harness:
+        ann = await harness.client("ann")
+        async with client.connect(harness.dial, nick="bob") as bob:
+            await bob.join("lobby")
+            await bob.say("I am here", key="k1")
+            assert await _texts(bob, 1) == ["I am here"]
+            session, since = bob.identity.session, bob.position("lobby")
+        await ann.say("are you there?")
+        async with client.connect(harness.dial, session=session) as bob:
+            assert bob.identity.nick == "bob"
+            entered = await bob.join("lobby", since=since)
+            assert entered.recovered
+            assert [one.text for one in entered.events if isinstance(one, client.Message)] == [
+                "are you there?"
+            ]
+            answered = await bob.say("yes", reply_to=2)
+            page = await bob.history("lobby", after=2)
+            assert [
+                (one.seq, one.reply_to) for one in page.events if isinstance(one, client.Message)
+            ] == [(answered.seq, 2)]
+            again = await bob.say("I am here", key="k1")
+            assert (again.seq, again.duplicate) == (1, True)
+
+
+async def test_it_comes_back_by_itself(autojump_clock: MockClock) -> None:
+    cables: list[Cable] = []
+
+    async with open_chat(FAST) as harness:
+
+        async def dial() -> Cable:
+            cables.append(await harness.dial())
+            return cables[-1]
+
+        ann = await harness.client("ann")
+        async with client.connect(dial, nick="bob") as bob:
+            await bob.join("lobby")
+            for number in range(5):
+                cables[-1].cut()
+                await ann.say(str(number))
+                assert await _texts(bob, 1) == [str(number)]
+                # The missed message comes with the join; what follows that is to be done too.
+                await harness.settled()
+            assert (bob.identity.nick, bob.statistics().connections) == ("bob", 6)
+
+
+async def _texts(chat: client.Chat, count: int) -> list[str | None]:
+    texts: list[str | None] = []
+    while len(texts) < count:
+        event = await chat.next_event()
+        if isinstance(event, client.Message):
+            texts.append(event.text)
+    return texts
