@@ -10,8 +10,9 @@ from chatd.gateways.json import SUBPROTOCOL, JsonGateway
 from chatd.gateways.text import TextGateway
 from chatd.logs import Log
 from chatd.wire.origins import check
-from chatd.wire.routes import WEBSOCKET, Handler, Request, Response, Routes, Upgrade, refusal
-from chatd.wire.websocket import WebSocket
+from chatd.wire.request import Request, Response, refusal
+from chatd.wire.routes import WEBSOCKET, Handler, Routes
+from chatd.wire.websocket import Upgrade, WebSocket
 
 __all__ = ["routes"]
 

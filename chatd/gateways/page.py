@@ -12,7 +12,8 @@ from importlib import resources
 from typing import Final
 
 from chatd.settings import Settings
-from chatd.wire.routes import Methods, Request, Response
+from chatd.wire.request import Request, Response
+from chatd.wire.routes import Methods
 
 __all__ = ["routes"]
 

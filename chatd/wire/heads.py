@@ -54,7 +54,8 @@ def check_head(buffer: bytearray, end: int, scanned: int) -> None:
         raise Refused(refusal(431, reason))
     if buffer and not buffer[:1].isalpha():
         raise malformed("no method")
-    if _UNSOUND.search(buffer, max(0, scanned - 2), size) is not None:
+    # With the last line's own end: a bare CR may stand right before it.
+    if _UNSOUND.search(buffer, max(0, scanned - 2), size if end < 0 else end + 2) is not None:
         raise malformed("a line that does not end in CRLF, or a folded one")
 
 

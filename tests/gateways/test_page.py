@@ -14,7 +14,8 @@ import pytest
 
 from chatd.gateways import page
 from chatd.settings import Chat, Settings
-from chatd.wire.routes import Request, Response, Routes
+from chatd.wire.request import Request, Response
+from chatd.wire.routes import Routes
 from chatd.wire.transport import Peer
 
 FOLDER = Path(str(resources.files("chatd.gateways"))) / "page"

@@ -18,6 +18,9 @@ __all__ = ["history", "say"]
 
 KEY_BYTES: Final = 64
 
+MOST_SEQ: Final = 2**53
+"""What every JSON library takes for a whole number."""
+
 _CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -30,8 +33,8 @@ async def say(connection: Connection, command: commands.Say, answered: Answered)
         return
     text = command.text.replace("\r\n", "\n")
     room, user = membership.room, connection.user
-    if command.reply_to is not None and not 1 <= command.reply_to <= room.topic.visible:
-        answered(Refusal("bad_request", "reply_to is the number of a message of this room"))
+    if command.reply_to is not None and not 1 <= command.reply_to <= MOST_SEQ:
+        answered(Refusal("bad_request", "reply_to is the number of a message"))
         return
     if refusal := _may_say(connection, text, command.key):
         answered(refusal)

@@ -33,6 +33,8 @@ export class Composer {
       this.#send();
     });
     this.#text.addEventListener("input", () => this.#edited());
+    // Another width breaks the lines elsewhere. What is observed does not take its size from them.
+    new ResizeObserver(() => this.#grow()).observe(find("main", HTMLElement));
     this.#text.addEventListener("keydown", (event) => {
       // Enter also ends the composing of a character; Safari tells so by 229 alone.
       if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229)
