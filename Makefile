@@ -47,6 +47,7 @@ check: .venv/.check
 
 bench: .venv/.bench
 	$(VENV) bench/fanout.py $(ARGS)
+	$(VENV) bench/slow_reader.py
 
 clean:
 	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis dist

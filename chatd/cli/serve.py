@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import sys
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import trio
+from msgspec.structs import replace
 
 from chatd import daemon
 from chatd.cli.check import report, say
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from chatd.cli.check import Verbs
 
 __all__ = ["add_parser", "run"]
+
+SPARE_DESCRIPTORS: Final = 64
+"""Kept back from clients: for listeners, the store, the log, and accepting only to refuse."""
 
 FAULTY_CONFIGURATION: Final = 78
 """EX_CONFIG of sysexits.h: systemd is told not to try again."""
@@ -76,18 +81,38 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _serve(settings: Settings, path: Path | None, log: Log) -> None:
-    listeners = open_listeners(settings.listen.addresses, settings.listen.socket_mode_bits)
-    if sys.stderr.isatty():
-        where = " and ".join(_where(listener) for listener in listeners)
-        kept = "not kept" if path is None else f"in {path}"
-        say(f"chatd serves on {where}; the history is {kept}; Ctrl+C ends it\n", sys.stderr)
-    await daemon.run(
-        settings,
-        listeners=listeners,
-        journal=_journal(settings, path, log),
-        log=log,
-        notifier=Notifier(),
+    settings = _within_descriptors(settings, log)
+    with ExitStack() as stack:
+        listeners = open_listeners(settings.listen.addresses, settings.listen.socket_mode_bits)
+        for listener in listeners:
+            stack.callback(listener.close)
+        if sys.stderr.isatty():
+            where = " and ".join(_where(listener) for listener in listeners)
+            kept = "not kept" if path is None else f"in {path}"
+            say(f"chatd serves on {where}; the history is {kept}; Ctrl+C ends it\n", sys.stderr)
+        await daemon.run(
+            settings,
+            listeners=listeners,
+            journal=_journal(settings, path, log),
+            log=log,
+            notifier=Notifier(),
+        )
+
+
+def _within_descriptors(settings: Settings, log: Log) -> Settings:
+    """Raise the soft limit of descriptors to the hard one, and admit no more than fit."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard == resource.RLIM_INFINITY or settings.limits.connections <= hard - SPARE_DESCRIPTORS:
+        return settings
+    fit = max(1, hard - SPARE_DESCRIPTORS)
+    log.emit(
+        "warning",
+        setting="limits.connections",
+        detail=f"{settings.limits.connections} connections do not fit into {hard} descriptors: "
+        f"{fit} are admitted; raise LimitNOFILE or lower limits.connections",
     )
+    return replace(settings, limits=replace(settings.limits, connections=fit))
 
 
 def _where(listener: Listener) -> str:
