@@ -42,6 +42,8 @@ export class Log {
   #room = null;
   /** Whether the end is what is looked at. */
   #stuck = true;
+  /** Where the last scroll led to. */
+  #scrolledTo = 0;
   /** The last number that was in sight while at the end. */
   #seen = 0;
   /** @type {WeakMap<Entry, {shape: string, node: HTMLElement}>} */
@@ -312,7 +314,10 @@ export class Log {
   #scrolled() {
     const room = this.#room;
     const { scrollTop, scrollHeight, clientHeight } = this.#scroller;
-    const stuck = scrollHeight - scrollTop - clientHeight < END_PX;
+    // The end is left by going up. It may also move away, by another size: then it is followed.
+    const up = scrollTop < this.#scrolledTo;
+    this.#scrolledTo = scrollTop;
+    const stuck = (this.#stuck && !up) || scrollHeight - scrollTop - clientHeight < END_PX;
     if (stuck !== this.#stuck) {
       this.#stuck = stuck;
       this.render();

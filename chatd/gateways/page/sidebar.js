@@ -64,6 +64,8 @@ export class Sidebar {
       void this.#join();
     });
     this.#joinName.addEventListener("input", () => (this.#joinError.textContent = ""));
+    // Who is about to choose a room is shown those that there are.
+    this.#joinName.addEventListener("focus", () => void chat.refreshList());
     for (const list of [this.#roomList, this.#otherList]) {
       list.addEventListener("click", (event) => {
         const row = event.target instanceof Element ? event.target.closest("li") : null;

@@ -1,0 +1,243 @@
+"""The chat page while the daemon is away, and when it is back: nothing missed, nothing twice."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from chatd import client
+from tests.e2e.chat_page import OPEN, WAITING, open_page, texts_in
+from tests.e2e.chatd_process import ChatdProcess, ChatdStarter, free_port
+from tests.e2e.chromium import Chromium
+
+BANNER: Final = "document.querySelector('#banner')"
+
+
+async def test_kill_9_loses_and_doubles_nothing(
+    start_chatd: ChatdStarter, chromium: Chromium
+) -> None:
+    first = await start_chatd()
+    page = await open_page(chromium, first)
+    name = await page.nick()
+    await page.say("before")
+    await first.kill()
+    await page.tab.until(WAITING)
+    assert (
+        await page.tab.evaluate(f"{BANNER}.checkVisibility() && {BANNER}.dataset.kind") == "waiting"
+    )
+    await page.tab.until_text("Reconnecting", within="#banner")
+    await page.send("meanwhile 1")
+    await page.send("meanwhile 2")
+    await page.tab.until("document.querySelectorAll('.message[data-state=sending]').length === 2")
+    assert await page.texts() == ["before", "meanwhile 1", "meanwhile 2"]
+
+    # The same history elsewhere: what is said there the page cannot but miss.
+    other = await start_chatd(port=free_port())
+    async with client.connect(other.url, nick="json") as program:
+        await program.join("lobby")
+        for number in range(3):
+            await program.say(f"missed {number}")
+    assert await other.stop() == 0
+
+    second = await start_chatd(port=first.port)
+    await page.come_back()
+    missed = [f"missed {number}" for number in range(3)]
+    expected = ["before", *missed, "meanwhile 1", "meanwhile 2"]
+    await page.shows(*expected)
+    await page.tab.until("document.querySelectorAll('.message[data-seq]').length === 6")
+    await page.say("after")
+    assert await page.texts() == [*expected, "after"]
+    assert await page.nick() == name
+    states = "[...document.querySelectorAll('.message')].map(node => node.dataset.state ?? '')"
+    assert await page.tab.evaluate(states) == ["sent", "", "", "", "sent", "sent", "sent"]
+    assert await page.tab.evaluate("document.querySelector('.line.gap')") is None
+    assert not await page.visible("#banner")
+    async with client.connect(second.url) as program:
+        assert await texts_in(program, "lobby") == [*expected, "after"]
+    assert page.faults == []
+
+
+class Cable:
+    """A relay to a daemon, which can lose what the daemon says, and be pulled."""
+
+    def __init__(self, port: int, nursery: trio.Nursery) -> None:
+        self.deaf = False
+        self._port: Final = port
+        self._nursery: Final = nursery
+        self._calls: Final[set[trio.CancelScope]] = set()
+
+    async def lay(self) -> int:
+        """Listen on a port of its own, and give it."""
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        self._nursery.start_soon(trio.serve_listeners, self._call, listeners)
+        return int(listeners[0].socket.getsockname()[1])
+
+    def pull(self) -> None:
+        """End all connections; the next ones are good."""
+        self.deaf = False
+        for call in list(self._calls):
+            call.cancel()
+
+    async def _call(self, near: trio.SocketStream) -> None:
+        far = await trio.open_tcp_stream("127.0.0.1", self._port)
+        async with near, far:
+            with trio.CancelScope() as scope:
+                self._calls.add(scope)
+                try:
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(self._up, near, far)
+                        await self._down(far, near)
+                        nursery.cancel_scope.cancel()
+                finally:
+                    self._calls.remove(scope)
+
+    async def _up(self, near: trio.SocketStream, far: trio.SocketStream) -> None:
+        with suppress(trio.BrokenResourceError):
+            async for data in near:
+                await far.send_all(data)
+            await far.send_eof()
+
+    async def _down(self, far: trio.SocketStream, near: trio.SocketStream) -> None:
+        with suppress(trio.BrokenResourceError):
+            async for data in far:
+                if not self.deaf:
+                    await near.send_all(data)
+
+
+async def test_an_answer_that_is_lost_doubles_nothing(
+    chatd: ChatdProcess, chromium: Chromium, nursery: trio.Nursery
+) -> None:
+    """The daemon has the message, the page does not know: its key makes it the same one."""
+    cable = Cable(chatd.port, nursery)
+    page = await open_page(chromium, chatd, port=await cable.lay())
+    await page.say("before")
+    for number in range(2, 5):
+        cable.deaf = True
+        await page.send(f"message {number}")
+        await chatd.line("message", seq=number)
+        await page.tab.until("document.querySelector('[data-state=sending]')")
+        cable.pull()
+        await page.tab.until("!document.querySelector('[data-state=sending]')")
+    expected = ["before", *(f"message {number}" for number in range(2, 5))]
+    assert await page.texts() == expected
+    await page.say("after")
+    assert await page.texts() == [*expected, "after"]
+    async with client.connect(chatd.url) as program:
+        assert await texts_in(program, "lobby") == [*expected, "after"]
+    assert page.faults == []
+
+
+async def test_killed_with_a_message_on_its_way_it_is_said_once(
+    start_chatd: ChatdStarter, chromium: Chromium
+) -> None:
+    """Whether the daemon had taken it is not to be known."""
+    chatd = await start_chatd()
+    page = await open_page(chromium, chatd)
+    for number in range(3):
+        await page.send(f"message {number}")
+        await chatd.kill()
+        chatd = await start_chatd(port=chatd.port)
+        await page.come_back()
+    await page.tab.until("document.querySelectorAll('.message[data-seq]').length === 3")
+    await page.say("the last")
+    expected = [*(f"message {number}" for number in range(3)), "the last"]
+    assert await page.texts() == expected
+    async with client.connect(chatd.url) as program:
+        assert await texts_in(program, "lobby") == expected
+    assert page.faults == []
+
+
+async def test_a_drain_is_told_and_survived(start_chatd: ChatdStarter, chromium: Chromium) -> None:
+    first = await start_chatd()
+    page = await open_page(chromium, first)
+    await page.join("den")
+    await page.say("before")
+    assert await first.stop() == 0
+    assert (await first.line("disconnect"))["code"] == 1001
+    await page.tab.until(WAITING)
+    assert await page.visible("#banner")
+    second = await start_chatd(port=first.port)
+    await page.tab.until(OPEN)  # by itself, after the time it was given
+    await page.tab.until(f"{BANNER}.hidden")
+    async with client.connect(second.url, nick="json") as program:
+        await program.join("den")
+        await page.line("presence", "json joined")
+        await program.say("after")
+        await page.shows("before", "after")
+    assert await page.rooms() == ["lobby", "den"]
+    assert page.faults == []
+
+
+async def test_a_refusal_is_told_and_can_be_tried_again(
+    start_chatd: ChatdStarter, chromium: Chromium
+) -> None:
+    chatd = await start_chatd()
+    page = await open_page(chromium, chatd)
+    await page.say("before")
+    # The page goes by the limit it was told; only a daemon with another one refuses.
+    await chatd.stop()
+    await page.tab.until(WAITING)
+    await page.send(long := "much " * 100 + "too long")
+    await page.send("short")
+    chatd = await start_chatd({"limits.message_bytes": 100}, port=chatd.port)
+    await page.come_back()
+    failed = "document.querySelectorAll('.message[data-state=failed]').length"
+    await page.tab.until(f"{failed} === 1")
+    assert "100 bytes" in await page.tab.evaluate("document.querySelector('.failure').innerText")
+    await page.shows("before", "short", long)  # what came after it went on
+    assert await page.tab.evaluate("document.querySelector('.message:last-child').dataset.key")
+    await page.type(long)
+    await page.tab.until_text("Too long", within="#composer-hint")
+    assert await page.tab.evaluate("document.querySelector('#composer-send').disabled")
+
+    await chatd.stop()
+    chatd = await start_chatd(port=chatd.port)
+    await page.come_back()
+    await page.reload()
+    await page.shows("before", "short", long)
+    assert await page.tab.evaluate(failed) == 1  # it is kept until somebody decides
+    await page.tab.click("button[data-do=retry]")
+    await page.tab.until(f"{failed} === 0")
+    await page.tab.until("document.querySelectorAll('.message[data-seq]').length === 3")
+    assert await page.texts() == ["before", "short", long]
+    assert page.faults == []
+
+
+async def test_what_failed_can_be_discarded(start_chatd: ChatdStarter, chromium: Chromium) -> None:
+    chatd = await start_chatd()
+    page = await open_page(chromium, chatd)
+    await chatd.kill()
+    await page.tab.until(WAITING)
+    await page.send("too long " * 20)
+    chatd = await start_chatd({"limits.message_bytes": 100}, port=chatd.port)
+    await page.come_back()
+    await page.tab.until("document.querySelector('.message[data-state=failed]')")
+    await page.tab.click("button[data-do=discard]")
+    await page.tab.until("!document.querySelector('.message')")
+    await page.reload()
+    assert await page.texts() == []
+    assert page.faults == []
+
+
+async def test_another_history_is_told(
+    start_chatd: ChatdStarter, chromium: Chromium, tmp_path: Path
+) -> None:
+    """A number of another log is trusted by nobody; the guest is a new one, by the old name."""
+    first = await start_chatd()
+    page = await open_page(chromium, first)
+    await page.rename("ann")
+    await page.members("ann")
+    await page.say("in the old history")
+    await first.kill()
+    await page.tab.until(WAITING)
+    await page.send("to the new one")
+    await start_chatd({"history.path": str(tmp_path / "other.db")}, port=first.port)
+    await page.come_back()
+    await page.line("gap", "could not be resumed")
+    await page.tab.until("document.querySelector('.message[data-seq=\"1\"]')")
+    assert await page.texts() == ["to the new one"]
+    await page.members("ann")
+    assert page.faults == []
