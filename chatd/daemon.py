@@ -2,16 +2,16 @@
 
 ::
 
-    run                  SIGTERM, SIGINT: drain; a second one: end at once
-    ├── log              writes what a slow reader left waiting
-    ├── chat             who is gone for good
-    ├── heartbeats       pings, and who is silent
-    └── bus              collect and commit; fan out
-        └── handlers     one task for each connection, with a nursery of its own
-            └── listeners    accept
+    run                          SIGTERM, SIGINT: drain; a second one: end at once
+    └── log                      writes what a slow reader left waiting
+        └── bus                  collect and commit; fan out
+            ├── chat             who is gone for good
+            ├── heartbeats       pings, and who is silent
+            └── handlers         one task for each connection, with a nursery of its own
+                └── listeners    accept
 
-Ended from the leaves: listeners are cancelled, handlers say goodbye and have a deadline, then the
-bus commits and shows the rest and closes the journal, and what is left is cancelled.
+Ended from the leaves: listeners are cancelled, handlers say goodbye and have a deadline, who tends
+them is cancelled, the bus commits and shows the rest and closes the journal, the log is cancelled.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ __all__ = ["Daemon", "now_ms", "open_daemon", "run"]
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 FLUSH_SECONDS: Final = 1.0
-"""What the bus has at least to commit what it has taken, after the last client went."""
+"""What is kept back of a drain's time, half of it at most, for the bus to commit what it took."""
 
 
 def now_ms() -> int:
@@ -56,7 +56,7 @@ class Daemon:
     def __init__(self, settings: Settings, chat: Chat, log: Log, handlers: trio.Nursery) -> None:
         self.settings = settings
         self.chat = chat
-        self.server = Server(settings, routes(chat, log, self._welcomes), log)
+        self.server = Server(settings, routes(chat, log, self._welcomes, self._closes), log)
         self._log = log
         self._handlers = handlers
         self._listeners = trio.CancelScope()
@@ -65,6 +65,9 @@ class Daemon:
 
     def _welcomes(self) -> bool:
         return self.ends == math.inf and self.chat.bus.available
+
+    def _closes(self) -> bool:
+        return self._listeners.cancel_called
 
     def listen(self, listeners: Sequence[Listener]) -> None:
         """Take clients from these listeners, until the daemon drains; it closes them then."""
@@ -93,7 +96,7 @@ class Daemon:
         self.server.retire()
         for websocket in list(self.server.connections):
             websocket.end(GOING_AWAY)
-        self._handlers.cancel_scope.deadline = self.ends
+        self._handlers.cancel_scope.deadline = self.ends - min(FLUSH_SECONDS, settings.seconds / 2)
 
 
 @asynccontextmanager
@@ -106,20 +109,23 @@ async def open_daemon(
     """
     chat = Chat(settings, journal=journal, log=log, now=now)
     await chat.users.load()
-    async with trio.open_nursery() as tending:
-        tending.start_soon(log.run)
-        tending.start_soon(chat.run)
+    async with trio.open_nursery() as logging:
+        logging.start_soon(log.run)
         async with trio.open_nursery() as flowing:
             flowing.start_soon(chat.bus.run)
-            async with trio.open_nursery() as handlers:
-                daemon = Daemon(settings, chat, log, handlers)
-                tending.start_soon(daemon.server.sweep)
-                yield daemon
-                await daemon.drain()
-            flowing.cancel_scope.deadline = max(daemon.ends, trio.current_time() + FLUSH_SECONDS)
+            async with trio.open_nursery() as tending:
+                tending.start_soon(chat.run)
+                async with trio.open_nursery() as handlers:
+                    daemon = Daemon(settings, chat, log, handlers)
+                    tending.start_soon(daemon.server.sweep)
+                    yield daemon
+                    await daemon.drain()
+                # Before the bus is closed: it publishes.
+                tending.cancel_scope.cancel()
+            flowing.cancel_scope.deadline = daemon.ends
             await chat.save()
             chat.bus.close()
-        tending.cancel_scope.cancel()
+        logging.cancel_scope.cancel()
 
 
 async def run(

@@ -68,7 +68,6 @@ class Close(Struct, frozen=True):
     reconnect: bool
 
 
-
 # The table. 1005 and 1006 are never sent: RFC 6455 section 7.4.1 keeps them for what logs say.
 NORMAL: Final = Close(1000, "normal", "the client left", reconnect=False)
 GOING_AWAY: Final = Close(1001, "going_away", "the server is restarting", reconnect=True)

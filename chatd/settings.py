@@ -151,7 +151,7 @@ def _keys(defaults: Struct) -> dict[str, Key]:
     }
 
 
-def _described(annotation: Any) -> tuple[inspect.Type, str]:  # noqa: ANN401  # a type form
+def _described(annotation: Any) -> tuple[inspect.Type, str]:  # a type form
     told = inspect.type_info(annotation)
     assert isinstance(told, inspect.Metadata)  # noqa: S101  # each key is explained: a test reads all
     schema = told.extra_json_schema or {}
@@ -282,7 +282,7 @@ class _Reading:
                 message = f'unknown key "{section}", outside of any section{_elsewhere(section)}'
                 self._faults.append(source.fault(message, (section,), at_key=True))
 
-    def _key(self, source: _Source, section: str, name: str, value: Any) -> None:  # noqa: ANN401  # TOML's
+    def _key(self, source: _Source, section: str, name: str, value: Any) -> None:  # TOML's
         key = sections()[section].keys.get(name)
         if key is None:
             hint = _meant(name, sections()[section].keys) or _elsewhere(name)
@@ -330,7 +330,7 @@ def _syntax_fault(source: _Source, message: str) -> Fault:
     return source.fault_at(f"{what}, at the end of the file", len(source.text.rstrip()))
 
 
-def _flag_value(raw: str) -> Any:  # noqa: ANN401  # TOML's
+def _flag_value(raw: str) -> Any:  # TOML's
     try:
         tree = tomllib.loads(f"value = {raw}")
     except (ValueError, RecursionError):
@@ -340,7 +340,7 @@ def _flag_value(raw: str) -> Any:  # noqa: ANN401  # TOML's
     return tree["value"] if len(tree) == 1 else raw
 
 
-def _wrong(key: Key, value: Any) -> Iterator[tuple[KeyPath, str]]:  # noqa: ANN401  # TOML's
+def _wrong(key: Key, value: Any) -> Iterator[tuple[KeyPath, str]]:  # TOML's
     kind = key.kind
     assert isinstance(kind, inspect.Metadata)  # noqa: S101  # _described made it
     if isinstance(kind.type, inspect.VarTupleType) and isinstance(value, list) and value:
@@ -352,7 +352,7 @@ def _wrong(key: Key, value: Any) -> Iterator[tuple[KeyPath, str]]:  # noqa: ANN4
         yield (), _unfit(kind, value)
 
 
-def _takes(annotation: Any, kind: inspect.Type, whole: Any, value: Any) -> bool:  # noqa: ANN401  # TOML's
+def _takes(annotation: Any, kind: inspect.Type, whole: Any, value: Any) -> bool:  # TOML's
     try:
         msgspec.convert(whole, annotation)
     except msgspec.ValidationError:
@@ -361,12 +361,12 @@ def _takes(annotation: Any, kind: inspect.Type, whole: Any, value: Any) -> bool:
     return check is None or bool(check(value))
 
 
-def _unfit(kind: inspect.Type, value: Any) -> str:  # noqa: ANN401  # TOML's
+def _unfit(kind: inspect.Type, value: Any) -> str:  # TOML's
     hint = _meant(value.lower(), _words(kind)) if isinstance(value, str) else ""
     return f"expected {expects(kind)}, not {_shown(value)}{hint}"
 
 
-def _shown(value: Any) -> str:  # noqa: ANN401  # TOML's
+def _shown(value: Any) -> str:  # TOML's
     match value:
         case bool():
             return "true" if value else "false"

@@ -45,7 +45,7 @@ def faults(
     return [(fault.line, fault.column, fault.message) for fault in caught.value.faults]
 
 
-def one(*args: Any) -> str:  # noqa: ANN401  # passed on
+def one(*args: Any) -> str:  # passed on
     [(_, _, message)] = faults(*args)
     return message
 

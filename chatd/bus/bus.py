@@ -266,10 +266,14 @@ class Bus:
         return self._more_to_sweep
 
     async def _retain(self) -> None:
+        swept = self._journal.statistics().swept
         try:
             self._more_to_sweep = await self._journal.sweep()
         except Unavailable:
             self._more_to_sweep = True
+        if self._journal.statistics().swept != swept:
+            for topic in self._topics.values():
+                topic.forget()
 
 
 def _weight(operation: Operation | None) -> int:
@@ -289,6 +293,7 @@ def _is_of(event: Event, post: Operation) -> bool:
         event.kind,
         event.text,
         event.of,
+        event.reply_to,
     ) == (
         post.room,
         post.user,
@@ -296,6 +301,7 @@ def _is_of(event: Event, post: Operation) -> bool:
         post.kind,
         post.text,
         post.of,
+        post.reply_to,
     )
 
 

@@ -107,8 +107,12 @@ class Topic:
         """Take the store's head for visible, when the topic has just been opened."""
         if seq > self.visible:
             self.visible = seq
-            self._tail.clear()
-            self._tail_bytes = 0
+            self.forget()
+
+    def forget(self) -> None:
+        """Let go of the tail: what the store removed is not to be given from here."""
+        self._tail.clear()
+        self._tail_bytes = 0
 
     def after(self, seq: int) -> list[Event] | None:
         """Give what was shown after ``seq``, or None where the tail does not reach back so far."""

@@ -63,10 +63,13 @@ class Chat:
         self._stirred.set()
 
     async def save(self) -> None:
-        """Publish what is to be kept of users and is not yet."""
-        while self.users.unsaved:
-            _, record = self.users.unsaved.popitem()
+        """Publish what is to be kept of users and is not yet. Cancelled, the rest is left to do."""
+        unsaved = self.users.unsaved
+        while unsaved:
+            user, record = next(iter(unsaved.items()))
             await self.bus.publish(Remember(record), _kept)
+            if unsaved.get(user) is record:
+                del unsaved[user]
 
     # ---- connections
 
@@ -82,7 +85,7 @@ class Chat:
         protocol: str,
         nick: str | None,
     ) -> tuple[Connection, str | None]:
-        """Let a client in as a guest; the second value says why ``nick`` could not be had, if so."""
+        """Let a client in as a guest; the second value says why ``nick`` could not be had."""
         user, why_not = self.users.guest(nick)
         connection = Connection(
             self,
@@ -130,7 +133,7 @@ class Chat:
     def become(self, connection: Connection, user: User) -> None:
         """Make the guest that a connection began as somebody they were before."""
         before = connection.user
-        if before is connection.guest:
+        if before is connection.guest and before.connections == {connection} and not before.rooms:
             self.users.forget(before)
         else:
             self.users.detach(before, connection)
@@ -147,18 +150,21 @@ class Chat:
     # ---- words
 
     def said_by(self, position: int, connection: Connection) -> None:
-        """Note who said it, for the log's line once it has been shown."""
-        if self.settings.log.messages:
-            self._said_by[position] = connection
+        """Note who said it, until it has been shown."""
+        self._said_by[position] = connection
+        connection.said()
 
     def _shown(self, room: str, shown: Sequence[Event], receivers: int) -> None:
+        senders = [self._said_by.pop(event.position, None) for event in shown]
+        for connection in senders:
+            if connection is not None:
+                connection.shown()
         if not self.settings.log.messages:
             return
         live = self.rooms.get(room)
         name = room if live is None else live.name
         rows: list[Fields] = []
-        for event in shown:
-            connection = self._said_by.pop(event.position, None)
+        for event, connection in zip(shown, senders, strict=True):
             row: Fields = {
                 "room": name,
                 "seq": event.seq,
@@ -179,4 +185,7 @@ class Chat:
 
 
 def _kept(outcome: Outcome) -> None:
-    """Take the answer to a Remember that nobody asked for: what was not kept is kept next time."""
+    """Take the answer to a Remember that nobody waits for.
+
+    What the store did not take is asked of it again when this user next comes or goes.
+    """

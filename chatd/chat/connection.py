@@ -86,7 +86,8 @@ class Connection:
         self._spelled: dict[str, Membership] = {}
         self._opened = trio.current_time()
         self._unanswered = 0
-        self._answer_went = trio.Event()
+        self._unshown = 0
+        self._progress = trio.Event()
 
     def who(self) -> Who:
         """Give the fields every log line of this connection carries."""
@@ -107,15 +108,33 @@ class Connection:
     async def publish(self, operation: Operation, settled: Callable[[Outcome], None]) -> None:
         """Hand an operation to the bus; waits while too many of this client's are unanswered."""
         while self._unanswered >= UNANSWERED:
-            self._answer_went = trio.Event()
-            await self._answer_went.wait()
+            await self._progressed()
         self._unanswered += 1
         await self.chat.bus.publish(operation, partial(self._settled, settled))
 
     def _settled(self, settled: Callable[[Outcome], None], outcome: Outcome) -> None:
         self._unanswered -= 1
-        self._answer_went.set()
+        self._progress.set()
         settled(outcome)
+
+    async def settled(self) -> None:
+        """Return when all that was published is answered, and what was said has been shown."""
+        while self._unanswered or self._unshown:
+            await self._progressed()
+
+    def said(self) -> None:
+        """Note that something of this client's is committed, and will be shown."""
+        self._unshown += 1
+
+    def shown(self) -> None:
+        """Note that it has been."""
+        self._unshown -= 1
+        self._progress.set()
+
+    async def _progressed(self) -> None:
+        # One waits at most: who reads what this client sends.
+        self._progress = trio.Event()
+        await self._progress.wait()
 
     # ---- rooms
 

@@ -7,8 +7,9 @@ journal: ``unsaved`` holds it until somebody publishes it.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
+from heapq import heappop, heappush
+from itertools import count
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -45,6 +46,7 @@ class User:
         "bytes",
         "chosen",
         "connections",
+        "held",
         "id",
         "messages",
         "nick",
@@ -65,6 +67,9 @@ class User:
         self.since = trio.current_time()
         self.released: float | None = None
         """When the last connection went (trio's clock); None while present."""
+        self.held = False
+        """Whether it has its place in the line of those to be dropped; one, however often it
+        comes and goes."""
         self.messages = Bucket()
         self.bytes = Bucket()
 
@@ -92,7 +97,9 @@ class Users:
         self._now = now
         self._by_id: dict[str, User] = {}
         self._by_fold: dict[str, User] = {}
-        self._held: deque[User] = deque()
+        self._held: list[tuple[float, int, User]] = []
+        """A heap: when to look again, a number that settles ties, whom to look at."""
+        self._order = count()
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -112,7 +119,7 @@ class Users:
                 user = self._add(User(record.user, name, chosen=True))
                 gone = max(0, now - (record.seen or now)) / 1000
                 user.released = trio.current_time() - gone
-                self._held.append(user)
+                self._hold(user, user.released)
 
     # ---- who
 
@@ -186,8 +193,9 @@ class Users:
         user.released = trio.current_time()
         if user.chosen or user.released - user.since > DAY_SECONDS:
             self.unsaved[user.id] = UserRecord(user.id, user.nick.shown, self._now())
-        if user.chosen:
-            self._held.append(user)
+        # Who is still shown in a room is to be the same when back in time.
+        if user.chosen or user.rooms:
+            self._hold(user, user.released)
         else:
             self._drop(user)
 
@@ -197,14 +205,16 @@ class Users:
         self._drop(user)
 
     def sweep(self) -> None:
-        """Let go of the nicks whose time is over."""
-        over = trio.current_time() - self.settings.chat.nick_hold_seconds
-        while self._held:
-            user = self._held[0]
-            if user.released is not None and user.released > over:
-                return
-            self._held.popleft()
-            if user.released is not None:
+        """Let go of the users, and their nicks, whose time is over."""
+        now = trio.current_time()
+        while self._held and self._held[0][0] <= now:
+            user = heappop(self._held)[2]
+            user.held = False
+            if user.released is None:
+                continue
+            if self._hold_ends(user, user.released) > now:
+                self._hold(user, user.released)
+            else:
                 self._drop(user)
 
     # ---- nicks
@@ -225,6 +235,12 @@ class Users:
         old, user.nick = user.nick, name
         user.chosen = True
         self.unclaim(user, old)
+        if self._by_id.get(user.id) is not user:
+            # Dropped while the store took its time: nobody else would free the nick.
+            self._drop(user)
+        elif user.released is not None:
+            # What was to be kept when it went has the old nick.
+            self.unsaved[user.id] = UserRecord(user.id, name.shown, self._now())
 
     def _free(self, name: Name, user_id: str) -> Name:
         holder = self._by_fold.get(name.fold)
@@ -249,6 +265,16 @@ class Users:
         self._by_id[user.id] = user
         self._by_fold[user.nick.fold] = user
         return user
+
+    def _hold(self, user: User, released: float) -> None:
+        if not user.held:
+            user.held = True
+            heappush(self._held, (self._hold_ends(user, released), next(self._order), user))
+
+    def _hold_ends(self, user: User, released: float) -> float:
+        chat = self.settings.chat
+        nick = chat.nick_hold_seconds if user.chosen else 0
+        return released + max(nick, chat.presence_grace_seconds if user.rooms else 0)
 
     def _drop(self, user: User) -> None:
         if self._by_id.get(user.id) is user:

@@ -9,17 +9,21 @@ from chatd.gateways import page
 from chatd.gateways.json import SUBPROTOCOL, JsonGateway
 from chatd.gateways.text import TextGateway
 from chatd.logs import Log
+from chatd.model import INTERNAL
 from chatd.wire.origins import check
-from chatd.wire.request import Request, Response, refusal
+from chatd.wire.request import Refused, Request, Response, refusal
 from chatd.wire.routes import WEBSOCKET, Handler, Routes
 from chatd.wire.websocket import Upgrade, WebSocket
 
 __all__ = ["routes"]
 
 
-def routes(chat: Chat, log: Log, ready: Callable[[], bool]) -> Routes:
-    """Give the table of the public port. ``ready`` tells whether new clients are welcome."""
-    websocket = _websocket(chat, log)
+def routes(chat: Chat, log: Log, ready: Callable[[], bool], closing: Callable[[], bool]) -> Routes:
+    """Give the table of the public port.
+
+    ``ready`` tells whether new clients are welcome, ``closing`` whether they are refused.
+    """
+    websocket = _websocket(chat, log, closing)
     pages = page.routes(chat.settings)
     return Routes(
         {
@@ -43,16 +47,23 @@ def _ready(ready: Callable[[], bool]) -> Handler:
     return handler
 
 
-def _websocket(chat: Chat, log: Log) -> Handler:
+def _websocket(chat: Chat, log: Log, closing: Callable[[], bool]) -> Handler:
     async def open_json(websocket: WebSocket) -> JsonGateway:
         return JsonGateway(chat, websocket)
 
     async def open_text(websocket: WebSocket) -> TextGateway:
         gateway = TextGateway(chat, websocket)
-        await gateway.enter()
+        try:
+            await gateway.enter()
+        except BaseException:
+            # The wire tells the end to what this returns alone; and the chat knows the client.
+            gateway.ended(*(websocket.closing or (INTERNAL, INTERNAL.reason)))
+            raise
         return gateway
 
     async def handler(request: Request) -> Response | Upgrade:
+        if closing():
+            raise Refused(refusal(503, "the server is restarting", [("Retry-After", "1")]))
         http = chat.settings.http
         if refused := check(request, http.origins, http.hosts, request.listener_loopback):
             log.emit(
@@ -71,6 +82,7 @@ def _websocket(chat: Chat, log: Log) -> Handler:
             return Upgrade(None, open_text)
         if SUBPROTOCOL in (name.strip() for name in offered.split(",")):
             return Upgrade(SUBPROTOCOL, open_json)
-        return refusal(400, f"the subprotocol spoken here is {SUBPROTOCOL}; none is plain text")
+        message = f"the subprotocol spoken here is {SUBPROTOCOL}; none is plain text"
+        raise Refused(refusal(400, message))
 
     return handler

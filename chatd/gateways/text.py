@@ -1,11 +1,13 @@
 """Plain text: a WebSocket with no library behind it is in one room, every frame is a message.
 
 Lines to people are ``nick: text``; notices begin with ``* ``. Later lines of a message are
-indented, so that no message looks like somebody else's.
+indented, so that no message looks like somebody else's. Which room it is in is this gateway's own
+affair: the chat lets a connection be in many.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -18,7 +20,7 @@ from chatd.wire.websocket import WebSocket
 
 __all__ = ["CODEC", "TextCodec", "TextGateway"]
 
-MOST_BACKLOG: Final = 500
+_PLACES: Final = re.compile(r"\{nick\}|\{room\}")
 
 HELP: Final = (
     "/nick N: be called N; /join R: go to another room; /who: who is here; /history [N]: the last"
@@ -53,7 +55,8 @@ def _line(item: Any) -> str:
 
 
 def _indented(text: str) -> str:
-    return text.replace("\n", "\n  ")
+    # Unicode's own line ends too: many a client breaks lines there.
+    return text.replace("\n", "\n  ").replace("\u2028", "\u2028  ").replace("\u2029", "\u2029  ")
 
 
 class TextGateway:
@@ -80,7 +83,7 @@ class TextGateway:
         if isinstance(message, bytes):
             self._websocket.end(UNSUPPORTED, "plain text is text")
             return
-        text = message.removesuffix("\n").removesuffix("\r")
+        text = message[:-2] if message.endswith("\r\n") else message.removesuffix("\n")
         if text.startswith("/") and not text.startswith("//"):
             await self._command(text)
         elif text:
@@ -135,7 +138,9 @@ class TextGateway:
             self._connection.tell(_notice(name))
             return
         before = self._room
-        await self._perform(commands.Leave(room=before))
+        memberships = self._connection.memberships
+        if memberships and name.fold not in memberships:
+            await self._perform(commands.Leave(room=before))
         if (refusal := await self._join(room, [])) is not None:
             self._connection.tell(_notice(refusal))
             await self._perform(commands.Join(room=before, limit=0))
@@ -156,13 +161,13 @@ class TextGateway:
     def _backlog(self) -> int:
         wanted = self._websocket.request.query.get("backlog", "")
         if wanted.isascii() and wanted.isdigit() and len(wanted) < 10:
-            return min(int(wanted), MOST_BACKLOG)
+            return int(wanted)
         return self._chat.settings.chat.backlog
 
     def _greet(self, joined: commands.Joined, notices: Sequence[events.Notice]) -> None:
-        greeting = self._chat.settings.chat.greeting
-        greeting = greeting.replace("{nick}", self._connection.user.nick.shown)
-        greeting = greeting.replace("{room}", joined.room)
+        names = {"{nick}": self._connection.user.nick.shown, "{room}": joined.room}
+        # In one pass: a nick may look like a place to fill in.
+        greeting = _PLACES.sub(lambda place: names[place[0]], self._chat.settings.chat.greeting)
         block = frames.text(greeting.encode()) + CODEC.encode("", notices) + _past(joined.events)
         self._websocket.outbox.offer(block, 1 + len(notices) + len(joined.events))
 

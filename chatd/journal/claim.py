@@ -1,4 +1,8 @@
-"""Whose the store's file is, and whether it slept: the lock beside it and the marker of this boot.
+"""Whose the store's file is, and whether it went back: the lock beside it, the marker of this boot.
+
+The lock file holds the process that has the store, and below it the store's last *life* as this
+folder knows it: ``7 open`` or ``7 closed``. A store that has an earlier life in it than that was
+put back from a backup.
 
 A lock file, not the database itself, carries the lock: closing any descriptor of the database
 would drop SQLite's own locks on it (sqlite.org/howtocorrupt.html, 2.2).
@@ -18,10 +22,18 @@ __all__ = ["Claim", "Marker"]
 
 
 class Claim:
-    """Holds the file for this process, until `release` or the process's end."""
+    """Holds the file for this process, until `release` or the process's end.
 
-    def __init__(self, descriptor: int) -> None:
+    ``life`` is the store's last life that began in this folder, None where that is not known, and
+    ``closed`` whether it ended cleanly.
+    """
+
+    def __init__(self, descriptor: int, record: str) -> None:
         self._descriptor = descriptor
+        life, _, state = record.partition(" ")
+        self.life = int(life) if life.isdigit() and state in ("open", "closed") else None
+        self.closed = state == "closed"
+        self._write(f"{os.getpid()}")
 
     @classmethod
     def take(cls, path: Path) -> Self:
@@ -39,26 +51,37 @@ class Claim:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+                holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").partition("\n")[0]
                 who = f"process {holder}" if holder else "another process"
                 raise StoreError(
                     f"{path} is in use by {who}: stop that one, or set history.path to another file"
                 ) from error
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            lines = os.pread(descriptor, 100, 0).decode("ascii", "replace").split("\n")
+            return cls(descriptor, lines[1] if len(lines) > 1 else "")
         except OSError as error:
             os.close(descriptor)
             raise _unusable(path, error) from error
         except BaseException:
             os.close(descriptor)
             raise
-        return cls(descriptor)
+
+    def note(self, life: int, *, closed: bool) -> None:
+        """Write down that this life of the store began here, or ended cleanly."""
+        self.life, self.closed = life, closed
+        self._write(f"{os.getpid()}")
+        os.fsync(self._descriptor)
 
     def release(self) -> None:
         # The file stays: to remove it would let two processes lock two files of that name.
-        os.ftruncate(self._descriptor, 0)
+        self._write("")
         os.close(self._descriptor)
+
+    def _write(self, holder: str) -> None:
+        record = "" if self.life is None else f"{self.life} {'closed' if self.closed else 'open'}\n"
+        content = f"{holder}\n{record}".encode()
+        os.pwrite(self._descriptor, content, 0)
+        os.ftruncate(self._descriptor, len(content))
 
 
 class Marker:

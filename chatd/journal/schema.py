@@ -27,7 +27,8 @@ with SQLite's 4096, the same in a batch of 64; with 1024 large texts and batches
 #   not even a head: each further page costs a commit 4 us and a frame of 4 KiB in the log.
 # - rooms.head: the number of the last event that is gone; the room's last number where no event
 #   is left. So is meta's position for the store.
-# - meta: epoch, key, state (`clean`, or the durability under which it was opened), position.
+# - meta: epoch, key, state (`clean`, or the durability under which it was opened), position,
+#   life (how many times it was opened).
 STEPS: tuple[tuple[str, ...], ...] = (
     (
         """CREATE TABLE rooms (
@@ -65,7 +66,8 @@ STEPS: tuple[tuple[str, ...], ...] = (
             ('epoch', lower(hex(randomblob(8)))),
             ('key', randomblob(32)),
             ('state', 'clean'),
-            ('position', 0)""",
+            ('position', 0),
+            ('life', 0)""",
         f"PRAGMA application_id = {_APPLICATION}",
     ),
 )

@@ -83,6 +83,7 @@ class Writer:
         self._claim: Claim | None = None
         self._connection: sqlite3.Connection
         self._cursor: sqlite3.Cursor
+        self._life = 0  # how many times the store was opened
         self._position = 0  # of the last event that somebody was told of
         self._busy_ms = BUSY_MS
         self._touched: dict[int, None] = {}  # rooms that may hold more events than are kept
@@ -96,7 +97,7 @@ class Writer:
             connection = schema.connect(self.path, self._factory, busy_ms=self._busy_ms)
             try:
                 schema.migrate(connection, self.path)
-                self._wake(connection)
+                self._wake(connection, claim)
             except BaseException:
                 connection.close()
                 raise
@@ -110,19 +111,20 @@ class Writer:
         self._connection = connection
         self._cursor = connection.cursor()
 
-    def _wake(self, connection: sqlite3.Connection) -> None:
+    def _wake(self, connection: sqlite3.Connection, claim: Claim) -> None:
         # The store must be seen as open before the first number is given, through a loss of power
         # too: else it could wake as clean, without the numbers of this life.
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("BEGIN IMMEDIATE")
         meta: dict[str, Any] = dict(connection.execute("SELECT name, value FROM meta"))
-        if not meta.keys() >= {"epoch", "key", "state", "position"}:
+        if not meta.keys() >= {"epoch", "key", "state", "position", "life"}:
             raise StoreError(f"{self.path} is damaged: restore a backup, or move it aside")
         self.epoch, self.key = meta["epoch"], meta["key"]
-        # "fsync" is what the last life promised, not what this one does.
-        if meta["state"] == "commit" and not self._marker.stands(self.epoch):
+        self.renewed = self._why_renewed(meta, claim)
+        if self.renewed:
             self.epoch = secrets.token_hex(8)
-            self.renewed = "it was not closed cleanly and the machine may have been off since"
+        self._life = meta["life"] + 1
+        connection.execute("UPDATE meta SET value = ? WHERE name = 'life'", (self._life,))
         connection.execute("UPDATE meta SET value = ? WHERE name = 'epoch'", (self.epoch,))
         connection.execute("UPDATE meta SET value = ? WHERE name = 'state'", (self._durability,))
         connection.execute("UPDATE users SET seen = ? WHERE seen IS NULL", (self._now(),))
@@ -130,7 +132,20 @@ class Writer:
         self._touched = dict.fromkeys(row[0] for row in connection.execute("SELECT id FROM rooms"))
         connection.execute("COMMIT")
         self._marker.put(self.epoch)
+        claim.note(self._life, closed=False)
         self._prepare(connection)
+
+    def _why_renewed(self, meta: dict[str, Any], claim: Claim) -> str:
+        """Tell why numbers of this store may have been given that are not in it; empty: none."""
+        life, clean = meta["life"], meta["state"] == "clean"
+        if life and (
+            claim.life is None or life < claim.life or (life == claim.life and claim.closed > clean)
+        ):
+            return "it was put there from a backup, or from elsewhere"
+        # "fsync" is what the last life promised, not what this one does.
+        if meta["state"] == "commit" and not self._marker.stands(self.epoch):
+            return "it was not closed cleanly and the machine may have been off since"
+        return ""
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         level = "FULL" if self._durability == "fsync" else "NORMAL"
@@ -151,6 +166,7 @@ class Writer:
             finally:
                 self._connection.close()
             self._marker.remove()
+            self._claim.note(self._life, closed=True)
         finally:
             self._claim.release()
 

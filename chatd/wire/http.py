@@ -190,6 +190,7 @@ class HttpConnection:
             connection=self._id,
             listener_loopback=self._transport.listener_loopback,
             read=self._read_body,
+            gone=self._gone,
         )
 
     def _next_cycle(self) -> None:
@@ -334,6 +335,18 @@ class HttpConnection:
             consumed = self._tail[: len(self._tail) - len(rest)]
             if list(event.headers) or not consumed.endswith(b"\r\n\r\n"):
                 raise malformed("a chunked body with an unsound end")
+
+    async def _gone(self) -> None:
+        while len(self._buffer) < _DRAIN_BYTES:
+            try:
+                data = await self._transport.recv(_RECV_BYTES)
+            except trio.BrokenResourceError:
+                return
+            if not data:
+                return
+            self._buffer += data
+        # So much sent ahead is not read on: whether it is still there shows when it is answered.
+        await trio.sleep_forever()
 
     # The wait on the peer
 

@@ -171,6 +171,12 @@ class Outbox:
         while self.waiting:
             await self._progressed()
 
+    async def room(self, size: int) -> None:
+        """Return when an offer of ``size`` bytes would be taken, or after ``end()``."""
+        await trio.lowlevel.checkpoint()
+        while self.waiting and self.waiting + size > self._bound:
+            await self._progressed()
+
     def statistics(self) -> OutboxStatistics:
         return OutboxStatistics(
             waiting=self.waiting,

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 from urllib.parse import parse_qsl
 
+import trio
 from msgspec import Struct
 
 from chatd.wire.transport import Peer
@@ -41,6 +42,10 @@ async def _no_body(limit: int) -> bytes:
     return b""
 
 
+async def _never() -> None:
+    await trio.sleep_forever()
+
+
 class Request:
     """A request whose head was read and found sound.
 
@@ -49,6 +54,7 @@ class Request:
     """
 
     __slots__ = (
+        "_gone",
         "_query",
         "_read",
         "connection",
@@ -70,6 +76,7 @@ class Request:
         connection: str = "",
         listener_loopback: bool = False,
         read: Callable[[int], Awaitable[bytes]] = _no_body,
+        gone: Callable[[], Awaitable[None]] = _never,
     ) -> None:
         self.method = method
         self.path, _, self.query_string = target.partition("?")
@@ -78,6 +85,7 @@ class Request:
         self.connection = connection
         self.listener_loopback = listener_loopback
         self._read = read
+        self._gone = gone
         self._query: dict[str, str] | None = None
 
     @property
@@ -107,6 +115,14 @@ class Request:
         """Read the whole body. Raises Refused: 413 over ``limit``, 408 too slow, 400 malformed."""
         return await self._read(limit)
 
+    async def gone(self) -> None:
+        """Return when the client has gone away, where a handler waits for something else.
+
+        Its body must have been read. What the client sends meanwhile is kept for what follows.
+        """
+        await self._gone()
+
     def release(self) -> None:
         """Let go of the connection's HTTP: a WebSocket keeps its request, and not 10 KiB more."""
         self._read = _no_body
+        self._gone = _never

@@ -8,10 +8,13 @@ from typing import Final, TypeAlias
 from chatd.wire.request import Request, Response, refusal
 from chatd.wire.websocket import Upgrade
 
-__all__ = ["WEBSOCKET", "Handler", "Methods", "Routes"]
+__all__ = ["ANY", "WEBSOCKET", "Handler", "Methods", "Routes"]
 
 WEBSOCKET: Final = "WEBSOCKET"
 """The method under which a path's handler of WebSocket upgrades stands in ``Routes``."""
+
+ANY: Final = "*"
+"""The method under which stands who answers every method of a path that is not named beside it."""
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Response | Upgrade]]
 Methods: TypeAlias = Mapping[str, Handler]
@@ -39,6 +42,8 @@ class Routes:
         if handler is None and method in ("HEAD", WEBSOCKET):
             # RFC 9110 section 9.3.2, and 7.8: an Upgrade that is not wanted may be ignored.
             handler = methods.get("GET")
+        if handler is None and method != WEBSOCKET:
+            handler = methods.get(ANY)
         if handler is not None:
             return handler
         allowed = sorted({*methods, *(["HEAD"] if "GET" in methods else [])} - {WEBSOCKET})

@@ -175,7 +175,8 @@ class Server:
             connection, transport, handover, settings=self._settings, log=self._log
         )
         self.connections.add(websocket)
-        self._sweeper.add(websocket)
+        if handover.upgrade.heartbeat:
+            self._sweeper.add(websocket)
         try:
             await websocket.run()
         finally:

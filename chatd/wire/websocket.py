@@ -17,7 +17,7 @@ from msgspec import Struct
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
 
 from chatd.logs import Log
-from chatd.model import CLOSES, GOING_AWAY, INTERNAL, LOST, NO_STATUS, SILENT, TOO_SLOW, Close
+from chatd.model import CLOSES, GOING_AWAY, INTERNAL, LOST, SILENT, TOO_SLOW, Close
 from chatd.settings import Settings
 from chatd.wire import frames
 from chatd.wire.frames import Control, Fault, FrameReader, Item
@@ -54,11 +54,15 @@ class Upgrade(Struct, frozen=True):
     """The answer to a WebSocket request that is welcome.
 
     ``subprotocol`` is one of those that the client offered. ``open`` is called when the handshake
-    is through; what it returns gets the messages.
+    is through; what it returns gets the messages. ``max_message_bytes`` and ``send_queue_bytes``
+    are the settings' where they are None. ``heartbeat`` False: the protocol above has its own.
     """
 
     subprotocol: str | None
     open: Opener
+    max_message_bytes: int | None = None
+    send_queue_bytes: int | None = None
+    heartbeat: bool = True
 
 
 class Handover(Struct, frozen=True):
@@ -80,6 +84,7 @@ class WebSocket:
         "_ending",
         "_log",
         "_open",
+        "_queue_bytes",
         "_receiver",
         "_settings",
         "_stream",
@@ -121,7 +126,13 @@ class WebSocket:
         self._log = log
         self._ending = trio.Event()
         self._receiver: Receiver | None = None
-        self._stream = _FrameStream(self, transport, handover, settings.max_message_bytes)
+        self._queue_bytes = handover.upgrade.send_queue_bytes or settings.limits.send_queue_bytes
+        self._stream = _FrameStream(
+            self,
+            transport,
+            handover,
+            handover.upgrade.max_message_bytes or settings.max_message_bytes,
+        )
 
     def end(self, close: Close, reason: str | None = None) -> None:
         """End the connection with this close; the first one wins. Returns at once."""
@@ -144,7 +155,7 @@ class WebSocket:
                 self.outbox = Outbox(
                     self._transport,
                     nursery,
-                    self._settings.limits.send_queue_bytes,
+                    self._queue_bytes,
                     overflowed=self._overflowed,
                     lost=self._lost,
                 )
@@ -161,6 +172,11 @@ class WebSocket:
                 await self._transport.aclose()
             finally:
                 self._ended()
+
+    @property
+    def peer_closed(self) -> bool:
+        """Tell whether it was the peer who closed first."""
+        return self._stream.peer_closed
 
     # The sweeper's side
 
@@ -340,7 +356,9 @@ class _FrameStream(trio.abc.Stream):
                 self.peer_closed = True
                 # Nothing may follow the Close frame that trio-websocket is about to answer with.
                 websocket.outbox.last_words(b"")
-                close = CLOSES.get(control.code) or NO_STATUS
+                close = CLOSES.get(control.code) or Close(
+                    control.code, "other", "a code of the client's own", reconnect=True
+                )
                 websocket.end(close, control.reason or "the client closed")
             elif not self.answering:
                 # Ours is not out yet, and nothing may follow the answer to theirs.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import trio
 from msgspec.structs import replace
@@ -9,6 +11,7 @@ from trio.testing import MockClock
 
 from chatd.chat import commands, events, perform
 from chatd.journal.memory import MemoryJournal
+from chatd.model import Operation, Outcome
 from chatd.settings import Settings
 from tests.chat.room import Room, Wall, open_room, refused
 
@@ -86,6 +89,118 @@ async def test_a_guest_who_was_nobody_leaves_nothing_behind(room: Room) -> None:
     for _ in range(100):
         room.client().close()
     assert len(room.chat.users) == 0
+
+
+class Gated(MemoryJournal):
+    """A store whose commits wait for ``gate``."""
+
+    def __init__(self) -> None:
+        super().__init__(now=Wall())
+        self.gate = trio.Event()
+        self.gate.set()
+
+    async def commit(self, batch: Sequence[Operation]) -> list[Outcome]:
+        await self.gate.wait()
+        return await super().commit(batch)
+
+
+@pytest.mark.parametrize("first", ["ann", None])
+async def test_a_nick_that_is_committed_when_its_user_has_gone_is_held_and_then_free(
+    autojump_clock: MockClock, first: str | None
+) -> None:
+    journal = Gated()
+    async with trio.open_nursery() as nursery, open_room(journal=journal) as room:
+        ann = room.client(first)
+        await trio.sleep(5)  # what is remembered of ann is
+        journal.gate = trio.Event()
+        answers: list[object] = []
+        nursery.start_soon(perform, ann.connection, commands.Nick(nick="Zoe"), answers.append)
+        await trio.testing.wait_all_tasks_blocked()
+        ann.close()
+        # It is set aside for her meanwhile.
+        assert room.client("zoe").why_not is not None
+        journal.gate.set()
+        await trio.sleep(5)
+        assert answers == [commands.Renamed("Zoe")]
+        if first is not None:
+            assert room.client("ZOE").why_not is not None
+            assert room.client("ann").why_not is None
+            record = await journal.user(ann.connection.user.id)
+            assert record is not None
+            assert (record.nick, record.seen is None) == ("Zoe", False)
+        await trio.sleep(602)
+        assert room.client("zoe").why_not is None
+
+
+async def test_a_guest_who_became_somebody_else_keeps_no_nick(autojump_clock: MockClock) -> None:
+    journal = Gated()
+    async with trio.open_nursery() as nursery, open_room(journal=journal) as room:
+        ann, guest = room.client("ann"), room.client()
+        journal.gate = trio.Event()
+        nursery.start_soon(perform, guest.connection, commands.Nick(nick="zoe"), lambda _: None)
+        await trio.testing.wait_all_tasks_blocked()
+        session = room.chat.users.secret(ann.connection.user)
+        await guest.do(commands.Auth(session=session))
+        journal.gate.set()
+        await trio.sleep(5)
+        assert room.client("zoe").why_not is None
+        assert len(room.chat.users) == 2
+
+
+async def test_who_shares_a_guest_with_another_connection_is_not_forgotten(
+    room: Room, autojump_clock: MockClock
+) -> None:
+    first, second, ann = room.client("bob"), room.client(), room.client("ann")
+    bob = first.connection.user
+    await second.do(commands.Auth(session=room.chat.users.secret(bob)))
+    await second.join()
+    await first.do(commands.Auth(session=room.chat.users.secret(ann.connection.user)))
+    # The first connection is ann's now; the second is bob still, and so is his nick.
+    assert second.connection.user is bob
+    assert room.client("bob").why_not is not None
+    second.close()
+    back = room.client()
+    await back.do(commands.Auth(session=room.chat.users.secret(bob)))
+    assert back.connection.user is bob
+
+
+@pytest.mark.parametrize("nick", ["bob", None])
+async def test_who_is_back_in_time_is_told_neither_as_left_nor_as_joined(
+    room: Room, autojump_clock: MockClock, nick: str | None
+) -> None:
+    ann, bob = room.client("ann"), room.client(nick)
+    session = room.chat.users.secret(bob.connection.user)
+    await ann.join()
+    await bob.join()
+    for _ in range(5):
+        bob.close()
+        await trio.sleep(9)
+        bob = room.client()
+        await bob.do(commands.Auth(session=session))
+        await bob.join()
+        await trio.sleep(20)
+    assert len(ann.told(events.Joined)) == 1
+    assert ann.told(events.Left) == []
+    bob.close()
+    await trio.sleep(12)
+    assert [left.reason for left in ann.told(events.Left)] == ["lost"]
+
+
+async def test_who_comes_and_goes_holds_nobody_elses_nick(
+    room: Room, autojump_clock: MockClock
+) -> None:
+    restless = room.client("restless")
+    session = room.chat.users.secret(restless.connection.user)
+    restless.close()
+    room.client("ann").close()
+    for _ in range(2000):
+        await trio.sleep(0.5)
+        again = room.client()
+        await again.do(commands.Auth(session=session))
+        again.close()
+    assert room.client("ann").why_not is None
+    assert len(room.chat.users._held) == 1
+    assert room.client("restless").why_not is not None
 
 
 async def test_auth_makes_a_guest_the_same_guest_again(room: Room) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, closing
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -37,7 +37,7 @@ class Clock:
 
 
 class FaultyCursor(sqlite3.Cursor):
-    def execute(self, sql: str, parameters: Any = ()) -> Self:  # noqa: ANN401  as typeshed
+    def execute(self, sql: str, parameters: Any = ()) -> Self:
         FaultyConnection.statements.append(sql)
         FaultyConnection.before(sql)
         super().execute(sql, parameters)
@@ -61,10 +61,10 @@ class FaultyConnection(sqlite3.Connection):
     after: ClassVar[Callable[[str], None]] = staticmethod(nothing)
     statements: ClassVar[list[str]] = []
 
-    def cursor(self, factory: Any = None) -> Any:  # noqa: ANN401  as typeshed
+    def cursor(self, factory: Any = None) -> Any:
         return super().cursor(FaultyCursor)
 
-    def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:  # noqa: ANN401  as typeshed
+    def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
         return FaultyCursor(self).execute(sql, parameters)
 
 
@@ -206,6 +206,48 @@ async def test_an_unclean_end_with_nothing_known_gives_a_new_epoch(
             renewed = woken.epoch
         async with left.open() as woken:
             assert woken.epoch == renewed
+
+
+@pytest.mark.parametrize("durability", ["commit", "fsync"])
+@pytest.mark.parametrize("taken", ["stopped", "running"])
+async def test_a_backup_that_is_put_back_gets_a_new_epoch(
+    store: Store, tmp_path: Path, durability: Durability, taken: str
+) -> None:
+    backup = tmp_path / "backup.db"
+    async with store.open(durability) as journal:
+        await commit(journal, post("kept"))
+        epoch = journal.epoch
+        if taken == "running":
+            with (
+                closing(sqlite3.connect(store.path)) as live,
+                closing(sqlite3.connect(backup)) as copy,
+            ):
+                live.backup(copy)
+            await commit(journal, post("given number 2, and lost"))
+    if taken == "stopped":
+        backup.write_bytes(store.path.read_bytes())
+        async with store.open(durability) as journal:
+            assert journal.epoch == epoch  # a stop and a start alone change nothing
+            await commit(journal, post("given number 2, and lost"))
+    store.path.write_bytes(backup.read_bytes())
+    async with store.open(durability) as journal:
+        assert journal.epoch != epoch
+        assert "put there from a backup" in str(store.told[-1][1]["detail"])
+        renewed = journal.epoch
+        event = (await commit(journal, post("number 2 of another life")))[0]
+        assert event.seq == 2
+    async with store.open(durability) as journal:
+        assert journal.epoch == renewed
+
+
+async def test_a_store_that_is_moved_elsewhere_gets_a_new_epoch(
+    store: Store, tmp_path: Path
+) -> None:
+    async with store.open() as journal:
+        await commit(journal, post())
+        epoch = journal.epoch
+    async with copy_of(store, tmp_path / "elsewhere").open() as journal:
+        assert journal.epoch != epoch
 
 
 async def test_an_unclean_end_in_the_same_boot_keeps_the_epoch(store: Store) -> None:

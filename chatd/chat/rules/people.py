@@ -29,7 +29,11 @@ async def auth(connection: Connection, command: commands.Auth, answered: Answere
 
 
 async def nick(connection: Connection, command: commands.Nick, answered: Answered) -> None:
-    """Call the user something else, once that is committed: it holds across a restart."""
+    """Call the user something else, once that is committed: it holds across a restart.
+
+    What was said before is seen under the old nick before it, what follows under the new one.
+    """
+    await connection.settled()
     user, users = connection.user, connection.chat.users
     name = nick_name(command.nick)
     if isinstance(name, Refusal):
@@ -45,6 +49,7 @@ async def nick(connection: Connection, command: commands.Nick, answered: Answere
             Remember(UserRecord(user.id, name.shown, None)),
             partial(_renamed, connection, user, name, answered),
         )
+        await connection.settled()
 
 
 def _renamed(

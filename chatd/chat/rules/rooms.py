@@ -60,6 +60,8 @@ async def join(connection: Connection, command: commands.Join, answered: Answere
 
 async def leave(connection: Connection, command: commands.Leave, answered: Answered) -> None:
     """Leave a room; nothing of it follows the answer."""
+    # What was said before the leaving is seen before it.
+    await connection.settled()
     membership = connection.member(command.room)
     if membership is None:
         answered(Refusal("not_joined", f"you are not in {command.room[:64]}"))

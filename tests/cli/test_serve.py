@@ -1,0 +1,313 @@
+"""``chatd serve`` as an operator meets it: exit codes, one clear line, and what ends it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from chatd.__main__ import main
+from chatd.cli.serve import FAULTY_CONFIGURATION
+
+# A limit of a hang, not of a speed.
+SECONDS = 60
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-W", "error", "-m", "chatd", *words]
+
+
+def environ(folder: Path, **more: str) -> dict[str, str]:
+    return {"PATH": os.environ["PATH"], "HOME": str(folder), "LANG": "C.UTF-8", **more}
+
+
+def fails(folder: Path, *words: str, **more: str) -> tuple[int, list[str]]:
+    """Run it to its end; give the exit code and the lines on stderr that are no log lines."""
+    ended = subprocess.run(
+        command(*words),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        env=environ(folder, **more),
+        cwd=folder,
+        check=False,
+    )
+    assert ended.stdout == ""
+    assert "Traceback" not in ended.stderr
+    return ended.returncode, [line for line in ended.stderr.splitlines() if line[:1] != "{"]
+
+
+class Serving:
+    """A daemon that serves on a Unix socket, and its log."""
+
+    def __init__(self, process: subprocess.Popen[str], path: Path) -> None:
+        self.process = process
+        self.path = path
+        self.log: list[dict[str, object]] = []
+
+    def until(self, name: str) -> dict[str, object]:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.log.append(json.loads(line))
+            if self.log[-1]["event"] == name:
+                return self.log[-1]
+        raise AssertionError(f"ended without {name}: {self.log}")
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def ended(self) -> int:
+        return self.process.wait(SECONDS)
+
+    def ask(self, path: str) -> bytes:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(SECONDS)
+            client.connect(str(self.path))
+            client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+            return client.makefile("rb").read()
+
+
+@contextmanager
+def serving(folder: Path, *words: str, **more: str) -> Iterator[Serving]:
+    path = folder / "chat.sock"
+    process = subprocess.Popen(
+        command("serve", "--listen", f"unix:{path}", *words),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environ(folder, **more),
+        cwd=folder,
+    )
+    with process:
+        try:
+            one = Serving(process, path)
+            one.until("ready")
+            yield one
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+# ---- faults that are the user's to mend
+
+
+def test_a_faulty_configuration_is_78_with_its_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "chatd.toml"
+    path.write_text('[limits]\nrooms = 0\n[chat]\ngreting = "hi"\n')
+    assert main(["serve", "--config", str(path)]) == FAULTY_CONFIGURATION == 78
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert f"{path}:2:9: error: limits.rooms" in told.err
+    assert f"{path}:4:1: error: " in told.err
+    assert 'did you mean "greeting"?' in told.err
+    assert "Traceback" not in told.err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--config", "absent.toml"], "absent.toml: error: there is no such file"),
+        (["--set", "limits.roms=5"], "limits.roms"),
+        (["--set", "limits.rooms=none"], "limits.rooms"),
+        (["--set", "nonsense"], "nonsense"),
+        (["--listen", "localhost:99999"], "99999"),
+        (["--listen", ""], "error: "),
+    ],
+)
+def test_a_faulty_flag_is_78_too(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 78
+    err = capsys.readouterr().err
+    assert told in err
+    assert "Traceback" not in err
+
+
+def test_no_folder_for_the_history(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("HOME", "STATE_DIRECTORY", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def nobody() -> Path:
+        raise RuntimeError
+
+    monkeypatch.setattr(Path, "home", nobody)
+    assert main([]) == 78
+    assert "set history.path" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", [["serve", "extra"], ["nonsense"], ["--nonsense"], ["serve", "--set"], ["check", "-x"]]
+)
+def test_wrong_usage_is_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert "usage: chatd" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["serve", "--help"], ["--version"]])
+def test_help_is_0(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 0
+    told = capsys.readouterr().out
+    assert told.startswith("chatd " if words == ["--version"] else "usage: chatd")
+    if words == ["serve", "--help"]:
+        assert all(flag in told for flag in ("--config", "--listen", "--set"))
+
+
+def test_an_address_in_use_is_1(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, lines = fails(tmp_path, "--listen", f"127.0.0.1:{port}")
+    assert code == 1
+    (line,) = lines
+    assert line.startswith(f"chatd: 127.0.0.1:{port} is in use by another program")
+    assert "listen.addresses" in line
+
+
+def test_a_store_that_another_daemon_holds_is_1(tmp_path: Path) -> None:
+    with serving(tmp_path) as one:
+        other = tmp_path / "other.sock"
+        code, lines = fails(tmp_path, "--listen", f"unix:{other}")
+        assert code == 1
+        (line,) = lines
+        assert f"is in use by process {one.process.pid}" in line
+        assert "history.path" in line
+        # It took its socket with it.
+        assert not other.exists()
+        assert one.ask("/readyz").startswith(b"HTTP/1.1 200")
+        # Nor may it take the other's address.
+        code, lines = fails(
+            tmp_path, "--listen", f"unix:{one.path}", "--set", "history.store='memory'"
+        )
+        assert (code, lines) == (1, [f"chatd: unix:{one.path}: another program listens there"])
+        assert one.ask("/healthz").startswith(b"HTTP/1.1 200")
+
+
+def test_a_store_that_cannot_be_opened_is_1(tmp_path: Path) -> None:
+    listen = ("--listen", f"unix:{tmp_path}/chat.sock")
+    damaged = tmp_path / "damaged.db"
+    damaged.write_bytes(b"not a database at all, and long enough to be looked at" * 100)
+    (tmp_path / "file").touch()
+    for path, told in (
+        (damaged, "damaged"),
+        (tmp_path, ""),
+        (tmp_path / "file" / "chatd.db", "give the folder"),
+    ):
+        code, lines = fails(tmp_path, *listen, "--set", f"history.path='{path}'")
+        assert code == 1
+        (line,) = lines
+        assert line.startswith("chatd: ")
+        assert str(path).removesuffix("/chatd.db") in line
+        assert told in line
+
+
+def test_a_socket_in_a_folder_that_is_not_there_is_1(tmp_path: Path) -> None:
+    code, lines = fails(tmp_path, "--listen", f"unix:{tmp_path}/absent/chat.sock")
+    assert (code, lines) == (
+        1,
+        [f"chatd: unix:{tmp_path}/absent/chat.sock: there is no such folder"],
+    )
+
+
+# ---- serving
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_it_with_0(tmp_path: Path, number: signal.Signals) -> None:
+    with serving(tmp_path, "--set", "log.format='json'") as one:
+        assert one.ask("/readyz").startswith(b"HTTP/1.1 200")
+        one.signal(number)
+        one.until("stop")
+        assert one.ended() == 0
+    assert not one.path.exists()
+    # The user's state folder, where nothing else is said.
+    assert (tmp_path / ".local/state/chatd/chatd.db").is_file()
+
+
+def test_where_systemd_says(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with serving(tmp_path, STATE_DIRECTORY=str(state)) as one:
+        one.signal(signal.SIGTERM)
+        assert one.ended() == 0
+    assert (state / "chatd.db").is_file()
+
+
+def test_flags_go_over_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "chatd.toml"
+    path.write_text('[listen]\naddresses = ["localhost:1"]\n[history]\nstore = "sqlite"\n')
+    with serving(tmp_path, "--config", str(path), "--set", "history.store='memory'") as one:
+        assert [line["listener"] for line in one.log if line["event"] == "listening"] == [
+            f"unix:{one.path}"
+        ]
+        one.signal(signal.SIGTERM)
+        assert one.ended() == 0
+    assert not (tmp_path / ".local").exists()
+
+
+def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+    with serving(tmp_path, "--set", "drain.delay_seconds=3600") as one:
+        one.signal(signal.SIGTERM)
+        one.until("drain")
+        assert one.ask("/readyz").startswith(b"HTTP/1.1 503")
+        one.signal(signal.SIGTERM)
+        one.until("stop")
+        assert one.ended() == 0
+    assert not one.path.exists()
+
+
+def on_terminal(folder: Path, *words: str, until: str, more: Mapping[str, str]) -> tuple[int, str]:
+    """Run it on a terminal until it has said so; press Ctrl+C; give the exit code and all."""
+    ours, theirs = pty.openpty()
+    try:
+        process = subprocess.Popen(
+            command(*words),
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env=environ(folder, TERM="dumb", COLUMNS="400", **more),
+            cwd=folder,
+            start_new_session=True,
+        )
+        os.close(theirs)
+        told = ""
+        with process:
+            try:
+                while until not in told:
+                    told += os.read(ours, 4096).decode()
+                process.send_signal(signal.SIGINT)
+                code = process.wait(SECONDS)
+            finally:
+                if process.poll() is None:
+                    process.kill()
+        return code, told
+    finally:
+        os.close(ours)
+
+
+def test_on_a_terminal_it_says_where_it_listens_and_where_its_history_is(tmp_path: Path) -> None:
+    code, told = on_terminal(tmp_path, "--listen", "127.0.0.1:0", until="ready", more={})
+    assert code == 0
+    assert "chatd serves on http://127.0.0.1:" in told
+    assert f"the history is in {tmp_path}/.local/state/chatd/chatd.db" in told
+    assert "Ctrl+C ends it" in told
+    socket_path = f"unix:{tmp_path}/chat.sock"
+    memory = ("--listen", socket_path, "--set", "history.store='memory'")
+    code, told = on_terminal(tmp_path, *memory, until="ready", more={})
+    assert code == 0
+    assert f"chatd serves on {socket_path}; the history is not kept; Ctrl+C ends it" in told
