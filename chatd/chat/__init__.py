@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from chatd.chat.chat import Chat
-from chatd.chat.connection import Answered, Connection, Outbox, Traffic
+from chatd.chat.connection import Answered, Connection, Traffic
+from chatd.chat.membership import Outbox
 from chatd.chat.rules import perform
 
 __all__ = ["Answered", "Chat", "Connection", "Outbox", "Traffic", "perform"]

@@ -2,48 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import trio
 from msgspec import Struct
 from msgspec.structs import asdict
 
+from chatd import __version__
 from chatd.bus import Codec
-from chatd.chat import commands
-from chatd.chat.membership import Membership
+from chatd.chat import commands, events
+from chatd.chat.chat import Chat
+from chatd.chat.membership import Membership, Outbox, StartSoon
 from chatd.chat.names import Name, room_name
 from chatd.chat.rooms import Room
 from chatd.chat.users import User
 from chatd.logs import Who
 from chatd.model import Close, Operation, Outcome, Refusal
 
-if TYPE_CHECKING:
-    from chatd.chat.chat import Chat
-
-__all__ = ["Answered", "Connection", "Outbox", "StartSoon", "Traffic"]
+__all__ = ["Answered", "Connection", "Traffic"]
 
 Answered: TypeAlias = Callable[[commands.Answer | Refusal], None]
 """Takes the answer to a command: once, maybe at once, maybe long after. Must not raise."""
 
-StartSoon: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
-"""Runs a task for as long as the connection lasts."""
-
 UNANSWERED: Final = 64
 """Commands that may wait for their commit; then nothing more is read from this client."""
-
-
-class Outbox(Protocol):
-    """What waits for the client: the wire's, whatever the transport."""
-
-    waiting: int
-
-    def offer(self, block: Any, messages: int = 1, /) -> None: ...
-
-    def offer_droppable(self, block: Any, messages: int = 1, /) -> None: ...
-
-    async def drained(self) -> None: ...
 
 
 class Traffic(Struct, frozen=True):
@@ -56,13 +40,15 @@ class Traffic(Struct, frozen=True):
 
 
 class Connection:
-    """Made by ``Chat.connect``; ended by ``close``, once, by whoever had it made."""
+    """A client, from its making on a guest in the chat; ``close`` ends it, once.
+
+    ``nick`` is what it would like to be called; ``why_not`` says why it is called otherwise, if so.
+    """
 
     def __init__(
         self,
         chat: Chat,
         connection_id: str,
-        user: User,
         outbox: Outbox,
         codec: Codec,
         start_soon: StartSoon,
@@ -70,24 +56,28 @@ class Connection:
         address: str,
         transport: str,
         protocol: str,
+        nick: str | None,
     ) -> None:
         self.chat = chat
         self.id = connection_id
-        self.user = user
-        self.guest = user
-        """The user it began as, who is forgotten if it turns out to be somebody else."""
         self.outbox = outbox
         self.codec = codec
         self.start_soon = start_soon
         self.address = address
         self.transport = transport
         self.protocol = protocol
+        self.user, self.why_not = chat.users.guest(nick)
+        self._guest = self.user
         self.memberships: dict[str, Membership] = {}
         self._spelled: dict[str, Membership] = {}
         self._opened = trio.current_time()
         self._unanswered = 0
         self._unshown = 0
         self._progress = trio.Event()
+        chat.users.attach(self.user, self)
+        chat.connections.add(self)
+        chat.stir()
+        chat.log.emit("connect", **self.who())
 
     def who(self) -> Who:
         """Give the fields every log line of this connection carries."""
@@ -99,6 +89,35 @@ class Connection:
             "transport": self.transport,
             "protocol": self.protocol,
         }
+
+    def hello(self) -> events.Hello:
+        """Give the first thing to be said to this client."""
+        user, limits = self.user, self.chat.settings.limits
+        rate, burst = limits.messages_per_second, limits.messages_burst
+        return events.Hello(
+            server=f"chatd/{__version__}",
+            session=self.chat.users.secret(user),
+            user=user.id,
+            nick=user.nick.shown,
+            op=user.op,
+            limits=events.Limits(
+                limits.message_bytes,
+                None if rate == "off" else rate,
+                None if burst == "off" else burst,
+            ),
+        )
+
+    def become(self, user: User) -> None:
+        """Be somebody this client was before, in place of the guest it began as."""
+        before, users = self.user, self.chat.users
+        if before is self._guest and before.connections == {self} and not before.rooms:
+            users.forget(before)
+        else:
+            users.detach(before, self)
+        self.user = user
+        users.attach(user, self)
+        self.chat.stir()
+        self.chat.log.emit("auth", **self.who())
 
     def tell(self, *items: Any) -> None:
         """Say something to this client alone."""
@@ -122,9 +141,10 @@ class Connection:
         while self._unanswered or self._unshown:
             await self._progressed()
 
-    def said(self) -> None:
+    def said(self, position: int) -> None:
         """Note that something of this client's is committed, and will be shown."""
         self._unshown += 1
+        self.chat.said_by(position, self)
 
     def shown(self) -> None:
         """Note that it has been."""
@@ -147,7 +167,8 @@ class Connection:
 
     def enter(self, room: Room) -> Membership:
         """Be in a room from now on."""
-        membership = room.enter(self, self.chat.settings.limits.presence_members)
+        membership = Membership(room, self)
+        room.enter(self.user, membership, self.chat.settings.limits.presence_members)
         self.memberships[room.topic.room] = self._spelled[room.name] = membership
         self.chat.stir()
         self.chat.log.emit("join", room=room.name, **self.who())
@@ -157,7 +178,8 @@ class Connection:
         """Be in it no more, by one's own will."""
         room = membership.room
         del self.memberships[room.topic.room], self._spelled[room.name]
-        room.exit(self, None, self.chat.settings.limits.presence_members)
+        membership.stop()
+        room.exit(self.user, membership, None, self.chat.settings.limits.presence_members)
         self.chat.log.emit("leave", room=room.name, **self.who())
         self.chat.rooms.release(room)
         self.chat.stir()
@@ -168,8 +190,12 @@ class Connection:
         """Leave everything, once: the client is gone, or the daemon ends."""
         settings = self.chat.settings
         for membership in self.memberships.values():
+            membership.stop()
             membership.room.exit(
-                self, settings.chat.presence_grace_seconds, settings.limits.presence_members
+                self.user,
+                membership,
+                settings.chat.presence_grace_seconds,
+                settings.limits.presence_members,
             )
         self.memberships.clear()
         self._spelled.clear()
@@ -181,4 +207,6 @@ class Connection:
             **asdict(traffic),
             **self.who(),
         )
-        self.chat.disconnected(self)
+        self.chat.connections.discard(self)
+        self.chat.users.detach(self.user, self)
+        self.chat.stir()

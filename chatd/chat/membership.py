@@ -2,23 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any, Protocol, TypeAlias
 
 import trio
 
-from chatd.bus import Subscription
+from chatd.bus import Codec, Subscription
+from chatd.chat.chat import Chat
 from chatd.chat.pages import PAGE_EVENTS, missed
+from chatd.chat.rooms import Room
 from chatd.journal import Unavailable
 
-if TYPE_CHECKING:
-    from chatd.chat.connection import Connection
-    from chatd.chat.rooms import Room
-
-__all__ = ["Membership"]
+__all__ = ["Hearer", "Membership", "Outbox", "StartSoon"]
 
 READ_AGAIN_SECONDS = 1.0
 """While the store cannot be read, who catches up waits and asks again."""
+
+
+StartSoon: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
+"""Runs a task for as long as the connection lasts."""
+
+
+class Outbox(Protocol):
+    """What waits for the client: the wire's, whatever the transport."""
+
+    waiting: int
+
+    def offer(self, block: Any, messages: int = 1, /) -> None: ...
+
+    def offer_droppable(self, block: Any, messages: int = 1, /) -> None: ...
+
+    async def drained(self) -> None: ...
+
+
+class Hearer(Protocol):
+    """A connection, as far as what it hears is concerned."""
+
+    chat: Chat
+    outbox: Outbox
+    codec: Codec
+    start_soon: StartSoon
 
 
 class Membership:
@@ -26,7 +50,7 @@ class Membership:
 
     __slots__ = ("_catching_up", "_connection", "room", "subscription")
 
-    def __init__(self, room: Room, connection: Connection) -> None:
+    def __init__(self, room: Room, connection: Hearer) -> None:
         self.room = room
         self.subscription: Subscription | None = None
         self._connection = connection

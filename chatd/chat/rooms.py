@@ -9,22 +9,18 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal, Protocol
 
 import trio
 
-from chatd.bus import Bus, Topic
+from chatd.bus import Bus, Subscription, Topic
 from chatd.chat import events
 from chatd.chat.commands import Member, RoomEntry
-from chatd.chat.membership import Membership
 from chatd.chat.names import Name
 from chatd.chat.users import User
 from chatd.journal import Journal
 from chatd.model import Refusal
 from chatd.settings import Settings
-
-if TYPE_CHECKING:
-    from chatd.chat.connection import Connection
 
 __all__ = ["Room", "Rooms"]
 
@@ -36,6 +32,12 @@ def _fold(user: User) -> str:
     return user.nick.fold
 
 
+class Place(Protocol):
+    """One connection's place in a room; ``subscription`` is by what it hears live events."""
+
+    subscription: Subscription | None
+
+
 class Room:
     """A room in which somebody is, or was a moment ago."""
 
@@ -43,7 +45,7 @@ class Room:
 
     def __init__(self, topic: Topic) -> None:
         self.topic = topic
-        self.members: dict[User, dict[Connection, Membership]] = {}
+        self.members: dict[User, set[Place]] = {}
         self.leaving: dict[User, float] = {}
         """Users whose last connection was lost, and when they are taken for gone."""
         self._roll: list[User] = []
@@ -72,26 +74,22 @@ class Room:
 
     # ---- coming and going
 
-    def enter(self, connection: Connection, crowd: int) -> Membership:
+    def enter(self, user: User, place: Place, crowd: int) -> None:
         """Take a connection in. ``crowd``: with more members than this nobody is told of each."""
-        user = connection.user
-        membership = Membership(self, connection)
         mine = self.members.get(user)
         if mine is None:
-            self.members[user] = {connection: membership}
+            self.members[user] = {place}
             user.rooms.add(self)
             insort(self._roll, user, key=_fold)
             self._tell(events.Joined(self.name, user.nick.shown, user.id), user, crowd)
         else:
             self.leaving.pop(user, None)
-            mine[connection] = membership
-        return membership
+            mine.add(place)
 
-    def exit(self, connection: Connection, grace: float | None, crowd: int) -> None:
+    def exit(self, user: User, place: Place, grace: float | None, crowd: int) -> None:
         """Let a connection out: told at once, or in ``grace`` seconds where it was lost."""
-        user = connection.user
         mine = self.members[user]
-        mine.pop(connection).stop()
+        mine.discard(place)
         if mine:
             return
         if grace:
@@ -124,7 +122,7 @@ class Room:
 
     def _tell(self, event: events.Joined | events.Left, user: User, crowd: int) -> None:
         if len(self.members) <= crowd:
-            mine = self.members.get(user, {}).values()
+            mine = self.members.get(user, ())
             self.topic.tell([event], {m.subscription for m in mine if m.subscription is not None})
             return
         now = trio.current_time()

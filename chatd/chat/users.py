@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from heapq import heappop, heappush
 from itertools import count
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 import trio
 
@@ -20,10 +20,6 @@ from chatd.chat.names import NICK_CHARACTERS, Name, nick_name
 from chatd.journal import Journal
 from chatd.model import Refusal, UserRecord
 from chatd.settings import Limits, Settings
-
-if TYPE_CHECKING:
-    from chatd.chat.connection import Connection
-    from chatd.chat.rooms import Room
 
 __all__ = ["User", "Users"]
 
@@ -37,6 +33,16 @@ BURST_SECONDS: Final = 2
 """So many seconds' worth of ``limits.bytes_per_second`` may be said at once."""
 
 DAY_SECONDS: Final = 24 * 60 * 60
+
+
+class Whereabouts(Protocol):
+    """A room, as far as its members' nicks are concerned."""
+
+    def strike(self, user: User) -> None:
+        """Take a member off the roll, whose nick is about to change."""
+
+    def rename(self, user: User, old: str) -> None:
+        """Put the member back on it, and tell of the nick."""
 
 
 class User:
@@ -62,8 +68,8 @@ class User:
         self.op = False
         self.chosen = chosen
         """Whether the nick was asked for: only then is it held and kept."""
-        self.connections: set[Connection] = set()
-        self.rooms: set[Room] = set()
+        self.connections: set[object] = set()
+        self.rooms: set[Whereabouts] = set()
         self.since = trio.current_time()
         self.released: float | None = None
         """When the last connection went (trio's clock); None while present."""
@@ -177,7 +183,7 @@ class Users:
         """Give the secret that makes a guest this user again."""
         return seal(self._journal.key, user.id, self._now() // 1000)
 
-    def attach(self, user: User, connection: Connection) -> None:
+    def attach(self, user: User, connection: object) -> None:
         if user.released is not None:
             user.released = None
             user.since = trio.current_time()
@@ -185,7 +191,7 @@ class Users:
                 self._remember(user)
         user.connections.add(connection)
 
-    def detach(self, user: User, connection: Connection) -> None:
+    def detach(self, user: User, connection: object) -> None:
         """Note that a connection ended; after the last one the nick is held for a while."""
         user.connections.discard(connection)
         if user.connections:

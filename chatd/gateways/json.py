@@ -91,10 +91,10 @@ class JsonGateway:
     def __init__(self, chat: Chat, websocket: WebSocket) -> None:
         self._chat = chat
         self._websocket = websocket
-        self._connection, why_not = connect(chat, websocket, CODEC, SUBPROTOCOL)
-        self._connection.tell(chat.hello(self._connection))
-        if why_not is not None:
-            self._connection.tell(events.Notice(why_not))
+        self._connection = connect(chat, websocket, CODEC, SUBPROTOCOL)
+        self._connection.tell(self._connection.hello())
+        if self._connection.why_not is not None:
+            self._connection.tell(events.Notice(self._connection.why_not))
 
     async def received(self, message: str | bytes) -> None:
         if isinstance(message, bytes):

@@ -66,13 +66,14 @@ class TextGateway:
         self._chat = chat
         self._websocket = websocket
         self._room = chat.settings.chat.default_room
-        self._connection, self._why_not = connect(chat, websocket, CODEC, "text")
+        self._connection = connect(chat, websocket, CODEC, "text")
 
     async def enter(self) -> None:
         """Join the room of ``?room=``, or the default one where that cannot be; greet there."""
         query = self._websocket.request.query
         wanted = query.get("room", self._room)
-        notices = [] if self._why_not is None else [events.Notice(self._why_not)]
+        why_not = self._connection.why_not
+        notices = [] if why_not is None else [events.Notice(why_not)]
         refusal = await self._join(wanted, notices)
         if refusal is not None and wanted != self._room:
             refusal = await self._join(self._room, [*notices, _notice(refusal)])

@@ -10,12 +10,11 @@ from chatd.wire.websocket import WebSocket
 __all__ = ["connect", "disconnect"]
 
 
-def connect(
-    chat: Chat, websocket: WebSocket, codec: Codec, protocol: str
-) -> tuple[Connection, str | None]:
+def connect(chat: Chat, websocket: WebSocket, codec: Codec, protocol: str) -> Connection:
     """Let a WebSocket's client into the chat; ``?nick=`` is the nick it would like."""
     request = websocket.request
-    return chat.connect(
+    return Connection(
+        chat,
         websocket.id,
         websocket.outbox,
         codec,

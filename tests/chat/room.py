@@ -9,7 +9,7 @@ from typing import Any
 
 import trio
 
-from chatd.chat import Chat, Traffic, commands, events, perform
+from chatd.chat import Chat, Connection, Traffic, commands, events, perform
 from chatd.journal.memory import MemoryJournal
 from chatd.logs import Recording, open_log
 from chatd.model import LOST, Event, Refusal
@@ -35,7 +35,8 @@ class Client:
         self.waiting = 0
         self._arrived = trio.Event()
         self._nursery = nursery
-        self.connection, self.why_not = room.chat.connect(
+        self.connection = Connection(
+            room.chat,
             f"c{next(room.ids)}",
             self,
             CODEC,
@@ -45,6 +46,7 @@ class Client:
             protocol="test",
             nick=nick,
         )
+        self.why_not = self.connection.why_not
 
     # the outbox
     def offer(self, block: Any, messages: int = 1, /) -> None:

@@ -18,7 +18,7 @@ from tests.chat.room import Room, Wall, open_room, refused
 
 async def test_a_guest_is_named_at_once(room: Room) -> None:
     client = room.client()
-    hello = room.chat.hello(client.connection)
+    hello = client.connection.hello()
     assert hello.nick is not None
     assert hello.nick.startswith("guest-")
     assert hello.user is not None
@@ -206,7 +206,7 @@ async def test_who_comes_and_goes_holds_nobody_elses_nick(
 async def test_auth_makes_a_guest_the_same_guest_again(room: Room) -> None:
     ann = room.client("ann")
     await ann.join()
-    session = room.chat.hello(ann.connection).session
+    session = ann.connection.hello().session
     assert session is not None
     await ann.say("x", key="k")
     ann.close()

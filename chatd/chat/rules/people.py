@@ -24,7 +24,7 @@ async def auth(connection: Connection, command: commands.Auth, answered: Answere
         if connection.memberships:
             answered(Refusal("forbidden", "another user's session is for before the first join"))
             return
-        chat.become(connection, user)
+        connection.become(user)
     answered(commands.Authenticated(user.id, user.nick.shown, user.op, chat.users.secret(user)))
 
 

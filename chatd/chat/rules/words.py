@@ -73,7 +73,7 @@ def _said(
     if isinstance(outcome, Receipt):
         event, duplicate = outcome.event, outcome.duplicate
         if not duplicate:
-            connection.chat.said_by(event.position, connection)
+            connection.said(event.position)
         at = events.rfc3339(event.at)
         answered(commands.Said(room.name, epoch, event.seq, at, duplicate))
     elif isinstance(outcome, Refusal):
