@@ -189,6 +189,7 @@ class HttpConnection:
             self._transport.peer,
             connection=self._id,
             listener_loopback=self._transport.listener_loopback,
+            secure=self._transport.secure,
             read=self._read_body,
             gone=self._gone,
         )

@@ -50,7 +50,7 @@ class Request:
     """A request whose head was read and found sound.
 
     ``path`` is as it was sent, undecoded, without the query. ``headers`` have lower-case names.
-    ``connection`` is the id of the connection it came on.
+    ``connection`` is the id of the connection it came on, ``secure`` whether that is TLS.
     """
 
     __slots__ = (
@@ -64,6 +64,7 @@ class Request:
         "path",
         "peer",
         "query_string",
+        "secure",
     )
 
     def __init__(
@@ -75,6 +76,7 @@ class Request:
         *,
         connection: str = "",
         listener_loopback: bool = False,
+        secure: bool = False,
         read: Callable[[int], Awaitable[bytes]] = _no_body,
         gone: Callable[[], Awaitable[None]] = _never,
     ) -> None:
@@ -84,6 +86,7 @@ class Request:
         self.peer = peer
         self.connection = connection
         self.listener_loopback = listener_loopback
+        self.secure = secure
         self._read = read
         self._gone = gone
         self._query: dict[str, str] | None = None

@@ -43,19 +43,26 @@ class Peer(Struct, frozen=True):
 class Transport(ABC):
     """The face both kinds have. Every error of the connection is ``trio.BrokenResourceError``.
 
-    ``listener_loopback`` tells whether the listener that took the connection is bound to loopback.
+    ``listener_loopback`` tells whether the listener that took the connection is bound to loopback,
+    ``secure`` whether it is TLS.
     ``send_now`` gives the kernel what it takes at once, and raises BlockingIOError where it takes
     nothing. It is an attribute, so that the outbox can keep the socket's own method and call
     nothing in between. ``writes_directly`` tells whether it is worth calling.
     """
 
-    __slots__ = ("listener_loopback", "peer", "send_now", "writes_directly")
+    __slots__ = ("listener_loopback", "peer", "secure", "send_now", "writes_directly")
 
     def __init__(
-        self, peer: Peer, send_now: Callable[[Block], int] | None, *, listener_loopback: bool
+        self,
+        peer: Peer,
+        send_now: Callable[[Block], int] | None,
+        *,
+        listener_loopback: bool,
+        secure: bool,
     ) -> None:
         self.peer: Final = peer
         self.listener_loopback: Final = listener_loopback
+        self.secure: Final = secure
         self.send_now = send_now or _never_now
         self.writes_directly: Final = send_now is not None
 
@@ -91,7 +98,7 @@ class SocketTransport(Transport):
 
     def __init__(self, sock: socket.socket, peer: Peer, *, listener_loopback: bool = False) -> None:
         sock.setblocking(False)
-        super().__init__(peer, sock.send, listener_loopback=listener_loopback)
+        super().__init__(peer, sock.send, listener_loopback=listener_loopback, secure=False)
         self._socket = sock
         self._recv: Callable[[int], bytes] = sock.recv
         self._sendmsg: Callable[[Sequence[Block]], int] = sock.sendmsg
@@ -156,7 +163,8 @@ class StreamTransport(Transport):
     def __init__(
         self, stream: trio.abc.Stream, peer: Peer, *, listener_loopback: bool = False
     ) -> None:
-        super().__init__(peer, None, listener_loopback=listener_loopback)
+        tls = isinstance(stream, trio.SSLStream)
+        super().__init__(peer, None, listener_loopback=listener_loopback, secure=tls)
         self._stream = stream
 
     async def recv(self, max_bytes: int) -> bytes:

@@ -54,8 +54,10 @@ _FLAGS: Final = [
     "--disable-backgrounding-occluded-windows",
     "--disable-renderer-backgrounding",
     # A mouse that hovers: without a window Chromium says that there is none.
-    "--blink-settings=availablePointerTypes=4,primaryPointerType=4,"
-    "availableHoverTypes=2,primaryHoverType=2",
+    (
+        "--blink-settings=availablePointerTypes=4,primaryPointerType=4,"
+        "availableHoverTypes=2,primaryHoverType=2"
+    ),
 ]
 
 # Settles with the first true value of the expression, which is looked at again whenever the

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, TypeAlias
 
 import msgspec
@@ -161,13 +162,8 @@ async def serve(
         nursery.start_soon(served.server.sweep)
         if tcp:
             served.listeners = open_listeners(["127.0.0.1:0"])
-
-            async def accept(task_status: trio.TaskStatus[None]) -> None:
-                await served.server.serve(
-                    served.listeners, handlers=handlers, task_status=task_status
-                )
-
-            await nursery.start(accept)
+            serving = partial(served.server.serve, served.listeners, handlers=handlers)
+            await nursery.start(serving)
         try:
             yield served
         finally:
