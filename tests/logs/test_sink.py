@@ -275,7 +275,7 @@ async def test_the_task_does_not_spin_when_the_reader_has_gone() -> None:
             await trio.testing.wait_all_tasks_blocked()
             os.close(reading)
             with trio.fail_after(10):
-                while sink.waiting:
+                while sink.waiting:  # noqa: ASYNC110  a sink tells nobody
                     await trio.lowlevel.checkpoint()
                 await trio.testing.wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
