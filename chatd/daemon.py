@@ -41,6 +41,9 @@ __all__ = ["Daemon", "now_ms", "open_daemon", "run"]
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
+STATUS_SECONDS: Final = 5.0
+"""How old the status may be that systemd shows."""
+
 FLUSH_SECONDS: Final = 1.0
 """What is kept back of a drain's time, half of it at most, for the bus to commit what it took."""
 
@@ -149,10 +152,23 @@ async def run(
                     log.emit("listening", listener=listener.address)
                 log.emit("ready", seconds=round(trio.current_time() - began, 3))
                 notifier.ready()
+                nursery.start_soon(_tell_status, daemon, notifier)
                 await stop.wait()
+                drain = settings.drain
                 notifier.stopping()
+                notifier.extend_timeout(int((drain.delay_seconds + drain.seconds) * 1_000_000))
             nursery.cancel_scope.cancel()
     log.emit("stop", seconds=round(trio.current_time() - began, 3))
+
+
+async def _tell_status(daemon: Daemon, notifier: Notifier) -> None:
+    """Have ``systemctl status`` show how many are here."""
+    told = ""
+    while True:
+        status = f"{len(daemon.chat.connections)} clients, {len(daemon.chat.rooms)} rooms"
+        if status != told and notifier.status(status):
+            told = status
+        await trio.sleep(STATUS_SECONDS)
 
 
 async def _watch(

@@ -376,7 +376,11 @@ def test_systemd_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     monkeypatch.setattr(Notifier, "_send", lambda _, state: told.append(state))
     run_daemon(Striking({"ready": signal.SIGTERM}))
-    assert told == ["READY=1", "STOPPING=1"]
+    assert [line for line in told if not line.startswith("STATUS=")] == [
+        "READY=1",
+        "STOPPING=1",
+        "EXTEND_TIMEOUT_USEC=10000000",
+    ]
 
 
 async def test_a_request_begun_before_the_drain(autojump_clock: MockClock) -> None:

@@ -92,7 +92,8 @@ def test_it_serves_as_soon_as_it_is_started(service: Sandbox) -> None:
     frames = [json.loads(line) for line in service.client(*client("ann"), "hello").splitlines()]
     assert frames[0] == "Hello, I am chatd. You are ann in #lobby."
     assert frames[-1] == "ann: hello"
-    shown = service.properties("chatd", "ActiveState", "NRestarts")
+    shown = service.properties("chatd", "ActiveState", "NRestarts", "StatusText")
+    assert shown.pop("StatusText").endswith(" rooms")
     assert shown == {"ActiveState": "active", "NRestarts": "0"}
     owner = service.run("stat", "--format=%A %U %G", "/var/lib/chatd", "/run/chatd")
     assert owner.splitlines() == ["drwx------ chatd chatd", "drwxr-xr-x chatd chatd"]
