@@ -17,6 +17,7 @@ them is cancelled, the bus commits and shows the rest and closes the journal, th
 from __future__ import annotations
 
 import math
+import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -141,7 +142,7 @@ async def run(
 ) -> None:
     """Serve until a signal says to stop; returns when everything is flushed and closed."""
     began = trio.current_time()
-    log.emit("start", version=__version__)
+    log.emit("start", version=__version__, pid=os.getpid())
     with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
         async with trio.open_nursery() as nursery:
             stop = trio.Event()

@@ -23,7 +23,6 @@ Name: TypeAlias = Literal[
     "start",
     "listening",
     "ready",
-    "config",
     "warning",
     "connect",
     "auth",
@@ -54,21 +53,14 @@ class Meaning(Struct, frozen=True):
 _CONNECTION: Final = ("connection", "user", "nick", "address", "transport", "protocol")  # Who
 
 VOCABULARY: Final[dict[Name, Meaning]] = {
-    "start": Meaning("info", "the daemon begins", ("version", "pid", "file")),
+    "start": Meaning("info", "the daemon begins", ("version", "pid")),
     "listening": Meaning("info", "a listener is open", ("listener",)),
     "ready": Meaning("info", "clients are served from now on", ("seconds",)),
-    "config": Meaning(
-        "info", "a configuration was applied or refused", ("state", "setting", "detail", "file")
-    ),
-    "warning": Meaning(
-        "warning", "something the operator should mend", ("detail", "setting", "file")
-    ),
+    "warning": Meaning("warning", "something the operator should mend", ("detail", "setting")),
     "connect": Meaning("info", "a chat connection is open", _CONNECTION),
-    "auth": Meaning(
-        "info", "who a connection is was settled", (*_CONNECTION, "state", "code", "reason")
-    ),
+    "auth": Meaning("info", "a connection is somebody who was here before", _CONNECTION),
     "join": Meaning("info", "a connection entered a room", (*_CONNECTION, "room")),
-    "leave": Meaning("info", "a connection left a room", (*_CONNECTION, "room", "reason")),
+    "leave": Meaning("info", "a connection left a room", (*_CONNECTION, "room")),
     "nick": Meaning("info", "a user is called otherwise now", (*_CONNECTION, "old")),
     "message": Meaning(
         "info",
@@ -77,10 +69,10 @@ VOCABULARY: Final[dict[Name, Meaning]] = {
     ),
     "refused": Meaning(
         "info",
-        "a request or a command was refused",
+        "a request was refused",
         (
             *_CONNECTION,
-            *("room", "code", "reason", "method", "path", "status", "origin", "host", "setting"),
+            *("reason", "method", "path", "status", "origin", "host", "setting"),
         ),
     ),
     "disconnect": Meaning(
@@ -95,15 +87,13 @@ VOCABULARY: Final[dict[Name, Meaning]] = {
         "error", "an error of chatd's own", (*_CONNECTION, "detail", "error", "traceback")
     ),
     "store": Meaning(
-        "warning", "the store is not as it should be, or is again", ("state", "detail", "seconds")
+        "warning",
+        "the store is not as it should be, or is again",
+        ("state", "detail", "seconds", "store_bytes"),
     ),
-    "retention": Meaning(
-        "info", "old events were deleted", ("room", "events", "store_bytes", "seconds", "detail")
-    ),
-    "drain": Meaning(
-        "info", "the daemon sends its clients away", ("reason", "clients", "rooms", "seconds")
-    ),
-    "stop": Meaning("info", "the daemon ended", ("reason", "status", "seconds")),
+    "retention": Meaning("info", "old events were deleted", ("events", "store_bytes")),
+    "drain": Meaning("info", "the daemon sends its clients away", ("clients", "rooms", "seconds")),
+    "stop": Meaning("info", "the daemon ended", ("seconds",)),
     "dropped": Meaning(
         "warning", "the log's reader was too slow; lines are missing here", ("lines", "total")
     ),
@@ -155,7 +145,6 @@ class Fields(Who, total=False):
     clients: int | None
     detail: str | None
     events: int | None
-    file: str | None
     lines: int | None
     listener: str | None
     old: str | None
