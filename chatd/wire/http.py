@@ -35,6 +35,8 @@ _RECV_BYTES: Final = 8192
 _SEND_BYTES: Final = 65536
 # A body that nobody asked for is read past up to here; beyond, closing is cheaper.
 _DRAIN_BYTES: Final = 65536
+# A body that says its length has at least the time that a phone on a bad line needs: 128 kbit/s.
+_SLOWEST_BYTES: Final = 16384
 # What a peer still sends after a refusal is read for so long, so that the kernel does not answer
 # it with a reset that overtakes the refusal (RFC 9112 section 9.6).
 _LINGER_SECONDS: Final = 1.0
@@ -291,7 +293,8 @@ class HttpConnection:
             if self._length > limit:
                 raise Refused(refusal(413, f"At most {limit} bytes are taken here."))
             self._torn = True
-            with trio.move_on_after(self._seconds) as scope:
+            seconds = max(self._seconds, self._length / _SLOWEST_BYTES)
+            with trio.move_on_after(seconds) as scope:
                 self._body = await self._whole_body(limit)
             if scope.cancelled_caught or self._body is None:
                 raise Refused(refusal(408, "The body came too slowly."))

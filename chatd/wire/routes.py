@@ -42,7 +42,7 @@ class Routes:
         if handler is None and method in ("HEAD", WEBSOCKET):
             # RFC 9110 section 9.3.2, and 7.8: an Upgrade that is not wanted may be ignored.
             handler = methods.get("GET")
-        if handler is None and method != WEBSOCKET:
+        if handler is None:
             handler = methods.get(ANY)
         if handler is not None:
             return handler

@@ -98,6 +98,7 @@ class Served:
         self.chatters: list[Chatter] = []
         self.handlers = handlers
         self.opening: Opening = self.chat
+        self.upgrades: Upgrade | None = None
         self.listeners: list[Listener] = []
         self.clients: list[Client] = []
         table: dict[str, dict[str, Handler]] = {
@@ -120,7 +121,7 @@ class Served:
         raise ValueError("boom in a route")
 
     async def upgrade(self, request: Request) -> Upgrade:
-        return Upgrade(request.query.get("protocol"), self.open)
+        return self.upgrades or Upgrade(request.query.get("protocol"), self.open)
 
     async def open(self, websocket: WebSocket) -> Receiver:
         return await self.opening(websocket)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from chatd.wire.request import Request, Response
+from chatd.wire.routes import Routes
 from chatd.wire.transport import StreamTransport
 from chatd.wire.websocket import Upgrade
 from tests.wire.served import HANDSHAKE, KEY, MEMORY, Served, serve
@@ -367,6 +368,24 @@ async def test_a_slow_body_is_408(autojump_clock: MockClock) -> None:
             nursery.cancel_scope.cancel()
 
 
+async def test_a_large_body_may_take_longer(autojump_clock: MockClock) -> None:
+    async def take(request: Request) -> Response:
+        return Response(200, b"%d" % len(await request.body(1_000_000)))
+
+    async with serve(tcp=False) as served:
+        served.server.routes = Routes({"/take": {"POST": take}})
+        client = served.dial()
+        await client.send(b"POST /take HTTP/1.1\r\nHost: a\r\nContent-Length: 819200\r\n\r\n")
+        for _ in range(40):
+            await trio.sleep(1)
+            await client.send(b"x" * 20480)
+        assert (await client.answer())[2] == b"819200"
+        await client.send(b"POST /take HTTP/1.1\r\nHost: a\r\nContent-Length: 819200\r\n\r\n")
+        began = trio.current_time()
+        assert (await client.answer())[0] == 408
+        assert trio.current_time() - began == 50
+
+
 async def test_a_handler_may_take_its_time(autojump_clock: MockClock) -> None:
     async def slow(request: Request) -> Response:
         await trio.sleep(1000)
@@ -386,3 +405,50 @@ async def test_who_does_not_read_the_answer_is_closed(autojump_clock: MockClock)
             nursery.start_soon(ours.send_all, b"GET /big HTTP/1.1\r\nHost: a\r\n\r\n")
             await served.server.handle(StreamTransport(theirs, MEMORY))
         assert trio.current_time() >= 10
+
+
+async def test_a_handler_that_waits_hears_that_its_client_has_gone() -> None:
+    went = trio.Event()
+
+    async def wait(request: Request) -> Response:
+        await request.gone()
+        went.set()
+        return Response(200, b"to nobody")
+
+    async with serve(tcp=False, wait=wait) as served:
+        client = served.dial()
+        await client.send(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n")
+        await trio.testing.wait_all_tasks_blocked()
+        # What is sent ahead is no going, and is answered in its turn.
+        await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        await trio.testing.wait_all_tasks_blocked()
+        assert not went.is_set()
+        await client.stream.send_eof()
+        await went.wait()
+        assert statuses(await client.rest()) == [200, 200]
+
+
+async def test_who_sends_too_much_ahead_is_not_read_on() -> None:
+    async def wait(request: Request) -> Response:
+        with trio.CancelScope() as scope:
+            scopes.append(scope)
+            await request.gone()
+        return Response(200, b"answered")
+
+    scopes: list[trio.CancelScope] = []
+    async with serve(tcp=False, wait=wait) as served:
+        client = served.dial()
+        ahead = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 4000
+        await client.send(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n" + ahead)
+        await trio.testing.wait_all_tasks_blocked()
+        scopes[0].cancel()
+        await client.stream.send_eof()
+        assert len(statuses(await client.rest())) == 4001
+
+
+async def test_a_request_that_is_kept_waits_for_nobody(autojump_clock: MockClock) -> None:
+    request = Request("GET", "/", [], MEMORY)
+    with trio.move_on_after(1000) as scope:
+        await request.gone()
+    assert scope.cancelled_caught
+    assert not request.secure

@@ -274,6 +274,30 @@ async def test_the_end_lets_waiters_go(bench: Bench, how: str) -> None:
     assert result == ["done" if how == "drained" else "broken"]
 
 
+async def test_room_is_waited_for(bench: Bench) -> None:
+    await bench.outbox.room(BOUND * 2)
+    offered = bench.fill(BOUND - 2000)
+    await bench.outbox.room(10)
+    rooms: list[int] = []
+
+    async def wait() -> None:
+        await bench.outbox.room(BOUND // 2)
+        rooms.append(bench.outbox.waiting)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not rooms
+        await bench.read(len(offered))
+    assert rooms[0] + BOUND // 2 <= BOUND
+    bench.fill(BOUND - 2000)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        bench.outbox.end()
+    assert len(rooms) == 2
+
+
 async def test_an_empty_block_is_nothing(bench: Bench) -> None:
     bench.outbox.offer(b"")
     bench.outbox.last_words(b"")

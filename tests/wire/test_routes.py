@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from chatd.wire.request import Request, Response
-from chatd.wire.routes import WEBSOCKET, Routes
+from chatd.wire.routes import ANY, WEBSOCKET, Routes
 
 
 async def handler(request: Request) -> Response:
@@ -20,7 +20,7 @@ ROUTES = Routes(
         "/ws": {WEBSOCKET: other},
         "/post": {"POST": handler, "DELETE": other},
     },
-    {"/files/": {"GET": other}},
+    {"/files/": {"GET": other}, "/any/": {"POST": handler, ANY: other}},
 )
 
 
@@ -36,6 +36,12 @@ ROUTES = Routes(
         ("GET", "/files/a/b", other),
         ("GET", "/files/", other),
         (WEBSOCKET, "/files/a", other),
+        ("POST", "/any/", handler),
+        ("GET", "/any/", other),
+        ("HEAD", "/any/", other),
+        ("OPTIONS", "/any/", other),
+        ("ODD", "/any/a", other),
+        (WEBSOCKET, "/any/", other),
     ],
 )
 def test_what_is_there_is_found(method: str, path: str, found: object) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from collections import deque
 
 import pytest
@@ -83,6 +84,13 @@ async def test_a_cancelled_close_closes(kind: str) -> None:
         assert await far.receive_some() == b""
     ours.close()
     theirs.close()
+
+
+async def test_a_stream_knows_whether_it_is_tls() -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    assert not StreamTransport(ours, PEER).secure
+    tls = trio.SSLStream(theirs, ssl.create_default_context(), server_hostname="a")
+    assert StreamTransport(tls, PEER).secure
 
 
 async def test_a_stream_joins_what_waits_up_to_a_bound() -> None:

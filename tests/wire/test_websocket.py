@@ -13,7 +13,7 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_st
 
 from chatd import model
 from chatd.wire import frames
-from chatd.wire.websocket import Receiver, WebSocket
+from chatd.wire.websocket import Receiver, Upgrade, WebSocket
 from tests.wire.served import HANDSHAKE, Chatter, Client, Served, masked, serve, settings
 from tests.wire.test_frames import BROKEN
 
@@ -275,6 +275,38 @@ async def test_a_silent_peer_is_pinged_and_closed_with_4002(autojump_clock: Mock
         await client.aclose()
         await served.chatters[0].over.wait()
         assert served.chatters[0].close == model.SILENT
+
+
+async def test_a_protocol_may_have_bounds_and_a_heartbeat_of_its_own(
+    autojump_clock: MockClock,
+) -> None:
+    async with serve(SMALL, tcp=False) as served:
+        served.upgrades = Upgrade(
+            None, served.open, max_message_bytes=10, send_queue_bytes=20, heartbeat=False
+        )
+        client = served.dial()
+        await client.upgrade()
+        await trio.sleep(1000)
+        await client.text("x" * 10)
+        assert await client.hear() == "x" * 10
+        (chatter,) = served.chatters
+        for _ in range(3):
+            chatter.websocket.outbox.offer(frames.text(b"x" * 10))
+        assert chatter.websocket.closing == (model.TOO_SLOW, model.TOO_SLOW.reason)
+        client = served.dial()
+        await client.upgrade()
+        await client.text("x" * 11)
+        assert (await client.closed())[0] == 1009
+        assert not served.chatters[1].websocket.peer_closed
+
+
+async def test_who_closed_first_is_known(served: Served) -> None:
+    client = served.dial()
+    await client.upgrade()
+    await client.send(masked(0x88, b"\x03\xe9"))
+    assert (await client.closed())[0] == 1001
+    await served.chatters[0].over.wait()
+    assert served.chatters[0].websocket.peer_closed
 
 
 async def test_a_pong_is_a_life_sign(autojump_clock: MockClock) -> None:

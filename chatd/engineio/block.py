@@ -1,0 +1,109 @@
+"""A block: messages that are encoded once, for every session of one revision that gets them.
+
+What a poll is answered with and what a WebSocket is sent are both made of it, each when it is
+first asked for, so that an upgrade changes nothing for who offers.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from chatd.engineio.packets import MESSAGE, Revision
+from chatd.wire import frames
+
+__all__ = ["Block"]
+
+
+class Block:
+    """Messages for everybody of one revision: text is ``str``, everything else binary.
+
+    ``size`` is what it counts for where it waits, in bytes. ``frames`` are whole WebSocket frames,
+    joined. ``payload`` is its part of a poll's answer; ``octets`` is the same in revision 3's
+    binary form, which the whole answer must have if any block in it is ``binary`` and the client
+    did not ask for base64.
+
+    Raises UnicodeEncodeError for text that is not Unicode (half a surrogate pair), at once, so
+    that nothing raises later in a fan-out.
+    """
+
+    __slots__ = ("_parts", "binary", "frames", "octets", "payload", "revision", "size")
+
+    frames: bytes
+    payload: bytes
+    octets: bytes
+
+    def __init__(
+        self, messages: Iterable[str | bytes | bytearray | memoryview], revision: Revision = 4
+    ) -> None:
+        # Text packets as they are, with their type; of binary ones the data alone.
+        self._parts: list[tuple[bool, bytes]] = [
+            (False, b"4" + message.encode()) if isinstance(message, str) else (True, bytes(message))
+            for message in messages
+        ]
+        self._measure(revision)
+
+    @classmethod
+    def control(cls, packet: str, revision: Revision) -> Block:
+        """Make the block of one packet that is no message; ``packet`` begins with its type."""
+        block = cls((), revision)
+        block._parts.append((False, packet.encode()))
+        block._measure(revision)
+        return block
+
+    def _measure(self, revision: Revision) -> None:
+        self.revision = revision
+        self.binary = any(binary for binary, _ in self._parts)
+        self.size = sum(len(data) for _, data in self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    if not TYPE_CHECKING:
+        # A slot that is not filled yet. Once filled it is read directly, which a property is not:
+        # this is read once for each receiver of a broadcast.
+        def __getattr__(self, name: str) -> bytes:
+            make = _MAKERS.get(name)
+            if make is None:
+                raise AttributeError(name)
+            value = make(self._parts, self.revision)
+            setattr(self, name, value)
+            return value
+
+
+def _frames(parts: list[tuple[bool, bytes]], revision: Revision) -> bytes:
+    head = bytes((MESSAGE,)) if revision == 3 else b""
+    return b"".join(
+        frames.binary(head + data) if binary else frames.text(data) for binary, data in parts
+    )
+
+
+def _payload(parts: list[tuple[bool, bytes]], revision: Revision) -> bytes:
+    if revision == 4:
+        return b"\x1e".join(
+            b"b" + base64.b64encode(data) if binary else data for binary, data in parts
+        )
+    return b"".join(
+        _counted(b"b4" + base64.b64encode(data) if binary else data) for binary, data in parts
+    )
+
+
+def _counted(data: bytes) -> bytes:
+    # Revision 3 counts as JavaScript does, in UTF-16 code units.
+    units = len(data) if data.isascii() else len(data.decode().encode("utf-16-le")) // 2
+    return b"%d:%b" % (units, data)
+
+
+def _octets(parts: list[tuple[bool, bytes]], _revision: Revision) -> bytes:
+    pieces = []
+    for binary, data in parts:
+        size = len(data) + binary
+        pieces.append(bytes((binary, *(int(digit) for digit in str(size)), 0xFF)))
+        if binary:
+            pieces.append(bytes((MESSAGE,)))
+        pieces.append(data)
+    return b"".join(pieces)
+
+
+_MAKERS = {"frames": _frames, "payload": _payload, "octets": _octets}

@@ -1,0 +1,100 @@
+"""A session's heartbeat: when a ping is due, and when its silence is its end. Sans-IO.
+
+Revision 4: the server pings, ``ping_interval`` after the last pong, and the pong has
+``ping_timeout``. Revision 3: the client pings, and both times together may pass without.
+Times are on any one clock, in seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, Literal, Protocol
+
+from chatd.engineio.packets import PING, Revision
+
+__all__ = ["Pulse", "Rhythm"]
+
+# What a timer's call may be late by. More, and it is the loop that stood still: the pong's time
+# then counts from the ping, and otherwise from when the ping was due, so that a client's own
+# reckoning of interval and timeout never ends before ours.
+_LATE_SECONDS: Final = 0.005
+
+
+class Rhythm(Protocol):
+    """The options that count."""
+
+    @property
+    def ping_interval(self) -> float: ...
+
+    @property
+    def ping_timeout(self) -> float: ...
+
+
+class Pulse:
+    """One session's. Between calls it rests, or (revision 4) awaits the pong of a ping."""
+
+    __slots__ = ("_awaiting", "_extended", "_heard", "_revision", "_rhythm")
+
+    def __init__(self, revision: Revision, rhythm: Rhythm, now: float) -> None:
+        self._revision = revision
+        self._rhythm = rhythm
+        # When the last life sign came; and the moment that the pong's time counts from.
+        self._heard = now
+        self._awaiting: float | None = None
+        self._extended = False
+
+    @property
+    def awaiting(self) -> bool:
+        """Tell whether a message could put off the end: ``heard_message`` is worth calling."""
+        return self._awaiting is not None and not self._extended
+
+    @property
+    def deadline(self) -> float:
+        """Tell when the silence is the end, where nothing comes before; inf while none is due."""
+        if self._revision == 3:
+            return self._heard + self._rhythm.ping_interval + self._rhythm.ping_timeout
+        return math.inf if self._awaiting is None else self._awaiting + self._rhythm.ping_timeout
+
+    def heard_message(self, now: float) -> None:
+        """Count the pong's time anew; once for each ping, as Node does.
+
+        What is long on its way may stand before the pong.
+        """
+        if self.awaiting:
+            self._extended = True
+            self._awaiting = now
+
+    def heard(self, kind: int, now: float) -> bool:
+        """Take a ping or a pong; False where it is not this revision's client that says it."""
+        if (kind == PING) is not (self._revision == 3):
+            return False
+        self._heard = now
+        self._awaiting = None
+        return True
+
+    def look(self, now: float, *, reading: bool) -> tuple[Literal["rest", "ping", "silent"], float]:
+        """Say what is to be done, and when to look again.
+
+        ``reading`` False: it is we who do not read what the client may have said.
+        """
+        rhythm = self._rhythm
+        if self._revision == 3:
+            if not reading:
+                self._heard = now
+            due = self.deadline
+        elif self._awaiting is None:
+            due = self._heard + rhythm.ping_interval
+            if now >= due:
+                return self._ping(max(due, now - _LATE_SECONDS))
+        else:
+            due = self.deadline
+            if now >= due and not reading:
+                # The client counts our silence, whatever keeps us.
+                return self._ping(now)
+        return ("rest" if now < due else "silent"), due
+
+    def _ping(self, at: float) -> tuple[Literal["ping"], float]:
+        self._awaiting = at
+        self._extended = False
+        # The next ping may be due before this one's time is up.
+        return "ping", at + min(self._rhythm.ping_interval, self._rhythm.ping_timeout)

@@ -1,0 +1,122 @@
+"""An engine's WebSockets: one that is a session from the first, and one that would take one over.
+
+Both are receivers of ``wire.websocket``'s: a frame is a packet.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import trio
+
+from chatd import model
+from chatd.engineio.ends import reason_of
+from chatd.engineio.packets import PING, UPGRADE, PacketError, decode_frame
+from chatd.engineio.session import Session
+from chatd.model import Close
+from chatd.wire import frames
+from chatd.wire.websocket import WebSocket
+
+__all__ = ["Candidate", "Carrier", "Unwanted"]
+
+_PROBED: Final = frames.text(b"3probe")
+
+
+class Carrier:
+    """The WebSocket that is a session's transport."""
+
+    __slots__ = ("_session", "_websocket")
+
+    def __init__(self, session: Session, websocket: WebSocket) -> None:
+        self._session = session
+        self._websocket = websocket
+
+    async def received(self, message: str | bytes) -> None:
+        session = self._session
+        if isinstance(message, str) and message[:1] == "4":
+            await session.deliver(message[1:])
+            return
+        try:
+            packet = decode_frame(message, session.revision)
+        except PacketError:
+            session.end("parse error")
+        else:
+            await session.packet(packet)
+
+    def farewell(self, close: Close, reason: str) -> bytes:
+        if self._session.reason is None:
+            # The wire ends it, for a fault: the session need not wait for the closing handshake.
+            self.ended(close, reason)
+        return b""
+
+    def ended(self, close: Close, reason: str) -> None:
+        self._session.lost(reason_of(close, by_peer=self._websocket.peer_closed))
+
+
+class Candidate:
+    """A WebSocket that would like to take a session over from polling.
+
+    It says ``2probe``, and ``5`` when its last GET was answered; anything else, or nothing in
+    ``seconds``, closes it and leaves the session on polling.
+    """
+
+    __slots__ = ("_carrier", "_decided", "_probed", "_seconds", "_session", "_websocket")
+
+    def __init__(self, session: Session, websocket: WebSocket, seconds: float) -> None:
+        self._session = session
+        self._websocket = websocket
+        self._seconds = seconds
+        self._probed = False
+        self._carrier: Carrier | None = None
+        self._decided = trio.Event()
+        session.try_on(websocket)
+        websocket.start_soon(self._wait)
+
+    async def received(self, message: str | bytes) -> None:
+        if self._carrier is not None:
+            await self._carrier.received(message)
+            return
+        if not self._probed and message == f"{PING}probe":
+            self._probed = True
+            self._websocket.outbox.offer(_PROBED, 0)
+            self._session.probed()
+        elif self._probed and message == str(UPGRADE):
+            self._carrier = Carrier(self._session, self._websocket)
+            self._session.carry(self._websocket)
+            self._decided.set()
+        else:
+            self._websocket.end(model.POLICY)
+
+    async def _wait(self) -> None:
+        with trio.move_on_after(self._seconds):
+            await self._decided.wait()
+            return
+        self._websocket.end(model.POLICY)
+
+    def farewell(self, close: Close, reason: str) -> bytes:
+        return b"" if self._carrier is None else self._carrier.farewell(close, reason)
+
+    def ended(self, close: Close, reason: str) -> None:
+        self._decided.set()
+        if self._carrier is not None:
+            self._carrier.ended(close, reason)
+        else:
+            self._session.failed()
+
+
+class Unwanted:
+    """A WebSocket for a session that has one already, or is about to end: it is closed."""
+
+    __slots__ = ()
+
+    def __init__(self, websocket: WebSocket) -> None:
+        websocket.end(model.POLICY)
+
+    async def received(self, message: str | bytes) -> None:
+        """Never called: it is closing."""
+
+    def farewell(self, close: Close, reason: str) -> bytes:
+        return b""
+
+    def ended(self, close: Close, reason: str) -> None:
+        """Nothing ends with it."""

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from urllib.parse import quote_plus, urlencode
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatd.engineio import payloads
+from chatd.engineio.block import Block
+from chatd.engineio.packets import (
+    MESSAGE,
+    Packet,
+    PacketError,
+    Revision,
+)
+
+# No surrogates: they are no Unicode. U+001E separates revision 4's packets, for whoever says it.
+TEXT = st.text(st.characters(codec="utf-8"))
+PLAIN = st.text(st.characters(codec="utf-8", exclude_characters="\x1e"))
+
+
+def packets(messages: list[str | bytes]) -> list[Packet]:
+    return [Packet(MESSAGE, message) for message in messages]
+
+
+def joined(
+    messages: list[str | bytes], revision: Revision, *, base64: bool = True
+) -> tuple[bytes, bool]:
+    return payloads.encode(
+        [Block((message,), revision) for message in messages], revision, base64=base64
+    )
+
+
+# Revision 4: engine.io-protocol, "Encoding", https://github.com/socketio/engine.io-protocol
+
+
+def test_a_payload_of_revision_4() -> None:
+    assert joined(["hello", "€"], 4) == ("4hello\x1e4€".encode(), False)
+    assert joined(["hello", b"\x01\x02\x03\x04"], 4) == (b"4hello\x1ebAQIDBA==", False)
+
+
+@given(st.lists(PLAIN | st.binary(), min_size=1))
+def test_a_payload_of_revision_4_comes_back(messages: list[str | bytes]) -> None:
+    body, octets = joined(messages, 4)
+    assert not octets
+    assert list(payloads.decode(body, 4)) == packets(messages)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"abc", b"4a\x1e", b"\x1e4a", b"7", b"\xff", b"b!", b"bAQ", b"bA", b"4a\x1eb*AQI="],
+)
+def test_what_is_no_payload_of_revision_4(body: bytes) -> None:
+    with pytest.raises(PacketError):
+        list(payloads.decode(body, 4))
+
+
+def test_packets_before_a_broken_one_are_given() -> None:
+    given_ = payloads.decode(b"4a\x1e4b\x1eabc", 4)
+    assert [next(given_), next(given_)] == packets(["a", "b"])
+    with pytest.raises(PacketError):
+        next(given_)
+
+
+def test_a_message_may_be_empty() -> None:
+    assert list(payloads.decode(b"4\x1eb", 4)) == packets(["", b""])
+
+
+# Revision 3: engine.io-protocol v3, "Encoding"
+
+
+def test_a_payload_of_revision_3_counts_utf_16_units() -> None:
+    assert joined(["hello", "€"], 3) == ("6:4hello2:4€".encode(), False)
+    assert joined(["😀"], 3) == ("3:4😀".encode(), False)
+
+
+def test_a_binary_payload_of_revision_3_in_text() -> None:
+    assert joined(["hello", b"\x01\x02\x03\x04"], 3) == (b"6:4hello10:b4AQIDBA==", False)
+
+
+def test_a_binary_payload_of_revision_3() -> None:
+    body, octets = joined(["€", b"\x01\x02\x03\x04"], 3, base64=False)
+    assert octets
+    assert body == b"\x00\x04\xff4\xe2\x82\xac" + b"\x01\x05\xff\x04\x01\x02\x03\x04"
+    body, octets = joined(["hello", "x" * 99], 3, base64=False)
+    assert not octets
+    big, _ = joined([b"\x07" * 123], 3, base64=False)
+    assert big == b"\x01\x01\x02\x04\xff\x04" + b"\x07" * 123
+
+
+@given(st.lists(TEXT | st.binary(), min_size=1), st.booleans())
+def test_a_payload_of_revision_3_comes_back(messages: list[str | bytes], base64: bool) -> None:
+    body, octets = joined(messages, 3, base64=base64)
+    given_ = payloads.decode_octets(body) if octets else payloads.decode(body, 3)
+    assert list(given_) == packets(messages)
+
+
+def test_an_empty_payload_of_revision_3() -> None:
+    assert list(payloads.decode(b"0:", 3)) == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"abc",
+        b":4",
+        b"6:4hell",
+        b"1:4x",
+        b"-1:4",
+        b"1",
+        b"99999999999999:4",
+        "٣:4ab".encode(),
+        b"1:7",
+        b"2:4a0:",
+        b"2:b9",
+        b"5:b4AQI",
+        "2:4😀".encode(),
+        "9:4😀".encode(),
+        b"\xff",
+    ],
+)
+def test_what_is_no_payload_of_revision_3(body: bytes) -> None:
+    with pytest.raises(PacketError):
+        list(payloads.decode(body, 3))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\x02\x01\xff4",
+        b"\x00\xff4",
+        b"\x00\x0a\xff4",
+        b"\x00\x02\xff4",
+        b"\x00\x01",
+        b"\x01\x01\xff\x02",
+        b"\x00\x02\xff4\xff",
+        b"\x00" + b"\x09" * 20 + b"\xff",
+        b"\x00",
+    ],
+)
+def test_what_is_no_binary_payload(body: bytes) -> None:
+    with pytest.raises(PacketError):
+        list(payloads.decode_octets(body))
+
+
+# Any bytes
+
+DECODERS: list[Callable[[bytes], Iterator[Packet]]] = [
+    lambda body: payloads.decode(body, 4),
+    lambda body: payloads.decode(body, 3),
+    payloads.decode_octets,
+    lambda body: payloads.decode(payloads.decode_jsonp(body), 3),
+]
+
+
+@given(st.binary() | st.from_regex(rb"\A([0-9]{1,2}:[b4]?.{0,9}){1,4}\Z", fullmatch=True))
+def test_any_bytes_give_packets_or_the_one_error(body: bytes) -> None:
+    for decode in DECODERS:
+        try:
+            for packet in decode(body):
+                assert 0 <= packet.type <= 6
+        except PacketError:
+            pass
+
+
+# JSONP: engine.io's transports/polling-jsonp
+
+
+def test_jsonp_is_javascript() -> None:
+    assert payloads.encode_jsonp(b"4a", "0") == b'___eio[0]("4a");'
+    assert payloads.encode_jsonp(b"4a", "1);alert(2") == b'___eio[12]("4a");'
+    script = payloads.encode_jsonp('4"\u2028\u2029\\\n'.encode(), "7")
+    assert script == rb'___eio[7]("4\"\u2028\u2029\\\n");'
+
+
+@given(TEXT)
+def test_jsonp_comes_back_as_json(text: str) -> None:
+    script = payloads.encode_jsonp(text.encode(), "0").decode()
+    assert "\u2028" not in script
+    assert json.loads(script.removeprefix("___eio[0](").removesuffix(");")) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["4plain", "4two\nlines", "4\\n", "4\\\\n and \n", "6:4€ ü", '4["a","b & c = d"]']
+)
+def test_a_form_of_jsonp(text: str) -> None:
+    # As engine.io-client 3's polling-jsonp writes it: escaped newlines twice, newlines once.
+    escaped = text.replace("\\n", "\\\\n").replace("\n", "\\n")
+    assert payloads.decode_jsonp(urlencode({"d": escaped}).encode()).decode() == text
+
+
+@pytest.mark.parametrize("body", [b"", b"e=4a", b"d=4a&d=4b", b"d=%ff", b"\xff", b"d"])
+def test_what_is_no_form(body: bytes) -> None:
+    with pytest.raises(PacketError):
+        payloads.decode_jsonp(body)
+
+
+def test_a_form_has_plus_for_a_space() -> None:
+    assert payloads.decode_jsonp(f"d={quote_plus('4a b')}".encode()) == b"4a b"

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import trio
+import websockets.exceptions
+from trio.testing import MockClock, wait_all_tasks_blocked
+from websockets.sync.client import connect
+
+from chatd import engineio
+from chatd.engineio import Session, SessionClosed
+from chatd.wire import routes as wire
+from chatd.wire.request import Request, Response
+from tests.engineio.served import Recorder, serve, serve_handler, upgrade
+from tests.wire.served import MEMORY, Client
+
+OPEN = "EIO=4&transport=websocket"
+
+
+async def echo(session: Session) -> None:
+    async for message in session:
+        await session.send(message)
+
+
+async def opened(client: Client) -> Client:
+    assert (await upgrade(client, OPEN))[0] == 101
+    assert (await client.hear())[0] == "0"
+    return client
+
+
+async def test_a_handler_for_each_session() -> None:
+    async with serve_handler(echo) as (server, dial, _):
+        one, two = await opened(dial()), await opened(dial())
+        for index in range(200):
+            await one.text(f"4{index}")
+            await two.text(f"4{-index}")
+        for index in range(200):
+            assert await one.hear() == f"4{index}"
+            assert await two.hear() == f"4{-index}"
+        assert len(server.sessions) == 2
+
+
+async def test_when_the_handler_returns_the_session_ends() -> None:
+    async def handler(session: Session) -> None:
+        await session.send("bye")
+
+    async with serve_handler(handler) as (_, dial, _):
+        client = await opened(dial())
+        assert await client.hear() == "4bye"
+        assert await client.closed() == (1000, "forced close")
+
+
+async def test_the_iteration_ends_with_the_session_and_sending_raises() -> None:
+    heard: list[str | bytes] = []
+    done = trio.Event()
+
+    async def handler(session: Session) -> None:
+        heard.extend([message async for message in session])
+        with pytest.raises(SessionClosed) as raised:
+            await session.send("too late")
+        assert raised.value.reason == "transport close"
+        with pytest.raises(SessionClosed):
+            session.send_nowait("too late")
+        done.set()
+
+    async with serve_handler(handler) as (_, dial, _):
+        client = await opened(dial())
+        await client.text("4a")
+        await client.text("4b")
+        await client.text("1")
+        await done.wait()
+    assert heard == ["a", "b"]
+
+
+async def test_a_handler_that_raises_costs_its_session_alone() -> None:
+    async def handler(session: Session) -> None:
+        async for message in session:
+            raise ValueError(message)
+
+    async with serve_handler(handler) as (_, dial, recording):
+        one, two = await opened(dial()), await opened(dial())
+        await one.text("4boom")
+        assert (await one.closed())[0] == 1011
+        await one.aclose()
+        await wait_all_tasks_blocked()
+        await two.text("1")
+        await two.closed()
+    faults = [fields["error"] for name, fields in recording.records if name == "fault"]
+    assert faults == ["ValueError('boom')"]
+
+
+async def test_a_handler_that_does_not_read_holds_the_client(autojump_clock: MockClock) -> None:
+    go = trio.Event()
+    heard: list[str | bytes] = []
+
+    async def handler(session: Session) -> None:
+        await go.wait()
+        heard.extend([message async for message in session])
+
+    async with serve_handler(handler) as (server, dial, _):
+        client = await opened(dial())
+        session = next(iter(server.sessions.values()))
+        for index in range(1000):
+            await client.text(f"4{index}")
+        await wait_all_tasks_blocked()
+        assert session.received_messages < 100
+        await trio.sleep(100)
+        assert session.reason is None
+        go.set()
+        await client.text("1")
+        await wait_all_tasks_blocked()
+    assert heard == [str(index) for index in range(1000)]
+
+
+async def test_a_session_with_a_receiver_is_no_iterator() -> None:
+    async with serve() as served:
+        poller = await served.poller()
+        assert isinstance(poller.session.receiver, Recorder)
+        with pytest.raises(TypeError):
+            await anext(aiter(poller.session))
+
+
+async def test_nobody_is_served_outside_of_run() -> None:
+    server = engineio.Server(echo)
+    request = Request("GET", "/engine.io/?EIO=4&transport=polling", [], MEMORY)
+    handler = server.routes.find("GET", request.path)
+    assert not isinstance(handler, Response)
+    assert (await answer(handler, request)).status == 503
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.run)
+        assert (await answer(handler, request)).status == 200
+        nursery.cancel_scope.cancel()
+    assert not server.sessions
+    assert (await answer(handler, request)).status == 503
+
+
+async def answer(handler: wire.Handler, request: Request) -> Response:
+    response = await handler(request)
+    assert isinstance(response, Response)
+    return response
+
+
+async def test_it_stands_alone() -> None:
+    server = engineio.Server(echo, ping_interval=0.3, ping_timeout=0.2, allow_eio3=True)
+
+    def talk(address: str) -> list[object]:
+        got: list[object] = []
+        with connect(f"ws://{address}/engine.io/?{OPEN}") as websocket:
+            got.append(json.loads(str(websocket.recv())[1:])["upgrades"])
+            websocket.send("4hello")
+            websocket.send(b"\x01")
+            got += [websocket.recv(), websocket.recv(), websocket.recv()]
+            websocket.send("1")
+            with pytest.raises(websockets.exceptions.ConnectionClosed):
+                websocket.recv()
+        return got
+
+    async with trio.open_nursery() as nursery:
+        (address,) = await nursery.start(server.serve, "127.0.0.1:0")
+        assert address.startswith("127.0.0.1:")
+        got = await trio.to_thread.run_sync(talk, address)
+        nursery.cancel_scope.cancel()
+    assert got == [[], "4hello", b"\x01", "2"]

@@ -1,0 +1,99 @@
+"""A session as a bus sees it, and as its owner does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from chatd.bus.topic import Topic
+from chatd.engineio import Block
+from chatd.engineio.packets import Revision
+from tests.engineio.served import serve
+
+
+class Codec:
+    """Says items as messages, and counts how often it did."""
+
+    def __init__(self, revision: Revision) -> None:
+        self.revision: Revision = revision
+        self.encoded = 0
+
+    def encode(self, room: str, items: Sequence[object]) -> Block:
+        self.encoded += 1
+        return Block([str(item) for item in items], self.revision)
+
+
+async def test_a_bus_s_block_is_made_once_for_all_transports_of_a_revision() -> None:
+    async with serve(allow_eio3=True) as served:
+        topic = Topic("lobby", "Lobby")
+        codecs: dict[Revision, Codec] = {4: Codec(4), 3: Codec(3)}
+
+        def subscribe() -> None:
+            session = served.last.session
+            topic.subscribe(session, codecs[session.revision])
+
+        poller = await served.poller()
+        subscribe()
+        rising = await served.poller()
+        subscribe()
+        old = await served.poller(3)
+        subscribe()
+        websocket = await served.websocket()
+        await websocket.hear()
+        subscribe()
+
+        topic.tell(["a"])
+        assert await poller.poll() == "4a"
+        # A subscription outlives the upgrade: what is offered to it finds its way.
+        risen = await rising.upgraded()
+        assert await risen.hear() == "4a"
+        topic.tell(["b", "€"])
+        assert await websocket.hear() == "4a"
+        for hears in (risen, websocket):
+            assert await hears.hear() == "4b"
+            assert await hears.hear() == "4€"
+        assert await poller.poll() == "4b\x1e4€"
+        assert await old.poll() == "2:4a2:4b2:4€"
+        assert [codec.encoded for codec in codecs.values()] == [2, 2]
+
+
+async def test_an_end_in_a_fan_out_calls_nobody() -> None:
+    async with serve(send_queue_bytes=10) as served:
+        topic = Topic("lobby", "Lobby")
+        codec = Codec(4)
+        pollers = [await served.poller() for _ in range(3)]
+        for recorder in served.came:
+            topic.subscribe(recorder.session, codec)
+        await pollers[0].say("4a")
+        topic.tell(["x" * 5])
+        sessions = [recorder.session for recorder in served.came]
+        sessions[1].offer(Block(["y" * 10]))
+        topic.tell(["z"])
+        assert [session.reason for session in sessions] == [None, "too slow", None]
+        # Its receiver hears so later, from a task of the engine's.
+        assert served.came[1].reason is None
+        await served.came[1].over.wait()
+        assert served.came[1].reason == "too slow"
+
+
+async def test_the_first_reason_stands() -> None:
+    async with serve() as served, trio.open_nursery() as nursery:
+        poller = await served.poller()
+        session = poller.session
+        nursery.start_soon(session.aclose)
+        await wait_all_tasks_blocked()
+        for reason in ("transport error", "ping timeout", "server shutting down"):
+            session.end(reason)
+        assert await poller.poll() == "1"
+        await served.last.over.wait()
+        assert served.last.reason == "forced close"
+        assert served.last.ends == 1
+        await session.aclose()
+
+
+async def test_it_says_what_it_is_and_not_who() -> None:
+    async with serve() as served:
+        poller = await served.poller()
+        assert repr(poller.session) == "<Session of memory, polling, polling>"
