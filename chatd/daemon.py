@@ -28,7 +28,7 @@ import trio
 
 from chatd import __version__
 from chatd.chat import Chat
-from chatd.gateways import routes
+from chatd.gateways import SocketIoGateway, routes
 from chatd.journal import Journal
 from chatd.logs import Log
 from chatd.model import GOING_AWAY
@@ -60,7 +60,9 @@ class Daemon:
     def __init__(self, settings: Settings, chat: Chat, log: Log, handlers: trio.Nursery) -> None:
         self.settings = settings
         self.chat = chat
-        self.server = Server(settings, routes(chat, log, self._welcomes, self._closes), log)
+        self.socketio = SocketIoGateway(chat, log)
+        table = routes(chat, log, self.socketio, self._welcomes, self._closes)
+        self.server = Server(settings, table, log)
         self._log = log
         self._handlers = handlers
         self._listeners = trio.CancelScope()
@@ -98,6 +100,7 @@ class Daemon:
         await trio.sleep(settings.delay_seconds)
         self._listeners.cancel()
         self.server.retire()
+        self.socketio.farewell()
         for websocket in list(self.server.connections):
             websocket.end(GOING_AWAY)
         self._handlers.cancel_scope.deadline = self.ends - min(FLUSH_SECONDS, settings.seconds / 2)
@@ -122,6 +125,7 @@ async def open_daemon(
                 async with trio.open_nursery() as handlers:
                     daemon = Daemon(settings, chat, log, handlers)
                     tending.start_soon(daemon.server.sweep)
+                    await tending.start(daemon.socketio.io.run)
                     yield daemon
                     await daemon.drain()
                 # Before the bus is closed: it publishes.
@@ -153,8 +157,10 @@ async def run(
                     log.emit("listening", listener=listener.address)
                 log.emit("ready", seconds=round(trio.current_time() - began, 3))
                 notifier.ready()
-                nursery.start_soon(_tell_status, daemon, notifier)
-                await stop.wait()
+                async with trio.open_nursery() as telling:
+                    telling.start_soon(_tell_status, daemon, notifier)
+                    await stop.wait()
+                    telling.cancel_scope.cancel()
                 drain = settings.drain
                 notifier.stopping()
                 notifier.extend_timeout(int((drain.delay_seconds + drain.seconds) * 1_000_000))

@@ -17,6 +17,7 @@ __all__ = [
     "Auth",
     "Chat",
     "Drain",
+    "EngineIo",
     "History",
     "Http",
     "Limits",
@@ -335,6 +336,45 @@ class WebSocket(Struct, frozen=True, kw_only=True):
     ] = 20.0
 
 
+class EngineIo(Struct, frozen=True, kw_only=True):
+    ping_interval_seconds: Annotated[
+        float,
+        Meta(ge=0.1, le=3600, description="How often a Socket.IO client is pinged, or pings."),
+    ] = 25.0
+    ping_timeout_seconds: Annotated[
+        float,
+        Meta(
+            ge=0.1,
+            le=3600,
+            description="A client that then stays silent for this long is taken for gone.",
+        ),
+    ] = 20.0
+    upgrade_timeout_seconds: Annotated[
+        float,
+        Meta(ge=0.1, le=3600, description="How long the way from polling to WebSocket may take."),
+    ] = 10.0
+    connect_timeout_seconds: Annotated[
+        float,
+        Meta(
+            ge=0.1,
+            le=3600,
+            description="How long a connection may be open without joining the chat.",
+        ),
+    ] = 45.0
+    max_payload_bytes: Annotated[
+        int,
+        Meta(
+            ge=1024,
+            le=1 << 30,
+            description="The longest message, or POST of several, that is read at all: a longer "
+            "message closes the connection (1009), a longer POST is refused (413).",
+        ),
+    ] = 1_000_000
+    allow_eio3: Annotated[
+        bool, Meta(description="Whether clients of Socket.IO 1 and 2 may come too.")
+    ] = True
+
+
 class Log(Struct, frozen=True, kw_only=True):
     level: Annotated[
         Literal["debug", "info", "warning", "error"],
@@ -394,6 +434,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     log: Annotated[Log, Meta(description="The log, on standard error.")] = Log()
     auth: Annotated[Auth, Meta(description="Who somebody is.")] = Auth()
     websocket: Annotated[WebSocket, Meta(description="WebSocket connections.")] = WebSocket()
+    engineio: Annotated[EngineIo, Meta(description="Socket.IO clients.")] = EngineIo()
     drain: Annotated[Drain, Meta(description="The end, by SIGTERM.")] = Drain()
 
     @property

@@ -100,9 +100,15 @@ class NickChanged(Told, frozen=True, tag="nick"):
 
 
 class Notice(Told, frozen=True):
-    """A line for people, from the daemon or an operator."""
+    """A line for people, from the daemon or an operator.
+
+    Where a protocol has no other way to say that a command was refused, ``do`` and the rest do.
+    """
 
     text: str
+    do: str | UnsetType = UNSET
+    code: str | UnsetType = UNSET
+    retry_ms: int | UnsetType = UNSET
 
 
 class Bye(Told, frozen=True):

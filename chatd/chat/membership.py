@@ -27,7 +27,8 @@ StartSoon: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
 class Outbox(Protocol):
     """What waits for the client: the wire's, whatever the transport."""
 
-    waiting: int
+    @property
+    def waiting(self) -> int: ...
 
     def offer(self, block: Any, messages: int = 1, /) -> None: ...
 

@@ -112,12 +112,15 @@ class Engine:
                 self._nursery = nursery
                 nursery.start_soon(self._heartbeats.run)
                 task_status.started()
-                while True:
-                    await self._someone_ended.wait()
-                    self._someone_ended = trio.Event()
-                    self._tell_ended()
+                try:
+                    while True:
+                        await self._someone_ended.wait()
+                        self._someone_ended = trio.Event()
+                        self._tell_ended()
+                finally:
+                    # Before the nursery closes: ``lingers`` starts tasks in it.
+                    self._nursery = None
         finally:
-            self._nursery = None
             for session in list(self.sessions.values()):
                 session.lost("server shutting down")
             self._tell_ended()

@@ -8,7 +8,7 @@ not on its way yet.
 | POLLING | gets what waits, or waits | waits for a GET, or wakes it | PROBING: ``2probe`` |
 | PROBING | gets what waits, or ``6``, at once | waits | WEBSOCKET: ``5``; POLLING: it failed |
 | WEBSOCKET | is refused | goes to the outbox | |
-| LEAVING | gets what waits, and ``1`` | is dropped | OVER: told, closed, or its time was up |
+| LEAVING | gets what waits; the next, ``1`` | is dropped | OVER: told, closed, or its time was up |
 | OVER | is unknown | is dropped | |
 
 ``end`` leaves the first three, and its first reason stands: for LEAVING where the client is sent
@@ -269,7 +269,7 @@ class Session:
         self.state = "leaving"
         if self._parked is not None:
             self._parked.cancel()
-        elif websocket is None:
+        if websocket is None:
             self._owner.lingers(self, seconds)
         self._tell()
 
@@ -385,15 +385,16 @@ class Session:
     def _take(self) -> list[Block] | None:
         if self.state == "over":
             return [self._last]
-        if self.state == "leaving":
-            blocks = [*self._queue, self._last]
-            self.finish()
-            return blocks
         if self._queue:
             blocks, self._queue = self._queue, []
             self._queued = 0
             self._tell()
             return blocks
+        if self.state == "leaving":
+            # Not in one payload with what waited: socket.io-client 4 acts on ``1`` at once, and on
+            # packets before it a moment later, when it takes the connection for lost.
+            self.finish()
+            return [self._last]
         return None if self.state == "polling" else [_NOOPS[self.revision]]
 
     async def post(self, packets: Iterator[Packet], size: int) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from chatd.chat import Chat
 from chatd.gateways import page
 from chatd.gateways.json import SUBPROTOCOL, JsonGateway
+from chatd.gateways.socketio import SocketIoGateway
 from chatd.gateways.text import TextGateway
 from chatd.logs import Log
 from chatd.model import INTERNAL
@@ -15,24 +16,33 @@ from chatd.wire.request import Refused, Request, Response, refusal
 from chatd.wire.routes import WEBSOCKET, Handler, Routes
 from chatd.wire.websocket import Upgrade, WebSocket
 
-__all__ = ["routes"]
+__all__ = ["SocketIoGateway", "routes"]
 
 
-def routes(chat: Chat, log: Log, ready: Callable[[], bool], closing: Callable[[], bool]) -> Routes:
+def routes(
+    chat: Chat,
+    log: Log,
+    socketio: SocketIoGateway,
+    ready: Callable[[], bool],
+    closing: Callable[[], bool],
+) -> Routes:
     """Give the table of the public port.
 
     ``ready`` tells whether new clients are welcome, ``closing`` whether they are refused.
     """
     websocket = _websocket(chat, log, closing)
     pages = page.routes(chat.settings)
+    paths, prefixes = socketio.io.mounts()
     return Routes(
         {
             **pages,
+            **paths,
             "/": {**pages["/"], WEBSOCKET: websocket},
             "/ws": {WEBSOCKET: websocket},
             "/healthz": {"GET": _alive},
             "/readyz": {"GET": _ready(ready)},
-        }
+        },
+        prefixes,
     )
 
 

@@ -1,0 +1,282 @@
+"""Socket.IO: ``chat message`` as in every tutorial, and the chat's commands and events by name.
+
+A client is in a room from the start: ``hello`` tells it which, then come the last messages, then
+what is live. Events of a room's log are encoded once for all clients of one protocol revision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import count
+from typing import Any, Final
+
+import msgspec
+
+from chatd import engineio
+from chatd.chat import Chat, Connection, Traffic, commands, events, perform
+from chatd.chat.rules import RULES
+from chatd.engineio import Block
+from chatd.engineio.ends import CLOSES
+from chatd.logs import Log
+from chatd.model import GOING_AWAY, LOST, NORMAL, Close, Event, Refusal
+from chatd.socketio import Server, Socket
+from chatd.socketio.handlers import Ack
+from chatd.socketio.packets import encode_event
+from chatd.wire.origins import check
+from chatd.wire.request import Refused, Request, refusal
+
+__all__ = ["PATH", "SocketIoCodec", "SocketIoGateway"]
+
+PATH: Final = "/socket.io/"
+
+_CLOSES: Final[dict[str, Close]] = {
+    **{str(reason): close for reason, close in CLOSES.items()},
+    # Without a DISCONNECT before it: nobody said goodbye.
+    "transport close": LOST,
+    "transport error": LOST,
+}
+"""What ends a session, as the table of closes has it; the rest is somebody's wish."""
+
+
+class SocketIoCodec:
+    """Says events to all clients of one protocol revision."""
+
+    def __init__(self, chat: Chat, revision: engineio.Revision) -> None:
+        self._chat = chat
+        self._revision: Final = revision
+
+    def encode(self, room: str, items: Sequence[Any]) -> Block:
+        messages: list[str | bytes] = []
+        for item in items:
+            messages += self._event(events.shape(room, item) if isinstance(item, Event) else item)
+        return Block(messages, self._revision)
+
+    def _event(self, told: Any) -> list[str | bytes]:
+        fields: dict[str, Any] = msgspec.to_builtins(told)
+        name = fields.pop("on")
+        if name != "message":
+            return encode_event("/", name, [fields])
+        text = fields.pop("text", "")
+        # The second argument by itself is where to resume from.
+        return encode_event(
+            "/", "chat message", [text, {"epoch": self._chat.journal.epoch, **fields}]
+        )
+
+
+class Auth(msgspec.Struct):
+    """What a client gives to be let in; whatever is of another type counts as not given."""
+
+    nick: str | None = None
+    room: str | None = None
+    session: str | None = None
+    since: commands.Since | None = None
+    limit: int | None = None
+
+
+class SocketIoGateway:
+    """All clients that speak Socket.IO; ``run`` serves them, ``farewell`` sends them away."""
+
+    def __init__(self, chat: Chat, log: Log) -> None:
+        self._chat = chat
+        self._log = log
+        self._clients: dict[Socket, _Client] = {}
+        self._codecs: Final[dict[engineio.Revision, SocketIoCodec]] = {
+            4: SocketIoCodec(chat, 4),
+            3: SocketIoCodec(chat, 3),
+        }
+        self._ids = count(1)
+        settings = chat.settings
+        options = settings.engineio
+        self.io = Server(
+            path=PATH,
+            ping_interval=options.ping_interval_seconds,
+            ping_timeout=options.ping_timeout_seconds,
+            upgrade_timeout=options.upgrade_timeout_seconds,
+            connect_timeout=options.connect_timeout_seconds,
+            max_payload=options.max_payload_bytes,
+            max_sessions=settings.limits.connections,
+            send_queue_bytes=settings.limits.send_queue_bytes,
+            allow_eio3=options.allow_eio3,
+            cors_origins=self._is_allowed,
+            cors_credentials=True,
+            allow_request=self._allow,
+            log=log,
+        )
+        self.io.on("connect", self._connect)
+        self.io.on("disconnect", self._disconnect)
+        self.io.on("chat message", self._chat_message, ack=True)
+        for command in RULES:
+            name = str(command.__struct_config__.tag)
+            self.io.on(name, partial(self._command, command, name), ack=True)
+
+    def farewell(self) -> None:
+        """Say goodbye to everybody, and close their transports: they come back by themselves."""
+        for client in self._clients.values():
+            client.connection.tell(self._chat.bye(GOING_AWAY, ""))
+        self.io.engine.end_all("server shutting down")
+
+    # ---- who may come
+
+    def _is_allowed(self, request: Request) -> bool:
+        http = self._chat.settings.http
+        return check(request, http.origins, http.hosts, request.listener_loopback) is None
+
+    async def _allow(self, request: Request) -> str | None:
+        http = self._chat.settings.http
+        if refused := check(request, http.origins, http.hosts, request.listener_loopback):
+            self._log.emit(
+                "refused",
+                address=request.peer.address,
+                path=request.path,
+                status=403,
+                origin=refused.origin,
+                host=refused.host,
+                setting=refused.setting,
+                reason=refused.message,
+            )
+            raise Refused(refusal(403, refused.message))
+        return None
+
+    # ---- a client's life
+
+    async def _connect(self, socket: Socket) -> None:
+        session = socket.session
+        given = socket.handshake.auth
+        if session.revision == 3:
+            # It cannot give more; and a URL is no place for a secret.
+            query = socket.handshake.query
+            given = {name: query[name] for name in ("nick", "room") if name in query}
+        elif "since" not in given and "serverOffset" in given:
+            given = {**given, "since": given["serverOffset"]}
+        auth = _taken(given)
+        connection = Connection(
+            self._chat,
+            f"s{next(self._ids)}",
+            session,
+            self._codecs[session.revision],
+            socket.start_soon,
+            address=socket.handshake.address,
+            transport=session.transport,
+            protocol="socket.io",
+            nick=auth.nick,
+        )
+        client = self._clients[socket] = _Client(connection, socket)
+        await client.enter(auth, self._chat.settings.chat.default_room)
+
+    def _disconnect(self, socket: Socket, reason: str) -> None:
+        client = self._clients.pop(socket, None)
+        if client is not None:
+            session = socket.session
+            close = _CLOSES.get(reason, NORMAL)
+            client.connection.close(
+                close,
+                reason,
+                Traffic(
+                    bytes_in=session.received_bytes,
+                    bytes_out=session.sent_bytes,
+                    messages_in=session.received_messages,
+                    messages_out=session.sent_messages,
+                ),
+            )
+
+    # ---- what it asks
+
+    async def _chat_message(self, socket: Socket, *args: Any) -> None:
+        *given, ack = args
+        client = self._clients[socket]
+        match given:
+            case [text]:
+                fields: Any = {"text": text}
+            case [text, str(key)]:
+                fields = {"text": text, "key": key}
+            case [text, dict(options)]:
+                fields = {**options, "text": text}
+            case _:
+                fields = None
+        if isinstance(fields, dict):
+            fields = {"room": client.room, **fields}
+        await client.perform(commands.Say, "chat message", fields, ack)
+
+    async def _command(
+        self, kind: type[commands.Command], name: str, socket: Socket, *args: Any
+    ) -> None:
+        *given, ack = args
+        await self._clients[socket].perform(kind, name, given[0] if given else {}, ack)
+
+
+class _Client:
+    """One socket and its place in the chat."""
+
+    def __init__(self, connection: Connection, socket: Socket) -> None:
+        self.connection = connection
+        self.room = ""
+        self._socket = socket
+
+    async def enter(self, auth: Auth, default_room: str) -> None:
+        """Be who it says it was, and in a room: its own wish, or the default one."""
+        connection = self.connection
+        if connection.why_not is not None:
+            connection.tell(events.Notice(connection.why_not))
+        if auth.session is not None:
+            await perform(connection, commands.Auth(session=auth.session), self._noticed("auth"))
+        backlog = connection.chat.settings.chat.backlog
+        limit = backlog if auth.limit is None else auth.limit
+        for room in dict.fromkeys((auth.room or default_room, default_room)):
+            command = commands.Join(room=room, since=auth.since, limit=limit)
+            await perform(connection, command, self._joined)
+            if self.room:
+                return
+
+    def _joined(self, answer: commands.Answer | Refusal) -> None:
+        if not isinstance(answer, commands.Joined):
+            self._noticed("join")(answer)
+            return
+        self.room = answer.room
+        joined = {**msgspec.to_builtins(answer), "events": []}
+        hello = {**msgspec.to_builtins(self.connection.hello()), "joined": joined}
+        del hello["on"]
+        session = self._socket.session
+        session.offer(Block(encode_event("/", "hello", [hello]), session.revision))
+        self.connection.tell(*answer.events)
+
+    async def perform(self, kind: type[commands.Command], name: str, fields: Any, ack: Ack) -> None:
+        """Carry out a command whose fields are as they came."""
+        answered = partial(_acknowledge, ack) if ack.wanted else self._noticed(name)
+        try:
+            command = msgspec.convert(fields, kind)
+        except msgspec.ValidationError as error:
+            answered(Refusal("bad_request", f"this is no {name}: {error}"))
+        else:
+            await perform(self.connection, command, answered)
+
+    def _noticed(self, name: str) -> Callable[[commands.Answer | Refusal], None]:
+        def answered(answer: commands.Answer | Refusal) -> None:
+            if isinstance(answer, Refusal):
+                retry_ms = msgspec.UNSET if answer.retry_ms is None else answer.retry_ms
+                notice = events.Notice(answer.message, name, answer.code, retry_ms)
+                self.connection.tell(notice)
+
+        return answered
+
+
+def _acknowledge(ack: Ack, answer: commands.Answer | Refusal) -> None:
+    kind = "error" if isinstance(answer, Refusal) else "ok"
+    ack({kind: msgspec.to_builtins(answer)})
+
+
+def _taken(given: dict[str, Any]) -> Auth:
+    """Take what is of its type; the rest counts as not given."""
+    auth = Auth()
+    for name, wanted in (
+        ("nick", str),
+        ("room", str),
+        ("session", str),
+        ("since", commands.Since),
+        ("limit", int),
+    ):
+        try:
+            setattr(auth, name, msgspec.convert(given.get(name), wanted | None))
+        except msgspec.ValidationError:
+            continue
+    return auth

@@ -1,0 +1,53 @@
+"""Socket.IO for Trio: a server for clients of every age, from 1.x to 4.x.
+
+::
+
+    import trio
+    from chatd import socketio
+
+    io = socketio.Server(static="public")
+
+    @io.on("chat message")
+    async def chat_message(socket, text): await io.emit("chat message", text)
+
+    trio.run(io.serve, "127.0.0.1:3000")
+
+A handler is given the socket and the event's arguments; what it returns acknowledges the event. One
+connection's handlers run one after another, in the order in which its events came. `Server` says
+what can be set, `Socket` and `Namespace` what can be done.
+"""
+
+from chatd.engineio import Cookie
+from chatd.socketio.acks import Answers
+from chatd.socketio.audience import Broadcast
+from chatd.socketio.connection import Connection
+from chatd.socketio.errors import Disconnected, PacketError, Refused
+from chatd.socketio.handlers import Acknowledging
+from chatd.socketio.handshake import Handshake
+from chatd.socketio.namespace import DynamicNamespace, Namespace
+from chatd.socketio.recovery import Logged, Lost, MemoryLog, Recovery, RecoveryLog
+from chatd.socketio.server import Server, ServerStatistics
+from chatd.socketio.socket import Direct, Socket
+
+__all__ = [
+    "Acknowledging",
+    "Answers",
+    "Broadcast",
+    "Connection",
+    "Cookie",
+    "Direct",
+    "Disconnected",
+    "DynamicNamespace",
+    "Handshake",
+    "Logged",
+    "Lost",
+    "MemoryLog",
+    "Namespace",
+    "PacketError",
+    "Recovery",
+    "RecoveryLog",
+    "Refused",
+    "Server",
+    "ServerStatistics",
+    "Socket",
+]

@@ -1,0 +1,106 @@
+"""Acknowledgements that are waited for: of one client, and gathered from many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import trio
+
+from chatd.socketio.errors import Disconnected
+
+__all__ = ["Answer", "Answers", "Gathering", "Reply", "value_of"]
+
+
+def value_of(args: Sequence[Any]) -> Any:
+    """Give what an acknowledgement says: nothing is None, one argument itself, several a tuple.
+
+    The way back of what a handler's return value becomes.
+    """
+    if not args:
+        return None
+    return args[0] if len(args) == 1 else tuple(args)
+
+
+class Reply(Protocol):
+    """What waits for acknowledgements with one id."""
+
+    def took(self, socket_id: str, args: Sequence[Any], /) -> None:
+        """Take a client's acknowledgement."""
+
+    def lost(self, socket_id: str, reason: str, /) -> None:
+        """Hear that a client is gone."""
+
+
+class Answer:
+    """One client's acknowledgement."""
+
+    __slots__ = ("_args", "_came", "_reason")
+
+    def __init__(self) -> None:
+        self._came = trio.Event()
+        self._args: Sequence[Any] = ()
+        self._reason: str | None = None
+
+    def took(self, _socket_id: str, args: Sequence[Any]) -> None:
+        self._args = args
+        self._came.set()
+
+    def lost(self, _socket_id: str, reason: str) -> None:
+        self._reason = reason
+        self._came.set()
+
+    async def wait(self) -> Any:
+        """Wait for it. Raises Disconnected where the client went."""
+        await self._came.wait()
+        if self._reason is not None:
+            raise Disconnected(self._reason)
+        return value_of(self._args)
+
+
+class Answers(list[tuple[str, Any]]):
+    """What a gathered call brought: ``(socket_id, value)`` pairs, in the order they came.
+
+    ``missing`` are the ids of those who did not answer in time, or went.
+    """
+
+    def __init__(self, pairs: Iterable[tuple[str, Any]] = (), missing: Iterable[str] = ()) -> None:
+        super().__init__(pairs)
+        self.missing: tuple[str, ...] = tuple(missing)
+
+
+class Gathering:
+    """The acknowledgements of many clients to one event."""
+
+    __slots__ = ("_answers", "_done", "_gone", "_waiting")
+
+    def __init__(self, socket_ids: Iterable[str]) -> None:
+        self._waiting = dict.fromkeys(socket_ids)
+        self._gone: list[str] = []
+        self._answers: list[tuple[str, Any]] = []
+        self._done = trio.Event()
+        self._settle()
+
+    def took(self, socket_id: str, args: Sequence[Any]) -> None:
+        if socket_id in self._waiting:
+            del self._waiting[socket_id]
+            self._answers.append((socket_id, value_of(args)))
+            self._settle()
+
+    def lost(self, socket_id: str, _reason: str) -> None:
+        if socket_id in self._waiting:
+            del self._waiting[socket_id]
+            self._gone.append(socket_id)
+            self._settle()
+
+    async def wait(self) -> None:
+        """Wait until everybody answered or went."""
+        await self._done.wait()
+
+    def answers(self) -> Answers:
+        """Give what came so far."""
+        return Answers(self._answers, [*self._gone, *self._waiting])
+
+    def _settle(self) -> None:
+        if not self._waiting:
+            self._done.set()

@@ -1,0 +1,416 @@
+"""A connection: one Engine.IO session, the sockets it carries, and the worker of their handlers.
+
+Theory of operation. The engine's reader calls ``received`` and never runs a handler:
+
+| packet | what is done at once | what the worker does later |
+| --- | --- | --- |
+| CONNECT | a task of its own admits the client (``admission``); then the reply | ``connect`` |
+| EVENT | waits for room in the inbox | middleware, handlers, acknowledgement |
+| ACK | whoever waits for it is woken | |
+| DISCONNECT | the socket is gone | ``disconnect`` |
+
+What MUST hold:
+
+1. One worker runs what the inbox holds, in order; so one connection's handlers do not overlap,
+   ``connect`` comes before a socket's events and ``disconnect`` after them, each once.
+2. The client's end cancels admissions and what ``start_soon`` started, never a handler.
+3. A cancellation from outside ends the handler that runs, and leaves ``disconnect`` handlers, of
+   all sockets together, ``shutdown_timeout`` seconds.
+4. What a handler raises ends nothing but that handler.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Final, Protocol
+from urllib.parse import parse_qsl
+
+import trio
+
+from chatd.engineio import Block, Reason, Session
+from chatd.socketio.admission import Admission
+from chatd.socketio.errors import PacketError, Refused
+from chatd.socketio.handlers import Ack, Handler, call
+from chatd.socketio.inbox import Inbox
+from chatd.socketio.namespace import Namespace
+from chatd.socketio.options import Options
+from chatd.socketio.packets import Decoder, Packet, PacketType, encode
+from chatd.socketio.recovery import RECOVERABLE, Lost
+from chatd.socketio.socket import Socket
+
+__all__ = ["Connection", "Host"]
+
+_DISMISSED: Final = "server namespace disconnect"
+
+
+class Host(Protocol):
+    """What is around a connection: its server."""
+
+    @property
+    def options(self) -> Options: ...
+
+    @property
+    def on_connections(self) -> list[Handler]: ...
+
+    async def find(self, name: str, auth: dict[str, Any], /) -> Namespace | None:
+        """Find a namespace, or make it where a pattern allows it."""
+
+    async def failed(self, error: Exception, socket: Socket | None, event: str, /) -> None:
+        """Hear what a handler raised. Raises nothing."""
+
+    def over(self, connection: Connection, /) -> None:
+        """Hear that a connection is no more."""
+
+
+class Connection:
+    """One client's connection. ``session`` is its Engine.IO session, ``data`` its middleware's."""
+
+    def __init__(self, session: Session, host: Host) -> None:
+        self.session = session
+        self.host = host
+        self.data: dict[str, Any] = {}
+        self.sockets: dict[str, Socket] = {}
+        # Set when every connection's middleware has run; and what that refused it with.
+        self._welcomed = trio.Event()
+        self._refused: Refused | None = None
+        options = host.options
+        self._decoder = Decoder(options.max_attachments)
+        self._size = 0
+        self._inbox: Inbox[Callable[[], Awaitable[None]]] = Inbox(
+            options.receive_queue_packets, options.receive_queue_bytes
+        )
+        self._admissions: dict[str, trio.CancelScope] = {}
+        # Where it was, and is no more: packets that were on their way then are no fault.
+        self._left: dict[str, None] = {}
+        self._leaving: dict[Socket, Namespace] = {}
+        self._homes: dict[Socket, Namespace] = {}
+        self._reason: str | None = None
+        self._ended = trio.Event()
+        self._running = trio.Event()
+        self._nursery: trio.Nursery
+        self._working = False
+        self._idle: trio.Event | None = None
+        self._join_by = trio.current_time() + options.connect_timeout
+        self._whole_by = math.inf
+        self._watch = trio.CancelScope()
+        self._farewells_by = math.inf
+        self._farewell_scope = trio.CancelScope()
+
+    @property
+    def queued(self) -> int:
+        """How many events wait for a handler."""
+        return len(self._inbox)
+
+    # Its own task
+
+    async def run(self) -> None:
+        """Live until the session is over and every handler has run."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                try:
+                    self._begin()
+                    await self._live()
+                    while self._working:
+                        self._idle = trio.Event()
+                        await self._idle.wait()
+                except trio.Cancelled:
+                    self._stop()
+                    raise
+        finally:
+            self.host.over(self)
+            with trio.CancelScope(shield=True):  # each has its deadline
+                for socket in list(self._leaving):
+                    await self._farewell(socket)
+
+    def _begin(self) -> None:
+        if self.host.on_connections:
+            self._nursery.start_soon(self._introduce)
+        else:
+            self._welcomed.set()
+        if self.session.revision == 3:
+            # socket.io-protocol v4: everybody is in "/" without asking.
+            self._connect("/", {})
+        self._running.set()
+
+    async def _introduce(self) -> None:
+        with trio.CancelScope() as scope:
+            self._admissions[""] = scope
+            try:
+                for middleware in self.host.on_connections:
+                    await call(middleware, self)
+            except Refused as refused:
+                self._refused = refused
+            except Exception as error:  # a handler's boundary
+                self._refused = Refused("internal error")
+                await self.host.failed(error, None, "connection")
+        del self._admissions[""]
+        self._welcomed.set()
+
+    async def _live(self) -> None:
+        while self._reason is None:
+            deadline = min(self._join_by, self._whole_by)
+            with trio.CancelScope(deadline=deadline) as self._watch:
+                await self._ended.wait()
+            if self._watch.cancelled_caught:
+                now = trio.current_time()
+                if self._whole_by <= now:
+                    self.end("parse error")
+                elif self._join_by <= now:
+                    self.end("forced close")
+                self._join_by = self._whole_by = math.inf
+
+    def _rearm(self) -> None:
+        self._watch.deadline = min(self._join_by, self._whole_by)
+
+    def _stop(self) -> None:
+        """Take no more, and give who is to hear of the end its time."""
+        self._farewells_by = trio.current_time() + self.host.options.shutdown_timeout
+        self._farewell_scope.deadline = self._farewells_by
+        # The engine ends with us, and the session with it.
+        self.ended("server shutting down")
+
+    # The engine's side
+
+    def end(self, reason: Reason) -> None:
+        """End the session, and with it this."""
+        self.session.end(reason)
+
+    def ended(self, reason: str) -> None:
+        """Hear that the session is over; the first reason stands."""
+        if self._reason is not None:
+            return
+        self._reason = reason
+        self._inbox.close()
+        for scope in self._admissions.values():
+            scope.cancel()
+        for socket in list(self.sockets.values()):
+            self._lose(socket, reason)
+        self._ended.set()
+
+    async def received(self, message: str | bytes) -> None:
+        """Take a message of the session's, in its reader's task."""
+        if not self._running.is_set():
+            await self._running.wait()
+        if self._reason is not None or self.session.reason is not None:
+            return
+        self._size += len(message)
+        try:
+            packet = self._decoder.add(message)
+        except PacketError:
+            self.end("parse error")
+            return
+        if packet is None:
+            # Each attachment has a time of its own: what comes slowly comes.
+            self._whole_by = trio.current_time() + self.host.options.attachment_timeout
+            self._rearm()
+            return
+        if self._whole_by != math.inf:
+            self._whole_by = math.inf
+            self._rearm()
+        size, self._size = self._size, 0
+        await self._take(packet, size)
+
+    async def _take(self, packet: Packet, size: int) -> None:
+        name, auth = packet.namespace, packet.data
+        if self.session.revision == 3:
+            # The namespace's own query stands behind its name.
+            name, _, query = name.partition("?")
+            auth = dict(parse_qsl(query, keep_blank_values=True)) if query else None
+        if packet.type is PacketType.CONNECT:
+            if self._inbox.full(0):
+                # Coming and going again and again fills the inbox too.
+                await self._inbox.room(0)
+            self._connect(name, auth or {})
+            return
+        socket = self.sockets.get(name)
+        if socket is None or packet.type is PacketType.CONNECT_ERROR:
+            if name not in self._left:
+                self.end("parse error")
+        elif packet.type is PacketType.DISCONNECT:
+            self._lose(socket, "client namespace disconnect")
+        elif packet.type is PacketType.ACK:
+            socket.acknowledged(packet.id, packet.data)
+        else:
+            if self._inbox.full(size):
+                await self._inbox.room(size)
+                if socket not in self._homes:
+                    return
+            self._inbox.put(partial(self._event, socket, self._homes[socket], packet), size)
+            self._wake()
+
+    # Coming in
+
+    def _connect(self, name: str, auth: dict[str, Any]) -> None:
+        if self._reason is not None:
+            return
+        if name in self.sockets:
+            self.end("parse error")
+            return
+        if name in self._admissions:
+            # Node's client asks twice where its user calls connect() twice. One answer is enough.
+            return
+        if len(self.sockets) + len(self._admissions) >= self.host.options.max_namespaces:
+            self.refuse(name, Refused("Too many namespaces"))
+            return
+        scope = self._admissions[name] = trio.CancelScope()
+        self._nursery.start_soon(self._admit, name, auth, scope)
+
+    async def _admit(self, name: str, auth: dict[str, Any], scope: trio.CancelScope) -> None:
+        try:
+            with scope:
+                await Admission(self, name, auth).run()
+        finally:
+            del self._admissions[name]
+
+    async def welcome(self) -> None:
+        """Pass the connection's middleware, which runs once. Raises Refused."""
+        await self._welcomed.wait()
+        if self._refused is not None:
+            raise self._refused
+
+    def refuse(self, name: str, refused: Refused) -> None:
+        """Tell the client that it may not come into a namespace."""
+        if self.session.revision == 3:
+            data = refused.message if refused.data is None else refused.data
+        else:
+            data = {"message": refused.message}
+            if refused.data is not None:
+                data["data"] = refused.data
+        messages = encode(Packet(PacketType.CONNECT_ERROR, name, data))
+        self.session.offer(Block(messages, self.session.revision))
+
+    def enter(self, socket: Socket, namespace: Namespace, behind: list[str | bytes]) -> None:
+        """Let a socket in, the CONNECT reply ``behind`` what it missed: all in one step."""
+        if self.session.reason is not None:
+            return
+        reply = None
+        if self.session.revision == 4:
+            reply = {"sid": socket.id}
+            if socket.pid is not None:
+                reply["pid"] = socket.pid
+        behind += encode(Packet(PacketType.CONNECT, namespace.name, reply))
+        self.session.offer(Block(behind, self.session.revision))
+        self._join_by = math.inf
+        self._rearm()
+        self._left.pop(namespace.name, None)
+        self.sockets[namespace.name] = socket
+        self._homes[socket] = namespace
+        namespace.hold()
+        namespace.entered(socket)
+        socket.enter()
+        self._inbox.put(partial(self._greet, socket, namespace))
+        self._wake()
+
+    # Going
+
+    def _lose(self, socket: Socket, reason: str) -> None:
+        del self.sockets[socket.namespace]
+        namespace = self._homes.pop(socket)
+        self._left[socket.namespace] = None
+        if len(self._left) > self.host.options.max_namespaces:
+            del self._left[next(iter(self._left))]
+        socket.lose(reason)
+        namespace.left(socket)
+        self._leaving[socket] = namespace
+        self._inbox.put(partial(self._farewell, socket))
+        self._wake()
+
+    def dismiss(self, socket: Socket) -> None:
+        packet = Packet(PacketType.DISCONNECT, socket.namespace)
+        self.session.offer(Block(encode(packet), self.session.revision))
+        self._lose(socket, _DISMISSED)
+
+    def supersede(self) -> None:
+        self.end("transport close")
+
+    def dismiss_all(self) -> None:
+        for socket in list(self.sockets.values()):
+            self.dismiss(socket)
+        self.end("forced close")
+
+    # The worker
+
+    def _wake(self) -> None:
+        if not self._working and self._farewells_by == math.inf:
+            self._working = True
+            self._nursery.start_soon(self._work)
+
+    async def _work(self) -> None:
+        # Only while there is something to do: a task each would be a third of an idle
+        # connection's memory.
+        try:
+            while self._inbox and self._farewells_by == math.inf:
+                await self._inbox.take()()
+        finally:
+            self._working = False
+            if self._idle is not None:
+                self._idle.set()
+
+    async def _greet(self, socket: Socket, namespace: Namespace) -> None:
+        socket.begun = True
+        try:
+            await namespace.handlers.life("connect", socket)
+        except Exception as error:  # a handler's boundary
+            await self.host.failed(error, socket, "connect")
+
+    async def _event(self, socket: Socket, namespace: Namespace, packet: Packet) -> None:
+        if socket.gone_for == _DISMISSED:
+            return
+        handlers = namespace.handlers
+        name, *args = packet.data
+        event = name if isinstance(name, str) else str(name)
+        ack = Ack(None if packet.id is None else partial(socket.acknowledge, packet.id))
+        try:
+            for middleware in (*handlers.on_events, *socket.middleware):
+                try:
+                    await call(middleware, socket, event, args)
+                except Refused:
+                    return
+            await handlers.event(socket, event, args, ack)
+        except Exception as error:  # a handler's boundary
+            await self.host.failed(error, socket, event)
+
+    async def _farewell(self, socket: Socket) -> None:
+        namespace = self._leaving.pop(socket, None)
+        if namespace is None:
+            return
+        reason = socket.gone_for or ""
+        try:
+            with trio.CancelScope(shield=True, deadline=self._farewells_by) as scope:
+                self._farewell_scope = scope
+                await socket.jobs_over()
+                if socket.begun:
+                    await self._say_farewell(socket, namespace, reason)
+                log = namespace.delivery.log
+                if log is not None and socket.pid is not None and reason in RECOVERABLE:
+                    lost = Lost(
+                        socket.pid, socket.id, sorted(socket.rooms), socket.data, socket.offset
+                    )
+                    await log.remember(namespace.name, lost)
+        except Exception as error:  # the log's boundary
+            await self.host.failed(error, socket, "recovery")
+        finally:
+            if socket.pid is not None:
+                del namespace.by_pid[socket.pid]
+            socket.gone.set()
+            namespace.release()
+
+    async def _say_farewell(self, socket: Socket, namespace: Namespace, reason: str) -> None:
+        try:
+            await namespace.handlers.life("disconnect", socket, reason)
+        except Exception as error:  # a handler's boundary
+            await self.host.failed(error, socket, "disconnect")
+
+    # The socket's side
+
+    def start_job(self, socket: Socket, job: Callable[[], Awaitable[object]]) -> None:
+        self._nursery.start_soon(self._run_job, socket, job)
+
+    async def _run_job(self, socket: Socket, job: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await job()
+        except Exception as error:  # a handler's boundary
+            await self.host.failed(error, socket, "task")

@@ -1,0 +1,218 @@
+"""Delivery: one namespace's members and rooms, and how an event gets to some of them.
+
+What MUST hold:
+
+1. An event is encoded once for each revision its receivers speak, whoever they are.
+2. Emits of one namespace do not mix: one is logged and handed to every outbox before the next is,
+   so all members see them in one order, and that is the log's.
+3. Nobody is waited for but the log and other emits. Once an event is logged, nothing that is
+   cancelled keeps it from anybody.
+4. Every event that a socket which can recover gets ends in an offset: its own, or, where it is not
+   logged (volatile), the newest there is. Its client takes any last string for one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from time import perf_counter
+from typing import Any, Final, Generic, Literal, Protocol, TypeAlias, TypeVar
+
+import msgspec
+import trio
+from msgspec import Struct
+
+from chatd.engineio import Block
+from chatd.socketio.acks import Answer, Answers, Gathering, Reply
+from chatd.socketio.errors import Disconnected
+from chatd.socketio.packets import encode_event
+from chatd.socketio.recovery import RECOVERABLE, Logged, RecoveryLog
+from chatd.socketio.rooms import Rooms
+
+__all__ = ["Delivery", "Member", "Outlet", "Selection", "offset_appended"]
+
+SLICE_SECONDS: Final = 0.002
+"""How long a fan-out may hold the loop: well under the 5 ms at which people's pings notice."""
+
+SLICE_MEMBERS: Final = 128
+"""How many offers go by between two looks at the clock: some 0.3 ms of them."""
+
+Revision: TypeAlias = Literal[3, 4]
+
+
+class Outlet(Protocol):
+    """Where a member's blocks go: never blocks, never awaits, never raises."""
+
+    @property
+    def revision(self) -> Revision: ...
+
+    @property
+    def waiting(self) -> int: ...
+
+    def offer(self, block: Block, messages: int = 1, /) -> None: ...
+
+
+class Member(Protocol):
+    """A socket as it is seen here."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def session(self) -> Outlet: ...
+
+    @property
+    def gone_for(self) -> str | None:
+        """Why it is gone; None while it is there."""
+
+    def expect(self, packet_id: int, reply: Reply) -> None:
+        """Give acknowledgements with this id to ``reply``, and tell it when the socket goes."""
+
+    def forget(self, packet_id: int) -> None:
+        """Take no more acknowledgements with this id."""
+
+
+M = TypeVar("M", bound=Member)
+
+
+class Selection(Struct, frozen=True):
+    """Who is meant: the members of any of ``rooms`` (of none: all), but of none of ``but``."""
+
+    rooms: frozenset[str] = frozenset()
+    but: frozenset[str] = frozenset()
+
+
+def offset_appended(messages: Sequence[str | bytes], offset: str) -> list[str | bytes]:
+    """Give an event's messages with one more argument, the offset."""
+    text, *attachments = messages
+    if not isinstance(text, str):
+        raise TypeError("an event begins with its text")
+    # Its JSON is an array with a name in it at least.
+    return [f"{text[:-1]},{msgspec.json.encode(offset).decode()}]", *attachments]
+
+
+class Delivery(Generic[M]):
+    """Members, rooms and emits of the namespace ``name``.
+
+    ``turn`` is held while anything is emitted: who holds it sees the log and the outboxes agree.
+    """
+
+    def __init__(self, name: str, log: RecoveryLog | None = None) -> None:
+        self.name = name
+        self.log = log
+        self.rooms: Rooms[M] = Rooms()
+        self.turn = trio.Lock()
+        self._next_id = 0
+
+    def select(self, selection: Selection) -> list[M]:
+        return self.rooms.select(selection.rooms, selection.but)
+
+    async def emit(
+        self, selection: Selection, event: str, args: Sequence[Any], *, volatile: bool = False
+    ) -> None:
+        """Log an event and hand it to every outbox meant. Raises as `packets.encode` does."""
+        messages = encode_event(self.name, event, args)
+        async with self.turn:
+            offset = None
+            if self.log is not None and volatile:
+                offset = self.log.head(self.name)
+            elif self.log is not None:
+                event_logged = Logged(messages, selection.rooms, selection.but)
+                with trio.CancelScope(shield=True):
+                    offset = await self.log.append(self.name, event_logged)
+            await self._offer(self.select(selection), selection, messages, offset, volatile)
+
+    async def tell(
+        self, member: M, event: str, args: Sequence[Any], *, volatile: bool = False
+    ) -> None:
+        """Do as ``emit`` does, for one member.
+
+        What is for one that is gone is dropped; or logged, where it may come back.
+        """
+        if self.log is not None and (member.gone_for is None or member.gone_for in RECOVERABLE):
+            await self.emit(Selection(frozenset((member.id,))), event, args, volatile=volatile)
+            return
+        messages = encode_event(self.name, event, args)
+        session = member.session
+        if member.gone_for is None and not (volatile and session.waiting):
+            session.offer(Block(messages, session.revision))
+        await trio.lowlevel.checkpoint()
+
+    async def ask(self, member: M, event: str, args: Sequence[Any], seconds: float) -> Any:
+        """Give the acknowledgement of one member.
+
+        Raises trio.TooSlowError after ``seconds``, Disconnected where it is gone or goes.
+        """
+        answer = Answer()
+        packet_id = self._new_id()
+        messages = encode_event(self.name, event, args, packet_id)
+        if member.gone_for is not None:
+            raise Disconnected(member.gone_for)
+        member.expect(packet_id, answer)
+        try:
+            with trio.fail_after(seconds):
+                member.session.offer(Block(messages, member.session.revision))
+                return await answer.wait()
+        finally:
+            member.forget(packet_id)
+
+    async def gather(
+        self, selection: Selection, event: str, args: Sequence[Any], seconds: float
+    ) -> Answers:
+        """Give the acknowledgements that came within ``seconds``, and who is missing."""
+        packet_id = self._new_id()
+        messages = encode_event(self.name, event, args, packet_id)
+        asked: list[M] = []
+        gathering: Gathering | None = None
+        try:
+            with trio.move_on_after(seconds):
+                async with self.turn:
+                    asked = self.select(selection)
+                    gathering = Gathering(member.id for member in asked)
+                    for member in asked:
+                        member.expect(packet_id, gathering)
+                    await self._offer(asked, selection, messages, None, volatile=False)
+                await gathering.wait()
+        finally:
+            for member in asked:
+                member.forget(packet_id)
+        if gathering is None:  # other emits took all the time there was
+            return Answers((), [member.id for member in self.select(selection)])
+        return gathering.answers()
+
+    def _new_id(self) -> int:
+        packet_id = self._next_id
+        self._next_id += 1
+        return packet_id
+
+    async def _offer(
+        self,
+        members: list[M],
+        selection: Selection,
+        messages: Sequence[str | bytes],
+        offset: str | None,
+        volatile: bool,
+    ) -> None:
+        blocks: dict[Revision, Block] = {}
+        slice_ends = perf_counter() + SLICE_SECONDS
+        live: Collection[M] | None = None
+        for start in range(0, len(members), SLICE_MEMBERS):
+            for member in members[start : start + SLICE_MEMBERS]:
+                if live is not None and member not in live:
+                    continue
+                session = member.session
+                if volatile and session.waiting:
+                    continue
+                revision = session.revision
+                block = blocks.get(revision)
+                if block is None:
+                    # Revision 3's clients know of no offsets.
+                    said = offset is not None and revision == 4
+                    block = Block(
+                        offset_appended(messages, offset or "") if said else messages, revision
+                    )
+                    blocks[revision] = block
+                session.offer(block)
+            if perf_counter() > slice_ends:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                live = set(self.select(selection))
+                slice_ends = perf_counter() + SLICE_SECONDS

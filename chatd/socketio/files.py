@@ -1,0 +1,122 @@
+"""Files over HTTP: a folder of a site's own, and Socket.IO's browser client beside the protocol."""
+
+from __future__ import annotations
+
+import mimetypes
+import stat
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote, unquote
+
+import trio
+
+from chatd.wire.compression import compressed
+from chatd.wire.request import Request, Response, refusal
+from chatd.wire.routes import Methods
+
+__all__ = ["CLIENT_FILES", "Folder", "client_routes"]
+
+CLIENT_FILES: Final = (
+    "socket.io.js",
+    "socket.io.min.js",
+    "socket.io.esm.min.js",
+    "socket.io.msgpack.min.js",
+)
+"""What Node's server serves beside the protocol, each with its ``.map``."""
+
+_INDEX: Final = "index.html"
+# One segment's worth: what is smaller gains nothing.
+_COMPRESS_BYTES: Final = 1024
+_PACKED: Final = ("application/zip", "application/gzip", "font/woff", "font/woff2")
+# Without the machine's own tables, so that it is the same everywhere.
+_TYPES: Final = mimetypes.MimeTypes()
+_TYPES.add_type("text/javascript", ".js")
+_TYPES.add_type("text/javascript", ".mjs")
+_TYPES.add_type("application/json", ".map")
+_TYPES.add_type("font/woff2", ".woff2")
+
+
+class Folder:
+    """Serves the files of a folder; ``/`` is its ``index.html``.
+
+    What lies outside, also by a symbolic link, and what begins with a dot does not exist. Changes
+    show at once: clients ask each time, and are answered 304 mostly.
+    """
+
+    def __init__(self, root: str | Path, prefix: str = "/") -> None:
+        self._root = Path(root)
+        self._prefix = prefix
+
+    @property
+    def routes(self) -> dict[str, Methods]:
+        """Give what stands in a table of routes as a prefix."""
+        return {self._prefix: {"GET": self.get}}
+
+    async def get(self, request: Request) -> Response:
+        """Answer with a file, 304, a redirect to a folder's slash, or 404."""
+        try:
+            return await trio.to_thread.run_sync(self._get, request)
+        except OSError:
+            return _nothing()
+
+    def _get(self, request: Request) -> Response:
+        parts = unquote(request.path.removeprefix(self._prefix)).split("/")
+        if any(part.startswith(".") or "\\" in part or "\0" in part for part in parts):
+            return _nothing()
+        path = self._root.joinpath(*(part for part in parts if part)).resolve()
+        if not path.is_relative_to(self._root.resolve()):
+            return _nothing()
+        if path.is_dir():
+            if parts[-1]:
+                location = quote("/" + "/".join(filter(None, request.path.split("/"))), "/%") + "/"
+                return refusal(301, "It is a folder.", [("Location", location)])
+            path /= _INDEX
+        elif not parts[-1]:
+            return _nothing()
+        return answer(path, request)
+
+
+def answer(path: Path, request: Request) -> Response:
+    """Answer with this file, or 304 where the client has it. Raises OSError where it is not."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise FileNotFoundError(path)
+    # Weak, as both encodings have it: RFC 9110 section 8.8.1.
+    tag = f'W/"{status.st_size:x}-{status.st_mtime_ns:x}"'
+    headers = [("Cache-Control", "public, max-age=0"), ("ETag", tag)]
+    headers.append(("X-Content-Type-Options", "nosniff"))
+    known = request.header("if-none-match")
+    if known is not None and any(one.strip() in ("*", tag) for one in known.split(",")):
+        return Response(304, content_type="", headers=headers)
+    kind = _TYPES.guess_type(path.name)[0] or "application/octet-stream"
+    packed = kind in _PACKED or kind.partition("/")[0] in ("image", "audio", "video")
+    if kind.startswith("text/"):
+        kind += "; charset=utf-8"
+    response = Response(200, path.read_bytes(), kind, headers)
+    if packed and kind != "image/svg+xml":
+        return response
+    return compressed(response, request.header("accept-encoding"), _COMPRESS_BYTES)
+
+
+def client_routes(path: str, folder: Path) -> dict[str, Methods]:
+    """Give whole paths under ``path`` for Socket.IO's browser client, kept in ``folder``.
+
+    A file that is not there is 404, with a line on how to get it.
+    """
+
+    def route(name: str) -> Methods:
+        async def get(request: Request) -> Response:
+            try:
+                return await trio.to_thread.run_sync(answer, folder / name, request)
+            except OSError:
+                message = f"{name} is not here: `chatd fetch-client` gets it from npm."
+                return refusal(404, message)
+
+        return {"GET": get}
+
+    names = (*CLIENT_FILES, *(f"{name}.map" for name in CLIENT_FILES))
+    return {f"{path}{name}": route(name) for name in names}
+
+
+def _nothing() -> Response:
+    return refusal(404, "There is nothing here.")

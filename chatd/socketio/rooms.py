@@ -1,0 +1,75 @@
+"""Rooms: who is in which, and who is meant by some rooms but not by others. Sans-IO."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Generic, TypeVar
+
+__all__ = ["Rooms"]
+
+M = TypeVar("M")
+
+
+class Rooms(Generic[M]):
+    """Members by room and rooms by member. A room without members does not exist.
+
+    Sets are dicts, so that members come in the order in which they joined.
+    """
+
+    __slots__ = ("_members", "_rooms")
+
+    def __init__(self) -> None:
+        self._members: dict[str, dict[M, None]] = {}
+        self._rooms: dict[M, dict[str, None]] = {}
+
+    def add(self, member: M) -> None:
+        """Let a member in; it is in no room yet."""
+        self._rooms.setdefault(member, {})
+
+    def join(self, member: M, rooms: Iterable[str]) -> None:
+        """Put a member that was let in, and is still there, into rooms."""
+        joined = self._rooms.get(member)
+        if joined is None:
+            return
+        for room in rooms:
+            joined[room] = None
+            self._members.setdefault(room, {})[member] = None
+
+    def leave(self, member: M, rooms: Iterable[str]) -> None:
+        joined = self._rooms.get(member, {})
+        for room in rooms:
+            if room in joined:
+                del joined[room]
+                self._forget(member, room)
+
+    def remove(self, member: M) -> None:
+        """Let a member go, out of all its rooms."""
+        for room in self._rooms.pop(member, ()):
+            self._forget(member, room)
+
+    def of(self, member: M) -> Iterable[str]:
+        return self._rooms.get(member, {}).keys()
+
+    def sizes(self) -> Mapping[str, int]:
+        """Give how many are in each room."""
+        return {room: len(members) for room, members in self._members.items()}
+
+    def select(self, rooms: Collection[str], but: Collection[str]) -> list[M]:
+        """List the members of any of ``rooms`` (of none given: all) who are in none of ``but``."""
+        members = self._members
+        if not rooms:
+            chosen: Iterable[M] = self._rooms
+        elif len(rooms) == 1:
+            chosen = members.get(next(iter(rooms)), {})
+        else:
+            chosen = dict.fromkeys(member for room in rooms for member in members.get(room, ()))
+        if not but:
+            return list(chosen)
+        left_out = {member for room in but for member in members.get(room, ())}
+        return [member for member in chosen if member not in left_out]
+
+    def _forget(self, member: M, room: str) -> None:
+        members = self._members[room]
+        del members[member]
+        if not members:
+            del self._members[room]

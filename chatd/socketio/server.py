@@ -1,0 +1,391 @@
+"""``Server``: Socket.IO on Engine.IO, alone or in somebody else's table of routes.
+
+::
+
+    serve
+    ├── listeners, and one task for each TCP connection      engineio.serve
+    └── run
+        ├── the engine: heartbeats, ends                     engineio.Engine
+        └── one task for each Engine.IO session, with a nursery of its own: connection.py
+            ├── a worker, while there are handlers to run
+            ├── one task for each CONNECT that is being decided
+            └── what socket.start_soon started
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, Literal, overload
+
+import trio
+from msgspec import Struct
+
+from chatd import engineio
+from chatd.engineio import AllowRequest, Cookie, Engine, Origins, Session
+from chatd.logs import Log, open_log
+from chatd.settings import Settings
+from chatd.socketio.audience import Audience, Broadcast
+from chatd.socketio.connection import Connection
+from chatd.socketio.files import Folder, client_routes
+from chatd.socketio.handlers import H, Handler, Handlers, Listening, call
+from chatd.socketio.namespace import DynamicNamespace, Namespace, Pattern
+from chatd.socketio.options import Options
+from chatd.socketio.packets import MAX_ATTACHMENTS
+from chatd.socketio.recovery import MemoryLog, Recovery, RecoveryLog, configured
+from chatd.socketio.socket import Socket
+from chatd.wire.request import Refused as HttpRefused
+from chatd.wire.request import Request, refusal
+from chatd.wire.routes import Methods, Routes
+
+__all__ = ["Server", "ServerStatistics"]
+
+CLIENT_FOLDER: Final = Path(__file__).with_name("client")
+"""Where the browser client is, if nothing else is said."""
+
+
+class ServerStatistics(Struct, frozen=True):
+    """How many connections and sockets there are, sockets by namespace, and handlers' faults.
+
+    ``queued`` is how many events wait for a handler, in all connections.
+    """
+
+    connections: int
+    sockets: dict[str, int]
+    queued: int
+    faults: int
+
+
+class Server(Audience[Socket], Listening):
+    """A Socket.IO server: protocol revision 5, and 4 where ``allow_eio3``.
+
+    What it has of a namespace's (``on``, ``use``, ``emit``, ``to`` …) is that of ``/``.
+
+    Times are in seconds, sizes in bytes. Those of the engine: ``path``, ``ping_interval``,
+    ``ping_timeout``, ``upgrade_timeout``, ``max_payload`` (of one message, or one POST),
+    ``send_queue_bytes`` (what may wait for one client: at it the client is too slow and its
+    connection ends), ``transports``, ``cors_origins`` and the others: see ``engineio.Options``.
+
+    - ``static``: a folder served at ``/`` by ``serve``; ``client_files``: where Socket.IO's browser
+      client is, served beside the protocol.
+    - ``connect_timeout``: how long a connection may be in no namespace at first.
+    - ``ack_timeout``: how long ``call`` waits where it is not told.
+    - ``attachment_timeout``: how long each attachment of a binary packet may take.
+    - ``shutdown_timeout``: what ``disconnect`` handlers have when ``serve`` is cancelled.
+    - ``max_attachments``: of one packet. ``max_namespaces``: of one connection.
+    - ``receive_queue_packets``, ``receive_queue_bytes``: what may wait for one connection's
+      handlers; when it is full, nothing more is read from it.
+    - ``recovery``: True, seconds or a `Recovery` lets clients that lost their connection go on
+      where they were.
+    """
+
+    def __init__(
+        self,
+        *,
+        static: str | Path | None = None,
+        client_files: str | Path | None = None,
+        path: str = "/socket.io/",
+        ping_interval: float = 25.0,
+        ping_timeout: float = 20.0,
+        upgrade_timeout: float = 10.0,
+        close_timeout: float = 30.0,
+        connect_timeout: float = 45.0,
+        ack_timeout: float = 30.0,
+        attachment_timeout: float = 45.0,
+        shutdown_timeout: float = 5.0,
+        max_payload: int = 1_000_000,
+        max_attachments: int = MAX_ATTACHMENTS,
+        max_namespaces: int = 100,
+        max_sessions: int = 20_000,
+        send_queue_bytes: int = 1 << 20,
+        receive_queue_packets: int = 256,
+        receive_queue_bytes: int = 1 << 20,
+        allow_eio3: bool = False,
+        allow_upgrades: bool = True,
+        transports: Sequence[Literal["polling", "websocket"]] = ("polling", "websocket"),
+        cors_origins: Origins | None = None,
+        cors_credentials: bool = False,
+        cookie: Cookie | None = None,
+        compression_threshold: int | None = 1024,
+        jsonp: bool = True,
+        allow_request: AllowRequest | None = None,
+        recovery: Recovery | float | bool | None = None,
+        settings: Settings | None = None,
+        log: Log | None = None,
+    ) -> None:
+        recovering = configured(recovery)
+        self._recovery_log: RecoveryLog | None = None
+        if recovering is not None:
+            self._recovery_log = recovering.log or MemoryLog(recovering.seconds)
+        self.options = Options(
+            connect_timeout=connect_timeout,
+            ack_timeout=ack_timeout,
+            attachment_timeout=attachment_timeout,
+            shutdown_timeout=shutdown_timeout,
+            max_attachments=max_attachments,
+            max_namespaces=max_namespaces,
+            receive_queue_packets=receive_queue_packets,
+            receive_queue_bytes=receive_queue_bytes,
+            send_queue_bytes=send_queue_bytes,
+            skip_middleware=recovering is not None and recovering.skip_middleware,
+        )
+        self._log = log or open_log(level="warning")
+        self._settings = settings
+        self._allow_request = allow_request
+        self.engine = Engine(
+            self._opened,
+            engineio.Options(
+                path=path,
+                ping_interval=ping_interval,
+                ping_timeout=ping_timeout,
+                upgrade_timeout=upgrade_timeout,
+                close_timeout=close_timeout,
+                max_payload=max_payload,
+                send_queue_bytes=send_queue_bytes,
+                max_sessions=max_sessions,
+                allow_eio3=allow_eio3,
+                allow_upgrades=allow_upgrades,
+                transports=transports,
+                cors_origins=cors_origins,
+                cors_credentials=cors_credentials,
+                cookie=cookie,
+                compression_threshold=compression_threshold,
+                jsonp=jsonp,
+                allow_request=self._allows,
+            ),
+            log=self._log,
+        )
+        self._folder = None if static is None else Folder(static)
+        self._client_folder = Path(client_files or CLIENT_FOLDER)
+        self.on_connections: list[Handler] = []
+        self._on_errors: list[Handler] = []
+        self._namespaces: dict[str, Namespace] = {}
+        self._dynamic: list[DynamicNamespace] = []
+        self._main = self.of("/")
+        self._connections: set[Connection] = set()
+        self._nursery: trio.Nursery | None = None
+        self._scope = trio.CancelScope()
+        self._draining = False
+        self._emptied = trio.Event()
+        self._faults = 0
+
+    # Namespaces, handlers
+
+    @property
+    def _handlers(self) -> Handlers:
+        return self._main.handlers
+
+    def _all(self) -> Broadcast[Socket]:
+        return self._main.to()
+
+    @property
+    def sockets(self) -> Mapping[str, Socket]:
+        """The sockets of ``/`` that are connected, by id."""
+        return self._main.sockets
+
+    @property
+    def namespaces(self) -> Mapping[str, Namespace]:
+        """The namespaces that were named, by name."""
+        return MappingProxyType(self._namespaces)
+
+    @overload
+    def of(self, name: str, /) -> Namespace: ...
+
+    @overload
+    def of(self, pattern: Pattern, /) -> DynamicNamespace: ...
+
+    def of(self, name: str | Pattern, /) -> Namespace | DynamicNamespace:
+        """Give the namespace of a name, made now if it is new.
+
+        A regular expression that the whole name matches, or ``function(name, auth)``, async or
+        plain, that tells whether there is such a one, gives a `DynamicNamespace`: each namespace
+        it allows is made when its first client asks for it. Names come before patterns, and
+        patterns are asked in the order in which they were given.
+        """
+        if not isinstance(name, str):
+            dynamic = DynamicNamespace(
+                name, log=self._recovery_log, ack_timeout=self.options.ack_timeout
+            )
+            self._dynamic.append(dynamic)
+            return dynamic
+        if not name.startswith("/"):
+            name = f"/{name}"
+        if "," in name:
+            raise ValueError(f"no namespace can be called {name!r}: a comma ends its name")
+        namespace = self._namespaces.get(name)
+        if namespace is None:
+            namespace = self._namespaces[name] = Namespace(
+                name, Handlers(), log=self._recovery_log, ack_timeout=self.options.ack_timeout
+            )
+        return namespace
+
+    def use_connection(self, middleware: H) -> H:
+        """Register middleware that each connection passes, once: ``middleware(connection)``.
+
+        ``connection.session.handshake`` is its request, ``connection.data`` is to be filled. It
+        runs before any namespace's; raising `Refused` refuses every namespace of the connection.
+        To refuse the request itself there is ``allow_request``.
+        """
+        self.on_connections.append(middleware)
+        return middleware
+
+    def on_error(self, handler: H) -> H:
+        """Register who hears what handlers raise: ``handler(error, socket, event)``.
+
+        ``socket`` is None where there is none yet; ``event`` is the event's name, or ``connect``,
+        ``disconnect``, ``connection``, ``task`` (of ``start_soon``), ``recovery``. Where nobody is
+        registered it goes to the log.
+        """
+        self._on_errors.append(handler)
+        return handler
+
+    # Serving
+
+    @property
+    def routes(self) -> Routes:
+        """The table that answers under ``path``, and at ``/`` where there is ``static``."""
+        paths, prefixes = self.mounts()
+        if self._folder is not None:
+            prefixes.update(self._folder.routes)
+        return Routes(paths, prefixes)
+
+    def mounts(self) -> tuple[dict[str, Methods], dict[str, Methods]]:
+        """Give whole paths and prefixes for a table of one's own; ``run`` serves them."""
+        path = self.engine.options.path.rstrip("/")
+        paths = client_routes(f"{path}/", self._client_folder)
+        if path:
+            paths[path] = self.engine.methods
+        return paths, {f"{path}/": self.engine.methods}
+
+    async def serve(
+        self, *addresses: str, task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Listen on these addresses and serve, until cancelled or drained.
+
+        An address is ``"127.0.0.1:3000"``, ``"localhost:3000"`` (both loopbacks), ``"[::]:3000"``
+        or ``"unix:/path"``; port 0 is a free one. Started with the list of addresses bound.
+        Cancelled, it closes transports without DISCONNECT, so that clients come back by
+        themselves, and gives ``disconnect`` handlers ``shutdown_timeout``. Raises ListenError where
+        an address cannot be had.
+        """
+        if not addresses:
+            raise ValueError('serve() wants an address, such as "127.0.0.1:3000"')
+        with trio.CancelScope() as self._scope:
+            await engineio.serve(
+                self,
+                *addresses,
+                log=self._log,
+                routes=self.routes,
+                settings=self._settings,
+                task_status=task_status,
+            )
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve connections that come by ``mounts``, without listeners, until cancelled."""
+        if self._nursery is not None:
+            raise RuntimeError("this server runs already")
+        self._draining = False
+        try:
+            async with trio.open_nursery() as self._nursery:
+                await self._nursery.start(self._run_engine)
+                task_status.started()
+        finally:
+            self._nursery = None
+
+    async def _run_engine(self, *, task_status: trio.TaskStatus[None]) -> None:
+        await self.engine.run(task_status=task_status)
+
+    async def drain(self, seconds: float = 10.0) -> None:
+        """End gently: nobody new is let in, everybody is sent what waits and is then closed.
+
+        Events that had come are handled, ``disconnect`` handlers run, and ``serve`` returns; after
+        ``seconds`` at most, and ``shutdown_timeout`` for handlers that did not end in time. Clients
+        get no DISCONNECT, so they come back by themselves.
+        """
+        self._draining = True
+        self._emptied = trio.Event()
+        self.engine.end_all("server shutting down")
+        with trio.move_on_after(seconds):
+            while self._connections:
+                await self._emptied.wait()
+                self._emptied = trio.Event()
+        self._scope.cancel()
+
+    def statistics(self) -> ServerStatistics:
+        namespaces = dict(self._namespaces)
+        for dynamic in self._dynamic:
+            namespaces.update(dynamic.namespaces)
+        return ServerStatistics(
+            connections=len(self._connections),
+            sockets={name: len(namespace.sockets) for name, namespace in namespaces.items()},
+            queued=sum(connection.queued for connection in self._connections),
+            faults=self._faults,
+        )
+
+    # The engine's side
+
+    def _opened(self, session: Session) -> Connection:
+        if self._nursery is None:
+            raise RuntimeError("a session for a server that does not run")
+        connection = Connection(session, self)
+        self._connections.add(connection)
+        self._nursery.start_soon(self._live, connection)
+        return connection
+
+    async def _live(self, connection: Connection) -> None:
+        try:
+            await connection.run()
+        except* Exception as group:  # the connection's boundary: a fault of ours
+            self._faults += 1
+            self._note(group, None, "connection")
+            connection.end("forced close")
+
+    async def _allows(self, request: Request) -> str | None:
+        if self._draining:
+            # Another instance may take it.
+            later = refusal(503, "Closing; come back in a while.", [("Retry-After", "5")])
+            raise HttpRefused(later)
+        return None if self._allow_request is None else await self._allow_request(request)
+
+    # The connections' side
+
+    async def find(self, name: str, auth: dict[str, Any], /) -> Namespace | None:
+        """Find a namespace, or make it where a pattern allows it."""
+        namespace = self._namespaces.get(name)
+        if namespace is not None:
+            return namespace
+        for dynamic in self._dynamic:
+            if await dynamic.allows(name, auth):
+                return dynamic.namespace(name)
+        return None
+
+    async def failed(self, error: Exception, socket: Socket | None, event: str, /) -> None:
+        """Tell who hears of errors, or the log. Raises nothing."""
+        self._faults += 1
+        if not self._on_errors:
+            self._note(error, socket, event)
+        for handler in tuple(self._on_errors):
+            try:
+                await call(handler, error, socket, event)
+            except Exception as another:  # a handler's boundary
+                self._note(error, socket, event)
+                self._note(another, socket, "on_error")
+
+    def over(self, connection: Connection, /) -> None:
+        """Hear that a connection is no more."""
+        self._connections.discard(connection)
+        if not self._connections:
+            self._emptied.set()
+
+    def _note(self, error: Exception, socket: Socket | None, event: str) -> None:
+        self._log.emit(
+            "fault",
+            connection=None if socket is None else socket.id,
+            address=None if socket is None else socket.handshake.address,
+            transport=None if socket is None else socket.session.transport,
+            detail=event if socket is None else f"{event} in {socket.namespace}",
+            error=repr(error),
+            traceback="".join(traceback.format_exception(error)),
+        )

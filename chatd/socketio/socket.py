@@ -1,0 +1,307 @@
+"""A socket: one client in one namespace."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, Protocol, TypeVarTuple
+
+import trio
+
+from chatd.engineio import Block, Session
+from chatd.socketio.acks import Reply
+from chatd.socketio.audience import Broadcast
+from chatd.socketio.delivery import Delivery, Selection
+from chatd.socketio.handlers import Handler
+from chatd.socketio.handshake import Handshake
+from chatd.socketio.packets import Packet, PacketType, encode
+
+__all__ = ["Carrier", "Direct", "Socket"]
+
+NOT_YET: Final = "not connected yet"
+"""Why a socket that is still in middleware is not there."""
+
+Ts = TypeVarTuple("Ts")
+
+
+class Carrier(Protocol):
+    """The connection that carries a socket, among others."""
+
+    @property
+    def session(self) -> Session: ...
+
+    def start_job(self, socket: Socket, job: Callable[[], Awaitable[object]]) -> None:
+        """Run a task in the connection's nursery."""
+
+    def dismiss(self, socket: Socket) -> None:
+        """Send the socket away, and tell its handlers."""
+
+    def supersede(self) -> None:
+        """Be gone: the client is here again on another connection."""
+
+    def dismiss_all(self) -> None:
+        """Send every socket of the connection away, and close it."""
+
+
+class Socket:
+    """One client in one namespace.
+
+    ``id`` names it to others, and is a room it is in. ``namespace`` is the namespace's name,
+    ``handshake`` how it came, ``data`` what its handlers keep with it. ``recovered`` tells whether
+    it came back as who it was. ``session`` is its Engine.IO session, whose id is secret, and so is
+    ``pid``: who knows it can recover as this client; None where sockets do not recover.
+    """
+
+    __slots__ = (
+        "_ack_timeout",
+        "_carrier",
+        "_delivery",
+        "_jobs",
+        "_jobs_over",
+        "_replies",
+        "_rooms_outside",
+        "begun",
+        "data",
+        "gone",
+        "gone_for",
+        "handshake",
+        "id",
+        "middleware",
+        "namespace",
+        "offset",
+        "pid",
+        "recovered",
+        "session",
+    )
+
+    def __init__(
+        self,
+        socket_id: str,
+        carrier: Carrier,
+        delivery: Delivery[Socket],
+        handshake: Handshake,
+        *,
+        ack_timeout: float,
+        pid: str | None = None,
+    ) -> None:
+        self.id = socket_id
+        self.namespace = delivery.name
+        self.handshake = handshake
+        self.session = carrier.session
+        self.data: dict[str, Any] = {}
+        self.recovered = False
+        self.pid = pid
+        # Where the log stood when it came.
+        self.offset = ""
+        # What its events pass: see ``use``.
+        self.middleware: list[Handler] = []
+        # Why it is not there; None while it is.
+        self.gone_for: str | None = NOT_YET
+        # Whether its first handler has begun, and so its last one is to run.
+        self.begun = False
+        # Set when its last handler has run.
+        self.gone = trio.Event()
+        self._carrier = carrier
+        self._delivery = delivery
+        self._ack_timeout = ack_timeout
+        self._replies: dict[int, Reply] = {}
+        # Its rooms before it is in, and after.
+        self._rooms_outside = frozenset((socket_id,))
+        self._jobs: set[trio.CancelScope] = set()
+        self._jobs_over: trio.Event | None = None
+
+    def __repr__(self) -> str:
+        state = self.gone_for or "connected"
+        return f"<Socket {self.id} in {self.namespace}: {state}>"
+
+    @property
+    def connected(self) -> bool:
+        """Whether the client is there."""
+        return self.gone_for is None
+
+    # Rooms
+
+    @property
+    def rooms(self) -> frozenset[str]:
+        """The rooms it is in; in ``disconnect`` handlers and after, those it was in."""
+        if self.gone_for is not None:
+            return self._rooms_outside
+        return frozenset(self._delivery.rooms.of(self))
+
+    def join(self, *rooms: str) -> None:
+        """Enter rooms. Does nothing where the client is gone."""
+        if self.gone_for is NOT_YET:
+            self._rooms_outside = self._rooms_outside.union(rooms)
+        else:
+            self._delivery.rooms.join(self, rooms)
+
+    def leave(self, *rooms: str) -> None:
+        """Leave rooms; nothing of them is sent to it after this."""
+        if self.gone_for is NOT_YET:
+            self._rooms_outside = self._rooms_outside.difference(rooms)
+        else:
+            self._delivery.rooms.leave(self, rooms)
+
+    # Sending
+
+    async def emit(self, event: str, *args: Any) -> None:
+        """Send it an event; returns and raises as ``Audience.emit``. Dropped where it is gone."""
+        await self._delivery.tell(self, event, args)
+
+    async def call(self, event: str, *args: Any) -> Any:
+        """Send it an event and give its acknowledgement: None, a value, or a tuple of several.
+
+        Raises trio.TooSlowError after the server's ``ack_timeout`` (``timeout(seconds)`` sets
+        another), Disconnected where the client is gone or goes, else as ``emit``. In a handler,
+        events that came before the acknowledgement wait for this one to return; more of them than
+        the connection's queue takes keep the acknowledgement from being read.
+        """
+        return await self._delivery.ask(self, event, args, self._ack_timeout)
+
+    def timeout(self, seconds: float) -> Direct:
+        """Wait so long for an acknowledgement: ``await socket.timeout(5).call("event")``."""
+        return Direct(self, self._delivery, seconds)
+
+    @property
+    def volatile(self) -> Direct:
+        """Send what is dropped where anything still waits to be sent, and is not logged."""
+        return Direct(self, self._delivery, self._ack_timeout, volatile=True)
+
+    @property
+    def broadcast(self) -> Broadcast[Socket]:
+        """Everybody in the namespace but this one."""
+        return Broadcast(self._delivery, self._ack_timeout, Selection(but=frozenset((self.id,))))
+
+    def to(self, *rooms: str) -> Broadcast[Socket]:
+        """Mean the members of any of these rooms, but not this one."""
+        return self.broadcast.to(*rooms)
+
+    def except_(self, *rooms: str) -> Broadcast[Socket]:
+        """Mean everybody but this one and who is in any of these rooms."""
+        return self.broadcast.except_(*rooms)
+
+    # Its life
+
+    def use(self, middleware: Handler) -> Handler:
+        """Let this socket's events pass ``middleware(socket, event, args)``; see ``use_event``."""
+        self.middleware.append(middleware)
+        return middleware
+
+    def start_soon(self, async_fn: Callable[[*Ts], Awaitable[object]], /, *args: *Ts) -> None:
+        """Run a task for as long as the client is there, in its connection's nursery.
+
+        It is cancelled when the client goes; what it raises is treated as a handler's. Does
+        nothing where the client is gone.
+        """
+        if self.gone_for is None:
+            scope = trio.CancelScope()
+            self._jobs.add(scope)
+            self._carrier.start_job(self, lambda: self._job(scope, async_fn, args))
+
+    def disconnect(self, close: bool = False) -> None:
+        """Send the client away from this namespace, or, with ``close``, from the server.
+
+        It does not come back by itself. Returns at once; its ``disconnect`` handlers run next.
+        """
+        if self.gone_for is None:
+            if close:
+                self._carrier.dismiss_all()
+            else:
+                self._carrier.dismiss(self)
+
+    # The library's side
+
+    def expect(self, packet_id: int, reply: Reply) -> None:
+        if self.gone_for is None:
+            self._replies[packet_id] = reply
+        else:
+            reply.lost(self.id, self.gone_for)
+
+    def forget(self, packet_id: int) -> None:
+        self._replies.pop(packet_id, None)
+
+    def acknowledged(self, packet_id: int | None, args: Sequence[Any]) -> None:
+        """Take a client's acknowledgement; one that nobody waits for is nothing."""
+        reply = None if packet_id is None else self._replies.pop(packet_id, None)
+        if reply is not None:
+            reply.took(self.id, args)
+
+    def acknowledge(self, packet_id: int, args: Sequence[Any]) -> None:
+        """Send an acknowledgement, to a client that is there."""
+        if self.gone_for is None:
+            packet = Packet(PacketType.ACK, self.namespace, list(args), packet_id)
+            self.session.offer(Block(encode(packet), self.session.revision))
+
+    def enter(self) -> None:
+        """Be there, in the rooms that middleware or an earlier life put it in."""
+        self.gone_for = None
+        self._delivery.rooms.add(self)
+        self._delivery.rooms.join(self, sorted(self._rooms_outside))
+
+    def supersede(self) -> None:
+        if self.gone_for is None:
+            self._carrier.supersede()
+
+    def lose(self, reason: str) -> None:
+        """Be gone: out of all rooms, heard and sent to no more; tasks and calls end."""
+        self._rooms_outside = self.rooms
+        self.gone_for = reason
+        self._delivery.rooms.remove(self)
+        for scope in self._jobs:
+            scope.cancel()
+        replies, self._replies = self._replies, {}
+        for reply in replies.values():
+            reply.lost(self.id, reason)
+
+    async def jobs_over(self) -> None:
+        """Wait until no task of this socket's runs any more."""
+        if self._jobs:
+            self._jobs_over = self._jobs_over or trio.Event()
+            await self._jobs_over.wait()
+
+    async def _job(
+        self,
+        scope: trio.CancelScope,
+        async_fn: Callable[[*Ts], Awaitable[object]],
+        args: tuple[*Ts],
+    ) -> None:
+        try:
+            with scope:
+                await async_fn(*args)
+        finally:
+            self._jobs.discard(scope)
+            if not self._jobs and self._jobs_over is not None:
+                self._jobs_over.set()
+
+
+class Direct:
+    """One socket, with a time limit of its own or volatile."""
+
+    __slots__ = ("_delivery", "_seconds", "_socket", "_volatile")
+
+    def __init__(
+        self,
+        socket: Socket,
+        delivery: Delivery[Socket],
+        seconds: float,
+        *,
+        volatile: bool = False,
+    ) -> None:
+        self._socket = socket
+        self._delivery = delivery
+        self._seconds = seconds
+        self._volatile = volatile
+
+    @property
+    def volatile(self) -> Direct:
+        return Direct(self._socket, self._delivery, self._seconds, volatile=True)
+
+    def timeout(self, seconds: float) -> Direct:
+        return Direct(self._socket, self._delivery, seconds, volatile=self._volatile)
+
+    async def emit(self, event: str, *args: Any) -> None:
+        """Send an event; returns and raises as ``Socket.emit``."""
+        await self._delivery.tell(self._socket, event, args, volatile=self._volatile)
+
+    async def call(self, event: str, *args: Any) -> Any:
+        """Give the acknowledgement of an event; raises as ``Socket.call``."""
+        return await self._delivery.ask(self._socket, event, args, self._seconds)

@@ -1,0 +1,273 @@
+"""The chat over Socket.IO: as in a tutorial, and with everything the chat can do."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from chatd.settings import EngineIo, Settings
+from chatd.testing import Harness, open_chat
+from tests.gateways.raw import Raw, handshake, json_user, speak_text
+
+TARGET = "/socket.io/?EIO={revision}&transport=websocket"
+
+
+class SocketIo(Raw):
+    """A client on a WebSocket, of protocol revision 5 (on Engine.IO 4) or 4 (on 3)."""
+
+    acks = 0
+
+    async def packet(self) -> str:
+        """Give the next packet of Socket.IO's, answering pings."""
+        while True:
+            frame = await self.hear()
+            if frame == "2":
+                await self.text("3")
+            elif frame.startswith("4"):
+                return frame[1:]
+
+    async def event(self) -> list[Any]:
+        packet = await self.packet()
+        assert packet.startswith("2["), packet
+        event = json.loads(packet[1:])
+        assert isinstance(event, list)
+        return event
+
+    async def emit(self, *event: Any) -> None:
+        await self.text(f"42{json.dumps(event)}")
+
+    async def call(self, *event: Any) -> Any:
+        """Emit with an acknowledgement, and give it; events before it are passed over."""
+        self.acks += 1
+        await self.text(f"42{self.acks}{json.dumps(event)}")
+        while not (packet := await self.packet()).startswith(f"3{self.acks}["):
+            assert packet.startswith("2[")
+        return json.loads(packet.removeprefix(f"3{self.acks}"))[0]
+
+
+async def come(chat: Harness, auth: Any = None, *, revision: int = 4, query: str = "") -> SocketIo:
+    """Come in, as far as the CONNECT reply."""
+    client = SocketIo(await chat.dial())
+    await client.send(handshake(TARGET.format(revision=revision) + query))
+    assert (await client.answer())[0] == 101
+    assert (await client.hear()).startswith("0{")
+    if revision == 4:
+        await client.text("40" if auth is None else f"40{json.dumps(auth)}")
+    assert (await client.packet()).startswith('0{"sid":' if revision == 4 else "0")
+    return client
+
+
+async def test_hello_then_the_backlog_then_what_is_live(
+    chat: Harness, autojump_clock: MockClock
+) -> None:
+    ann = await json_user(chat, "ann")
+    said = (await ann.do("say", room="lobby", text="before"))["ok"]
+    client = await come(chat, {"nick": "bob"})
+    name, hello = await client.event()
+    assert name == "hello"
+    assert (hello["nick"], hello["op"]) == ("bob", False)
+    assert hello["limits"]["message_bytes"] == 16384
+    joined = hello["joined"]
+    assert (joined["room"], joined["seq"], joined["events"]) == ("lobby", 1, [])
+    assert [member["nick"] for member in joined["members"]] == ["ann", "bob"]
+    name, text, about = await client.event()
+    assert (name, text) == ("chat message", "before")
+    assert about == {
+        "room": "lobby",
+        "epoch": said["epoch"],
+        "seq": 1,
+        "at": said["at"],
+        "from": "ann",
+        "user": hello["joined"]["members"][0]["user"],
+    }
+    await ann.do("say", room="lobby", text="live")
+    assert (await client.event())[1] == "live"
+
+
+async def test_a_message_as_in_every_tutorial(chat: Harness, autojump_clock: MockClock) -> None:
+    plain = await speak_text(chat, "/?nick=plain")
+    await plain.hear()
+    client = await come(chat, {"nick": "ann"})
+    await client.event()
+    assert await plain.hear() == "* ann joined"
+    await client.emit("chat message", "hi")
+    assert (await client.event())[:2] == ["chat message", "hi"]
+    assert await plain.hear() == "ann: hi"
+    await plain.text("hi yourself")
+    assert (await client.event())[1] == "hi yourself"
+
+
+async def test_the_acknowledgement_comes_before_the_message_and_a_key_is_said_once(
+    chat: Harness, autojump_clock: MockClock
+) -> None:
+    client = await come(chat)
+    await client.event()
+    await client.text('427["chat message","hi","k"]')
+    packet = await client.packet()
+    assert packet.startswith('37[{"ok":{"room":"lobby"')
+    assert (await client.event())[1] == "hi"
+    again = await client.call("chat message", "other words", {"key": "k"})
+    assert (again["ok"]["seq"], again["ok"]["duplicate"]) == (1, True)
+
+
+async def test_commands_and_events_by_their_names(chat: Harness, autojump_clock: MockClock) -> None:
+    ann = await json_user(chat, "ann")
+    client = await come(chat, {"nick": "bob", "room": "Den"})
+    assert (await client.event())[1]["joined"]["room"] == "Den"
+    answer = await client.call("join", {"room": "lobby"})
+    assert answer["ok"]["member_count"] == 2
+    assert (await client.call("say", {"room": "lobby", "text": "x"}))["ok"]["seq"] == 1
+    page = (await client.call("history", {"room": "lobby"}))["ok"]
+    assert [(event["on"], event["text"]) for event in page["events"]] == [("message", "x")]
+    listed = (await client.call("rooms"))["ok"]["rooms"]
+    assert [room["room"] for room in listed] == ["Den", "lobby"]
+    await ann.do("nick", nick="anna")
+    while (event := await client.event())[0] != "nick":
+        pass
+    assert (event[1]["from"], event[1]["to"], event[1]["room"]) == ("ann", "anna", "lobby")
+    assert (await client.call("leave", {"room": "lobby"}))["ok"] == {"room": "lobby"}
+    # Its start room is still where a message goes.
+    assert (await client.call("chat message", "y"))["ok"]["room"] == "Den"
+
+
+@pytest.mark.parametrize(
+    ("event", "code"),
+    [
+        (["say", {"room": "elsewhere", "text": "x"}], "not_joined"),
+        (["say", {"room": "lobby"}], "bad_request"),
+        (["say", "lobby", "x"], "bad_request"),
+        (["join", None], "bad_request"),
+        (["chat message"], "bad_request"),
+        (["chat message", 1], "bad_request"),
+        (["chat message", {"text": "x"}], "bad_request"),
+        (["chat message", "x", 7], "bad_request"),
+        (["chat message", ""], "bad_request"),
+        (["chat message", "x" * 16385], "too_large"),
+    ],
+)
+async def test_a_refusal_is_acknowledged_or_noticed(
+    chat: Harness, autojump_clock: MockClock, event: list[Any], code: str
+) -> None:
+    client = await come(chat)
+    await client.event()
+    assert (await client.call(*event))["error"]["code"] == code
+    await client.emit(*event)
+    name, notice = await client.event()
+    assert (name, notice["do"], notice["code"]) == ("notice", event[0], code)
+    assert notice["text"]
+
+
+async def test_events_nobody_knows_are_nothing(chat: Harness, autojump_clock: MockClock) -> None:
+    client = await come(chat)
+    await client.event()
+    await client.emit("__proto__", {"x": 1})
+    await client.emit("made up")
+    assert (await client.call("chat message", "still here"))["ok"]["seq"] == 1
+
+
+async def test_since_and_its_other_name_resume(chat: Harness, autojump_clock: MockClock) -> None:
+    ann = await json_user(chat, "ann")
+    said = [(await ann.do("say", room="lobby", text=str(number)))["ok"] for number in range(5)]
+    since = {"epoch": said[0]["epoch"], "seq": 2}
+    for name in ("since", "serverOffset"):
+        client = await come(chat, {name: since})
+        assert (await client.event())[1]["joined"]["recovered"] is True
+        assert [(await client.event())[1] for _ in range(3)] == ["2", "3", "4"]
+    # What a message carries is itself a position.
+    client = await come(chat, {"limit": 1})
+    await client.event()
+    about = (await client.event())[2]
+    client = await come(chat, {"since": about})
+    assert (await client.event())[1]["joined"]["recovered"] is True
+    await ann.do("say", room="lobby", text="next")
+    assert (await client.event())[1] == "next"
+
+
+async def test_a_session_makes_it_the_same_guest(chat: Harness, autojump_clock: MockClock) -> None:
+    first = await come(chat, {"nick": "ann"})
+    hello = (await first.event())[1]
+    again = await come(chat, {"session": hello["session"]})
+    assert (await again.event())[1]["user"] == hello["user"]
+    stranger = await come(chat, {"session": "nonsense", "nick": 7, "room": [], "since": "x"})
+    name, notice = await stranger.event()
+    assert (name, notice["code"]) == ("notice", "unauthorized")
+    assert (await stranger.event())[1]["joined"]["room"] == "lobby"
+
+
+async def test_a_nick_or_room_that_cannot_be_is_told(
+    chat: Harness, autojump_clock: MockClock
+) -> None:
+    await come(chat, {"nick": "ann"})
+    client = await come(chat, {"nick": "ann", "room": "#"})
+    assert (await client.event())[1]["text"] == "the nick ann is taken; you are ann-2"
+    assert (await client.event())[1]["do"] == "join"
+    hello = (await client.event())[1]
+    assert (hello["nick"], hello["joined"]["room"]) == ("ann-2", "lobby")
+
+
+async def test_old_clients_choose_by_the_query_and_give_no_secrets_in_it(
+    chat: Harness, autojump_clock: MockClock
+) -> None:
+    newer = await come(chat, {"nick": "newer", "room": "den"})
+    session = (await newer.event())[1]["session"]
+    old = await come(chat, revision=3, query=f"&nick=old&room=den&session={session}")
+    hello = (await old.event())[1]
+    assert (hello["nick"], hello["joined"]["room"]) == ("old", "den")
+    await newer.emit("chat message", "hi")
+    assert (await old.event())[:2] == ["chat message", "hi"]
+
+
+async def test_old_clients_come_only_where_that_is_allowed(autojump_clock: MockClock) -> None:
+    async with open_chat(Settings(engineio=EngineIo(allow_eio3=False))) as chat:
+        client = SocketIo(await chat.dial())
+        await client.send(handshake(TARGET.format(revision=3)))
+        assert (await client.answer())[0] == 400
+
+
+async def test_a_foreign_page_is_refused_before_any_session_stands(
+    chat: Harness, autojump_clock: MockClock
+) -> None:
+    origin = {"Origin": "https://evil.example"}
+    client = SocketIo(await chat.dial())
+    await client.send(handshake(TARGET.format(revision=4), origin))
+    assert (await client.answer())[0] in (400, 403)
+    poll = SocketIo(await chat.dial())
+    request = "GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: localhost\r\n"
+    await poll.send(f"{request}Origin: {origin['Origin']}\r\n\r\n".encode())
+    status, headers, body = await poll.answer()
+    assert status == 403
+    assert b"http.origins" in body
+    assert "access-control-allow-origin" not in headers
+    assert chat.daemon.socketio.io.engine.statistics().opened == 0
+    assert [line["setting"] for line in chat.logged("refused")][-1] == "http.origins"
+
+
+async def test_whose_connection_is_lost_is_told_as_lost_and_logged(
+    chat: Harness, autojump_clock: MockClock
+) -> None:
+    ann = await json_user(chat, "ann")
+    client = await come(chat, {"nick": "bob"})
+    await client.event()
+    await client.stream.aclose()
+    await trio.sleep(15)  # longer than the grace
+    while (event := await ann.event())["on"] != "left":
+        pass
+    assert (event["nick"], event["reason"]) == ("bob", "lost")
+    [line] = [line for line in chat.logged("disconnect") if line["nick"] == "bob"]
+    assert (line["code"], line["transport"], line["protocol"]) == (1006, "websocket", "socket.io")
+    assert line["messages_out"] > 0
+
+
+async def test_a_drain_says_bye_and_closes_without_disconnect(autojump_clock: MockClock) -> None:
+    async with open_chat() as chat:
+        client = await come(chat)
+        await client.event()
+        await chat.daemon.drain()
+        name, bye = await client.event()
+        assert (name, bye["code"], bye["reconnect"]) == ("bye", 1001, True)
+        assert bye["retry_ms"] > 0
+        assert (await client.closed())[0] == 1001

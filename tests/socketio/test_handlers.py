@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from chatd.socketio.handlers import Ack, Handlers, call
+
+
+async def test_functions_are_called_async_or_plain() -> None:
+    async def slow(x: int) -> int:
+        return x
+
+    assert await call(slow, 1) == await call(lambda x: x, 1) == 1
+
+
+@pytest.mark.parametrize("name", ["connect", "connection"])
+async def test_connect_has_nodes_name_too(name: str) -> None:
+    handlers = Handlers()
+    seen: list[Any] = []
+    handlers.add(name, seen.append, ack=False)
+    await handlers.life("connect", "socket")
+    assert seen == ["socket"]
+
+
+def test_what_cannot_be_registered_is_refused() -> None:
+    handlers = Handlers()
+    with pytest.raises(TypeError, match="not a function"):
+        handlers.add("x", 5, ack=False)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="not acknowledged"):
+        handlers.add("disconnect", print, ack=True)
+
+
+def test_an_ack_sends_once() -> None:
+    sent: list[Any] = []
+    ack = Ack(sent.append)
+    ack.returned(None)
+    assert sent == []
+    ack.returned((1, 2))
+    ack(3)
+    assert sent == [(1, 2)]
+    Ack(None)(1)
