@@ -37,6 +37,7 @@ FILES: Final = (
     "log.js",
     "main.js",
     "outbox.js",
+    "polling.js",
     "room.js",
     "sidebar.js",
     "storage.js",

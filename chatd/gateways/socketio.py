@@ -227,18 +227,21 @@ class _Client:
             await perform(connection, command, self._joined)
             if self.room:
                 return
+        self._hello({})
 
     def _joined(self, answer: commands.Answer | Refusal) -> None:
         if not isinstance(answer, commands.Joined):
             self._noticed("join")(answer)
             return
         self.room = answer.room
-        joined = {**msgspec.to_builtins(answer), "events": []}
-        hello = {**msgspec.to_builtins(self.connection.hello()), "joined": joined}
+        self._hello({"joined": {**msgspec.to_builtins(answer), "events": []}})
+        self.connection.tell(*answer.events)
+
+    def _hello(self, joined: dict[str, Any]) -> None:
+        hello = {**msgspec.to_builtins(self.connection.hello()), **joined}
         del hello["on"]
         session = self._socket.session
         session.offer(Block(encode_event("/", "hello", [hello]), session.revision))
-        self.connection.tell(*answer.events)
 
     async def perform(self, kind: type[commands.Command], name: str, fields: Any, ack: Ack) -> None:
         """Carry out a command whose fields are as they came."""

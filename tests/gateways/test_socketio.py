@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from chatd.settings import EngineIo, Settings
+from chatd.settings import EngineIo, Limits, Settings
 from chatd.testing import Harness, open_chat
 from tests.gateways.raw import Raw, handshake, json_user, speak_text
 
@@ -207,6 +207,18 @@ async def test_a_nick_or_room_that_cannot_be_is_told(
     assert (await client.event())[1]["do"] == "join"
     hello = (await client.event())[1]
     assert (hello["nick"], hello["joined"]["room"]) == ("ann-2", "lobby")
+
+
+async def test_who_can_be_in_no_room_is_greeted_all_the_same(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_chat(Settings(limits=Limits(rooms=1))) as chat:
+        await json_user(chat, "ann", "den")
+        client = await come(chat, {"room": "elsewhere"})
+        assert [(await client.event())[1]["code"] for _ in range(2)] == ["forbidden"] * 2
+        name, hello = await client.event()
+        assert (name, "joined" in hello) == ("hello", False)
+        assert (await client.call("join", {"room": "den"}))["ok"]["room"] == "den"
 
 
 async def test_old_clients_choose_by_the_query_and_give_no_secrets_in_it(

@@ -53,6 +53,7 @@ export class Chat {
       hello: (hello) => void this.#begin(hello).catch(() => {}), // Lost: the next hello begins anew.
       event: (event) => this.#happened(event),
       probed: (ok) => this.#list(ok),
+      auth: () => ({ session: shared.get("session", null), room: this.current?.name }),
       changed: () => {
         if (this.connection.state.name !== "open") this.#left();
         changed();
@@ -209,6 +210,9 @@ export class Chat {
       (a, b) => Number(b === current) - Number(a === current),
     );
     await Promise.all(rooms.map((room) => this.#join(room)));
+    // By polling one begins in a room; where ours was refused, it is another.
+    const room = hello.joined?.room;
+    if (room && !this.rooms.has(room)) await this.connection.request({ do: "leave", room });
     this.connection.settled();
     await this.refreshList();
   }

@@ -1,13 +1,16 @@
 // @ts-check
 /**
- * One WebSocket after another to the same place: commands and their answers, signs of life, when
- * to come back. What the frames mean is chat.js's.
+ * One line after another to the same place: commands and their answers, signs of life, when to come
+ * back, and by which way: a WebSocket or, where none passes, polling. What the frames mean is
+ * chat.js's.
  */
+
+import { Polling } from "./polling.js";
 
 const SUBPROTOCOL = "chatd.v1";
 
-// From opening the socket to `hello`. The daemon itself gives a handshake 10 s.
-const HELLO_MS = 15_000;
+// From opening the line to `hello`. The daemon itself gives a handshake 10 s.
+const HELLO_MS = 10_000;
 // A browser does not show pings. Silence of a minute, or of 10 s while an answer is owed, is
 // looked into with a cheap command, and that one must be answered in time.
 const SILENCE_MS = 60_000;
@@ -16,6 +19,11 @@ const PROBE_MS = 10_000;
 const TICK_MS = 2_500;
 const FIRST_WAIT_MS = 500;
 const LONGEST_WAIT_MS = 30_000;
+// So many lines of a kind that fail before `hello` while the daemon is there: then the other kind.
+const DOUBTS = 2;
+// On polling, a WebSocket is tried again after this time, and each time after twice as long.
+const BACK_MS = 60_000;
+const LONGEST_BACK_MS = 30 * 60_000;
 
 /** Close codes after which coming back does not help (with bye, bye decides). */
 const FINAL = new Map([
@@ -25,6 +33,7 @@ const FINAL = new Map([
   [4501, "You are banned."],
   [4502, "You are not authorized."],
 ]);
+const ABNORMAL = 1006;
 const TOO_MANY = 4503;
 const TOO_MANY_WAIT_MS = 5_000;
 
@@ -54,9 +63,14 @@ export class Connection {
 
   #url;
   #handlers;
-  /** @type {WebSocket | null} */
-  #socket = null;
+  /** @type {WebSocket | Polling | null} */
+  #line = null;
   #greeted = false;
+  /** Whether the next line is by polling. */
+  #polls = false;
+  #doubts = 0;
+  #backWait = BACK_MS;
+  #backAt = 0;
   /** @type {Map<number, {resolve: (ok: any) => void, reject: (why: Error) => void}>} */
   #owed = new Map();
   /** @type {Set<(why: Error) => void>} */
@@ -74,7 +88,8 @@ export class Connection {
   /**
    * @param {string} url
    * @param {{hello: (hello: any) => void, event: (event: any) => void,
-   *   changed: () => void, probed: (ok: any) => void}} handlers
+   *   changed: () => void, probed: (ok: any) => void,
+   *   auth: () => {session: string | null, room: string | undefined}}} handlers
    */
   constructor(url, handlers) {
     this.#url = url;
@@ -83,7 +98,10 @@ export class Connection {
 
   start() {
     setInterval(() => this.#tick(), TICK_MS);
-    addEventListener("online", () => this.#wake());
+    addEventListener("online", () => {
+      this.#backAt = 0; // Another network, maybe.
+      this.#wake();
+    });
     addEventListener("offline", () => this.#handlers.changed());
     addEventListener("pageshow", () => this.#wake());
     document.addEventListener("visibilitychange", () => {
@@ -104,13 +122,13 @@ export class Connection {
    */
   request(command) {
     return new Promise((resolve, reject) => {
-      if (!this.#greeted || !this.#socket) {
+      if (!this.#greeted || !this.#line) {
         reject(new Lost("not connected"));
         return;
       }
       const id = ++this.#lastId;
       this.#owed.set(id, { resolve, reject });
-      this.#socket.send(JSON.stringify({ ...command, id }));
+      this.#line.send(JSON.stringify({ ...command, id }));
     });
   }
 
@@ -131,20 +149,63 @@ export class Connection {
 
   #open() {
     clearTimeout(this.#timer);
-    this.#bye = null;
     this.#heldUntil = 0;
+    this.#hear(this.#polls ? new Polling(this.#handlers.auth()) : this.#webSocket());
+  }
+
+  #webSocket() {
+    return new WebSocket(this.#url, SUBPROTOCOL);
+  }
+
+  /** @param {WebSocket | Polling} line */
+  #hear(line) {
+    this.#line = line;
+    this.#bye = null;
     this.#probed = 0;
     this.#opened = this.#heard = performance.now();
-    const socket = new WebSocket(this.#url, SUBPROTOCOL);
-    this.#socket = socket;
-    // A socket that was given up may still speak: only the present one is listened to.
-    socket.addEventListener("message", (event) => {
-      if (socket === this.#socket) this.#received(event.data);
-    });
-    socket.addEventListener("close", (event) => {
-      if (socket === this.#socket) this.#lost(event.code, event.reason);
-    });
+    // A line that was given up may still speak: only the present one is listened to.
+    line.onmessage = (/** @type {{data: string}} */ event) => {
+      if (line === this.#line) this.#received(event.data);
+    };
+    line.onclose = (/** @type {{code: number, reason: string}} */ event) => {
+      if (line === this.#line) this.#lost(event.code, event.reason);
+    };
     this.#become({ name: "connecting" });
+  }
+
+  /** Tries a WebSocket beside the polling; with its first frame, `hello`, it takes over. */
+  #tryBack() {
+    this.#backAt = performance.now() + this.#backWait;
+    this.#backWait = Math.min(LONGEST_BACK_MS, 2 * this.#backWait);
+    const polling = this.#line;
+    const socket = this.#webSocket();
+    const late = setTimeout(() => socket.close(), HELLO_MS);
+    socket.onmessage = (event) => {
+      clearTimeout(late);
+      if (polling !== this.#line) {
+        socket.close(); // Too late: all begins anew already, or nothing does.
+        return;
+      }
+      this.#drop();
+      this.#hear(socket);
+      this.#received(event.data);
+    };
+  }
+
+  /**
+   * A line failed before `hello`. Where the daemon is there and welcomes clients, it is the way that
+   * is closed; two in a row, and the other one is taken.
+   */
+  async #doubt() {
+    const signal = AbortSignal.timeout(PROBE_MS);
+    const there = await fetch("readyz", { cache: "no-store", signal }).catch(() => null);
+    this.#doubts = there?.ok && !this.#greeted ? this.#doubts + 1 : 0;
+    if (this.#doubts < DOUBTS) return;
+    this.#doubts = 0;
+    this.#polls = !this.#polls;
+    this.#backWait = BACK_MS;
+    this.#backAt = performance.now() + BACK_MS;
+    if (this.state.name === "waiting") this.#open();
   }
 
   /** @param {unknown} data */
@@ -165,6 +226,8 @@ export class Connection {
       else owed.resolve(frame.ok);
     } else if (frame.on === "hello") {
       this.#greeted = true;
+      this.#polls = this.#line instanceof Polling;
+      this.#doubts = 0;
       this.#become({ name: "open" });
       this.#handlers.hello(frame);
     } else if (frame.on === "bye") {
@@ -185,16 +248,8 @@ export class Connection {
    */
   #lost(code, reason) {
     const bye = this.#bye;
-    const socket = this.#socket;
-    this.#socket = null;
-    this.#greeted = false;
-    // A dead line's closing handshake takes as long as the browser likes; nobody waits for it.
-    socket?.close();
-    const why = new Lost("the connection was lost");
-    const waiting = [...this.#owed.values()].map((owed) => owed.reject).concat(...this.#sleepers);
-    this.#owed.clear();
-    this.#sleepers.clear();
-    for (const reject of waiting) reject(why);
+    if (!this.#greeted && code === ABNORMAL) void this.#doubt();
+    this.#drop();
 
     const final = bye ? !bye.reconnect : FINAL.has(code);
     if (final) {
@@ -214,15 +269,34 @@ export class Connection {
     this.#become({ name: "waiting", until: performance.now() + wait, reason: bye?.reason ?? "" });
   }
 
+  /** Ends the present line: nothing more is heard on it, or answered. */
+  #drop() {
+    const line = this.#line;
+    this.#line = null;
+    this.#greeted = false;
+    // A dead line's closing handshake takes as long as the browser likes; nobody waits for it.
+    line?.close();
+    const why = new Lost("the connection was lost");
+    const waiting = [...this.#owed.values()].map((owed) => owed.reject).concat(...this.#sleepers);
+    this.#owed.clear();
+    this.#sleepers.clear();
+    for (const reject of waiting) reject(why);
+  }
+
   #tick() {
     const now = performance.now();
     const silent = now - this.#heard;
-    if (!this.#socket) return;
+    if (!this.#line) return;
     if (!this.#greeted) {
-      if (now - this.#opened > HELLO_MS) this.#lost(1006, "");
-    } else if (this.#probed) {
+      if (now - this.#opened <= HELLO_MS) return;
+      this.#doubts += 1; // Silence costs more time than a refusal: once is enough.
+      this.#lost(ABNORMAL, "");
+      return;
+    }
+    if (this.#polls && now > this.#backAt) this.#tryBack();
+    if (this.#probed) {
       if (this.#heard >= this.#probed) this.#probed = 0;
-      else if (now - this.#probed > PROBE_MS) this.#lost(1006, "");
+      else if (now - this.#probed > PROBE_MS) this.#lost(ABNORMAL, "");
     } else if ((this.#owed.size && silent > OWED_MS) || (!document.hidden && silent > SILENCE_MS)) {
       this.#probe();
     }
