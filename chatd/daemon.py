@@ -60,7 +60,7 @@ class Daemon:
     def __init__(self, settings: Settings, chat: Chat, log: Log, handlers: trio.Nursery) -> None:
         self.settings = settings
         self.chat = chat
-        self.socketio = SocketIoGateway(chat, log)
+        self.socketio = SocketIoGateway(chat, log, self._closes)
         table = routes(chat, log, self.socketio, self._welcomes, self._closes)
         self.server = Server(settings, table, log)
         self._log = log

@@ -13,7 +13,7 @@ from chatd.engineio.block import Block
 from chatd.engineio.options import Options
 from chatd.engineio.packets import PacketError, Revision
 from chatd.engineio.session import Session
-from chatd.wire.compression import compressed
+from chatd.wire.compression import compressed, preferred
 from chatd.wire.request import Refused, Request, Response
 
 __all__ = ["FAILURES", "answer", "failure", "get", "post"]
@@ -73,7 +73,7 @@ async def answer(
     if threshold is None or len(response.body) < threshold:
         return response
     accepted = request.header("accept-encoding")
-    if len(response.body) <= _INLINE_BYTES:
+    if len(response.body) <= _INLINE_BYTES or preferred(accepted) is None:
         return compressed(response, accepted, threshold)
     return await trio.to_thread.run_sync(compressed, response, accepted, threshold)
 

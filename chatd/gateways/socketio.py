@@ -75,11 +75,15 @@ class Auth(msgspec.Struct):
 
 
 class SocketIoGateway:
-    """All clients that speak Socket.IO; ``run`` serves them, ``farewell`` sends them away."""
+    """All clients that speak Socket.IO: ``io`` serves them, ``farewell`` sends them away.
 
-    def __init__(self, chat: Chat, log: Log) -> None:
+    ``closing`` tells whether new ones are refused.
+    """
+
+    def __init__(self, chat: Chat, log: Log, closing: Callable[[], bool]) -> None:
         self._chat = chat
         self._log = log
+        self._closing = closing
         self._clients: dict[Socket, _Client] = {}
         self._codecs: Final[dict[engineio.Revision, SocketIoCodec]] = {
             4: SocketIoCodec(chat, 4),
@@ -123,6 +127,8 @@ class SocketIoGateway:
         return check(request, http.origins, http.hosts, request.listener_loopback) is None
 
     async def _allow(self, request: Request) -> str | None:
+        if self._closing():
+            raise Refused(refusal(503, "the server is restarting", [("Retry-After", "1")]))
         http = self._chat.settings.http
         if refused := check(request, http.origins, http.hosts, request.listener_loopback):
             self._log.emit(
@@ -222,8 +228,11 @@ class _Client:
             await perform(connection, commands.Auth(session=auth.session), self._noticed("auth"))
         backlog = connection.chat.settings.chat.backlog
         limit = backlog if auth.limit is None else auth.limit
-        for room in dict.fromkeys((auth.room or default_room, default_room)):
-            command = commands.Join(room=room, since=auth.since, limit=limit)
+        wanted = auth.room or default_room
+        for room in dict.fromkeys((wanted, default_room)):
+            # A position in one room says nothing of another.
+            since = auth.since if room == wanted else None
+            command = commands.Join(room=room, since=since, limit=limit)
             await perform(connection, command, self._joined)
             if self.room:
                 return

@@ -4,7 +4,7 @@ With pytest-trio, the fixture ``chat`` is there as soon as the package is instal
 
     async def test_a_short_outage_loses_nothing(chat, autojump_clock):
         ann = await chat.client("ann")
-        bob = await chat.client("bob")
+        bob = await chat.client("bob", protocol="socketio")
         await chat.cut(bob)
         await ann.say("are you there?")
         await trio.sleep(600)
@@ -19,10 +19,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from chatd.testing.clients import JsonClient, Line, TextClient
+    from chatd.testing.clients import JsonClient, Line, SocketIoClient, TextClient
     from chatd.testing.harness import Harness, open_chat
 
-__all__ = ["Harness", "JsonClient", "Line", "TextClient", "open_chat"]
+__all__ = ["Harness", "JsonClient", "Line", "SocketIoClient", "TextClient", "open_chat"]
 
 
 # pytest imports this package in every run, for its plugin; trio and the daemon come when used.

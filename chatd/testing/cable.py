@@ -1,19 +1,19 @@
 """The wire between a client and the daemon in one process, and what can happen to it.
 
-`pipe` is a bounded stream in memory. `Cable` is the client's plug in any stream: it can be cut, and
-reading from it can stall.
+`pipe` is a bounded stream in memory. `Cable` is the client's end of any stream: it can be cut, and
+reading from it can stall. `Plug` has all the cables of one client's connection.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from typing import Final
 
 import trio
 
-__all__ = ["PIPE_BYTES", "Cable", "PipeEnd", "pipe"]
+__all__ = ["PIPE_BYTES", "Cable", "PipeEnd", "Plug", "pipe"]
 
 PIPE_BYTES: Final = 64 << 10
 """What waits on its way, each way, before a sender has to wait: about what a socket holds."""
@@ -201,3 +201,51 @@ class Cable(trio.abc.Stream):
             await trio.lowlevel.checkpoint()
         else:
             await self._stream.aclose()
+
+
+class Plug:
+    """Where a client is plugged in. What befalls its connection befalls each of its cables."""
+
+    def __init__(self, dial: Callable[[], Awaitable[Cable]]) -> None:
+        self._dial = dial
+        self._cables: list[Cable] = []
+        self._is_cut = False
+        self._is_stalled = False
+
+    async def __call__(self) -> Cable:
+        """Open the one cable of a new connection."""
+        self.renew()
+        return await self.another()
+
+    def renew(self) -> None:
+        """Begin a new connection: what befell the last one is over."""
+        self._cables = []
+        self._is_cut = False
+        self._is_stalled = False
+
+    async def another(self) -> Cable:
+        """Open one more cable of this connection."""
+        cable = await self._dial()
+        if self._is_cut:
+            cable.cut()
+        if self._is_stalled:
+            cable.stall()
+        self._cables.append(cable)
+        return cable
+
+    def cut(self) -> None:
+        """Pull the cables of this connection out, and those that it may open yet."""
+        self._is_cut = True
+        for cable in self._cables:
+            cable.cut()
+
+    def stall(self) -> None:
+        """Have nothing more read on this connection until `flow`."""
+        self._is_stalled = True
+        for cable in self._cables:
+            cable.stall()
+
+    def flow(self) -> None:
+        self._is_stalled = False
+        for cable in self._cables:
+            cable.flow()

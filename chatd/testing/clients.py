@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, ClassVar, Final, Literal, TypeAlias, overload
+from collections.abc import Awaitable, Callable
+from typing import ClassVar, Final, Literal, TypeAlias
 from urllib.parse import urlencode
 
 import trio
@@ -13,41 +13,22 @@ from chatd import client
 from chatd.client.connection import Connection
 from chatd.client.inbox import Inbox
 from chatd.model import LOST
-from chatd.testing.cable import Cable
-from chatd.testing.mailbox import EVENTS, Mailbox, patience
+from chatd.testing.cable import Plug
+from chatd.testing.engineio import PollingTransport, Transport, WebSocketTransport
+from chatd.testing.hearer import Hearer
+from chatd.testing.mailbox import DEADLINES, EVENTS, Mailbox, patience
+from chatd.testing.socketio import SocketIoClient
 
-__all__ = ["PROTOCOLS", "Client", "JsonClient", "Line", "Plug", "TextClient"]
-
-
-class Plug:
-    """Where a client is plugged in: opens a new cable each time, and knows the last one."""
-
-    def __init__(self, dial: Callable[[], Awaitable[Cable]]) -> None:
-        self._dial = dial
-        self._cable: Cable | None = None
-
-    async def __call__(self) -> Cable:
-        self._cable = await self._dial()
-        return self._cable
-
-    @property
-    def cable(self) -> Cable:
-        """The cable of this connection, or of the last one."""
-        if self._cable is None:
-            raise RuntimeError("this client was never connected")
-        return self._cable
+__all__ = ["PROTOCOLS", "Client", "JsonClient", "Line", "SocketIoClient", "TextClient"]
 
 
-# Who reads nothing for an hour, because a test has it so, is not to leave by itself.
-_DEADLINES = client.Deadlines(ping=None)
-
-
-class JsonClient:
+class JsonClient(Hearer):
     """A client that speaks ``chatd.v1``, by `chatd.client`. It does not come back by itself."""
 
     protocol: ClassVar[str] = "json"
 
     def __init__(self, chat: client.Chat, plug: Plug, leave: trio.CancelScope) -> None:
+        super().__init__(chat.next_event, chat.next_event_nowait)
         self.chat = chat
         """The client library's own object, for what is not here."""
         self.plug = plug
@@ -56,7 +37,6 @@ class JsonClient:
         self.entered: client.Entered | None = None
         """The answer to the last `join`."""
         self._leave = leave
-        self._mailbox: Mailbox[client.AnyEvent] = Mailbox(chat.next_event, chat.next_event_nowait)
 
     @property
     def nick(self) -> str:
@@ -112,48 +92,6 @@ class JsonClient:
                 self._room(room), before=before, after=after, limit=limit
             )
 
-    @overload
-    async def next(self, kind: Literal["message"]) -> client.Message: ...
-    @overload
-    async def next(self, kind: Literal["joined"]) -> client.Joined: ...
-    @overload
-    async def next(self, kind: Literal["left"]) -> client.Left: ...
-    @overload
-    async def next(self, kind: Literal["nick"]) -> client.NickChange: ...
-    @overload
-    async def next(self, kind: Literal["presence"]) -> client.Presence: ...
-    @overload
-    async def next(self, kind: Literal["notice"]) -> client.Notice: ...
-    @overload
-    async def next(self, kind: Literal["bye"]) -> client.Bye: ...
-    @overload
-    async def next(self, kind: Literal["lost"]) -> client.Lost: ...
-    @overload
-    async def next(self, kind: Literal["reconnected"]) -> client.Reconnected: ...
-    @overload
-    async def next(self, kind: Literal["gap"]) -> client.Gap: ...
-    @overload
-    async def next(self, kind: str | None = None) -> client.AnyEvent: ...
-    async def next(self, kind: str | None = None) -> Any:
-        """Take the next event of ``kind`` (its ``on``), or the very next one.
-
-        Others that come first stay for later calls. Raises AssertionError where none comes: within
-        an hour of a virtual clock, 10 seconds of a real one.
-        """
-        return await self._mailbox.next(self.nick, kind)
-
-    @overload
-    def waiting(self, kind: Literal["message"]) -> Sequence[client.Message]: ...
-    @overload
-    def waiting(self, kind: str | None = None) -> Sequence[client.AnyEvent]: ...
-    def waiting(self, kind: str | None = None) -> Any:
-        """Give, and leave, the events that have come and were not taken."""
-        return self._mailbox.waiting(kind)
-
-    async def texts(self, count: int) -> list[str | None]:
-        """Take the next ``count`` messages; gives what they say."""
-        return [(await self.next("message")).text for _ in range(count)]
-
     async def lost(self) -> client.Ending:
         """Wait until the connection has ended; tells why."""
         with trio.fail_after(patience()):
@@ -172,11 +110,6 @@ class JsonClient:
         with trio.fail_after(patience()):
             await self.chat.aclose()
         self._leave.cancel()
-
-    def _room(self, room: str | None) -> str:
-        if (found := room or self.room) is None:
-            raise ValueError(f"{self.nick} is in no room: join one, or name it")
-        return found
 
 
 class Line(Struct, frozen=True):
@@ -284,7 +217,7 @@ class TextClient:
     async def _converse(self) -> None:
         query = urlencode({"nick": self.nick, "room": self.room})
         address = client.Address(self.plug, "localhost", f"/ws?{query}")
-        connection = Connection(address, address.target, _DEADLINES, subprotocol=None)
+        connection = Connection(address, address.target, DEADLINES, subprotocol=None)
         self._connection = connection
         try:
             self._ending = await connection.converse(self._received, trio.lowlevel.checkpoint)
@@ -312,7 +245,9 @@ class TextClient:
         return Line("message", said, nick) if colon and " " not in nick else Line("greeting", text)
 
 
-Client: TypeAlias = JsonClient | TextClient
+Client: TypeAlias = JsonClient | TextClient | SocketIoClient
+
+Opener: TypeAlias = Callable[[trio.Nursery, Plug, str, str | None], Awaitable[Client]]
 
 
 async def _open_json(nursery: trio.Nursery, plug: Plug, nick: str, room: str | None) -> Client:
@@ -348,7 +283,7 @@ class _Opening:
                     nick=self._nick,
                     reconnect=False,
                     events=EVENTS,
-                    deadlines=_DEADLINES,
+                    deadlines=DEADLINES,
                 ) as chat:
                     self._client = JsonClient(chat, self._plug, leave)
                     self._opened.set()
@@ -367,8 +302,23 @@ async def _open_text(nursery: trio.Nursery, plug: Plug, nick: str, room: str | N
     return one
 
 
-PROTOCOLS: Final[dict[str, Callable[[trio.Nursery, Plug, str, str | None], Awaitable[Client]]]] = {
+def _open_socketio(protocol: str, transport: Callable[[Plug], Transport]) -> Opener:
+    async def opening(nursery: trio.Nursery, plug: Plug, nick: str, room: str | None) -> Client:
+        if room is None:
+            raise ValueError(
+                "Socket.IO is in a room from the start: room=None is for other protocols"
+            )
+        one = SocketIoClient(plug, nick, room, protocol, transport, nursery)
+        await one.connect()
+        return one
+
+    return opening
+
+
+PROTOCOLS: Final[dict[str, Opener]] = {
     "json": _open_json,
     "text": _open_text,
+    "socketio": _open_socketio("socketio", WebSocketTransport),
+    "polling": _open_socketio("polling", PollingTransport),
 }
 """How a client is made for each protocol that tests can speak. Its tasks live in the nursery."""

@@ -17,8 +17,8 @@ from chatd.journal.memory import MemoryJournal
 from chatd.journal.retention import Retention
 from chatd.logs import Recording, open_log
 from chatd.settings import Settings
-from chatd.testing.cable import PIPE_BYTES, Cable, pipe
-from chatd.testing.clients import PROTOCOLS, Client, JsonClient, Plug, TextClient
+from chatd.testing.cable import PIPE_BYTES, Cable, Plug, pipe
+from chatd.testing.clients import PROTOCOLS, Client, JsonClient, SocketIoClient, TextClient
 from chatd.testing.disk import FaultyJournal
 from chatd.wire.listener import Listener, open_listeners
 from chatd.wire.transport import Peer, StreamTransport
@@ -72,12 +72,23 @@ class Harness:
     ) -> TextClient: ...
     @overload
     async def client(
+        self,
+        nick: str,
+        protocol: Literal["socketio", "polling"],
+        *,
+        room: str | Room | None = ...,
+    ) -> SocketIoClient: ...
+    @overload
+    async def client(
         self, nick: str, protocol: str, *, room: str | Room | None = ...
     ) -> Client: ...
     async def client(
         self, nick: str, protocol: str = "json", *, room: str | Room | None = _DEFAULT_ROOM
     ) -> Client:
         """Connect a client, in the configuration's default room; with ``room=None`` in none.
+
+        ``protocol`` is ``"json"``, ``"socketio"``, ``"polling"`` (Socket.IO too) or ``"text"``; the
+        last three are always in a room.
 
         Raises ValueError for a protocol that tests cannot speak, and `chatd.client.ConnectError`.
         """
@@ -105,21 +116,21 @@ class Harness:
     # ---- what may befall them
 
     async def cut(self, one: Client) -> None:
-        """Pull the client's cable out. It notices at once, the daemon is told nothing.
+        """Pull the client's cable, or cables, out. It notices at once, the daemon is told nothing.
 
         The daemon goes on sending until the way is full, and learns of it by its own clock. A
         client that comes back does so by another cable.
         """
-        one.plug.cable.cut()
+        one.plug.cut()
         await one.lost()
 
     def stall(self, one: Client) -> None:
         """Have the client read nothing from now on. It still sends."""
-        one.plug.cable.stall()
+        one.plug.stall()
 
     def unstall(self, one: Client) -> None:
         """Have it read again."""
-        one.plug.cable.flow()
+        one.plug.flow()
 
     def fill_disk(self) -> None:
         """Have the store commit nothing from now on: what is said is ``unavailable``."""

@@ -9,12 +9,15 @@ from typing import Generic, Protocol, TypeVar
 import trio
 from trio.testing import MockClock
 
-from chatd.client import Closed
+from chatd.client import Closed, Deadlines
 
-__all__ = ["EVENTS", "Mailbox", "patience"]
+__all__ = ["DEADLINES", "EVENTS", "Mailbox", "patience"]
 
 EVENTS = 100_000
 """What may wait for a test to take it, for each client."""
+
+# Who reads nothing for an hour, because a test has it so, is not to leave by itself.
+DEADLINES = Deadlines(ping=None)
 
 
 class Named(Protocol):

@@ -202,11 +202,13 @@ async def test_a_nick_or_room_that_cannot_be_is_told(
     chat: Harness, autojump_clock: MockClock
 ) -> None:
     await come(chat, {"nick": "ann"})
-    client = await come(chat, {"nick": "ann", "room": "#"})
+    since = {"epoch": chat.daemon.chat.journal.epoch, "seq": 0}
+    client = await come(chat, {"nick": "ann", "room": "#", "since": since})
     assert (await client.event())[1]["text"] == "the nick ann is taken; you are ann-2"
     assert (await client.event())[1]["do"] == "join"
     hello = (await client.event())[1]
     assert (hello["nick"], hello["joined"]["room"]) == ("ann-2", "lobby")
+    assert hello["joined"]["recovered"] is False  # it was another room's position
 
 
 async def test_who_can_be_in_no_room_is_greeted_all_the_same(
@@ -283,3 +285,6 @@ async def test_a_drain_says_bye_and_closes_without_disconnect(autojump_clock: Mo
         assert (name, bye["code"], bye["reconnect"]) == ("bye", 1001, True)
         assert bye["retry_ms"] > 0
         assert (await client.closed())[0] == 1001
+        late = SocketIo(await chat.dial())
+        await late.send(handshake(TARGET.format(revision=4)))
+        assert (await late.answer())[0] == 503

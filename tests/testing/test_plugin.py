@@ -11,7 +11,7 @@ import trio
 
 async def test_a_short_outage_loses_nothing(chat, autojump_clock):
     ann = await chat.client("ann")
-    bob = await chat.client("bob")
+    bob = await chat.client("bob", protocol="socketio")
     await chat.cut(bob)
     await ann.say("are you there?")
     await trio.sleep(600)
@@ -20,6 +20,7 @@ async def test_a_short_outage_loses_nothing(chat, autojump_clock):
 
 async def test_again(chat, mock_clock):
     await chat.client("ann", protocol="text")
+    await chat.client("bob", protocol="polling")
 """
 
 SETTINGS = """
