@@ -25,6 +25,8 @@ help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
 
 run: .venv/.run
+	@[ -d chatd/socketio/client ] || ! command -v npm >/dev/null || \
+		$(VENV) -m chatd fetch-client || echo "chatd serves without Socket.IO's browser client."
 	@exec $(VENV) -m chatd serve $(ARGS)
 
 test: .venv/.test test-programs
@@ -50,6 +52,7 @@ check: .venv/.check
 
 bench: .venv/.bench
 	$(VENV) bench/fanout.py $(ARGS)
+	$(VENV) bench/fanout.py --protocol socketio $(ARGS)
 	$(VENV) bench/slow_reader.py
 
 clean:

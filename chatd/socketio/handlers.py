@@ -21,6 +21,12 @@ LIFE: Final = {"connect": "connect", "connection": "connect", "disconnect": "dis
 """What the library tells of a socket's life. ``connection`` is what Node's servers call it."""
 
 
+NEVER_SENT: Final = frozenset(
+    {"connect_error", "disconnecting", "newListener", "removeListener"}
+)
+"""Names that are no event's (socket.io-protocol, "Event names"): a handler would never run."""
+
+
 class Registrar(Protocol):
     """A decorator that gives back what it is given."""
 
@@ -86,6 +92,8 @@ class Handlers:
         """
         if not callable(handler):
             raise TypeError(f"the handler of {event!r} is not a function: {handler!r}")
+        if event in NEVER_SENT:
+            raise ValueError(f"no client can send {event!r}; what ends a socket is 'disconnect'")
         if event in LIFE:
             if ack:
                 raise ValueError(f"{event!r} is not acknowledged")

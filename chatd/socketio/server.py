@@ -197,7 +197,7 @@ class Server(Audience[Socket], Listening):
     def of(self, pattern: Pattern, /) -> DynamicNamespace: ...
 
     def of(self, name: str | Pattern, /) -> Namespace | DynamicNamespace:
-        """Give the namespace of a name, made now if it is new.
+        """Give the namespace of a name, one that a pattern made too; made now if it is new.
 
         A regular expression that the whole name matches, or ``function(name, auth)``, async or
         plain, that tells whether there is such a one, gives a `DynamicNamespace`: each namespace
@@ -214,7 +214,10 @@ class Server(Audience[Socket], Listening):
             name = f"/{name}"
         if "," in name:
             raise ValueError(f"no namespace can be called {name!r}: a comma ends its name")
-        namespace = self._namespaces.get(name)
+        namespace = self._namespaces.get(name) or next(
+            (dynamic.namespaces[name] for dynamic in self._dynamic if name in dynamic.namespaces),
+            None,
+        )
         if namespace is None:
             namespace = self._namespaces[name] = Namespace(
                 name, Handlers(), log=self._recovery_log, ack_timeout=self.options.ack_timeout

@@ -141,6 +141,10 @@ def _open(address: str, socket_mode: int) -> list[Listener]:
     if address.startswith("unix:"):
         return [_open_unix(Path(address.removeprefix("unix:")), socket_mode)]
     host, _, digits = address.rpartition(":")
+    if not host or not digits.isdecimal() or int(digits) > 65535:
+        raise ListenError(
+            f'{address!r} is no address: write "127.0.0.1:3000", "[::]:3000" or "unix:/path"'
+        )
     port = int(digits)
     if host != "localhost":
         return [_open_tcp(address, family, sockaddr) for family, sockaddr in _resolve(host, port)]

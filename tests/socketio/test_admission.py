@@ -139,6 +139,7 @@ async def test_namespaces_are_made_by_patterns() -> None:
         await second.join("/room-2")
         assert sorted(rooms.namespaces) == ["/room-1", "/room-2"]
         assert len(rooms.namespaces["/room-1"].fetch_sockets()) == 2
+        assert io.of("/room-1") is rooms.namespaces["/room-1"]
         assert io.statistics().sockets == {"/": 0, "/room-1": 2, "/room-2": 1}
         await first.emit("x", 1, 2, ack=0, namespace="/room-1")
         assert (await first.packet()).data == [1, 2]

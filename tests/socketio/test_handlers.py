@@ -40,3 +40,9 @@ def test_an_ack_sends_once() -> None:
     ack(3)
     assert sent == [(1, 2)]
     Ack(None)(1)
+
+
+@pytest.mark.parametrize("event", ["disconnecting", "connect_error", "newListener"])
+def test_a_handler_that_would_never_run_is_refused(event: str) -> None:
+    with pytest.raises(ValueError, match="no client can send"):
+        Handlers().add(event, print, ack=False)

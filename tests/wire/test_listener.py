@@ -145,6 +145,10 @@ def test_an_address_in_use_is_told_and_nothing_stays_open() -> None:
         ("192.0.2.1:3000", "no such address"),
         ("unix:/nowhere/chat.sock", "no such folder"),
         ("no.such.host.invalid:3000", "no such host"),
+        ("3000", "is no address"),
+        ("localhost", "is no address"),
+        ("localhost:http", "is no address"),
+        ("127.0.0.1:70000", "is no address"),
     ],
 )
 def test_what_cannot_be_had_is_said_in_one_line(address: str, said: str) -> None:

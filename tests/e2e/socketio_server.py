@@ -1,0 +1,115 @@
+"""A Socket.IO server as a process, for real clients: ``socketio_server.py PORT OPTIONS``.
+
+It says on stdout ``listening``, and at its end why each socket went: a JSON object, by their ids.
+What clients may ask of it is what is registered here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import sys
+from typing import Any
+
+import trio
+
+from chatd import socketio
+
+READY = "listening"
+
+TOKEN = "sesame"
+REFUSAL = {"code": 7, "hints": ["ask the door", None]}
+
+_PATIENCE = 20.0
+
+
+def make_server(options: dict[str, Any], reasons: dict[str, str]) -> socketio.Server:
+    """Give a server of these options that tells, and does, what clients ask.
+
+    ``reasons`` gets why each socket went.
+    """
+    io = socketio.Server(allow_eio3=True, **options)
+    told = trio.Event()
+
+    async def connect(socket: socketio.Socket) -> None:
+        # All in one go, amid whatever the client does at that time.
+        for number in range(int(socket.handshake.query.get("flood", "0"))):
+            await socket.emit("flood", number)
+
+    async def disconnect(socket: socketio.Socket, reason: str) -> None:
+        nonlocal told
+        reasons[socket.id] = reason
+        told.set()
+        told = trio.Event()
+
+    async def echo(socket: socketio.Socket, *args: Any) -> None:
+        await socket.emit("echo", *args)
+
+    async def answer(_socket: socketio.Socket, *args: Any) -> tuple[Any, ...]:
+        return args
+
+    async def silent(_socket: socketio.Socket, *_args: Any) -> None:
+        pass
+
+    async def ask(socket: socketio.Socket, *args: Any) -> None:
+        """Ask the client, and tell it what it answered."""
+        answered = await socket.timeout(_PATIENCE).call("question", *args)
+        await socket.emit("answered", answered if isinstance(answered, tuple) else [answered])
+
+    async def ask_all(socket: socketio.Socket, seconds: float) -> list[Any]:
+        """Ask the whole room of this client, and give what came."""
+        answers = await io.to(socket.id).timeout(seconds).call("question", "all")
+        return [value for _, value in answers]
+
+    async def tell_all(_socket: socketio.Socket, *args: Any) -> None:
+        await io.emit("echo", *args)
+
+    async def who(socket: socketio.Socket) -> tuple[str, str, dict[str, Any]]:
+        return socket.id, socket.session.transport, socket.handshake.auth
+
+    async def send_away(socket: socketio.Socket, close: bool) -> None:
+        await socket.emit("echo", "farewell")
+        socket.disconnect(close)
+
+    async def reason_of(_socket: socketio.Socket, socket_id: str) -> str:
+        """Wait until this socket is gone, and tell why."""
+        with trio.fail_after(_PATIENCE):
+            while socket_id not in reasons:
+                await told.wait()
+        return reasons[socket_id]
+
+    async def guard(socket: socketio.Socket) -> None:
+        if socket.handshake.auth.get("token") != TOKEN:
+            raise socketio.Refused("not authorized", REFUSAL)
+
+    async def bare_refusal(_socket: socketio.Socket) -> None:
+        raise socketio.Refused("never")
+
+    secret, closed = io.of("/secret"), io.of("/closed")
+    secret.use(guard)
+    closed.use(bare_refusal)
+    for place in (io, io.of("/custom"), io.of(re.compile(r"/room-\d+")), secret, closed):
+        place.on("connect", connect)
+        place.on("disconnect", disconnect)
+        for handler in (echo, answer, silent, ask, ask_all, tell_all, who, send_away, reason_of):
+            place.on(handler.__name__.replace("_", " "), handler)
+    return io
+
+
+async def serve(port: int, options: dict[str, Any]) -> None:
+    """Serve until SIGTERM, which drains, or SIGINT, which does not."""
+    reasons: dict[str, str] = {}
+    io = make_server(options, reasons)
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(io.serve, f"127.0.0.1:{port}")
+            print(READY, flush=True)  # noqa: T201  stdout is how it tells
+            if await anext(signals) == signal.SIGTERM:
+                await io.drain(_PATIENCE)
+            nursery.cancel_scope.cancel()
+    print(json.dumps(reasons), flush=True)  # noqa: T201  the same
+
+
+if __name__ == "__main__":
+    trio.run(serve, int(sys.argv[1]), json.loads(sys.argv[2]))

@@ -1,0 +1,111 @@
+"""The chat with Socket.IO's own clients, of every age, beside everybody else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+import trio
+
+from chatd import client
+from tests.e2e.chatd_process import ChatdProcess, ChatdStarter
+from tests.e2e.socketio_clients import Client, Clients, ClientsError, install_clients
+from tests.e2e.test_process import text_chat
+
+WAYS = {
+    "1.7": ["websocket"],
+    "2.0": ["polling"],
+    "2.5": ["polling", "websocket"],
+    "3.1": ["polling"],
+    "4.0": ["websocket"],
+    "4.8": ["polling"],
+}
+
+
+@pytest.fixture
+async def clients(nursery: trio.Nursery) -> AsyncIterator[Clients]:
+    try:
+        script = await trio.to_thread.run_sync(install_clients)
+    except ClientsError as missing:
+        pytest.skip(str(missing))
+    clients = await Clients.start(script, nursery)
+    try:
+        yield clients
+    finally:
+        await clients.aclose()
+
+
+async def come(clients: Clients, chatd: ChatdProcess, version: str) -> Client:
+    """Come into the chat with a client of this version, called after it."""
+    nick = {"nick": f"v{version}"}
+    url = f"http://localhost:{chatd.port}"
+    one = await clients.open(f"client-{version}", url, WAYS[version], query=nick, auth=nick)
+    [hello] = await one.hears("hello")
+    assert (hello["nick"], hello["joined"]["room"]) == (f"v{version}", "lobby")
+    return one
+
+
+async def test_everybody_is_in_one_room_in_one_order(chatd: ChatdProcess, clients: Clients) -> None:
+    sockets = [await come(clients, chatd, version) for version in WAYS]
+    async with (
+        client.connect(chatd.url, nick="json") as json,
+        text_chat(chatd, "plain") as plain,
+    ):
+        await json.join("lobby")
+        async with trio.open_nursery() as nursery:
+            for number in range(5):
+                nursery.start_soon(json.say, f"json {number}")
+                await plain.send_message(f"plain {number}")
+                for socket in sockets:
+                    await socket.emit("chat message", f"socket {number}")
+        count = 5 * (len(sockets) + 2)
+        order: list[tuple[str, str]] = []
+        while len(order) < count:
+            event = await json.next_event()
+            if isinstance(event, client.Message):
+                order.append((event.nick, str(event.text)))
+        for socket in sockets:
+            heard = [await socket.hears("chat message") for _ in range(count)]
+            assert [(about["from"], text) for text, about in heard] == order
+            assert [about["seq"] for _, about in heard] == list(range(1, count + 1))
+        lines: list[str] = []
+        while len(lines) < count:
+            line = str(await plain.get_message())
+            if not line.startswith("* "):
+                lines.append(line)
+        assert lines == [f"{nick}: {text}" for nick, text in order]
+
+
+async def test_it_is_acknowledged_and_said_once(chatd: ChatdProcess, clients: Clients) -> None:
+    for version in WAYS:
+        socket = await come(clients, chatd, version)
+        [first] = await socket.request("chat message", "hi", version)
+        [again] = await socket.request("chat message", "hi", {"key": version})
+        assert (first["ok"]["seq"], first["ok"]["duplicate"]) == (again["ok"]["seq"], False)
+        assert again["ok"]["duplicate"] is True
+        [refused] = await socket.request("join", {"room": "*"})
+        assert refused["error"]["code"] == "bad_request"
+        await socket.emit("say", {"room": "nowhere", "text": "x"})
+        [notice] = await socket.hears("notice")
+        assert (notice["do"], notice["code"]) == ("say", "not_joined")
+
+
+async def test_they_come_back_by_themselves_after_a_drain(
+    start_chatd: ChatdStarter, clients: Clients
+) -> None:
+    chatd = await start_chatd()
+    sockets = [await come(clients, chatd, version) for version in WAYS]
+    assert await chatd.stop() == 0
+    for socket in sockets:
+        [bye] = await socket.hears("bye")
+        assert (bye["code"], bye["reconnect"]) == (1001, True)
+    chatd = await start_chatd(port=chatd.port)
+    for socket in sockets:
+        [hello] = await socket.hears("hello")
+        assert hello["joined"]["room"] == "lobby"
+    async with client.connect(chatd.url, nick="json") as json:
+        await json.join("lobby")
+        await json.say("welcome back")
+        for socket in sockets:
+            text, _ = await socket.hears("chat message")
+            assert text == "welcome back"
