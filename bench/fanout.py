@@ -22,7 +22,17 @@ from dataclasses import dataclass
 from statistics import median
 
 from receivers import Phase
-from servers import BENCH, SERVERS, Running, Server, ServerError, pinned, running
+from servers import (
+    BENCH,
+    PEERS,
+    SERVERS,
+    Running,
+    Server,
+    ServerError,
+    pinned,
+    running,
+    versions,
+)
 
 SPARE_DESCRIPTORS = 200  # beside the receivers' own: libraries, logs, what a server keeps back
 LOAD_SPARE_SECONDS = 30.0  # for connecting, and for what is out when a part ends
@@ -31,7 +41,7 @@ LOAD_SPARE_SECONDS = 30.0  # for connecting, and for what is out when a part end
 @dataclass(frozen=True, slots=True)
 class Plan:
     servers: list[Server]
-    base: str
+    bases: list[str]
     receivers: int
     bytes: int
     in_flight: list[int]
@@ -106,41 +116,49 @@ def cost(phase: Phase) -> float:
     return phase.server_cpu_ns / phase.deliveries / 1000
 
 
-def heads(base: str) -> tuple[str, str]:
-    over = f"{'':14}{'server CPU, µs a delivery':>26}  {'ratio to':>9}{'of it':>8}"
-    over += f"{'messages':>10}{'latency, ms':>14}{'busy, %':>14}"
-    under = f"{'server':14}{'min':>8}{'median':>9}{'max':>9}  {base:>9}{'system':>8}"
-    under += f"{'a second':>10}{'p50':>7}{'p99':>7}{'server':>8}{'load':>6}"
+def column(base: str, words: str) -> str:
+    return f"  {words:>{max(len(base), 8)}}"
+
+
+def heads(bases: list[str]) -> tuple[str, str]:
+    over = f"{'':16}{'server CPU, µs a delivery':>26}"
+    over += "".join(column(base, "ratio to") for base in bases)
+    over += f"{'of it':>8}{'messages':>10}{'latency, ms':>18}{'busy, %':>14}"
+    under = f"{'server':16}{'min':>8}{'median':>9}{'max':>9}"
+    under += "".join(column(base, base) for base in bases)
+    under += f"{'system':>8}"
+    under += f"{'a second':>10}{'p50':>9}{'p99':>9}{'server':>8}{'load':>6}"
     return over, under
 
 
 def table(plan: Plan, rounds: list[dict[str, list[Phase]]]) -> str:
     lines = []
     for index, in_flight in enumerate(plan.in_flight):
-        lines += ["", f"{in_flight} in flight, {plan.receivers} receivers", *heads(plan.base)]
+        lines += ["", f"{in_flight} in flight, {plan.receivers} receivers", *heads(plan.bases)]
         phases: defaultdict[str, list[Phase]] = defaultdict(list)
         for found in rounds:
             for name, measured in found.items():
                 phases[name].append(measured[index])
         for name, measured in phases.items():
             costs = [cost(phase) for phase in measured]
-            ratio = "-"
-            if plan.base in phases:
-                pairs = zip(costs, phases[plan.base], strict=True)
-                ratio = f"{median(own / cost(base) for own, base in pairs):.2f}"
+            ratios = ""
+            for base in plan.bases:
+                pairs = zip(costs, phases.get(base, []), strict=base in phases)
+                paired = [own / cost(peer) for own, peer in pairs]
+                ratios += column(base, f"{median(paired):.2f}" if paired else "-")
             busy = median(phase.server_cpu_ns / phase.seconds / 1e7 for phase in measured)
             load_busy = median(phase.load_cpu_ns / phase.seconds / 1e7 for phase in measured)
             lines.append(
-                f"{name:14}{min(costs):8.3f}{median(costs):9.3f}{max(costs):9.3f}  {ratio:>9}"
+                f"{name:16}{min(costs):8.3f}{median(costs):9.3f}{max(costs):9.3f}{ratios}"
                 f"{median(phase.server_system_share for phase in measured):8.0%}"
                 f"{median(phase.messages / phase.seconds for phase in measured):10.0f}"
-                f"{median(phase.p50_us for phase in measured) / 1000:7.2f}"
-                f"{median(phase.p99_us for phase in measured) / 1000:7.2f}"
+                f"{median(phase.p50_us for phase in measured) / 1000:9.2f}"
+                f"{median(phase.p99_us for phase in measured) / 1000:9.2f}"
                 f"{busy:8.0f}{load_busy:6.0f}"
             )
             others = sum(phase.other_frames for phase in measured)
             if others:
-                lines.append(f"{'':14}{others} frames that were no message came while measured")
+                lines.append(f"{'':16}{others} frames that were no message came while measured")
     deliveries = sum(p.deliveries for found in rounds for each in found.values() for p in each)
     lines += ["", f"{deliveries} deliveries measured: each came once, in order, byte for byte."]
     return "\n".join(lines)
@@ -152,15 +170,15 @@ def setting(plan: Plan) -> str:
     if server_core is not None:
         where = f"server on core {server_core}, load on core {load_core}"
     node = shutil.which("node")
-    peers = "no Node"
+    interpreters = f"Python {platform.python_version()}, no Node"
     if node is not None:
         asked = subprocess.run([node, "--version"], capture_output=True, text=True, check=False)
-        pinned_packages = json.loads((BENCH / "package.json").read_text(encoding="utf-8"))
-        packages = pinned_packages["dependencies"].items()
-        peers = f"Node {asked.stdout.strip()} with "
-        peers += ", ".join(f"{name} {version}" for name, version in packages)
+        interpreters = f"Python {platform.python_version()}, Node {asked.stdout.strip()}"
+    version = versions()
+    packages = [name for server in plan.servers for name in server.packages]
+    peers = ", ".join(f"{name} {version[name]}" for name in packages) or "no peer"
     return (
-        f"Python {platform.python_version()}, {peers}; {where}\n"
+        f"{interpreters}; {peers}; {where}\n"
         f"{plan.rounds} rounds; for each part {plan.warm_up:g} s warm-up, {plan.seconds:g} s "
         f"measured; {plan.bytes} bytes of text"
     )
@@ -168,8 +186,11 @@ def setting(plan: Plan) -> str:
 
 def arguments() -> Plan:
     parser = argparse.ArgumentParser(description="what one delivery costs the server")
-    parser.add_argument("--servers", nargs="+", choices=SERVERS, default=list(SERVERS))
-    parser.add_argument("--base", choices=SERVERS, default="node-ws", help="what ratios are to")
+    parser.add_argument(
+        "--protocol", choices=PEERS, default="websocket", help="whose servers, if none is named"
+    )
+    parser.add_argument("--servers", nargs="+", choices=SERVERS)
+    parser.add_argument("--base", nargs="+", choices=SERVERS, help="what ratios are to")
     parser.add_argument("--receivers", type=int, default=500, help="the sender is one of them")
     parser.add_argument("--bytes", type=int, default=64, help="of a message's text (9 at least)")
     parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 64])
@@ -185,9 +206,10 @@ def arguments() -> Plan:
         given.rounds, given.warm_up, given.seconds = 2, 0.2, 0.4
     if given.bytes < 9 or min(given.receivers, given.rounds, *given.in_flight) < 1:
         parser.error("--bytes is 9 at least, --receivers, --rounds and --in-flight are 1 at least")
+    of_protocol = [name for name, server in SERVERS.items() if server.protocol == given.protocol]
     return Plan(
-        servers=[SERVERS[name] for name in given.servers],
-        base=given.base,
+        servers=[SERVERS[name] for name in given.servers or of_protocol],
+        bases=given.base or PEERS[given.protocol],
         receivers=given.receivers,
         bytes=given.bytes,
         in_flight=given.in_flight,

@@ -27,7 +27,8 @@ import socket
 import sys
 import time
 from bisect import bisect_right
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 RECV_BYTES = 65536
@@ -45,29 +46,63 @@ class BenchError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How a client speaks with a server, so that every server delivers `sender: NUMBER …`."""
+    """How a client speaks with a server, so that every server delivers the text `NUMBER xxx…`."""
 
-    sender_target: str
-    sent_prefix: str
+    sent: tuple[bytes, bytes]  # what a client puts before the text and behind it
+    delivered: tuple[bytes, re.Pattern[bytes]]  # what comes before it, and behind
+    target: str = "/"
+    sender_target: str = "/"
+    # How a connection begins: the start of the server's next message, and the answer, if any.
+    opening: Sequence[tuple[bytes, bytes | None]] = ()
+    answers: Mapping[bytes, bytes] = field(default_factory=dict)  # to what comes at any time
 
-    def sent(self, number: int, size: int) -> bytes:
-        return f"{self.sent_prefix}{number:08} ".encode().ljust(len(self.sent_prefix) + size, b"x")
+    def message(self, number: int, size: int) -> bytes:
+        before, behind = self.sent
+        return before + self.text(number, size) + behind
+
+    def text(self, number: int, size: int) -> bytes:
+        return b"%08d " % number + b"x" * (size - 9)
 
     def number(self, payload: bytes, size: int) -> int | None:
         """Give a delivered message's number, or None for a greeting or a notice."""
-        match = re.match(rb"sender: (\d{8}) ", payload)
+        before, behind = self.delivered
+        match = re.match(re.escape(before) + rb"(\d{8}) ", payload)
         if match is None:
             return None
-        if payload != payload[: match.end()].ljust(len("sender: ") + size, b"x"):
-            raise BenchError(f"message {int(match[1])} came altered: {payload!r}")
-        return int(match[1])
+        number = int(match[1])
+        end = len(before) + size
+        as_sent = payload[len(before) : end] == self.text(number, size)
+        if not as_sent or behind.fullmatch(payload, end) is None:
+            raise BenchError(f"message {number} came altered: {payload!r}")
+        return number
 
+
+def socketio(behind: bytes) -> Dialect:
+    """Speak as a Socket.IO client that goes straight to WebSocket."""
+    event = b'42["chat message","'
+    return Dialect(
+        sent=(event, b'"]'),
+        delivered=(event, re.compile(behind)),
+        target="/socket.io/?EIO=4&transport=websocket",
+        sender_target="/socket.io/?EIO=4&transport=websocket",
+        opening=((b"0{", b"40"), (b"40{", None)),
+        answers={b"2": b"3"},
+    )
+
+
+NOTHING = re.compile(rb"")
 
 DIALECTS = {
     # chatd's plain text puts the nick before what was sent.
-    "text": Dialect(sender_target="/?nick=sender", sent_prefix=""),
+    "text": Dialect(
+        sent=(b"", b""), delivered=(b"sender: ", NOTHING), sender_target="/?nick=sender"
+    ),
     # A server that broadcasts what it gets is sent the prefix, so that it delivers the same bytes.
-    "echo": Dialect(sender_target="/", sent_prefix="sender: "),
+    "echo": Dialect(sent=(b"sender: ", b""), delivered=(b"sender: ", NOTHING)),
+    # Socket.IO 5 on Engine.IO 4: `io.emit("chat message", text)`.
+    "socketio": socketio(behind=rb'"\]'),
+    # The same of chatd, which puts what it knows of the message behind the text.
+    "socketio-chat": socketio(behind=rb'",\{"[^{}]+\}\]'),
 }
 
 
@@ -132,8 +167,10 @@ def server_frame(buffer: bytes, start: int) -> tuple[int, bytes, int] | None:
     return first & 0x7F, buffer[body : body + size], body + size
 
 
-def connect(port: int, target: str) -> tuple[socket.socket, bytes]:
-    """Open one WebSocket; give it and the bytes that came behind the 101."""
+def connect(
+    port: int, target: str, opening: Sequence[tuple[bytes, bytes | None]] = ()
+) -> tuple[socket.socket, bytes]:
+    """Open one WebSocket; give it and the bytes that came behind the 101 and the opening."""
     connection = socket.create_connection(("127.0.0.1", port), timeout=10)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     key = base64.b64encode(os.urandom(16)).decode()
@@ -151,6 +188,18 @@ def connect(port: int, target: str) -> tuple[socket.socket, bytes]:
     head, _, rest = answer.partition(b"\r\n\r\n")
     if not head.startswith(b"HTTP/1.1 101 "):
         raise BenchError(f"the server refused the upgrade: {answer[:300]!r}")
+    for start, answering in opening:
+        while (frame := server_frame(rest, 0)) is None:
+            data = connection.recv(RECV_BYTES)
+            if not data:
+                raise BenchError(f"the server hung up and did not say {start!r}: {rest!r}")
+            rest += data
+        opcode, payload, end = frame
+        if opcode != TEXT or not payload.startswith(start):
+            raise BenchError(f"the server said {payload!r}, not {start!r}")
+        rest = rest[end:]
+        if answering is not None:
+            connection.sendall(client_frame(TEXT, answering, os.urandom(4)))
     connection.settimeout(None)
     return connection, rest
 
@@ -176,7 +225,8 @@ class Receivers:
         # The sender is in the middle of the connections, and so of a fan-out in their order.
         for index in range(count):
             sends = index == count // 2
-            connection, rest = connect(port, dialect.sender_target if sends else "/")
+            target = dialect.sender_target if sends else dialect.target
+            connection, rest = connect(port, target, dialect.opening)
             descriptor = connection.fileno()
             self.sockets[descriptor] = connection
             self.order[descriptor] = index
@@ -207,6 +257,9 @@ class Receivers:
                 number = self.dialect.number(payload, self.size)
                 if number is None:
                     self.other_frames += 1
+                    if (answer := self.dialect.answers.get(payload)) is not None:
+                        framed = client_frame(TEXT, answer, self.mask)
+                        self.sockets[descriptor].sendall(framed)
                 elif number != count:
                     raise BenchError(f"receiver {index} got message {number}, not {count}")
                 else:
@@ -270,7 +323,7 @@ class Receivers:
             if time.perf_counter_ns() < stop:
                 while len(self.sent_at) - self.complete < in_flight:
                     number = len(self.sent_at)
-                    frame = client_frame(TEXT, self.dialect.sent(number, self.size), self.mask)
+                    frame = client_frame(TEXT, self.dialect.message(number, self.size), self.mask)
                     self.sent_at.append(time.perf_counter_ns())
                     self.sender.sendall(frame)
             elif self.complete == len(self.sent_at):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import socket
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,12 +34,46 @@ class Server:
     name: str
     dialect: str  # a key of receivers.DIALECTS
     command: Callable[[int, Path], list[str]]  # given the port and a folder for this one run
+    packages: tuple[str, ...] = ()  # of a peer, whose versions are told with the figures
+    protocol: str = "websocket"
 
 
 def cache_folder() -> Path:
     """Where what is installed and what is stored goes: never into the repository."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache).absolute() / "chatd-bench"
+
+
+def versions() -> dict[str, str]:
+    """Give the pinned version of each package that a peer may name."""
+    package = json.loads((BENCH / "package.json").read_text(encoding="utf-8"))
+    found: dict[str, str] = package["dependencies"]
+    for line in (BENCH / "requirements.txt").read_text(encoding="utf-8").splitlines():
+        name, pinned_at, version = line.partition("==")
+        if pinned_at:
+            found[name] = version
+    return found
+
+
+def installed(kind: str, pins: Sequence[str], commands: Sequence[Sequence[str]]) -> Path:
+    """Run the commands beside copies of the pins, unless that was done; give the folder."""
+    digest = hashlib.sha256(b"".join((BENCH / pin).read_bytes() for pin in pins)).hexdigest()[:16]
+    folder = cache_folder() / f"{kind}-{digest}"
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Renamed when it is whole, so that an install that was broken off is never taken for one.
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="install-") as fresh:
+        for pin in pins:
+            shutil.copy2(BENCH / pin, fresh)
+        for command in commands:
+            done = subprocess.run(command, cwd=fresh, capture_output=True, text=True, check=False)
+            if done.returncode:
+                words = f"{done.stdout}{done.stderr}".strip()
+                raise ServerError(f"`{' '.join(command)}` failed:\n{words}")
+        Path(fresh).rename(folder)
+        Path(fresh).mkdir()  # for the context manager to remove
+    return folder
 
 
 def node_peer(script: str) -> Path:
@@ -50,26 +85,11 @@ def node_peer(script: str) -> Path:
             f"the peer {script} needs Node.js 20 or newer with npm, and there is no `{missing}` in "
             "PATH: install it, or leave the peer out with --servers"
         )
-    lock = BENCH / "package-lock.json"
-    digest = hashlib.sha256(lock.read_bytes()).hexdigest()[:16]
-    folder = cache_folder() / f"node-{digest}"
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        # Renamed when it is whole, so that an install that was broken off is never taken for one.
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix="install-") as fresh:
-            for name in ("package.json", "package-lock.json"):
-                shutil.copy2(BENCH / name, fresh)
-            install = subprocess.run(
-                [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts"],
-                cwd=fresh,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if install.returncode:
-                raise ServerError(f"npm ci failed:\n{install.stderr.strip()}")
-            Path(fresh).rename(folder)
-            Path(fresh).mkdir()  # for the context manager to remove
+    folder = installed(
+        "node",
+        ("package.json", "package-lock.json"),
+        [(npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts")],
+    )
     # An ES module finds its packages from the folder it lies in.
     return Path(shutil.copy2(BENCH / "peers" / script, folder))
 
@@ -77,6 +97,27 @@ def node_peer(script: str) -> Path:
 def node(script: str) -> Callable[[int, Path], list[str]]:
     def command(port: int, _folder: Path) -> list[str]:
         return ["node", str(node_peer(script)), str(port)]
+
+    return command
+
+
+def python(script: str) -> Callable[[int, Path], list[str]]:
+    """Run a script with requirements.txt's packages, on the Python that chatd is run on."""
+    kind = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    pip = ("venv/bin/python", "-m", "pip", "--disable-pip-version-check", "--quiet")
+
+    def command(port: int, _folder: Path) -> list[str]:
+        folder = installed(
+            kind,
+            ("requirements.txt",),
+            [
+                (sys.executable, "-m", "venv", "venv"),
+                (*pip, "install", "--requirement", "requirements.txt"),
+            ],
+        )
+        # The folder was renamed: an environment's scripts name it, its interpreter does not.
+        interpreter = folder / "venv" / "bin" / "python"
+        return [str(interpreter), str(BENCH / "peers" / script), str(port)]
 
     return command
 
@@ -101,12 +142,33 @@ def chatd(*settings: str) -> Callable[[int, Path], list[str]]:
 SERVERS = {
     server.name: server
     for server in (
-        Server("node-ws", "echo", node("ws-server.mjs")),
+        Server("node-ws", "echo", node("ws-server.mjs"), ("ws",)),
         Server("chatd-off", "text", chatd('history.store="memory"', "log.messages=false")),
         Server("chatd-on", "text", chatd("log.messages=false")),
         Server("chatd-on-log", "text", chatd()),
+        Server(
+            "node-socketio", "socketio", node("socketio-server.mjs"), ("socket.io",), "socketio"
+        ),
+        Server(
+            "python-socketio",
+            "socketio",
+            python("socketio_server.py"),
+            ("python-socketio", "uvicorn", "websockets", "uvloop"),
+            "socketio",
+        ),
+        Server(
+            "chatd-sio-off",
+            "socketio-chat",
+            chatd('history.store="memory"', "log.messages=false"),
+            protocol="socketio",
+        ),
+        Server("chatd-sio-on", "socketio-chat", chatd("log.messages=false"), protocol="socketio"),
     )
 }
+
+
+# What ratios are to, unless a run is told otherwise.
+PEERS = {"websocket": ["node-ws"], "socketio": ["node-socketio", "python-socketio"]}
 
 
 def free_port() -> int:

@@ -21,9 +21,7 @@ LIFE: Final = {"connect": "connect", "connection": "connect", "disconnect": "dis
 """What the library tells of a socket's life. ``connection`` is what Node's servers call it."""
 
 
-NEVER_SENT: Final = frozenset(
-    {"connect_error", "disconnecting", "newListener", "removeListener"}
-)
+NEVER_SENT: Final = frozenset({"connect_error", "disconnecting", "newListener", "removeListener"})
 """Names that are no event's (socket.io-protocol, "Event names"): a handler would never run."""
 
 
