@@ -102,7 +102,7 @@ class Chat:
         for speaker in speakers:
             if speaker is not None:
                 speaker.shown()
-        if not self.settings.log.messages:
+        if not (self.settings.log.messages and self.log.enabled("message")):
             return
         live = self.rooms.get(room)
         name = room if live is None else live.name

@@ -225,9 +225,6 @@ class Users:
 
     # ---- nicks
 
-    def by_nick(self, name: Name) -> User | None:
-        return self._by_fold.get(name.fold)
-
     def claim(self, user: User, name: Name) -> bool:
         """Set a nick aside for the user, until ``rename`` or ``unclaim``; False if it is taken."""
         return self._by_fold.setdefault(name.fold, user) is user

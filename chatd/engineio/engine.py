@@ -21,7 +21,6 @@ from chatd.engineio import cors, polling
 from chatd.engineio.block import Block
 from chatd.engineio.ends import Reason
 from chatd.engineio.handshake import Handshake
-from chatd.engineio.heartbeats import Heartbeats
 from chatd.engineio.inbox import Inbox
 from chatd.engineio.options import Options
 from chatd.engineio.packets import Revision
@@ -29,6 +28,7 @@ from chatd.engineio.session import Receiver, Session
 from chatd.engineio.websocket import Candidate, Carrier, Unwanted
 from chatd.logs import Log
 from chatd.wire import websocket as wire
+from chatd.wire.heartbeats import Heartbeats
 from chatd.wire.request import Refused, Request, Response, refusal
 from chatd.wire.routes import ANY, WEBSOCKET, Methods, Routes
 from chatd.wire.websocket import Upgrade, WebSocket

@@ -36,12 +36,12 @@ from chatd import model
 from chatd.engineio.block import Block
 from chatd.engineio.ends import CLOSES, GENTLE, Reason, SessionClosed
 from chatd.engineio.handshake import Handshake
-from chatd.engineio.heartbeats import STALL_SECONDS
 from chatd.engineio.inbox import Inbox
 from chatd.engineio.packets import CLOSE, MESSAGE, PING, PONG, Packet, Revision
 from chatd.engineio.pulse import Pulse, Rhythm
 from chatd.model import Close
 from chatd.wire import frames
+from chatd.wire.heartbeats import STALL_SECONDS
 from chatd.wire.websocket import WebSocket
 
 __all__ = ["Bounds", "Owner", "Receiver", "Session", "State"]

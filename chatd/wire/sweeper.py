@@ -1,17 +1,12 @@
-"""One task for all heartbeats: who was silent is pinged, who stays silent is ended."""
+"""Heartbeats of WebSockets: who was silent is pinged, who stays silent is ended."""
 
 from __future__ import annotations
 
-import heapq
-import itertools
-from typing import Final, Protocol
+from typing import Protocol
 
-import trio
+from chatd.wire.heartbeats import Heartbeats
 
 __all__ = ["Heartbeat", "Rhythm", "Sweeper"]
-
-# Everybody who came at once is due at once: between so many the loop may do other things.
-_BATCH: Final = 64
 
 
 class Rhythm(Protocol):
@@ -42,82 +37,55 @@ class Heartbeat(Protocol):
         """Hear that nothing came since the ping."""
 
 
-class _Entry:
-    __slots__ = ("asked", "heartbeat")
+class _Vigil:
+    """One connection's heartbeat: pinged after a silence, ended after a longer one."""
 
-    def __init__(self, heartbeat: Heartbeat) -> None:
-        self.heartbeat: Heartbeat | None = heartbeat
-        self.asked = -1.0
+    __slots__ = ("_asked", "_heartbeat", "_sweeper")
+
+    def __init__(self, heartbeat: Heartbeat, sweeper: Sweeper) -> None:
+        self._heartbeat = heartbeat
+        self._sweeper = sweeper
+        self._asked = -1.0
+
+    def beat(self, now: float) -> float | None:
+        heartbeat, rhythm = self._heartbeat, self._sweeper.rhythm
+        heard = now if heartbeat.holds_peer else heartbeat.last_heard
+        if heard + rhythm.ping_interval_seconds > now:
+            self._asked = -1.0
+            return heard + rhythm.ping_interval_seconds
+        if self._asked <= heard:
+            self._asked = now
+            heartbeat.ask()
+            return now + rhythm.ping_timeout_seconds
+        self._sweeper.discard(heartbeat)
+        heartbeat.silent()
+        return None
 
 
 class Sweeper:
-    """Looks only at who is due: a heap by time, in which who spoke meanwhile is put back.
+    """Keeps the heartbeats of connections that are pinged when they are silent.
 
     ``rhythm`` may be replaced while running; each connection takes it up when it is next due.
     """
 
     def __init__(self, rhythm: Rhythm) -> None:
         self.rhythm = rhythm
-        self._due: list[tuple[float, int, _Entry]] = []
-        self._count = itertools.count()
-        self._entries: dict[Heartbeat, _Entry] = {}
-        self._came = trio.Event()
+        self._heartbeats = Heartbeats()
+        self._vigils: dict[Heartbeat, _Vigil] = {}
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._vigils)
 
     def add(self, heartbeat: Heartbeat) -> None:
-        entry = self._entries[heartbeat] = _Entry(heartbeat)
-        self._put(heartbeat.last_heard + self.rhythm.ping_interval_seconds, entry)
-        if self._due[0][2] is entry:
-            self._came.set()
+        vigil = self._vigils[heartbeat] = _Vigil(heartbeat, self)
+        self._heartbeats.add(vigil, heartbeat.last_heard + self.rhythm.ping_interval_seconds)
 
     def discard(self, heartbeat: Heartbeat) -> None:
-        """Forget a connection; its place in the heap goes when its time comes, or in a rebuild."""
-        entry = self._entries.pop(heartbeat, None)
-        if entry is not None:
-            entry.heartbeat = None
-            # A flood of short connections must not leave a heap of the dead behind.
-            if len(self._due) > 2 * len(self._entries) + _BATCH:
-                self._due = [place for place in self._due if place[2].heartbeat is not None]
-                heapq.heapify(self._due)
+        """Forget a connection."""
+        vigil = self._vigils.pop(heartbeat, None)
+        if vigil is not None:
+            self._heartbeats.discard(vigil)
 
     async def run(self) -> None:
         """Sweep until cancelled."""
-        while True:
-            self._came = trio.Event()
-            with trio.move_on_at(self._due[0][0] if self._due else float("inf")):
-                await self._came.wait()
-                # Somebody came, and may be due first: the next round sees.
-                continue
-            await self._sweep()
-
-    async def _sweep(self) -> None:
-        while True:
-            now = trio.current_time()
-            for _ in range(_BATCH):
-                if not self._due or self._due[0][0] > now:
-                    return
-                self._visit(heapq.heappop(self._due)[2], now)
-            await trio.lowlevel.checkpoint()
-
-    def _visit(self, entry: _Entry, now: float) -> None:
-        heartbeat = entry.heartbeat
-        if heartbeat is None:
-            return
-        rhythm = self.rhythm
-        heard = now if heartbeat.holds_peer else heartbeat.last_heard
-        if heard + rhythm.ping_interval_seconds > now:
-            entry.asked = -1.0
-            self._put(heard + rhythm.ping_interval_seconds, entry)
-        elif entry.asked <= heard:
-            entry.asked = now
-            heartbeat.ask()
-            self._put(now + rhythm.ping_timeout_seconds, entry)
-        else:
-            del self._entries[heartbeat]
-            entry.heartbeat = None
-            heartbeat.silent()
-
-    def _put(self, due: float, entry: _Entry) -> None:
-        heapq.heappush(self._due, (due, next(self._count), entry))
+        await self._heartbeats.run()

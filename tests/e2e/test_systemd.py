@@ -20,6 +20,7 @@ from tests.e2e.sandbox import (
     why_not,
 )
 
+BUILD = "/srv/build"  # in the sandbox
 CONFIGURATION = "/etc/chatd/chatd.toml"
 
 
@@ -50,17 +51,17 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
 
 def _install(machine: Sandbox, wheels: Path, wheel: Path) -> None:
     for folder in (wheels, wheel, ROOT / "systemd", ROOT / "config"):
-        machine.copy_in(folder, "/root")
+        machine.copy_in(folder, BUILD)
     machine.run("python3", "-m", "venv", "/opt/chatd")
     pip = ("/opt/chatd/bin/pip", "install", "--quiet", "--no-index")
-    machine.run(*pip, "--find-links", f"/root/{wheels.name}", f"/root/{wheel.name}")
+    machine.run(*pip, "--find-links", f"{BUILD}/{wheels.name}", f"{BUILD}/{wheel.name}")
     for source, target in (
         ("systemd/chatd.service", "/etc/systemd/system/chatd.service"),
         ("systemd/chatd.sysusers.conf", "/usr/lib/sysusers.d/chatd.conf"),
         ("systemd/chatd.tmpfiles.conf", "/usr/lib/tmpfiles.d/chatd.conf"),
         ("config/chatd.toml", CONFIGURATION),
     ):
-        machine.run("install", "-D", "--mode=0644", f"/root/{source}", target)
+        machine.run("install", "-D", "--mode=0644", f"{BUILD}/{source}", target)
     machine.run("systemd-sysusers")
     machine.run("systemd-tmpfiles", "--create", "chatd.conf")
     machine.run("systemctl", "daemon-reload")

@@ -96,7 +96,7 @@ async def test_who_is_gone_is_left_alone_and_forgotten(
         sweeper.discard(pulse)
         sweeper.discard(pulse)
     assert len(sweeper) == 0
-    assert len(sweeper._due) < 200
+    assert len(sweeper._heartbeats._due) < 200
     await trio.sleep(100)
     assert not any(pulse.asked for pulse in pulses)
 

@@ -4,7 +4,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from chatd.engineio.heartbeats import Heartbeats
+from chatd.wire.heartbeats import Heartbeats
 
 
 class Beat:
