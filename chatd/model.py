@@ -12,6 +12,7 @@ from msgspec import Struct
 __all__ = [
     "CLOSES",
     "Close",
+    "Drop",
     "ErrorCode",
     "Event",
     "Head",
@@ -19,9 +20,13 @@ __all__ = [
     "Operation",
     "Outcome",
     "Post",
+    "Put",
     "Receipt",
+    "Record",
     "Refusal",
     "Remember",
+    "Take",
+    "Taken",
     "UserRecord",
 ]
 
@@ -115,6 +120,9 @@ class Event(Struct, frozen=True):
 
     ``room`` is the room's folded name; how the room is written is the room's own affair.
     ``seq`` counts in the room, ``position`` across the whole store; both without a gap.
+    ``text`` is the present one: of a message that was edited since, and of an ``edit`` that was
+    followed by another; None where the message that ``of`` names is deleted or gone. ``edited``
+    is when a message's text last changed.
     """
 
     position: int
@@ -136,6 +144,8 @@ class Post(Struct, frozen=True):
 
     ``name`` is how the room is written, kept when this is the room's first event. ``key`` is the
     sender's own: the same ``(room, user, key)`` is committed once, whatever else differs.
+    ``of`` is the message that an ``edit`` or a ``delete`` changes: its author's alone, where
+    ``operator`` is not set. ``reply_to`` is a message that must be there.
     """
 
     room: str
@@ -147,6 +157,7 @@ class Post(Struct, frozen=True):
     key: str | None = None
     of: int | None = None
     reply_to: int | None = None
+    operator: bool = False
 
 
 class UserRecord(Struct, frozen=True):
@@ -166,7 +177,39 @@ class Remember(Struct, frozen=True):
     record: UserRecord
 
 
-Operation: TypeAlias = Post | Remember
+class Record(Struct, frozen=True):
+    """Something kept beside the logs, found by its shelf and name: a read mark, a ban.
+
+    The journal does not look into ``value``. ``until`` is when it may be thrown away; None: never.
+    """
+
+    shelf: str
+    name: str
+    value: bytes
+    until: int | None = None
+
+
+class Put(Struct, frozen=True):
+    """Asks the journal to keep a record, in place of what had its name."""
+
+    record: Record
+
+
+class Drop(Struct, frozen=True):
+    """Asks the journal to keep a record no more; none by that name is no fault."""
+
+    shelf: str
+    name: str
+
+
+class Take(Struct, frozen=True):
+    """Asks the journal for a record and to keep it no more, in one step: answered by `Taken`."""
+
+    shelf: str
+    name: str
+
+
+Operation: TypeAlias = Post | Remember | Put | Drop | Take
 
 
 class Receipt(Struct, frozen=True):
@@ -176,8 +219,15 @@ class Receipt(Struct, frozen=True):
     duplicate: bool = False
 
 
-Outcome: TypeAlias = Receipt | Refusal | None
-"""What became of an operation. None: done, with nothing to tell (a Remember)."""
+class Taken(Struct, frozen=True):
+    """Answers a `Take`: what was there, or None where nothing was, or its time was over."""
+
+    record: Record | None
+
+
+Outcome: TypeAlias = Receipt | Refusal | Taken | None
+"""What became of an operation. None: done, with nothing to tell. A Refusal, where the rest of the
+batch was committed: this one broke a rule that only the store can tell (`Post`)."""
 
 
 class Head(Struct, frozen=True):

@@ -10,13 +10,13 @@ words. Nothing here knows who is connected.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 import trio
 from msgspec import Struct
 
-from chatd.model import Event, Head, Operation, Outcome, UserRecord
+from chatd.model import Event, Head, Operation, Outcome, Record, UserRecord
 
 __all__ = [
     "FEED_BLOCKS",
@@ -123,6 +123,11 @@ class Journal(Protocol):
         before, in the store or in this batch, gives the first event, as a duplicate. Once begun it
         is not left half way: a cancellation waits for it.
 
+        An ``edit`` gives the message its text and the time, a ``delete`` takes its text away, in
+        the store too. Either is refused, alone, with ``not_found`` where there is no such message
+        or it is deleted, and with ``forbidden`` where it is somebody else's (`Post`); so is, with
+        ``not_found``, a ``reply_to`` that names no message. A ``topic`` becomes its room's.
+
         Raises `Unavailable`; then `settle` must come before the next commit.
         """
         ...
@@ -155,7 +160,40 @@ class Journal(Protocol):
         ...
 
     async def rooms(self) -> list[Head]:
-        """Give the rooms that have events, in the order of their folded names."""
+        """Give the rooms that have events, in the order of their folded names.
+
+        Direct messages' rooms, which begin with ``@``, are left out.
+        """
+        ...
+
+    async def missed(
+        self, rooms: Mapping[str, int], upto: int, limit: int
+    ) -> list[Event]:
+        """Give events of several rooms, each behind a position of its own, up to another.
+
+        In the order of their positions; the first ``limit`` of them.
+        """
+        ...
+
+    async def seq_at(self, room: str, position: int) -> int:
+        """Give the room's last number up to a position of the store; 0 if there was none yet."""
+        ...
+
+    async def unread(self, room: str, user: str, after: int, most: int) -> int:
+        """Count messages of others that came after a number and stand; no further than ``most``."""
+        ...
+
+    async def search(self, room: str, words: str, before: int, limit: int) -> list[Event]:
+        """Give the last ``limit`` messages with ``seq < before`` that have all these words.
+
+        The newest first. Words are found whole, without regard to case and accents; words in
+        quotes stand beside one another. What was not `index`-ed yet is not found. Raises
+        `Unavailable` also where it takes too long.
+        """
+        ...
+
+    async def records(self, shelf: str, prefix: str = "", limit: int = -1) -> list[Record]:
+        """Give what stands on a shelf, by name: whose names begin so, whose time is not over."""
         ...
 
     async def user(self, user: str) -> UserRecord | None:
@@ -169,8 +207,16 @@ class Journal(Protocol):
         """
         ...
 
+    async def index(self) -> bool:
+        """Make one chunk of new words findable; True if more is left."""
+        ...
+
     async def sweep(self) -> bool:
-        """Remove one chunk (at most 64 events) of what retention lets go; True if more is left."""
+        """Remove one chunk (at most 64 events) of what retention lets go; True if more is left.
+
+        Records whose time is over go too. What was deleted leaves the store's files, in further
+        chunks, within ``Retention.purge_seconds``.
+        """
         ...
 
     async def aclose(self) -> None:
