@@ -182,6 +182,10 @@ class Chat(Struct, frozen=True, kw_only=True):
             "the default room and those that have history.",
         ),
     ] = True
+    topics: Annotated[
+        Literal["operators", "members"],
+        Meta(description="Who may set a room's topic: operators alone, or everybody in it."),
+    ] = "operators"
     presence_grace_seconds: Annotated[
         float,
         Meta(

@@ -157,15 +157,25 @@ class Topic:
                     slice_ends = perf_counter() + SLICE_SECONDS
         return receivers
 
-    def tell(self, items: Sequence[Any], but: Collection[Subscription] = ()) -> None:
-        """Offer what is told and forgotten (presence, typing); a slow subscriber goes without."""
+    def tell(
+        self,
+        items: Sequence[Any],
+        but: Collection[Subscription] = (),
+        *,
+        droppable: bool = True,
+    ) -> None:
+        """Offer what is told and forgotten (presence, typing).
+
+        A slow subscriber goes without it, where it is ``droppable``.
+        """
         for codec, live in self._subscriptions.items():
             block = codec.encode(self.name, items)
             if not block:
                 continue
             for subscription in list(live):
                 if subscription not in but:
-                    subscription.offer_droppable(block, len(items))
+                    offer = subscription.offer_droppable if droppable else subscription.offer
+                    offer(block, len(items))
 
     def _remember(self, events: Iterable[Event]) -> None:
         for event in events:

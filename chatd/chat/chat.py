@@ -14,7 +14,7 @@ from chatd.chat.rooms import Rooms
 from chatd.chat.users import Users
 from chatd.journal import Journal
 from chatd.logs import Fields, Log
-from chatd.model import Close, Event, Outcome, Remember
+from chatd.model import Close, Event, Kind, Outcome, Remember
 from chatd.settings import Settings
 
 __all__ = ["Chat"]
@@ -50,6 +50,7 @@ class Chat:
         self.settings = settings
         self.journal = journal
         self.log = log
+        self.now = now
         self.bus = Bus(journal, self._shown)
         self.users = Users(settings, journal, now)
         self.rooms = Rooms(settings, journal, self.bus)
@@ -102,12 +103,15 @@ class Chat:
         for speaker in speakers:
             if speaker is not None:
                 speaker.shown()
-        if not (self.settings.log.messages and self.log.enabled("message")):
-            return
         live = self.rooms.get(room)
         name = room if live is None else live.name
-        rows: list[Fields] = []
+        rows: dict[Kind, list[Fields]] = {}
+        logs = self.settings.log.messages and self.log.enabled("message")
         for event, speaker in zip(shown, speakers, strict=True):
+            if event.kind == "topic" and live is not None:
+                live.about = event.text or ""
+            if not logs:
+                continue
             row: Fields = {
                 "room": name,
                 "seq": event.seq,
@@ -116,13 +120,16 @@ class Chat:
                 "user": event.user,
                 "nick": event.nick,
             }
+            if event.of is not None:
+                row["of"] = event.of
             if speaker is not None:
                 row["connection"], row["address"] = speaker.id, speaker.address
                 row["transport"], row["protocol"] = speaker.transport, speaker.protocol
             if self.settings.log.bodies:
                 row["text"] = event.text
-            rows.append(row)
-        self.log.many("message", rows)
+            rows.setdefault(event.kind, []).append(row)
+        for kind, lines in rows.items():
+            self.log.many(kind, lines)
 
 
 def _kept(outcome: Outcome) -> None:

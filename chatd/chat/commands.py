@@ -4,29 +4,38 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 __all__ = [
     "Answer",
     "Auth",
     "Authenticated",
+    "Changed",
     "Command",
+    "Delete",
+    "Edit",
+    "Found",
     "History",
     "Join",
     "Joined",
     "Leave",
     "Left",
+    "Marked",
     "Member",
     "Members",
     "Nick",
     "Page",
+    "Read",
     "Renamed",
     "RoomEntry",
     "RoomList",
     "Rooms",
     "Said",
     "Say",
+    "Search",
     "Since",
+    "Topic",
+    "Typing",
     "Who",
 ]
 
@@ -51,11 +60,15 @@ class Since(Struct, frozen=True):
 
 
 class Join(Command, frozen=True, kw_only=True):
-    """Be in a room, and catch up from ``since`` or get the newest ``limit`` events (100)."""
+    """Be in a room, and catch up from ``since`` or get the newest ``limit`` events (100).
+
+    Where ``messages``, it is the newest ``limit`` messages, and what came between them.
+    """
 
     room: str
     since: Since | None = None
     limit: int | None = None
+    messages: bool = False
 
 
 class Leave(Command, frozen=True, kw_only=True):
@@ -77,12 +90,16 @@ class Say(Command, frozen=True, kw_only=True):
 
 
 class History(Command, frozen=True, kw_only=True):
-    """Read a page of a room's log: after a number, or before one, or the newest."""
+    """Read a page of a room's log: after a number, or before one, or the newest.
+
+    Where ``messages``, ``limit`` counts messages alone, unless it is read on ``after`` a number.
+    """
 
     room: str
     before: int | None = None
     after: int | None = None
     limit: int | None = None
+    messages: bool = False
 
 
 class Who(Command, frozen=True, kw_only=True):
@@ -94,13 +111,60 @@ class Who(Command, frozen=True, kw_only=True):
 
 
 class Rooms(Command, frozen=True, kw_only=True):
-    """Ask which rooms there are."""
+    """Ask which rooms there are, by name; ``after`` is the last room of the page before."""
+
+    after: str | None = None
 
 
 class Nick(Command, frozen=True, kw_only=True):
     """Be called ``nick`` from now on."""
 
     nick: str
+
+
+class Edit(Command, frozen=True, kw_only=True):
+    """Give a message of one's own, by its number, another text."""
+
+    room: str
+    seq: int
+    text: str
+
+
+class Delete(Command, frozen=True, kw_only=True):
+    """Take a message away, by its number: one's own, or as an operator anybody's."""
+
+    room: str
+    seq: int
+
+
+class Topic(Command, frozen=True, kw_only=True):
+    """Say what a room is about; an empty text: nothing."""
+
+    room: str
+    text: str
+
+
+class Search(Command, frozen=True, kw_only=True):
+    """Find the messages of a room that have all the words, the newest first."""
+
+    room: str
+    query: str
+    limit: int | None = None
+    before: int | None = None
+
+
+class Typing(Command, frozen=True, kw_only=True):
+    """Tell that a message is being written, or no more. It has no answer."""
+
+    room: str
+    on: bool
+
+
+class Read(Command, frozen=True, kw_only=True):
+    """Note that everything up to a number has been read."""
+
+    room: str
+    seq: int
 
 
 class Member(Struct, frozen=True):
@@ -121,7 +185,10 @@ class Authenticated(Struct, frozen=True):
 
 
 class Joined(Struct, frozen=True):
-    """Answers ``join``. ``seq`` is the room's last number; ``events`` are oldest first."""
+    """Answers ``join``. ``seq`` is the room's last number; ``events`` are oldest first.
+
+    ``read`` and ``unread`` are there for who marked something in the room as read.
+    """
 
     room: str
     epoch: str
@@ -131,6 +198,8 @@ class Joined(Struct, frozen=True):
     member_count: int
     events: list[Any]
     recovered: bool
+    read: int | UnsetType = UNSET
+    unread: int | UnsetType = UNSET
 
 
 class Left(Struct, frozen=True):
@@ -139,20 +208,38 @@ class Left(Struct, frozen=True):
     room: str
 
 
-class Said(Struct, frozen=True):
-    """Answers ``say``: the message's number, and whether its key had been said before."""
+class Said(Struct, frozen=True, kw_only=True):
+    """Answers ``say``: the message's number, and whether its key had been said before.
+
+    A direct message between guests is told and not ``kept``: it has no number.
+    """
 
     room: str
-    epoch: str
+    epoch: str | UnsetType = UNSET
+    seq: int | UnsetType = UNSET
+    at: str
+    duplicate: bool = False
+    kept: bool | UnsetType = UNSET
+
+
+class Changed(Struct, frozen=True):
+    """Answers ``edit``, ``delete`` and ``topic``: the number of the new event, and its time."""
+
     seq: int
     at: str
-    duplicate: bool
 
 
 class Page(Struct, frozen=True):
     """Answers ``history``: ``more`` tells whether the log goes on in the direction asked."""
 
     epoch: str
+    events: list[Any]
+    more: bool
+
+
+class Found(Struct, frozen=True):
+    """Answers ``search``: messages, the newest first; ``more`` tells whether there may be older."""
+
     events: list[Any]
     more: bool
 
@@ -165,18 +252,25 @@ class Members(Struct, frozen=True):
 
 
 class RoomEntry(Struct, frozen=True):
-    """One room of ``rooms``."""
+    """One room of ``rooms``. ``read`` and ``unread`` are as in `Joined`.
+
+    ``nick`` is in direct messages' rooms: what the other is called, where that is known.
+    """
 
     room: str
     members: int
     seq: int
     topic: str
+    nick: str | UnsetType = UNSET
+    read: int | UnsetType = UNSET
+    unread: int | UnsetType = UNSET
 
 
 class RoomList(Struct, frozen=True):
-    """Answers ``rooms``."""
+    """Answers ``rooms``; ``more`` tells whether there are further ones."""
 
     rooms: list[RoomEntry]
+    more: bool
 
 
 class Renamed(Struct, frozen=True):
@@ -185,4 +279,23 @@ class Renamed(Struct, frozen=True):
     nick: str
 
 
-Answer: TypeAlias = Authenticated | Joined | Left | Said | Page | Members | RoomList | Renamed
+class Marked(Struct, frozen=True):
+    """Answers ``read``: up to where the room is read now, which never goes back."""
+
+    room: str
+    seq: int
+
+
+Answer: TypeAlias = (
+    Authenticated
+    | Joined
+    | Left
+    | Said
+    | Changed
+    | Page
+    | Found
+    | Members
+    | RoomList
+    | Renamed
+    | Marked
+)

@@ -76,6 +76,7 @@ class Connection:
         self._progress = trio.Event()
         chat.users.attach(self.user, self)
         chat.connections.add(self)
+        self._enter_directs()
         chat.stir()
         chat.log.emit("connect", **self.who())
 
@@ -110,12 +111,15 @@ class Connection:
     def become(self, user: User) -> None:
         """Be somebody this client was before, in place of the guest it began as."""
         before, users = self.user, self.chat.users
+        for membership in list(self.memberships.values()):
+            self.exit(membership)
         if before is self._guest and before.connections == {self} and not before.rooms:
             users.forget(before)
         else:
             users.detach(before, self)
         self.user = user
         users.attach(user, self)
+        self._enter_directs()
         self.chat.stir()
         self.chat.log.emit("auth", **self.who())
 
@@ -165,14 +169,29 @@ class Connection:
         name = room_name(spelled)
         return self.memberships.get(name.fold) if isinstance(name, Name) else None
 
+    @property
+    def joined(self) -> int:
+        """How many rooms it joined: direct messages' are not joined."""
+        return sum(not membership.room.direct for membership in self.memberships.values())
+
     def enter(self, room: Room) -> Membership:
         """Be in a room from now on."""
         membership = Membership(room, self)
         room.enter(self.user, membership, self.chat.settings.limits.presence_members)
         self.memberships[room.topic.room] = self._spelled[room.name] = membership
         self.chat.stir()
-        self.chat.log.emit("join", room=room.name, **self.who())
+        if not room.direct:
+            self.chat.log.emit("join", room=room.name, **self.who())
         return membership
+
+    def enter_direct(self, room: Room, /) -> None:
+        """Be in a room of direct messages from now on, if it is not."""
+        if room.topic.room not in self.memberships:
+            self.enter(room).start(room.topic.visible)
+
+    def _enter_directs(self) -> None:
+        for room in self.chat.rooms.direct(self.user.id):
+            self.enter_direct(room)
 
     def exit(self, membership: Membership) -> None:
         """Be in it no more, by one's own will."""
@@ -180,7 +199,8 @@ class Connection:
         del self.memberships[room.topic.room], self._spelled[room.name]
         membership.stop()
         room.exit(self.user, membership, None, self.chat.settings.limits.presence_members)
-        self.chat.log.emit("leave", room=room.name, **self.who())
+        if not room.direct:
+            self.chat.log.emit("leave", room=room.name, **self.who())
         self.chat.rooms.release(room)
         self.chat.stir()
 
@@ -190,13 +210,12 @@ class Connection:
         """Leave everything, once: the client is gone, or the daemon ends."""
         settings = self.chat.settings
         for membership in self.memberships.values():
+            room = membership.room
             membership.stop()
-            membership.room.exit(
-                self.user,
-                membership,
-                settings.chat.presence_grace_seconds,
-                settings.limits.presence_members,
-            )
+            grace = None if room.direct else settings.chat.presence_grace_seconds
+            room.exit(self.user, membership, grace, settings.limits.presence_members)
+            if room.direct:
+                self.chat.rooms.release(room)
         self.memberships.clear()
         self._spelled.clear()
         self.chat.log.emit(

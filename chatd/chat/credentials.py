@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from base64 import b32encode, urlsafe_b64encode
 from secrets import token_bytes
 from typing import Final
 
 from msgspec import Struct
 
-__all__ = ["Secret", "new_user", "open_secret", "seal"]
+__all__ = ["Secret", "is_guest", "new_user", "open_secret", "seal"]
 
 SECRET_CHARACTERS: Final = 100
 """Anything longer is not ours, and is not hashed."""
@@ -25,6 +26,14 @@ class Secret(Struct, frozen=True):
 
     user: str
     issued: int
+
+
+_GUEST: Final = re.compile(r"g[a-z2-7]{16}")
+
+
+def is_guest(user: str) -> bool:
+    """Tell whether this is a guest's id: nobody else's looks like one."""
+    return _GUEST.fullmatch(user) is not None
 
 
 def new_user() -> str:

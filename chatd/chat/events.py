@@ -1,7 +1,7 @@
 """What a client is told, in the shape every protocol with objects gives it.
 
-``Message`` is an event of a room's log, and ``shape`` makes it of one; the rest is told and
-forgotten.
+``Message``, ``Edited``, ``Deleted`` and ``TopicSet`` are events of a room's log, and ``shape``
+makes them of one; the rest is told and forgotten.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from chatd.model import Event
 
 __all__ = [
     "Bye",
+    "Deleted",
+    "Edited",
     "Hello",
     "Joined",
     "Left",
@@ -24,6 +26,9 @@ __all__ = [
     "NickChanged",
     "Notice",
     "Presence",
+    "Read",
+    "TopicSet",
+    "Typing",
     "rfc3339",
     "shape",
 ]
@@ -52,11 +57,11 @@ class Hello(Told, frozen=True):
     limits: Limits
 
 
-class Message(Told, frozen=True):
-    """Somebody said something."""
+class Message(Told, frozen=True, kw_only=True):
+    """Somebody said something. What is told and not kept has no number."""
 
     room: str
-    seq: int
+    seq: int | UnsetType = UNSET
     at: str
     nick: str = field(name="from")
     user: str
@@ -64,6 +69,43 @@ class Message(Told, frozen=True):
     reply_to: int | UnsetType = UNSET
     edited: str | UnsetType = UNSET
     deleted: bool | UnsetType = UNSET
+
+
+class Edited(Told, frozen=True, tag="edit"):
+    """A message has another text: the present one, if it was edited again since.
+
+    There is none where the message was deleted since.
+    """
+
+    room: str
+    seq: int
+    of: int
+    at: str
+    nick: str = field(name="from")
+    user: str
+    text: str | UnsetType = UNSET
+
+
+class Deleted(Told, frozen=True, tag="delete"):
+    """A message is no more; its number is left."""
+
+    room: str
+    seq: int
+    of: int
+    at: str
+    nick: str = field(name="from")
+    user: str
+
+
+class TopicSet(Told, frozen=True, tag="topic"):
+    """What the room is about; an empty text: nothing."""
+
+    room: str
+    seq: int
+    at: str
+    nick: str = field(name="from")
+    user: str
+    text: str
 
 
 class Joined(Told, frozen=True):
@@ -99,6 +141,22 @@ class NickChanged(Told, frozen=True, tag="nick"):
     new: str = field(name="to")
 
 
+class Typing(Told, frozen=True):
+    """Somebody is writing, or no more: who hears nothing for a while takes it for no more."""
+
+    room: str
+    nick: str
+    user: str
+    active: bool
+
+
+class Read(Told, frozen=True):
+    """Another connection of the same user has read so far."""
+
+    room: str
+    seq: int
+
+
 class Notice(Told, frozen=True):
     """A line for people, from the daemon or an operator.
 
@@ -120,19 +178,29 @@ class Bye(Told, frozen=True):
     retry_ms: int
 
 
-def shape(room: str, event: Event) -> Message:
+def shape(room: str, event: Event) -> Message | Edited | Deleted | TopicSet:
     """Give a logged event, with its present words, as it is told; ``room`` as it is written."""
-    return Message(
-        room=room,
-        seq=event.seq,
-        at=rfc3339(event.at),
-        nick=event.nick,
-        user=event.user,
-        text=UNSET if event.text is None else event.text,
-        reply_to=UNSET if event.reply_to is None else event.reply_to,
-        edited=UNSET if event.edited is None else rfc3339(event.edited),
-        deleted=True if event.deleted else UNSET,
-    )
+    at = rfc3339(event.at)
+    text = UNSET if event.text is None else event.text
+    match event.kind:
+        case "message":
+            return Message(
+                room=room,
+                seq=event.seq,
+                at=at,
+                nick=event.nick,
+                user=event.user,
+                text=text,
+                reply_to=UNSET if event.reply_to is None else event.reply_to,
+                edited=UNSET if event.edited is None else rfc3339(event.edited),
+                deleted=True if event.deleted else UNSET,
+            )
+        case "edit":
+            return Edited(room, event.seq, event.of or 0, at, event.nick, event.user, text)
+        case "delete":
+            return Deleted(room, event.seq, event.of or 0, at, event.nick, event.user)
+        case "topic":
+            return TopicSet(room, event.seq, at, event.nick, event.user, event.text or "")
 
 
 def rfc3339(milliseconds: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Protocol, TypeAlias
@@ -49,11 +50,14 @@ class Hearer(Protocol):
 class Membership:
     """Live events are heard from ``start`` on, once everything before them has been said."""
 
-    __slots__ = ("_catching_up", "_connection", "room", "subscription")
+    __slots__ = ("_catching_up", "_connection", "room", "subscription", "typed", "types")
 
     def __init__(self, room: Room, connection: Hearer) -> None:
         self.room = room
         self.subscription: Subscription | None = None
+        self.types = False
+        """Whether it was last told to be writing; and when that was, on Trio's clock."""
+        self.typed = -math.inf
         self._connection = connection
         self._catching_up: trio.CancelScope | None = None
 

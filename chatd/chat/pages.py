@@ -12,7 +12,7 @@ from chatd.chat.commands import Since
 from chatd.journal import Journal
 from chatd.model import Event
 
-__all__ = ["Caught", "catch", "fitting", "missed", "page_size"]
+__all__ = ["QUEUE_SHARE", "Caught", "catch", "fitting", "missed", "newest", "page_size"]
 
 PAGE_EVENTS: Final = 100
 MOST_PAGE_EVENTS: Final = 500
@@ -55,10 +55,36 @@ async def missed(
     return fitting(shown[:limit], queue_bytes)
 
 
+async def newest(
+    journal: Journal, room: str, before: int, limit: int, *, messages: bool = False
+) -> list[Event]:
+    """Give the last ``limit`` events before a number; where ``messages``, so many messages.
+
+    Whatever was changed so often, a page has no more than so many events.
+    """
+    count = limit
+    while True:
+        page = await journal.read_back(room, before, count)
+        if not messages or len(page) < count or count >= MOST_PAGE_EVENTS:
+            return page
+        said = [index for index, event in enumerate(page) if event.kind == "message"]
+        if len(said) >= limit:
+            return page[said[-limit] :] if limit else []
+        count = min(2 * count, MOST_PAGE_EVENTS)
+
+
 async def catch(
-    journal: Journal, topic: Topic, since: Since | None, limit: int, queue_bytes: int
+    journal: Journal,
+    topic: Topic,
+    since: Since | None,
+    limit: int,
+    queue_bytes: int,
+    *,
+    messages: bool = False,
 ) -> Caught:
     """Read a join's page: what was missed since a position that holds here, else the newest.
+
+    Where ``messages``, the newest are so many messages and what came between them.
 
     Raises:
         chatd.journal.Unavailable: the store cannot be read now.
@@ -72,11 +98,15 @@ async def catch(
             return Caught(page, page[-1].seq if page else since.seq, recovered=True)
     while True:
         visible = topic.visible
-        newest = topic.after(max(0, visible - limit))
-        if newest is None:
-            newest = await journal.read_back(topic.room, visible + 1, limit)
+        last = topic.after(max(0, visible - limit))
+        if last is None or (messages and any(event.kind != "message" for event in last)):
+            last = await newest(journal, topic.room, visible + 1, limit, messages=messages)
         # Where more was shown than the tail holds while this was read, it is read again.
         if (rest := topic.after(visible)) is not None:
-            page = [*newest, *rest][-limit:] if limit else []
+            page = [*last, *rest]
+            if not limit:
+                page = []
+            elif not messages:
+                page = page[-limit:]
             page = fitting(page, queue_bytes, back=True)
             return Caught(page, topic.visible, recovered=False)

@@ -41,10 +41,23 @@ class Place(Protocol):
 class Room:
     """A room in which somebody is, or was a moment ago."""
 
-    __slots__ = ("_roll", "_total_at", "_total_due", "leaving", "members", "topic")
+    __slots__ = (
+        "_roll",
+        "_total_at",
+        "_total_due",
+        "about",
+        "direct",
+        "leaving",
+        "members",
+        "topic",
+    )
 
-    def __init__(self, topic: Topic) -> None:
+    def __init__(self, topic: Topic, about: str = "") -> None:
         self.topic = topic
+        self.about = about
+        """What the room's people say it is about: the last ``topic`` that was shown."""
+        self.direct = topic.room.startswith("@")
+        """Whether it is the room of two users, who are in it without coming and going."""
         self.members: dict[User, set[Place]] = {}
         self.leaving: dict[User, float] = {}
         """Users whose last connection was lost, and when they are taken for gone."""
@@ -70,7 +83,7 @@ class Room:
         ]
 
     def entry(self) -> RoomEntry:
-        return RoomEntry(self.name, len(self.members), self.topic.visible, "")
+        return RoomEntry(self.name, len(self.members), self.topic.visible, self.about)
 
     # ---- coming and going
 
@@ -120,10 +133,16 @@ class Room:
         self.strike(user)
         self._tell(events.Left(self.name, user.nick.shown, user.id, reason), user, crowd)
 
+    def places(self, user: User) -> set[Subscription]:
+        """Give by what a member's connections hear the room."""
+        mine = self.members.get(user, ())
+        return {place.subscription for place in mine if place.subscription is not None}
+
     def _tell(self, event: events.Joined | events.Left, user: User, crowd: int) -> None:
+        if self.direct:
+            return
         if len(self.members) <= crowd:
-            mine = self.members.get(user, ())
-            self.topic.tell([event], {m.subscription for m in mine if m.subscription is not None})
+            self.topic.tell([event], self.places(user))
             return
         now = trio.current_time()
         if now - self._total_at >= TOTALS_SECONDS:
@@ -144,6 +163,7 @@ class Rooms:
         self._journal = journal
         self._bus = bus
         self._live: dict[str, Room] = {}
+        self._direct: dict[str, set[Room]] = {}
         self._opening = trio.Lock()
 
     def __len__(self) -> int:
@@ -185,10 +205,19 @@ class Rooms:
             if head is not None:
                 topic.name = head.name
                 topic.raise_to(head.seq)
-            room = self._live[name.fold] = Room(topic)
+            room = self._live[name.fold] = Room(topic, "" if head is None else head.topic)
+            if room.direct:
+                for user in name.fold[1:].split(","):
+                    self._direct.setdefault(user, set()).add(room)
             return room
 
+    def direct(self, user: str) -> list[Room]:
+        """Give the live rooms of a user's direct messages."""
+        return list(self._direct.get(user, ()))
+
     async def _may_be_made(self, name: Name) -> Refusal | None:
+        if name.fold.startswith("@"):
+            return None
         if not self.settings.chat.create_rooms and name.shown != self.settings.chat.default_room:
             return Refusal("not_found", f"there is no room {name.shown}")
         known = {head.room for head in await self._journal.rooms()} | self._live.keys()
@@ -201,14 +230,24 @@ class Rooms:
         if not room.members:
             self._bus.close_topic(room.topic)
             del self._live[room.topic.room]
+            if room.direct:
+                for user in room.topic.room[1:].split(","):
+                    mine = self._direct[user]
+                    mine.discard(room)
+                    if not mine:
+                        del self._direct[user]
 
-    async def entries(self) -> list[RoomEntry]:
-        """Every room that has members or events, by name."""
-        entries = {room.topic.room: room.entry() for room in self._live.values() if room.members}
+    async def entries(self) -> list[tuple[str, RoomEntry]]:
+        """Give every room that has members or events, but for direct messages', by their folds."""
+        entries = {
+            room.topic.room: room.entry()
+            for room in self._live.values()
+            if room.members and not room.direct
+        }
         for head in await self._journal.rooms():
             if head.room not in entries:
                 entries[head.room] = RoomEntry(head.name, 0, head.seq, head.topic)
-        return [entries[fold] for fold in sorted(entries)]
+        return sorted(entries.items())
 
     def sweep(self) -> None:
         """Tell what is due, and let go of the rooms that are empty by it."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from heapq import heappop, heappush
 from itertools import count
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import trio
 
@@ -21,7 +21,10 @@ from chatd.journal import Journal
 from chatd.model import Refusal, UserRecord
 from chatd.settings import Limits, Settings
 
-__all__ = ["User", "Users"]
+__all__ = ["MARK", "User", "Users"]
+
+MARK: Final = "mark"
+"""The shelf of read marks: by user, a NUL and the room's fold; each is a number."""
 
 GENERATED_CHARACTERS: Final = 5
 """Of a guest's id in the nick we give: 25 bits; another is given where that is taken."""
@@ -45,6 +48,16 @@ class Whereabouts(Protocol):
         """Put the member back on it, and tell of the nick."""
 
 
+class Line(Protocol):
+    """A connection, as far as its user is concerned."""
+
+    def enter_direct(self, room: Any, /) -> None:
+        """Be in a room of direct messages from now on, if it is not."""
+
+    def tell(self, *items: Any) -> None:
+        """Say something to this client alone."""
+
+
 class User:
     """Somebody, over all their connections."""
 
@@ -54,6 +67,7 @@ class User:
         "connections",
         "held",
         "id",
+        "marks",
         "messages",
         "nick",
         "op",
@@ -68,8 +82,10 @@ class User:
         self.op = False
         self.chosen = chosen
         """Whether the nick was asked for: only then is it held and kept."""
-        self.connections: set[object] = set()
+        self.connections: set[Line] = set()
         self.rooms: set[Whereabouts] = set()
+        self.marks: dict[str, int] = {}
+        """Up to where the user has read, by room."""
         self.since = trio.current_time()
         self.released: float | None = None
         """When the last connection went (trio's clock); None while present."""
@@ -129,6 +145,14 @@ class Users:
 
     # ---- who
 
+    def get(self, user: str) -> User | None:
+        """Give who has this id, if present or lately so."""
+        return self._by_id.get(user)
+
+    def called(self, fold: str) -> User | None:
+        """Give who has the nick of this fold, if present or lately so."""
+        return self._by_fold.get(fold)
+
     def guest(self, wanted: str | None) -> tuple[User, str | None]:
         """Make a guest; the second value says why ``wanted`` could not be the nick, if so."""
         user_id = new_user()
@@ -157,6 +181,7 @@ class Users:
         if (user := self._by_id.get(secret.user)) and user.connections:
             return user
         record = await self._journal.user(secret.user)
+        marks = await self._marks(secret.user)
         # The same guest may have come by another connection meanwhile.
         if (user := self._by_id.get(secret.user)) and user.connections:
             return user
@@ -176,14 +201,22 @@ class Users:
             return user
         kept = None if record is None else nick_name(record.nick)
         if isinstance(kept, Name):
-            return self._add(User(secret.user, self._free(kept, secret.user), chosen=True))
-        return self._add(User(secret.user, self._generated(secret.user), chosen=False))
+            user = User(secret.user, self._free(kept, secret.user), chosen=True)
+        else:
+            user = User(secret.user, self._generated(secret.user), chosen=False)
+        user.marks = marks
+        return self._add(user)
+
+    async def _marks(self, user: str) -> dict[str, int]:
+        prefix = f"{user}\0"
+        records = await self._journal.records(MARK, prefix)
+        return {record.name.removeprefix(prefix): int(record.value) for record in records}
 
     def secret(self, user: User) -> str:
         """Give the secret that makes a guest this user again."""
         return seal(self._journal.key, user.id, self._now() // 1000)
 
-    def attach(self, user: User, connection: object) -> None:
+    def attach(self, user: User, connection: Line) -> None:
         if user.released is not None:
             user.released = None
             user.since = trio.current_time()
@@ -191,7 +224,7 @@ class Users:
                 self._remember(user)
         user.connections.add(connection)
 
-    def detach(self, user: User, connection: object) -> None:
+    def detach(self, user: User, connection: Line) -> None:
         """Note that a connection ended; after the last one the nick is held for a while."""
         user.connections.discard(connection)
         if user.connections:

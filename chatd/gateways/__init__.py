@@ -8,7 +8,7 @@ from chatd.chat import Chat
 from chatd.gateways import page
 from chatd.gateways.json import SUBPROTOCOL, JsonGateway
 from chatd.gateways.socketio import SocketIoGateway
-from chatd.gateways.text import TextGateway
+from chatd.gateways.text import TextCodec, TextGateway
 from chatd.logs import Log
 from chatd.model import INTERNAL
 from chatd.wire.origins import check
@@ -61,8 +61,10 @@ def _websocket(chat: Chat, log: Log, closing: Callable[[], bool]) -> Handler:
     async def open_json(websocket: WebSocket) -> JsonGateway:
         return JsonGateway(chat, websocket)
 
+    codec = TextCodec(chat)
+
     async def open_text(websocket: WebSocket) -> TextGateway:
-        gateway = TextGateway(chat, websocket)
+        gateway = TextGateway(chat, websocket, codec)
         try:
             await gateway.enter()
         except BaseException:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, Union
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import astuple
 
 from chatd.chat import Chat, commands, events, perform
+from chatd.chat.rules import RULES
 from chatd.gateways.websocket import connect, disconnect
 from chatd.model import UNSUPPORTED, Close, Event, Refusal
 from chatd.wire import frames
@@ -51,15 +52,8 @@ class Head(Struct, frozen=True):
 
 
 _ENCODER: Final = msgspec.json.Encoder()
-_COMMANDS: Final = msgspec.json.Decoder(
-    commands.Auth
-    | commands.Join
-    | commands.Leave
-    | commands.Say
-    | commands.History
-    | commands.Who
-    | commands.Rooms
-    | commands.Nick
+_COMMANDS: Final[msgspec.json.Decoder[commands.Command]] = msgspec.json.Decoder(
+    Union[tuple(RULES)]  # noqa: UP007  of a table, not of names
 )
 _HEADS: Final = msgspec.json.Decoder(Head)
 

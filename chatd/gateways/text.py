@@ -12,46 +12,62 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from chatd.chat import Chat, commands, events, perform
+from chatd.chat.direct import other_of
 from chatd.chat.names import room_name
 from chatd.gateways.websocket import connect, disconnect
 from chatd.model import NORMAL, UNSUPPORTED, Close, Event, Refusal
 from chatd.wire import frames
 from chatd.wire.websocket import WebSocket
 
-__all__ = ["CODEC", "TextCodec", "TextGateway"]
+__all__ = ["TextCodec", "TextGateway"]
 
 _PLACES: Final = re.compile(r"\{nick\}|\{room\}")
 
 HELP: Final = (
     "/nick N: be called N; /join R: go to another room; /who: who is here; /history [N]: the last"
-    " N messages; /me TEXT: do something; /quit: leave; // begins a message with a slash"
+    " N messages; /msg N TEXT: say it to N alone; /me TEXT: do something; /quit: leave; // begins"
+    " a message with a slash"
 )
 
 
 class TextCodec:
-    """Says events as lines for people, one frame each."""
+    """Says events as lines for people, one frame each. One for all who speak plain text."""
+
+    def __init__(self, chat: Chat) -> None:
+        self._chat = chat
 
     def encode(self, room: str, items: Sequence[Any]) -> bytes:
-        return b"".join(frames.text(line.encode()) for line in map(_line, items) if line)
+        lines = (self._line(room, item) for item in items)
+        return b"".join(frames.text(line.encode()) for line in lines if line)
 
+    def _line(self, room: str, item: Any) -> str:
+        match item:
+            case Event(kind="message", text=str(text)) | events.Message(text=str(text)):
+                return f"{self._by(room, item)}: {_indented(text)}"
+            case Event(kind="edit", text=str(text)):
+                return f"* {self._by(room, item)} edited: {_indented(text)}"
+            case Event(kind="delete"):
+                return f"* {self._by(room, item)} deleted a message"
+            case Event(kind="topic", text=str(text)):
+                return f"* {self._by(room, item)} set the topic: {text}"
+            case events.Joined(nick=nick):
+                return f"* {nick} joined"
+            case events.Left(nick=nick):
+                return f"* {nick} left"
+            case events.NickChanged(old=old, new=new):
+                return f"* {old} is now {new}"
+            case events.Notice(text=text):
+                return f"* {_indented(text)}"
+            case _:
+                return ""
 
-CODEC: Final = TextCodec()
-
-
-def _line(item: Any) -> str:
-    match item:
-        case Event(kind="message", text=str(text), nick=nick):
-            return f"{nick}: {_indented(text)}"
-        case events.Joined(nick=nick):
-            return f"* {nick} joined"
-        case events.Left(nick=nick):
-            return f"* {nick} left"
-        case events.NickChanged(old=old, new=new):
-            return f"* {old} is now {new}"
-        case events.Notice(text=text):
-            return f"* {_indented(text)}"
-        case _:
-            return ""
+    def _by(self, room: str, item: Event | events.Message) -> str:
+        """Say who it is from. No nick has a space, so none looks like a direct message."""
+        if not room.startswith("@"):
+            return item.nick
+        other = other_of(room, item.user)
+        user = self._chat.users.get(other)
+        return f"{item.nick} -> {user.nick.shown if user else other}"
 
 
 def _indented(text: str) -> str:
@@ -62,11 +78,12 @@ def _indented(text: str) -> str:
 class TextGateway:
     """One client that speaks plain text. ``enter`` takes it into its first room."""
 
-    def __init__(self, chat: Chat, websocket: WebSocket) -> None:
+    def __init__(self, chat: Chat, websocket: WebSocket, codec: TextCodec) -> None:
         self._chat = chat
         self._websocket = websocket
+        self._codec = codec
         self._room = chat.settings.chat.default_room
-        self._connection = connect(chat, websocket, CODEC, "text")
+        self._connection = connect(chat, websocket, codec, "text")
 
     async def enter(self) -> None:
         """Join the room of ``?room=``, or the default one where that cannot be; greet there."""
@@ -91,7 +108,7 @@ class TextGateway:
             await self._say(text[1:] if text.startswith("//") else text)
 
     def farewell(self, close: Close, reason: str) -> bytes:
-        return CODEC.encode("", [events.Notice(reason or close.reason)])
+        return self._codec.encode("", [events.Notice(reason or close.reason)])
 
     def ended(self, close: Close, reason: str) -> None:
         disconnect(self._connection, self._websocket, close, reason)
@@ -110,12 +127,16 @@ class TextGateway:
                 await self._perform(commands.Who(room=self._room))
             case "/history":
                 await self._history(rest)
+            case "/msg" if len(words := rest.split(maxsplit=1)) > 1:
+                await self._perform(commands.Say(room=f"@{words[0].lstrip('@')}", text=words[1]))
             case "/me" if rest:
                 await self._say(f"_{rest}_")
             case "/quit":
                 self._websocket.end(NORMAL, "bye")
             case "/help":
                 self._notice(HELP)
+            case "/msg":
+                self._notice("/msg N TEXT: to whom, and what?")
             case "/nick" | "/join" | "/me":
                 self._notice(f"{name} what? /help tells")
             case _:
@@ -131,7 +152,7 @@ class TextGateway:
             self._notice("/history N: N is a number")
             return
         limit = int(rest) if rest else self._chat.settings.chat.backlog
-        await self._perform(commands.History(room=self._room, limit=limit))
+        await self._perform(commands.History(room=self._room, limit=limit, messages=True))
 
     async def _move(self, room: str) -> None:
         """Go to another room. Left first, so that nothing of the old one follows the greeting."""
@@ -139,8 +160,8 @@ class TextGateway:
             self._connection.tell(_notice(name))
             return
         before = self._room
-        memberships = self._connection.memberships
-        if memberships and name.fold not in memberships:
+        connection = self._connection
+        if connection.member(before) is not None and name.fold not in connection.memberships:
             await self._perform(commands.Leave(room=before))
         if (refusal := await self._join(room, [])) is not None:
             self._connection.tell(_notice(refusal))
@@ -156,7 +177,8 @@ class TextGateway:
             elif isinstance(answer, Refusal):
                 refusals.append(answer)
 
-        await perform(self._connection, commands.Join(room=room, limit=self._backlog()), answered)
+        join = commands.Join(room=room, limit=self._backlog(), messages=True)
+        await perform(self._connection, join, answered)
         return refusals[0] if refusals else None
 
     def _backlog(self) -> int:
@@ -169,8 +191,9 @@ class TextGateway:
         names = {"{nick}": self._connection.user.nick.shown, "{room}": joined.room}
         # In one pass: a nick may look like a place to fill in.
         greeting = _PLACES.sub(lambda place: names[place[0]], self._chat.settings.chat.greeting)
-        block = frames.text(greeting.encode()) + CODEC.encode("", notices) + _past(joined.events)
-        self._websocket.outbox.offer(block, 1 + len(notices) + len(joined.events))
+        past = _messages(joined.events)
+        block = frames.text(greeting.encode()) + self._codec.encode(joined.room, [*notices, *past])
+        self._websocket.outbox.offer(block, 1 + len(notices) + len(past))
 
     # ---- what is answered
 
@@ -186,7 +209,8 @@ class TextGateway:
                 more = f" and {count - len(members)} more" if count > len(members) else ""
                 self._notice(f"in #{self._room}: {nicks}{more}")
             case commands.Page(events=page):
-                self._websocket.outbox.offer(_past(page), len(page))
+                past = _messages(page)
+                self._websocket.outbox.offer(self._codec.encode(self._room, past), len(past))
             case _:
                 # What was said and who is called what is seen by the lines everybody gets.
                 pass
@@ -195,13 +219,13 @@ class TextGateway:
         self._connection.tell(events.Notice(text))
 
 
-def _past(page: Sequence[Any]) -> bytes:
-    """Say a page of messages as lines like the live ones; deleted ones are passed over."""
-    return b"".join(
-        frames.text(f"{message.nick}: {_indented(message.text)}".encode())
+def _messages(page: Sequence[Any]) -> list[events.Message]:
+    """Give what is said like the live lines; deleted messages are passed over."""
+    return [
+        message
         for message in page
         if isinstance(message, events.Message) and isinstance(message.text, str)
-    )
+    ]
 
 
 def _notice(refusal: Refusal) -> events.Notice:

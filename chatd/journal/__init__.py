@@ -166,9 +166,7 @@ class Journal(Protocol):
         """
         ...
 
-    async def missed(
-        self, rooms: Mapping[str, int], upto: int, limit: int
-    ) -> list[Event]:
+    async def missed(self, rooms: Mapping[str, int], upto: int, limit: int) -> list[Event]:
         """Give events of several rooms, each behind a position of its own, up to another.
 
         In the order of their positions; the first ``limit`` of them.

@@ -30,6 +30,9 @@ Name: TypeAlias = Literal[
     "leave",
     "nick",
     "message",
+    "edit",
+    "delete",
+    "topic",
     "refused",
     "disconnect",
     "fault",
@@ -51,6 +54,7 @@ class Meaning(Struct, frozen=True):
 
 
 _CONNECTION: Final = ("connection", "user", "nick", "address", "transport", "protocol")  # Who
+_LOGGED: Final = ("room", "seq", "bytes", "receivers", "text")  # an event of a room's log
 
 VOCABULARY: Final[dict[Name, Meaning]] = {
     "start": Meaning("info", "the daemon begins", ("version", "pid")),
@@ -65,8 +69,11 @@ VOCABULARY: Final[dict[Name, Meaning]] = {
     "message": Meaning(
         "info",
         "a message was said and committed",
-        (*_CONNECTION, "room", "seq", "bytes", "receivers", "text"),
+        (*_CONNECTION, *_LOGGED),
     ),
+    "edit": Meaning("info", "a message has another text", (*_CONNECTION, *_LOGGED, "of")),
+    "delete": Meaning("info", "a message was taken away", (*_CONNECTION, *_LOGGED, "of")),
+    "topic": Meaning("info", "a room has another topic", (*_CONNECTION, *_LOGGED)),
     "refused": Meaning(
         "info",
         "a request was refused",
@@ -126,9 +133,10 @@ class Fields(Who, total=False):
     messages_in: int | None
     messages_out: int | None
     # A message: where, its number there, its size, how many it went to; its words if
-    # ``log.bodies`` is on.
+    # ``log.bodies`` is on. Of an edit or a delete, the message's number too.
     room: str | None
     seq: int | None
+    of: int | None
     bytes: int | None
     receivers: int | None
     text: str | None

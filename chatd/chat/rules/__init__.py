@@ -1,7 +1,8 @@
 """The rules of each command: what it does, to whom it is allowed, what it is answered.
 
 A rule takes the connection, the command and whom to answer. It answers once: before it returns
-where it reads, and when the store has confirmed where it writes.
+where it reads, and when the store has confirmed where it writes; ``typing`` has no answer but a
+refusal.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any, Final
 
 from chatd.chat import commands
 from chatd.chat.connection import Answered, Connection
-from chatd.chat.rules import people, rooms, words
+from chatd.chat.rules import past, people, rooms, signs, words
 from chatd.journal import Unavailable
 from chatd.model import Refusal
 
@@ -27,7 +28,13 @@ RULES: Final[
     commands.Who: rooms.who,
     commands.Rooms: rooms.list_rooms,
     commands.Say: words.say,
-    commands.History: words.history,
+    commands.Edit: words.edit,
+    commands.Delete: words.delete,
+    commands.Topic: words.topic,
+    commands.History: past.history,
+    commands.Search: past.search,
+    commands.Typing: signs.typing,
+    commands.Read: signs.read,
 }
 """Every command there is, and its rule."""
 

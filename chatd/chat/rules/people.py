@@ -21,7 +21,7 @@ async def auth(connection: Connection, command: commands.Auth, answered: Answere
         answered(Refusal("unauthorized", "this session is not known here, or over"))
         return
     if user is not connection.user:
-        if connection.memberships:
+        if connection.joined:
             answered(Refusal("forbidden", "another user's session is for before the first join"))
             return
         connection.become(user)

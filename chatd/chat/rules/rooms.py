@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
+
 from chatd.chat import commands, events
 from chatd.chat.connection import Answered, Connection
-from chatd.chat.names import nick_name, room_name
-from chatd.chat.pages import catch, page_size
+from chatd.chat.direct import DIRECT, open_direct, other_of, place, resolve
+from chatd.chat.names import nick_name
+from chatd.chat.pages import QUEUE_SHARE, catch, page_size
 from chatd.journal import Unavailable
 from chatd.model import Refusal
 
 __all__ = ["join", "leave", "list_rooms", "who"]
 
+MOST_UNREAD: Final = 1000
+"""Nobody counts further; and nobody has to wait until that many are counted."""
+
+MOST_ROOMS: Final = 1000
+ENTRY_BYTES: Final = 300
+"""A list of rooms has so many at most, and what its room in the send queue takes: a room's name
+of 64 characters, doubled by escapes, and its numbers."""
+
 
 async def join(connection: Connection, command: commands.Join, answered: Answered) -> None:
     """Enter a room, or resume in it. The answer's page comes first, live events after it."""
     chat, limits = connection.chat, connection.chat.settings.limits
-    name = room_name(command.room)
+    name = resolve(chat, connection.user, command.room)
     if isinstance(name, Refusal):
         answered(name)
         return
     memberships = connection.memberships
-    if name.fold not in memberships and len(memberships) >= limits.rooms_per_client:
+    direct = name.fold.startswith("@")
+    if not direct and name.fold not in memberships and connection.joined >= limits.rooms_per_client:
         answered(Refusal("forbidden", f"{limits.rooms_per_client} rooms at once are enough"))
         return
     await connection.outbox.drained()
-    room = await chat.rooms.open(name)
+    room = await (open_direct(connection, name) if direct else chat.rooms.open(name))
     if isinstance(room, Refusal):
         answered(room)
         return
@@ -39,7 +54,9 @@ async def join(connection: Connection, command: commands.Join, answered: Answere
             command.since,
             page_size(command.limit),
             limits.send_queue_bytes,
+            messages=command.messages,
         )
+        read, unread = await _unread(connection, room.topic.room)
     except Unavailable:
         connection.exit(membership)
         raise
@@ -48,23 +65,38 @@ async def join(connection: Connection, command: commands.Join, answered: Answere
             room=room.name,
             epoch=chat.journal.epoch,
             seq=room.topic.visible,
-            topic="",
+            topic=room.about,
             members=room.member_list(),
             member_count=len(room.members),
             events=[events.shape(room.name, event) for event in caught.page],
             recovered=caught.recovered,
+            read=read,
+            unread=unread,
         )
     )
     membership.start(caught.position)
+
+
+async def _unread(
+    connection: Connection, room: str
+) -> tuple[int, int] | tuple[UnsetType, UnsetType]:
+    """Give up to where the user has read a room, and how much of others is behind that."""
+    user = connection.user
+    if (read := user.marks.get(room)) is None:
+        return UNSET, UNSET
+    return read, await connection.chat.journal.unread(room, user.id, read, MOST_UNREAD)
 
 
 async def leave(connection: Connection, command: commands.Leave, answered: Answered) -> None:
     """Leave a room; nothing of it follows the answer."""
     # What was said before the leaving is seen before it.
     await connection.settled()
-    membership = connection.member(command.room)
-    if membership is None:
-        answered(Refusal("not_joined", f"you are not in {command.room[:64]}"))
+    membership = await place(connection, command.room)
+    if isinstance(membership, Refusal):
+        answered(membership)
+        return
+    if membership.room.direct:
+        answered(Refusal("bad_request", "direct messages are not joined and not left"))
         return
     membership.stop()
     answered(commands.Left(membership.room.name))
@@ -74,7 +106,7 @@ async def leave(connection: Connection, command: commands.Leave, answered: Answe
 async def who(connection: Connection, command: commands.Who, answered: Answered) -> None:
     """Tell who is in a room, a page at a time."""
     chat = connection.chat
-    name = room_name(command.room)
+    name = resolve(chat, connection.user, command.room)
     after = None if command.after is None else nick_name(command.after)
     if isinstance(name, Refusal):
         answered(name)
@@ -89,7 +121,46 @@ async def who(connection: Connection, command: commands.Who, answered: Answered)
         answered(Refusal("not_found", f"there is no room {name.shown}"))
 
 
-async def list_rooms(connection: Connection, _command: commands.Rooms, answered: Answered) -> None:
-    """Tell which rooms have members or events."""
+async def list_rooms(connection: Connection, command: commands.Rooms, answered: Answered) -> None:
+    """Tell which rooms have members or events: direct messages' first, then the others by name."""
+    chat, user = connection.chat, connection.user
     await connection.outbox.drained()
-    answered(commands.RoomList(await connection.chat.rooms.entries()))
+    after = None if command.after is None else resolve(chat, user, command.after)
+    if isinstance(after, Refusal):
+        answered(after)
+        return
+    found = [*await _conversations(connection), *await chat.rooms.entries()]
+    room = chat.settings.limits.send_queue_bytes // QUEUE_SHARE
+    listed: list[commands.RoomEntry] = []
+    more = False
+    for fold, entry in found:
+        if after is not None and fold <= after.fold:
+            continue
+        room -= ENTRY_BYTES + len(entry.topic)
+        if len(listed) == MOST_ROOMS or (room < 0 and listed):
+            more = True
+            break
+        read, unread = await _unread(connection, fold)
+        listed.append(replace(entry, read=read, unread=unread))
+    answered(commands.RoomList(listed, more))
+
+
+async def _conversations(connection: Connection) -> list[tuple[str, commands.RoomEntry]]:
+    """Give the rooms of the user's direct messages."""
+    chat, user = connection.chat, connection.user
+    prefix = f"{user.id}\0"
+    kept = [
+        record.name.removeprefix(prefix) for record in await chat.journal.records(DIRECT, prefix)
+    ]
+    live = [room.topic.room for room in chat.rooms.direct(user.id)]
+    entries: list[tuple[str, commands.RoomEntry]] = []
+    for fold in sorted({*kept, *live}):
+        other = other_of(fold, user.id)
+        here = chat.users.get(other)
+        record = None if here else await chat.journal.user(other)
+        nick = here.nick.shown if here else record.nick if record else UNSET
+        if room := chat.rooms.get(fold):
+            entries.append((fold, replace(room.entry(), nick=nick)))
+        elif head := await chat.journal.head(fold):
+            entries.append((fold, commands.RoomEntry(fold, 0, head.seq, head.topic, nick)))
+    return entries

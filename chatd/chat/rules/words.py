@@ -1,22 +1,23 @@
-"""What is said in rooms, and reading it again."""
+"""What is said in rooms, and changed afterwards."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from functools import partial
-from typing import Final
+from typing import Final, Literal
 
 from chatd.chat import commands, events
 from chatd.chat.connection import Answered, Connection
-from chatd.chat.names import room_name
-from chatd.chat.pages import fitting, page_size
-from chatd.chat.rooms import Room
-from chatd.model import Event, Outcome, Post, Receipt, Refusal
+from chatd.chat.direct import DIRECT, is_kept, place
+from chatd.chat.membership import Membership
+from chatd.model import Outcome, Post, Put, Receipt, Record, Refusal
 
-__all__ = ["history", "say"]
+__all__ = ["delete", "edit", "say", "topic"]
 
 KEY_BYTES: Final = 64
+
+TOPIC_BYTES: Final = 1024
+"""A topic is told with each room of a list: it is a line, not a page."""
 
 MOST_SEQ: Final = 2**53
 """What every JSON library takes for a whole number."""
@@ -26,19 +27,22 @@ _CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 async def say(connection: Connection, command: commands.Say, answered: Answered) -> None:
     """Say a text: committed first, then answered, then shown to everybody."""
-    chat = connection.chat
-    membership = connection.member(command.room)
-    if membership is None:
-        answered(Refusal("not_joined", f"join {command.room[:64]} first"))
+    membership = await place(connection, command.room)
+    if isinstance(membership, Refusal):
+        answered(membership)
         return
     text = command.text.replace("\r\n", "\n")
-    room, user = membership.room, connection.user
-    if command.reply_to is not None and not 1 <= command.reply_to <= MOST_SEQ:
-        answered(Refusal("bad_request", "reply_to is the number of a message"))
-        return
-    if refusal := _may_say(connection, text, command.key):
+    if refusal := _may_say(connection, text, command.key, command.reply_to):
         answered(refusal)
         return
+    room, user = membership.room, connection.user
+    if room.direct and not is_kept(room.name):
+        _tell(connection, membership, text, answered)
+        return
+    if room.direct and not room.topic.visible:
+        for party in room.name[1:].split(","):
+            listed = Put(Record(DIRECT, f"{party}\0{room.name}", b""))
+            await connection.publish(listed, _listed)
     await connection.publish(
         Post(
             room=room.topic.room,
@@ -49,11 +53,21 @@ async def say(connection: Connection, command: commands.Say, answered: Answered)
             key=command.key,
             reply_to=command.reply_to,
         ),
-        partial(_said, connection, room, chat.journal.epoch, answered),
+        partial(_said, connection, room.name, answered),
     )
 
 
-def _may_say(connection: Connection, text: str, key: str | None) -> Refusal | None:
+def _listed(outcome: Outcome) -> None:
+    """Take the answer to a Put that nobody waits for.
+
+    Where the store did not take it, it mostly does not take what is said either; and it is asked
+    of it again with the next message that may be the first.
+    """
+
+
+def _may_say(
+    connection: Connection, text: str, key: str | None = None, reply_to: int | None = None
+) -> Refusal | None:
     limits = connection.chat.settings.limits
     size = len(text.encode())
     if size > limits.message_bytes:
@@ -62,49 +76,131 @@ def _may_say(connection: Connection, text: str, key: str | None) -> Refusal | No
         return Refusal("bad_request", "a text is not empty and has no control characters")
     if key is not None and not 1 <= len(key.encode()) <= KEY_BYTES:
         return Refusal("bad_request", f"a key has 1 to {KEY_BYTES} bytes")
-    if wait := connection.user.floods(size, limits):
+    if reply_to is not None and not 1 <= reply_to <= MOST_SEQ:
+        return Refusal("bad_request", "reply_to is the number of a message")
+    return _flood(connection, size)
+
+
+def _flood(connection: Connection, size: int) -> Refusal | None:
+    if wait := connection.user.floods(size, connection.chat.settings.limits):
         return Refusal("rate_limited", "that is too much at once", wait)
     return None
 
 
-def _said(
-    connection: Connection, room: Room, epoch: str, answered: Answered, outcome: Outcome
-) -> None:
+def _tell(connection: Connection, membership: Membership, text: str, answered: Answered) -> None:
+    """Tell the other guest, and keep nothing of it."""
+    chat, room, user = connection.chat, membership.room, connection.user
+    at = events.rfc3339(chat.now())
+    answered(commands.Said(room=room.name, at=at, kept=False))
+    message = events.Message(room=room.name, at=at, nick=user.nick.shown, user=user.id, text=text)
+    room.topic.tell([message], droppable=False)
+    if chat.settings.log.messages:
+        chat.log.emit(
+            "message",
+            room=room.name,
+            bytes=len(text.encode()),
+            receivers=len(room.topic),
+            text=text if chat.settings.log.bodies else None,
+            **connection.who(),
+        )
+
+
+def _said(connection: Connection, room: str, answered: Answered, outcome: Outcome) -> None:
     if isinstance(outcome, Receipt):
         event, duplicate = outcome.event, outcome.duplicate
         if not duplicate:
             connection.said(event.position)
-        at = events.rfc3339(event.at)
-        answered(commands.Said(room.name, epoch, event.seq, at, duplicate))
+        answered(
+            commands.Said(
+                room=room,
+                epoch=connection.chat.journal.epoch,
+                seq=event.seq,
+                at=events.rfc3339(event.at),
+                duplicate=duplicate,
+            )
+        )
     elif isinstance(outcome, Refusal):
         answered(outcome)
 
 
-async def history(connection: Connection, command: commands.History, answered: Answered) -> None:
-    """Read a page of a room's log, up to what is visible."""
-    chat, limit = connection.chat, page_size(command.limit)
-    name = room_name(command.room)
-    if isinstance(name, Refusal):
-        answered(name)
-        return
-    await connection.outbox.drained()
-    if room := chat.rooms.get(name.fold):
-        written, visible = room.name, room.topic.visible
-    elif head := await chat.journal.head(name.fold):
-        written, visible = head.name, head.seq
+async def edit(connection: Connection, command: commands.Edit, answered: Answered) -> None:
+    """Give a message another text. That it is one's own is checked where it is committed."""
+    text = command.text.replace("\r\n", "\n")
+    refusal = _may_say(connection, text)
+    await _change(connection, command, "edit", text, refusal, answered)
+
+
+async def delete(connection: Connection, command: commands.Delete, answered: Answered) -> None:
+    """Take a message away. That one may is checked where it is committed."""
+    await _change(connection, command, "delete", None, _flood(connection, 0), answered)
+
+
+async def _change(
+    connection: Connection,
+    command: commands.Edit | commands.Delete,
+    kind: Literal["edit", "delete"],
+    text: str | None,
+    refusal: Refusal | None,
+    answered: Answered,
+) -> None:
+    membership = await place(connection, command.room)
+    if isinstance(membership, Refusal):
+        answered(membership)
+    elif not 1 <= command.seq <= MOST_SEQ:
+        answered(Refusal("bad_request", "seq is the number of a message"))
+    elif refusal is not None:
+        answered(refusal)
     else:
-        answered(Refusal("not_found", f"there is no room {name.shown}"))
+        room, user = membership.room, connection.user
+        await connection.publish(
+            Post(
+                room=room.topic.room,
+                name=room.name,
+                user=user.id,
+                nick=user.nick.shown,
+                text=text,
+                kind=kind,
+                of=command.seq,
+                operator=kind == "delete" and user.op,
+            ),
+            partial(_changed, connection, answered),
+        )
+
+
+def _changed(connection: Connection, answered: Answered, outcome: Outcome) -> None:
+    if isinstance(outcome, Receipt):
+        connection.said(outcome.event.position)
+        answered(commands.Changed(outcome.event.seq, events.rfc3339(outcome.event.at)))
+    elif isinstance(outcome, Refusal):
+        answered(outcome)
+
+
+async def topic(connection: Connection, command: commands.Topic, answered: Answered) -> None:
+    """Say what a room is about: an operator's, and either one's in direct messages."""
+    membership = await place(connection, command.room)
+    text = command.text
+    if isinstance(membership, Refusal):
+        answered(membership)
         return
-    queue_bytes = chat.settings.limits.send_queue_bytes
-    page: Sequence[Event]
-    if command.after is not None:
-        after = max(0, min(command.after, visible))
-        page = fitting(await chat.journal.read(name.fold, after, visible, limit), queue_bytes)
-        more = bool(page) and page[-1].seq < visible
+    room, user = membership.room, connection.user
+    allowed = user.op or connection.chat.settings.chat.topics == "members"
+    if not (allowed or room.direct):
+        answered(Refusal("forbidden", "the topic is the operators' to set"))
+    elif len(text.encode()) > TOPIC_BYTES:
+        answered(Refusal("too_large", f"a topic has {TOPIC_BYTES} bytes at most"))
+    elif _CONTROLS.search(text) or "\n" in text:
+        answered(Refusal("bad_request", "a topic is one line, without control characters"))
+    elif refusal := _flood(connection, len(text.encode())):
+        answered(refusal)
     else:
-        before = visible + 1 if command.before is None else min(command.before, visible + 1)
-        found = await chat.journal.read_back(name.fold, before, limit + 1)
-        page = fitting(found[-limit:] if limit else [], queue_bytes, back=True)
-        more = len(page) < len(found)
-    shaped = [events.shape(written, event) for event in page]
-    answered(commands.Page(chat.journal.epoch, shaped, more))
+        await connection.publish(
+            Post(
+                room=room.topic.room,
+                name=room.name,
+                user=user.id,
+                nick=user.nick.shown,
+                text=text,
+                kind="topic",
+            ),
+            partial(_changed, connection, answered),
+        )

@@ -1,0 +1,98 @@
+"""Direct messages: the room of two users. Both are in it without joining, and nobody else.
+
+The room is called by the two users' ids. It is open while one of them is here, and shown to all
+connections of both; what is said in it is kept where one of the two is more than a guest.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from chatd.chat.chat import Chat
+from chatd.chat.connection import Connection
+from chatd.chat.credentials import is_guest
+from chatd.chat.membership import Membership
+from chatd.chat.names import Name, nick_name, room_name
+from chatd.chat.rooms import Room
+from chatd.chat.users import User
+from chatd.model import Refusal
+
+__all__ = ["DIRECT", "is_kept", "other_of", "place", "resolve"]
+
+DIRECT: Final = "direct"
+"""The shelf on which each user's conversations stand: by user, a NUL and the room."""
+
+
+def resolve(chat: Chat, user: User, spelled: str) -> Name | Refusal:
+    """Give the room that a name means for this user: ``@nick`` is taken at once for the user."""
+    if not spelled.startswith("@"):
+        return room_name(spelled)
+    if "," in spelled:
+        first, _, second = spelled[1:].partition(",")
+        if user.id not in (first, second):
+            return Refusal("forbidden", "that is a conversation of others")
+        other = second if user.id == first else first
+    else:
+        nick = nick_name(spelled[1:])
+        called = chat.users.called(nick.fold) if isinstance(nick, Name) else None
+        if called is None:
+            return Refusal("not_found", f"nobody here is called {spelled[1:65]}")
+        other = called.id
+    if other == user.id:
+        return Refusal("bad_request", "that is you yourself")
+    fold = "@" + ",".join(sorted((user.id, other)))
+    return Name(fold, fold)
+
+
+def other_of(room: str, user: str) -> str:
+    """Give the other one's id."""
+    first, _, second = room[1:].partition(",")
+    return second if user == first else first
+
+
+def is_kept(room: str) -> bool:
+    """Tell whether what is said there is kept: not between two guests."""
+    first, _, second = room[1:].partition(",")
+    return not (is_guest(first) and is_guest(second))
+
+
+async def place(connection: Connection, spelled: str) -> Membership | Refusal:
+    """Give the connection's place in the room it names; a direct one is opened for both users.
+
+    Raises:
+        chatd.journal.Unavailable: the store cannot be read now.
+    """
+    if membership := connection.member(spelled):
+        return membership
+    name = resolve(connection.chat, connection.user, spelled)
+    if isinstance(name, Refusal):
+        return name
+    if membership := connection.memberships.get(name.fold):
+        return membership
+    if not name.fold.startswith("@"):
+        return Refusal("not_joined", f"join {spelled[:64]} first")
+    room = await open_direct(connection, name)
+    if isinstance(room, Refusal):
+        return room
+    return connection.memberships[name.fold]
+
+
+async def open_direct(connection: Connection, name: Name) -> Room | Refusal:
+    """Open the room of two, and let every connection of both into it."""
+    chat, user = connection.chat, connection.user
+    if (room := chat.rooms.get(name.fold)) is None:
+        other = other_of(name.fold, user.id)
+        known = chat.users.get(other) is not None or await chat.journal.user(other) is not None
+        if not known and await chat.journal.head(name.fold) is None:
+            return Refusal("not_found", "nobody has that id")
+        if wait := user.floods(0, chat.settings.limits):
+            return Refusal("rate_limited", "that is too much at once", wait)
+        opened = await chat.rooms.open(name)
+        if isinstance(opened, Refusal):
+            return opened
+        room = opened
+    for party in name.fold[1:].split(","):
+        if (here := chat.users.get(party)) is not None:
+            for each in list(here.connections):
+                each.enter_direct(room)
+    return room

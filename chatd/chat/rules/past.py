@@ -1,0 +1,86 @@
+"""Reading what was said: a room's log in pages, and finding words in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from msgspec import Struct
+
+from chatd.chat import commands, events
+from chatd.chat.connection import Answered, Connection
+from chatd.chat.direct import resolve
+from chatd.chat.pages import fitting, newest, page_size
+from chatd.model import Event, Refusal
+
+__all__ = ["history", "search"]
+
+QUERY_BYTES: Final = 256
+
+
+class Log(Struct, frozen=True):
+    """A room's log as far as it may be read: by its fold, how it is written, up to where."""
+
+    fold: str
+    name: str
+    visible: int
+
+
+async def _log(connection: Connection, spelled: str) -> Log | Refusal:
+    chat = connection.chat
+    name = resolve(chat, connection.user, spelled)
+    if isinstance(name, Refusal):
+        return name
+    await connection.outbox.drained()
+    if room := chat.rooms.get(name.fold):
+        return Log(name.fold, room.name, room.topic.visible)
+    if head := await chat.journal.head(name.fold):
+        return Log(name.fold, head.name, head.seq)
+    return Refusal("not_found", f"there is no room {name.shown}")
+
+
+async def history(connection: Connection, command: commands.History, answered: Answered) -> None:
+    """Read a page of a room's log, up to what is visible."""
+    journal, limit = connection.chat.journal, page_size(command.limit)
+    log = await _log(connection, command.room)
+    if isinstance(log, Refusal):
+        answered(log)
+        return
+    queue_bytes = connection.chat.settings.limits.send_queue_bytes
+    page: Sequence[Event]
+    if command.after is not None:
+        after = max(0, min(command.after, log.visible))
+        page = fitting(await journal.read(log.fold, after, log.visible, limit), queue_bytes)
+        more = bool(page) and page[-1].seq < log.visible
+    else:
+        before = log.visible + 1
+        if command.before is not None:
+            before = min(command.before, before)
+        found = await newest(journal, log.fold, before, limit + 1, messages=command.messages)
+        page = fitting(found[-limit:] if limit else [], queue_bytes, back=True)
+        more = len(page) < len(found)
+    shaped = [events.shape(log.name, event) for event in page]
+    answered(commands.Page(journal.epoch, shaped, more))
+
+
+async def search(connection: Connection, command: commands.Search, answered: Answered) -> None:
+    """Find words in a room's messages, the newest first, once all that was said is findable."""
+    chat, limit = connection.chat, page_size(command.limit)
+    if len(command.query.encode()) > QUERY_BYTES:
+        answered(Refusal("too_large", f"a query has {QUERY_BYTES} bytes at most"))
+        return
+    log = await _log(connection, command.room)
+    if isinstance(log, Refusal):
+        answered(log)
+        return
+    if wait := connection.user.floods(0, chat.settings.limits):
+        answered(Refusal("rate_limited", "that is too much at once", wait))
+        return
+    await chat.bus.indexed()
+    before = log.visible + 1
+    if command.before is not None:
+        before = max(0, min(command.before, before))
+    found = await chat.journal.search(log.fold, command.query, before, limit + 1)
+    page = fitting(found[:limit], chat.settings.limits.send_queue_bytes)
+    shaped = [events.shape(log.name, event) for event in page]
+    answered(commands.Found(shaped, len(page) < len(found)))
