@@ -8,7 +8,7 @@ what the events mean.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import groupby
 from operator import attrgetter
@@ -55,6 +55,14 @@ SWEEP_IDLE_SECONDS: Final = 3600.0
 """Between two looks at what is too old: as a rule; while there is more of it than one chunk; and
 while nothing was committed, so that only time passed."""
 
+INDEX_SECONDS: Final = 1.0
+INDEX_AGAIN_SECONDS: Final = 0.01
+"""How long new words wait to be made findable, so that a quiet chat does it once for many; and
+between two chunks, of some 2 ms each, of a store that has many to make."""
+
+INDEXED_SECONDS: Final = 1.0
+"""How long a search waits for words that are not findable yet: an old store may have millions."""
+
 UNAVAILABLE: Final = Refusal(
     "unavailable", "the store did not confirm; send it again with the same key", 1000
 )
@@ -71,20 +79,33 @@ class BusStatistics(Struct, frozen=True):
     waiting: int
 
 
+class _Chore:
+    """Work of the journal's that the collector does: it is the only writer."""
+
+    __slots__ = ("do", "more")
+
+    def __init__(self, do: Callable[[], Awaitable[bool]]) -> None:
+        self.do = do
+        self.more = False
+
+
+_Item: TypeAlias = tuple[Operation | _Chore, Answered]
+
+
 class Bus:
     """Collects, commits, answers and fans out. ``run`` owns its tasks."""
 
     def __init__(self, journal: Journal, shown: Shown) -> None:
         self._journal = journal
-        self._shown = shown
+        self._tell = shown
+        self._shown = journal.position
         self._topics: dict[str, Topic] = {}
-        self._publish, self._published = trio.open_memory_channel[
-            tuple[Operation | None, Answered]
-        ](WAITING_OPERATIONS)
+        self._publish, self._published = trio.open_memory_channel[_Item](WAITING_OPERATIONS)
         self._in_doubt = False
         self._failed_at = -math.inf
-        self._more_to_sweep = False
         self._committed = trio.Event()
+        self._unindexed = trio.Event()
+        self._unindexed.set()  # the store may have been left so, or be an old one
         self._batches = 0
         self._events = 0
         self._deliveries = 0
@@ -94,6 +115,11 @@ class Bus:
     def available(self) -> bool:
         """Whether the store took what it was last given, or has had time to recover."""
         return trio.current_time() - self._failed_at > STORE_DOWN_SECONDS
+
+    @property
+    def shown(self) -> int:
+        """The store's position up to which everything was fanned out, or was there at the start."""
+        return self._shown
 
     def statistics(self) -> BusStatistics:
         return BusStatistics(
@@ -140,6 +166,7 @@ class Bus:
             nursery.start_soon(self._fan_out)
             async with trio.open_nursery() as sweeping:
                 sweeping.start_soon(self._sweep)
+                sweeping.start_soon(self._keep_indexed)
                 await self._collect()
                 sweeping.cancel_scope.cancel()
             # Closing the journal ends its feed, and so the fan-out, once all of it is shown.
@@ -148,17 +175,15 @@ class Bus:
     async def _collect(self) -> None:
         async for first in self._published:
             batch = await self._gather(first)
-            operations = [(op, answered) for op, answered in batch if op is not None]
+            operations = [(op, answered) for op, answered in batch if not isinstance(op, _Chore)]
             if operations:
                 await self._commit(operations)
             for operation, answered in batch:
-                if operation is None:
-                    await self._retain()
+                if isinstance(operation, _Chore):
+                    operation.more = await operation.do()
                     answered(None)
 
-    async def _gather(
-        self, first: tuple[Operation | None, Answered]
-    ) -> list[tuple[Operation | None, Answered]]:
+    async def _gather(self, first: _Item) -> list[_Item]:
         """Take what is there, and let the scheduler run while new operations still arrive."""
         batch = [first]
         size = _weight(first[0])
@@ -202,6 +227,7 @@ class Bus:
             if self._in_doubt:
                 shown.sort(key=attrgetter("position"))
             self._events += len(shown)
+            self._unindexed.set()
             await self._journal.hand_on(shown)
 
     async def _after_failure(
@@ -243,7 +269,8 @@ class Bus:
                 topic = self._topics.get(room)
                 receivers = 0 if topic is None else await topic.show(events)
                 self._deliveries += receivers * len(events)
-                self._shown(room, events, receivers)
+                self._tell(room, events, receivers)
+            self._shown = block[-1].position
 
     # ---- what is too old
 
@@ -255,28 +282,52 @@ class Bus:
             with trio.move_on_after(SWEEP_IDLE_SECONDS):
                 await self._committed.wait()
             await trio.sleep(SWEEP_SECONDS)
-            while await self._swept():  # noqa: ASYNC110  a pace, not a poll
+            while await self._ask(self._retain):  # noqa: ASYNC110  a pace, not a poll
                 await trio.sleep(SWEEP_AGAIN_SECONDS)
 
-    async def _swept(self) -> bool:
-        swept = trio.Event()
+    async def _ask(self, work: Callable[[], Awaitable[bool]]) -> bool:
+        """Have the collector do it in its turn; tell whether there is more to do."""
+        done = trio.Event()
+        chore = _Chore(work)
         with suppress(trio.ClosedResourceError):
-            await self._publish.send((None, lambda _: swept.set()))
-            await swept.wait()
-        return self._more_to_sweep
+            await self._publish.send((chore, lambda _: done.set()))
+            await done.wait()
+        return chore.more
 
-    async def _retain(self) -> None:
+    async def _retain(self) -> bool:
         swept = self._journal.statistics().swept
         try:
-            self._more_to_sweep = await self._journal.sweep()
+            more = await self._journal.sweep()
         except Unavailable:
-            self._more_to_sweep = True
+            more = True
         if self._journal.statistics().swept != swept:
             for topic in self._topics.values():
                 topic.forget()
+        return more
+
+    # ---- what can be found
+
+    async def indexed(self) -> None:
+        """Wait until a search finds what was committed before, for `INDEXED_SECONDS` at most."""
+        with trio.move_on_after(INDEXED_SECONDS):
+            while self._unindexed.is_set() and await self._ask(self._index):
+                pass
+
+    async def _keep_indexed(self) -> None:
+        while True:
+            await self._unindexed.wait()
+            await trio.sleep(INDEX_SECONDS)
+            while await self._ask(self._index):  # noqa: ASYNC110  a pace, not a poll
+                await trio.sleep(INDEX_AGAIN_SECONDS)
+
+    async def _index(self) -> bool:
+        more = await self._journal.index()
+        if not more:
+            self._unindexed = trio.Event()
+        return more
 
 
-def _weight(operation: Operation | None) -> int:
+def _weight(operation: Operation | _Chore) -> int:
     return len(operation.text or "") if isinstance(operation, Post) else 0
 
 
@@ -285,23 +336,26 @@ def _room(item: tuple[Operation, Answered]) -> str:
     return operation.room if isinstance(operation, Post) else ""
 
 
-def _is_of(event: Event, post: Operation) -> bool:
-    return isinstance(post, Post) and (
-        event.room,
-        event.user,
-        event.nick,
-        event.kind,
-        event.text,
-        event.of,
-        event.reply_to,
-    ) == (
-        post.room,
-        post.user,
-        post.nick,
-        post.kind,
-        post.text,
-        post.of,
-        post.reply_to,
+def _is_of(event: Event, operation: Operation) -> bool:
+    """Tell whether this is what became of the operation, though nobody said so."""
+    return (
+        isinstance(operation, Post)
+        and (event.room, event.user, event.nick, event.kind, event.of, event.reply_to)
+        == (
+            operation.room,
+            operation.user,
+            operation.nick,
+            operation.kind,
+            operation.of,
+            operation.reply_to,
+        )
+        # In present words: the next operation may have changed them.
+        and (
+            event.text == operation.text
+            or event.kind == "edit"
+            or event.edited is not None
+            or event.deleted
+        )
     )
 
 

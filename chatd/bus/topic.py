@@ -15,6 +15,7 @@ from time import perf_counter
 from typing import Any, Final, Protocol
 
 import trio
+from msgspec.structs import replace
 
 from chatd.model import Event
 
@@ -179,7 +180,23 @@ class Topic:
 
     def _remember(self, events: Iterable[Event]) -> None:
         for event in events:
+            if event.kind in ("edit", "delete"):
+                self._reword(event)
             self._tail.append(event)
             self._tail_bytes += len(event.text or "")
         while len(self._tail) > TAIL_EVENTS or self._tail_bytes > TAIL_BYTES:
             self._tail_bytes -= len(self._tail.popleft().text or "")
+
+    def _reword(self, change: Event) -> None:
+        """Give the changed message its present words, and each edit of it that came before."""
+        for place, event in enumerate(self._tail):
+            if event.seq == change.of and event.kind == "message":
+                gone = change.kind == "delete"
+                edited = None if gone else change.at
+                new = replace(event, text=change.text, edited=edited, deleted=gone)
+            elif event.of == change.of and event.kind == "edit":
+                new = replace(event, text=change.text)
+            else:
+                continue
+            self._tail[place] = new
+            self._tail_bytes += len(new.text or "") - len(event.text or "")

@@ -16,10 +16,13 @@ from typing import Literal, Protocol
 import trio
 from msgspec import Struct
 
-from chatd.model import Event, Head, Operation, Outcome, Record, UserRecord
+from chatd.model import Event, Head, Operation, Outcome, Record, Refusal, UserRecord
 
 __all__ = [
     "FEED_BLOCKS",
+    "NOT_YOURS",
+    "NO_MESSAGE",
+    "UNREAD_EVENTS",
     "Durability",
     "Journal",
     "Statistics",
@@ -33,6 +36,13 @@ Durability = Literal["commit", "fsync"]
 
 FEED_BLOCKS = 1
 """Blocks that wait on a feed: one is fanned out, one waits, the next one is being committed."""
+
+
+UNREAD_EVENTS = 10_000
+"""How many events are looked at to count what is unread: some 10 ms of a reader's time."""
+
+NO_MESSAGE = Refusal("not_found", "there is no such message")
+NOT_YOURS = Refusal("forbidden", "it is somebody else's message")
 
 
 class Unavailable(Exception):  # noqa: N818  the error code's name, as clients know it
@@ -112,6 +122,11 @@ class Journal(Protocol):
         ...
 
     @property
+    def position(self) -> int:
+        """The store's last position: of what was committed and told."""
+        ...
+
+    @property
     def feed(self) -> trio.MemoryReceiveChannel[list[Event]]:
         """Blocks of committed events in the order of their positions."""
         ...
@@ -174,15 +189,21 @@ class Journal(Protocol):
         ...
 
     async def seq_at(self, room: str, position: int) -> int:
-        """Give the room's last number up to a position of the store; 0 if there was none yet."""
+        """Give the room's last number up to a position of the store; 0 if there was none yet.
+
+        Also 0 where retention may have removed events behind that position, which nobody can tell.
+        """
         ...
 
     async def unread(self, room: str, user: str, after: int, most: int) -> int:
-        """Count messages of others that came after a number and stand; no further than ``most``."""
+        """Count messages of others that came after a number and stand; no further than ``most``.
+
+        Of the next `UNREAD_EVENTS` events.
+        """
         ...
 
-    async def search(self, room: str, words: str, before: int, limit: int) -> list[Event]:
-        """Give the last ``limit`` messages with ``seq < before`` that have all these words.
+    async def search(self, room: str, query: str, before: int, limit: int) -> list[Event]:
+        """Give the last ``limit`` messages with ``seq < before`` that have all the query's words.
 
         The newest first. Words are found whole, without regard to case and accents; words in
         quotes stand beside one another. What was not `index`-ed yet is not found. Raises

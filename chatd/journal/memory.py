@@ -7,23 +7,66 @@ from __future__ import annotations
 
 import secrets
 import sys
+from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import merge
+from itertools import islice
+from operator import attrgetter
+from time import perf_counter
 from typing import Final
 
 import trio
+from msgspec.structs import replace
 
-from chatd.journal import FEED_BLOCKS, Statistics, Told
+from chatd.journal import (
+    FEED_BLOCKS,
+    NO_MESSAGE,
+    NOT_YOURS,
+    UNREAD_EVENTS,
+    Statistics,
+    Told,
+    Unavailable,
+    words,
+)
 from chatd.journal.retention import CHUNK, Retention, Sweeps, silent
-from chatd.model import Event, Head, Operation, Outcome, Post, Receipt, UserRecord
+from chatd.model import (
+    Drop,
+    Event,
+    Head,
+    Operation,
+    Outcome,
+    Post,
+    Put,
+    Receipt,
+    Record,
+    Refusal,
+    Remember,
+    Taken,
+    UserRecord,
+)
 
 __all__ = ["MemoryJournal"]
 
 _EVENT_BYTES: Final = 700
 """An event without its text: struct, numbers, entries in three dicts. Measured: 640."""
 
+_SEARCH_SECONDS: Final = 2.0
+_SEARCH_EVENTS: Final = 64
+"""How long a search may take, as in a store of SQLite's, and after how many texts the scheduler has
+its turn."""
+
 _Key = tuple[str, str, str]
+
+
+@dataclass(slots=True)
+class _Kept:
+    """An event as it is stored: an edit's own text is not, its message's is (`_present`)."""
+
+    event: Event
+    key: _Key | None
+    size: int
 
 
 @dataclass(slots=True)
@@ -32,14 +75,15 @@ class _Room:
     seq: int = 0
     first: int = 1
     topic: str = ""
-    events: dict[int, Event] = field(default_factory=dict)
+    events: dict[int, _Kept] = field(default_factory=dict)
 
-
-@dataclass(slots=True, frozen=True)
-class _Kept:
-    event: Event
-    key: _Key | None
-    size: int
+    def present(self, seq: int) -> Event:
+        """Give the event in present words."""
+        event = self.events[seq].event
+        if event.kind != "edit":
+            return event
+        target = self.events.get(event.of or 0)
+        return replace(event, text=None if target is None else target.event.text)
 
 
 class MemoryJournal:
@@ -50,6 +94,7 @@ class MemoryJournal:
     ) -> None:
         self.epoch = secrets.token_hex(8)
         self.key = secrets.token_bytes(32)
+        self.position = 0
         self._now = now
         self._retention = Retention() if retention is None else retention
         self._sweeps = Sweeps(self._retention, told)
@@ -58,8 +103,9 @@ class MemoryJournal:
         self._kept: OrderedDict[int, _Kept] = OrderedDict()  # by position; the oldest is first
         self._keys: dict[_Key, _Kept] = {}
         self._users: OrderedDict[str, UserRecord] = OrderedDict()  # last remembered, last
+        self._records: dict[tuple[str, str], Record] = {}
         self._long: dict[str, None] = {}  # rooms that may hold more than keep_events
-        self._position = 0
+        self._gone = 0  # the last position of what was removed
         self._bytes = 0
         self._batches = 0
         self._duplicates = 0
@@ -69,27 +115,40 @@ class MemoryJournal:
             return []
         at = self._now()
         self._batches += 1
-        outcomes: list[Outcome] = []
-        for operation in batch:
-            if isinstance(operation, Post):
-                outcomes.append(self._post(operation, at))
-            else:
-                self._remember(operation.record)
-                outcomes.append(None)
-        return outcomes
+        return [self._do(operation, at) for operation in batch]
 
-    def _post(self, post: Post, at: int) -> Receipt:
+    def _do(self, operation: Operation, at: int) -> Outcome:
+        if isinstance(operation, Post):
+            return self._post(operation, at)
+        if isinstance(operation, Remember):
+            self._users[operation.record.user] = operation.record
+            self._users.move_to_end(operation.record.user)
+            return None
+        if isinstance(operation, Put):
+            self._records[operation.record.shelf, operation.record.name] = operation.record
+            return None
+        record = self._records.pop((operation.shelf, operation.name), None)
+        if isinstance(operation, Drop):
+            return None
+        return Taken(record if record is not None and _stands(record, at) else None)
+
+    def _post(self, post: Post, at: int) -> Receipt | Refusal:
         key = None if post.key is None else (post.room, post.user, post.key)
         if key is not None and (first := self._keys.get(key)) is not None:
             self._duplicates += 1
-            return Receipt(first.event, duplicate=True)
+            event = self._rooms[post.room].present(first.event.seq)
+            return Receipt(event, duplicate=True)
+        if (refusal := self._change(post, at)) is not None:
+            return refusal
         room = self._rooms.get(post.room)
         if room is None:
             room = self._rooms[post.room] = _Room(post.name)
-        self._position += 1
+        if post.kind == "topic":
+            room.topic = post.text or ""
+        self.position += 1
         room.seq += 1
         event = Event(
-            position=self._position,
+            position=self.position,
             room=post.room,
             seq=room.seq,
             at=at,
@@ -100,18 +159,39 @@ class MemoryJournal:
             of=post.of,
             reply_to=post.reply_to,
         )
-        kept = _Kept(event, key, _EVENT_BYTES + sys.getsizeof(post.text))
-        room.events[room.seq] = event
-        self._kept[self._position] = kept
+        kept = _Kept(replace(event, text=None) if post.kind == "edit" else event, key, 0)
+        kept.size = _size(kept.event)
+        room.events[room.seq] = self._kept[self.position] = kept
         self._bytes += kept.size
         if key is not None:
             self._keys[key] = kept
         self._long[post.room] = None
         return Receipt(event)
 
-    def _remember(self, record: UserRecord) -> None:
-        self._users[record.user] = record
-        self._users.move_to_end(record.user)
+    def _change(self, post: Post, at: int) -> Refusal | None:
+        """Do to another event what this one asks; tell why not."""
+        if post.reply_to is not None and self._message(post.room, post.reply_to) is None:
+            return NO_MESSAGE
+        if post.kind not in ("edit", "delete"):
+            return None
+        target = self._message(post.room, post.of)
+        if target is None or target.event.deleted:
+            return NO_MESSAGE
+        if target.event.user != post.user and not (post.kind == "delete" and post.operator):
+            return NOT_YOURS
+        if post.kind == "edit":
+            target.event = replace(target.event, text=post.text, edited=at)
+        else:
+            target.event = replace(target.event, text=None, edited=None, deleted=True)
+        self._bytes -= target.size
+        target.size = _size(target.event)
+        self._bytes += target.size
+        return None
+
+    def _message(self, room: str, seq: int | None) -> _Kept | None:
+        log = self._rooms.get(room)
+        kept = None if log is None or seq is None else log.events.get(seq)
+        return kept if kept is not None and kept.event.kind == "message" else None
 
     async def settle(self) -> list[Event]:
         return []
@@ -128,7 +208,7 @@ class MemoryJournal:
             return []
         first = max(after + 1, log.first)
         last = min(upto, log.seq, first + limit - 1)
-        return [log.events[seq] for seq in range(first, last + 1)]
+        return [log.present(seq) for seq in range(first, last + 1)]
 
     async def read_back(self, room: str, before: int, limit: int) -> list[Event]:
         log = self._rooms.get(room)
@@ -136,7 +216,7 @@ class MemoryJournal:
             return []
         last = min(before - 1, log.seq)
         first = max(log.first, last - limit + 1)
-        return [log.events[seq] for seq in range(first, last + 1)]
+        return [log.present(seq) for seq in range(first, last + 1)]
 
     async def head(self, room: str) -> Head | None:
         log = self._rooms.get(room)
@@ -146,8 +226,67 @@ class MemoryJournal:
         return [
             Head(room, log.name, log.seq, log.topic)
             for room, log in sorted(self._rooms.items())
-            if log.events
+            if log.events and not room.startswith("@")
         ]
+
+    async def missed(self, rooms: Mapping[str, int], upto: int, limit: int) -> list[Event]:
+        logs = []
+        for room, after in rooms.items():
+            if (log := self._rooms.get(room)) is not None:
+                begin, end = _count(log, after), _count(log, upto)
+                logs.append(map(log.present, range(log.first + begin, log.first + end)))
+        return list(islice(merge(*logs, key=attrgetter("position")), max(0, limit)))
+
+    async def seq_at(self, room: str, position: int) -> int:
+        log = self._rooms.get(room)
+        if log is None:
+            return 0
+        count = _count(log, position)
+        return log.first - 1 + count if count or position >= self._gone else 0
+
+    async def unread(self, room: str, user: str, after: int, most: int) -> int:
+        log = self._rooms.get(room)
+        if log is None:
+            return 0
+        first = max(after + 1, log.first)
+        events = (
+            log.events[seq].event
+            for seq in range(first, min(log.seq, first + UNREAD_EVENTS - 1) + 1)
+        )
+        others = (one for one in events if _unread(one, user))
+        return sum(1 for _ in islice(others, max(0, most)))
+
+    async def search(self, room: str, query: str, before: int, limit: int) -> list[Event]:
+        phrases = words.parse(query)
+        log = self._rooms.get(room)
+        found: list[Event] = []
+        if log is None or not phrases:
+            return found
+        ends = perf_counter() + _SEARCH_SECONDS
+        for seq in range(min(before - 1, log.seq), log.first - 1, -1):
+            if len(found) >= limit:
+                break
+            kept = log.events.get(seq)  # the log goes on, and is swept, while this looks
+            text = None if kept is None or kept.event.kind != "message" else kept.event.text
+            if kept is not None and text is not None and words.matches(phrases, text):
+                found.append(kept.event)
+            if seq % _SEARCH_EVENTS == 0:
+                await trio.lowlevel.checkpoint()
+                if perf_counter() > ends:
+                    raise Unavailable("the search took too long")
+        return found
+
+    async def records(self, shelf: str, prefix: str = "", limit: int = -1) -> list[Record]:
+        now = self._now()
+        found = sorted(
+            (
+                record
+                for record in self._records.values()
+                if record.shelf == shelf and record.name.startswith(prefix) and _stands(record, now)
+            ),
+            key=attrgetter("name"),
+        )
+        return found if limit < 0 else found[:limit]
 
     async def user(self, user: str) -> UserRecord | None:
         return self._users.get(user)
@@ -158,10 +297,13 @@ class MemoryJournal:
             key=lambda one: one.user,
         )
 
+    async def index(self) -> bool:
+        return False  # `search` looks at the texts themselves
+
     async def sweep(self) -> bool:
         size = self._bytes
         left = self._sweep_big(self._sweep_long(self._sweep_old(CHUNK)))
-        more = left < CHUNK or self._forget_users() > 0
+        more = left < CHUNK or self._forget_users() + self._drop_records() > 0
         self._sweeps.done(CHUNK - left, size=size, more=more)
         return more
 
@@ -181,7 +323,7 @@ class MemoryJournal:
             room = next(iter(self._long))
             log = self._rooms[room]
             while left and log.seq - log.first >= keep:
-                self._remove(log.events[log.first])
+                self._remove(log.events[log.first].event)
                 left -= 1
             if log.seq - log.first < keep:
                 del self._long[room]
@@ -201,6 +343,7 @@ class MemoryJournal:
         room = self._rooms[event.room]
         del room.events[event.seq]
         room.first = event.seq + 1
+        self._gone = max(self._gone, event.position)
 
     def _forget_users(self) -> int:
         before = self._retention.users_before(self._now())
@@ -216,12 +359,20 @@ class MemoryJournal:
             del self._users[user]
         return len(gone)
 
+    def _drop_records(self) -> int:
+        now = self._now()
+        over = (name for name, record in self._records.items() if not _stands(record, now))
+        gone = list(islice(over, CHUNK))
+        for name in gone:
+            del self._records[name]
+        return len(gone)
+
     async def aclose(self) -> None:
         self._send.close()
 
     def statistics(self) -> Statistics:
         return Statistics(
-            events=self._position,
+            events=self.position,
             duplicates=self._duplicates,
             batches=self._batches,
             failures=0,
@@ -233,3 +384,21 @@ class MemoryJournal:
             threaded=False,
             waiting_blocks=self.feed.statistics().current_buffer_used,
         )
+
+
+def _size(event: Event) -> int:
+    return _EVENT_BYTES + sys.getsizeof(event.text)
+
+
+def _stands(record: Record, now: int) -> bool:
+    return record.until is None or record.until > now
+
+
+def _unread(event: Event, user: str) -> bool:
+    return event.kind == "message" and not event.deleted and event.user != user
+
+
+def _count(log: _Room, position: int) -> int:
+    """Tell how many of the log's events are no further than that; both numbers grow alike."""
+    numbers = range(log.first, log.seq + 1)
+    return bisect_right(numbers, position, key=lambda seq: log.events[seq].event.position)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import trio
 
 from chatd.journal import Unavailable, schema
 
 __all__ = ["Reader"]
+
+_T = TypeVar("_T")
 
 _CONNECTIONS: Final = 2
 """One slow read must not hold up the pages of those who join; more only fight for the GIL."""
@@ -48,9 +51,24 @@ class Reader:
 
     async def rows(self, query: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
         """Give all rows of the query, which has a LIMIT of its own. Raises `Unavailable`."""
-        return await trio.to_thread.run_sync(self._rows, query, values, limiter=self._limiter)
+        return await self._in_thread(lambda store: store.execute(query, values).fetchall())
 
-    def _rows(self, query: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
+    async def run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Do several queries on one and the same state of the store. Raises `Unavailable`."""
+
+        def snapshot(store: sqlite3.Connection) -> _T:
+            store.execute("BEGIN")
+            try:
+                return work(store)
+            finally:
+                store.execute("ROLLBACK")
+
+        return await self._in_thread(snapshot)
+
+    async def _in_thread(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        return await trio.to_thread.run_sync(self._watch, work, limiter=self._limiter)
+
+    def _watch(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         if self._closed:
             raise Unavailable("the store is closed")
         watched: _Watched | None = None
@@ -58,7 +76,7 @@ class Reader:
             # pop and append are single steps, also between threads.
             watched = self._idle.pop() if self._idle else self._open()
             watched.deadline = time.monotonic() + self._seconds
-            rows = watched.connection.execute(query, values).fetchall()
+            done = work(watched.connection)
         except sqlite3.Error as error:
             if watched is not None:
                 watched.connection.close()
@@ -67,7 +85,7 @@ class Reader:
             watched.connection.close()
         else:
             self._idle.append(watched)
-        return rows
+        return done
 
     def _open(self) -> _Watched:
         connection = schema.connect(self._path, self._factory, busy_ms=_BUSY_MS)

@@ -13,7 +13,7 @@ from typing import Any, Final
 from chatd.journal import StoreError
 from chatd.model import Event
 
-__all__ = ["EVENT", "PAGE_BYTES", "STEPS", "connect", "decode", "migrate", "refused"]
+__all__ = ["EVENT", "PAGE_BYTES", "STEPS", "connect", "decode", "migrate", "number", "refused"]
 
 _APPLICATION: Final = 0x63686174
 """``chat``, in the file's header: tells a store of ours from any other SQLite file."""
@@ -28,7 +28,9 @@ with SQLite's 4096, the same in a batch of 64; with 1024 large texts and batches
 # - rooms.head: the number of the last event that is gone; the room's last number where no event
 #   is left. So is meta's position for the store.
 # - meta: epoch, key, state (`clean`, or the durability under which it was opened), position,
-#   life (how many times it was opened).
+#   life (how many times it was opened), indexed and dirty (see `Marks`).
+# - words: columnsize is for ranking alone. A leaf of it (pgsz) fits a page beside the row's header.
+#   It is merged by us in slices (see `fulltext`): SQLite's own automerge does 64 pages at once.
 STEPS: tuple[tuple[str, ...], ...] = (
     (
         """CREATE TABLE rooms (
@@ -70,13 +72,42 @@ STEPS: tuple[tuple[str, ...], ...] = (
             ('life', 0)""",
         f"PRAGMA application_id = {_APPLICATION}",
     ),
+    (
+        """CREATE TABLE records (
+            shelf TEXT NOT NULL,
+            name TEXT NOT NULL,
+            value BLOB NOT NULL,
+            until INTEGER,
+            PRIMARY KEY (shelf, name)
+        ) WITHOUT ROWID""",
+        "CREATE INDEX records_until ON records (until) WHERE until IS NOT NULL",
+        """CREATE VIRTUAL TABLE words USING fts5 (
+            text,
+            room_id,
+            content = 'events',
+            content_rowid = 'position',
+            columnsize = 0,
+            tokenize = 'unicode61 remove_diacritics 2'
+        )""",
+        f"INSERT INTO words (words, rank) VALUES ('pgsz', {PAGE_BYTES - 68})",  # noqa: S608  a constant
+        "INSERT INTO words (words, rank) VALUES ('automerge', 0)",
+        "INSERT INTO meta VALUES ('indexed', 0), ('dirty', NULL)",
+    ),
 )
 
 EVENT: Final = (
-    "SELECT e.position, r.fold, e.seq, e.at, e.kind, e.user, e.nick, e.text, e.of, e.reply_to,"
-    " e.edited, e.deleted FROM events AS e JOIN rooms AS r ON r.id = e.room_id"
+    "SELECT e.position, r.fold, e.seq, e.at, e.kind, e.user, e.nick,"
+    " CASE e.kind WHEN 'edit' THEN"
+    " (SELECT t.text FROM events AS t WHERE t.room_id = e.room_id AND t.seq = e.of)"
+    " ELSE e.text END,"
+    " e.of, e.reply_to, e.edited, e.deleted FROM events AS e JOIN rooms AS r ON r.id = e.room_id"
 )
-"""Begins a query whose rows `decode` reads."""
+"""Begins a query whose rows `decode` reads: events in present words."""
+
+
+def number(value: int) -> int:
+    """Clamp what a client names to what SQLite takes; a negative LIMIT would be none at all."""
+    return max(0, min(value, 2**63 - 1))
 
 
 def decode(row: tuple[Any, ...]) -> Event:

@@ -6,7 +6,8 @@ and reads are always in threads, on connections of their own.
 
 ::
 
-    commit, settle, sweep -> Writer     in the loop, or in the writer's thread: one at a time
+    commit, settle, sweep,
+    index                 -> Writer     in the loop, or in the writer's thread: one at a time
     _checkpoints                        a connection and a thread of its own
     read, head, user ...  -> Reader     two connections, two threads
 """
@@ -25,9 +26,10 @@ import trio
 from chatd.journal import FEED_BLOCKS, Durability, Statistics, Told, Unavailable, schema
 from chatd.journal.pace import Pace
 from chatd.journal.reader import Reader
+from chatd.journal.reads import Reads
 from chatd.journal.retention import Retention, Sweeps, silent
 from chatd.journal.writer import BUSY_MS, Writer
-from chatd.model import Event, Head, Operation, Outcome, UserRecord
+from chatd.model import Event, Operation, Outcome
 
 __all__ = ["SqliteJournal", "open_sqlite"]
 
@@ -39,16 +41,8 @@ _CHECKPOINT_PAGES: Final = 2000
 _LOG_PAGES: Final = 8192
 """A log of 16 MiB is begun anew: the next commit first copies what is left of it, in the thread."""
 
-_HEAD: Final = (
-    "SELECT fold, name,"
-    " max(ifnull((SELECT max(seq) FROM events WHERE room_id = rooms.id), 0), head), topic"
-    " FROM rooms"
-)
-_ROOMS: Final = f"{_HEAD} WHERE EXISTS (SELECT 1 FROM events WHERE room_id = id) ORDER BY fold"  # noqa: S608  constants
-_USER: Final = "SELECT user, nick, seen FROM users"
 
-
-class SqliteJournal:
+class SqliteJournal(Reads):
     """`chatd.journal.Journal` in a file. `open_sqlite` makes it."""
 
     def __init__(
@@ -59,12 +53,12 @@ class SqliteJournal:
         durability: Durability,
         sweeps: Sweeps,
         told: Told,
+        now: Callable[[], int],
         factory: type[sqlite3.Connection],
     ) -> None:
-        self.epoch = writer.epoch
+        super().__init__(reader, now)
         self.key = writer.key
         self._writer = writer
-        self._reader = reader
         self._sweeps = sweeps
         self._told = told
         self._factory = factory
@@ -82,6 +76,14 @@ class SqliteJournal:
         self._seconds = 0.0
         self._slowest = 0.0
 
+    @property
+    def epoch(self) -> str:
+        return self._writer.epoch
+
+    @property
+    def position(self) -> int:
+        return self._writer.marks.position
+
     # Writing
 
     async def commit(self, batch: Sequence[Operation]) -> list[Outcome]:
@@ -90,7 +92,7 @@ class SqliteJournal:
         if self._writer.doubt or self._closed:
             self._failures += 1
             raise Unavailable("the store is closed" if self._closed else "the store is in doubt")
-        duplicates = self._writer.duplicates
+        before = self.position
         try:
             outcomes, seconds = await self._commit(batch)
         except (sqlite3.Error, ValueError, OverflowError) as error:
@@ -103,8 +105,7 @@ class SqliteJournal:
         self._batches += 1
         self._seconds += seconds
         self._slowest = max(self._slowest, seconds)
-        posts = sum(1 for outcome in outcomes if outcome is not None)
-        self._events += posts - (self._writer.duplicates - duplicates)
+        self._events += self.position - before
         if self._writer.pages >= _CHECKPOINT_PAGES:
             self._written.set()
         return outcomes
@@ -160,23 +161,34 @@ class SqliteJournal:
         except trio.WouldBlock:
             await self._send.send(events)
 
+    async def index(self) -> bool:
+        return bool(await self._keep_up("index", self._writer.index))
+
     async def sweep(self) -> bool:
-        if self._writer.doubt or self._closed:
+        swept = await self._keep_up("retention", self._writer.sweep, self._sweeps.retention)
+        if swept is None:
             return False
-        retention = self._sweeps.retention
-        try:
-            if self._pace.threaded:
-                swept = await self._in_thread(self._writer.sweep, retention)
-            else:
-                self._writer.patience(0)
-                swept = self._writer.sweep(retention)
-        except sqlite3.Error as error:
-            self._failed("retention", error)
-            await self.settle()
-            return False
-        self._recovered("retention")
         self._sweeps.done(swept.events, size=swept.size, more=swept.more)
         return swept.more
+
+    async def _keep_up(self, part: str, work: Callable[..., _T], *values: object) -> _T | None:
+        """Do what is due behind the commits; None where it cannot be done now."""
+        if self._writer.doubt or self._closed:
+            return None
+        try:
+            if self._pace.threaded:
+                done = await self._in_thread(work, *values)
+            else:
+                self._writer.patience(0)
+                done = work(*values)
+        except sqlite3.Error as error:
+            self._failed(part, error)
+            await self.settle()
+            return None
+        self._recovered(part)
+        if self._writer.pages >= _CHECKPOINT_PAGES:
+            self._written.set()
+        return done
 
     async def _checkpoints(self) -> None:
         while True:
@@ -199,35 +211,6 @@ class SqliteJournal:
             connection.close()
         # Busy: the writer is at it by itself, or another program is.
         return self._log_pages if busy else int(pages)
-
-    # Reading
-
-    async def read(self, room: str, after: int, upto: int, limit: int) -> list[Event]:
-        query = (
-            schema.EVENT + " WHERE r.fold = ? AND e.seq > ? AND e.seq <= ? ORDER BY e.seq LIMIT ?"
-        )
-        rows = await self._reader.rows(query, (room, _row(after), _row(upto), _row(limit)))
-        return [schema.decode(row) for row in rows]
-
-    async def read_back(self, room: str, before: int, limit: int) -> list[Event]:
-        query = schema.EVENT + " WHERE r.fold = ? AND e.seq < ? ORDER BY e.seq DESC LIMIT ?"
-        rows = await self._reader.rows(query, (room, _row(before), _row(limit)))
-        return [schema.decode(row) for row in reversed(rows)]
-
-    async def head(self, room: str) -> Head | None:
-        rows = await self._reader.rows(_HEAD + " WHERE fold = ?", (room,))
-        return Head(*rows[0]) if rows else None
-
-    async def rooms(self) -> list[Head]:
-        return [Head(*row) for row in await self._reader.rows(_ROOMS)]
-
-    async def user(self, user: str) -> UserRecord | None:
-        rows = await self._reader.rows(_USER + " WHERE user = ?", (user,))
-        return UserRecord(*rows[0]) if rows else None
-
-    async def present(self, since: int) -> list[UserRecord]:
-        query = _USER + " WHERE seen IS NULL OR seen >= ? ORDER BY user"
-        return [UserRecord(*row) for row in await self._reader.rows(query, (_row(since),))]
 
     # The rest
 
@@ -268,11 +251,6 @@ class SqliteJournal:
             threaded=self._pace.threaded,
             waiting_blocks=self.feed.statistics().current_buffer_used,
         )
-
-
-def _row(number: int) -> int:
-    # Clients name numbers: SQLite takes 64 bits, and a negative LIMIT would be none at all.
-    return max(0, min(number, 2**63 - 1))
 
 
 def _primary(error: Exception) -> int:
@@ -322,6 +300,7 @@ async def open_sqlite(
         durability=durability,
         sweeps=sweeps,
         told=told,
+        now=now,
         factory=factory,
     )
     try:

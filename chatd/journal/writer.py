@@ -9,47 +9,22 @@ import secrets
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
-
-from msgspec import Struct
+from typing import Any, Final, TypeVar
 
 from chatd.journal import Durability, StoreError, schema
+from chatd.journal.batch import Batch
 from chatd.journal.claim import Claim, Marker
-from chatd.journal.retention import CHUNK, Retention
-from chatd.model import Event, Operation, Outcome, Post, Receipt
+from chatd.journal.marks import POSITION, Marks
+from chatd.journal.retention import Retention
+from chatd.journal.upkeep import Swept, Upkeep
+from chatd.model import Event, Operation, Outcome
 
-__all__ = ["BUSY_MS", "Swept", "Writer"]
+__all__ = ["BUSY_MS", "Writer"]
 
-_ROOM: Final = (
-    "SELECT id, max(ifnull((SELECT max(seq) FROM events WHERE room_id = rooms.id), 0), head)"
-    " FROM rooms WHERE fold = ?"
-)
-_POSITION: Final = (
-    "SELECT max(ifnull((SELECT max(position) FROM events), 0),"
-    " (SELECT value FROM meta WHERE name = 'position'))"
-)
-_INSERT: Final = (
-    "INSERT INTO events (position, room_id, seq, at, kind, user, nick, text, of, reply_to, key)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
-_REMEMBER: Final = (
-    "INSERT INTO users (user, nick, seen) VALUES (?, ?, ?)"
-    " ON CONFLICT (user) DO UPDATE SET nick = excluded.nick, seen = excluded.seen"
-)
-_BY_KEY: Final = schema.EVENT + " WHERE r.fold = ? AND e.user = ? AND e.key = ?"
+_T = TypeVar("_T")
 
 BUSY_MS: Final = 2000
 """How long another program's lock is waited for, where waiting holds up nobody else."""
-
-_Key = tuple[str, str, str]
-
-
-class Swept(Struct, frozen=True):
-    """What a chunk of retention did. ``size`` is the store's bytes in use before it."""
-
-    events: int
-    more: bool
-    size: int
 
 
 class Writer:
@@ -84,9 +59,8 @@ class Writer:
         self._connection: sqlite3.Connection
         self._cursor: sqlite3.Cursor
         self._life = 0  # how many times the store was opened
-        self._position = 0  # of the last event that somebody was told of
+        self.marks = Marks()
         self._busy_ms = BUSY_MS
-        self._touched: dict[int, None] = {}  # rooms that may hold more events than are kept
 
     # Opening and closing
 
@@ -128,8 +102,10 @@ class Writer:
         connection.execute("UPDATE meta SET value = ? WHERE name = 'epoch'", (self.epoch,))
         connection.execute("UPDATE meta SET value = ? WHERE name = 'state'", (self._durability,))
         connection.execute("UPDATE users SET seen = ? WHERE seen IS NULL", (self._now(),))
-        self._position = connection.execute(_POSITION).fetchone()[0]
-        self._touched = dict.fromkeys(row[0] for row in connection.execute("SELECT id FROM rooms"))
+        self.marks.position = connection.execute(POSITION).fetchone()[0]
+        self.marks.look(connection)
+        rooms = connection.execute("SELECT id FROM rooms")
+        self.marks.touched = dict.fromkeys(row[0] for row in rooms)
         connection.execute("COMMIT")
         self._marker.put(self.epoch)
         claim.note(self._life, closed=False)
@@ -187,85 +163,26 @@ class Writer:
         self._cursor.execute("BEGIN IMMEDIATE")
         self.doubt = True
         try:
-            outcomes = self._transact(batch, {})
+            outcomes = self._transact(batch, keyed=False)
         except sqlite3.IntegrityError:
-            # A key was there before. That is rare, so that it is not looked for each time.
             self._cursor.execute("ROLLBACK")
             self._cursor.execute("BEGIN IMMEDIATE")
-            outcomes = self._transact(batch, self._known(batch))
+            outcomes = self._transact(batch, keyed=True)
         self.doubt = False
         return outcomes
 
-    def _known(self, batch: Sequence[Operation]) -> dict[_Key, Event]:
-        known: dict[_Key, Event] = {}
-        for post in batch:
-            if isinstance(post, Post) and post.key is not None:
-                key = (post.room, post.user, post.key)
-                row = self._cursor.execute(_BY_KEY, key).fetchone()
-                if row is not None:
-                    known[key] = schema.decode(row)
-        return known
-
-    def _transact(self, batch: Sequence[Operation], known: dict[_Key, Event]) -> list[Outcome]:
-        execute = self._cursor.execute
-        at = self._now()
-        position: int = execute(_POSITION).fetchone()[0]
-        rooms: dict[str, list[int]] = {}  # by fold: id, seq
-        rows: list[tuple[object, ...]] = []
-        records: list[tuple[object, ...]] = []
-        outcomes: list[Outcome] = []
-        characters = duplicates = 0
-        for operation in batch:
-            if not isinstance(operation, Post):
-                record = operation.record
-                records.append((record.user, record.nick, record.seen))
-                outcomes.append(None)
-                continue
-            fold, user, nick, text = operation.room, operation.user, operation.nick, operation.text
-            kind, key, of, reply_to = (
-                operation.kind,
-                operation.key,
-                operation.of,
-                operation.reply_to,
-            )
-            if key is not None and (first := known.get((fold, user, key))) is not None:
-                duplicates += 1
-                outcomes.append(Receipt(first, True))
-                continue
-            room = rooms.get(fold)
-            if room is None:
-                room = rooms[fold] = self._room(fold, operation.name)
-            position += 1
-            room[1] = seq = room[1] + 1
-            event = Event(position, fold, seq, at, kind, user, nick, text, of, reply_to)
-            rows.append((position, room[0], seq, at, kind, user, nick, text, of, reply_to, key))
-            if key is not None:
-                known[fold, user, key] = event
-            if text is not None:
-                characters += len(text)
-            outcomes.append(Receipt(event))
-        if len(rows) == 1:
-            execute(_INSERT, rows[0])
-        elif rows:
-            self._cursor.executemany(_INSERT, rows)
-        if records:
-            self._cursor.executemany(_REMEMBER, records)
-        execute("COMMIT")
-        self._position = position
-        self.duplicates += duplicates
-        for room_id, _ in rooms.values():
-            self._touched[room_id] = None
+    def _transact(self, batch: Sequence[Operation], *, keyed: bool) -> list[Outcome]:
+        marks, at = self.marks, self._now()
+        made = Batch(self._cursor, at=at, indexed=marks.indexed, keyed=keyed)
+        outcomes = made.run(batch)
+        self._cursor.execute("COMMIT")
+        marks.position = made.position
+        for room_id, _ in made.rooms.values():
+            marks.touched[room_id] = None
+        self.duplicates += made.duplicates
         # A leaf of each tree, one of the keys' for each event, and the text's own.
-        self.pages += 4 + len(batch) + characters // 4096
+        self.pages += 4 + len(batch) + made.characters // 4096
         return outcomes
-
-    def _room(self, fold: str, name: str) -> list[int]:
-        row = self._cursor.execute(_ROOM, (fold,)).fetchone()
-        if row is not None:
-            return list(row)
-        self._cursor.execute("INSERT INTO rooms (fold, name) VALUES (?, ?)", (fold, name))
-        assert self._cursor.lastrowid is not None  # noqa: S101  a row was inserted
-        return [self._cursor.lastrowid, 0]
 
     def settle(self) -> list[Event]:
         """Roll back, and give the events that are there though nobody was told; ends the doubt.
@@ -284,10 +201,11 @@ class Writer:
         if self._connection.in_transaction:
             self._connection.rollback()
         query = schema.EVENT + " WHERE e.position > ? ORDER BY e.position"
-        rows = self._connection.execute(query, (self._position,)).fetchall()
+        rows = self._connection.execute(query, (self.marks.position,)).fetchall()
         found = [schema.decode(row) for row in rows]
         if found:
-            self._position = found[-1].position
+            self.marks.position = found[-1].position
+        self.marks.look(self._connection)
         return found
 
     def _reopen(self) -> None:
@@ -311,95 +229,24 @@ class Writer:
         """
         self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
-    # Retention
+    # Behind the commits. Raises `sqlite3.Error`; then `settle` must come.
 
     def size(self) -> int:
-        """Give the bytes in use. Freed pages are used again before the file grows."""
-        execute = self._cursor.execute
-        pages: int = execute("PRAGMA page_count").fetchone()[0]
-        free: int = execute("PRAGMA freelist_count").fetchone()[0]
-        page: int = execute("PRAGMA page_size").fetchone()[0]
-        return (pages - free) * page
+        """Give the store's bytes in use."""
+        return Upkeep(self._cursor, self.marks).size()
+
+    def index(self) -> bool:
+        """Make one chunk of words findable; True if more is left."""
+        return self._keep_up(lambda upkeep: upkeep.index())
 
     def sweep(self, retention: Retention) -> Swept:
-        """Remove one chunk of the past. Raises `sqlite3.Error`; then `settle` must come.
+        """Remove one chunk of the past."""
+        return self._keep_up(lambda upkeep: upkeep.sweep(retention, self._now()))
 
-        When there is nothing to do it reads some ten pages, however big the store is.
-        """
-        now = self._now()
-        size = self.size()
+    def _keep_up(self, work: Callable[[Upkeep], _T]) -> _T:
+        upkeep = Upkeep(self._cursor, self.marks)
         self.doubt = True
-        removed = self._sweep_oldest(retention, now, size)
-        if not removed:
-            removed = self._sweep_rooms(retention)
-        forgotten = 0
-        if not removed:
-            forgotten = self._forget_users(retention, now)
+        done = work(upkeep)
         self.doubt = False
-        return Swept(removed, bool(removed or forgotten), size)
-
-    def _sweep_oldest(self, retention: Retention, now: int, size: int) -> int:
-        before = retention.events_before(now)
-        excess = retention.excess(size)
-        if before is None and not excess:
-            return 0
-        query = "SELECT position, at FROM events ORDER BY position LIMIT ?"
-        upto = 0
-        # The oldest alone first: most sweeps end there. A row not fetched would hold a snapshot.
-        for limit in (1, CHUNK):
-            for position, at in self._cursor.execute(query, (limit,)).fetchall():
-                if not excess and (before is None or at >= before):
-                    break
-                upto = position
-            if not upto:
-                return 0
-        return self._remove("position <= ?", (upto,))
-
-    def _sweep_rooms(self, retention: Retention) -> int:
-        keep = retention.keep_events
-        while keep != "off" and self._touched:
-            room = next(iter(self._touched))
-            first, last = self._cursor.execute(
-                "SELECT (SELECT min(seq) FROM events WHERE room_id = :room),"
-                " (SELECT max(seq) FROM events WHERE room_id = :room)",
-                {"room": room},
-            ).fetchone()
-            if first is None or last - first < keep:
-                del self._touched[room]
-                continue
-            upto = min(last - keep, first + CHUNK - 1)
-            return self._remove("room_id = ? AND seq <= ?", (room, upto))
-        return 0
-
-    def _remove(self, where: str, values: tuple[int, ...]) -> int:
-        # `where` is one of the two above.
-        execute = self._cursor.execute
-        execute("BEGIN IMMEDIATE")
-        gone = execute(
-            f"SELECT max(seq), room_id, max(position) FROM events WHERE {where} GROUP BY room_id",  # noqa: S608
-            values,
-        ).fetchall()
-        self._cursor.executemany(
-            "UPDATE rooms SET head = max(head, ?) WHERE id = ?", [row[:2] for row in gone]
-        )
-        execute(
-            "UPDATE meta SET value = max(value, ?) WHERE name = 'position'",
-            (max(row[2] for row in gone),),
-        )
-        removed = execute(f"DELETE FROM events WHERE {where}", values).rowcount  # noqa: S608
-        execute("COMMIT")
-        self.pages += 4 * removed
-        return removed
-
-    def _forget_users(self, retention: Retention, now: int) -> int:
-        before = retention.users_before(now)
-        if before is None:
-            return 0
-        query = "SELECT user FROM users WHERE seen < ? ORDER BY seen LIMIT ?"
-        gone = self._cursor.execute(query, (before, CHUNK)).fetchall()
-        if gone:
-            self._cursor.execute("BEGIN IMMEDIATE")
-            self._cursor.executemany("DELETE FROM users WHERE user = ?", gone)
-            self._cursor.execute("COMMIT")
-            self.pages += len(gone)
-        return len(gone)
+        self.pages += upkeep.pages
+        return done

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import trio
 
 from chatd.journal import Journal, Statistics, Unavailable
-from chatd.model import Event, Head, Operation, Outcome, Receipt, UserRecord
+from chatd.model import Event, Head, Operation, Outcome, Receipt, Record, UserRecord
 
 __all__ = ["FaultyJournal"]
 
@@ -32,6 +32,10 @@ class FaultyJournal:
     @property
     def key(self) -> bytes:
         return self._journal.key
+
+    @property
+    def position(self) -> int:
+        return self._journal.position
 
     @property
     def feed(self) -> trio.MemoryReceiveChannel[list[Event]]:
@@ -71,11 +75,29 @@ class FaultyJournal:
     async def rooms(self) -> list[Head]:
         return await self._journal.rooms()
 
+    async def missed(self, rooms: Mapping[str, int], upto: int, limit: int) -> list[Event]:
+        return await self._journal.missed(rooms, upto, limit)
+
+    async def seq_at(self, room: str, position: int) -> int:
+        return await self._journal.seq_at(room, position)
+
+    async def unread(self, room: str, user: str, after: int, most: int) -> int:
+        return await self._journal.unread(room, user, after, most)
+
+    async def search(self, room: str, query: str, before: int, limit: int) -> list[Event]:
+        return await self._journal.search(room, query, before, limit)
+
+    async def records(self, shelf: str, prefix: str = "", limit: int = -1) -> list[Record]:
+        return await self._journal.records(shelf, prefix, limit)
+
     async def user(self, user: str) -> UserRecord | None:
         return await self._journal.user(user)
 
     async def present(self, since: int) -> list[UserRecord]:
         return await self._journal.present(since)
+
+    async def index(self) -> bool:
+        return await self._journal.index()
 
     async def sweep(self) -> bool:
         return await self._journal.sweep()

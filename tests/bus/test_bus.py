@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import trio
+from msgspec.structs import replace
 
 from chatd.bus import Bus
 from chatd.bus import bus as module
@@ -233,3 +234,103 @@ async def test_retention_is_asked_by_the_collector_and_again_soon_while_there_is
         assert len(swept) == 4
     assert swept[0] == pytest.approx(1 + module.SWEEP_SECONDS)
     assert swept[1] - swept[0] == pytest.approx(module.SWEEP_AGAIN_SECONDS, abs=0.1)
+
+
+async def test_a_message_that_was_changed_in_its_own_doubtful_batch_is_still_itself(
+    script: Script,
+) -> None:
+    class Present(FaultyJournal):
+        async def settle(self) -> list[Event]:
+            return await self.read("r", 1, 99, 99)
+
+    journal = Present()
+    await journal.commit([post("0")])
+    journal.faults = ["after"]
+    bus = Bus(journal, script.shown)
+    changes = [
+        replace(post("new"), kind="edit", of=2),
+        replace(post("newer"), kind="edit", of=2),
+        replace(post("x"), kind="delete", of=1, text=None),
+    ]
+    for number, operation in enumerate([post("1"), *changes, post("2")]):
+        await bus.publish(operation, script.answered(str(number)))
+    bus.close()
+    await bus.run()
+    assert script.lines == [
+        *[("answer", str(number), number + 2, False) for number in range(5)],
+        ("shown", "r", ["newer", "newer", "newer", None, "2"], 0),
+    ]
+
+
+class Indexing(MemoryJournal):
+    """Has words to index, in chunks, and notes when it was asked."""
+
+    def __init__(self, chunks: int) -> None:
+        super().__init__(now=lambda: 1)
+        self.chunks = chunks
+        self.asked: list[float] = []
+
+    async def commit(self, batch: Sequence[Operation]) -> list[Outcome]:
+        self.chunks += len(batch)
+        return await super().commit(batch)
+
+    async def index(self) -> bool:
+        self.asked.append(trio.current_time())
+        self.chunks = max(0, self.chunks - 1)
+        return self.chunks > 0
+
+
+async def test_words_are_indexed_in_chunks_a_second_later(
+    script: Script, autojump_clock: trio.testing.MockClock
+) -> None:
+    journal = Indexing(3)
+    async with running(journal, script) as bus:
+        await trio.sleep(10)
+        chunk = module.INDEX_AGAIN_SECONDS
+        assert journal.asked == pytest.approx([1, 1 + chunk, 1 + 2 * chunk])
+        await bus.publish(post("x"), script.answered("x"))
+        await trio.sleep(100)
+        assert journal.asked[3:] == pytest.approx([11])
+
+
+async def test_a_search_waits_for_what_was_committed_before_it(
+    script: Script, autojump_clock: trio.testing.MockClock
+) -> None:
+    journal = Indexing(1)
+    async with running(journal, script) as bus:
+        await bus.publish(post("x"), script.answered("x"))
+        await trio.testing.wait_all_tasks_blocked()
+        assert journal.chunks == 2
+        await bus.indexed()
+        assert journal.chunks == 0
+        asked = len(journal.asked)
+        await bus.indexed()
+        assert len(journal.asked) == asked
+        assert trio.current_time() == 0
+    await bus.indexed()
+
+
+async def test_a_search_does_not_wait_for_a_whole_old_store(
+    script: Script, autojump_clock: trio.testing.MockClock
+) -> None:
+    class Slow(Indexing):
+        async def index(self) -> bool:
+            await trio.sleep(0.3)
+            return await super().index()
+
+    async with running(Slow(20), script) as bus:
+        await bus.indexed()
+        assert trio.current_time() == pytest.approx(module.INDEXED_SECONDS)
+
+
+async def test_shown_is_the_position_up_to_which_all_was_fanned_out(script: Script) -> None:
+    journal = MemoryJournal(now=lambda: 1)
+    await journal.commit([post("1"), post("2")])
+    bus = Bus(journal, script.shown)
+    assert bus.shown == 2
+    seen: list[int] = []
+    await bus.publish(post("3", "a"), lambda _: seen.append(bus.shown))
+    await bus.publish(post("4", "b"), script.answered("4"))
+    bus.close()
+    await bus.run()
+    assert (seen, bus.shown) == ([2], 4)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -131,3 +131,42 @@ async def test_a_codec_that_says_nothing_costs_its_subscribers_nothing(topic: To
     assert await topic.show(events(1, 1)) == 0
     topic.tell(["joined"])
     assert outlet.got == []
+
+
+def change(kind: Literal["edit", "delete"], seq: int, of: int, text: str | None = None) -> Event:
+    return Event(seq, "r", seq, at=seq * 10, kind=kind, user="u", nick="n", text=text, of=of)
+
+
+async def test_the_tail_gives_present_words(topic: Topic) -> None:
+    await topic.show([*events(1, 2), change("edit", 3, 1, "y" * 10)])
+    await topic.show([change("edit", 4, 2, "z")])
+    await topic.show([change("edit", 5, 1, "new")])
+    tail = topic.after(0)
+    assert tail is not None
+    assert [(one.text, one.edited) for one in tail] == [
+        ("new", 50),
+        ("z", 40),
+        ("new", None),
+        ("z", None),
+        ("new", None),
+    ]
+    await topic.show([change("delete", 6, 1), change("edit", 7, 99, "of what is gone from here")])
+    tail = topic.after(0)
+    assert tail is not None
+    assert [(one.text, one.edited, one.deleted) for one in tail[:6]] == [
+        (None, None, True),
+        ("z", 40, False),
+        (None, None, False),
+        ("z", None, False),
+        (None, None, False),
+        (None, None, False),
+    ]
+
+
+async def test_changed_words_count_as_they_are(topic: Topic) -> None:
+    big = "x" * (module.TAIL_BYTES // 2)
+    await topic.show([*events(1, 1, text=big), *events(2, 2, text=big), change("delete", 3, 1)])
+    await topic.show(events(4, 4, text=big))
+    assert topic.after(0) is not None
+    await topic.show([change("edit", 5, 2, big + "x")])
+    assert topic.after(0) is None

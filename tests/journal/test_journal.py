@@ -17,13 +17,19 @@ from chatd.journal.memory import MemoryJournal
 from chatd.journal.retention import Retention
 from chatd.journal.sqlite import open_sqlite
 from chatd.model import (
+    Drop,
     Event,
     Head,
     Operation,
     Outcome,
     Post,
+    Put,
     Receipt,
+    Record,
+    Refusal,
     Remember,
+    Take,
+    Taken,
     UserRecord,
 )
 
@@ -36,6 +42,36 @@ def post(
     text: str = "hello", *, room: str = "lobby", user: str = "u1", key: str | None = None
 ) -> Post:
     return Post(room, room.title(), user, f"nick {user}", text, key=key)
+
+
+def edit(of: int, text: str, *, user: str = "u1", operator: bool = False) -> Post:
+    return Post("lobby", "Lobby", user, "n", text, "edit", of=of, operator=operator)
+
+
+def delete(of: int, *, user: str = "u1", operator: bool = False) -> Post:
+    return Post("lobby", "Lobby", user, "n", None, "delete", of=of, operator=operator)
+
+
+def reply(to: int, *, room: str = "lobby") -> Post:
+    return Post(room, room.title(), "u1", "n", "yes", reply_to=to)
+
+
+def codes(outcomes: list[Outcome]) -> list[str | None]:
+    """Give the code of each refusal, None for what was done."""
+    return [outcome.code if isinstance(outcome, Refusal) else None for outcome in outcomes]
+
+
+async def log(journal: Journal, room: str = "lobby") -> list[Event]:
+    return await journal.read(room, 0, 10**9, 10**9)
+
+
+async def indexed(journal: Journal) -> None:
+    while await journal.index():
+        pass
+
+
+async def found(journal: Journal, query: str, room: str = "lobby") -> list[int]:
+    return [event.seq for event in await journal.search(room, query, 10**9, 100)]
 
 
 def events(outcomes: list[Outcome]) -> list[Event]:
@@ -61,7 +97,7 @@ async def test_numbers_are_drawn_in_order_for_room_and_store(journal: Journal) -
             post("a"),
             post("b", room="other"),
             post("c"),
-            Post("lobby", "x", "u", "n", None, "delete"),
+            Post("lobby", "x", "u1", "n", None, "delete", of=1),
         ]
     )
     assert [(one.position, one.room, one.seq) for one in events(outcomes)] == [
@@ -179,34 +215,344 @@ async def test_nothing_to_sweep(journal: Journal) -> None:
     assert journal.statistics().swept == 0
 
 
+# Words that change
+
+
+async def test_an_edit_gives_its_message_and_all_edits_of_it_the_present_text(
+    journal: Journal,
+) -> None:
+    await journal.commit([post("first"), post("other")])
+    first = events(await journal.commit([edit(1, "second")]))[0]
+    assert (first.seq, first.kind, first.text, first.of) == (3, "edit", "second", 1)
+    again = events(await journal.commit([edit(1, "third")]))[0]
+    assert again.text == "third"
+    assert [(one.text, one.edited, one.deleted) for one in await log(journal)] == [
+        ("third", NOW, False),
+        ("other", None, False),
+        ("third", None, False),
+        ("third", None, False),
+    ]
+    assert await journal.read_back("lobby", 4, 1) == [
+        Event(3, "lobby", 3, NOW, "edit", "u1", "n", "third", 1)
+    ]
+
+
+async def test_a_delete_takes_the_text_of_its_message_and_of_all_edits(journal: Journal) -> None:
+    await journal.commit([post("first"), edit(1, "second")])
+    made = events(await journal.commit([delete(1)]))[0]
+    assert (made.seq, made.kind, made.text, made.of) == (3, "delete", None, 1)
+    assert [(one.text, one.edited, one.deleted) for one in await log(journal)] == [
+        (None, None, True),
+        (None, None, False),
+        (None, None, False),
+    ]
+    assert codes(await journal.commit([edit(1, "third"), delete(1)])) == ["not_found"] * 2
+
+
+async def test_a_batch_takes_effect_in_its_order(journal: Journal) -> None:
+    outcomes = await journal.commit(
+        [edit(1, "too early"), post("a"), edit(1, "b"), reply(1), delete(1), edit(1, "too late")]
+    )
+    assert codes(outcomes) == ["not_found", None, None, None, None, "not_found"]
+    assert [one.text for one in events([one for one in outcomes if isinstance(one, Receipt)])] == [
+        "a",
+        "b",
+        "yes",
+        None,
+    ]
+    assert [(one.seq, one.position, one.text) for one in await log(journal)] == [
+        (1, 1, None),
+        (2, 2, None),
+        (3, 3, "yes"),
+        (4, 4, None),
+    ]
+
+
+async def test_only_the_author_edits_and_an_operator_deletes(journal: Journal) -> None:
+    await journal.commit([post("a", user="u1"), post("b", user="u1")])
+    outcomes = await journal.commit(
+        [
+            edit(1, "x", user="u2"),
+            edit(1, "x", user="u2", operator=True),
+            delete(1, user="u2"),
+            delete(1, user="u2", operator=True),
+            post("goes on"),
+        ]
+    )
+    assert codes(outcomes) == ["forbidden", "forbidden", "forbidden", None, None]
+    assert [one.text for one in await log(journal)] == [None, "b", None, "goes on"]
+
+
+async def test_what_is_no_message_is_not_found(journal: Journal) -> None:
+    await journal.commit([post("a"), edit(1, "b"), delete(1)])
+    outcomes = await journal.commit(
+        [
+            edit(2, "an edit is no message"),
+            edit(99, "x"),
+            edit(0, "x"),
+            edit(-1, "x"),
+            edit(10**300, "x"),
+            Post("lobby", "Lobby", "u1", "n", "of nothing", "edit"),
+            Post("elsewhere", "E", "u1", "n", "x", "edit", of=1),
+            Post("elsewhere", "E", "u1", "n", None, "delete", of=1),
+            reply(2),
+            reply(10**300),
+            reply(1, room="elsewhere"),
+            reply(1),  # a deleted message still has its place
+        ]
+    )
+    assert codes(outcomes) == ["not_found"] * 11 + [None]
+    assert await journal.head("elsewhere") is None
+    assert journal.statistics().events == 4
+
+
+async def test_a_reply_names_its_message(journal: Journal) -> None:
+    await journal.commit([post("a")])
+    made = events(await journal.commit([reply(1)]))[0]
+    assert (made.kind, made.reply_to) == ("message", 1)
+    assert (await log(journal))[1] == made
+
+
+async def test_a_key_gives_the_first_message_in_present_words(journal: Journal) -> None:
+    await journal.commit([post("a", key="k")])
+    outcomes = await journal.commit([edit(1, "b"), post("again", key="k"), post("c", key="k2")])
+    again = outcomes[1]
+    assert isinstance(again, Receipt)
+    assert (again.duplicate, again.event.seq, again.event.text) == (True, 1, "b")
+    assert [one.text for one in await log(journal)] == ["b", "b", "c"]
+
+
+async def test_the_last_topic_is_the_rooms(journal: Journal) -> None:
+    topics = [Post("lobby", "Lobby", "u1", "n", text, "topic") for text in ("one", "two")]
+    made = events(await journal.commit(topics))
+    assert await journal.head("lobby") == Head("lobby", "Lobby", 2, "two")
+    assert await journal.rooms() == [Head("lobby", "Lobby", 2, "two")]
+    assert await log(journal) == made
+
+
+async def test_an_edit_of_a_message_that_is_gone_has_no_text(tmp_path: Path) -> None:
+    retention = Retention(keep_days="off", keep_events=1, max_bytes="off")
+    opened = open_sqlite(tmp_path / "chat.db", now=lambda: NOW, retention=retention)
+    async with opened as sqlite:
+        for journal in (sqlite, MemoryJournal(now=lambda: NOW, retention=retention)):
+            await journal.commit([post("a"), edit(1, "b")])
+            while await journal.sweep():
+                pass
+            assert [(one.seq, one.kind, one.text) for one in await log(journal)] == [
+                (2, "edit", None)
+            ]
+            assert codes(await journal.commit([edit(1, "c"), reply(1)])) == ["not_found"] * 2
+
+
+# Direct messages, unread, positions
+
+
+async def test_direct_messages_rooms_are_not_listed(journal: Journal) -> None:
+    await journal.commit([post(room="@u1,u2"), post(room="!"), post(room="Zoo"), post(room="{")])
+    assert [head.room for head in await journal.rooms()] == ["!", "Zoo", "{"]
+    assert await journal.head("@u1,u2") is not None
+
+
+async def test_unread_counts_what_others_said_and_stands(journal: Journal) -> None:
+    said = [post("mine"), post("a", user="u2"), post("b", user="u2"), post("c", user="u3")]
+    topic = Post("lobby", "Lobby", "u2", "n", "a topic", "topic")
+    await journal.commit([*said, topic, edit(2, "A", user="u2"), delete(4, user="u3")])
+    assert await journal.unread("lobby", "u1", 0, 100) == 2
+    assert await journal.unread("lobby", "u1", 2, 100) == 1
+    assert await journal.unread("lobby", "u2", 0, 100) == 1
+    assert await journal.unread("lobby", "u1", 0, 1) == 1
+    assert await journal.unread("lobby", "u1", 10**300, 100) == 0
+    assert await journal.unread("nowhere", "u1", 0, 100) == 0
+
+
+async def test_what_was_missed_in_several_rooms_comes_by_position(journal: Journal) -> None:
+    rooms = ["a", "b", "c", "a", "b", "c", "a", "c"]
+    made = events(await journal.commit([post(str(n), room=room) for n, room in enumerate(rooms)]))
+    behind = {"a": 1, "b": 2, "nowhere": 0}
+    missed = [one for one in made if one.room in behind and one.position > behind[one.room]]
+    assert await journal.missed(behind, 10**9, 100) == missed
+    assert await journal.missed(behind, 5, 100) == [one for one in missed if one.position <= 5]
+    assert await journal.missed(behind, 10**300, 2) == missed[:2]
+    assert await journal.missed(behind, 10**9, -1) == []
+    assert await journal.missed({"a": 4, "b": 10**300}, 10**9, 9) == [made[6]]
+    assert await journal.missed({}, 10**9, 9) == []
+    for position in range(10):
+        there = [one.seq for one in made if one.room == "a" and one.position <= position]
+        assert await journal.seq_at("a", position) == max(there, default=0)
+    assert await journal.seq_at("nowhere", 5) == 0
+    assert journal.position == 8
+
+
+# Records
+
+
+async def test_records_are_kept_dropped_and_taken(journal: Journal) -> None:
+    one, two = Record("marks", "u1\0a", b"1", None), Record("marks", "u1\0b", b"2", NOW + 1)
+    other, over = Record("bans", "u1\0a", b"x", None), Record("marks", "u1\0c", b"3", NOW)
+    outcomes = await journal.commit([Put(one), Put(two), Put(other), Put(over), post()])
+    assert outcomes[:4] == [None] * 4
+    assert await journal.records("marks") == [one, two]
+    assert await journal.records("marks", "u1\0b") == [two]
+    assert await journal.records("marks", "u1", 1) == [one]
+    assert await journal.records("marks", "u2") == []
+    newer = Record("marks", "u1\0a", b"\0\xff", NOW + 5)
+    await journal.commit([Put(newer), Drop("marks", "u1\0b"), Drop("marks", "never")])
+    assert await journal.records("marks") == [newer]
+    outcomes = await journal.commit(
+        [
+            Take("marks", "u1\0a"),
+            Take("marks", "u1\0a"),
+            Take("marks", "u1\0c"),
+            Put(one),
+            Take("marks", "u1\0a"),
+        ]
+    )
+    assert outcomes == [Taken(newer), Taken(None), Taken(None), None, Taken(one)]
+    assert await journal.records("marks") == []
+    assert await journal.records("bans") == [other]
+
+
+async def test_records_whose_time_is_over_are_swept(journal: Journal) -> None:
+    await journal.commit([Put(Record("s", str(number), b"", NOW)) for number in range(100)])
+    await journal.commit([Put(Record("s", "stays", b"", NOW + 1))])
+    assert [await journal.sweep() for _ in range(3)] == [True, True, False]
+    assert [record.name for record in await journal.records("s")] == ["stays"]
+
+
+# Search
+
+
+async def test_search_gives_messages_with_all_words_newest_first(journal: Journal) -> None:
+    texts = ["one two three", "two", "Three, TWO!", "four", "é Straße", "thirty-two"]
+    await journal.commit([post(text) for text in texts])
+    await journal.commit(
+        [post("two three", room="other"), Post("lobby", "L", "u", "n", "two", "topic")]
+    )
+    await indexed(journal)
+    assert await found(journal, "two") == [6, 3, 2, 1]
+    assert await found(journal, "three two") == [3, 1]
+    assert await found(journal, '"two three"') == [1]
+    assert await found(journal, '"three two') == [3]
+    assert await found(journal, "thirty-two") == [6]
+    assert await found(journal, "E straße") == [5]
+    assert await found(journal, "tw") == []
+    assert await found(journal, "five two") == []
+    assert await found(journal, "two", "nowhere") == []
+    assert [one.seq for one in await journal.search("lobby", "two", 3, 100)] == [2, 1]
+    assert [one.seq for one in await journal.search("lobby", "two", 6, 2)] == [3, 2]
+    assert await journal.search("lobby", "two", 1, 100) == []
+    assert await journal.search("lobby", "two", 0, 100) == []
+    assert await journal.search("lobby", "two", 10**300, -1) == []
+    assert (await journal.search("lobby", "four", 10**300, 9))[0].text == "four"
+
+
+@pytest.mark.parametrize(
+    "query", ["", "  ", "!", '""', "*", "\0", "\ud800", "-", "( ) : ^ + {", '"', "x" * 10_000]
+)
+async def test_nothing_to_search_for_finds_nothing(journal: Journal, query: str) -> None:
+    await journal.commit([post("a ! * \0 - ( x")])
+    await indexed(journal)
+    assert await found(journal, query) == []
+
+
+@pytest.mark.parametrize(
+    "query", ["AND", "a OR b", "NOT b", "NEAR(a b)", "text:a", "ab*", "^ab", "a + b", '"a" "b"']
+)
+async def test_a_query_is_words_and_no_language(journal: Journal, query: str) -> None:
+    await journal.commit([post("a"), post("b"), post("a b ab and or not b near a b text a")])
+    await indexed(journal)
+    assert await found(journal, query) == [3]
+
+
+async def test_changed_words_are_found_as_they_are(journal: Journal) -> None:
+    await journal.commit([post("old words"), post("gone words"), post("late words")])
+    await indexed(journal)
+    await journal.commit([edit(1, "new words"), delete(2), post("fresh"), edit(6, "fresher")])
+    assert await found(journal, "old") == []
+    assert await found(journal, "gone") == []
+    assert await found(journal, "words") == [3, 1]
+    await indexed(journal)
+    assert await found(journal, "new") == [1]
+    assert await found(journal, "fresh") == []
+    assert await found(journal, "fresher") == [6]
+    assert await journal.index() is False
+
+
 # Both alike: random operations on both give the same receipts, reads and heads.
 
 _rooms = st.sampled_from(["a", "b", "ç"])
 _users = st.sampled_from(["u1", "u2"])
-_texts = st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+_texts = (
+    st.none()
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+    | st.lists(st.sampled_from(["a", "B", "é", "c-d", "e", "1"]), max_size=4).map(" ".join)
+)
+_queries = st.lists(st.sampled_from(["a", "b", "E", '"a b"', "C d", "1"]), max_size=3).map(" ".join)
 _keys = st.none() | st.sampled_from(["k1", "k2", "k3"])
-_posts = st.builds(
+_plain = st.builds(
     Post,
     room=_rooms,
     name=st.sampled_from(["A", "a"]),
     user=_users,
     nick=st.sampled_from(["n", "N"]),
     text=_texts,
-    kind=st.sampled_from(["message", "edit", "delete", "topic"]),
+    kind=st.sampled_from(["message", "message", "topic"]),
     key=_keys,
-    of=st.none() | st.integers(1, 9),
     reply_to=st.none() | st.integers(1, 9),
+)
+_changes = st.builds(
+    Post,
+    room=_rooms,
+    name=st.just("a"),
+    user=_users,
+    nick=st.just("n"),
+    text=_texts,
+    kind=st.just("edit"),
+    key=_keys,
+    of=st.integers(0, 9),
+) | st.builds(
+    Post,
+    room=_rooms,
+    name=st.just("a"),
+    user=_users,
+    nick=st.just("n"),
+    text=st.none(),
+    kind=st.just("delete"),
+    key=_keys,
+    of=st.integers(0, 9),
+    operator=st.booleans(),
+)
+_posts = _plain | _changes
+_names = st.sampled_from(["u1\0a", "u1\0b", "u2"])
+_records = (
+    st.builds(
+        Put,
+        st.builds(
+            Record,
+            st.sampled_from(["s", "t"]),
+            _names,
+            st.binary(max_size=2),
+            st.none() | st.integers(NOW - 1, NOW + DAY),
+        ),
+    )
+    | st.builds(Drop, st.just("s"), _names)
+    | st.builds(Take, st.just("s"), _names)
 )
 _remembers = st.builds(
     Remember, st.builds(UserRecord, _users, st.sampled_from(["n", "m"]), st.none() | st.just(NOW))
 )
 _number = st.integers(-3, 30)
 _steps = st.one_of(
-    st.tuples(st.just("commit"), st.lists(_posts | _remembers, min_size=1, max_size=9)),
+    st.tuples(st.just("commit"), st.lists(_posts | _remembers | _records, min_size=1, max_size=9)),
     st.tuples(st.just("pass"), st.integers(0, 2 * DAY)),
     st.tuples(st.just("sweep"), st.none()),
     st.tuples(st.just("read"), st.tuples(_rooms, _number, _number, _number)),
     st.tuples(st.just("read_back"), st.tuples(_rooms, _number, _number)),
+    st.tuples(st.just("missed"), st.tuples(st.dictionaries(_rooms, _number), _number, _number)),
+    st.tuples(st.just("seq_at"), st.tuples(_rooms, _number)),
+    st.tuples(st.just("unread"), st.tuples(_rooms, _users, _number, _number)),
+    st.tuples(st.just("index"), st.none()),
+    st.tuples(st.just("search"), st.tuples(_rooms, _queries, _number, _number)),
 )
 _retentions = st.builds(
     Retention,
@@ -222,7 +568,8 @@ async def _everything(journal: Journal) -> list[object]:
         await journal.rooms(),
         await journal.present(0),
         *[await journal.head(room) for room in ("a", "b", "ç")],
-        *[await journal.read(room, 0, 10**9, 10**9) for room in ("a", "b", "ç")],
+        *[await log(journal, room) for room in ("a", "b", "ç")],
+        *[await journal.records(shelf) for shelf in ("s", "t")],
     ]
 
 
@@ -246,6 +593,17 @@ async def _both(steps: list[tuple[str, Any]], retention: Retention) -> None:
                     assert await sqlite.read(*values) == await memory.read(*values)
                 elif step == "read_back":
                     assert await sqlite.read_back(*values) == await memory.read_back(*values)
+                elif step == "missed":
+                    assert await sqlite.missed(*values) == await memory.missed(*values)
+                elif step == "seq_at":
+                    assert await sqlite.seq_at(*values) == await memory.seq_at(*values)
+                elif step == "unread":
+                    assert await sqlite.unread(*values) == await memory.unread(*values)
+                elif step == "index":
+                    await indexed(sqlite)
+                elif step == "search":
+                    await indexed(sqlite)
+                    assert await sqlite.search(*values) == await memory.search(*values)
                 else:
                     for journal in (sqlite, memory):
                         while await journal.sweep():

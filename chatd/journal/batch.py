@@ -1,0 +1,211 @@
+"""One batch of operations made into rows, inside a transaction that is begun and ended elsewhere.
+
+Plain messages are gathered and inserted together. Whatever looks at other events first has the rows
+before it inserted, so that it finds them.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any, Final
+
+from chatd.journal import NO_MESSAGE, NOT_YOURS, fulltext, schema
+from chatd.journal.marks import POSITION
+from chatd.model import (
+    Drop,
+    Event,
+    Operation,
+    Outcome,
+    Post,
+    Put,
+    Receipt,
+    Record,
+    Refusal,
+    Remember,
+    Take,
+    Taken,
+)
+
+__all__ = ["Batch"]
+
+_ROOM: Final = (
+    "SELECT id, max(ifnull((SELECT max(seq) FROM events WHERE room_id = rooms.id), 0), head)"
+    " FROM rooms WHERE fold = ?"
+)
+_INSERT: Final = (
+    "INSERT INTO events (position, room_id, seq, at, kind, user, nick, text, of, reply_to, key)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_REMEMBER: Final = (
+    "INSERT INTO users (user, nick, seen) VALUES (?, ?, ?)"
+    " ON CONFLICT (user) DO UPDATE SET nick = excluded.nick, seen = excluded.seen"
+)
+_BY_KEY: Final = schema.EVENT + " WHERE r.fold = ? AND e.user = ? AND e.key = ?"
+_MESSAGE: Final = (
+    "SELECT e.position, e.text, e.room_id, e.user, e.deleted"
+    " FROM events AS e JOIN rooms AS r ON r.id = e.room_id"
+    " WHERE r.fold = ? AND e.seq = ? AND e.kind = 'message'"
+)
+
+
+class Batch:
+    """Runs once. Then the writer commits, and takes over what stands here."""
+
+    __slots__ = (
+        "_at",
+        "_cursor",
+        "_execute",
+        "_indexed",
+        "_keyed",
+        "_rows",
+        "characters",
+        "duplicates",
+        "position",
+        "rooms",
+        "wiped",
+    )
+
+    def __init__(self, cursor: sqlite3.Cursor, *, at: int, indexed: int, keyed: bool) -> None:
+        self._cursor = cursor
+        self._execute = cursor.execute
+        self._at = at
+        self._indexed = indexed
+        self._keyed = keyed
+        self._rows: list[tuple[object, ...]] = []
+        self.rooms: dict[str, list[int]] = {}
+        """By fold: the id and the last number."""
+        self.position = 0
+        self.characters = 0
+        self.duplicates = 0
+        self.wiped = False
+        """Whether a text was taken away."""
+
+    def run(self, batch: Sequence[Operation]) -> list[Outcome]:
+        """Do it all; what breaks a rule is refused by itself.
+
+        Raises `sqlite3.IntegrityError` where a key was there before: that is rare, so that it is
+        looked for only where the batch is run again with ``keyed``.
+        """
+        position: int = self._execute(POSITION).fetchone()[0]
+        at, rows, rooms, keyed = self._at, self._rows, self.rooms, self._keyed
+        outcomes: list[Outcome] = []
+        characters = 0
+        for operation in batch:
+            if not isinstance(operation, Post):
+                outcomes.append(self._keep(operation))
+                continue
+            fold, user, nick, text = operation.room, operation.user, operation.nick, operation.text
+            kind, key, of, reply_to = (
+                operation.kind,
+                operation.key,
+                operation.of,
+                operation.reply_to,
+            )
+            if keyed and key is not None and (first := self._first(fold, user, key)) is not None:
+                self.duplicates += 1
+                outcomes.append(Receipt(first, True))
+                continue
+            plain = kind == "message" and reply_to is None
+            if not plain and (refusal := self._change(operation)) is not None:
+                outcomes.append(refusal)
+                continue
+            room = rooms.get(fold)
+            if room is None:
+                room = rooms[fold] = self._room(fold, operation.name)
+            if kind == "topic":
+                self._execute("UPDATE rooms SET topic = ? WHERE id = ?", (text or "", room[0]))
+            position += 1
+            room[1] = seq = room[1] + 1
+            event = Event(position, fold, seq, at, kind, user, nick, text, of, reply_to)
+            # An edit's text stands with its message: so it goes when that is changed again.
+            kept = None if kind == "edit" else text
+            rows.append((position, room[0], seq, at, kind, user, nick, kept, of, reply_to, key))
+            if text is not None:
+                characters += len(text)
+            outcomes.append(Receipt(event))
+        self._insert()
+        self.position = position
+        self.characters = characters
+        return outcomes
+
+    def _insert(self) -> None:
+        rows = self._rows
+        if len(rows) == 1:
+            self._execute(_INSERT, rows[0])
+        elif rows:
+            self._cursor.executemany(_INSERT, rows)
+        rows.clear()
+
+    def _room(self, fold: str, name: str) -> list[int]:
+        row = self._execute(_ROOM, (fold,)).fetchone()
+        if row is not None:
+            return list(row)
+        self._execute("INSERT INTO rooms (fold, name) VALUES (?, ?)", (fold, name))
+        assert self._cursor.lastrowid is not None  # noqa: S101  a row was inserted
+        return [self._cursor.lastrowid, 0]
+
+    def _first(self, fold: str, user: str, key: str) -> Event | None:
+        self._insert()
+        row = self._execute(_BY_KEY, (fold, user, key)).fetchone()
+        return None if row is None else schema.decode(row)
+
+    # What changes another event
+
+    def _change(self, post: Post) -> Refusal | None:
+        """Do to another event what this one asks; tell why not."""
+        self._insert()
+        if post.reply_to is not None and self._message(post.room, post.reply_to) is None:
+            return NO_MESSAGE
+        if post.kind not in ("edit", "delete"):
+            return None
+        target = None if post.of is None else self._message(post.room, post.of)
+        if target is None:
+            return NO_MESSAGE
+        position, text, room_id, user, deleted = target
+        if deleted:
+            return NO_MESSAGE
+        if user != post.user and not (post.kind == "delete" and post.operator):
+            return NOT_YOURS
+        if post.kind == "edit":
+            change, new = "UPDATE events SET text = ?, edited = ? WHERE position = ?", post.text
+            self._execute(change, (new, self._at, position))
+        else:
+            change, new = "UPDATE events SET text = NULL, edited = NULL, deleted = 1", None
+            self._execute(f"{change} WHERE position = ?", (position,))
+        self.wiped = True
+        if position <= self._indexed:
+            if text is not None:
+                fulltext.take_out(self._cursor, [(position, text, room_id)])
+            if new is not None:
+                fulltext.add(self._cursor, [(position, new, room_id)])
+        return None
+
+    def _message(self, fold: str, seq: int) -> tuple[Any, ...] | None:
+        # Clients name numbers, of any size; SQLite's have 64 bits.
+        values = (fold, schema.number(seq))
+        found: tuple[Any, ...] | None = self._execute(_MESSAGE, values).fetchone()
+        return found
+
+    # What stands beside the logs
+
+    def _keep(self, operation: Remember | Put | Drop | Take) -> Outcome:
+        if isinstance(operation, Remember):
+            user = operation.record
+            self._execute(_REMEMBER, (user.user, user.nick, user.seen))
+            return None
+        if isinstance(operation, Put):
+            record = operation.record
+            self._execute(
+                "INSERT OR REPLACE INTO records (shelf, name, value, until) VALUES (?, ?, ?, ?)",
+                (record.shelf, record.name, record.value, record.until),
+            )
+            return None
+        shelf, name = operation.shelf, operation.name
+        query = "DELETE FROM records WHERE shelf = ? AND name = ? RETURNING value, until"
+        row = next(iter(self._execute(query, (shelf, name)).fetchall()), None)
+        if isinstance(operation, Drop):
+            return None
+        if row is None or (row[1] is not None and row[1] <= self._at):
+            return Taken(None)
+        return Taken(Record(shelf, name, *row))

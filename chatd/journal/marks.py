@@ -1,0 +1,35 @@
+"""How far the store has come, as the writer keeps it in mind between transactions."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass, field
+from typing import Final
+
+__all__ = ["POSITION", "Marks"]
+
+POSITION: Final = (
+    "SELECT max(ifnull((SELECT max(position) FROM events), 0),"
+    " (SELECT value FROM meta WHERE name = 'position'))"
+)
+"""The store's last position, of an event that may be gone."""
+
+
+@dataclass(slots=True)
+class Marks:
+    """What is assigned here was committed."""
+
+    position: int = 0
+    """Of the last event that somebody was told of."""
+    indexed: int = 0
+    """Up to which position the messages' words can be found."""
+    dirty: int | None = None
+    """When the first text was taken away that may still be in the files; None: there is none."""
+    touched: dict[int, None] = field(default_factory=dict)
+    """Ids of rooms that may hold more events than are kept."""
+
+    def look(self, connection: sqlite3.Connection) -> None:
+        """Read again what a transaction in doubt may have moved."""
+        query = "SELECT name, value FROM meta WHERE name IN ('indexed', 'dirty')"
+        found = dict(connection.execute(query).fetchall())
+        self.indexed, self.dirty = found["indexed"], found["dirty"]
