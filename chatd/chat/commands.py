@@ -267,10 +267,10 @@ class RoomEntry(Struct, frozen=True):
 
 
 class RoomList(Struct, frozen=True):
-    """Answers ``rooms``; ``more`` tells whether there are further ones."""
+    """Answers ``rooms``; ``more`` is there, and true, where there are further ones."""
 
     rooms: list[RoomEntry]
-    more: bool
+    more: bool | UnsetType = UNSET
 
 
 class Renamed(Struct, frozen=True):

@@ -64,13 +64,13 @@ async def place(connection: Connection, spelled: str) -> Membership | Refusal:
     """
     if membership := connection.member(spelled):
         return membership
+    if not spelled.startswith("@"):
+        return Refusal("not_joined", f"join {spelled[:64]} first")
     name = resolve(connection.chat, connection.user, spelled)
     if isinstance(name, Refusal):
         return name
     if membership := connection.memberships.get(name.fold):
         return membership
-    if not name.fold.startswith("@"):
-        return Refusal("not_joined", f"join {spelled[:64]} first")
     room = await open_direct(connection, name)
     if isinstance(room, Refusal):
         return room

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from chatd.chat import events
+from chatd.chat import Chat, events
 from chatd.chat.rules import words
 from chatd.gateways import text as module
-from chatd.gateways.text import CODEC, TextGateway
+from chatd.gateways.text import TextCodec, TextGateway
 from chatd.journal import Unavailable
 from chatd.model import Event
-from chatd.settings import Chat, Limits, Settings
+from chatd.settings import Chat as ChatSettings
+from chatd.settings import Limits, Settings
 from chatd.testing import Harness, TextClient, open_chat
 from tests.gateways.raw import Raw, json_user, masked_binary, speak_text
 
@@ -51,7 +55,7 @@ async def test_greeting_backlog_live_in_this_order(
 
 
 async def test_the_greeting_is_the_operators(autojump_clock: MockClock) -> None:
-    chat_settings = Chat(greeting="{nick}@{room}: {hm} welcome\nto us", default_room="Hall")
+    chat_settings = ChatSettings(greeting="{nick}@{room}: {hm} welcome\nto us", default_room="Hall")
     async with open_chat(Settings(chat=chat_settings)) as chat:
         assert await (await speak_text(chat, "/ws?nick=Ann")).hear() == (
             "Ann@Hall: {hm} welcome\nto us"
@@ -91,7 +95,7 @@ async def test_as_many_lines_of_the_past_as_were_asked_for(
 
 
 async def test_the_operators_backlog(autojump_clock: MockClock) -> None:
-    async with open_chat(Settings(chat=Chat(backlog=1))) as chat:
+    async with open_chat(Settings(chat=ChatSettings(backlog=1))) as chat:
         ann = await chat.client("ann")
         for text in "abc":
             await ann.say(text)
@@ -344,7 +348,7 @@ async def test_join_of_the_room_it_is_in_is_no_leaving(
 
 
 async def test_join_of_a_room_that_cannot_be_stays(autojump_clock: MockClock) -> None:
-    async with open_chat(Settings(chat=Chat(create_rooms=False))) as chat:
+    async with open_chat(Settings(chat=ChatSettings(create_rooms=False))) as chat:
         bob = await chat.client("bob", "text")
         assert await typed(bob, "/join other") == "there is no room other"
         assert (await typed(bob, "/join a b")).startswith("this room cannot be used")
@@ -411,19 +415,51 @@ def test_no_message_forges_a_line(text: str) -> None:
     assert all(line.startswith("  ") for line in notice[1:])
 
 
-def _line(item: object) -> str:
-    block = CODEC.encode("lobby", [item])
+class Called:
+    """A chat in which the user ``u`` is ann, and nobody else is here."""
+
+    users: Any = {"u": SimpleNamespace(nick=SimpleNamespace(shown="ann"))}
+
+
+CODEC = TextCodec(cast(Chat, Called()))
+
+
+def _line(item: object, room: str = "lobby") -> str:
+    block = CODEC.encode(room, [item])
     return block[{126: 4, 127: 10}.get(block[1], 2) :].decode()
 
 
 def test_what_plain_text_is_not_told() -> None:
     told = [
         events.Presence("lobby", 3),
+        events.Typing("lobby", "ann", "u", active=True),
+        events.Read("lobby", 3),
         Event(1, "lobby", 1, 0, "message", "u", "ann", None, deleted=True),
-        Event(1, "lobby", 1, 0, "delete", "u", "ann", None, of=1),
+        Event(1, "lobby", 1, 0, "edit", "u", "ann", None, of=1),
     ]
     assert CODEC.encode("lobby", told) == b""
-    assert module._past([events.shape("lobby", told[1])]) == b""  # type: ignore[arg-type]
+    deleted = Event(1, "lobby", 1, 0, "message", "u", "ann", None, deleted=True)
+    assert module._messages([events.shape("lobby", deleted)]) == []
+
+
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        (Event(1, "lobby", 2, 0, "edit", "u", "ann", "a\nb", of=1), "* ann edited: a\n  b"),
+        (Event(1, "lobby", 2, 0, "delete", "u", "ann", None, of=1), "* ann deleted a message"),
+        (Event(1, "lobby", 2, 0, "topic", "u", "ann", "tea"), "* ann set the topic: tea"),
+    ],
+)
+def test_what_is_changed_is_a_notice(event: Event, line: str) -> None:
+    assert _line(event) == line
+
+
+def test_a_direct_message_names_both() -> None:
+    said = Event(1, "@u,v", 1, 0, "message", "v", "bob", "hi")
+    assert _line(said, "@u,v") == "bob -> ann: hi"
+    # Who is not here is called by the id.
+    said = Event(1, "@u,v", 1, 0, "message", "u", "ann", "hi")
+    assert _line(said, "@u,v") == "ann -> v: hi"
 
 
 async def test_the_same_story_over_both(autojump_clock: MockClock) -> None:

@@ -132,7 +132,7 @@ async def list_rooms(connection: Connection, command: commands.Rooms, answered: 
     found = [*await _conversations(connection), *await chat.rooms.entries()]
     room = chat.settings.limits.send_queue_bytes // QUEUE_SHARE
     listed: list[commands.RoomEntry] = []
-    more = False
+    more: bool | UnsetType = UNSET
     for fold, entry in found:
         if after is not None and fold <= after.fold:
             continue
