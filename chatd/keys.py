@@ -374,6 +374,13 @@ class EngineIo(Struct, frozen=True, kw_only=True):
             "message closes the connection (1009), a longer POST is refused (413).",
         ),
     ] = 1_000_000
+    recovery_seconds: Annotated[
+        Annotated[float, Meta(ge=1, le=86_400)] | Off,
+        Meta(
+            description="How long a client of Socket.IO 4 that was lost may come back as the same "
+            "socket, with what it missed; a restart between does not matter. off: as somebody new.",
+        ),
+    ] = 3600.0
     allow_eio3: Annotated[
         bool, Meta(description="Whether clients of Socket.IO 1 and 2 may come too.")
     ] = True

@@ -98,7 +98,7 @@ class Bus:
     def __init__(self, journal: Journal, shown: Shown) -> None:
         self._journal = journal
         self._tell = shown
-        self._shown = journal.position
+        self._shown = self._showing = journal.position
         self._topics: dict[str, Topic] = {}
         self._publish, self._published = trio.open_memory_channel[_Item](WAITING_OPERATIONS)
         self._in_doubt = False
@@ -120,6 +120,11 @@ class Bus:
     def shown(self) -> int:
         """The store's position up to which everything was fanned out, or was there at the start."""
         return self._shown
+
+    @property
+    def showing(self) -> int:
+        """The store's position up to which fanning out has begun: nobody was given more."""
+        return self._showing
 
     def statistics(self) -> BusStatistics:
         return BusStatistics(
@@ -265,6 +270,7 @@ class Bus:
 
     async def _fan_out(self) -> None:
         async for block in self._journal.feed:
+            self._showing = block[-1].position
             for room, events in _by_room(block):
                 topic = self._topics.get(room)
                 receivers = 0 if topic is None else await topic.show(events)

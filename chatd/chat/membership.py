@@ -50,11 +50,24 @@ class Hearer(Protocol):
 class Membership:
     """Live events are heard from ``start`` on, once everything before them has been said."""
 
-    __slots__ = ("_catching_up", "_connection", "room", "subscription", "typed", "types")
+    __slots__ = (
+        "_catching_up",
+        "_connection",
+        "followed",
+        "room",
+        "starts",
+        "subscription",
+        "typed",
+        "types",
+    )
 
     def __init__(self, room: Room, connection: Hearer) -> None:
         self.room = room
         self.subscription: Subscription | None = None
+        self.starts = 0
+        """How often it was started: more than once where its room was joined again."""
+        self.followed: int | None = None
+        """The store's position when it began to be live; None until then."""
         self.types = False
         """Whether it was last told to be writing; and when that was, on Trio's clock."""
         self.typed = -math.inf
@@ -63,12 +76,14 @@ class Membership:
 
     def start(self, position: int) -> None:
         """Say what was shown after ``position``, at the client's pace, and then what is live."""
+        self.starts += 1
         if not self._follow(position):
             self._catching_up = trio.CancelScope()
             self._connection.start_soon(partial(self._catch_up, position, self._catching_up))
 
     def stop(self) -> None:
         """Hear nothing more of the room."""
+        self.followed = None
         if self.subscription is not None:
             self.subscription.cancel()
             self.subscription = None
@@ -87,6 +102,7 @@ class Membership:
         if rest:
             connection.outbox.offer(connection.codec.encode(topic.name, rest), len(rest))
         self.subscription = topic.subscribe(connection.outbox, connection.codec)
+        self.followed = connection.chat.bus.showing
         return True
 
     async def _catch_up(self, position: int, scope: trio.CancelScope) -> None:

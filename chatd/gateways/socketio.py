@@ -15,12 +15,15 @@ import msgspec
 
 from chatd import engineio
 from chatd.chat import Chat, Connection, Traffic, commands, events, perform
+from chatd.chat.membership import Membership
 from chatd.chat.rules import RULES
 from chatd.engineio import Block
 from chatd.engineio.ends import CLOSES
+from chatd.gateways.recovery import ChatLog, Whereabouts, live_offset, page_offset
 from chatd.logs import Log
 from chatd.model import GOING_AWAY, LOST, NORMAL, Close, Event, Refusal
-from chatd.socketio import Server, Socket
+from chatd.socketio import Recovery, Server, Socket
+from chatd.socketio.delivery import offset_appended
 from chatd.socketio.handlers import Ack
 from chatd.socketio.packets import encode_event
 from chatd.wire.origins import check
@@ -40,19 +43,36 @@ _CLOSES: Final[dict[str, Close]] = {
 
 
 class SocketIoCodec:
-    """Says events to all clients of one protocol revision."""
+    """Says events to all clients of one protocol revision.
+
+    Those of revision 4 are told with each event of the log where they may go on from, as its last
+    argument.
+    """
 
     def __init__(self, chat: Chat, revision: engineio.Revision) -> None:
         self._chat = chat
         self._revision: Final = revision
+        self._recovers: Final = revision == 4 and chat.settings.engineio.recovery_seconds != "off"
 
     def encode(self, room: str, items: Sequence[Any]) -> Block:
+        epoch = self._chat.journal.epoch
         messages: list[str | bytes] = []
         for item in items:
-            messages += self._event(events.shape(room, item) if isinstance(item, Event) else item)
+            offset: str | None = None
+            told = item
+            if isinstance(item, Event):
+                told = events.shape(room, item)
+                offset = live_offset(epoch, item.position)
+            elif isinstance(item, events.Message) and isinstance(item.seq, int):
+                offset = page_offset(epoch, item.seq)
+            packet = self.packet(told)
+            if offset is not None and self._recovers:
+                packet = offset_appended(packet, offset)
+            messages += packet
         return Block(messages, self._revision)
 
-    def _event(self, told: Any) -> list[str | bytes]:
+    def packet(self, told: Any) -> list[str | bytes]:
+        """Give the messages of one event's packet, without an offset."""
         fields: dict[str, Any] = msgspec.to_builtins(told)
         name = fields.pop("on")
         if name == "typing":
@@ -108,6 +128,7 @@ class SocketIoGateway:
             cors_origins=self._is_allowed,
             cors_credentials=True,
             allow_request=self._allow,
+            recovery=self._recovery(),
             log=log,
         )
         self.io.on("connect", self._connect)
@@ -116,6 +137,16 @@ class SocketIoGateway:
         for command in RULES:
             name = str(command.__struct_config__.tag)
             self.io.on(name, partial(self._command, command, name), ack=True)
+
+    def _recovery(self) -> Recovery | None:
+        seconds = self._chat.settings.engineio.recovery_seconds
+        if seconds == "off":
+            return None
+        return Recovery(seconds=seconds, log=ChatLog(self._chat, self._packet))
+
+    def _packet(self, event: Event) -> list[str | bytes]:
+        live = self._chat.rooms.get(event.room)
+        return self._codecs[4].packet(events.shape(live.name if live else event.room, event))
 
     def farewell(self) -> None:
         """Say goodbye to everybody, and close their transports: they come back by themselves."""
@@ -168,14 +199,18 @@ class SocketIoGateway:
             address=socket.handshake.address,
             transport=session.transport,
             protocol="socket.io",
-            nick=auth.nick,
+            nick=None if socket.recovered else auth.nick,
         )
         client = self._clients[socket] = _Client(connection, socket)
-        await client.enter(auth, self._chat.settings.chat.default_room)
+        if socket.recovered:
+            await client.come_back(Whereabouts.of(socket.data))
+        else:
+            await client.enter(auth, self._chat.settings.chat.default_room)
 
     def _disconnect(self, socket: Socket, reason: str) -> None:
         client = self._clients.pop(socket, None)
         if client is not None:
+            client.note()
             session = socket.session
             close = _CLOSES.get(reason, NORMAL)
             client.connection.close(
@@ -220,6 +255,7 @@ class _Client:
     def __init__(self, connection: Connection, socket: Socket) -> None:
         self.connection = connection
         self.room = ""
+        self._first: Membership | None = None
         self._socket = socket
 
     async def enter(self, auth: Auth, default_room: str) -> None:
@@ -236,16 +272,43 @@ class _Client:
             # A position in one room says nothing of another.
             since = auth.since if room == wanted else None
             command = commands.Join(room=room, since=since, limit=limit, messages=True)
-            await perform(connection, command, self._joined)
+            await perform(connection, command, partial(self._joined, since))
             if self.room:
                 return
         self._hello({})
 
-    def _joined(self, answer: commands.Answer | Refusal) -> None:
+    async def come_back(self, where: Whereabouts) -> None:
+        """Be who it was and where it was: what it missed it has been given."""
+        chat = self.connection.chat
+        secret = chat.users.secret_of(where.user)
+        await perform(self.connection, commands.Auth(session=secret), self._noticed("auth"))
+        for fold in (where.room, *(room for room in where.rooms if room != where.room)):
+            if fold in where.rooms:
+                since = commands.Since(
+                    chat.journal.epoch, await chat.journal.seq_at(fold, where.upto)
+                )
+                answered = self._noticed("join")
+                if not self.room:
+                    answered = partial(self._joined, since)
+                command = commands.Join(room=fold, since=since, limit=0)
+                await perform(self.connection, command, answered)
+
+    def note(self) -> None:
+        """Note where it is, for when it comes back."""
+        if self._first is not None:
+            Whereabouts.note(self.connection, self._first, self._socket.data)
+
+    def _joined(self, since: commands.Since | None, answer: commands.Answer | Refusal) -> None:
         if not isinstance(answer, commands.Joined):
             self._noticed("join")(answer)
             return
         self.room = answer.room
+        self._first = self.connection.member(answer.room)
+        seq = since.seq if since is not None and answer.recovered else answer.seq
+        if answer.events:
+            seq = answer.events[0].seq - 1
+        # Who sees nothing of what follows goes on from before it.
+        self._socket.offset = page_offset(answer.epoch, seq)
         self._hello({"joined": {**msgspec.to_builtins(answer), "events": []}})
         # What was changed before is in its present words; who resumes is told of the changes too.
         self.connection.tell(

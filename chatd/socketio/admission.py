@@ -69,7 +69,7 @@ class _Missed:
         """Read on to the log's end; tell whether it is all there and fits."""
         log = namespace.delivery.log
         while log is not None:
-            events: Sequence[Logged] | None = await log.read(namespace.name, self._after)
+            events: Sequence[Logged] | None = await log.read(namespace.name, self._after, self.lost)
             if events is None:
                 return False
             if not events:

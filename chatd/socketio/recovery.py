@@ -79,10 +79,11 @@ class RecoveryLog(Protocol):
         """
         ...
 
-    async def read(self, namespace: str, after: str, /) -> Sequence[Logged] | None:
+    async def read(self, namespace: str, after: str, lost: Lost, /) -> Sequence[Logged] | None:
         """Give the events behind an offset, oldest first; None if that cannot be told (any more).
 
-        ``after`` may be anything: it comes from a client.
+        ``after`` may be anything: it comes from a client. Events that do not concern ``lost`` may
+        be left out. Asked again, with the last one's offset, until there are none.
         """
         ...
 
@@ -186,7 +187,7 @@ class MemoryLog:
         self._purge()
         return offset
 
-    async def read(self, namespace: str, after: str, /) -> Sequence[Logged] | None:
+    async def read(self, namespace: str, after: str, _lost: Lost, /) -> Sequence[Logged] | None:
         life, _, digits = after.rpartition(".")
         if life != self._life or not digits.isascii() or not digits.isdigit() or len(digits) > 16:
             return None

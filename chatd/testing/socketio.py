@@ -342,12 +342,13 @@ class SocketIoClient(Hearer):
         match packet:
             case Packet(PacketType.EVENT, data=["hello", fields]):
                 self._welcomed(fields)
-            case Packet(PacketType.EVENT, data=["chat message", text, about]):
+            # Events of a log end in an offset, for a client that recovers by it.
+            case Packet(PacketType.EVENT, data=["chat message", text, about, *_]):
                 # What is not kept has no number; what is deleted has no text.
                 said = {} if about.get("deleted") else {"text": text}
                 event = protocol.event({"on": "message", **about, **said})
                 self._told(event, about.get("epoch"))
-            case Packet(PacketType.EVENT, data=[name, fields]):
+            case Packet(PacketType.EVENT, data=[name, fields, *_]):
                 self._told(protocol.event({"on": name, **fields}))
             case Packet(PacketType.ACK, data=[answer], id=int(number)):
                 # Who was cancelled does not wait for theirs any more.

@@ -66,8 +66,8 @@ async def test_everybody_is_in_one_room_in_one_order(chatd: ChatdProcess, client
                 order.append((event.nick, str(event.text)))
         for socket in sockets:
             heard = [await socket.hears("chat message") for _ in range(count)]
-            assert [(about["from"], text) for text, about in heard] == order
-            assert [about["seq"] for _, about in heard] == list(range(1, count + 1))
+            assert [(about["from"], text) for text, about, *_ in heard] == order
+            assert [about["seq"] for _, about, *_ in heard] == list(range(1, count + 1))
         lines: list[str] = []
         while len(lines) < count:
             line = str(await plain.get_message())
@@ -107,5 +107,36 @@ async def test_they_come_back_by_themselves_after_a_drain(
         await json.join("lobby")
         await json.say("welcome back")
         for socket in sockets:
-            text, _ = await socket.hears("chat message")
+            text, *_ = await socket.hears("chat message")
             assert text == "welcome back"
+
+
+async def test_who_can_recover_does_across_a_restart(
+    start_chatd: ChatdStarter, clients: Clients
+) -> None:
+    """Socket.IO's own connection state recovery, by polling and by WebSocket."""
+    chatd = await start_chatd()
+    sockets = [await come(clients, chatd, "4.8")]
+    nick = {"nick": "other"}
+    url = f"http://localhost:{chatd.port}"
+    sockets.append(await clients.open("client-4.8", url, ["websocket"], auth=nick))
+    for socket in sockets:
+        assert await socket.hears("connect") == [False]
+    [hello] = await sockets[1].hears("hello")
+    async with client.connect(chatd.url, nick="json") as json:
+        await json.join("lobby")
+        await json.say("seen")
+        for socket in sockets:
+            text, *_ = await socket.hears("chat message")
+            assert text == "seen"
+    assert await chatd.stop() == 0
+    chatd = await start_chatd(port=chatd.port)
+    async with client.connect(chatd.url, nick="json2") as json:
+        await json.join("lobby")
+        await json.say("said after the restart")
+        for socket in sockets:
+            assert await socket.hears("connect") == [True]
+            [again] = await socket.hears("hello")
+            text, *_ = await socket.hears("chat message")
+            assert text == "said after the restart"
+        assert again["user"] == hello["user"]

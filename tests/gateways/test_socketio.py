@@ -74,8 +74,8 @@ async def test_hello_then_the_backlog_then_what_is_live(
     joined = hello["joined"]
     assert (joined["room"], joined["seq"], joined["events"]) == ("lobby", 1, [])
     assert [member["nick"] for member in joined["members"]] == ["ann", "bob"]
-    name, text, about = await client.event()
-    assert (name, text) == ("chat message", "before")
+    name, text, about, offset = await client.event()
+    assert (name, text, offset) == ("chat message", "before", f"{said['epoch']}/1")
     assert about == {
         "room": "lobby",
         "epoch": said["epoch"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import pytest
 import trio
@@ -418,10 +418,11 @@ def test_no_message_forges_a_line(text: str) -> None:
 class Called:
     """A chat in which the user ``u`` is ann, and nobody else is here."""
 
-    users: Any = {"u": SimpleNamespace(nick=SimpleNamespace(shown="ann"))}
+    def __init__(self) -> None:
+        self.users = {"u": SimpleNamespace(nick=SimpleNamespace(shown="ann"))}
 
 
-CODEC = TextCodec(cast(Chat, Called()))
+CODEC = TextCodec(cast("Chat", Called()))
 
 
 def _line(item: object, room: str = "lobby") -> str:

@@ -9,7 +9,7 @@ from chatd.engineio import Block
 from chatd.socketio import delivery
 from chatd.socketio.acks import Reply
 from chatd.socketio.delivery import Delivery, Selection, offset_appended
-from chatd.socketio.recovery import MemoryLog
+from chatd.socketio.recovery import Lost, MemoryLog
 
 
 class Outlet:
@@ -81,7 +81,7 @@ async def test_what_is_for_one_that_may_come_back_is_logged() -> None:
     member.gone_for = "client namespace disconnect"
     await made.tell(member, "x", [])
     assert log.head("/") == first
-    events = await log.read("/", first.rpartition(".")[0] + ".0")
+    events = await log.read("/", first.rpartition(".")[0] + ".0", Lost("pid", "id", [], {}, ""))
     assert events is not None
     assert [(event.messages, set(event.rooms)) for event in events] == [(['2["x"]'], {"a"})]
 

@@ -26,6 +26,9 @@ class Clock:
         return self.now
 
 
+LOST = Lost("pid", "id", [], {}, "")
+
+
 def logged(text: str) -> Logged:
     return Logged([text])
 
@@ -37,14 +40,14 @@ def texts(events: Sequence[Logged] | None) -> list[Any] | None:
 async def test_the_log_gives_what_lies_behind_an_offset() -> None:
     log = MemoryLog(clock=Clock())
     begin = log.head("/")
-    assert await log.read("/", begin) == []
+    assert await log.read("/", begin, LOST) == []
     offsets = [await log.append("/", logged(str(number))) for number in range(5)]
     assert log.head("/") == offsets[-1]
     await log.append("/other", logged("x"))
-    assert texts(await log.read("/", begin)) == ["0", "1", "2", "3", "4"]
-    assert texts(await log.read("/", offsets[2])) == ["3", "4"]
-    assert texts(await log.read("/", offsets[-1])) == []
-    events = await log.read("/", begin)
+    assert texts(await log.read("/", begin, LOST)) == ["0", "1", "2", "3", "4"]
+    assert texts(await log.read("/", offsets[2], LOST)) == ["3", "4"]
+    assert texts(await log.read("/", offsets[-1], LOST)) == []
+    events = await log.read("/", begin, LOST)
     assert events is not None
     assert [event.offset for event in events] == offsets
 
@@ -57,7 +60,7 @@ def test_any_other_offset_is_not_known(words: str) -> None:
     async def main() -> None:
         await log.append("/", logged("a"))
         for offset in (words, f"{life}.{words}"):
-            events = await log.read("/", offset)
+            events = await log.read("/", offset, LOST)
             if words not in ("0", "1") and not (words.isascii() and words.strip("0") in ("", "1")):
                 assert events is None
 
@@ -71,22 +74,22 @@ async def test_the_log_is_bounded_in_time_and_bytes() -> None:
     first = await log.append("/", logged("x" * 400))
     clock.now = 9.0
     second = await log.append("/", logged("y" * 400))
-    assert len(await log.read("/", begin) or ()) == 2
+    assert len(await log.read("/", begin, LOST) or ()) == 2
     clock.now = 10.0
-    assert await log.read("/", begin) is None
-    assert len(await log.read("/", first) or ()) == 1
+    assert await log.read("/", begin, LOST) is None
+    assert len(await log.read("/", first, LOST) or ()) == 1
     await log.append("/other", logged("z" * 400))
-    assert await log.read("/other", begin) is not None
+    assert await log.read("/other", begin, LOST) is not None
     await log.append("/other", logged("z" * 400))
     # The other namespace's events push out the oldest, wherever they are.
-    assert await log.read("/", first) is None
-    assert await log.read("/", second) == []
+    assert await log.read("/", first, LOST) is None
+    assert await log.read("/", second, LOST) == []
     clock.now = 100.0
-    assert await log.read("/", second) == []
+    assert await log.read("/", second, LOST) == []
     third = await log.append("/", logged("a"))
-    assert texts(await log.read("/", second)) == ["a"]
-    assert await log.read("/", third) == []
-    assert await log.read("/", first) is None
+    assert texts(await log.read("/", second, LOST)) == ["a"]
+    assert await log.read("/", third, LOST) == []
+    assert await log.read("/", first, LOST) is None
     assert log._bytes == 1
 
 
@@ -95,16 +98,16 @@ async def test_namespaces_without_events_are_forgotten_in_time() -> None:
     log = MemoryLog(10.0, max_lost=2, clock=clock)
     offsets = [await log.append(f"/{number}", logged("x")) for number in range(5)]
     clock.now = 20.0
-    assert await log.read("/4", offsets[4]) == []
-    assert await log.read("/4", offsets[3]) is None
+    assert await log.read("/4", offsets[4], LOST) == []
+    assert await log.read("/4", offsets[3], LOST) is None
     assert (len(log._floors), len(log._shelves)) == (2, 0)
     # What is forgotten gives nobody less than there was.
-    assert await log.read("/0", offsets[1]) is None
-    assert await log.read("/never", offsets[1]) is None
-    assert await log.read("/0", offsets[2]) == []
+    assert await log.read("/0", offsets[1], LOST) is None
+    assert await log.read("/never", offsets[1], LOST) is None
+    assert await log.read("/0", offsets[2], LOST) == []
     await log.append("/0", logged("y"))
-    assert await log.read("/0", offsets[1]) is None
-    assert texts(await log.read("/0", offsets[2])) == ["y"]
+    assert await log.read("/0", offsets[1], LOST) is None
+    assert texts(await log.read("/0", offsets[2], LOST)) == ["y"]
 
 
 async def test_lost_sockets_are_given_once_and_for_so_long() -> None:
