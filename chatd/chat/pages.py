@@ -12,7 +12,16 @@ from chatd.chat.commands import Since
 from chatd.journal import Journal
 from chatd.model import Event
 
-__all__ = ["QUEUE_SHARE", "Caught", "catch", "fitting", "missed", "newest", "page_size"]
+__all__ = [
+    "QUEUE_SHARE",
+    "Caught",
+    "catch",
+    "fitting",
+    "last_messages",
+    "missed",
+    "newest",
+    "page_size",
+]
 
 PAGE_EVENTS: Final = 100
 MOST_PAGE_EVENTS: Final = 500
@@ -65,12 +74,20 @@ async def newest(
     count = limit
     while True:
         page = await journal.read_back(room, before, count)
-        if not messages or len(page) < count or count >= MOST_PAGE_EVENTS:
+        if not messages:
             return page
-        said = [index for index, event in enumerate(page) if event.kind == "message"]
-        if len(said) >= limit:
-            return page[said[-limit] :] if limit else []
+        trimmed = last_messages(page, limit)
+        if len(trimmed) < len(page) or len(page) < count or count >= MOST_PAGE_EVENTS:
+            return trimmed
         count = min(2 * count, MOST_PAGE_EVENTS)
+
+
+def last_messages(page: list[Event], limit: int) -> list[Event]:
+    """Cut a page at its beginning, so that it has ``limit`` messages at most."""
+    said = [index for index, event in enumerate(page) if event.kind == "message"]
+    if len(said) <= limit:
+        return page
+    return page[said[-limit] :] if limit else []
 
 
 async def catch(

@@ -10,7 +10,7 @@ from msgspec import Struct
 from chatd.chat import commands, events
 from chatd.chat.connection import Answered, Connection
 from chatd.chat.direct import resolve
-from chatd.chat.pages import fitting, newest, page_size
+from chatd.chat.pages import fitting, last_messages, newest, page_size
 from chatd.model import Event, Refusal
 
 __all__ = ["history", "search"]
@@ -57,7 +57,9 @@ async def history(connection: Connection, command: commands.History, answered: A
         if command.before is not None:
             before = min(command.before, before)
         found = await newest(journal, log.fold, before, limit + 1, messages=command.messages)
-        page = fitting(found[-limit:] if limit else [], queue_bytes, back=True)
+        tail = found[max(0, len(found) - limit) :]
+        last = last_messages(found, limit) if command.messages else tail
+        page = fitting(last, queue_bytes, back=True)
         more = len(page) < len(found)
     shaped = [events.shape(log.name, event) for event in page]
     answered(commands.Page(journal.epoch, shaped, more))

@@ -44,6 +44,8 @@ async def typing(connection: Connection, command: commands.Typing, answered: Ans
 
 async def read(connection: Connection, command: commands.Read, answered: Answered) -> None:
     """Note how far the user has read; never back. Their other connections are told."""
+    # What it said itself counts as soon as it is answered.
+    await connection.settled()
     membership = await place(connection, command.room)
     if isinstance(membership, Refusal):
         answered(membership)
