@@ -84,6 +84,22 @@ def _is_room(text: str) -> bool:
     return re.fullmatch(r"(?!/)[^\s*:@#,\x00-\x1f\x7f]{1,64}", text) is not None
 
 
+def _is_user(text: str) -> bool:
+    return re.fullmatch(r"[^\s*:@#,/\x00-\x1f\x7f]{1,32}", text) is not None
+
+
+def _is_secret_file(text: str) -> bool:
+    # A credential's name is a file's in one folder: systemd.exec(5).
+    return (text.startswith("/") and not text.endswith("/") and "\0" not in text) or re.fullmatch(
+        r"credential:(?!\.\.?$)[^/\x00:]{1,255}", text
+    ) is not None
+
+
+def _is_cookie(text: str) -> bool:
+    # RFC 6265 section 4.1.1: a token of RFC 9110.
+    return re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}", text) is not None
+
+
 def _is_history_path(text: str) -> bool:
     return text == "auto" or (text.startswith("/") and not text.endswith("/") and "\0" not in text)
 
@@ -112,6 +128,27 @@ _RoomName: TypeAlias = Annotated[
     Meta(
         title="1 to 64 characters, no spaces and none of * : @ # , nor / at the start",
         extra={"check": _is_room},
+    ),
+]
+_User: TypeAlias = Annotated[
+    str,
+    Meta(
+        title="a user's name: 1 to 32 characters, no spaces and none of * : @ # , /",
+        extra={"check": _is_user},
+    ),
+]
+_SecretFile: TypeAlias = Annotated[
+    str,
+    Meta(
+        title='a file\'s absolute path or "credential:NAME"',
+        extra={"check": _is_secret_file},
+    ),
+]
+_Cookie: TypeAlias = Annotated[
+    str,
+    Meta(
+        title='"off" or a cookie\'s name, such as "token"',
+        extra={"check": _is_cookie, "words": ("off",)},
     ),
 ]
 _HistoryPath: TypeAlias = Annotated[
@@ -203,9 +240,43 @@ class Chat(Struct, frozen=True, kw_only=True):
             description="How long a nick is kept for its user after the last connection ended.",
         ),
     ] = 600.0
+    operators: Annotated[
+        tuple[_User, ...],
+        Meta(
+            description="Who may do everything: users as their tokens name them (sub), so that "
+            'it takes auth.mode = "token". A token may also say of itself that its user is one.',
+        ),
+    ] = ()
 
 
 class Auth(Struct, frozen=True, kw_only=True):
+    mode: Annotated[
+        Literal["open", "token"],
+        Meta(
+            description="open: whoever comes is a guest. token: a user is who a token names, a "
+            "JWT that one of auth.key_files signed.",
+        ),
+    ] = "open"
+    key_files: Annotated[
+        tuple[_SecretFile, ...],
+        Meta(
+            description="The keys for tokens, one a file, as `chatd token --new-key` makes them. "
+            "The first private one signs what `chatd token` issues; all verify, so that a new key "
+            "goes in front while tokens of the old one run out. A public key (a JWK or PEM) "
+            "verifies only.",
+        ),
+    ] = ()
+    guests: Annotated[
+        bool,
+        Meta(description='Whether guests may come too, where auth.mode = "token".'),
+    ] = False
+    cookie: Annotated[
+        _Cookie,
+        Meta(
+            description="The cookie in which browsers bring a token, where they are signed in by "
+            "another site of yours. Have it set with HttpOnly, Secure and SameSite=Lax.",
+        ),
+    ] = "off"
     session_days: Annotated[
         int,
         Meta(

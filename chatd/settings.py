@@ -52,6 +52,7 @@ __all__ = [
     "SettingsError",
     "WebSocket",
     "expects",
+    "file_of",
     "history_path",
     "load",
     "sections",
@@ -132,6 +133,21 @@ def history_path(settings: Settings, environ: Mapping[str, str]) -> Path:
         message = "there is no folder for the history: set history.path"
         raise SettingsError([Fault(0, 0, message, "", "history.path")]) from None
     return home / ".local" / "state" / "chatd" / "chatd.db"
+
+
+def file_of(name: str, environ: Mapping[str, str]) -> Path:
+    """Tell the file that a key names: a path, or ``credential:NAME``, which systemd gives.
+
+    Raises SettingsError where there are no credentials.
+    """
+    _, colon, credential = name.partition("credential:")
+    if not colon:
+        return Path(name)
+    # systemd.exec(5), "Credentials".
+    if folder := environ.get("CREDENTIALS_DIRECTORY"):
+        return Path(folder) / credential
+    message = "there are no credentials here: systemd gives them (LoadCredential=)"
+    raise SettingsError([Fault(0, 0, message, "", name)])
 
 
 @functools.cache
@@ -444,6 +460,12 @@ def _broken_rules(settings: Settings) -> Iterator[_Rule]:
             [("websocket", "ping_timeout_seconds"), ("websocket", "ping_interval_seconds")],
             f"websocket.ping_timeout_seconds ({websocket.ping_timeout_seconds:g}) must not be more "
             f"than websocket.ping_interval_seconds ({websocket.ping_interval_seconds:g})",
+        )
+    if settings.auth.mode == "token" and not settings.auth.key_files:
+        yield _Rule(
+            [("auth", "mode"), ("auth", "key_files")],
+            'auth.key_files must name a key where auth.mode is "token": `chatd token --new-key` '
+            "makes one",
         )
     addresses = settings.listen.addresses
     for index, address in enumerate(addresses):

@@ -19,6 +19,7 @@ from chatd.settings import (
     SettingsError,
     WebSocket,
     expects,
+    file_of,
     history_path,
     load,
     sections,
@@ -424,3 +425,36 @@ def test_a_user_without_a_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "home", homeless)
     with pytest.raises(SettingsError, match=r"set history\.path"):
         history_path(Settings(), {})
+
+
+def test_a_mode_with_tokens_wants_a_key(write: Write) -> None:
+    message = 'auth.key_files must name a key where auth.mode is "token"'
+    [(line, column, told)] = faults(write('[auth]\nmode = "token"\n'))
+    assert (line, column) == (2, 8)
+    assert told.startswith(message)
+    assert load(write('[auth]\nmode = "token"\nkey_files = ["/k"]\n')).auth.key_files == ("/k",)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("auth.key_files", '["k"]'),
+        ("auth.key_files", '["/k/"]'),
+        ("auth.key_files", '["credential:"]'),
+        ("auth.key_files", '["credential:a/b"]'),
+        ("auth.key_files", '["credential:.."]'),
+        ("auth.cookie", '"a b"'),
+        ("auth.cookie", '""'),
+        ("chat.operators", '["a,b"]'),
+        ("chat.operators", '[""]'),
+    ],
+)
+def test_what_names_no_file_no_cookie_and_nobody(key: str, value: str) -> None:
+    assert one(None, [f"{key}={value}"]).startswith(f"{key}: expected ")
+
+
+def test_a_file_is_a_path_or_a_credential() -> None:
+    assert file_of("/etc/key", {}) == Path("/etc/key")
+    assert file_of("credential:key", {"CREDENTIALS_DIRECTORY": "/run/c"}) == Path("/run/c/key")
+    with pytest.raises(SettingsError, match="LoadCredential="):
+        file_of("credential:key", {})

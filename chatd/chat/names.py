@@ -14,7 +14,7 @@ from precis_i18n import get_profile
 
 from chatd.model import Refusal
 
-__all__ = ["Name", "nick_name", "room_name"]
+__all__ = ["Name", "Pattern", "nick_name", "room_name", "room_pattern"]
 
 NICK_CHARACTERS: Final = 32
 ROOM_CHARACTERS: Final = 64
@@ -68,3 +68,43 @@ def _reason(error: UnicodeEncodeError) -> str:
     if not character:
         return "nothing is left of it"
     return f"U+{ord(character):04X} is not allowed there"
+
+
+class Pattern(Struct, frozen=True):
+    """A pattern of rooms' folds, by the parts between its ``*``."""
+
+    parts: tuple[str, ...]
+
+    def matches(self, fold: str) -> bool:
+        if len(self.parts) == 1:
+            return fold == self.parts[0]
+        first, *middle, last = self.parts
+        # Each part at its first place after the one before: linear in both, whoever wrote it.
+        if not fold.startswith(first):
+            return False
+        at = len(first)
+        for part in middle:
+            found = fold.find(part, at)
+            if found < 0:
+                return False
+            at = found + len(part)
+        return fold.endswith(last) and len(fold) - len(last) >= at
+
+
+# Direct messages have rooms of their own, whose names begin with it.
+_DIRECT: Final = "@"
+
+
+def room_pattern(text: str) -> Pattern | Refusal:
+    """Take a pattern: a room's name with ``*`` for anything in it; ``@*`` is direct messages."""
+    if not 1 <= len(text) <= ROOM_CHARACTERS:
+        return Refusal("bad_request", f"a pattern of rooms has 1 to {ROOM_CHARACTERS} characters")
+    if text == f"{_DIRECT}*":
+        return Pattern((_DIRECT, ""))
+    parts = []
+    for part in text.split("*"):
+        name = room_name(part) if part else Name("", "")
+        if isinstance(name, Refusal):
+            return Refusal("bad_request", f"this is no pattern of rooms: {name.message}")
+        parts.append(name.fold)
+    return Pattern(tuple(parts))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatd.chat.names import Name, nick_name, room_name
+from chatd.chat.names import Name, Pattern, nick_name, room_name, room_pattern
 from chatd.model import Refusal
 
 
@@ -71,3 +73,34 @@ def test_any_text_is_a_name_or_refused_and_a_name_names_itself(text: str) -> Non
         if isinstance(name, Name):
             again = make(name.shown)
             assert again == name
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fits", "fits_not"),
+    [
+        ("lobby", ["lobby"], ["lobby2", "a", "@a,b"]),
+        ("*", ["lobby", "a/b", "@a,b"], []),
+        ("Team-*", ["team-", "team-a"], ["team", "a-team-a"]),
+        ("*-ops", ["a-ops", "-ops"], ["ops", "a-opsx"]),
+        ("a*b*c", ["abc", "axxbxxc"], ["ab", "acb", "abcd"]),
+        ("aa*aa", ["aaaa", "aaxaa"], ["aa", "aaa"]),
+        ("@*", ["@a,b"], ["a"]),
+    ],
+)
+def test_patterns_of_rooms(pattern: str, fits: list[str], fits_not: list[str]) -> None:
+    read = room_pattern(pattern)
+    assert isinstance(read, Pattern)
+    assert [fold for fold in fits + fits_not if read.matches(fold)] == fits
+
+
+@pytest.mark.parametrize("bad", ["", "a b", "@a", "@a*", "#x", "/x*", "a" * 65])
+def test_what_is_no_pattern(bad: str) -> None:
+    assert isinstance(room_pattern(bad), Refusal)
+
+
+@given(st.text("ab*", min_size=1, max_size=12), st.text("ab", max_size=12))
+def test_patterns_are_what_regular_expressions_say(pattern: str, fold: str) -> None:
+    read = room_pattern(pattern)
+    assert isinstance(read, Pattern)
+    same = re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), fold)
+    assert read.matches(fold) == bool(same)

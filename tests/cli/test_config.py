@@ -65,6 +65,9 @@ STRINGS: dict[str, st.SearchStrategy[Any]] = {
     "http.hosts": st.lists(st.sampled_from(["a.example", "[::1]:3000"])),
     "chat.greeting": texts().map(lambda text: text.replace("{", "")),
     "chat.default_room": texts("ab日\"'\\=[]").filter(lambda text: 1 <= len(text) <= 64),
+    "chat.operators": st.lists(st.sampled_from(["ann", "日本", "a\"'\\"])),
+    "auth.key_files": st.lists(st.sampled_from(["/etc/key", "credential:key"]), min_size=1),
+    "auth.cookie": st.sampled_from(["off", "token", "__Host-token"]),
     "history.path": texts().map(lambda text: f"/{text}x".replace("\0", "")),
 }
 
