@@ -163,12 +163,13 @@ class Post(Struct, frozen=True):
 class UserRecord(Struct, frozen=True):
     """What is kept of a user: the nick they chose and when they were last here.
 
-    ``seen`` is None while the user is present.
+    ``seen`` is None while the user is present. ``subject``: they came by a token, not as a guest.
     """
 
     user: str
     nick: str
     seen: int | None
+    subject: bool = False
 
 
 class Remember(Struct, frozen=True):

@@ -230,6 +230,10 @@ class Journal(Protocol):
         """Make one chunk of new words findable; True if more is left."""
         ...
 
+    async def subjects(self) -> list[UserRecord]:
+        """Give everybody who is kept and came by a token."""
+        ...
+
     async def sweep(self) -> bool:
         """Remove one chunk (at most 64 events) of what retention lets go; True if more is left.
 

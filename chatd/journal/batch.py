@@ -38,8 +38,9 @@ _INSERT: Final = (
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _REMEMBER: Final = (
-    "INSERT INTO users (user, nick, seen) VALUES (?, ?, ?)"
-    " ON CONFLICT (user) DO UPDATE SET nick = excluded.nick, seen = excluded.seen"
+    "INSERT INTO users (user, nick, seen, subject) VALUES (?, ?, ?, ?)"
+    " ON CONFLICT (user) DO UPDATE"
+    " SET nick = excluded.nick, seen = excluded.seen, subject = excluded.subject"
 )
 _BY_KEY: Final = schema.EVENT + " WHERE r.fold = ? AND e.user = ? AND e.key = ?"
 _MESSAGE: Final = (
@@ -192,7 +193,7 @@ class Batch:
     def _keep(self, operation: Remember | Put | Drop | Take) -> Outcome:
         if isinstance(operation, Remember):
             user = operation.record
-            self._execute(_REMEMBER, (user.user, user.nick, user.seen))
+            self._execute(_REMEMBER, (user.user, user.nick, user.seen, user.subject))
             return None
         if isinstance(operation, Put):
             record = operation.record

@@ -300,6 +300,11 @@ class MemoryJournal:
     async def index(self) -> bool:
         return False  # `search` looks at the texts themselves
 
+    async def subjects(self) -> list[UserRecord]:
+        return sorted(
+            (one for one in self._users.values() if one.subject), key=lambda one: one.user
+        )
+
     async def sweep(self) -> bool:
         size = self._bytes
         left = self._sweep_big(self._sweep_long(self._sweep_old(CHUNK)))

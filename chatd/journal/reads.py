@@ -28,7 +28,7 @@ _ROOMS: Final = (
     f"{_HEAD} WHERE fold < '@' AND {_LIVING} UNION ALL"
     f" {_HEAD} WHERE fold >= 'A' AND {_LIVING} ORDER BY fold"
 )
-_USER: Final = "SELECT user, nick, seen FROM users"
+_USER: Final = "SELECT user, nick, seen, subject FROM users"
 _LAST: Final = "\U0010ffff"
 """The last character there is: what begins so is between the beginning and that."""
 
@@ -127,11 +127,15 @@ class Reads:
 
     async def user(self, user: str) -> UserRecord | None:
         rows = await self._reader.rows(_USER + " WHERE user = ?", (user,))
-        return UserRecord(*rows[0]) if rows else None
+        return _record(rows[0]) if rows else None
 
     async def present(self, since: int) -> list[UserRecord]:
         query = _USER + " WHERE seen IS NULL OR seen >= ? ORDER BY user"
-        return [UserRecord(*row) for row in await self._reader.rows(query, (number(since),))]
+        return [_record(row) for row in await self._reader.rows(query, (number(since),))]
+
+    async def subjects(self) -> list[UserRecord]:
+        rows = await self._reader.rows(_USER + " WHERE subject ORDER BY user")
+        return [_record(row) for row in rows]
 
 
 class _Log:
@@ -168,3 +172,8 @@ class _Log:
     def count(self, position: int) -> int:
         """Tell how many of them are no further than that position."""
         return bisect_right(range(self.first, self.last + 1), position, key=self.position)
+
+
+def _record(row: tuple[Any, ...]) -> UserRecord:
+    user, nick, seen, subject = row
+    return UserRecord(user, nick, seen, bool(subject))

@@ -93,6 +93,11 @@ STEPS: tuple[tuple[str, ...], ...] = (
         "INSERT INTO words (words, rank) VALUES ('automerge', 0)",
         "INSERT INTO meta VALUES ('indexed', 0), ('dirty', NULL)",
     ),
+    (
+        "ALTER TABLE users ADD COLUMN subject INTEGER NOT NULL DEFAULT 0",
+        # They are few among the guests, and read at each start.
+        "CREATE INDEX users_subject ON users (user) WHERE subject",
+    ),
 )
 
 EVENT: Final = (

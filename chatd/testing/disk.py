@@ -99,6 +99,9 @@ class FaultyJournal:
     async def index(self) -> bool:
         return await self._journal.index()
 
+    async def subjects(self) -> list[UserRecord]:
+        return await self._journal.subjects()
+
     async def sweep(self) -> bool:
         return await self._journal.sweep()
 

@@ -183,6 +183,15 @@ async def test_users_are_remembered(journal: Journal) -> None:
     assert await journal.user("u1") == later
 
 
+async def test_subjects_are_told_from_guests(journal: Journal) -> None:
+    ann, bob = UserRecord("ann", "Ann", None, True), UserRecord("bob", "bob", NOW, True)
+    guest = UserRecord("g1", "x", None)
+    await journal.commit([Remember(bob), Remember(guest), Remember(ann)])
+    assert await journal.subjects() == [ann, bob]
+    assert await journal.user("ann") == ann
+    assert await journal.present(0) == [ann, bob, guest]
+
+
 async def test_the_feed_gives_blocks_in_order_and_ends(journal: Journal) -> None:
     made = events(await journal.commit([post("a"), post("b")]))
     await journal.hand_on(made)
