@@ -28,6 +28,7 @@ import trio
 
 from chatd import __version__
 from chatd.chat import Chat
+from chatd.chat.tokens import Keys
 from chatd.gateways import SocketIoGateway, routes
 from chatd.journal import Journal
 from chatd.logs import Log
@@ -108,13 +109,18 @@ class Daemon:
 
 @asynccontextmanager
 async def open_daemon(
-    settings: Settings, *, journal: Journal, log: Log, now: Callable[[], int] = now_ms
+    settings: Settings,
+    *,
+    journal: Journal,
+    log: Log,
+    now: Callable[[], int] = now_ms,
+    keys: Keys | None = None,
 ) -> AsyncIterator[Daemon]:
     """Run a daemon on an open journal for as long as the block; at its end it drains.
 
     The journal is closed then. A cancellation ends it at once.
     """
-    chat = Chat(settings, journal=journal, log=log, now=now)
+    chat = Chat(settings, journal=journal, log=log, now=now, keys=keys)
     await chat.users.load()
     async with trio.open_nursery() as logging:
         logging.start_soon(log.run)
@@ -143,6 +149,7 @@ async def run(
     journal: AbstractAsyncContextManager[Journal],
     log: Log,
     notifier: Notifier,
+    keys: Keys | None = None,
 ) -> None:
     """Serve until a signal says to stop; returns when everything is flushed and closed."""
     began = trio.current_time()
@@ -151,7 +158,10 @@ async def run(
         async with trio.open_nursery() as nursery:
             stop = trio.Event()
             nursery.start_soon(_watch, signals, stop, nursery.cancel_scope)
-            async with journal as store, open_daemon(settings, journal=store, log=log) as daemon:
+            async with (
+                journal as store,
+                open_daemon(settings, journal=store, log=log, keys=keys) as daemon,
+            ):
                 daemon.listen(listeners)
                 for listener in listeners:
                     log.emit("listening", listener=listener.address)

@@ -6,5 +6,6 @@ from chatd.chat.chat import Chat
 from chatd.chat.connection import Answered, Connection, Traffic
 from chatd.chat.membership import Outbox
 from chatd.chat.rules import perform
+from chatd.chat.users import Came
 
-__all__ = ["Answered", "Chat", "Connection", "Outbox", "Traffic", "perform"]
+__all__ = ["Answered", "Came", "Chat", "Connection", "Outbox", "Traffic", "perform"]

@@ -11,11 +11,13 @@ import trio
 from chatd.bus import Bus
 from chatd.chat import events
 from chatd.chat.rooms import Rooms
+from chatd.chat.tokens import Grant, Keys
 from chatd.chat.users import Users
 from chatd.journal import Journal
 from chatd.logs import Fields, Log
-from chatd.model import Close, Event, Kind, Outcome, Remember
+from chatd.model import UNAUTHORIZED, Close, Event, Kind, Outcome, Refusal, Remember
 from chatd.settings import Settings
+from chatd.wire.heartbeats import Heartbeats
 
 __all__ = ["Chat"]
 
@@ -30,24 +32,41 @@ SPREAD_MOST_MS: Final = 30_000
 
 
 class Speaker(Protocol):
-    """A connection, as far as what it said is concerned."""
+    """A connection, as far as what it said and whose token it has is concerned."""
 
     id: str
     address: str
     transport: str
     protocol: str
 
+    @property
+    def grant(self) -> Grant | None: ...
+
+    @property
+    def end(self) -> Callable[[Close, str], None]: ...
+
     def shown(self) -> None:
         """Hear that one thing it said has been shown."""
 
 
 class Chat:
-    """Everything that is shared by its connections. ``run`` owns its task."""
+    """Everything that is shared by its connections. ``run`` owns its tasks.
+
+    ``keys`` verify tokens; ``expiries`` has what is to end by itself.
+    """
 
     def __init__(
-        self, settings: Settings, *, journal: Journal, log: Log, now: Callable[[], int]
+        self,
+        settings: Settings,
+        *,
+        journal: Journal,
+        log: Log,
+        now: Callable[[], int],
+        keys: Keys | None = None,
     ) -> None:
         self.settings = settings
+        self.keys = Keys() if keys is None else keys
+        self.expiries = Heartbeats()
         self.journal = journal
         self.log = log
         self.now = now
@@ -59,7 +78,13 @@ class Chat:
         self._stirred = trio.Event()
 
     async def run(self) -> None:
-        """Tend users and rooms until cancelled: every second while something is due, else not."""
+        """Tend users, rooms and tokens until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.expiries.run)
+            await self._tend()
+
+    async def _tend(self) -> None:
+        """Look every second while something is due, else not."""
         while True:
             if not (self.users.restless or self.rooms.restless):
                 self._stirred = trio.Event()
@@ -81,6 +106,26 @@ class Chat:
             await self.bus.publish(Remember(record), _kept)
             if unsaved.get(user) is record:
                 del unsaved[user]
+
+    # ---- tokens
+
+    @property
+    def guests(self) -> bool:
+        """Whether who brings no token is let in."""
+        return self.settings.auth.mode == "open" or self.settings.auth.guests
+
+    def verify(self, token: str) -> Grant | Refusal:
+        """Give what a token says here and now."""
+        if self.settings.auth.mode == "open":
+            return Refusal("unauthorized", "no tokens are taken here: everybody is a guest")
+        return self.keys.verify(token, self.now())
+
+    def rekey(self, keys: Keys) -> None:
+        """Go by other keys from now on; who has a token of one that is gone goes with it."""
+        self.keys = keys
+        for connection in list(self.connections):
+            if connection.grant is not None and connection.grant.key not in keys:
+                connection.end(UNAUTHORIZED, "the key of your token is gone")
 
     # ---- connections
 

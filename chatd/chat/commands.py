@@ -47,9 +47,10 @@ class Command(Struct, frozen=True, kw_only=True, tag_field="do", tag=str.lower):
 
 
 class Auth(Command, frozen=True, kw_only=True):
-    """Be the guest again to whom ``session`` was given."""
+    """Be who a ``token`` names, or the guest again to whom ``session`` was given."""
 
-    session: str
+    token: str | None = None
+    session: str | None = None
 
 
 class Since(Struct, frozen=True):
@@ -176,12 +177,12 @@ class Member(Struct, frozen=True):
 
 
 class Authenticated(Struct, frozen=True):
-    """Answers ``auth``; ``session`` is good for another ``auth.session_days``."""
+    """Answers ``auth``; a guest's ``session`` is good for another ``auth.session_days``."""
 
     user: str
     nick: str
     op: bool
-    session: str
+    session: str | None
 
 
 class Joined(Struct, frozen=True):

@@ -14,10 +14,13 @@ from chatd import __version__
 from chatd.bus import Codec
 from chatd.chat import commands, events
 from chatd.chat.chat import Chat
+from chatd.chat.expiry import Expiry, Patience
 from chatd.chat.membership import Membership, Outbox, StartSoon
 from chatd.chat.names import Name, room_name
+from chatd.chat.rights import refusal_to_read
 from chatd.chat.rooms import Room
-from chatd.chat.users import User
+from chatd.chat.tokens import Grant
+from chatd.chat.users import Came, User
 from chatd.logs import Who
 from chatd.model import Close, Operation, Outcome, Refusal
 
@@ -40,9 +43,11 @@ class Traffic(Struct, frozen=True):
 
 
 class Connection:
-    """A client, from its making on a guest in the chat; ``close`` ends it, once.
+    """A client of the chat, from its making on somebody or, where guests are off, nobody yet.
 
-    ``nick`` is what it would like to be called; ``why_not`` says why it is called otherwise, if so.
+    ``came`` is who it is by a token that it came with. ``nick`` is what it would like to be called;
+    ``why_not`` says why it is called otherwise, if so. ``end`` closes the client's connection;
+    whoever closes it calls ``close``, once.
     """
 
     def __init__(
@@ -57,6 +62,8 @@ class Connection:
         transport: str,
         protocol: str,
         nick: str | None,
+        end: Callable[[Close, str], None],
+        came: Came | None = None,
     ) -> None:
         self.chat = chat
         self.id = connection_id
@@ -66,26 +73,63 @@ class Connection:
         self.address = address
         self.transport = transport
         self.protocol = protocol
-        self.user, self.why_not = chat.users.guest(nick)
-        self._guest = self.user
+        self.nick = nick
+        self.end = end
+        self.why_not: str | None = None
+        self.grant: Grant | None = None
+        self._user: User | None = None
+        self._guest: User | None = None
+        self._due: Expiry | Patience | None = None
         self.memberships: dict[str, Membership] = {}
         self._spelled: dict[str, Membership] = {}
         self._opened = trio.current_time()
         self._unanswered = 0
         self._unshown = 0
         self._progress = trio.Event()
-        chat.users.attach(self.user, self)
         chat.connections.add(self)
-        self._enter_directs()
-        chat.stir()
+        if came is not None:
+            self.why_not = came.why_not
+            self._be(came.user, came.grant)
+        elif chat.guests:
+            self._guest, self.why_not = chat.users.guest(nick)
+            self._be(self._guest, None)
+        else:
+            self._due = Patience(self)
+            patience = chat.settings.limits.handshake_seconds
+            chat.expiries.add(self._due, self._opened + patience)
         chat.log.emit("connect", **self.who())
+
+    @property
+    def known(self) -> bool:
+        """Whether it is somebody. Who is nobody may do nothing but say who it is."""
+        return self._user is not None
+
+    @property
+    def stranger(self) -> User | None:
+        """The guest it began as, where nobody else is that guest; None where it is no such."""
+        guest = self._guest
+        alone = guest is self._user and guest is not None and guest.connections == {self}
+        return guest if alone else None
+
+    @property
+    def user(self) -> User:
+        """Who it is; asked of a connection that is ``known``."""
+        assert self._user is not None  # noqa: S101  see `rules.perform`
+        return self._user
+
+    @property
+    def op(self) -> bool:
+        """Whether it is an operator's."""
+        grant = self.grant
+        return grant is not None and (grant.op or grant.user in self.chat.settings.chat.operators)
 
     def who(self) -> Who:
         """Give the fields every log line of this connection carries."""
+        user = self._user
         return {
             "connection": self.id,
-            "user": self.user.id,
-            "nick": self.user.nick.shown,
+            "user": None if user is None else user.id,
+            "nick": None if user is None else user.nick.shown,
             "address": self.address,
             "transport": self.transport,
             "protocol": self.protocol,
@@ -93,14 +137,14 @@ class Connection:
 
     def hello(self) -> events.Hello:
         """Give the first thing to be said to this client."""
-        user, limits = self.user, self.chat.settings.limits
+        user, limits = self._user, self.chat.settings.limits
         rate, burst = limits.messages_per_second, limits.messages_burst
         return events.Hello(
             server=f"chatd/{__version__}",
-            session=self.chat.users.secret(user),
-            user=user.id,
-            nick=user.nick.shown,
-            op=user.op,
+            session=None if user is None else self.chat.users.secret(user),
+            user=None if user is None else user.id,
+            nick=None if user is None else user.nick.shown,
+            op=self.op,
             limits=events.Limits(
                 limits.message_bytes,
                 None if rate == "off" else rate,
@@ -108,20 +152,44 @@ class Connection:
             ),
         )
 
-    def become(self, user: User) -> None:
-        """Be somebody this client was before, in place of the guest it began as."""
-        before, users = self.user, self.chat.users
+    def become(self, user: User, grant: Grant | None = None) -> None:
+        """Be somebody from now on, in place of the guest it began as, or of nobody."""
+        before, users = self._user, self.chat.users
         for membership in list(self.memberships.values()):
             self.exit(membership)
-        if before is self._guest and before.connections == {self} and not before.rooms:
-            users.forget(before)
-        else:
-            users.detach(before, self)
-        self.user = user
-        users.attach(user, self)
+        if before is not None:
+            if before is self.stranger and not before.rooms:
+                users.forget(before)
+            else:
+                users.detach(before, self)
+        self._be(user, grant)
+        self.chat.log.emit("auth", **self.who())
+
+    def renew(self, grant: Grant) -> None:
+        """Have another token of the same user's. What it does not let read is left, and told."""
+        self._bear(grant)
+        self.chat.log.emit("auth", **self.who())
+        for membership in list(self.memberships.values()):
+            if refusal := refusal_to_read(self, membership.room.topic.room):
+                self.exit(membership)
+                self.tell(events.Notice(f"{membership.room.name}: {refusal.message}"))
+
+    def _be(self, user: User, grant: Grant | None) -> None:
+        self._user = user
+        self._bear(grant)
+        self.chat.users.attach(user, self)
         self._enter_directs()
         self.chat.stir()
-        self.chat.log.emit("auth", **self.who())
+
+    def _bear(self, grant: Grant | None) -> None:
+        self.grant = grant
+        expiries = self.chat.expiries
+        if self._due is not None:
+            expiries.discard(self._due)
+            self._due = None
+        if grant is not None:
+            self._due = Expiry(self, grant, self.chat.now)
+            expiries.add(self._due, trio.current_time())
 
     def tell(self, *items: Any) -> None:
         """Say something to this client alone."""
@@ -185,8 +253,8 @@ class Connection:
         return membership
 
     def enter_direct(self, room: Room, /) -> None:
-        """Be in a room of direct messages from now on, if it is not."""
-        if room.topic.room not in self.memberships:
+        """Be in a room of direct messages from now on, if it is not and may be."""
+        if room.topic.room not in self.memberships and not refusal_to_read(self, room.topic.room):
             self.enter(room).start(room.topic.visible)
 
     def _enter_directs(self) -> None:
@@ -227,5 +295,8 @@ class Connection:
             **self.who(),
         )
         self.chat.connections.discard(self)
-        self.chat.users.detach(self.user, self)
+        if self._due is not None:
+            self.chat.expiries.discard(self._due)
+        if self._user is not None:
+            self.chat.users.detach(self._user, self)
         self.chat.stir()

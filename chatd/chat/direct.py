@@ -13,6 +13,7 @@ from chatd.chat.connection import Connection
 from chatd.chat.credentials import is_guest
 from chatd.chat.membership import Membership
 from chatd.chat.names import Name, nick_name, room_name
+from chatd.chat.rights import refusal_to_read
 from chatd.chat.rooms import Room
 from chatd.chat.users import User
 from chatd.model import Refusal
@@ -78,8 +79,10 @@ async def place(connection: Connection, spelled: str) -> Membership | Refusal:
 
 
 async def open_direct(connection: Connection, name: Name) -> Room | Refusal:
-    """Open the room of two, and let every connection of both into it."""
+    """Open the room of two, and let every connection of both into it that may read there."""
     chat, user = connection.chat, connection.user
+    if refusal := refusal_to_read(connection, name.fold):
+        return refusal
     if (room := chat.rooms.get(name.fold)) is None:
         other = other_of(name.fold, user.id)
         known = chat.users.get(other) is not None or await chat.journal.user(other) is not None

@@ -161,6 +161,7 @@ class Notice(Told, frozen=True):
     """A line for people, from the daemon or an operator.
 
     Where a protocol has no other way to say that a command was refused, ``do`` and the rest do.
+    With ``do`` alone it asks for that command: ``auth`` before a token ends.
     """
 
     text: str

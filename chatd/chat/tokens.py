@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import binascii
 import json
-import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, TypeVar
@@ -24,6 +23,7 @@ from joserfc.jws import JWSRegistry
 from joserfc.util import urlsafe_b64decode, urlsafe_b64encode
 from msgspec import Struct, field
 
+from chatd.chat.credentials import is_guest
 from chatd.chat.names import Pattern, nick_name, room_pattern
 from chatd.model import Refusal
 
@@ -40,9 +40,6 @@ SECRET_BYTES: Final = 32
 
 AUDIENCE: Final = "chatd"
 """Who a token that names its audience must be for (RFC 7519 section 4.1.3)."""
-
-_GUEST: Final = re.compile(r"g[a-z2-7]{16}")
-"""What guests' ids look like: `chatd.chat.credentials.new_user`."""
 
 _MOST_SECONDS: Final = 2**40
 """A time beyond this is none; it is some 35,000 years away."""
@@ -280,7 +277,7 @@ def _grant(key: Key, claims: _Claims, now: float) -> Grant:
     user = nick_name(claims.sub)
     if isinstance(user, Refusal):
         raise _Bad(f"its sub cannot be a user: {user.message}")
-    if _GUEST.fullmatch(user.fold):
+    if is_guest(user.fold):
         raise _Bad("its sub looks like a guest's id")
     issued = now if claims.iat is None else min(claims.iat, now)
     return Grant(

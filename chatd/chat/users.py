@@ -3,6 +3,9 @@
 A nick belongs to its user, is unique by its fold among the users present, and is held for a while
 after. What must outlive the process (a chosen nick, when its user was last here) is asked of the
 journal: ``unsaved`` holds it until somebody publishes it.
+
+A subject is who a token names. Nobody else is called as one is named, and no guest as one was last
+called: who was here by a token is kept, and so known after a restart.
 """
 
 from __future__ import annotations
@@ -13,15 +16,17 @@ from itertools import count
 from typing import Any, Final, Protocol
 
 import trio
+from msgspec import Struct
 
 from chatd.chat.credentials import new_user, open_secret, seal
 from chatd.chat.limits import Bucket
 from chatd.chat.names import NICK_CHARACTERS, Name, nick_name
-from chatd.journal import Journal
+from chatd.chat.tokens import Grant
+from chatd.journal import Journal, Unavailable
 from chatd.model import Refusal, UserRecord
 from chatd.settings import Limits, Settings
 
-__all__ = ["MARK", "User", "Users"]
+__all__ = ["MARK", "Came", "User", "Users"]
 
 MARK: Final = "mark"
 """The shelf of read marks: by user, a NUL and the room's fold; each is a number."""
@@ -51,6 +56,9 @@ class Whereabouts(Protocol):
 class Line(Protocol):
     """A connection, as far as its user is concerned."""
 
+    @property
+    def op(self) -> bool: ...
+
     def enter_direct(self, room: Any, /) -> None:
         """Be in a room of direct messages from now on, if it is not."""
 
@@ -70,16 +78,17 @@ class User:
         "marks",
         "messages",
         "nick",
-        "op",
         "released",
         "rooms",
         "since",
+        "subject",
     )
 
-    def __init__(self, user_id: str, nick: Name, *, chosen: bool) -> None:
+    def __init__(self, user_id: str, nick: Name, *, chosen: bool, subject: bool = False) -> None:
         self.id = user_id
         self.nick = nick
-        self.op = False
+        self.subject = subject
+        """Whether a token names this user; else it is a guest."""
         self.chosen = chosen
         """Whether the nick was asked for: only then is it held and kept."""
         self.connections: set[Line] = set()
@@ -95,6 +104,11 @@ class User:
         self.messages = Bucket()
         self.bytes = Bucket()
 
+    @property
+    def op(self) -> bool:
+        """Whether one of the user's connections is an operator's: what others are shown."""
+        return any(connection.op for connection in self.connections)
+
     def floods(self, size: int, limits: Limits) -> int:
         """Give the milliseconds until this user may say ``size`` bytes; 0, and they count: now."""
         rate = limits.bytes_per_second
@@ -109,6 +123,14 @@ class User:
         return wait
 
 
+class Came(Struct, frozen=True):
+    """Who somebody is by a token; ``why_not`` says why they are called otherwise than wished."""
+
+    user: User
+    grant: Grant
+    why_not: str | None = None
+
+
 class Users:
     """Everybody present or lately so."""
 
@@ -119,6 +141,10 @@ class Users:
         self._now = now
         self._by_id: dict[str, User] = {}
         self._by_fold: dict[str, User] = {}
+        self._subjects: dict[str, str] = {}
+        """Ids of known subjects, by their own fold."""
+        self._called: dict[str, str] = {}
+        """The same by the fold of what each is called, or was last."""
         self._held: list[tuple[float, int, User]] = []
         """A heap: when to look again, a number that settles ties, whom to look at."""
         self._order = count()
@@ -133,12 +159,17 @@ class Users:
 
     async def load(self) -> None:
         """Hold the nicks of those who were here shortly before this process was."""
+        for record in await self._journal.subjects():
+            name = nick_name(record.nick)
+            if isinstance(name, Name):
+                self._know(record.user, name)
         now = self._now()
         hold = self.settings.chat.nick_hold_seconds
         for record in await self._journal.present(now - int(hold * 1000)):
             name = nick_name(record.nick)
             if isinstance(name, Name) and name.fold not in self._by_fold:
-                user = self._add(User(record.user, name, chosen=True))
+                user = User(record.user, name, chosen=True, subject=record.subject)
+                self._add(user)
                 gone = max(0, now - (record.seen or now)) / 1000
                 user.released = trio.current_time() - gone
                 self._hold(user, user.released)
@@ -168,6 +199,37 @@ class Users:
         if free is name:
             return user, None
         return user, f"the nick {name.shown} is taken; you are {free.shown}"
+
+    async def subject(self, grant: Grant, wanted: str | None, instead: User | None = None) -> Came:
+        """Give who a token names; ``instead`` is a guest whose nick is free by it.
+
+        Their nick is the one they had, else the one ``wanted``, the token's or their own name.
+        The caller attaches them at once.
+        """
+        if (user := self._by_id.get(grant.user)) is not None and user.connections:
+            return Came(user, grant)
+        record = None
+        marks: dict[str, int] = {}
+        try:
+            record = await self._journal.user(grant.user)
+            marks = await self._marks(grant.user)
+        except Unavailable:
+            pass  # nobody is kept out for a nick
+        if (user := self._by_id.get(grant.user)) is not None:
+            return Came(user, grant)
+        kept = None if record is None else record.nick
+        nicks = (kept, wanted, grant.nick, grant.user)
+        names = (nick_name(nick) for nick in nicks if nick is not None)
+        name = next(name for name in names if isinstance(name, Name))
+        if instead is not None and self._by_fold.get(name.fold) is instead:
+            del self._by_fold[name.fold]
+        free = self._free(name, grant.user, subject=True)
+        user = User(grant.user, free, chosen=True, subject=True)
+        user.marks = marks
+        self._know(user.id, free)
+        self._remember(self._add(user))
+        taken = f"the nick {name.shown} is taken; you are {free.shown}"
+        return Came(user, grant, None if free is name else taken)
 
     async def restore(self, secret_text: str) -> User | None:
         """Give the guest to whom this secret was given; None where it is not good (any more).
@@ -212,13 +274,13 @@ class Users:
         records = await self._journal.records(MARK, prefix)
         return {record.name.removeprefix(prefix): int(record.value) for record in records}
 
-    def secret(self, user: User) -> str:
-        """Give the secret that makes a guest this user again."""
-        return self.secret_of(user.id)
+    def secret(self, user: User) -> str | None:
+        """Give the secret that makes a guest this user again; None for who needs a token."""
+        return None if user.subject else self.secret_of(user.id)
 
-    def secret_of(self, user: str) -> str:
+    def secret_of(self, guest: str) -> str:
         """Give the secret of the guest with this id."""
-        return seal(self._journal.key, user, self._now() // 1000)
+        return seal(self._journal.key, guest, self._now() // 1000)
 
     def attach(self, user: User, connection: Line) -> None:
         if user.released is not None:
@@ -235,7 +297,7 @@ class Users:
             return
         user.released = trio.current_time()
         if user.chosen or user.released - user.since > DAY_SECONDS:
-            self.unsaved[user.id] = UserRecord(user.id, user.nick.shown, self._now())
+            self._remember(user, self._now())
         # Who is still shown in a room is to be the same when back in time.
         if user.chosen or user.rooms:
             self._hold(user, user.released)
@@ -264,6 +326,8 @@ class Users:
 
     def claim(self, user: User, name: Name) -> bool:
         """Set a nick aside for the user, until ``rename`` or ``unclaim``; False if it is taken."""
+        if self._is_subjects(name.fold, user.id, subject=user.subject):
+            return False
         return self._by_fold.setdefault(name.fold, user) is user
 
     def unclaim(self, user: User, name: Name) -> None:
@@ -275,27 +339,50 @@ class Users:
         old, user.nick = user.nick, name
         user.chosen = True
         self.unclaim(user, old)
+        if user.subject:
+            if self._called.get(old.fold) == user.id:
+                del self._called[old.fold]
+            self._know(user.id, name)
         if self._by_id.get(user.id) is not user:
             # Dropped while the store took its time: nobody else would free the nick.
             self._drop(user)
-        elif user.released is not None:
-            # What was to be kept when it went has the old nick.
-            self.unsaved[user.id] = UserRecord(user.id, name.shown, self._now())
+        elif user.released is not None or user.id in self.unsaved:
+            # What was to be kept when it came or went has the old nick.
+            self._remember(user, None if user.released is None else self._now())
 
-    def _free(self, name: Name, user_id: str) -> Name:
+    def _free(self, name: Name, user_id: str, *, subject: bool = False) -> Name:
         holder = self._by_fold.get(name.fold)
-        if holder is None or holder.id == user_id:
+        mine = holder is None or holder.id == user_id
+        if mine and not self._is_subjects(name.fold, user_id, subject=subject):
             return name
         for number in range(2, ALTERNATIVES):
             other = nick_name(f"{name.shown[: NICK_CHARACTERS - 3]}-{number}")
-            if isinstance(other, Name) and other.fold not in self._by_fold:
+            if isinstance(other, Name) and not self._is_taken(other.fold, user_id):
                 return other
         return self._generated(user_id)
+
+    def _is_taken(self, fold: str, user_id: str) -> bool:
+        return fold in self._by_fold or self._is_subjects(fold, user_id, subject=False)
+
+    def _is_subjects(self, fold: str, user_id: str, *, subject: bool) -> bool:
+        """Tell whether it is the name of a subject that this one, ``subject`` or not, is not."""
+        owner = self._subjects.get(fold)
+        if owner is None and not subject:
+            owner = self._called.get(fold)
+        if owner is None:
+            owner = next(
+                (one for one in self.settings.chat.operators if _fold_of(one) == fold), None
+            )
+        return owner is not None and owner != user_id
+
+    def _know(self, subject: str, nick: Name) -> None:
+        self._subjects[_fold_of(subject)] = subject
+        self._called[nick.fold] = subject
 
     def _generated(self, user_id: str) -> Name:
         nick = f"guest-{user_id[1 : 1 + GENERATED_CHARACTERS]}"
         # Ids can be seen, so any nick made of one may have been taken on purpose.
-        while nick in self._by_fold:
+        while self._is_taken(nick, user_id):
             nick = f"guest-{new_user()[1:]}"
         return Name(nick, nick)
 
@@ -322,5 +409,10 @@ class Users:
         if self._by_fold.get(user.nick.fold) is user:
             del self._by_fold[user.nick.fold]
 
-    def _remember(self, user: User) -> None:
-        self.unsaved[user.id] = UserRecord(user.id, user.nick.shown, None)
+    def _remember(self, user: User, seen: int | None = None) -> None:
+        self.unsaved[user.id] = UserRecord(user.id, user.nick.shown, seen, user.subject)
+
+
+def _fold_of(user: str) -> str:
+    name = nick_name(user)
+    return name.fold if isinstance(name, Name) else user

@@ -15,6 +15,8 @@ import trio
 from msgspec.structs import replace
 
 from chatd import daemon
+from chatd.chat.key_files import load_keys
+from chatd.chat.tokens import Keys
 from chatd.cli.check import report, say
 from chatd.journal import Journal, StoreError
 from chatd.journal.memory import MemoryJournal
@@ -61,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         settings = load(args.config, args.set, args.listen)
         path = history_path(settings, os.environ) if settings.history.store == "sqlite" else None
+        keys = load_keys(settings, os.environ)
     except SettingsError as error:
         say(report(error), sys.stderr)
         return FAULTY_CONFIGURATION
@@ -72,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         return _fault(str(error))
     faults: list[str] = []
     try:
-        trio.run(_serve, settings, path, log)
+        trio.run(_serve, settings, path, keys, log)
     except* (ListenError, StoreError) as errors:
         faults = [str(error) for error in _leaves(errors)]
     finally:
@@ -80,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     return _fault(*faults) if faults else 0
 
 
-async def _serve(settings: Settings, path: Path | None, log: Log) -> None:
+async def _serve(settings: Settings, path: Path | None, keys: Keys, log: Log) -> None:
     settings = _within_descriptors(settings, log)
     with ExitStack() as stack:
         listeners = open_listeners(settings.listen.addresses, settings.listen.socket_mode_bits)
@@ -96,6 +99,7 @@ async def _serve(settings: Settings, path: Path | None, log: Log) -> None:
             journal=_journal(settings, path, log),
             log=log,
             notifier=Notifier(),
+            keys=keys,
         )
 
 

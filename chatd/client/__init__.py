@@ -16,7 +16,7 @@ from __future__ import annotations
 from chatd.client.changes import Gap, Lost, Reconnected, RoomLost
 from chatd.client.chat import Chat, connect
 from chatd.client.connection import Deadlines
-from chatd.client.conversation import AnyEvent, Statistics
+from chatd.client.conversation import AnyEvent, Statistics, Token
 from chatd.client.dialing import Address, Backoff, Dial, dial_url
 from chatd.client.errors import ChatError, Closed, ConnectError, Ending, Garbled, Refused
 from chatd.client.protocol import (
@@ -80,6 +80,7 @@ __all__ = [
     "RoomLost",
     "Said",
     "Statistics",
+    "Token",
     "Topic",
     "Unknown",
     "connect",

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from chatd.client.connection import Deadlines
-from chatd.client.conversation import AnyEvent, Conversation, Statistics
+from chatd.client.conversation import AnyEvent, Conversation, Statistics, Token
 from chatd.client.dialing import Address, Backoff, Dial, dial_url
 from chatd.client.errors import Closed, Ending, unwrapped
 from chatd.client.following import Following
@@ -128,10 +128,14 @@ class Chat:
         answered = self._conversation.renamed
         return (await self._conversation.call("nick", {"nick": nick}, Renamed, answered)).nick
 
-    async def auth(self, session: str) -> Identity:
-        """Be the guest again to whom ``session`` was given; before the first `join`."""
+    async def auth(self, session: str | None = None, *, token: str | None = None) -> Identity:
+        """Be the guest again to whom ``session`` was given, or who a ``token`` names.
+
+        Before the first `join`; later only with another token of the same user's, to renew it.
+        """
         answered = self._conversation.identified
-        return await self._conversation.call("auth", {"session": session}, Identity, answered)
+        fields = {"session": session, "token": token}
+        return await self._conversation.call("auth", fields, Identity, answered)
 
     # ---- events
 
@@ -212,6 +216,7 @@ async def connect(
     *,
     nick: str | None = None,
     session: str | None = None,
+    token: Token | None = None,
     reconnect: bool = True,
     events: int = 1000,
     deadlines: Deadlines | None = None,
@@ -221,7 +226,9 @@ async def connect(
 
     ``where`` is ``ws://host:port``, ``wss://…``, ``unix:/path``, an `Address`, or a function that
     opens a stream. ``nick`` is a wish for the beginning: a free one is given where it is taken.
-    ``session`` makes this the guest to whom it was given. With ``reconnect=False`` a lost
+    ``session`` makes this the guest to whom it was given, ``token`` the user whom it names: a
+    function, plain or async, is asked for a fresh one for each connection and before one ends.
+    With ``reconnect=False`` a lost
     connection stays lost until `Chat.reconnect`. ``events`` bounds what waits to be taken (at least
     16); what comes faster is read from the rooms' logs later.
 
@@ -237,6 +244,7 @@ async def connect(
     conversation = Conversation(
         address,
         Identity(None, nick, session=session),
+        token=token,
         reconnect=reconnect,
         events=events,
         deadlines=Deadlines() if deadlines is None else deadlines,

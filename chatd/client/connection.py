@@ -8,7 +8,7 @@ writer of its own, since a `send_message` that is cancelled tears the frame.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final, Protocol
 
@@ -71,11 +71,13 @@ class Connection:
         target: str,
         deadlines: Deadlines,
         subprotocol: str | None = SUBPROTOCOL,
+        headers: Sequence[tuple[str, str]] = (),
     ) -> None:
         self._address = address
         self._target = target
         self._deadlines = deadlines
         self._subprotocol = subprotocol
+        self._headers = [(name.encode(), value.encode()) for name, value in headers]
         self._websocket: WebSocketConnection | None = None
         self._frames: deque[Outgoing] = deque()
         self._more = trio.Event()
@@ -174,6 +176,7 @@ class Connection:
                     self._address.host,
                     self._target,
                     subprotocols=[] if self._subprotocol is None else [self._subprotocol],
+                    extra_headers=self._headers,
                     message_queue_size=_FRAMES,
                     max_message_size=_MOST_FRAME,
                     receive_buffer_size=_RECEIVE_BYTES,

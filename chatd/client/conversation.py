@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
+from inspect import isawaitable
 from typing import Any, Final, TypeAlias, TypeVar
 
 import trio
@@ -50,11 +51,14 @@ from chatd.client.protocol import (
     Unknown,
     decode,
 )
-from chatd.model import LOST, NORMAL
+from chatd.model import LOST, NORMAL, UNAUTHORIZED
 
-__all__ = ["AnyEvent", "Conversation", "Statistics"]
+__all__ = ["AnyEvent", "Conversation", "Statistics", "Token"]
 
 _T = TypeVar("_T")
+
+Token: TypeAlias = str | Callable[[], str] | Callable[[], Awaitable[str]]
+"""A token, or what gives a fresh one."""
 
 AnyEvent: TypeAlias = ServerEvent | Unknown | Change
 """Whatever `Chat.next_event` gives; its name stands in ``on``."""
@@ -88,6 +92,7 @@ class Conversation:
         address: Address,
         identity: Identity,
         *,
+        token: Token | None = None,
         reconnect: bool,
         events: int,
         deadlines: Deadlines,
@@ -100,6 +105,7 @@ class Conversation:
         self.inbox: Inbox[AnyEvent] = Inbox(events)
         self.rooms: dict[str, Following] = {}
         self._address = address
+        self._token = token
         self._reconnect = reconnect
         self._deadlines = deadlines
         self._backoff = backoff
@@ -108,6 +114,7 @@ class Conversation:
         self._over: Closed | None = None
         self._bye: Bye | None = None
         self._greeted = trio.Event()
+        self._renew = False
         self._late = trio.Event()
         self._again = trio.Event()
         self._lost = trio.Event()
@@ -293,6 +300,10 @@ class Conversation:
                 return
             case Bye():
                 self._bye = event
+            case Notice(do="auth", code=None) if callable(self._token):
+                self._renew = True
+                self._late.set()
+                return
             case NickChange() if event.user == self.identity.user:
                 self.identity = structs.replace(self.identity, nick=event.nick)
             case _:
@@ -329,6 +340,10 @@ class Conversation:
             await self._restore(connection)
             while True:
                 await self._late.wait()
+                if self._renew:
+                    self._renew = False
+                    await self._authenticate(connection)
+                    continue
                 late = next((room for room in self.rooms.values() if room.late), None)
                 if late is None:
                     self._late = trio.Event()
@@ -366,6 +381,8 @@ class Conversation:
         assert self.hello is not None  # noqa: S101  the greeting was waited for
         before, hello = self.identity, self.hello
         guest = Identity(hello.user, hello.nick, hello.op, hello.session)
+        if self._token is not None:
+            return await self._authenticate(connection)
         if before.session is None:
             self.identity = guest
             return True
@@ -384,6 +401,21 @@ class Conversation:
                     await self._calls.patiently(connection, "nick", {"nick": before.nick}, Renamed)
                 )
         return known
+
+    async def _authenticate(self, connection: Connection) -> bool:
+        """Be who the token names. One that is refused is refused for good."""
+        token = self._token() if callable(self._token) else self._token
+        if isawaitable(token):
+            token = await token
+        before = self.identity
+        try:
+            self.identity = await self._calls.patiently(
+                connection, "auth", {"token": token}, Identity
+            )
+        except Refused as refused:
+            connection.end(UNAUTHORIZED.code, refused.message)
+            await trio.sleep_forever()
+        return before.user in {None, self.identity.user}
 
     def _rejoin(self, connection: Connection, following: Following) -> Call[Entered]:
         since = following.rejoining()

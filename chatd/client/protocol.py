@@ -175,9 +175,16 @@ class NickChange(Event, frozen=True, kw_only=True, tag="nick"):
 
 
 class Notice(Event, frozen=True, kw_only=True, tag="notice"):
-    """A line for people, from the daemon or an operator."""
+    """A line for people, from the daemon or an operator.
+
+    ``do`` names a command: one that was refused, with its ``code``, or one that is asked for, which
+    is ``auth`` before a token ends.
+    """
 
     text: str
+    do: str | None = None
+    code: str | None = None
+    retry_ms: int | None = None
 
 
 class Bye(Event, frozen=True, kw_only=True, tag="bye"):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from chatd.chat import Chat
 from chatd.gateways import page
-from chatd.gateways.json import SUBPROTOCOL, JsonGateway
+from chatd.gateways.credentials import origin_refusal
+from chatd.gateways.json import CODEC, SUBPROTOCOL, JsonGateway
+from chatd.gateways.json import farewell as json_farewell
 from chatd.gateways.socketio import SocketIoGateway
 from chatd.gateways.text import TextCodec, TextGateway
+from chatd.gateways.text import farewell as text_farewell
+from chatd.gateways.websocket import Unwelcome, connect
 from chatd.logs import Log
-from chatd.model import INTERNAL
-from chatd.wire.origins import check
+from chatd.model import INTERNAL, Refusal
 from chatd.wire.request import Refused, Request, Response, refusal
 from chatd.wire.routes import WEBSOCKET, Handler, Routes
 from chatd.wire.websocket import Upgrade, WebSocket
@@ -58,13 +62,19 @@ def _ready(ready: Callable[[], bool]) -> Handler:
 
 
 def _websocket(chat: Chat, log: Log, closing: Callable[[], bool]) -> Handler:
-    async def open_json(websocket: WebSocket) -> JsonGateway:
-        return JsonGateway(chat, websocket)
+    async def open_json(websocket: WebSocket) -> JsonGateway | Unwelcome:
+        connection = await connect(chat, websocket, CODEC, SUBPROTOCOL)
+        if isinstance(connection, Refusal):
+            return Unwelcome(websocket, connection, partial(json_farewell, chat))
+        return JsonGateway(chat, websocket, connection)
 
     codec = TextCodec(chat)
 
-    async def open_text(websocket: WebSocket) -> TextGateway:
-        gateway = TextGateway(chat, websocket, codec)
+    async def open_text(websocket: WebSocket) -> TextGateway | Unwelcome:
+        connection = await connect(chat, websocket, codec, "text")
+        if isinstance(connection, Refusal):
+            return Unwelcome(websocket, connection, partial(text_farewell, codec))
+        gateway = TextGateway(chat, websocket, codec, connection)
         try:
             await gateway.enter()
         except BaseException:
@@ -76,8 +86,7 @@ def _websocket(chat: Chat, log: Log, closing: Callable[[], bool]) -> Handler:
     async def handler(request: Request) -> Response | Upgrade:
         if closing():
             raise Refused(refusal(503, "the server is restarting", [("Retry-After", "1")]))
-        http = chat.settings.http
-        if refused := check(request, http.origins, http.hosts, request.listener_loopback):
+        if refused := origin_refusal(request, chat.settings):
             log.emit(
                 "refused",
                 address=request.peer.address,

@@ -11,14 +11,14 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import astuple
 
-from chatd.chat import Chat, commands, events, perform
+from chatd.chat import Chat, Connection, commands, events, perform
 from chatd.chat.rules import RULES
-from chatd.gateways.websocket import connect, disconnect
+from chatd.gateways.websocket import disconnect
 from chatd.model import UNSUPPORTED, Close, Event, Refusal
 from chatd.wire import frames
 from chatd.wire.websocket import WebSocket
 
-__all__ = ["CODEC", "SUBPROTOCOL", "JsonCodec", "JsonGateway"]
+__all__ = ["CODEC", "SUBPROTOCOL", "JsonCodec", "JsonGateway", "farewell"]
 
 SUBPROTOCOL: Final = "chatd.v1"
 
@@ -79,13 +79,18 @@ CODEC: Final = JsonCodec()
 """One for everybody: it keeps nothing, so one block serves all who speak JSON."""
 
 
+def farewell(chat: Chat, close: Close, reason: str) -> bytes:
+    """Give the last thing to be said."""
+    return CODEC.encode("", [chat.bye(close, reason)])
+
+
 class JsonGateway:
     """One client that speaks ``chatd.v1``."""
 
-    def __init__(self, chat: Chat, websocket: WebSocket) -> None:
+    def __init__(self, chat: Chat, websocket: WebSocket, connection: Connection) -> None:
         self._chat = chat
         self._websocket = websocket
-        self._connection = connect(chat, websocket, CODEC, SUBPROTOCOL)
+        self._connection = connection
         self._connection.tell(self._connection.hello())
         if self._connection.why_not is not None:
             self._connection.tell(events.Notice(self._connection.why_not))
@@ -102,7 +107,7 @@ class JsonGateway:
             await perform(self._connection, command, partial(self._answer, command.id))
 
     def farewell(self, close: Close, reason: str) -> bytes:
-        return CODEC.encode("", [self._chat.bye(close, reason)])
+        return farewell(self._chat, close, reason)
 
     def ended(self, close: Close, reason: str) -> None:
         disconnect(self._connection, self._websocket, close, reason)

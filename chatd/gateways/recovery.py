@@ -178,8 +178,11 @@ class ChatLog:
         seconds = chat.settings.engineio.recovery_seconds
         if seconds == "off":
             return
-        # The private id stays private: its hash is its name, and the record goes without it.
-        value = msgspec.json.encode({"id": lost.id, "data": lost.data, "offset": lost.offset})
+        if _KEY not in lost.data:
+            return  # it was nobody yet
+        # The private id stays private: its hash is its name. So does what it was let in by.
+        where = lost.data[_KEY]
+        value = msgspec.json.encode({"id": lost.id, "where": where, "offset": lost.offset})
         until = chat.now() + int(seconds * 1000)
         await chat.bus.publish(Put(Record(_SHELF, name, value, until)), _unheard)
         self._lost[name] = None
@@ -194,7 +197,7 @@ class ChatLog:
         if not isinstance(outcome, Taken) or outcome.record is None:
             return None
         kept = msgspec.json.decode(outcome.record.value)
-        return Lost(pid, kept["id"], [], kept["data"], kept["offset"])
+        return Lost(pid, kept["id"], [], {_KEY: kept["where"]}, kept["offset"])
 
     async def _outcome(self, operation: Operation) -> Outcome:
         outcomes: list[Outcome] = []

@@ -15,18 +15,21 @@ import msgspec
 
 from chatd import engineio
 from chatd.chat import Chat, Connection, Traffic, commands, events, perform
+from chatd.chat.credentials import is_guest
 from chatd.chat.membership import Membership
 from chatd.chat.rules import RULES
+from chatd.chat.tokens import Grant
 from chatd.engineio import Block
 from chatd.engineio.ends import CLOSES
+from chatd.gateways.credentials import bearer, origin_refusal
 from chatd.gateways.recovery import ChatLog, Whereabouts, live_offset, page_offset
 from chatd.logs import Log
 from chatd.model import GOING_AWAY, LOST, NORMAL, Close, Event, Refusal
-from chatd.socketio import Recovery, Server, Socket
+from chatd.socketio import NotRecovered, Recovery, Server, Socket
+from chatd.socketio import Refused as NotLetIn
 from chatd.socketio.delivery import offset_appended
 from chatd.socketio.handlers import Ack
 from chatd.socketio.packets import encode_event
-from chatd.wire.origins import check
 from chatd.wire.request import Refused, Request, refusal
 
 __all__ = ["PATH", "SocketIoCodec", "SocketIoGateway"]
@@ -90,6 +93,7 @@ class SocketIoCodec:
 class Auth(msgspec.Struct):
     """What a client gives to be let in; whatever is of another type counts as not given."""
 
+    token: str | None = None
     nick: str | None = None
     room: str | None = None
     session: str | None = None
@@ -131,6 +135,7 @@ class SocketIoGateway:
             recovery=self._recovery(),
             log=log,
         )
+        self.io.use(self._admit)
         self.io.on("connect", self._connect)
         self.io.on("disconnect", self._disconnect)
         self.io.on("chat message", self._chat_message, ack=True)
@@ -142,7 +147,9 @@ class SocketIoGateway:
         seconds = self._chat.settings.engineio.recovery_seconds
         if seconds == "off":
             return None
-        return Recovery(seconds=seconds, log=ChatLog(self._chat, self._packet))
+        # Who comes back passes `_admit` again: a token may have ended, somebody been banned.
+        log = ChatLog(self._chat, self._packet)
+        return Recovery(seconds=seconds, skip_middleware=False, log=log)
 
     def _packet(self, event: Event) -> list[str | bytes]:
         live = self._chat.rooms.get(event.room)
@@ -157,14 +164,12 @@ class SocketIoGateway:
     # ---- who may come
 
     def _is_allowed(self, request: Request) -> bool:
-        http = self._chat.settings.http
-        return check(request, http.origins, http.hosts, request.listener_loopback) is None
+        return origin_refusal(request, self._chat.settings) is None
 
     async def _allow(self, request: Request) -> str | None:
         if self._closing():
             raise Refused(refusal(503, "the server is restarting", [("Retry-After", "1")]))
-        http = self._chat.settings.http
-        if refused := check(request, http.origins, http.hosts, request.listener_loopback):
+        if refused := origin_refusal(request, self._chat.settings):
             self._log.emit(
                 "refused",
                 address=request.peer.address,
@@ -180,16 +185,39 @@ class SocketIoGateway:
 
     # ---- a client's life
 
+    def _admit(self, socket: Socket) -> None:
+        """Let in who brings a good token, or none: what it may then do is the chat's affair."""
+        auth = _given(socket)
+        request = socket.handshake.request
+        token = auth.token
+        if token is None or self._chat.settings.auth.mode == "open":
+            token = bearer(request, self._chat.settings)
+        grant = None if token is None else self._chat.verify(token)
+        if isinstance(grant, Refusal):
+            self._log.emit(
+                "refused",
+                address=request.peer.address,
+                transport=socket.session.transport,
+                protocol="socket.io",
+                path=request.path,
+                reason=grant.message,
+            )
+            data: dict[str, str] = {"code": grant.code}
+            if socket.session.revision == 3:
+                data["message"] = grant.message  # these clients are given nothing beside the data
+            raise NotLetIn(grant.message, data)
+        if socket.recovered:
+            where = Whereabouts.of(socket.data)
+            guest = self._chat.guests and is_guest(where.user)
+            if where.user != (grant.user if grant is not None else where.user if guest else None):
+                raise NotRecovered
+        socket.data.update(auth=auth, grant=grant)
+
     async def _connect(self, socket: Socket) -> None:
         session = socket.session
-        given = socket.handshake.auth
-        if session.revision == 3:
-            # It cannot give more; and a URL is no place for a secret.
-            query = socket.handshake.query
-            given = {name: query[name] for name in ("nick", "room") if name in query}
-        elif "since" not in given and "serverOffset" in given:
-            given = {**given, "since": given["serverOffset"]}
-        auth = _taken(given)
+        auth: Auth = socket.data["auth"]
+        grant: Grant | None = socket.data["grant"]
+        came = None if grant is None else await self._chat.users.subject(grant, auth.nick)
         connection = Connection(
             self._chat,
             f"s{next(self._ids)}",
@@ -200,19 +228,33 @@ class SocketIoGateway:
             transport=session.transport,
             protocol="socket.io",
             nick=None if socket.recovered else auth.nick,
+            end=partial(self._end, socket),
+            came=came,
         )
-        client = self._clients[socket] = _Client(connection, socket)
+        client = self._clients[socket] = _Client(connection, socket, auth)
         if socket.recovered:
             await client.come_back(Whereabouts.of(socket.data))
         else:
-            await client.enter(auth, self._chat.settings.chat.default_room)
+            await client.begin()
+
+    def _end(self, socket: Socket, close: Close, reason: str) -> None:
+        client = self._clients.get(socket)
+        if client is None or client.closing is not None:
+            return
+        client.closing = close, reason
+        client.connection.tell(self._chat.bye(close, reason))
+        if close.reconnect:
+            socket.session.end("forced close")
+        else:
+            # With a DISCONNECT before the close they stay away.
+            socket.disconnect(close=True)
 
     def _disconnect(self, socket: Socket, reason: str) -> None:
         client = self._clients.pop(socket, None)
         if client is not None:
             client.note()
             session = socket.session
-            close = _CLOSES.get(reason, NORMAL)
+            close, reason = client.closing or (_CLOSES.get(reason, NORMAL), reason)
             client.connection.close(
                 close,
                 reason,
@@ -252,19 +294,31 @@ class SocketIoGateway:
 class _Client:
     """One socket and its place in the chat."""
 
-    def __init__(self, connection: Connection, socket: Socket) -> None:
+    def __init__(self, connection: Connection, socket: Socket, auth: Auth) -> None:
         self.connection = connection
         self.room = ""
         self._first: Membership | None = None
+        self.closing: tuple[Close, str] | None = None
+        """Why the chat closes it; None where somebody else does."""
         self._socket = socket
+        self._auth = auth
 
-    async def enter(self, auth: Auth, default_room: str) -> None:
-        """Be who it says it was, and in a room: its own wish, or the default one."""
-        connection = self.connection
+    async def begin(self) -> None:
+        """Be who it says it was, and in a room."""
+        connection, session = self.connection, self._auth.session
         if connection.why_not is not None:
             connection.tell(events.Notice(connection.why_not))
-        if auth.session is not None:
-            await perform(connection, commands.Auth(session=auth.session), self._noticed("auth"))
+        if session is not None and connection.grant is None:
+            await perform(connection, commands.Auth(session=session), self._noticed("auth"))
+        if connection.known:
+            await self._enter()
+        else:
+            self._hello({})
+
+    async def _enter(self) -> None:
+        """Be in the room it would like, or the default one."""
+        connection, auth = self.connection, self._auth
+        default_room = connection.chat.settings.chat.default_room
         backlog = connection.chat.settings.chat.backlog
         limit = backlog if auth.limit is None else auth.limit
         wanted = auth.room or default_room
@@ -280,8 +334,9 @@ class _Client:
     async def come_back(self, where: Whereabouts) -> None:
         """Be who it was and where it was: what it missed it has been given."""
         chat = self.connection.chat
-        secret = chat.users.secret_of(where.user)
-        await perform(self.connection, commands.Auth(session=secret), self._noticed("auth"))
+        if self.connection.grant is None:
+            secret = chat.users.secret_of(where.user)
+            await perform(self.connection, commands.Auth(session=secret), self._noticed("auth"))
         for fold in (where.room, *(room for room in where.rooms if room != where.room)):
             if fold in where.rooms:
                 since = commands.Since(
@@ -333,7 +388,10 @@ class _Client:
         except msgspec.ValidationError as error:
             answered(Refusal("bad_request", f"this is no {name}: {error}"))
         else:
+            nobody = not self.connection.known
             await perform(self.connection, command, answered)
+            if nobody and self.connection.known:
+                await self._enter()
 
     def _noticed(self, name: str) -> Callable[[commands.Answer | Refusal], None]:
         def answered(answer: commands.Answer | Refusal) -> None:
@@ -350,10 +408,23 @@ def _acknowledge(ack: Ack, answer: commands.Answer | Refusal) -> None:
     ack({kind: msgspec.to_builtins(answer)})
 
 
+def _given(socket: Socket) -> Auth:
+    """Read what a client gave to be let in."""
+    given = socket.handshake.auth
+    if socket.session.revision == 3:
+        # It cannot give more; and a URL is no place for a secret.
+        query = socket.handshake.query
+        given = {name: query[name] for name in ("nick", "room") if name in query}
+    elif "since" not in given and "serverOffset" in given:
+        given = {**given, "since": given["serverOffset"]}
+    return _taken(given)
+
+
 def _taken(given: dict[str, Any]) -> Auth:
     """Take what is of its type; the rest counts as not given."""
     auth = Auth()
     for name, wanted in (
+        ("token", str),
         ("nick", str),
         ("room", str),
         ("session", str),

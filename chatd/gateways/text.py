@@ -11,23 +11,32 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from chatd.chat import Chat, commands, events, perform
+from chatd.chat import Chat, Connection, commands, events, perform
 from chatd.chat.direct import other_of
 from chatd.chat.names import room_name
-from chatd.gateways.websocket import connect, disconnect
+from chatd.gateways.websocket import disconnect
 from chatd.model import NORMAL, UNSUPPORTED, Close, Event, Refusal
 from chatd.wire import frames
 from chatd.wire.websocket import WebSocket
 
-__all__ = ["TextCodec", "TextGateway"]
+__all__ = ["TextCodec", "TextGateway", "farewell"]
 
 _PLACES: Final = re.compile(r"\{nick\}|\{room\}")
 
 HELP: Final = (
     "/nick N: be called N; /join R: go to another room; /who: who is here; /history [N]: the last"
-    " N messages; /msg N TEXT: say it to N alone; /me TEXT: do something; /quit: leave; // begins"
+    " N messages; /msg N TEXT: say it to N alone; /me TEXT: do something;"
+    " /auth TOKEN: be who it names; /quit: leave; // begins"
     " a message with a slash"
 )
+
+
+WHO: Final = "say who you are first: /auth TOKEN"
+
+
+def farewell(codec: TextCodec, close: Close, reason: str) -> bytes:
+    """Give the last line to be said."""
+    return codec.encode("", [events.Notice(reason or close.reason)])
 
 
 class TextCodec:
@@ -78,15 +87,20 @@ def _indented(text: str) -> str:
 class TextGateway:
     """One client that speaks plain text. ``enter`` takes it into its first room."""
 
-    def __init__(self, chat: Chat, websocket: WebSocket, codec: TextCodec) -> None:
+    def __init__(
+        self, chat: Chat, websocket: WebSocket, codec: TextCodec, connection: Connection
+    ) -> None:
         self._chat = chat
         self._websocket = websocket
         self._codec = codec
         self._room = chat.settings.chat.default_room
-        self._connection = connect(chat, websocket, codec, "text")
+        self._connection = connection
 
     async def enter(self) -> None:
         """Join the room of ``?room=``, or the default one where that cannot be; greet there."""
+        if not self._connection.known:
+            self._notice(WHO)
+            return
         query = self._websocket.request.query
         wanted = query.get("room", self._room)
         why_not = self._connection.why_not
@@ -102,13 +116,17 @@ class TextGateway:
             self._websocket.end(UNSUPPORTED, "plain text is text")
             return
         text = message[:-2] if message.endswith("\r\n") else message.removesuffix("\n")
-        if text.startswith("/") and not text.startswith("//"):
+        if text.startswith("/auth "):
+            await self._auth(text.removeprefix("/auth ").strip())
+        elif not (self._connection.known or text in ("", "/help", "/quit")):
+            self._notice(WHO)
+        elif text.startswith("/") and not text.startswith("//"):
             await self._command(text)
         elif text:
             await self._say(text[1:] if text.startswith("//") else text)
 
     def farewell(self, close: Close, reason: str) -> bytes:
-        return self._codec.encode("", [events.Notice(reason or close.reason)])
+        return farewell(self._codec, close, reason)
 
     def ended(self, close: Close, reason: str) -> None:
         disconnect(self._connection, self._websocket, close, reason)
@@ -143,6 +161,22 @@ class TextGateway:
                 self._notice(
                     f"there is no {name[:32]}; /help tells, // begins a message with a slash"
                 )
+
+    async def _auth(self, token: str) -> None:
+        """Be who the token names, in the room of the beginning; or renew the token."""
+        connection, answers = self._connection, list[commands.Answer | Refusal]()
+        renews = connection.known and connection.user.subject
+        if connection.member(self._room) is not None and not renews:
+            # A guest was let in already: another user's token is for before the first join.
+            await self._perform(commands.Leave(room=self._room))
+        await perform(connection, commands.Auth(token=token), answers.append)
+        for answer in answers:
+            if isinstance(answer, Refusal):
+                connection.tell(_notice(answer))
+            elif renews:
+                self._notice(f"you are {connection.user.nick.shown}")
+        if not renews and connection.known:
+            await self.enter()
 
     async def _say(self, text: str) -> None:
         await self._perform(commands.Say(room=self._room, text=text))

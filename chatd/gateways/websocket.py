@@ -2,17 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from chatd.bus import Codec
 from chatd.chat import Chat, Connection, Traffic
-from chatd.model import Close
+from chatd.gateways.credentials import bearer
+from chatd.model import UNAUTHORIZED, Close, Refusal
 from chatd.wire.websocket import WebSocket
 
-__all__ = ["connect", "disconnect"]
+__all__ = ["Farewell", "Unwelcome", "connect", "disconnect"]
+
+Farewell = Callable[[Close, str], bytes]
+"""Gives the last words of a protocol, as whole frames."""
 
 
-def connect(chat: Chat, websocket: WebSocket, codec: Codec, protocol: str) -> Connection:
-    """Let a WebSocket's client into the chat; ``?nick=`` is the nick it would like."""
+class Unwelcome:
+    """A client whose token is not good: it is told so, and that is all."""
+
+    def __init__(self, websocket: WebSocket, refusal: Refusal, farewell: Farewell) -> None:
+        self.farewell = farewell
+        websocket.end(UNAUTHORIZED, refusal.message)
+
+    async def received(self, message: str | bytes) -> None:
+        """Take nothing: it has been told to go."""
+
+    def ended(self, close: Close, reason: str) -> None:
+        """Have nothing to end: the chat does not know it."""
+
+
+async def connect(
+    chat: Chat, websocket: WebSocket, codec: Codec, protocol: str
+) -> Connection | Refusal:
+    """Let a WebSocket's client into the chat, unless it brings a token that is not good.
+
+    ``?nick=`` is the nick it would like.
+    """
     request = websocket.request
+    nick = request.query.get("nick")
+    came = None
+    if (token := bearer(request, chat.settings)) is not None:
+        grant = chat.verify(token)
+        if isinstance(grant, Refusal):
+            chat.log.emit(
+                "refused",
+                connection=websocket.id,
+                address=request.peer.address,
+                transport="websocket",
+                protocol=protocol,
+                path=request.path,
+                reason=grant.message,
+            )
+            return grant
+        came = await chat.users.subject(grant, nick)
     return Connection(
         chat,
         websocket.id,
@@ -22,7 +63,9 @@ def connect(chat: Chat, websocket: WebSocket, codec: Codec, protocol: str) -> Co
         address=request.peer.address,
         transport="websocket",
         protocol=protocol,
-        nick=request.query.get("nick"),
+        nick=nick,
+        end=websocket.end,
+        came=came,
     )
 
 

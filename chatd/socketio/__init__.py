@@ -21,7 +21,7 @@ from chatd.engineio import Cookie
 from chatd.socketio.acks import Answers
 from chatd.socketio.audience import Broadcast
 from chatd.socketio.connection import Connection
-from chatd.socketio.errors import Disconnected, PacketError, Refused
+from chatd.socketio.errors import Disconnected, NotRecovered, PacketError, Refused
 from chatd.socketio.handlers import Acknowledging
 from chatd.socketio.handshake import Handshake
 from chatd.socketio.namespace import DynamicNamespace, Namespace
@@ -43,6 +43,7 @@ __all__ = [
     "Lost",
     "MemoryLog",
     "Namespace",
+    "NotRecovered",
     "PacketError",
     "Recovery",
     "RecoveryLog",

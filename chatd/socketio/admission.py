@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 from chatd.socketio.delivery import offset_appended
-from chatd.socketio.errors import Refused
+from chatd.socketio.errors import NotRecovered, Refused
 from chatd.socketio.handlers import call
 from chatd.socketio.handshake import Handshake
 from chatd.socketio.namespace import Namespace
@@ -138,8 +138,13 @@ class Admission:
         """Let it in; False where it could not be as who it was after all."""
         socket = self._socket(namespace, missed)
         if missed is None or not self._host.options.skip_middleware:
-            for middleware in tuple(namespace.handlers.middleware):
-                await call(middleware, socket)
+            try:
+                for middleware in tuple(namespace.handlers.middleware):
+                    await call(middleware, socket)
+            except NotRecovered:
+                if missed is None:
+                    raise
+                return False
         log = namespace.delivery.log
         if log is None:
             self._guest.enter(socket, namespace, [])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["Disconnected", "PacketError", "Refused"]
+__all__ = ["Disconnected", "NotRecovered", "PacketError", "Refused"]
 
 
 class PacketError(ValueError):
@@ -23,6 +23,13 @@ class Refused(Exception):  # noqa: N818 - it is an answer, not an error
         super().__init__(message)
         self.message = message
         self.data = data
+
+
+class NotRecovered(Exception):  # noqa: N818 - it is an answer, not an error
+    """Raised by middleware for a socket that recovered: its client is let in as somebody new.
+
+    The middleware then runs again, for the new socket.
+    """
 
 
 class Disconnected(Exception):  # noqa: N818 - the protocol's word for it

@@ -137,7 +137,10 @@ class TextClient:
 
     protocol: ClassVar[str] = "text"
 
-    def __init__(self, plug: Plug, nick: str, room: str, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, plug: Plug, nick: str, room: str, nursery: trio.Nursery, token: str | None = None
+    ) -> None:
+        self._headers = [] if token is None else [("Authorization", f"Bearer {token}")]
         self.plug = plug
         self.nick = nick
         """The nick that was asked for."""
@@ -217,7 +220,7 @@ class TextClient:
     async def _converse(self) -> None:
         query = urlencode({"nick": self.nick, "room": self.room})
         address = client.Address(self.plug, "localhost", f"/ws?{query}")
-        connection = Connection(address, address.target, DEADLINES, subprotocol=None)
+        connection = Connection(address, address.target, DEADLINES, None, self._headers)
         self._connection = connection
         try:
             self._ending = await connection.converse(self._received, trio.lowlevel.checkpoint)
@@ -247,11 +250,15 @@ class TextClient:
 
 Client: TypeAlias = JsonClient | TextClient | SocketIoClient
 
-Opener: TypeAlias = Callable[[trio.Nursery, Plug, str, str | None], Awaitable[Client]]
+Opener: TypeAlias = Callable[
+    [trio.Nursery, Plug, str, str | None, client.Token | None], Awaitable[Client]
+]
 
 
-async def _open_json(nursery: trio.Nursery, plug: Plug, nick: str, room: str | None) -> Client:
-    opening = _Opening(plug, nick)
+async def _open_json(
+    nursery: trio.Nursery, plug: Plug, nick: str, room: str | None, token: client.Token | None
+) -> Client:
+    opening = _Opening(plug, nick, token)
     nursery.start_soon(opening.be_there)
     one = await opening.client()
     if room is not None:
@@ -262,9 +269,10 @@ async def _open_json(nursery: trio.Nursery, plug: Plug, nick: str, room: str | N
 class _Opening:
     """A JSON client in the task that holds its connections, and what became of it."""
 
-    def __init__(self, plug: Plug, nick: str) -> None:
+    def __init__(self, plug: Plug, nick: str, token: client.Token | None) -> None:
         self._plug = plug
         self._nick = nick
+        self._token = token
         self._opened = trio.Event()
         self._client: JsonClient | None = None
         self._fault: client.ChatError | None = None
@@ -281,6 +289,7 @@ class _Opening:
                 async with client.connect(
                     client.Address(self._plug),
                     nick=self._nick,
+                    token=self._token,
                     reconnect=False,
                     events=EVENTS,
                     deadlines=DEADLINES,
@@ -294,25 +303,35 @@ class _Opening:
             self._opened.set()
 
 
-async def _open_text(nursery: trio.Nursery, plug: Plug, nick: str, room: str | None) -> Client:
+async def _open_text(
+    nursery: trio.Nursery, plug: Plug, nick: str, room: str | None, token: client.Token | None
+) -> Client:
     if room is None:
         raise ValueError("plain text is always in a room: room=None is for other protocols")
-    one = TextClient(plug, nick, room, nursery)
+    one = TextClient(plug, nick, room, nursery, _fixed(token))
     await one.connect()
     return one
 
 
 def _open_socketio(protocol: str, transport: Callable[[Plug], Transport]) -> Opener:
-    async def opening(nursery: trio.Nursery, plug: Plug, nick: str, room: str | None) -> Client:
+    async def opening(
+        nursery: trio.Nursery, plug: Plug, nick: str, room: str | None, token: client.Token | None
+    ) -> Client:
         if room is None:
             raise ValueError(
                 "Socket.IO is in a room from the start: room=None is for other protocols"
             )
-        one = SocketIoClient(plug, nick, room, protocol, transport, nursery)
+        one = SocketIoClient(plug, nick, room, protocol, transport, nursery, _fixed(token))
         await one.connect()
         return one
 
     return opening
+
+
+def _fixed(token: client.Token | None) -> str | None:
+    if callable(token):
+        raise ValueError("only JSON's client asks a function for its token")
+    return token
 
 
 PROTOCOLS: Final[dict[str, Opener]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -10,12 +11,16 @@ from typing import Any, Final, Literal, overload
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from chatd import client
+from chatd.chat.key_files import load_keys
+from chatd.chat.tokens import Keys, new_key, read_key
 from chatd.client.errors import unwrapped
 from chatd.daemon import Daemon, open_daemon
 from chatd.journal import Journal
 from chatd.journal.memory import MemoryJournal
 from chatd.journal.retention import Retention
 from chatd.logs import Recording, open_log
+from chatd.model import Refusal
 from chatd.settings import Settings
 from chatd.testing.cable import PIPE_BYTES, Cable, Plug, pipe
 from chatd.testing.clients import PROTOCOLS, Client, JsonClient, SocketIoClient, TextClient
@@ -64,11 +69,21 @@ class Harness:
 
     @overload
     async def client(
-        self, nick: str, protocol: Literal["json"] = "json", *, room: str | Room | None = ...
+        self,
+        nick: str,
+        protocol: Literal["json"] = "json",
+        *,
+        room: str | Room | None = ...,
+        token: client.Token | None = ...,
     ) -> JsonClient: ...
     @overload
     async def client(
-        self, nick: str, protocol: Literal["text"], *, room: str | Room | None = ...
+        self,
+        nick: str,
+        protocol: Literal["text"],
+        *,
+        room: str | Room | None = ...,
+        token: str | None = ...,
     ) -> TextClient: ...
     @overload
     async def client(
@@ -77,18 +92,31 @@ class Harness:
         protocol: Literal["socketio", "polling"],
         *,
         room: str | Room | None = ...,
+        token: str | None = ...,
     ) -> SocketIoClient: ...
     @overload
     async def client(
-        self, nick: str, protocol: str, *, room: str | Room | None = ...
+        self,
+        nick: str,
+        protocol: str,
+        *,
+        room: str | Room | None = ...,
+        token: client.Token | None = ...,
     ) -> Client: ...
     async def client(
-        self, nick: str, protocol: str = "json", *, room: str | Room | None = _DEFAULT_ROOM
+        self,
+        nick: str,
+        protocol: str = "json",
+        *,
+        room: str | Room | None = _DEFAULT_ROOM,
+        token: client.Token | None = None,
     ) -> Client:
         """Connect a client, in the configuration's default room; with ``room=None`` in none.
 
         ``protocol`` is ``"json"``, ``"socketio"``, ``"polling"`` (Socket.IO too) or ``"text"``; the
-        last three are always in a room.
+        last three are always in a room. ``token`` is what `token` gives, for ``auth.mode =
+        "token"``: JSON sends it by ``auth``, or asks a function for it; Socket.IO in its ``auth``,
+        text in a header.
 
         Raises ValueError for a protocol that tests cannot speak, and `chatd.client.ConnectError`.
         """
@@ -97,7 +125,26 @@ class Harness:
             raise ValueError(f"there is no client for {protocol!r}; there are {known}")
         if isinstance(room, Room):
             room = self.settings.chat.default_room
-        return await PROTOCOLS[protocol](self._nursery, Plug(self.dial), nick, room)
+        return await PROTOCOLS[protocol](self._nursery, Plug(self.dial), nick, room, token)
+
+    def token(
+        self,
+        user: str,
+        *,
+        seconds: int = 12 * 60 * 60,
+        rooms: Sequence[str] | None = None,
+        read: Sequence[str] = (),
+        op: bool = False,
+        nick: str | None = None,
+    ) -> str:
+        """Issue a token, as ``chatd token`` does. Raises ValueError for what cannot be one."""
+        chat = self.daemon.chat
+        token = chat.keys.issue(
+            user, now=chat.now(), seconds=seconds, rooms=rooms, read=read, op=op, nick=nick
+        )
+        if isinstance(token, Refusal):
+            raise ValueError(token.message)
+        return token
 
     async def dial(self, peer: Peer = _MEMORY) -> Cable:
         """Open a plain stream to the daemon, for a test that speaks bytes.
@@ -174,6 +221,8 @@ async def open_chat(
 ) -> AsyncGenerator[Harness]:
     """Run the whole daemon for as long as the block, without port, file or thread.
 
+    Where ``settings`` name no key for tokens, it has one of its own.
+
     ``listen`` puts it on real sockets (``"127.0.0.1:0"``, ``"unix:/path"``); clients then use the
     first. The journal is in memory, whatever ``settings`` say, unless one is given; it is closed at
     the end. ``limits`` are the configuration's: they count here as elsewhere.
@@ -196,7 +245,9 @@ async def open_chat(
     )
     addresses = (listen,) if isinstance(listen, str) else tuple(listen)
     with unwrapped():
-        async with open_daemon(settings, journal=faulty, log=log, now=now) as daemon:
+        async with open_daemon(
+            settings, journal=faulty, log=log, now=now, keys=_keys(settings)
+        ) as daemon:
             listeners: Sequence[Listener] = ()
             if addresses:
                 listeners = open_listeners(addresses, settings.listen.socket_mode_bits)
@@ -207,6 +258,12 @@ async def open_chat(
                     yield harness
                 finally:
                     await harness.aclose()
+
+
+def _keys(settings: Settings) -> Keys:
+    if settings.auth.key_files:
+        return load_keys(settings, os.environ)
+    return Keys([read_key(new_key(symmetric=True).encode())])
 
 
 def _clock() -> Callable[[], int]:

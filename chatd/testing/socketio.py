@@ -46,7 +46,9 @@ class SocketIoClient(Hearer):
         protocol: str,
         transport: Callable[[Plug], Transport],
         nursery: trio.Nursery,
+        token: str | None = None,
     ) -> None:
+        self._token = token
         self._inbox: Inbox[client.AnyEvent] = Inbox(EVENTS)
         super().__init__(self._inbox.take, self._inbox.take_nowait)
         self.plug = plug
@@ -329,6 +331,8 @@ class SocketIoClient(Hearer):
         self._start = start or self._first_room
         self._since = self._positions.get(self._start)
         auth: dict[str, Any] = {"room": self._start}
+        if self._token is not None:
+            auth["token"] = self._token
         # Who has a session gets their nick with it; the same nick for a stranger would be refused.
         if self.identity.session is None:
             auth["nick"] = self.identity.nick
@@ -366,7 +370,7 @@ class SocketIoClient(Hearer):
                 raise AssertionError(f"{self.nick}: the daemon sent {packet}")
 
     def _welcomed(self, fields: dict[str, Any]) -> None:
-        entered = read(fields.pop("joined"), client.Entered)
+        joined = fields.pop("joined", None)
         hello = self.hello = read(fields, client.Hello)
         before, self.identity = (
             self.identity,
@@ -376,10 +380,11 @@ class SocketIoClient(Hearer):
             self._same_user = before.user == hello.user
             self._put(client.Reconnected(hello.user, hello.nick, self._same_user))
         self._positions.pop(self._start, None)
-        self._joined(entered, self._since)
-        self.entered = entered
-        if self.room in {None, self._start}:
-            self.room = entered.room
+        if joined is not None:  # else its token lets it be nowhere yet
+            self.entered = read(joined, client.Entered)
+            self._joined(self.entered, self._since)
+            if self.room in {None, self._start}:
+                self.room = self.entered.room
         self._greeted.set()
 
     def _joined(self, entered: client.Entered, since: client.Position | None = None) -> None:

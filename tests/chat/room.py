@@ -9,10 +9,11 @@ from typing import Any
 
 import trio
 
-from chatd.chat import Chat, Connection, Traffic, commands, events, perform
+from chatd.chat import Came, Chat, Connection, Traffic, commands, events, perform
+from chatd.chat.tokens import Keys
 from chatd.journal.memory import MemoryJournal
 from chatd.logs import Recording, open_log
-from chatd.model import LOST, Event, Refusal
+from chatd.model import LOST, Close, Event, Refusal
 from chatd.settings import Settings
 
 
@@ -29,7 +30,10 @@ CODEC = Codec()
 class Client:
     """One connection: what it was told is ``got``; its answers are ``answers``."""
 
-    def __init__(self, room: Room, nick: str | None, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, room: Room, nick: str | None, nursery: trio.Nursery, came: Came | None = None
+    ) -> None:
+        self.closed: list[tuple[Close, str]] = []
         self.got: list[Any] = []
         self.answers: list[Any] = []
         self.waiting = 0
@@ -45,8 +49,15 @@ class Client:
             transport="memory",
             protocol="test",
             nick=nick,
+            end=self.end,
+            came=came,
         )
         self.why_not = self.connection.why_not
+
+    def end(self, close: Close, reason: str) -> None:
+        """Be closed by the chat."""
+        self.closed.append((close, reason))
+        self._arrive()
 
     # the outbox
     def offer(self, block: Any, messages: int = 1, /) -> None:
@@ -110,6 +121,19 @@ class Room:
     def client(self, nick: str | None = None) -> Client:
         return Client(self, nick, self._nursery)
 
+    def token(self, user: str, seconds: int = 3600, **fields: Any) -> str:
+        """Issue a token, with the chat's own key."""
+        token = self.chat.keys.issue(user, now=self.chat.now(), seconds=seconds, **fields)
+        assert isinstance(token, str), token
+        return token
+
+    async def subject(self, user: str, wish: str | None = None, **fields: Any) -> Client:
+        """Come in with a token."""
+        grant = self.chat.verify(self.token(user, **fields))
+        assert not isinstance(grant, Refusal)
+        came = await self.chat.users.subject(grant, wish)
+        return Client(self, wish, self._nursery, came)
+
 
 class Wall:
     """A wall clock on Trio's: under a MockClock days go by in no time."""
@@ -120,13 +144,19 @@ class Wall:
 
 @asynccontextmanager
 async def open_room(
-    settings: Settings | None = None, journal: MemoryJournal | None = None
+    settings: Settings | None = None,
+    journal: MemoryJournal | None = None,
+    keys: Keys | None = None,
 ) -> AsyncIterator[Room]:
     wall = Wall()
     recording = Recording()
     log = open_log(sink=recording, now=wall)
     chat = Chat(
-        settings or Settings(), journal=journal or MemoryJournal(now=wall), log=log, now=wall
+        settings or Settings(),
+        journal=journal or MemoryJournal(now=wall),
+        log=log,
+        now=wall,
+        keys=keys,
     )
     await chat.users.load()
     async with trio.open_nursery() as tending:

@@ -478,3 +478,23 @@ async def test_who_saw_all_there_was_long_ago_recovers(autojump_clock: MockClock
         await trio.sleep(100)
         await io.emit("y")
         assert await ann.back(stage) == (True, [["y"]])
+
+
+async def test_middleware_may_take_one_that_recovered_for_somebody_new() -> None:
+    io, _ = quiet(recovery=Recovery(skip_middleware=False))
+    asked: list[bool] = []
+
+    @io.use
+    def admit(socket: Socket) -> None:
+        asked.append(socket.recovered)
+        if socket.recovered:
+            raise socketio.NotRecovered
+
+    async with running(io) as stage:
+        ann = await page(stage)
+        await cut(ann)
+        await io.emit("news", 1)
+        was = ann.pid
+        assert await ann.back(stage) == (False, [])
+        assert ann.pid != was
+    assert asked == [False, True, False]

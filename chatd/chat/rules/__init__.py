@@ -45,6 +45,9 @@ async def perform(connection: Connection, command: commands.Command, answered: A
     Raises nothing for what a client may send. Waits while too much of this client's is unanswered,
     or while the bus is full; its reader waits with it.
     """
+    if not (connection.known or isinstance(command, commands.Auth)):
+        answered(Refusal("unauthorized", "say who you are first: auth with a token"))
+        return
     try:
         await RULES[type(command)](connection, command, answered)
     except Unavailable:

@@ -11,6 +11,7 @@ from chatd.chat import commands, events
 from chatd.chat.connection import Answered, Connection
 from chatd.chat.direct import resolve
 from chatd.chat.pages import fitting, last_messages, newest, page_size
+from chatd.chat.rights import refusal_to_read
 from chatd.model import Event, Refusal
 
 __all__ = ["history", "search"]
@@ -31,6 +32,8 @@ async def _log(connection: Connection, spelled: str) -> Log | Refusal:
     name = resolve(chat, connection.user, spelled)
     if isinstance(name, Refusal):
         return name
+    if refusal := refusal_to_read(connection, name.fold):
+        return refusal
     await connection.outbox.drained()
     if room := chat.rooms.get(name.fold):
         return Log(name.fold, room.name, room.topic.visible)

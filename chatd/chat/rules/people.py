@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from chatd.chat import commands
+from chatd.chat import commands, events
 from chatd.chat.connection import Answered, Connection
 from chatd.chat.names import Name, nick_name
 from chatd.chat.users import User
@@ -14,18 +14,58 @@ __all__ = ["auth", "nick"]
 
 
 async def auth(connection: Connection, command: commands.Auth, answered: Answered) -> None:
-    """Make the guest that a connection began as the guest to whom the secret was given."""
+    """Be who a token names, or the guest to whom a session's secret was given."""
+    if command.token is not None:
+        await _by_token(connection, command.token, answered)
+    elif command.session is not None:
+        await _by_session(connection, command.session, answered)
+    else:
+        answered(Refusal("bad_request", "auth has a token or a session"))
+
+
+async def _by_token(connection: Connection, token: str, answered: Answered) -> None:
     chat = connection.chat
-    user = await chat.users.restore(command.session)
-    if user is None:
-        answered(Refusal("unauthorized", "this session is not known here, or over"))
+    grant = chat.verify(token)
+    if isinstance(grant, Refusal):
+        _refuse(connection, grant, answered)
         return
-    if user is not connection.user:
+    if connection.known and connection.user.subject and connection.user.id == grant.user:
+        connection.renew(grant)
+        _authenticated(connection, answered)
+    elif connection.joined:
+        answered(Refusal("forbidden", "another user's token is for before the first join"))
+    else:
+        came = await chat.users.subject(grant, connection.nick, connection.stranger)
+        connection.become(came.user, came.grant)
+        _authenticated(connection, answered)
+        if came.why_not is not None:
+            connection.tell(events.Notice(came.why_not))
+
+
+async def _by_session(connection: Connection, session: str, answered: Answered) -> None:
+    chat = connection.chat
+    user = await chat.users.restore(session) if chat.guests else None
+    if user is None:
+        _refuse(
+            connection, Refusal("unauthorized", "this session is not known here, or over"), answered
+        )
+        return
+    if not connection.known or user is not connection.user:
         if connection.joined:
             answered(Refusal("forbidden", "another user's session is for before the first join"))
             return
         connection.become(user)
-    answered(commands.Authenticated(user.id, user.nick.shown, user.op, chat.users.secret(user)))
+    _authenticated(connection, answered)
+
+
+def _authenticated(connection: Connection, answered: Answered) -> None:
+    user, session = connection.user, connection.chat.users.secret(connection.user)
+    answered(commands.Authenticated(user.id, user.nick.shown, connection.op, session))
+
+
+def _refuse(connection: Connection, refusal: Refusal, answered: Answered) -> None:
+    connection.chat.log.emit("refused", reason=refusal.message, **connection.who())
+    answered(refusal)
 
 
 async def nick(connection: Connection, command: commands.Nick, answered: Answered) -> None:
@@ -46,7 +86,7 @@ async def nick(connection: Connection, command: commands.Nick, answered: Answere
         answered(Refusal("nick_taken", f"{name.shown} is somebody else"))
     else:
         await connection.publish(
-            Remember(UserRecord(user.id, name.shown, None)),
+            Remember(UserRecord(user.id, name.shown, None, user.subject)),
             partial(_renamed, connection, user, name, answered),
         )
         await connection.settled()

@@ -12,6 +12,7 @@ from chatd.chat.connection import Answered, Connection
 from chatd.chat.direct import DIRECT, open_direct, other_of, place, resolve
 from chatd.chat.names import nick_name
 from chatd.chat.pages import QUEUE_SHARE, catch, page_size
+from chatd.chat.rights import refusal_to_read
 from chatd.journal import Unavailable
 from chatd.model import Refusal
 
@@ -32,6 +33,9 @@ async def join(connection: Connection, command: commands.Join, answered: Answere
     name = resolve(chat, connection.user, command.room)
     if isinstance(name, Refusal):
         answered(name)
+        return
+    if refusal := refusal_to_read(connection, name.fold):
+        answered(refusal)
         return
     memberships = connection.memberships
     direct = name.fold.startswith("@")
@@ -112,6 +116,8 @@ async def who(connection: Connection, command: commands.Who, answered: Answered)
         answered(name)
     elif isinstance(after, Refusal):
         answered(after)
+    elif refusal := refusal_to_read(connection, name.fold):
+        answered(refusal)
     elif room := chat.rooms.get(name.fold):
         members = room.member_list(after.fold if after else "", page_size(command.limit))
         answered(commands.Members(members, len(room.members)))
@@ -134,7 +140,7 @@ async def list_rooms(connection: Connection, command: commands.Rooms, answered: 
     listed: list[commands.RoomEntry] = []
     more: bool | UnsetType = UNSET
     for fold, entry in found:
-        if after is not None and fold <= after.fold:
+        if (after is not None and fold <= after.fold) or refusal_to_read(connection, fold):
             continue
         room -= ENTRY_BYTES + len(entry.topic)
         if len(listed) == MOST_ROOMS or (room < 0 and listed):

@@ -12,6 +12,7 @@ from chatd.chat.connection import Answered, Connection
 from chatd.chat.credentials import is_guest
 from chatd.chat.direct import place
 from chatd.chat.membership import Membership
+from chatd.chat.rights import refusal_to_write
 from chatd.chat.users import DAY_SECONDS, MARK
 from chatd.model import Outcome, Put, Record, Refusal
 
@@ -26,6 +27,9 @@ async def typing(connection: Connection, command: commands.Typing, answered: Ans
     membership = await place(connection, command.room)
     if isinstance(membership, Refusal):
         answered(membership)
+        return
+    if refusal := refusal_to_write(connection, membership.room.topic.room):
+        answered(refusal)
         return
     room, user, now = membership.room, connection.user, trio.current_time()
     crowd = connection.chat.settings.limits.presence_members

@@ -10,6 +10,7 @@ from chatd.chat import commands, events
 from chatd.chat.connection import Answered, Connection
 from chatd.chat.direct import DIRECT, is_kept, place
 from chatd.chat.membership import Membership
+from chatd.chat.rights import refusal_to_write
 from chatd.model import Outcome, Post, Put, Receipt, Record, Refusal
 
 __all__ = ["delete", "edit", "say", "topic"]
@@ -30,6 +31,9 @@ async def say(connection: Connection, command: commands.Say, answered: Answered)
     membership = await place(connection, command.room)
     if isinstance(membership, Refusal):
         answered(membership)
+        return
+    if refusal := refusal_to_write(connection, membership.room.topic.room):
+        answered(refusal)
         return
     text = command.text.replace("\r\n", "\n")
     if refusal := _may_say(connection, text, command.key, command.reply_to):
@@ -146,6 +150,8 @@ async def _change(
     membership = await place(connection, command.room)
     if isinstance(membership, Refusal):
         answered(membership)
+    elif right := refusal_to_write(connection, membership.room.topic.room):
+        answered(right)
     elif not 1 <= command.seq <= MOST_SEQ:
         answered(Refusal("bad_request", "seq is the number of a message"))
     elif refusal is not None:
@@ -161,7 +167,7 @@ async def _change(
                 text=text,
                 kind=kind,
                 of=command.seq,
-                operator=kind == "delete" and user.op,
+                operator=kind == "delete" and connection.op,
             ),
             partial(_changed, connection, answered),
         )
@@ -183,9 +189,11 @@ async def topic(connection: Connection, command: commands.Topic, answered: Answe
         answered(membership)
         return
     room, user = membership.room, connection.user
-    allowed = user.op or connection.chat.settings.chat.topics == "members"
+    allowed = connection.op or connection.chat.settings.chat.topics == "members"
     if not (allowed or room.direct):
         answered(Refusal("forbidden", "the topic is the operators' to set"))
+    elif refusal := refusal_to_write(connection, room.topic.room):
+        answered(refusal)
     elif len(text.encode()) > TOPIC_BYTES:
         answered(Refusal("too_large", f"a topic has {TOPIC_BYTES} bytes at most"))
     elif _CONTROLS.search(text) or "\n" in text:

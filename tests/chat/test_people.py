@@ -1,0 +1,421 @@
+"""Who somebody is by a token, what it lets them do, and how it ends."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from chatd.chat import commands, events
+from chatd.chat.tokens import Keys, new_key, read_key
+from chatd.journal import Unavailable
+from chatd.journal.memory import MemoryJournal
+from chatd.model import UNAUTHORIZED, Record, UserRecord
+from chatd.settings import Auth, Chat, Settings
+from tests.chat.room import Client, Room, Wall, open_room, refused
+
+KEY = read_key(new_key(symmetric=True).encode())
+KEYS = Keys([KEY])
+SETTINGS = Settings(auth=Auth(mode="token", guests=True), chat=Chat(operators=("root",)))
+ALONE = Settings(auth=Auth(mode="token"))
+
+
+@pytest.fixture
+async def room() -> AsyncIterator[Room]:
+    async with open_room(SETTINGS, keys=KEYS) as room:
+        yield room
+
+
+@pytest.fixture
+async def alone() -> AsyncIterator[Room]:
+    """Give a chat without guests."""
+    async with open_room(ALONE, keys=KEYS) as room:
+        yield room
+
+
+async def auth(client: Client, token: str) -> Any:
+    return await client.do(commands.Auth(token=token))
+
+
+# ---- who
+
+
+async def test_a_token_says_who_somebody_is(room: Room) -> None:
+    ann = await room.subject("Ann")
+    assert ann.connection.hello().user == "Ann"
+    assert ann.connection.hello().nick == "Ann"
+    assert ann.connection.hello().session is None
+    assert ann.connection.hello().op is False
+    second = await room.subject("Ann", "other")
+    assert second.connection.user is ann.connection.user
+    assert room.log.records[0][1]["user"] == "Ann"
+
+
+async def test_a_guest_becomes_who_the_token_names(room: Room) -> None:
+    client = room.client("ann")
+    guest = client.connection.user
+    answer = await auth(client, room.token("ann"))
+    # The nick that the guest held is the subject's now.
+    assert answer == commands.Authenticated("ann", "ann", False, None)
+    assert room.chat.users.get(guest.id) is None
+    assert len(room.chat.users) == 1
+    await client.join()
+    other = room.client("bob")
+    assert [(m.nick, m.user) for m in (await other.join()).members] == [
+        ("ann", "ann"),
+        ("bob", other.connection.user.id),
+    ]
+
+
+async def test_the_nick_is_the_kept_one_or_the_wish_or_the_tokens_or_the_name(room: Room) -> None:
+    assert (await room.subject("u1")).connection.user.nick.shown == "u1"
+    assert (await room.subject("u2", None, nick="Two")).connection.user.nick.shown == "Two"
+    token = room.token("u3", nick="Three")
+    wishing = room.client("tri")
+    assert (await auth(wishing, token)).nick == "tri"
+    await wishing.do(commands.Nick(nick="Trinity"))
+    wishing.close()
+    assert (await auth(room.client("x"), token)).nick == "Trinity"
+    assert (await room.subject("u4", "a b")).connection.user.nick.shown == "u4"
+
+
+async def test_a_starting_nick_that_is_taken_is_replaced_and_told(room: Room) -> None:
+    room.client("ann")
+    came = await room.subject("ann")
+    assert came.why_not == "the nick ann is taken; you are ann-2"
+    room.client("bob")
+    by_command = room.client()
+    assert (await auth(by_command, room.token("bob"))).nick == "bob-2"
+    assert by_command.told(events.Notice)[0].text == "the nick bob is taken; you are bob-2"
+
+
+@pytest.mark.parametrize("asked", ["ann", "ANN", "Annie", "root"])
+async def test_no_guest_takes_a_subjects_name(room: Room, asked: str) -> None:
+    ann = await room.subject("ann")
+    await ann.do(commands.Nick(nick="Annie"))
+    guest = room.client("bob")
+    assert refused(await guest.do(commands.Nick(nick=asked))) == "nick_taken"
+    assert room.client(asked).why_not == f"the nick {asked} is taken; you are {asked}-2"
+
+
+async def test_a_subjects_last_name_is_kept_from_guests_when_all_is_forgotten_but_the_store(
+    autojump_clock: MockClock,
+) -> None:
+    journal = MemoryJournal(now=Wall())
+    async with open_room(SETTINGS, journal, KEYS) as room:
+        ann = await room.subject("ann")
+        await ann.do(commands.Nick(nick="Annie"))
+        await ann.do(commands.Nick(nick="Anna"))
+        ann.close()
+        await trio.sleep(1000)
+        assert len(room.chat.users) == 0
+        for asked in ("ann", "Anna"):
+            assert room.client(asked).why_not is not None
+        # Another subject may be called so by now, but as nobody is named.
+        bob = await room.subject("bob")
+        assert refused(await bob.do(commands.Nick(nick="ann"))) == "nick_taken"
+        assert (await bob.do(commands.Nick(nick="anna"))).nick == "anna"
+        assert room.client("Annie").why_not is None
+    assert await journal.subjects() == [
+        UserRecord("ann", "Anna", await seen(journal, "ann"), True),
+        UserRecord("bob", "anna", None, True),
+    ]
+    journal = copied(journal)
+    async with open_room(Settings(), journal, KEYS) as room:
+        for asked in ("ann", "anna", "bob"):
+            assert room.client(asked).why_not is not None
+
+
+async def seen(journal: MemoryJournal, user: str) -> int | None:
+    record = await journal.user(user)
+    assert record is not None
+    return record.seen
+
+
+def copied(journal: MemoryJournal) -> MemoryJournal:
+    """Make a store with the same users: what a restart leaves."""
+    fresh = MemoryJournal(now=Wall())
+    fresh._users = journal._users
+    return fresh
+
+
+async def test_a_guest_cannot_look_like_a_subject_nor_a_subject_like_a_guest(room: Room) -> None:
+    guest = room.client("bob")
+    grant = room.chat.keys.issue(guest.connection.user.id, now=room.chat.now(), seconds=9)
+    assert refused(grant) == "bad_request"
+
+
+async def test_who_comes_while_the_store_cannot_be_read_is_let_in() -> None:
+    class Broken(MemoryJournal):
+        async def user(self, user: str) -> UserRecord | None:
+            raise Unavailable("broken")
+
+        async def records(self, shelf: str, prefix: str = "", limit: int = -1) -> list[Record]:
+            raise Unavailable("broken")
+
+    async with open_room(SETTINGS, Broken(now=Wall()), KEYS) as room:
+        assert (await room.subject("ann")).connection.user.nick.shown == "ann"
+
+
+async def test_read_marks_are_the_subjects_own_again(autojump_clock: MockClock) -> None:
+    async with open_room(SETTINGS, keys=KEYS) as room:
+        ann = await room.subject("ann")
+        await ann.join()
+        await ann.say("hi")
+        await ann.until(ann.texts)
+        await ann.do(commands.Read(room="lobby", seq=1))
+        ann.close()
+        await trio.sleep(1000)
+        assert (await (await room.subject("ann")).join()).read == 1
+
+
+# ---- auth
+
+
+async def test_a_bad_token_is_refused_and_logged_without_a_word_of_it(room: Room) -> None:
+    ann = room.client("ann")
+    token = room.token("ann")
+    bad = f"{token[:-8]}AAAAAAAA"
+    answer = await auth(ann, bad)
+    assert refused(answer) == "unauthorized"
+    assert ann.connection.user.nick.shown == "ann"
+    [line] = [fields for name, fields in room.log.records if name == "refused"]
+    assert line["reason"] == answer.message
+    assert token[:20] not in repr(answer) + repr(room.log.records)
+
+
+async def test_auth_wants_a_token_or_a_session(room: Room) -> None:
+    assert refused(await room.client().do(commands.Auth())) == "bad_request"
+
+
+async def test_another_user_is_for_before_the_first_join_and_the_same_at_any_time(
+    room: Room,
+) -> None:
+    ann = await room.subject("ann")
+    await ann.join()
+    assert refused(await auth(ann, room.token("bob"))) == "forbidden"
+    assert (await auth(ann, room.token("ann", op=True))).op is True
+    assert ann.connection.op
+    guest = room.client()
+    await guest.join()
+    assert refused(await auth(guest, room.token("bob"))) == "forbidden"
+    changing = await room.subject("carol")
+    assert (await auth(changing, room.token("bob"))).user == "bob"
+    assert (await changing.join()).member_count == 3
+
+
+async def test_tokens_are_not_taken_where_everybody_is_a_guest() -> None:
+    async with open_room(keys=KEYS) as room:
+        assert refused(await auth(room.client(), room.token("ann"))) == "unauthorized"
+
+
+async def test_a_session_is_a_guests_and_not_where_there_are_none(room: Room) -> None:
+    guest = room.client("bob")
+    session = room.chat.users.secret(guest.connection.user)
+    subject = await room.subject("ann")
+    assert room.chat.users.secret(subject.connection.user) is None
+    assert (await subject.do(commands.Auth(session=session))).nick == "bob"
+    assert (subject.connection.grant, subject.connection.op) == (None, False)
+    room.chat.settings = ALONE
+    nobody = room.client()
+    assert refused(await nobody.do(commands.Auth(session=session))) == "unauthorized"
+
+
+async def test_operators_are_named_by_the_configuration_or_the_token(room: Room) -> None:
+    root = await room.subject("root")
+    assert root.connection.hello().op
+    by_token = await room.subject("ann", op=True)
+    plain = await room.subject("ann")
+    assert by_token.connection.op
+    assert not plain.connection.op
+    await plain.join()
+    await by_token.join()
+    await root.join()
+    shown = (await plain.do(commands.Who(room="lobby"))).members
+    assert [(member.nick, member.op) for member in shown] == [("ann", True), ("root", True)]
+    by_token.close()
+    shown = (await plain.do(commands.Who(room="lobby"))).members
+    assert [member.op for member in shown] == [False, True]
+    guest = room.client("bob")
+    assert not guest.connection.op
+
+
+# ---- without guests
+
+
+async def test_nobody_may_do_nothing_but_say_who_they_are(alone: Room) -> None:
+    client = alone.client("ann")
+    hello = client.connection.hello()
+    assert (hello.user, hello.nick, hello.session, hello.op) == (None, None, None, False)
+    for command in (
+        commands.Join(room="lobby"),
+        commands.Leave(room="lobby"),
+        commands.Say(room="lobby", text="hi"),
+        commands.History(room="lobby"),
+        commands.Search(room="lobby", query="hi"),
+        commands.Who(room="lobby"),
+        commands.Rooms(),
+        commands.Nick(nick="ann"),
+        commands.Typing(room="lobby", on=True),
+        commands.Read(room="lobby", seq=0),
+    ):
+        assert refused(await client.do(command)) == "unauthorized"
+    assert (await auth(client, alone.token("ann"))).user == "ann"
+    assert (await client.join()).room == "lobby"
+    client.close()
+    nobody = alone.client()
+    nobody.close()
+    assert alone.log.records[-1][0] == "disconnect"
+    assert "user" not in alone.log.records[-1][1]
+
+
+async def test_who_does_not_say_it_in_time_is_closed(
+    alone: Room, autojump_clock: MockClock
+) -> None:
+    late, known = alone.client(), alone.client()
+    await trio.sleep(9.9)
+    await auth(known, alone.token("ann"))
+    assert late.closed == []
+    await trio.sleep(0.2)
+    assert late.closed == [(UNAUTHORIZED, "nobody said who this is in time")]
+    await trio.sleep(100)
+    assert known.closed == []
+    late.close()
+    assert len(alone.chat.expiries) == 1
+    known.close()
+    assert len(alone.chat.expiries) == 0
+
+
+# ---- the end of a token
+
+
+async def test_a_tokens_end_is_told_before_and_closes(
+    room: Room, autojump_clock: MockClock
+) -> None:
+    client = await room.subject("ann", seconds=3600)
+    await trio.sleep(3539)
+    assert client.told(events.Notice) == []
+    await trio.sleep(2)
+    [notice] = client.told(events.Notice)
+    assert notice == events.Notice(
+        "your token expires in 60 seconds; give a new one by auth", do="auth"
+    )
+    await trio.sleep(58)
+    assert client.closed == []
+    await trio.sleep(2)
+    assert client.closed == [(UNAUTHORIZED, "your token has expired")]
+
+
+async def test_of_a_short_life_the_last_tenth_is_told(
+    room: Room, autojump_clock: MockClock
+) -> None:
+    client = await room.subject("ann", seconds=50)
+    await trio.sleep(44)
+    assert client.told(events.Notice) == []
+    await trio.sleep(2)
+    assert client.told(events.Notice)[0].text.startswith("your token expires in 5 seconds")
+    await trio.sleep(5)
+    assert len(client.closed) == 1
+
+
+async def test_a_renewed_token_goes_on(room: Room, autojump_clock: MockClock) -> None:
+    client = await room.subject("ann", seconds=100)
+    await client.join()
+    await trio.sleep(95)
+    await auth(client, room.token("ann", seconds=100))
+    await trio.sleep(80)
+    assert client.closed == []
+    assert len(client.told(events.Notice)) == 1
+    await trio.sleep(25)
+    assert len(client.told(events.Notice)) == 2
+    assert len(client.closed) == 1
+    assert len(room.chat.expiries) == 1
+    client.close()
+
+
+async def test_a_wall_clock_that_is_set_is_noticed(room: Room, autojump_clock: MockClock) -> None:
+    client = await room.subject("ann", seconds=36_000)
+    await trio.sleep(1)
+    ahead = 35_990_000
+    before = room.chat.now
+    client.connection._due._wall = lambda: before() + ahead  # type: ignore[union-attr]
+    await trio.sleep(61)
+    assert len(client.closed) == 1
+
+
+async def test_who_has_a_token_of_a_key_that_is_gone_goes_with_it(room: Room) -> None:
+    other = read_key(new_key(symmetric=True).encode())
+    ann = await room.subject("ann")
+    room.chat.rekey(Keys([other, KEY]))
+    bob, guest = await room.subject("bob"), room.client()
+    assert ann.closed == []
+    room.chat.rekey(Keys([other]))
+    assert ann.closed == [(UNAUTHORIZED, "the key of your token is gone")]
+    assert (bob.closed, guest.closed) == ([], [])
+
+
+# ---- rights
+
+
+async def test_rooms_that_a_token_does_not_name_are_closed_to_it(room: Room) -> None:
+    there = room.client()
+    for name in ("team-a", "news", "other"):
+        await there.join(name)
+        await there.say("hello", name)
+    ann = await room.subject("ann", rooms=["Team-*"], read=["news"])
+    for command in (
+        commands.Join(room="other"),
+        commands.Who(room="other"),
+        commands.History(room="other"),
+        commands.Search(room="other", query="hello"),
+    ):
+        assert refused(await ann.do(command)) == "forbidden"
+    for name in ("team-a", "NEWS"):
+        assert (await ann.join(name)).seq == 1
+        assert len((await ann.do(commands.History(room=name))).events) == 1
+    listed = (await ann.do(commands.Rooms())).rooms
+    assert [entry.room for entry in listed] == ["news", "team-a"]
+    assert (await ann.say("hi", "team-a")).seq == 2
+
+
+async def test_where_one_may_only_read_nothing_is_said_or_changed(room: Room) -> None:
+    ann = await room.subject("ann", read=["news"])
+    await ann.join("news")
+    for command in (
+        commands.Say(room="news", text="hi"),
+        commands.Edit(room="news", seq=1, text="hi"),
+        commands.Delete(room="news", seq=1),
+        commands.Topic(room="news", text="hi"),
+        commands.Typing(room="news", on=True),
+    ):
+        assert refused(await ann.do(command)) == "forbidden"
+    assert refused(await ann.do(commands.Read(room="news", seq=0))) is None
+
+
+async def test_direct_messages_are_asked_for_like_rooms(room: Room) -> None:
+    ann = await room.subject("ann", rooms=["lobby"])
+    bob, carol = await room.subject("bob"), await room.subject("carol", rooms=["lobby", "@*"])
+    assert refused(await ann.say("psst", "@bob")) == "forbidden"
+    assert refused(await ann.join("@bob")) == "forbidden"
+    assert (await bob.say("psst", "@ann")).seq == 1
+    await carol.say("psst", "@bob")
+    await wait_all_tasks_blocked()
+    assert (ann.texts(), bob.texts()) == ([], ["psst", "psst"])
+
+
+async def test_a_token_that_lets_read_less_leads_out_of_the_rooms(room: Room) -> None:
+    ann, there = await room.subject("ann"), room.client("bob")
+    for name in ("lobby", "team"):
+        await ann.join(name)
+        await there.join(name)
+    await auth(ann, room.token("ann", rooms=["lobby"]))
+    assert set(ann.connection.memberships) == {"lobby"}
+    assert ann.told(events.Notice)[0].text == "team: your token does not let you read there"
+    assert [(left.room, left.nick) for left in there.told(events.Left)] == [("team", "ann")]
+    await there.say("secret", "team")
+    await there.say("open", "lobby")
+    await ann.until(ann.texts)
+    assert ann.texts() == ["open"]
