@@ -321,6 +321,15 @@ class History(Struct, frozen=True, kw_only=True):
             "the log warns at nine tenths.",
         ),
     ] = 2 << 30
+    purge_seconds: Annotated[
+        int,
+        Meta(
+            ge=60,
+            le=604_800,
+            description="How long the files of the store may still hold the text of a message that "
+            "was deleted, edited or too old. Shorter costs more: the whole index is written anew.",
+        ),
+    ] = 3600
 
 
 class Limits(Struct, frozen=True, kw_only=True):

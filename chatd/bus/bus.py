@@ -49,11 +49,10 @@ the fault is the store's, not the event's."""
 STORE_DOWN_SECONDS: Final = 5.0
 """How long after a failed commit new clients are sent elsewhere. Then traffic may try again."""
 
-SWEEP_SECONDS: Final = 60.0
-SWEEP_AGAIN_SECONDS: Final = 1.0
-SWEEP_IDLE_SECONDS: Final = 3600.0
-"""Between two looks at what is too old: as a rule; while there is more of it than one chunk; and
-while nothing was committed, so that only time passed."""
+SWEEP_SECONDS: Final = 15.0
+SWEEP_AGAIN_SECONDS: Final = 0.05
+"""Between two looks at what is too old, of some 50 us each: as a rule, well below the least
+`history.purge_seconds`; and while there is more of it than one chunk, of some 1 ms."""
 
 INDEX_SECONDS: Final = 1.0
 INDEX_AGAIN_SECONDS: Final = 0.01
@@ -103,7 +102,6 @@ class Bus:
         self._publish, self._published = trio.open_memory_channel[_Item](WAITING_OPERATIONS)
         self._in_doubt = False
         self._failed_at = -math.inf
-        self._committed = trio.Event()
         self._unindexed = trio.Event()
         self._unindexed.set()  # the store may have been left so, or be an old one
         self._batches = 0
@@ -223,7 +221,6 @@ class Bus:
         except Unavailable as error:
             outcomes = await self._after_failure(operations, shown, divisible=error.divisible)
         self._batches += 1
-        self._committed.set()
         for (_, answered), outcome in zip(batch, outcomes, strict=True):
             answered(outcome)
             if isinstance(outcome, Receipt) and not outcome.duplicate:
@@ -283,10 +280,6 @@ class Bus:
     async def _sweep(self) -> None:
         """Ask the collector to look, by the way every operation goes: it is the only writer."""
         while True:
-            # While nothing is committed only age is to be looked at.
-            self._committed = trio.Event()
-            with trio.move_on_after(SWEEP_IDLE_SECONDS):
-                await self._committed.wait()
             await trio.sleep(SWEEP_SECONDS)
             while await self._ask(self._retain):  # noqa: ASYNC110  a pace, not a poll
                 await trio.sleep(SWEEP_AGAIN_SECONDS)
@@ -305,7 +298,7 @@ class Bus:
         try:
             more = await self._journal.sweep()
         except Unavailable:
-            more = True
+            more = False
         if self._journal.statistics().swept != swept:
             for topic in self._topics.values():
                 topic.forget()

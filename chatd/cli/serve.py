@@ -131,6 +131,7 @@ def _journal(
         keep_days=history.keep_days,
         keep_events=history.keep_events,
         max_bytes=history.max_bytes,
+        purge_seconds=history.purge_seconds,
         user_days=settings.auth.session_days,
     )
     if path is None:

@@ -36,6 +36,8 @@ class Retention(Struct, frozen=True):
     """While the store is bigger, its oldest events go."""
     user_days: int | Literal["off"] = 30
     """Users who were away longer are forgotten; a guest's session has ended by then."""
+    purge_seconds: int = 3600
+    """After that no text that was deleted, changed or removed is in the store's files."""
 
     def events_before(self, now: int) -> int | None:
         """Give the time before which events go, in ms; None: they stay."""
@@ -44,6 +46,13 @@ class Retention(Struct, frozen=True):
     def users_before(self, now: int) -> int | None:
         """Give the time before which absent users are forgotten, in ms; None: never."""
         return None if self.user_days == "off" else now - self.user_days * _DAY
+
+    def purges(self, dirty: int | None, now: int) -> bool:
+        """Tell whether the files must be cleaned of what went first at that time, in ms.
+
+        The second half of the time is for the work. A clock that went back is not waited for.
+        """
+        return dirty is not None and not 0 <= now - dirty < self.purge_seconds * 500
 
     def excess(self, size: int) -> bool:
         return self.max_bytes != "off" and size > self.max_bytes

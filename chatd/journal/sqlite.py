@@ -42,6 +42,10 @@ _LOG_PAGES: Final = 8192
 """A log of 16 MiB is begun anew: the next commit first copies what is left of it, in the thread."""
 
 
+_TRUNCATE_MS: Final = 100
+"""How long commits wait for the readers of the log before it is emptied; a page takes some 1 ms."""
+
+
 class SqliteJournal(Reads):
     """`chatd.journal.Journal` in a file. `open_sqlite` makes it."""
 
@@ -169,14 +173,19 @@ class SqliteJournal(Reads):
         if swept is None:
             return False
         self._sweeps.done(swept.events, size=swept.size, more=swept.more)
-        return swept.more
+        return swept.more or (swept.dirty and bool(await self._keep_up("purge", self._purge)))
+
+    def _purge(self) -> bool:
+        self._writer.patience(_TRUNCATE_MS)
+        return self._writer.purge()
 
     async def _keep_up(self, part: str, work: Callable[..., _T], *values: object) -> _T | None:
         """Do what is due behind the commits; None where it cannot be done now."""
         if self._writer.doubt or self._closed:
             return None
         try:
-            if self._pace.threaded:
+            # To clean the files may take long: few statements, and the disk's own confirmation.
+            if self._pace.threaded or part == "purge":
                 done = await self._in_thread(work, *values)
             else:
                 self._writer.patience(0)

@@ -21,11 +21,16 @@ _CHUNK_CHARACTERS: Final = 32 * 1024
 
 
 class Swept(Struct, frozen=True):
-    """What a chunk of retention did. ``size`` is the store's bytes in use before it."""
+    """What a chunk of retention did.
+
+    ``size`` is the store's bytes in use before it. ``dirty`` says that it is time to clean the
+    files of what went (`chatd.journal.writer.Writer.purge`).
+    """
 
     events: int
     more: bool
     size: int
+    dirty: bool
 
 
 class Upkeep:
@@ -77,6 +82,25 @@ class Upkeep:
         self.pages += 8 + characters // 512
         return indexed < marks.position
 
+    def merge(self) -> None:
+        """Merge a slice of the index into one, so that words that were taken out leave the file.
+
+        What FTS5 takes out it only marks, in a newer part of the index. One merge of all the parts
+        that there are when it begins ends both. A slice ends between two words: one that is in each
+        of a million messages takes 0.1 s.
+        """
+        marks = self._marks
+        pages = fulltext.MERGE_PAGES
+        if marks.merge == "due":
+            marks.merge, marks.later = "begun", None
+            pages = -pages
+        self._cursor.execute("BEGIN IMMEDIATE")
+        more = fulltext.merge(self._cursor, pages)
+        self._cursor.execute("COMMIT")
+        self.pages += fulltext.MERGE_PAGES
+        if not more:
+            marks.merge = "done"
+
     # Retention
 
     def sweep(self, retention: Retention, now: int) -> Swept:
@@ -89,7 +113,8 @@ class Upkeep:
         if not removed:
             removed = self._sweep_rooms(retention, now)
         more = removed or self._forget_users(retention, now) or self._drop_records(now)
-        return Swept(removed, bool(more), size)
+        dirty = not more and retention.purges(self._marks.dirty, now)
+        return Swept(removed, bool(more), size, dirty)
 
     def _sweep_oldest(self, retention: Retention, now: int, size: int) -> int:
         before = retention.events_before(now)
@@ -145,6 +170,7 @@ class Upkeep:
             (*values, self._marks.indexed),
         ).fetchall()
         fulltext.take_out(self._cursor, found)
+        self._marks.wipe(self._cursor, now)
         removed = execute(f"DELETE FROM events WHERE {where}", values).rowcount  # noqa: S608
         execute("COMMIT")
         self.pages += 4 * removed

@@ -175,6 +175,8 @@ class Writer:
         marks, at = self.marks, self._now()
         made = Batch(self._cursor, at=at, indexed=marks.indexed, keyed=keyed)
         outcomes = made.run(batch)
+        if made.wiped:
+            marks.wipe(self._cursor, at)
         self._cursor.execute("COMMIT")
         marks.position = made.position
         for room_id, _ in made.rooms.values():
@@ -242,6 +244,23 @@ class Writer:
     def sweep(self, retention: Retention) -> Swept:
         """Remove one chunk of the past."""
         return self._keep_up(lambda upkeep: upkeep.sweep(retention, self._now()))
+
+    def purge(self) -> bool:
+        """Do the next step to clean the files of what was taken away; True if more is left.
+
+        The index is merged in slices, then the log is copied into the file and emptied.
+        """
+        marks = self.marks
+        if marks.merge != "done":
+            self._keep_up(lambda upkeep: upkeep.merge())
+            return True
+        # Read by others just now: the next sweep tries again.
+        if self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0:
+            self._connection.execute(
+                "UPDATE meta SET value = ? WHERE name = 'dirty'", (marks.later,)
+            )
+            marks.dirty, marks.merge = marks.later, "due"
+        return False
 
     def _keep_up(self, work: Callable[[Upkeep], _T]) -> _T:
         upkeep = Upkeep(self._cursor, self.marks)

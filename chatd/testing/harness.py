@@ -235,6 +235,7 @@ async def open_chat(
             keep_days=history.keep_days,
             keep_events=history.keep_events,
             max_bytes=history.max_bytes,
+            purge_seconds=history.purge_seconds,
             user_days=settings.auth.session_days,
         )
         journal = MemoryJournal(now=now, retention=retention)

@@ -1,0 +1,107 @@
+"""A store of a test's own, whose disk fails when it is told to."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from chatd.journal import Durability
+from chatd.journal.retention import Retention
+from chatd.journal.sqlite import SqliteJournal, open_sqlite
+from chatd.model import Event, Operation, Post, Receipt
+
+KEPT = Retention(keep_days="off", keep_events="off", max_bytes="off", user_days="off")
+
+
+class Clock:
+    """A wall clock in ms that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.ms = 1_700_000_000_000
+
+    def __call__(self) -> int:
+        return self.ms
+
+    def days(self, days: float) -> None:
+        self.ms += int(days * 24 * 3600 * 1000)
+
+
+class FaultyCursor(sqlite3.Cursor):
+    def execute(self, sql: str, parameters: Any = ()) -> Self:
+        FaultyConnection.statements.append(sql)
+        FaultyConnection.before(sql)
+        super().execute(sql, parameters)
+        FaultyConnection.after(sql)
+        return self
+
+    def executemany(self, sql: str, parameters: Iterable[Any]) -> Self:
+        FaultyConnection.before(sql)
+        super().executemany(sql, parameters)
+        return self
+
+
+def nothing(_sql: str) -> None:
+    """Do as the disk does on a good day."""
+
+
+class FaultyConnection(sqlite3.Connection):
+    """Calls ``before`` and ``after`` around every statement of every connection."""
+
+    before: ClassVar[Callable[[str], None]] = staticmethod(nothing)
+    after: ClassVar[Callable[[str], None]] = staticmethod(nothing)
+    statements: ClassVar[list[str]] = []
+
+    def cursor(self, factory: Any = None) -> Any:
+        return super().cursor(FaultyCursor)
+
+    def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
+        return FaultyCursor(self).execute(sql, parameters)
+
+
+class Store:
+    """A store's path, its clock, and what it told; opened as often as wanted."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "store" / "chat.db"
+        self.runtime: Path | None = folder / "run"
+        self.now = Clock()
+        self.faults = FaultyConnection
+        self.told: list[tuple[str, dict[str, object]]] = []
+
+    def tell(self, event: str, /, **fields: object) -> None:
+        self.told.append((event, fields))
+
+    def states(self) -> list[object]:
+        return [fields["state"] for _, fields in self.told]
+
+    def open(
+        self, durability: Durability = "commit", retention: Retention = KEPT
+    ) -> AbstractAsyncContextManager[SqliteJournal]:
+        return open_sqlite(
+            self.path,
+            durability=durability,
+            retention=retention,
+            now=self.now,
+            runtime_dir=self.runtime,
+            told=self.tell,
+            factory=FaultyConnection,
+        )
+
+
+def post(text: str = "hello", *, key: str | None = None, room: str = "lobby") -> Post:
+    return Post(room, room.title(), "u1", "ann", text, key=key)
+
+
+async def commit(journal: SqliteJournal, *batch: Operation) -> list[Event]:
+    outcomes = await journal.commit(batch)
+    return [outcome.event for outcome in outcomes if isinstance(outcome, Receipt)]
+
+
+def error(name: str) -> sqlite3.OperationalError:
+    made = sqlite3.OperationalError(f"made up: {name}")
+    made.sqlite_errorcode = getattr(sqlite3, name)
+    made.sqlite_errorname = name
+    return made

@@ -1,0 +1,289 @@
+"""Behind the commits: words are made findable, and what went leaves the store's files."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import trio
+
+from chatd.journal import fulltext
+from chatd.journal import sqlite as sqlite_module
+from chatd.journal.retention import CHUNK, Retention
+from chatd.journal.sqlite import SqliteJournal
+from chatd.model import Post
+from tests.journal.store import KEPT, Store, commit, error, nothing, post
+
+PURGED = Retention(
+    keep_days="off", keep_events="off", max_bytes="off", user_days="off", purge_seconds=60
+)
+
+
+def edit(of: int, text: str) -> Post:
+    return Post("lobby", "Lobby", "u1", "ann", text, "edit", of=of)
+
+
+def delete(of: int) -> Post:
+    return Post("lobby", "Lobby", "u1", "ann", None, "delete", of=of)
+
+
+def files(store: Store) -> bytes:
+    """Give the bytes of all the store's files, in lower case, as the index has its words."""
+    return b"".join(path.read_bytes() for path in store.path.parent.iterdir()).lower()
+
+
+async def index(journal: SqliteJournal) -> None:
+    while await journal.index():
+        pass
+
+
+async def sweep(journal: SqliteJournal) -> int:
+    sweeps = 0
+    while await journal.sweep():
+        sweeps += 1
+    return sweeps
+
+
+async def purge(journal: SqliteJournal) -> None:
+    """Sweep until the files are clean: a checkpoint may be at the log meanwhile."""
+    while journal._writer.marks.dirty is not None:
+        await sweep(journal)
+
+
+async def found(journal: SqliteJournal, query: str) -> list[int]:
+    return [event.seq for event in await journal.search("lobby", query, 10**9, 1000)]
+
+
+# What goes
+
+
+async def test_text_that_went_is_in_no_file_in_time(store: Store) -> None:
+    retention = Retention(keep_days=1, keep_events="off", max_bytes="off", purge_seconds=60)
+    async with store.open(retention=retention) as journal:
+        await commit(journal, post("Retired"))
+        store.now.days(1)
+        store.now.ms += 1
+        await commit(journal, post("Zebra eats"), post("Quagga " * 500), post("Keeps grazing"))
+        await index(journal)
+        await commit(journal, edit(2, "Yak eats"), edit(2, "Xerus eats"), delete(3))
+        await index(journal)
+        await sweep(journal)
+        assert await journal.search("lobby", "retired", 99, 9) == []
+        for word in (b"retired", b"zebra", b"quagga"):
+            assert word in files(store), word
+        store.now.ms += 30_000
+        assert await sweep(journal) > 0
+        await purge(journal)
+        left = files(store)
+        for word in (b"retired", b"zebra", b"yak", b"quagga"):
+            assert word not in left, word
+        assert b"xerus" in left
+        assert await found(journal, "grazing") == [4]
+        assert await found(journal, "xerus") == [2]
+        assert await journal.sweep() is False
+        assert journal._writer.marks.dirty is None
+
+
+async def test_words_leave_an_index_of_many_parts(store: Store) -> None:
+    draw = random.Random(1)
+    async with store.open(retention=PURGED) as journal:
+        for part in range(30):
+            texts = [f"w{draw.randrange(500)}n secret{part}x{one}" for one in range(CHUNK)]
+            made = await commit(journal, *[post(text) for text in texts])
+            await index(journal)
+            await commit(journal, edit(made[0].seq, f"plain{part}"), delete(made[-1].seq))
+        store.now.ms += 30_000
+        await commit(journal, post("newer"), edit(2, "changed while it is cleaned"))
+        while await journal.sweep():
+            await index(journal)
+        await purge(journal)
+        connection = sqlite3.connect(store.path)
+        connection.execute("CREATE VIRTUAL TABLE temp.v USING fts5vocab (main, words, row)")
+        terms = {row[0] for row in connection.execute("SELECT term FROM temp.v")}
+        connection.close()
+        assert terms >= {"plain0", "plain29", "newer", "cleaned", "secret0x2"}
+        for part in range(30):
+            for word in (f"secret{part}x0", f"secret{part}x{CHUNK - 1}"):
+                assert word not in terms
+                assert word.encode() not in files(store)
+
+
+async def test_what_goes_while_the_files_are_cleaned_is_cleaned_next(store: Store) -> None:
+    async with store.open(retention=PURGED) as journal:
+        await commit(journal, post("first"), post("Second"))
+        await index(journal)
+        await commit(journal, delete(1))
+        store.now.ms += 30_000
+        assert await journal.sweep() is True
+        await commit(journal, delete(2))
+        await sweep(journal)
+        assert journal._writer.marks.dirty == store.now()
+        store.now.ms += 30_000
+        await purge(journal)
+        assert b"second" not in files(store)
+
+
+async def test_a_store_that_was_closed_meanwhile_is_cleaned_after_it_is_opened(
+    store: Store,
+) -> None:
+    async with store.open(retention=PURGED) as journal:
+        await commit(journal, post("Zebra"))
+        await index(journal)
+        await commit(journal, delete(1))
+        await index(journal)
+    assert b"zebra" in files(store)
+    store.now.ms += 60_000
+    async with store.open(retention=PURGED) as journal:
+        await purge(journal)
+        assert b"zebra" not in files(store)
+
+
+async def test_a_clock_that_went_back_is_not_waited_for(store: Store) -> None:
+    async with store.open(retention=PURGED) as journal:
+        await commit(journal, post("Zebra"))
+        await commit(journal, delete(1))
+        assert await journal.sweep() is False
+        store.now.ms -= 3_600_000
+        await purge(journal)
+        assert b"zebra" not in files(store)
+
+
+async def test_the_log_is_emptied_later_where_somebody_reads_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_module, "_TRUNCATE_MS", 0)
+    async with store.open(retention=PURGED) as journal:
+        await commit(journal, post("Zebra"))
+        await commit(journal, delete(1))
+        with closing(sqlite3.connect(store.path, isolation_level=None)) as other:
+            other.execute("BEGIN")
+            other.execute("SELECT * FROM events").fetchone()
+            store.now.ms += 30_000
+            await sweep(journal)
+            assert b"zebra" in files(store)
+        await purge(journal)
+        assert b"zebra" not in files(store)
+
+
+async def test_a_purge_that_fails_is_told_and_made_good(store: Store) -> None:
+    def fail(sql: str) -> None:
+        if "TRUNCATE" in sql:
+            raise error("SQLITE_IOERR")
+
+    async with store.open(retention=PURGED) as journal:
+        await commit(journal, post("Zebra"))
+        await commit(journal, delete(1))
+        store.now.ms += 30_000
+        store.faults.before = staticmethod(fail)
+        await sweep(journal)
+        store.faults.before = staticmethod(nothing)
+        await purge(journal)
+        assert b"zebra" not in files(store)
+        assert store.states() == ["failed", "recovered"]
+
+
+# The index
+
+
+async def test_an_index_chunk_is_bounded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with store.open() as journal:
+        await commit(journal, *[post(f"w{number}") for number in range(CHUNK + 1)])
+        assert await journal.index() is True
+        assert await found(journal, f"w{CHUNK - 1}") == [CHUNK]
+        assert await found(journal, f"w{CHUNK}") == []
+        assert await journal.index() is False
+        assert await found(journal, f"w{CHUNK}") == [CHUNK + 1]
+        await commit(journal, *[post("long " * 5000) for _ in range(6)])
+        assert [await journal.index() for _ in range(3)] == [True, True, False]
+
+
+async def test_the_index_goes_on_after_a_restart(store: Store) -> None:
+    async with store.open() as journal:
+        await commit(journal, post("one"))
+        await index(journal)
+        await commit(journal, post("two"))
+    async with store.open() as journal:
+        assert await found(journal, "two") == []
+        await index(journal)
+        assert (await found(journal, "one"), await found(journal, "two")) == ([1], [2])
+
+
+async def test_words_of_removed_events_are_not_found(store: Store) -> None:
+    retention = Retention(keep_days="off", keep_events=1, max_bytes="off")
+    async with store.open(retention=retention) as journal:
+        await commit(journal, post("one word"), post("two words"))
+        await index(journal)
+        await commit(journal, post("three words"), post("four words"))
+        await sweep(journal)
+        await index(journal)
+        assert await found(journal, "words") == [4]
+        assert await found(journal, "word") == []
+        journal._writer._connection.execute(
+            "INSERT INTO words (words, rank) VALUES ('integrity-check', 0)"
+        )
+
+
+async def test_an_index_that_fails_is_made_good(store: Store) -> None:
+    def fail(sql: str) -> None:
+        if sql.startswith("UPDATE meta"):
+            raise error("SQLITE_FULL")
+
+    async with store.open() as journal:
+        await commit(journal, post("one"))
+        store.faults.before = staticmethod(fail)
+        assert await journal.index() is False
+        store.faults.before = staticmethod(nothing)
+        assert await found(journal, "one") == []
+        await index(journal)
+        assert await found(journal, "one") == [1]
+        assert store.states() == ["failed", "recovered"]
+
+
+async def test_a_commit_indexes_nothing(store: Store) -> None:
+    async with store.open() as journal:
+        await commit(journal, post("a"), edit(1, "b"), delete(1))
+        assert [sql for sql in store.faults.statements if "INTO words (rowid" in sql] == []
+
+
+async def test_the_index_is_merged_as_it_grows(store: Store) -> None:
+    async with store.open() as journal:
+        for number in range(100):
+            await commit(journal, post(f"word{number} and more"))
+            await journal.index()
+        connection = journal._writer._connection
+        parts = connection.execute("SELECT count(DISTINCT segid) FROM words_idx").fetchone()[0]
+        assert parts < 16
+        assert fulltext.MERGE_PAGES > 0
+
+
+async def test_an_old_store_is_indexed_from_its_beginning(store: Store) -> None:
+    async with store.open() as journal:
+        await commit(journal, post("old words"))
+    with closing(sqlite3.connect(store.path)) as connection:
+        for statement in (
+            "DROP TABLE words",
+            "DROP TABLE records",
+            "DROP INDEX users_subject",
+            "ALTER TABLE users DROP COLUMN subject",
+            "DELETE FROM meta WHERE name IN ('indexed', 'dirty')",
+            "PRAGMA user_version = 1",
+        ):
+            connection.execute(statement)
+        connection.commit()
+    async with store.open() as journal:
+        await index(journal)
+        assert await found(journal, "old") == [1]
+
+
+async def test_reads_find_while_the_index_is_written(store: Store, tmp_path: Path) -> None:
+    async with store.open(retention=KEPT) as journal:
+        await commit(journal, *[post(f"word number {one}") for one in range(200)])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(index, journal)
+            for _ in range(20):
+                seqs = await found(journal, "word")
+                assert seqs == sorted(seqs, reverse=True)
+        assert len(await found(journal, "word")) == 200
