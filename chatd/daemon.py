@@ -37,6 +37,7 @@ from chatd.settings import Settings
 from chatd.systemd import Notifier
 from chatd.wire.listener import Listener
 from chatd.wire.server import Server
+from chatd.wire.tls import tls_context
 from chatd.wire.transport import Transport
 
 __all__ = ["Daemon", "now_ms", "open_daemon", "run"]
@@ -63,7 +64,7 @@ class Daemon:
         self.chat = chat
         self.socketio = SocketIoGateway(chat, log, self._closes)
         table = routes(chat, log, self.socketio, self._welcomes, self._closes)
-        self.server = Server(settings, table, log)
+        self.server = Server(settings, table, log, tls=tls_context(settings))
         self._log = log
         self._handlers = handlers
         self._listeners = trio.CancelScope()
@@ -118,7 +119,7 @@ async def open_daemon(
 ) -> AsyncIterator[Daemon]:
     """Run a daemon on an open journal for as long as the block; at its end it drains.
 
-    The journal is closed then. A cancellation ends it at once.
+    The journal is closed then. A cancellation ends it at once. Raises TlsError.
     """
     chat = Chat(settings, journal=journal, log=log, now=now, keys=keys)
     await chat.users.load()

@@ -13,6 +13,7 @@ from typing import Annotated, Final, Literal, TypeAlias
 from msgspec import Meta, Struct
 
 __all__ = [
+    "CREDENTIAL",
     "ENVELOPE_BYTES",
     "Auth",
     "Chat",
@@ -24,6 +25,7 @@ __all__ = [
     "Listen",
     "Log",
     "Settings",
+    "Tls",
     "WebSocket",
 ]
 
@@ -33,6 +35,9 @@ Off: TypeAlias = Literal["off"]
 # 4 bytes become 12 (\ud83d\ude00), so 4 for 1 leaves room.
 _ESCAPED: Final = 4
 ENVELOPE_BYTES: Final = 4096
+
+CREDENTIAL: Final = "credential:"
+"""Before the name of a file that systemd hands over: systemd.exec(5), LoadCredential=."""
 
 _HOST: Final = r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])"
 # sun_path holds 108 bytes with its end: unix(7).
@@ -76,6 +81,27 @@ def _is_host(text: str) -> bool:
     return re.fullmatch(rf"{_HOST}(?::[0-9]{{1,5}})?", text) is not None
 
 
+def _is_proxy(text: str) -> bool:
+    if text == "unix":
+        return True
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_key_file(text: str) -> bool:
+    # A credential's name is a file's in one folder: systemd.exec(5).
+    if text.startswith(CREDENTIAL):
+        return re.fullmatch(r"(?!\.)[A-Za-z0-9_.-]+", text.removeprefix(CREDENTIAL)) is not None
+    return _is_file(text)
+
+
+def _is_secret_file(text: str) -> bool:
+    return text == "off" or _is_key_file(text)
+
+
 def _is_greeting(text: str) -> bool:
     return set(re.findall(r"\{(\w*)\}", text)) <= {"nick", "room"}
 
@@ -88,20 +114,17 @@ def _is_user(text: str) -> bool:
     return re.fullmatch(r"[^\s*:@#,/\x00-\x1f\x7f]{1,32}", text) is not None
 
 
-def _is_secret_file(text: str) -> bool:
-    # A credential's name is a file's in one folder: systemd.exec(5).
-    return (text.startswith("/") and not text.endswith("/") and "\0" not in text) or re.fullmatch(
-        r"credential:(?!\.\.?$)[^/\x00:]{1,255}", text
-    ) is not None
-
-
 def _is_cookie(text: str) -> bool:
     # RFC 6265 section 4.1.1: a token of RFC 9110.
     return re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}", text) is not None
 
 
 def _is_history_path(text: str) -> bool:
-    return text == "auto" or (text.startswith("/") and not text.endswith("/") and "\0" not in text)
+    return text == "auto" or _is_file(text)
+
+
+def _is_file(text: str) -> bool:
+    return text.startswith("/") and not text.endswith("/") and "\0" not in text
 
 
 _Address: TypeAlias = Annotated[
@@ -120,6 +143,20 @@ _Origin: TypeAlias = Annotated[
 _HostName: TypeAlias = Annotated[
     str, Meta(title='"HOST" or "HOST:PORT"', extra={"check": _is_host})
 ]
+_Proxy: TypeAlias = Annotated[
+    str,
+    Meta(
+        title='"unix", an IP address or a network such as "10.1.0.0/16"',
+        extra={"check": _is_proxy, "words": ("unix",)},
+    ),
+]
+_SecretFile: TypeAlias = Annotated[
+    str,
+    Meta(
+        title='"off", a file\'s absolute path or "credential:NAME"',
+        extra={"check": _is_secret_file, "words": ("off",)},
+    ),
+]
 _Greeting: TypeAlias = Annotated[
     str, Meta(title="a text; {nick} and {room} are filled in", extra={"check": _is_greeting})
 ]
@@ -137,11 +174,11 @@ _User: TypeAlias = Annotated[
         extra={"check": _is_user},
     ),
 ]
-_SecretFile: TypeAlias = Annotated[
+_KeyFile: TypeAlias = Annotated[
     str,
     Meta(
         title='a file\'s absolute path or "credential:NAME"',
-        extra={"check": _is_secret_file},
+        extra={"check": _is_key_file},
     ),
 ]
 _Cookie: TypeAlias = Annotated[
@@ -194,6 +231,29 @@ class Http(Struct, frozen=True, kw_only=True):
             '"same". Empty: any name.',
         ),
     ] = ()
+    trusted_proxies: Annotated[
+        tuple[_Proxy, ...],
+        Meta(
+            description="Who may say for whom it asks: by X-Forwarded-For, -Host and -Proto, by "
+            "Forwarded, or by the PROXY protocol. unix: whoever comes by a Unix socket. From "
+            "anybody else such headers are ignored, and the PROXY protocol is refused.",
+        ),
+    ] = ("unix",)
+
+
+class Tls(Struct, frozen=True, kw_only=True):
+    certificate_file: Annotated[
+        _SecretFile,
+        Meta(
+            description="The certificate, in PEM, with the chain behind it. With it, and its key, "
+            "https and wss are spoken wherever chatd listens on TCP; Unix sockets stay plain. "
+            "credential:NAME is a file that systemd hands over (LoadCredential=).",
+        ),
+    ] = "off"
+    key_file: Annotated[
+        _SecretFile,
+        Meta(description="Its private key, in PEM, without a passphrase. Both are given, or none."),
+    ] = "off"
 
 
 class Chat(Struct, frozen=True, kw_only=True):
@@ -258,7 +318,7 @@ class Auth(Struct, frozen=True, kw_only=True):
         ),
     ] = "open"
     key_files: Annotated[
-        tuple[_SecretFile, ...],
+        tuple[_KeyFile, ...],
         Meta(
             description="The keys for tokens, one a file, as `chatd token --new-key` makes them. "
             "The first private one signs what `chatd token` issues; all verify, so that a new key "
@@ -339,7 +399,10 @@ class Limits(Struct, frozen=True, kw_only=True):
     ] = 10_000
     connections_per_address: Annotated[
         Annotated[int, Meta(ge=1, le=1_000_000)] | Off,
-        Meta(description="How many from one address. Loopback and Unix sockets are not counted."),
+        Meta(
+            description="How many from one address, an IPv6 one by its /64. Loopback is not "
+            "counted, nor who comes by a Unix socket and not through a proxy.",
+        ),
     ] = 200
     message_bytes: Annotated[
         int,
@@ -516,7 +579,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     """The whole configuration; ``Settings()`` is the defaults. Sections stand by their weight."""
 
     listen: Annotated[Listen, Meta(description="Where chatd listens.")] = Listen()
-    http: Annotated[Http, Meta(description="Browsers.")] = Http()
+    http: Annotated[Http, Meta(description="Browsers, and proxies.")] = Http()
     chat: Annotated[Chat, Meta(description="The chat itself.")] = Chat()
     history: Annotated[History, Meta(description="What is kept, where and how long.")] = History()
     limits: Annotated[Limits, Meta(description="Bounds, so that nobody can take it all.")] = (
@@ -524,6 +587,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     )
     log: Annotated[Log, Meta(description="The log, on standard error.")] = Log()
     auth: Annotated[Auth, Meta(description="Who somebody is.")] = Auth()
+    tls: Annotated[Tls, Meta(description="Encryption, where no proxy does it.")] = Tls()
     websocket: Annotated[WebSocket, Meta(description="WebSocket connections.")] = WebSocket()
     engineio: Annotated[EngineIo, Meta(description="Socket.IO clients.")] = EngineIo()
     drain: Annotated[Drain, Meta(description="The end, by SIGTERM.")] = Drain()

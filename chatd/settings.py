@@ -9,10 +9,11 @@ from __future__ import annotations
 import codecs
 import difflib
 import functools
+import itertools
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, get_type_hints
 
@@ -20,6 +21,7 @@ import msgspec
 from msgspec import Struct, inspect
 
 from chatd.keys import (
+    CREDENTIAL,
     ENVELOPE_BYTES,
     Auth,
     Chat,
@@ -31,6 +33,7 @@ from chatd.keys import (
     Listen,
     Log,
     Settings,
+    Tls,
     WebSocket,
 )
 from chatd.places import KeyPath, Place, locate, position
@@ -47,14 +50,17 @@ __all__ = [
     "Limits",
     "Listen",
     "Log",
+    "Rule",
+    "SecretError",
     "Section",
     "Settings",
     "SettingsError",
+    "Tls",
     "WebSocket",
     "expects",
-    "file_of",
     "history_path",
     "load",
+    "secret_file",
     "sections",
 ]
 
@@ -84,6 +90,18 @@ class SettingsError(Exception):
         super().__init__("; ".join(fault.message for fault in self.faults))
 
 
+class SecretError(Exception):
+    """A credential cannot be told where systemd gave none; the message is one line."""
+
+
+class Rule(NamedTuple):
+    """A rule across keys that does not hold: what it involves, the first to be pointed at."""
+
+    keys: Sequence[tuple[str, str]]
+    message: str
+    element: tuple[int, ...] = ()
+
+
 class Key(NamedTuple):
     """A key of a section: its type, as written and as msgspec sees it, and what it does."""
 
@@ -101,11 +119,15 @@ class Section(NamedTuple):
 
 
 def load(
-    path: Path | None = None, overrides: Sequence[str] = (), listen: Sequence[str] = ()
+    path: Path | None = None,
+    overrides: Sequence[str] = (),
+    listen: Sequence[str] = (),
+    checks: Sequence[Callable[[Settings], Iterable[Rule]]] = (),
 ) -> Settings:
     """Read ``path`` (None: no file), then ``SECTION.KEY=VALUE`` flags, then ``--listen`` flags.
 
-    Raises SettingsError.
+    ``checks`` look at what the keys name, such as files, and tell what is wrong with it. Raises
+    SettingsError.
     """
     reading = _Reading()
     if path is not None:
@@ -114,7 +136,7 @@ def load(
         reading.override(override)
     if listen:
         reading.listen(listen)
-    return reading.settings()
+    return reading.settings(checks)
 
 
 def history_path(settings: Settings, environ: Mapping[str, str]) -> Path:
@@ -135,19 +157,17 @@ def history_path(settings: Settings, environ: Mapping[str, str]) -> Path:
     return home / ".local" / "state" / "chatd" / "chatd.db"
 
 
-def file_of(name: str, environ: Mapping[str, str]) -> Path:
-    """Tell the file that a key names: a path, or ``credential:NAME``, which systemd gives.
+def secret_file(name: str, environ: Mapping[str, str]) -> Path:
+    """Tell the file of a key's secret: a path, or a credential of systemd's.
 
-    Raises SettingsError where there are no credentials.
+    Raises SecretError where there are no credentials.
     """
-    _, colon, credential = name.partition("credential:")
-    if not colon:
+    if not name.startswith(CREDENTIAL):
         return Path(name)
-    # systemd.exec(5), "Credentials".
-    if folder := environ.get("CREDENTIALS_DIRECTORY"):
-        return Path(folder) / credential
-    message = "there are no credentials here: systemd gives them (LoadCredential=)"
-    raise SettingsError([Fault(0, 0, message, "", name)])
+    folder = environ.get("CREDENTIALS_DIRECTORY")
+    if not folder:
+        raise SecretError(f"{name}: systemd gave no credentials; see LoadCredential= of the unit")
+    return Path(folder) / name.removeprefix(CREDENTIAL)
 
 
 @functools.cache
@@ -269,11 +289,13 @@ class _Reading:
             self._key(_Source(f"--listen {address}"), "listen", "addresses", [address])
         self._values["listen"]["addresses"] = list(addresses)
 
-    def settings(self) -> Settings:
+    def settings(self, checks: Sequence[Callable[[Settings], Iterable[Rule]]]) -> Settings:
         for section, name in self._wrong:
             del self._values[section][name]
         settings = msgspec.convert(self._values, Settings)
-        for rule in _broken_rules(settings):
+        for rule in itertools.chain(
+            _broken_rules(settings), *(check(settings) for check in checks)
+        ):
             if self._wrong.isdisjoint(rule.keys):
                 key = next(key for key in rule.keys if key in self._sources)
                 fault = self._sources[key].fault(rule.message, (*key, *rule.element))
@@ -432,43 +454,44 @@ def _elsewhere(name: str) -> str:
     return f'; did you mean "{last.get(near[0], near[0])}"?' if near else ""
 
 
-class _Rule(NamedTuple):
-    """A rule that does not hold: what it involves, the first to be pointed at."""
-
-    keys: Sequence[tuple[str, str]]
-    message: str
-    element: tuple[int, ...] = ()
-
-
-def _broken_rules(settings: Settings) -> Iterator[_Rule]:
+def _broken_rules(settings: Settings) -> Iterator[Rule]:
     limits, websocket = settings.limits, settings.websocket
     if limits.send_queue_bytes < settings.message_wire_bytes:
-        yield _Rule(
+        yield Rule(
             [("limits", "send_queue_bytes"), ("limits", "message_bytes")],
             f"limits.send_queue_bytes ({limits.send_queue_bytes}) must hold a message: one of "
             f"limits.message_bytes ({limits.message_bytes}) may take {settings.message_wire_bytes}",
         )
     least = limits.message_bytes + ENVELOPE_BYTES
     if settings.max_message_bytes < least:
-        yield _Rule(
+        yield Rule(
             [("websocket", "max_message_bytes"), ("limits", "message_bytes")],
             f"websocket.max_message_bytes ({settings.max_message_bytes}) must let a message in: "
             f"limits.message_bytes ({limits.message_bytes}) and what stands around it take {least}",
         )
     if websocket.ping_timeout_seconds > websocket.ping_interval_seconds:
-        yield _Rule(
+        yield Rule(
             [("websocket", "ping_timeout_seconds"), ("websocket", "ping_interval_seconds")],
             f"websocket.ping_timeout_seconds ({websocket.ping_timeout_seconds:g}) must not be more "
             f"than websocket.ping_interval_seconds ({websocket.ping_interval_seconds:g})",
         )
     if settings.auth.mode == "token" and not settings.auth.key_files:
-        yield _Rule(
+        yield Rule(
             [("auth", "mode"), ("auth", "key_files")],
             'auth.key_files must name a key where auth.mode is "token": `chatd token --new-key` '
             "makes one",
+        )
+    tls = settings.tls
+    if (tls.certificate_file == "off") != (tls.key_file == "off"):
+        given, absent = ("certificate_file", "key_file")
+        if tls.certificate_file == "off":
+            given, absent = absent, given
+        yield Rule(
+            [("tls", given), ("tls", absent)],
+            f"tls.{absent} must be given beside tls.{given}: one is of no use alone",
         )
     addresses = settings.listen.addresses
     for index, address in enumerate(addresses):
         if address in addresses[:index] and not address.endswith(":0"):
             message = f'listen.addresses: "{address}" stands there twice'
-            yield _Rule([("listen", "addresses")], message, (index,))
+            yield Rule([("listen", "addresses")], message, (index,))

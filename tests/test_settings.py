@@ -15,13 +15,15 @@ from chatd.settings import (
     History,
     Limits,
     Listen,
+    Rule,
+    SecretError,
     Settings,
     SettingsError,
     WebSocket,
     expects,
-    file_of,
     history_path,
     load,
+    secret_file,
     sections,
 )
 
@@ -453,8 +455,50 @@ def test_what_names_no_file_no_cookie_and_nobody(key: str, value: str) -> None:
     assert one(None, [f"{key}={value}"]).startswith(f"{key}: expected ")
 
 
-def test_a_file_is_a_path_or_a_credential() -> None:
-    assert file_of("/etc/key", {}) == Path("/etc/key")
-    assert file_of("credential:key", {"CREDENTIALS_DIRECTORY": "/run/c"}) == Path("/run/c/key")
-    with pytest.raises(SettingsError, match="LoadCredential="):
-        file_of("credential:key", {})
+@pytest.mark.parametrize(
+    "entry", ["10.0.0.1/8", "chat.example.org", "10.0.0.0/33", "*", "unix:/run/a", "", "[::1]"]
+)
+def test_a_proxy_is_an_address_or_a_network(write: Write, entry: str) -> None:
+    [(line, column, message)] = faults(write(f'[http]\ntrusted_proxies = ["unix", "{entry}"]\n'))
+    assert (line, column) == (2, 28)
+    assert 'expected "unix", an IP address or a network such as "10.1.0.0/16"' in message
+
+
+@pytest.mark.parametrize("entry", ["unix", "10.0.0.0/8", "192.0.2.1", "::1", "2001:db8::/32"])
+def test_proxies_of_each_kind(write: Write, entry: str) -> None:
+    loaded = load(write(f'[http]\ntrusted_proxies = ["{entry}"]\n'))
+    assert loaded.http.trusted_proxies == (entry,)
+
+
+@pytest.mark.parametrize("name", ["certificate_file", "key_file"])
+def test_a_certificate_and_its_key_come_together(write: Write, name: str) -> None:
+    [(line, column, message)] = faults(write(f'[tls]\n{name} = "/a.pem"\n'))
+    assert (line, column) == (2, len(name) + 4)
+    assert f"must be given beside tls.{name}" in message
+
+
+@pytest.mark.parametrize(
+    "file", ["a.pem", "/a/", "credential:", "credential:a/b", "credential:..", "Off", ""]
+)
+def test_a_secret_is_a_file_or_a_credential(write: Write, file: str) -> None:
+    path = write(f'[tls]\ncertificate_file = "{file}"\nkey_file = "/b"\n')
+    [(line, _, message)] = faults(path)
+    assert line == 2
+    assert 'expected "off", a file\'s absolute path or "credential:NAME"' in message
+
+
+def test_where_a_secret_is() -> None:
+    there = {"CREDENTIALS_DIRECTORY": "/run/credentials/chatd.service"}
+    assert secret_file("/etc/key", there) == Path("/etc/key")
+    assert secret_file("credential:key", there) == Path("/run/credentials/chatd.service/key")
+    with pytest.raises(SecretError, match="credential:key: systemd gave no credentials"):
+        secret_file("credential:key", {})
+
+
+def test_what_the_keys_name_is_looked_at_and_its_faults_have_their_place(write: Write) -> None:
+    path = write('[tls]\ncertificate_file = "/a"\nkey_file = "/b"\n[limits]\nrooms = 0\n')
+    with pytest.raises(SettingsError) as caught:
+        load(path, checks=[lambda settings: [Rule([("tls", "key_file")], settings.tls.key_file)]])
+    told = [(fault.line, fault.column, fault.message) for fault in caught.value.faults]
+    assert told[0] == (3, 12, "/b")
+    assert told[1][0] == 5

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from chatd.chat.tokens import Key, Keys, UnusableKey, read_key
-from chatd.settings import Fault, Settings, SettingsError, file_of
+from chatd.settings import Fault, Rule, SecretError, Settings, SettingsError, secret_file
 
-__all__ = ["load_keys"]
+__all__ = ["check_files", "load_keys"]
 
 # A key is some hundred bytes; more is the wrong file, or one without end.
 _FILE_BYTES: Final = 1 << 16
@@ -20,21 +21,39 @@ def load_keys(settings: Settings, environ: Mapping[str, str]) -> Keys:
     faults: list[Fault] = []
     for name in settings.auth.key_files:
         try:
-            keys.append(read_key(_read(name, environ)))
-        except UnusableKey as error:
+            keys.append(_key(name, environ))
+        except (UnusableKey, SecretError) as error:
             faults.append(Fault(0, 0, f"auth.key_files: {error}", "", name))
-        except SettingsError as error:
-            faults += error.faults
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            faults.append(Fault(0, 0, f"auth.key_files: it cannot be read: {reason}", "", name))
     if faults:
         raise SettingsError(faults)
     return Keys(keys)
 
 
+def check_files(settings: Settings, environ: Mapping[str, str] = os.environ) -> Iterator[Rule]:
+    """Tell what is wrong with the keys, as ``settings.load`` wants it told.
+
+    Credentials are seen by the service alone: where there are none, nothing is told of them.
+    """
+    for index, name in enumerate(settings.auth.key_files):
+        try:
+            _key(name, environ)
+        except SecretError:
+            continue
+        except UnusableKey as error:
+            yield Rule([("auth", "key_files")], f"auth.key_files: {error}", (index,))
+
+
+def _key(name: str, environ: Mapping[str, str]) -> Key:
+    """Read one. Raises UnusableKey, and SecretError where there are no credentials."""
+    try:
+        return read_key(_read(name, environ))
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UnusableKey(f"it cannot be read: {reason}") from error
+
+
 def _read(name: str, environ: Mapping[str, str]) -> bytes:
-    with file_of(name, environ).open("rb") as stream:
+    with secret_file(name, environ).open("rb") as stream:
         data = stream.read(_FILE_BYTES + 1)
     if len(data) > _FILE_BYTES:
         raise UnusableKey(f"it has over {_FILE_BYTES} bytes")

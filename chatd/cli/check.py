@@ -8,13 +8,18 @@ import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TextIO
 
+from chatd.chat.key_files import check_files as check_keys
 from chatd.settings import Fault, SettingsError, load
+from chatd.wire.tls import check_files as check_certificate
 
 if TYPE_CHECKING:
     # A generic class that can be subscripted in annotations alone.
     Verbs = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001  # it has no other name
 
-__all__ = ["add_parser", "report", "run", "say"]
+__all__ = ["FILES", "add_parser", "report", "run", "say"]
+
+FILES: Final = (check_certificate, check_keys)
+"""What looks into the files that a configuration names."""
 
 _DEFAULT_FILE: Final = Path("/etc/chatd/chatd.toml")
 
@@ -35,7 +40,7 @@ def add_parser(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check ``args.file``; give the exit code."""
     try:
-        load(args.file)
+        load(args.file, checks=FILES)
     except SettingsError as error:
         say(report(error), sys.stderr)
         return 1

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from chatd import daemon
 from chatd.chat.key_files import load_keys
 from chatd.chat.tokens import Keys
-from chatd.cli.check import report, say
+from chatd.cli.check import FILES, report, say
 from chatd.journal import Journal, StoreError
 from chatd.journal.memory import MemoryJournal
 from chatd.journal.retention import Retention
@@ -26,6 +26,7 @@ from chatd.logs import Log, LogError, open_log
 from chatd.settings import Settings, SettingsError, history_path, load
 from chatd.systemd import Notifier
 from chatd.wire.listener import Listener, ListenError, open_listeners
+from chatd.wire.tls import TlsError, tls_context
 
 if TYPE_CHECKING:
     from chatd.cli.check import Verbs
@@ -61,11 +62,16 @@ def add_parser(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until told to stop; give the exit code."""
     try:
-        settings = load(args.config, args.set, args.listen)
+        settings = load(args.config, args.set, args.listen, FILES)
+        # What is a credential was not looked at before: the daemon's own start has it.
+        tls_context(settings)
         path = history_path(settings, os.environ) if settings.history.store == "sqlite" else None
         keys = load_keys(settings, os.environ)
     except SettingsError as error:
         say(report(error), sys.stderr)
+        return FAULTY_CONFIGURATION
+    except TlsError as error:
+        _fault(str(error))
         return FAULTY_CONFIGURATION
     try:
         log = open_log(
@@ -76,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     faults: list[str] = []
     try:
         trio.run(_serve, settings, path, keys, log)
-    except* (ListenError, StoreError) as errors:
+    except* (ListenError, StoreError, TlsError) as errors:
         faults = [str(error) for error in _leaves(errors)]
     finally:
         log.close()
@@ -90,7 +96,8 @@ async def _serve(settings: Settings, path: Path | None, keys: Keys, log: Log) ->
         for listener in listeners:
             stack.callback(listener.close)
         if sys.stderr.isatty():
-            where = " and ".join(_where(listener) for listener in listeners)
+            scheme = "http" if settings.tls.certificate_file == "off" else "https"
+            where = " and ".join(_where(listener, scheme) for listener in listeners)
             kept = "not kept" if path is None else f"in {path}"
             say(f"chatd serves on {where}; the history is {kept}; Ctrl+C ends it\n", sys.stderr)
         await daemon.run(
@@ -119,8 +126,8 @@ def _within_descriptors(settings: Settings, log: Log) -> Settings:
     return replace(settings, limits=replace(settings.limits, connections=fit))
 
 
-def _where(listener: Listener) -> str:
-    return listener.address if listener.path else f"http://{listener.address}"
+def _where(listener: Listener, scheme: str) -> str:
+    return listener.address if listener.path else f"{scheme}://{listener.address}"
 
 
 def _journal(

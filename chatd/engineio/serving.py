@@ -20,6 +20,7 @@ from chatd.settings import Settings
 from chatd.wire.listener import open_listeners
 from chatd.wire.routes import Routes
 from chatd.wire.server import Server
+from chatd.wire.tls import tls_context
 
 __all__ = ["Served", "serve"]
 
@@ -44,10 +45,12 @@ async def serve(
 ) -> None:
     """Listen on these addresses and serve until cancelled; started with the addresses bound.
 
-    ``routes`` are ``served``'s own where they are None; ``settings`` are the wire's limits. Raises
-    ListenError where an address cannot be had.
+    ``routes`` are ``served``'s own where they are None; ``settings`` are the wire's limits and
+    its certificate. Raises ListenError where an address cannot be had, TlsError for a certificate
+    that cannot be used.
     """
-    server = Server(settings or Settings(), routes or served.routes, log)
+    settings = settings or Settings()
+    server = Server(settings, routes or served.routes, log, tls=tls_context(settings))
     listeners = open_listeners(addresses)
     bound = [listener.address for listener in listeners]
     try:

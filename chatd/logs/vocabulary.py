@@ -60,7 +60,9 @@ VOCABULARY: Final[dict[Name, Meaning]] = {
     "start": Meaning("info", "the daemon begins", ("version", "pid")),
     "listening": Meaning("info", "a listener is open", ("listener",)),
     "ready": Meaning("info", "clients are served from now on", ("seconds",)),
-    "warning": Meaning("warning", "something the operator should mend", ("detail", "setting")),
+    "warning": Meaning(
+        "warning", "something the operator should mend", ("detail", "setting", "address")
+    ),
     "connect": Meaning("info", "a chat connection is open", _CONNECTION),
     "auth": Meaning("info", "a connection is somebody who was here before", _CONNECTION),
     "join": Meaning("info", "a connection entered a room", (*_CONNECTION, "room")),

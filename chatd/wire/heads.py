@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+from chatd.wire.proxy_protocol import SIGNATURES
 from chatd.wire.request import Refused, Request, refusal
 
 __all__ = [
@@ -34,6 +35,8 @@ _HEADERS: Final = 100
 _UNSOUND: Final = re.compile(rb"(?<!\r)\n|\r[^\n]|\r\n[ \t]")
 # h11 makes one of equal lengths; here a second one is refused, on a line of its own or in a list.
 _LENGTHS: Final = re.compile(rb"\r\ncontent-length:|(?<=\r\ncontent-length:)[^\r]*,", re.IGNORECASE)
+# The second is without the empty lines with which it begins, for which HTTP has a use.
+_PROXY_HEADERS: Final = tuple(signature.lstrip(b"\r\n") for signature in SIGNATURES)
 _HOST: Final = re.compile(r"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]*")
 _VERSION: Final = "13"
 
@@ -52,6 +55,8 @@ def check_head(buffer: bytearray, end: int, scanned: int) -> None:
     if size > HEAD_BYTES or buffer.count(b"\r\n", 0, size) > _HEADERS:
         reason = f"A head has at most {HEAD_BYTES} bytes and {_HEADERS} fields."
         raise Refused(refusal(431, reason))
+    if buffer.startswith(_PROXY_HEADERS):
+        raise Refused(refusal(400, "The PROXY protocol is taken from http.trusted_proxies alone."))
     if buffer and not buffer[:1].isalpha():
         raise malformed("no method")
     # With the last line's own end: a bare CR may stand right before it.

@@ -7,13 +7,14 @@ the end of a chunked body.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, Protocol
 
 import h11
 import trio
 
 from chatd.logs import Log
+from chatd.wire.forwarding import FORWARDING, Forwarded
 from chatd.wire.heads import (
     HEAD_BYTES,
     body_length,
@@ -25,10 +26,10 @@ from chatd.wire.heads import (
 )
 from chatd.wire.request import Refused, Request, Response, refusal
 from chatd.wire.routes import WEBSOCKET, Routes
-from chatd.wire.transport import Transport
+from chatd.wire.transport import Peer, Transport
 from chatd.wire.websocket import Handover, Upgrade
 
-__all__ = ["HttpConnection"]
+__all__ = ["Gate", "HttpConnection"]
 
 _RECV_BYTES: Final = 8192
 # A page's assets go out in pieces of this size, each with a deadline of its own.
@@ -43,12 +44,25 @@ _LINGER_SECONDS: Final = 1.0
 _LINGER_BYTES: Final = 1 << 20
 
 
+class Gate(Protocol):
+    """Who asks, and whether they are let in."""
+
+    def forwarded(self, headers: Sequence[tuple[str, str]], peer: Peer) -> Forwarded:
+        """Tell for whom a peer asks that sent forwarding headers."""
+        raise NotImplementedError
+
+    def admit(self, peer: Peer) -> Response | None:
+        """Give the answer to a request of this peer's that is not welcome."""
+
+    def refused(self, status: int) -> None:
+        """Hear of each refusal that is made here."""
+
+
 class HttpConnection:
     """Serves one connection until it ends or becomes a WebSocket.
 
     ``seconds`` bounds each wait on the peer: the whole of a head, the whole of a body, the time
-    between requests, each piece of an answer. ``refusing``, where given, answers every request.
-    ``refused`` is told the status of each refusal made here.
+    between requests, each piece of an answer. ``early`` are bytes that were read already.
     """
 
     def __init__(
@@ -59,20 +73,21 @@ class HttpConnection:
         *,
         connection: str,
         seconds: float,
-        refused: Callable[[int], None],
-        refusing: Response | None = None,
+        gate: Gate,
+        early: bytes = b"",
     ) -> None:
         self._transport = transport
         self._routes = routes
         self._log = log
         self._id = connection
         self._seconds = seconds
-        self._refused = refused
-        self._refusing = refusing
+        self._gate = gate
+        # Who asks: the peer, or for whom it asks at present.
+        self._asker = transport.peer
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES)
         self._scope = trio.CancelScope()
         # What came and was not given to h11 yet.
-        self._buffer = bytearray()
+        self._buffer = bytearray(early)
         self._reading_head = False
         self._last = False
         # The end of what h11 was given of a body.
@@ -129,6 +144,7 @@ class HttpConnection:
         if self._h11.our_state is not h11.IDLE:
             self._next_cycle()
         self._bodiless = False
+        self._asker = self._transport.peer
         self._reading_head = True
         self._rearm()
         buffer = self._buffer
@@ -179,19 +195,25 @@ class HttpConnection:
             # RFC 9112 section 3.2.2: the absolute form must be understood, its host counts.
             authority, slash, rest = target.partition("://")[2].partition("/")
             target = slash + rest or "/"
-            headers = [(name, value) for name, value in headers if name != "host"]
-            headers.append(("host", authority))
+            headers = _with_host(headers, authority)
         if not target.startswith("/") and target != "*":
             raise malformed("a target that is no path")
+        secure = self._transport.secure
+        if any(name in FORWARDING for name, _ in headers):
+            told = self._gate.forwarded(headers, self._transport.peer)
+            self._asker = told.peer
+            secure = secure if told.secure is None else told.secure
+            if told.host is not None:
+                headers = _with_host(headers, told.host)
         check_host(next((value for name, value in headers if name == "host"), ""))
         return Request(
             event.method.decode("ascii"),
             target,
             headers,
-            self._transport.peer,
+            self._asker,
             connection=self._id,
             listener_loopback=self._transport.listener_loopback,
-            secure=self._transport.secure,
+            secure=secure,
             read=self._read_body,
             gone=self._gone,
         )
@@ -206,8 +228,9 @@ class HttpConnection:
     # The answer
 
     async def _answer(self, request: Request) -> Response | Upgrade:
-        if self._refusing is not None:
-            raise Refused(self._refusing)
+        refusing = self._gate.admit(request.peer)
+        if refusing is not None:
+            raise Refused(refusing)
         method = request.method
         if "websocket" in tokens(request.header("upgrade")):
             method = WEBSOCKET
@@ -227,7 +250,7 @@ class HttpConnection:
             self._log.emit(
                 "fault",
                 connection=self._id,
-                address=self._transport.peer.address,
+                address=self._asker.address,
                 detail=f"{request.method} {request.path}",
                 error=repr(error),
                 traceback=traceback.format_exc(),
@@ -258,11 +281,11 @@ class HttpConnection:
             await self._send(response, close=True)
 
     def _note(self, response: Response, request: Request | None) -> None:
-        self._refused(response.status)
+        self._gate.refused(response.status)
         self._log.emit(
             "refused",
             connection=self._id,
-            address=self._transport.peer.address,
+            address=self._asker.address,
             status=response.status,
             reason=response.body.decode(errors="replace").rstrip(),
             method=request.method if request is not None else None,
@@ -367,3 +390,7 @@ class HttpConnection:
             if not data:
                 return
             read += len(data)
+
+
+def _with_host(headers: Sequence[tuple[str, str]], host: str) -> list[tuple[str, str]]:
+    return [*((name, value) for name, value in headers if name != "host"), ("host", host)]

@@ -27,12 +27,18 @@ class _Peer(Protocol):
     @property
     def loopback(self) -> bool: ...
 
+    @property
+    def forwarded(self) -> bool: ...
+
 
 class Asker(Protocol):
     """What is asked of a request here."""
 
     @property
     def peer(self) -> _Peer: ...
+
+    @property
+    def secure(self) -> bool: ...
 
     def header(self, name: str) -> str | None: ...
 
@@ -62,7 +68,9 @@ def check(
     asked = _parts(origin)
     for allowed in origins:
         if allowed == "same":
-            if asked is not None and _authority(host, asked[0]) == asked[1:]:
+            # Whether it came over TLS is known where it did: else a proxy may have ended it.
+            scheme = "https" if request.secure else asked and asked[0]
+            if asked is not None and _authority(host, scheme or "") == asked[1:]:
                 if not hosts or any(_names(name, asked) for name in hosts):
                     return None
                 setting = "http.hosts"
@@ -94,6 +102,7 @@ def _came_locally(request: Asker, host: str) -> bool:
     named = _authority(host, "http")
     return (
         request.peer.loopback
+        and not request.peer.forwarded
         and named is not None
         and is_loopback_name(named[0])
         and all(request.header(name) is None for name in _FORWARDED)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ipaddress
 import itertools
+import ssl
 import traceback
 from collections import Counter
 from collections.abc import Sequence
@@ -14,8 +14,11 @@ from msgspec import Struct
 
 from chatd.logs import Log
 from chatd.settings import Settings
+from chatd.wire.admission import Admission, Visit
+from chatd.wire.forwarding import FORWARDING, Forwarded, TrustedProxies, forwarded
 from chatd.wire.http import HttpConnection
 from chatd.wire.listener import Listener
+from chatd.wire.preamble import Opened, Preamble, PreambleError
 from chatd.wire.request import Response, refusal
 from chatd.wire.routes import Routes
 from chatd.wire.sweeper import Sweeper
@@ -26,7 +29,7 @@ __all__ = ["Server", "ServerStatistics"]
 
 # Above a limit so many more are let in to be told so; who comes then is closed without a word.
 _TOLD: Final = 64
-_RETRY: Final = (("Retry-After", "10"),)
+_PLAIN: Final = refusal(400, "TLS is spoken here: say https:// or wss://.")
 # "No descriptors" is said once in this time, however long it lasts.
 _WARN_SECONDS: Final = 60.0
 
@@ -49,19 +52,24 @@ class ServerStatistics(Struct, frozen=True):
 class Server:
     """Serves listeners, and single transports.
 
-    ``settings`` and ``routes`` may be replaced while it runs: new connections go by the new ones.
+    ``settings``, ``routes`` and ``tls`` may be replaced while it runs: new connections go by the
+    new ones. ``tls``, where there is one, is spoken with whoever comes by TCP.
     ``connections`` are the WebSockets that are open.
     """
 
-    def __init__(self, settings: Settings, routes: Routes, log: Log) -> None:
+    def __init__(
+        self, settings: Settings, routes: Routes, log: Log, *, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.routes = routes
+        self.tls = tls
         self.connections: set[WebSocket] = set()
         self._log = log
         self._ids = itertools.count(1)
-        self._http_open: set[HttpConnection] = set()
+        self._waiting: set[Preamble | HttpConnection] = set()
         self._retiring = False
-        self._open = 0
-        self._by_address: Counter[str] = Counter()
+        self._admission = Admission(settings.limits)
+        self._trusted = TrustedProxies(settings.http.trusted_proxies)
+        self._distrusted = False
         self._refused: Counter[int] = Counter()
         self._accepted = 0
         self._turned_away = 0
@@ -77,6 +85,8 @@ class Server:
     def settings(self, settings: Settings) -> None:
         self._settings = settings
         self._sweeper.rhythm = settings.websocket
+        self._admission.limits = settings.limits
+        self._trusted = TrustedProxies(settings.http.trusted_proxies)
 
     async def serve(
         self,
@@ -108,16 +118,24 @@ class Server:
 
     async def handle(self, transport: Transport) -> None:
         """Live one connection's whole life, and close its transport. Raises nothing of its."""
-        address = _counted(transport.peer)
         self._accepted += 1
-        self._open += 1
-        self._by_address[address] += 1
+        visit = self._admission.enter()
+        trusted = self._trusted.trusts(transport.peer)
+        if not trusted:
+            visit.count_for(transport.peer)
         try:
-            refusing, over = self._over(address)
-            if over <= _TOLD:
-                await self._serve(transport, refusing)
-            else:
-                self._turned_away += 1
+            if self._turns_away(visit):
+                return
+            connection = f"c{_base36(next(self._ids))}"
+            opened = await self._open(transport, connection, trusted=trusted)
+            if opened is None:
+                return
+            transport = opened.transport
+            if transport.peer.forwarded:
+                visit.count_for(transport.peer)
+                if self._turns_away(visit):
+                    return
+            await self._speak(opened, connection, visit)
         except trio.BrokenResourceError:
             pass  # the peer is gone, before it was anybody
         except Exception as error:  # the connection's boundary
@@ -128,10 +146,7 @@ class Server:
                 traceback=traceback.format_exc(),
             )
         finally:
-            self._open -= 1
-            self._by_address[address] -= 1
-            if not self._by_address[address]:
-                del self._by_address[address]
+            visit.leave()
             await transport.aclose()
 
     def retire(self) -> None:
@@ -140,12 +155,12 @@ class Server:
         What is begun is answered; WebSockets are not touched. A drain waits for nobody idle.
         """
         self._retiring = True
-        for http in list(self._http_open):
-            http.retire()
+        for waiting in list(self._waiting):
+            waiting.retire()
 
     def statistics(self) -> ServerStatistics:
         return ServerStatistics(
-            open=self._open,
+            open=self._admission.open,
             websockets=len(self.connections),
             accepted=self._accepted,
             refused=dict(self._refused),
@@ -153,26 +168,40 @@ class Server:
             waiting=sum(websocket.outbox.waiting for websocket in self.connections),
         )
 
-    def _over(self, address: str) -> tuple[Response | None, int]:
-        """Find the answer for a connection that is one too many, and by how many it is."""
-        limits = self._settings.limits
-        over = self._open - limits.connections
-        if over > 0:
-            return refusal(503, "Too many connections; come back in a while.", _RETRY), over
-        allowed = limits.connections_per_address
-        if address and allowed != "off":
-            over = self._by_address[address] - allowed
-            if over > 0:
-                return refusal(429, "Too many connections from your address.", _RETRY), over
-        return None, 0
+    def _turns_away(self, visit: Visit) -> bool:
+        """Tell whether it is so far over a limit that it is not even told so."""
+        if visit.over <= _TOLD:
+            return False
+        self._turned_away += 1
+        return True
 
-    async def _serve(self, transport: Transport, refusing: Response | None) -> None:
-        connection = f"c{_base36(next(self._ids))}"
-        handover = await self._http(transport, connection, refusing)
+    async def _open(self, transport: Transport, connection: str, *, trusted: bool) -> Opened | None:
+        tls = self.tls if transport.peer.kind == "tcp" else None
+        if not trusted and tls is None:
+            return Opened(transport)
+        seconds = self._settings.limits.handshake_seconds
+        preamble = Preamble(transport, trusted=trusted, tls=tls, seconds=seconds)
+        self._waiting.add(preamble)
+        try:
+            return await preamble.run()
+        except PreambleError as error:
+            self._turned_away += 1
+            self._log.emit(
+                "refused",
+                connection=connection,
+                address=transport.peer.address,
+                reason=str(error),
+            )
+            return None
+        finally:
+            self._waiting.discard(preamble)
+
+    async def _speak(self, opened: Opened, connection: str, visit: Visit) -> None:
+        handover = await self._http(opened, connection, visit)
         if handover is None:
             return
         websocket = WebSocket(
-            connection, transport, handover, settings=self._settings, log=self._log
+            connection, opened.transport, handover, settings=self._settings, log=self._log
         )
         self.connections.add(websocket)
         if handover.upgrade.heartbeat:
@@ -183,28 +212,43 @@ class Server:
             self._sweeper.discard(websocket)
             self.connections.discard(websocket)
 
-    async def _http(
-        self, transport: Transport, connection: str, refusing: Response | None
-    ) -> Handover | None:
+    async def _http(self, opened: Opened, connection: str, visit: Visit) -> Handover | None:
         # A call of its own: what HTTP needed is gone while the WebSocket lives.
         http = HttpConnection(
-            transport,
+            opened.transport,
             self.routes,
             self._log,
             connection=connection,
             seconds=self._settings.limits.handshake_seconds,
-            refused=self._count_refusal,
-            refusing=refusing,
+            gate=_Gate(self, visit, plain=opened.plain),
+            early=opened.early,
         )
         if self._retiring:
             http.retire()
-        self._http_open.add(http)
+        self._waiting.add(http)
         try:
             return await http.run()
         finally:
-            self._http_open.discard(http)
+            self._waiting.discard(http)
 
-    def _count_refusal(self, status: int) -> None:
+    def forwarded(self, headers: Sequence[tuple[str, str]], peer: Peer) -> Forwarded:
+        """Tell for whom a peer asks that sent forwarding headers; warn of one that may not."""
+        if self._trusted.trusts(peer):
+            return forwarded(headers, peer, self._trusted)
+        if not self._distrusted:
+            self._distrusted = True
+            name = next(name for name, _ in headers if name in FORWARDING)
+            self._log.emit(
+                "warning",
+                address=peer.address,
+                detail=f"a request came with {name} from who is no trusted proxy: it is ignored, "
+                "then and from now on; if it was your proxy, add its address",
+                setting="http.trusted_proxies",
+            )
+        return Forwarded(peer)
+
+    def count_refusal(self, status: int) -> None:
+        """Count an answer that refused."""
         self._refused[status] += 1
 
     def _exhausted(self) -> None:
@@ -219,16 +263,24 @@ class Server:
             )
 
 
-def _counted(peer: Peer) -> str:
-    """Name whom a connection counts for: an IPv4 address, an IPv6 network, "" for nobody.
+class _Gate:
+    """What one connection's HTTP asks: who it is that asks, and may they come in."""
 
-    A household has a whole /64, so one address of it says nothing.
-    """
-    if peer.kind != "tcp" or peer.loopback:
-        return ""
-    if ":" not in peer.address:
-        return peer.address
-    return str(ipaddress.ip_network((peer.address, 64), strict=False))
+    __slots__ = ("_plain", "_server", "_visit")
+
+    def __init__(self, server: Server, visit: Visit, *, plain: bool) -> None:
+        self._server = server
+        self._visit = visit
+        self._plain = plain
+
+    def forwarded(self, headers: Sequence[tuple[str, str]], peer: Peer) -> Forwarded:
+        return self._server.forwarded(headers, peer)
+
+    def admit(self, peer: Peer) -> Response | None:
+        return _PLAIN if self._plain else self._visit.count_for(peer)
+
+    def refused(self, status: int) -> None:
+        self._server.count_refusal(status)
 
 
 def _base36(number: int) -> str:

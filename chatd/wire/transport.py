@@ -6,6 +6,7 @@ Both have one face. Reading and whole writes are here; what a connection queues 
 from __future__ import annotations
 
 import errno
+import ipaddress
 import socket
 from abc import ABC, abstractmethod
 from collections import deque
@@ -32,17 +33,38 @@ class Peer(Struct, frozen=True):
     """Who is at the other end.
 
     ``address`` is an IP address without port (an IPv4 one is never written as IPv6), ``"unix"`` or
-    ``"memory"``. ``loopback`` is true for this machine's own IP addresses and for memory.
+    ``"memory"``. ``kind`` is what carries the bytes to us. ``loopback`` is true for this machine's
+    own IP addresses and for memory. ``forwarded``: a trusted proxy says so, and speaks for them.
     """
 
     address: str
     kind: Literal["tcp", "unix", "memory"]
     loopback: bool
+    forwarded: bool = False
+
+    @property
+    def exempt(self) -> bool:
+        """Tell whether limits by address do not hold: for loopback, and Unix without a proxy."""
+        return self.loopback or (self.kind != "tcp" and not self.forwarded)
+
+    @property
+    def counted_as(self) -> str:
+        """Name whom limits by address count this for; ``""`` where it is exempt.
+
+        An IPv4 address, or an IPv6 network: a household has a whole /64, so one address of it says
+        nothing.
+        """
+        if self.exempt:
+            return ""
+        if ":" not in self.address:
+            return self.address
+        return str(ipaddress.ip_network((self.address, 64), strict=False))
 
 
 class Transport(ABC):
     """The face both kinds have. Every error of the connection is ``trio.BrokenResourceError``.
 
+    ``peer`` may be replaced by whom it speaks for, as a PROXY header tells.
     ``listener_loopback`` tells whether the listener that took the connection is bound to loopback,
     ``secure`` whether it is TLS.
     ``send_now`` gives the kernel what it takes at once, and raises BlockingIOError where it takes
@@ -60,7 +82,7 @@ class Transport(ABC):
         listener_loopback: bool,
         secure: bool,
     ) -> None:
-        self.peer: Final = peer
+        self.peer = peer
         self.listener_loopback: Final = listener_loopback
         self.secure: Final = secure
         self.send_now = send_now or _never_now

@@ -198,7 +198,7 @@ class WebSocket:
         self._log.emit(
             "fault",
             connection=self.id,
-            address=self._transport.peer.address,
+            address=self.request.peer.address,
             transport="websocket",
             detail=self.request.path,
             error=repr(error),

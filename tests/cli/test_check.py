@@ -48,7 +48,7 @@ def test_faults_are_shown_with_line_and_caret(
 
 def test_the_file_is_the_installed_one_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Path] = []
-    monkeypatch.setattr(check, "load", asked.append)
+    monkeypatch.setattr(check, "load", lambda path, **_: asked.append(path))
     assert run() == 0
     assert asked == [Path("/etc/chatd/chatd.toml")]
 
@@ -108,3 +108,17 @@ def test_garbage_is_told(tmp_path_factory: pytest.TempPathFactory, data: bytes) 
     path = tmp_path_factory.getbasetemp() / "garbage.toml"
     path.write_bytes(data)
     assert run(str(path)) in (0, 1)
+
+
+def test_a_certificate_that_cannot_be_had_has_its_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "chatd.toml"
+    path.write_text(f'[tls]\ncertificate_file = "{tmp_path}/no"\nkey_file = "{tmp_path}/no"\n')
+    assert run(str(path)) == 1
+    said, _, _ = capsys.readouterr().err.partition("\n")
+    place = f"{path}:2:20: error: "
+    assert (
+        said
+        == f"{place}tls.certificate_file: {tmp_path}/no cannot be read: no such file or directory"
+    )

@@ -14,14 +14,18 @@ AWAY = Peer("192.0.2.7", "tcp", loopback=False)
 
 
 def asked(
-    origin: str | None, host: str = "localhost:3000", peer: Peer = LOCAL, more: str = ""
+    origin: str | None,
+    host: str = "localhost:3000",
+    peer: Peer = LOCAL,
+    more: str = "",
+    secure: bool = False,
 ) -> Request:
     headers = [("host", host)]
     if more:
         headers.append((more, "192.0.2.1"))
     if origin is not None:
         headers.append(("origin", origin))
-    return Request("GET", "/ws", headers, peer)
+    return Request("GET", "/ws", headers, peer, secure=secure)
 
 
 @pytest.mark.parametrize(
@@ -100,6 +104,26 @@ def test_local_pages_count_only_where_all_is_local(origin: str) -> None:
         forwarded = asked(origin, more=header)
         assert check(forwarded, DEFAULT, (), listener_loopback=True) is not None
     assert check(asked(origin), ["same"], (), listener_loopback=True) is not None
+
+
+def test_what_a_proxy_passed_on_is_not_local() -> None:
+    peer = Peer("127.0.0.1", "tcp", loopback=True, forwarded=True)
+    request = asked("http://localhost:8080", peer=peer)
+    assert check(request, DEFAULT, (), listener_loopback=True) is not None
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "passes"),
+    [
+        ("https://chat.example.org", "chat.example.org", True),
+        ("https://chat.example.org:3000", "chat.example.org:3000", True),
+        # A page that came in the clear may be anybody's.
+        ("http://chat.example.org", "chat.example.org", False),
+    ],
+)
+def test_over_tls_the_port_that_is_not_written_is_443(origin: str, host: str, passes: bool) -> None:
+    request = asked(origin, host, AWAY, secure=True)
+    assert (check(request, DEFAULT, (), listener_loopback=False) is None) is passes
 
 
 def test_each_word_allows_its_own() -> None:

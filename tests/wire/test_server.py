@@ -8,7 +8,7 @@ from trio.testing import MockClock
 
 from chatd.wire.request import Request, Response
 from chatd.wire.transport import Peer
-from tests.wire.served import Client, serve, settings
+from tests.wire.served import HANDSHAKE, Client, serve, settings
 
 FEW = settings(limits={"connections": 3, "connections_per_address": 2})
 
@@ -154,3 +154,79 @@ async def test_statistics() -> None:
         statistics = served.server.statistics()
         assert (statistics.open, statistics.websockets, statistics.accepted) == (1, 1, 1)
         assert (statistics.refused, statistics.turned_away, statistics.waiting) == ({}, 0, 0)
+
+
+PROXY = Peer("unix", "unix", loopback=False)
+
+
+async def who(request: Request) -> Response:
+    told = f"{request.peer.address} {request.header('host')} {request.secure}"
+    return Response(200, told.encode())
+
+
+async def test_who_a_trusted_proxy_asks_for() -> None:
+    async with serve(tcp=False, who=who) as served:
+        client = served.dial(PROXY)
+        asked = "GET /who HTTP/1.1\nX-Forwarded-For: 127.0.0.1, 192.0.2.1\nX-Forwarded-Proto: https"
+        named = f"{asked}\nX-Forwarded-Host: chat.example.org"
+        assert (await client.ask(named))[2] == b"192.0.2.1 chat.example.org True"
+        # A connection that the proxy keeps is another client's with the next request.
+        assert (await client.ask("GET /who HTTP/1.1"))[2] == b"unix localhost False"
+        assert (await client.ask(asked))[2] == b"192.0.2.1 localhost True"
+        assert (await client.ask(f"{asked}\nX-Forwarded-Host: a b"))[0] == 400
+        [refused] = [fields for name, fields in served.recording.records if name == "refused"]
+        assert refused["address"] == "192.0.2.1"
+
+
+async def test_38_forged_headers_are_ignored_and_warned_of_once() -> None:
+    async with serve(tcp=False, who=who) as served:
+        forged = (
+            "GET /who HTTP/1.1\nX-Forwarded-For: 192.0.2.1\nX-Forwarded-Host: a.example\n"
+            "X-Forwarded-Proto: https\nForwarded: for=192.0.2.1"
+        )
+        for address in ("192.0.2.66", "192.0.2.67"):
+            client = served.dial(away(address))
+            for _ in range(2):
+                assert (await client.ask(forged))[2] == f"{address} localhost False".encode()
+        [warning] = [fields for name, fields in served.recording.records if name == "warning"]
+        assert (warning["setting"], warning["address"]) == ("http.trusted_proxies", "192.0.2.66")
+        assert "x-forwarded-for" in warning["detail"]
+
+
+async def test_trust_is_taken_up_while_running() -> None:
+    async with serve(tcp=False, who=who) as served:
+        client = served.dial(away("192.0.2.66"))
+        asked = "GET /who HTTP/1.1\nX-Forwarded-For: 192.0.2.1"
+        assert (await client.ask(asked))[2].startswith(b"192.0.2.66 ")
+        served.server.settings = settings(http={"trusted_proxies": ["192.0.2.0/24"]})
+        assert (await client.ask(asked))[2].startswith(b"192.0.2.1 ")
+
+
+async def test_the_limit_by_address_holds_for_whom_a_proxy_asks() -> None:
+    async with serve(settings(limits={"connections_per_address": 2}), tcp=False) as served:
+        asked = "GET / HTTP/1.1\nX-Forwarded-For: "
+        kept = [served.dial(PROXY) for _ in range(5)]
+        answers = [(await client.ask(f"{asked}2001:db8::{n}"))[0] for n, client in enumerate(kept)]
+        assert answers == [200, 200, 429, 429, 429]
+        # Many clients, each in turn on connections that the proxy keeps: none is held.
+        for number in range(10):
+            assert (await kept[0].ask(f"{asked}192.0.2.{number}"))[0] == 200
+        for client in kept[2:]:
+            await client.aclose()
+        await trio.testing.wait_all_tasks_blocked()
+        assert (await served.dial(PROXY).ask(f"{asked}2001:db8::9"))[0] == 200
+        assert (await served.dial(PROXY).ask("GET / HTTP/1.1"))[0] == 200
+
+
+async def test_a_websocket_counts_for_whom_the_proxy_asked() -> None:
+    async with serve(settings(limits={"connections_per_address": 1}), tcp=False) as served:
+        client = served.dial(PROXY)
+        await client.send(HANDSHAKE.replace(b"\r\n\r\n", b"\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n"))
+        assert (await client.answer())[0] == 101
+        asked = "GET / HTTP/1.1\nX-Forwarded-For: 192.0.2.1"
+        refused = served.dial(PROXY)
+        assert (await refused.ask(asked))[0] == 429
+        await refused.aclose()
+        await client.aclose()
+        await trio.testing.wait_all_tasks_blocked()
+        assert (await served.dial(PROXY).ask(asked))[0] == 200

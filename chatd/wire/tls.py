@@ -1,0 +1,198 @@
+"""TLS: the server's certificate, and a connection's handshake and bytes."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from chatd.settings import Rule, SecretError, Settings, secret_file
+from chatd.wire.transport import StreamTransport, Transport
+
+__all__ = [
+    "HANDSHAKE",
+    "HandshakeError",
+    "TlsError",
+    "check_files",
+    "shake_hands",
+    "tls_context",
+]
+
+HANDSHAKE: Final = 0x16
+"""The first byte of a TLS connection, and never of a plain one: RFC 8446 section 5.1."""
+
+# Those of TLS 1.2 with forward secrecy and authenticated encryption, as Mozilla's "intermediate"
+# has them but for finite-field Diffie-Hellman; TLS 1.3 has no others.
+_CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
+# A record of 16 KiB with all that may stand around it: RFC 8446 section 5.2.
+_RECORD_BYTES: Final = 16384 + 256 + 5
+# A chain of certificates is some KiB; more is the wrong file.
+_FILE_BYTES: Final = 1 << 20
+
+
+class TlsError(Exception):
+    """The certificate or its key cannot be used; the message is one line. ``key`` is whose."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(f"tls.{key}: {message}")
+        self.key: Final = key
+
+
+class HandshakeError(Exception):
+    """A peer's handshake failed; the message says why."""
+
+
+def tls_context(
+    settings: Settings, environ: Mapping[str, str] = os.environ
+) -> ssl.SSLContext | None:
+    """Load the certificate and its key; None where TLS is off.
+
+    Raises TlsError.
+    """
+    tls = settings.tls
+    if tls.certificate_file == "off":
+        return None
+    certificate = _readable("certificate_file", tls.certificate_file, environ, "CERTIFICATE")
+    key = _readable("key_file", tls.key_file, environ, "PRIVATE KEY")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(_CIPHERS)
+    # No client gains by a handshake anew, and each costs us more than it (CVE-2011-1473).
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
+    context.set_alpn_protocols(["http/1.1"])
+
+    def no_passphrase() -> str:
+        # Else OpenSSL asks for one on the terminal.
+        raise TlsError("key_file", f"{key} has a passphrase; chatd cannot ask for it")
+
+    try:
+        context.load_cert_chain(certificate, key, no_passphrase)
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise TlsError("key_file", f"{key} is not the key of {certificate}") from error
+        why = _reason(error) if error.reason else "one of them is damaged"
+        message = f"{certificate} and {key} cannot be used: {why}"
+        raise TlsError("certificate_file", message) from error
+    except OSError as error:
+        message = f"{certificate} and {key} cannot be read: {error.strerror}"
+        raise TlsError("certificate_file", message) from error
+    return context
+
+
+def check_files(settings: Settings, environ: Mapping[str, str] = os.environ) -> Iterator[Rule]:
+    """Tell what is wrong with the certificate or its key, as ``settings.load`` wants it told.
+
+    Credentials are seen by the service alone: where there are none, nothing is told of them.
+    """
+    tls = settings.tls
+    try:
+        for name in (tls.certificate_file, tls.key_file):
+            secret_file(name, environ)
+        if tls.key_file != "off":
+            tls_context(settings, environ)
+    except SecretError:
+        return
+    except TlsError as error:
+        yield Rule([("tls", error.key)], str(error))
+
+
+def _readable(key: str, name: str, environ: Mapping[str, str], label: str) -> Path:
+    try:
+        path = secret_file(name, environ)
+        with path.open("rb") as stream:
+            text = stream.read(_FILE_BYTES)
+    except SecretError as error:
+        raise TlsError(key, str(error)) from error
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise TlsError(key, f"{name} cannot be read: {reason}") from error
+    if f"{label}-----".encode() not in text:
+        raise TlsError(key, f"there is no {label.lower()} in PEM in {name}")
+    return path
+
+
+async def shake_hands(
+    transport: Transport, context: ssl.SSLContext, early: bytes
+) -> StreamTransport:
+    """Make the server's side of the handshake; ``early`` are bytes that came already.
+
+    The caller gives it a deadline, and closes ``transport`` where this raises HandshakeError.
+    """
+    carrier = _Carrier(transport, early)
+    stream = trio.SSLStream(carrier, context, server_side=True)
+    try:
+        await stream.do_handshake()
+    except trio.BrokenResourceError as error:
+        cause = error.__cause__
+        why = _reason(cause) if isinstance(cause, ssl.SSLError) else "the peer went away"
+        raise HandshakeError(f"the TLS handshake failed: {why}") from error
+    return _TlsTransport(stream, carrier)
+
+
+def _reason(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLEOFError):
+        return "the peer went away"
+    return (error.reason or str(error)).replace("_", " ").lower()
+
+
+class _Carrier(trio.abc.Stream):
+    """A transport as trio's TLS wants one, with the bytes of it that were read before."""
+
+    def __init__(self, transport: Transport, early: bytes) -> None:
+        self.transport: Final = transport
+        self._early = early
+        # Once closing, nothing is waited for: what the kernel does not take is lost.
+        self.closing = False
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        if self._early:
+            early, self._early = self._early, b""
+            await trio.lowlevel.checkpoint()
+            return early
+        return await self.transport.recv(max_bytes or _RECORD_BYTES)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        if self.closing:
+            with suppress(OSError):
+                self.transport.send_now(bytes(data))
+            await trio.lowlevel.checkpoint()
+        else:
+            await self.transport.send_all(bytes(data))
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        await self.transport.aclose()
+
+
+class _TlsTransport(StreamTransport):
+    """TLS over a transport of ours."""
+
+    __slots__ = ("_carrier",)
+
+    def __init__(self, stream: trio.SSLStream[_Carrier], carrier: _Carrier) -> None:
+        transport = carrier.transport
+        super().__init__(stream, transport.peer, listener_loopback=transport.listener_loopback)
+        self._carrier = carrier
+
+    async def send_eof(self) -> None:
+        # TLS 1.2 cannot end one side alone. The carrier can, and the peer's last bytes are still
+        # read then; what was to be said before has its own end, a length or a Close frame.
+        await self._carrier.transport.send_eof()
+
+    async def aclose(self) -> None:
+        # With a close_notify, where there is room for it at once. The shield holds up nothing: see
+        # the carrier.
+        self._carrier.closing = True
+        try:
+            with trio.CancelScope(shield=True):
+                await self._stream.aclose()
+        finally:
+            await self._carrier.aclose()
