@@ -111,6 +111,12 @@ class Sandbox:
         """Run a command inside, which must end with ``status``; give what it wrote on stdout."""
         return self._script("exec", *command, status=status)
 
+    def install_packages(self, *names: str) -> None:
+        """Install Debian's packages inside, by its own apt; their services are started."""
+        self._script("exec-net", "apt-get", "update", "--quiet")
+        apt = ("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "--yes", "--quiet")
+        self._script("exec-net", *apt, "--no-install-recommends", *names)
+
     def copy_in(self, source: Path, folder: str) -> None:
         """Copy a file or a folder of this machine into a folder inside."""
         self._script("copy-in", str(source), folder)

@@ -43,13 +43,14 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
         except WheelsError as error:
             pytest.skip(str(error))
         wheel = build_wheel(wheels, tmp_path_factory.mktemp("wheel"))
-        _install(machine, wheels, wheel)
+        install(machine, wheels, wheel)
         yield machine
     finally:
         machine.purge()
 
 
-def _install(machine: Sandbox, wheels: Path, wheel: Path) -> None:
+def install(machine: Sandbox, wheels: Path, wheel: Path) -> None:
+    """Install chatd and its unit, as an administrator would by hand."""
     for folder in (wheels, wheel, ROOT / "systemd", ROOT / "config"):
         machine.copy_in(folder, BUILD)
     machine.run("python3", "-m", "venv", "/opt/chatd")

@@ -16,7 +16,7 @@ from chatd.wire.listener import open_listeners
 from chatd.wire.tls import TlsError, check_files, tls_context
 from chatd.wire.transport import Peer
 from tests.wire.certificates import NAME, client_context, issue
-from tests.wire.served import Client, Served, serve, settings
+from tests.wire.served import Client, Served, masked, serve, settings
 
 AWAY = Peer("192.0.2.7", "tcp", loopback=False)
 GET = f"GET / HTTP/1.1\r\nHost: {NAME}\r\n\r\n".encode()
@@ -179,6 +179,7 @@ async def test_a_websocket_over_tls(sure: Settings) -> None:
         assert served.chatters[0].websocket.request.secure
         await client.text("kick")
         assert await client.closed() == (4500, "kicked by ann")
+        await client.send(masked(0x88, (1000).to_bytes(2, "big")))
         # With a close_notify: without one this raises.
         assert await stream.receive_some() == b""
         assert served.faults == []
@@ -191,6 +192,7 @@ async def test_a_fault_over_tls_has_its_close_code_and_an_end(sure: Settings) ->
         await client.send(b"\x81\x01x")  # not masked
         assert (await client.closed())[0] == 1002
         assert await client.frame() is None
+        await client.aclose()
         await served.chatters[0].over.wait()
 
 

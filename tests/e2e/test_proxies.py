@@ -1,0 +1,143 @@
+"""Debian's nginx and haproxy before the service, with the configurations that are shipped."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.sandbox import (
+    ROOT,
+    Sandbox,
+    SandboxError,
+    WheelsError,
+    build_wheel,
+    fetch_wheels,
+    why_not,
+)
+from tests.e2e.test_systemd import CONFIGURATION, install
+
+CLIENT = "192.0.2.1"
+UNIX = "unix:/run/chatd/chat.sock"
+TCP = "127.0.0.1:3000"
+FORGING = {
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "MDEyMzQ1Njc4OWFiY2RlZg==",
+    "Origin": "http://evil.example",
+    "X-Forwarded-For": "198.51.100.1",
+    "X-Forwarded-Host": "evil.example",
+    "Forwarded": "for=198.51.100.1;host=evil.example",
+}
+ASK = """\
+import http.client, json, sys
+connection = http.client.HTTPConnection(sys.argv[1])
+connection.request("GET", "/ws", headers=json.loads(sys.argv[2]))
+print(connection.getresponse().status)
+"""
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """Boot a machine with chatd and both proxies; its clients have an address of their own."""
+    if reason := why_not():
+        pytest.skip(reason)
+    machine = Sandbox()
+    machine.up()
+    try:
+        try:
+            wheels = fetch_wheels(machine.python_version())
+            machine.install_packages("nginx", "haproxy")
+        except (WheelsError, SandboxError) as error:
+            pytest.skip(str(error).splitlines()[-1])
+        install(machine, wheels, build_wheel(wheels, tmp_path_factory.mktemp("wheel")))
+        machine.run("ip", "address", "add", f"{CLIENT}/32", "dev", "lo")
+        machine.run("systemctl", "stop", "nginx", "haproxy")
+        yield machine
+    finally:
+        machine.purge()
+
+
+def serve(machine: Sandbox, listen: str, trusted: Sequence[str] = ("unix",)) -> None:
+    hosts = json.dumps([CLIENT])
+    machine.write(
+        CONFIGURATION,
+        f'[listen]\naddresses = ["{listen}"]\n'
+        f"[http]\nhosts = {hosts}\ntrusted_proxies = {json.dumps(trusted)}\n",
+    )
+    machine.run("systemctl", "restart", "chatd")
+
+
+def nginx(machine: Sandbox, upstream: str) -> str:
+    text = (ROOT / "config" / "nginx.conf.example").read_text(encoding="utf-8")
+    assert f"server {UNIX};" in text
+    text = text.replace(f"server {UNIX};", f"server {upstream};")
+    machine.write("/etc/nginx/conf.d/chatd.conf", text.replace("chat.example.org", CLIENT))
+    machine.run("rm", "--force", "/etc/nginx/sites-enabled/default")
+    machine.run("nginx", "-t", "-q")
+    machine.run("systemctl", "restart", "nginx")
+    return f"{CLIENT}:80"
+
+
+def haproxy(machine: Sandbox, way: str) -> str:
+    text = (ROOT / "config" / "haproxy.cfg.example").read_text(encoding="utf-8")
+    assert "send-proxy-v2" in text
+    if way == "v1":
+        text = text.replace("send-proxy-v2", "send-proxy")
+    machine.write("/etc/haproxy/haproxy.cfg", text)
+    machine.run("haproxy", "-c", "-q", "-f", "/etc/haproxy/haproxy.cfg")
+    machine.run("systemctl", "restart", "haproxy")
+    return f"{CLIENT}:80" if way == "http" else f"{CLIENT}:8080"
+
+
+@pytest.fixture(
+    scope="module",
+    params=["nginx-unix", "nginx-tcp", "haproxy-http", "haproxy-v2", "haproxy-v1"],
+)
+def proxy(machine: Sandbox, request: pytest.FixtureRequest) -> Iterator[str]:
+    """Have one of the proxies before the daemon; give its address."""
+    name, way = str(request.param).split("-")
+    unix = way in ("unix", "http")
+    serve(machine, UNIX if unix else TCP, ["unix"] if unix else ["127.0.0.1"])
+    if name == "nginx":
+        yield nginx(machine, UNIX if unix else TCP)
+    else:
+        yield haproxy(machine, way)
+    machine.run("systemctl", "stop", "chatd", name)
+
+
+def program(name: str, *words: str) -> tuple[str, ...]:
+    return (sys.executable, str(Path(__file__).with_name(name)), *words)
+
+
+def test_clients_come_through_with_their_address(machine: Sandbox, proxy: str) -> None:
+    said = machine.client(*program("text_client.py", f"ws://{proxy}/?nick=ann", "by websocket"))
+    assert json.loads(said.splitlines()[-1]) == "ann: by websocket"
+    for transport in ("polling", "websocket"):
+        words = (f"http://{proxy}", transport, f"by {transport}", transport)
+        said = machine.client(*program("socketio_client.py", *words))
+        assert json.loads(said)["ok"]["room"] == "lobby"
+    for nick, transport in (
+        ("ann", "websocket"),
+        ("polling", "polling"),
+        ("websocket", "websocket"),
+    ):
+        told = machine.journal(f"CHATD_NICK={nick}", f"CHATD_TRANSPORT={transport}")
+        assert {entry["CHATD_ADDRESS"] for entry in told} == {CLIENT}
+        assert "message" in {entry["CHATD_EVENT"] for entry in told}
+    this_daemon = f"_PID={machine.properties('chatd', 'MainPID')['MainPID']}"
+    assert machine.journal(this_daemon, "CHATD_EVENT=ready") != []
+    assert machine.journal(this_daemon, "PRIORITY=3", "PRIORITY=4") == []
+
+
+def test_what_a_client_forges_is_not_believed(machine: Sandbox, proxy: str) -> None:
+    # Were its host believed, its page would be the server's own.
+    said = machine.client(sys.executable, "-c", ASK, proxy, json.dumps(FORGING))
+    assert said.strip() == "403"
+    [refused] = machine.journal("CHATD_STATUS=403")[-1:]
+    assert refused["CHATD_ADDRESS"] == CLIENT
+    assert refused["CHATD_HOST"] == proxy.removesuffix(":80")
