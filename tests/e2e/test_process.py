@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 import trio
@@ -95,3 +97,29 @@ async def test_what_was_answered_outlives_kill_9(start_chatd: ChatdStarter) -> N
 async def test_sigint_ends_it_like_sigterm(chatd: ChatdProcess) -> None:
     chatd.signal(signal.SIGINT)
     assert await chatd.ended() == 0
+
+
+async def test_42_without_descriptors_clients_wait_and_who_is_here_chats(
+    chatd: ChatdProcess,
+) -> None:
+    async with text_chat(chatd, "ann") as ann, trio.open_nursery() as nursery:
+        limits = resource.prlimit(chatd.pid, resource.RLIMIT_NOFILE)
+        in_use = len(list(Path(f"/proc/{chatd.pid}/fd").iterdir()))
+        resource.prlimit(chatd.pid, resource.RLIMIT_NOFILE, (in_use + 3, limits[1]))
+        crowd = [await trio.open_tcp_stream("localhost", chatd.port) for _ in range(10)]
+        warning = await chatd.line("warning")
+        assert "no descriptors left" in warning["detail"]
+        assert (await say(ann, "still here"))[-1] == "ann: still here"
+
+        came = trio.Event()
+
+        async def come() -> None:
+            async with text_chat(chatd, "bob") as bob:
+                came.set()
+                await say(bob, "made it")
+
+        nursery.start_soon(come)
+        for stream in crowd:
+            await stream.aclose()
+        await came.wait()
+        assert len([line for line in chatd.lines if line["event"] == "warning"]) == 1

@@ -12,6 +12,7 @@ import pytest
 import trio
 import trio.lowlevel
 
+from chatd.settings import Settings
 from tests.wire.served import Client, Served, masked, serve, settings
 
 QUICK = settings(
@@ -25,9 +26,9 @@ def descriptors_open() -> int:
 
 
 @asynccontextmanager
-async def besieged() -> AsyncIterator[Served]:
+async def besieged(configured: Settings = QUICK) -> AsyncIterator[Served]:
     """Serve, with a client who came before and must be answered; afterwards all is as it was."""
-    async with serve(QUICK) as served:
+    async with serve(configured) as served:
         witness = await served.dial_tcp()
         await witness.upgrade()
         await exchange(witness)
@@ -110,6 +111,27 @@ async def test_5_connections_that_are_reset_at_once_leave_nothing() -> None:
                     # Closing resets: SO_LINGER with no time.
                     victim.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize("network", ["192.0.2.1", "2001:db8::{:x}"])
+async def test_6_a_flood_from_one_network_leaves_room_for_others(network: str) -> None:
+    proxied = settings(
+        limits={"connections_per_address": 20, "handshake_seconds": 1.0},
+        http={"trusted_proxies": ["127.0.0.1"]},
+        websocket={"ping_interval_seconds": 1, "ping_timeout_seconds": 1},
+    )
+    async with besieged(proxied) as served:
+        flood = [await served.dial_tcp() for _ in range(200)]
+        told: list[int] = []
+        for number, client in enumerate(flood):
+            address = network.format(number)
+            told.append((await client.ask(f"GET / HTTP/1.1\nX-Forwarded-For: {address}"))[0])
+        assert told == [200] * 20 + [429] * 180
+        other = await served.dial_tcp()
+        assert (await other.ask("GET / HTTP/1.1\nX-Forwarded-For: 192.0.2.2"))[0] == 200
+        assert served.server.statistics().refused == {429: 180}
+        for client in [*flood, other]:
+            await client.aclose()
 
 
 async def test_9_a_frame_of_2_to_the_62_is_refused_at_once() -> None:
