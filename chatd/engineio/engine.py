@@ -291,8 +291,9 @@ class Engine:
             request, [greeting], revision, self.options, base64=session.base64
         )
         if self.options.cookie is not None:
-            cookie = ("Set-Cookie", self.options.cookie.written(session.id))
-            response = msgspec.structs.replace(response, headers=[*response.headers, cookie])
+            cookie = self.options.cookie.written(session.id, over_tls=request.secure)
+            headers = [*response.headers, ("Set-Cookie", cookie)]
+            response = msgspec.structs.replace(response, headers=headers)
         return response
 
     # WebSocket

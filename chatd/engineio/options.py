@@ -20,7 +20,10 @@ Origins: TypeAlias = Sequence[str] | Callable[[Request], bool]
 
 
 class Cookie(Struct, frozen=True, kw_only=True):
-    """The cookie that names the session, for a balancer's stickiness."""
+    """The cookie that names the session, for a balancer's stickiness.
+
+    ``secure`` always; without it a session that begins over TLS has it all the same.
+    """
 
     name: str = "io"
     path: str = "/"
@@ -29,14 +32,14 @@ class Cookie(Struct, frozen=True, kw_only=True):
     secure: bool = False
     max_age: int | None = None
 
-    def written(self, value: str) -> str:
+    def written(self, value: str, *, over_tls: bool = False) -> str:
         """Give the Set-Cookie field: RFC 6265 section 4.1."""
         fields = [f"{self.name}={value}", f"Path={self.path}"]
         if self.max_age is not None:
             fields.append(f"Max-Age={self.max_age}")
         if self.http_only:
             fields.append("HttpOnly")
-        if self.secure:
+        if self.secure or over_tls:
             fields.append("Secure")
         return "; ".join([*fields, f"SameSite={self.same_site}"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from typing import Final
 
 import trio
 from msgspec import Struct
@@ -15,7 +16,7 @@ from chatd.wire.transport import Transport
 
 __all__ = ["Opened", "Preamble", "PreambleError"]
 
-_RECV_BYTES = 8192
+_RECV_BYTES: Final = 8192
 
 
 class PreambleError(Exception):
@@ -59,11 +60,9 @@ class Preamble:
         with self._scope:
             if self._trusted and not await self._proxy_header():
                 return None
-            return (
-                Opened(self._transport, self._early)
-                if self._tls is None
-                else await self._secure(self._tls)
-            )
+            if self._tls is None:
+                return Opened(self._transport, self._early)
+            return await self._secure(self._tls)
         if self._begun:
             raise PreambleError("what stands before HTTP came too slowly")
         return None

@@ -99,13 +99,18 @@ async def test_sigint_ends_it_like_sigterm(chatd: ChatdProcess) -> None:
     assert await chatd.ended() == 0
 
 
+def descriptors(pid: int) -> int:
+    """Count those that a process has open."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
 async def test_42_without_descriptors_clients_wait_and_who_is_here_chats(
     chatd: ChatdProcess,
 ) -> None:
     async with text_chat(chatd, "ann") as ann, trio.open_nursery() as nursery:
         limits = resource.prlimit(chatd.pid, resource.RLIMIT_NOFILE)
-        in_use = len(list(Path(f"/proc/{chatd.pid}/fd").iterdir()))
-        resource.prlimit(chatd.pid, resource.RLIMIT_NOFILE, (in_use + 3, limits[1]))
+        most = descriptors(chatd.pid) + 3
+        resource.prlimit(chatd.pid, resource.RLIMIT_NOFILE, (most, limits[1]))
         crowd = [await trio.open_tcp_stream("localhost", chatd.port) for _ in range(10)]
         warning = await chatd.line("warning")
         assert "no descriptors left" in warning["detail"]

@@ -192,6 +192,8 @@ async def test_the_cookie_is_on_the_first_answer_alone() -> None:
         _, headers, _ = await poller.get()
         assert "set-cookie" not in headers
     assert Cookie().written("x") == "io=x; Path=/; HttpOnly; SameSite=Lax"
+    over_tls = Cookie().written("x", over_tls=True)
+    assert over_tls == "io=x; Path=/; HttpOnly; Secure; SameSite=Lax"
 
 
 async def test_the_path_may_lack_its_slash() -> None:
