@@ -122,7 +122,7 @@ async def open_daemon(
     The journal is closed then. A cancellation ends it at once. Raises TlsError.
     """
     chat = Chat(settings, journal=journal, log=log, now=now, keys=keys)
-    await chat.users.load()
+    await chat.load()
     async with trio.open_nursery() as logging:
         logging.start_soon(log.run)
         async with trio.open_nursery() as flowing:

@@ -110,6 +110,14 @@ def _is_room(text: str) -> bool:
     return re.fullmatch(r"(?!/)[^\s*:@#,\x00-\x1f\x7f]{1,64}", text) is not None
 
 
+def _is_room_rule(text: str) -> bool:
+    who = r"(?:everybody|users|operators|[^\s*:@#,/=]{1,32}(?:,[^\s*:@#,/=]{1,32})*)"
+    return (
+        re.fullmatch(rf"(?!/)[^\s:@#,]{{1,64}}(?: read={who})?(?: write={who})?", text) is not None
+        and " " in text
+    )
+
+
 def _is_user(text: str) -> bool:
     return re.fullmatch(r"[^\s*:@#,/\x00-\x1f\x7f]{1,32}", text) is not None
 
@@ -165,6 +173,13 @@ _RoomName: TypeAlias = Annotated[
     Meta(
         title="1 to 64 characters, no spaces and none of * : @ # , nor / at the start",
         extra={"check": _is_room},
+    ),
+]
+_RoomRule: TypeAlias = Annotated[
+    str,
+    Meta(
+        title='"PATTERN read=WHO write=WHO", such as "news write=operators"',
+        extra={"check": _is_room_rule},
     ),
 ]
 _User: TypeAlias = Annotated[
@@ -279,6 +294,15 @@ class Chat(Struct, frozen=True, kw_only=True):
             "the default room and those that have history.",
         ),
     ] = True
+    rules: Annotated[
+        tuple[_RoomRule, ...],
+        Meta(
+            description="Who may read and who may write in rooms of a name; * stands for anything. "
+            'Each is "PATTERN read=WHO write=WHO", where WHO is everybody, users (not guests), '
+            "operators, or users' names with commas between. Left out, everybody may read, and "
+            "who may read may write. The first that fits counts. Operators may always.",
+        ),
+    ] = ()
     topics: Annotated[
         Literal["operators", "members"],
         Meta(description="Who may set a room's topic: operators alone, or everybody in it."),
@@ -431,6 +455,31 @@ class Limits(Struct, frozen=True, kw_only=True):
         Annotated[int, Meta(ge=1, le=1 << 30)] | Off,
         Meta(description="How much text a user may say, on average."),
     ] = 32_768
+    messages_per_second_per_address: Annotated[
+        Annotated[int, Meta(ge=1, le=1_000_000)] | Off,
+        Meta(
+            description="How many messages may come from one address, on average, over all its "
+            "users: a whole office may be behind one. Loopback and Unix sockets are not counted."
+        ),
+    ] = 50
+    messages_burst_per_address: Annotated[
+        Annotated[int, Meta(ge=1, le=1_000_000)] | Off,
+        Meta(description="How many at once after a pause. off: no such limit at all."),
+    ] = 200
+    requests_per_second: Annotated[
+        Annotated[int, Meta(ge=1, le=1_000_000)] | Off,
+        Meta(
+            description="How often a user may join a room or ask for history, a search or a list, "
+            "on average."
+        ),
+    ] = 20
+    requests_burst: Annotated[
+        Annotated[int, Meta(ge=1, le=1_000_000)] | Off,
+        Meta(description="How often at once after a pause. off: no such limit at all."),
+    ] = 200
+    operators_exempt: Annotated[
+        bool, Meta(description="Whether the limits of messages and requests leave out operators.")
+    ] = True
     handshake_seconds: Annotated[
         float,
         Meta(ge=0.1, le=600, description="How long a request's head, and signing in, may take."),

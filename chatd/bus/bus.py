@@ -157,6 +157,23 @@ class Bus:
         except trio.WouldBlock:
             await self._publish.send((operation, answered))
 
+    async def ask(self, operation: Operation) -> Outcome:
+        """Publish an operation, and wait for what became of it.
+
+        Raises:
+            trio.ClosedResourceError: after ``close``.
+        """
+        outcomes: list[Outcome] = []
+        settled = trio.Event()
+
+        def answered(outcome: Outcome) -> None:
+            outcomes.append(outcome)
+            settled.set()
+
+        await self.publish(operation, answered)
+        await settled.wait()
+        return outcomes[0]
+
     def close(self) -> None:
         """Take nothing more. ``run`` ends when what was taken is committed and shown."""
         self._publish.close()

@@ -10,7 +10,9 @@ import trio
 
 from chatd.bus import Bus
 from chatd.chat import events
+from chatd.chat.flood import Flood
 from chatd.chat.rooms import Rooms
+from chatd.chat.sanctions import Sanctions
 from chatd.chat.tokens import Grant, Keys
 from chatd.chat.users import Users
 from chatd.journal import Journal
@@ -73,9 +75,16 @@ class Chat:
         self.bus = Bus(journal, self._shown)
         self.users = Users(settings, journal, now)
         self.rooms = Rooms(settings, journal, self.bus)
+        self.sanctions = Sanctions(now)
+        self.flood = Flood()
         self.connections: set[Speaker] = set()
         self._said_by: dict[int, Speaker] = {}
         self._stirred = trio.Event()
+
+    async def load(self) -> None:
+        """Take up what the store keeps of users and of what operators did."""
+        await self.users.load()
+        await self.sanctions.load(self.journal)
 
     async def run(self) -> None:
         """Tend users, rooms and tokens until cancelled."""
@@ -86,12 +95,13 @@ class Chat:
     async def _tend(self) -> None:
         """Look every second while something is due, else not."""
         while True:
-            if not (self.users.restless or self.rooms.restless):
+            if not (self.users.restless or self.rooms.restless or self.flood.restless):
                 self._stirred = trio.Event()
                 await self._stirred.wait()
             await trio.sleep(TEND_SECONDS)
             self.users.sweep()
             self.rooms.sweep()
+            self.flood.sweep(self.settings.limits)
             await self.save()
 
     def stir(self) -> None:
@@ -119,6 +129,13 @@ class Chat:
         if self.settings.auth.mode == "open":
             return Refusal("unauthorized", "no tokens are taken here: everybody is a guest")
         return self.keys.verify(token, self.now())
+
+    def refusal_to_enter(self, user: str, address: str, grant: Grant | None) -> Refusal | None:
+        """Tell why somebody may not come in at all; ``user`` is empty where it is not known yet."""
+        if grant is not None and (grant.op or grant.user in self.settings.chat.operators):
+            return None
+        ban = self.sanctions.ban("", user, address, guest=grant is None)
+        return None if ban is None else self.sanctions.refusal(ban, "you are banned")
 
     def rekey(self, keys: Keys) -> None:
         """Go by other keys from now on; who has a token of one that is gone goes with it."""

@@ -10,19 +10,25 @@ __all__ = [
     "Answer",
     "Auth",
     "Authenticated",
+    "Ban",
     "Changed",
+    "Close",
     "Command",
     "Delete",
+    "Done",
     "Edit",
     "Found",
     "History",
     "Join",
     "Joined",
+    "Kick",
     "Leave",
     "Left",
     "Marked",
     "Member",
     "Members",
+    "Moderate",
+    "Mute",
     "Nick",
     "Page",
     "Read",
@@ -31,11 +37,15 @@ __all__ = [
     "RoomList",
     "Rooms",
     "Said",
+    "Sanction",
     "Say",
     "Search",
     "Since",
+    "Slow",
     "Topic",
     "Typing",
+    "Unban",
+    "Unmute",
     "Who",
 ]
 
@@ -168,6 +178,57 @@ class Read(Command, frozen=True, kw_only=True):
     seq: int
 
 
+class Moderate(Command, frozen=True, kw_only=True):
+    """Something that is an operator's to do, in a room or, without one, everywhere."""
+
+    room: str | None = None
+
+
+class Sanction(Moderate, frozen=True, kw_only=True):
+    """Something done to somebody, named by nick or user id, or to a network (in CIDR)."""
+
+    nick: str | None = None
+    user: str | None = None
+    network: str | None = None
+    seconds: float | None = None
+    reason: str | None = None
+
+
+class Kick(Sanction, frozen=True, kw_only=True):
+    """Put somebody out, who may come back."""
+
+
+class Ban(Sanction, frozen=True, kw_only=True):
+    """Keep somebody or a network out, for so many seconds or until it is taken back."""
+
+
+class Unban(Sanction, frozen=True, kw_only=True):
+    """Take a ban back."""
+
+
+class Mute(Sanction, frozen=True, kw_only=True):
+    """Let somebody say nothing."""
+
+
+class Unmute(Sanction, frozen=True, kw_only=True):
+    """Let somebody speak again."""
+
+
+class Slow(Moderate, frozen=True, kw_only=True):
+    """Have everybody in a room wait so long between two messages; 0: no more."""
+
+    room: str
+    seconds: float = 0
+
+
+class Close(Moderate, frozen=True, kw_only=True):
+    """Shut a room, for so many seconds or until it is opened again, with 0."""
+
+    room: str
+    seconds: float | None = None
+    reason: str | None = None
+
+
 class Member(Struct, frozen=True):
     """Somebody in a room."""
 
@@ -287,8 +348,17 @@ class Marked(Struct, frozen=True):
     seq: int
 
 
+class Done(Struct, frozen=True, omit_defaults=True):
+    """Answers what operators do: to whom it was done, and until when it holds."""
+
+    user: str | None = None
+    networks: list[str] | None = None
+    until: str | None = None
+
+
 Answer: TypeAlias = (
     Authenticated
+    | Done
     | Joined
     | Left
     | Said

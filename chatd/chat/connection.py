@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import trio
 from msgspec import Struct
@@ -19,6 +19,7 @@ from chatd.chat.membership import Membership, Outbox, StartSoon
 from chatd.chat.names import Name, room_name
 from chatd.chat.rights import refusal_to_read
 from chatd.chat.rooms import Room
+from chatd.chat.sanctions import Sanction
 from chatd.chat.tokens import Grant
 from chatd.chat.users import Came, User
 from chatd.logs import Who
@@ -45,6 +46,7 @@ class Traffic(Struct, frozen=True):
 class Connection:
     """A client of the chat, from its making on somebody or, where guests are off, nobody yet.
 
+    ``counted_as`` is whom limits by address count it for; empty where they do not hold.
     ``came`` is who it is by a token that it came with. ``nick`` is what it would like to be called;
     ``why_not`` says why it is called otherwise, if so. ``end`` closes the client's connection;
     whoever closes it calls ``close``, once.
@@ -59,6 +61,7 @@ class Connection:
         start_soon: StartSoon,
         *,
         address: str,
+        counted_as: str,
         transport: str,
         protocol: str,
         nick: str | None,
@@ -71,6 +74,7 @@ class Connection:
         self.codec = codec
         self.start_soon = start_soon
         self.address = address
+        self.counted_as = counted_as
         self.transport = transport
         self.protocol = protocol
         self.nick = nick
@@ -87,6 +91,7 @@ class Connection:
         self._unshown = 0
         self._progress = trio.Event()
         chat.connections.add(self)
+        chat.flood.enter(counted_as)
         if came is not None:
             self.why_not = came.why_not
             self._be(came.user, came.grant)
@@ -134,6 +139,32 @@ class Connection:
             "transport": self.transport,
             "protocol": self.protocol,
         }
+
+    def banned(self, room: str = "") -> Sanction | None:
+        """Tell what keeps it out of a room, or of everything; nothing does that to operators."""
+        if self.op:
+            return None
+        user = self._user
+        return self.chat.sanctions.ban(
+            room,
+            "" if user is None else user.id,
+            self.counted_as,
+            guest=user is None or not user.subject,
+        )
+
+    def floods(self, size: int) -> int:
+        """Give the milliseconds until it may say ``size`` bytes; 0, and they count: now."""
+        limits = self.chat.settings.limits
+        if self.op and limits.operators_exempt:
+            return 0
+        return self.chat.flood.says(self.user, self.counted_as, size, limits)
+
+    def asks(self) -> int:
+        """Give the milliseconds until it may ask for a page or a list; 0, and it counts: now."""
+        limits = self.chat.settings.limits
+        if self.op and limits.operators_exempt:
+            return 0
+        return self.user.asks(limits)
 
     def hello(self) -> events.Hello:
         """Give the first thing to be said to this client."""
@@ -261,16 +292,25 @@ class Connection:
         for room in self.chat.rooms.direct(self.user.id):
             self.enter_direct(room)
 
-    def exit(self, membership: Membership) -> None:
-        """Be in it no more, by one's own will."""
+    def exit(
+        self, membership: Membership, reason: Literal["leave", "kicked", "banned"] = "leave"
+    ) -> None:
+        """Be in it no more, by one's own will or an operator's."""
         room = membership.room
         del self.memberships[room.topic.room], self._spelled[room.name]
         membership.stop()
-        room.exit(self.user, membership, None, self.chat.settings.limits.presence_members)
+        crowd = self.chat.settings.limits.presence_members
+        room.exit(self.user, membership, None, crowd, reason)
         if not room.direct:
-            self.chat.log.emit("leave", room=room.name, **self.who())
+            self.chat.log.emit("leave", room=room.name, reason=reason, **self.who())
         self.chat.rooms.release(room)
         self.chat.stir()
+
+    def put_out(self, membership: Membership, reason: Literal["kicked", "banned"]) -> None:
+        """Be put out of it: told as the others are, for it is not asked."""
+        user, room = self.user, membership.room
+        self.exit(membership, reason)
+        self.tell(events.Left(room.name, user.nick.shown, user.id, reason))
 
     # ---- the end
 
@@ -295,6 +335,7 @@ class Connection:
             **self.who(),
         )
         self.chat.connections.discard(self)
+        self.chat.flood.exit(self.counted_as)
         if self._due is not None:
             self.chat.expiries.discard(self._due)
         if self._user is not None:

@@ -88,7 +88,7 @@ async def open_direct(connection: Connection, name: Name) -> Room | Refusal:
         known = chat.users.get(other) is not None or await chat.journal.user(other) is not None
         if not known and await chat.journal.head(name.fold) is None:
             return Refusal("not_found", "nobody has that id")
-        if wait := user.floods(0, chat.settings.limits):
+        if wait := connection.floods(0):
             return Refusal("rate_limited", "that is too much at once", wait)
         opened = await chat.rooms.open(name)
         if isinstance(opened, Refusal):

@@ -117,12 +117,12 @@ class Joined(Told, frozen=True):
 
 
 class Left(Told, frozen=True):
-    """A user's last connection left the room."""
+    """A user's last connection left the room. Who was put out is told so too."""
 
     room: str
     nick: str
     user: str
-    reason: Literal["leave", "lost"]
+    reason: Literal["leave", "lost", "kicked", "banned"]
 
 
 class Presence(Told, frozen=True):

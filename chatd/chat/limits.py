@@ -1,4 +1,4 @@
-"""Flood control: how much a user may say in a while, over all their connections."""
+"""Flood control: how much may be said in a while, over all the connections of somebody."""
 
 from __future__ import annotations
 
@@ -33,6 +33,10 @@ class Bucket:
         self._tokens = min(burst, self._tokens + (now - self._at) * rate)
         self._at = now
         return max(0, math.ceil((min(amount, burst) - self._tokens) / rate * 1000))
+
+    def full(self, rate: float | Literal["off"], burst: float | Literal["off"]) -> bool:
+        """Tell whether nothing is remembered by it: a new one would do as well."""
+        return burst == "off" or not self.wait(burst, rate, burst)
 
     def spend(self, amount: float) -> None:
         """Take the amount that ``wait`` allowed."""

@@ -7,6 +7,7 @@ who is back in time neither is told.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
 from typing import Final, Literal, Protocol
@@ -43,6 +44,7 @@ class Room:
 
     __slots__ = (
         "_roll",
+        "_spoke",
         "_total_at",
         "_total_due",
         "about",
@@ -64,6 +66,8 @@ class Room:
         self._roll: list[User] = []
         """The members by their nicks' folds: kept in order, for with 10,000 of them sorting takes
         longer than all else a join does."""
+        self._spoke: dict[str, float] = {}
+        """When each user last said something in slow mode, the longest ago first."""
         self._total_at = -TOTALS_SECONDS
         self._total_due = False
 
@@ -85,6 +89,16 @@ class Room:
     def entry(self) -> RoomEntry:
         return RoomEntry(self.name, len(self.members), self.topic.visible, self.about)
 
+    def slowed(self, user: User, seconds: float) -> int:
+        """Give the milliseconds until a user may speak in slow mode; 0, and it counts: now."""
+        now = trio.current_time()
+        while self._spoke and next(iter(self._spoke.values())) + seconds <= now:
+            del self._spoke[next(iter(self._spoke))]
+        if (last := self._spoke.get(user.id)) is not None:
+            return math.ceil((last + seconds - now) * 1000)
+        self._spoke[user.id] = now
+        return 0
+
     # ---- coming and going
 
     def enter(self, user: User, place: Place, crowd: int) -> None:
@@ -99,7 +113,14 @@ class Room:
             self.leaving.pop(user, None)
             mine.add(place)
 
-    def exit(self, user: User, place: Place, grace: float | None, crowd: int) -> None:
+    def exit(
+        self,
+        user: User,
+        place: Place,
+        grace: float | None,
+        crowd: int,
+        reason: Literal["leave", "kicked", "banned"] = "leave",
+    ) -> None:
         """Let a connection out: told at once, or in ``grace`` seconds where it was lost."""
         mine = self.members[user]
         mine.discard(place)
@@ -108,7 +129,7 @@ class Room:
         if grace:
             self.leaving[user] = trio.current_time() + grace
         else:
-            self._gone(user, "leave" if grace is None else "lost", crowd)
+            self._gone(user, reason if grace is None else "lost", crowd)
 
     def sweep(self, now: float, crowd: int) -> None:
         """Tell of those whose time to come back is over, and the total where it is due."""
@@ -127,7 +148,9 @@ class Room:
         insort(self._roll, user, key=_fold)
         self.topic.tell([events.NickChanged(self.name, user.id, old, user.nick.shown)])
 
-    def _gone(self, user: User, reason: Literal["leave", "lost"], crowd: int) -> None:
+    def _gone(
+        self, user: User, reason: Literal["leave", "lost", "kicked", "banned"], crowd: int
+    ) -> None:
         del self.members[user]
         user.rooms.discard(self)
         self.strike(user)

@@ -78,6 +78,7 @@ class User:
         "marks",
         "messages",
         "nick",
+        "pages",
         "released",
         "rooms",
         "since",
@@ -103,6 +104,7 @@ class User:
         comes and goes."""
         self.messages = Bucket()
         self.bytes = Bucket()
+        self.pages = Bucket()
 
     @property
     def op(self) -> bool:
@@ -120,6 +122,13 @@ class User:
         if not wait:
             self.messages.spend(1)
             self.bytes.spend(size)
+        return wait
+
+    def asks(self, limits: Limits) -> int:
+        """Give the milliseconds until this user may ask for a page; 0, and it counts: now."""
+        wait = self.pages.wait(1, limits.requests_per_second, limits.requests_burst)
+        if not wait:
+            self.pages.spend(1)
         return wait
 
 

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from typing import Final
 
+from chatd.chat import Chat
+from chatd.chat.tokens import Grant
+from chatd.model import Refusal
 from chatd.settings import Settings
 from chatd.wire.origins import OriginRefusal, check
 from chatd.wire.request import Request
 
-__all__ = ["bearer", "origin_refusal"]
+__all__ = ["admitted", "bearer", "origin_refusal"]
 
 _BEARER: Final = "bearer"
 
@@ -45,6 +48,15 @@ def bearer(request: Request, settings: Settings) -> str | None:
         if name == settings.auth.cookie:
             return value.strip('"')
     return None
+
+
+def admitted(chat: Chat, request: Request, token: str | None) -> Grant | Refusal | None:
+    """Give what a token lets its bearer do, None for who has none, or why they are not let in."""
+    grant = None if token is None else chat.verify(token)
+    if isinstance(grant, Refusal):
+        return grant
+    user = "" if grant is None else grant.user
+    return chat.refusal_to_enter(user, request.peer.counted_as, grant) or grant
 
 
 def _is_foreign(request: Request) -> bool:

@@ -17,13 +17,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
-import trio
 from msgspec import Struct
 from msgspec.structs import replace
 
 from chatd.chat import Chat, Connection
 from chatd.chat.membership import Membership
-from chatd.model import Drop, Event, Operation, Outcome, Put, Record, Take, Taken
+from chatd.model import Drop, Event, Outcome, Put, Record, Take, Taken
 from chatd.socketio import Logged, Lost
 
 __all__ = ["ChatLog", "Whereabouts", "live_offset", "page_offset"]
@@ -193,23 +192,11 @@ class ChatLog:
     async def recall(self, _namespace: str, pid: str, /) -> Lost | None:
         name = _name(pid)
         self._lost.pop(name, None)
-        outcome = await self._outcome(Take(_SHELF, name))
+        outcome = await self._chat.bus.ask(Take(_SHELF, name))
         if not isinstance(outcome, Taken) or outcome.record is None:
             return None
         kept = msgspec.json.decode(outcome.record.value)
         return Lost(pid, kept["id"], [], {_KEY: kept["where"]}, kept["offset"])
-
-    async def _outcome(self, operation: Operation) -> Outcome:
-        outcomes: list[Outcome] = []
-        settled = trio.Event()
-
-        def answered(outcome: Outcome) -> None:
-            outcomes.append(outcome)
-            settled.set()
-
-        await self._chat.bus.publish(operation, answered)
-        await settled.wait()
-        return outcomes[0]
 
 
 def _name(pid: str) -> str:

@@ -21,7 +21,7 @@ from chatd.chat.rules import RULES
 from chatd.chat.tokens import Grant
 from chatd.engineio import Block
 from chatd.engineio.ends import CLOSES
-from chatd.gateways.credentials import bearer, origin_refusal
+from chatd.gateways.credentials import admitted, bearer, origin_refusal
 from chatd.gateways.recovery import ChatLog, Whereabouts, live_offset, page_offset
 from chatd.logs import Log
 from chatd.model import GOING_AWAY, LOST, NORMAL, Close, Event, Refusal
@@ -192,7 +192,7 @@ class SocketIoGateway:
         token = auth.token
         if token is None or self._chat.settings.auth.mode == "open":
             token = bearer(request, self._chat.settings)
-        grant = None if token is None else self._chat.verify(token)
+        grant = admitted(self._chat, request, token)
         if isinstance(grant, Refusal):
             self._log.emit(
                 "refused",
@@ -200,15 +200,22 @@ class SocketIoGateway:
                 transport=socket.session.transport,
                 protocol="socket.io",
                 path=request.path,
+                code=grant.code,
                 reason=grant.message,
             )
-            data: dict[str, str] = {"code": grant.code}
+            data: dict[str, str | int] = {"code": grant.code}
+            if grant.retry_ms is not None:
+                data["retry_ms"] = grant.retry_ms
             if socket.session.revision == 3:
                 data["message"] = grant.message  # these clients are given nothing beside the data
             raise NotLetIn(grant.message, data)
         if socket.recovered:
             where = Whereabouts.of(socket.data)
-            guest = self._chat.guests and is_guest(where.user)
+            guest = (
+                self._chat.guests
+                and is_guest(where.user)
+                and not self._chat.refusal_to_enter(where.user, request.peer.counted_as, None)
+            )
             if where.user != (grant.user if grant is not None else where.user if guest else None):
                 raise NotRecovered
         socket.data.update(auth=auth, grant=grant)
@@ -225,6 +232,7 @@ class SocketIoGateway:
             self._codecs[session.revision],
             socket.start_soon,
             address=socket.handshake.address,
+            counted_as=socket.handshake.request.peer.counted_as,
             transport=session.transport,
             protocol="socket.io",
             nick=None if socket.recovered else auth.nick,

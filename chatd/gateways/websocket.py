@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from chatd.bus import Codec
 from chatd.chat import Chat, Connection, Traffic
-from chatd.gateways.credentials import bearer
-from chatd.model import UNAUTHORIZED, Close, Refusal
+from chatd.gateways.credentials import admitted, bearer
+from chatd.model import BANNED, UNAUTHORIZED, Close, Refusal
 from chatd.wire.websocket import WebSocket
 
 __all__ = ["Farewell", "Unwelcome", "connect", "disconnect"]
@@ -17,11 +17,11 @@ Farewell = Callable[[Close, str], bytes]
 
 
 class Unwelcome:
-    """A client whose token is not good: it is told so, and that is all."""
+    """A client that is not let in: it is told why, and that is all."""
 
     def __init__(self, websocket: WebSocket, refusal: Refusal, farewell: Farewell) -> None:
         self.farewell = farewell
-        websocket.end(UNAUTHORIZED, refusal.message)
+        websocket.end(BANNED if refusal.code == "banned" else UNAUTHORIZED, refusal.message)
 
     async def received(self, message: str | bytes) -> None:
         """Take nothing: it has been told to go."""
@@ -33,27 +33,26 @@ class Unwelcome:
 async def connect(
     chat: Chat, websocket: WebSocket, codec: Codec, protocol: str
 ) -> Connection | Refusal:
-    """Let a WebSocket's client into the chat, unless it brings a token that is not good.
+    """Let a WebSocket's client into the chat, unless its token is not good or it is banned.
 
     ``?nick=`` is the nick it would like.
     """
     request = websocket.request
     nick = request.query.get("nick")
-    came = None
-    if (token := bearer(request, chat.settings)) is not None:
-        grant = chat.verify(token)
-        if isinstance(grant, Refusal):
-            chat.log.emit(
-                "refused",
-                connection=websocket.id,
-                address=request.peer.address,
-                transport="websocket",
-                protocol=protocol,
-                path=request.path,
-                reason=grant.message,
-            )
-            return grant
-        came = await chat.users.subject(grant, nick)
+    grant = admitted(chat, request, bearer(request, chat.settings))
+    if isinstance(grant, Refusal):
+        chat.log.emit(
+            "refused",
+            connection=websocket.id,
+            address=request.peer.address,
+            transport="websocket",
+            protocol=protocol,
+            path=request.path,
+            code=grant.code,
+            reason=grant.message,
+        )
+        return grant
+    came = None if grant is None else await chat.users.subject(grant, nick)
     return Connection(
         chat,
         websocket.id,
@@ -61,6 +60,7 @@ async def connect(
         codec,
         websocket.start_soon,
         address=request.peer.address,
+        counted_as=request.peer.counted_as,
         transport="websocket",
         protocol=protocol,
         nick=nick,

@@ -33,6 +33,13 @@ Name: TypeAlias = Literal[
     "edit",
     "delete",
     "topic",
+    "kick",
+    "ban",
+    "unban",
+    "mute",
+    "unmute",
+    "slow",
+    "close",
     "refused",
     "disconnect",
     "fault",
@@ -54,6 +61,9 @@ class Meaning(Struct, frozen=True):
 
 
 _CONNECTION: Final = ("connection", "user", "nick", "address", "transport", "protocol")  # Who
+# What an operator did: who it was, to whom or what, where (no room: everywhere), for how long.
+_DEED: Final = ("by", "target", "nick", "network", "room", "seconds", "reason")
+
 _LOGGED: Final = ("room", "seq", "bytes", "receivers", "text")  # an event of a room's log
 
 VOCABULARY: Final[dict[Name, Meaning]] = {
@@ -66,7 +76,7 @@ VOCABULARY: Final[dict[Name, Meaning]] = {
     "connect": Meaning("info", "a chat connection is open", _CONNECTION),
     "auth": Meaning("info", "a connection is somebody who was here before", _CONNECTION),
     "join": Meaning("info", "a connection entered a room", (*_CONNECTION, "room")),
-    "leave": Meaning("info", "a connection left a room", (*_CONNECTION, "room")),
+    "leave": Meaning("info", "a connection left a room", (*_CONNECTION, "room", "reason")),
     "nick": Meaning("info", "a user is called otherwise now", (*_CONNECTION, "old")),
     "message": Meaning(
         "info",
@@ -76,12 +86,19 @@ VOCABULARY: Final[dict[Name, Meaning]] = {
     "edit": Meaning("info", "a message has another text", (*_CONNECTION, *_LOGGED, "of")),
     "delete": Meaning("info", "a message was taken away", (*_CONNECTION, *_LOGGED, "of")),
     "topic": Meaning("info", "a room has another topic", (*_CONNECTION, *_LOGGED)),
+    "kick": Meaning("info", "an operator put somebody out", _DEED),
+    "ban": Meaning("info", "an operator keeps somebody, or a network, out", _DEED),
+    "unban": Meaning("info", "an operator took a ban back", _DEED),
+    "mute": Meaning("info", "an operator lets somebody say nothing", _DEED),
+    "unmute": Meaning("info", "an operator lets somebody speak again", _DEED),
+    "slow": Meaning("info", "an operator set a room's slow mode", _DEED),
+    "close": Meaning("info", "an operator shut a room, or opened it again", _DEED),
     "refused": Meaning(
         "info",
         "a request was refused",
         (
             *_CONNECTION,
-            *("reason", "method", "path", "status", "origin", "host", "setting"),
+            *("reason", "code", "room", "method", "path", "status", "origin", "host", "setting"),
         ),
     ),
     "disconnect": Meaning(
@@ -151,6 +168,10 @@ class Fields(Who, total=False):
     # A fault: the exception's class or words, and where it came from.
     error: str | None
     traceback: str | None
+    # What an operator did, to whom.
+    by: str | None
+    target: str | None
+    network: str | None
     # Everything else.
     clients: int | None
     detail: str | None

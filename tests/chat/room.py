@@ -31,7 +31,12 @@ class Client:
     """One connection: what it was told is ``got``; its answers are ``answers``."""
 
     def __init__(
-        self, room: Room, nick: str | None, nursery: trio.Nursery, came: Came | None = None
+        self,
+        room: Room,
+        nick: str | None,
+        nursery: trio.Nursery,
+        came: Came | None = None,
+        address: str = "",
     ) -> None:
         self.closed: list[tuple[Close, str]] = []
         self.got: list[Any] = []
@@ -45,7 +50,8 @@ class Client:
             self,
             CODEC,
             nursery.start_soon,
-            address="192.0.2.1",
+            address=address or "192.0.2.1",
+            counted_as=address,
             transport="memory",
             protocol="test",
             nick=nick,
@@ -118,8 +124,9 @@ class Room:
         self.ids = count(1)
         self._nursery = nursery
 
-    def client(self, nick: str | None = None) -> Client:
-        return Client(self, nick, self._nursery)
+    def client(self, nick: str | None = None, address: str = "") -> Client:
+        """Come in as a guest; ``address`` is whom limits count it for."""
+        return Client(self, nick, self._nursery, address=address)
 
     def token(self, user: str, seconds: int = 3600, **fields: Any) -> str:
         """Issue a token, with the chat's own key."""
@@ -127,12 +134,14 @@ class Room:
         assert isinstance(token, str), token
         return token
 
-    async def subject(self, user: str, wish: str | None = None, **fields: Any) -> Client:
+    async def subject(
+        self, user: str, wish: str | None = None, *, address: str = "", **fields: Any
+    ) -> Client:
         """Come in with a token."""
         grant = self.chat.verify(self.token(user, **fields))
         assert not isinstance(grant, Refusal)
         came = await self.chat.users.subject(grant, wish)
-        return Client(self, wish, self._nursery, came)
+        return Client(self, wish, self._nursery, came, address)
 
 
 class Wall:
@@ -158,7 +167,7 @@ async def open_room(
         now=wall,
         keys=keys,
     )
-    await chat.users.load()
+    await chat.load()
     async with trio.open_nursery() as tending:
         tending.start_soon(chat.run)
         async with trio.open_nursery() as flowing:

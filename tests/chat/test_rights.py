@@ -2,30 +2,99 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from chatd.chat import commands
 from chatd.chat.names import Pattern
-from chatd.chat.rights import refusal_to_read, refusal_to_write
+from chatd.chat.rights import Laws, refusal_to_read, refusal_to_write
+from chatd.chat.sanctions import Sanction, Sanctions
 from chatd.chat.tokens import Grant
+from chatd.settings import Chat, Settings
+from tests.chat.room import open_room, refused
 
 
 class Bearer:
-    def __init__(self, grant: Grant | None) -> None:
+    op = False
+
+    def __init__(self, grant: Grant | None, *rules: str) -> None:
         self.grant = grant
+        settings = Settings(chat=Chat(rules=rules))
+        self.chat = cast("Laws", SimpleNamespace(settings=settings, sanctions=Sanctions(lambda: 0)))
+        self.user = SimpleNamespace(id="guest" if grant is None else grant.user)
+
+    def banned(self, room: str = "") -> Sanction | None:
+        return None
+
+    def may(self, room: str) -> tuple[bool, bool]:
+        return refusal_to_read(self, room) is None, refusal_to_write(self, room) is None
+
+
+def grant(user: str = "ann", **fields: object) -> Grant:
+    return Grant(user, "k", 0, 0, **fields)  # type: ignore[arg-type]
 
 
 def test_a_guest_may_read_and_write() -> None:
-    assert refusal_to_read(Bearer(None), "lobby") is None
-    assert refusal_to_write(Bearer(None), "lobby") is None
+    assert Bearer(None).may("lobby") == (True, True)
 
 
 def test_a_token_lets_do_what_it_says() -> None:
-    grant = Grant("ann", "k", 0, 0, rooms=(Pattern(("a",)),), read=(Pattern(("b",)),))
-    asked = [
-        (refusal_to_read(Bearer(grant), room), refusal_to_write(Bearer(grant), room))
-        for room in ("a", "b", "c")
-    ]
-    assert [(read is None, write is None) for read, write in asked] == [
-        (True, True),
-        (True, False),
-        (False, False),
-    ]
-    assert {refusal.code for pair in asked for refusal in pair if refusal} == {"forbidden"}
+    bearer = Bearer(grant(rooms=(Pattern(("a",)),), read=(Pattern(("b",)),)))
+    assert [bearer.may(room) for room in "abc"] == [(True, True), (True, False), (False, False)]
+    refusals = [refusal_to_read(bearer, "c"), refusal_to_write(bearer, "c")]
+    assert {refusal.code for refusal in refusals if refusal} == {"forbidden"}
+
+
+@pytest.mark.parametrize(
+    ("rule", "of_guests", "of_bob", "of_ann"),
+    [
+        ("news write=ann", (True, False), (True, False), (True, True)),
+        ("news read=users", (False, False), (True, True), (True, True)),
+        ("news read=users write=ann,cleo", (False, False), (True, False), (True, True)),
+        ("n*s read=operators", (False, False), (False, False), (False, False)),
+        ("* write=operators", (True, False), (True, False), (True, False)),
+        ("other read=operators", (True, True), (True, True), (True, True)),
+    ],
+)
+def test_rules_of_the_configuration(
+    rule: str, of_guests: tuple[bool, bool], of_bob: tuple[bool, bool], of_ann: tuple[bool, bool]
+) -> None:
+    assert Bearer(None, rule).may("news") == of_guests
+    assert Bearer(grant("bob"), rule).may("news") == of_bob
+    assert Bearer(grant("ann"), rule).may("news") == of_ann
+
+
+def test_the_first_rule_that_fits_counts_and_operators_may() -> None:
+    rules = ("staff-news read=everybody", "staff-* read=operators")
+    bearer = Bearer(None, *rules)
+    assert bearer.may("staff-news") == (True, True)
+    assert bearer.may("staff-only") == (False, False)
+    bearer.op = True
+    assert bearer.may("staff-only") == (True, True)
+
+
+def test_direct_messages_are_not_the_rules_affair() -> None:
+    assert Bearer(None, "* read=operators").may("@a,b") == (True, True)
+
+
+async def test_rules_hold_for_every_command() -> None:
+    rules = ("staff read=operators", "news write=operators")
+    async with open_room(Settings(chat=Chat(rules=rules))) as room:
+        ann = room.client("ann")
+        for asked in (
+            commands.Join(room="staff"),
+            commands.History(room="Staff"),
+            commands.Search(room="staff", query="x"),
+            commands.Who(room="staff"),
+        ):
+            assert refused(await ann.do(asked)) == "forbidden"
+        await ann.join("news")
+        for command in (
+            commands.Say(room="news", text="x"),
+            commands.Edit(room="news", seq=1, text="x"),
+            commands.Delete(room="news", seq=1),
+            commands.Typing(room="news", on=True),
+        ):
+            assert refused(await ann.do(command)) == "forbidden"

@@ -68,6 +68,9 @@ STRINGS: dict[str, st.SearchStrategy[Any]] = {
     "tls.key_file": st.sampled_from(["off", "/a b/c.key", "credential:b"]),
     "chat.greeting": texts().map(lambda text: text.replace("{", "")),
     "chat.default_room": texts("ab日\"'\\=[]").filter(lambda text: 1 <= len(text) <= 64),
+    "chat.rules": st.lists(
+        st.sampled_from(["news write=operators", "a-* read=users write=ann,bob"])
+    ),
     "chat.operators": st.lists(st.sampled_from(["ann", "日本", "a\"'\\"])),
     "auth.key_files": st.lists(st.sampled_from(["/etc/key", "credential:key"]), min_size=1),
     "auth.cookie": st.sampled_from(["off", "token", "__Host-token"]),

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from chatd.chat import commands
 from chatd.chat.connection import Answered, Connection
-from chatd.chat.rules import past, people, rooms, signs, words
+from chatd.chat.rules import order, past, people, rooms, signs, words
 from chatd.journal import Unavailable
 from chatd.model import Refusal
 
@@ -35,8 +35,28 @@ RULES: Final[
     commands.Search: past.search,
     commands.Typing: signs.typing,
     commands.Read: signs.read,
+    commands.Kick: order.act,
+    commands.Ban: order.act,
+    commands.Unban: order.act,
+    commands.Mute: order.act,
+    commands.Unmute: order.act,
+    commands.Slow: order.act,
+    commands.Close: order.act,
 }
 """Every command there is, and its rule."""
+
+
+ASKING: Final = frozenset(
+    {
+        commands.Auth,
+        commands.Join,
+        commands.History,
+        commands.Search,
+        commands.Who,
+        commands.Rooms,
+    }
+)
+"""What makes the store or a long list be read, and so may be asked only so often."""
 
 
 async def perform(connection: Connection, command: commands.Command, answered: Answered) -> None:
@@ -48,7 +68,11 @@ async def perform(connection: Connection, command: commands.Command, answered: A
     if not (connection.known or isinstance(command, commands.Auth)):
         answered(Refusal("unauthorized", "say who you are first: auth with a token"))
         return
+    kind = type(command)
+    if kind in ASKING and connection.known and (wait := connection.asks()):
+        answered(Refusal("rate_limited", "that is asked too often", wait))
+        return
     try:
-        await RULES[type(command)](connection, command, answered)
+        await RULES[kind](connection, command, answered)
     except Unavailable:
         answered(Refusal("unavailable", "the store cannot be read now", 1000))

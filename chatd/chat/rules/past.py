@@ -78,9 +78,6 @@ async def search(connection: Connection, command: commands.Search, answered: Ans
     if isinstance(log, Refusal):
         answered(log)
         return
-    if wait := connection.user.floods(0, chat.settings.limits):
-        answered(Refusal("rate_limited", "that is too much at once", wait))
-        return
     await chat.bus.indexed()
     before = log.visible + 1
     if command.before is not None:

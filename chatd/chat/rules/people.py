@@ -8,7 +8,7 @@ from chatd.chat import commands, events
 from chatd.chat.connection import Answered, Connection
 from chatd.chat.names import Name, nick_name
 from chatd.chat.users import User
-from chatd.model import Outcome, Refusal, Remember, UserRecord
+from chatd.model import BANNED, Outcome, Refusal, Remember, UserRecord
 
 __all__ = ["auth", "nick"]
 
@@ -28,6 +28,9 @@ async def _by_token(connection: Connection, token: str, answered: Answered) -> N
     grant = chat.verify(token)
     if isinstance(grant, Refusal):
         _refuse(connection, grant, answered)
+        return
+    if banned := chat.refusal_to_enter(grant.user, connection.counted_as, grant):
+        _shut_out(connection, banned, answered)
         return
     if connection.known and connection.user.subject and connection.user.id == grant.user:
         connection.renew(grant)
@@ -50,6 +53,9 @@ async def _by_session(connection: Connection, session: str, answered: Answered) 
             connection, Refusal("unauthorized", "this session is not known here, or over"), answered
         )
         return
+    if banned := chat.refusal_to_enter(user.id, connection.counted_as, None):
+        _shut_out(connection, banned, answered)
+        return
     if not connection.known or user is not connection.user:
         if connection.joined:
             answered(Refusal("forbidden", "another user's session is for before the first join"))
@@ -61,6 +67,12 @@ async def _by_session(connection: Connection, session: str, answered: Answered) 
 def _authenticated(connection: Connection, answered: Answered) -> None:
     user, session = connection.user, connection.chat.users.secret(connection.user)
     answered(commands.Authenticated(user.id, user.nick.shown, connection.op, session))
+
+
+def _shut_out(connection: Connection, banned: Refusal, answered: Answered) -> None:
+    """Answer who is banned, and be done with them: another name is no way around it."""
+    _refuse(connection, banned, answered)
+    connection.end(BANNED, banned.message)
 
 
 def _refuse(connection: Connection, refusal: Refusal, answered: Answered) -> None:
@@ -80,7 +92,7 @@ async def nick(connection: Connection, command: commands.Nick, answered: Answere
         answered(name)
     elif name == user.nick and user.chosen:
         answered(commands.Renamed(name.shown))
-    elif wait := user.floods(0, connection.chat.settings.limits):
+    elif wait := connection.floods(0):
         answered(Refusal("rate_limited", "that is too much at once", wait))
     elif not users.claim(user, name):
         answered(Refusal("nick_taken", f"{name.shown} is somebody else"))

@@ -11,6 +11,7 @@ from chatd.chat.connection import Answered, Connection
 from chatd.chat.direct import DIRECT, is_kept, place
 from chatd.chat.membership import Membership
 from chatd.chat.rights import refusal_to_write
+from chatd.chat.rooms import Room
 from chatd.model import Outcome, Post, Put, Receipt, Record, Refusal
 
 __all__ = ["delete", "edit", "say", "topic"]
@@ -40,6 +41,9 @@ async def say(connection: Connection, command: commands.Say, answered: Answered)
         answered(refusal)
         return
     room, user = membership.room, connection.user
+    if wait := _slowed(connection, room):
+        answered(Refusal("rate_limited", "the room is in slow mode", wait))
+        return
     if room.direct and not is_kept(room.name):
         _tell(connection, membership, text, answered)
         return
@@ -85,8 +89,16 @@ def _may_say(
     return _flood(connection, size)
 
 
+def _slowed(connection: Connection, room: Room) -> int:
+    """Give the milliseconds that a room's slow mode has somebody wait; 0: none, and it counts."""
+    slow = connection.chat.sanctions.get("slow", room.topic.room, "")
+    if slow is None or connection.op:
+        return 0
+    return room.slowed(connection.user, slow.seconds)
+
+
 def _flood(connection: Connection, size: int) -> Refusal | None:
-    if wait := connection.user.floods(size, connection.chat.settings.limits):
+    if wait := connection.floods(size):
         return Refusal("rate_limited", "that is too much at once", wait)
     return None
 
@@ -150,7 +162,7 @@ async def _change(
     membership = await place(connection, command.room)
     if isinstance(membership, Refusal):
         answered(membership)
-    elif right := refusal_to_write(connection, membership.room.topic.room):
+    elif right := refusal_to_write(connection, membership.room.topic.room, words=kind == "edit"):
         answered(right)
     elif not 1 <= command.seq <= MOST_SEQ:
         answered(Refusal("bad_request", "seq is the number of a message"))

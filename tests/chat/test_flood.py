@@ -1,0 +1,95 @@
+"""Flood control by address, and of what is asked."""
+
+from __future__ import annotations
+
+import trio
+from msgspec.structs import replace
+from trio.testing import MockClock
+
+from chatd.chat import commands
+from chatd.chat.tokens import Keys, new_key, read_key
+from chatd.settings import Auth, Chat, Limits, Settings
+from tests.chat.room import Client, open_room, refused
+
+ADDRESS = "192.0.2.7"
+LIMITS = replace(
+    Limits(),
+    messages_per_second="off",
+    bytes_per_second="off",
+    messages_per_second_per_address=2,
+    messages_burst_per_address=10,
+    requests_per_second=2,
+    requests_burst=5,
+)
+KEYS = Keys([read_key(new_key(symmetric=True).encode())])
+
+
+async def say(client: Client, count: int) -> list[str | None]:
+    return [refused(await client.say("x")) for _ in range(count)]
+
+
+async def test_an_address_says_only_so_much_whoever_speaks(autojump_clock: MockClock) -> None:
+    async with open_room(Settings(limits=LIMITS)) as room:
+        ann, bob = room.client("ann", ADDRESS), room.client("bob", ADDRESS)
+        near, far = room.client("near"), room.client("far", "198.51.100.1")
+        for client in (ann, bob, near, far):
+            await client.join()
+        assert await say(ann, 6) == [None] * 6
+        assert await say(bob, 5) == [None] * 4 + ["rate_limited"]
+        refusal = await ann.say("x")
+        assert (refusal.code, refusal.retry_ms) == ("rate_limited", 500)
+        # Others are served, and loopback is not counted.
+        assert await say(far, 10) == [None] * 10
+        assert await say(near, 50) == [None] * 50
+        await trio.sleep(0.5)
+        assert await say(bob, 2) == [None, "rate_limited"]
+
+
+async def test_going_and_coming_again_is_no_way_around(autojump_clock: MockClock) -> None:
+    async with open_room(Settings(limits=LIMITS)) as room:
+        ann = room.client("ann", ADDRESS)
+        await ann.join()
+        assert await say(ann, 10) == [None] * 10
+        ann.close()
+        await trio.sleep(1.1)
+        again = room.client("again", ADDRESS)
+        await again.join()
+        assert await say(again, 3) == [None, None, "rate_limited"]
+        again.close()
+        await trio.sleep(60)
+        assert len(room.chat.flood) == 0
+
+
+async def test_who_asks_too_often_waits(autojump_clock: MockClock) -> None:
+    async with open_room(Settings(limits=LIMITS)) as room:
+        ann = room.client("ann")
+        asked = [
+            commands.Join(room="lobby"),
+            commands.History(room="lobby"),
+            commands.Search(room="lobby", query="x"),
+            commands.Who(room="lobby"),
+            commands.Rooms(),
+        ]
+        assert [refused(await ann.do(command)) for command in asked] == [None] * 5
+        for command in asked:
+            refusal = await ann.do(command)
+            assert (refusal.code, refusal.retry_ms) == ("rate_limited", 500)
+        # What is said does not wait for it.
+        assert await say(ann, 1) == [None]
+        await trio.sleep(0.5)
+        assert refused(await ann.join()) is None
+
+
+async def test_operators_are_exempt_where_that_is_configured(autojump_clock: MockClock) -> None:
+    for exempt in (True, False):
+        settings = Settings(
+            limits=replace(LIMITS, messages_per_second=1, operators_exempt=exempt),
+            auth=Auth(mode="token"),
+            chat=Chat(operators=("root",)),
+        )
+        async with open_room(settings, keys=KEYS) as room:
+            root = await room.subject("root")
+            await root.join()
+            codes = [refused(await root.say("x")) for _ in range(25)]
+            codes += [refused(await root.join()) for _ in range(6)]
+            assert (set(codes) == {None}) is exempt

@@ -1,0 +1,417 @@
+"""Kick, ban, mute, slow, close: who may, whom it meets, what gets around it, when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+from msgspec import UNSET
+from trio.testing import MockClock
+
+from chatd.chat import commands, events
+from chatd.chat.moderation import Deed, Moderation
+from chatd.chat.sanctions import Sanction, Sanctions, network_of
+from chatd.chat.tokens import Keys, new_key, read_key
+from chatd.journal.memory import MemoryJournal
+from chatd.model import BANNED, KICKED, Refusal
+from chatd.settings import Auth, Chat, Http, Settings
+from tests.chat.room import Client, Room, Wall, open_room, refused
+
+KEYS = Keys([read_key(new_key(symmetric=True).encode())])
+SETTINGS = Settings(
+    auth=Auth(mode="token", guests=True),
+    chat=Chat(operators=("root",)),
+    http=Http(trusted_proxies=("unix", "198.51.100.0/24")),
+)
+ADDRESS = "192.0.2.7"
+EVERY = [
+    commands.Kick(nick="eve"),
+    commands.Ban(nick="eve"),
+    commands.Unban(nick="eve"),
+    commands.Mute(nick="eve"),
+    commands.Unmute(nick="eve"),
+    commands.Slow(room="lobby", seconds=1),
+    commands.Close(room="lobby"),
+]
+
+
+@pytest.fixture
+async def room() -> AsyncIterator[Room]:
+    async with open_room(SETTINGS, keys=KEYS) as room:
+        yield room
+
+
+@pytest.fixture
+async def root(room: Room) -> Client:
+    client = await room.subject("root")
+    await client.join()
+    return client
+
+
+@pytest.fixture
+async def eve(room: Room, root: Client) -> Client:
+    client = room.client("eve", ADDRESS)
+    await client.join()
+    return client
+
+
+@pytest.mark.parametrize("command", EVERY, ids=lambda command: type(command).__name__)
+async def test_only_an_operator_may(room: Room, eve: Client, command: commands.Moderate) -> None:
+    user = await room.subject("user")
+    for client in (eve, user):
+        assert refused(await client.do(command)) == "forbidden"
+    noted = [line for name, line in room.log.records if name == "refused"]
+    assert [line["code"] for line in noted] == ["forbidden"] * 2
+    assert eve.closed == []
+    assert len(room.chat.sanctions) == 0
+
+
+async def test_each_act_is_in_the_log_with_who_did_it(
+    room: Room, root: Client, eve: Client
+) -> None:
+    await root.do(commands.Slow(room="lobby", seconds=1))
+    await root.do(commands.Mute(room="lobby", nick="eve", seconds=60, reason="spam"))
+    await root.do(commands.Unmute(room="lobby", nick="eve"))
+    await root.do(commands.Kick(room="lobby", nick="eve"))
+    await root.do(commands.Ban(nick="eve"))
+    await root.do(commands.Unban(nick="eve"))
+    await root.do(commands.Close(room="lobby"))
+    acts = [(name, line) for name, line in room.log.records if "by" in line]
+    names = ["slow", "mute", "unmute", "kick", "ban", "unban", "close"]
+    assert [name for name, _ in acts] == names
+    assert {line["by"] for _, line in acts} == {"root"}
+    mute = acts[1][1]
+    assert (mute["target"], mute["nick"]) == (eve.connection.user.id, "eve")
+    assert (mute["room"], mute["seconds"], mute["reason"]) == ("lobby", 60, "spam")
+    assert acts[4][1]["network"] == "192.0.2.7/32"
+
+
+# ---- kick
+
+
+async def test_a_kick_from_a_room(room: Room, root: Client, eve: Client) -> None:
+    second = room.client()
+    second.connection.become(eve.connection.user)
+    await second.join()
+    done = await root.do(commands.Kick(room="Lobby", nick="EVE", reason="calm down"))
+    assert done.user == eve.connection.user.id
+    assert [(left.nick, left.reason) for left in root.told(events.Left)] == [("eve", "kicked")]
+    for client in (eve, second):
+        assert [left.reason for left in client.told(events.Left)] == ["kicked"]
+        assert client.told(events.Notice)[-1].text == "you were kicked from lobby: calm down"
+        assert client.connection.memberships == {}
+        assert client.closed == []
+    assert refused(await eve.say("x")) == "not_joined"
+    assert refused(await eve.join()) is None
+
+
+async def test_a_kick_from_the_chat_closes(root: Client, eve: Client) -> None:
+    await root.do(commands.Kick(nick="eve", reason="bye"))
+    assert eve.closed == [(KICKED, "bye")]
+    assert root.closed == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({}, "bad_request"),
+        ({"nick": "nobody"}, "not_found"),
+        ({"nick": "*"}, "bad_request"),
+        ({"user": "nobody"}, "not_found"),
+        ({"nick": "root"}, "bad_request"),
+        ({"nick": "other"}, "forbidden"),
+        ({"nick": "eve", "room": "@x"}, "bad_request"),
+        ({"nick": "eve", "reason": "x" * 600}, "too_large"),
+    ],
+)
+async def test_whom_one_cannot_kick(
+    room: Room, root: Client, eve: Client, fields: dict[str, Any], code: str
+) -> None:
+    await room.subject("other", op=True)
+    assert refused(await root.do(commands.Kick(**fields))) == code
+    assert eve.closed == []
+
+
+# ---- ban
+
+
+async def test_a_ban_meets_the_session_and_the_address(
+    room: Room, root: Client, eve: Client, autojump_clock: MockClock
+) -> None:
+    secret = room.chat.users.secret(eve.connection.user)
+    assert secret is not None
+    neighbour = room.client("neighbour", ADDRESS)
+    colleague = await room.subject("colleague")
+    done = await root.do(commands.Ban(nick="eve", seconds=3600, reason="enough"))
+    assert (done.user, done.networks) == (eve.connection.user.id, ["192.0.2.7/32"])
+    assert done.until is not None
+    for client in (eve, neighbour):
+        assert [close for close, _ in client.closed] == [BANNED]
+        client.close()
+    assert colleague.closed == root.closed == []
+    refusal = room.chat.refusal_to_enter("", ADDRESS, None)
+    assert refusal is not None
+    assert (refusal.code, refusal.message) == ("banned", "you are banned: enough")
+    assert refusal.retry_ms is not None
+    assert 3_590_000 < refusal.retry_ms <= 3_600_000
+    # Elsewhere, with the old session.
+    again = room.client("innocent", "203.0.113.9")
+    assert refused(await again.do(commands.Auth(session=secret))) == "banned"
+    assert [close for close, _ in again.closed] == [BANNED]
+    assert again.connection.user.id != eve.connection.user.id
+    # A subject has a name of its own, wherever it comes from.
+    grant = room.chat.verify(room.token("colleague"))
+    assert room.chat.refusal_to_enter("colleague", ADDRESS, grant) is None  # type: ignore[arg-type]
+    assert room.chat.refusal_to_enter("", "203.0.113.9", None) is None
+    await trio.sleep(3601)
+    assert room.chat.refusal_to_enter("", ADDRESS, None) is None
+    back = room.client(None, ADDRESS)
+    assert refused(await back.do(commands.Auth(session=secret))) is None
+
+
+async def test_a_ban_outlives_the_process(autojump_clock: MockClock) -> None:
+    journal = MemoryJournal(now=Wall())
+    async with open_room(SETTINGS, journal, KEYS) as room:
+        root = await room.subject("root")
+        room.client("eve", ADDRESS)
+        await root.do(commands.Ban(nick="eve"))
+        await root.do(commands.Close(room="den"))
+        again = Sanctions(room.chat.now)
+        await again.load(journal)
+        assert len(again) == 3
+        assert again.ban("", "", ADDRESS, guest=True) is not None
+        assert again.get("close", "den", "") is not None
+
+
+async def test_a_ban_from_a_room(room: Room, root: Client, eve: Client) -> None:
+    await eve.join("den")
+    await root.do(commands.Ban(room="lobby", nick="eve", seconds=60))
+    assert [left.reason for left in root.told(events.Left)] == ["banned"]
+    assert set(eve.connection.memberships) == {"den"}
+    assert eve.closed == []
+    joined = await eve.join()
+    assert refused(joined) == "banned"
+    assert joined.retry_ms <= 60_000
+    since = commands.Since(room.chat.journal.epoch, 0)
+    assert refused(await eve.join(since=since)) == "banned"
+    assert refused(await eve.do(commands.History(room="lobby"))) == "banned"
+    newcomer = room.client("newcomer", ADDRESS)
+    assert refused(await newcomer.join()) == "banned"
+    assert refused(await newcomer.join("den")) is None
+    await root.do(commands.Unban(room="lobby", nick="eve"))
+    assert refused(await eve.join()) is None
+    assert refused(await newcomer.join()) is None
+    assert len(room.chat.sanctions) == 0
+
+
+async def test_a_subjects_ban_is_the_subjects_alone(room: Room, root: Client) -> None:
+    ann = await room.subject("ann", address=ADDRESS)
+    done = await root.do(commands.Ban(nick="ann"))
+    assert done.networks is None
+    assert [close for close, _ in ann.closed] == [BANNED]
+    assert room.chat.refusal_to_enter("", ADDRESS, None) is None
+    client = room.client()
+    assert refused(await client.do(commands.Auth(token=room.token("ann")))) == "banned"
+    # By the id, when nobody here is called so any more.
+    ann.close()
+    assert refused(await root.do(commands.Unban(user="ann"))) is None
+    client = room.client()
+    assert refused(await client.do(commands.Auth(token=room.token("ann")))) is None
+
+
+@pytest.mark.parametrize(
+    ("network", "meets", "spares"),
+    [
+        ("192.0.2.0/24", "192.0.2.200", "192.0.3.1"),
+        ("192.0.2.1", "192.0.2.1", "192.0.2.2"),
+        ("2001:db8::7", "2001:db8::/64", "2001:db8:0:1::/64"),
+        ("2001:db8::/32", "2001:db8:ffff::/64", "2001:db9::/64"),
+        ("::ffff:192.0.2.9", "192.0.2.9", "192.0.2.8"),
+    ],
+)
+async def test_a_network_is_banned(
+    room: Room, root: Client, network: str, meets: str, spares: str
+) -> None:
+    met, spared = room.client("met", meets), room.client("spared", spares)
+    done = await root.do(commands.Ban(network=network))
+    assert len(done.networks) == 1
+    assert [close for close, _ in met.closed] == [BANNED]
+    assert spared.closed == []
+    assert room.chat.refusal_to_enter("", meets, None) is not None
+    assert room.chat.refusal_to_enter("", spares, None) is None
+    # Whoever it is, but for operators.
+    ann, chief = room.chat.verify(room.token("ann")), room.chat.verify(room.token("root"))
+    assert room.chat.refusal_to_enter("ann", meets, ann) is not None  # type: ignore[arg-type]
+    assert room.chat.refusal_to_enter("root", meets, chief) is None  # type: ignore[arg-type]
+    assert refused(await root.do(commands.Unban(network=network))) is None
+    assert room.chat.refusal_to_enter("", meets, None) is None
+
+
+@pytest.mark.parametrize(
+    ("network", "code", "hint"),
+    [
+        ("127.0.0.1", "forbidden", "loopback"),
+        ("0.0.0.0/0", "forbidden", "loopback"),
+        ("::1", "forbidden", "loopback"),
+        ("198.51.100.7", "forbidden", "http.trusted_proxies"),
+        ("198.51.0.0/16", "forbidden", "http.trusted_proxies"),
+        ("everybody", "bad_request", "192.0.2.0/24"),
+        ("", "bad_request", "192.0.2.0/24"),
+    ],
+)
+async def test_what_network_is_not_banned(
+    room: Room, root: Client, network: str, code: str, hint: str
+) -> None:
+    refusal = await root.do(commands.Ban(network=network))
+    assert (refused(refusal), len(room.chat.sanctions)) == (code, 0)
+    assert hint in refusal.message
+
+
+async def test_a_guest_on_loopback_is_banned_alone(room: Room, root: Client) -> None:
+    near, other = room.client("near"), room.client("other")
+    done = await root.do(commands.Ban(nick="near"))
+    assert (done.networks, len(room.chat.sanctions)) == (None, 1)
+    assert near.closed
+    assert other.closed == []
+
+
+async def test_there_are_only_so_many(
+    room: Room, root: Client, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    monkeypatch.setattr("chatd.chat.moderation.MOST_SANCTIONS", 2)
+    for last, seconds in ((1, 5), (2, None)):
+        ban = commands.Ban(network=f"203.0.113.{last}", seconds=seconds)
+        assert refused(await root.do(ban)) is None
+    assert refused(await root.do(commands.Ban(network="203.0.113.3"))) == "forbidden"
+    await trio.sleep(6)
+    assert refused(await root.do(commands.Ban(network="203.0.113.3"))) is None
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("inf"), 1e12])
+async def test_a_ban_has_a_time_or_none(root: Client, eve: Client, seconds: float) -> None:
+    assert refused(await root.do(commands.Ban(nick="eve", seconds=seconds))) == "bad_request"
+    assert refused(await root.do(commands.Unban(nick="eve"))) == "not_found"
+
+
+# ---- mute
+
+
+async def test_who_is_muted_says_nothing(
+    room: Room, root: Client, eve: Client, autojump_clock: MockClock
+) -> None:
+    said = await eve.say("before")
+    await eve.join("den")
+    await root.do(commands.Mute(room="lobby", nick="eve", seconds=60, reason="spam"))
+    assert eve.told(events.Notice)[-1].text == "you may say nothing in lobby now: spam"
+    for command in (
+        commands.Say(room="lobby", text="x"),
+        commands.Edit(room="lobby", seq=said.seq, text="x"),
+        commands.Typing(room="lobby", on=True),
+    ):
+        refusal = await eve.do(command)
+        assert refused(refusal) == "muted"
+        assert refusal.retry_ms <= 60_000
+    assert refused(await eve.say("x", "den")) is None
+    assert refused(await eve.do(commands.Delete(room="lobby", seq=said.seq))) is None
+    await trio.sleep(61)
+    assert refused(await eve.say("after")) is None
+
+
+async def test_a_mute_everywhere_and_back(room: Room, root: Client, eve: Client) -> None:
+    await root.do(commands.Mute(nick="eve"))
+    await eve.do(commands.Nick(nick="not-eve"))
+    for name in ("lobby", "@root"):
+        assert refused(await eve.say("x", name)) == "muted"
+    assert refused(await root.do(commands.Unmute(nick="eve"))) is None
+    assert refused(await eve.say("x")) is None
+    assert refused(await root.do(commands.Unmute(nick="eve"))) == "not_found"
+
+
+# ---- slow, close
+
+
+async def test_slow_mode(room: Room, root: Client, eve: Client, autojump_clock: MockClock) -> None:
+    await root.do(commands.Slow(room="lobby", seconds=30))
+    assert eve.told(events.Notice)[-1].text == "lobby: one message every 30 seconds"
+    second = room.client()
+    second.connection.become(eve.connection.user)
+    await second.join()
+    assert refused(await eve.say("one")) is None
+    refusal = await second.say("two")
+    assert (refused(refusal), refusal.retry_ms) == ("rate_limited", 30_000)
+    for _ in range(3):
+        assert refused(await root.say("operators may")) is None
+    await trio.sleep(30)
+    assert refused(await second.say("two")) is None
+    await root.do(commands.Slow(room="lobby", seconds=0))
+    assert refused(await eve.say("three")) is None
+    assert refused(await root.do(commands.Slow(room="lobby", seconds=-1))) == "bad_request"
+
+
+async def test_a_closed_room(
+    room: Room, root: Client, eve: Client, autojump_clock: MockClock
+) -> None:
+    await eve.say("before")
+    await root.do(commands.Close(room="lobby", seconds=60))
+    assert [left.reason for left in eve.told(events.Left)] == ["kicked"]
+    assert set(root.connection.memberships) == {"lobby"}
+    for command in (commands.Join(room="lobby"), commands.History(room="lobby")):
+        refusal = await eve.do(command)
+        assert refused(refusal) == "forbidden"
+        assert refusal.retry_ms <= 60_000
+    assert refused(await root.say("alone")) is None
+    await trio.sleep(61)
+    assert refused(await eve.join()) is None
+    await root.do(commands.Close(room="lobby"))
+    assert refused(await eve.join()) == "forbidden"
+    await root.do(commands.Close(room="lobby", seconds=0))
+    assert refused(await eve.join()) is None
+
+
+async def test_the_console_acts_as_an_operator(room: Room, eve: Client) -> None:
+    done = await Moderation(room.chat).kick(Deed(by="console", nick="eve"))
+    assert isinstance(done, commands.Done)
+    assert [line["by"] for name, line in room.log.records if name == "kick"] == ["console"]
+
+
+async def test_a_store_that_does_not_take_it_has_no_ban(room: Room, root: Client) -> None:
+    async def broken(operation: object) -> object:
+        return Refusal("unavailable", "no")
+
+    room.chat.bus.ask = broken  # type: ignore[assignment,method-assign]
+    room.client("eve", ADDRESS)
+    assert refused(await root.do(commands.Ban(nick="eve"))) == "unavailable"
+    assert len(room.chat.sanctions) == 0
+
+
+# ---- what is held
+
+
+def test_networks_are_found_by_their_length() -> None:
+    now = 0
+    held = Sanctions(lambda: now)
+    for network, until in (("10.0.0.0/8", None), ("10.1.0.0/16", 5), ("2001:db8::/64", None)):
+        held.add(Sanction("ban", by="x", at=0, network=network, until=until))
+    assert held.ban("", "", "10.2.3.4", guest=False) is not None
+    assert held.ban("", "", "11.2.3.4", guest=False) is None
+    assert held.ban("", "", "2001:db8::/64", guest=False) is not None
+    assert held.ban("room", "", "10.2.3.4", guest=False) is None
+    now = 6
+    held.sweep()
+    assert len(held) == 2
+    for sanction in list(held.all()):
+        held.remove(sanction)
+    assert (len(held), held._networks) == (0, {})
+
+
+@pytest.mark.parametrize("text", ["", "x", "1.2.3", "1.2.3.4/33", "::/129", "1.2.3.4/x"])
+def test_what_is_no_network(text: str) -> None:
+    assert network_of(text) is None
+
+
+def test_done_says_only_what_there_is() -> None:
+    assert msgspec.json.encode(commands.Done()) == b"{}"
+    assert UNSET not in msgspec.to_builtins(commands.Done(user="u")).values()
