@@ -7,7 +7,8 @@ the end of a chunked body.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Final, Protocol
 
 import h11
@@ -215,6 +216,7 @@ class HttpConnection:
             listener_loopback=self._transport.listener_loopback,
             secure=secure,
             read=self._read_body,
+            pieces=self._pieces,
             gone=self._gone,
         )
 
@@ -294,16 +296,31 @@ class HttpConnection:
 
     async def _send(self, response: Response, *, close: bool) -> None:
         headers = list(response.headers)
-        if response.status not in (204, 304):
+        if response.stream is None and response.status not in (204, 304):
             headers.append(("Content-Length", str(len(response.body))))
-        if response.body:
+        if response.body or response.stream is not None:
             headers.append(("Content-Type", response.content_type))
         if close:
             headers.append(("Connection", "close"))
+        # Without a length h11 frames the body in chunks, or ends it by closing (HTTP/1.0).
         data = self._h11.send(h11.Response(status_code=response.status, headers=headers)) or b""
-        if not self._bodiless:
+        if response.stream is not None:
+            async with aclosing(response.stream) as stream:
+                await self._send_pieces(data, stream)
+            data = b""
+        elif not self._bodiless:
             data += self._h11.send(h11.Data(data=response.body)) or b""
         data += self._h11.send(h11.EndOfMessage()) or b""
+        await self._send_data(data)
+
+    async def _send_pieces(self, data: bytes, stream: AsyncGenerator[bytes]) -> None:
+        await self._send_data(data)
+        if not self._bodiless:
+            async for piece in stream:
+                if piece:
+                    await self._send_data(self._h11.send(h11.Data(data=piece)) or b"")
+
+    async def _send_data(self, data: bytes) -> None:
         for at in range(0, len(data), _SEND_BYTES):
             self._rearm()
             await self._transport.send_all(data[at : at + _SEND_BYTES])
@@ -325,10 +342,28 @@ class HttpConnection:
         return self._body
 
     async def _whole_body(self, limit: int) -> bytes:
+        body = bytearray()
+        async with aclosing(self._data()) as pieces:
+            async for piece in pieces:
+                body += piece
+                if len(body) > limit:
+                    raise Refused(refusal(413, f"At most {limit} bytes are taken here."))
+        return bytes(body)
+
+    async def _pieces(self) -> AsyncGenerator[bytes]:
+        if self._body is None:
+            self._torn = True
+            async with aclosing(self._data(self._seconds)) as pieces:
+                async for piece in pieces:
+                    yield piece
+            self._body = b""
+            self._torn = False
+
+    async def _data(self, seconds: float = float("inf")) -> AsyncGenerator[bytes]:
+        """Read on to the body's end; each wait on the peer has so many seconds."""
         if self._h11.they_are_waiting_for_100_continue:
             go_on = self._h11.send(h11.InformationalResponse(status_code=100, headers=[]))
             await self._transport.send_all(go_on or b"")
-        body = bytearray()
         self._feed(bytes(self._buffer))
         self._buffer.clear()
         while True:
@@ -337,14 +372,16 @@ class HttpConnection:
             except h11.RemoteProtocolError as error:
                 raise malformed(str(error), error.error_status_hint) from error
             if isinstance(event, h11.Data):
-                body += event.data
-                if len(body) > limit:
-                    raise Refused(refusal(413, f"At most {limit} bytes are taken here."))
+                yield bytes(event.data)
             elif isinstance(event, h11.EndOfMessage):
                 self._end_body(event)
-                return bytes(body)
+                return
             else:
-                data = await self._transport.recv(_RECV_BYTES)
+                data = None
+                with trio.move_on_after(seconds):
+                    data = await self._transport.recv(_RECV_BYTES)
+                if data is None:
+                    raise Refused(refusal(408, "The body came too slowly."))
                 if not data:
                     raise malformed("a body that ends too soon")
                 self._feed(data)

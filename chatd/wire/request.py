@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Final
 from urllib.parse import parse_qsl
 
@@ -17,12 +17,18 @@ _QUERY_FIELDS: Final = 64
 
 
 class Response(Struct, frozen=True):
-    """A whole answer. ``content_type`` is left out where there is no body."""
+    """A whole answer. ``content_type`` is left out where there is no body.
+
+    ``stream``, where given, is the body in place of ``body``: of any length, piece by piece as the
+    client takes it, closed in any case. What it raises ends the connection: the client sees that
+    the body is torn.
+    """
 
     status: int
     body: bytes = b""
     content_type: str = "text/plain; charset=utf-8"
     headers: Sequence[tuple[str, str]] = ()
+    stream: AsyncGenerator[bytes] | None = None
 
 
 class Refused(Exception):  # noqa: N818 - it is an answer, not an error
@@ -42,6 +48,11 @@ async def _no_body(limit: int) -> bytes:
     return b""
 
 
+async def _no_pieces() -> AsyncGenerator[bytes]:
+    return
+    yield b""
+
+
 async def _never() -> None:
     await trio.sleep_forever()
 
@@ -55,6 +66,7 @@ class Request:
 
     __slots__ = (
         "_gone",
+        "_pieces",
         "_query",
         "_read",
         "connection",
@@ -78,6 +90,7 @@ class Request:
         listener_loopback: bool = False,
         secure: bool = False,
         read: Callable[[int], Awaitable[bytes]] = _no_body,
+        pieces: Callable[[], AsyncGenerator[bytes]] = _no_pieces,
         gone: Callable[[], Awaitable[None]] = _never,
     ) -> None:
         self.method = method
@@ -88,6 +101,7 @@ class Request:
         self.listener_loopback = listener_loopback
         self.secure = secure
         self._read = read
+        self._pieces = pieces
         self._gone = gone
         self._query: dict[str, str] | None = None
 
@@ -118,6 +132,13 @@ class Request:
         """Read the whole body. Raises Refused: 413 over ``limit``, 408 too slow, 400 malformed."""
         return await self._read(limit)
 
+    def pieces(self) -> AsyncGenerator[bytes]:
+        """Give the body, of any length, as it comes; each piece has the time of a head.
+
+        To be closed by who breaks off. Raises Refused: 408 too slow, 400 malformed.
+        """
+        return self._pieces()
+
     async def gone(self) -> None:
         """Return when the client has gone away, where a handler waits for something else.
 
@@ -128,4 +149,5 @@ class Request:
     def release(self) -> None:
         """Let go of the connection's HTTP: a WebSocket keeps its request, and not 10 KiB more."""
         self._read = _no_body
+        self._pieces = _no_pieces
         self._gone = _never

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 
 import pytest
 import trio
@@ -16,7 +17,7 @@ from chatd.wire.request import Request, Response
 from chatd.wire.routes import Routes
 from chatd.wire.transport import StreamTransport
 from chatd.wire.websocket import Upgrade
-from tests.wire.served import HANDSHAKE, KEY, MEMORY, Served, serve
+from tests.wire.served import HANDSHAKE, KEY, MEMORY, Served, serve, settings
 
 
 @pytest.fixture
@@ -452,3 +453,116 @@ async def test_a_request_that_is_kept_waits_for_nobody(autojump_clock: MockClock
         await request.gone()
     assert scope.cancelled_caught
     assert not request.secure
+
+
+# ---- bodies of any length
+
+
+class Streaming:
+    """A handler whose answer comes in pieces; ``closed`` once nobody takes them any more."""
+
+    def __init__(self, pieces: list[bytes], error: Exception | None = None) -> None:
+        self.pieces = pieces
+        self.error = error
+        self.closed = 0
+
+    async def __call__(self, request: Request) -> Response:
+        return Response(200, content_type="text/csv", stream=self._stream())
+
+    async def _stream(self) -> AsyncGenerator[bytes]:
+        try:
+            for piece in self.pieces:
+                await trio.lowlevel.checkpoint()
+                yield piece
+            if self.error is not None:
+                raise self.error
+        finally:
+            self.closed += 1
+
+
+async def test_an_answer_in_pieces_is_chunked(autojump_clock: MockClock) -> None:
+    streaming = Streaming([b"one", b"", b"two" * 50_000])
+    async with serve(tcp=False, stream=streaming) as served:
+        client = served.dial()
+        await client.send(
+            b"GET /stream HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n"
+        )
+        await client.stream.send_eof()
+        answer = await client.rest()
+    head, _, rest = answer.partition(b"\r\n\r\n")
+    assert b"transfer-encoding: chunked" in head.lower()
+    assert b"content-length" not in head.lower()
+    assert b"content-type: text/csv" in head.lower()
+    assert rest.startswith(b"3\r\none\r\n249f0\r\ntwotwo")
+    # The connection goes on behind it.
+    assert rest.partition(b"two\r\n0\r\n\r\n")[2].startswith(b"HTTP/1.1 200")
+    assert streaming.closed == 1
+
+
+@pytest.mark.parametrize(
+    ("request_line", "body"),
+    [(b"GET /stream HTTP/1.0", b"onetwo"), (b"HEAD /stream HTTP/1.1", b"")],
+)
+async def test_pieces_where_there_are_no_chunks(
+    autojump_clock: MockClock, request_line: bytes, body: bytes
+) -> None:
+    async with serve(tcp=False, stream=Streaming([b"one", b"two"])) as served:
+        answer = await raw(served, request_line + b"\r\nHost: a\r\n\r\n")
+    assert answer.endswith(b"\r\n\r\n" + body)
+
+
+async def test_what_a_stream_raises_tears_the_body(autojump_clock: MockClock) -> None:
+    streaming = Streaming([b"one"], ValueError("half way"))
+    async with serve(tcp=False, stream=streaming) as served:
+        answer = await raw(served, b"GET /stream HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert answer.endswith(b"3\r\none\r\n")
+        assert served.faults == ["ValueError('half way')"]
+
+
+async def test_who_takes_no_piece_is_left_in_time(autojump_clock: MockClock) -> None:
+    streaming = Streaming([b"x" * 1000] * 1000)
+    ours, theirs = trio.testing.lockstep_stream_pair()
+    async with serve(settings(limits={"handshake_seconds": 3}), tcp=False, s=streaming) as served:
+        began = trio.current_time()
+        transport = StreamTransport(theirs, MEMORY, listener_loopback=True)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(served.server.handle, transport)
+            await ours.send_all(b"GET /s HTTP/1.1\r\nHost: a\r\n\r\n")
+            while not (await ours.receive_some(100)).startswith(b"x"):
+                pass
+        assert trio.current_time() == began + 3
+        assert streaming.closed == 1
+
+
+async def _lengths(request: Request) -> Response:
+    """Answer the lengths of the pieces of a body."""
+    async with aclosing(request.pieces()) as pieces:
+        lengths = [len(piece) async for piece in pieces]
+    return Response(200, repr((sum(lengths), len(lengths) > 1)).encode())
+
+
+async def test_a_body_of_any_length_is_read_as_it_comes(autojump_clock: MockClock) -> None:
+    async with serve(settings(limits={"handshake_seconds": 3}), tcp=False, up=_lengths) as served:
+        client = served.dial()
+        for head, frame in (
+            ("Content-Length: 200000", lambda part: part),
+            ("Transfer-Encoding: chunked", lambda part: b"%x\r\n%b\r\n" % (len(part), part)),
+        ):
+            await client.send(f"GET /up HTTP/1.1\r\nHost: a\r\n{head}\r\n\r\n".encode())
+            for _ in range(4):
+                # Slow in all, in time for each piece.
+                await trio.sleep(2)
+                await client.send(frame(b"x" * 50_000))
+            if "chunked" in head:
+                await client.send(b"0\r\n\r\n")
+            assert (await client.answer())[2] == b"(200000, True)"
+        # And the connection is as good as before.
+        assert (await client.ask("GET / HTTP/1.1"))[0] == 200
+
+
+async def test_a_piece_that_does_not_come_in_time(autojump_clock: MockClock) -> None:
+    async with serve(settings(limits={"handshake_seconds": 3}), tcp=False, up=_lengths) as served:
+        client = served.dial()
+        await client.send(b"GET /up HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf")
+        assert (await client.answer())[0] == 408
+        assert await client.rest() == b""
