@@ -16,6 +16,8 @@ from typing import Literal, Protocol
 import trio
 from msgspec import Struct
 
+from chatd.journal.retention import Retention
+from chatd.journal.told import Told
 from chatd.model import Event, Head, Operation, Outcome, Record, Refusal, UserRecord
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "UNREAD_EVENTS",
     "Durability",
     "Journal",
+    "Retention",
     "Statistics",
     "StoreError",
     "Told",
@@ -59,26 +62,6 @@ class Unavailable(Exception):  # noqa: N818  the error code's name, as clients k
 
 class StoreError(Exception):
     """The store cannot be opened. Its text is one line for the operator: what is, what to do."""
-
-
-class Told(Protocol):
-    """Hears what the operator should know of a store. Called in the loop, never in a thread.
-
-    ``store`` comes with ``state`` (``slow``, ``quick``, ``failed``, ``recovered``, ``renewed`` or
-    ``filling``) and ``detail`` for people; ``retention`` with what went and the size before.
-    """
-
-    def __call__(
-        self,
-        event: Literal["store", "retention"],
-        /,
-        *,
-        state: str | None = None,
-        detail: str | None = None,
-        seconds: float | None = None,
-        events: int | None = None,
-        store_bytes: int | None = None,
-    ) -> None: ...
 
 
 class Statistics(Struct, frozen=True):
@@ -240,6 +223,10 @@ class Journal(Protocol):
         Records whose time is over go too. What was deleted leaves the store's files, in further
         chunks, within ``Retention.purge_seconds``.
         """
+        ...
+
+    def retain(self, retention: Retention) -> None:
+        """Keep by this rule from the next sweep on."""
         ...
 
     async def aclose(self) -> None:

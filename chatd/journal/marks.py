@@ -31,6 +31,8 @@ class Marks:
     """When the first text was taken away since that began."""
     touched: dict[int, None] = field(default_factory=dict)
     """Ids of rooms that may hold more events than are kept."""
+    kept: int | Literal["off"] = "off"
+    """How many were kept of each room at the last look."""
 
     def wipe(self, cursor: sqlite3.Cursor, now: int) -> None:
         """Note, in the transaction that does it, that a text is taken away."""

@@ -372,6 +372,10 @@ class MemoryJournal:
             del self._records[name]
         return len(gone)
 
+    def retain(self, retention: Retention) -> None:
+        self._retention = self._sweeps.retention = retention
+        self._long = dict.fromkeys(self._rooms)
+
     async def aclose(self) -> None:
         self._send.close()
 

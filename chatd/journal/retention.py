@@ -12,9 +12,10 @@ from typing import Final, Literal
 import trio
 from msgspec import Struct
 
-from chatd.journal import Told
+from chatd.journal.told import Told
+from chatd.settings import Settings
 
-__all__ = ["CHUNK", "Retention", "Sweeps", "silent"]
+__all__ = ["CHUNK", "Retention", "Sweeps", "retention_of", "silent"]
 
 CHUNK: Final = 64
 """Events in a sweep: some 1 ms of the writer's time, which commits wait for."""
@@ -60,6 +61,18 @@ class Retention(Struct, frozen=True):
     def filling(self, size: int, *, was: bool) -> bool:
         """Tell whether the store is filling up: from 90 % on, until it is under 85 % again."""
         return self.max_bytes != "off" and size * 100 >= self.max_bytes * (85 if was else 90)
+
+
+def retention_of(settings: Settings) -> Retention:
+    """Give the rule that a configuration has."""
+    history = settings.history
+    return Retention(
+        keep_days=history.keep_days,
+        keep_events=history.keep_events,
+        max_bytes=history.max_bytes,
+        purge_seconds=history.purge_seconds,
+        user_days=settings.auth.session_days,
+    )
 
 
 def silent(_event: str, /, **_fields: object) -> None:

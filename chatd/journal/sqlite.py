@@ -199,6 +199,9 @@ class SqliteJournal(Reads):
             self._written.set()
         return done
 
+    def retain(self, retention: Retention) -> None:
+        self._sweeps.retention = retention
+
     async def _checkpoints(self) -> None:
         while True:
             await self._written.wait()

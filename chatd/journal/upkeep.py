@@ -134,7 +134,12 @@ class Upkeep:
         return self._remove(now, "position <= ?", (upto,))
 
     def _sweep_rooms(self, retention: Retention, now: int) -> int:
-        keep, touched = retention.keep_events, self._marks.touched
+        keep, marks = retention.keep_events, self._marks
+        if keep != marks.kept:
+            # Also at first: any room may hold more than is kept now.
+            rooms = self._cursor.execute("SELECT id FROM rooms").fetchall()
+            marks.kept, marks.touched = keep, dict.fromkeys(row[0] for row in rooms)
+        touched = marks.touched
         while keep != "off" and touched:
             room = next(iter(touched))
             first, last = self._cursor.execute(

@@ -104,8 +104,6 @@ class Writer:
         connection.execute("UPDATE users SET seen = ? WHERE seen IS NULL", (self._now(),))
         self.marks.position = connection.execute(POSITION).fetchone()[0]
         self.marks.look(connection)
-        rooms = connection.execute("SELECT id FROM rooms")
-        self.marks.touched = dict.fromkeys(row[0] for row in rooms)
         connection.execute("COMMIT")
         self._marker.put(self.epoch)
         claim.note(self._life, closed=False)

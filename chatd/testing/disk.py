@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import trio
 
-from chatd.journal import Journal, Statistics, Unavailable
+from chatd.journal import Journal, Retention, Statistics, Unavailable
 from chatd.model import Event, Head, Operation, Outcome, Receipt, Record, UserRecord
 
 __all__ = ["FaultyJournal"]
@@ -104,6 +104,9 @@ class FaultyJournal:
 
     async def sweep(self) -> bool:
         return await self._journal.sweep()
+
+    def retain(self, retention: Retention) -> None:
+        self._journal.retain(retention)
 
     async def aclose(self) -> None:
         await self._journal.aclose()

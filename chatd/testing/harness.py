@@ -18,7 +18,7 @@ from chatd.client.errors import unwrapped
 from chatd.daemon import Daemon, open_daemon
 from chatd.journal import Journal
 from chatd.journal.memory import MemoryJournal
-from chatd.journal.retention import Retention
+from chatd.journal.retention import retention_of
 from chatd.logs import Recording, open_log
 from chatd.model import Refusal
 from chatd.settings import Settings
@@ -229,16 +229,8 @@ async def open_chat(
     """
     settings = Settings() if settings is None else settings
     now = _clock()
-    history = settings.history
     if journal is None:
-        retention = Retention(
-            keep_days=history.keep_days,
-            keep_events=history.keep_events,
-            max_bytes=history.max_bytes,
-            purge_seconds=history.purge_seconds,
-            user_days=settings.auth.session_days,
-        )
-        journal = MemoryJournal(now=now, retention=retention)
+        journal = MemoryJournal(now=now, retention=retention_of(settings))
     faulty = FaultyJournal(journal)
     recording = Recording()
     log = open_log(

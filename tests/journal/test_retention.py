@@ -125,6 +125,21 @@ async def test_each_room_keeps_its_newest(opening: Opening) -> None:
         assert await numbers(journal, "calm") == list(range(2, 12))
 
 
+async def test_the_rule_may_change_while_the_store_is_open(opening: Opening) -> None:
+    async with opening(rule(keep_events=100), quiet) as journal:
+        await journal.commit(posts(50, "busy") + posts(10, "calm"))
+        await sweep(journal)
+        journal.retain(rule(keep_events=20))
+        await sweep(journal)
+        assert await numbers(journal, "busy") == list(range(31, 51))
+        journal.retain(rule())
+        await journal.commit(posts(50, "busy"))
+        await sweep(journal)
+        # 20 of them had been said before.
+        assert await numbers(journal, "busy") == list(range(31, 81))
+        assert len(await numbers(journal, "calm")) == 10
+
+
 async def test_a_key_lives_as_long_as_its_event(opening: Opening) -> None:
     async with opening(rule(keep_events=1), quiet) as journal:
         await journal.commit(posts(2))
