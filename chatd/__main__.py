@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from chatd import __version__
-from chatd.cli import check, config, fetch_client, serve, token
+from chatd.cli import check, config, ctl, fetch_client, serve, token
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="chatd", description="A chat daemon: one port, one file.")
     parser.add_argument("--version", action="version", version=f"chatd {__version__}")
     verbs = parser.add_subparsers(metavar="VERB")
-    for verb in (serve, check, config, fetch_client, token):
+    for verb in (serve, check, config, ctl, fetch_client, token):
         verb.add_parser(verbs)
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or (

@@ -1,8 +1,9 @@
-"""The daemon: its nursery tree, its signals, and how it ends.
+"""The daemon: its nursery tree, its signals, reload, and how it ends.
 
 ::
 
-    run                          SIGTERM, SIGINT: drain; a second one: end at once
+    run                          SIGTERM, SIGINT: drain; a second one: end at once; SIGHUP: reload
+    ├── administration           the admin socket and the metrics' port, to the very end
     └── log                      writes what a slow reader left waiting
         └── bus                  collect and commit; fan out
             ├── chat             who is gone for good
@@ -27,22 +28,31 @@ from typing import Final
 import trio
 
 from chatd import __version__
+from chatd.admin import Administration, Refused, Reloaded
+from chatd.admin.answers import Draining, ReloadState
 from chatd.chat import Chat
+from chatd.chat.events import rfc3339
 from chatd.chat.tokens import Keys
+from chatd.engineio.engine import EngineStatistics
 from chatd.gateways import SocketIoGateway, routes
 from chatd.journal import Journal
+from chatd.journal.retention import retention_of
 from chatd.logs import Log
 from chatd.model import GOING_AWAY
+from chatd.reload import Configuration, Loaded, Reload, fixed, written
 from chatd.settings import Settings
 from chatd.systemd import Notifier
 from chatd.wire.listener import Listener
-from chatd.wire.server import Server
+from chatd.wire.routes import Routes
+from chatd.wire.server import Server, ServerStatistics
 from chatd.wire.tls import tls_context
 from chatd.wire.transport import Transport
 
 __all__ = ["Daemon", "now_ms", "open_daemon", "run"]
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+_STDERR: Final = 2
 
 STATUS_SECONDS: Final = 5.0
 """How old the status may be that systemd shows."""
@@ -62,17 +72,43 @@ class Daemon:
     def __init__(self, settings: Settings, chat: Chat, log: Log, handlers: trio.Nursery) -> None:
         self.settings = settings
         self.chat = chat
+        self.log = log
         self.socketio = SocketIoGateway(chat, log, self._closes)
-        table = routes(chat, log, self.socketio, self._welcomes, self._closes)
-        self.server = Server(settings, table, log, tls=tls_context(settings))
-        self._log = log
+        self.server = Server(settings, self._routes(), log, tls=tls_context(settings))
         self._handlers = handlers
         self._listeners = trio.CancelScope()
         self.ends = math.inf
         """When the drain's time is over, on Trio's clock."""
 
-    def _welcomes(self) -> bool:
-        return self.ends == math.inf and self.chat.bus.available
+    def _routes(self) -> Routes:
+        return routes(self.chat, self.log, self.socketio, lambda: self.ready, self._closes)
+
+    @property
+    def draining(self) -> bool:
+        """Whether it has begun to end."""
+        return self.ends != math.inf
+
+    @property
+    def ready(self) -> bool:
+        """Whether new clients are welcome."""
+        return not self.draining and self.chat.bus.available
+
+    def apply(self, settings: Settings, loaded: Loaded | None = None) -> None:
+        """Go by these settings, and what was loaded for them, from now on: in one step.
+
+        Nobody is sent away but those who may not be here any more.
+        """
+        before, self.settings = self.settings, settings
+        self.chat.apply(settings)
+        self.chat.journal.retain(retention_of(settings))
+        self.socketio.apply()
+        self.server.settings = settings
+        if loaded is not None:
+            self.chat.rekey(loaded.keys)
+            self.server.tls = loaded.tls
+        if settings.chat.default_room != before.chat.default_room:
+            self.server.routes = self._routes()  # the page has it in its text
+        self.log.level, self.log.addresses = settings.log.level, settings.log.addresses
 
     def _closes(self) -> bool:
         return self._listeners.cancel_called
@@ -93,7 +129,7 @@ class Daemon:
         """Send everybody away: the health check first, then the listeners, then the clients."""
         settings = self.settings.drain
         self.ends = trio.current_time() + settings.delay_seconds + settings.seconds
-        self._log.emit(
+        self.log.emit(
             "drain",
             clients=len(self.chat.connections),
             rooms=len(self.chat.rooms),
@@ -143,56 +179,126 @@ async def open_daemon(
         logging.cancel_scope.cancel()
 
 
+class Operated:
+    """The running daemon as its operator meets it: ``admin.Control``."""
+
+    def __init__(self, daemon: Daemon, reload: Reload, stop: trio.Event) -> None:
+        self.chat = daemon.chat
+        self.log = daemon.log
+        self.now = now_ms
+        self.began = trio.current_time()
+        self._daemon = daemon
+        self._reload = reload
+        self._stop = stop
+
+    @property
+    def ready(self) -> bool:
+        return self._daemon.ready and not self._stop.is_set()
+
+    @property
+    def draining(self) -> bool:
+        return self._daemon.draining or self._stop.is_set()
+
+    @property
+    def reloads(self) -> ReloadState | None:
+        reload = self._reload
+        if reload.at is None:
+            return None
+        return ReloadState(rfc3339(reload.at), reload.refused, reload.restart)
+
+    def http(self) -> ServerStatistics:
+        return self._daemon.server.statistics()
+
+    def engine(self) -> EngineStatistics:
+        return self._daemon.socketio.io.engine.statistics()
+
+    async def reload(self) -> Reloaded | Refused:
+        return await self._reload.reload()
+
+    def drain(self) -> Draining:
+        self._stop.set()
+        drain = self._daemon.settings.drain
+        return Draining(len(self.chat.connections), drain.delay_seconds + drain.seconds)
+
+
 async def run(
     settings: Settings,
     *,
     listeners: Sequence[Listener],
+    admin: Sequence[Listener] = (),
+    metrics: Sequence[Listener] = (),
     journal: AbstractAsyncContextManager[Journal],
     log: Log,
     notifier: Notifier,
     keys: Keys | None = None,
+    configuration: Configuration | None = None,
 ) -> None:
-    """Serve until a signal says to stop; returns when everything is flushed and closed."""
+    """Serve until a signal says to stop; returns when everything is flushed and closed.
+
+    SIGHUP reloads, or stops as the other signals do: ``configuration`` tells; the default never
+    changes.
+    """
     began = trio.current_time()
+    configuration = configuration or fixed(settings)
+    reload = Reload(configuration, settings, log=log, notifier=notifier, now=now_ms)
     log.emit("start", version=__version__, pid=os.getpid())
     with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
         async with trio.open_nursery() as nursery:
             stop = trio.Event()
-            nursery.start_soon(_watch, signals, stop, nursery.cancel_scope)
-            async with (
-                journal as store,
-                open_daemon(settings, journal=store, log=log, keys=keys) as daemon,
-            ):
-                daemon.listen(listeners)
-                for listener in listeners:
-                    log.emit("listening", listener=listener.address)
-                log.emit("ready", seconds=round(trio.current_time() - began, 3))
-                notifier.ready()
-                async with trio.open_nursery() as telling:
-                    telling.start_soon(_tell_status, daemon, notifier)
-                    await stop.wait()
-                    telling.cancel_scope.cancel()
-                drain = settings.drain
-                notifier.stopping()
-                notifier.extend_timeout(int((drain.delay_seconds + drain.seconds) * 1_000_000))
+            hangup = reload.ask if configuration.hangup else stop.set
+            nursery.start_soon(_watch, signals, stop, hangup, nursery.cancel_scope)
+            async with trio.open_nursery() as administering:
+                async with (
+                    journal as store,
+                    open_daemon(settings, journal=store, log=log, keys=keys) as daemon,
+                ):
+                    reload.apply = daemon.apply
+                    control = Operated(daemon, reload, stop)
+                    administration = Administration(control, admin=admin, metrics=metrics)
+                    await administering.start(administration.run)
+                    daemon.listen(listeners)
+                    for listener in (*listeners, *admin, *metrics):
+                        log.emit("listening", listener=listener.address)
+                    log.emit("ready", seconds=round(trio.current_time() - began, 3))
+                    notifier.ready()
+                    async with trio.open_nursery() as telling:
+                        telling.start_soon(_tell_status, daemon, reload, notifier)
+                        telling.start_soon(reload.run)
+                        await stop.wait()
+                        telling.cancel_scope.cancel()
+                    drain = daemon.settings.drain
+                    notifier.stopping()
+                    notifier.extend_timeout(int((drain.delay_seconds + drain.seconds) * 1_000_000))
+                administration.close()
             nursery.cancel_scope.cancel()
     log.emit("stop", seconds=round(trio.current_time() - began, 3))
 
 
-async def _tell_status(daemon: Daemon, notifier: Notifier) -> None:
-    """Have ``systemctl status`` show how many are here."""
+async def _tell_status(daemon: Daemon, reload: Reload, notifier: Notifier) -> None:
+    """Have ``systemctl status`` show how many are here, and what a reload was refused for."""
     told = ""
     while True:
         status = f"{len(daemon.chat.connections)} clients, {len(daemon.chat.rooms)} rooms"
+        if reload.refused:
+            status = f"{status}; configuration refused: {written(reload.refused[0])}"
         if status != told and notifier.status(status):
             told = status
-        await trio.sleep(STATUS_SECONDS)
+        with trio.move_on_after(STATUS_SECONDS):
+            await reload.news.wait()
 
 
 async def _watch(
-    signals: AsyncIterator[int], stop: trio.Event, everything: trio.CancelScope
+    signals: AsyncIterator[int],
+    stop: trio.Event,
+    hangup: Callable[[], None],
+    everything: trio.CancelScope,
 ) -> None:
-    async for _ in signals:
+    terminal = os.isatty(_STDERR)
+    async for number in signals:
+        if number == signal.SIGHUP and not stop.is_set():
+            # A terminal that is gone hangs up: nobody is there any more to reload for.
+            (stop.set if terminal and not os.isatty(_STDERR) else hangup)()
+            continue
         if stop.is_set():
             everything.cancel()
         stop.set()

@@ -15,6 +15,7 @@ from msgspec import Meta, Struct
 __all__ = [
     "CREDENTIAL",
     "ENVELOPE_BYTES",
+    "Admin",
     "Auth",
     "Chat",
     "Drain",
@@ -24,12 +25,16 @@ __all__ = [
     "Limits",
     "Listen",
     "Log",
+    "Metrics",
     "Settings",
     "Tls",
     "WebSocket",
 ]
 
 Off: TypeAlias = Literal["off"]
+
+# Beside a key whose change counts from the next start on: all others change with a reload.
+_RESTART: Final = {"restart": True}
 
 # What stands around a text on the wire, and each of its bytes as JSON may escape it: an emoji's
 # 4 bytes become 12 (\ud83d\ude00), so 4 for 1 leaves room.
@@ -127,6 +132,14 @@ def _is_cookie(text: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}", text) is not None
 
 
+def _is_admin_socket(text: str) -> bool:
+    return text in ("auto", "off") or _is_address(f"unix:{text}")
+
+
+def _is_metrics_address(text: str) -> bool:
+    return text == "off" or _is_address(text)
+
+
 def _is_history_path(text: str) -> bool:
     return text == "auto" or _is_file(text)
 
@@ -207,6 +220,21 @@ _HistoryPath: TypeAlias = Annotated[
     str, Meta(title='"auto" or a file\'s absolute path', extra={"check": _is_history_path})
 ]
 
+_AdminSocket: TypeAlias = Annotated[
+    str,
+    Meta(
+        title='"auto", "off" or a socket\'s absolute path',
+        extra={"check": _is_admin_socket, "words": ("auto", "off")},
+    ),
+]
+_MetricsAddress: TypeAlias = Annotated[
+    str,
+    Meta(
+        title='"off", "HOST:PORT", "[IPV6]:PORT" or "unix:/PATH"',
+        extra={"check": _is_metrics_address, "words": ("off",)},
+    ),
+]
+
 
 class Listen(Struct, frozen=True, kw_only=True):
     addresses: Annotated[
@@ -216,10 +244,14 @@ class Listen(Struct, frozen=True, kw_only=True):
             description="Where clients come in; several may be given. localhost is 127.0.0.1 and, "
             "where the machine has IPv6, [::1]. For everybody: [::]:3000 (IPv6 and IPv4) or "
             "0.0.0.0:3000 (IPv4 alone).",
+            extra=_RESTART,
         ),
     ] = ("localhost:3000",)
     socket_mode: Annotated[
-        _Mode, Meta(description="The permissions of a Unix socket: who may connect to it.")
+        _Mode,
+        Meta(
+            description="The permissions of a Unix socket: who may connect to it.", extra=_RESTART
+        ),
     ] = "0666"
 
     @property
@@ -374,13 +406,17 @@ class Auth(Struct, frozen=True, kw_only=True):
 class History(Struct, frozen=True, kw_only=True):
     store: Annotated[
         Literal["sqlite", "memory"],
-        Meta(description="Where the rooms' logs are kept. memory: gone when the daemon ends."),
+        Meta(
+            description="Where the rooms' logs are kept. memory: gone when the daemon ends.",
+            extra=_RESTART,
+        ),
     ] = "sqlite"
     path: Annotated[
         _HistoryPath,
         Meta(
             description="The file of the sqlite store. auto: chatd.db in $STATE_DIRECTORY, which "
             "systemd sets, else in $XDG_STATE_HOME/chatd, else in ~/.local/state/chatd.",
+            extra=_RESTART,
         ),
     ] = "auto"
     durability: Annotated[
@@ -388,6 +424,7 @@ class History(Struct, frozen=True, kw_only=True):
         Meta(
             description="What a message that was answered survives. commit: the daemon's death, "
             "kill -9 too; the loss of power may take the last moments. fsync: that too, slower.",
+            extra=_RESTART,
         ),
     ] = "commit"
     keep_days: Annotated[
@@ -571,6 +608,7 @@ class EngineIo(Struct, frozen=True, kw_only=True):
         Meta(
             description="How long a client of Socket.IO 4 that was lost may come back as the same "
             "socket, with what it missed; a restart between does not matter. off: as somebody new.",
+            extra=_RESTART,
         ),
     ] = 3600.0
     allow_eio3: Annotated[
@@ -588,6 +626,7 @@ class Log(Struct, frozen=True, kw_only=True):
         Meta(
             description="auto: journal under systemd, console on a terminal, else json, a line "
             "for each event.",
+            extra=_RESTART,
         ),
     ] = "auto"
     messages: Annotated[
@@ -602,6 +641,41 @@ class Log(Struct, frozen=True, kw_only=True):
             description="How clients' addresses are logged. prefix: their /24, of IPv6 their /64."
         ),
     ] = "full"
+
+
+class Admin(Struct, frozen=True, kw_only=True):
+    socket: Annotated[
+        _AdminSocket,
+        Meta(
+            description="Where chatd ctl reaches the daemon. auto: admin.sock in "
+            "$RUNTIME_DIRECTORY, which systemd sets, else in $XDG_RUNTIME_DIR/chatd, else nowhere.",
+            extra=_RESTART,
+        ),
+    ] = "auto"
+    socket_mode: Annotated[
+        _Mode,
+        Meta(
+            description="Its permissions. Who may write to it may do all that chatd ctl does.",
+            extra=_RESTART,
+        ),
+    ] = "0600"
+
+    @property
+    def socket_mode_bits(self) -> int:
+        """``socket_mode`` as chmod(2) takes it."""
+        return int(self.socket_mode, 8)
+
+
+class Metrics(Struct, frozen=True, kw_only=True):
+    listen: Annotated[
+        _MetricsAddress,
+        Meta(
+            description="Where Prometheus finds /metrics, and /healthz and /readyz to the very end "
+            "of a drain. For everybody who reaches it: not to be open to the world. The admin "
+            "socket has them always.",
+            extra=_RESTART,
+        ),
+    ] = "off"
 
 
 class Drain(Struct, frozen=True, kw_only=True):
@@ -639,6 +713,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     tls: Annotated[Tls, Meta(description="Encryption, where no proxy does it.")] = Tls()
     websocket: Annotated[WebSocket, Meta(description="WebSocket connections.")] = WebSocket()
     engineio: Annotated[EngineIo, Meta(description="Socket.IO clients.")] = EngineIo()
+    admin: Annotated[Admin, Meta(description="The daemon under control.")] = Admin()
+    metrics: Annotated[Metrics, Meta(description="Figures for Prometheus.")] = Metrics()
     drain: Annotated[Drain, Meta(description="The end, by SIGTERM.")] = Drain()
 
     @property

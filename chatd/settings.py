@@ -23,6 +23,7 @@ from msgspec import Struct, inspect
 from chatd.keys import (
     CREDENTIAL,
     ENVELOPE_BYTES,
+    Admin,
     Auth,
     Chat,
     Drain,
@@ -32,6 +33,7 @@ from chatd.keys import (
     Limits,
     Listen,
     Log,
+    Metrics,
     Settings,
     Tls,
     WebSocket,
@@ -39,6 +41,7 @@ from chatd.keys import (
 from chatd.places import KeyPath, Place, locate, position
 
 __all__ = [
+    "Admin",
     "Auth",
     "Chat",
     "Drain",
@@ -50,6 +53,7 @@ __all__ = [
     "Limits",
     "Listen",
     "Log",
+    "Metrics",
     "Rule",
     "SecretError",
     "Section",
@@ -57,9 +61,12 @@ __all__ = [
     "SettingsError",
     "Tls",
     "WebSocket",
+    "admin_socket",
+    "changed",
     "expects",
     "history_path",
     "load",
+    "merged",
     "secret_file",
     "sections",
 ]
@@ -103,12 +110,16 @@ class Rule(NamedTuple):
 
 
 class Key(NamedTuple):
-    """A key of a section: its type, as written and as msgspec sees it, and what it does."""
+    """A key of a section: its type, as written and as msgspec sees it, and what it does.
+
+    ``restart``: a change counts from the next start on, not with a reload.
+    """
 
     annotation: Any
     kind: inspect.Type
     default: Any
     description: str
+    restart: bool
 
 
 class Section(NamedTuple):
@@ -170,6 +181,41 @@ def secret_file(name: str, environ: Mapping[str, str]) -> Path:
     return Path(folder) / name.removeprefix(CREDENTIAL)
 
 
+def admin_socket(settings: Settings, environ: Mapping[str, str]) -> Path | None:
+    """Tell where the daemon is controlled; None where it is not: "off", or no folder for it."""
+    if settings.admin.socket not in ("auto", "off"):
+        return Path(settings.admin.socket)
+    if settings.admin.socket == "off":
+        return None
+    if runtime := environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]:
+        return Path(runtime) / "admin.sock"
+    if (runtime := environ.get("XDG_RUNTIME_DIR", "")).startswith("/"):
+        return Path(runtime) / "chatd" / "admin.sock"
+    return None
+
+
+def changed(before: Settings, after: Settings) -> tuple[list[str], list[str]]:
+    """Name the keys that differ: those that a reload changes, and those that need a restart."""
+    live: list[str] = []
+    restart: list[str] = []
+    for section, about in sections().items():
+        for name, key in about.keys.items():
+            values = [getattr(getattr(settings, section), name) for settings in (before, after)]
+            if values[0] != values[1]:
+                (restart if key.restart else live).append(f"{section}.{name}")
+    return live, restart
+
+
+def merged(before: Settings, after: Settings) -> Settings:
+    """Give ``after``, but what needs a restart as it was ``before``."""
+    kept: dict[str, Struct] = {}
+    for section, about in sections().items():
+        values = getattr(before, section)
+        stays = {name: getattr(values, name) for name, key in about.keys.items() if key.restart}
+        kept[section] = msgspec.structs.replace(getattr(after, section), **stays)
+    return msgspec.structs.replace(after, **kept)
+
+
 @functools.cache
 def sections() -> Mapping[str, Section]:
     """Give every section and key, in the order in which they are printed."""
@@ -183,7 +229,7 @@ def sections() -> Mapping[str, Section]:
 def _keys(defaults: Struct) -> dict[str, Key]:
     hints = get_type_hints(type(defaults), include_extras=True)
     return {
-        name: Key(annotation, kind, getattr(defaults, name), description)
+        name: Key(annotation, kind, getattr(defaults, name), description, "restart" in _extra(kind))
         for name, annotation in hints.items()
         for kind, description in [_described(annotation)]
     }
@@ -495,3 +541,10 @@ def _broken_rules(settings: Settings) -> Iterator[Rule]:
         if address in addresses[:index] and not address.endswith(":0"):
             message = f'listen.addresses: "{address}" stands there twice'
             yield Rule([("listen", "addresses")], message, (index,))
+    for key, taken in (
+        (("metrics", "listen"), settings.metrics.listen),
+        (("admin", "socket"), f"unix:{settings.admin.socket}"),
+    ):
+        if taken in addresses and not taken.endswith(":0"):
+            message = f"{'.'.join(key)} must not be one of listen.addresses, where clients come in"
+            yield Rule([key, ("listen", "addresses")], message)

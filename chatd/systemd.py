@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Mapping
 from typing import Final
 
@@ -27,6 +28,11 @@ class Notifier:
     def ready(self) -> bool:
         """Tell that clients are served from now on."""
         return self._send("READY=1")
+
+    def reloading(self) -> bool:
+        """Tell that the configuration is read again; ``ready`` follows, whatever becomes of it."""
+        # One datagram: systemd takes READY=1 for this reload's end by the time in it.
+        return self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def status(self, text: str) -> bool:
         """Tell in one line what ``systemctl status`` is to show."""

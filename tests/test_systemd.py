@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +30,17 @@ def test_each_word_is_one_datagram(manager: tuple[socket.socket, str]) -> None:
     ]:
         assert said
         assert server.recv(1000) == heard
+
+
+def test_a_reload_is_one_datagram_with_its_time(manager: tuple[socket.socket, str]) -> None:
+    server, address = manager
+    before = time.monotonic_ns() // 1000
+    assert Notifier({"NOTIFY_SOCKET": address}).reloading()
+    reloading, at = server.recv(1000).decode().split("\n")
+    assert reloading == "RELOADING=1"
+    name, _, value = at.partition("=")
+    assert name == "MONOTONIC_USEC"
+    assert before <= int(value) <= time.monotonic_ns() // 1000
 
 
 def test_a_status_cannot_say_more_than_a_status(manager: tuple[socket.socket, str]) -> None:

@@ -19,6 +19,7 @@ import trio
 from msgspec import Struct
 
 from chatd.bus.topic import Topic
+from chatd.histogram import Histogram, HistogramStatistics
 from chatd.journal import Journal, Unavailable
 from chatd.model import Event, Operation, Outcome, Post, Receipt, Refusal
 
@@ -68,7 +69,11 @@ UNAVAILABLE: Final = Refusal(
 
 
 class BusStatistics(Struct, frozen=True):
-    """Counts since the start; ``topics`` and ``waiting`` are as of now."""
+    """Counts since the start; ``topics`` and ``waiting`` are as of now.
+
+    ``commit_seconds``: of a batch, with its repair where the store failed. ``fanout_seconds``: of
+    a batch, from its first event to its last receiver.
+    """
 
     batches: int
     events: int
@@ -76,6 +81,8 @@ class BusStatistics(Struct, frozen=True):
     failed_commits: int
     topics: int
     waiting: int
+    commit_seconds: HistogramStatistics
+    fanout_seconds: HistogramStatistics
 
 
 class _Chore:
@@ -108,6 +115,8 @@ class Bus:
         self._events = 0
         self._deliveries = 0
         self._failed_commits = 0
+        self._commit_seconds = Histogram()
+        self._fanout_seconds = Histogram()
 
     @property
     def available(self) -> bool:
@@ -132,6 +141,8 @@ class Bus:
             failed_commits=self._failed_commits,
             topics=len(self._topics),
             waiting=self._published.statistics().current_buffer_used,
+            commit_seconds=self._commit_seconds.statistics(),
+            fanout_seconds=self._fanout_seconds.statistics(),
         )
 
     # ---- topics
@@ -229,6 +240,7 @@ class Bus:
         batch.sort(key=_room)
         operations = [operation for operation, _ in batch]
         shown: list[Event] = []
+        began = perf_counter()
         try:
             if self._in_doubt:
                 # Answered as unavailable, there after all: shown now, for their numbers come first.
@@ -237,6 +249,7 @@ class Bus:
             outcomes = await self._journal.commit(operations)
         except Unavailable as error:
             outcomes = await self._after_failure(operations, shown, divisible=error.divisible)
+        self._commit_seconds.observe(perf_counter() - began)
         self._batches += 1
         for (_, answered), outcome in zip(batch, outcomes, strict=True):
             answered(outcome)
@@ -284,6 +297,7 @@ class Bus:
 
     async def _fan_out(self) -> None:
         async for block in self._journal.feed:
+            began = perf_counter()
             self._showing = block[-1].position
             for room, events in _by_room(block):
                 topic = self._topics.get(room)
@@ -291,6 +305,7 @@ class Bus:
                 self._deliveries += receivers * len(events)
                 self._tell(room, events, receivers)
             self._shown = block[-1].position
+            self._fanout_seconds.observe(perf_counter() - began)
 
     # ---- what is too old
 

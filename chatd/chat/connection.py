@@ -86,7 +86,7 @@ class Connection:
         self._due: Expiry | Patience | None = None
         self.memberships: dict[str, Membership] = {}
         self._spelled: dict[str, Membership] = {}
-        self._opened = trio.current_time()
+        self.opened = trio.current_time()
         self._unanswered = 0
         self._unshown = 0
         self._progress = trio.Event()
@@ -101,7 +101,7 @@ class Connection:
         else:
             self._due = Patience(self)
             patience = chat.settings.limits.handshake_seconds
-            chat.expiries.add(self._due, self._opened + patience)
+            chat.expiries.add(self._due, self.opened + patience)
         chat.log.emit("connect", **self.who())
 
     @property
@@ -317,6 +317,7 @@ class Connection:
     def close(self, close: Close, reason: str, traffic: Traffic) -> None:
         """Leave everything, once: the client is gone, or the daemon ends."""
         settings = self.chat.settings
+        self.chat.closes[close.code] += 1
         for membership in self.memberships.values():
             room = membership.room
             membership.stop()
@@ -330,7 +331,7 @@ class Connection:
             "disconnect",
             code=close.code,
             reason=reason or close.reason,
-            seconds=round(trio.current_time() - self._opened, 3),
+            seconds=round(trio.current_time() - self.opened, 3),
             **asdict(traffic),
             **self.who(),
         )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     # A generic class that can be subscripted in annotations alone.
     Verbs = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001  # it has no other name
 
-__all__ = ["FILES", "add_parser", "report", "run", "say"]
+__all__ = ["FILES", "add_parser", "report", "run", "say", "visible"]
 
 FILES: Final = (check_certificate, check_keys)
 """What looks into the files that a configuration names."""
@@ -64,14 +64,15 @@ def say(text: str, stream: TextIO) -> None:
 
 def _told(fault: Fault) -> str:
     if not fault.line:
-        return f"{_visible(fault.origin)}: error: {_visible(fault.message)}\n"
-    place = f"{_visible(fault.origin)}:{fault.line}:{fault.column}"
+        return f"{visible(fault.origin)}: error: {visible(fault.message)}\n"
+    place = f"{visible(fault.origin)}:{fault.line}:{fault.column}"
     caret = "".join(_room(char) for char in fault.source_line[: fault.column - 1]) + "^"
-    source = _visible(fault.source_line).rstrip()
-    return f"{place}: error: {_visible(fault.message)}\n    {source}\n    {caret}\n"
+    source = visible(fault.source_line).rstrip()
+    return f"{place}: error: {visible(fault.message)}\n    {source}\n    {caret}\n"
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
+    """Give ``text`` with what could command a terminal made visible."""
     return "".join("\N{REPLACEMENT CHARACTER}" if _is_control(char) else char for char in text)
 
 

@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from chatd.settings import Settings, expects, sections
+from chatd.settings import Key, Settings, expects, sections
 
 if TYPE_CHECKING:
     from chatd.cli.check import Verbs
@@ -30,7 +30,8 @@ _HEAD: Final = """\
 #
 # Units stand in the names. No number means "no limit": where a limit can be off, it is "off".
 # `chatd check FILE` tells every fault of a file. `chatd serve --set limits.rooms=5` sets a key
-# for one run.
+# for one run. `chatd ctl reload` (systemctl reload chatd) puts a changed file in force without
+# sending anybody away; what a reload cannot change says so.
 """
 
 
@@ -65,15 +66,17 @@ def _sections(settings: Settings) -> Iterator[str]:
     for name, section in sections().items():
         values = getattr(settings, name)
         blocks = [
-            f"{_comment(key.description)}\n{_comment(_taken(expects(key.kind)))}\n"
+            f"{_comment(key.description)}\n{_comment(_taken(key))}\n"
             f"{key_name} = {_toml(getattr(values, key_name))}\n"
             for key_name, key in section.keys.items()
         ]
         yield f"{_comment(section.description)}\n[{name}]\n" + "\n".join(blocks)
 
 
-def _taken(words: str) -> str:
-    return f"{words[:1].upper()}{words[1:]}."
+def _taken(key: Key) -> str:
+    words = expects(key.kind)
+    restart = " A change needs a restart." if key.restart else ""
+    return f"{words[:1].upper()}{words[1:]}.{restart}"
 
 
 def _comment(text: str) -> str:

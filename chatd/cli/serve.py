@@ -6,10 +6,10 @@ import argparse
 import os
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import trio
 from msgspec.structs import replace
@@ -20,10 +20,11 @@ from chatd.chat.tokens import Keys
 from chatd.cli.check import FILES, report, say
 from chatd.journal import Journal, StoreError
 from chatd.journal.memory import MemoryJournal
-from chatd.journal.retention import Retention
+from chatd.journal.retention import retention_of
 from chatd.journal.sqlite import open_sqlite
 from chatd.logs import Log, LogError, open_log
-from chatd.settings import Settings, SettingsError, history_path, load
+from chatd.reload import Configuration, Loaded
+from chatd.settings import Fault, Settings, SettingsError, admin_socket, history_path, load
 from chatd.systemd import Notifier
 from chatd.wire.listener import Listener, ListenError, open_listeners
 from chatd.wire.tls import TlsError, tls_context
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from chatd.cli.check import Verbs
 
 __all__ = ["add_parser", "run"]
+
+_Flags: TypeAlias = tuple[Path | None, Sequence[str], Sequence[str]]
+"""What ``load`` takes: the file, ``--set``, ``--listen``."""
 
 SPARE_DESCRIPTORS: Final = 64
 """Kept back from clients: for listeners, the store, the log, and accepting only to refuse."""
@@ -62,7 +66,8 @@ def add_parser(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until told to stop; give the exit code."""
     try:
-        settings = load(args.config, args.set, args.listen, FILES)
+        flags = (args.config, args.set, args.listen)
+        settings = load(*flags, FILES)
         # What is a credential was not looked at before: the daemon's own start has it.
         tls_context(settings)
         path = history_path(settings, os.environ) if settings.history.store == "sqlite" else None
@@ -81,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         return _fault(str(error))
     faults: list[str] = []
     try:
-        trio.run(_serve, settings, path, keys, log)
+        trio.run(_serve, settings, flags, path, keys, log)
     except* (ListenError, StoreError, TlsError) as errors:
         faults = [str(error) for error in _leaves(errors)]
     finally:
@@ -89,12 +94,17 @@ def run(args: argparse.Namespace) -> int:
     return _fault(*faults) if faults else 0
 
 
-async def _serve(settings: Settings, path: Path | None, keys: Keys, log: Log) -> None:
+async def _serve(
+    settings: Settings, flags: _Flags, path: Path | None, keys: Keys, log: Log
+) -> None:
     settings = _within_descriptors(settings, log)
     with ExitStack() as stack:
         listeners = open_listeners(settings.listen.addresses, settings.listen.socket_mode_bits)
-        for listener in listeners:
-            stack.callback(listener.close)
+        _close_with(stack, listeners)
+        admin = _admin_listeners(settings, log)
+        _close_with(stack, admin)
+        metrics = _metrics_listeners(settings)
+        _close_with(stack, metrics)
         if sys.stderr.isatty():
             scheme = "http" if settings.tls.certificate_file == "off" else "https"
             where = " and ".join(_where(listener, scheme) for listener in listeners)
@@ -103,11 +113,61 @@ async def _serve(settings: Settings, path: Path | None, keys: Keys, log: Log) ->
         await daemon.run(
             settings,
             listeners=listeners,
+            admin=admin,
+            metrics=metrics,
             journal=_journal(settings, path, log),
             log=log,
             notifier=Notifier(),
             keys=keys,
+            configuration=_configuration(flags, log),
         )
+
+
+def _close_with(stack: ExitStack, listeners: Sequence[Listener]) -> None:
+    for listener in listeners:
+        stack.callback(listener.close)
+
+
+def _configuration(flags: _Flags, log: Log) -> Configuration:
+    # In threads: a file of a MiB takes a second to judge, and any may lie on a slow disk.
+    async def read() -> Settings:
+        settings = await trio.to_thread.run_sync(load, *flags, FILES)
+        return _within_descriptors(settings, log)
+
+    async def load_files(settings: Settings) -> Loaded:
+        return await trio.to_thread.run_sync(_loaded, settings)
+
+    # Without a file there is nothing that may have changed: SIGHUP then ends it like SIGINT.
+    return Configuration(read, load_files, hangup=flags[0] is not None)
+
+
+def _loaded(settings: Settings) -> Loaded:
+    try:
+        return Loaded(load_keys(settings, os.environ), tls_context(settings))
+    except TlsError as error:
+        # Of a credential, or of a file that changed since it was checked.
+        raise SettingsError([Fault(0, 0, str(error), "", f"tls.{error.key}")]) from error
+
+
+def _admin_listeners(settings: Settings, log: Log) -> Sequence[Listener]:
+    path = admin_socket(settings, os.environ)
+    if path is None:
+        return ()
+    mode = settings.admin.socket_mode_bits
+    if settings.admin.socket != "auto":
+        return open_listeners([f"unix:{path}"], mode)
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        return open_listeners([f"unix:{path}"], mode)
+    except (ListenError, OSError) as error:
+        # Nobody asked for it: another daemon of this user's may have it.
+        log.emit("warning", setting="admin.socket", detail=f"chatd ctl cannot come in: {error}")
+        return ()
+
+
+def _metrics_listeners(settings: Settings) -> Sequence[Listener]:
+    address = settings.metrics.listen
+    return () if address == "off" else open_listeners([address])
 
 
 def _within_descriptors(settings: Settings, log: Log) -> Settings:
@@ -133,19 +193,12 @@ def _where(listener: Listener, scheme: str) -> str:
 def _journal(
     settings: Settings, path: Path | None, log: Log
 ) -> AbstractAsyncContextManager[Journal]:
-    history = settings.history
-    retention = Retention(
-        keep_days=history.keep_days,
-        keep_events=history.keep_events,
-        max_bytes=history.max_bytes,
-        purge_seconds=history.purge_seconds,
-        user_days=settings.auth.session_days,
-    )
+    retention = retention_of(settings)
     if path is None:
         return nullcontext(MemoryJournal(now=daemon.now_ms, retention=retention, told=log.emit))
     return open_sqlite(
         path,
-        durability=history.durability,
+        durability=settings.history.durability,
         retention=retention,
         now=daemon.now_ms,
         runtime_dir=_runtime_folder(os.environ),

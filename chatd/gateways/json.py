@@ -102,6 +102,7 @@ class JsonGateway:
         try:
             command = _sound(_COMMANDS.decode(message), message)
         except _UNREADABLE as error:
+            self._chat.refusals["bad_request"] += 1
             self._refuse(message, error)
         else:
             await perform(self._connection, command, partial(self._answer, command.id))

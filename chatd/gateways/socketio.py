@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 import msgspec
 
@@ -25,6 +25,7 @@ from chatd.gateways.credentials import admitted, bearer, origin_refusal
 from chatd.gateways.recovery import ChatLog, Whereabouts, live_offset, page_offset
 from chatd.logs import Log
 from chatd.model import GOING_AWAY, LOST, NORMAL, Close, Event, Refusal
+from chatd.settings import Settings
 from chatd.socketio import NotRecovered, Recovery, Server, Socket
 from chatd.socketio import Refused as NotLetIn
 from chatd.socketio.delivery import offset_appended
@@ -90,6 +91,32 @@ class SocketIoCodec:
         )
 
 
+class _Tuning(TypedDict):
+    ping_interval: float
+    ping_timeout: float
+    upgrade_timeout: float
+    connect_timeout: float
+    max_payload: int
+    max_sessions: int
+    send_queue_bytes: int
+    allow_eio3: bool
+
+
+def _tuning(settings: Settings) -> _Tuning:
+    """Give the options that are the configuration's."""
+    options = settings.engineio
+    return {
+        "ping_interval": options.ping_interval_seconds,
+        "ping_timeout": options.ping_timeout_seconds,
+        "upgrade_timeout": options.upgrade_timeout_seconds,
+        "connect_timeout": options.connect_timeout_seconds,
+        "max_payload": options.max_payload_bytes,
+        "max_sessions": settings.limits.connections,
+        "send_queue_bytes": settings.limits.send_queue_bytes,
+        "allow_eio3": options.allow_eio3,
+    }
+
+
 class Auth(msgspec.Struct):
     """What a client gives to be let in; whatever is of another type counts as not given."""
 
@@ -117,18 +144,9 @@ class SocketIoGateway:
             3: SocketIoCodec(chat, 3),
         }
         self._ids = count(1)
-        settings = chat.settings
-        options = settings.engineio
         self.io = Server(
             path=PATH,
-            ping_interval=options.ping_interval_seconds,
-            ping_timeout=options.ping_timeout_seconds,
-            upgrade_timeout=options.upgrade_timeout_seconds,
-            connect_timeout=options.connect_timeout_seconds,
-            max_payload=options.max_payload_bytes,
-            max_sessions=settings.limits.connections,
-            send_queue_bytes=settings.limits.send_queue_bytes,
-            allow_eio3=options.allow_eio3,
+            **_tuning(chat.settings),
             cors_origins=self._is_allowed,
             cors_credentials=True,
             allow_request=self._allow,
@@ -154,6 +172,10 @@ class SocketIoGateway:
     def _packet(self, event: Event) -> list[str | bytes]:
         live = self._chat.rooms.get(event.room)
         return self._codecs[4].packet(events.shape(live.name if live else event.room, event))
+
+    def apply(self) -> None:
+        """Go by the chat's settings as they are now."""
+        self.io.tune(**_tuning(self._chat.settings))
 
     def farewell(self) -> None:
         """Say goodbye to everybody, and close their transports: they come back by themselves."""
@@ -394,6 +416,7 @@ class _Client:
         try:
             command = msgspec.convert(fields, kind)
         except msgspec.ValidationError as error:
+            self.connection.chat.refusals["bad_request"] += 1
             answered(Refusal("bad_request", f"this is no {name}: {error}"))
         else:
             nobody = not self.connection.known

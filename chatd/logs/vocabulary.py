@@ -45,6 +45,10 @@ Name: TypeAlias = Literal[
     "fault",
     "store",
     "retention",
+    "reload",
+    "reload_refused",
+    "announce",
+    "loglevel",
     "drain",
     "stop",
     "dropped",
@@ -118,6 +122,18 @@ VOCABULARY: Final[dict[Name, Meaning]] = {
         ("state", "detail", "seconds", "store_bytes"),
     ),
     "retention": Meaning("info", "old events were deleted", ("events", "store_bytes")),
+    "reload": Meaning(
+        "info",
+        "a changed configuration is in force; what is named as needing a restart is not",
+        ("changed", "restart", "seconds"),
+    ),
+    "reload_refused": Meaning(
+        "error", "the configuration has a fault, and the one in force stays", ("detail",)
+    ),
+    "announce": Meaning(
+        "info", "an operator told everybody something", ("room", "receivers", "bytes")
+    ),
+    "loglevel": Meaning("info", "an operator changed what is logged", ("state",)),
     "drain": Meaning("info", "the daemon sends its clients away", ("clients", "rooms", "seconds")),
     "stop": Meaning("info", "the daemon ended", ("seconds",)),
     "dropped": Meaning(
@@ -173,6 +189,7 @@ class Fields(Who, total=False):
     target: str | None
     network: str | None
     # Everything else.
+    changed: str | None
     clients: int | None
     detail: str | None
     events: int | None
@@ -180,6 +197,7 @@ class Fields(Who, total=False):
     listener: str | None
     old: str | None
     pid: int | None
+    restart: str | None
     rooms: int | None
     seconds: float | None
     setting: str | None

@@ -22,6 +22,7 @@ from typing import Any, Final, Literal, overload
 
 import trio
 from msgspec import Struct
+from msgspec.structs import replace
 
 from chatd import engineio
 from chatd.engineio import AllowRequest, Cookie, Engine, Origins, Session
@@ -170,6 +171,36 @@ class Server(Audience[Socket], Listening):
         self._draining = False
         self._emptied = trio.Event()
         self._faults = 0
+
+    def tune(
+        self,
+        *,
+        ping_interval: float,
+        ping_timeout: float,
+        upgrade_timeout: float,
+        connect_timeout: float,
+        max_payload: int,
+        max_sessions: int,
+        send_queue_bytes: int,
+        allow_eio3: bool,
+    ) -> None:
+        """Replace these options while it serves.
+
+        Connections that are open keep the heartbeat that they were told, and their time to connect.
+        """
+        self.options = replace(
+            self.options, connect_timeout=connect_timeout, send_queue_bytes=send_queue_bytes
+        )
+        self.engine.options = replace(
+            self.engine.options,
+            ping_interval=ping_interval,
+            ping_timeout=ping_timeout,
+            upgrade_timeout=upgrade_timeout,
+            max_payload=max_payload,
+            max_sessions=max_sessions,
+            send_queue_bytes=send_queue_bytes,
+            allow_eio3=allow_eio3,
+        )
 
     # Namespaces, handlers
 

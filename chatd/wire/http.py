@@ -338,7 +338,6 @@ class HttpConnection:
                 self._body = await self._whole_body(limit)
             if scope.cancelled_caught or self._body is None:
                 raise Refused(refusal(408, "The body came too slowly."))
-            self._torn = False
         return self._body
 
     async def _whole_body(self, limit: int) -> bytes:
@@ -350,17 +349,15 @@ class HttpConnection:
                     raise Refused(refusal(413, f"At most {limit} bytes are taken here."))
         return bytes(body)
 
-    async def _pieces(self) -> AsyncGenerator[bytes]:
-        if self._body is None:
-            self._torn = True
-            async with aclosing(self._data(self._seconds)) as pieces:
-                async for piece in pieces:
-                    yield piece
-            self._body = b""
-            self._torn = False
+    def _pieces(self) -> AsyncGenerator[bytes]:
+        # Torn until its end is seen: who breaks off leaves a connection that cannot go on.
+        self._torn = self._body is None
+        return self._data(self._seconds)
 
     async def _data(self, seconds: float = float("inf")) -> AsyncGenerator[bytes]:
         """Read on to the body's end; each wait on the peer has so many seconds."""
+        if self._body is not None:
+            return
         if self._h11.they_are_waiting_for_100_continue:
             go_on = self._h11.send(h11.InformationalResponse(status_code=100, headers=[]))
             await self._transport.send_all(go_on or b"")
@@ -375,6 +372,8 @@ class HttpConnection:
                 yield bytes(event.data)
             elif isinstance(event, h11.EndOfMessage):
                 self._end_body(event)
+                self._body = b""
+                self._torn = False
                 return
             else:
                 data = None

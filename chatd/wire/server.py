@@ -54,12 +54,19 @@ class Server:
 
     ``settings``, ``routes`` and ``tls`` may be replaced while it runs: new connections go by the
     new ones. ``tls``, where there is one, is spoken with whoever comes by TCP.
-    ``connections`` are the WebSockets that are open.
+    ``connections`` are the WebSockets that are open. Each connection's id begins with ``name``.
     """
 
     def __init__(
-        self, settings: Settings, routes: Routes, log: Log, *, tls: ssl.SSLContext | None = None
+        self,
+        settings: Settings,
+        routes: Routes,
+        log: Log,
+        *,
+        tls: ssl.SSLContext | None = None,
+        name: str = "c",
     ) -> None:
+        self._name = name
         self.routes = routes
         self.tls = tls
         self.connections: set[WebSocket] = set()
@@ -126,7 +133,7 @@ class Server:
         try:
             if self._turns_away(visit):
                 return
-            connection = f"c{_base36(next(self._ids))}"
+            connection = f"{self._name}{_base36(next(self._ids))}"
             opened = await self._open(transport, connection, trusted=trusted)
             if opened is None:
                 return

@@ -74,6 +74,9 @@ STRINGS: dict[str, st.SearchStrategy[Any]] = {
     "chat.operators": st.lists(st.sampled_from(["ann", "日本", "a\"'\\"])),
     "auth.key_files": st.lists(st.sampled_from(["/etc/key", "credential:key"]), min_size=1),
     "auth.cookie": st.sampled_from(["off", "token", "__Host-token"]),
+    "admin.socket": st.sampled_from(["auto", "off", "/run/a b.sock"]),
+    "admin.socket_mode": st.from_regex(r"\A0?[0-7]{3}\Z"),
+    "metrics.listen": st.sampled_from(["off", "localhost:9", "unix:/run/m"]),
     "history.path": texts().map(lambda text: f"/{text}x".replace("\0", "")),
 }
 

@@ -311,3 +311,42 @@ def test_on_a_terminal_it_says_where_it_listens_and_where_its_history_is(tmp_pat
     code, told = on_terminal(tmp_path, *memory, until="ready", more={})
     assert code == 0
     assert f"chatd serves on {socket_path}; the history is not kept; Ctrl+C ends it" in told
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_hangup_on_a_terminal_reloads_a_file_unless_the_terminal_is_gone(
+    tmp_path: Path, gone: bool
+) -> None:
+    path = tmp_path / "chatd.toml"
+    path.touch()
+    words = ("--config", str(path), "--listen", f"unix:{tmp_path}/chat.sock")
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        command("serve", *words),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=environ(tmp_path, TERM="dumb", COLUMNS="400"),
+        cwd=tmp_path,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    with process:
+        try:
+            told = ""
+            while "ready" not in told:
+                told += os.read(ours, 4096).decode()
+            if gone:
+                os.close(ours)
+                process.send_signal(signal.SIGHUP)
+            else:
+                process.send_signal(signal.SIGHUP)
+                while "reload" not in told:
+                    told += os.read(ours, 4096).decode()
+                process.send_signal(signal.SIGINT)
+            assert process.wait(SECONDS) == 0
+        finally:
+            if process.poll() is None:
+                process.kill()
+    if not gone:
+        os.close(ours)

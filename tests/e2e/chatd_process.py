@@ -158,9 +158,10 @@ class ChatdStarter:
         *,
         port: int | None = None,
         environ: Mapping[str, str] | None = None,
+        config: Path | None = None,
     ) -> ChatdProcess:
         """Start ``python -m chatd serve`` with these settings and wait until it serves."""
-        chatd = await self.begin(settings, port=port, environ=environ)
+        chatd = await self.begin(settings, port=port, environ=environ, config=config)
         with trio.move_on_after(START_SECONDS):
             await chatd.line("ready")
             return chatd
@@ -172,12 +173,15 @@ class ChatdStarter:
         *,
         port: int | None = None,
         environ: Mapping[str, str] | None = None,
+        config: Path | None = None,
     ) -> ChatdProcess:
         """Start it and do not wait: for a daemon that is to fail."""
         port = free_port() if port is None else port
         history = self._folder / "chatd.db"
         command = [sys.executable, "-W", "error", "-m", "chatd", "serve"]
         command += ["--listen", f"localhost:{port}"]
+        if config is not None:
+            command += ["--config", str(config)]
         for key, value in {"history.path": str(history), **(settings or {})}.items():
             command += ["--set", f"{key}={json.dumps(value)}"]  # JSON's scalars and lists are TOML
         process = await trio.lowlevel.open_process(

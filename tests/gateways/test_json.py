@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -431,7 +433,9 @@ async def test_a_text_full_of_colons_is_read(chat: Harness, autojump_clock: Mock
 def test_no_frame_of_the_greatest_size_holds_the_loop(frame: str) -> None:
     offered: list[bytes] = []
     gateway = JsonGateway.__new__(JsonGateway)
-    gateway._websocket = _Offered(offered)  # type: ignore[assignment]  # all that a refusal needs
+    # All that a refusal needs.
+    gateway._websocket = _Offered(offered)  # type: ignore[assignment]
+    gateway._chat = SimpleNamespace(refusals=Counter())  # type: ignore[assignment]
     frame = frame[: Settings().max_message_bytes]
     took = []
     for _ in range(3):

@@ -45,6 +45,8 @@ RULES: Final[
 }
 """Every command there is, and its rule."""
 
+_NAMES: Final = {kind: str(kind.__struct_config__.tag) for kind in RULES}
+
 
 ASKING: Final = frozenset(
     {
@@ -65,14 +67,22 @@ async def perform(connection: Connection, command: commands.Command, answered: A
     Raises nothing for what a client may send. Waits while too much of this client's is unanswered,
     or while the bus is full; its reader waits with it.
     """
-    if not (connection.known or isinstance(command, commands.Auth)):
-        answered(Refusal("unauthorized", "say who you are first: auth with a token"))
-        return
+    chat = connection.chat
+
+    def counted(answer: commands.Answer | Refusal) -> None:
+        if isinstance(answer, Refusal):
+            chat.refusals[answer.code] += 1
+        answered(answer)
+
     kind = type(command)
+    chat.commands[_NAMES[kind]] += 1
+    if not (connection.known or isinstance(command, commands.Auth)):
+        counted(Refusal("unauthorized", "say who you are first: auth with a token"))
+        return
     if kind in ASKING and connection.known and (wait := connection.asks()):
-        answered(Refusal("rate_limited", "that is asked too often", wait))
+        counted(Refusal("rate_limited", "that is asked too often", wait))
         return
     try:
-        await RULES[kind](connection, command, answered)
+        await RULES[kind](connection, command, counted)
     except Unavailable:
-        answered(Refusal("unavailable", "the store cannot be read now", 1000))
+        counted(Refusal("unavailable", "the store cannot be read now", 1000))

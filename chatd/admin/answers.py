@@ -1,0 +1,139 @@
+"""What the admin socket answers: the shape of each answer's JSON. Times are RFC 3339, in UTC."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from chatd.bus import BusStatistics
+from chatd.chat.commands import Member, RoomEntry
+from chatd.journal import Statistics
+from chatd.settings import Fault
+
+__all__ = [
+    "Announced",
+    "ConnectionEntry",
+    "Connections",
+    "Count",
+    "Draining",
+    "Failure",
+    "LogLevel",
+    "LogState",
+    "Members",
+    "Refused",
+    "ReloadState",
+    "Reloaded",
+    "Rooms",
+    "Status",
+]
+
+
+class Failure(Struct, frozen=True):
+    """Anything that was not done: an HTTP status, and a code and words in the answer."""
+
+    status: int
+    code: str
+    message: str
+    faults: Sequence[Fault] = ()
+
+
+class Count(Struct, frozen=True):
+    """How many connections there are of a kind."""
+
+    transport: str
+    protocol: str
+    connections: int
+
+
+class ReloadState(Struct, frozen=True):
+    """What became of the last reload. ``restart``: changed, but in force only after a restart."""
+
+    at: str
+    refused: Sequence[Fault]
+    restart: Sequence[str]
+
+
+class LogState(Struct, frozen=True):
+    level: str
+    lines: int
+    dropped: int
+    waiting_bytes: int
+
+
+class Status(Struct, frozen=True):
+    version: str
+    pid: int
+    uptime_seconds: float
+    state: str
+    """``ready``, ``draining``, or ``unavailable`` while the store does not commit."""
+    clients: int
+    users: int
+    rooms: int
+    by_kind: Sequence[Count]
+    http_connections: int
+    queue_bytes: int
+    store: Statistics
+    epoch: str
+    bus: BusStatistics
+    reload: ReloadState | None
+    log: LogState
+
+
+class Rooms(Struct, frozen=True):
+    rooms: Sequence[RoomEntry]
+
+
+class Members(Struct, frozen=True):
+    """Who is in a room; without a room: who is here."""
+
+    room: str | None
+    members: Sequence[Member]
+
+
+class ConnectionEntry(Struct, frozen=True):
+    """One connection; ``user`` and ``nick`` are None until it has said who it is."""
+
+    id: str
+    user: str | None
+    nick: str | None
+    address: str
+    transport: str
+    protocol: str
+    since: str
+    rooms: Sequence[str]
+    queue_bytes: int
+
+
+class Connections(Struct, frozen=True):
+    connections: Sequence[ConnectionEntry]
+
+
+class Announced(Struct, frozen=True):
+    """``receivers`` in connections."""
+
+    receivers: int
+
+
+class LogLevel(Struct, frozen=True):
+    level: str
+
+
+class Reloaded(Struct, frozen=True):
+    """The configuration is in force, but for the keys in ``restart``."""
+
+    changed: Sequence[str]
+    restart: Sequence[str]
+
+
+class Refused(Struct, frozen=True):
+    """The configuration has faults, at least one; nothing changed."""
+
+    faults: Sequence[Fault]
+
+
+class Draining(Struct, frozen=True):
+    """The daemon ends, in so many seconds at most."""
+
+    clients: int
+    seconds: float

@@ -1,0 +1,191 @@
+"""What can be asked and done over the admin socket: a table, and a function for each.
+
+A function takes the daemon and its own arguments; it gives an answer or a ``Failure``. Arguments
+come as a JSON object (POST) or in the query (GET).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, Literal
+
+import trio
+from msgspec import Struct
+
+from chatd import __version__
+from chatd.admin import answers
+from chatd.admin.answers import Failure
+from chatd.admin.control import Control
+from chatd.chat.commands import Member
+from chatd.chat.events import rfc3339
+from chatd.chat.names import Name, room_name
+from chatd.logs import Level
+
+__all__ = ["ENDPOINTS", "Endpoint", "Nothing"]
+
+ROWS: Final = 256
+"""Rows that are made between two turns of the others: some 1 ms of work."""
+
+_CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+class Nothing(Struct, frozen=True, forbid_unknown_fields=True):
+    """No arguments."""
+
+
+class Who(Struct, frozen=True, forbid_unknown_fields=True):
+    room: str | None = None
+
+
+class Announce(Struct, frozen=True, forbid_unknown_fields=True):
+    text: str
+    room: str | None = None
+
+
+class LogLevel(Struct, frozen=True, forbid_unknown_fields=True):
+    level: Level
+
+
+class Endpoint(Struct, frozen=True):
+    """One of them: its method, its arguments, what it does."""
+
+    method: Literal["GET", "POST"]
+    arguments: type[Struct]
+    act: Callable[[Control, Any], Awaitable[Struct]]
+
+
+async def status(control: Control, _: Nothing) -> answers.Status:
+    chat, log = control.chat, control.log.statistics()
+    counts, http = chat.statistics(), control.http()
+    state = "ready" if control.ready else "unavailable"
+    return answers.Status(
+        version=__version__,
+        pid=os.getpid(),
+        uptime_seconds=round(trio.current_time() - control.began, 3),
+        state="draining" if control.draining else state,
+        clients=sum(counts.connections.values()),
+        users=counts.users,
+        rooms=counts.rooms,
+        by_kind=[
+            answers.Count(transport, protocol, number)
+            for (transport, protocol), number in sorted(counts.connections.items())
+        ],
+        http_connections=http.open,
+        queue_bytes=counts.waiting,
+        store=chat.journal.statistics(),
+        epoch=chat.journal.epoch,
+        bus=chat.bus.statistics(),
+        reload=control.reloads,
+        log=answers.LogState(control.log.level, log.lines, log.dropped, log.waiting_bytes),
+    )
+
+
+async def rooms(control: Control, _: Nothing) -> answers.Rooms:
+    return answers.Rooms([entry for _, entry in await control.chat.rooms.entries()])
+
+
+async def who(control: Control, arguments: Who) -> answers.Members | Failure:
+    chat = control.chat
+    if arguments.room is None:
+        present = {client.user for client in chat.connections if client.known}
+        members = [Member(user.nick.shown, user.id, user.op) for user in present]
+        return answers.Members(None, sorted(members, key=lambda member: member.nick))
+    name = room_name(arguments.room)
+    if not isinstance(name, Name):
+        return Failure(400, name.code, name.message)
+    room = chat.rooms.get(name.fold)
+    if room is None:
+        return answers.Members(name.shown, [])
+    return answers.Members(room.name, room.member_list(limit=len(room.members)))
+
+
+async def connections(control: Control, _: Nothing) -> answers.Connections:
+    rows: list[answers.ConnectionEntry] = []
+    now, clock = control.now(), trio.current_time()
+    for client in list(control.chat.connections):
+        rows.append(
+            answers.ConnectionEntry(
+                id=client.id,
+                user=client.user.id if client.known else None,
+                nick=client.user.nick.shown if client.known else None,
+                address=client.address,
+                transport=client.transport,
+                protocol=client.protocol,
+                since=rfc3339(now - round((clock - client.opened) * 1000)),
+                # Who talks to whom is nobody's business.
+                rooms=sorted(
+                    place.room.name
+                    for place in client.memberships.values()
+                    if not place.room.direct
+                ),
+                queue_bytes=client.outbox.waiting,
+            )
+        )
+        if len(rows) % ROWS == 0:
+            await trio.lowlevel.checkpoint()
+    return answers.Connections(sorted(rows, key=lambda row: (row.since, row.id)))
+
+
+async def announce(control: Control, arguments: Announce) -> answers.Announced | Failure:
+    chat, text = control.chat, arguments.text.replace("\r\n", "\n").strip()
+    size, most = len(text.encode()), chat.settings.limits.message_bytes
+    if not text or _CONTROLS.search(text):
+        return Failure(400, "bad_request", "a text is not empty and has no control characters")
+    if size > most:
+        return Failure(413, "too_large", f"a text has {most} bytes at most")
+    fold = None
+    if arguments.room is not None:
+        name = room_name(arguments.room)
+        if not isinstance(name, Name):
+            return Failure(400, name.code, name.message)
+        fold = name.fold
+        if chat.rooms.get(fold) is None:
+            return Failure(404, "not_found", f"nobody is in {name.shown}")
+    receivers = await chat.announce(text, fold)
+    control.log.emit("announce", room=arguments.room, receivers=receivers, bytes=size)
+    return answers.Announced(receivers)
+
+
+async def log_level(control: Control, _: Nothing) -> answers.LogLevel:
+    return answers.LogLevel(control.log.level)
+
+
+async def set_log_level(control: Control, arguments: LogLevel) -> answers.LogLevel:
+    log = control.log
+    # Said at whichever level hears it, the one before or the one from now on.
+    if log.enabled("loglevel"):
+        log.emit("loglevel", state=arguments.level)
+        log.level = arguments.level
+    else:
+        log.level = arguments.level
+        log.emit("loglevel", state=arguments.level)
+    return answers.LogLevel(log.level)
+
+
+async def reload(control: Control, _: Nothing) -> answers.Reloaded | Failure:
+    if control.draining:
+        return Failure(503, "draining", "the daemon ends")
+    result = await control.reload()
+    if isinstance(result, answers.Reloaded):
+        return result
+    message = "the configuration has faults; the one in force stays"
+    return Failure(422, "faulty", message, result.faults)
+
+
+async def drain(control: Control, _: Nothing) -> answers.Draining:
+    return control.drain()
+
+
+ENDPOINTS: Final[Mapping[str, tuple[Endpoint, ...]]] = {
+    "/status": (Endpoint("GET", Nothing, status),),
+    "/rooms": (Endpoint("GET", Nothing, rooms),),
+    "/who": (Endpoint("GET", Who, who),),
+    "/connections": (Endpoint("GET", Nothing, connections),),
+    "/announce": (Endpoint("POST", Announce, announce),),
+    "/loglevel": (Endpoint("GET", Nothing, log_level), Endpoint("POST", LogLevel, set_log_level)),
+    "/reload": (Endpoint("POST", Nothing, reload),),
+    "/drain": (Endpoint("POST", Nothing, drain),),
+}
+"""Every endpoint there is, by its path. ``admin.routes`` serves it, ``cli.ctl`` asks it."""

@@ -1,0 +1,154 @@
+"""The figures for Prometheus, read from everybody's ``statistics()`` when they are asked for.
+
+Names and units are Prometheus' conventions: base units, ``_total`` for what only grows. No label
+has a value that a client can choose, and those whose values are known are there from the start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final, TypeAlias, get_args
+
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from chatd import __version__
+from chatd.admin.control import Control
+from chatd.admin.process import Process
+from chatd.chat import ChatStatistics
+from chatd.histogram import Histogram, HistogramStatistics
+from chatd.model import CLOSES, ErrorCode
+from chatd.wire.request import Request, Response
+
+__all__ = ["Metrics"]
+
+_PREFIX: Final = "chatd_"
+
+KINDS: Final = (
+    ("websocket", "text"),
+    ("websocket", "chatd.v1"),
+    ("websocket", "socket.io"),
+    ("polling", "socket.io"),
+)
+"""What there is of transport and protocol."""
+
+Values: TypeAlias = float | Iterable[tuple[tuple[str, ...], float]]
+"""The value of a metric without labels, or the value for each set of labels."""
+
+
+class Metrics(Collector):
+    """Answers ``GET /metrics``. ``lag`` is what the loop's turns are late by, in seconds."""
+
+    def __init__(self, control: Control, lag: Histogram) -> None:
+        self._control = control
+        self._lag = lag
+        self._process = Process()
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+
+    async def __call__(self, request: Request) -> Response:
+        encode, content_type = choose_encoder(request.header("accept") or "")
+        return Response(200, encode(self._registry), content_type)
+
+    def collect(self) -> Iterator[Metric]:
+        control, log = self._control, self._control.log.statistics()
+        version = [((__version__,), 1)]
+        yield _gauge("build_info", "The version that runs.", version, "version")
+        yield _gauge("ready", "1 while new clients are welcome, as /readyz says.", control.ready)
+        yield from self._clients(control.chat.statistics())
+        yield from self._wire()
+        yield from self._bus()
+        yield from self._store()
+        lag = self._lag.statistics()
+        yield _histogram(
+            "event_loop_lag_seconds", "What the loop was late by, twice a second.", lag
+        )
+        yield _counter("log_lines", "Log lines said.", log.lines)
+        dropped = "Log lines that were not written: their reader was too slow."
+        yield _counter("log_lines_dropped", dropped, log.dropped)
+        yield _gauge("log_queue_bytes", "What waits for the log's reader.", log.waiting_bytes)
+        yield from self._process.collect()
+
+    def _clients(self, chat: ChatStatistics) -> Iterator[Metric]:
+        connections = {**dict.fromkeys(KINDS, 0), **chat.connections}.items()
+        says = "Chat connections that are open, by transport and protocol."
+        yield _gauge("connections", says, connections, "transport", "protocol")
+        yield _gauge("users", "Users who are here, or whose nick is held.", chat.users)
+        yield _gauge("rooms", "Rooms that somebody is in.", chat.rooms)
+        yield _gauge("send_queue_bytes", "What waits for all clients together.", chat.waiting)
+        commands = (((name,), count) for name, count in chat.commands.items())
+        says = "Commands of clients, done or refused; say is the messages in."
+        yield _counter("commands", says, commands, "command")
+        codes = {**dict.fromkeys(get_args(ErrorCode), 0), **chat.refusals}
+        refusals = (((code,), count) for code, count in codes.items())
+        yield _counter("refusals", "Commands refused, by the error's code.", refusals, "code")
+        closes = (
+            ((str(code), close.name), chat.closes.get(code, 0)) for code, close in CLOSES.items()
+        )
+        says = "Chat connections ended, by close code."
+        yield _counter("closes", says, closes, "code", "reason")
+
+    def _wire(self) -> Iterator[Metric]:
+        http, engine = self._control.http(), self._control.engine()
+        yield _gauge("http_connections", "Connections to the public port.", http.open)
+        yield _counter("http_connections_accepted", "Connections accepted.", http.accepted)
+        says = "Connections closed without a word, far above a limit."
+        yield _counter("http_connections_turned_away", says, http.turned_away)
+        refused = (((str(status),), count) for status, count in http.refused.items())
+        yield _counter("http_refusals", "Requests refused, by status.", refused, "status")
+        sessions = [(("polling",), engine.polling), (("websocket",), engine.websocket)]
+        yield _gauge("engineio_sessions", "Sessions, by transport.", sessions, "transport")
+        yield _counter("engineio_sessions_opened", "Sessions opened.", engine.opened)
+
+    def _bus(self) -> Iterator[Metric]:
+        bus = self._control.chat.bus.statistics()
+        yield _counter("events", "Events committed and shown, messages mostly.", bus.events)
+        yield _counter("deliveries", "Events times connections they went to.", bus.deliveries)
+        says = "A batch's commit to the store; its count is the batches."
+        yield _histogram("commit_seconds", says, bus.commit_seconds)
+        says = "Batches that the store did not confirm."
+        yield _counter("commits_failed", says, bus.failed_commits)
+        says = "Handing a committed batch to everybody's queue or socket."
+        yield _histogram("fanout_seconds", says, bus.fanout_seconds)
+        yield _gauge("bus_queue_events", "What waits to be committed.", bus.waiting)
+
+    def _store(self) -> Iterator[Metric]:
+        store = self._control.chat.journal.statistics()
+        yield _gauge("store_bytes", "What the store has in use, as last looked at.", store.bytes)
+        says = "The write-ahead log at its last checkpoint."
+        yield _gauge("store_wal_bytes", says, store.log_bytes)
+        yield _counter("store_events_removed", "Events that retention removed.", store.swept)
+        says = "Messages said again with a key that was there."
+        yield _counter("duplicates", says, store.duplicates)
+        says = "1 while commits run in a thread: the disk is slow, or each commit waits for it."
+        yield _gauge("store_threaded", says, store.threaded)
+
+
+def _gauge(name: str, says: str, values: Values, *labels: str) -> Metric:
+    family = GaugeMetricFamily(_PREFIX + name, says, labels=labels)
+    for label, value in _samples(values):
+        family.add_metric(label, value)
+    return family
+
+
+def _counter(name: str, says: str, values: Values, *labels: str) -> Metric:
+    family = CounterMetricFamily(_PREFIX + name, says, labels=labels)
+    for label, value in _samples(values):
+        family.add_metric(label, value)
+    return family
+
+
+def _samples(values: Values) -> Iterable[tuple[tuple[str, ...], float]]:
+    return [((), float(values))] if isinstance(values, float | int) else values
+
+
+def _histogram(name: str, says: str, observed: HistogramStatistics) -> Metric:
+    bounds = [*map(repr, observed.bounds), "+Inf"]
+    buckets = list(zip(bounds, map(float, observed.counts), strict=True))
+    return HistogramMetricFamily(_PREFIX + name, says, buckets=buckets, sum_value=observed.sum)

@@ -1,0 +1,153 @@
+"""``chatd ctl``: asks a running daemon, and tells it what to do, over its admin socket."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from chatd.cli import tables
+from chatd.cli.asking import Answer, AskError, ask, find
+from chatd.cli.check import report, say, visible
+from chatd.logs import LEVELS
+from chatd.settings import SettingsError
+
+if TYPE_CHECKING:
+    from chatd.cli.check import Verbs
+
+__all__ = ["COMMANDS", "Argument", "Command", "add_parser", "run"]
+
+
+class Argument(Struct, frozen=True):
+    """An argument, or an option where its name begins with ``--``; its own name in the request."""
+
+    name: str
+    help: str
+    required: bool = True
+    choices: Sequence[str] | None = None
+
+
+class Command(Struct, frozen=True):
+    """A command: what is asked for, and how the answer is shown to people.
+
+    Without arguments given, ``method`` is GET where ``asks``.
+    """
+
+    name: str
+    help: str
+    method: str
+    shown: tables.Shown
+    arguments: Sequence[Argument] = ()
+    asks: bool = False
+
+
+_ROOM: Final = Argument("--room", "in this room alone")
+
+COMMANDS: Final = (
+    Command("status", "how the daemon is", "GET", tables.show_status),
+    Command("rooms", "the rooms there are", "GET", tables.show_rooms),
+    Command(
+        "who",
+        "who is here, or in a room",
+        "GET",
+        tables.show_members,
+        (Argument("room", "this room alone", required=False),),
+    ),
+    Command("connections", "every chat connection", "GET", tables.show_connections),
+    Command(
+        "announce",
+        "tell everybody something",
+        "POST",
+        tables.show_announced,
+        (Argument("text", "what to say"), _ROOM),
+    ),
+    Command(
+        "loglevel",
+        "what is logged, until the next reload",
+        "POST",
+        tables.show_level,
+        (Argument("level", "from now on", required=False, choices=tuple(LEVELS)),),
+        asks=True,
+    ),
+    Command("reload", "put the changed configuration in force", "POST", tables.show_reloaded),
+    Command("drain", "send all clients away and end", "POST", tables.show_draining),
+)
+"""Every command: one line each, with the endpoint of the same name in ``admin.endpoints``."""
+
+
+def add_parser(verbs: Verbs) -> None:
+    """Add the verb to the command line."""
+    parser = verbs.add_parser(
+        "ctl",
+        help="ask a running daemon, or tell it what to do",
+        description="Ask a running daemon, or tell it what to do, over its admin socket.",
+    )
+    _add_options(parser, None)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        own = commands.add_parser(command.name, help=command.help, description=command.help)
+        # Behind the command too; what is not given there must not undo what stands before it.
+        _add_options(own, argparse.SUPPRESS)
+        for argument in command.arguments:
+            option = argument.name.startswith("--")
+            optional: dict[str, Any] = {"nargs": None if argument.required else "?"}
+            own.add_argument(
+                argument.name,
+                help=argument.help,
+                choices=argument.choices,
+                **({} if option else optional),
+            )
+        own.set_defaults(run=run, command=command)
+
+
+def _add_options(parser: argparse.ArgumentParser, default: Any) -> None:
+    parser.add_argument(
+        "--socket", metavar="PATH", type=Path, default=default, help="the daemon's admin socket"
+    )
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        type=Path,
+        default=default,
+        help="the daemon's configuration, which says where its socket is",
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        default=False if default is None else default,
+        help="answer in JSON, for machines",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Ask, and show the answer; give the exit code."""
+    command: Command = args.command
+    names = [argument.name.removeprefix("--") for argument in command.arguments]
+    arguments = {name: getattr(args, name) for name in names}
+    try:
+        answer = _asked(command, arguments, args)
+    except AskError as error:
+        say(f"chatd: {visible(str(error))}\n", sys.stderr)
+        return 1
+    if args.json:
+        say(f"{msgspec.json.encode(answer.value).decode()}\n", sys.stdout)
+    if not answer.failed:
+        if not args.json:
+            command.shown(answer.value)
+        return 0
+    if faults := answer.faults:
+        say(report(SettingsError(faults)), sys.stderr)
+    say(f"chatd: {visible(answer.message)}\n", sys.stderr)
+    return 1
+
+
+def _asked(command: Command, arguments: Mapping[str, Any], args: argparse.Namespace) -> Answer:
+    path = find(args.socket, args.config, os.environ)
+    asks = command.asks and all(value is None for value in arguments.values())
+    return ask(path, "GET" if asks else command.method, f"/{command.name}", arguments)

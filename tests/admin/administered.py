@@ -1,0 +1,93 @@
+"""A daemon in memory with its administration, and requests to it by raw bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+
+from chatd.admin import Administration
+from chatd.daemon import Operated
+from chatd.reload import Configuration, Reload, fixed
+from chatd.settings import Settings
+from chatd.systemd import Notifier
+from chatd.testing import Harness, open_chat
+from chatd.testing.cable import PIPE_BYTES, pipe
+from chatd.wire.server import Server
+from chatd.wire.transport import Peer, StreamTransport
+from tests.gateways.raw import Raw
+
+UNIX = Peer("unix", "unix", loopback=False)
+
+
+class Administered:
+    """``chat`` is the daemon in memory, ``stop`` is set when it is told to drain."""
+
+    def __init__(
+        self, chat: Harness, nursery: trio.Nursery, configuration: Configuration | None
+    ) -> None:
+        self.chat = chat
+        self.stop = trio.Event()
+        self.reload = Reload(
+            configuration or fixed(chat.settings),
+            chat.settings,
+            log=chat.daemon.log,
+            notifier=Notifier({}),
+            now=lambda: 0,
+        )
+        self.reload.apply = chat.daemon.apply
+        control = Operated(chat.daemon, self.reload, self.stop)
+        self.administration = Administration(control, admin=(), metrics=())
+        self._nursery = nursery
+
+    def dial(self, server: Server | None = None) -> Raw:
+        """Come in on the admin socket, or another server of the administration."""
+        near, far = pipe(PIPE_BYTES)
+        transport = StreamTransport(far, UNIX, listener_loopback=False)
+        self._nursery.start_soon((server or self.administration.admin).handle, transport)
+        return Raw(near)
+
+    async def raw(
+        self, line: str, body: bytes = b"", host: str = "chatd", kind: str = "application/json"
+    ) -> tuple[int, dict[str, str], bytes]:
+        """Ask on a connection of its own; give status, headers and body."""
+        client = self.dial()
+        head = f"{line} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n"
+        typed = f"Content-Type: {kind}\r\n" if kind else ""
+        await client.send(f"{head}{typed}Connection: close\r\n\r\n".encode() + body)
+        try:
+            return await client.answer()
+        finally:
+            await client.aclose()
+
+    async def ask(self, line: str, arguments: Any = None) -> tuple[int, Any]:
+        """Ask; give the status and what the JSON says."""
+        body = b"" if arguments is None else json.dumps(arguments).encode()
+        status, headers, answer = await self.raw(line, body)
+        assert headers["content-type"] == "application/json"
+        return status, json.loads(answer)
+
+    async def done(self, line: str, arguments: Any = None) -> Any:
+        """Ask for what is done."""
+        status, answer = await self.ask(line, arguments)
+        assert status == 200, answer
+        return answer
+
+    async def refused(self, line: str, arguments: Any = None) -> tuple[int, str]:
+        """Ask for what is refused; give the status and the code."""
+        status, answer = await self.ask(line, arguments)
+        assert status >= 400
+        assert answer["error"]["message"]
+        return status, answer["error"]["code"]
+
+
+@asynccontextmanager
+async def administered(
+    settings: Settings | None = None, configuration: Configuration | None = None
+) -> AsyncGenerator[Administered]:
+    async with open_chat(settings) as chat, trio.open_nursery() as nursery:
+        yield Administered(chat, nursery, configuration)
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,152 @@
+"""Finding the daemon, and what is told where it cannot be asked."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from chatd.cli import asking
+from chatd.cli.asking import AskError, ask, find
+
+
+@contextmanager
+def answering(path: Path, answer: bytes) -> Iterator[None]:
+    """Answer one request with these bytes."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+
+        def serve() -> None:
+            client, _ = server.accept()
+            with client:
+                client.recv(65536)
+                client.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield
+        finally:
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"nonsense\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}",
+        b"HTTP/1.1 404 No\r\nContent-Length: 2\r\n\r\n{}",
+        b'HTTP/1.1 404 No\r\nContent-Length: 12\r\n\r\n{"error": 5}',
+        b"HTTP/1.1 404 No\r\nContent-Length: 2\r\n\r\n[]",
+    ],
+)
+def test_what_is_no_chatd(tmp_path: Path, answer: bytes) -> None:
+    path = tmp_path / "a.sock"
+    with answering(path, answer), pytest.raises(AskError, match="is no chatd"):
+        ask(path, "GET", "/status", {})
+
+
+def test_a_daemon_that_ends_meanwhile(tmp_path: Path) -> None:
+    path = tmp_path / "a.sock"
+    with answering(path, b""), pytest.raises(AskError, match="ended before it answered"):
+        ask(path, "GET", "/status", {})
+
+
+def test_what_a_dead_daemon_left(tmp_path: Path) -> None:
+    path = tmp_path / "a.sock"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+    with pytest.raises(AskError, match="the daemon that made it is gone"):
+        ask(path, "GET", "/status", {})
+
+
+def test_a_daemon_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "SECONDS", 0.05)
+    path = tmp_path / "a.sock"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        with pytest.raises(AskError, match="does not answer"):
+            ask(path, "GET", "/status", {})
+
+
+@pytest.mark.parametrize(
+    ("mode", "able"), [(0o600, "be {} or root"), (0o660, "be {}, in the group {}, or root")]
+)
+def test_who_may_not_is_told_who_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, able: str
+) -> None:
+    def forbidden(self: object, path: str) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    path = tmp_path / "a.sock"
+    path.touch(mode)
+    path.chmod(mode)
+
+    class Forbidding(socket.socket):
+        connect = forbidden  # type: ignore[assignment]
+
+    monkeypatch.setattr(socket, "socket", Forbidding)
+    with pytest.raises(AskError) as told:
+        ask(path, "GET", "/status", {})
+    names = [pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(os.getgid()).gr_name]
+    assert f"mode {mode:04o}; {able.format(*names)}, or see admin.socket_mode" in str(told.value)
+
+
+# ---- where it is
+
+
+def test_a_named_socket_comes_first(tmp_path: Path) -> None:
+    assert find(Path("/x"), tmp_path / "absent.toml", {}) == Path("/x")
+
+
+def test_the_folders_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    system, user, unit = tmp_path / "system.sock", tmp_path / "user", tmp_path / "unit"
+    monkeypatch.setattr(asking, "_SYSTEM", system)
+    environ = {"XDG_RUNTIME_DIR": str(user), "RUNTIME_DIRECTORY": f"{unit}:/other"}
+    with pytest.raises(AskError) as told:
+        find(None, None, environ)
+    for path in (unit / "admin.sock", system, user / "chatd" / "admin.sock"):
+        assert str(path) in str(told.value)
+    (user / "chatd").mkdir(parents=True)
+    (user / "chatd" / "admin.sock").touch()
+    assert find(None, None, environ) == user / "chatd" / "admin.sock"
+    system.touch()
+    assert find(None, None, environ) == system
+    unit.mkdir()
+    (unit / "admin.sock").touch()
+    assert find(None, None, environ) == unit / "admin.sock"
+    assert find(None, None, {"XDG_RUNTIME_DIR": "relative"}) == system
+
+
+def test_a_configuration_says_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    system = tmp_path / "system.sock"
+    system.touch()
+    monkeypatch.setattr(asking, "_SYSTEM", system)
+    path = tmp_path / "chatd.toml"
+    for text, found in (
+        ("[admin]\nsocket = '/run/x.sock'\n", Path("/run/x.sock")),
+        ("[admin]\nsocket = 'auto'\n", system),
+        ("", system),
+        # Faults elsewhere are what a reload is to tell of.
+        ("[chat]\nbacklog = -1\n[admin]\nsocket = '/run/x.sock'\n", Path("/run/x.sock")),
+        ("[admin]\nsocket = 5\n", system),
+        ("[admin]\nsocket = 'relative'\n", system),
+        ("[admin\n", system),
+        ("admin = 5\n", system),
+    ):
+        path.write_text(text)
+        assert find(None, path, {}) == found
+    assert find(None, tmp_path / "absent.toml", {}) == system
+    path.write_text("[admin]\nsocket = 'off'\n")
+    with pytest.raises(AskError, match='is "off"'):
+        find(None, path, {})

@@ -1,0 +1,182 @@
+"""``chatd ctl`` against a daemon: what people and machines are shown, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from chatd.__main__ import main
+from chatd.admin import Administration
+from chatd.cli.ctl import COMMANDS
+from chatd.daemon import Operated
+from chatd.reload import Configuration
+from chatd.settings import Settings, load
+from chatd.wire.listener import open_listeners
+from tests.admin.administered import Administered, administered
+
+
+class Controlled:
+    """A daemon with an admin socket, and ``chatd ctl`` on it."""
+
+    def __init__(self, one: Administered, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.one = one
+        self.path = path
+        self._capsys = capsys
+
+    async def ctl(self, *words: str) -> tuple[int, str, str]:
+        """Run it; give the exit code, and what it said on stdout and on stderr."""
+        argv = ["ctl", "--socket", str(self.path), *words]
+        code = await trio.to_thread.run_sync(main, argv)
+        told = self._capsys.readouterr()
+        assert "Traceback" not in told.err
+        return code, told.out, told.err
+
+    async def shown(self, *words: str) -> list[list[str]]:
+        """Run it for people; give the words of each line."""
+        code, out, err = await self.ctl(*words)
+        assert (code, err) == (0, "")
+        return [line.split() for line in out.splitlines()]
+
+    async def told(self, *words: str) -> Any:
+        """Run it for machines."""
+        code, out, err = await self.ctl("--json", *words)
+        assert (code, err) == (0, "")
+        return json.loads(out)
+
+
+Control = Callable[..., Any]
+
+
+@pytest.fixture
+def control(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Control:
+    @asynccontextmanager
+    async def controlled(configuration: Configuration | None = None) -> AsyncGenerator[Controlled]:
+        path = tmp_path / "admin.sock"
+        async with administered(configuration=configuration) as one, trio.open_nursery() as nursery:
+            operated = Operated(one.chat.daemon, one.reload, one.stop)
+            listeners = open_listeners([f"unix:{path}"], 0o600)
+            administration = Administration(operated, admin=listeners, metrics=())
+            await nursery.start(administration.run)
+            yield Controlled(one, path, capsys)
+            administration.close()
+
+    return controlled
+
+
+async def test_people_are_shown_tables(control: Control) -> None:
+    async with control() as at:
+        ann = await at.one.chat.client("ann")
+        await ann.say("hello")
+        await at.one.chat.settled()
+        assert await at.shown("rooms") == [
+            ["ROOM", "MEMBERS", "MESSAGES", "TOPIC"],
+            ["lobby", "1", "1"],
+        ]
+        assert await at.shown("who") == [["NICK", "USER", "OP"], ["ann", ann.user]]
+        assert await at.shown("who", "lobby") == await at.shown("who")
+        assert await at.shown("who", "hall") == [["NICK", "USER", "OP"]]
+        header, row = await at.shown("connections")
+        assert header[:3] == ["ID", "NICK", "USER"]
+        assert row[1:6] == ["ann", ann.user, "memory", "chatd.v1", "websocket"]
+        assert row[-1] == "lobby"
+        lines = {line[0]: " ".join(line[1:]) for line in await at.shown("status")}
+        assert lines["clients"] == "1: 1 chatd.v1 by websocket"
+        assert lines["state"].startswith("ready since ")
+        assert lines["messages"] == "1 said, 1 delivered"
+
+
+async def test_machines_are_told_json(control: Control) -> None:
+    async with control() as at:
+        await at.one.chat.client("ann")
+        assert (await at.told("status"))["clients"] == 1
+        assert [room["room"] for room in (await at.told("rooms"))["rooms"]] == ["lobby"]
+        # The option counts behind the command too.
+        code, out, _ = await at.ctl("who", "--json")
+        assert code == 0
+        assert json.loads(out)["members"][0]["nick"] == "ann"
+
+
+async def test_what_it_does_is_said(control: Control) -> None:
+    async with control() as at:
+        ann = await at.one.chat.client("ann")
+        assert await at.shown("announce", "a break") == [["told", "to", "1", "connections"]]
+        assert (await ann.next("notice")).text == "a break"
+        assert await at.told("announce", "psst", "--room", "lobby") == {"receivers": 1}
+        assert await at.shown("loglevel") == [["info"]]
+        assert await at.shown("loglevel", "warning") == [["warning"]]
+        assert await at.shown("loglevel") == [["warning"]]
+        code, out, _ = await at.ctl("drain")
+        assert (code, out) == (0, "1 clients are sent away; it ends in 10 s at most\n")
+        assert at.one.stop.is_set()
+
+
+async def test_a_refusal_is_one_line_and_1(control: Control) -> None:
+    async with control() as at:
+        assert await at.ctl("announce", "hi", "--room", "hall") == (
+            *(1, "", "chatd: nobody is in hall\n"),
+        )
+        code, out, err = await at.ctl("announce", "hi", "--room", "hall", "--json")
+        assert (code, err) == (1, "chatd: nobody is in hall\n")
+        assert json.loads(out)["error"]["code"] == "not_found"
+
+
+async def test_a_refused_reload_tells_every_fault_with_its_place(
+    control: Control, tmp_path: Path
+) -> None:
+    path = tmp_path / "chatd.toml"
+
+    async def read() -> Settings:
+        return load(path)
+
+    async with control(Configuration(read)) as at:
+        path.write_text("[limits]\nrooms = 7\n[listen]\naddresses = ['localhost:1']\n")
+        assert await at.shown("reload") == [
+            ["reloaded:", "limits.rooms", "changed"],
+            ["needs", "a", "restart:", "listen.addresses"],
+        ]
+        path.write_text("[limits]\nrooms = 0\n[chat]\ngreting = 'hi'\n")
+        code, out, err = await at.ctl("reload")
+        assert (code, out) == (1, "")
+        assert f"{path}:2:9: error: limits.rooms" in err
+        assert f"{path}:4:1: error: " in err
+        assert "\n    greting = 'hi'\n    ^\n" in err
+        assert err.endswith("chatd: the configuration has faults; the one in force stays\n")
+        assert at.one.chat.daemon.settings.limits.rooms == 7
+        lines = [" ".join(line) for line in await at.shown("status")]
+        assert any(line.endswith("refused, for 2 faults") for line in lines)
+        assert any(line.startswith(f"{path}:2:9: limits.rooms") for line in lines)
+
+
+# ---- no daemon
+
+
+def fails(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main(["ctl", *words]) == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("chatd: ")
+    assert told.err.count("\n") == 1
+    return told.err
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_no_daemon_is_one_line_and_1(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, command: Any
+) -> None:
+    required = ["x" for argument in command.arguments if argument.name == "text"]
+    told = fails(capsys, "--socket", f"{tmp_path}/no.sock", command.name, *required)
+    assert told == f"chatd: no daemon is there: there is no {tmp_path}/no.sock\n"
+
+
+def test_wrong_usage_is_2(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["ctl"], ["ctl", "nonsense"], ["ctl", "loglevel", "loud"], ["ctl", "announce"]):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == 2
+        assert "usage: chatd ctl" in capsys.readouterr().err

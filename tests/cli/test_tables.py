@@ -1,0 +1,53 @@
+"""Tables: aligned where nobody looks, and nothing in them that commands a terminal."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from chatd.cli import tables
+
+ROOMS = {
+    "rooms": [
+        {"room": "lobby", "members": 12, "seq": 3, "topic": "[bold]hi[/bold]"},
+        {"room": "日本", "members": 0, "seq": 40_000, "topic": "\x1b[31mred"},
+    ]
+}
+
+
+def test_plain_text_is_aligned_and_harmless(capsys: pytest.CaptureFixture[str]) -> None:
+    tables.show_rooms(ROOMS)
+    assert capsys.readouterr().out.splitlines() == [
+        "ROOM   MEMBERS  MESSAGES  TOPIC",
+        "lobby  12       3         [bold]hi[/bold]",
+        "日本     0        40000     \N{REPLACEMENT CHARACTER}[31mred",
+    ]
+
+
+def test_a_terminal_gets_the_same_words(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("COLUMNS", "100")
+    tables.show_rooms(ROOMS)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["lobby", "12", "3", "[bold]hi[/bold]"]
+    assert "\x1b[31m" not in lines[2]
+
+
+@pytest.mark.parametrize(
+    ("size", "written"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (10_240, "10 KiB"), (1 << 50, "1024 TiB")],
+)
+def test_sizes(size: int, written: str) -> None:
+    assert tables._size(size) == written
+
+
+@pytest.mark.parametrize(
+    ("seconds", "written"),
+    [(5.9, "5 s"), (61, "1 min"), (3700, "1 h 1 min"), (90_000, "1 d 1 h")],
+)
+def test_durations(seconds: float, written: str) -> None:
+    assert tables._duration(seconds) == written

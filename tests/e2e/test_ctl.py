@@ -1,0 +1,209 @@
+"""The real process under ``chatd ctl``: reload, its refusals, and what is told to the very end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+import trio_websocket
+
+from tests.e2e.chatd_process import ChatdProcess, ChatdStarter, free_port
+
+# A limit of a hang, not of a speed.
+SECONDS = 60
+
+
+class Operator:
+    """A daemon with a configuration of its own and an admin socket, and who runs it."""
+
+    def __init__(self, folder: Path, starter: ChatdStarter) -> None:
+        self.config = folder / "chatd.toml"
+        self.socket = folder / "run" / "admin.sock"
+        self.socket.parent.mkdir()
+        self.environ = {"RUNTIME_DIRECTORY": str(self.socket.parent)}
+        self._starter = starter
+
+    async def start(self, text: str = "", **settings: object) -> ChatdProcess:
+        self.config.write_text(text)
+        given = {name.replace("__", "."): value for name, value in settings.items()}
+        return await self._starter(given, environ=self.environ, config=self.config)
+
+    async def ctl(self, *words: str) -> tuple[int, str, str]:
+        """Run ``chatd ctl``; give the exit code and what it said on stdout and stderr."""
+        command = [sys.executable, "-W", "error", "-m", "chatd", "ctl", *words]
+        with trio.fail_after(SECONDS):
+            ended = await trio.run_process(
+                command,
+                capture_stdout=True,
+                capture_stderr=True,
+                check=False,
+                env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8", **self.environ},
+            )
+        told, complained = ended.stdout.decode(), ended.stderr.decode()
+        assert "Traceback" not in complained
+        return ended.returncode, told, complained
+
+
+@pytest.fixture
+def operator(tmp_path: Path, start_chatd: ChatdStarter) -> Operator:
+    return Operator(tmp_path, start_chatd)
+
+
+async def greeting(chatd: ChatdProcess) -> str:
+    stream = await trio.open_tcp_stream("localhost", chatd.port)
+    async with stream, trio.open_nursery() as nursery:
+        websocket = await trio_websocket.wrap_client_stream(
+            nursery, stream, f"localhost:{chatd.port}", "/"
+        )
+        async with websocket:
+            told = str(await websocket.get_message())
+    return told
+
+
+async def get(port: int, path: str) -> tuple[int, bytes]:
+    async with await trio.open_tcp_stream("localhost", port) as stream:
+        await stream.send_all(
+            f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
+        )
+        answer = b"".join([data async for data in stream])
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head.split()[1]), body
+
+
+async def test_a_reload_is_in_force_for_the_first_connection_after_it(operator: Operator) -> None:
+    chatd = await operator.start("[chat]\ngreeting = 'one'\n")
+    assert await greeting(chatd) == "one"
+    for number in range(5):
+        operator.config.write_text(f"[chat]\ngreeting = 'greeting {number}'\n")
+        assert await operator.ctl("reload") == (0, "reloaded: chat.greeting changed\n", "")
+        assert await greeting(chatd) == f"greeting {number}"
+    operator.config.write_text("[listen]\nsocket_mode = '0600'\n[chat]\ngreeting = 'two'\n")
+    code, told, _ = await operator.ctl("reload")
+    assert (code, told) == (
+        *(0, "reloaded: chat.greeting changed\nneeds a restart: listen.socket_mode\n"),
+    )
+    await chatd.line("reload", changed="chat.greeting", restart="listen.socket_mode")
+    assert await chatd.stop() == 0
+    assert not operator.socket.exists()
+
+
+async def test_a_broken_file_changes_nothing_and_is_told_with_its_place(
+    operator: Operator,
+) -> None:
+    chatd = await operator.start("[chat]\ngreeting = 'one'\n")
+    broken = operator.config
+    for text, place in (
+        ("[chat]\ngreeting = 'two'\nbacklog = 501\n", "3:11"),
+        ("[chat]\ngreeting = 'two'\ngreting = 'two'\n", "3:1"),
+        ("[chat]\ngreeting = 'two\n", "2:16"),
+        ("[chat]\ngreeting = 'two'\n[limits]\nsend_queue_bytes = 4096\n", "4:20"),
+    ):
+        broken.write_text(text)
+        code, told, complained = await operator.ctl("reload")
+        assert (code, told) == (1, "")
+        assert f"{broken}:{place}: error: " in complained
+        assert await greeting(chatd) == "one"
+        state = json.loads((await operator.ctl("status", "--json"))[1])["reload"]
+        fault = state["refused"][0]
+        assert f"{fault['line']}:{fault['column']}" == place
+    lines = [line for line in chatd.lines if line["event"] == "reload_refused"]
+    assert [line["detail"].split(": ")[0] for line in lines] == [
+        f"{broken}:{place}" for place in ("3:11", "3:1", "2:16", "4:20")
+    ]
+    broken.unlink()
+    code, _, complained = await operator.ctl("reload")
+    assert code == 1
+    assert "there is no such file" in complained
+    broken.write_text("[chat]\ngreeting = 'three'\n")
+    assert (await operator.ctl("reload"))[0] == 0
+    assert await greeting(chatd) == "three"
+
+
+async def test_sighup_reloads_where_there_is_a_file(operator: Operator) -> None:
+    chatd = await operator.start()
+    operator.config.write_text("[chat]\ngreeting = 'two'\n")
+    chatd.signal(signal.SIGHUP)
+    await chatd.line("reload", changed="chat.greeting")
+    assert await greeting(chatd) == "two"
+    operator.config.write_text("[chat\n")
+    chatd.signal(signal.SIGHUP)
+    assert ":1:6: TOML" in (await chatd.line("reload_refused"))["detail"]
+    assert await greeting(chatd) == "two"
+    assert await chatd.stop() == 0
+
+
+async def test_what_the_flags_said_stays_said(operator: Operator) -> None:
+    chatd = await operator.start(chat__greeting="by flag")
+    operator.config.write_text("[chat]\ngreeting = 'by file'\n")
+    assert (await operator.ctl("reload"))[1] == "reloaded: nothing changed\n"
+    assert await greeting(chatd) == "by flag"
+
+
+async def test_it_is_asked_and_told_what_to_do(operator: Operator) -> None:
+    chatd = await operator.start()
+    assert operator.socket.stat().st_mode & 0o777 == 0o600
+    status = json.loads((await operator.ctl("status", "--json"))[1])
+    assert (status["pid"], status["state"]) == (chatd.pid, "ready")
+    assert (await operator.ctl("rooms"))[0] == 0
+    assert (await operator.ctl("--config", str(operator.config), "status"))[0] == 0
+    assert (await operator.ctl("drain"))[0] == 0
+    assert await chatd.ended() == 0
+    code, _, complained = await operator.ctl("status")
+    assert code == 1
+    assert complained.startswith("chatd: no daemon is there: ")
+
+
+async def test_two_daemons_and_one_folder(operator: Operator, start_chatd: ChatdStarter) -> None:
+    """Nobody asked for an admin socket by name: the second daemon does without."""
+    first = await operator.start()
+    second = await start_chatd({"history.store": "memory"}, environ=operator.environ)
+    assert "another program listens there" in (await second.line("warning"))["detail"]
+    status = json.loads((await operator.ctl("status", "--json"))[1])
+    assert status["pid"] == first.pid
+    named = await start_chatd.begin(
+        {"history.store": "memory", "admin.socket": str(operator.socket)}
+    )
+    assert await named.ended() == 1
+    (told,) = named.noise
+    assert "another program listens there" in told
+    named.noise.clear()
+
+
+async def test_metrics_are_told_to_the_very_end(operator: Operator) -> None:
+    port = free_port()
+    chatd = await operator.start(metrics__listen=f"localhost:{port}", drain__delay_seconds=3600)
+    status, body = await get(port, "/metrics")
+    assert status == 200
+    assert b"process_resident_memory_bytes " in body
+    assert await get(port, "/readyz") == (200, b"ready\n")
+    assert (await get(port, "/status"))[0] == 404
+    # Never on the public port.
+    assert (await get(chatd.port, "/metrics"))[0] == 404
+    chatd.signal(signal.SIGTERM)
+    await chatd.line("drain")
+    assert (await get(port, "/readyz"))[0] == 503
+    assert await get(port, "/healthz") == (200, b"alive\n")
+    assert b"chatd_ready 0.0\n" in (await get(port, "/metrics"))[1]
+    chatd.signal(signal.SIGTERM)
+    assert await chatd.ended() == 0
+
+
+async def test_what_systemd_runs_is_there(operator: Operator) -> None:
+    """The unit's ExecReload= is this command, in the unit's own environment."""
+    unit = Path(__file__).parents[2] / "systemd" / "chatd.service"
+    (line,) = [line for line in unit.read_text().splitlines() if line.startswith("ExecReload=")]
+    program, *words = line.partition("=")[2].split()
+    assert program == "/opt/chatd/bin/chatd"
+    await operator.start()
+    at = words.index("/etc/chatd/chatd.toml")
+    words[at] = str(operator.config)
+    operator.config.write_text("[chat\n")
+    assert words[0] == "ctl"
+    assert (await operator.ctl(*words[1:]))[0] == 1
+    operator.config.write_text("")
+    assert (await operator.ctl(*words[1:]))[0] == 0
