@@ -15,7 +15,7 @@ import trio
 from chatd.admin import Refused, Reloaded
 from chatd.chat.tokens import Keys
 from chatd.logs import Log
-from chatd.settings import Fault, Settings, SettingsError, changed, merged
+from chatd.settings import Fault, Settings, SettingsError, changed, credentials, merged
 from chatd.systemd import Notifier
 
 __all__ = ["Configuration", "Loaded", "Reload", "fixed", "written"]
@@ -114,6 +114,7 @@ class Reload:
                     "reload",
                     changed=" ".join(result.changed) or None,
                     restart=" ".join(result.restart) or None,
+                    credentials=" ".join(result.credentials) or None,
                     seconds=round(trio.current_time() - began, 3),
                 )
             else:
@@ -135,7 +136,7 @@ class Reload:
         self.settings = settings
         self.apply(settings, loaded)
         self.refused, self.restart = (), restart
-        return Reloaded(live, restart)
+        return Reloaded(live, restart, credentials(settings))
 
 
 def _nowhere(settings: Settings, loaded: Loaded | None) -> None:

@@ -63,6 +63,7 @@ __all__ = [
     "WebSocket",
     "admin_socket",
     "changed",
+    "credentials",
     "expects",
     "history_path",
     "load",
@@ -204,6 +205,18 @@ def changed(before: Settings, after: Settings) -> tuple[list[str], list[str]]:
             if values[0] != values[1]:
                 (restart if key.restart else live).append(f"{section}.{name}")
     return live, restart
+
+
+def credentials(settings: Settings) -> list[str]:
+    """Name the keys that name a credential: systemd hands those over at a start, and not again."""
+    found: list[str] = []
+    for section, about in sections().items():
+        for name in about.keys:
+            value = getattr(getattr(settings, section), name)
+            named = value if isinstance(value, tuple) else (value,)
+            if any(isinstance(one, str) and one.startswith(CREDENTIAL) for one in named):
+                found.append(f"{section}.{name}")
+    return found
 
 
 def merged(before: Settings, after: Settings) -> Settings:

@@ -70,7 +70,7 @@ async def test_what_is_live_is_applied_and_what_is_not_is_named(
     wanted = of(limits__rooms=5, listen__addresses=["localhost:1"], history__store="memory")
     reload, recording, manager = reloading(giving(wanted), applied.append)
     restart = ["listen.addresses", "history.store"]
-    assert await reload.reload() == Reloaded(["limits.rooms"], restart)
+    assert await reload.reload() == Reloaded(["limits.rooms"], restart, [])
     # What needs a restart is in nobody's settings meanwhile.
     assert applied == [of(limits__rooms=5)] == [reload.settings]
     assert (reload.refused, reload.restart, reload.at) == ((), restart, 7)
@@ -81,7 +81,7 @@ async def test_what_is_live_is_applied_and_what_is_not_is_named(
         )
     ]
     # A second time nothing changes, and the restart is due still.
-    assert await reload.reload() == Reloaded([], restart)
+    assert await reload.reload() == Reloaded([], restart, [])
     assert manager.heard == ["RELOADING=1", "READY=1"] * 2
 
 
@@ -133,8 +133,16 @@ async def test_what_a_configuration_names_is_loaded_before_anything_changes() ->
     assert await reload.reload() == Refused(FAULTS)
     assert applied == []
     faulty.clear()
-    assert await reload.reload() == Reloaded(["chat.backlog"], ["log.format"])
+    assert await reload.reload() == Reloaded(["chat.backlog"], ["log.format"], [])
     assert applied == [(of(chat__backlog=3), found)]
+
+
+async def test_a_credential_is_said_to_be_read_at_a_start_alone() -> None:
+    wanted = of(auth__key_files=["/a", "credential:b"], tls__key_file="credential:c")
+    reload, _, _ = reloading(giving(wanted))
+    result = await reload.reload()
+    assert isinstance(result, Reloaded)
+    assert sorted(result.credentials) == ["auth.key_files", "tls.key_file"]
 
 
 async def test_one_at_a_time_and_many_signals_are_one(autojump_clock: MockClock) -> None:

@@ -502,12 +502,12 @@ async def test_the_keys_of_tokens_are_read_again(autojump_clock: MockClock, tmp_
         await ann.say("still here")
         # The new key signs, the old one is good still.
         new.write_text(new_key())
-        assert await one.reload.reload() == Reloaded(["auth.key_files"], [])
+        assert await one.reload.reload() == Reloaded(["auth.key_files"], [], [])
         bob = await one.chat.client("bob", token=one.chat.token("bob"))
         await ann.say("still here")
         # The same names, another content: who has a token of the old key goes.
         old.write_text(new_key())
-        assert await one.reload.reload() == Reloaded([], [])
+        assert await one.reload.reload() == Reloaded([], [], [])
         assert (await ann.lost()).code == 4502
         await bob.say("and so am I")
 
@@ -524,7 +524,7 @@ async def test_who_was_a_guest_goes_where_guests_are_let_in_no_more(
         guests = [await one.chat.client(f"guest{name}", name) for name in ("json", "text")]
         ann = await one.chat.client("ann", token=one.chat.token("ann"))
         wanted = settings_of(TOKENS)
-        assert await one.reload.reload() == Reloaded(["auth.guests"], [])
+        assert await one.reload.reload() == Reloaded(["auth.guests"], [], [])
         for guest in guests:
             assert (await guest.lost()).code == 4502
         await ann.say("I may be here")
@@ -536,6 +536,6 @@ async def test_what_needs_a_restart_is_named_and_left(key: str) -> None:
         return settings_of({key: RESTART[key]})
 
     async with administered(configuration=Configuration(read)) as one:
-        assert await one.reload.reload() == Reloaded([], [key])
+        assert await one.reload.reload() == Reloaded([], [key], [])
         assert one.chat.daemon.settings == Settings()
         assert one.reload.restart == [key]

@@ -120,10 +120,14 @@ class LogLevel(Struct, frozen=True):
 
 
 class Reloaded(Struct, frozen=True):
-    """The configuration is in force, but for the keys in ``restart``."""
+    """The configuration is in force, but for the keys in ``restart``.
+
+    What the keys in ``credentials`` name was not read anew: systemd hands it over at a start.
+    """
 
     changed: Sequence[str]
     restart: Sequence[str]
+    credentials: Sequence[str] = ()
 
 
 class Refused(Struct, frozen=True):

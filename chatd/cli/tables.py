@@ -106,6 +106,8 @@ def show_reloaded(answer: Any) -> None:
     _line(f"reloaded: {', '.join(changed) if changed else 'nothing'} changed")
     if restart:
         _line(f"needs a restart: {', '.join(restart)}")
+    if credentials := answer["credentials"]:
+        _line(f"not read anew before a restart, a credential: {', '.join(credentials)}")
 
 
 def show_draining(answer: Any) -> None:

@@ -125,7 +125,7 @@ VOCABULARY: Final[dict[Name, Meaning]] = {
     "reload": Meaning(
         "info",
         "a changed configuration is in force; what is named as needing a restart is not",
-        ("changed", "restart", "seconds"),
+        ("changed", "restart", "credentials", "seconds"),
     ),
     "reload_refused": Meaning(
         "error", "the configuration has a fault, and the one in force stays", ("detail",)
@@ -191,6 +191,7 @@ class Fields(Who, total=False):
     # Everything else.
     changed: str | None
     clients: int | None
+    credentials: str | None
     detail: str | None
     events: int | None
     lines: int | None

@@ -168,7 +168,11 @@ async def test_a_reload_is_answered_with_what_became_of_it(autojump_clock: MockC
         return Settings(limits=Limits(rooms=7))
 
     async with administered(configuration=Configuration(read)) as one:
-        assert await one.done("POST /reload", {}) == {"changed": ["limits.rooms"], "restart": []}
+        assert await one.done("POST /reload", {}) == {
+            "changed": ["limits.rooms"],
+            "restart": [],
+            "credentials": [],
+        }
         assert one.chat.daemon.settings.limits.rooms == 7
         faults.append(Fault(2, 9, "no", "rooms = no", "/etc/x.toml"))
         status, answer = await one.ask("POST /reload", {})

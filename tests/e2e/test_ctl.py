@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import ssl
 import sys
 from pathlib import Path
 
 import pytest
 import trio
 import trio_websocket
+import trustme
 
 from tests.e2e.chatd_process import ChatdProcess, ChatdStarter, free_port
 
@@ -191,6 +193,47 @@ async def test_metrics_are_told_to_the_very_end(operator: Operator) -> None:
     assert b"chatd_ready 0.0\n" in (await get(port, "/metrics"))[1]
     chatd.signal(signal.SIGTERM)
     assert await chatd.ended() == 0
+
+
+async def test_a_certificate_is_renewed_and_nobody_is_dropped(operator: Operator) -> None:
+    folder = operator.config.parent
+    authority = trustme.CA()
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    both = folder / "both.pem"
+
+    def issue() -> bytes:
+        issued = authority.issue_cert("localhost")
+        issued.private_key_and_cert_chain_pem.write_to_path(both)
+        return ssl.PEM_cert_to_DER_cert(issued.cert_chain_pems[0].bytes().decode())
+
+    async def certificate(stream: trio.SSLStream[trio.SocketStream]) -> bytes:
+        await stream.do_handshake()
+        shown = stream.getpeercert(binary_form=True)
+        assert isinstance(shown, bytes)
+        return shown
+
+    async def connect() -> trio.SSLStream[trio.SocketStream]:
+        return await trio.open_ssl_over_tcp_stream("localhost", chatd.port, ssl_context=context)
+
+    first = issue()
+    text = f"[tls]\ncertificate_file = '{both}'\nkey_file = '{both}'\n"
+    chatd = await operator.start(text)
+    early = await connect()
+    assert await certificate(early) == first
+    second = issue()
+    assert await operator.ctl("reload") == (0, "reloaded: nothing changed\n", "")
+    late = await connect()
+    assert await certificate(late) == second
+    both.write_text(both.read_text().replace("M", "!"))
+    code, _, complained = await operator.ctl("reload")
+    assert code == 1
+    assert f"{operator.config}:2:20: error: tls.certificate_file: " in complained
+    # Who came first is served still, by what was agreed on then.
+    for stream in (early, late, await connect()):
+        await stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b" 200 " in bytes(await stream.receive_some(1000))
+        await trio.aclose_forcefully(stream)
 
 
 async def test_what_systemd_runs_is_there(operator: Operator) -> None:

@@ -146,6 +146,39 @@ def test_an_enabled_service_and_its_history_outlive_a_reboot(service: Sandbox) -
     assert json.dumps("dan: before the reboot") in frames
 
 
+def greeting(machine: Sandbox, nick: str) -> str:
+    first: str = json.loads(machine.client(*client(nick), "hello").splitlines()[0])
+    return first
+
+
+def test_a_reload_is_in_force_when_it_returns_or_changes_nothing(service: Sandbox) -> None:
+    sound = service.run("cat", CONFIGURATION)
+    begun = service.properties("chatd", "MainPID")
+    try:
+        for number in range(3):
+            service.write(CONFIGURATION, f"[chat]\ngreeting = 'greeting {number}'\n")
+            service.run("systemctl", "reload", "chatd")
+            assert greeting(service, f"fay{number}") == f"greeting {number}"
+        service.write(CONFIGURATION, "[chat]\ngreeting = 'never'\nbacklog = 501\n")
+        service.run("systemctl", "reload", "chatd", status=1)
+        assert greeting(service, "gus") == "greeting 2"
+        place = f"{CONFIGURATION}:3:11: chat.backlog"
+        shown = service.properties("chatd", "ActiveState", "NRestarts", "StatusText")
+        assert f"configuration refused: {place}" in shown.pop("StatusText")
+        assert shown == {"ActiveState": "active", "NRestarts": "0"}
+        (refused,) = service.journal("CHATD_EVENT=reload_refused")
+        assert refused["CHATD_DETAIL"].startswith(place)
+        service.write(CONFIGURATION, "[chat]\ngreeting = 'mended'\n")
+        service.run("systemctl", "reload", "chatd")
+        assert greeting(service, "hal") == "mended"
+        assert "refused" not in service.properties("chatd", "StatusText")["StatusText"]
+        told = service.run("/opt/chatd/bin/chatd", "ctl", "status")
+        assert "state     ready since" in told
+        assert service.properties("chatd", "MainPID") == begun
+    finally:
+        service.write(CONFIGURATION, sound)
+
+
 def test_a_faulty_configuration_is_told_and_not_tried_again(service: Sandbox) -> None:
     machine = service
     machine.run("systemctl", "stop", "chatd")
