@@ -27,8 +27,9 @@ from chatd.wire.websocket import Handover, WebSocket
 
 __all__ = ["Server", "ServerStatistics"]
 
-# Above a limit so many more are let in to be told so; who comes then is closed without a word.
-_TOLD: Final = 64
+# Above a limit so many more are let in to be told so; who comes then is closed without a word. Of
+# the 64 descriptors that are kept back it leaves the store, the log and the admin socket theirs.
+_TOLD: Final = 16
 _PLAIN: Final = refusal(400, "TLS is spoken here: say https:// or wss://.")
 # "No descriptors" is said once in this time, however long it lasts.
 _WARN_SECONDS: Final = 60.0

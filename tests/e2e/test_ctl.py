@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import ssl
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -158,6 +160,19 @@ async def test_it_is_asked_and_told_what_to_do(operator: Operator) -> None:
     code, _, complained = await operator.ctl("status")
     assert code == 1
     assert complained.startswith("chatd: no daemon is there: ")
+
+
+async def test_it_answers_its_operator_when_clients_took_all_there_is(operator: Operator) -> None:
+    chatd = await operator.start(limits__connections=40, limits__handshake_seconds=600)
+    # What 40 clients and the 64 that are kept back come to.
+    resource.prlimit(chatd.pid, resource.RLIMIT_NOFILE, (104, 104))
+    async with AsyncExitStack() as stack:
+        for _ in range(150):
+            stream = await trio.open_tcp_stream("127.0.0.1", chatd.port)
+            stack.push_async_callback(trio.aclose_forcefully, stream)
+        code, told, _ = await operator.ctl("status", "--json")
+        assert code == 0
+        assert json.loads(told)["http_connections"] > 40
 
 
 async def test_two_daemons_and_one_folder(operator: Operator, start_chatd: ChatdStarter) -> None:

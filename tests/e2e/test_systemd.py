@@ -23,6 +23,15 @@ from tests.e2e.sandbox import (
 BUILD = "/srv/build"  # in the sandbox
 CONFIGURATION = "/etc/chatd/chatd.toml"
 
+METRICS = """
+import socket
+admin = socket.socket(socket.AF_UNIX)
+admin.connect("/run/chatd/admin.sock")
+admin.sendall(b"GET /metrics HTTP/1.1\\r\\nHost: chatd\\r\\nConnection: close\\r\\n\\r\\n")
+print(admin.makefile().read())
+"""
+"""Prints them, in the sandbox."""
+
 
 def client(nick: str) -> tuple[str, ...]:
     """Give the command of a client; each test has its own nick, which is held when it goes."""
@@ -175,6 +184,10 @@ def test_a_reload_is_in_force_when_it_returns_or_changes_nothing(service: Sandbo
         told = service.run("/opt/chatd/bin/chatd", "ctl", "status")
         assert "state     ready since" in told
         assert service.properties("chatd", "MainPID") == begun
+        # /proc is hidden but for the daemon's own.
+        figures = service.run("/opt/chatd/bin/python", "-c", METRICS)
+        assert "process_open_fds " in figures
+        assert "chatd_ready 1.0" in figures
     finally:
         service.write(CONFIGURATION, sound)
 

@@ -134,7 +134,7 @@ async def test_the_limit_by_address_holds_for_whom_it_names() -> None:
         ]
         # So far over it that it is not even told so.
         assert await clients[-1].rest() == b""
-        assert served.server.statistics().turned_away == 100 - 2 - 64
+        assert served.server.statistics().turned_away == 100 - 2 - 16
         other = served.dial(PROXY)
         await other.send(V1.replace(b"192.0.2.1", b"192.0.2.2"))
         assert (await other.ask("GET / HTTP/1.1"))[0] == 200

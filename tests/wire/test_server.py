@@ -69,8 +69,8 @@ async def test_a_flood_over_the_limit_is_turned_away_without_a_word() -> None:
             served.dial()
         await trio.testing.wait_all_tasks_blocked()
         statistics = served.server.statistics()
-        assert statistics.open == 3 + 64
-        assert statistics.turned_away == 200 - 67
+        assert statistics.open == 3 + 16
+        assert statistics.turned_away == 200 - 19
 
 
 async def test_ids_are_short_and_different() -> None:
