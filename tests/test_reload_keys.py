@@ -355,6 +355,46 @@ async def operator(live: Live) -> object:
     return (await ann.do("auth", token=live.chat.token("ann")))["ok"]["op"]
 
 
+async def announced(live: Live) -> object:
+    ann = await json_user(live.chat, live.name("ann"), "news")
+    return (await ann.do("say", room="news", text="x")).get("error", {}).get("code")
+
+
+async def say_from_afar(live: Live) -> object:
+    """Tell how many messages pass at once from one address, and how long the next one waits."""
+    raw = Json(await live.chat.dial(AFAR))
+    await raw.send(handshake("/ws", {"Sec-WebSocket-Protocol": "chatd.v1"}))
+    await raw.answer()
+    await raw.next()
+    await raw.do("join", room="lobby")
+    return await _until_refused(raw, "say", room="lobby", text="x")
+
+
+async def ask_at_once(live: Live) -> object:
+    """Tell how many requests pass at once, and how long the next one waits."""
+    ann = await speak_json(live.chat)
+    await ann.next()
+    return await _until_refused(ann, "rooms")
+
+
+async def _until_refused(asking: Json, command: str, **fields: object) -> tuple[int, int]:
+    for count in range(1000):
+        answer = await asking.do(command, **fields)
+        if "error" in answer:
+            await asking.aclose()
+            await trio.sleep(60)
+            return count, answer["error"]["retry_ms"]
+    raise AssertionError("nothing was refused")
+
+
+async def ask_as_operator(live: Live) -> object:
+    ann = await speak_json(live.chat)
+    await ann.next()
+    await ann.do("auth", token=live.chat.token("ann"))
+    answers = [await ann.do("rooms") for _ in range(3)]
+    return answers[-1].get("error", {}).get("code")
+
+
 class Case(NamedTuple):
     """What is seen before the key is ``value``, and after; ``base`` is what else is set."""
 
@@ -417,6 +457,18 @@ LIVE: Final = {
     ),
     "engineio.upgrade_timeout_seconds": Case(half_an_upgrade, 2, 10, 2),
     "engineio.connect_timeout_seconds": Case(unjoined, 2, 45, 2),
+    "chat.rules": Case(announced, ["news write=operators"], None, "forbidden"),
+    "limits.messages_per_second_per_address": Case(say_from_afar, 1, (200, 20), (200, 1000)),
+    "limits.messages_burst_per_address": Case(say_from_afar, 9, (200, 20), (9, 20)),
+    "limits.requests_per_second": Case(ask_at_once, 1, (200, 50), (200, 1000)),
+    "limits.requests_burst": Case(ask_at_once, 9, (200, 50), (9, 50)),
+    "limits.operators_exempt": Case(
+        ask_as_operator,
+        False,
+        None,
+        "rate_limited",
+        {**TOKENS, "chat.operators": ["ann"], "limits.requests_burst": 2},
+    ),
     "chat.topics": Case(topic, "members", False, True),
     "engineio.allow_eio3": Case(old_clients, False, 200, 400),
     "log.level": Case(logged, "error", (True, True, False, True), (False, False, False, False)),
