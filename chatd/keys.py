@@ -40,6 +40,8 @@ _UNIX_PATH_BYTES: Final = 107
 
 
 def _is_address(text: str) -> bool:
+    if text == "systemd:":
+        return True
     if text.startswith("unix:"):
         path = text.removeprefix("unix:")
         return (
@@ -89,7 +91,11 @@ def _is_history_path(text: str) -> bool:
 
 
 _Address: TypeAlias = Annotated[
-    str, Meta(title='"HOST:PORT", "[IPV6]:PORT" or "unix:/PATH"', extra={"check": _is_address})
+    str,
+    Meta(
+        title='"HOST:PORT", "[IPV6]:PORT", "unix:/PATH" or "systemd:"',
+        extra={"check": _is_address},
+    ),
 ]
 _Mode: TypeAlias = Annotated[
     str, Meta(title='a mode in octal such as "0660"', extra={"check": _is_mode})
@@ -126,7 +132,7 @@ class Listen(Struct, frozen=True, kw_only=True):
             min_length=1,
             description="Where clients come in; several may be given. localhost is 127.0.0.1 and, "
             "where the machine has IPv6, [::1]. For everybody: [::]:3000 (IPv6 and IPv4) or "
-            "0.0.0.0:3000 (IPv4 alone).",
+            "0.0.0.0:3000 (IPv4 alone). systemd: takes the sockets of a .socket unit.",
         ),
     ] = ("localhost:3000",)
     socket_mode: Annotated[

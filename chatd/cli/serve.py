@@ -22,8 +22,9 @@ from chatd.journal.retention import Retention
 from chatd.journal.sqlite import open_sqlite
 from chatd.logs import Log, LogError, open_log
 from chatd.settings import Settings, SettingsError, history_path, load
-from chatd.systemd import Notifier
-from chatd.wire.listener import Listener, ListenError, open_listeners
+from chatd.systemd import Notifier, passed_descriptors
+from chatd.wire.inherited import Inherited
+from chatd.wire.listener import SYSTEMD, Listener, ListenError, open_listeners
 
 if TYPE_CHECKING:
     from chatd.cli.check import Verbs
@@ -82,8 +83,9 @@ def run(args: argparse.Namespace) -> int:
 
 async def _serve(settings: Settings, path: Path | None, log: Log) -> None:
     settings = _within_descriptors(settings, log)
+    notifier = Notifier()
     with ExitStack() as stack:
-        listeners = open_listeners(settings.listen.addresses, settings.listen.socket_mode_bits)
+        listeners = _listeners(settings, notifier, log)
         for listener in listeners:
             stack.callback(listener.close)
         if sys.stderr.isatty():
@@ -95,8 +97,32 @@ async def _serve(settings: Settings, path: Path | None, log: Log) -> None:
             listeners=listeners,
             journal=_journal(settings, path, log),
             log=log,
-            notifier=Notifier(),
+            notifier=notifier,
         )
+
+
+def _listeners(settings: Settings, notifier: Notifier, log: Log) -> list[Listener]:
+    """Open what is configured; under systemd they outlive this process. Raises ListenError."""
+    try:
+        inherited = Inherited(passed_descriptors(), notifier)
+    except OSError as error:
+        raise ListenError(f'"{SYSTEMD}": systemd handed over no socket: {error}') from error
+    try:
+        listeners = open_listeners(
+            settings.listen.addresses, settings.listen.socket_mode_bits, inherited
+        )
+        for listener in listeners:
+            listener.keep(notifier)
+        if inherited.of_units:
+            log.emit(
+                "warning",
+                setting="listen.addresses",
+                detail=f"a .socket unit hands over {len(inherited.of_units)} sockets that nobody "
+                f'serves: add "{SYSTEMD}", or disable the unit',
+            )
+        return listeners
+    finally:
+        inherited.close()
 
 
 def _within_descriptors(settings: Settings, log: Log) -> Settings:
@@ -116,7 +142,7 @@ def _within_descriptors(settings: Settings, log: Log) -> Settings:
 
 
 def _where(listener: Listener) -> str:
-    return listener.address if listener.path else f"http://{listener.address}"
+    return f"http://{listener.address}" if listener.path is None else listener.address
 
 
 def _journal(
