@@ -34,6 +34,7 @@ from chatd.logs import Log
 from chatd.model import GOING_AWAY
 from chatd.settings import Settings
 from chatd.systemd import Notifier
+from chatd.watchdog import Watchdog
 from chatd.wire.listener import Listener
 from chatd.wire.server import Server
 from chatd.wire.transport import Transport
@@ -44,6 +45,9 @@ STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 STATUS_SECONDS: Final = 5.0
 """How old the status may be that systemd shows."""
+
+OPENING_SECONDS: Final = 20.0
+"""How much time is asked for, again and again, while the store is opened."""
 
 FLUSH_SECONDS: Final = 1.0
 """What is kept back of a drain's time, half of it at most, for the bus to commit what it took."""
@@ -143,20 +147,32 @@ async def run(
     journal: AbstractAsyncContextManager[Journal],
     log: Log,
     notifier: Notifier,
+    watchdog: float | None = None,
 ) -> None:
-    """Serve until a signal says to stop; returns when everything is flushed and closed."""
+    """Serve until a signal says to stop; returns when everything is flushed and closed.
+
+    ``watchdog`` is within how many seconds the manager wants a sign of life, if it wants one.
+    """
     began = trio.current_time()
     log.emit("start", version=__version__, pid=os.getpid())
     with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
+        # Held back while there was nobody to take them: see `chatd.__main__`.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         async with trio.open_nursery() as nursery:
             stop = trio.Event()
             nursery.start_soon(_watch, signals, stop, nursery.cancel_scope)
+            opening = trio.CancelScope()
+            nursery.start_soon(_ask_for_time, notifier, opening)
             async with journal as store, open_daemon(settings, journal=store, log=log) as daemon:
+                opening.cancel()
                 daemon.listen(listeners)
                 for listener in listeners:
                     log.emit("listening", listener=listener.address)
                 log.emit("ready", seconds=round(trio.current_time() - began, 3))
                 notifier.ready()
+                if watchdog is not None:
+                    bus = daemon.chat.bus
+                    nursery.start_soon(Watchdog(bus, notifier, log, seconds=watchdog).run)
                 async with trio.open_nursery() as telling:
                     telling.start_soon(_tell_status, daemon, notifier)
                     await stop.wait()
@@ -168,11 +184,22 @@ async def run(
     log.emit("stop", seconds=round(trio.current_time() - began, 3))
 
 
+async def _ask_for_time(notifier: Notifier, opening: trio.CancelScope) -> None:
+    """Have systemd wait while the store is opened: a large one may have to be migrated."""
+    with opening:
+        while True:
+            await trio.sleep(OPENING_SECONDS / 2)
+            notifier.status("opening the store")
+            notifier.extend_timeout(int(OPENING_SECONDS * 1_000_000))
+
+
 async def _tell_status(daemon: Daemon, notifier: Notifier) -> None:
     """Have ``systemctl status`` show how many are here."""
     told = ""
     while True:
         status = f"{len(daemon.chat.connections)} clients, {len(daemon.chat.rooms)} rooms"
+        if not daemon.chat.bus.available:
+            status += "; the store does not commit, new clients are sent elsewhere"
         if status != told and notifier.status(status):
             told = status
         await trio.sleep(STATUS_SECONDS)

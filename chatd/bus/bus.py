@@ -8,6 +8,7 @@ what the events mean.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import groupby
@@ -47,7 +48,8 @@ FAILURES_IN_A_ROW: Final = 3
 the fault is the store's, not the event's."""
 
 STORE_DOWN_SECONDS: Final = 5.0
-"""How long after a failed commit new clients are sent elsewhere. Then traffic may try again."""
+"""How long after a failed commit, and into one that does not end, new clients are sent elsewhere.
+After a failed one traffic may try again then."""
 
 SWEEP_SECONDS: Final = 60.0
 SWEEP_AGAIN_SECONDS: Final = 1.0
@@ -58,6 +60,16 @@ while nothing was committed, so that only time passed."""
 UNAVAILABLE: Final = Refusal(
     "unavailable", "the store did not confirm; send it again with the same key", 1000
 )
+
+
+class _Probe:
+    """In an operation's place: nothing is to be committed, but its empty batch goes all the way."""
+
+
+_PROBE: Final = _Probe()
+
+_Item: TypeAlias = tuple[Operation | _Probe | None, Answered]
+"""None asks the collector to look at what is too old."""
 
 
 class BusStatistics(Struct, frozen=True):
@@ -78,9 +90,9 @@ class Bus:
         self._journal = journal
         self._shown = shown
         self._topics: dict[str, Topic] = {}
-        self._publish, self._published = trio.open_memory_channel[
-            tuple[Operation | None, Answered]
-        ](WAITING_OPERATIONS)
+        self._publish, self._published = trio.open_memory_channel[_Item](WAITING_OPERATIONS)
+        self._probes: deque[Answered] = deque()  # one for each empty block on the feed
+        self._entered = math.inf  # when the collector began to work with the store
         self._in_doubt = False
         self._failed_at = -math.inf
         self._more_to_sweep = False
@@ -93,7 +105,15 @@ class Bus:
     @property
     def available(self) -> bool:
         """Whether the store took what it was last given, or has had time to recover."""
-        return trio.current_time() - self._failed_at > STORE_DOWN_SECONDS
+        return (
+            trio.current_time() - self._failed_at > STORE_DOWN_SECONDS
+            and self.standing < STORE_DOWN_SECONDS
+        )
+
+    @property
+    def standing(self) -> float:
+        """For how many seconds the collector has waited for a thread inside the store."""
+        return max(0.0, trio.current_time() - self._entered) if self._journal.occupied else 0.0
 
     def statistics(self) -> BusStatistics:
         return BusStatistics(
@@ -128,6 +148,16 @@ class Bus:
         except trio.WouldBlock:
             await self._publish.send((operation, answered))
 
+    async def probe(self) -> None:
+        """Wait until an empty batch has gone through both tasks, behind all that was published.
+
+        Raises:
+            trio.ClosedResourceError: after ``close``.
+        """
+        shown = trio.Event()
+        await self._publish.send((_PROBE, lambda _: shown.set()))
+        await shown.wait()
+
     def close(self) -> None:
         """Take nothing more. ``run`` ends when what was taken is committed and shown."""
         self._publish.close()
@@ -148,17 +178,25 @@ class Bus:
     async def _collect(self) -> None:
         async for first in self._published:
             batch = await self._gather(first)
-            operations = [(op, answered) for op, answered in batch if op is not None]
+            self._entered = trio.current_time()
+            operations = [
+                (op, answered)
+                for op, answered in batch
+                if op is not None and not isinstance(op, _Probe)
+            ]
             if operations:
                 await self._commit(operations)
             for operation, answered in batch:
                 if operation is None:
                     await self._retain()
                     answered(None)
+            self._entered = math.inf
+            for operation, answered in batch:
+                if isinstance(operation, _Probe):
+                    self._probes.append(answered)
+                    await self._journal.hand_on([])
 
-    async def _gather(
-        self, first: tuple[Operation | None, Answered]
-    ) -> list[tuple[Operation | None, Answered]]:
+    async def _gather(self, first: _Item) -> list[_Item]:
         """Take what is there, and let the scheduler run while new operations still arrive."""
         batch = [first]
         size = _weight(first[0])
@@ -239,6 +277,9 @@ class Bus:
 
     async def _fan_out(self) -> None:
         async for block in self._journal.feed:
+            if not block:
+                self._probes.popleft()(None)
+                continue
             for room, events in _by_room(block):
                 topic = self._topics.get(room)
                 receivers = 0 if topic is None else await topic.show(events)
@@ -276,7 +317,7 @@ class Bus:
                 topic.forget()
 
 
-def _weight(operation: Operation | None) -> int:
+def _weight(operation: Operation | _Probe | None) -> int:
     return len(operation.text or "") if isinstance(operation, Post) else 0
 
 

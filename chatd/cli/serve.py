@@ -22,7 +22,7 @@ from chatd.journal.retention import Retention
 from chatd.journal.sqlite import open_sqlite
 from chatd.logs import Log, LogError, open_log
 from chatd.settings import Settings, SettingsError, history_path, load
-from chatd.systemd import Notifier, passed_descriptors
+from chatd.systemd import Notifier, passed_descriptors, watchdog_seconds
 from chatd.wire.inherited import Inherited
 from chatd.wire.listener import SYSTEMD, Listener, ListenError, open_listeners
 
@@ -98,6 +98,7 @@ async def _serve(settings: Settings, path: Path | None, log: Log) -> None:
             journal=_journal(settings, path, log),
             log=log,
             notifier=notifier,
+            watchdog=watchdog_seconds(),
         )
 
 

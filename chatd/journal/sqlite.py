@@ -84,6 +84,10 @@ class SqliteJournal:
 
     # Writing
 
+    @property
+    def occupied(self) -> bool:
+        return self._limiter.borrowed_tokens > 0
+
     async def commit(self, batch: Sequence[Operation]) -> list[Outcome]:
         if not batch:
             return []
