@@ -30,12 +30,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str], mask: set[int | signal.Signals]) -> int:
     import argparse  # noqa: PLC0415  imports come after the signals are held
 
-    from chatd.cli import check, config, fetch_client, serve  # noqa: PLC0415
+    from chatd.cli import check, config, fetch_client, install, serve  # noqa: PLC0415
 
     parser = argparse.ArgumentParser(prog="chatd", description="A chat daemon: one port, one file.")
     parser.add_argument("--version", action="version", version=f"chatd {__version__}")
     verbs = parser.add_subparsers(metavar="VERB")
-    for verb in (serve, check, config, fetch_client):
+    for verb in (serve, check, config, install, fetch_client):
         verb.add_parser(verbs)
     if not arguments or (
         arguments[0].startswith("-") and arguments[0] not in {"-h", "--help", "--version"}
