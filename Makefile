@@ -2,6 +2,7 @@
 # make test    runs the tests; as root on Debian it installs the programs they need first
 # make check   runs the linters and type checkers
 # make bench   measures chatd beside its peers
+# make deb     builds dist/chatd_VERSION_ARCH.deb for the Debian that this is
 # make clean   removes .venv and what tools left
 #
 # Needs make and Python 3.11 or newer with venv (Debian: apt install make python3-venv).
@@ -10,7 +11,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test test-programs check bench clean
+.PHONY: help run test test-programs check bench deb clean
 
 PYTHON ?= python3
 ARGS ?=
@@ -54,6 +55,10 @@ bench: .venv/.bench
 	$(VENV) bench/fanout.py $(ARGS)
 	$(VENV) bench/fanout.py --protocol socketio $(ARGS)
 	$(VENV) bench/slow_reader.py
+
+deb: .venv/.run
+	@[ -d chatd/socketio/client ] || $(VENV) -m chatd fetch-client
+	@sh systemd/deb/build $(VENV)
 
 clean:
 	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis dist

@@ -2,33 +2,57 @@
 
 from __future__ import annotations
 
-import argparse
+import signal
 import sys
 from collections.abc import Sequence
+from typing import Final
 
 from chatd import __version__
-from chatd.cli import check, config, ctl, fetch_client, serve, token
+
+# Python takes no signal gently before its program does. What comes while the daemon is imported,
+# half a second, waits until there is somebody to take it.
+_HELD: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry out one verb; ``serve`` where none is given. Gives the exit code."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv), before)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 1
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _run(arguments: list[str], mask: set[int | signal.Signals]) -> int:
+    import argparse  # noqa: PLC0415  imports come after the signals are held
+
+    from chatd.cli import (  # noqa: PLC0415
+        check,
+        config,
+        ctl,
+        fetch_client,
+        install,
+        serve,
+        token,
+    )
+
     parser = argparse.ArgumentParser(prog="chatd", description="A chat daemon: one port, one file.")
     parser.add_argument("--version", action="version", version=f"chatd {__version__}")
     verbs = parser.add_subparsers(metavar="VERB")
-    for verb in (serve, check, config, ctl, fetch_client, token):
+    for verb in (serve, check, config, ctl, fetch_client, install, token):
         verb.add_parser(verbs)
-    arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or (
         arguments[0].startswith("-") and arguments[0] not in {"-h", "--help", "--version"}
     ):
         arguments.insert(0, "serve")
     args = parser.parse_args(arguments)
-    try:
-        return int(args.run(args))
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        return 1
+    if args.run is not serve.run:  # which goes on to where it can end gently
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    return int(args.run(args))
 
 
 if __name__ == "__main__":

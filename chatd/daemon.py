@@ -42,6 +42,7 @@ from chatd.model import GOING_AWAY
 from chatd.reload import Configuration, Loaded, Reload, fixed, written
 from chatd.settings import Settings
 from chatd.systemd import Notifier
+from chatd.watchdog import Watchdog
 from chatd.wire.listener import Listener
 from chatd.wire.routes import Routes
 from chatd.wire.server import Server, ServerStatistics
@@ -56,6 +57,9 @@ _STDERR: Final = 2
 
 STATUS_SECONDS: Final = 5.0
 """How old the status may be that systemd shows."""
+
+OPENING_SECONDS: Final = 20.0
+"""How much time is asked for, again and again, while the store is opened."""
 
 FLUSH_SECONDS: Final = 1.0
 """What is kept back of a drain's time, half of it at most, for the bus to commit what it took."""
@@ -232,26 +236,32 @@ async def run(
     notifier: Notifier,
     keys: Keys | None = None,
     configuration: Configuration | None = None,
+    watchdog: float | None = None,
 ) -> None:
     """Serve until a signal says to stop; returns when everything is flushed and closed.
 
     SIGHUP reloads, or stops as the other signals do: ``configuration`` tells; the default never
-    changes.
+    changes. ``watchdog`` is within how many seconds the manager wants a sign of life, if it does.
     """
     began = trio.current_time()
     configuration = configuration or fixed(settings)
     reload = Reload(configuration, settings, log=log, notifier=notifier, now=now_ms)
     log.emit("start", version=__version__, pid=os.getpid())
     with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
+        # Held back while there was nobody to take them: see `chatd.__main__`.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         async with trio.open_nursery() as nursery:
             stop = trio.Event()
             hangup = reload.ask if configuration.hangup else stop.set
             nursery.start_soon(_watch, signals, stop, hangup, nursery.cancel_scope)
+            opening = trio.CancelScope()
+            nursery.start_soon(_ask_for_time, notifier, opening)
             async with trio.open_nursery() as administering:
                 async with (
                     journal as store,
                     open_daemon(settings, journal=store, log=log, keys=keys) as daemon,
                 ):
+                    opening.cancel()
                     reload.apply = daemon.apply
                     control = Operated(daemon, reload, stop)
                     administration = Administration(control, admin=admin, metrics=metrics)
@@ -261,6 +271,9 @@ async def run(
                         log.emit("listening", listener=listener.address)
                     log.emit("ready", seconds=round(trio.current_time() - began, 3))
                     notifier.ready()
+                    if watchdog is not None:
+                        bus = daemon.chat.bus
+                        nursery.start_soon(Watchdog(bus, notifier, log, seconds=watchdog).run)
                     async with trio.open_nursery() as telling:
                         telling.start_soon(_tell_status, daemon, reload, notifier)
                         telling.start_soon(reload.run)
@@ -274,11 +287,22 @@ async def run(
     log.emit("stop", seconds=round(trio.current_time() - began, 3))
 
 
+async def _ask_for_time(notifier: Notifier, opening: trio.CancelScope) -> None:
+    """Have systemd wait while the store is opened: a large one may have to be migrated."""
+    with opening:
+        while True:
+            await trio.sleep(OPENING_SECONDS / 2)
+            notifier.status("opening the store")
+            notifier.extend_timeout(int(OPENING_SECONDS * 1_000_000))
+
+
 async def _tell_status(daemon: Daemon, reload: Reload, notifier: Notifier) -> None:
     """Have ``systemctl status`` show how many are here, and what a reload was refused for."""
     told = ""
     while True:
         status = f"{len(daemon.chat.connections)} clients, {len(daemon.chat.rooms)} rooms"
+        if not daemon.chat.bus.available:
+            status += "; the store does not commit, new clients are sent elsewhere"
         if reload.refused:
             status = f"{status}; configuration refused: {written(reload.refused[0])}"
         if status != told and notifier.status(status):

@@ -50,6 +50,8 @@ _UNIX_PATH_BYTES: Final = 107
 
 
 def _is_address(text: str) -> bool:
+    if text == "systemd:":
+        return True
     if text.startswith("unix:"):
         path = text.removeprefix("unix:")
         return (
@@ -149,7 +151,11 @@ def _is_file(text: str) -> bool:
 
 
 _Address: TypeAlias = Annotated[
-    str, Meta(title='"HOST:PORT", "[IPV6]:PORT" or "unix:/PATH"', extra={"check": _is_address})
+    str,
+    Meta(
+        title='"HOST:PORT", "[IPV6]:PORT", "unix:/PATH" or "systemd:"',
+        extra={"check": _is_address},
+    ),
 ]
 _Mode: TypeAlias = Annotated[
     str, Meta(title='a mode in octal such as "0660"', extra={"check": _is_mode})
@@ -243,7 +249,7 @@ class Listen(Struct, frozen=True, kw_only=True):
             min_length=1,
             description="Where clients come in; several may be given. localhost is 127.0.0.1 and, "
             "where the machine has IPv6, [::1]. For everybody: [::]:3000 (IPv6 and IPv4) or "
-            "0.0.0.0:3000 (IPv4 alone).",
+            "0.0.0.0:3000 (IPv4 alone). systemd: takes the sockets of a .socket unit.",
             extra=_RESTART,
         ),
     ] = ("localhost:3000",)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, nullcontext
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from chatd import daemon
 from chatd.daemon import Daemon, open_daemon
+from chatd.journal import Unavailable
 from chatd.journal.memory import MemoryJournal
 from chatd.logs import Recording, open_log
-from chatd.model import Operation, Outcome
+from chatd.model import Operation, Outcome, Post
 from chatd.settings import Drain, Limits, Settings
 from chatd.systemd import Notifier
 from chatd.testing import open_chat
@@ -299,6 +301,8 @@ def run_daemon(
     settings: Settings | None = None,
     journal: Callable[[], Any] | None = None,
     beside: Callable[[], Any] | None = None,
+    notifier: Notifier = SILENT,
+    watchdog: float | None = None,
 ) -> None:
     """Run ``daemon.run`` as ``serve`` does, on a virtual clock; its signals are the process's."""
 
@@ -311,7 +315,8 @@ def run_daemon(
                 listeners=(),
                 journal=(journal or (lambda: nullcontext(MemoryJournal(now=lambda: 0))))(),
                 log=open_log(sink=recording),
-                notifier=SILENT,
+                notifier=notifier,
+                watchdog=watchdog,
             )
             nursery.cancel_scope.cancel()
 
@@ -372,15 +377,91 @@ def test_a_second_signal_ends_an_opening_that_hangs() -> None:
     assert [name for name, _ in recording.records] == ["start", "stop"]
 
 
-def test_systemd_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[str] = []
-    monkeypatch.setattr(Notifier, "_send", lambda _, state: told.append(state))
-    run_daemon(Striking({"ready": signal.SIGTERM}))
-    assert [line for line in told if not line.startswith("STATUS=")] == [
-        "READY=1",
-        "STOPPING=1",
-        "EXTEND_TIMEOUT_USEC=10000000",
-    ]
+class Told(Notifier):
+    """A manager that notes what it is told, and when."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.words: list[tuple[float, str]] = []
+
+    def _send(self, state: str, descriptors: Sequence[int] = ()) -> bool:
+        del descriptors
+        self.words.append((trio.current_time(), state))
+        return True
+
+    def __iter__(self) -> Iterator[str]:
+        return (state for _, state in self.words if not state.startswith("STATUS="))
+
+
+def test_systemd_is_told() -> None:
+    told = Told()
+    run_daemon(Striking({"ready": signal.SIGTERM}), notifier=told)
+    assert list(told) == ["READY=1", "STOPPING=1", "EXTEND_TIMEOUT_USEC=10000000"]
+
+
+def test_systemd_waits_for_a_store_that_is_long_to_open() -> None:
+    @asynccontextmanager
+    async def migrating() -> AsyncIterator[MemoryJournal]:
+        await trio.sleep(35)
+        yield MemoryJournal(now=lambda: 0)
+
+    told = Told()
+    run_daemon(Striking({"ready": signal.SIGTERM}), journal=migrating, notifier=told)
+    assert list(told)[:4] == ["EXTEND_TIMEOUT_USEC=20000000"] * 3 + ["READY=1"]
+    assert told.words[0][1] == "STATUS=opening the store"
+    assert list(told).count("EXTEND_TIMEOUT_USEC=20000000") == 3
+
+
+def test_systemd_gets_its_sign_of_life_to_the_end() -> None:
+    told = Told()
+
+    async def stop() -> None:
+        await trio.sleep(95)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    drain = Settings(drain=Drain(delay_seconds=100))
+    run_daemon(Recording(), settings=drain, beside=stop, notifier=told, watchdog=30)
+    signs = [at for at, state in told.words if state == "WATCHDOG=1"]
+    assert all(b - a <= 15 for a, b in pairwise(signs))
+    assert told.words[-1][0] - signs[-1] <= 15
+    assert signs[-1] - signs[0] > 150
+
+
+def test_status_has_clients_rooms_and_what_is_wrong_with_the_store() -> None:
+    class Full(MemoryJournal):
+        async def commit(self, batch: Sequence[Operation]) -> list[Outcome]:
+            if any(isinstance(operation, Post) for operation in batch):
+                raise Unavailable("the disk is full")
+            return await super().commit(batch)
+
+    told = Told()
+
+    async def come() -> None:
+        await trio.sleep(1)
+        (one,) = started
+        client = await come_in(one, "ann")
+        await trio.sleep(6)
+        await client.do("say", room="lobby", text="x")
+        await trio.sleep(4)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await client.closed()
+
+    started: list[Daemon] = []
+    real = daemon.open_daemon
+
+    @asynccontextmanager
+    async def noted(*args: Any, **words: Any) -> AsyncIterator[Daemon]:
+        async with real(*args, **words) as one:
+            started.append(one)
+            yield one
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(daemon, "open_daemon", noted)
+        journal = lambda: nullcontext(Full(now=lambda: 0))  # noqa: E731
+        run_daemon(Recording(), journal=journal, beside=come, notifier=told)
+    states = [state for _, state in told.words if state.startswith("STATUS=")]
+    assert states[:2] == ["STATUS=0 clients, 0 rooms", "STATUS=1 clients, 1 rooms"]
+    assert "1 clients, 1 rooms; the store does not commit" in states[2]
 
 
 async def test_a_request_begun_before_the_drain(autojump_clock: MockClock) -> None:

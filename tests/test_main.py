@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 from typing import NoReturn
 
 import pytest
@@ -51,3 +53,34 @@ def test_an_end_from_outside(
 
     monkeypatch.setattr(serve, "run", run)
     assert main([]) == code
+
+
+def test_a_signal_that_comes_while_the_daemon_is_imported_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken: list[int] = []
+
+    def run(_args: argparse.Namespace) -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert taken == []
+        assert signal.sigpending() == {signal.SIGTERM}
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+        return 0
+
+    monkeypatch.setattr(serve, "run", run)
+    before = signal.signal(signal.SIGTERM, lambda number, _: taken.append(number))
+    try:
+        assert main([]) == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert taken == [signal.SIGTERM]
+
+
+def test_only_the_daemon_holds_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(_args: argparse.Namespace) -> int:
+        return len(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    monkeypatch.setattr(check, "run", run)
+    assert main(["check"]) == len(before)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before

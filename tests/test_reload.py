@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ class Manager(Notifier):
         super().__init__({})
         self.heard: list[str] = []
 
-    def _send(self, state: str) -> bool:
+    def _send(self, state: str, descriptors: Sequence[int] = ()) -> bool:
         self.heard.append(state.partition("\n")[0])
         return True
 

@@ -8,6 +8,7 @@ what the events mean.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import groupby
@@ -48,7 +49,8 @@ FAILURES_IN_A_ROW: Final = 3
 the fault is the store's, not the event's."""
 
 STORE_DOWN_SECONDS: Final = 5.0
-"""How long after a failed commit new clients are sent elsewhere. Then traffic may try again."""
+"""How long after a failed commit, and into one that does not end, new clients are sent elsewhere.
+After a failed one traffic may try again then."""
 
 SWEEP_SECONDS: Final = 15.0
 SWEEP_AGAIN_SECONDS: Final = 0.05
@@ -66,6 +68,13 @@ INDEXED_SECONDS: Final = 1.0
 UNAVAILABLE: Final = Refusal(
     "unavailable", "the store did not confirm; send it again with the same key", 1000
 )
+
+
+class _Probe:
+    """In an operation's place: nothing is to be committed, but its empty batch goes all the way."""
+
+
+_PROBE: Final = _Probe()
 
 
 class BusStatistics(Struct, frozen=True):
@@ -95,7 +104,7 @@ class _Chore:
         self.more = False
 
 
-_Item: TypeAlias = tuple[Operation | _Chore, Answered]
+_Item: TypeAlias = tuple[Operation | _Chore | _Probe, Answered]
 
 
 class Bus:
@@ -107,6 +116,8 @@ class Bus:
         self._shown = self._showing = journal.position
         self._topics: dict[str, Topic] = {}
         self._publish, self._published = trio.open_memory_channel[_Item](WAITING_OPERATIONS)
+        self._probes: deque[Answered] = deque()  # one for each empty block on the feed
+        self._entered = math.inf  # when the collector began to work with the store
         self._in_doubt = False
         self._failed_at = -math.inf
         self._unindexed = trio.Event()
@@ -121,7 +132,15 @@ class Bus:
     @property
     def available(self) -> bool:
         """Whether the store took what it was last given, or has had time to recover."""
-        return trio.current_time() - self._failed_at > STORE_DOWN_SECONDS
+        return (
+            trio.current_time() - self._failed_at > STORE_DOWN_SECONDS
+            and self.standing < STORE_DOWN_SECONDS
+        )
+
+    @property
+    def standing(self) -> float:
+        """For how many seconds the collector has waited for a thread inside the store."""
+        return max(0.0, trio.current_time() - self._entered) if self._journal.occupied else 0.0
 
     @property
     def shown(self) -> int:
@@ -185,6 +204,16 @@ class Bus:
         await settled.wait()
         return outcomes[0]
 
+    async def probe(self) -> None:
+        """Wait until an empty batch has gone through both tasks, behind all that was published.
+
+        Raises:
+            trio.ClosedResourceError: after ``close``.
+        """
+        shown = trio.Event()
+        await self._publish.send((_PROBE, lambda _: shown.set()))
+        await shown.wait()
+
     def close(self) -> None:
         """Take nothing more. ``run`` ends when what was taken is committed and shown."""
         self._publish.close()
@@ -206,13 +235,21 @@ class Bus:
     async def _collect(self) -> None:
         async for first in self._published:
             batch = await self._gather(first)
-            operations = [(op, answered) for op, answered in batch if not isinstance(op, _Chore)]
+            self._entered = trio.current_time()
+            operations = [
+                (op, answered) for op, answered in batch if not isinstance(op, _Chore | _Probe)
+            ]
             if operations:
                 await self._commit(operations)
             for operation, answered in batch:
                 if isinstance(operation, _Chore):
                     operation.more = await operation.do()
                     answered(None)
+            self._entered = math.inf
+            for operation, answered in batch:
+                if isinstance(operation, _Probe):
+                    self._probes.append(answered)
+                    await self._journal.hand_on([])
 
     async def _gather(self, first: _Item) -> list[_Item]:
         """Take what is there, and let the scheduler run while new operations still arrive."""
@@ -297,6 +334,9 @@ class Bus:
 
     async def _fan_out(self) -> None:
         async for block in self._journal.feed:
+            if not block:
+                self._probes.popleft()(None)
+                continue
             began = perf_counter()
             self._showing = block[-1].position
             for room, events in _by_room(block):
@@ -358,7 +398,7 @@ class Bus:
         return more
 
 
-def _weight(operation: Operation | _Chore) -> int:
+def _weight(operation: Operation | _Chore | _Probe) -> int:
     return len(operation.text or "") if isinstance(operation, Post) else 0
 
 

@@ -25,8 +25,9 @@ from chatd.journal.sqlite import open_sqlite
 from chatd.logs import Log, LogError, open_log
 from chatd.reload import Configuration, Loaded
 from chatd.settings import Fault, Settings, SettingsError, admin_socket, history_path, load
-from chatd.systemd import Notifier
-from chatd.wire.listener import Listener, ListenError, open_listeners
+from chatd.systemd import Notifier, passed_descriptors, watchdog_seconds
+from chatd.wire.inherited import Inherited
+from chatd.wire.listener import SYSTEMD, Listener, ListenError, open_listeners
 from chatd.wire.tls import TlsError, tls_context
 
 if TYPE_CHECKING:
@@ -98,8 +99,9 @@ async def _serve(
     settings: Settings, flags: _Flags, path: Path | None, keys: Keys, log: Log
 ) -> None:
     settings = _within_descriptors(settings, log)
+    notifier = Notifier()
     with ExitStack() as stack:
-        listeners = open_listeners(settings.listen.addresses, settings.listen.socket_mode_bits)
+        listeners = _listeners(settings, notifier, log)
         _close_with(stack, listeners)
         admin = _admin_listeners(settings, log)
         _close_with(stack, admin)
@@ -117,7 +119,8 @@ async def _serve(
             metrics=metrics,
             journal=_journal(settings, path, log),
             log=log,
-            notifier=Notifier(),
+            notifier=notifier,
+            watchdog=watchdog_seconds(),
             keys=keys,
             configuration=_configuration(flags, log),
         )
@@ -168,6 +171,30 @@ def _admin_listeners(settings: Settings, log: Log) -> Sequence[Listener]:
 def _metrics_listeners(settings: Settings) -> Sequence[Listener]:
     address = settings.metrics.listen
     return () if address == "off" else open_listeners([address])
+
+
+def _listeners(settings: Settings, notifier: Notifier, log: Log) -> list[Listener]:
+    """Open what is configured; under systemd they outlive this process. Raises ListenError."""
+    try:
+        inherited = Inherited(passed_descriptors(), notifier)
+    except OSError as error:
+        raise ListenError(f'"{SYSTEMD}": systemd handed over no socket: {error}') from error
+    try:
+        listeners = open_listeners(
+            settings.listen.addresses, settings.listen.socket_mode_bits, inherited
+        )
+        for listener in listeners:
+            listener.keep(notifier)
+        if inherited.of_units:
+            log.emit(
+                "warning",
+                setting="listen.addresses",
+                detail=f"a .socket unit hands over {len(inherited.of_units)} sockets that nobody "
+                f'serves: add "{SYSTEMD}", or disable the unit',
+            )
+        return listeners
+    finally:
+        inherited.close()
 
 
 def _within_descriptors(settings: Settings, log: Log) -> Settings:

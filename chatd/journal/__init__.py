@@ -114,6 +114,11 @@ class Journal(Protocol):
         """Blocks of committed events in the order of their positions."""
         ...
 
+    @property
+    def occupied(self) -> bool:
+        """Whether a thread is inside a call of the one that writes."""
+        ...
+
     async def commit(self, batch: Sequence[Operation]) -> list[Outcome]:
         """Commit the whole batch or nothing of it; outcomes come in the batch's order.
 
@@ -139,7 +144,7 @@ class Journal(Protocol):
         ...
 
     async def hand_on(self, events: list[Event]) -> None:
-        """Put committed events on the feed as one block; waits while the feed is full."""
+        """Put committed events on the feed as one block, of none too; waits while it is full."""
         ...
 
     async def read(self, room: str, after: int, upto: int, limit: int) -> list[Event]:

@@ -110,6 +110,10 @@ class MemoryJournal:
         self._batches = 0
         self._duplicates = 0
 
+    @property
+    def occupied(self) -> bool:
+        return False
+
     async def commit(self, batch: Sequence[Operation]) -> list[Outcome]:
         if not batch:
             return []

@@ -90,6 +90,10 @@ class SqliteJournal(Reads):
 
     # Writing
 
+    @property
+    def occupied(self) -> bool:
+        return self._limiter.borrowed_tokens > 0
+
     async def commit(self, batch: Sequence[Operation]) -> list[Outcome]:
         if not batch:
             return []

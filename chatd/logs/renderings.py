@@ -46,6 +46,9 @@ VALUE_CHARACTERS: Final = 1000
 TRACEBACK_CHARACTERS: Final = 8000
 """Some 60 frames: what Trio's nested nurseries give, with room for a group of exceptions."""
 
+PAGES: Final = frozenset({"tasks"})
+"""Texts of many lines that are the daemon's own, bounded where they are made: shown as they are."""
+
 # Fields with words that may come from an exception, a header or a peer, and so bring along what
 # should not be there. The lookbehind instead of \w* keeps the search linear in the text.
 FREE_WORDS: Final = frozenset({"detail", "error", "origin", "path", "reason", "traceback"})
@@ -72,6 +75,8 @@ def shown_value(field: str, value: str) -> str:
         # The end says what happened. Hidden before it is cut: a token without its name in front
         # is not known for one.
         return f"[{len(value)} characters] … {_TOKEN.sub(_hidden, value)[-TRACEBACK_CHARACTERS:]}"
+    if field in PAGES:
+        return value
     if field != "traceback" and len(value) > VALUE_CHARACTERS:
         value = f"{value[:VALUE_CHARACTERS]}… [{len(value)} characters]"
     return _TOKEN.sub(_hidden, value) if field in FREE_WORDS else value
@@ -194,7 +199,8 @@ class JournalEntry:
         name: str = event.pop("event")
         level: Level = event.pop("level")
         del event["at"]  # the journal has its own
-        words = [f"MESSAGE={name}"]
+        words = [name]
+        pages = []
         lines = [f"\nPRIORITY={LEVELS[level]}\nSYSLOG_IDENTIFIER=chatd\nCHATD_EVENT={name}\n"]
         framed = []
         for field, value in event.items():
@@ -203,10 +209,17 @@ class JournalEntry:
                 lines.append(f"{_JOURNAL_KEYS[field]}={value}\n")
                 continue
             text = str(value)
-            words.append(f"{field}={_quoted(text)}")
+            if field in PAGES:
+                pages.append(f"\n{text}")
+            else:
+                words.append(f"{field}={_quoted(text)}")
             if "\n" in text:
                 framed.append(_framed(_JOURNAL_KEYS[field], text))
             else:
                 lines.append(f"{_JOURNAL_KEYS[field]}={text}\n")
-        entry = f"{' '.join(words)}{''.join(lines)}".encode(errors="backslashreplace")
+        if pages:
+            framed.append(_framed("MESSAGE", " ".join(words) + "".join(pages)))
+        else:
+            lines.insert(0, f"MESSAGE={' '.join(words)}")
+        entry = "".join(lines).lstrip("\n").encode(errors="backslashreplace")
         return b"".join([entry, *framed])

@@ -43,6 +43,7 @@ Name: TypeAlias = Literal[
     "refused",
     "disconnect",
     "fault",
+    "hang",
     "store",
     "retention",
     "reload",
@@ -115,6 +116,9 @@ VOCABULARY: Final[dict[Name, Meaning]] = {
     ),
     "fault": Meaning(
         "error", "an error of chatd's own", (*_CONNECTION, "detail", "error", "traceback")
+    ),
+    "hang": Meaning(
+        "error", "events do not get through; this is where every task stands", ("seconds", "tasks")
     ),
     "store": Meaning(
         "warning",
@@ -204,6 +208,7 @@ class Fields(Who, total=False):
     setting: str | None
     state: str | None
     store_bytes: int | None
+    tasks: str | None
     total: int | None
     version: str | None
 

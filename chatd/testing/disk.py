@@ -41,6 +41,10 @@ class FaultyJournal:
     def feed(self) -> trio.MemoryReceiveChannel[list[Event]]:
         return self._journal.feed
 
+    @property
+    def occupied(self) -> bool:
+        return self._journal.occupied
+
     async def commit(self, batch: Sequence[Operation]) -> list[Outcome]:
         if self.full:
             raise Unavailable("the disk is full")

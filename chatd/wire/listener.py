@@ -13,10 +13,17 @@ from typing import Final
 
 import trio
 
+from chatd.systemd import Notifier
+from chatd.wire.inherited import Inherited, Site, kept_name
 from chatd.wire.origins import is_loopback_name
 from chatd.wire.transport import Peer, SocketTransport
 
-__all__ = ["ListenError", "Listener", "open_listeners"]
+__all__ = ["SYSTEMD", "ListenError", "Listener", "open_listeners"]
+
+SYSTEMD: Final = "systemd:"
+"""The address of whatever sockets the ``.socket`` unit has."""
+
+_FAMILIES: Final = {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX}
 
 # The kernel cuts it to net.core.somaxconn (4,096 on Linux since 5.4).
 _BACKLOG: Final = 4096
@@ -51,22 +58,29 @@ class Listener:
     """One listening socket.
 
     ``address`` is how it is written in the configuration, with its real port; ``loopback`` whether
-    only this machine can reach it by IP.
+    only this machine can reach it by IP; ``path`` a Unix socket's, None of any other. ``lasting``
+    is whether it was bound here for an address that a later start will ask for again.
     """
 
-    def __init__(self, sock: socket.socket, *, path: Path | None = None) -> None:
+    def __init__(self, sock: socket.socket, *, lasting: bool = False) -> None:
         sock.setblocking(False)
         self.socket = sock
-        self.path = path
-        if path is not None:
-            self.address = f"unix:{path}"
+        self.lasting = lasting
+        self.path: Path | None = None
+        self.port = 0
+        name = sock.getsockname()
+        if sock.family == socket.AF_UNIX:
+            # A name in the abstract namespace begins with a NUL: unix(7).
+            self.path = Path(name if isinstance(name, str) else f"@{os.fsdecode(name[1:])}")
+            self.site: Site = (sock.family, str(self.path))
+            self.address = f"unix:{self.path}"
             self.loopback = False
-            status = path.stat()
-            self._inode = (status.st_dev, status.st_ino)
         else:
-            host, self.port = sock.getsockname()[:2]
+            host, self.port = name[:2]
+            self.site = (sock.family, (host, self.port))
             self.loopback = is_loopback_name(host)
             self.address = _written(host, self.port)
+        self._inode = _inode(self.path) if lasting and self.path is not None else None
 
     def __repr__(self) -> str:
         return f"<Listener {self.address}>"
@@ -111,35 +125,69 @@ class Listener:
                 peer = Peer(host, "tcp", loopback=is_loopback_name(host))
             welcome(SocketTransport(sock, peer, listener_loopback=self.loopback))
 
+    def keep(self, notifier: Notifier) -> None:
+        """Have systemd keep a copy: clients queue in it from our end to the next start."""
+        name = kept_name(self.site)
+        if self.lasting and name is not None and notifier.store(self.socket.fileno(), name):
+            self._inode = None
+
     def close(self) -> None:
-        """Stop listening; a Unix socket's file goes, if it is still ours."""
+        """Stop listening; a Unix socket's file goes, if it is still ours and nobody keeps it."""
         if self.socket.fileno() == -1:
             return
-        if self.path is not None:
+        if self.path is not None and self._inode is not None and _inode(self.path) == self._inode:
             with contextlib.suppress(OSError):
-                status = self.path.lstat()
-                if (status.st_dev, status.st_ino) == self._inode:
-                    self.path.unlink()
+                self.path.unlink()
         with contextlib.suppress(RuntimeError):  # not in a Trio run: then nobody waits either
             trio.lowlevel.notify_closing(self.socket)
         self.socket.close()
 
 
-def open_listeners(addresses: Sequence[str], socket_mode: int = 0o666) -> list[Listener]:
-    """Open all or none. Raises ListenError, naming the address that cannot be had."""
+def open_listeners(
+    addresses: Sequence[str], socket_mode: int = 0o666, inherited: Inherited | None = None
+) -> list[Listener]:
+    """Open all or none. Raises ListenError, naming the address that cannot be had.
+
+    A socket that is ``inherited`` is taken in place of a bind. One that was kept for an address
+    that is not asked for any more is given up first, for it may stand in the way.
+    """
+    inherited = Inherited() if inherited is None else inherited
+    sites = {address: _sites(address) for address in addresses if address != SYSTEMD}
+    inherited.keep_only([site for of_one in sites.values() for site in of_one])
     with contextlib.ExitStack() as stack:
         listeners: list[Listener] = []
-        for address in addresses:
-            for listener in _open(address, socket_mode):
-                stack.callback(listener.close)
-                listeners.append(listener)
+
+        def add(listener: Listener) -> None:
+            stack.callback(listener.close)
+            listeners.append(listener)
+
+        if SYSTEMD in addresses and not inherited.of_units:
+            raise ListenError(
+                f'"{SYSTEMD}" stands in listen.addresses, but systemd handed no socket over: '
+                "enable the .socket unit (`systemctl enable --now chatd.socket`), or name addresses"
+            )
+        for address, of_one in sites.items():
+            port = 0
+            for family, where in of_one:
+                if isinstance(where, tuple):
+                    where = (where[0], where[1] or port)  # noqa: PLW2901  both of localhost:0
+                try:
+                    add(_open((family, where), socket_mode, inherited))
+                except _NoIPv6Error:
+                    if not address.startswith("localhost:"):
+                        raise
+                port = listeners[-1].port
+        if SYSTEMD in addresses:
+            # After the others: a socket whose address is given beside it was taken there.
+            while inherited.of_units:
+                add(_of_unit(inherited.of_units.pop(0)))
         stack.pop_all()
     return listeners
 
 
-def _open(address: str, socket_mode: int) -> list[Listener]:
+def _sites(address: str) -> list[Site]:
     if address.startswith("unix:"):
-        return [_open_unix(Path(address.removeprefix("unix:")), socket_mode)]
+        return [(socket.AF_UNIX, address.removeprefix("unix:"))]
     host, _, digits = address.rpartition(":")
     if not host or not digits.isdecimal() or int(digits) > 65535:
         raise ListenError(
@@ -147,18 +195,11 @@ def _open(address: str, socket_mode: int) -> list[Listener]:
         )
     port = int(digits)
     if host != "localhost":
-        return [_open_tcp(address, family, sockaddr) for family, sockaddr in _resolve(host, port)]
-    first = _open_tcp(address, socket.AF_INET, ("127.0.0.1", port))
-    try:
-        return [first, _open_tcp(address, socket.AF_INET6, ("::1", first.port))]
-    except _NoIPv6Error:
-        return [first]
-    except ListenError:
-        first.close()
-        raise
+        return _resolve(host, port)
+    return [(socket.AF_INET, ("127.0.0.1", port)), (socket.AF_INET6, ("::1", port))]
 
 
-def _resolve(host: str, port: int) -> list[tuple[int, tuple[str, int]]]:
+def _resolve(host: str, port: int) -> list[Site]:
     try:
         found = socket.getaddrinfo(
             host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -172,7 +213,32 @@ class _NoIPv6Error(ListenError):
     pass
 
 
-def _open_tcp(address: str, family: int, sockaddr: tuple[str, int]) -> Listener:
+def _open(site: Site, socket_mode: int, inherited: Inherited) -> Listener:
+    if (sock := inherited.take_of_unit(site)) is not None:
+        return _of_unit(sock)
+    family, where = site
+    kept = inherited.take_kept(site)
+    if not isinstance(where, str):
+        return _open_tcp(family, where) if kept is None else Listener(kept)
+    if kept is None:
+        return _open_unix(Path(where), socket_mode)
+    with contextlib.suppress(OSError):
+        Path(where).chmod(socket_mode)
+    return Listener(kept)
+
+
+def _of_unit(sock: socket.socket) -> Listener:
+    listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    if not listens or sock.type != socket.SOCK_STREAM or sock.family not in _FAMILIES:
+        sock.close()
+        raise ListenError(
+            f'"{SYSTEMD}": systemd handed over something else than a listening stream socket; a '
+            ".socket unit for chatd has ListenStream= alone, and Accept=no"
+        )
+    return Listener(sock)
+
+
+def _open_tcp(family: int, sockaddr: tuple[str, int]) -> Listener:
     written = _written(*sockaddr)
     try:
         with contextlib.ExitStack() as stack:
@@ -185,7 +251,7 @@ def _open_tcp(address: str, family: int, sockaddr: tuple[str, int]) -> Listener:
             sock.bind(sockaddr)
             sock.listen(_BACKLOG)
             stack.pop_all()
-            return Listener(sock)
+            return Listener(sock, lasting=sockaddr[1] != 0)
     except OSError as error:
         if family == socket.AF_INET6 and error.errno in _NO_IPV6:
             raise _NoIPv6Error(f"{written}: this machine has no such IPv6 address") from error
@@ -207,7 +273,7 @@ def _open_unix(path: Path, mode: int) -> Listener:
             path.chmod(mode)
             sock.listen(_BACKLOG)
             stack.pop_all()
-            return Listener(sock, path=path)
+            return Listener(sock, lasting=True)
     except OSError as error:
         raise ListenError(_explained(written, None, error)) from error
 
@@ -231,6 +297,14 @@ def _remove_stale(path: Path, written: str) -> None:
     except OSError as error:
         raise ListenError(_explained(written, None, error)) from error
     raise ListenError(f"{written}: another program listens there")
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _explained(written: str, port: int | None, error: OSError) -> str:

@@ -332,3 +332,30 @@ async def test_shown_is_the_position_up_to_which_all_was_fanned_out(script: Scri
     bus.close()
     await bus.run()
     assert (seen, bus.shown) == ([2], 4)
+
+
+async def test_a_probe_goes_behind_what_was_published_and_commits_nothing(script: Script) -> None:
+    journal = FaultyJournal()
+    async with running(journal, script) as bus:
+        await bus.publish(post("hi"), script.answered("a"))
+        await bus.probe()
+        assert script.lines == [("answer", "a", 1, False), ("shown", "r", ["hi"], 0)]
+        await bus.probe()
+        assert len(journal.committed) == 1
+        assert bus.statistics().batches == 1
+
+
+async def test_two_probes_at_once_come_out_alike(script: Script) -> None:
+    async with (
+        running(MemoryJournal(now=lambda: 1), script) as bus,
+        trio.open_nursery() as nursery,
+    ):
+        for _ in range(3):
+            nursery.start_soon(bus.probe)
+
+
+async def test_a_closed_bus_takes_no_probe(script: Script) -> None:
+    async with running(MemoryJournal(now=lambda: 1), script) as bus:
+        bus.close()
+        with pytest.raises(trio.ClosedResourceError):
+            await bus.probe()

@@ -240,6 +240,34 @@ def test_a_signal_ends_it_with_0(tmp_path: Path, number: signal.Signals) -> None
     assert (tmp_path / ".local/state/chatd/chatd.db").is_file()
 
 
+@pytest.mark.parametrize("module", ["trio", "chatd.daemon"])
+def test_a_signal_during_the_imports_ends_it_with_0(tmp_path: Path, module: str) -> None:
+    """A program that runs chatd, and is told to end while a module is imported."""
+    program = f"""
+import os, signal, sys
+from importlib.abc import MetaPathFinder
+
+class Striking(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+sys.meta_path.insert(0, Striking())
+from chatd.__main__ import main
+sys.exit(main(["--listen", "unix:{tmp_path}/chat.sock", "--set", "history.store='memory'"]))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        env=environ(tmp_path),
+        check=False,
+    )
+    assert ended.returncode == 0
+    assert [json.loads(line)["event"] for line in ended.stderr.splitlines()][-1] == "stop"
+
+
 def test_where_systemd_says(tmp_path: Path) -> None:
     state = tmp_path / "state"
     with serving(tmp_path, STATE_DIRECTORY=str(state)) as one:

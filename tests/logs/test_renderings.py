@@ -131,6 +131,15 @@ def test_long_values_are_cut_and_say_so() -> None:
     assert shown_value("nick", "x" * 1000) == "x" * 1000
 
 
+def test_a_page_of_our_own_is_shown_to_people_as_it_is() -> None:
+    tree = "main\n  chatd/daemon.py:1 run\n" * 500
+    assert shown_value("tasks", tree) == tree
+    fields = dict(journal_fields(JournalEntry()(None, "error", event(tasks=tree, seconds=7.5))))
+    assert fields["CHATD_TASKS"].decode() == tree
+    assert fields["MESSAGE"].decode() == f"message seconds=7.5\n{tree}"
+    assert fields["CHATD_SECONDS"] == b"7.5"
+
+
 def test_of_a_long_traceback_the_end_stays() -> None:
     shown = shown_value("traceback", "x" * 100_000 + "ValueError: the end")
     assert shown.endswith("ValueError: the end")
