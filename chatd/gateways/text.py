@@ -63,7 +63,7 @@ class TextCodec:
                 return f"* {nick} joined"
             case events.Left(nick=nick):
                 return f"* {nick} left"
-            case events.NickChanged(old=old, new=new):
+            case events.NickChanged(old=old, new=new) if not room.startswith("@"):
                 return f"* {old} is now {new}"
             case events.Notice(text=text):
                 return f"* {_indented(text)}"
@@ -166,6 +166,9 @@ class TextGateway:
         """Be who the token names, in the room of the beginning; or renew the token."""
         connection, answers = self._connection, list[commands.Answer | Refusal]()
         renews = connection.known and connection.user.subject
+        if isinstance(refusal := self._chat.verify(token), Refusal):
+            connection.tell(_notice(refusal))
+            return
         if connection.member(self._room) is not None and not renews:
             # A guest was let in already: another user's token is for before the first join.
             await self._perform(commands.Leave(room=self._room))

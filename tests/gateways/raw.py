@@ -86,18 +86,23 @@ def handshake(target: str = "/ws", headers: Mapping[str, str] | None = None) -> 
     return "\r\n".join([*lines, "", ""]).encode()
 
 
-async def speak_text(chat: Harness, target: str = "/ws") -> Raw:
+async def speak_text(
+    chat: Harness, target: str = "/ws", headers: Mapping[str, str] | None = None
+) -> Raw:
     """Come in as a WebSocket with no subprotocol."""
     client = Raw(await chat.dial())
-    await client.send(handshake(target))
+    await client.send(handshake(target, headers))
     assert (await client.answer())[0] == 101
     return client
 
 
-async def speak_json(chat: Harness, target: str = "/ws") -> Json:
+async def speak_json(
+    chat: Harness, target: str = "/ws", headers: Mapping[str, str] | None = None
+) -> Json:
     """Come in with ``chatd.v1``; the hello is yet to be heard."""
     client = Json(await chat.dial())
-    await client.send(handshake(target, {"Sec-WebSocket-Protocol": "chatd.v1"}))
+    fields = {"Sec-WebSocket-Protocol": "chatd.v1", **(headers or {})}
+    await client.send(handshake(target, fields))
     status, headers, _ = await client.answer()
     assert (status, headers["sec-websocket-protocol"]) == (101, "chatd.v1")
     return client

@@ -1,0 +1,199 @@
+"""docs/protocol.md: its examples are played against a daemon, and it leaves no command out."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, NamedTuple, get_args
+
+import pytest
+from trio.testing import MockClock
+
+from chatd.chat import events
+from chatd.chat.commands import Command
+from chatd.chat.rules import RULES
+from chatd.model import CLOSES, ErrorCode
+from chatd.settings import Auth, Settings
+from chatd.settings import Chat as ChatSettings
+from chatd.testing import Harness, open_chat
+from tests.gateways.raw import Json, Raw, speak_json, speak_text
+from tests.gateways.test_socketio import SocketIo, come
+
+PAGE: Final = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
+
+WITHOUT_PLAIN: Final = {
+    "edit": "a line names no message",
+    "delete": "a line names no message",
+    "topic": "typed by mistake it would be said, or seen, by everybody",
+    "search": "its pages have no place among what is live",
+    "typing": "a line comes when it is written",
+    "read": "who gets a backlog keeps no position",
+    "rooms": "its answer is a table",
+    "kick": "operators have a client that shows whom they mean",
+    "ban": "as kick",
+    "unban": "as kick",
+    "mute": "as kick",
+    "unmute": "as kick",
+    "slow": "as kick",
+    "close": "as kick",
+}
+"""Commands that plain text has not, and why."""
+
+
+class Line(NamedTuple):
+    """One line of an example: who, which way, and what."""
+
+    who: str
+    way: str
+    text: str
+
+
+def examples(kind: str) -> Iterator[Line]:
+    """Give every line of the page's examples of a protocol, in the page's order."""
+    for block in re.findall(rf"^```{re.escape(kind)}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL):
+        yield from (
+            Line(who, way, re.sub(r"\n +", "", text))
+            for who, way, text in re.findall(r"^(\w*)([<>=]) (.*(?:\n +.*)*)$", block, re.MULTILINE)
+        )
+
+
+def same(shown: Any, got: Any) -> bool:
+    """Tell whether what came is what the page shows; … is whatever comes."""
+    if shown == "…":
+        return True
+    if isinstance(shown, dict) and isinstance(got, dict):
+        return shown.keys() == got.keys() and all(same(shown[key], got[key]) for key in shown)
+    if isinstance(shown, list) and isinstance(got, list):
+        return len(shown) == len(got) and all(map(same, shown, got))
+    if isinstance(shown, str) and isinstance(got, str):
+        return re.fullmatch(".*".join(map(re.escape, shown.split("…"))), got, re.DOTALL) is not None
+    return bool(shown == got)
+
+
+class JsonStory:
+    """The people of the page's examples; who was not seen before comes in."""
+
+    def __init__(self, chat: Harness) -> None:
+        self._chat = chat
+        self._people: dict[str, Json] = {}
+        self._secrets: dict[str, str] = {}
+
+    async def play(self, line: Line) -> None:
+        who = self._people.get(line.who)
+        if who is None:
+            who = await self._come(line)
+            if who is None:
+                return
+        if line.way == ">":
+            await who.text(line.text)
+        else:
+            got = await who.next()
+            assert same(json.loads(line.text), got), (line, got)
+
+    async def _come(self, line: Line) -> Json | None:
+        name, second = re.fullmatch(r"([a-z]+)(\d?)", line.who).groups()  # type: ignore[union-attr]
+        headers = {}
+        if name == "ann":
+            headers["Authorization"] = f"Bearer {self._chat.token('ann')}"
+        target = "/ws" if second or name == "guest" else f"/ws?nick={name}"
+        who = self._people[line.who] = await speak_json(self._chat, target, headers)
+        hello = await who.next()
+        self._secrets[line.who] = hello["session"]
+        if second:
+            assert "ok" in await who.do("auth", session=self._secrets[name])
+        if line.way == "<" and '"on":"hello"' in line.text:
+            assert same(json.loads(line.text), hello), (line, hello)
+            return None
+        return who
+
+
+async def test_the_examples_of_json(autojump_clock: MockClock) -> None:
+    settings = Settings(auth=Auth(mode="token", guests=True), chat=ChatSettings(operators=("ann",)))
+    async with open_chat(settings) as chat:
+        story = JsonStory(chat)
+        lines = list(examples("json chatd.v1"))
+        for line in lines:
+            await story.play(line)
+    assert len(lines) > 80
+
+
+async def test_the_examples_of_plain_text(autojump_clock: MockClock) -> None:
+    async with open_chat() as chat:
+        people: dict[str, Raw] = {}
+        lines = list(examples("plain"))
+        for line in lines:
+            if line.who not in people:
+                people[line.who] = await speak_text(chat, f"/?nick={line.who}")
+            if line.way == ">":
+                await people[line.who].text(line.text)
+            else:
+                got = await people[line.who].hear()
+                assert same(line.text, got), (line, got)
+    assert len(lines) > 20
+
+
+async def test_the_examples_of_socketio(chat: Harness, autojump_clock: MockClock) -> None:
+    client: SocketIo = await come(chat, {"nick": "ann"})
+    assert (await client.event())[0] == "hello"
+    lines = list(examples("json socket.io"))
+    for line in lines:
+        if line.way == ">":
+            client.acks += 1
+            await client.text(f"42{client.acks}{line.text}")
+        else:
+            packet = await client.packet()
+            head = f"3{client.acks}" if line.way == "=" else "2"
+            assert packet.startswith(f"{head}["), (line, packet)
+            assert same(json.loads(line.text), json.loads(packet.removeprefix(head))), (
+                line,
+                packet,
+            )
+    assert len(lines) > 30
+
+
+def name_of(command: type[Command]) -> str:
+    return str(command.__struct_config__.tag)
+
+
+@pytest.mark.parametrize("command", RULES, ids=name_of)
+def test_no_command_lacks_an_entry_an_example_or_a_protocol(command: type[Command]) -> None:
+    name = name_of(command)
+    headings = re.findall(r"^#### (.*)$", PAGE, re.MULTILINE)
+    assert [each for each in headings if name in each.split(", ")], "no entry"
+    asked = [json.loads(line.text)["do"] for line in examples("json chatd.v1") if line.way == ">"]
+    assert name in asked or name in {"unban", "unmute"}, "no example in chatd.v1"
+    entry = PAGE[PAGE.index("### Commands") : PAGE.index("### Events")]
+    section = re.search(rf"^#### [^\n]*\b{name}\b.*?(?=^#### |\Z)", entry, re.DOTALL | re.MULTILINE)
+    assert section is not None
+    if name != "rooms":
+        codes = set(re.findall(r"`(\w+)`", section[0].partition("\nErrors:")[2]))
+        assert codes & set(get_args(ErrorCode)) or "as `edit`" in section[0], "no error code"
+    for field in command.__struct_fields__:
+        if field != "id":
+            assert f"`{field}" in section[0], f"{field} is not told of"
+
+
+def test_plain_text_says_every_command_or_why_not() -> None:
+    source = (Path(__file__).parents[2] / "chatd" / "gateways" / "text.py").read_text()
+    said = set(re.findall(r"commands\.(\w+)\(", source))
+    for command in RULES:
+        assert (command.__name__ in said) != (name_of(command) in WITHOUT_PLAIN), command
+
+
+def test_every_event_error_and_close_code_has_its_line() -> None:
+    told = [
+        each.__struct_config__.tag
+        for each in vars(events).values()
+        if isinstance(each, type) and issubclass(each, events.Told) and each is not events.Told
+    ]
+    table = PAGE[PAGE.index("### Events") : PAGE.index("### Resume")]
+    for name in told:
+        assert f"`{name}`" in table, name
+    errors = PAGE[PAGE.index("### Errors") : PAGE.index("## Socket.IO")]
+    for code in get_args(ErrorCode):
+        assert f"`{code}`" in errors, code
+    closes = PAGE[PAGE.index("## Close codes") :]
+    for code in CLOSES:
+        assert str(code) in closes, code
