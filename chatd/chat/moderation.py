@@ -99,9 +99,12 @@ class Moderation:
         if isinstance(sanction, Refusal):
             return sanction
         # A guest is whoever comes next from there; a subject is who the token says.
-        networks = [str(network_of(each)) for each in target.networks] if target.guest else []
+        came = {one.network for one in self._with([target.user], where)}
+        networks = sorted(came.union(str(network_of(each)) for each in target.networks))
+        if not target.guest:
+            networks = []
         sanctions = [sanction] + [
-            replace(sanction, user="", network=network, guests=True) for network in networks
+            replace(sanction, user="", network=network, of=target.user) for network in networks
         ]
         if refusal := await self._impose(sanctions):
             return refusal
@@ -158,14 +161,16 @@ class Moderation:
             held = self._chat.sanctions.get("ban", where.fold, of)
             return await self._lift("unban", deed, [held] if held else [])
         found = self._named("ban", deed, where)
-        # What came with a guest's ban was imposed with it.
-        found += [
+        found += self._with([one.user for one in found], where)
+        return await self._lift("unban", deed, found)
+
+    def _with(self, users: list[str], where: Name) -> list[Sanction]:
+        """Find the networks that came with the bans of these guests."""
+        return [
             one
             for one in self._chat.sanctions.all(["ban"])
-            if one.guests
-            and any((one.room, one.at, one.nick) == (f.room, f.at, f.nick) for f in found)
+            if one.of and one.of in users and one.room == where.fold
         ]
-        return await self._lift("unban", deed, found)
 
     async def mute(self, deed: Deed) -> commands.Done | Refusal:
         """Let somebody say nothing, in a room or anywhere."""
@@ -320,7 +325,7 @@ class Moderation:
                 wanted.add(user.id)
         found: list[Sanction] = []
         for one in self._chat.sanctions.all([kind]):
-            then = nick_name(one.nick) if one.nick and not one.guests else None
+            then = nick_name(one.nick) if one.nick and not one.of else None
             same = isinstance(then, Name) and then.fold == fold
             if one.room == where.fold and one.user and (one.user in wanted or same):
                 found.append(one)

@@ -29,7 +29,8 @@ class Sanction(Struct, frozen=True, omit_defaults=True):
     """One of them. Times are in ms since 1970; ``until`` None: until it is taken back.
 
     ``room`` is a fold; empty: everywhere. A ban or a mute is of a ``user``, and a ban may be of a
-    ``network`` (in CIDR) in place of one; of ``guests`` alone, where it only came with a guest's.
+    ``network`` (in CIDR) in place of one; of the guests there alone, where it came with the ban
+    ``of`` a guest.
     ``seconds`` is what slow mode asks for between two messages.
     """
 
@@ -40,7 +41,7 @@ class Sanction(Struct, frozen=True, omit_defaults=True):
     user: str = ""
     nick: str = ""
     network: str = ""
-    guests: bool = False
+    of: str = ""
     until: int | None = None
     seconds: float = 0
     reason: str = ""
@@ -136,7 +137,7 @@ class Sanctions:
             if version == parsed.version and length <= parsed.prefixlen:
                 shift = parsed.max_prefixlen - length
                 held = self._live(networks.get(bits >> shift << shift))
-                if held is not None and (guest or not held.guests):
+                if held is not None and (guest or not held.of):
                     return held
         return None
 
