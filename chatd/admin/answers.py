@@ -18,6 +18,8 @@ __all__ = [
     "Count",
     "Draining",
     "Failure",
+    "Held",
+    "HeldList",
     "LogLevel",
     "LogState",
     "Members",
@@ -113,6 +115,25 @@ class Announced(Struct, frozen=True):
     """``receivers`` in connections."""
 
     receivers: int
+
+
+class Held(Struct, frozen=True):
+    """A ban, a mute, slow mode or a closed room. Without a room: everywhere."""
+
+    kind: str
+    user: str | None
+    nick: str | None
+    network: str | None
+    room: str | None
+    at: str
+    until: str | None
+    seconds: float | None
+    by: str
+    reason: str
+
+
+class HeldList(Struct, frozen=True):
+    bans: Sequence[Held]
 
 
 class LogLevel(Struct, frozen=True):

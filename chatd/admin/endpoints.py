@@ -18,8 +18,10 @@ from chatd import __version__
 from chatd.admin import answers
 from chatd.admin.answers import Failure
 from chatd.admin.control import Control
+from chatd.admin.moderation import Person, Place, Slow, bans, moderate
 from chatd.chat.commands import Member
 from chatd.chat.events import rfc3339
+from chatd.chat.moderation import Moderation
 from chatd.chat.names import Name, room_name
 from chatd.logs import Level
 
@@ -185,6 +187,14 @@ ENDPOINTS: Final[Mapping[str, tuple[Endpoint, ...]]] = {
     "/connections": (Endpoint("GET", Nothing, connections),),
     "/announce": (Endpoint("POST", Announce, announce),),
     "/loglevel": (Endpoint("GET", Nothing, log_level), Endpoint("POST", LogLevel, set_log_level)),
+    "/kick": (Endpoint("POST", Person, moderate(Moderation.kick)),),
+    "/ban": (Endpoint("POST", Person, moderate(Moderation.ban)),),
+    "/unban": (Endpoint("POST", Person, moderate(Moderation.unban)),),
+    "/bans": (Endpoint("GET", Nothing, bans),),
+    "/mute": (Endpoint("POST", Person, moderate(Moderation.mute)),),
+    "/unmute": (Endpoint("POST", Person, moderate(Moderation.unmute)),),
+    "/slow": (Endpoint("POST", Slow, moderate(Moderation.slow)),),
+    "/close": (Endpoint("POST", Place, moderate(Moderation.close)),),
     "/reload": (Endpoint("POST", Nothing, reload),),
     "/drain": (Endpoint("POST", Nothing, drain),),
 }

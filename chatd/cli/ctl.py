@@ -31,6 +31,7 @@ class Argument(Struct, frozen=True):
     help: str
     required: bool = True
     choices: Sequence[str] | None = None
+    kind: type = str
 
 
 class Command(Struct, frozen=True):
@@ -48,6 +49,22 @@ class Command(Struct, frozen=True):
 
 
 _ROOM: Final = Argument("--room", "in this room alone")
+
+_SECONDS: Final = Argument("--seconds", "for so long; else until it is taken back", kind=float)
+_REASON: Final = Argument("--reason", "what they are told")
+_PERSON: Final = (
+    Argument("nick", "who is called so", required=False),
+    Argument("--user", "by user id"),
+    Argument("--network", "an address or a network, such as 192.0.2.0/24"),
+    Argument("--room", "in this room; else everywhere"),
+    _SECONDS,
+    _REASON,
+)
+_PLACE: Final = (Argument("room", "which room"), _SECONDS, _REASON)
+_SLOW: Final = (
+    Argument("room", "which room"),
+    Argument("seconds", "between two messages of somebody's", kind=float),
+)
 
 COMMANDS: Final = (
     Command("status", "how the daemon is", "GET", tables.show_status),
@@ -67,6 +84,14 @@ COMMANDS: Final = (
         tables.show_announced,
         (Argument("text", "what to say"), _ROOM),
     ),
+    Command("kick", "put somebody out", "POST", tables.show_done, _PERSON),
+    Command("ban", "keep somebody or a network out", "POST", tables.show_done, _PERSON),
+    Command("unban", "take a ban back", "POST", tables.show_done, _PERSON),
+    Command("bans", "what is held against people and over rooms", "GET", tables.show_bans),
+    Command("mute", "let somebody say nothing", "POST", tables.show_done, _PERSON),
+    Command("unmute", "let somebody speak again", "POST", tables.show_done, _PERSON),
+    Command("slow", "slow a room down; 0 seconds: no more", "POST", tables.show_done, _SLOW),
+    Command("close", "shut a room; 0 seconds: open it", "POST", tables.show_done, _PLACE),
     Command(
         "loglevel",
         "what is logged, until the next reload",
@@ -101,6 +126,7 @@ def add_parser(verbs: Verbs) -> None:
                 argument.name,
                 help=argument.help,
                 choices=argument.choices,
+                type=argument.kind,
                 **({} if option else optional),
             )
         own.set_defaults(run=run, command=command)

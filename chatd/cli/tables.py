@@ -11,7 +11,9 @@ from chatd.cli.check import say, visible
 __all__ = [
     "Shown",
     "show_announced",
+    "show_bans",
     "show_connections",
+    "show_done",
     "show_draining",
     "show_level",
     "show_members",
@@ -91,6 +93,28 @@ def show_connections(answer: Any) -> None:
             for one in answer["connections"]
         ],
     )
+
+
+def show_bans(answer: Any) -> None:
+    _table(
+        ("KIND", "NICK", "USER", "NETWORK", "ROOM", "SINCE", "UNTIL", "BY", "REASON"),
+        [
+            (
+                f"{one['kind']} {one['seconds']:g} s" if one["seconds"] else one["kind"],
+                *(one[name] or "-" for name in ("nick", "user", "network", "room")),
+                one["at"],
+                *(one[name] or "-" for name in ("until", "by", "reason")),
+            )
+            for one in answer["bans"]
+        ],
+    )
+
+
+def show_done(answer: Any) -> None:
+    networks = answer.get("networks")
+    with_networks = f", with {', '.join(networks)}" if networks else ""
+    until = answer.get("until")
+    _line(f"done{with_networks}{f', until {until}' if until else ''}")
 
 
 def show_announced(answer: Any) -> None:

@@ -116,6 +116,22 @@ async def test_what_it_does_is_said(control: Control) -> None:
         assert at.one.stop.is_set()
 
 
+async def test_people_are_put_out_from_the_console(control: Control) -> None:
+    async with control() as at:
+        bob = await at.one.chat.client("bob")
+        assert await at.shown("mute", "bob", "--seconds", "60", "--reason", "too loud") != []
+        assert (await bob.next("notice")).text.endswith("too loud")
+        assert await at.shown("slow", "lobby", "2.5") == [["done"]]
+        header, muted, slow = await at.shown("bans")
+        assert header[:3] == ["KIND", "NICK", "USER"]
+        assert muted[:3] == ["mute", "bob", bob.user]
+        assert muted[-2:] == ["too", "loud"]
+        assert slow[:3] == ["slow", "2.5", "s"]
+        assert await at.shown("unmute", "bob") == [["done"]]
+        assert await at.shown("kick", "bob") == [["done"]]
+        assert (await bob.lost()).code == 4500
+
+
 async def test_a_refusal_is_one_line_and_1(control: Control) -> None:
     async with control() as at:
         assert await at.ctl("announce", "hi", "--room", "hall") == (
@@ -169,7 +185,11 @@ def fails(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 def test_no_daemon_is_one_line_and_1(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, command: Any
 ) -> None:
-    required = ["x" for argument in command.arguments if argument.name == "text"]
+    required = [
+        "5"
+        for argument in command.arguments
+        if argument.required and not argument.name.startswith("--")
+    ]
     told = fails(capsys, "--socket", f"{tmp_path}/no.sock", command.name, *required)
     assert told == f"chatd: no daemon is there: there is no {tmp_path}/no.sock\n"
 
