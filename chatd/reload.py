@@ -7,6 +7,7 @@ that need a restart keep the value that is in force, and are named.
 from __future__ import annotations
 
 import ssl
+import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
@@ -95,7 +96,15 @@ class Reload:
         while True:
             await self._asked.wait()
             self._asked = trio.Event()
-            await self.reload()
+            try:
+                await self.reload()
+            except Exception as error:  # a fault of ours costs this reload, not the daemon
+                self._log.emit(
+                    "fault",
+                    detail="reload",
+                    error=repr(error),
+                    traceback=traceback.format_exc(),
+                )
 
     async def reload(self) -> Reloaded | Refused:
         """Reload once; return when the new settings are in force, or refused."""

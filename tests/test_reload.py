@@ -172,6 +172,31 @@ async def test_one_at_a_time_and_many_signals_are_one(autojump_clock: MockClock)
     assert reads == 3
 
 
+async def test_a_fault_of_ours_costs_a_reload_and_not_the_daemon(
+    autojump_clock: MockClock,
+) -> None:
+    faulty = [True]
+
+    async def read() -> Settings:
+        if faulty:
+            raise ValueError("boom")
+        return of(chat__backlog=3)
+
+    reload, recording, manager = reloading(Configuration(read))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reload.run)
+        reload.ask()
+        await trio.sleep(1)
+        ((name, fields),) = recording.records
+        assert (name, fields["error"]) == ("fault", "ValueError('boom')")
+        assert manager.heard == ["RELOADING=1", "READY=1"]
+        faulty.clear()
+        reload.ask()
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert reload.settings == of(chat__backlog=3)
+
+
 # ---- fifty broken configurations, and more
 
 

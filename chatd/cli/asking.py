@@ -108,7 +108,10 @@ def ask(path: Path, method: str, target: str, arguments: Mapping[str, Any]) -> A
             headers = {"Content-Type": "application/json"}
             connection.request(method, target, msgspec.json.encode(given), headers)
         response = connection.getresponse()
-        value = json.loads(response.read())
+        body = response.read()
+        if response.status == http.HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise AskError(f"the daemon on {path} had a fault: its log tells")
+        value = json.loads(body)
         failed = response.status >= 400
         if failed and not isinstance(value["error"]["message"], str):
             raise TypeError

@@ -8,6 +8,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import html
+from collections.abc import Mapping
+from functools import cache
 from importlib import resources
 from typing import Final
 
@@ -69,16 +71,22 @@ _HEADERS: Final = (
 
 def routes(settings: Settings) -> dict[str, Methods]:
     """Give the page's part of the table of routes: ``/`` and, under ``/page/``, what it loads."""
-    folder = resources.files("chatd.gateways") / _FOLDER
     table: dict[str, Methods] = {}
-    for name in FILES:
-        body = (folder / name).read_bytes()
+    for name, content in _contents().items():
+        body = content
         if name == _INDEX:
             room = html.escape(settings.chat.default_room, quote=True)
             body = body.replace(_DEFAULT_ROOM.encode(), room.encode())
         path = "/" if name == _INDEX else f"/{_FOLDER}/{name}"
         table[path] = {"GET": _File(body, _TYPES[name.rpartition(".")[2]])}
     return table
+
+
+@cache
+def _contents() -> Mapping[str, bytes]:
+    # Once: a reload must not fail for want of a descriptor, nor mix an upgrade's files in.
+    folder = resources.files("chatd.gateways") / _FOLDER
+    return {name: (folder / name).read_bytes() for name in FILES}
 
 
 class _File:

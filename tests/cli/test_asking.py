@@ -61,6 +61,13 @@ def test_a_daemon_that_ends_meanwhile(tmp_path: Path) -> None:
         ask(path, "GET", "/status", {})
 
 
+def test_a_daemon_that_has_a_fault(tmp_path: Path) -> None:
+    path = tmp_path / "a.sock"
+    answer = b"HTTP/1.1 500 Oops\r\nContent-Length: 6\r\n\r\nnoted\n"
+    with answering(path, answer), pytest.raises(AskError, match="its log tells"):
+        ask(path, "GET", "/status", {})
+
+
 def test_what_a_dead_daemon_left(tmp_path: Path) -> None:
     path = tmp_path / "a.sock"
     with socket.socket(socket.AF_UNIX) as server:
