@@ -21,7 +21,7 @@ async def main(url: str, nick: str, text: str, transports: str) -> None:
     shown = asyncio.Event()
     answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
-    async def message(said: str, about: dict[str, Any]) -> None:
+    async def message(said: str, about: dict[str, Any], *_: Any) -> None:
         if (said, about["from"]) == (text, nick):
             shown.set()
 
