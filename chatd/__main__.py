@@ -38,12 +38,13 @@ def _run(arguments: list[str], mask: set[int | signal.Signals]) -> int:
         install,
         serve,
         token,
+        transfer,
     )
 
     parser = argparse.ArgumentParser(prog="chatd", description="A chat daemon: one port, one file.")
     parser.add_argument("--version", action="version", version=f"chatd {__version__}")
     verbs = parser.add_subparsers(metavar="VERB")
-    for verb in (serve, check, config, ctl, fetch_client, install, token):
+    for verb in (serve, check, config, ctl, fetch_client, install, token, transfer):
         verb.add_parser(verbs)
     if not arguments or (
         arguments[0].startswith("-") and arguments[0] not in {"-h", "--help", "--version"}

@@ -13,21 +13,27 @@ __all__ = [
     "CLOSES",
     "Close",
     "Drop",
+    "Erase",
     "ErrorCode",
     "Event",
+    "Forget",
     "Head",
     "Kind",
+    "Line",
     "Operation",
     "Outcome",
     "Post",
+    "Progress",
     "Put",
     "Receipt",
     "Record",
     "Refusal",
     "Remember",
+    "Restore",
     "Take",
     "Taken",
     "UserRecord",
+    "Wipe",
 ]
 
 Kind: TypeAlias = Literal["message", "edit", "delete", "topic"]
@@ -210,7 +216,63 @@ class Take(Struct, frozen=True):
     name: str
 
 
-Operation: TypeAlias = Post | Remember | Put | Drop | Take
+class Line(Struct, frozen=True):
+    """An event of a room's log as it is stored, to be taken elsewhere: with its key.
+
+    ``room`` is how the room is written. An edit has no text of its own: its message has.
+    """
+
+    room: str
+    seq: int
+    at: int
+    kind: Kind
+    user: str
+    nick: str
+    text: str | None = None
+    of: int | None = None
+    reply_to: int | None = None
+    edited: int | None = None
+    deleted: bool = False
+    key: str | None = None
+
+
+class Restore(Struct, frozen=True):
+    """Asks the journal to take up lines that come from elsewhere, at the end of a room's log.
+
+    All or none of them: they are refused where they do not go on from the room's last number.
+    After it the store has another epoch, as its numbers have two origins.
+    """
+
+    room: str
+    lines: tuple[Line, ...]
+
+
+class Wipe(Struct, frozen=True):
+    """Asks for all that a user said to be taken away, behind a position, one chunk of it.
+
+    What is left are the numbers. Answered by `Progress`.
+    """
+
+    user: str
+    after: int = 0
+
+
+class Erase(Struct, frozen=True):
+    """Asks for a room's whole log to be removed, one chunk of it. Answered by `Progress`."""
+
+    room: str
+
+
+class Forget(Struct, frozen=True):
+    """Asks for what is kept of a user beside the logs to be removed: nick, read marks and such.
+
+    Records are the user's if their name begins with the user's id and a NUL.
+    """
+
+    user: str
+
+
+Operation: TypeAlias = Post | Remember | Put | Drop | Take | Restore | Wipe | Erase | Forget
 
 
 class Receipt(Struct, frozen=True):
@@ -226,7 +288,13 @@ class Taken(Struct, frozen=True):
     record: Record | None
 
 
-Outcome: TypeAlias = Receipt | Refusal | Taken | None
+class Progress(Struct, frozen=True):
+    """Answers what is done in chunks: up to which position it is, or None where it is done."""
+
+    upto: int | None
+
+
+Outcome: TypeAlias = Receipt | Refusal | Taken | Progress | None
 """What became of an operation. None: done, with nothing to tell. A Refusal, where the rest of the
 batch was committed: this one broke a rule that only the store can tell (`Post`)."""
 

@@ -11,6 +11,7 @@ import difflib
 import functools
 import itertools
 import json
+import os
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -68,6 +69,7 @@ __all__ = [
     "history_path",
     "load",
     "merged",
+    "runtime_folder",
     "secret_file",
     "sections",
 ]
@@ -167,6 +169,16 @@ def history_path(settings: Settings, environ: Mapping[str, str]) -> Path:
         message = "there is no folder for the history: set history.path"
         raise SettingsError([Fault(0, 0, message, "", "history.path")]) from None
     return home / ".local" / "state" / "chatd" / "chatd.db"
+
+
+def runtime_folder(environ: Mapping[str, str]) -> Path | None:
+    """Tell a folder that does not outlive this boot of the machine; None where there is none."""
+    if runtime := environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]:
+        return Path(runtime)
+    if (runtime := environ.get("XDG_RUNTIME_DIR", "")).startswith("/"):
+        return Path(runtime) / "chatd"
+    shared = Path("/dev/shm")  # noqa: S108  a tmpfs on every Linux; the folder is ours alone
+    return shared / f"chatd-{os.getuid()}" if shared.is_dir() else None
 
 
 def secret_file(name: str, environ: Mapping[str, str]) -> Path:

@@ -20,9 +20,11 @@ __all__ = [
     "Failure",
     "Held",
     "HeldList",
+    "Imported",
     "LogLevel",
     "LogState",
     "Members",
+    "Nothing",
     "Refused",
     "ReloadState",
     "Reloaded",
@@ -48,12 +50,23 @@ class Count(Struct, frozen=True):
     connections: int
 
 
+class Nothing(Struct, frozen=True):
+    """It was done, and there is nothing to tell."""
+
+
 class ReloadState(Struct, frozen=True):
     """What became of the last reload. ``restart``: changed, but in force only after a restart."""
 
     at: str
     refused: Sequence[Fault]
     restart: Sequence[str]
+
+
+class Imported(Struct, frozen=True):
+    """How many lines were taken up, and the store's epoch since then."""
+
+    events: int
+    epoch: str
 
 
 class LogState(Struct, frozen=True):

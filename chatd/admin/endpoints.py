@@ -19,13 +19,19 @@ from chatd.admin import answers
 from chatd.admin.answers import Failure
 from chatd.admin.control import Control
 from chatd.admin.moderation import Person, Place, Slow, bans, moderate
+from chatd.admin.transfer import forget
 from chatd.chat.commands import Member
+from chatd.chat.direct import DIRECT
 from chatd.chat.events import rfc3339
 from chatd.chat.moderation import Moderation
 from chatd.chat.names import Name, room_name
 from chatd.logs import Level
+from chatd.model import KICKED
 
 __all__ = ["ENDPOINTS", "Endpoint", "Nothing"]
+
+GONE_SECONDS: Final = 0.05
+"""Between two looks whether who was sent away has gone, which has a deadline of its own."""
 
 ROWS: Final = 256
 """Rows that are made between two turns of the others: some 1 ms of work."""
@@ -44,6 +50,10 @@ class Who(Struct, frozen=True, forbid_unknown_fields=True):
 class Announce(Struct, frozen=True, forbid_unknown_fields=True):
     text: str
     room: str | None = None
+
+
+class Forgotten(Struct, frozen=True, forbid_unknown_fields=True):
+    user: str
 
 
 class LogLevel(Struct, frozen=True, forbid_unknown_fields=True):
@@ -166,6 +176,26 @@ async def set_log_level(control: Control, arguments: LogLevel) -> answers.LogLev
     return answers.LogLevel(log.level)
 
 
+async def forget_user(control: Control, arguments: Forgotten) -> answers.Nothing | Failure:
+    """Remove what a user said and what is kept of them; who is here is sent away first."""
+    chat, user = control.chat, arguments.user
+    here = [client for client in chat.connections if client.known and client.user.id == user]
+    known = here or await chat.journal.user(user) or await chat.journal.records(DIRECT, f"{user}\0")
+    if not known and not (await chat.journal.lines_of(user, 0))[0]:
+        return Failure(404, "not_found", "there is no such user")
+    for client in here:
+        client.end(KICKED, "you are forgotten, as was asked for")
+    while chat.connections.intersection(here):  # noqa: ASYNC110  each has a deadline of its own
+        await trio.sleep(GONE_SECONDS)
+    chat.users.erase(user)
+    refusal = await forget(chat.journal, user, chat.bus.ask)
+    chat.bus.forget()
+    control.log.emit("forget", target=user)
+    if refusal is not None:
+        return Failure(503, refusal.code, refusal.message)
+    return answers.Nothing()
+
+
 async def reload(control: Control, _: Nothing) -> answers.Reloaded | Failure:
     if control.draining:
         return Failure(503, "draining", "the daemon ends")
@@ -195,6 +225,7 @@ ENDPOINTS: Final[Mapping[str, tuple[Endpoint, ...]]] = {
     "/unmute": (Endpoint("POST", Person, moderate(Moderation.unmute)),),
     "/slow": (Endpoint("POST", Slow, moderate(Moderation.slow)),),
     "/close": (Endpoint("POST", Place, moderate(Moderation.close)),),
+    "/forget": (Endpoint("POST", Forgotten, forget_user),),
     "/reload": (Endpoint("POST", Nothing, reload),),
     "/drain": (Endpoint("POST", Nothing, drain),),
 }

@@ -15,6 +15,7 @@ from msgspec import Struct
 from chatd.admin.answers import Failure
 from chatd.admin.control import Control
 from chatd.admin.endpoints import ENDPOINTS, Endpoint
+from chatd.admin.streams import Stream, streams
 from chatd.wire.request import Refused, Request, Response
 from chatd.wire.routes import Handler, Routes
 from chatd.wire.websocket import Upgrade
@@ -37,6 +38,8 @@ class AdminRoutes(Routes):
         table: dict[str, dict[str, Handler]] = {
             path: _methods(control, endpoints) for path, endpoints in ENDPOINTS.items()
         }
+        for path, methods in streams(control).items():
+            table[path] = {method: _streaming(stream) for method, stream in methods.items()}
         super().__init__({**table, **{path: {"GET": act} for path, act in beside.items()}})
 
     def find(self, method: str, path: str) -> Handler:
@@ -65,6 +68,14 @@ def _handler(control: Control, endpoint: Endpoint) -> Handler:
             return failed(arguments)
         answer = await endpoint.act(control, arguments)
         return failed(answer) if isinstance(answer, Failure) else _json(200, answer)
+
+    return handler
+
+
+def _streaming(stream: Stream) -> Handler:
+    async def handler(request: Request) -> Response:
+        answer = await stream(request)
+        return failed(answer) if isinstance(answer, Failure) else answer
 
     return handler
 

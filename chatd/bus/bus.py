@@ -174,6 +174,11 @@ class Bus:
     def close_topic(self, topic: Topic) -> None:
         del self._topics[topic.room]
 
+    def forget(self) -> None:
+        """Let go of what topics keep of the newest events: the store's have changed."""
+        for topic in self._topics.values():
+            topic.forget()
+
     # ---- publishing
 
     async def publish(self, operation: Operation, answered: Answered) -> None:
@@ -372,8 +377,7 @@ class Bus:
         except Unavailable:
             more = False
         if self._journal.statistics().swept != swept:
-            for topic in self._topics.values():
-                topic.forget()
+            self.forget()
         return more
 
     # ---- what can be found

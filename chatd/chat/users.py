@@ -318,6 +318,14 @@ class Users:
         self.unsaved.pop(user.id, None)
         self._drop(user)
 
+    def erase(self, user_id: str) -> None:
+        """Let go of a user who is not here and of the nick, and keep nothing of them."""
+        self.unsaved.pop(user_id, None)
+        self._subjects = {fold: user for fold, user in self._subjects.items() if user != user_id}
+        self._called = {fold: user for fold, user in self._called.items() if user != user_id}
+        if (user := self._by_id.get(user_id)) is not None:
+            self._drop(user)
+
     def sweep(self) -> None:
         """Let go of the users, and their nicks, whose time is over."""
         now = trio.current_time()

@@ -11,7 +11,8 @@ import json
 import pwd
 import socket
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -20,16 +21,22 @@ import msgspec
 
 from chatd.settings import Fault, Settings, SettingsError, load
 
-__all__ = ["Answer", "AskError", "ask", "find"]
+__all__ = ["Answer", "AskError", "NoDaemonError", "ask", "find", "receive", "send"]
 
 SECONDS: Final = 90.0
 """A reload reads files that may lie on a slow disk; systemd gives it as long."""
+
+_PIECE_BYTES: Final = 64 * 1024
 
 _SYSTEM: Final = Path("/run/chatd/admin.sock")
 
 
 class AskError(Exception):
     """There is no answer; the text is one line for the user."""
+
+
+class NoDaemonError(AskError):
+    """There is no answer, because no daemon is there."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -69,7 +76,7 @@ def find(named: Path | None, config: Path | None, environ: Mapping[str, str]) ->
         if path.exists():
             return path
     looked = " nor ".join(map(str, candidates))
-    raise AskError(f"no daemon is there: there is no {looked}; --socket names another")
+    raise NoDaemonError(f"no daemon is there: there is no {looked}; --socket names another")
 
 
 def _configured(config: Path) -> str:
@@ -99,26 +106,67 @@ class _Connection(http.client.HTTPConnection):
 def ask(path: Path, method: str, target: str, arguments: Mapping[str, Any]) -> Answer:
     """Ask for one thing; arguments that are None count as not given. Raises AskError."""
     given = {name: value for name, value in arguments.items() if value is not None}
-    connection = _Connection(path)
-    try:
+    with _asking(path) as connection:
         if method == "GET":
             query = f"?{urlencode(given)}" if given else ""
             connection.request(method, target + query)
         else:
             headers = {"Content-Type": "application/json"}
             connection.request(method, target, msgspec.json.encode(given), headers)
+        return _answer(connection.getresponse(), path)
+
+
+def receive(
+    path: Path, target: str, arguments: Mapping[str, str], taken: Callable[[bytes], object]
+) -> None:
+    """Ask for something long, and hand on each piece of it. Raises AskError."""
+    query = f"?{urlencode(arguments)}" if arguments else ""
+    with _asking(path) as connection:
+        connection.request("GET", target + query)
         response = connection.getresponse()
-        body = response.read()
-        if response.status == http.HTTPStatus.INTERNAL_SERVER_ERROR:
-            raise AskError(f"the daemon on {path} had a fault: its log tells")
-        value = json.loads(body)
-        failed = response.status >= 400
-        if failed and not isinstance(value["error"]["message"], str):
-            raise TypeError
+        if response.status != http.HTTPStatus.OK:
+            raise AskError(_answer(response, path).message)
+        try:
+            while piece := response.read(_PIECE_BYTES):
+                taken(piece)
+        except http.client.IncompleteRead:
+            raise AskError(f"the daemon on {path} broke off: what came is not all") from None
+
+
+def send(path: Path, target: str, pieces: Iterable[bytes]) -> int:
+    """Send something long; give how many of its lines were taken up. Raises AskError."""
+    with _asking(path) as connection:
+        headers = {"Content-Type": "application/jsonl", "Transfer-Encoding": "chunked"}
+        # A refusal may come before all is sent; then nobody reads the rest.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            connection.request("POST", target, iter(pieces), headers, encode_chunked=True)
+        answer = _answer(connection.getresponse(), path)
+        if answer.failed:
+            raise AskError(answer.message)
+        return int(answer.value["events"])
+
+
+def _answer(response: http.client.HTTPResponse, path: Path) -> Answer:
+    body = response.read()
+    if response.status == http.HTTPStatus.INTERNAL_SERVER_ERROR:
+        raise AskError(f"the daemon on {path} had a fault: its log tells")
+    value = json.loads(body)
+    failed = response.status >= 400
+    if failed and not isinstance(value["error"]["message"], str):
+        raise TypeError
+    return Answer(value, failed)
+
+
+@contextmanager
+def _asking(path: Path) -> Iterator[_Connection]:
+    """Say in one line what goes wrong on the way. Raises AskError."""
+    connection = _Connection(path)
+    try:
+        yield connection
     except FileNotFoundError:
-        raise AskError(f"no daemon is there: there is no {path}") from None
+        raise NoDaemonError(f"no daemon is there: there is no {path}") from None
     except ConnectionRefusedError:
-        raise AskError(f"nobody answers on {path}: the daemon that made it is gone") from None
+        raise NoDaemonError(f"nobody answers on {path}: the daemon that made it is gone") from None
     except PermissionError:
         raise AskError(_forbidden(path)) from None
     except ConnectionError:
@@ -131,7 +179,6 @@ def ask(path: Path, method: str, target: str, arguments: Mapping[str, Any]) -> A
         raise AskError(f"what answers on {path} is no chatd") from None
     finally:
         connection.close()
-    return Answer(value, failed)
 
 
 def _forbidden(path: Path) -> str:

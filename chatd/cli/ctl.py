@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from chatd.cli import tables
-from chatd.cli.asking import Answer, AskError, ask, find
+from chatd.cli.asking import Answer, AskError, ask, find, receive
 from chatd.cli.check import report, say, visible
 from chatd.logs import LEVELS
 from chatd.settings import SettingsError
@@ -47,6 +47,8 @@ class Command(Struct, frozen=True):
     arguments: Sequence[Argument] = ()
     asks: bool = False
 
+
+BACKUP: Final = "Write a copy of the running daemon's store, as of one moment, into a new file."
 
 _ROOM: Final = Argument("--room", "in this room alone")
 
@@ -100,6 +102,13 @@ COMMANDS: Final = (
         (Argument("level", "from now on", required=False, choices=tuple(LEVELS)),),
         asks=True,
     ),
+    Command(
+        "forget",
+        "remove what a user said, and what is kept of them",
+        "POST",
+        tables.show_done,
+        (Argument("user", "the user's id"),),
+    ),
     Command("reload", "put the changed configuration in force", "POST", tables.show_reloaded),
     Command("drain", "send all clients away and end", "POST", tables.show_draining),
 )
@@ -130,6 +139,10 @@ def add_parser(verbs: Verbs) -> None:
                 **({} if option else optional),
             )
         own.set_defaults(run=run, command=command)
+    copying = commands.add_parser("backup", help="write a copy of the store", description=BACKUP)
+    _add_options(copying, argparse.SUPPRESS)
+    copying.add_argument("file", metavar="FILE", type=Path, help="a new file")
+    copying.set_defaults(run=run_backup)
 
 
 def _add_options(parser: argparse.ArgumentParser, default: Any) -> None:
@@ -171,6 +184,34 @@ def run(args: argparse.Namespace) -> int:
         say(report(SettingsError(faults)), sys.stderr)
     say(f"chatd: {visible(answer.message)}\n", sys.stderr)
     return 1
+
+
+def run_backup(args: argparse.Namespace) -> int:
+    """Write a copy of the store into a new file, whole or not at all; give the exit code."""
+    file: Path = args.file
+    partial = file.with_name(f".{file.name}.part")
+    try:
+        if file.exists():
+            raise AskError(f"{file} is there already")
+        # It has everybody's words, and the key of everybody's session.
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as out:
+            receive(find(args.socket, args.config, os.environ), "/backup", {}, out.write)
+            out.flush()
+            os.fsync(out.fileno())
+            size = out.tell()
+        partial.rename(file)
+    except AskError as error:
+        partial.unlink(missing_ok=True)
+        say(f"chatd: {visible(str(error))}\n", sys.stderr)
+        return 1
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        say(f"chatd: {file}: {(error.strerror or str(error)).lower()}\n", sys.stderr)
+        return 1
+    answer = {"file": str(file), "bytes": size}
+    say(f"{msgspec.json.encode(answer).decode() if args.json else f'{size} bytes'}\n", sys.stdout)
+    return 0
 
 
 def _asked(command: Command, arguments: Mapping[str, Any], args: argparse.Namespace) -> Answer:

@@ -6,7 +6,7 @@ import argparse
 import os
 import resource
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -24,7 +24,15 @@ from chatd.journal.retention import retention_of
 from chatd.journal.sqlite import open_sqlite
 from chatd.logs import Log, LogError, open_log
 from chatd.reload import Configuration, Loaded
-from chatd.settings import Fault, Settings, SettingsError, admin_socket, history_path, load
+from chatd.settings import (
+    Fault,
+    Settings,
+    SettingsError,
+    admin_socket,
+    history_path,
+    load,
+    runtime_folder,
+)
 from chatd.systemd import Notifier, passed_descriptors, watchdog_seconds
 from chatd.wire.inherited import Inherited
 from chatd.wire.listener import SYSTEMD, Listener, ListenError, open_listeners
@@ -228,19 +236,9 @@ def _journal(
         durability=settings.history.durability,
         retention=retention,
         now=daemon.now_ms,
-        runtime_dir=_runtime_folder(os.environ),
+        runtime_dir=runtime_folder(os.environ),
         told=log.emit,
     )
-
-
-def _runtime_folder(environ: Mapping[str, str]) -> Path | None:
-    """Tell a folder that does not outlive this boot of the machine; None where there is none."""
-    if runtime := environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]:
-        return Path(runtime)
-    if (runtime := environ.get("XDG_RUNTIME_DIR", "")).startswith("/"):
-        return Path(runtime) / "chatd"
-    shared = Path("/dev/shm")  # noqa: S108  a tmpfs on every Linux; the folder is ours alone
-    return shared / f"chatd-{os.getuid()}" if shared.is_dir() else None
 
 
 def _leaves(errors: BaseExceptionGroup[BaseException]) -> list[BaseException]:

@@ -10,18 +10,19 @@ words. Nothing here knows who is connected.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Final, Literal, Protocol
 
 import trio
 from msgspec import Struct
 
 from chatd.journal.retention import Retention
 from chatd.journal.told import Told
-from chatd.model import Event, Head, Operation, Outcome, Record, Refusal, UserRecord
+from chatd.model import Event, Head, Line, Operation, Outcome, Record, Refusal, UserRecord
 
 __all__ = [
     "FEED_BLOCKS",
+    "FORGOTTEN",
     "NOT_YOURS",
     "NO_MESSAGE",
     "UNREAD_EVENTS",
@@ -33,6 +34,9 @@ __all__ = [
     "Told",
     "Unavailable",
 ]
+
+FORGOTTEN: Final = "forgotten"
+"""Who said what a forgotten user said, by user and by nick."""
 
 Durability = Literal["commit", "fsync"]
 """What a commit outlives: the process (``commit``), or the machine's power too (``fsync``)."""
@@ -201,6 +205,21 @@ class Journal(Protocol):
 
     async def records(self, shelf: str, prefix: str = "", limit: int = -1) -> list[Record]:
         """Give what stands on a shelf, by name: whose names begin so, whose time is not over."""
+        ...
+
+    async def lines(self, room: str, after: int, limit: int) -> list[Line]:
+        """Give a room's log as it is stored, behind a number: the first ``limit`` lines."""
+        ...
+
+    async def lines_of(self, user: str, after: int) -> tuple[list[Line], int | None]:
+        """Give what a user said behind a position, a chunk of it; and its end, None: of all."""
+        ...
+
+    def backup(self) -> AsyncGenerator[bytes]:
+        """Give a store that is as this one is now, in pieces, while this one goes on.
+
+        Raises `Unavailable`: where there is no file, or no room for another.
+        """
         ...
 
     async def user(self, user: str) -> UserRecord | None:

@@ -6,15 +6,18 @@ before it inserted, so that it finds them.
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 from collections.abc import Sequence
 from typing import Any, Final
 
-from chatd.journal import NO_MESSAGE, NOT_YOURS, fulltext, schema
+from chatd.journal import NO_MESSAGE, NOT_YOURS, fulltext, rewrite, schema
 from chatd.journal.marks import POSITION
 from chatd.model import (
     Drop,
+    Erase,
     Event,
+    Forget,
     Operation,
     Outcome,
     Post,
@@ -23,8 +26,10 @@ from chatd.model import (
     Record,
     Refusal,
     Remember,
+    Restore,
     Take,
     Taken,
+    Wipe,
 )
 
 __all__ = ["Batch"]
@@ -62,6 +67,7 @@ class Batch:
         "_rows",
         "characters",
         "duplicates",
+        "epoch",
         "position",
         "rooms",
         "wiped",
@@ -79,6 +85,8 @@ class Batch:
         self.position = 0
         self.characters = 0
         self.duplicates = 0
+        self.epoch: str | None = None
+        """The store's from now on, where lines were taken up from elsewhere."""
         self.wiped = False
         """Whether a text was taken away."""
 
@@ -94,7 +102,11 @@ class Batch:
         characters = 0
         for operation in batch:
             if not isinstance(operation, Post):
-                outcomes.append(self._keep(operation))
+                if isinstance(operation, Restore):
+                    position, refusal = self._restore(operation, position)
+                    outcomes.append(refusal)
+                else:
+                    outcomes.append(self._keep(operation))
                 continue
             fold, user, nick, text = operation.room, operation.user, operation.nick, operation.text
             kind, key, of, reply_to = (
@@ -103,11 +115,16 @@ class Batch:
                 operation.of,
                 operation.reply_to,
             )
-            if keyed and key is not None and (first := self._first(fold, user, key)) is not None:
+            plain = kind == "message" and reply_to is None
+            # What may be refused must not be, where it was done before.
+            if (
+                key is not None
+                and (keyed or not plain)
+                and (first := self._first(fold, user, key)) is not None
+            ):
                 self.duplicates += 1
                 outcomes.append(Receipt(first, True))
                 continue
-            plain = kind == "message" and reply_to is None
             if not plain and (refusal := self._change(operation)) is not None:
                 outcomes.append(refusal)
                 continue
@@ -188,9 +205,34 @@ class Batch:
         found: tuple[Any, ...] | None = self._execute(_MESSAGE, values).fetchone()
         return found
 
-    # What stands beside the logs
+    # What comes from elsewhere
 
-    def _keep(self, operation: Remember | Put | Drop | Take) -> Outcome:
+    def _restore(self, operation: Restore, position: int) -> tuple[int, Refusal | None]:
+        self._insert()
+        fold = operation.room
+        room = self.rooms.get(fold)
+        if room is None:
+            room = self.rooms[fold] = self._room(fold, operation.lines[0].room)
+        restored = rewrite.restore(self._cursor, operation, room, position)
+        if isinstance(restored, Refusal):
+            return position, restored
+        self.epoch = secrets.token_hex(8)
+        self._execute("UPDATE meta SET value = ? WHERE name = 'epoch'", (self.epoch,))
+        return restored, None
+
+    # What stands beside the logs, and what is taken out of them
+
+    def _keep(self, operation: Remember | Put | Drop | Take | Wipe | Erase | Forget) -> Outcome:
+        if isinstance(operation, Wipe | Erase):
+            self._insert()
+            self.wiped = True
+            if isinstance(operation, Wipe):
+                return rewrite.wipe(self._cursor, operation, self._indexed)
+            return rewrite.erase(self._cursor, operation, self._indexed)
+        if isinstance(operation, Forget):
+            self.wiped = True
+            rewrite.forget(self._cursor, operation)
+            return None
         if isinstance(operation, Remember):
             user = operation.record
             self._execute(_REMEMBER, (user.user, user.nick, user.seen, user.subject))

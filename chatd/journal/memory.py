@@ -9,7 +9,7 @@ import secrets
 import sys
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import merge
 from itertools import islice
@@ -22,6 +22,7 @@ from msgspec.structs import replace
 
 from chatd.journal import (
     FEED_BLOCKS,
+    FORGOTTEN,
     NO_MESSAGE,
     NOT_YOURS,
     UNREAD_EVENTS,
@@ -31,20 +32,27 @@ from chatd.journal import (
     words,
 )
 from chatd.journal.retention import CHUNK, Retention, Sweeps, silent
+from chatd.journal.rewrite import unfit
 from chatd.model import (
     Drop,
+    Erase,
     Event,
+    Forget,
     Head,
+    Line,
     Operation,
     Outcome,
     Post,
+    Progress,
     Put,
     Receipt,
     Record,
     Refusal,
     Remember,
+    Restore,
     Taken,
     UserRecord,
+    Wipe,
 )
 
 __all__ = ["MemoryJournal"]
@@ -131,6 +139,18 @@ class MemoryJournal:
         if isinstance(operation, Put):
             self._records[operation.record.shelf, operation.record.name] = operation.record
             return None
+        if isinstance(operation, Restore):
+            return self._restore(operation)
+        if isinstance(operation, Wipe):
+            return self._wipe(operation)
+        if isinstance(operation, Erase):
+            return self._erase(operation)
+        if isinstance(operation, Forget):
+            self._users.pop(operation.user, None)
+            prefix = f"{operation.user}\0"
+            for key in [key for key in self._records if key[1].startswith(prefix)]:
+                del self._records[key]
+            return None
         record = self._records.pop((operation.shelf, operation.name), None)
         if isinstance(operation, Drop):
             return None
@@ -192,6 +212,66 @@ class MemoryJournal:
         self._bytes += target.size
         return None
 
+    def _restore(self, operation: Restore) -> Refusal | None:
+        lines = operation.lines
+        room = self._rooms.get(operation.room) or _Room(lines[0].room)
+        keys = [(operation.room, line.user, line.key) for line in lines if line.key is not None]
+        if (refusal := unfit(operation, room.seq, empty=not room.events)) is not None:
+            return refusal
+        if any(key in self._keys for key in keys):
+            return Refusal("bad_request", f"{lines[0].room} has a key of these already")
+        if not room.events:
+            room.first = lines[0].seq
+        self._rooms[operation.room] = room
+        for line in lines:
+            self.position += 1
+            event = Event(
+                *(self.position, operation.room, line.seq, line.at, line.kind, line.user),
+                *(line.nick, line.text, line.of, line.reply_to, line.edited, line.deleted),
+            )
+            key = None if line.key is None else (operation.room, line.user, line.key)
+            kept = room.events[line.seq] = self._kept[self.position] = _Kept(event, key, 0)
+            kept.size = _size(event)
+            self._bytes += kept.size
+            if key is not None:
+                self._keys[key] = kept
+            if line.kind == "topic":
+                room.topic = line.text or ""
+        room.seq = lines[-1].seq
+        self.epoch = secrets.token_hex(8)
+        return None
+
+    def _wipe(self, operation: Wipe) -> Progress:
+        for kept in self._kept.values():
+            event = kept.event
+            if event.user != operation.user:
+                continue
+            if kept.key is not None:
+                del self._keys[kept.key]
+                kept.key = None
+            room = self._rooms[event.room]
+            if event.kind == "topic" and room.topic == event.text:
+                room.topic = ""
+            said = event.kind == "message"
+            kept.event = replace(
+                event,
+                user=FORGOTTEN,
+                nick=FORGOTTEN,
+                text="" if event.kind == "topic" else None,
+                edited=None,
+                deleted=said,
+            )
+            self._bytes -= kept.size
+            kept.size = _size(kept.event)
+            self._bytes += kept.size
+        return Progress(None)
+
+    def _erase(self, operation: Erase) -> Progress:
+        room = self._rooms.get(operation.room)
+        for kept in list(room.events.values()) if room is not None else ():
+            self._remove(kept.event)
+        return Progress(None)
+
     def _message(self, room: str, seq: int | None) -> _Kept | None:
         log = self._rooms.get(room)
         kept = None if log is None or seq is None else log.events.get(seq)
@@ -225,6 +305,26 @@ class MemoryJournal:
     async def head(self, room: str) -> Head | None:
         log = self._rooms.get(room)
         return None if log is None else Head(room, log.name, log.seq, log.topic)
+
+    async def lines(self, room: str, after: int, limit: int) -> list[Line]:
+        log = self._rooms.get(room)
+        if log is None:
+            return []
+        first = max(after + 1, log.first)
+        last = min(log.seq, first + limit - 1)
+        return [_line(log, log.events[seq]) for seq in range(first, last + 1)]
+
+    async def lines_of(self, user: str, after: int) -> tuple[list[Line], int | None]:
+        said = (kept for kept in self._kept.values() if kept.event.user == user)
+        return [
+            _line(self._rooms[kept.event.room], kept)
+            for kept in said
+            if kept.event.position > after
+        ], None
+
+    async def backup(self) -> AsyncGenerator[bytes]:
+        raise Unavailable("the history is kept in memory: there is no store to be copied")
+        yield b""
 
     async def rooms(self) -> list[Head]:
         return [
@@ -397,6 +497,15 @@ class MemoryJournal:
             threaded=False,
             waiting_blocks=self.feed.statistics().current_buffer_used,
         )
+
+
+def _line(room: _Room, kept: _Kept) -> Line:
+    event, key = kept.event, kept.key
+    return Line(
+        *(room.name, event.seq, event.at, event.kind, event.user, event.nick, event.text),
+        *(event.of, event.reply_to, event.edited, event.deleted),
+        None if key is None else key[2],
+    )
 
 
 def _size(event: Event) -> int:

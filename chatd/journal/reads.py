@@ -13,7 +13,7 @@ from typing import Any, Final
 from chatd.journal import UNREAD_EVENTS, fulltext, schema, words
 from chatd.journal.reader import Reader
 from chatd.journal.schema import number
-from chatd.model import Event, Head, Record, UserRecord
+from chatd.model import Event, Head, Line, Record, UserRecord
 
 __all__ = ["Reads"]
 
@@ -28,6 +28,13 @@ _ROOMS: Final = (
     f"{_HEAD} WHERE fold < '@' AND {_LIVING} UNION ALL"
     f" {_HEAD} WHERE fold >= 'A' AND {_LIVING} ORDER BY fold"
 )
+_LINE: Final = (
+    "SELECT r.name, e.seq, e.at, e.kind, e.user, e.nick, e.text, e.of, e.reply_to, e.edited,"
+    " e.deleted, e.key FROM events AS e JOIN rooms AS r ON r.id = e.room_id"
+)
+_SCANNED: Final = 20_000
+"""Events that are looked at for one user's, of which there is no index: some 10 ms of a thread."""
+
 _USER: Final = "SELECT user, nick, seen, subject FROM users"
 _LAST: Final = "\U0010ffff"
 """The last character there is: what begins so is between the beginning and that."""
@@ -55,6 +62,24 @@ class Reads:
     async def head(self, room: str) -> Head | None:
         rows = await self._reader.rows(_HEAD + " WHERE fold = ?", (room,))
         return Head(*rows[0]) if rows else None
+
+    async def lines(self, room: str, after: int, limit: int) -> list[Line]:
+        query = _LINE + " WHERE r.fold = ? AND e.seq > ? ORDER BY e.seq LIMIT ?"
+        rows = await self._reader.rows(query, (room, number(after), number(limit)))
+        return [_line(row) for row in rows]
+
+    async def lines_of(self, user: str, after: int) -> tuple[list[Line], int | None]:
+        def work(store: sqlite3.Connection) -> tuple[list[tuple[Any, ...]], int | None]:
+            query = "SELECT position FROM events WHERE position > ? ORDER BY position LIMIT 1"
+            query += f" OFFSET {_SCANNED - 1}"
+            row = store.execute(query, (number(after),)).fetchone()
+            upto = None if row is None else int(row[0])
+            between = (number(after), number(2**63 if upto is None else upto), user)
+            query = " WHERE e.position > ? AND e.position <= ? AND e.user = ? ORDER BY e.position"
+            return store.execute(_LINE + query, between).fetchall(), upto
+
+        rows, upto = await self._reader.run(work)
+        return [_line(row) for row in rows], upto
 
     async def rooms(self) -> list[Head]:
         return [Head(*row) for row in await self._reader.rows(_ROOMS)]
@@ -177,3 +202,8 @@ class _Log:
 def _record(row: tuple[Any, ...]) -> UserRecord:
     user, nick, seen, subject = row
     return UserRecord(user, nick, seen, bool(subject))
+
+
+def _line(row: tuple[Any, ...]) -> Line:
+    room, seq, at, kind, user, nick, text, of, reply_to, edited, deleted, key = row
+    return Line(room, seq, at, kind, user, nick, text, of, reply_to, edited, bool(deleted), key)

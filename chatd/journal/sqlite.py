@@ -14,12 +14,13 @@ and reads are always in threads, on connections of their own.
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, BinaryIO, Final, TypeVar
 
 import trio
 
@@ -34,6 +35,12 @@ from chatd.model import Event, Operation, Outcome
 __all__ = ["SqliteJournal", "open_sqlite"]
 
 _T = TypeVar("_T")
+
+_PIECE_BYTES: Final = 256 * 1024
+"""Of a backup, at a time."""
+
+_COPY: Final = ".chatd-backup-"
+"""A copy's name begins so. Its file is gone by the time it is read: one that stays is a crash's."""
 
 _CHECKPOINT_PAGES: Final = 2000
 """Pages written between two checkpoints: 4 MiB, as much as SQLite's own wal_autocheckpoint."""
@@ -228,6 +235,30 @@ class SqliteJournal(Reads):
         # Busy: the writer is at it by itself, or another program is.
         return self._log_pages if busy else int(pages)
 
+    # Elsewhere
+
+    async def backup(self) -> AsyncGenerator[bytes]:
+        copy = await trio.to_thread.run_sync(self._copy)
+        with copy:
+            while piece := await trio.to_thread.run_sync(copy.read, _PIECE_BYTES):
+                yield piece
+
+    def _copy(self) -> BinaryIO:
+        """Make a copy of the store, of one moment, that nobody but its reader can find."""
+        # Of the store's own disk: no other has room for it for sure.
+        path = self._writer.path.with_name(f"{_COPY}{secrets.token_hex(8)}")
+        try:
+            connection = schema.connect(self._writer.path, self._factory, busy_ms=BUSY_MS)
+            try:
+                connection.execute("VACUUM INTO ?", (str(path),))
+            finally:
+                connection.close()
+            return path.open("rb")
+        except (sqlite3.Error, OSError) as error:
+            raise Unavailable(f"the store cannot be copied: {error}") from error
+        finally:
+            path.unlink(missing_ok=True)
+
     # The rest
 
     def _failed(self, part: str, error: Exception) -> None:
@@ -306,6 +337,8 @@ async def open_sqlite(
     """
     writer = Writer(path, durability=durability, now=now, runtime_dir=runtime_dir, factory=factory)
     await trio.to_thread.run_sync(writer.open)
+    for left in writer.path.parent.glob(f"{_COPY}*"):
+        left.unlink(missing_ok=True)
     if writer.renewed:
         told("store", state="renewed", detail=f"epoch {writer.epoch}: {writer.renewed}")
     sweeps = Sweeps(Retention() if retention is None else retention, told)

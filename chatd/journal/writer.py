@@ -177,6 +177,9 @@ class Writer:
             marks.wipe(self._cursor, at)
         self._cursor.execute("COMMIT")
         marks.position = made.position
+        if made.epoch is not None:
+            self.epoch = made.epoch
+            self._marker.put(self.epoch)
         for room_id, _ in made.rooms.values():
             marks.touched[room_id] = None
         self.duplicates += made.duplicates

@@ -50,6 +50,10 @@ Name: TypeAlias = Literal[
     "reload_refused",
     "announce",
     "loglevel",
+    "export",
+    "import",
+    "backup",
+    "forget",
     "drain",
     "stop",
     "dropped",
@@ -138,6 +142,12 @@ VOCABULARY: Final[dict[Name, Meaning]] = {
         "info", "an operator told everybody something", ("room", "receivers", "bytes")
     ),
     "loglevel": Meaning("info", "an operator changed what is logged", ("state",)),
+    "export": Meaning("info", "history was given to an operator", ("room", "target")),
+    "import": Meaning("info", "history was taken up from elsewhere", ("events",)),
+    "backup": Meaning("info", "a copy of the store was given to an operator", ()),
+    "forget": Meaning(
+        "info", "what a user said, and what was kept of them, is removed", ("target",)
+    ),
     "drain": Meaning("info", "the daemon sends its clients away", ("clients", "rooms", "seconds")),
     "stop": Meaning("info", "the daemon ended", ("seconds",)),
     "dropped": Meaning(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 
 import trio
 
 from chatd.journal import Journal, Retention, Statistics, Unavailable
-from chatd.model import Event, Head, Operation, Outcome, Receipt, Record, UserRecord
+from chatd.model import Event, Head, Line, Operation, Outcome, Receipt, Record, UserRecord
 
 __all__ = ["FaultyJournal"]
 
@@ -93,6 +93,15 @@ class FaultyJournal:
 
     async def records(self, shelf: str, prefix: str = "", limit: int = -1) -> list[Record]:
         return await self._journal.records(shelf, prefix, limit)
+
+    async def lines(self, room: str, after: int, limit: int) -> list[Line]:
+        return await self._journal.lines(room, after, limit)
+
+    async def lines_of(self, user: str, after: int) -> tuple[list[Line], int | None]:
+        return await self._journal.lines_of(user, after)
+
+    def backup(self) -> AsyncGenerator[bytes]:
+        return self._journal.backup()
 
     async def user(self, user: str) -> UserRecord | None:
         return await self._journal.user(user)

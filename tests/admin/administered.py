@@ -59,7 +59,10 @@ class Administered:
         typed = f"Content-Type: {kind}\r\n" if kind else ""
         await client.send(f"{head}{typed}Connection: close\r\n\r\n".encode() + body)
         try:
-            return await client.answer()
+            status, headers, answer = await client.answer()
+            if headers.get("transfer-encoding") == "chunked":
+                answer = _joined(answer + await client.rest())
+            return status, headers, answer
         finally:
             await client.aclose()
 
@@ -91,3 +94,13 @@ async def administered(
     async with open_chat(settings) as chat, trio.open_nursery() as nursery:
         yield Administered(chat, nursery, configuration)
         nursery.cancel_scope.cancel()
+
+
+def _joined(chunked: bytes) -> bytes:
+    """Give the body whose chunks these are (RFC 9112 section 7.1)."""
+    body = b""
+    while chunked:
+        size, _, chunked = chunked.partition(b"\r\n")
+        body += chunked[: int(size, 16)]
+        chunked = chunked[int(size, 16) + 2 :]
+    return body

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,25 @@ from chatd.journal.retention import Retention
 from chatd.journal.sqlite import open_sqlite
 from chatd.model import (
     Drop,
+    Erase,
     Event,
+    Forget,
     Head,
+    Line,
     Operation,
     Outcome,
     Post,
+    Progress,
     Put,
     Receipt,
     Record,
     Refusal,
     Remember,
+    Restore,
     Take,
     Taken,
     UserRecord,
+    Wipe,
 )
 
 NOW = 1_700_000_000_000
@@ -629,3 +636,129 @@ async def _both(steps: list[tuple[str, Any]], retention: Retention) -> None:
 @given(st.lists(_steps, max_size=15), _retentions)
 def test_both_journals_are_alike(steps: list[tuple[str, Any]], retention: Retention) -> None:
     trio.run(_both, steps, retention)
+
+
+# Elsewhere and away
+
+
+def a_line(seq: int, text: str | None = "hello", **fields: Any) -> Line:
+    return Line("Lobby", seq, NOW + seq, "message", "u1", "n", text, **fields)
+
+
+async def lines(journal: Journal, room: str = "lobby") -> list[Line]:
+    return await journal.lines(room, 0, 1000)
+
+
+async def test_lines_are_as_they_are_stored(journal: Journal) -> None:
+    await journal.commit([post("one", key="k"), reply(1), edit(1, "two"), edit(1, "three")])
+    await journal.commit([delete(2)])
+    topic = Post("lobby", "Lobby", "u2", "n", "tea", "topic")
+    await journal.commit([topic])
+    found = await lines(journal)
+    assert [(line.seq, line.kind, line.text, line.of) for line in found] == [
+        (1, "message", "three", None),
+        (2, "message", None, None),
+        (3, "edit", None, 1),
+        (4, "edit", None, 1),
+        (5, "delete", None, 2),
+        (6, "topic", "tea", None),
+    ]
+    assert (found[0].key, found[0].edited is not None, found[1].deleted) == ("k", True, True)
+    assert (found[0].room, found[1].reply_to) == ("Lobby", 1)
+    assert await journal.lines("lobby", 2, 2) == found[2:4]
+    assert await journal.lines("nowhere", 0, 9) == []
+
+
+async def test_what_was_stored_elsewhere_is_the_same_here(journal: Journal) -> None:
+    await journal.commit([post("one", key="k"), reply(1), edit(1, "two"), delete(2)])
+    await journal.commit([Post("lobby", "Lobby", "u2", "n", "tea", "topic")])
+    stored = await lines(journal)
+    other = MemoryJournal(now=lambda: NOW)
+    async with other_store(other, journal) as there:
+        epoch = there.epoch
+        assert await there.commit([Restore("lobby", tuple(stored))]) == [None]
+        assert there.epoch != epoch
+        assert await lines(there) == stored
+        assert (await there.head("lobby")) == Head("lobby", "Lobby", 5, "tea")
+        # Keys hold on, and numbers go on.
+        [again] = await there.commit([post("other", key="k")])
+        assert isinstance(again, Receipt)
+        assert (again.duplicate, again.event.seq) == (True, 1)
+        [receipt] = await there.commit([post("next")])
+        assert isinstance(receipt, Receipt)
+        assert receipt.event.seq == 6
+        while await there.index():
+            pass
+        assert [event.seq for event in await there.search("lobby", "two", 100, 10)] == [1]
+
+
+@asynccontextmanager
+async def other_store(memory: MemoryJournal, like: Journal) -> AsyncIterator[Journal]:
+    """Give another store of the same kind."""
+    if isinstance(like, MemoryJournal):
+        yield memory
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        async with open_sqlite(Path(folder) / "other.db", now=lambda: NOW) as journal:
+            yield journal
+
+
+async def test_lines_that_do_not_go_on_are_refused(journal: Journal) -> None:
+    def restore(*seqs: int) -> Restore:
+        return Restore("lobby", tuple(map(a_line, seqs)))
+
+    assert codes(await journal.commit([restore(5, 6), restore(6), restore(8), restore(7, 9)])) == [
+        None,
+        *["bad_request"] * 3,
+    ]
+    assert [line.seq for line in await lines(journal)] == [5, 6]
+    await journal.commit([post("here", key="k")])
+    key = Restore("lobby", (a_line(8, key="k"),))
+    assert codes(await journal.commit([key, restore(8)])) == ["bad_request", None]
+    assert [event.seq for event in await journal.read_back("lobby", 100, 10)] == [5, 6, 7, 8]
+    assert await journal.seq_at("lobby", journal.position) == 8
+
+
+async def test_a_user_is_wiped_and_forgotten(journal: Journal) -> None:
+    mine = Post("lobby", "Lobby", "u1", "me", "about me", "topic")
+    await journal.commit([post("mine", key="k"), post("yours", user="u2"), mine])
+    await journal.commit(
+        [Remember(UserRecord("u1", "me", NOW)), Put(Record("mark", "u1\0a", b"1"))]
+    )
+    await journal.commit([Put(Record("mark", "u11\0a", b"2"))])
+    while await journal.index():
+        pass
+    said, upto = await journal.lines_of("u1", 0)
+    assert ([line.text for line in said], upto) == (["mine", "about me"], None)
+    assert await journal.commit([Wipe("u1"), Forget("u1")]) == [Progress(None), None]
+    first, second, third = await journal.read("lobby", 0, 10, 10)
+    assert (first.user, first.nick, first.text, first.deleted) == (
+        "forgotten",
+        "forgotten",
+        None,
+        True,
+    )
+    assert (second.text, third.text) == ("yours", "")
+    assert (await journal.head("lobby")) == Head("lobby", "Lobby", 3, "")
+    assert await journal.search("lobby", "mine", 10, 10) == []
+    assert await journal.user("u1") is None
+    assert [record.name for record in await journal.records("mark")] == ["u11\0a"]
+    assert (await journal.lines_of("u1", 0))[0] == []
+    # The key is free again.
+    [receipt] = await journal.commit([post("again", key="k")])
+    assert isinstance(receipt, Receipt)
+    assert receipt.duplicate is False
+
+
+async def test_a_room_is_erased_and_its_numbers_are_not_given_again(journal: Journal) -> None:
+    await journal.commit([post(str(number)) for number in range(150)])
+    while await journal.index():
+        pass
+    while (outcomes := await journal.commit([Erase("lobby")])) != [Progress(None)]:
+        assert isinstance(outcomes[0], Progress)
+    assert await journal.read("lobby", 0, 1000, 1000) == []
+    assert await journal.search("lobby", "7", 1000, 10) == []
+    [receipt] = await journal.commit([post("next")])
+    assert isinstance(receipt, Receipt)
+    assert (receipt.event.seq, receipt.event.position) == (151, 151)
+    assert await journal.commit([Erase("nowhere")]) == [Progress(None)]

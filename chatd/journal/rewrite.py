@@ -1,0 +1,130 @@
+"""What rewrites the logs: lines taken up from elsewhere, a user's words wiped, a room erased.
+
+Each is done inside a transaction that is begun and ended elsewhere, a chunk at a time.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Final
+
+from chatd.journal import FORGOTTEN, fulltext, schema
+from chatd.journal.retention import CHUNK
+from chatd.model import Erase, Forget, Progress, Refusal, Restore, Wipe
+
+__all__ = ["erase", "forget", "restore", "unfit", "wipe"]
+
+_SCANNED: Final = 2000
+"""Events that are looked at for one user's, of which there is no index: some 1 ms."""
+
+_INSERT: Final = (
+    "INSERT INTO events (position, room_id, seq, at, kind, user, nick, text, of, reply_to, edited,"
+    " deleted, key) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+
+
+def unfit(operation: Restore, last: int, *, empty: bool) -> Refusal | None:
+    """Tell why lines cannot be taken up behind a room's last number; ``empty``: it has no event."""
+    name = operation.lines[0].room
+    expected = operation.lines[0].seq if empty else last + 1
+    for line in operation.lines:
+        if line.seq <= last:
+            return Refusal("bad_request", f"{name} has a number {line.seq} already")
+        if line.seq != expected:
+            return Refusal("bad_request", f"{name}: {line.seq} does not follow {expected - 1}")
+        expected += 1
+    return None
+
+
+def restore(
+    cursor: sqlite3.Cursor, operation: Restore, room: list[int], position: int
+) -> int | Refusal:
+    """Take up lines in a room, given by its id and last number; give the store's new position."""
+    room_id, last = room
+    count = "SELECT count(*) FROM (SELECT 1 FROM events WHERE room_id = ? LIMIT 1)"
+    empty = not cursor.execute(count, (room_id,)).fetchone()[0]
+    if (refusal := unfit(operation, last, empty=empty)) is not None:
+        return refusal
+    for line in () if empty else operation.lines:
+        key = (room_id, line.user, line.key)
+        query = "SELECT 1 FROM events WHERE room_id = ? AND user = ? AND key = ?"
+        if line.key is not None and cursor.execute(query, key).fetchone() is not None:
+            return Refusal("bad_request", f"{line.room} has a key of {line.seq} already")
+    if empty:
+        head = (operation.lines[0].seq - 1, room_id)
+        cursor.execute("UPDATE rooms SET head = ? WHERE id = ?", head)
+    rows = [
+        (
+            *(position + number, room_id, line.seq, line.at, line.kind, line.user, line.nick),
+            *(line.text, line.of, line.reply_to, line.edited, line.deleted, line.key),
+        )
+        for number, line in enumerate(operation.lines, 1)
+    ]
+    cursor.executemany(_INSERT, rows)
+    topics = [line.text or "" for line in operation.lines if line.kind == "topic"]
+    if topics:
+        cursor.execute("UPDATE rooms SET topic = ? WHERE id = ?", (topics[-1], room_id))
+    room[1] = operation.lines[-1].seq
+    return position + len(rows)
+
+
+def wipe(cursor: sqlite3.Cursor, operation: Wipe, indexed: int) -> Progress:
+    """Take away what a user said in the next of the store's events."""
+    query = (
+        "SELECT position, user, text, room_id, kind FROM events WHERE position > ?"
+        " ORDER BY position LIMIT ?"
+    )
+    rows = cursor.execute(query, (schema.number(operation.after), _SCANNED)).fetchall()
+    said = [row for row in rows if row[1] == operation.user]
+    fulltext.take_out(
+        cursor,
+        [
+            (position, text, room_id)
+            for position, _, text, room_id, kind in said
+            if kind == "message" and text is not None and position <= indexed
+        ],
+    )
+    for position, _, text, room_id, kind in said:
+        if kind == "topic":
+            cursor.execute(
+                "UPDATE rooms SET topic = '' WHERE id = ? AND topic = ?", (room_id, text)
+            )
+        cursor.execute(
+            "UPDATE events SET user = ?, nick = ?, key = NULL, edited = NULL,"
+            " text = iif(kind = 'topic', '', NULL), deleted = (kind = 'message')"
+            " WHERE position = ?",
+            (FORGOTTEN, FORGOTTEN, position),
+        )
+    return Progress(rows[-1][0] if len(rows) == _SCANNED else None)
+
+
+def erase(cursor: sqlite3.Cursor, operation: Erase, indexed: int) -> Progress:
+    """Remove the next of a room's events, the oldest first. Its numbers are not given again."""
+    query = (
+        "SELECT position, text, room_id, kind, seq FROM events WHERE room_id ="
+        " (SELECT id FROM rooms WHERE fold = ?) ORDER BY seq LIMIT ?"
+    )
+    rows = cursor.execute(query, (operation.room, CHUNK)).fetchall()
+    if not rows:
+        return Progress(None)
+    fulltext.take_out(
+        cursor,
+        [
+            (position, text, room_id)
+            for position, text, room_id, kind, _ in rows
+            if kind == "message" and text is not None and position <= indexed
+        ],
+    )
+    room_id, last = rows[0][2], max(row[0] for row in rows)
+    cursor.execute("UPDATE rooms SET head = max(head, ?) WHERE id = ?", (rows[-1][4], room_id))
+    cursor.execute("UPDATE meta SET value = max(value, ?) WHERE name = 'position'", (last,))
+    cursor.executemany("DELETE FROM events WHERE position = ?", [row[:1] for row in rows])
+    return Progress(rows[-1][0] if len(rows) == CHUNK else None)
+
+
+def forget(cursor: sqlite3.Cursor, operation: Forget) -> None:
+    """Remove what is kept of a user beside the logs."""
+    user = operation.user
+    cursor.execute("DELETE FROM users WHERE user = ?", (user,))
+    between = (f"{user}\0", f"{user}\x01")
+    cursor.execute("DELETE FROM records WHERE name >= ? AND name < ?", between)

@@ -1,0 +1,193 @@
+"""History out and in as JSON Lines, and what is forgotten, over the admin socket."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import MockClock
+
+from chatd.admin.transfer import LINES, Importing, _read, _written, export_room
+from chatd.client import Message
+from chatd.journal.memory import MemoryJournal
+from chatd.model import Line, Operation, Outcome
+from chatd.settings import Auth, Limits, Settings
+from tests.admin.administered import administered
+
+FAST = Limits(messages_per_second="off", messages_burst="off", bytes_per_second="off")
+JSONL = "application/jsonl"
+
+TEXTS = st.none() | st.text(st.characters(exclude_categories=["Cs"]))
+LINES_OF_ALL_KINDS = st.builds(
+    Line,
+    room=st.just("Lobby"),
+    seq=st.integers(1, 2**53),
+    at=st.integers(0, 253_402_300_799_999),
+    kind=st.sampled_from(["message", "edit", "delete", "topic"]),
+    user=st.text(st.characters(exclude_categories=["Cs"])),
+    nick=st.text(st.characters(exclude_categories=["Cs"])),
+    text=TEXTS,
+    of=st.none() | st.integers(1, 2**53),
+    reply_to=st.none() | st.integers(1, 2**53),
+    edited=st.none() | st.integers(0, 253_402_300_799_999),
+    deleted=st.booleans(),
+    key=TEXTS,
+)
+
+
+@given(LINES_OF_ALL_KINDS)
+def test_a_line_survives_its_way(line: Line) -> None:
+    text = _written([line])
+    assert text.count(b"\n") == 1
+    assert _read(text) == line
+
+
+@given(st.binary() | st.text().map(str.encode))
+def test_garbage_is_a_value_error(text: bytes) -> None:
+    with pytest.raises((ValueError, RecursionError)):
+        _read(text)
+
+
+async def pieces(*parts: bytes) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part
+
+
+@given(st.data())
+def test_the_same_lines_in_any_split(data: st.DataObject) -> None:
+    lines = [Line("Lobby", seq, seq, "message", "u", "n", f"text {seq}") for seq in range(1, 9)]
+    text = _written(lines)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=5)))
+    parts = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+
+    async def main() -> None:
+        journal = MemoryJournal(now=lambda: 0)
+
+        async def ask(operation: Operation) -> Outcome:
+            return (await journal.commit([operation]))[0]
+
+        assert await Importing(ask).take(pieces(*parts)) is None
+        exported = [piece async for piece in export_room(journal, "lobby")]
+        assert b"".join(exported) == text
+
+    trio.run(main)
+
+
+async def test_export_import_export_gives_the_same_bytes(autojump_clock: MockClock) -> None:
+    async with administered(Settings(limits=FAST)) as one:
+        ann = await one.chat.client("ann")
+        for number in range(LINES + 10):
+            await ann.say(f"text {number}", key=str(number))
+        await ann.aclose()
+        await trio.sleep(60)
+        status, headers, exported = await one.raw("GET /export?room=LOBBY")
+        assert (status, headers["content-type"]) == (200, JSONL)
+        assert exported.count(b"\n") == LINES + 10
+    async with administered() as other:
+        status, _, answer = await other.raw("POST /import", exported, kind=JSONL)
+        assert (status, json.loads(answer)["events"]) == (200, LINES + 10)
+        assert json.loads(answer)["epoch"] == other.chat.daemon.chat.journal.epoch
+        assert (await other.raw("GET /export?room=lobby"))[2] == exported
+        # A position of the time before is no position now.
+        bob = await other.chat.client("bob")
+        assert bob.entered is not None
+        assert bob.entered.seq == LINES + 10
+        assert [name for name, _ in other.chat.log.records if name in ("export", "import")] == [
+            "import",
+            "export",
+        ]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"{}", "line 1: "),
+        (b"\n\nnonsense", "line 3: "),
+        (
+            b'{"room":"*","seq":1,"at":"2026-01-01T00:00:00Z","on":"message","from":"a","user":"u"}',
+            "line 1: a room",
+        ),
+        (
+            b'{"room":"a","seq":0,"at":"2026-01-01T00:00:00Z","on":"message","from":"a","user":"u"}',
+            "line 1: a number",
+        ),
+        (
+            b'{"room":"a","seq":1,"at":"2026-01-01","on":"message","from":"a","user":"u"}',
+            "line 1: ",
+        ),
+    ],
+)
+async def test_what_is_no_history_is_told_by_its_line(
+    text: bytes, words: str, autojump_clock: MockClock
+) -> None:
+    async with administered() as one:
+        status, _, answer = await one.raw("POST /import", text, kind=JSONL)
+        assert status == 422
+        message = json.loads(answer)["error"]["message"]
+        assert message.startswith(words)
+        assert message.endswith("0 lines before it are taken up")
+
+
+async def test_a_room_that_somebody_is_in_is_not_written_into(autojump_clock: MockClock) -> None:
+    async with administered() as one:
+        await one.chat.client("ann", room="Lobby")
+        line = _written([Line("lobby", 1, 0, "message", "u", "n", "x")])
+        status, _, answer = await one.raw("POST /import", line, kind=JSONL)
+        assert (status, json.loads(answer)["error"]["code"]) == (422, "forbidden")
+
+
+async def test_what_is_asked_in_another_way_is_refused(autojump_clock: MockClock) -> None:
+    async with administered() as one:
+        for line, kind, status in (
+            ("POST /import", "application/json", 415),
+            ("POST /import", "text/plain", 415),
+            ("GET /import", "", 405),
+            ("GET /export", "", 400),
+            ("GET /export?room=*", "", 400),
+            ("GET /export?room=nowhere", "", 404),
+            ("GET /backup", "", 503),
+            ("POST /backup", "application/json", 405),
+        ):
+            assert (await one.raw(line, kind=kind))[0] == status, line
+
+
+async def test_a_user_is_forgotten(autojump_clock: MockClock) -> None:
+    settings = Settings(auth=Auth(mode="token", guests=True))
+    async with administered(settings) as one:
+        ann = await one.chat.client("ann", token=one.chat.token("ann"))
+        bob = await one.chat.client("bob")
+        await ann.say("my words")
+        await bob.say("other words")
+        user = "ann"
+        await one.done("POST /forget", {"user": user})
+        assert (await bob.next("left")).nick == "ann"
+        page = await bob.history()
+        said = [event for event in page.events if isinstance(event, Message)]
+        assert [(event.nick, event.text) for event in said] == [
+            ("forgotten", None),
+            ("bob", "other words"),
+        ]
+        assert (await one.raw("GET /export?user=ann"))[2] == b""
+        text = (await one.raw("GET /export?room=lobby"))[2]
+        assert b"ann" not in text
+        assert b"my words" not in text
+        assert await one.refused("POST /forget", {"user": user}) == (404, "not_found")
+        assert [fields["target"] for fields in one.chat.logged("forget")] == ["ann"]
+
+
+async def test_all_that_a_user_said(autojump_clock: MockClock) -> None:
+    async with administered() as one:
+        ann = await one.chat.client("ann")
+        await ann.say("one")
+        await ann.join("den")
+        await ann.say("two", room="den")
+        text = (await one.raw(f"GET /export?user={ann.user}"))[2]
+        lines = [json.loads(line) for line in text.splitlines()]
+        assert [(line["room"], line["text"]) for line in lines] == [
+            ("lobby", "one"),
+            ("den", "two"),
+        ]
