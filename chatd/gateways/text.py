@@ -166,10 +166,8 @@ class TextGateway:
         """Be who the token names, in the room of the beginning; or renew the token."""
         connection, answers = self._connection, list[commands.Answer | Refusal]()
         renews = connection.known and connection.user.subject
-        if isinstance(refusal := self._chat.verify(token), Refusal):
-            connection.tell(_notice(refusal))
-            return
-        if connection.member(self._room) is not None and not renews:
+        changes = not (renews or isinstance(self._chat.verify(token), Refusal))
+        if changes and connection.member(self._room) is not None:
             # A guest was let in already: another user's token is for before the first join.
             await self._perform(commands.Leave(room=self._room))
         await perform(connection, commands.Auth(token=token), answers.append)
@@ -178,7 +176,7 @@ class TextGateway:
                 connection.tell(_notice(answer))
             elif renews:
                 self._notice(f"you are {connection.user.nick.shown}")
-        if not renews and connection.known:
+        if changes and connection.known:
             await self.enter()
 
     async def _say(self, text: str) -> None:

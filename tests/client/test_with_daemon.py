@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+import trio
 from trio.testing import MockClock
 
 from chatd import client
-from chatd.settings import Limits, Settings
+from chatd.settings import Auth, Limits, Settings
 from chatd.testing import open_chat
 from chatd.testing.cable import Cable
 
@@ -95,3 +97,76 @@ async def _texts(chat: client.Chat, count: int) -> list[str | None]:
         if isinstance(event, client.Message):
             texts.append(event.text)
     return texts
+
+
+BY_TOKEN = Settings(auth=Auth(mode="token"), limits=FAST.limits)
+
+
+async def test_a_token_says_who_one_is_over_lost_connections_too(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_chat(BY_TOKEN) as harness:
+        cables: list[Cable] = []
+
+        async def dial() -> Cable:
+            cables.append(await harness.dial())
+            return cables[-1]
+
+        async with client.connect(dial, nick="annie", token=harness.token("ann")) as ann:
+            assert ann.identity == client.Identity("ann", "annie")
+            await ann.join("lobby")
+            await ann.nick("Anna")
+            cables[-1].cut()
+            await ann.say("back")
+            assert await _texts(ann, 1) == ["back"]
+            assert ann.identity == client.Identity("ann", "Anna")
+
+
+async def test_a_function_gives_a_fresh_token_before_the_last_one_ends(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_chat(BY_TOKEN) as harness:
+        given: list[str] = []
+
+        async def fresh() -> str:
+            await trio.sleep(1)
+            given.append(harness.token("ann", seconds=600))
+            return given[-1]
+
+        async with client.connect(harness.dial, token=fresh) as ann:
+            await ann.join("lobby")
+            await trio.sleep(3600)
+            assert ann.connected
+            # Each is renewed a minute before its end.
+            assert len(given) == 7
+            await ann.say("still here")
+            assert await _texts(ann, 1) == ["still here"]
+        await harness.settled()
+        assert [line["code"] for line in harness.logged("disconnect")] == [1000]
+
+
+async def test_a_token_that_is_refused_ends_it_for_good_without_a_word_of_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_chat(BY_TOKEN) as harness:
+        token = harness.token("ann", seconds=1)
+        await trio.sleep(2)
+        with pytest.raises(client.Closed) as caught:
+            async with client.connect(harness.dial, token=token):
+                raise AssertionError("it was let in")
+        assert caught.value.ending == client.Ending(
+            4502, "this token is not good: it has expired", reconnect=False
+        )
+
+
+async def test_a_token_that_ends_unrenewed_ends_the_chat(autojump_clock: MockClock) -> None:
+    async with (
+        open_chat(BY_TOKEN) as harness,
+        client.connect(harness.dial, token=lambda: harness.token("ann", seconds=100)) as renewing,
+    ):
+        async with client.connect(harness.dial, token=harness.token("ann", seconds=100)) as ann:
+            await trio.sleep(99)
+            assert [(await ann.next_event()).on for _ in range(3)] == ["notice", "bye", "lost"]
+            with pytest.raises(client.Closed, match="4502"):
+                await ann.next_event()
+        assert renewing.connected
