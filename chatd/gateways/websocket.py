@@ -20,8 +20,11 @@ class Unwelcome:
     """A client that is not let in: it is told why, and that is all."""
 
     def __init__(self, websocket: WebSocket, refusal: Refusal, farewell: Farewell) -> None:
-        self.farewell = farewell
+        self._farewell = farewell
         websocket.end(BANNED if refusal.code == "banned" else UNAUTHORIZED, refusal.message)
+
+    def farewell(self, close: Close, reason: str) -> bytes:
+        return self._farewell(close, reason)
 
     async def received(self, message: str | bytes) -> None:
         """Take nothing: it has been told to go."""

@@ -9,7 +9,7 @@ import pytest
 
 from chatd.chat import commands
 from chatd.chat.names import Pattern
-from chatd.chat.rights import Laws, refusal_to_read, refusal_to_write
+from chatd.chat.rights import Laws, User, refusal_to_read, refusal_to_write
 from chatd.chat.sanctions import Sanction, Sanctions
 from chatd.chat.tokens import Grant
 from chatd.settings import Chat, Settings
@@ -23,7 +23,8 @@ class Bearer:
         self.grant = grant
         settings = Settings(chat=Chat(rules=rules))
         self.chat = cast("Laws", SimpleNamespace(settings=settings, sanctions=Sanctions(lambda: 0)))
-        self.user = SimpleNamespace(id="guest" if grant is None else grant.user)
+        user = SimpleNamespace(id="guest" if grant is None else grant.user)
+        self.user = cast("User", user)
 
     def banned(self, room: str = "") -> Sanction | None:
         return None
