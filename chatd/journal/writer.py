@@ -23,6 +23,8 @@ __all__ = ["BUSY_MS", "Writer"]
 
 _T = TypeVar("_T")
 
+_EPOCH: Final = "SELECT value FROM meta WHERE name = 'epoch'"
+
 BUSY_MS: Final = 2000
 """How long another program's lock is waited for, where waiting holds up nobody else."""
 
@@ -59,6 +61,7 @@ class Writer:
         self._connection: sqlite3.Connection
         self._cursor: sqlite3.Cursor
         self._life = 0  # how many times the store was opened
+        self._next_epoch: str | None = None  # of the last commit that began to take lines up
         self.marks = Marks()
         self._busy_ms = BUSY_MS
 
@@ -175,17 +178,21 @@ class Writer:
         outcomes = made.run(batch)
         if made.wiped:
             marks.wipe(self._cursor, at)
+        self._next_epoch = made.epoch
         self._cursor.execute("COMMIT")
         marks.position = made.position
-        if made.epoch is not None:
-            self.epoch = made.epoch
-            self._marker.put(self.epoch)
+        self._renew(made.epoch)
         for room_id, _ in made.rooms.values():
             marks.touched[room_id] = None
         self.duplicates += made.duplicates
         # A leaf of each tree, one of the keys' for each event, and the text's own.
         self.pages += 4 + len(batch) + made.characters // 4096
         return outcomes
+
+    def _renew(self, epoch: str | None) -> None:
+        if epoch is not None and epoch != self.epoch:
+            self.epoch = epoch
+            self._marker.put(epoch)
 
     def settle(self) -> list[Event]:
         """Roll back, and give the events that are there though nobody was told; ends the doubt.
@@ -209,13 +216,13 @@ class Writer:
         if found:
             self.marks.position = found[-1].position
         self.marks.look(self._connection)
+        self._renew(self._connection.execute(_EPOCH).fetchone()[0])
         return found
 
     def _reopen(self) -> None:
         connection = schema.connect(self.path, self._factory, busy_ms=self._busy_ms)
         try:
-            query = "SELECT value FROM meta WHERE name = 'epoch'"
-            if connection.execute(query).fetchone()[0] != self.epoch:
+            if connection.execute(_EPOCH).fetchone()[0] not in (self.epoch, self._next_epoch):
                 raise sqlite3.DatabaseError("another store was put in this one's place")
             self._prepare(connection)
         except BaseException:

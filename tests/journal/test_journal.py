@@ -338,6 +338,17 @@ async def test_a_key_gives_the_first_message_in_present_words(journal: Journal) 
     assert [one.text for one in await log(journal)] == ["b", "b", "c"]
 
 
+async def test_a_key_counts_before_a_rule_that_is_broken_since(journal: Journal) -> None:
+    changed = Post("lobby", "Lobby", "u1", "n", "b", "edit", key="e", of=1)
+    first = await journal.commit([post("a"), changed, delete(1)])
+    assert events(first)[1].seq == 2
+    assert codes(again := await journal.commit([changed])) == [None]
+    assert [one.duplicate for one in again if isinstance(one, Receipt)] == [True]
+    within = Post("lobby", "Lobby", "u1", "n", "yes", key="w")
+    lost = Post("lobby", "Lobby", "u1", "n", "yes", key="w", reply_to=99)
+    assert [one.seq for one in events(await journal.commit([within, lost]))] == [4, 4]
+
+
 async def test_the_last_topic_is_the_rooms(journal: Journal) -> None:
     topics = [Post("lobby", "Lobby", "u1", "n", text, "topic") for text in ("one", "two")]
     made = events(await journal.commit(topics))

@@ -12,7 +12,7 @@ from chatd.journal import Unavailable, schema
 from chatd.journal import pace as pace_module
 from chatd.journal import sqlite as sqlite_module
 from chatd.journal.retention import Retention
-from chatd.model import Event, Post, Receipt, Remember, UserRecord
+from chatd.model import Event, Line, Post, Receipt, Remember, Restore, UserRecord
 from tests.journal.store import Store, commit, error, nothing, post
 
 # Faults of the disk
@@ -81,6 +81,67 @@ async def test_a_commit_that_failed_at_its_end_is_there_after_all(store: Store) 
         assert await journal.commit([post("again", key="k")]) == [Receipt(found[0], duplicate=True)]
         assert await journal.read("lobby", 0, 9, 9) == found
         assert journal.statistics().events == 2
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_changed_words_in_a_doubtful_commit_are_wholly_there_or_not(
+    store: Store, moment: str
+) -> None:
+    async with store.open() as journal:
+        await commit(journal, post("first words"), post("other words"))
+        await journal.index()
+
+        def fail(sql: str) -> None:
+            if sql == "COMMIT":
+                raise error("SQLITE_IOERR_FSYNC")
+
+        setattr(store.faults, moment, staticmethod(fail))
+        changes = [
+            Post("lobby", "Lobby", "u1", "ann", "new words", "edit", of=1),
+            Post("lobby", "Lobby", "u1", "ann", "newer words", "edit", of=1),
+            Post("lobby", "Lobby", "u1", "ann", None, "delete", of=2),
+        ]
+        with pytest.raises(Unavailable):
+            await journal.commit(changes)
+        setattr(store.faults, moment, staticmethod(nothing))
+        found = await journal.settle()
+        texts = [event.text for event in await journal.read("lobby", 0, 9, 9)]
+        searched = [event.text for event in await journal.search("lobby", "words", 9, 9)]
+        if moment == "before":
+            assert found == []
+            assert texts == ["first words", "other words"]
+            assert searched == ["other words", "first words"]
+        else:
+            assert [event.text for event in found] == ["newer words", "newer words", None]
+            assert texts == ["newer words", None, "newer words", "newer words", None]
+            assert searched == ["newer words"]
+            assert journal._writer.marks.dirty == store.now()
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+async def test_an_import_in_a_doubtful_commit_gives_the_epoch_that_the_store_has(
+    store: Store, reopened: bool
+) -> None:
+    async with store.open() as journal:
+        before = journal.epoch
+
+        def fail(sql: str) -> None:
+            if sql == "COMMIT":
+                raise error("SQLITE_IOERR")
+
+        store.faults.after = staticmethod(fail)
+        line = Line("Lobby", 1, 5, "message", "u1", "ann", "from elsewhere")
+        with pytest.raises(Unavailable):
+            await journal.commit([Restore("lobby", (line,))])
+        store.faults.after = staticmethod(nothing)
+        if reopened:
+            journal._writer._connection.close()
+        assert [event.text for event in await journal.settle()] == ["from elsewhere"]
+        epoch = journal.epoch
+        assert epoch != before
+        assert [event.seq for event in await commit(journal, post())] == [2]
+    async with store.open() as journal:
+        assert journal.epoch == epoch
 
 
 async def test_the_doubt_stays_until_the_store_can_be_read(store: Store) -> None:
