@@ -51,6 +51,8 @@ async def get(request: Request, session: Session, options: Options) -> Response:
         session.end("transport error")
         return failure(3)
     blocks = await session.poll(request.gone)
+    if blocks is None:
+        return failure(3)
     return await answer(request, blocks, session.revision, options, base64=session.base64)
 
 

@@ -5,13 +5,15 @@
     serve
     ├── run          the engine: heartbeats, and who hears of an end; handlers, where there are
     ├── sweeper      heartbeats of WebSockets that are no session's
-    └── connections  one task for each connection
-        └── listeners    accept
+    ├── listeners    accept
+    └── connections  one task for each connection; they outlive the others by the time it takes to
+                     tell a waiting poll or a WebSocket that it is over
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from functools import partial
+from typing import Final, Protocol
 
 import trio
 
@@ -23,6 +25,9 @@ from chatd.wire.server import Server
 from chatd.wire.tls import tls_context
 
 __all__ = ["Served", "serve"]
+
+# What connections have to say that they are over: a round trip, and some for a busy machine.
+_LAST_WORDS_SECONDS: Final = 0.5
 
 
 class Served(Protocol):
@@ -47,23 +52,41 @@ async def serve(
 
     ``routes`` are ``served``'s own where they are None; ``settings`` are the wire's limits and
     its certificate. Raises ListenError where an address cannot be had, TlsError for a certificate
-    that cannot be used.
+    that cannot be used, and KeyboardInterrupt, in no group, where Ctrl-C ends it.
     """
     settings = settings or Settings()
     server = Server(settings, routes or served.routes, log, tls=tls_context(settings))
     listeners = open_listeners(addresses)
     bound = [listener.address for listener in listeners]
+    last_words = trio.CancelScope()
+    ending = trio.Event()
+
+    async def hold(task_status: trio.TaskStatus[trio.Nursery]) -> None:
+        with last_words:
+            async with trio.open_nursery() as connections:
+                task_status.started(connections)
+                await ending.wait()
+
     try:
         async with trio.open_nursery() as nursery:
-            await nursery.start(served.run)
-            nursery.start_soon(server.sweep)
-            async with trio.open_nursery() as connections:
-
-                async def accept(task_status: trio.TaskStatus[None]) -> None:
-                    await server.serve(listeners, handlers=connections, task_status=task_status)
-
-                await connections.start(accept)
+            try:
+                await nursery.start(served.run)
+                nursery.start_soon(server.sweep)
+                connections = await nursery.start(hold)
+                # Not before: a start that is cancelled waits for its task's end.
+                last_words.shield = True
+                await nursery.start(partial(server.serve, listeners, handlers=connections))
                 task_status.started(bound)
+                await trio.sleep_forever()
+            finally:
+                server.retire()
+                last_words.deadline = trio.current_time() + _LAST_WORDS_SECONDS
+                ending.set()
+    except BaseExceptionGroup as group:
+        if group.split(KeyboardInterrupt)[1] is None:
+            # Where this is all that a program runs, it ends by Ctrl-C as any program does.
+            raise KeyboardInterrupt from None
+        raise
     finally:
         for listener in listeners:
             listener.close()

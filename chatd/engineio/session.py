@@ -44,12 +44,22 @@ from chatd.wire import frames
 from chatd.wire.heartbeats import STALL_SECONDS
 from chatd.wire.websocket import WebSocket
 
-__all__ = ["Bounds", "Owner", "Receiver", "Session", "State"]
+__all__ = ["APART_SECONDS", "Bounds", "Owner", "Receiver", "Session", "State"]
+
+# What a client reads in one go it tells in one go, and who listens for one message at a time, as
+# the official suites do, misses the second: with npm's ws 8 in a fifth of all cases, and in none of
+# 600 with this pause between them.
+APART_SECONDS: Final = 0.005
 
 State: TypeAlias = Literal["polling", "probing", "websocket", "leaving", "over"]
 
 # Between so many packets of one POST the loop may do other things.
 _BATCH: Final = 64
+
+# A GET's answer is put off while each so many rounds of the scheduler bring more (a handler that
+# echoes has one message in two rounds), and by so many in all.
+_QUIET_ROUNDS: Final = 3
+_COLLECT_ROUNDS: Final = 64
 
 # RFC 6455 section 5.2: a frame's head without a mask, and the packet's type.
 _FRAME_BYTES: Final = 11
@@ -127,6 +137,7 @@ class Session:
         "handshake",
         "id",
         "opened",
+        "polled",
         "posting",
         "reason",
         "received_messages",
@@ -144,7 +155,8 @@ class Session:
         self.opened: Final = trio.current_time()
         self.reason: Reason | None = None
         self.state: State = "polling"
-        # Whether a POST is being read: a second one is against the rules.
+        # Whether a GET waits, or a POST is being read: a second one is against the rules.
+        self.polled = False
         self.posting = False
         self.received_messages = 0
         self._owner = owner
@@ -230,6 +242,14 @@ class Session:
                 await self._websocket.outbox.drained()
             else:
                 await self._progressed()
+
+    async def apart(self) -> None:
+        """Let the client read what it was sent by itself, before what is sent next.
+
+        On a WebSocket of a network's, that is: polling has payloads, and memory no reads that join.
+        """
+        if self._websocket is not None and self.handshake.request.peer.kind != "memory":
+            await trio.sleep(APART_SECONDS)
 
     # Receiving, for who asked for no receiver of its own
 
@@ -344,11 +364,6 @@ class Session:
     # Polling's side
 
     @property
-    def polled(self) -> bool:
-        """Tell whether a GET waits: a second one is against the rules."""
-        return self._parked is not None
-
-    @property
     def base64(self) -> bool:
         """Tell whether the client of revision 3 wants text alone: it says so at its handshake."""
         query = self.handshake.query
@@ -359,30 +374,48 @@ class Session:
 
         What the kernel has is read within one round of the scheduler, and acted on in the next.
         """
-        if self.state == "probing":
+        if self._candidate is not None:
             await trio.lowlevel.checkpoint()
             await trio.lowlevel.checkpoint()
 
-    async def poll(self, gone: Callable[[], Awaitable[None]]) -> list[Block]:
+    async def poll(self, gone: Callable[[], Awaitable[None]]) -> list[Block] | None:
         """Give what a GET is answered with, when there is something.
 
-        ``gone`` returns when its client has gone away, which ends the session.
+        None where the transport is a WebSocket by then. ``gone`` returns when its client has gone
+        away, which ends the session.
         """
+        self.polled = True
+        try:
+            if self.state == "polling" and not self._queue:
+                # The wait is that for the client's going: what is offered cancels it. So the wait
+                # of a poll needs neither a second task nor an event.
+                try:
+                    with trio.CancelScope() as self._parked:
+                        await gone()
+                        self.end("transport error")
+                finally:
+                    self._parked = None
+                await self.settle()
+            await self._collected()
+        finally:
+            self.polled = False
+        if self.state == "websocket":
+            return None
         blocks = self._take()
-        if blocks is None:
-            # The wait is that for the client's going: what is offered cancels it. So the wait of
-            # a poll needs neither a second task nor an event.
-            try:
-                with trio.CancelScope() as self._parked:
-                    await gone()
-                    self.end("transport error")
-            finally:
-                self._parked = None
-            blocks = self._take() or []
         self._polled_out += sum(block.size for block in blocks)
         return blocks
 
-    def _take(self) -> list[Block] | None:
+    async def _collected(self) -> None:
+        """Let who is saying more say it: every GET that this spares is worth many rounds."""
+        seen = quiet = 0
+        for _ in range(_COLLECT_ROUNDS):
+            if self.state != "polling" or quiet == _QUIET_ROUNDS:
+                return
+            quiet = quiet + 1 if len(self._queue) == seen else 0
+            seen = len(self._queue)
+            await trio.lowlevel.checkpoint()
+
+    def _take(self) -> list[Block]:
         if self.state == "over":
             return [self._last]
         if self._queue:
@@ -395,7 +428,7 @@ class Session:
             # packets before it a moment later, when it takes the connection for lost.
             self.finish()
             return [self._last]
-        return None if self.state == "polling" else [_NOOPS[self.revision]]
+        return [_NOOPS[self.revision]]
 
     async def post(self, packets: Iterator[Packet], size: int) -> None:
         """Take a payload's packets, in order. Raises PacketError at the first that is none."""

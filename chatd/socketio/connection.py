@@ -350,6 +350,7 @@ class Connection:
                 self._idle.set()
 
     async def _greet(self, socket: Socket, namespace: Namespace) -> None:
+        await self.session.apart()  # from the CONNECT reply
         socket.begun = True
         try:
             await namespace.handlers.life("connect", socket)

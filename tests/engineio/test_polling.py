@@ -45,6 +45,42 @@ async def test_a_get_waits_for_what_comes() -> None:
         assert poller.session.sent_messages == 3
 
 
+@pytest.mark.parametrize("waits", [True, False])
+async def test_what_is_said_in_one_go_comes_in_one_answer(waits: bool) -> None:
+    async with serve() as served, trio.open_nursery() as nursery:
+        poller = await served.poller()
+
+        async def say() -> None:
+            for word in "abc":
+                await poller.session.send(word)  # which lets others run
+                await trio.lowlevel.checkpoint()
+
+        if not waits:
+            nursery.start_soon(say)
+            await trio.lowlevel.checkpoint()
+        answers = await waiting(nursery, poller)
+        if waits:
+            nursery.start_soon(say)
+            await wait_all_tasks_blocked()
+        assert [answer[2] for answer in answers] == [b"4a\x1e4b\x1e4c"]
+
+
+async def test_who_never_pauses_does_not_keep_a_get_for_ever() -> None:
+    async with serve(send_queue_bytes=1 << 30) as served, trio.open_nursery() as nursery:
+        poller = await served.poller()
+        session = poller.session
+
+        async def say() -> None:
+            while True:
+                session.send_nowait("a")
+                await trio.lowlevel.checkpoint()
+
+        nursery.start_soon(say)
+        body = await poller.poll()
+        assert 10 < body.count("4a") < 1000
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_second_get_ends_the_session() -> None:
     async with serve() as served, trio.open_nursery() as nursery:
         poller = await served.poller()

@@ -162,3 +162,39 @@ async def test_it_stands_alone() -> None:
         got = await trio.to_thread.run_sync(talk, address)
         nursery.cancel_scope.cancel()
     assert got == [[], "4hello", b"\x01", "2"]
+
+
+async def test_cancelled_it_tells_who_waits() -> None:
+    server = engineio.Server(echo)
+    line = "GET /engine.io/?EIO=4&transport=polling"
+    last: list[object] = []
+    async with trio.open_nursery() as nursery:
+        (address,) = await nursery.start(server.serve, "127.0.0.1:0")
+        port = int(address.rpartition(":")[2])
+        async with (
+            await trio.open_tcp_stream("127.0.0.1", port) as polling,
+            await trio.open_tcp_stream("127.0.0.1", port) as other,
+        ):
+            poller, websocket = Client(polling), Client(other)
+            _, _, body = await poller.ask(f"{line} HTTP/1.1")
+            sid = json.loads(body[1:])["sid"]
+            await opened(websocket)
+            await poller.send(f"{line}&sid={sid} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            while not server.sessions[sid].polled:
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True), trio.fail_after(10):
+                last.append((await poller.answer())[2])
+                last.append(await websocket.frame())
+    assert last == [b"1", (0x88, (1001).to_bytes(2, "big") + b"server shutting down")]
+
+
+async def test_ctrl_c_is_in_no_group() -> None:
+    async def interrupted(*, task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+        raise KeyboardInterrupt
+
+    server = engineio.Server(echo)
+    server.run = interrupted  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        await server.serve("127.0.0.1:0")

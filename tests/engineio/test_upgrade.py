@@ -70,6 +70,19 @@ async def test_a_get_behind_an_upgrade_is_refused_whichever_is_read_first() -> N
             assert (await getting.answer())[0] == 400
 
 
+async def test_a_get_that_waits_while_all_is_said_at_once_is_refused() -> None:
+    async with serve() as served, trio.open_nursery() as nursery:
+        poller = await served.poller()
+        answers = await waiting(nursery, poller)
+        client = await poller.candidate()
+        await client.text("2probe")
+        await client.text("5")
+        await client.text("4hello")
+        assert [await client.hear() for _ in range(2)] == ["3probe", "4hello"]
+        await wait_all_tasks_blocked()
+        assert [answer[0] for answer in answers] == [400]
+
+
 async def test_nothing_is_lost_nor_turned_round() -> None:
     async with serve() as served, trio.open_nursery() as nursery:
         poller = await served.poller()

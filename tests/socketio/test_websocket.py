@@ -9,10 +9,15 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock, memory_stream_pair
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
 
 from chatd import socketio
+from chatd.logs import Recording, open_log
+from chatd.settings import Settings
 from chatd.socketio import Acknowledging, Socket
+from chatd.wire.server import Server
+from chatd.wire.transport import Peer, StreamTransport
 from tests.socketio.client import quiet
 
 
@@ -62,6 +67,27 @@ async def test_connect_is_answered_before_what_the_handler_says(at: str, auth: A
         assert list(json.loads(reply.removeprefix(f"40{at}"))) == ["sid"]
         said = json.dumps(auth or {}, separators=(",", ":"))
         assert await websocket.get_message() == f'42{at}["auth",{said}]'
+
+
+async def test_the_reply_is_read_by_itself(autojump_clock: MockClock) -> None:
+    # Who listens for one message at a time would miss what comes together with it.
+    io = echoing()
+    ours, theirs = memory_stream_pair()
+    peer = Peer("127.0.0.1", "tcp", loopback=True)
+    wire = Server(Settings(), io.routes, open_log(sink=Recording()))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(io.run)
+        nursery.start_soon(wire.handle, StreamTransport(theirs, peer, listener_loopback=True))
+        websocket = await wrap_client_stream(
+            nursery, ours, "localhost", "/socket.io/?EIO=4&transport=websocket"
+        )
+        await websocket.get_message()
+        await websocket.send_message("40")
+        assert str(await websocket.get_message()).startswith("40{")
+        read = trio.current_time()
+        assert await websocket.get_message() == '42["auth",{}]'
+        assert trio.current_time() - read >= 0.004
+        nursery.cancel_scope.cancel()
 
 
 async def test_an_unknown_namespace_is_refused() -> None:
