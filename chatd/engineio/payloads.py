@@ -89,7 +89,22 @@ def _decode_3(text: str) -> Iterator[Packet]:
             if at > len(units):
                 raise PacketError("a packet that is shorter than its length")
             start = colon + 1 + len(part)
-        yield decode_base64(part[1:], 3) if part[:1] == "b" else decode_text(part)
+        yield decode_base64(part[1:], 3) if part[:1] == "b" else decode_text(_undoubled(part))
+
+
+def _undoubled(part: str) -> str:
+    """Give the text of a packet of either kind of client.
+
+    socket.io-client 1.x makes UTF-8 of it before the browser does (engine.io-parser 1.3), 2.x does
+    not, and neither says which it is. Text that happens to look doubled is hardly ever anything
+    else: ``Ã©`` for ``é``.
+    """
+    if part.isascii():
+        return part
+    try:
+        return part.encode("latin-1").decode()
+    except UnicodeError:
+        return part
 
 
 def decode_octets(body: bytes) -> Iterator[Packet]:

@@ -28,6 +28,7 @@ from chatd.model import GOING_AWAY, LOST, NORMAL, Close, Event, Refusal
 from chatd.settings import Settings
 from chatd.socketio import NotRecovered, Recovery, Server, Socket
 from chatd.socketio import Refused as NotLetIn
+from chatd.socketio.blocks import block_of
 from chatd.socketio.delivery import offset_appended
 from chatd.socketio.handlers import Ack
 from chatd.socketio.packets import encode_event
@@ -73,7 +74,7 @@ class SocketIoCodec:
             if offset is not None and self._recovers:
                 packet = offset_appended(packet, offset)
             messages += packet
-        return Block(messages, self._revision)
+        return block_of(messages, self._revision)
 
     def packet(self, told: Any) -> list[str | bytes]:
         """Give the messages of one event's packet, without an offset."""
@@ -408,7 +409,7 @@ class _Client:
         hello = {**msgspec.to_builtins(self.connection.hello()), **joined}
         del hello["on"]
         session = self._socket.session
-        session.offer(Block(encode_event("/", "hello", [hello]), session.revision))
+        session.offer(block_of(encode_event("/", "hello", [hello]), session.revision))
 
     async def perform(self, kind: type[commands.Command], name: str, fields: Any, ack: Ack) -> None:
         """Carry out a command whose fields are as they came."""

@@ -29,8 +29,9 @@ from urllib.parse import parse_qsl
 
 import trio
 
-from chatd.engineio import Block, Reason, Session
+from chatd.engineio import Reason, Session
 from chatd.socketio.admission import Admission
+from chatd.socketio.blocks import block_of
 from chatd.socketio.errors import PacketError, Refused
 from chatd.socketio.handlers import Ack, Handler, call
 from chatd.socketio.inbox import Inbox
@@ -280,7 +281,7 @@ class Connection:
             if refused.data is not None:
                 data["data"] = refused.data
         messages = encode(Packet(PacketType.CONNECT_ERROR, name, data))
-        self.session.offer(Block(messages, self.session.revision))
+        self.session.offer(block_of(messages, self.session.revision))
 
     def enter(self, socket: Socket, namespace: Namespace, behind: list[str | bytes]) -> None:
         """Let a socket in, the CONNECT reply ``behind`` what it missed: all in one step."""
@@ -292,7 +293,7 @@ class Connection:
             if socket.pid is not None:
                 reply["pid"] = socket.pid
         behind += encode(Packet(PacketType.CONNECT, namespace.name, reply))
-        self.session.offer(Block(behind, self.session.revision))
+        self.session.offer(block_of(behind, self.session.revision))
         self._join_by = math.inf
         self._rearm()
         self._left.pop(namespace.name, None)
@@ -320,7 +321,7 @@ class Connection:
 
     def dismiss(self, socket: Socket) -> None:
         packet = Packet(PacketType.DISCONNECT, socket.namespace)
-        self.session.offer(Block(encode(packet), self.session.revision))
+        self.session.offer(block_of(encode(packet), self.session.revision))
         self._lose(socket, _DISMISSED)
 
     def supersede(self) -> None:

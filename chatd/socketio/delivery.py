@@ -23,6 +23,7 @@ from msgspec import Struct
 
 from chatd.engineio import Block
 from chatd.socketio.acks import Answer, Answers, Gathering, Reply
+from chatd.socketio.blocks import block_of
 from chatd.socketio.errors import Disconnected
 from chatd.socketio.packets import encode_event
 from chatd.socketio.recovery import RECOVERABLE, Logged, RecoveryLog
@@ -134,7 +135,7 @@ class Delivery(Generic[M]):
         messages = encode_event(self.name, event, args)
         session = member.session
         if member.gone_for is None and not (volatile and session.waiting):
-            session.offer(Block(messages, session.revision))
+            session.offer(block_of(messages, session.revision))
         await trio.lowlevel.checkpoint()
 
     async def ask(self, member: M, event: str, args: Sequence[Any], seconds: float) -> Any:
@@ -150,7 +151,7 @@ class Delivery(Generic[M]):
         member.expect(packet_id, answer)
         try:
             with trio.fail_after(seconds):
-                member.session.offer(Block(messages, member.session.revision))
+                member.session.offer(block_of(messages, member.session.revision))
                 return await answer.wait()
         finally:
             member.forget(packet_id)
@@ -207,7 +208,7 @@ class Delivery(Generic[M]):
                 if block is None:
                     # Revision 3's clients know of no offsets.
                     said = offset is not None and revision == 4
-                    block = Block(
+                    block = block_of(
                         offset_appended(messages, offset or "") if said else messages, revision
                     )
                     blocks[revision] = block

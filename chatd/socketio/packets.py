@@ -33,6 +33,7 @@ __all__ = [
     "PacketType",
     "encode",
     "encode_event",
+    "in_ascii",
 ]
 
 MAX_ATTACHMENTS: Final = 10
@@ -54,6 +55,7 @@ RESERVED: Final = frozenset(
 _HEAD: Final = re.compile(r"([0-6])(?:(/[^,]*),?)?([0-9]{0,16})(?![0-9])")
 _BINARY_HEAD: Final = re.compile(r"([56])([0-9]{1,4})-(?:(/[^,]*),?)?([0-9]{0,16})(?![0-9])")
 _LONE_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
+_BEYOND_ASCII: Final = re.compile(r"[^\x00-\x7f]+")
 _BYTES: Final = (bytes, bytearray, memoryview)
 _SCALARS: Final = frozenset({str, int, float, bool, type(None)})
 
@@ -119,6 +121,15 @@ def encode_event(
     if event in RESERVED:
         raise ValueError(f"{event!r} is a reserved name: no event can be called so")
     return encode(Packet(PacketType.EVENT, namespace, [event, *args], packet_id))
+
+
+def in_ascii(text: str) -> str:
+    """Give a packet's text with its JSON in ASCII alone."""
+    if text.isascii():
+        return text
+    match = (_BINARY_HEAD if text[:1] in ("5", "6") else _HEAD).match(text)
+    start = 0 if match is None else match.end()
+    return text[:start] + _BEYOND_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], text[start:])
 
 
 def _pulled(value: Any, attachments: list[bytes]) -> Any:

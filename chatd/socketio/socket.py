@@ -7,9 +7,10 @@ from typing import Any, Final, Protocol, TypeVarTuple
 
 import trio
 
-from chatd.engineio import Block, Session
+from chatd.engineio import Session
 from chatd.socketio.acks import Reply
 from chatd.socketio.audience import Broadcast
+from chatd.socketio.blocks import block_of
 from chatd.socketio.delivery import Delivery, Selection
 from chatd.socketio.handlers import Handler
 from chatd.socketio.handshake import Handshake
@@ -229,7 +230,7 @@ class Socket:
         """Send an acknowledgement, to a client that is there."""
         if self.gone_for is None:
             packet = Packet(PacketType.ACK, self.namespace, list(args), packet_id)
-            self.session.offer(Block(encode(packet), self.session.revision))
+            self.session.offer(block_of(encode(packet), self.session.revision))
 
     def enter(self) -> None:
         """Be there, in the rooms that middleware or an earlier life put it in."""

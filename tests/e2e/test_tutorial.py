@@ -253,6 +253,7 @@ async def test_the_tutorial(folder: Path, chromium: Chromium, nursery: trio.Nurs
         await server.interrupt()
         await server.line("user disconnected", 2)
         assert server.lines[-1] == "user disconnected server shutting down"
-        assert "KeyboardInterrupt" in server.noise
+        assert server.noise.endswith("\nKeyboardInterrupt\n")
+        assert "Group" not in server.noise
     finally:
         await server.aclose()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from urllib.parse import quote_plus, urlencode
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from chatd.engineio import payloads
@@ -20,6 +20,16 @@ from chatd.engineio.packets import (
 # No surrogates: they are no Unicode. U+001E separates revision 4's packets, for whoever says it.
 TEXT = st.text(st.characters(codec="utf-8"))
 PLAIN = st.text(st.characters(codec="utf-8", exclude_characters="\x1e"))
+
+
+def looks_doubled(message: str | bytes) -> bool:
+    if isinstance(message, bytes) or message.isascii():
+        return False
+    try:
+        message.encode("latin-1").decode()
+    except UnicodeError:
+        return False
+    return True
 
 
 def packets(messages: list[str | bytes]) -> list[Packet]:
@@ -93,9 +103,20 @@ def test_a_binary_payload_of_revision_3() -> None:
 
 @given(st.lists(TEXT | st.binary(), min_size=1), st.booleans())
 def test_a_payload_of_revision_3_comes_back(messages: list[str | bytes], base64: bool) -> None:
+    assume(not any(map(looks_doubled, messages)))
     body, octets = joined(messages, 3, base64=base64)
     given_ = payloads.decode_octets(body) if octets else payloads.decode(body, 3)
     assert list(given_) == packets(messages)
+
+
+def test_a_text_that_its_client_doubled() -> None:
+    # As socket.io-client 1.x writes it, and 2.x.
+    for text in ("4€", "4é", "4\U0001f600 and é", "4plain"):
+        doubled = text.encode().decode("latin-1")
+        for body in (doubled, text):
+            units = len(body.encode("utf-16-le")) // 2
+            (packet,) = payloads.decode(f"{units}:{body}".encode(), 3)
+            assert packet.data == text[1:]
 
 
 def test_an_empty_payload_of_revision_3() -> None:

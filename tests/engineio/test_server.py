@@ -189,12 +189,12 @@ async def test_cancelled_it_tells_who_waits() -> None:
     assert last == [b"1", (0x88, (1001).to_bytes(2, "big") + b"server shutting down")]
 
 
-async def test_ctrl_c_is_in_no_group() -> None:
+async def test_ctrl_c_is_in_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
     async def interrupted(*, task_status: trio.TaskStatus[None]) -> None:
         task_status.started()
         raise KeyboardInterrupt
 
     server = engineio.Server(echo)
-    server.run = interrupted  # type: ignore[method-assign]
+    monkeypatch.setattr(server, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         await server.serve("127.0.0.1:0")

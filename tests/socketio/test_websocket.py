@@ -19,6 +19,7 @@ from chatd.socketio import Acknowledging, Socket
 from chatd.wire.server import Server
 from chatd.wire.transport import Peer, StreamTransport
 from tests.socketio.client import quiet
+from tests.wire.served import HANDSHAKE, Client
 
 
 def echoing() -> socketio.Server:
@@ -78,14 +79,14 @@ async def test_the_reply_is_read_by_itself(autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(io.run)
         nursery.start_soon(wire.handle, StreamTransport(theirs, peer, listener_loopback=True))
-        websocket = await wrap_client_stream(
-            nursery, ours, "localhost", "/socket.io/?EIO=4&transport=websocket"
-        )
-        await websocket.get_message()
-        await websocket.send_message("40")
-        assert str(await websocket.get_message()).startswith("40{")
+        client = Client(ours)
+        await client.send(HANDSHAKE.replace(b"/ws", b"/socket.io/?EIO=4&transport=websocket"))
+        assert (await client.answer())[0] == 101
+        await client.hear()
+        await client.text("40")
+        assert str(await client.hear()).startswith("40{")
         read = trio.current_time()
-        assert await websocket.get_message() == '42["auth",{}]'
+        assert await client.hear() == '42["auth",{}]'
         assert trio.current_time() - read >= 0.004
         nursery.cancel_scope.cancel()
 
