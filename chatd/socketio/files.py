@@ -85,17 +85,26 @@ def answer(path: Path, request: Request) -> Response:
     tag = f'W/"{status.st_size:x}-{status.st_mtime_ns:x}"'
     headers = [("Cache-Control", "public, max-age=0"), ("ETag", tag)]
     headers.append(("X-Content-Type-Options", "nosniff"))
-    known = request.header("if-none-match")
-    if known is not None and any(one.strip() in ("*", tag) for one in known.split(",")):
-        return Response(304, content_type="", headers=headers)
     kind = _TYPES.guess_type(path.name)[0] or "application/octet-stream"
     packed = kind in _PACKED or kind.partition("/")[0] in ("image", "audio", "video")
+    packed = packed and kind != "image/svg+xml"
+    if _knows(request, tag):
+        if not packed and status.st_size >= _COMPRESS_BYTES:
+            headers.append(("Vary", "Accept-Encoding"))
+        return Response(304, content_type="", headers=headers)
     if kind.startswith("text/"):
         kind += "; charset=utf-8"
     response = Response(200, path.read_bytes(), kind, headers)
-    if packed and kind != "image/svg+xml":
+    if packed:
         return response
     return compressed(response, request.header("accept-encoding"), _COMPRESS_BYTES)
+
+
+def _knows(request: Request, tag: str) -> bool:
+    # Compared weakly (RFC 9110 section 8.8.3.2): a proxy may have made a strong one of ours.
+    opaque = tag.removeprefix("W/")
+    known = (request.header("if-none-match") or "").split(",")
+    return any(one.strip().removeprefix("W/") in ("*", opaque) for one in known)
 
 
 def client_routes(path: str, folder: Path) -> dict[str, Methods]:

@@ -83,6 +83,13 @@ async def test_what_the_client_has_is_not_sent_again(site: Path) -> None:
     tag = dict((await get(routes, "/big.js")).headers)["ETag"]
     answer = await get(routes, "/big.js", ("if-none-match", f'"other", {tag}'))
     assert (answer.status, answer.body) == (304, b"")
+    # RFC 9110 section 15.4.5: what the whole answer would have said of itself.
+    fields = dict(answer.headers)
+    assert fields["ETag"] == tag
+    assert fields["Cache-Control"] == "public, max-age=0"
+    assert fields["Vary"] == "Accept-Encoding"
+    answer = await get(routes, "/big.js", ("if-none-match", tag.removeprefix("W/")))
+    assert answer.status == 304
     (site / "big.js").write_text("y" * 5001)
     answer = await get(routes, "/big.js", ("if-none-match", tag))
     assert answer.status == 200

@@ -138,3 +138,8 @@ async def test_text_binary_and_acknowledgements_come_back(revision: int) -> None
         await websocket.send_message("41/custom")
         await websocket.send_message('42["message","still"]')
         assert await websocket.get_message() == '42["message-back","still"]'
+        if revision == 4:
+            # Leaving the last one leaves the connection.
+            await websocket.send_message("41")
+            await websocket.send_message("40")
+            assert str(await websocket.get_message()).startswith("40{")
