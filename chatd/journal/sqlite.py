@@ -241,7 +241,7 @@ class SqliteJournal(Reads):
         copy = await trio.to_thread.run_sync(self._copy)
         with copy:
             while piece := await trio.to_thread.run_sync(copy.read, _PIECE_BYTES):
-                yield piece
+                yield piece  # noqa: ASYNC119  who reads it closes it (`aclosing`)
 
     def _copy(self) -> BinaryIO:
         """Make a copy of the store, of one moment, that nobody but its reader can find."""
