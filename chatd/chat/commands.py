@@ -181,12 +181,11 @@ class Read(Command, frozen=True, kw_only=True):
 class Moderate(Command, frozen=True, kw_only=True):
     """Something that is an operator's to do, in a room or, without one, everywhere."""
 
-    room: str | None = None
-
 
 class Sanction(Moderate, frozen=True, kw_only=True):
     """Something done to somebody, named by nick or user id, or to a network (in CIDR)."""
 
+    room: str | None = None
     nick: str | None = None
     user: str | None = None
     network: str | None = None

@@ -30,12 +30,13 @@ _ACTS: Final[
 
 async def act(connection: Connection, command: commands.Moderate, answered: Answered) -> None:
     """Do it where an operator asks for it. Whoever else does is refused, and noted."""
+    room: str | None = getattr(command, "room", None)
     if not connection.op:
         connection.chat.log.emit(
             "refused",
             reason=f"no operator: {command.__struct_config__.tag}",
             code="forbidden",
-            room=command.room,
+            room=room,
             **connection.who(),
         )
         answered(Refusal("forbidden", "that is the operators' to do"))
@@ -44,7 +45,7 @@ async def act(connection: Connection, command: commands.Moderate, answered: Answ
     await connection.settled()
     deed = Deed(
         by=connection.user.id,
-        room=command.room,
+        room=room,
         nick=getattr(command, "nick", None),
         user=getattr(command, "user", None),
         network=getattr(command, "network", None),
