@@ -14,16 +14,18 @@ It speaks ``chatd.v1`` (JSON over WebSocket) on any Trio stream.
 from __future__ import annotations
 
 from chatd.client.changes import Gap, Lost, Reconnected, RoomLost
-from chatd.client.chat import Chat, connect
+from chatd.client.chat import Chat, Person, connect
 from chatd.client.connection import Deadlines
 from chatd.client.conversation import AnyEvent, Statistics, Token
 from chatd.client.dialing import Address, Backoff, Dial, dial_url
 from chatd.client.errors import ChatError, Closed, ConnectError, Ending, Garbled, Refused
 from chatd.client.protocol import (
     Bye,
+    Changed,
     Delete,
     Edit,
     Entered,
+    Found,
     Hello,
     Identity,
     Joined,
@@ -37,9 +39,12 @@ from chatd.client.protocol import (
     Page,
     Position,
     Presence,
+    Read,
     RoomInfo,
     Said,
+    Sanctioned,
     Topic,
+    Typing,
     Unknown,
 )
 
@@ -48,6 +53,7 @@ __all__ = [
     "AnyEvent",
     "Backoff",
     "Bye",
+    "Changed",
     "Chat",
     "ChatError",
     "Closed",
@@ -58,6 +64,7 @@ __all__ = [
     "Edit",
     "Ending",
     "Entered",
+    "Found",
     "Gap",
     "Garbled",
     "Hello",
@@ -72,16 +79,20 @@ __all__ = [
     "NickChange",
     "Notice",
     "Page",
+    "Person",
     "Position",
     "Presence",
+    "Read",
     "Reconnected",
     "Refused",
     "RoomInfo",
     "RoomLost",
     "Said",
+    "Sanctioned",
     "Statistics",
     "Token",
     "Topic",
+    "Typing",
     "Unknown",
     "connect",
     "dial_url",

@@ -128,6 +128,10 @@ class Calls:
         call.sending(self._seconds)
         connection.send(call)
 
+    def mention(self, connection: Connection, do: str, fields: dict[str, Any]) -> None:
+        """Send a command whose answer nobody waits for, on this connection or never."""
+        connection.send(Call(next(self._numbers), do, fields, object))
+
     async def outcome(self, call: Call[_T]) -> _T:
         """Wait for the answer, for as long as it takes to send it, and forget the command."""
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import TypedDict, Unpack
 
 import trio
 
@@ -14,21 +15,34 @@ from chatd.client.dialing import Address, Backoff, Dial, dial_url
 from chatd.client.errors import Closed, Ending, unwrapped
 from chatd.client.following import Following
 from chatd.client.protocol import (
+    Changed,
     Entered,
+    Found,
     Hello,
     Identity,
     Members,
     Page,
     Position,
+    ReadMark,
     Renamed,
     RoomInfo,
     RoomLeft,
     RoomList,
     Said,
+    Sanctioned,
 )
 from chatd.model import NORMAL
 
-__all__ = ["Chat", "connect"]
+__all__ = ["Chat", "Person", "connect"]
+
+
+class Person(TypedDict, total=False):
+    """Whom an operator means: one of ``nick``, ``user`` and ``network``; and why."""
+
+    nick: str
+    user: str
+    network: str
+    reason: str
 
 
 class Chat:
@@ -46,9 +60,17 @@ class Chat:
     # ---- commands
 
     async def join(
-        self, room: str, *, since: Position | None = None, limit: int | None = None
+        self,
+        room: str,
+        *,
+        since: Position | None = None,
+        limit: int | None = None,
+        messages: bool | None = None,
     ) -> Entered:
         """Be in a room. The answer holds a page of its log: from ``since`` on, or the newest.
+
+        With ``messages`` the newest ``limit`` messages and what came between them, else events.
+        ``@nick`` follows the direct messages with somebody.
 
         From then on its events come by `next_event`, over lost connections too.
         """
@@ -56,6 +78,7 @@ class Chat:
             "room": room,
             "since": None if since is None else {"epoch": since.epoch, "seq": since.seq},
             "limit": limit,
+            "messages": messages,
         }
         rooms = self._conversation.rooms
 
@@ -89,9 +112,9 @@ class Chat:
         to say it again after an exception: what has the same key is said once.
         """
         if room is None:
-            if len(self._conversation.rooms) != 1:
+            if len(self.joined) != 1:
                 raise ValueError(f"in which room? joined are {', '.join(self.joined) or 'none'}")
-            (room,) = self._conversation.rooms
+            (room,) = self.joined
         fields = {
             "room": room,
             "text": text,
@@ -100,6 +123,22 @@ class Chat:
         }
         return await self._conversation.call("say", fields, Said, keyed=True)
 
+    async def edit(self, room: str, seq: int, text: str) -> Changed:
+        """Give a message of one's own another text."""
+        fields = {"room": room, "seq": seq, "text": text}
+        return await self._conversation.call("edit", fields, Changed)
+
+    async def delete(self, room: str, seq: int) -> Changed:
+        """Take a message away: one's own, or as an operator anybody's.
+
+        Raises `Refused` with ``not_found`` too where the connection was lost after it was done.
+        """
+        return await self._conversation.call("delete", {"room": room, "seq": seq}, Changed)
+
+    async def topic(self, room: str, text: str) -> Changed:
+        """Say what a room is about; an empty text: nothing."""
+        return await self._conversation.call("topic", {"room": room, "text": text}, Changed)
+
     async def history(
         self,
         room: str,
@@ -107,10 +146,35 @@ class Chat:
         before: int | None = None,
         after: int | None = None,
         limit: int | None = None,
+        messages: bool | None = None,
     ) -> Page:
-        """Read a page of a room's log: what came before a number, after one, or the newest."""
-        fields = {"room": room, "before": before, "after": after, "limit": limit}
+        """Read a page of a room's log: what came before a number, after one, or the newest.
+
+        With ``messages``, ``limit`` counts messages alone.
+        """
+        fields = {
+            "room": room,
+            "before": before,
+            "after": after,
+            "limit": limit,
+            "messages": messages,
+        }
         return await self._conversation.call("history", fields, Page)
+
+    async def search(
+        self, room: str, query: str, *, before: int | None = None, limit: int | None = None
+    ) -> Found:
+        """Find the messages with all the words of ``query``, the newest first."""
+        fields = {"room": room, "query": query, "before": before, "limit": limit}
+        return await self._conversation.call("search", fields, Found)
+
+    def typing(self, room: str, *, active: bool = True) -> None:
+        """Tell the others that this user is writing, or no more; best effort, with no answer."""
+        self._conversation.mention("typing", {"room": room, "on": active})
+
+    async def read(self, room: str, seq: int) -> int:
+        """Note that this user has read everything up to ``seq``; gives how far that is by now."""
+        return (await self._conversation.call("read", {"room": room, "seq": seq}, ReadMark)).seq
 
     async def who(
         self, room: str, *, after: str | None = None, limit: int | None = None
@@ -120,8 +184,15 @@ class Chat:
         return await self._conversation.call("who", fields, Members)
 
     async def rooms(self) -> list[RoomInfo]:
-        """Ask which rooms there are."""
-        return (await self._conversation.call("rooms", {}, RoomList)).rooms
+        """Ask which rooms there are, page after page: direct messages first, then by name."""
+        rooms: list[RoomInfo] = []
+        more = True
+        while more:
+            fields = {"after": rooms[-1].room if rooms else None}
+            page = await self._conversation.call("rooms", fields, RoomList)
+            rooms += page.rooms
+            more = page.more and bool(page.rooms)
+        return rooms
 
     async def nick(self, nick: str) -> str:
         """Be called ``nick`` from now on; gives it as it is shown."""
@@ -136,6 +207,45 @@ class Chat:
         answered = self._conversation.identified
         fields = {"session": session, "token": token}
         return await self._conversation.call("auth", fields, Identity, answered)
+
+    # ---- commands of operators; somebody is meant by nick, user id or, for bans, network
+
+    async def kick(self, *, room: str | None = None, **who: Unpack[Person]) -> Sanctioned:
+        """Put somebody out of a room, or of everything. They may come back."""
+        return await self._conversation.call("kick", {"room": room, **who}, Sanctioned)
+
+    async def ban(
+        self, *, room: str | None = None, seconds: float | None = None, **who: Unpack[Person]
+    ) -> Sanctioned:
+        """Keep somebody, or a network, out of a room or of everything; without end or not."""
+        fields = {"room": room, "seconds": seconds, **who}
+        return await self._conversation.call("ban", fields, Sanctioned)
+
+    async def unban(self, *, room: str | None = None, **who: Unpack[Person]) -> Sanctioned:
+        """Take a ban back, by the name it was made with."""
+        return await self._conversation.call("unban", {"room": room, **who}, Sanctioned)
+
+    async def mute(
+        self, *, room: str | None = None, seconds: float | None = None, **who: Unpack[Person]
+    ) -> Sanctioned:
+        """Let somebody say nothing in a room, or anywhere."""
+        fields = {"room": room, "seconds": seconds, **who}
+        return await self._conversation.call("mute", fields, Sanctioned)
+
+    async def unmute(self, *, room: str | None = None, **who: Unpack[Person]) -> Sanctioned:
+        """Let somebody speak again."""
+        return await self._conversation.call("unmute", {"room": room, **who}, Sanctioned)
+
+    async def slow(self, room: str, seconds: float) -> Sanctioned:
+        """Have everybody else wait so long between two messages; 0 ends it."""
+        return await self._conversation.call("slow", {"room": room, "seconds": seconds}, Sanctioned)
+
+    async def close_room(
+        self, room: str, *, seconds: float | None = None, reason: str | None = None
+    ) -> Sanctioned:
+        """Put everybody else out of a room and keep it shut, for so long or until 0 seconds."""
+        fields = {"room": room, "seconds": seconds, "reason": reason}
+        return await self._conversation.call("close", fields, Sanctioned)
 
     # ---- events
 
@@ -183,8 +293,8 @@ class Chat:
 
     @property
     def joined(self) -> tuple[str, ...]:
-        """The rooms this client is in, as they are written."""
-        return tuple(self._conversation.rooms)
+        """The rooms this client is in, as they are written; direct messages are not joined."""
+        return tuple(room for room in self._conversation.rooms if not room.startswith("@"))
 
     def position(self, room: str) -> Position | None:
         """Give where this client is in a joined room's log, as ``since`` for a later `join`."""

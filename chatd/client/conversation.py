@@ -63,6 +63,12 @@ Token: TypeAlias = str | Callable[[], str] | Callable[[], Awaitable[str]]
 AnyEvent: TypeAlias = ServerEvent | Unknown | Change
 """Whatever `Chat.next_event` gives; its name stands in ``on``."""
 
+# What the name of a room of direct messages begins with.
+_DIRECT: Final = "@"
+
+# The epoch of a number that came without one.
+_UNKNOWN: Final = ""
+
 # The daemon's own page, while reading on in a log.
 _PAGE: Final = 100
 
@@ -143,6 +149,11 @@ class Conversation:
         if self.ready and self._connection is not None:
             self._calls.send(self._connection, call)
         return await self._calls.outcome(call)
+
+    def mention(self, do: str, fields: dict[str, Any]) -> None:
+        """Send a command that has no answer, if there is a connection to send it on."""
+        if self.ready and self._connection is not None:
+            self._calls.mention(self._connection, do, fields)
 
     async def settled(self) -> None:
         """Wait until the attempt to connect that is being made ends. Raises what it failed with."""
@@ -311,9 +322,16 @@ class Conversation:
         self._put(event)
 
     def _logged(self, event: Message | Edit | Delete | Topic) -> None:
-        following = self.rooms.get(event.room)
-        if following is None or event.seq is None:
+        if event.seq is None:
             self._put(event)
+            return
+        following = self.rooms.get(event.room)
+        if following is None:
+            self._put(event)
+            if event.room.startswith(_DIRECT):
+                self._follow(event.room, event.seq)
+            return
+        if following.resuming:
             return
         # Two: the gap that may have to be told first.
         match following.take(event.seq, fits=self.inbox.fits(2)):
@@ -326,6 +344,14 @@ class Conversation:
                 for gap in following.told():
                     self._put(gap)
                 self._put(event)
+
+    def _follow(self, room: str, seq: int) -> None:
+        """Follow direct messages, which nobody joins, from the first one on that was heard."""
+        self.rooms[room] = following = Following(Entered(room, _UNKNOWN, seq, []), None)
+        following.seq = seq
+        # The log is read on at once: the page tells which epoch the number is of.
+        following.late = True
+        self._late.set()
 
     def _put(self, event: AnyEvent) -> None:
         if self.inbox.fits(1):

@@ -31,8 +31,10 @@ class Take(Enum):
 class Following:
     """A room that is followed.
 
-    ``seq`` is the number of the last event given; None while no event was seen of a room whose
-    join asked for none. ``newest`` is the highest number heard of.
+    ``epoch`` is empty until the first page of it tells. ``seq`` is the number of the last event
+    given; None while no event was seen of a room whose join asked for none. ``newest`` is the
+    highest number heard of. While ``resuming`` nothing counts that is heard live: the answer to the
+    join tells what it goes on from.
     """
 
     def __init__(self, entered: Entered, since: Position | None) -> None:
@@ -41,6 +43,7 @@ class Following:
         self.late = False
         self.gap: Gap | None = None
         self.newest = 0
+        self.resuming = False
         self.seq: int | None
         if (end := entered.end) is not None:
             self.seq = end
@@ -69,6 +72,7 @@ class Following:
 
     def rejoining(self) -> Position:
         """Begin anew on a new connection; gives the ``since`` of the join."""
+        self.resuming = True
         self.late = False
         self.newest = 0
         return self.position
@@ -76,6 +80,7 @@ class Following:
     def rejoined(self, entered: Entered) -> None:
         """Take a new connection's join. The events of its page come through `take`."""
         since = self.position
+        self.resuming = False
         self.room = entered.room
         if entered.recovered:
             self.seq = since.seq
@@ -91,7 +96,9 @@ class Following:
         Gives what is to be given, in order.
         """
         given: list[ServerEvent | Unknown | Gap] = []
-        if page.epoch != self.epoch:
+        if not self.epoch:
+            self.epoch = page.epoch
+        elif page.epoch != self.epoch:
             self.gap = self.gap or Gap(self.room, self.position)
             self.epoch = page.epoch
             self.seq = None

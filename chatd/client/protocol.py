@@ -19,11 +19,13 @@ __all__ = [
     "SUBPROTOCOL",
     "Answer",
     "Bye",
+    "Changed",
     "Delete",
     "Edit",
     "Entered",
     "Event",
     "Fault",
+    "Found",
     "Hello",
     "Identity",
     "Joined",
@@ -37,13 +39,17 @@ __all__ = [
     "Page",
     "Position",
     "Presence",
+    "Read",
+    "ReadMark",
     "Renamed",
     "RoomInfo",
     "RoomLeft",
     "RoomList",
     "Said",
+    "Sanctioned",
     "ServerEvent",
     "Topic",
+    "Typing",
     "Unknown",
     "command",
     "decode",
@@ -174,6 +180,22 @@ class NickChange(Event, frozen=True, kw_only=True, tag="nick"):
     nick: str = field(name="to")
 
 
+class Typing(Event, frozen=True, kw_only=True, tag="typing"):
+    """Somebody is writing, or, not ``active``, no more. Who is silent for a while is done too."""
+
+    room: str
+    nick: str
+    user: str
+    active: bool
+
+
+class Read(Event, frozen=True, kw_only=True, tag="read"):
+    """Another of this user's connections has read the room up to ``seq``."""
+
+    room: str
+    seq: int
+
+
 class Notice(Event, frozen=True, kw_only=True, tag="notice"):
     """A line for people, from the daemon or an operator.
 
@@ -208,7 +230,19 @@ class Unknown(Event, frozen=True, tag=""):
 
 
 ServerEvent: TypeAlias = (
-    Hello | Message | Edit | Delete | Topic | Presence | Joined | Left | NickChange | Notice | Bye
+    Hello
+    | Message
+    | Edit
+    | Delete
+    | Topic
+    | Presence
+    | Joined
+    | Left
+    | NickChange
+    | Typing
+    | Read
+    | Notice
+    | Bye
 )
 
 
@@ -235,7 +269,8 @@ class Member(Struct, frozen=True):
 class Entered(Struct, frozen=True):
     """Answers ``join``. ``events`` are a page of the log, oldest first; what is said later follows.
 
-    ``recovered`` tells that they go on exactly where ``since`` ended.
+    ``recovered`` tells that they go on exactly where ``since`` ended. ``read`` is the number up to
+    which this user has read, ``unread`` how many messages of others' came after it.
     """
 
     room: str
@@ -246,6 +281,8 @@ class Entered(Struct, frozen=True):
     topic: str = ""
     members: list[Member] = []
     member_count: int = 0
+    read: int | None = None
+    unread: int | None = None
 
     @property
     def end(self) -> int | None:
@@ -260,19 +297,51 @@ class RoomLeft(Struct, frozen=True):
 
 
 class Said(Struct, frozen=True):
-    """Answers ``say``: the message is in the log. ``duplicate``: its key had been said before."""
+    """Answers ``say``: the message is in the log. ``duplicate``: its key had been said before.
+
+    What is not ``kept``, between two guests, has no number.
+    """
 
     room: str
     at: datetime
     epoch: str | None = None
     seq: int | None = None
     duplicate: bool = False
+    kept: bool = True
+
+
+class Changed(Struct, frozen=True):
+    """Answers ``edit``, ``delete`` and ``topic``: the number of the new event."""
+
+    seq: int
+    at: datetime
+
+
+class ReadMark(Struct, frozen=True):
+    """Answers ``read``: how far this user has read."""
+
+    room: str
+    seq: int
+
+
+class Sanctioned(Struct, frozen=True):
+    """Answers an operator's command: whom it met, and when it ends; None where it is open."""
+
+    user: str | None = None
+    until: datetime | None = None
 
 
 class Page(Struct, frozen=True):
     """Answers ``history``: events, oldest first; ``more`` tells whether the log goes on."""
 
     epoch: str
+    events: list[ServerEvent | Unknown]
+    more: bool = False
+
+
+class Found(Struct, frozen=True):
+    """Answers ``search``: messages, the newest first; ``more`` tells whether there are others."""
+
     events: list[ServerEvent | Unknown]
     more: bool = False
 
@@ -285,18 +354,22 @@ class Members(Struct, frozen=True):
 
 
 class RoomInfo(Struct, frozen=True):
-    """One room of ``rooms``."""
+    """One room of ``rooms``. ``nick`` is the other's where it is this user's direct messages."""
 
     room: str
     members: int = 0
     seq: int = 0
     topic: str = ""
+    nick: str | None = None
+    read: int | None = None
+    unread: int | None = None
 
 
 class RoomList(Struct, frozen=True):
-    """Answers ``rooms``."""
+    """Answers ``rooms``: a page; ``more`` tells whether others follow."""
 
     rooms: list[RoomInfo]
+    more: bool = False
 
 
 class Renamed(Struct, frozen=True):
@@ -372,7 +445,7 @@ def event(fields: object) -> ServerEvent | Unknown:
 def result(ok: Raw, kind: type[_T]) -> _T:
     """Read an answer's ``ok`` as ``kind``. Raises `Garbled`."""
     try:
-        if kind is not Entered and kind is not Page:
+        if kind is not Entered and kind is not Page and kind is not Found:
             return msgspec.json.decode(ok, type=kind)
         # Events by themselves, since one that is unknown must not spoil the page.
         fields = _frame.decode(ok)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import pytest
 import trio
+from msgspec import structs
 from trio.testing import MockClock
 
 from chatd import client
-from chatd.settings import Auth, Limits, Settings
+from chatd.settings import Auth, Chat, Limits, Settings
 from chatd.testing import open_chat
 from chatd.testing.cable import Cable
+
+_T = TypeVar("_T")
 
 FAST = Settings(
     limits=Limits(messages_per_second="off", messages_burst="off", bytes_per_second="off")
@@ -170,3 +175,119 @@ async def test_a_token_that_ends_unrenewed_ends_the_chat(autojump_clock: MockClo
             with pytest.raises(client.Closed, match="4502"):
                 await ann.next_event()
         assert renewing.connected
+
+
+RULED = Settings(
+    auth=Auth(mode="token", guests=True), chat=Chat(operators=("root",)), limits=FAST.limits
+)
+
+
+async def _next(chat: client.Chat, kind: type[_T]) -> _T:
+    while not isinstance(event := await chat.next_event(), kind):
+        pass
+    return event
+
+
+async def test_what_was_said_is_changed_found_and_marked(autojump_clock: MockClock) -> None:
+    async with (
+        open_chat(RULED) as harness,
+        client.connect(harness.dial, token=harness.token("ann")) as ann,
+        client.connect(harness.dial, nick="bob") as bob,
+    ):
+        await ann.join("lobby")
+        await bob.join("lobby")
+        said = await ann.say("good mornign")
+        assert said.seq is not None
+        changed = await ann.edit("lobby", said.seq, "good morning")
+        edit = await _next(bob, client.Edit)
+        assert (edit.of, edit.text, edit.seq) == (said.seq, "good morning", changed.seq)
+        (found,) = (await bob.search("lobby", "morning")).events
+        assert isinstance(found, client.Message)
+        assert found.text == "good morning"
+        ann.typing("lobby")
+        assert (await _next(bob, client.Typing)).active
+        assert await bob.read("lobby", said.seq) == said.seq
+        entered = await bob.join("lobby", limit=1, messages=True)
+        assert (entered.read, entered.unread) == (said.seq, 0)
+        assert [one.on for one in entered.events] == ["message", "edit"]
+        await ann.delete("lobby", said.seq)
+        assert (await _next(bob, client.Delete)).of == said.seq
+        page = await bob.history("lobby", limit=1, messages=True)
+        assert [one.deleted for one in page.events if isinstance(one, client.Message)] == [True]
+
+
+async def test_an_operator_keeps_order(autojump_clock: MockClock) -> None:
+    async with (
+        open_chat(RULED) as harness,
+        client.connect(harness.dial, token=harness.token("root")) as root,
+        client.connect(harness.dial, nick="bob") as bob,
+    ):
+        await root.join("lobby")
+        await bob.join("lobby")
+        await root.topic("lobby", "tea")
+        assert (await _next(bob, client.Topic)).text == "tea"
+        muted = await root.mute(nick="bob", seconds=60, reason="calm down")
+        assert muted.user == bob.identity.user
+        assert muted.until is not None
+        with pytest.raises(client.Refused, match="muted"):
+            await bob.say("but")
+        await root.unmute(nick="bob")
+        await root.slow("lobby", 30)
+        await bob.say("one")
+        with pytest.raises(client.Refused, match="rate_limited"):
+            await bob.say("two")
+        await root.slow("lobby", 0)
+        await root.ban(room="lobby", nick="bob")
+        assert (await _next(bob, client.Left)).reason == "banned"
+        with pytest.raises(client.Refused, match="banned"):
+            await bob.join("lobby")
+        await root.unban(room="lobby", nick="bob")
+        await root.close_room("lobby", seconds=10)
+        with pytest.raises(client.Refused, match="closed"):
+            await bob.join("lobby")
+        await root.kick(nick="bob")
+        with pytest.raises(client.Closed, match="4500"):
+            await _next(bob, client.Joined)
+
+
+async def test_more_rooms_than_a_page_has(autojump_clock: MockClock) -> None:
+    limits = structs.replace(
+        FAST.limits, rooms_per_client=2000, requests_burst="off", requests_per_second="off"
+    )
+    async with (
+        open_chat(Settings(limits=limits)) as harness,
+        client.connect(harness.dial) as ann,
+    ):
+        for number in range(1001):
+            await ann.join(f"room{number:04}", limit=0)
+        assert [one.room for one in await ann.rooms()] == [f"room{n:04}" for n in range(1001)]
+
+
+async def test_direct_messages_are_resumed_though_nobody_joined_them(
+    autojump_clock: MockClock,
+) -> None:
+    cables: list[Cable] = []
+    async with open_chat(RULED) as harness:
+
+        async def dial() -> Cable:
+            cables.append(await harness.dial())
+            return cables[-1]
+
+        async with (
+            client.connect(harness.dial, token=harness.token("ann")) as ann,
+            client.connect(dial, nick="bob", reconnect=False) as bob,
+        ):
+            await bob.join("lobby")
+            for text in ("one", "two"):
+                await ann.say(text, room="@bob")
+                assert await _texts(bob, 1) == [text]
+            cables[-1].cut()
+            await bob.lost()
+            for number in range(300):
+                await ann.say(str(number), room="@bob")
+            await bob.reconnect()
+            assert await _texts(bob, 300) == [str(number) for number in range(300)]
+            await ann.say("live", room="@bob")
+            assert await _texts(bob, 1) == ["live"]
+            assert bob.joined == ("lobby",)
+            await bob.say("in the only room that is joined")
