@@ -22,6 +22,7 @@ __all__ = ["routes"]
 _FOLDER: Final = "page"
 _INDEX: Final = "index.html"
 _DEFAULT_ROOM: Final = "{default_room}"
+_AUTH_MODE: Final = "{auth_mode}"
 
 _TYPES: Final = {
     "css": "text/css; charset=utf-8",
@@ -32,20 +33,28 @@ _TYPES: Final = {
 
 FILES: Final = (
     _INDEX,
+    "actions.js",
     "chat.js",
     "composer.js",
     "connection.js",
+    "dialog.js",
     "icon.svg",
+    "identity.js",
     "log.js",
     "main.js",
+    "message.js",
     "outbox.js",
+    "people.js",
     "polling.js",
     "room.js",
+    "search.js",
     "sidebar.js",
     "storage.js",
     "style.css",
     "text.js",
+    "title.js",
     "view.js",
+    "welcome.js",
 )
 """Every file of the page, by its name in the folder beside this module."""
 
@@ -77,6 +86,7 @@ def routes(settings: Settings) -> dict[str, Methods]:
         if name == _INDEX:
             room = html.escape(settings.chat.default_room, quote=True)
             body = body.replace(_DEFAULT_ROOM.encode(), room.encode())
+            body = body.replace(_AUTH_MODE.encode(), settings.auth.mode.encode())
         path = "/" if name == _INDEX else f"/{_FOLDER}/{name}"
         table[path] = {"GET": _File(body, _TYPES[name.rpartition(".")[2]])}
     return table

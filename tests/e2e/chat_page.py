@@ -31,8 +31,11 @@ async def open_page(
     port: int | None = None,
     width: int = 1280,
     height: int = 800,
+    nick: str = "",
 ) -> ChatPage:
     """Open the page in a tab of its own and wait until it is in its rooms.
+
+    Who is asked for a name gives ``nick``; "" is none, and a guest by a made-up name.
 
     What a page keeps, it keeps for its origin: by ``127.0.0.1`` the same daemon has another guest.
     ``port`` is that of a relay to it.
@@ -40,6 +43,7 @@ async def open_page(
     page = ChatPage(await chromium.open_tab(width=width, height=height))
     await page.tab.navigate(f"http://{host}:{port or chatd.port}/")
     await page.tab.until(_IN_ROOM)
+    await page.introduce(nick)
     return page
 
 
@@ -56,6 +60,23 @@ class ChatPage:
         self.tab: Final = tab
 
     # ---- what one does
+
+    async def introduce(self, nick: str) -> None:
+        """Answer where a name is asked, if it is: that is but once in a browser."""
+        await self.tab.evaluate("new Promise(requestAnimationFrame).then(() => {})")
+        if not await self.tab.evaluate("document.querySelector('#welcome').open"):
+            return
+        if nick:
+            await self.tab.type(nick)
+            await self.tab.press("Enter")
+        else:
+            await self.tab.press("Escape")
+        await self.tab.until("!document.querySelector('#welcome').open")
+        # Then one writes: the focus follows a moment later.
+        await self.tab.evaluate(
+            "new Promise(done => { const look = () => document.activeElement.id === 'composer-text'"
+            " ? done() : requestAnimationFrame(look); look(); })"
+        )
 
     async def type(self, text: str) -> None:
         """Type into the composer; a line feed is a Shift+Enter."""

@@ -151,7 +151,8 @@ async def test_silence_is_no_way_and_another_is_tried_later(
     await proxy.asked_for("/ws")
     await put_forward(page, 11)
     await chatd.line("connect", transport="polling")
-    await page.tab.until(OPEN)
+    await page.tab.until("document.querySelector('#welcome').open")
+    await page.introduce("")
     await page.say("by polling")
     proxy.upgrades = True
     await put_forward(page, 61)

@@ -1,12 +1,13 @@
 // @ts-check
 /**
- * The chat as one guest sees it: who we are, the rooms we are in, what happens in them. It knows
- * the commands and events of chatd.v1, and nothing of the page that shows it.
+ * The chat as one person sees it: the rooms we are in, what happens in them, what we do there. It
+ * knows the commands and events of chatd.v1, and nothing of the page that shows it.
  */
 
-import { Connection, Refused } from "./connection.js";
+import { Connection, Refused, why } from "./connection.js";
+import { Identity } from "./identity.js";
 import { Outbox } from "./outbox.js";
-import { Room } from "./room.js";
+import { message, Room } from "./room.js";
 import { own, shared } from "./storage.js";
 
 const PAGE_EVENTS = 100;
@@ -14,15 +15,22 @@ const HISTORY_EVENTS = 50;
 const PAUSE_MS = 1_000;
 // A crowd's comings and goings are told as a total; the list follows at this pace.
 const WHO_EVERY_MS = 10_000;
+// What is read in one go is marked once.
+const MARK_MS = 400;
 
 /**
- * @typedef {{room: string, members: number}} Listed
+ * @typedef {{room: string, members: number, unread?: number, nick?: string}} Listed
  * @typedef {{message_bytes: number}} Limits
+ * @typedef {(command: Record<string, unknown>) => Promise<any>} Ask
  */
 
 export class Chat {
   user = "";
   nick = "";
+  /** Whether we are an operator. */
+  op = false;
+  guest = false;
+  identity = new Identity();
   /** @type {Limits} */
   limits = { message_bytes: Infinity };
   /** What the server called itself when the page was loaded, and since. */
@@ -53,8 +61,12 @@ export class Chat {
       hello: (hello) => void this.#begin(hello).catch(() => {}), // Lost: the next hello begins anew.
       event: (event) => this.#happened(event),
       probed: (ok) => this.#list(ok),
-      auth: () => ({ session: shared.get("session", null), room: this.current?.name }),
+      auth: () => {
+        const room = this.current?.direct ? undefined : this.current?.name;
+        return { ...this.identity.offer, room };
+      },
       changed: () => {
+        this.identity.watch(this.connection.state);
         if (this.connection.state.name !== "open") this.#left();
         changed();
       },
@@ -75,6 +87,22 @@ export class Chat {
   }
 
   /**
+   * Asks the daemon, and again where it only says to wait. Throws Refused or Lost.
+   * @type {Ask}
+   */
+  ask = async (command) => {
+    for (;;) {
+      try {
+        return await this.connection.request(command);
+      } catch (error) {
+        if (!(error instanceof Refused)) throw error;
+        if (error.code !== "rate_limited" && error.code !== "unavailable") throw error;
+        await this.connection.sleep(error.retryMs ?? PAUSE_MS);
+      }
+    }
+  };
+
+  /**
    * Opens a room: joins it if need be. Throws Refused where the daemon will not.
    * @param {string} name
    * @returns {Promise<void>}
@@ -92,7 +120,7 @@ export class Chat {
       return;
     }
     // It is shown once it is there: a mistyped name leaves no trace.
-    const room = new Room(name);
+    const room = this.#made(name);
     await this.#join(room);
     if (room.refused) throw new Refused({ code: "forbidden", message: room.refused });
     this.#select(/** @type {Room} */ (this.rooms.get(room.name)));
@@ -100,9 +128,16 @@ export class Chat {
     void this.refreshList();
   }
 
+  /** The room of somebody and us. @param {string} user @param {string} nick */
+  directRoom(user, nick) {
+    const name = `@${[this.user, user].sort().join(",")}`;
+    this.#met(name, nick);
+    return name;
+  }
+
   /** @param {Room} room */
   async leave(room) {
-    if (room.joined) {
+    if (room.joined && !room.direct) {
       room.joined = false;
       // Refused or lost: it is not asked for again, and that is leaving too.
       await this.connection.request({ do: "leave", room: room.name }).catch(() => {});
@@ -119,10 +154,10 @@ export class Chat {
     void this.refreshList();
   }
 
-  /** @param {string} text */
-  say(text) {
+  /** @param {string} text @param {number} replyTo the message that it answers; 0: none */
+  say(text, replyTo) {
     if (!this.current) return;
-    this.outbox.add(this.current.name, text);
+    this.outbox.add(this.current.name, text, replyTo);
     this.#send(this.current);
   }
 
@@ -130,6 +165,11 @@ export class Chat {
   retry(key) {
     this.outbox.retry(key);
     if (this.current) this.#send(this.current);
+  }
+
+  /** @param {Room} room @param {boolean} on whether we are writing there */
+  typing(room, on) {
+    if (room.joined) this.connection.tell({ do: "typing", room: room.name, on });
   }
 
   /**
@@ -141,21 +181,56 @@ export class Chat {
     this.#called(ok.nick);
   }
 
+  /** Says in the log what could not be done. @param {unknown} error */
+  tell(error) {
+    this.current?.line("notice", why(error));
+    this.#changed();
+  }
+
   /** Reads one more page of what lies above. @param {Room} room */
   async older(room) {
-    if (!room.joined || !room.more || room.loading) return;
-    room.loading = true;
-    this.#changed();
+    if (!room.more) return;
+    await this.#read(room, async () => room.prepend(await this.#page(room, { before: room.first })));
+  }
+
+  /** Reads one more page of what lies below, where an older stretch is held. @param {Room} room */
+  async newer(room) {
+    const upto = room.last;
+    await this.#read(room, async () =>
+      room.append(await this.#page(room, { after: room.end }), upto),
+    );
+  }
+
+  /** Holds what was said last, in place of an older stretch. @param {Room} room */
+  async latest(room) {
+    await this.#read(room, async () => room.move(await this.#page(room, {})));
+  }
+
+  /**
+   * Holds what was said around a message, if it is not held.
+   * @param {Room} room
+   * @param {number} seq
+   */
+  async around(room, seq) {
+    if (seq >= room.first && seq <= room.end) return;
+    await this.#read(room, async () => {
+      room.move(await this.#page(room, { before: seq + 1 }));
+      const upto = room.last;
+      room.append(await this.#page(room, { after: room.end }), upto);
+    });
+  }
+
+  /** Gets to know a message that another one quotes. @param {Room} room @param {number} seq */
+  async quoted(room, seq) {
+    if (room.known.has(seq) || !room.joined) return;
+    room.known.set(seq, null);
     try {
-      const command = { do: "history", room: room.name, before: room.first, limit: HISTORY_EVENTS };
-      room.prepend(await this.connection.request(command));
-    } catch (error) {
-      // Not at once again: the view asks as long as the top is in sight.
-      if (error instanceof Refused)
-        await this.connection.sleep(error.retryMs ?? PAUSE_MS).catch(() => {});
-    } finally {
-      room.loading = false;
+      const { events } = await this.#page(room, { before: seq + 1, limit: 1 });
+      const found = events.find((/** @type {any} */ each) => each.seq === seq);
+      if (found?.on === "message") room.known.set(seq, message(found));
       this.#changed();
+    } catch {
+      // It stays a quotation without words.
     }
   }
 
@@ -181,8 +256,7 @@ export class Chat {
   /** What is there of a room was looked at. @param {Room} room */
   read(room) {
     if (!room.joined || !room.markRead()) return;
-    const marks = shared.get("read", /** @type {Record<string, unknown>} */ ({}));
-    shared.set("read", { ...marks, [room.name]: { epoch: room.epoch, seq: room.read } });
+    void this.#mark(room);
     this.#changed();
   }
 
@@ -191,14 +265,20 @@ export class Chat {
     this.limits = hello.limits;
     this.#server ||= hello.server;
     this.outdated = hello.server !== this.#server;
-    const identity = await this.#authenticate(hello);
+    const identity = await this.identity.settle(hello, this.ask);
+    if (!identity) {
+      this.#changed();
+      return;
+    }
     this.user = identity.user;
+    this.op = identity.op ?? false;
+    this.guest = Boolean(identity.session);
     shared.set("user", this.user);
-    shared.set("session", identity.session);
+    if (identity.session) shared.set("session", identity.session);
     const kept = shared.get("nick", "");
     this.#called(identity.nick);
     this.outbox.became(this.user);
-    if (identity === hello && kept && kept !== identity.nick) {
+    if (identity === hello && hello.session && kept && kept !== identity.nick) {
       // A new guest by the old name, if nobody took it.
       await this.rename(kept).catch((error) => {
         if (!(error instanceof Refused)) throw error;
@@ -217,59 +297,46 @@ export class Chat {
     await this.refreshList();
   }
 
-  /**
-   * All tabs are one guest: the stored secret wins over the one this connection was greeted with.
-   * @param {any} hello
-   */
-  async #authenticate(hello) {
-    let refused = null;
-    for (;;) {
-      const session = shared.get("session", null);
-      // Another tab may have stored a new one meanwhile.
-      if (!session || session === refused) return hello;
-      try {
-        return await this.connection.request({ do: "auth", session });
-      } catch (error) {
-        if (!(error instanceof Refused)) throw error;
-        if (error.code === "rate_limited" || error.code === "unavailable") {
-          await this.connection.sleep(error.retryMs ?? PAUSE_MS);
-        } else {
-          refused = session;
-        }
+  /** @param {Room} room */
+  async #join(room) {
+    const asked = room.name;
+    const since = room.since ?? undefined;
+    try {
+      const command = { do: "join", room: asked, since, limit: PAGE_EVENTS, messages: true };
+      const answer = await this.ask(command);
+      this.#written(room, answer.room);
+      if (!answer.recovered) this.outbox.renewed(room.name);
+      for (const each of room.enter(answer, this.user)) this.#seen(room, each);
+      if (room.direct) {
+        const peer = [...room.members.values()].find(({ user }) => user !== this.user);
+        this.#met(room.name, peer?.nick);
       }
+      void this.#mark(room);
+      this.#changed();
+      this.#send(room);
+    } catch (error) {
+      if (!(error instanceof Refused)) throw error;
+      room.refused = error.message;
+      this.outbox.fail(room.name, error.message);
+      this.#changed();
     }
   }
 
-  /** @param {Room} room */
-  async #join(room) {
-    const read = shared.get("read", /** @type {Record<string, any>} */ ({}))[room.name] ?? null;
-    for (;;) {
-      const asked = room.name;
-      const since = room.since ?? undefined;
-      try {
-        const answer = await this.connection.request({
-          do: "join",
-          room: asked,
-          since,
-          limit: PAGE_EVENTS,
-        });
-        this.#written(room, answer.room);
-        if (!answer.recovered) this.outbox.renewed(room.name);
-        for (const message of room.enter(answer, read, this.user)) this.#seen(room, message);
-        this.#changed();
-        this.#send(room);
-        return;
-      } catch (error) {
-        if (!(error instanceof Refused)) throw error;
-        if (error.code === "rate_limited" || error.code === "unavailable") {
-          await this.connection.sleep(error.retryMs ?? PAUSE_MS);
-          continue;
-        }
-        room.refused = error.message;
-        this.outbox.fail(room.name, error.message);
-        this.#changed();
-        return;
+  /** Tells the daemon up to where a room is read. @param {Room} room */
+  async #mark(room) {
+    if (room.marking) return;
+    room.marking = true;
+    try {
+      while (room.joined && room.marked < room.read) {
+        const seq = room.read;
+        await this.ask({ do: "read", room: room.name, seq });
+        room.marked = seq;
+        await this.connection.sleep(MARK_MS);
       }
+    } catch {
+      // It is told with the next one.
+    } finally {
+      room.marking = false;
     }
   }
 
@@ -295,12 +362,22 @@ export class Chat {
       return;
     }
     if (event.on === "nick" && event.user === this.user) this.#called(event.to);
-    const room = this.rooms.get(event.room);
-    if (!room?.joined) return;
-    if (typeof event.seq === "number") {
-      const message = room.take(event, this.user);
-      if (message) this.#seen(room, message);
+    const room = this.rooms.get(event.room) ?? this.#addressed(event);
+    if (!room) return;
+    if (room.direct && event.user !== this.user) this.#met(room.name, event.to ?? event.from);
+    if (event.on === "message" && event.seq === undefined) {
+      room.take(event, this.user);
+    } else if (!room.joined) {
+      return;
+    } else if (typeof event.seq === "number" && event.on !== "read") {
+      const taken = room.take(event, this.user);
+      if (taken) this.#seen(room, taken);
+    } else if (event.on === "read") {
+      room.readTo(event.seq, this.user);
+    } else if (event.on === "typing") {
+      setTimeout(this.#changed, room.writes(event));
     } else {
+      if (event.on === "left" && event.user === this.user) this.#putOut(room);
       room.presence(event);
       const now = Date.now();
       if (event.on === "presence" && room === this.current && now - this.#whoAt > WHO_EVERY_MS) {
@@ -311,14 +388,31 @@ export class Chat {
     this.#changed();
   }
 
-  /** @param {Room} room @param {import("./room.js").Message} message */
-  #seen(room, message) {
-    if (message.user === this.user) this.outbox.shown(room.name, message);
+  /** Somebody writes to us alone, for the first time here. @param {any} event */
+  #addressed(event) {
+    if (event.on !== "message" || !event.room.startsWith("@")) return null;
+    const room = this.#room(event.room);
+    this.#keepRooms();
+    void this.#join(room).catch(() => {}); // Lost: the next hello joins it.
+    return room;
+  }
+
+  /** @param {Room} room */
+  #putOut(room) {
+    room.joined = false;
+    room.refused = "You were put out of this room.";
+    this.outbox.fail(room.name, room.refused);
+  }
+
+  /** @param {Room} room @param {import("./room.js").Message} each */
+  #seen(room, each) {
+    if (each.user === this.user) this.outbox.shown(room.name, each);
   }
 
   /** @param {{rooms: Listed[]}} ok */
   #list(ok) {
     this.listed = ok.rooms;
+    for (const each of ok.rooms) if (each.nick) this.#met(each.room, each.nick);
     this.#changed();
   }
 
@@ -334,15 +428,52 @@ export class Chat {
     this.#changed();
   }
 
+  /** What the other one of two is called. @param {string} name @param {string} [nick] */
+  #met(name, nick) {
+    const peers = shared.get("peers", /** @type {Record<string, string>} */ ({}));
+    const room = this.rooms.get(name);
+    if (!nick || (room?.peer === nick && peers[name] === nick)) return;
+    if (room) room.peer = nick;
+    shared.set("peers", { ...peers, [name]: nick });
+  }
+
   /** @param {Room} room */
   #send(room) {
     if (room.joined) void this.outbox.send(room, this.user);
   }
 
+  /** @param {Room} room @param {Record<string, unknown>} where */
+  #page(room, where) {
+    const command = { do: "history", room: room.name, limit: HISTORY_EVENTS, messages: true };
+    return this.ask({ ...command, ...where });
+  }
+
+  /** Reads of a room's log, once at a time. @param {Room} room @param {() => Promise<void>} pages */
+  async #read(room, pages) {
+    if (!room.joined || room.loading) return;
+    room.loading = true;
+    this.#changed();
+    try {
+      await pages();
+    } catch {
+      // What was held stays.
+    } finally {
+      room.loading = false;
+      this.#changed();
+    }
+  }
+
+  /** @param {string} name */
+  #made(name) {
+    const room = new Room(name);
+    room.peer = shared.get("peers", /** @type {Record<string, string>} */ ({}))[name] ?? "";
+    return room;
+  }
+
   /** @param {string} name */
   #room(name) {
     let room = this.rooms.get(name);
-    if (!room) this.rooms.set(name, (room = new Room(name)));
+    if (!room) this.rooms.set(name, (room = this.#made(name)));
     return room;
   }
 

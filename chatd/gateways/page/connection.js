@@ -50,11 +50,16 @@ export class Refused extends Error {
 /** The connection ended before the answer came. */
 export class Lost extends Error {}
 
+/** What a person is told of either. @param {unknown} error */
+export function why(error) {
+  return error instanceof Refused ? error.message : "Not connected. Try again in a moment.";
+}
+
 /**
  * @typedef {{name: "connecting"}
  *   | {name: "open"}
  *   | {name: "waiting", until: number, reason: string}
- *   | {name: "closed", reason: string}} State
+ *   | {name: "closed", reason: string, code: number}} State
  */
 
 export class Connection {
@@ -81,7 +86,7 @@ export class Connection {
   #probed = 0;
   #failures = 0;
   #timer = 0;
-  /** @type {{reason: string, reconnect: boolean, retry_ms: number} | null} */
+  /** @type {{code: number, reason: string, reconnect: boolean, retry_ms: number} | null} */
   #bye = null;
   #heldUntil = 0;
 
@@ -89,7 +94,7 @@ export class Connection {
    * @param {string} url
    * @param {{hello: (hello: any) => void, event: (event: any) => void,
    *   changed: () => void, probed: (ok: any) => void,
-   *   auth: () => {session: string | null, room: string | undefined}}} handlers
+   *   auth: () => object}} handlers
    */
   constructor(url, handlers) {
     this.#url = url;
@@ -130,6 +135,14 @@ export class Connection {
       this.#owed.set(id, { resolve, reject });
       this.#line.send(JSON.stringify({ ...command, id }));
     });
+  }
+
+  /**
+   * Sends a command that has no answer; what is lost of those is no loss.
+   * @param {Record<string, unknown>} command
+   */
+  tell(command) {
+    if (this.#greeted) this.#line?.send(JSON.stringify(command));
   }
 
   /**
@@ -253,7 +266,8 @@ export class Connection {
 
     const final = bye ? !bye.reconnect : FINAL.has(code);
     if (final) {
-      this.#become({ name: "closed", reason: bye?.reason || reason || FINAL.get(code) || "" });
+      const why = bye?.reason || reason || FINAL.get(code) || "";
+      this.#become({ name: "closed", reason: why, code: bye?.code ?? code });
       return;
     }
     let wait = Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** this.#failures);

@@ -1,7 +1,8 @@
 // @ts-check
 /** The messages of the room that is looked at, and where in them one is. */
 
-import { avatar, coloured, counted, day, dayName, element, find, linked, time } from "./text.js";
+import { drawn, drawnLine, drawnUnsent } from "./message.js";
+import { counted, day, dayName, element, find } from "./text.js";
 
 // One author's messages stand under one head for this long.
 const GROUP_MS = 5 * 60_000;
@@ -9,27 +10,11 @@ const GROUP_MS = 5 * 60_000;
 const END_PX = 48;
 const TOP_PX = 600;
 
-const MARKS = { queued: "Sending", sending: "Sending", sent: "Sent", failed: "Failed" };
-
 /**
  * @typedef {import("./room.js").Entry} Entry
  * @typedef {import("./room.js").Message} Message
  * @typedef {import("./outbox.js").Unsent} Unsent
  */
-
-/** @param {string} tag @param {string} name @param {...(Node | string)} children */
-function row(tag, name, ...children) {
-  return element(tag, { class: name }, ...children);
-}
-
-/** @param {keyof typeof MARKS} state */
-function mark(state) {
-  return element(
-    "span",
-    { class: "mark", title: MARKS[state] },
-    row("span", "unseen", MARKS[state]),
-  );
-}
 
 export class Log {
   #chat;
@@ -60,6 +45,9 @@ export class Log {
     this.#scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
     this.#pill.addEventListener("click", () => this.toEnd());
     this.#list.addEventListener("click", (event) => this.#clicked(event));
+    this.#list.addEventListener("animationend", (event) => {
+      if (event.target instanceof Element) event.target.classList.remove("found");
+    });
     const resized = new ResizeObserver(() => {
       if (this.#stuck) this.#scroller.scrollTop = this.#scroller.scrollHeight;
     });
@@ -70,14 +58,30 @@ export class Log {
   /** To the latest. Who has said something has seen what was new. @param {boolean} said */
   toEnd(said = false) {
     if (said && this.#room) this.#room.divider = 0;
+    if (this.#room && !this.#room.attached) void this.#chat.latest(this.#room);
     this.#stuck = true;
     this.#scroller.scrollTop = this.#scroller.scrollHeight;
     this.render();
   }
 
+  /** Brings a message into sight, wherever in the log it is. @param {number} seq */
+  async show(seq) {
+    const room = this.#room;
+    if (!room) return;
+    this.#stuck = false;
+    await this.#chat.around(room, seq);
+    if (room !== this.#room) return;
+    this.render();
+    const node = this.#list.querySelector(`[data-seq="${seq}"]`);
+    if (!(node instanceof HTMLElement)) return;
+    node.scrollIntoView({ block: "center" });
+    node.focus({ preventScroll: true });
+    node.classList.add("found");
+  }
+
   /** Whether what is new is in sight of somebody. */
   get #looking() {
-    return this.#stuck && !document.hidden && document.hasFocus();
+    return this.#stuck && this.#room?.attached && !document.hidden && document.hasFocus();
   }
 
   render() {
@@ -137,8 +141,12 @@ export class Log {
   /** @param {import("./room.js").Room} room */
   #topText(room) {
     if (room.loading) return "Loading earlier messages …";
+    if (room.direct && !room.kept)
+      return "Between guests nothing is kept: it is gone with this page.";
     if (room.more || !room.entries.length) return "";
-    return `This is the beginning of #${room.name}.`;
+    return room.direct
+      ? `This is the beginning of your messages with ${room.label}.`
+      : `This is the beginning of #${room.name}.`;
   }
 
   /**
@@ -179,15 +187,12 @@ export class Log {
     }
     for (const item of this.#chat.outbox.of(room.name)) {
       if (item.seen) continue;
-      const { text, at } = item;
+      const { text, at, replyTo } = item;
+      const { user, nick } = this.#chat;
       /** @type {Message} */
       const entry = {
-        kind: "message",
-        seq: 0,
-        at,
-        user: this.#chat.user,
-        nick: this.#chat.nick,
-        text,
+        ...{ kind: "message", seq: 0, at, user, nick, text },
+        ...{ replyTo, edited: 0, deleted: false },
       };
       const head = begin(entry) || !this.#continues(before, entry);
       rows.push(this.#pending(item, entry, head));
@@ -203,6 +208,7 @@ export class Log {
       entry.kind === "message" &&
       before.user === entry.user &&
       before.nick === entry.nick &&
+      !entry.replyTo &&
       entry.at - before.at < GROUP_MS
     );
   }
@@ -212,7 +218,7 @@ export class Log {
     // Today is Yesterday after midnight.
     const name = dayName(at);
     let node = this.#days.get(date);
-    if (!node) this.#days.set(date, (node = row("li", "day", row("span", ""))));
+    if (!node) this.#days.set(date, (node = element("li", { class: "day" }, element("span"))));
     const label = /** @type {HTMLElement} */ (node.firstElementChild);
     if (label.textContent !== name) label.textContent = name;
     return node;
@@ -220,48 +226,22 @@ export class Log {
 
   /** @param {Entry} entry @param {boolean} head */
   #entry(entry, head) {
+    const quote = entry.kind === "message" ? this.#quote(entry.replyTo) : null;
     const mine = entry.kind === "message" && entry.user === this.#chat.user;
-    const shape = `${head} ${mine}`;
+    const shape = `${head} ${mine} ${quote?.nick} ${quote?.deleted} ${quote?.text}`;
     const known = this.#nodes.get(entry);
     if (known?.shape === shape) return known.node;
-    let node;
-    if (entry.kind === "line") {
-      node = row(
-        "li",
-        `line ${entry.tone}`,
-        element("span", { dir: "auto" }, entry.parts.join(" · ")),
-        time(entry.at),
-      );
-    } else {
-      node = this.#message(entry, head, mine);
-      node.dataset.seq = String(entry.seq);
-      if (mine) node.append(mark("sent"));
-    }
+    const node =
+      entry.kind === "line" ? drawnLine(entry) : drawn(entry, { head, mine, quote });
     this.#nodes.set(entry, { shape, node });
     return node;
   }
 
-  /** @param {Message} entry @param {boolean} head @param {boolean} mine */
-  #message(entry, head, mine) {
-    const nick = coloured(element("bdi", { class: "nick" }, entry.nick), entry.user);
-    const body = element("div", { class: "text", dir: "auto" }, linked(entry.text));
-    const node = head
-      ? row(
-          "li",
-          "message head",
-          avatar(entry.nick, entry.user),
-          row("div", "who", nick, time(entry.at)),
-          body,
-        )
-      : row(
-          "li",
-          "message",
-          row("span", "unseen", nick, ":"),
-          row("div", "aside", time(entry.at)),
-          body,
-        );
-    if (mine) node.dataset.state = "sent";
-    return node;
+  /** The message that one answers, as far as it is known. @param {number} replyTo */
+  #quote(replyTo) {
+    if (!replyTo || !this.#room) return null;
+    void this.#chat.quoted(this.#room, replyTo);
+    return this.#room.known.get(replyTo) ?? null;
   }
 
   /** @param {Unsent} item @param {Message} entry @param {boolean} head */
@@ -270,21 +250,7 @@ export class Log {
     const shape = `${head} ${state} ${reason} ${entry.nick}`;
     const known = this.#unsent.get(key);
     if (known?.shape === shape) return known.node;
-    const node = this.#message(entry, head, true);
-    node.dataset.state = state === "queued" ? "sending" : state;
-    node.dataset.key = key;
-    node.append(mark(state));
-    if (state === "failed") {
-      node.append(
-        row(
-          "div",
-          "failure",
-          row("span", "", `Not sent: ${reason}`),
-          element("button", { type: "button", class: "small", "data-do": "retry" }, "Retry"),
-          element("button", { type: "button", class: "small", "data-do": "discard" }, "Discard"),
-        ),
-      );
-    }
+    const node = drawnUnsent(item, entry, { head, mine: true, quote: this.#quote(item.replyTo) });
     this.#unsent.set(key, { shape, node });
     return node;
   }
@@ -317,7 +283,8 @@ export class Log {
     // The end is left by going up. It may also move away, by another size: then it is followed.
     const up = scrollTop < this.#scrolledTo;
     this.#scrolledTo = scrollTop;
-    const stuck = (this.#stuck && !up) || scrollHeight - scrollTop - clientHeight < END_PX;
+    const atEnd = scrollHeight - scrollTop - clientHeight < END_PX;
+    const stuck = Boolean((this.#stuck && !up) || (atEnd && room?.attached));
     if (stuck !== this.#stuck) {
       this.#stuck = stuck;
       this.render();
@@ -327,9 +294,13 @@ export class Log {
     }
   }
 
-  /** Near the top, or where the top is in sight anyway: more. @param {import("./room.js").Room} room */
+  /** Near an end of what is held, or where that is in sight anyway: more. */
+  /** @param {import("./room.js").Room} room */
   #reach(room) {
-    if (this.#scroller.scrollTop < TOP_PX) void this.#chat.older(room);
+    const { scrollTop, scrollHeight, clientHeight } = this.#scroller;
+    if (scrollTop < TOP_PX) void this.#chat.older(room);
+    if (!room.attached && scrollHeight - scrollTop - clientHeight < TOP_PX)
+      void this.#chat.newer(room);
   }
 
   /** @param {import("./room.js").Room} room */
@@ -343,7 +314,7 @@ export class Log {
       count += 1;
     }
     const far = scrollHeight - scrollTop - clientHeight > 1.5 * clientHeight;
-    this.#pill.hidden = this.#stuck || !(count || far);
+    this.#pill.hidden = this.#stuck || !(count || far || !room.attached);
     this.#pill.classList.toggle("news", count > 0);
     const text = count ? counted(count, "new message") : "Jump to the latest";
     if (this.#pill.textContent !== text) this.#pill.textContent = text;
@@ -352,9 +323,17 @@ export class Log {
   /** @param {MouseEvent} event */
   #clicked(event) {
     const button = event.target instanceof Element ? event.target.closest("button[data-do]") : null;
-    const key = button?.closest("li")?.dataset.key;
-    if (!button || !key) return;
-    if (button.getAttribute("data-do") === "retry") this.#chat.retry(key);
-    else this.#chat.outbox.discard(key);
+    const node = button?.closest("li");
+    switch (button?.getAttribute("data-do")) {
+      case "retry":
+        this.#chat.retry(node?.dataset.key ?? "");
+        break;
+      case "discard":
+        this.#chat.outbox.discard(node?.dataset.key ?? "");
+        break;
+      case "jump":
+        void this.show(Number(button?.getAttribute("data-to")));
+        break;
+    }
   }
 }

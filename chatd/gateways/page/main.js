@@ -8,11 +8,15 @@ const url = new URL("ws", location.href);
 url.protocol = location.protocol === "https:" ? "wss:" : "ws:";
 url.search = url.hash = "";
 
-const home = document.querySelector('meta[name="chatd-room"]')?.getAttribute("content") || "lobby";
+/** What the daemon wrote into the page. @param {string} name */
+function told(name) {
+  return document.querySelector(`meta[name="chatd-${name}"]`)?.getAttribute("content") ?? "";
+}
+
 /** @type {View | undefined} */
 let view;
-const chat = new Chat(url.href, home, () => view?.changed());
-view = new View(chat);
+const chat = new Chat(url.href, told("room"), () => view?.changed());
+view = new View(chat, told("auth") === "token");
 
 addEventListener("hashchange", () => {
   const name = decoded();

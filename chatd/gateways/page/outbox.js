@@ -9,6 +9,13 @@ import { own } from "./storage.js";
 
 const FIRST_PAUSE_MS = 1_000;
 const LONGEST_PAUSE_MS = 15_000;
+// Longer than this, and it is told why nothing is sent. And not longer is waited at once: what an
+// operator said may be taken back.
+const UNTOLD_MS = 2_000;
+const LONGEST_WAIT_MS = 60_000;
+
+/** Refusals after which waiting helps. */
+const PASSING = new Set(["rate_limited", "unavailable", "muted"]);
 
 /**
  * @typedef {object} Unsent
@@ -17,8 +24,9 @@ const LONGEST_PAUSE_MS = 15_000;
  * @property {string} text
  * @property {number} at when it was written, ms
  * @property {string | null} user as whom it was sent; null while it never was
- * @property {"queued" | "sending" | "sent" | "failed"} state
- * @property {string} [reason] why it failed
+ * @property {"queued" | "sending" | "held" | "sent" | "failed"} state
+ * @property {number} replyTo the message that it answers; 0: none
+ * @property {string} [reason] why it failed, or is held
  * @property {number} [seq] once it is sent
  * @property {boolean} [seen] an event in the log looks like it, its answer is still to come
  */
@@ -37,6 +45,8 @@ export class Outbox {
   #changed;
   /** @type {Set<string>} rooms in which a message is on its way */
   #busy = new Set();
+  /** What ends the waiting in a room. @type {Map<string, () => void>} */
+  #waits = new Map();
 
   /**
    * @param {import("./connection.js").Connection} connection
@@ -48,7 +58,7 @@ export class Outbox {
     /** @type {Unsent[]} */
     const kept = own.get("unsent", []);
     this.items = kept.filter((item) => item.state !== "sent");
-    for (const item of this.items) if (item.state === "sending") item.state = "queued";
+    for (const item of this.items) if (item.state !== "failed") item.state = "queued";
   }
 
   /** @param {string} room */
@@ -59,10 +69,11 @@ export class Outbox {
   /**
    * @param {string} room
    * @param {string} text
+   * @param {number} replyTo
    */
-  add(room, text) {
+  add(room, text, replyTo) {
     const at = Date.now();
-    this.items.push({ key: randomKey(), room, text, at, user: null, state: "queued" });
+    this.items.push({ key: randomKey(), room, text, replyTo, at, user: null, state: "queued" });
     this.#save();
   }
 
@@ -72,12 +83,15 @@ export class Outbox {
     if (!item) return;
     item.state = "queued";
     delete item.reason;
+    this.#waits.get(item.room)?.();
     this.#save();
   }
 
   /** @param {string} key */
   discard(key) {
-    this.items = this.items.filter((item) => item.key !== key);
+    const gone = this.items.find((item) => item.key === key);
+    this.items = this.items.filter((item) => item !== gone);
+    if (gone?.state === "held") this.#waits.get(gone.room)?.();
     this.#save();
   }
 
@@ -168,18 +182,20 @@ export class Outbox {
         item.user = user;
         this.#save();
         try {
-          const { key, text } = item;
-          const { seq } = await this.#connection.request({ do: "say", room: room.name, text, key });
+          const { key, text, replyTo } = item;
+          const command = { do: "say", room: room.name, text, key, reply_to: replyTo || undefined };
+          const { seq } = await this.#connection.request(command);
           item.state = "sent";
           item.seq = seq;
-          if (room.last >= seq) this.discard(key);
+          // What has no number is told and not kept: its event is on the way.
+          if (!seq || room.last >= seq) this.discard(key);
           pause = FIRST_PAUSE_MS;
         } catch (error) {
           item.state = "queued";
           delete item.seen;
           if (!(error instanceof Refused)) throw error;
-          if (error.code === "rate_limited" || error.code === "unavailable") {
-            await this.#connection.sleep(error.retryMs ?? pause);
+          if (PASSING.has(error.code) && (error.retryMs || error.code !== "muted")) {
+            await this.#wait(item, error, error.retryMs ?? pause);
             pause = Math.min(2 * pause, LONGEST_PAUSE_MS);
           } else {
             item.state = "failed";
@@ -193,6 +209,19 @@ export class Outbox {
     } finally {
       this.#busy.delete(room.name);
       this.#save();
+    }
+  }
+
+  /** @param {Unsent} item @param {Refused} error @param {number} ms */
+  async #wait(item, error, ms) {
+    if (ms > UNTOLD_MS) Object.assign(item, { state: "held", reason: error.message });
+    this.#save();
+    const asked = new Promise((resolve) => this.#waits.set(item.room, () => resolve(undefined)));
+    try {
+      await Promise.race([this.#connection.sleep(Math.min(ms, LONGEST_WAIT_MS)), asked]);
+    } finally {
+      if (item.state === "held") item.state = "queued";
+      delete item.reason;
     }
   }
 

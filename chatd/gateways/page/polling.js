@@ -10,6 +10,13 @@ const SEPARATOR = "\x1e";
 // Who does not take the goodbye in this time goes without it.
 const GOODBYE_MS = 5_000;
 
+/** What a WebSocket would be closed with, by the code with which Socket.IO lets nobody in. */
+const CLOSES = new Map([
+  ["banned", 4501],
+  ["unauthorized", 4502],
+]);
+const ABNORMAL = 1006;
+
 const encoder = new TextEncoder();
 
 export class Polling {
@@ -26,14 +33,14 @@ export class Polling {
   #packets = [];
   #calls = new AbortController();
 
-  /** @param {{session: string | null, room: string | undefined}} auth who we are, where we begin */
+  /** @param {object} auth who we are, where we begin */
   constructor(auth) {
     void this.#run(auth);
   }
 
-  /** @param {string} frame a command with its id, for here all are acknowledged */
+  /** @param {string} frame a command; with an id, it is acknowledged */
   send(frame) {
-    const { do: name, id, ...fields } = JSON.parse(frame);
+    const { do: name, id = "", ...fields } = JSON.parse(frame);
     this.#post(`42${id}${JSON.stringify([name, fields])}`);
   }
 
@@ -50,7 +57,7 @@ export class Polling {
     this.#post("1");
   }
 
-  /** @param {{session: string | null, room: string | undefined}} auth */
+  /** @param {object} auth */
   async #run(auth) {
     try {
       const { sid, maxPayload } = JSON.parse((await this.#call()).slice(1));
@@ -79,7 +86,10 @@ export class Polling {
     else if (packet.startsWith("43")) {
       const at = packet.indexOf("[");
       this.#say({ ...JSON.parse(packet.slice(at))[0], re: Number(packet.slice(2, at)) });
-    } else if (packet === "1" || packet.startsWith("41") || packet.startsWith("44")) this.#end();
+    } else if (packet.startsWith("44")) {
+      const { message, data } = JSON.parse(packet.slice(2));
+      this.#end(CLOSES.get(data?.code), message);
+    } else if (packet === "1" || packet.startsWith("41")) this.#end();
   }
 
   /** @param {any[]} event */
@@ -89,7 +99,7 @@ export class Polling {
     else if (name !== "notice" || !given[0].do) this.#say({ ...given[0], on: name });
     // What was not granted at the beginning is asked for again, by who knows what to do about it;
     // but where waiting helps, another guest or room would be a wrong beginning.
-    else if (given[0].retry_ms) this.#end();
+    else if (given[0].retry_ms && given[0].do !== "typing") this.#end();
   }
 
   /** @param {object} frame */
@@ -133,10 +143,10 @@ export class Polling {
     return await answer.text();
   }
 
-  #end() {
+  #end(code = ABNORMAL, reason = "") {
     this.#calls.abort();
     if (!this.#open) return;
     this.#open = false;
-    this.onclose?.({ code: 1006, reason: "" });
+    this.onclose?.({ code, reason });
   }
 }

@@ -6,22 +6,47 @@ const KEPT = 1_000;
 const KEPT_AT_MOST = 5_000;
 // Presence lines side by side are told as one.
 const PARTS = 4;
+// Who writes says so again every few seconds.
+const TYPING_MS = 6_000;
+
+/** @type {Record<string, string>} */
+const LEFT = { kicked: "was put out", banned: "was banned" };
 
 /**
- * @typedef {{kind: "message", seq: number, at: number, user: string, nick: string, text: string}} Message
- * @typedef {{kind: "line", at: number, tone: "presence" | "notice" | "gap", parts: string[]}} Line
+ * @typedef {object} Message
+ * @property {"message"} kind
+ * @property {number} seq 0 where it is told and not kept
+ * @property {number} at
+ * @property {string} user
+ * @property {string} nick
+ * @property {string} text
+ * @property {number} replyTo 0: to none
+ * @property {number} edited when; 0: never
+ * @property {boolean} deleted
+ *
+ * @typedef {{kind: "line", seq: number, at: number, tone: "presence" | "notice" | "gap" | "topic", parts: string[]}} Line
  * @typedef {Message | Line} Entry
  * @typedef {{nick: string, user: string, op: boolean}} Member
  */
 
+/** @param {any} event @returns {Message} */
+export function message(event) {
+  const { seq = 0, user, from: nick, text = "", reply_to: replyTo = 0, deleted = false } = event;
+  const edited = event.edited ? Date.parse(event.edited) : 0;
+  const at = Date.parse(event.at);
+  return { kind: "message", seq, at, user, nick, text, replyTo, edited, deleted };
+}
+
 /**
  * @param {any} event
- * @returns {Message | null} null for a kind of event that this page does not know
+ * @returns {Entry | null} null for an event that has no place of its own among the messages
  */
-function message(event) {
-  if (event.on !== "message") return null;
-  const { seq, user, from: nick } = event;
-  return { kind: "message", seq, at: Date.parse(event.at), user, nick, text: event.text ?? "" };
+function entry(event) {
+  if (event.on === "message") return message(event);
+  if (event.on !== "topic") return null;
+  const told = event.text ? `set the topic: ${event.text}` : "took the topic away";
+  const parts = [`${event.from} ${told}`];
+  return { kind: "line", seq: event.seq, at: Date.parse(event.at), tone: "topic", parts };
 }
 
 export class Room {
@@ -29,12 +54,22 @@ export class Room {
   joined = false;
   /** Why the daemon would not have us; "" while it would. */
   refused = "";
+  /** What the other one is called, in direct messages. */
+  peer = "";
+  /** Whether what is said here is kept, as far as we have seen. */
+  kept = true;
   topic = "";
   epoch = "";
   /** The last number seen; 0: none. */
   last = 0;
   /** @type {Entry[]} */
   entries = [];
+  /** The numbers between which `entries` has everything. */
+  first = 1;
+  end = 0;
+  /** Every message that is known by its number, in the stretch or quoted in it; null: there is none. */
+  /** @type {Map<number, Message | null>} */
+  known = new Map();
   /** Whether there is more of the log above. */
   more = false;
   loading = false;
@@ -43,9 +78,15 @@ export class Room {
   /** @type {Map<string, Member>} */
   members = new Map();
   count = 0;
-  /** The last number read, in this tab or another. */
+  /** Who is writing. @type {Map<string, {nick: string, until: number}>} */
+  #typing = new Map();
+  /** The last number read, in this tab or another; and what the daemon knows of it. */
   read = 0;
+  marked = 0;
+  marking = false;
   unread = 0;
+  /** Up to where the daemon has counted what is unread. */
+  #counted = 0;
   /** Where "new" begins while the room is looked at; 0: nowhere. */
   divider = 0;
 
@@ -54,68 +95,87 @@ export class Room {
     this.name = name;
   }
 
+  /** Whether it is the room of two. */
+  get direct() {
+    return this.name.startsWith("@");
+  }
+
+  /** What it is called here. */
+  get label() {
+    return this.direct ? this.peer || "…" : this.name;
+  }
+
   get since() {
     return this.epoch ? { epoch: this.epoch, seq: this.last } : null;
   }
 
-  /** The lowest number held, from where history reads back. */
-  get first() {
-    for (const entry of this.entries) if (entry.kind === "message") return entry.seq;
-    return this.last + 1;
+  /** Whether what is held goes up to what happens now. */
+  get attached() {
+    return this.end === this.last;
   }
 
   /**
    * Takes a join's answer. Gives its messages that are new here.
    * @param {any} answer
-   * @param {{epoch: string, seq: number} | null} read the stored read mark
    * @param {string} me
    */
-  enter(answer, read, me) {
+  enter(answer, me) {
     const fresh = !this.epoch;
     if (!answer.recovered) {
-      this.entries = [];
-      this.last = 0;
-      this.unread = 0;
-      this.divider = 0;
+      this.entries = this.entries.filter((each) => each.kind === "message" && !each.seq);
+      this.known.clear();
+      this.last = this.end = this.read = this.divider = 0;
+      this.unread = this.entries.filter((each) => each.kind === "message" && each.user !== me).length;
+      this.marked = 0;
+      this.first = answer.events[0]?.seq ?? answer.seq + 1;
       // Retention may have taken the log's head, but then history says so.
-      this.more = answer.events.length > 0 && answer.events[0].seq > 1;
+      this.more = answer.events.length > 0 && this.first > 1;
     }
     this.joined = true;
     this.refused = "";
     this.epoch = answer.epoch;
     this.topic = answer.topic;
     this.#meet(answer.members, answer.member_count);
-    if (!answer.recovered) {
-      if (!fresh)
-        this.line(
-          "gap",
-          "Reconnected. What was shown before could not be resumed; this is the latest.",
-        );
+    if (!answer.recovered && !fresh)
+      this.line(
+        "gap",
+        "Reconnected. What was shown before could not be resumed; this is the latest.",
+      );
+    if (answer.read >= this.read) {
+      this.read = this.marked = answer.read;
+      this.unread = answer.unread;
+      this.#counted = answer.seq;
+    } else if (fresh && !this.direct) {
       // A room seen for the first time has nothing unread; one that was renewed under our eyes has.
-      if (read && read.epoch === answer.epoch) this.read = read.seq;
-      else this.read = fresh ? answer.seq : 0;
+      this.read = answer.seq;
     }
     const taken = answer.events.map((/** @type {any} */ event) => this.take(event, me));
-    // An event kind of which this page knows nothing may end the page.
-    if (!answer.recovered && answer.events.length === 0) this.last = answer.seq;
+    if (!answer.recovered && answer.events.length === 0) this.last = this.end = answer.seq;
     return taken.filter(Boolean);
   }
 
   /**
-   * Takes an event of the log, once.
+   * Takes an event of the log, once; or a message that is told and not kept.
    * @param {any} event
    * @param {string} me
-   * @returns {Message | null} what is new of it
+   * @returns {Message | null} the message that it is
    */
   take(event, me) {
-    if (event.seq <= this.last) return null;
-    this.last = event.seq;
-    const entry = message(event);
-    if (!entry) return null;
-    this.entries.push(entry);
-    if (entry.user !== me && entry.seq > this.read) this.unread += 1;
-    this.#trim();
-    return entry;
+    const { seq = 0 } = event;
+    if (seq && seq <= this.last) return null;
+    const { attached } = this;
+    if (seq) this.last = seq;
+    if (seq && attached) this.end = seq;
+    if (event.on === "message" && !seq) this.kept = false;
+    this.#typing.delete(event.user);
+    this.#change(event);
+    const taken = entry(event);
+    if (!taken) return null;
+    if (attached) this.#append(taken);
+    if (taken.kind !== "message") return null;
+    const counted = seq && (seq <= this.read || seq <= this.#counted);
+    if (taken.user !== me && !taken.deleted && !counted) this.unread += 1;
+    return taken;
   }
 
   /**
@@ -124,10 +184,43 @@ export class Room {
    */
   prepend(page) {
     if (page.epoch !== this.epoch) return;
-    const first = this.first;
-    const older = page.events.filter((event) => event.seq < first).map(message);
-    this.entries.unshift(.../** @type {Message[]} */ (older.filter(Boolean)));
+    const older = page.events.filter((event) => event.seq < this.first);
+    const entries = /** @type {Entry[]} */ (older.map(entry).filter(Boolean));
+    for (const each of entries) this.#know(each);
+    this.entries.unshift(...entries);
+    this.first = older[0]?.seq ?? this.first;
     this.more = page.more && older.length > 0;
+  }
+
+  /**
+   * Takes a page of what comes after the stretch that is held.
+   * @param {{epoch: string, events: any[]}} page
+   * @param {number} upto the last number there was when it was asked for
+   */
+  append(page, upto) {
+    if (page.epoch !== this.epoch) return;
+    for (const event of page.events) {
+      if (event.seq <= this.end) continue;
+      this.end = event.seq;
+      const each = entry(event);
+      if (each) this.#append(each);
+    }
+    if (!page.events.length) this.end = Math.max(this.end, upto);
+    this.last = Math.max(this.last, this.end);
+  }
+
+  /**
+   * Holds another stretch of the log in place of this one: it ends with this page.
+   * @param {{epoch: string, events: any[], more: boolean}} page
+   */
+  move(page) {
+    if (page.epoch !== this.epoch || !page.events.length) return;
+    this.entries = [];
+    this.known.clear();
+    this.first = page.events[0].seq;
+    this.end = this.first - 1;
+    this.more = page.more;
+    this.append(page, 0);
   }
 
   /**
@@ -135,6 +228,7 @@ export class Room {
    * @param {string} text
    */
   line(tone, text) {
+    if (!this.attached) return;
     const before = this.entries.at(-1);
     const at = Date.now();
     if (
@@ -146,7 +240,7 @@ export class Room {
       // A new entry, not a changed one: the view keeps an element for each.
       this.entries[this.entries.length - 1] = { ...before, at, parts: [...before.parts, text] };
     } else {
-      this.entries.push({ kind: "line", at, tone, parts: [text] });
+      this.entries.push({ kind: "line", seq: 0, at, tone, parts: [text] });
     }
     this.#trim();
   }
@@ -163,8 +257,9 @@ export class Room {
         break;
       case "left":
         this.members.delete(event.user);
+        this.#typing.delete(event.user);
         this.count = Math.max(this.count - 1, this.members.size);
-        this.line("presence", `${event.nick} left`);
+        this.line("presence", `${event.nick} ${LEFT[event.reason] ?? "left"}`);
         break;
       case "nick":
         if (known) this.members.set(event.user, { ...known, nick: event.to });
@@ -187,12 +282,73 @@ export class Room {
     this.count = page.member_count;
   }
 
+  /** Takes the sign that somebody writes, or no more. @param {any} event */
+  writes(event) {
+    this.#typing.delete(event.user);
+    if (event.active)
+      this.#typing.set(event.user, { nick: event.nick, until: Date.now() + TYPING_MS });
+    return TYPING_MS;
+  }
+
+  /** The nicks of those who are writing. */
+  get writers() {
+    const now = Date.now();
+    return [...this.#typing.values()].filter(({ until }) => until > now).map(({ nick }) => nick);
+  }
+
   /** Everything there is was looked at. Tells whether that was news. */
   markRead() {
-    const news = this.read < this.last;
+    const news = this.read < this.last || this.unread > 0;
     this.read = Math.max(this.read, this.last);
     this.unread = 0;
     return news;
+  }
+
+  /** It was read elsewhere, up to there. @param {number} seq @param {string} me */
+  readTo(seq, me) {
+    if (seq <= this.read) return;
+    this.read = this.marked = seq;
+    const behind = this.entries.filter((each) => each.seq > seq && each.kind === "message");
+    this.unread = behind.filter((each) => each.kind === "message" && each.user !== me).length;
+  }
+
+  /** The last message that somebody may still change. @param {string} user */
+  lastOf(user) {
+    return /** @type {Message | undefined} */ (
+      this.entries.findLast(
+        (each) => each.kind === "message" && each.seq && each.user === user && !each.deleted,
+      )
+    );
+  }
+
+  /** What an event does to what was there before. @param {any} event */
+  #change(event) {
+    if (event.on === "topic") this.topic = event.text ?? "";
+    else if (event.on === "delete") this.#revise(event.of, { text: "", deleted: true });
+    else if (event.on === "edit" && event.text !== undefined)
+      this.#revise(event.of, { text: event.text, edited: Date.parse(event.at) });
+  }
+
+  /** @param {number} seq @param {Partial<Message>} change */
+  #revise(seq, change) {
+    const before = this.known.get(seq);
+    if (!before) return;
+    const after = { ...before, ...change };
+    this.known.set(seq, after);
+    const index = this.entries.indexOf(before);
+    if (index >= 0) this.entries[index] = after;
+  }
+
+  /** @param {Entry} each */
+  #append(each) {
+    this.#know(each);
+    this.entries.push(each);
+    this.#trim();
+  }
+
+  /** @param {Entry} each */
+  #know(each) {
+    if (each.kind === "message" && each.seq) this.known.set(each.seq, each);
   }
 
   /**
@@ -208,7 +364,9 @@ export class Room {
     const bound = this.follows ? KEPT : KEPT_AT_MOST;
     if (this.entries.length <= bound) return;
     // A tenth at a time, so that it is not done for each message.
-    this.entries.splice(0, this.entries.length - bound + bound / 10);
+    for (const gone of this.entries.splice(0, this.entries.length - bound + bound / 10))
+      this.known.delete(gone.seq);
+    this.first = this.entries.find((each) => each.seq)?.seq ?? this.end + 1;
     this.more = true;
   }
 }

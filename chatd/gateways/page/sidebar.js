@@ -1,7 +1,7 @@
 // @ts-check
 /** What stands beside the messages: rooms, members, and who one is. */
 
-import { Refused } from "./connection.js";
+import { why } from "./connection.js";
 import { avatar, coloured, counted, element, find } from "./text.js";
 
 /**
@@ -31,15 +31,23 @@ function fill(list, rows) {
   }
 }
 
-/** @param {unknown} error */
-function why(error) {
-  return error instanceof Refused ? error.message : "Not connected. Try again in a moment.";
+/** @param {number} unread */
+function badge(unread) {
+  const count = unread > 99 ? "99+" : String(unread);
+  return element(
+    "span",
+    { class: "badge" },
+    count,
+    element("span", { class: "unseen" }, " unread"),
+  );
 }
 
 export class Sidebar {
   #chat;
   #open;
   #roomList = find("room-list", HTMLUListElement);
+  #directs = find("directs", HTMLDivElement);
+  #directList = find("direct-list", HTMLUListElement);
   #otherRooms = find("other-rooms", HTMLDivElement);
   #otherList = find("other-list", HTMLUListElement);
   #memberList = find("member-list", HTMLUListElement);
@@ -66,7 +74,7 @@ export class Sidebar {
     this.#joinName.addEventListener("input", () => (this.#joinError.textContent = ""));
     // Who is about to choose a room is shown those that there are.
     this.#joinName.addEventListener("focus", () => void chat.refreshList());
-    for (const list of [this.#roomList, this.#otherList]) {
+    for (const list of [this.#roomList, this.#directList, this.#otherList]) {
       list.addEventListener("click", (event) => {
         const row = event.target instanceof Element ? event.target.closest("li") : null;
         if (row?.dataset.key) void this.#enter(row.dataset.key);
@@ -100,9 +108,12 @@ export class Sidebar {
     const { current, rooms, listed } = this.#chat;
     fill(
       this.#roomList,
-      [...rooms.values()].map((room) => this.#roomRow(room, room === current)),
+      [...rooms.values()]
+        .filter((room) => !room.direct)
+        .map((room) => this.#roomRow(room, room === current)),
     );
-    const others = listed.filter((each) => !rooms.has(each.room));
+    this.#renderDirects();
+    const others = listed.filter((each) => !rooms.has(each.room) && !each.room.startsWith("@"));
     this.#otherRooms.hidden = others.length === 0;
     fill(
       this.#otherList,
@@ -131,6 +142,42 @@ export class Sidebar {
       find("me-name", HTMLElement).textContent = this.#chat.nick;
       this.#nick.setAttribute("aria-label", `You are ${this.#chat.nick}. Change your name`);
     }
+  }
+
+  /** Those that are open here, and those that the daemon has kept. */
+  #renderDirects() {
+    const { current, rooms, listed } = this.#chat;
+    /** @type {Map<string, {nick: string, unread: number}>} */
+    const found = new Map();
+    for (const room of rooms.values())
+      if (room.direct)
+        found.set(room.name, { nick: room.label, unread: room === current ? 0 : room.unread });
+    for (const { room, nick, unread = 0 } of listed)
+      if (room.startsWith("@") && !found.has(room))
+        found.set(room, { nick: nick ?? "somebody who left", unread });
+    this.#directs.hidden = !found.size;
+    fill(
+      this.#directList,
+      [...found].map(([name, { nick, unread }]) => ({
+        key: name,
+        shape: `${name === current?.name} ${unread} ${nick}`,
+        make: () => {
+          const user = name.slice(1).split(",").find((each) => each !== this.#chat.user) ?? "";
+          const button = element(
+            "button",
+            {
+              type: "button",
+              "aria-current": name === current?.name && "true",
+              class: unread ? "unread" : "",
+            },
+            avatar(nick, user),
+            element("bdi", {}, nick),
+          );
+          if (unread) button.append(badge(unread));
+          return element("li", {}, button);
+        },
+      })),
+    );
   }
 
   /** @param {number} members */
@@ -163,14 +210,7 @@ export class Sidebar {
           element("bdi", {}, room.name),
         );
         if (unread) {
-          button.append(
-            element(
-              "span",
-              { class: "badge" },
-              unread > 99 ? "99+" : String(unread),
-              element("span", { class: "unseen" }, " unread"),
-            ),
-          );
+          button.append(badge(unread));
         } else if (members) {
           button.append(this.#count(members));
         }
@@ -190,10 +230,16 @@ export class Sidebar {
         shape: `${member.nick} ${member.op} ${member.user === this.#chat.user}`,
         make: () => {
           const nick = coloured(element("bdi", { class: "nick" }, member.nick), member.user);
-          const row = element("li", {}, avatar(member.nick, member.user), nick);
-          if (member.user === this.#chat.user) row.append(element("span", { class: "tag" }, "you"));
+          const mine = member.user === this.#chat.user;
+          const row = element(
+            mine ? "span" : "button",
+            mine ? {} : { type: "button", "aria-haspopup": "menu" },
+            avatar(member.nick, member.user),
+            nick,
+          );
+          if (mine) row.append(element("span", { class: "tag" }, "you"));
           if (member.op) row.append(element("span", { class: "tag" }, "op"));
-          return row;
+          return element("li", {}, row);
         },
       })),
     );

@@ -27,6 +27,19 @@ export function find(id, type) {
   return node;
 }
 
+const SVG = "http://www.w3.org/2000/svg";
+
+/** @param {string} path of a 24 by 24 drawing */
+export function icon(path) {
+  const svg = document.createElementNS(SVG, "svg");
+  svg.setAttribute("viewBox", "0 0 24 24");
+  svg.setAttribute("aria-hidden", "true");
+  const drawing = document.createElementNS(SVG, "path");
+  drawing.setAttribute("d", path);
+  svg.append(drawing);
+  return svg;
+}
+
 const LINK = /https?:\/\/[^\s<>"]+/gi;
 // What ends a sentence or a bracket around a link is not the link's.
 const TRAILING = /[.,:;!?'*_~\])}>]+$/;
@@ -104,6 +117,44 @@ export function time(at) {
     { datetime: date.toISOString(), title: WHOLE.format(date) },
     CLOCK.format(date),
   );
+}
+
+const SHORT = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+
+/** A time of another day. @param {number} at */
+export function date(at) {
+  const when = new Date(at);
+  return element(
+    "time",
+    { datetime: when.toISOString(), title: WHOLE.format(when) },
+    SHORT.format(when),
+  );
+}
+
+/**
+ * Marks the words that were looked for, as the daemon finds them: whole, without regard to case and
+ * accents.
+ * @param {string} text
+ * @param {string} query
+ */
+export function marked(text, query) {
+  const words = new Set(query.match(WORD)?.map(plain));
+  const fragment = document.createDocumentFragment();
+  let end = 0;
+  for (const { 0: word, index } of text.matchAll(WORD)) {
+    if (!words.has(plain(word))) continue;
+    fragment.append(text.slice(end, index), element("mark", {}, word));
+    end = index + word.length;
+  }
+  fragment.append(text.slice(end));
+  return fragment;
+}
+
+const WORD = /[\p{L}\p{N}\p{M}]+/gu;
+
+/** @param {string} word */
+function plain(word) {
+  return word.normalize("NFD").replace(/\p{M}/gu, "").toLowerCase();
 }
 
 /** The local day, as a key. @param {number} at */

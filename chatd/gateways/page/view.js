@@ -1,15 +1,21 @@
 // @ts-check
 /** The page as a whole: what is drawn when, the banner, the drawers, the title, the keys. */
 
+import { Actions } from "./actions.js";
 import { Composer } from "./composer.js";
 import { Log } from "./log.js";
+import { People } from "./people.js";
+import { Search } from "./search.js";
 import { Sidebar } from "./sidebar.js";
 import { shared } from "./storage.js";
-import { counted, element, find } from "./text.js";
+import { counted, find } from "./text.js";
+import { Title } from "./title.js";
+import { Welcome } from "./welcome.js";
 
 // As style.css has them: below, rooms and members are drawers.
 const ROOMS_BESIDE = matchMedia("(min-width: 760px)");
 const MEMBERS_BESIDE = matchMedia("(min-width: 1080px)");
+const LIST = new Intl.ListFormat("en");
 const FINE_POINTER = matchMedia("(hover: hover) and (pointer: fine)");
 
 /** A panel beside the messages that is a drawer where there is no place. */
@@ -74,6 +80,9 @@ export class View {
   #log;
   #sidebar;
   #composer;
+  #search;
+  #title;
+  #welcome;
   #rooms;
   #members;
   #drawn = false;
@@ -85,12 +94,23 @@ export class View {
   /** @type {() => void} */
   #act = () => {};
 
-  /** @param {import("./chat.js").Chat} chat */
-  constructor(chat) {
+  /**
+   * @param {import("./chat.js").Chat} chat
+   * @param {boolean} tokens whether the server takes tokens
+   */
+  constructor(chat, tokens) {
     this.#chat = chat;
     this.#log = new Log(chat);
     this.#sidebar = new Sidebar(chat, (name) => this.open(name));
     this.#composer = new Composer(chat, () => this.#log.toEnd(true));
+    this.#search = new Search(chat, (seq) => void this.#log.show(seq));
+    this.#title = new Title(chat);
+    this.#welcome = new Welcome(chat, tokens, () => {
+      this.changed();
+      if (FINE_POINTER.matches) this.#composer.focus();
+    });
+    new Actions(chat, this.#composer);
+    new People(chat, (name) => this.open(name));
     const changed = () => this.#renderPanels();
     this.#rooms = new Panel("rooms", ROOMS_BESIDE, changed);
     this.#members = new Panel("members", MEMBERS_BESIDE, changed);
@@ -123,6 +143,7 @@ export class View {
   /** @param {string} name */
   async open(name) {
     await this.#chat.open(name);
+    this.#search.close();
     this.#closeDrawers();
     if (FINE_POINTER.matches) this.#composer.focus();
   }
@@ -132,14 +153,6 @@ export class View {
     const name = room?.name ?? "";
     if (name !== this.#shownRoom) {
       this.#shownRoom = name;
-      find("room-name", HTMLHeadingElement).replaceChildren(
-        ...(name
-          ? [
-              element("span", { class: "hash", "aria-hidden": "true" }, "#"),
-              element("bdi", {}, name),
-            ]
-          : []),
-      );
       if (name && decoded() !== name) {
         // Back leads from room to room, but not to the address that named none.
         const hash = `#${encodeURIComponent(name)}`;
@@ -147,8 +160,12 @@ export class View {
         else history.replaceState(null, "", hash);
       }
     }
-    const topic = find("room-topic", HTMLParagraphElement);
-    if (topic.textContent !== (room?.topic ?? "")) topic.textContent = room?.topic ?? "";
+    const leave = room?.direct ? "Close this conversation" : "Leave this room";
+    find("leave", HTMLButtonElement).ariaLabel = find("leave", HTMLButtonElement).title = leave;
+    this.#title.render();
+    this.#search.render();
+    this.#welcome.render();
+    this.#renderWriters();
     find("composer", HTMLFormElement).hidden = !room;
     find("leave", HTMLButtonElement).hidden = !room;
     find("members-open", HTMLButtonElement).hidden = !room;
@@ -157,7 +174,7 @@ export class View {
     find("members-open", HTMLButtonElement).ariaLabel = count
       ? counted(count, "member")
       : "Members";
-    const elsewhere = [...this.#chat.rooms.values()].some((each) => each !== room && each.unread);
+    const elsewhere = this.#unread(room) > 0;
     find("rooms-dot", HTMLSpanElement).hidden = !elsewhere;
     this.#composer.render();
     this.#log.render();
@@ -221,10 +238,29 @@ export class View {
     };
   }
 
-  #renderTitle() {
+  /** Who is writing in the room. */
+  #renderWriters() {
+    const nicks = this.#chat.current?.writers ?? [];
+    const names = nicks.length > 3 ? "Several people" : LIST.format(nicks);
+    const text = nicks.length ? `${names} ${nicks.length > 1 ? "are" : "is"} writing …` : "";
+    const line = find("writers", HTMLParagraphElement);
+    if (line.textContent !== text) line.textContent = text;
+  }
+
+  /** What is unread in all rooms but this one. @param {import("./room.js").Room | null} but */
+  #unread(but) {
+    const { listed, rooms } = this.#chat;
     let unread = 0;
-    for (const room of this.#chat.rooms.values()) unread += room.unread;
-    const name = this.#chat.current ? `#${this.#chat.current.name} · chatd` : "chatd";
+    for (const room of rooms.values()) if (room !== but) unread += room.unread;
+    for (const { room, nick, unread: more = 0 } of listed)
+      if (nick && !rooms.has(room)) unread += more;
+    return unread;
+  }
+
+  #renderTitle() {
+    const unread = this.#unread(null);
+    const room = this.#chat.current;
+    const name = room ? `${room.direct ? "" : "#"}${room.label} · chatd` : "chatd";
     const title = unread ? `(${unread > 99 ? "99+" : unread}) ${name}` : name;
     if (document.title !== title) document.title = title;
   }
@@ -232,8 +268,13 @@ export class View {
   /** @param {KeyboardEvent} event */
   #pressed(event) {
     if (event.key === "Escape" && !event.isComposing) {
+      if (document.querySelector("dialog[open]")) return;
       if (this.#rooms.over || this.#members.over) this.#closeDrawers();
+      else if (this.#search.shown) this.#search.close();
       else this.#log.toEnd();
+    } else if (event.key.toLowerCase() === "f" && event.shiftKey && (event.ctrlKey || event.metaKey)) {
+      event.preventDefault();
+      if (!this.#search.shown) this.#search.toggle();
     } else if (event.altKey && (event.key === "ArrowUp" || event.key === "ArrowDown")) {
       const names = [...this.#chat.rooms.keys()];
       const at = names.indexOf(this.#shownRoom) + (event.key === "ArrowUp" ? -1 : 1);

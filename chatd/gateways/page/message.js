@@ -1,0 +1,124 @@
+// @ts-check
+/** How one entry of the log looks: a message, one that is not sent yet, a line between them. */
+
+import { avatar, coloured, element, linked, time } from "./text.js";
+
+const MARKS = {
+  queued: "Sending",
+  sending: "Sending",
+  held: "Held back",
+  sent: "Sent",
+  failed: "Failed",
+};
+
+/**
+ * @typedef {import("./room.js").Message} Message
+ * @typedef {import("./outbox.js").Unsent} Unsent
+ * @typedef {{head: boolean, mine: boolean, quote: Message | null}} Look
+ */
+
+/** @param {string} tag @param {string} name @param {...(Node | string)} children */
+function row(tag, name, ...children) {
+  return element(tag, { class: name }, ...children);
+}
+
+/** @param {keyof typeof MARKS} state */
+function mark(state) {
+  return element(
+    "span",
+    { class: "mark", title: MARKS[state] },
+    row("span", "unseen", MARKS[state]),
+  );
+}
+
+/** @param {import("./room.js").Line} line */
+export function drawnLine(line) {
+  return row(
+    "li",
+    `line ${line.tone}`,
+    element("span", { dir: "auto" }, line.parts.join(" · ")),
+    time(line.at),
+  );
+}
+
+/** The message that one answers, in a line. @param {number} seq @param {Message | null} quote */
+function quotation(seq, quote) {
+  const words = quote && !quote.deleted ? quote.text : quote ? "Deleted message" : "A message";
+  const button = element(
+    "button",
+    { type: "button", class: "quote", "data-do": "jump", "data-to": String(seq) },
+    row("span", "unseen", "In reply to "),
+    ...(quote ? [coloured(row("bdi", "nick", quote.nick), quote.user)] : []),
+    element("span", { class: "words", dir: "auto" }, words.replace(/\s+/g, " ").slice(0, 200)),
+  );
+  return button;
+}
+
+/** @param {Message} message */
+function body(message) {
+  if (message.deleted) return row("div", "text gone", "Message deleted");
+  const text = element("div", { class: "text", dir: "auto" }, linked(message.text));
+  return text;
+}
+
+/** @param {Message} message @param {Look} look */
+function shape(message, { head, mine, quote }) {
+  const nick = coloured(row("bdi", "nick", message.nick), message.user);
+  const node = head
+    ? row(
+        "li",
+        "message head",
+        avatar(message.nick, message.user),
+        row("div", "who", nick, time(message.at)),
+      )
+    : row(
+        "li",
+        "message",
+        row("span", "unseen", nick, ":"),
+        row("div", "aside", time(message.at)),
+      );
+  if (message.replyTo) node.append(quotation(message.replyTo, quote));
+  node.append(body(message));
+  if (message.edited && !message.deleted) {
+    const when = time(message.edited);
+    node.append(element("span", { class: "edited", title: when.title }, "edited"));
+  }
+  node.dataset.user = message.user;
+  if (mine) node.dataset.state = "sent";
+  return node;
+}
+
+/** @param {Message} message @param {Look} look */
+export function drawn(message, look) {
+  const node = shape(message, look);
+  if (message.seq) {
+    node.dataset.seq = String(message.seq);
+    // The arrows lead from message to message; Tab does not.
+    node.tabIndex = -1;
+  }
+  if (look.mine && !message.deleted) node.append(mark("sent"));
+  return node;
+}
+
+/** @param {Unsent} item @param {Message} message @param {Look} look */
+export function drawnUnsent(item, message, look) {
+  const { key, state, reason = "" } = item;
+  const node = shape(message, look);
+  node.dataset.state = state === "queued" ? "sending" : state;
+  node.dataset.key = key;
+  node.append(mark(state));
+  if (state === "failed" || state === "held") {
+    const why = state === "held" ? `Not sent yet: ${reason}` : `Not sent: ${reason}`;
+    const again = state === "held" ? "Try now" : "Retry";
+    node.append(
+      row(
+        "div",
+        "failure",
+        row("span", "", why),
+        element("button", { type: "button", class: "small", "data-do": "retry" }, again),
+        element("button", { type: "button", class: "small", "data-do": "discard" }, "Discard"),
+      ),
+    );
+  }
+  return node;
+}

@@ -1,0 +1,304 @@
+"""The chat page: words that are changed, taken away, answered, found, read, and said to one alone."""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+from chatd import client
+from tests.e2e.chat_page import ChatPage, open_page, texts_in
+from tests.e2e.chatd_process import ChatdProcess, ChatdStarter
+from tests.e2e.chromium import Chromium
+
+HOSTILE: Final = "<img src=x onerror='window.hacked=1'><b>bold</b> javascript:window.hacked=1"
+
+
+def message(seq: int) -> str:
+    return f"document.querySelector('#log .message[data-seq=\"{seq}\"]')"
+
+
+async def act(page: ChatPage, seq: int, name: str) -> None:
+    """Point at a message and press one of its buttons."""
+    await page.tab.evaluate(
+        f"{message(seq)}.dispatchEvent(new PointerEvent('pointerover', {{bubbles: true}})), 1"
+    )
+    await page.tab.click(f"#log [data-seq='{seq}'] .actions [aria-label={name}]")
+
+
+async def test_one_changes_what_one_said(chatd: ChatdProcess, chromium: Chromium) -> None:
+    ann = await open_page(chromium, chatd, nick="ann")
+    bob = await open_page(chromium, chatd, nick="bob", host="127.0.0.1")
+    await ann.say("helo")
+    await ann.type("half a thought")
+    await act(ann, 1, "Edit")
+    value = "document.querySelector('#composer-text').value"
+    assert await ann.tab.evaluate(value) == "helo"
+    await ann.tab.press("Escape")
+    assert await ann.tab.evaluate(value) == "half a thought"
+    assert not await ann.visible("#about")
+    await ann.tab.evaluate("document.querySelector('#composer-text').select()")
+    await ann.tab.type("  ")
+    await ann.tab.evaluate(
+        "document.querySelector('#composer-text').value = '',"
+        " document.querySelector('#composer-text').dispatchEvent(new Event('input')), 1"
+    )
+    # The arrow up takes the last of one's own up again.
+    await ann.tab.press("ArrowUp")
+    assert await ann.tab.evaluate(value) == "helo"
+    await ann.tab.evaluate("document.querySelector('#composer-text').select()")
+    await ann.tab.type("hello")
+    await ann.tab.press("Enter")
+    for page in (ann, bob):
+        await page.shows("hello")
+        await page.tab.until(f"{message(1)}.querySelector('.edited')")
+        assert await page.texts() == ["hello"]
+    await ann.tab.until("document.querySelector('#about').hidden")
+    # Another's message has no such button.
+    await bob.tab.evaluate(
+        f"{message(1)}.dispatchEvent(new PointerEvent('pointerover', {{bubbles: true}})), 1"
+    )
+    shown = (
+        "[...document.querySelectorAll('.actions button')]"
+        ".filter(button => !button.hidden).map(button => button.ariaLabel)"
+    )
+    assert await bob.tab.evaluate(shown) == ["Reply"]
+    await bob.reload()
+    await bob.tab.until(f"{message(1)}?.querySelector('.edited')")
+    assert await bob.texts() == ["hello"]
+    assert ann.faults == bob.faults == []
+
+
+async def test_one_takes_away_what_one_said(chatd: ChatdProcess, chromium: Chromium) -> None:
+    ann = await open_page(chromium, chatd, nick="ann")
+    await ann.say("a secret")
+    await ann.say("no secret")
+    await act(ann, 1, "Delete")
+    await ann.tab.until("document.querySelector('#question').open")
+    await ann.tab.press("Escape")
+    await ann.tab.until("!document.querySelector('#question').open")
+    assert await ann.texts() == ["a secret", "no secret"]
+    await act(ann, 1, "Delete")
+    await ann.tab.until("document.querySelector('#question').open")
+    await ann.tab.press("Enter")
+    await ann.shows("Message deleted", "no secret")
+    assert "a secret" not in await ann.tab.evaluate("document.documentElement.outerHTML")
+    await ann.reload()
+    await ann.shows("Message deleted", "no secret")
+    async with client.connect(chatd.url) as program:
+        assert await texts_in(program, "lobby") == [None, "no secret"]
+    assert ann.faults == []
+
+
+async def test_answers_show_what_they_answer(start_chatd: ChatdStarter, chromium: Chromium) -> None:
+    chatd = await start_chatd({"limits.messages_per_second": "off", "limits.messages_burst": "off"})
+    async with client.connect(chatd.url, nick="json") as program:
+        await program.join("lobby")
+        await program.say("the question")
+        for number in range(200):
+            await program.say(f"filler {number}\nand a line")
+        page = await open_page(chromium, chatd, nick="ann")
+        await program.say("the answer", reply_to=1)
+        quote = f"{message(202)}?.querySelector('.quote')"
+        # It lies above what is held: it is fetched for its words, and again for its place.
+        await page.tab.until(f"{quote}?.textContent.includes('the question')")
+        assert await page.tab.evaluate(message(1)) is None
+        await page.tab.click("[data-seq='202'] .quote")
+        await page.tab.until(f"{message(1)} && {message(1)} === document.activeElement")
+        # What is said meanwhile is not put behind what is not there.
+        await program.say("meanwhile")
+        await page.tab.until_text("latest", within="#pill")
+        assert "meanwhile" not in await page.texts()
+        await page.tab.click("#pill")
+        await page.shows("the answer", "meanwhile")
+        assert await page.from_end() < 2
+
+        await act(page, 202, "Reply")
+        await page.tab.until_text("Replying to json: the answer", within="#about")
+        await page.say("my answer")
+        await page.tab.until(
+            f"{message(204)}?.querySelector('.quote .words').textContent === 'the answer'"
+        )
+        assert not await page.visible("#about")
+        events = (await program.history("lobby", limit=1)).events
+        assert isinstance(events[0], client.Message)
+        assert events[0].reply_to == 202
+    assert page.faults == []
+
+
+async def test_all_of_the_log_is_there_on_the_way_down(
+    start_chatd: ChatdStarter, chromium: Chromium
+) -> None:
+    chatd = await start_chatd({"limits.messages_per_second": "off", "limits.messages_burst": "off"})
+    async with client.connect(chatd.url, nick="json") as program:
+        await program.join("lobby")
+        for number in range(1, 301):
+            await program.say(f"message {number}" + (" needle" if number == 60 else ""))
+        page = await open_page(chromium, chatd, nick="ann")
+        await find(page, "needle")
+        await page.tab.click("#search-list button")
+        await page.tab.until(f"{message(60)} === document.activeElement")
+        assert not await page.visible("#search")
+        await page.tab.evaluate(
+            "(() => { const scroller = document.querySelector('#scroller');"
+            " window.going = setInterval(() => scroller.scrollTop = scroller.scrollHeight, 30);"
+            " })()"
+        )
+        await page.tab.until(message(300))
+        await page.tab.evaluate("clearInterval(window.going)")
+        await program.say("the latest")
+        await page.shows("the latest")
+        seqs = "[...document.querySelectorAll('#log [data-seq]')].map(n => Number(n.dataset.seq))"
+        held = await page.tab.evaluate(seqs)
+        assert held == list(range(held[0], 302))
+    assert page.faults == []
+
+
+async def find(page: ChatPage, query: str) -> None:
+    await page.tab.click("#search-open")
+    await page.tab.evaluate("document.querySelector('#search-query').select()")
+    await page.tab.type(query)
+    await page.tab.press("Enter")
+    await page.tab.until("document.querySelector('#search-list li, #search-note:not(:empty)')")
+    await page.tab.until("document.querySelector('#search-note').textContent !== 'Searching …'")
+
+
+async def test_words_are_found(chatd: ChatdProcess, chromium: Chromium) -> None:
+    page = await open_page(chromium, chatd, nick="ann")
+    await page.say("Crème brûlée is served")
+    await page.say("nothing of it")
+    await page.say("creme again")
+    await find(page, "CREME")
+    found = "[...document.querySelectorAll('#search-list .text')].map(n => n.textContent)"
+    assert await page.tab.evaluate(found) == ["creme again", "Crème brûlée is served"]
+    marks = "[...document.querySelectorAll('#search-list mark')].map(n => n.textContent)"
+    assert await page.tab.evaluate(marks) == ["creme", "Crème"]
+    await page.tab.press("Escape")
+    await page.tab.until("document.querySelector('#search').hidden")
+    await find(page, "nowhere")
+    assert await page.tab.evaluate("document.querySelector('#search-note').textContent") == (
+        "Nothing was found."
+    )
+    assert page.faults == []
+
+
+async def test_who_writes_is_told(chatd: ChatdProcess, chromium: Chromium) -> None:
+    ann = await open_page(chromium, chatd, nick="ann")
+    bob = await open_page(chromium, chatd, nick="bob", host="127.0.0.1")
+    await ann.type("hel")
+    await bob.tab.until_text("ann is writing …", within="#writers")
+    await ann.send("lo")
+    await bob.shows("hello")
+    await bob.tab.until("!document.querySelector('#writers').textContent")
+    assert not await ann.tab.evaluate("document.querySelector('#writers').textContent")
+    assert ann.faults == bob.faults == []
+
+
+async def test_what_is_unread_is_kept_for_the_next_time(
+    chatd: ChatdProcess, chromium: Chromium
+) -> None:
+    page = await open_page(chromium, chatd, nick="ann")
+    async with client.connect(chatd.url, nick="json") as program:
+        await program.join("lobby")
+        await program.say("seen")
+        await page.shows("seen")
+        await page.join("den")
+        await page.say("here")
+        await page.tab.navigate("about:blank")
+        for number in range(3):
+            await program.say(f"unseen {number}")
+        await page.tab.navigate(f"{chatd.page}#den")
+        badge = "document.querySelector('#room-list li[data-key=\"lobby\"] .badge')"
+        await page.tab.until(f"{badge}?.textContent.startsWith('3')")
+        await page.tab.until("document.title.startsWith('(3) #den')")
+        # What was read in one tab is read in the other one.
+        other = await open_page(chromium, chatd)
+        await other.switch("lobby")
+        await other.tab.until_text("unseen 2", within="#log")
+        await page.tab.until(f"!{badge}")
+    assert page.faults == other.faults == []
+
+
+async def test_a_message_to_one_alone(chatd: ChatdProcess, chromium: Chromium) -> None:
+    ann = await open_page(chromium, chatd, nick="ann")
+    bob = await open_page(chromium, chatd, nick="bob", host="127.0.0.1")
+    async with client.connect(chatd.url, nick="json") as program:
+        await program.join("lobby")
+        await ann.members("ann", "bob", "json")
+        await ann.tab.evaluate(
+            "[...document.querySelectorAll('#member-list button')]"
+            ".find(button => button.textContent.includes('bob')).click()"
+        )
+        await ann.tab.press("Enter")  # the menu's first entry has the focus
+        await ann.in_room("bob")
+        await ann.send("between us")
+        await ann.shows("between us")
+        await bob.tab.until_text("ann", within="#direct-list")
+        await bob.tab.until("document.querySelector('#direct-list .badge')")
+        await bob.tab.until("document.title.startsWith('(1) ')")
+        await bob.tab.click("#direct-list button")
+        await bob.in_room("ann")
+        await bob.shows("between us")
+        await bob.tab.until_text("nothing is kept", within="#log-top")
+        await bob.send("indeed")
+        await ann.shows("between us", "indeed")
+        assert await ann.texts() == ["between us", "indeed"]
+        await ann.tab.click("#leave")
+        await ann.in_room("lobby")
+        assert await ann.texts() == []
+        assert await texts_in(program, "lobby") == []
+    assert ann.faults == bob.faults == []
+
+
+async def test_a_name_is_asked_once(chatd: ChatdProcess, chromium: Chromium) -> None:
+    async with client.connect(chatd.url, nick="ann"):
+        page = ChatPage(await chromium.open_tab())
+        await page.tab.navigate(chatd.page)
+        await page.tab.until("document.querySelector('#welcome').open")
+        await page.tab.type("ann")
+        await page.tab.press("Enter")
+        await page.tab.until("document.querySelector('#welcome-name-error').textContent")
+        await page.tab.evaluate("document.querySelector('#welcome-nick').select()")
+        await page.tab.type("annie")
+        await page.tab.press("Enter")
+        await page.tab.until("!document.querySelector('#welcome').open")
+        await page.members("annie")
+        assert await page.tab.evaluate("document.activeElement.id") == "composer-text"
+        await page.reload()
+        await page.members("annie")
+        assert not await page.visible("#welcome")
+    assert page.faults == []
+
+
+async def test_hostile_quotes_finds_and_names(chatd: ChatdProcess, chromium: Chromium) -> None:
+    page = await open_page(chromium, chatd, nick="ann")
+    nick = "<b>\"'&eve"
+    async with client.connect(chatd.url, nick=nick) as program:
+        assert program.identity.nick == nick
+        await program.join("lobby")
+        await program.say(HOSTILE)
+        await program.say("answer " + HOSTILE, reply_to=1)
+        await page.tab.until(f"{message(2)}?.querySelector('.quote .words')")
+        assert (
+            await page.tab.evaluate(f"{message(2)}.querySelector('.quote .words').textContent")
+            == HOSTILE
+        )
+        await act(page, 1, "Reply")
+        await page.tab.until_text(f"Replying to {nick}: {HOSTILE}", within="#about-text")
+        await page.tab.press("Escape")
+        await find(page, "window hacked")
+        assert await page.tab.evaluate(
+            "[...document.querySelectorAll('#search-list .text')].map(n => n.textContent)"
+        ) == ["answer " + HOSTILE, HOSTILE]
+        await page.tab.press("Escape")
+        await program.say("for you <i>alone</i>", room="@ann")
+        await page.tab.until(
+            f"document.querySelector('#direct-list bdi')?.textContent === {json.dumps(nick)}"
+        )
+        await page.tab.click("#direct-list button")
+        await page.in_room(nick)
+        await page.shows("for you <i>alone</i>")
+        hacked = (
+            "[window.hacked ?? 0, document.querySelectorAll('img, b, i, script:not([src])').length]"
+        )
+        assert await page.tab.evaluate(hacked) == [0, 0]
+    assert page.faults == []  # nor had the policy anything to refuse
