@@ -72,11 +72,6 @@ class ChatPage:
         else:
             await self.tab.press("Escape")
         await self.tab.until("!document.querySelector('#welcome').open")
-        # Then one writes: the focus follows a moment later.
-        await self.tab.evaluate(
-            "new Promise(done => { const look = () => document.activeElement.id === 'composer-text'"
-            " ? done() : requestAnimationFrame(look); look(); })"
-        )
 
     async def type(self, text: str) -> None:
         """Type into the composer; a line feed is a Shift+Enter."""

@@ -398,7 +398,9 @@ _CONTRAST: Final = """(selector => {
 
 _WRITTEN: Final = (
     "#log .text, #log .nick, #log time, #log .avatar, #log .line span, #log .day span, #room-name,"
-    " #me-name, #member-list .nick, #room-list button, #room-list .count, #composer-text"
+    " #me-name, #member-list .nick, #room-list button, #room-list .count, #composer-text,"
+    " #log .quote, #log .quote .nick, #log .text.gone, #log .edited, #room-topic, #direct-list bdi,"
+    " #about p, #search-list mark, #search-list .nick"
 )
 
 
@@ -412,7 +414,28 @@ async def test_both_themes_are_readable(
         await program.join("lobby")
         await page.line("presence", "json joined")
         await program.say("hello")
-        await page.shows("hello")
+        await program.say("answer", reply_to=1)
+        await page.say("gone")
+        await page.say("edited")
+        await page.tab.press("ArrowUp")
+        await page.tab.type("!")
+        await page.tab.press("Enter")
+        await page.shows("edited!")
+        await page.tab.until("document.querySelector('#log .edited')")
+        await program.say("psst", room=f"@{await page.nick()}")
+        await page.tab.until("document.querySelector('#direct-list bdi')")
+        await page.tab.evaluate(
+            "const at = document.querySelector('[data-seq=\"3\"]');"
+            " at.dispatchEvent(new PointerEvent('pointerover', {bubbles: true}));"
+            " at.querySelector('[aria-label=Delete]').click();"
+            " document.querySelector('#question-yes').click();"
+        )
+        await page.tab.until("document.querySelector('#log .gone')")
+        await page.tab.until("!document.querySelector('#question').open")
+        await page.tab.click("#search-open")
+        await page.tab.type("hello")
+        await page.tab.press("Enter")
+        await page.tab.until("document.querySelector('#search-list mark')")
     ground = str(await page.style("body", "backgroundColor"))
     lightness = sum(map(int, ground.removeprefix("rgb(").removesuffix(")").split(", "))) / 3
     assert lightness > 240 if scheme == "light" else lightness < 40

@@ -1,14 +1,17 @@
-"""The chat page: words that are changed, taken away, answered, found, read, and said to one alone."""
+"""The chat page: words changed, taken away, answered, found, read, and said to one alone."""
 
 from __future__ import annotations
 
 import json
 from typing import Final
 
+import trio
+
 from chatd import client
 from tests.e2e.chat_page import ChatPage, open_page, texts_in
 from tests.e2e.chatd_process import ChatdProcess, ChatdStarter
 from tests.e2e.chromium import Chromium
+from tests.e2e.test_page_polling import Proxy, faults
 
 HOSTILE: Final = "<img src=x onerror='window.hacked=1'><b>bold</b> javascript:window.hacked=1"
 
@@ -302,3 +305,89 @@ async def test_hostile_quotes_finds_and_names(chatd: ChatdProcess, chromium: Chr
         )
         assert await page.tab.evaluate(hacked) == [0, 0]
     assert page.faults == []  # nor had the policy anything to refuse
+
+
+async def test_all_of_it_by_the_keyboard(chatd: ChatdProcess, chromium: Chromium) -> None:
+    page = await open_page(chromium, chatd, nick="ann")
+    press = page.tab.press
+    async with client.connect(chatd.url, nick="json") as program:
+        await program.join("lobby")
+        await page.say("one")
+        await program.say("two")
+        await page.shows("two")
+        await page.tab_to("#scroller")
+        await press("ArrowUp")
+        assert await page.tab.evaluate(f"document.activeElement === {message(2)}")
+        await press("Tab")  # leads to what may be done with it
+        assert await page.tab.evaluate("document.activeElement.ariaLabel") == "Reply"
+        await press("Enter")
+        await page.tab.until_text("Replying to json: two", within="#about")
+        assert await page.tab.evaluate("document.activeElement.id") == "composer-text"
+        await press("Escape")
+        await page.tab_to("#scroller")
+        await press("ArrowUp")
+        await press("ArrowUp")
+        await key(page, "e", "KeyE", 69)
+        await page.tab.until_text("Editing your message", within="#about")
+        await page.tab.type("!")
+        await press("Enter")
+        await page.shows("one!", "two")
+        await page.tab_to("#scroller")
+        await press("ArrowUp")
+        await press("ArrowDown")  # behind the last one, one writes
+        assert await page.tab.evaluate("document.activeElement.id") == "composer-text"
+        await page.tab_to("#search-open")
+        await press("Enter")
+        await page.tab.type("two")
+        await press("Enter")
+        await page.tab.until("document.querySelector('#search-list button')")
+        await page.tab_to("#search-list button")
+        await press("Enter")
+        await page.tab.until(f"{message(2)} === document.activeElement")
+        await page.tab_to("#member-list button")
+        await press("Enter")
+        await page.tab.until("document.querySelector('#person').matches(':popover-open')")
+        await press("Escape")
+        assert not await page.visible("#person")
+        assert await page.tab.evaluate("document.activeElement.matches('#member-list button')")
+    assert page.faults == []
+
+
+async def key(page: ChatPage, text: str, code: str, number: int) -> None:
+    pressed = {"key": text, "code": code, "windowsVirtualKeyCode": number}
+    await page.tab.call("Input.dispatchKeyEvent", type="rawKeyDown", **pressed)
+    await page.tab.call("Input.dispatchKeyEvent", type="keyUp", **pressed)
+
+
+async def test_it_is_the_same_by_polling(
+    chatd: ChatdProcess, chromium: Chromium, nursery: trio.Nursery
+) -> None:
+    proxy = Proxy(chatd.port, nursery)
+    page = await open_page(chromium, chatd, port=await proxy.listen(), nick="ann")
+    await chatd.line("connect", transport="polling")
+    async with client.connect(chatd.url, nick="json") as program:
+        await program.join("lobby")
+        await page.say("helo")
+        await page.tab.press("ArrowUp")
+        await page.tab.evaluate("document.querySelector('#composer-text').select()")
+        await page.tab.type("hello")
+        await page.tab.press("Enter")
+        await page.shows("hello")
+        await program.say("hi", reply_to=1)
+        await page.tab.until(
+            f"{message(3)}?.querySelector('.quote .words').textContent === 'hello'"
+        )
+        await find(page, "hello")
+        await page.tab.click("#search-list button")
+        await act(page, 1, "Delete")
+        await page.tab.press("Enter")
+        await page.shows("Message deleted", "hi")
+        await program.say("psst", room="@ann")
+        await page.tab.until("document.querySelector('#direct-list .badge')")
+        await page.tab.click("#direct-list button")
+        await page.shows("psst")
+        await page.send("what?")
+        await page.shows("psst", "what?")
+        await page.tab.until("!document.querySelector('.message[data-state=sending]')")
+        assert await page.texts() == ["psst", "what?"]
+    assert faults(page) == []

@@ -6,17 +6,16 @@
 
 import { Connection, Refused, why } from "./connection.js";
 import { Identity } from "./identity.js";
+import { Marks } from "./marks.js";
 import { Outbox } from "./outbox.js";
-import { message, Room } from "./room.js";
+import { Past } from "./past.js";
+import { Room } from "./room.js";
 import { own, shared } from "./storage.js";
 
 const PAGE_EVENTS = 100;
-const HISTORY_EVENTS = 50;
 const PAUSE_MS = 1_000;
 // A crowd's comings and goings are told as a total; the list follows at this pace.
 const WHO_EVERY_MS = 10_000;
-// What is read in one go is marked once.
-const MARK_MS = 400;
 
 /**
  * @typedef {{room: string, members: number, unread?: number, nick?: string}} Listed
@@ -72,6 +71,8 @@ export class Chat {
       },
     });
     this.outbox = new Outbox(this.connection, changed);
+    this.past = new Past(this.ask, changed);
+    this.marks = new Marks(this.ask);
   }
 
   /** @param {string} asked the room to begin with; "" for none in particular */
@@ -187,53 +188,6 @@ export class Chat {
     this.#changed();
   }
 
-  /** Reads one more page of what lies above. @param {Room} room */
-  async older(room) {
-    if (!room.more) return;
-    await this.#read(room, async () => room.prepend(await this.#page(room, { before: room.first })));
-  }
-
-  /** Reads one more page of what lies below, where an older stretch is held. @param {Room} room */
-  async newer(room) {
-    const upto = room.last;
-    await this.#read(room, async () =>
-      room.append(await this.#page(room, { after: room.end }), upto),
-    );
-  }
-
-  /** Holds what was said last, in place of an older stretch. @param {Room} room */
-  async latest(room) {
-    await this.#read(room, async () => room.move(await this.#page(room, {})));
-  }
-
-  /**
-   * Holds what was said around a message, if it is not held.
-   * @param {Room} room
-   * @param {number} seq
-   */
-  async around(room, seq) {
-    if (seq >= room.first && seq <= room.end) return;
-    await this.#read(room, async () => {
-      room.move(await this.#page(room, { before: seq + 1 }));
-      const upto = room.last;
-      room.append(await this.#page(room, { after: room.end }), upto);
-    });
-  }
-
-  /** Gets to know a message that another one quotes. @param {Room} room @param {number} seq */
-  async quoted(room, seq) {
-    if (room.known.has(seq) || !room.joined) return;
-    room.known.set(seq, null);
-    try {
-      const { events } = await this.#page(room, { before: seq + 1, limit: 1 });
-      const found = events.find((/** @type {any} */ each) => each.seq === seq);
-      if (found?.on === "message") room.known.set(seq, message(found));
-      this.#changed();
-    } catch {
-      // It stays a quotation without words.
-    }
-  }
-
   /** One more page of members, or the first one again. @param {Room} room @param {boolean} anew */
   async who(room, anew) {
     const after = anew ? undefined : [...room.members.values()].at(-1)?.nick;
@@ -256,7 +210,7 @@ export class Chat {
   /** What is there of a room was looked at. @param {Room} room */
   read(room) {
     if (!room.joined || !room.markRead()) return;
-    void this.#mark(room);
+    void this.marks.tell(room);
     this.#changed();
   }
 
@@ -311,7 +265,7 @@ export class Chat {
         const peer = [...room.members.values()].find(({ user }) => user !== this.user);
         this.#met(room.name, peer?.nick);
       }
-      void this.#mark(room);
+      void this.marks.tell(room);
       this.#changed();
       this.#send(room);
     } catch (error) {
@@ -319,24 +273,6 @@ export class Chat {
       room.refused = error.message;
       this.outbox.fail(room.name, error.message);
       this.#changed();
-    }
-  }
-
-  /** Tells the daemon up to where a room is read. @param {Room} room */
-  async #mark(room) {
-    if (room.marking) return;
-    room.marking = true;
-    try {
-      while (room.joined && room.marked < room.read) {
-        const seq = room.read;
-        await this.ask({ do: "read", room: room.name, seq });
-        room.marked = seq;
-        await this.connection.sleep(MARK_MS);
-      }
-    } catch {
-      // It is told with the next one.
-    } finally {
-      room.marking = false;
     }
   }
 
@@ -440,27 +376,6 @@ export class Chat {
   /** @param {Room} room */
   #send(room) {
     if (room.joined) void this.outbox.send(room, this.user);
-  }
-
-  /** @param {Room} room @param {Record<string, unknown>} where */
-  #page(room, where) {
-    const command = { do: "history", room: room.name, limit: HISTORY_EVENTS, messages: true };
-    return this.ask({ ...command, ...where });
-  }
-
-  /** Reads of a room's log, once at a time. @param {Room} room @param {() => Promise<void>} pages */
-  async #read(room, pages) {
-    if (!room.joined || room.loading) return;
-    room.loading = true;
-    this.#changed();
-    try {
-      await pages();
-    } catch {
-      // What was held stays.
-    } finally {
-      room.loading = false;
-      this.#changed();
-    }
   }
 
   /** @param {string} name */

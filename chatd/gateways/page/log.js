@@ -58,7 +58,7 @@ export class Log {
   /** To the latest. Who has said something has seen what was new. @param {boolean} said */
   toEnd(said = false) {
     if (said && this.#room) this.#room.divider = 0;
-    if (this.#room && !this.#room.attached) void this.#chat.latest(this.#room);
+    if (this.#room && !this.#room.attached) void this.#chat.past.latest(this.#room);
     this.#stuck = true;
     this.#scroller.scrollTop = this.#scroller.scrollHeight;
     this.render();
@@ -69,7 +69,7 @@ export class Log {
     const room = this.#room;
     if (!room) return;
     this.#stuck = false;
-    await this.#chat.around(room, seq);
+    await this.#chat.past.around(room, seq);
     if (room !== this.#room) return;
     this.render();
     const node = this.#list.querySelector(`[data-seq="${seq}"]`);
@@ -231,8 +231,7 @@ export class Log {
     const shape = `${head} ${mine} ${quote?.nick} ${quote?.deleted} ${quote?.text}`;
     const known = this.#nodes.get(entry);
     if (known?.shape === shape) return known.node;
-    const node =
-      entry.kind === "line" ? drawnLine(entry) : drawn(entry, { head, mine, quote });
+    const node = entry.kind === "line" ? drawnLine(entry) : drawn(entry, { head, mine, quote });
     this.#nodes.set(entry, { shape, node });
     return node;
   }
@@ -240,7 +239,7 @@ export class Log {
   /** The message that one answers, as far as it is known. @param {number} replyTo */
   #quote(replyTo) {
     if (!replyTo || !this.#room) return null;
-    void this.#chat.quoted(this.#room, replyTo);
+    void this.#chat.past.quoted(this.#room, replyTo);
     return this.#room.known.get(replyTo) ?? null;
   }
 
@@ -298,9 +297,9 @@ export class Log {
   /** @param {import("./room.js").Room} room */
   #reach(room) {
     const { scrollTop, scrollHeight, clientHeight } = this.#scroller;
-    if (scrollTop < TOP_PX) void this.#chat.older(room);
+    if (scrollTop < TOP_PX) void this.#chat.past.older(room);
     if (!room.attached && scrollHeight - scrollTop - clientHeight < TOP_PX)
-      void this.#chat.newer(room);
+      void this.#chat.past.newer(room);
   }
 
   /** @param {import("./room.js").Room} room */

@@ -44,45 +44,41 @@ export function drawnLine(line) {
 /** The message that one answers, in a line. @param {number} seq @param {Message | null} quote */
 function quotation(seq, quote) {
   const words = quote && !quote.deleted ? quote.text : quote ? "Deleted message" : "A message";
-  const button = element(
+  return element(
     "button",
     { type: "button", class: "quote", "data-do": "jump", "data-to": String(seq) },
     row("span", "unseen", "In reply to "),
     ...(quote ? [coloured(row("bdi", "nick", quote.nick), quote.user)] : []),
     element("span", { class: "words", dir: "auto" }, words.replace(/\s+/g, " ").slice(0, 200)),
   );
-  return button;
 }
 
 /** @param {Message} message */
 function body(message) {
   if (message.deleted) return row("div", "text gone", "Message deleted");
-  const text = element("div", { class: "text", dir: "auto" }, linked(message.text));
-  return text;
+  return element("div", { class: "text", dir: "auto" }, linked(message.text));
+}
+
+/** @param {number} at */
+function editedMark(at) {
+  return element("span", { class: "edited", title: time(at).title }, "edited");
 }
 
 /** @param {Message} message @param {Look} look */
 function shape(message, { head, mine, quote }) {
   const nick = coloured(row("bdi", "nick", message.nick), message.user);
+  const edited = message.edited && !message.deleted ? [editedMark(message.edited)] : [];
   const node = head
     ? row(
         "li",
         "message head",
         avatar(message.nick, message.user),
-        row("div", "who", nick, time(message.at)),
+        row("div", "who", nick, time(message.at), ...edited),
       )
-    : row(
-        "li",
-        "message",
-        row("span", "unseen", nick, ":"),
-        row("div", "aside", time(message.at)),
-      );
+    : row("li", "message", row("span", "unseen", nick, ":"), row("div", "aside", time(message.at)));
   if (message.replyTo) node.append(quotation(message.replyTo, quote));
   node.append(body(message));
-  if (message.edited && !message.deleted) {
-    const when = time(message.edited);
-    node.append(element("span", { class: "edited", title: when.title }, "edited"));
-  }
+  if (!head) node.append(...edited);
   node.dataset.user = message.user;
   if (mine) node.dataset.state = "sent";
   return node;

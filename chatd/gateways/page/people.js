@@ -120,7 +120,7 @@ export class People {
       title: `${does} ${nick}?`,
       text,
       action: does,
-      fields: act === "kick" ? [where, reason] : [where, until, reason],
+      fields: act === "kick" ? [reason, where] : [reason, where, until],
       act: () =>
         this.#chat.ask({
           do: act,

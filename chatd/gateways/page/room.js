@@ -83,7 +83,6 @@ export class Room {
   /** The last number read, in this tab or another; and what the daemon knows of it. */
   read = 0;
   marked = 0;
-  marking = false;
   unread = 0;
   /** Up to where the daemon has counted what is unread. */
   #counted = 0;
@@ -125,7 +124,9 @@ export class Room {
       this.entries = this.entries.filter((each) => each.kind === "message" && !each.seq);
       this.known.clear();
       this.last = this.end = this.read = this.divider = 0;
-      this.unread = this.entries.filter((each) => each.kind === "message" && each.user !== me).length;
+      this.unread = this.entries.filter(
+        (each) => each.kind === "message" && each.user !== me,
+      ).length;
       this.marked = 0;
       this.first = answer.events[0]?.seq ?? answer.seq + 1;
       // Retention may have taken the log's head, but then history says so.
@@ -201,6 +202,7 @@ export class Room {
     if (page.epoch !== this.epoch) return;
     for (const event of page.events) {
       if (event.seq <= this.end) continue;
+      if (event.seq > this.last) this.#change(event);
       this.end = event.seq;
       const each = entry(event);
       if (each) this.#append(each);

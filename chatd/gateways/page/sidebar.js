@@ -162,7 +162,11 @@ export class Sidebar {
         key: name,
         shape: `${name === current?.name} ${unread} ${nick}`,
         make: () => {
-          const user = name.slice(1).split(",").find((each) => each !== this.#chat.user) ?? "";
+          const user =
+            name
+              .slice(1)
+              .split(",")
+              .find((each) => each !== this.#chat.user) ?? "";
           const button = element(
             "button",
             {

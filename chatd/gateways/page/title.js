@@ -66,8 +66,7 @@ export class Title {
     const room = this.#chat.current;
     const text = this.#input.value.trim();
     try {
-      if (room && text !== room.topic)
-        await this.#chat.ask({ do: "topic", room: room.name, text });
+      if (room && text !== room.topic) await this.#chat.ask({ do: "topic", room: room.name, text });
       this.#edit(false);
     } catch (error) {
       this.#fault.textContent = why(error);

@@ -105,10 +105,7 @@ export class View {
     this.#composer = new Composer(chat, () => this.#log.toEnd(true));
     this.#search = new Search(chat, (seq) => void this.#log.show(seq));
     this.#title = new Title(chat);
-    this.#welcome = new Welcome(chat, tokens, () => {
-      this.changed();
-      if (FINE_POINTER.matches) this.#composer.focus();
-    });
+    this.#welcome = new Welcome(chat, tokens, () => this.changed());
     new Actions(chat, this.#composer);
     new People(chat, (name) => this.open(name));
     const changed = () => this.#renderPanels();
@@ -272,7 +269,11 @@ export class View {
       if (this.#rooms.over || this.#members.over) this.#closeDrawers();
       else if (this.#search.shown) this.#search.close();
       else this.#log.toEnd();
-    } else if (event.key.toLowerCase() === "f" && event.shiftKey && (event.ctrlKey || event.metaKey)) {
+    } else if (
+      event.key.toLowerCase() === "f" &&
+      event.shiftKey &&
+      (event.ctrlKey || event.metaKey)
+    ) {
       event.preventDefault();
       if (!this.#search.shown) this.#search.toggle();
     } else if (event.altKey && (event.key === "ArrowUp" || event.key === "ArrowDown")) {

@@ -1,0 +1,206 @@
+"""The chat page where people have rights: tokens, operators, and words that must wait."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import trio
+
+from chatd import client
+from tests.e2e.chat_page import ChatPage, open_page
+from tests.e2e.chatd_process import ChatdProcess, ChatdStarter
+from tests.e2e.chromium import Chromium
+from tests.e2e.test_page_polling import Proxy, faults
+from tests.e2e.test_tokens import run
+
+WELCOME: Final = "document.querySelector('#welcome')?.open"
+
+Issue = Callable[..., Awaitable[str]]
+
+
+@pytest.fixture
+async def settings(tmp_path: Path) -> dict[str, Any]:
+    """Give the settings of a daemon that takes tokens, and guests beside them."""
+    key = tmp_path / "key"
+    key.write_text(await run("-m", "chatd", "token", "--new-key"))
+    (tmp_path / "chatd.toml").write_text(f'[auth]\nmode = "token"\nkey_files = ["{key}"]\n')
+    return {"auth.mode": "token", "auth.guests": True, "auth.key_files": [str(key)]}
+
+
+async def issued(tmp_path: Path, *asked: str) -> str:
+    """Issue a token that such a daemon takes."""
+    return await run("-m", "chatd", "token", "--config", str(tmp_path / "chatd.toml"), *asked)
+
+
+async def sign_in(page: ChatPage, token: str) -> None:
+    """Give a token where one is asked for."""
+    await page.tab.evaluate("document.querySelector('#token-input').focus()")
+    await page.tab.type(token)
+    await page.tab.evaluate("document.body.dataset.connection = 'reloading'")
+    await page.tab.press("Enter")
+
+
+@pytest.mark.parametrize("upgrades", [True, False])
+async def test_a_token_is_asked_for_where_nobody_comes_in_without(
+    upgrades: bool,
+    tmp_path: Path,
+    settings: dict[str, Any],
+    start_chatd: ChatdStarter,
+    chromium: Chromium,
+    nursery: trio.Nursery,
+) -> None:
+    chatd = await start_chatd({**settings, "auth.guests": False})
+    proxy = Proxy(chatd.port, nursery, upgrades=upgrades)
+    page = ChatPage(await chromium.open_tab())
+    await page.tab.navigate(f"http://localhost:{await proxy.listen()}/")
+    await page.tab.until(WELCOME)
+    assert not await page.visible("#welcome-name")
+    await sign_in(page, "no.token.atall")
+    await page.tab.until(f"{WELCOME} && document.querySelector('#token-error').textContent")
+    await sign_in(page, await issued(tmp_path, "--user", "ann", "--nick", "annie"))
+    await page.members("annie")
+    assert not await page.visible("#welcome")
+    await page.say("by token")
+    await page.reload()
+    await page.shows("by token")
+    assert await page.tab.evaluate("document.querySelector('.message').dataset.state") == "sent"
+    assert await page.tab.evaluate("localStorage['chatd.session'] ?? null") is None
+    assert faults(page) == []
+
+
+async def as_operator(
+    tmp_path: Path, chatd: ChatdProcess, chromium: Chromium, nick: str = "ann"
+) -> ChatPage:
+    """Open a page and sign in on it, a guest until then."""
+    page = await open_page(chromium, chatd, nick="somebody")
+    await page.tab.click("#sign-in")
+    await page.tab.until(WELCOME)
+    await sign_in(page, await issued(tmp_path, "--user", nick, "--op"))
+    await page.tab.until(f"document.querySelector('#me-name')?.textContent === {json.dumps(nick)}")
+    return page
+
+
+async def menu(page: ChatPage, nick: str, item: str) -> None:
+    """Choose from a member's menu."""
+    await page.tab.until(
+        "[...document.querySelectorAll('#member-list button')]"
+        f".some(button => button.textContent.includes({json.dumps(nick)}))"
+    )
+    await page.tab.evaluate(
+        "[...document.querySelectorAll('#member-list button')]"
+        f".find(button => button.textContent.includes({json.dumps(nick)})).click(),"
+        " [...document.querySelectorAll('#person button')]"
+        f".find(button => button.textContent.startsWith({json.dumps(item)})).click()"
+    )
+
+
+async def test_an_operator_has_their_way(
+    tmp_path: Path, settings: dict[str, Any], start_chatd: ChatdStarter, chromium: Chromium
+) -> None:
+    chatd = await start_chatd(settings)
+    ann = await as_operator(tmp_path, chatd, chromium)
+    bob = await open_page(chromium, chatd, nick="bob", host="127.0.0.1")
+    await bob.say("rude words")
+
+    await ann.tab.click("#room-topic")
+    await ann.tab.type("tea & <b>cake</b>")
+    await ann.tab.press("Enter")
+    for page in (ann, bob):
+        await page.tab.until_text("tea & <b>cake</b>", within="#room-topic")
+        await page.line("topic", "ann set the topic: tea & <b>cake</b>")
+    # Who may not is told so, and keeps what was written.
+    await bob.tab.click("#room-topic")
+    await bob.tab.type("coffee")
+    await bob.tab.press("Enter")
+    await bob.tab.until_text("operators", within="#topic-error")
+    assert await bob.tab.evaluate("document.querySelector('#topic-input').value") == "coffee"
+    await bob.tab.press("Escape")
+
+    await ann.tab.evaluate(
+        "document.querySelector('[data-seq=\"1\"]')"
+        ".dispatchEvent(new PointerEvent('pointerover', {bubbles: true})), 1"
+    )
+    await ann.tab.click(".actions [aria-label=Delete]")
+    await ann.tab.press("Enter")
+    await bob.shows("Message deleted")
+
+    await menu(ann, "bob", "Kick")
+    await ann.tab.type("calm down")
+    await ann.tab.press("Enter")
+    await bob.tab.until_text("put out", within="#empty")
+    await ann.line("presence", "bob was put out")
+    assert ann.faults == bob.faults == []
+
+
+async def test_words_of_who_is_muted_wait(
+    tmp_path: Path, settings: dict[str, Any], start_chatd: ChatdStarter, chromium: Chromium
+) -> None:
+    chatd = await start_chatd(settings)
+    ann = await as_operator(tmp_path, chatd, chromium)
+    bob = await open_page(chromium, chatd, nick="bob", host="127.0.0.1")
+    await menu(ann, "bob", "Mute")
+    await ann.tab.until("document.querySelector('#question').open")
+    await ann.tab.type("hush")
+    await ann.tab.press("Enter")
+    await bob.line("notice", "you may say nothing")
+    await bob.send("one")
+    await bob.send("two")
+    held = "document.querySelectorAll('.message[data-state=held]').length"
+    await bob.tab.until(f"{held} === 1")
+    await bob.tab.until_text("Not sent yet: you may say nothing", within="#log")
+    await bob.reload()
+    await bob.shows("one", "two")
+    await bob.tab.until(f"{held} === 1")
+    await menu(ann, "bob", "Unmute")
+    async with client.connect(chatd.url, nick="json") as program:
+        await program.join("lobby")
+        await bob.tab.until_text("json", within="#member-list")
+        await bob.tab.click("[data-state=held] [data-do=retry]")
+        await ann.shows("one", "two")
+        await bob.tab.until("document.querySelectorAll('[data-state=sent]').length === 2")
+    assert ann.faults == bob.faults == []
+
+
+async def test_who_is_banned_is_told_so(
+    tmp_path: Path, settings: dict[str, Any], start_chatd: ChatdStarter, chromium: Chromium
+) -> None:
+    chatd = await start_chatd(settings)
+    ann = await as_operator(tmp_path, chatd, chromium)
+    bob = await open_page(chromium, chatd, nick="bob", host="127.0.0.1")
+    await menu(ann, "bob", "Ban")
+    await ann.tab.evaluate(
+        "document.querySelector('#act-where').value = '',"
+        " document.querySelector('#act-reason').focus(), 1"
+    )
+    await ann.tab.type("enough")
+    await ann.tab.press("Enter")
+    await bob.tab.until_text("Disconnected: enough", within="#banner")
+    assert ann.faults == bob.faults == []
+
+
+async def test_direct_messages_with_a_subject_are_kept(
+    tmp_path: Path, settings: dict[str, Any], start_chatd: ChatdStarter, chromium: Chromium
+) -> None:
+    chatd = await start_chatd(settings)
+    ann = await as_operator(tmp_path, chatd, chromium)
+    bob = await open_page(chromium, chatd, nick="bob", host="127.0.0.1")
+    await menu(bob, "ann", "Message")
+    await bob.in_room("ann")
+    await bob.say("psst")
+    await ann.tab.until("document.querySelector('#direct-list .badge')")
+    await ann.reload()
+    await ann.tab.until("document.querySelector('#direct-list .badge')")
+    await ann.tab.click("#direct-list button")
+    await ann.in_room("bob")
+    await ann.shows("psst")
+    await ann.tab.until("!document.querySelector('#direct-list .badge')")
+    await ann.say("yes?")
+    await bob.shows("psst", "yes?")
+    await bob.reload()
+    await bob.in_room("ann")
+    await bob.shows("psst", "yes?")
+    assert ann.faults == bob.faults == []
