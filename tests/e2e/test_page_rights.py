@@ -131,8 +131,12 @@ async def test_an_operator_has_their_way(
     await menu(ann, "bob", "Kick")
     await ann.tab.type("calm down")
     await ann.tab.press("Enter")
-    await bob.tab.until_text("put out", within="#empty")
+    await bob.line("gap", "You were put out of this room.")
+    assert await bob.tab.evaluate("document.querySelector('#composer-text').disabled")
     await ann.line("presence", "bob was put out")
+    await bob.tab.click("#room-list button")
+    await bob.members("ann", "bob")
+    await bob.say("I am calm")
     assert ann.faults == bob.faults == []
 
 
@@ -203,4 +207,11 @@ async def test_direct_messages_with_a_subject_are_kept(
     await bob.reload()
     await bob.in_room("ann")
     await bob.shows("psst", "yes?")
+    # Closed, it is out of sight until there is something new.
+    await bob.tab.click("#leave")
+    await bob.in_room("lobby")
+    await bob.reload()
+    assert not await bob.visible("#directs")
+    await ann.say("still there?")
+    await bob.tab.until("document.querySelector('#direct-list .badge')?.textContent[0] === '1'")
     assert ann.faults == bob.faults == []

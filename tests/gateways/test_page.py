@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from importlib import resources
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import pytest
 
 from chatd.gateways import page
-from chatd.settings import Chat, Settings
+from chatd.settings import Auth, Chat, Settings
 from chatd.wire.request import Request, Response
 from chatd.wire.routes import Routes
 from chatd.wire.transport import Peer
@@ -199,6 +200,13 @@ async def test_the_default_room_is_told_and_cannot_break_out() -> None:
         ]
         assert told == [room]
         assert sum(tag == "script" for tag, _ in elements.found) == 1
+
+
+@pytest.mark.parametrize("mode", ["open", "token"])
+async def test_it_is_told_whether_tokens_are_taken(mode: Literal["open", "token"]) -> None:
+    settings = msgspec.structs.replace(Settings(), auth=Auth(mode=mode))
+    elements = Elements((await get("/", settings=settings)).body.decode())
+    assert ("meta", {"name": "chatd-auth", "content": mode}) in elements.found
 
 
 async def test_nothing_inline() -> None:

@@ -22,7 +22,11 @@ export class Actions {
   #chat;
   #composer;
   #list = find("log", HTMLOListElement);
-  #bar = element("div", { class: "actions", role: "group", "aria-label": "This message" });
+  // It wanders through a list that is read out: it is not news.
+  #bar = element("div", {
+    ...{ class: "actions", role: "group" },
+    ...{ "aria-label": "This message", "aria-live": "off" },
+  });
   /** @type {Record<Act, HTMLElement>} */
   #buttons;
 

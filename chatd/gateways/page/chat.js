@@ -41,6 +41,8 @@ export class Chat {
   rooms = new Map();
   /** @type {Room | null} */
   current = null;
+  /** Conversations that were closed here: they are not shown until somebody writes there. */
+  closed = new Set(shared.get("closed", /** @type {string[]} */ ([])));
   /** Every room there is, as last told. @type {Listed[]} */
   listed = [];
 
@@ -144,6 +146,7 @@ export class Chat {
       await this.connection.request({ do: "leave", room: room.name }).catch(() => {});
     }
     this.rooms.delete(room.name);
+    if (room.direct) this.closed.add(room.name);
     for (const item of this.outbox.of(room.name)) this.outbox.discard(item.key);
     if (this.current === room) {
       this.current = null;
@@ -232,6 +235,7 @@ export class Chat {
     const kept = shared.get("nick", "");
     this.#called(identity.nick);
     this.outbox.became(this.user);
+    this.#disown();
     if (identity === hello && hello.session && kept && kept !== identity.nick) {
       // A new guest by the old name, if nobody took it.
       await this.rename(kept).catch((error) => {
@@ -271,6 +275,7 @@ export class Chat {
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
       room.refused = error.message;
+      if (room.entries.length) room.line("gap", error.message);
       this.outbox.fail(room.name, error.message);
       this.#changed();
     }
@@ -333,10 +338,22 @@ export class Chat {
     return room;
   }
 
+  /** Lets go of the conversations of who we were before. */
+  #disown() {
+    for (const [name, room] of this.rooms) {
+      if (!room.direct || !name.includes(",") || name.slice(1).split(",").includes(this.user))
+        continue;
+      this.rooms.delete(name);
+      if (this.current === room) this.current = this.#room(this.#home);
+    }
+    this.#keepRooms();
+  }
+
   /** @param {Room} room */
   #putOut(room) {
     room.joined = false;
     room.refused = "You were put out of this room.";
+    room.line("gap", `${room.refused} Choose it in the list to come back, if you may.`);
     this.outbox.fail(room.name, room.refused);
   }
 
@@ -401,6 +418,8 @@ export class Chat {
   }
 
   #keepRooms() {
+    for (const name of this.rooms.keys()) this.closed.delete(name);
     shared.set("rooms", [...this.rooms.keys()]);
+    shared.set("closed", [...this.closed]);
   }
 }

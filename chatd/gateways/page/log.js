@@ -103,8 +103,9 @@ export class Log {
     this.#patch(this.#rows(room));
     this.#top.textContent = this.#topText(room);
     this.#say(
-      room.refused ||
-        (room.joined && !room.entries.length && !room.more ? "Nothing was said here yet." : ""),
+      room.entries.length
+        ? ""
+        : room.refused || (room.joined && !room.more ? "Nothing was said here yet." : ""),
     );
     if (this.#stuck) this.#scroller.scrollTop = this.#scroller.scrollHeight;
     else if (anchor) {

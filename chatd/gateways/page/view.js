@@ -265,7 +265,7 @@ export class View {
   /** @param {KeyboardEvent} event */
   #pressed(event) {
     if (event.key === "Escape" && !event.isComposing) {
-      if (document.querySelector("dialog[open]")) return;
+      if (document.querySelector("dialog[open], :popover-open")) return;
       if (this.#rooms.over || this.#members.over) this.#closeDrawers();
       else if (this.#search.shown) this.#search.close();
       else this.#log.toEnd();
