@@ -38,6 +38,7 @@ FILES: Final = (
     "composer.js",
     "connection.js",
     "dialog.js",
+    "directs.js",
     "icon.svg",
     "identity.js",
     "log.js",

@@ -5,6 +5,7 @@
  */
 
 import { Connection, Refused, why } from "./connection.js";
+import { Directs } from "./directs.js";
 import { Identity } from "./identity.js";
 import { Marks } from "./marks.js";
 import { Outbox } from "./outbox.js";
@@ -41,8 +42,7 @@ export class Chat {
   rooms = new Map();
   /** @type {Room | null} */
   current = null;
-  /** Conversations that were closed here: they are not shown until somebody writes there. */
-  closed = new Set(shared.get("closed", /** @type {string[]} */ ([])));
+  directs = new Directs();
   /** Every room there is, as last told. @type {Listed[]} */
   listed = [];
 
@@ -133,7 +133,7 @@ export class Chat {
 
   /** The room of somebody and us. @param {string} user @param {string} nick */
   directRoom(user, nick) {
-    const name = `@${[this.user, user].sort().join(",")}`;
+    const name = this.directs.between(this.user, user);
     this.#met(name, nick);
     return name;
   }
@@ -146,7 +146,7 @@ export class Chat {
       await this.connection.request({ do: "leave", room: room.name }).catch(() => {});
     }
     this.rooms.delete(room.name);
-    if (room.direct) this.closed.add(room.name);
+    if (room.direct) this.directs.close(room.name);
     for (const item of this.outbox.of(room.name)) this.outbox.discard(item.key);
     if (this.current === room) {
       this.current = null;
@@ -341,8 +341,7 @@ export class Chat {
   /** Lets go of the conversations of who we were before. */
   #disown() {
     for (const [name, room] of this.rooms) {
-      if (!room.direct || !name.includes(",") || name.slice(1).split(",").includes(this.user))
-        continue;
+      if (!room.direct || !this.directs.foreign(name, this.user)) continue;
       this.rooms.delete(name);
       if (this.current === room) this.current = this.#room(this.#home);
     }
@@ -383,11 +382,10 @@ export class Chat {
 
   /** What the other one of two is called. @param {string} name @param {string} [nick] */
   #met(name, nick) {
-    const peers = shared.get("peers", /** @type {Record<string, string>} */ ({}));
+    if (!nick) return;
     const room = this.rooms.get(name);
-    if (!nick || (room?.peer === nick && peers[name] === nick)) return;
     if (room) room.peer = nick;
-    shared.set("peers", { ...peers, [name]: nick });
+    this.directs.met(name, nick);
   }
 
   /** @param {Room} room */
@@ -398,7 +396,7 @@ export class Chat {
   /** @param {string} name */
   #made(name) {
     const room = new Room(name);
-    room.peer = shared.get("peers", /** @type {Record<string, string>} */ ({}))[name] ?? "";
+    room.peer = this.directs.peer(name);
     return room;
   }
 
@@ -418,8 +416,7 @@ export class Chat {
   }
 
   #keepRooms() {
-    for (const name of this.rooms.keys()) this.closed.delete(name);
     shared.set("rooms", [...this.rooms.keys()]);
-    shared.set("closed", [...this.closed]);
+    this.directs.open(this.rooms.keys());
   }
 }

@@ -10,6 +10,8 @@ const PAGE_MESSAGES = 50;
 export class Past {
   #ask;
   #changed;
+  /** What is being read now; who wants another place waits for it. */
+  #reading = Promise.resolve();
 
   /** @param {import("./chat.js").Ask} ask @param {() => void} changed */
   constructor(ask, changed) {
@@ -35,6 +37,7 @@ export class Past {
 
   /** Holds what was said last, in place of an older stretch. @param {Room} room */
   async latest(room) {
+    await this.#reading;
     await this.#read(room, async () => room.move(await this.#page(room, {})));
   }
 
@@ -44,6 +47,7 @@ export class Past {
    * @param {number} seq
    */
   async around(room, seq) {
+    await this.#reading;
     if (seq >= room.first && seq <= room.end) return;
     await this.#read(room, async () => {
       room.move(await this.#page(room, { before: seq + 1 }));
@@ -77,13 +81,10 @@ export class Past {
     if (!room.joined || room.loading) return;
     room.loading = true;
     this.#changed();
-    try {
-      await pages();
-    } catch {
-      // What was held stays.
-    } finally {
-      room.loading = false;
-      this.#changed();
-    }
+    // What was held stays where nothing can be read.
+    this.#reading = pages().catch(() => {});
+    await this.#reading;
+    room.loading = false;
+    this.#changed();
   }
 }

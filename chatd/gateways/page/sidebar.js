@@ -146,14 +146,14 @@ export class Sidebar {
 
   /** Those that are open here, and those that the daemon has kept. */
   #renderDirects() {
-    const { closed, current, rooms, listed } = this.#chat;
+    const { current, directs, rooms, listed } = this.#chat;
     /** @type {Map<string, {nick: string, unread: number}>} */
     const found = new Map();
     for (const room of rooms.values())
       if (room.direct)
         found.set(room.name, { nick: room.label, unread: room === current ? 0 : room.unread });
     for (const { room, nick, unread = 0 } of listed)
-      if (room.startsWith("@") && !found.has(room) && (unread || !closed.has(room)))
+      if (room.startsWith("@") && !found.has(room) && (unread || !directs.closed.has(room)))
         found.set(room, { nick: nick ?? "somebody who left", unread });
     this.#directs.hidden = !found.size;
     fill(
