@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -16,14 +17,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from chatd.cli.fetch_client import PACKAGE, FetchError, fetch, keep, verified
+
 __all__ = [
     "ROOT",
     "Sandbox",
     "SandboxError",
     "WheelsError",
+    "build_package",
     "build_wheel",
     "fetch_wheels",
     "why_not",
+    "with_version",
 ]
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -31,7 +36,11 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 
 SCRIPT: Final = Path(__file__).with_name("systemd-sandbox")
 _CAP_SYS_ADMIN: Final = 1 << 21  # linux/capability.h
-_PROGRAMS: Final = {"systemd-nspawn": "systemd-container", "mmdebstrap": "mmdebstrap"}
+_PROGRAMS: Final = {
+    "systemd-nspawn": "systemd-container",
+    "mmdebstrap": "mmdebstrap",
+    "dpkg-deb": "dpkg",
+}
 
 
 class SandboxError(Exception):
@@ -130,11 +139,11 @@ class Sandbox:
         return self._script("client", *command)
 
     def start_client(self, *command: str) -> subprocess.Popen[str]:
-        """Start a program of this machine on the sandbox's network."""
+        """Start a program of this machine on the sandbox's network, with pipes to it."""
         return subprocess.Popen(
             ["bash", str(SCRIPT), "client", *command],
             env=self._environ,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -201,6 +210,42 @@ def build_wheel(wheels: Path, folder: Path) -> Path:
     assert built.returncode == 0, built.stdout + built.stderr
     (wheel,) = folder.glob("chatd-*.whl")
     return wheel
+
+
+def build_package(wheels: Path, folder: Path) -> Path:
+    """Build the Debian package into ``folder``. Raises WheelsError where a part cannot be had."""
+    client = cache_folder() / "chatd-tests" / PACKAGE
+    if not (client / "LICENSE").is_file():
+        try:
+            keep(verified(fetch(), PACKAGE), client)
+        except FetchError as error:
+            raise WheelsError(str(error)) from None
+    environ = {**os.environ, "CLIENT": str(client), "DIST": str(folder)}
+    built = subprocess.run(
+        ["sh", "systemd/deb/build", sys.executable, str(wheels)],
+        cwd=ROOT,
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    (package,) = folder.glob("chatd_*.deb")
+    return package
+
+
+def with_version(package: Path, version: str) -> Path:
+    """Pack the same package as another version, beside it."""
+    folder = package.parent / version
+    subprocess.run(["dpkg-deb", "--raw-extract", str(package), str(folder)], check=True)
+    control = folder / "DEBIAN" / "control"
+    words = re.sub(r"(?m)^Version: .*", f"Version: {version}", control.read_text())
+    control.write_text(words)
+    made = package.with_name(f"chatd-{version}.deb")
+    pack = ["dpkg-deb", "--root-owner-group", "-Znone", "--build", str(folder), str(made)]
+    subprocess.run(pack, check=True, capture_output=True)
+    return made
 
 
 def _download(folder: Path, requirements: Sequence[str]) -> None:

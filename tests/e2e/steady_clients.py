@@ -1,0 +1,136 @@
+"""Clients that never pause: ``steady_clients.py HOST PORT``, until its stdin is closed.
+
+One connects again and again and asks for ``/healthz``; one says a message after the other, as
+numbers; one listens to them. The last two are `chatd.client`'s, which come back and resume by
+themselves. It prints ``ready`` when they are there, ``back`` after each return, and at its
+end what became of all that.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+
+import trio
+
+from chatd import client
+
+LIMIT_SECONDS = 120  # a limit of a hang
+GOING_ON = 30  # messages
+
+
+class Tally:
+    """What the clients met."""
+
+    def __init__(self) -> None:
+        self.asked: Counter[str] = Counter()
+        self.longest = 0.0
+        self.said: list[int] = []
+        self.heard: list[int] = []
+        self.gaps = 0
+        self.returns = 0
+        self._until_back = 0  # messages still to be heard after a return
+
+    def hear(self, number: int) -> None:
+        """Note it; with some messages after a return all is as before, and is said so."""
+        self.heard.append(number)
+        if self._until_back:
+            self._until_back -= 1
+            if not self._until_back:
+                print("back", flush=True)  # noqa: T201  what it is for
+
+    def came_back(self) -> None:
+        """Note that the listener has a connection again."""
+        self.returns += 1
+        self._until_back = GOING_ON
+
+
+async def ask(host: str, port: int, tally: Tally) -> None:
+    """Connect without pause."""
+    while True:
+        began = trio.current_time()
+        tally.asked[await _asked(host, port)] += 1
+        tally.longest = max(tally.longest, trio.current_time() - began)
+
+
+async def _asked(host: str, port: int) -> str:
+    try:
+        # Not open_tcp_stream, which would try another address of the host.
+        with trio.socket.socket() as sock:
+            await sock.connect((host, port))
+            await sock.send(
+                b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+            )
+            answer = b""
+            while data := await sock.recv(4096):
+                answer += data
+    except ConnectionRefusedError:
+        return "refused"
+    except OSError:
+        return "reset"
+    return "answered" if answer.startswith(b"HTTP/1.1 200") else "empty"
+
+
+async def say(chat: client.Chat, stop: trio.Event, tally: Tally) -> None:
+    """Say numbers; each is counted when it was answered."""
+    await chat.join("lobby", limit=0)
+    number = 0
+    while not stop.is_set():
+        await chat.say(str(number))
+        tally.said.append(number)
+        number += 1
+        await trio.sleep(0.01)
+
+
+async def hear(chat: client.Chat, tally: Tally) -> None:
+    """Take what comes."""
+    async for event in chat:
+        match event:
+            case client.Message(text=str(text)):
+                tally.hear(int(text))
+            case client.Gap():
+                tally.gaps += 1
+            case client.Reconnected():
+                tally.came_back()
+
+
+async def until_closed(stop: trio.Event) -> None:
+    """Wait for the end of stdin."""
+    while await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True):
+        pass
+    stop.set()
+
+
+async def main(host: str, port: int) -> None:
+    tally, stop = Tally(), trio.Event()
+    url = f"ws://{host}:{port}"
+    backoff = client.Backoff(first_seconds=0.05, most_seconds=0.5)
+    with trio.fail_after(LIMIT_SECONDS):
+        async with (
+            client.connect(url, nick="talker", backoff=backoff) as talker,
+            client.connect(url, nick="listener", backoff=backoff) as listener,
+            trio.open_nursery() as nursery,
+        ):
+            await listener.join("lobby", limit=0)
+            nursery.start_soon(ask, host, port, tally)
+            nursery.start_soon(hear, listener, tally)
+            nursery.start_soon(until_closed, stop)
+            print("ready", flush=True)  # noqa: T201  what it is for
+            await say(talker, stop, tally)
+            while tally.heard[-1:] != tally.said[-1:]:  # noqa: ASYNC110  whichever comes last
+                await trio.sleep(0.05)
+            nursery.cancel_scope.cancel()
+    told = {
+        "asked": tally.asked,
+        "longest": round(tally.longest, 3),
+        "said": len(tally.said),
+        "alike": tally.heard == tally.said,
+        "gaps": tally.gaps,
+        "returns": tally.returns,
+    }
+    print(json.dumps(told), flush=True)  # noqa: T201  the same
+
+
+if __name__ == "__main__":
+    trio.run(main, sys.argv[1], int(sys.argv[2]))

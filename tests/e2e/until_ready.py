@@ -1,0 +1,26 @@
+"""Ask ``/readyz`` until it answers so: ``until_ready.py PORT STATUS``."""
+
+from __future__ import annotations
+
+import http.client
+import sys
+import time
+
+LIMIT_SECONDS = 60  # a limit of a hang
+
+
+def main(port: int, status: int) -> None:
+    ends = time.monotonic() + LIMIT_SECONDS
+    while time.monotonic() < ends:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT_SECONDS)
+        connection.request("GET", "/readyz")
+        answered = connection.getresponse().status
+        connection.close()
+        if answered == status:
+            return
+        time.sleep(0.05)  # a load balancer asks too, and is told nothing in between
+    sys.exit(f"/readyz never was {status}")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))
