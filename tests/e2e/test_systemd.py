@@ -458,3 +458,84 @@ def test_a_faulty_configuration_is_told_and_not_tried_again(service: Sandbox) ->
     finally:
         machine.write(CONFIGURATION, sound)
     machine.run("systemctl", "start", "chatd")  # mended: it can be started at once
+
+
+# ---- the journal's limits
+
+
+def log_inside(machine: Sandbox, unit: str, program: str) -> str:
+    """Run a program that logs to the journal as a service would; give what it prints."""
+    machine.write(
+        "/srv/logs.py",
+        "from chatd.logs import open_log\nlog = open_log(format='journal')\n" + program,
+    )
+    wait = ("systemd-run", "--quiet", "--wait", "--pipe")
+    return machine.run(*wait, f"--unit={unit}", PROGRAM, "/srv/logs.py")
+
+
+def test_an_entry_too_large_for_a_datagram_is_in_the_journal(machine: Sandbox) -> None:
+    log_inside(machine, "large", "log.emit('hang', tasks='x' * 1_000_000)\n")
+    machine.run("journalctl", "--sync")
+    text = machine.run("journalctl", "-b", "-o", "json", "--all", "_SYSTEMD_UNIT=large.service")
+    (entry,) = (json.loads(line) for line in text.splitlines() if "CHATD_EVENT" in line)
+    assert entry["CHATD_TASKS"] == "x" * 1_000_000
+
+
+def test_a_journal_that_takes_nothing_costs_lines_and_no_time(machine: Sandbox) -> None:
+    stop = ("systemctl", "kill", "--kill-whom=main", "systemd-journald")
+    machine.run(*stop, "--signal=STOP")
+    try:
+        told = log_inside(
+            machine,
+            "full",
+            "for number in range(5000):\n    log.emit('warning', detail=str(number))\n"
+            "print(log.statistics().dropped)\n",
+        )
+    finally:
+        machine.run(*stop, "--signal=CONT")
+    assert 0 < int(told) < 5000
+
+
+# ---- the end of an installation, and another way to begin one
+
+
+def test_removed_it_leaves_what_is_the_operators_and_purged_nothing(
+    machine: Sandbox, parts: Parts
+) -> None:
+    if parts.package is None:
+        pytest.skip("the package is for another Python")
+    apt = ("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--yes", "--quiet")
+    machine.run("systemctl", "start", "chatd")
+    machine.run(*apt, "remove", "chatd")
+    assert machine.run("ss", "-Htln", "sport = :3000") == ""
+    machine.run("test", "-f", CONFIGURATION)
+    machine.run("test", "-f", "/var/lib/chatd/chatd.db")
+    machine.run("test", "-e", "/opt/chatd", status=1)
+    machine.run(*apt, "purge", "chatd")
+    for gone in ("/etc/chatd", "/var/lib/chatd", "/usr/lib/systemd/system/chatd.service"):
+        machine.run("test", "-e", gone, status=1)
+    machine.run("id", "chatd")
+    left = machine.run("find", "/etc/systemd/system", "-name", "chatd*")
+    assert left == ""
+
+
+def test_chatd_install_makes_a_service_of_a_virtual_environment(
+    booted: Sandbox, parts: Parts
+) -> None:
+    """The last test: chatd's package is gone by now."""
+    if parts.package is None:
+        pytest.skip("all tests before ran on one")
+    into_venv(booted, parts, "/srv/chatd")
+    assert "wrote /etc/systemd/system/chatd.service" in booted.run(
+        "/srv/chatd/bin/chatd", "install"
+    )
+    assert "wrote" not in booted.run("/srv/chatd/bin/chatd", "install")
+    booted.run("systemctl", "enable", "--now", "chatd")
+    booted.client(*client("zoe", "hello"))
+    started = booted.properties("chatd", "ExecStart")["ExecStart"]
+    assert "/srv/chatd/bin/chatd serve" in started
+    booted.run("systemctl", "start", "chatd@two", status=1)  # it has no configuration: 78
+    booted.run("/srv/chatd/bin/chatd", "uninstall")
+    assert booted.run("ss", "-Htln", "sport = :3000") == ""
+    booted.run("test", "-e", CONFIGURATION, status=1)
+    booted.run("test", "-f", "/var/lib/chatd/chatd.db")
