@@ -525,7 +525,7 @@ def test_chatd_install_makes_a_service_of_a_virtual_environment(
     """The last test: chatd's package is gone by now."""
     if parts.package is None:
         pytest.skip("all tests before ran on one")
-    into_venv(booted, parts, "/srv/chatd")
+    into_venv(booted, parts.wheels, parts.wheel, "/srv/chatd")
     assert "wrote /etc/systemd/system/chatd.service" in booted.run(
         "/srv/chatd/bin/chatd", "install"
     )
