@@ -101,8 +101,8 @@ DIALECTS = {
     "echo": Dialect(sent=(b"sender: ", b""), delivered=(b"sender: ", NOTHING)),
     # Socket.IO 5 on Engine.IO 4: `io.emit("chat message", text)`.
     "socketio": socketio(behind=rb'"\]'),
-    # The same of chatd, which puts what it knows of the message behind the text.
-    "socketio-chat": socketio(behind=rb'",\{"[^{}]+\}\]'),
+    # The same of chatd, which puts what it knows of the message behind the text, and an offset.
+    "socketio-chat": socketio(behind=rb'",\{"[^{}]+\},"[^"]+"\]'),
 }
 
 
