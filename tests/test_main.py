@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 from typing import NoReturn
 
@@ -61,7 +60,7 @@ def test_a_signal_that_comes_while_the_daemon_is_imported_waits(
     taken: list[int] = []
 
     def run(_args: argparse.Namespace) -> int:
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)  # to this thread, whatever others there are
         assert taken == []
         assert signal.sigpending() == {signal.SIGTERM}
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
