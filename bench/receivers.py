@@ -77,15 +77,19 @@ class Dialect:
         return number
 
 
-def socketio(behind: bytes) -> Dialect:
-    """Speak as a Socket.IO client that goes straight to WebSocket."""
+def socketio(behind: bytes, greeting: bytes | None = None) -> Dialect:
+    """Speak as a Socket.IO client that goes straight to WebSocket, and waits for a greeting."""
     event = b'42["chat message","'
     return Dialect(
         sent=(event, b'"]'),
         delivered=(event, re.compile(behind)),
         target="/socket.io/?EIO=4&transport=websocket",
         sender_target="/socket.io/?EIO=4&transport=websocket",
-        opening=((b"0{", b"40"), (b"40{", None)),
+        opening=(
+            (b"0{", b"40"),
+            (b"40{", None),
+            *(() if greeting is None else ((greeting, None),)),
+        ),
         answers={b"2": b"3"},
     )
 
@@ -102,7 +106,8 @@ DIALECTS = {
     # Socket.IO 5 on Engine.IO 4: `io.emit("chat message", text)`.
     "socketio": socketio(behind=rb'"\]'),
     # The same of chatd, which puts what it knows of the message behind the text, and an offset.
-    "socketio-chat": socketio(behind=rb'",\{"[^{}]+\},"[^"]+"\]'),
+    # Until its `hello` a client is in no room.
+    "socketio-chat": socketio(behind=rb'",\{"[^{}]+\},"[^"]+"\]', greeting=b'42["hello"'),
 }
 
 
