@@ -128,10 +128,11 @@ class Program:
     async def interrupt(self) -> int:
         """Press Ctrl-C, and give its exit status."""
         self._process.send_signal(signal.SIGINT)
-        with trio.fail_after(END_SECONDS):
+        with trio.move_on_after(END_SECONDS):
             while self._reading:
                 await self._news.wait()
             return await self._process.wait()
+        raise AssertionError(f"Ctrl-C did not end it:\n{self.lines}\n{self.noise}")
 
     async def aclose(self) -> None:
         """End it, if it has not ended."""
