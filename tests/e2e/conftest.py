@@ -1,4 +1,4 @@
-"""What the tests with real processes share: daemons, and a browser."""
+"""What the tests with real processes share: daemons, a browser, and Socket.IO's own clients."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import trio
 
 from tests.e2e.chatd_process import ChatdProcess, ChatdStarter
 from tests.e2e.chromium import Chromium, Tab, find_chromium, open_chromium
+from tests.e2e.socketio_clients import Clients, ClientsError, install_clients
 
 
 @pytest.fixture
@@ -56,3 +57,22 @@ async def chromium(
 async def tab(chromium: Chromium) -> Tab:
     """Open a blank tab of it."""
     return await chromium.open_tab()
+
+
+@pytest.fixture(scope="session")
+def script() -> Path:
+    """Install Socket.IO's clients, and give the program that runs them, or skip the test."""
+    try:
+        return install_clients()
+    except ClientsError as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture
+async def clients(script: Path, nursery: trio.Nursery) -> AsyncIterator[Clients]:
+    """Start a process that has a client of every version."""
+    clients = await Clients.start(script, nursery)
+    try:
+        yield clients
+    finally:
+        await clients.aclose()

@@ -5,35 +5,21 @@ Their address is what the trusted proxy says it is, as behind nginx.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
 
-import pytest
 import trio
 
 from chatd.chat.tokens import Keys, new_key, read_key
 from chatd.daemon import now_ms
 from tests.e2e.chatd_process import ChatdProcess, ChatdStarter
-from tests.e2e.socketio_clients import Clients, ClientsError, install_clients
+from tests.e2e.socketio_clients import Clients
 from tests.gateways.raw import Json, handshake
 
 EVE: Final = {"X-Forwarded-For": "203.0.113.7"}
 NEIGHBOUR: Final = {"X-Forwarded-For": "203.0.113.8"}
-
-
-@pytest.fixture
-async def clients(nursery: trio.Nursery) -> AsyncIterator[Clients]:
-    try:
-        script = await trio.to_thread.run_sync(install_clients)
-    except ClientsError as missing:
-        pytest.skip(str(missing))
-    clients = await Clients.start(script, nursery)
-    try:
-        yield clients
-    finally:
-        await clients.aclose()
 
 
 class Person(Json):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
-import pytest
 import trio
 
 from chatd import client
 from tests.e2e.chatd_process import ChatdProcess, ChatdStarter
-from tests.e2e.socketio_clients import Client, Clients, ClientsError, install_clients
+from tests.e2e.socketio_clients import Client, Clients
 from tests.e2e.test_process import text_chat
 
 WAYS = {
@@ -21,19 +19,6 @@ WAYS = {
     "4.0": ["websocket"],
     "4.8": ["polling"],
 }
-
-
-@pytest.fixture
-async def clients(nursery: trio.Nursery) -> AsyncIterator[Clients]:
-    try:
-        script = await trio.to_thread.run_sync(install_clients)
-    except ClientsError as missing:
-        pytest.skip(str(missing))
-    clients = await Clients.start(script, nursery)
-    try:
-        yield clients
-    finally:
-        await clients.aclose()
 
 
 async def come(clients: Clients, chatd: ChatdProcess, version: str) -> Client:

@@ -18,9 +18,7 @@ from tests.e2e.socketio_clients import (
     ROOT,
     Client,
     Clients,
-    ClientsError,
     SocketIOServer,
-    install_clients,
 )
 from tests.e2e.socketio_server import REFUSAL, TOKEN
 
@@ -62,14 +60,6 @@ BINARY: Final[list[Any]] = [
 
 
 @pytest.fixture(scope="module")
-def script() -> Path:
-    try:
-        return install_clients()
-    except ClientsError as missing:
-        pytest.skip(str(missing))
-
-
-@pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SocketIOServer]:
     """Start a server for all tests that leave it as it is."""
     server = SocketIOServer(free_port(), {}, tmp_path_factory.mktemp("server"))
@@ -78,15 +68,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SocketIOServer]
         server.end(signal.SIGINT)
     finally:
         server.close()
-
-
-@pytest.fixture
-async def clients(script: Path, nursery: trio.Nursery) -> AsyncIterator[Clients]:
-    clients = await Clients.start(script, nursery)
-    try:
-        yield clients
-    finally:
-        await clients.aclose()
 
 
 @pytest.fixture
