@@ -106,7 +106,7 @@ class Room:
         mine = self.members.get(user)
         if mine is None:
             self.members[user] = {place}
-            user.rooms.add(self)
+            user.rooms[self] = None
             insort(self._roll, user, key=_fold)
             self._tell(events.Joined(self.name, user.nick.shown, user.id), user, crowd)
         else:
@@ -152,7 +152,7 @@ class Room:
         self, user: User, reason: Literal["leave", "lost", "kicked", "banned"], crowd: int
     ) -> None:
         del self.members[user]
-        user.rooms.discard(self)
+        user.rooms.pop(self, None)
         self.strike(user)
         self._tell(events.Left(self.name, user.nick.shown, user.id, reason), user, crowd)
 

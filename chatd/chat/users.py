@@ -93,7 +93,8 @@ class User:
         self.chosen = chosen
         """Whether the nick was asked for: only then is it held and kept."""
         self.connections: set[Line] = set()
-        self.rooms: set[Whereabouts] = set()
+        self.rooms: dict[Whereabouts, None] = {}
+        """Where they are, in the order in which they came in: they tell of a nick in that order."""
         self.marks: dict[str, int] = {}
         """Up to where the user has read, by room."""
         self.since = trio.current_time()
