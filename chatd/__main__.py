@@ -32,6 +32,7 @@ def _run(arguments: list[str], mask: set[int | signal.Signals]) -> int:
 
     from chatd.cli import (  # noqa: PLC0415
         check,
+        client,
         config,
         ctl,
         fetch_client,
@@ -44,7 +45,7 @@ def _run(arguments: list[str], mask: set[int | signal.Signals]) -> int:
     parser = argparse.ArgumentParser(prog="chatd", description="A chat daemon: one port, one file.")
     parser.add_argument("--version", action="version", version=f"chatd {__version__}")
     verbs = parser.add_subparsers(metavar="VERB")
-    for verb in (serve, check, config, ctl, fetch_client, install, token, transfer):
+    for verb in (serve, client, check, config, ctl, fetch_client, install, token, transfer):
         verb.add_parser(verbs)
     if not arguments or (
         arguments[0].startswith("-") and arguments[0] not in {"-h", "--help", "--version"}

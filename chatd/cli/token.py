@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from chatd.chat.key_files import load_keys
 from chatd.chat.tokens import new_key
 from chatd.cli.check import report, say
+from chatd.cli.durations import duration
 from chatd.daemon import now_ms
 from chatd.model import Refusal
 from chatd.settings import Settings, SettingsError, load
@@ -19,11 +19,9 @@ from chatd.settings import Settings, SettingsError, load
 if TYPE_CHECKING:
     from chatd.cli.check import Verbs
 
-__all__ = ["add_parser", "duration", "run"]
+__all__ = ["add_parser", "run"]
 
 _DEFAULT_FILE: Final = Path("/etc/chatd/chatd.toml")
-
-_UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 60 * 60, "d": 24 * 60 * 60}
 
 
 def add_parser(verbs: Verbs) -> None:
@@ -64,14 +62,6 @@ def add_parser(verbs: Verbs) -> None:
         "--config", metavar="FILE", type=Path, help=f"the configuration; else {_DEFAULT_FILE}"
     )
     parser.set_defaults(run=run)
-
-
-def duration(text: str) -> int:
-    """Read a time such as ``12h``, in seconds. Raises argparse.ArgumentTypeError."""
-    match = re.fullmatch(r"([0-9]{1,9})([smhd])", text)
-    if match is None or not int(match[1]):
-        raise argparse.ArgumentTypeError(f"expected a time such as 90s, 15m, 12h or 30d: {text!r}")
-    return int(match[1]) * _UNIT_SECONDS[match[2]]
 
 
 def run(args: argparse.Namespace) -> int:

@@ -136,9 +136,8 @@ class Connection:
                 return _Line(await self._address.dial())
         except trio.TooSlowError:
             raise ConnectError(f"no connection to {self._address.host} in {seconds:g} s") from None
-        # OSErrors of several addresses come as a group, with an OSError that sums them up.
         except (OSError, trio.BrokenResourceError) as error:
-            raise ConnectError(f"no connection to {self._address.host}: {error}") from error
+            raise ConnectError(f"no connection to {self._address.host}: {_why(error)}") from error
 
     async def _over(
         self,
@@ -307,3 +306,12 @@ def _refused(error: Exception) -> ConnectError:
         hopeless=300 <= status < 500 and status not in {408, 429},
         retry_ms=int(wait) * 1000 if wait.isdigit() else None,
     )
+
+
+def _why(error: BaseException) -> str:
+    """Say what stood in the way; OSErrors of several addresses come as a group behind one."""
+    if isinstance(group := error.__cause__, BaseExceptionGroup):
+        return "; ".join(dict.fromkeys(map(_why, group.exceptions)))
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno).lower()
+    return str(error)

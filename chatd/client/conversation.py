@@ -41,6 +41,7 @@ from chatd.client.protocol import (
     Entered,
     Hello,
     Identity,
+    Left,
     Message,
     NickChange,
     Notice,
@@ -317,6 +318,8 @@ class Conversation:
                 return
             case NickChange() if event.user == self.identity.user:
                 self.identity = structs.replace(self.identity, nick=event.nick)
+            case Left(reason="kicked" | "banned") if event.user == self.identity.user:
+                self.rooms.pop(event.room, None)  # and nobody goes back in by themselves
             case _:
                 pass
         self._put(event)

@@ -1,0 +1,91 @@
+"""What a typed line means: something to say, or a ``/`` command with its arguments. Sans-IO."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from msgspec import Struct
+
+__all__ = ["Misread", "Parameter", "Say", "Verb", "optional", "read"]
+
+
+class Parameter(Struct, frozen=True):
+    """One argument of a command.
+
+    ``read`` raises ValueError, or argparse.ArgumentTypeError, for a word that is none.
+    """
+
+    name: str
+    read: Callable[[str], Any] = str
+    rest: bool = False
+    """Whether it takes all that is left of the line."""
+    needed: bool = True
+
+    def __str__(self) -> str:
+        return self.name if self.needed else f"[{self.name}]"
+
+
+class Verb(Struct, frozen=True):
+    """A command."""
+
+    name: str
+    parameters: tuple[Parameter, ...]
+    help: str
+    operators: bool = False
+    """Whether it is the operators' alone."""
+
+    def __str__(self) -> str:
+        return " ".join(["/" + self.name, *map(str, self.parameters)])
+
+
+class Say(Struct, frozen=True):
+    """A message."""
+
+    text: str
+
+
+class Misread(Struct, frozen=True):
+    """A line that means nothing; ``message`` tells what would."""
+
+    message: str
+
+
+def optional(parameter: Parameter) -> Parameter:
+    """Give the argument that may be left out; None is what it is then."""
+    return Parameter(parameter.name, parameter.read, parameter.rest, needed=False)
+
+
+def read(line: str, verbs: Mapping[str, Verb]) -> Say | tuple[Verb, list[Any]] | Misread | None:
+    """Read a line: a message, a command and its arguments, or nothing where it is blank.
+
+    ``//`` begins a message with a slash.
+    """
+    if not line.strip():
+        return None
+    if line.startswith("//"):
+        return Say(line[1:])
+    if not line.startswith("/"):
+        return Say(line)
+    name, _, rest = line[1:].partition(" ")
+    verb = verbs.get(name.lower())
+    if verb is None:
+        return Misread(f"there is no /{name[:32]}; /help tells, // begins a message with a slash")
+    return _arguments(verb, rest.strip())
+
+
+def _arguments(verb: Verb, rest: str) -> tuple[Verb, list[Any]] | Misread:
+    values: list[Any] = []
+    for parameter in verb.parameters:
+        word, _, behind = (rest, "", "") if parameter.rest else rest.partition(" ")
+        try:
+            value = parameter.read(word) if word else None
+        except (ValueError, argparse.ArgumentTypeError):
+            value = None
+        if value is None and parameter.needed:
+            return Misread(f"it is {verb}: {verb.help}")
+        values.append(value)
+        if value is not None:
+            rest = behind.lstrip()
+    return Misread(f"it is {verb}: {verb.help}") if rest else (verb, values)

@@ -1,0 +1,360 @@
+"""One person's conversation: what is typed is carried out, what is heard is shown.
+
+A *place* is where one talks: a room by its name, or ``@nick`` for what one and somebody else say to
+each other. Two tasks meet here: `hear` takes the chat's events, another carries out one line after
+the other. Each line waits for its answer, over lost connections too, so what was typed first is
+said first.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, Protocol
+
+import trio
+from msgspec import Struct
+from rich.text import Text
+
+from chatd import client
+from chatd.cli.terminal import lines
+from chatd.client.call import worth_waiting
+
+__all__ = ["Screen", "Talk"]
+
+# Who wrote nothing for so long after they began writes no more.
+_TYPING_SECONDS: Final = 6.0
+
+# Others take it for over when they hear nothing for a while.
+_TYPING_AGAIN_SECONDS: Final = 3.0
+
+_MARK_SECONDS: Final = 1.0
+
+_NAMED: Final = 30
+"""So many members are named where a room is entered."""
+
+
+class Screen(Protocol):
+    """Where a conversation is shown."""
+
+    def show(self, line: Text) -> None:
+        """Show a line of the conversation, or of an answer."""
+
+    def tell(self, line: Text) -> None:
+        """Show what is said by the way: how things stand, what did not work."""
+
+    def status(self, place: str, text: str) -> None:
+        """Show where one is, and what goes on, until it is something else."""
+
+
+class _Writer(Struct):
+    nick: str
+    until: float
+
+
+class Talk:
+    """A conversation on ``screen``. ``page`` is how many messages are shown of what was said."""
+
+    def __init__(self, chat: client.Chat, screen: Screen, *, page: int) -> None:
+        self.chat = chat
+        self.screen = screen
+        self.page = page
+        self.place = ""
+        self.last_said: tuple[str, int] | None = None
+        """The room and the number of what was said last."""
+        self._nicks: dict[str, str] = {}
+        self._direct: dict[str, str] = {}
+        self._counts: dict[str, int] = {}
+        self._oldest: dict[str, int] = {}
+        self._newest: dict[str, int] = {}
+        self._writers: dict[tuple[str, str], _Writer] = {}
+        self._marks: dict[str, int] = {}
+        self._day: datetime | None = None
+        self._told_typing = -_TYPING_AGAIN_SECONDS
+        self._waits = False
+        self._changed = trio.Event()
+
+    # ---- places
+
+    async def enter(self, room: str, *, quietly: bool = False) -> None:
+        """Go to a place, and show what was said there last. Raises `client.Refused`."""
+        if room.startswith("@"):
+            page = await self.chat.history(room, limit=self.page, messages=True)
+            self._go(room)
+            for event in page.events:
+                if isinstance(event, client.Message):
+                    self._direct[event.room] = room.removeprefix("@")
+            self._show_page(room, page.events)
+            self.tell(f"what you say here is for {room.removeprefix('@')} alone")
+            return
+        entered = await self.chat.join(room, limit=self.page, messages=True)
+        self._go(entered.room)
+        for member in entered.members:
+            self._nicks[member.user] = member.nick
+        self._counts[entered.room] = entered.member_count
+        self._show_page(entered.room, entered.events)
+        if not quietly:
+            self.tell(_entered(entered))
+
+    def go(self, place: str) -> None:
+        """Talk in a place that was entered before."""
+        self._go(place)
+        self.tell(f"you talk in {place}" if place else "you are in no room: /join ROOM")
+
+    def here(self) -> str:
+        """Give the place one is in. Raises `client.Refused` where that is none."""
+        if not self.place:
+            raise client.Refused("not_joined", "you are in no room: /join ROOM")
+        return self.place
+
+    def left(self, room: str) -> None:
+        """Be no more in a room."""
+        self._counts.pop(room, None)
+        if room == self.place:
+            self.go(next((other for other in self.chat.joined if other != room), ""))
+
+    def _go(self, place: str) -> None:
+        self.place = place
+        self._update()
+
+    def _place_of(self, room: str) -> str:
+        """Give what a room is called here."""
+        if not room.startswith("@"):
+            return room
+        if room not in self._direct:
+            others = set(room[1:].split(",")) - {self.chat.identity.user}
+            other = others.pop() if others else room[1:]
+            self._direct[room] = self._nicks.get(other, other)
+        return f"@{self._direct[room]}"
+
+    def nicks(self) -> list[str]:
+        """Give who was seen here, for who types a name."""
+        return sorted(set(self._nicks.values()), key=str.casefold)
+
+    # ---- what is typed
+
+    async def say(self, text: str, *, room: str, reply_to: int | None = None) -> None:
+        """Say a message, when the daemon will have it. Raises `client.Refused`."""
+        key = secrets.token_hex(16)
+        while True:
+            try:
+                said = await self.chat.say(text, room=room, key=key, reply_to=reply_to)
+            except client.Refused as refused:
+                if (seconds := worth_waiting(refused)) is None:
+                    raise
+                self._waits = True
+                self._update()
+                await trio.sleep(seconds)
+            else:
+                break
+            finally:
+                self._waits = False
+        self._update()
+        if room.startswith("@"):
+            self._direct[said.room] = room.removeprefix("@")
+        if said.seq is not None:
+            self.last_said = (said.room, said.seq)
+
+    def drafts(self, text: str) -> None:
+        """Note what stands on the line that is being typed."""
+        if not self.place or text.startswith("/"):
+            return
+        now = trio.current_time()
+        since = now - self._told_typing
+        if text and since >= _TYPING_AGAIN_SECONDS:
+            self._told_typing = now
+            self.chat.typing(self.place)
+        elif not text and since < _TYPING_AGAIN_SECONDS:
+            # Said or taken back: the next word is news again.
+            self._told_typing = now - _TYPING_AGAIN_SECONDS
+            self.chat.typing(self.place, active=False)
+
+    async def older(self, count: int | None) -> None:
+        """Show what was said before what is shown here. Raises `client.Refused`."""
+        place = self.here()
+        page = await self.chat.history(
+            place, before=self._oldest.get(place), limit=count or self.page, messages=True
+        )
+        self._show_page(place, page.events)
+        if not page.more:
+            self.note("that is where it began")
+
+    def note(self, text: str) -> None:
+        """Show an answer."""
+        self.screen.show(lines.note(text))
+
+    def tell(self, text: str) -> None:
+        """Show how things stand."""
+        self.screen.tell(lines.note(text))
+
+    def warn(self, text: str) -> None:
+        """Show what did not work."""
+        self.screen.tell(lines.warning(text))
+
+    # ---- what is heard
+
+    async def hear(self) -> None:
+        """Show what happens, until it is over. Raises `client.Closed` where the daemon ended it."""
+        async for event in self.chat:
+            self._heard(event)
+
+    async def shown(self, room: str, seq: int) -> None:
+        """Wait until a room is shown up to a number."""
+        while self._newest.get(room, 0) < seq:
+            await self._changed.wait()
+
+    async def mark(self) -> None:
+        """Tell the daemon how far was read, as long as somebody reads."""
+        while True:
+            while not self._marks:
+                await self._changed.wait()
+            await trio.sleep(_MARK_SECONDS)
+            room, seq = self._marks.popitem()
+            try:
+                await self.chat.read(room, seq)
+            except (client.Refused, trio.TooSlowError):
+                continue  # it is for the comfort of the next time
+
+    async def forget_writers(self) -> None:
+        """Take away who has stopped writing."""
+        while True:
+            while not self._writers:
+                await self._changed.wait()
+            await trio.sleep_until(min(writer.until for writer in self._writers.values()))
+            now = trio.current_time()
+            self._writers = {
+                where: writer for where, writer in self._writers.items() if writer.until > now
+            }
+            self._update()
+
+    def _heard(self, event: client.AnyEvent) -> None:
+        match event:
+            case client.Message():
+                self._message(event)
+            case client.Edit(text=str()) | client.Delete() | client.Topic():
+                self._happened(event)
+            case client.Presence():
+                self._counts[event.room] = event.total
+                self._happened(event)
+            case client.Joined():
+                self._nicks[event.user] = event.nick
+                self._counts[event.room] = self._counts.get(event.room, 0) + 1
+                if event.user != self.chat.identity.user:
+                    self._happened(event)
+            case client.Left():
+                self._left(event)
+            case client.NickChange():
+                # It is told in each room that is shared.
+                if self._nicks.get(event.user) != event.nick:
+                    self._nicks[event.user] = event.nick
+                    self._happened(event, everywhere=True)
+            case client.Typing():
+                where = (self._place_of(event.room), event.user)
+                if event.active:
+                    until = trio.current_time() + _TYPING_SECONDS
+                    self._writers[where] = _Writer(event.nick, until)
+                else:
+                    self._writers.pop(where, None)
+            case client.Notice(code=None):
+                self.tell(event.text)
+            case client.Notice():
+                self.warn(event.text)
+            case client.Lost() | client.Reconnected() | client.Gap() | client.RoomLost():
+                self._connection_changed(event)
+            case _:
+                pass  # told otherwise, or of a newer daemon
+        self._update()
+
+    def _connection_changed(
+        self, event: client.Lost | client.Reconnected | client.Gap | client.RoomLost
+    ) -> None:
+        match event:
+            case client.Lost(ending=ending):
+                self._writers.clear()
+                again = ", trying again" if ending.reconnect else ""
+                self.warn(f"the connection is lost ({ending.reason or ending.code}){again}")
+            case client.Reconnected(same_user=True):
+                self.tell(f"connected again as {event.nick}")
+            case client.Reconnected():
+                self.warn(f"connected again, but as somebody new: {event.nick}")
+            case client.Gap():
+                place = self._place_of(event.room)
+                self.warn(f"what was said in {place} after #{event.after.seq} is gone in part")
+            case client.RoomLost():
+                self.warn(f"you are no longer in {event.room}: {event.refused.message}")
+                self.left(event.room)
+
+    def _left(self, event: client.Left) -> None:
+        self._counts[event.room] = max(0, self._counts.get(event.room, 1) - 1)
+        self._writers.pop((self._place_of(event.room), event.user), None)
+        self._happened(event)
+        if event.user == self.chat.identity.user and event.reason != "leave":
+            self.left(event.room)
+
+    def _message(self, event: client.Message) -> None:
+        self._nicks[event.user] = event.nick
+        if event.room.startswith("@") and event.user != self.chat.identity.user:
+            self._direct[event.room] = event.nick
+        place = self._place_of(event.room)
+        self._writers.pop((place, event.user), None)
+        if self._day is None or event.at.astimezone().date() != self._day.date():
+            self._day = event.at.astimezone()
+            self.screen.show(lines.day(event.at))
+        me = self.chat.identity.nick if event.user != self.chat.identity.user else None
+        self.screen.show(lines.message(event, self._bracketed(place), me=me))
+        if event.seq is not None:
+            self._newest[event.room] = event.seq
+            self._oldest.setdefault(place, event.seq)
+            self._marks[event.room] = event.seq
+
+    def _happened(self, event: lines.Happening, *, everywhere: bool = False) -> None:
+        place = "" if everywhere else self._bracketed(self._place_of(event.room))
+        at = None if hasattr(event, "at") else datetime.now(UTC)
+        self.screen.show(lines.happened(event, place, at=at))
+
+    def _show_page(self, place: str, events: Sequence[Any]) -> None:
+        """Show a page of a log: messages as they read now, so no change of one that is on it."""
+        for event in events:
+            match event:
+                case client.Message():
+                    self.screen.show(lines.message(event, self._bracketed(place), again=True))
+                case client.Topic():
+                    self.screen.show(lines.happened(event, self._bracketed(place)))
+                case _:
+                    pass
+        numbers = [event.seq for event in events if getattr(event, "seq", None) is not None]
+        if numbers:
+            self._oldest[place] = min(numbers[0], self._oldest.get(place, numbers[0]))
+            last = events[-1]
+            self._marks[last.room] = max(numbers[-1], self._marks.get(last.room, 0))
+            dates = [event.at for event in events if hasattr(event, "at")]
+            self._day = self._day or dates[-1].astimezone()
+
+    def _bracketed(self, place: str) -> str:
+        return "" if place == self.place else place
+
+    def _update(self) -> None:
+        """Show how things stand, and wake who waits for a change."""
+        parts = [self.chat.identity.nick or "nobody yet"]
+        if self.place in self._counts:
+            parts.append(f"{self._counts[self.place]} here")
+        writers = [w.nick for (place, _), w in self._writers.items() if place == self.place]
+        if writers:
+            parts.append(f"{', '.join(writers[:3])} {'is' if len(writers) == 1 else 'are'} writing")
+        if not self.chat.connected:
+            parts.append("no connection, trying again")
+        elif self._waits:
+            parts.append("waiting until it may be said")
+        self.screen.status(self.place, " | ".join(parts))
+        self._changed.set()
+        self._changed = trio.Event()
+
+
+def _entered(entered: client.Entered) -> str:
+    nicks = [member.nick for member in entered.members[:_NAMED]]
+    more = entered.member_count - len(nicks)
+    here = ", ".join(nicks) + (f" and {more} more" if more > 0 else "")
+    topic = f" ({entered.topic})" if entered.topic else ""
+    unread = f"; {entered.unread} unread" if entered.unread else ""
+    return f"you are in {entered.room}{topic}: {here or 'nobody'}{unread}"
