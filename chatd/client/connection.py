@@ -7,6 +7,7 @@ writer of its own, since a `send_message` that is cancelled tears the frame.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
