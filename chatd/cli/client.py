@@ -42,8 +42,12 @@ def add_parser(verbs: Verbs) -> None:
         default=_DEFAULT_URL,
         help=f"the daemon: ws://host:port, wss://host or unix:/path ({_DEFAULT_URL})",
     )
-    parser.add_argument("--nick", metavar="N", help="what others see; else the one you had")
-    parser.add_argument("--room", metavar="R", default="lobby", help="where to begin (lobby)")
+    parser.add_argument(
+        "--nick", metavar="N", type=_name, help="what others see; else the one you had"
+    )
+    parser.add_argument(
+        "--room", metavar="R", type=_name, default="lobby", help="where to begin (lobby)"
+    )
     parser.add_argument(
         "--history",
         metavar="N",
@@ -53,6 +57,13 @@ def add_parser(verbs: Verbs) -> None:
     )
     parser.add_argument("--token-file", metavar="FILE", type=Path, help="a file with a token")
     parser.set_defaults(run=run)
+
+
+def _name(text: str) -> str:
+    """Read a name; what is no text of the terminal's encoding can be no name."""
+    if not text.isprintable():
+        raise argparse.ArgumentTypeError(f"{text!r} is no name")
+    return text
 
 
 def daemon_url(text: str) -> str:
@@ -68,7 +79,7 @@ def daemon_url(text: str) -> str:
     else:
         url = text if text.startswith("unix:") else f"ws://{text}"
     try:
-        dial_url(url)
+        dial_url(_name(url))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return url

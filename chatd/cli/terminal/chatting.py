@@ -154,6 +154,7 @@ async def _on_terminal(one: client.Chat, beginning: Beginning) -> int:
         nursery.start_soon(hear)
         nursery.start_soon(carry_out_all)
         nursery.start_soon(talk.mark)
+        nursery.start_soon(talk.count)
         nursery.start_soon(talk.forget_writers)
         await terminal.run(typed, talk.drafts, lambda: [*commands, *talk.nicks()])
         to_do.close()

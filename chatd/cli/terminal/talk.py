@@ -34,6 +34,9 @@ _MARK_SECONDS: Final = 1.0
 _NAMED: Final = 30
 """So many members are named where a room is entered."""
 
+_COUNTED: Final = 100
+"""So many are counted one by one; of more the daemon tells how many there are."""
+
 
 class Screen(Protocol):
     """Where a conversation is shown."""
@@ -65,7 +68,9 @@ class Talk:
         """The room and the number of what was said last."""
         self._nicks: dict[str, str] = {}
         self._direct: dict[str, str] = {}
-        self._counts: dict[str, int] = {}
+        self._members: dict[str, set[str]] = {}
+        self._totals: dict[str, int] = {}
+        self._uncounted = False
         self._oldest: dict[str, int] = {}
         self._newest: dict[str, int] = {}
         self._writers: dict[tuple[str, str], _Writer] = {}
@@ -90,9 +95,7 @@ class Talk:
             return
         entered = await self.chat.join(room, limit=self.page, messages=True)
         self._go(entered.room)
-        for member in entered.members:
-            self._nicks[member.user] = member.nick
-        self._counts[entered.room] = entered.member_count
+        self._count(entered.room, entered.members, entered.member_count)
         self._show_page(entered.room, entered.events)
         if not quietly:
             self.tell(_entered(entered))
@@ -110,7 +113,8 @@ class Talk:
 
     def left(self, room: str) -> None:
         """Be no more in a room."""
-        self._counts.pop(room, None)
+        self._members.pop(room, None)
+        self._totals.pop(room, None)
         if room == self.place:
             self.go(next((other for other in self.chat.joined if other != room), ""))
 
@@ -216,6 +220,27 @@ class Talk:
             except (client.Refused, trio.TooSlowError):
                 continue  # it is for the comfort of the next time
 
+    async def count(self) -> None:
+        """Ask who is there, after each time in which nothing was heard of who came and left."""
+        while True:
+            while not self._uncounted:
+                await self._changed.wait()
+            self._uncounted = False
+            for room in self.chat.joined:
+                try:
+                    found = await self.chat.who(room, limit=_COUNTED)
+                except (client.Refused, trio.TooSlowError):
+                    continue  # what is known may be true still
+                self._count(room, found.members, found.member_count)
+            self._update()
+
+    def _count(self, room: str, members: Sequence[client.Member], total: int) -> None:
+        self._nicks.update((member.user, member.nick) for member in members)
+        self._members[room] = {member.user for member in members}
+        self._totals.pop(room, None)
+        if total > len(members):
+            self._totals[room] = total
+
     async def forget_writers(self) -> None:
         """Take away who has stopped writing."""
         while True:
@@ -235,11 +260,11 @@ class Talk:
             case client.Edit(text=str()) | client.Delete() | client.Topic():
                 self._happened(event)
             case client.Presence():
-                self._counts[event.room] = event.total
+                self._totals[event.room] = event.total
                 self._happened(event)
             case client.Joined():
                 self._nicks[event.user] = event.nick
-                self._counts[event.room] = self._counts.get(event.room, 0) + 1
+                self._members.setdefault(event.room, set()).add(event.user)
                 if event.user != self.chat.identity.user:
                     self._happened(event)
             case client.Left():
@@ -275,8 +300,10 @@ class Talk:
                 again = ", trying again" if ending.reconnect else ""
                 self.warn(f"the connection is lost ({ending.reason or ending.code}){again}")
             case client.Reconnected(same_user=True):
+                self._uncounted = True
                 self.tell(f"connected again as {event.nick}")
             case client.Reconnected():
+                self._uncounted = True
                 self.warn(f"connected again, but as somebody new: {event.nick}")
             case client.Gap():
                 place = self._place_of(event.room)
@@ -286,7 +313,7 @@ class Talk:
                 self.left(event.room)
 
     def _left(self, event: client.Left) -> None:
-        self._counts[event.room] = max(0, self._counts.get(event.room, 1) - 1)
+        self._members.get(event.room, set()).discard(event.user)
         self._writers.pop((self._place_of(event.room), event.user), None)
         self._happened(event)
         if event.user == self.chat.identity.user and event.reason != "leave":
@@ -337,8 +364,9 @@ class Talk:
     def _update(self) -> None:
         """Show how things stand, and wake who waits for a change."""
         parts = [self.chat.identity.nick or "nobody yet"]
-        if self.place in self._counts:
-            parts.append(f"{self._counts[self.place]} here")
+        if self.place in self._members:
+            here = self._totals.get(self.place, len(self._members[self.place]))
+            parts.append(f"{here} here")
         writers = [w.nick for (place, _), w in self._writers.items() if place == self.place]
         if writers:
             parts.append(f"{', '.join(writers[:3])} {'is' if len(writers) == 1 else 'are'} writing")
