@@ -255,6 +255,7 @@ class Joined(Struct, frozen=True):
     epoch: str
     seq: int
     topic: str
+    may_set_topic: bool
     members: list[Member]
     member_count: int
     events: list[Any]

@@ -15,7 +15,7 @@ from typing import Final
 
 from msgspec import Struct
 
-__all__ = ["Secret", "is_guest", "new_user", "open_secret", "seal"]
+__all__ = ["Secret", "is_guest", "is_kept", "new_user", "open_secret", "seal"]
 
 SECRET_CHARACTERS: Final = 100
 """Anything longer is not ours, and is not hashed."""
@@ -34,6 +34,12 @@ _GUEST: Final = re.compile(r"g[a-z2-7]{16}")
 def is_guest(user: str) -> bool:
     """Tell whether this is a guest's id: nobody else's looks like one."""
     return _GUEST.fullmatch(user) is not None
+
+
+def is_kept(room: str) -> bool:
+    """Tell whether what is said in this room of two is kept: not between two guests."""
+    first, _, second = room[1:].partition(",")
+    return not (is_guest(first) and is_guest(second))
 
 
 def new_user() -> str:

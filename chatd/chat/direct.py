@@ -10,7 +10,6 @@ from typing import Final
 
 from chatd.chat.chat import Chat
 from chatd.chat.connection import Connection
-from chatd.chat.credentials import is_guest
 from chatd.chat.membership import Membership
 from chatd.chat.names import Name, nick_name, room_name
 from chatd.chat.rights import refusal_to_read
@@ -18,7 +17,7 @@ from chatd.chat.rooms import Room
 from chatd.chat.users import User
 from chatd.model import Refusal
 
-__all__ = ["DIRECT", "is_kept", "other_of", "place", "resolve"]
+__all__ = ["DIRECT", "other_of", "place", "resolve"]
 
 DIRECT: Final = "direct"
 """The shelf on which each user's conversations stand: by user, a NUL and the room."""
@@ -49,12 +48,6 @@ def other_of(room: str, user: str) -> str:
     """Give the other one's id."""
     first, _, second = room[1:].partition(",")
     return second if user == first else first
-
-
-def is_kept(room: str) -> bool:
-    """Tell whether what is said there is kept: not between two guests."""
-    first, _, second = room[1:].partition(",")
-    return not (is_guest(first) and is_guest(second))
 
 
 async def place(connection: Connection, spelled: str) -> Membership | Refusal:

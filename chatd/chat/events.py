@@ -114,6 +114,7 @@ class Joined(Told, frozen=True):
     room: str
     nick: str
     user: str
+    op: bool
 
 
 class Left(Told, frozen=True):

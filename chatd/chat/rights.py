@@ -7,13 +7,14 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from chatd.chat.credentials import is_kept
 from chatd.chat.names import Pattern, room_pattern
 from chatd.chat.sanctions import Sanction, Sanctions
 from chatd.chat.tokens import Grant
 from chatd.model import Refusal
 from chatd.settings import Settings
 
-__all__ = ["refusal_to_read", "refusal_to_write"]
+__all__ = ["refusal_to_read", "refusal_to_set_topic", "refusal_to_write"]
 
 
 class Laws(Protocol):
@@ -90,6 +91,19 @@ def refusal_to_write(bearer: Bearer, room: str, *, words: bool = True) -> Refusa
     if rule is not None and not _is_of(bearer, rule.write):
         return Refusal("forbidden", "you may read there, and not write")
     return None
+
+
+def refusal_to_set_topic(bearer: Bearer, room: str, *, words: bool = True) -> Refusal | None:
+    """Tell why a connection may not say what the room is about; None: it may.
+
+    Without ``words`` it is asked of those too who are muted, and may later.
+    """
+    if room.startswith("@"):
+        if not is_kept(room):
+            return Refusal("forbidden", "between guests nothing is kept, no topic either")
+    elif not (bearer.op or bearer.chat.settings.chat.topics == "members"):
+        return Refusal("forbidden", "the topic is the operators' to set")
+    return refusal_to_write(bearer, room, words=words)
 
 
 def _rule(bearer: Bearer, room: str) -> Rule | None:

@@ -108,7 +108,8 @@ class Room:
             self.members[user] = {place}
             user.rooms[self] = None
             insort(self._roll, user, key=_fold)
-            self._tell(events.Joined(self.name, user.nick.shown, user.id), user, crowd)
+            joined = events.Joined(self.name, user.nick.shown, user.id, user.op)
+            self._tell(joined, user, crowd)
         else:
             self.leaving.pop(user, None)
             mine.add(place)

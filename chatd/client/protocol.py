@@ -160,6 +160,7 @@ class Joined(Event, frozen=True, kw_only=True, tag="joined"):
     room: str
     nick: str
     user: str
+    op: bool = False
 
 
 class Left(Event, frozen=True, kw_only=True, tag="left"):
@@ -271,6 +272,7 @@ class Entered(Struct, frozen=True):
 
     ``recovered`` tells that they go on exactly where ``since`` ended. ``read`` is the number up to
     which this user has read, ``unread`` how many messages of others' came after it.
+    ``may_set_topic`` tells whether this user may say what the room is about.
     """
 
     room: str
@@ -279,6 +281,7 @@ class Entered(Struct, frozen=True):
     events: list[ServerEvent | Unknown]
     recovered: bool = False
     topic: str = ""
+    may_set_topic: bool = False
     members: list[Member] = []
     member_count: int = 0
     read: int | None = None

@@ -286,7 +286,8 @@ async def test_joining_again_resumes_without_leaving(room: Room) -> None:
     await ann.say("y")
     await bob.until(lambda: "y" in bob.texts())
     assert ([m.text for m in again.events], bob.texts()) == (["x"], ["x", "y"])
-    assert ann.told(events.Joined) == [events.Joined("lobby", "bob", bob.connection.user.id)]
+    user = bob.connection.user.id
+    assert ann.told(events.Joined) == [events.Joined("lobby", "bob", user, op=False)]
 
 
 class SlowJournal(MemoryJournal):

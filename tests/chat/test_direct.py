@@ -8,8 +8,8 @@ from msgspec import UNSET
 from trio.testing import MockClock
 
 from chatd.chat import commands, events
-from chatd.chat.credentials import new_user
-from chatd.chat.direct import is_kept, other_of
+from chatd.chat.credentials import is_kept, new_user
+from chatd.chat.direct import other_of
 from chatd.chat.names import Name
 from chatd.chat.users import User
 from tests.chat.room import Client, Room, refused
@@ -89,6 +89,9 @@ async def test_between_guests_it_is_told_and_not_kept(
     message = bob.told(events.Message)[0]
     assert (message.text, message.seq, message.room) == ("psst", UNSET, said.room)
     assert ann.texts() == ["psst"]
+    topic = commands.Topic(room="@bob", text="secrets")
+    assert refused(await ann.do(topic)) == "forbidden"
+    assert not (await ann.join("@bob")).may_set_topic
     assert await room.chat.journal.head(said.room) is None
     assert (await ann.do(commands.History(room="@bob"))).events == []
     assert [line["bytes"] for name, line in room.log.records if name == "message"] == [4]
@@ -108,6 +111,7 @@ async def test_a_conversation_is_listed_and_resumed(room: Room, autojump_clock: 
     again = subject(room, "ann")
     assert again.connection.user is not user
     joined = await again.join(first.room, since=commands.Since(first.epoch, first.seq))
+    assert joined.may_set_topic
     assert (joined.recovered, joined.room) == (True, first.room)
     assert [event.text for event in joined.events] == ["two", "three"]
     await bob.say("four", "@ann")

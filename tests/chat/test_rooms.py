@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from trio.testing import MockClock
 
 from chatd.chat import commands, events
+from chatd.chat.tokens import Grant
 from tests.chat.room import Room
 
 
@@ -17,13 +18,21 @@ async def test_joined_and_left_are_told_to_the_others(
     await ann.join()
     await bob.join()
     user = bob.connection.user.id
-    assert ann.told(events.Joined) == [events.Joined("lobby", "bob", user)]
+    assert ann.told(events.Joined) == [events.Joined("lobby", "bob", user, op=False)]
     assert bob.told(events.Joined) == []
     bob.close()
     await trio.sleep(9)
     assert ann.told(events.Left) == []
     await trio.sleep(3)
     assert ann.told(events.Left) == [events.Left("lobby", "bob", user, "lost")]
+
+
+async def test_of_an_operator_it_is_told_that_it_is_one(room: Room) -> None:
+    ann, bob = room.client("ann"), room.client("bob")
+    await ann.join()
+    bob.connection.grant = Grant("bob", key="", expires=2**50, lifetime=2**50, op=True)
+    await bob.join()
+    assert [joined.op for joined in ann.told(events.Joined)] == [True]
 
 
 async def test_who_is_back_in_time_was_never_away(room: Room, autojump_clock: MockClock) -> None:

@@ -157,7 +157,9 @@ async def test_a_reply_names_a_message(ann: Client, bob: Client) -> None:
 
 async def test_a_topic_is_the_operators(room: Room, ann: Client, bob: Client) -> None:
     assert refused(await ann.do(commands.Topic(room="lobby", text="tea"))) == "forbidden"
+    assert not (await ann.join()).may_set_topic
     promote(ann)
+    assert (await ann.join()).may_set_topic
     changed = await ann.do(commands.Topic(room="lobby", text="tea"))
     assert changed.seq == 1
     await bob.until(lambda: bob.told(events.TopicSet))
@@ -178,9 +180,12 @@ async def test_a_topic_outlives_the_room_being_empty(room: Room, ann: Client) ->
 
 
 async def test_where_members_may_set_it(autojump_clock: MockClock) -> None:
-    async with open_room(Settings(chat=Chat(topics="members"))) as room:
+    chat = Chat(topics="members", rules=("notes write=operators",))
+    async with open_room(Settings(chat=chat)) as room:
         ann = room.client("ann")
-        await ann.join()
+        assert (await ann.join()).may_set_topic
+        assert not (await ann.join("notes")).may_set_topic
+        assert refused(await ann.do(commands.Topic(room="notes", text="x"))) == "forbidden"
         for text, code in (
             ("x" * words.TOPIC_BYTES, None),
             ("x" * (words.TOPIC_BYTES + 1), "too_large"),

@@ -133,7 +133,8 @@ async def test_join_and_leave(chat: Harness, autojump_clock: MockClock) -> None:
     ann = await json_user(chat, "ann", None)
     joined = (await ann.do("join", room="Lobby"))["ok"]
     assert list(joined) == [
-        *("room", "epoch", "seq", "topic", "members", "member_count", "events", "recovered")
+        *("room", "epoch", "seq", "topic", "may_set_topic"),
+        *("members", "member_count", "events", "recovered"),
     ]
     assert joined["members"] == [{"nick": "ann", "user": joined["members"][0]["user"], "op": False}]
     assert (joined["room"], joined["seq"], joined["topic"]) == ("Lobby", 0, "")
@@ -145,6 +146,7 @@ async def test_join_and_leave(chat: Harness, autojump_clock: MockClock) -> None:
         "room": "Lobby",
         "nick": "bob",
         "user": (await bob.do("who", room="lobby"))["ok"]["members"][1]["user"],
+        "op": False,
     }
     assert (await bob.do("leave", room="LOBBY")) == {"ok": {"room": "Lobby"}}
     left = await ann.event()

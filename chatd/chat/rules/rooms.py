@@ -12,7 +12,8 @@ from chatd.chat.connection import Answered, Connection
 from chatd.chat.direct import DIRECT, open_direct, other_of, place, resolve
 from chatd.chat.names import nick_name
 from chatd.chat.pages import QUEUE_SHARE, catch, page_size
-from chatd.chat.rights import refusal_to_read
+from chatd.chat.rights import refusal_to_read, refusal_to_set_topic
+from chatd.chat.rooms import Room
 from chatd.journal import Unavailable
 from chatd.model import Refusal
 
@@ -70,6 +71,7 @@ async def join(connection: Connection, command: commands.Join, answered: Answere
             epoch=chat.journal.epoch,
             seq=room.topic.visible,
             topic=room.about,
+            may_set_topic=_may_set_topic(connection, room),
             members=room.member_list(),
             member_count=len(room.members),
             events=[events.shape(room.name, event) for event in caught.page],
@@ -79,6 +81,11 @@ async def join(connection: Connection, command: commands.Join, answered: Answere
         )
     )
     membership.start(caught.position)
+
+
+def _may_set_topic(connection: Connection, room: Room) -> bool:
+    # A mute ends while one is in the room.
+    return refusal_to_set_topic(connection, room.topic.room, words=False) is None
 
 
 async def _unread(

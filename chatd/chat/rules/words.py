@@ -8,9 +8,10 @@ from typing import Final, Literal
 
 from chatd.chat import commands, events
 from chatd.chat.connection import Answered, Connection
-from chatd.chat.direct import DIRECT, is_kept, place
+from chatd.chat.credentials import is_kept
+from chatd.chat.direct import DIRECT, place
 from chatd.chat.membership import Membership
-from chatd.chat.rights import refusal_to_write
+from chatd.chat.rights import refusal_to_set_topic, refusal_to_write
 from chatd.chat.rooms import Room
 from chatd.model import Outcome, Post, Put, Receipt, Record, Refusal
 
@@ -201,10 +202,7 @@ async def topic(connection: Connection, command: commands.Topic, answered: Answe
         answered(membership)
         return
     room, user = membership.room, connection.user
-    allowed = connection.op or connection.chat.settings.chat.topics == "members"
-    if not (allowed or room.direct):
-        answered(Refusal("forbidden", "the topic is the operators' to set"))
-    elif refusal := refusal_to_write(connection, room.topic.room):
+    if refusal := refusal_to_set_topic(connection, room.topic.room):
         answered(refusal)
     elif len(text.encode()) > TOPIC_BYTES:
         answered(Refusal("too_large", f"a topic has {TOPIC_BYTES} bytes at most"))
