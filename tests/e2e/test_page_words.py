@@ -221,6 +221,36 @@ async def test_what_is_unread_is_kept_for_the_next_time(
     assert page.faults == other.faults == []
 
 
+async def test_members_say_what_a_room_is_about_where_they_may(
+    start_chatd: ChatdStarter, chromium: Chromium
+) -> None:
+    chatd = await start_chatd({"chat.topics": "members", "chat.rules": ["notes write=operators"]})
+    ann = await open_page(chromium, chatd, nick="ann")
+    bob = await open_page(chromium, chatd, nick="bob", host="127.0.0.1")
+    shown = "document.querySelector('#room-topic').textContent"
+    assert await ann.tab.evaluate(shown) == "Set a topic"
+    await ann.tab.click("#room-topic")
+    await ann.tab.type("tea")
+    await ann.tab.press("Enter")
+    for page in (ann, bob):
+        await page.tab.until(f"{shown} === 'tea'")
+    # What is refused is told, and what was written stays.
+    await bob.tab.click("#room-topic")
+    await bob.tab.type("é" * 600)
+    await bob.tab.press("Enter")
+    await bob.tab.until_text("1024 bytes", within="#topic-error")
+    assert await bob.tab.evaluate("document.querySelector('#topic-input').value.length") == 600
+    # Without words there is none any more.
+    await bob.tab.evaluate("document.querySelector('#topic-input').value = ''")
+    await bob.tab.press("Enter")
+    for page in (ann, bob):
+        await page.line("topic", "bob took the topic away")
+        await page.tab.until(f"{shown} === 'Set a topic'")
+    await bob.join("notes")
+    assert not await bob.visible("#room-topic")
+    assert ann.faults == bob.faults == []
+
+
 async def test_a_message_to_one_alone(chatd: ChatdProcess, chromium: Chromium) -> None:
     ann = await open_page(chromium, chatd, nick="ann")
     bob = await open_page(chromium, chatd, nick="bob", host="127.0.0.1")
@@ -346,9 +376,9 @@ async def test_all_of_it_by_the_keyboard(chatd: ChatdProcess, chromium: Chromium
         await page.tab.until(f"{message(2)} === document.activeElement")
         await page.tab_to("#member-list button")
         await press("Enter")
-        await page.tab.until("document.querySelector('#person').matches(':popover-open')")
+        await page.tab.until("document.querySelector('#menu').matches(':popover-open')")
         await press("Escape")
-        assert not await page.visible("#person")
+        assert not await page.visible("#menu")
         assert await page.tab.evaluate("document.activeElement.matches('#member-list button')")
     assert page.faults == []
 

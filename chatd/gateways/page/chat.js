@@ -187,7 +187,12 @@ export class Chat {
 
   /** Says in the log what could not be done. @param {unknown} error */
   tell(error) {
-    this.current?.line("notice", why(error));
+    if (this.current) this.note(this.current, why(error));
+  }
+
+  /** Says in a room's log what was done. @param {Room} room @param {string} text */
+  note(room, text) {
+    room.line("notice", text);
     this.#changed();
   }
 
@@ -298,8 +303,7 @@ export class Chat {
   /** @param {any} event */
   #happened(event) {
     if (event.on === "notice") {
-      this.current?.line("notice", event.text);
-      this.#changed();
+      if (this.current) this.note(this.current, event.text);
       return;
     }
     if (event.on === "nick" && event.user === this.user) this.#called(event.to);

@@ -59,6 +59,7 @@ export class Room {
   /** Whether what is said here is kept, as far as we have seen. */
   kept = true;
   topic = "";
+  maySetTopic = false;
   epoch = "";
   /** The last number seen; 0: none. */
   last = 0;
@@ -136,6 +137,7 @@ export class Room {
     this.refused = "";
     this.epoch = answer.epoch;
     this.topic = answer.topic;
+    this.maySetTopic = answer.may_set_topic;
     this.#meet(answer.members, answer.member_count);
     if (!answer.recovered && !fresh)
       this.line(
@@ -253,7 +255,7 @@ export class Room {
     switch (event.on) {
       case "joined":
         if (known) break;
-        this.members.set(event.user, { nick: event.nick, user: event.user, op: false });
+        this.members.set(event.user, { nick: event.nick, user: event.user, op: event.op });
         this.count += 1;
         this.line("presence", `${event.nick} joined`);
         break;

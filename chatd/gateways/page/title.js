@@ -1,11 +1,18 @@
 // @ts-check
-/** What stands above the messages: which room it is, and what it is about, which one may say. */
+/**
+ * What stands above the messages: which room it is, what it is about, which some may say, and the
+ * way out; for operators a menu of what they may do there.
+ */
 
 import { why } from "./connection.js";
 import { element, find } from "./text.js";
 
+const LEAVE = "Leave this room";
+
 export class Title {
   #chat;
+  #leave = find("leave", HTMLButtonElement);
+  #menu = find("room-menu", HTMLButtonElement);
   #name = find("room-name", HTMLHeadingElement);
   #topic = find("room-topic", HTMLButtonElement);
   #form = find("topic-form", HTMLFormElement);
@@ -14,9 +21,22 @@ export class Title {
   /** @type {import("./room.js").Room | null} */
   #room = null;
 
-  /** @param {import("./chat.js").Chat} chat */
-  constructor(chat) {
+  /**
+   * @param {import("./chat.js").Chat} chat
+   * @param {import("./menu.js").Menu} menu
+   * @param {import("./moderation.js").Moderation} moderation
+   */
+  constructor(chat, menu, moderation) {
     this.#chat = chat;
+    const leave = () => {
+      if (chat.current) void chat.leave(chat.current);
+    };
+    this.#leave.addEventListener("click", leave);
+    this.#menu.addEventListener("click", () => {
+      const room = chat.current;
+      if (!room) return;
+      menu.show(this.#menu, "This room", [...moderation.ofRoom(room), [LEAVE, leave]]);
+    });
     this.#topic.addEventListener("click", () => this.#edit(true));
     this.#form.addEventListener("submit", (event) => {
       event.preventDefault();
@@ -42,14 +62,19 @@ export class Title {
       const name = element("bdi", {}, label);
       this.#name.replaceChildren(...(room?.direct ? [name] : room ? [hash, name] : []));
     }
+    // One place for both: on a phone there is none for another button.
+    const moderates = Boolean(room) && this.#chat.op && !room?.direct;
+    this.#menu.hidden = !moderates;
+    this.#leave.hidden = !room || moderates;
+    this.#leave.ariaLabel = this.#leave.title = room?.direct ? "Close this conversation" : LEAVE;
     const topic = room?.topic ?? "";
+    const may = room?.maySetTopic ?? false;
     const text = topic || "Set a topic";
     if (this.#topic.textContent !== text) this.#topic.textContent = text;
     this.#topic.classList.toggle("none", !topic);
-    this.#topic.title = topic ? `${topic}\n(click to change it)` : "";
-    // Only where one surely may is one asked to.
-    this.#topic.hidden =
-      !this.#form.hidden || !(topic || (room && room.kept && (room.direct || this.#chat.op)));
+    this.#topic.title = topic && may ? `${topic}\n(click to change it)` : topic;
+    this.#topic.disabled = !may;
+    this.#topic.hidden = !this.#form.hidden || !(topic || may);
   }
 
   /** @param {boolean} on */

@@ -4,6 +4,8 @@
 import { Actions } from "./actions.js";
 import { Composer } from "./composer.js";
 import { Log } from "./log.js";
+import { Menu } from "./menu.js";
+import { Moderation } from "./moderation.js";
 import { People } from "./people.js";
 import { Search } from "./search.js";
 import { Sidebar } from "./sidebar.js";
@@ -104,18 +106,17 @@ export class View {
     this.#sidebar = new Sidebar(chat, (name) => this.open(name));
     this.#composer = new Composer(chat, () => this.#log.toEnd(true));
     this.#search = new Search(chat, (seq) => void this.#log.show(seq));
-    this.#title = new Title(chat);
+    const menu = new Menu();
+    const moderation = new Moderation(chat);
+    this.#title = new Title(chat, menu, moderation);
     this.#welcome = new Welcome(chat, tokens, () => this.changed());
     new Actions(chat, this.#composer);
-    new People(chat, (name) => this.open(name));
+    new People(chat, menu, moderation, (name) => this.open(name));
     const changed = () => this.#renderPanels();
     this.#rooms = new Panel("rooms", ROOMS_BESIDE, changed);
     this.#members = new Panel("members", MEMBERS_BESIDE, changed);
     find("rooms-open", HTMLButtonElement).addEventListener("click", () => void chat.refreshList());
     find("scrim", HTMLDivElement).addEventListener("click", () => this.#closeDrawers());
-    find("leave", HTMLButtonElement).addEventListener("click", () => {
-      if (chat.current) void chat.leave(chat.current);
-    });
     this.#bannerAction.addEventListener("click", () => this.#act());
     document.addEventListener("keydown", (event) => this.#pressed(event));
     document.addEventListener("visibilitychange", () => this.changed());
@@ -157,14 +158,11 @@ export class View {
         else history.replaceState(null, "", hash);
       }
     }
-    const leave = room?.direct ? "Close this conversation" : "Leave this room";
-    find("leave", HTMLButtonElement).ariaLabel = find("leave", HTMLButtonElement).title = leave;
     this.#title.render();
     this.#search.render();
     this.#welcome.render();
     this.#renderWriters();
     find("composer", HTMLFormElement).hidden = !room;
-    find("leave", HTMLButtonElement).hidden = !room;
     find("members-open", HTMLButtonElement).hidden = !room;
     const count = room?.count ?? 0;
     find("member-count", HTMLSpanElement).textContent = count ? count.toLocaleString() : "";
