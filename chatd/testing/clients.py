@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import ClassVar, Final, Literal, TypeAlias
+from functools import wraps
+from typing import ClassVar, Concatenate, Final, Literal, ParamSpec, TypeAlias, TypeVar
 from urllib.parse import urlencode
 
 import trio
@@ -20,6 +21,23 @@ from chatd.testing.mailbox import DEADLINES, EVENTS, Mailbox, patience
 from chatd.testing.socketio import SocketIoClient
 
 __all__ = ["PROTOCOLS", "Client", "JsonClient", "Line", "SocketIoClient", "TextClient"]
+
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _patient(
+    command: Callable[Concatenate[client.Chat, _P], Awaitable[_T]],
+) -> Callable[Concatenate[JsonClient, _P], Awaitable[_T]]:
+    """Give the client library's own method to a test's client, which does not wait for ever."""
+
+    @wraps(command)
+    async def asked(one: JsonClient, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        with trio.fail_after(patience()):
+            return await command(one.chat, *args, **kwargs)
+
+    return asked
 
 
 class JsonClient(Hearer):
@@ -91,6 +109,25 @@ class JsonClient(Hearer):
             return await self.chat.history(
                 self._room(room), before=before, after=after, limit=limit
             )
+
+    # As the library has them, with the room named.
+    edit = _patient(client.Chat.edit)
+    delete = _patient(client.Chat.delete)
+    topic = _patient(client.Chat.topic)
+    search = _patient(client.Chat.search)
+    read = _patient(client.Chat.read)
+    rooms = _patient(client.Chat.rooms)
+    kick = _patient(client.Chat.kick)
+    ban = _patient(client.Chat.ban)
+    unban = _patient(client.Chat.unban)
+    mute = _patient(client.Chat.mute)
+    unmute = _patient(client.Chat.unmute)
+    slow = _patient(client.Chat.slow)
+    close_room = _patient(client.Chat.close_room)
+
+    def typing(self, room: str, *, active: bool = True) -> None:
+        """Tell the others that this user is writing, or no more; it has no answer."""
+        self.chat.typing(room, active=active)
 
     async def lost(self) -> client.Ending:
         """Wait until the connection has ended; tells why."""

@@ -11,7 +11,7 @@ from trio.testing import MockClock
 
 from chatd import client
 from chatd.journal.memory import MemoryJournal
-from chatd.settings import Chat, Limits, Settings
+from chatd.settings import Auth, Chat, Limits, Settings
 from chatd.testing import Harness, open_chat
 from chatd.wire.transport import Peer
 
@@ -295,3 +295,31 @@ async def test_many_clients_cut_at_random(autojump_clock: MockClock) -> None:
 async def test_the_harness_has_a_name(autojump_clock: MockClock) -> None:
     async with open_chat() as chat:
         assert isinstance(chat, Harness)
+
+
+async def test_a_client_has_the_librarys_commands(autojump_clock: MockClock) -> None:
+    async with open_chat(Settings(auth=Auth(mode="token", guests=True))) as chat:
+        bob = await chat.client("bob")
+        sid = await chat.client("sid", "socketio")
+        ann = await chat.client("ann", token=chat.token("ann", op=True))
+        for one in (bob, sid):
+            told = [await one.next("joined") for _ in range(2 if one is bob else 1)]
+            assert [(each.nick, each.op) for each in told][-1] == ("ann", True)
+        said = await bob.say("helo")
+        assert said.seq is not None
+        await bob.edit("lobby", said.seq, "hello")
+        (found,) = (await ann.search("lobby", "hello")).events
+        assert isinstance(found, client.Message)
+        assert found.text == "hello"
+        bob.typing("lobby")
+        assert (await ann.next("typing")).on == "typing"
+        with pytest.raises(client.Refused, match="operators"):
+            await bob.topic("lobby", "tea")
+        await ann.topic("lobby", "tea")
+        assert {room.topic for room in await bob.rooms()} == {"tea"}
+        await ann.mute(room="lobby", nick="bob")
+        with pytest.raises(client.Refused, match="say nothing"):
+            await bob.say("x")
+        await chat.cut(bob)
+        with pytest.raises(trio.TooSlowError):
+            await bob.read("lobby", 1)
