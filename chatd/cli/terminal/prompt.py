@@ -59,8 +59,8 @@ class Terminal:
     ) -> None:
         """Hand on each line that is ``typed``, and before that what it ``drafts``.
 
-        ``words`` are what Tab completes. Ends at Ctrl-D, and at Ctrl-C on an empty line; the terminal
-        is then as it was.
+        ``words`` are what Tab completes. Ends at Ctrl-D, and at Ctrl-C on an empty line; then the
+        terminal is as it was.
         """
         token = trio.lowlevel.current_trio_token()
 

@@ -97,6 +97,7 @@ class Talk:
         self._go(entered.room)
         self._count(entered.room, entered.members, entered.member_count)
         self._show_page(entered.room, entered.events)
+        self._update()
         if not quietly:
             self.tell(_entered(entered))
 

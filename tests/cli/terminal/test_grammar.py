@@ -12,7 +12,12 @@ from chatd.cli.terminal.verbs import VERBS
 
 @pytest.mark.parametrize(
     ("line", "text"),
-    [("hello", "hello"), ("  two  words ", "  two  words "), ("//quit", "/quit"), ("a /me", "a /me")],
+    [
+        ("hello", "hello"),
+        ("  two  words ", "  two  words "),
+        ("//quit", "/quit"),
+        ("a /me", "a /me"),
+    ],
 )
 def test_a_line_is_said(line: str, text: str) -> None:
     assert read(line, VERBS) == Say(text)

@@ -17,7 +17,14 @@ CLOCK = f"{AT.astimezone():%H:%M}"
 
 
 def message(**fields: Any) -> client.Message:
-    known = {"room": "lobby", "seq": 5, "at": AT, "nick": "ann", "user": "u1", "text": "hello"}
+    known: dict[str, Any] = {
+        "room": "lobby",
+        "seq": 5,
+        "at": AT,
+        "nick": "ann",
+        "user": "u1",
+        "text": "hello",
+    }
     return client.Message(**(known | fields))
 
 
@@ -31,7 +38,10 @@ def message(**fields: Any) -> client.Message:
         ({"edited": AT}, "#5 ann: hello (edited)"),
         ({"text": "a\nbob: b"}, "#5 ann: a\n  bob: b"),
         ({"text": "a\u2028#6 bob: b"}, "#5 ann: a\n  #6 bob: b"),
-        ({"text": "\x1b[2Jboo\x07"}, "#5 ann: \N{REPLACEMENT CHARACTER}[2Jboo\N{REPLACEMENT CHARACTER}"),
+        (
+            {"text": "\x1b[2Jboo\x07"},
+            "#5 ann: \N{REPLACEMENT CHARACTER}[2Jboo\N{REPLACEMENT CHARACTER}",
+        ),
         ({"text": "[bold]no markup[/]"}, "#5 ann: [bold]no markup[/]"),
     ],
 )
@@ -50,12 +60,16 @@ def test_nothing_that_is_written_looks_like_a_line_of_its_own_or_commands_the_te
     first, *later = lines.message(message(text=text)).plain.split("\n")
     assert first.startswith(f"{CLOCK} #5 ann: ")
     assert all(line.startswith("  ") for line in later)
-    assert all(char.isprintable() or ord(char) > 159 for char in "".join([first, *later]) if char != "\t")
+    assert all(
+        char.isprintable() or ord(char) > 159 for char in "".join([first, *later]) if char != "\t"
+    )
 
 
 def test_ones_own_name_stands_out() -> None:
     said = lines.message(message(text="Bob, bobby and bob."), me="bob")
-    marked = [said.plain[span.start : span.end] for span in said.spans if span.style == "bold reverse"]
+    marked = [
+        said.plain[span.start : span.end] for span in said.spans if span.style == "bold reverse"
+    ]
     assert marked == ["Bob", "bob"]
 
 

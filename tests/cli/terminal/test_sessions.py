@@ -19,8 +19,8 @@ def test_a_session_is_kept_for_a_daemon_and_a_nick(tmp_path: Path) -> None:
     sessions.keep(file, url=URL, session="newer")
     assert sessions.kept(file) == "newer"
     assert [path.name for path in file.parent.iterdir()] == [file.name]
-    for other in ((URL, "bob"), (URL, None), ("ws://elsewhere", "ann")):
-        assert sessions.kept(sessions.place(*other, environment)) is None
+    for url, nick in ((URL, "bob"), (URL, None), ("ws://elsewhere", "ann")):
+        assert sessions.kept(sessions.place(url, nick, environment)) is None
 
 
 def test_nobody_else_may_read_it(tmp_path: Path) -> None:

@@ -1,0 +1,191 @@
+"""A conversation at the terminal: what is heard, and how things stand."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any, TypeAlias
+
+import trio
+from trio.testing import MockClock
+
+from chatd import client
+from chatd.settings import Auth, Chat, Limits, Settings
+from chatd.testing import Harness, open_chat
+from chatd.testing.cable import Cable
+
+Sit: TypeAlias = Any
+"""The fixture of conftest.py, which no test module can import from."""
+
+
+async def test_who_comes_sees_what_was_said_and_who_is_there(
+    chat: Harness, sit: Sit, autojump_clock: MockClock
+) -> None:
+    ann = await chat.client("ann")
+    await ann.chat.say("hello")
+    await ann.chat.say("gone")
+    await ann.chat.edit("lobby", 1, "Hello!")
+    await ann.chat.delete("lobby", 2)
+    async with sit(chat, "bob") as bob:
+        assert bob.paper.shown == [
+            "#1 ann: Hello! (edited)",
+            "#2 ann: (deleted)",
+            "* you are in lobby: ann, bob",
+        ]
+        assert (bob.paper.place, bob.paper.standing) == ("lobby", "bob | 2 here")
+
+
+async def test_what_happens_is_shown(chat: Harness, sit: Sit, autojump_clock: MockClock) -> None:
+    async with sit(chat, "bob") as bob:
+        ann = await chat.client("ann")
+        await bob.sees("* ann joined")
+        await bob.stands("bob | 2 here")
+        await ann.chat.say("hello")
+        await bob.sees("#1 ann: hello")
+        await ann.chat.edit("lobby", 1, "hello bob")
+        await bob.sees("* ann changed #1: hello bob")
+        await ann.chat.delete("lobby", 1)
+        await bob.sees("* ann deleted #1")
+        await ann.chat.nick("Anna")
+        await bob.sees("* ann is now Anna")
+        await ann.chat.leave("lobby")
+        await bob.sees("* Anna left")
+        await bob.stands("bob | 1 here")
+
+
+async def test_who_is_writing_is_seen_for_a_while(
+    chat: Harness, sit: Sit, autojump_clock: MockClock
+) -> None:
+    async with sit(chat, "ann") as ann, sit(chat, "bob") as bob:
+        began = trio.current_time()
+        ann.talk.drafts("h")
+        await bob.stands("ann is writing")
+        await bob.paper.until(lambda: "writing" not in bob.paper.standing)
+        assert 5 < trio.current_time() - began < 10
+        ann.talk.drafts("he")
+        await bob.stands("ann is writing")
+        ann.talk.drafts("")
+        await bob.paper.until(lambda: "writing" not in bob.paper.standing)
+        assert trio.current_time() - began < 10
+
+
+async def test_a_command_that_is_typed_is_nobodys_business(
+    chat: Harness, sit: Sit, autojump_clock: MockClock
+) -> None:
+    async with sit(chat, "ann") as ann, sit(chat, "bob") as bob:
+        ann.talk.drafts("/msg zoe")
+        await ann.type("done")
+        await bob.sees("#1 ann: done")
+        assert "writing" not in bob.paper.standing
+
+
+async def test_a_message_ends_the_writing(
+    chat: Harness, sit: Sit, autojump_clock: MockClock
+) -> None:
+    async with sit(chat, "ann") as ann, sit(chat, "bob") as bob:
+        ann.talk.drafts("h")
+        await bob.stands("ann is writing")
+        await ann.type("hello")
+        await bob.sees("#1 ann: hello")
+        assert "writing" not in bob.paper.standing
+
+
+async def test_other_places_have_their_names_in_front(
+    chat: Harness, sit: Sit, autojump_clock: MockClock
+) -> None:
+    async with sit(chat, "ann") as ann, sit(chat, "bob") as bob:
+        await bob.type("/join garden")
+        await ann.type("hello")
+        await bob.sees("[lobby] #1 ann: hello")
+        await ann.type("/msg bob psst")
+        await bob.sees("[@ann] ann: psst")
+        await ann.sees("[@bob] ann: psst")
+        await bob.type("/join @ann")
+        await bob.type("what?")
+        await bob.sees("bob: what?")
+        await ann.sees("[@bob] bob: what?")
+        assert bob.paper.place == "@ann"
+
+
+async def test_a_lost_connection_is_told_and_what_was_missed_comes(
+    chat: Harness, sit: Sit, autojump_clock: MockClock
+) -> None:
+    ann = await chat.client("ann")
+    async with sit(chat, "bob") as bob:
+        await ann.chat.leave("lobby")
+        await bob.stands("1 here")
+        await bob.talk.chat.reconnect()
+        await bob.sees("* connected again as bob")
+        assert any(line.startswith("! the connection is lost") for line in bob.paper.shown)
+        await ann.chat.join("lobby")
+        await ann.chat.say("hello")
+        await bob.sees("#1 ann: hello")
+        await bob.stands("bob | 2 here")
+
+
+async def test_who_left_while_nobody_heard_it_is_not_counted(
+    chat: Harness, sit: Sit, autojump_clock: MockClock
+) -> None:
+    ann = await chat.client("ann")
+    dials = 0
+
+    async def dial() -> Cable:
+        nonlocal dials
+        dials += 1
+        if dials > 1:
+            await ann.chat.leave("lobby")
+        return await chat.dial()
+
+    async with sit(chat, "bob", dial=dial) as bob:
+        await bob.stands("2 here")
+        await bob.talk.chat.reconnect()
+        await bob.stands("1 here")
+
+
+async def test_a_message_that_may_not_be_said_yet_is_said_when_it_may(
+    sit: Sit, autojump_clock: MockClock
+) -> None:
+    settings = Settings(limits=Limits(messages_per_second=1, messages_burst=1))
+    async with open_chat(settings) as chat, sit(chat, "ann") as ann:
+        began = trio.current_time()
+        for number in range(3):
+            assert await ann.type(f"line {number}")
+        await ann.sees("#3 ann: line 2")
+        assert trio.current_time() - began > 1
+        assert not [line for line in ann.paper.shown if line.startswith("!")]
+
+
+async def test_who_is_put_out_is_told_and_talks_elsewhere(
+    sit: Sit, autojump_clock: MockClock
+) -> None:
+    settings = Settings(auth=Auth(mode="token", guests=True), chat=Chat(operators=("ann",)))
+    async with open_chat(settings) as chat:
+        ann = await chat.client("ann", token=chat.token("ann"))
+        async with sit(chat, "bob", room="garden") as bob:
+            await bob.type("/join lobby")
+            await ann.chat.kick(room="lobby", nick="bob", reason="enough")
+            await bob.sees("* bob was put out")
+            await bob.sees("* you talk in garden")
+            assert bob.talk.chat.joined == ("garden",)
+            await bob.talk.chat.reconnect()
+            assert bob.talk.chat.joined == ("garden",)
+
+
+async def test_how_far_was_read_is_told(chat: Harness, sit: Sit, autojump_clock: MockClock) -> None:
+    ann = await chat.client("ann")
+    async with sit(chat, "bob") as bob:
+        session = bob.talk.chat.identity.session
+        async with client.connect(chat.dial, session=session) as elsewhere:
+            await elsewhere.join("lobby")
+            await ann.chat.say("hello")
+            read = [event async for event in until(elsewhere, client.Read)][-1]
+            assert read == client.Read(room="lobby", seq=1)
+            (lobby,) = await elsewhere.rooms()
+            assert (lobby.read, lobby.unread) == (1, 0)
+
+
+async def until(chat: client.Chat, kind: type) -> AsyncGenerator[client.AnyEvent]:
+    """Give events up to the first of a kind."""
+    async for event in chat:
+        yield event
+        if isinstance(event, kind):
+            return
