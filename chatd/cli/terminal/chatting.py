@@ -126,6 +126,7 @@ async def _on_terminal(one: client.Chat, beginning: Beginning) -> int:
     done = trio.Event()
 
     async def carry_out_all() -> None:
+        await terminal.up.wait()
         talk.tell(f"this is {beginning.url}; /help tells what there is to type")
         await carry_out(talk, f"/join {beginning.room}")
         async for line in lines:

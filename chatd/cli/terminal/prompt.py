@@ -31,6 +31,8 @@ class Terminal:
         self._console = Console(highlight=False, markup=False, emoji=False)
         self._place = ""
         self._status = ""
+        self.up = trio.Event()
+        """Set when there is a line to type on, above which the conversation goes."""
         self._over = False
         self._restored = threading.Event()
         self._session = PromptSession[str](
@@ -67,10 +69,13 @@ class Terminal:
         def drafted(buffer: Buffer) -> None:
             token.run_sync_soon(drafts, buffer.text)
 
+        def up() -> None:
+            token.run_sync_soon(self.up.set)
+
         def prompt() -> None:
             try:
                 while not self._over:
-                    if (line := self._line()) is not None:
+                    if (line := self._line(up)) is not None:
                         token.run_sync_soon(typed, line)
             except EOFError:
                 pass
@@ -87,10 +92,10 @@ class Terminal:
                 with trio.CancelScope(shield=True):
                     await trio.to_thread.run_sync(self._restored.wait, _RESTORE_SECONDS)
 
-    def _line(self) -> str | None:
+    def _line(self, up: Callable[[], None]) -> str | None:
         """Have a line typed; None where it was thrown away. Raises EOFError at the end."""
         try:
-            return self._session.prompt(handle_sigint=False)
+            return self._session.prompt(handle_sigint=False, pre_run=up)
         except KeyboardInterrupt:
             if not self._session.default_buffer.text:
                 raise EOFError from None

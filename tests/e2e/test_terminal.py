@@ -1,0 +1,304 @@
+"""``chatd client`` on a real terminal and through real pipes, beside the page."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import pytest
+import trio
+
+from chatd import client
+from tests.e2e.chat_page import open_page
+from tests.e2e.chatd_process import ChatdProcess, ChatdStarter
+from tests.e2e.chromium import Chromium
+from tests.e2e.test_page_words import act, find, message
+from tests.e2e.tmux import Pane, find_tmux
+
+COMMAND: Final = [sys.executable, "-W", "error", "-m", "chatd", "client"]
+
+ENDED: Final = "[ended with "
+
+Terminal: TypeAlias = Callable[..., Awaitable[Pane]]
+
+
+def environ(home: Path) -> dict[str, str]:
+    return {"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8", "USER": "somebody"}
+
+
+@pytest.fixture
+async def terminal(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Terminal]:
+    """Give what opens a terminal with the client in it."""
+    if find_tmux() is None:
+        pytest.skip("there is no tmux: on Debian, apt install tmux")
+    panes: list[Pane] = []
+
+    async def open_terminal(chatd: ChatdProcess, *words: str, **variables: str) -> Pane:
+        home = tmp_path / f"home{len(panes)}"
+        home.mkdir()
+        command = [*COMMAND, chatd.url, *words]
+        pane = await Pane.open(nursery, home / "tmux", command, {**environ(home), **variables})
+        panes.append(pane)
+        return pane
+
+    yield open_terminal
+    for pane in panes:
+        await pane.aclose()
+
+
+async def test_two_at_the_page_and_two_at_terminals_hold_a_conversation(
+    start_chatd: ChatdStarter, chromium: Chromium, terminal: Terminal
+) -> None:
+    chatd = await start_chatd({"chat.topics": "members"})
+    ann = await open_page(chromium, chatd, nick="ann")
+    bob = await open_page(chromium, chatd, nick="bob", host="127.0.0.1")
+    cleo = await terminal(chatd, "--nick", "cleo")
+    await cleo.until("you are in lobby: ann, bob, cleo")
+    dan = await terminal(chatd, "--nick", "dan")
+    await cleo.until("* dan joined")
+    for page in (ann, bob):
+        await page.members("ann", "bob", "cleo", "dan")
+
+    # Said by each, heard by all.
+    await ann.say("who has cake?")
+    await cleo.type("I have")
+    await ann.shows("who has cake?", "I have")
+    await bob.say("me too")
+    await cleo.until("#3 bob: me too")
+    await dan.type("/reply 1 not I")
+    await ann.tab.until(
+        f"{message(4)}?.querySelector('.quote .words').textContent === 'who has cake?'"
+    )
+    await cleo.until("#4 dan (to #1): not I")
+
+    # Changed and taken away.
+    await cleo.type("/edit 2 I have apple cake")
+    for page in (ann, bob):
+        await page.shows("who has cake?", "I have apple cake", "me too", "not I")
+    await dan.until("* cleo changed #2: I have apple cake")
+    await act(bob, 3, "Delete")
+    await bob.tab.until("document.querySelector('#question').open")
+    await bob.tab.press("Enter")
+    await cleo.until("* bob deleted #3")
+    await dan.type("/delete 4")
+    await ann.tab.until(f"{message(4)}.textContent.includes('Message deleted')")
+
+    # What the room is about.
+    await cleo.type("/topic cake")
+    await ann.tab.until_text("cake", within="#room-topic")
+    await dan.until("* cleo set the topic: cake")
+
+    # Who is writing.
+    await ann.type("hm")
+    await cleo.until("ann is writing")
+    await ann.send("!")
+    await cleo.until("ann is writing", gone=True)
+    await dan.begin("let me th")
+    await ann.tab.until_text("dan is writing", within="#writers")
+    await dan.press("C-c")
+    await ann.tab.until("!document.querySelector('#writers').textContent")
+
+    # Found again.
+    await dan.type("/search apple")
+    await dan.until("* found 1")
+    await find(ann, "apple")
+    found = "[...document.querySelectorAll('#search-list .text')].map(n => n.textContent)"
+    assert await ann.tab.evaluate(found) == ["I have apple cake"]
+    await ann.tab.press("Escape")
+
+    # Between two alone.
+    await cleo.type("/msg ann shall I bring it?")
+    await ann.tab.until("document.querySelector('#direct-list .badge')")
+    await ann.tab.click("#direct-list button")
+    await ann.shows("shall I bring it?")
+    await ann.send("please do")
+    await cleo.until("[@ann] ann: please do")
+    assert "please do" not in await dan.screen()
+    await ann.switch("lobby")
+
+    # Names, and who is here.
+    await dan.type("/nick Daniel")
+    await dan.until("* you are Daniel")
+    await bob.members("ann", "bob", "cleo", "Daniel")
+    await bob.rename("Robert")
+    await cleo.until("* bob is now Robert")
+    await cleo.type("/who")
+    await cleo.until("* ann, cleo, Daniel, Robert")
+
+    # Another room, which says what it is not of this one.
+    await cleo.type("/join garden")
+    await cleo.until("* you are in garden: cleo")
+    await dan.type("still here")
+    await cleo.until("[lobby] #10 Daniel: still here")
+    await cleo.type("/rooms")
+    await cleo.until("lobby, 4 here")
+    await cleo.type("/join lobby")
+    await cleo.until("* you talk in lobby")
+
+    # The daemon restarts: everybody comes back by themselves, nothing is missed.
+    await chatd.stop()
+    for pane in (cleo, dan):
+        await pane.until("the connection is lost")
+    await cleo.type("said while nobody listened")
+    chatd = await start_chatd({"chat.topics": "members"}, port=chatd.port)
+    for pane in (cleo, dan):
+        await pane.until("* connected again as")
+    for page in (ann, bob):
+        await page.come_back()
+        await page.shows("said while nobody listened")
+    await dan.until("cleo: said while nobody listened")
+
+    # What was before one came, and the end.
+    await dan.type("/quit")
+    await dan.until(f"{ENDED}0]")
+    await bob.members("ann", "cleo", "Robert", "Daniel")  # who may come back
+    eve = await terminal(chatd, "--nick", "eve", "--history", "1")
+    screen = await eve.until("* you are in lobby (cake)")
+    assert "who has cake?" not in screen
+    await eve.type("/history 20")
+    screen = await eve.until("#1 ann: who has cake?")
+    assert "#2 cleo: I have apple cake (edited)" in screen
+    assert "#3 bob: (deleted)" in screen
+    assert ann.faults == bob.faults == []
+
+
+async def test_colours_and_what_takes_them_away(chatd: ChatdProcess, terminal: Terminal) -> None:
+    async with client.connect(chatd.url, nick="json") as program:
+        await program.join("lobby")
+        await program.say("hello [bold]cleo[/]")
+        cleo = await terminal(chatd, "--nick", "cleo")
+        await cleo.until("json: hello [bold]cleo[/]")
+        assert "\x1b[" in await cleo.screen("-e")
+        dan = await terminal(chatd, "--nick", "dan", NO_COLOR="1")
+        await dan.until("* you are in lobby")
+        conversation, _, _ = (await dan.screen("-e")).rpartition("[lobby]")
+        for colour in range(30, 38):
+            assert f"\x1b[{colour}m" not in conversation
+
+
+@pytest.mark.parametrize("key", ["C-d", "C-c"])
+async def test_who_leaves_gets_their_terminal_back(
+    key: str, chatd: ChatdProcess, terminal: Terminal
+) -> None:
+    cleo = await terminal(chatd, "--nick", "cleo")
+    await cleo.until("* you are in lobby")
+    await cleo.begin("half a thought")
+    await cleo.until("half a thought")
+    await cleo.press("C-c")
+    await cleo.until("half a thought", gone=True)
+    await cleo.type("a whole one")
+    await cleo.until("cleo: a whole one")
+    await cleo.press(key)
+    await cleo.until(f"{ENDED}0]")
+    # What is typed is echoed again: the terminal is no longer raw.
+    await cleo.type("echoed")
+    await cleo.until("echoed\nechoed")
+    assert (await chatd.line("disconnect"))["code"] == 1000
+
+
+async def test_tab_completes_commands_and_names(chatd: ChatdProcess, terminal: Terminal) -> None:
+    async with client.connect(chatd.url, nick="Josephine") as program:
+        await program.join("lobby")
+        cleo = await terminal(chatd, "--nick", "cleo")
+        await cleo.until("* you are in lobby")
+        await cleo.begin("/ms")
+        await cleo.press("Tab")
+        await cleo.until("[lobby] /msg")
+        await cleo.begin("jos")
+        await cleo.press("Tab")
+        await cleo.until("[lobby] /msg Josephine")
+        await cleo.type("psst")
+        while not isinstance(event := await program.next_event(), client.Message):
+            pass
+        assert (event.text, event.nick) == ("psst", "cleo")
+
+
+class Piped:
+    """What the client said, and how it ended."""
+
+    def __init__(self, done: subprocess.CompletedProcess[bytes]) -> None:
+        self.code = done.returncode
+        self.out = done.stdout.decode().splitlines()
+        self.err = done.stderr.decode().splitlines()
+
+
+async def piped(home: Path, chatd: ChatdProcess, lines: bytes, *words: str, **env: str) -> Piped:
+    with trio.fail_after(60):
+        return Piped(
+            await trio.run_process(
+                [*COMMAND, chatd.url, *words],
+                stdin=lines,
+                capture_stdout=True,
+                capture_stderr=True,
+                check=False,
+                env={**environ(home), **env},
+            )
+        )
+
+
+async def test_lines_of_a_pipe_are_said(chatd: ChatdProcess, tmp_path: Path) -> None:
+    async with client.connect(chatd.url, nick="json") as program:
+        await program.join("lobby")
+        await program.say("before")
+        cron = await piped(tmp_path, chatd, b"one\ntwo \xff\nthree", "--nick", "cron")
+        assert (cron.code, cron.err) == (0, [])
+        assert [line[6:] for line in cron.out if not line.startswith("---")] == [
+            "#2 cron: one",
+            "#3 cron: two \N{REPLACEMENT CHARACTER}",
+            "#4 cron: three",
+        ]
+        # The next time it is the same guest, though its nick is held; it asks for what was said.
+        cron = await piped(tmp_path, chatd, b"/who\n", "--nick", "cron", "--history", "2")
+        assert (cron.code, cron.err) == (0, [])
+        assert [line[6:] for line in cron.out[:2]] == cron_lines(3)
+        assert cron.out[2:] == ["* cron, json"]
+    nobody = await piped(tmp_path, chatd, b"", "--nick", "cron")
+    assert (nobody.code, nobody.out, nobody.err) == (0, [], [])
+
+
+def cron_lines(first: int) -> list[str]:
+    texts = {3: "two \N{REPLACEMENT CHARACTER}", 4: "three"}
+    return [f"#{seq} cron: {texts[seq]}" for seq in range(first, 5)]
+
+
+async def test_more_lines_than_may_be_said_at_once_are_all_said(
+    start_chatd: ChatdStarter, tmp_path: Path
+) -> None:
+    chatd = await start_chatd({"limits.messages_per_second": 20, "limits.messages_burst": 5})
+    lines = [f"line {number}" for number in range(1, 31)]
+    cron = await piped(tmp_path, chatd, "\n".join(lines).encode(), "--nick", "cron")
+    assert cron.code == 0
+    said = [line.partition(": ")[2] for line in cron.out if not line.startswith("---")]
+    assert said == lines
+
+
+async def test_what_is_not_done_is_told_and_counts(chatd: ChatdProcess, tmp_path: Path) -> None:
+    cron = await piped(tmp_path, chatd, b"/nope\n" + b"a" * 20_000 + b"\nfine\n", "--nick", "cron")
+    assert cron.code == 1
+    assert cron.out[-1].endswith("#1 cron: fine")
+    assert cron.err == [
+        "! there is no /nope; /help tells, // begins a message with a slash",
+        "! a message has 16384 bytes at most",
+    ]
+    token = await piped(tmp_path, chatd, b"hello\n", CHATD_TOKEN="nonsense")
+    assert (token.code, token.out) == (1, [])
+    assert token.err == ["chatd: no tokens are taken here: everybody is a guest"]
+
+
+async def test_nobody_reads_what_it_shows(chatd: ChatdProcess, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as nowhere, trio.fail_after(60):
+        done = await trio.run_process(
+            [*COMMAND, chatd.url],
+            stdin=b"one\ntwo\n",
+            stdout=nowhere,
+            capture_stderr=True,
+            check=False,
+            env=environ(tmp_path),
+        )
+    assert (done.returncode, done.stderr) == (1, b"")
