@@ -10,7 +10,10 @@ const sockets = new Map();
 
 // What the library tells of a socket's life: in 1 and 2 `error` is what `connect_error` became.
 const LIFE = ["connect_error", "error", "disconnect"];
-const EVENTS = ["echo", "answered", "flood", "hello", "chat message", "notice", "bye"];
+const EVENTS = [
+  ...["echo", "answered", "flood"],
+  ...["hello", "chat message", "edit", "delete", "topic", "typing", "joined", "left", "nick", "notice", "bye"],
+];
 
 const deeply = (change) => function within(value) {
   const changed = change(value);
