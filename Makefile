@@ -1,5 +1,6 @@
 # make run     installs chatd into .venv and serves http://localhost:3000
 # make test    runs the tests; as root on Debian it installs the programs they need first
+# make story   shows in a booted systemd what docs/operations.md promises; as root on Debian
 # make check   runs the linters and type checkers
 # make bench   measures chatd beside its peers
 # make deb     builds dist/chatd_VERSION_ARCH.deb for the Debian that this is
@@ -11,7 +12,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test test-programs check bench deb clean
+.PHONY: help run test test-programs story check bench deb clean
 
 PYTHON ?= python3
 ARGS ?=
@@ -35,6 +36,9 @@ test: .venv/.test test-programs
 
 test-programs:
 	@sh tests/e2e/install-programs
+
+story: .venv/.test test-programs
+	@$(VENV) -m tests.e2e.operations
 
 # ASYNC124 is off: a handler that has nothing to wait for is async all the same, because its interface
 # is. ASYNC114 and 128 too: a startable function may hand its task_status on. ASYNC9 is optional.

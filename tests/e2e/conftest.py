@@ -1,8 +1,8 @@
-"""What the tests with real processes share: daemons, a browser, and Socket.IO's own clients."""
+"""What the tests with real processes share: daemons, a browser, clients, booted machines."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,8 @@ import trio
 
 from tests.e2e.chatd_process import ChatdProcess, ChatdStarter
 from tests.e2e.chromium import Chromium, Tab, find_chromium, open_chromium
+from tests.e2e.sandbox import Sandbox, WheelsError, why_not
+from tests.e2e.service import Parts, booted
 from tests.e2e.socketio_clients import Clients, ClientsError, install_clients
 
 
@@ -76,3 +78,21 @@ async def clients(script: Path, nursery: trio.Nursery) -> AsyncIterator[Clients]
         yield clients
     finally:
         await clients.aclose()
+
+
+@pytest.fixture(scope="session")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
+    """Build what is to be installed in a booted systemd, or skip the test."""
+    if reason := why_not():
+        pytest.skip(reason)
+    try:
+        return Parts(tmp_path_factory.mktemp("parts"))
+    except WheelsError as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="module")
+def bare_machine(parts: Parts) -> Iterator[Sandbox]:
+    """Boot a machine without chatd; `parts` are made in another, before."""
+    with booted() as machine:
+        yield machine

@@ -35,6 +35,9 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 """The project's folder."""
 
 SCRIPT: Final = Path(__file__).with_name("systemd-sandbox")
+_DOCUMENTS: Final = ("README.md", "CHANGELOG.md", "LICENSE")
+_SOURCES: Final = (*_DOCUMENTS, "pyproject.toml", "chatd", "config", "systemd")
+"""What of the project its package is built of."""
 _CAP_SYS_ADMIN: Final = 1 << 21  # linux/capability.h
 _PROGRAMS: Final = {
     "systemd-nspawn": "systemd-container",
@@ -130,6 +133,10 @@ class Sandbox:
         """Copy a file or a folder of this machine into a folder inside."""
         self._script("copy-in", str(source), folder)
 
+    def copy_out(self, source: str, folder: Path) -> None:
+        """Copy a file or a folder inside into a folder of this machine."""
+        self._script("copy-out", source, str(folder))
+
     def write(self, path: str, text: str) -> None:
         """Write a file inside."""
         self._script("exec", "tee", path, stdin=text)
@@ -147,6 +154,14 @@ class Sandbox:
             stdout=subprocess.PIPE,
             text=True,
         )
+
+    def on_its_network(self) -> list[str]:
+        """Give what stands before a command of this machine that is to run on its network.
+
+        The command takes the place of what stands before it: it can be sent signals.
+        """
+        pid = self._script("status").split()[1]
+        return ["nsenter", "--target", pid, "--net", "--"]
 
     def journal(self, *matches: str) -> list[dict[str, str]]:
         """Give the entries of the unit's journal since boot, oldest first, that match."""
@@ -212,27 +227,33 @@ def build_wheel(wheels: Path, folder: Path) -> Path:
     return wheel
 
 
-def build_package(wheels: Path, folder: Path) -> Path:
-    """Build the Debian package into ``folder``. Raises WheelsError where a part cannot be had."""
+def build_package(machine: Sandbox, folder_inside: str, wheels: Path, folder: Path) -> Path:
+    """Build the Debian package in a machine of the suite that it is for; put it into ``folder``.
+
+    Raises WheelsError where a part cannot be had.
+    """
     client = cache_folder() / "chatd-tests" / PACKAGE
     if not (client / "LICENSE").is_file():
         try:
             keep(verified(fetch(), PACKAGE), client)
         except FetchError as error:
             raise WheelsError(str(error)) from None
-    environ = {**os.environ, "CLIENT": str(client), "DIST": str(folder)}
-    built = subprocess.run(
-        ["sh", "systemd/deb/build", sys.executable, str(wheels)],
-        cwd=ROOT,
-        env=environ,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert built.returncode == 0, built.stdout + built.stderr
-    (package,) = folder.glob("chatd_*.deb")
-    return package
+    for name in _SOURCES:
+        machine.copy_in(ROOT / name, f"{folder_inside}/chatd")
+    for source in (wheels, client):
+        machine.copy_in(source, folder_inside)
+    machine.run("python3", "-m", "venv", f"{folder_inside}/pip")
+    environ = {
+        "CLIENT": f"{folder_inside}/{client.name}",
+        "DEBFULLNAME": "The tests",
+        "DEBEMAIL": "tests@example.org",
+        "DPKG_DEB_COMPRESSOR_TYPE": "none",  # for it is not kept
+    }
+    words = " ".join(f"{name}='{value}'" for name, value in environ.items())
+    build = f"systemd/deb/build ../pip/bin/python3 ../{wheels.name}"
+    built = machine.run("sh", "-euc", f"cd {folder_inside}/chatd; {words} sh {build}")
+    machine.copy_out(f"{folder_inside}/chatd/{built.strip()}", folder)
+    return folder / Path(built.strip()).name
 
 
 def with_version(package: Path, version: str) -> Path:

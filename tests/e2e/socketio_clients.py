@@ -174,11 +174,13 @@ class Clients:
         self._noise = b""
 
     @classmethod
-    async def start(cls, script: Path, nursery: trio.Nursery) -> Clients:
-        """Start it; what it tells is read in ``nursery``."""
+    async def start(
+        cls, script: Path, nursery: trio.Nursery, *, before: Sequence[str] = ()
+    ) -> Clients:
+        """Start it, with ``before`` before its command; what it tells is read in ``nursery``."""
         clients = cls(
             await trio.lowlevel.open_process(
-                ["node", str(script)],
+                [*before, "node", str(script)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -195,6 +197,7 @@ class Clients:
         transports: Sequence[str],
         *,
         burst: int = 0,
+        resume: bool = False,
         **options: Any,
     ) -> Client:
         """Open a socket of this version; it is on its way. ``options`` are the library's own."""
@@ -208,7 +211,7 @@ class Clients:
             **options,
         }
         line = {"do": "open", "socket": name, "version": version, "url": url, "options": options}
-        await self.tell({**line, "burst": burst})
+        await self.tell({**line, "burst": burst, "resume": resume})
         return Client(self, name)
 
     async def connect(self, version: str, url: str, transports: Sequence[str]) -> Client:

@@ -18,7 +18,7 @@ from tests.e2e.sandbox import (
     fetch_wheels,
     why_not,
 )
-from tests.e2e.test_systemd import CONFIGURATION, install
+from tests.e2e.service import CONFIGURATION, booted, install
 
 CLIENT = "192.0.2.1"
 UNIX = "unix:/run/chatd/chat.sock"
@@ -46,9 +46,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     """Boot a machine with chatd and both proxies; its clients have an address of their own."""
     if reason := why_not():
         pytest.skip(reason)
-    machine = Sandbox()
-    machine.up()
-    try:
+    with booted() as machine:
         try:
             wheels = fetch_wheels(machine.python_version())
             machine.install_packages("nginx", "haproxy")
@@ -58,8 +56,6 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
         machine.run("ip", "address", "add", f"{CLIENT}/32", "dev", "lo")
         machine.run("systemctl", "stop", "nginx", "haproxy")
         yield machine
-    finally:
-        machine.purge()
 
 
 def serve(machine: Sandbox, listen: str, trusted: Sequence[str] = ("unix",)) -> None:

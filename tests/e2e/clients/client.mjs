@@ -57,8 +57,9 @@ subscribe("http.client.request.start", ({ request }) => {
 });
 
 const commands = {
-  // Opens a socket. `burst` is emitted in one go at each of these: connect, upgrading, upgrade.
-  open({ socket: name, version, url, options, burst }) {
+  // Opens a socket. `burst` is emitted in one go at each of these: connect, upgrading, upgrade. With
+  // `resume` it gives the last message's position when it comes back, as a page would do it.
+  open({ socket: name, version, url, options, burst, resume }) {
     const library = require(version);
     const socket = (library.io ?? library)(url, options);
     sockets.set(name, socket);
@@ -69,6 +70,11 @@ const commands = {
     }
     for (const event of EVENTS) {
       socket.on(event, (...args) => tell({ socket: name, on: event, args: written(args) }));
+    }
+    if (resume) {
+      socket.on("chat message", (text, about) => {
+        socket.auth = { since: about };
+      });
     }
     socket.on("question", (...args) => {
       const ack = args.pop();

@@ -1,0 +1,144 @@
+"""The service in a booted system, for the tests: what is installed, how, and who uses it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from tests.e2e.sandbox import Sandbox, build_package, build_wheel, fetch_wheels
+
+__all__ = [
+    "APT",
+    "BUILD",
+    "CONFIGURATION",
+    "LIMITS",
+    "PROGRAM",
+    "Parts",
+    "Steady",
+    "apt_install",
+    "booted",
+    "client",
+    "configure",
+    "install",
+    "into_venv",
+    "lost_nothing",
+    "program",
+    "steady",
+]
+
+BUILD: Final = "/srv/build"  # in the sandbox
+CONFIGURATION: Final = "/etc/chatd/chatd.toml"
+PROGRAM: Final = "/opt/chatd/bin/python3"
+APT: Final = ("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--yes", "--quiet")
+
+# Clients that never pause speak faster than people.
+LIMITS: Final = 'messages_per_second = "off"'
+
+
+@contextmanager
+def booted() -> Iterator[Sandbox]:
+    """Boot a machine without chatd; it is gone after the block."""
+    machine = Sandbox()
+    machine.up()
+    try:
+        yield machine
+    finally:
+        machine.purge()
+
+
+class Parts:
+    """What is installed, made from this project's own files for the Debian that is booted.
+
+    The wheels of what chatd needs, our own wheel, and our Debian package, which is built in a
+    machine of its own. Raises WheelsError.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        with booted() as machine:
+            self.wheels: Final = fetch_wheels(machine.python_version())
+            self.wheel: Final = build_wheel(self.wheels, folder)
+            self.package: Final = build_package(machine, BUILD, self.wheels, folder)
+
+
+def apt_install(machine: Sandbox, package: Path) -> None:
+    """Install the package as an administrator would; there is no network."""
+    machine.copy_in(package, BUILD)
+    machine.run(*APT, "install", f"{BUILD}/{package.name}")
+
+
+def into_venv(machine: Sandbox, wheels: Path, wheel: Path, folder: str) -> None:
+    """Install chatd, without its service, into a virtual environment."""
+    for source in (wheels, wheel):
+        machine.copy_in(source, BUILD)
+    machine.run("python3", "-m", "venv", folder)
+    pip = (f"{folder}/bin/pip", "install", "--quiet", "--no-index")
+    machine.run(*pip, "--find-links", f"{BUILD}/{wheels.name}", f"{BUILD}/{wheel.name}")
+
+
+def install(machine: Sandbox, wheels: Path, wheel: Path) -> None:
+    """Install chatd and its service, as an administrator would where there is no package."""
+    into_venv(machine, wheels, wheel, "/opt/chatd")
+    machine.run("/opt/chatd/bin/chatd", "install")
+
+
+def configure(machine: Sandbox, line: str) -> None:
+    """Set the first key of that name in the configuration, in place of what stands there."""
+    key = line.partition(" ")[0]
+    machine.run("sed", "-i", f"0,/^{key} = /s|^{key} = .*|{line}|", CONFIGURATION)
+    machine.run("grep", "-qxF", line, CONFIGURATION)
+
+
+def program(name: str, *words: str) -> tuple[str, ...]:
+    """Give the command of a program beside this file."""
+    return (sys.executable, str(Path(__file__).with_name(f"{name}.py")), *words)
+
+
+def client(nick: str, *text: str, room: str = "hall") -> tuple[str, ...]:
+    """Give the command of a client; each test has its own nick, which is held when it goes."""
+    return program("text_client", f"ws://localhost:3000/?nick={nick}&room={room}", *text)
+
+
+class Steady:
+    """Clients that never pause, and what they met."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.met: dict[str, Any] = {}
+        self._process = process
+
+    def until_back(self) -> None:
+        """Wait until they have come back, and gone on."""
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "back\n"
+
+    def end(self) -> None:
+        """Have them end; what they met is there then."""
+        if not self.met:
+            told, _ = self._process.communicate()
+            assert self._process.returncode == 0
+            self.met.update(json.loads(told.splitlines()[-1]))
+
+
+@contextmanager
+def steady(machine: Sandbox) -> Iterator[Steady]:
+    """Have clients that never pause; they have ended after the block."""
+    with machine.start_client(*program("steady_clients", "127.0.0.1", "3000")) as clients:
+        assert clients.stdout is not None
+        assert clients.stdout.readline() == "ready\n"
+        one = Steady(clients)
+        yield one
+        one.end()
+
+
+def lost_nothing(clients: Steady) -> None:
+    """See that nobody was refused, and all that was acknowledged was heard, once and in order."""
+    met = clients.met
+    assert met["asked"]["answered"] > 100
+    assert "refused" not in met["asked"]
+    assert met["said"] > 20 * met["returns"]
+    assert met["alike"], met
+    assert met["gaps"] == 0
