@@ -199,7 +199,9 @@ async def test_the_same_comes_of_it_by_every_protocol(
             url = f"ws://localhost:{chatd.port}/ws?nick="
             async with (
                 open_websocket_url(
-                    f"{url}ann", subprotocols=["chatd.v1"], extra_headers=list(bearer.items())
+                    f"{url}ann",
+                    subprotocols=["chatd.v1"],
+                    extra_headers=[(b"Authorization", bearer["Authorization"].encode())],
                 ) as ann,
                 open_websocket_url(f"{url}bob", subprotocols=["chatd.v1"]) as bob,
             ):

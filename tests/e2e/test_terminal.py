@@ -17,6 +17,7 @@ from tests.e2e.chat_page import open_page
 from tests.e2e.chatd_process import ChatdProcess, ChatdStarter
 from tests.e2e.chromium import Chromium
 from tests.e2e.test_page_words import act, find, message
+from tests.e2e.test_tokens import run
 from tests.e2e.tmux import Pane, find_tmux
 
 COMMAND: Final = [sys.executable, "-W", "error", "-m", "chatd", "client"]
@@ -164,6 +165,35 @@ async def test_two_at_the_page_and_two_at_terminals_hold_a_conversation(
     assert "#2 cleo: I have apple cake (edited)" in screen
     assert "#3 bob: (deleted)" in screen
     assert ann.faults == bob.faults == []
+
+
+async def test_an_operator_at_a_terminal_and_somebody_at_the_page(
+    start_chatd: ChatdStarter, chromium: Chromium, terminal: Terminal, tmp_path: Path
+) -> None:
+    key, config, token = (tmp_path / name for name in ("key", "chatd.toml", "token"))
+    key.write_text(await run("-m", "chatd", "token", "--new-key"))
+    config.write_text(
+        f'[auth]\nmode = "token"\nguests = true\nkey_files = ["{key}"]\n'
+        '[chat]\noperators = ["olga"]\n'
+    )
+    token.write_text(await run("-m", "chatd", "token", "--user", "olga", "--config", str(config)))
+    chatd = await start_chatd(config=config)
+    bob = await open_page(chromium, chatd, nick="bob")
+    olga = await terminal(chatd, "--token-file", str(token))
+    await olga.until("* you are in lobby: bob, olga")
+    await olga.type("/mute bob 10m calm down")
+    await olga.until("* bob is muted")
+    await bob.line("notice", "you may say nothing in lobby now: calm down")
+    await olga.type("/unmute bob")
+    await bob.line("notice", "you may speak again in lobby")
+    await olga.type("/topic peace")
+    await bob.tab.until_text("peace", within="#room-topic")
+    await bob.say("sorry")
+    await olga.until("#2 bob: sorry")
+    await olga.type("/kick bob that is enough")
+    await bob.tab.until("document.body.textContent.includes('that is enough')")
+    await olga.until("* bob was put out")
+    assert bob.faults == []
 
 
 async def test_colours_and_what_takes_them_away(chatd: ChatdProcess, terminal: Terminal) -> None:

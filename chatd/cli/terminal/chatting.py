@@ -92,7 +92,7 @@ async def _connected(
     session = None if beginning.token else sessions.kept(file)
     async with client.connect(
         beginning.url,
-        nick=beginning.nick or (None if session else beginning.login),
+        nick=beginning.nick or (None if session or beginning.token else beginning.login),
         session=session,
         token=beginning.token,
     ) as one:

@@ -85,11 +85,12 @@ def sit() -> Sit:
         *,
         room: str = "lobby",
         token: str | None = None,
+        session: str | None = None,
         dial: client.Dial | None = None,
     ) -> AsyncGenerator[Seat]:
         paper = Paper()
         async with (
-            client.connect(dial or harness.dial, nick=nick, token=token) as chat,
+            client.connect(dial or harness.dial, nick=nick, token=token, session=session) as chat,
             trio.open_nursery() as nursery,
         ):
             talk = Talk(chat, paper, page=20)

@@ -181,6 +181,10 @@ async def test_how_far_was_read_is_told(chat: Harness, sit: Sit, autojump_clock:
             assert read == client.Read(room="lobby", seq=1)
             (lobby,) = await elsewhere.rooms()
             assert (lobby.read, lobby.unread) == (1, 0)
+    for text in ("unseen", "unseen too"):
+        await ann.chat.say(text)
+    async with sit(chat, "bob", session=session) as bob:
+        await bob.sees("* you are in lobby: ann, bob; 2 unread")
 
 
 async def until(chat: client.Chat, kind: type) -> AsyncGenerator[client.AnyEvent]:
