@@ -6,6 +6,7 @@ has a value that a client can choose, and those whose values are known are there
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Final, TypeAlias, get_args
 
@@ -97,6 +98,9 @@ class Metrics(Collector):
     def _wire(self) -> Iterator[Metric]:
         http, engine = self._control.http(), self._control.engine()
         yield _gauge("http_connections", "Connections to the public port.", http.open)
+        limit = self._control.chat.settings.limits.connections
+        says = "How many there may be: limits.connections, or what the descriptors allow."
+        yield _gauge("http_connections_limit", says, limit)
         yield _counter("http_connections_accepted", "Connections accepted.", http.accepted)
         says = "Connections closed without a word, far above a limit."
         yield _counter("http_connections_turned_away", says, http.turned_away)
@@ -117,10 +121,15 @@ class Metrics(Collector):
         says = "Handing a committed batch to everybody's queue or socket."
         yield _histogram("fanout_seconds", says, bus.fanout_seconds)
         yield _gauge("bus_queue_events", "What waits to be committed.", bus.waiting)
+        says = "How long the batch that is under way has been so; 0 where none is."
+        yield _gauge("bus_busy_seconds", says, bus.busy)
 
     def _store(self) -> Iterator[Metric]:
         store = self._control.chat.journal.statistics()
         yield _gauge("store_bytes", "What the store has in use, as last looked at.", store.bytes)
+        limit = self._control.chat.settings.history.max_bytes
+        says = "Above it the oldest events are removed: history.max_bytes, +Inf where that is off."
+        yield _gauge("store_limit_bytes", says, math.inf if limit == "off" else limit)
         says = "The write-ahead log at its last checkpoint."
         yield _gauge("store_wal_bytes", says, store.log_bytes)
         yield _counter("store_events_removed", "Events that retention removed.", store.swept)

@@ -78,10 +78,11 @@ _PROBE: Final = _Probe()
 
 
 class BusStatistics(Struct, frozen=True):
-    """Counts since the start; ``topics`` and ``waiting`` are as of now.
+    """Counts since the start; ``topics``, ``waiting`` and ``busy`` are as of now.
 
     ``commit_seconds``: of a batch, with its repair where the store failed. ``fanout_seconds``: of
-    a batch, from its first event to its last receiver.
+    a batch, from its first event to its last receiver. ``busy``: for how many seconds the batch
+    that is under way has been with the store, or with the fan-out.
     """
 
     batches: int
@@ -90,6 +91,7 @@ class BusStatistics(Struct, frozen=True):
     failed_commits: int
     topics: int
     waiting: int
+    busy: float
     commit_seconds: HistogramStatistics
     fanout_seconds: HistogramStatistics
 
@@ -118,6 +120,7 @@ class Bus:
         self._publish, self._published = trio.open_memory_channel[_Item](WAITING_OPERATIONS)
         self._probes: deque[Answered] = deque()  # one for each empty block on the feed
         self._entered = math.inf  # when the collector began to work with the store
+        self._showed = math.inf  # when the fan-out began with its block
         self._in_doubt = False
         self._failed_at = -math.inf
         self._unindexed = trio.Event()
@@ -153,6 +156,7 @@ class Bus:
         return self._showing
 
     def statistics(self) -> BusStatistics:
+        since = min(self._entered, self._showed)
         return BusStatistics(
             batches=self._batches,
             events=self._events,
@@ -160,6 +164,7 @@ class Bus:
             failed_commits=self._failed_commits,
             topics=len(self._topics),
             waiting=self._published.statistics().current_buffer_used,
+            busy=max(0.0, trio.current_time() - since),
             commit_seconds=self._commit_seconds.statistics(),
             fanout_seconds=self._fanout_seconds.statistics(),
         )
@@ -343,6 +348,7 @@ class Bus:
                 self._probes.popleft()(None)
                 continue
             began = perf_counter()
+            self._showed = trio.current_time()
             self._showing = block[-1].position
             for room, events in _by_room(block):
                 topic = self._topics.get(room)
@@ -350,6 +356,7 @@ class Bus:
                 self._deliveries += receivers * len(events)
                 self._tell(room, events, receivers)
             self._shown = block[-1].position
+            self._showed = math.inf
             self._fanout_seconds.observe(perf_counter() - began)
 
     # ---- what is too old

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import pytest
@@ -12,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from trio.testing import MockClock
 
 from chatd import client
-from chatd.settings import Limits, Settings
+from chatd.settings import History, Limits, Settings
 from tests.admin.administered import Administered, administered
 
 # https://prometheus.io/docs/practices/naming/: base units, and _total for counters.
@@ -145,3 +146,17 @@ async def test_no_label_holds_what_a_client_chose(autojump_clock: MockClock) -> 
         assert status == 200
         assert b"chosen" not in body
         await trio.lowlevel.checkpoint()
+
+
+async def test_what_has_a_limit_stands_beside_it_and_a_reload_moves_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with administered(Settings(limits=Limits(connections=7))) as one:
+        metrics = await families(one)
+        assert value(metrics, "chatd_http_connections_limit") == 7
+        assert value(metrics, "chatd_store_limit_bytes") == 2 << 30
+        changed = Settings(limits=Limits(connections=9), history=History(max_bytes="off"))
+        one.chat.daemon.apply(changed)
+        metrics = await families(one)
+        assert value(metrics, "chatd_http_connections_limit") == 9
+        assert value(metrics, "chatd_store_limit_bytes") == math.inf

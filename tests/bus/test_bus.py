@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from msgspec.structs import replace
+from trio.testing import MockClock
 
 from chatd.bus import Bus
 from chatd.bus import bus as module
+from chatd.bus.topic import Topic
 from chatd.journal import Unavailable
 from chatd.journal.memory import MemoryJournal
 from chatd.model import Event, Operation, Outcome, Post, Receipt, Refusal, Remember, UserRecord
@@ -359,3 +362,31 @@ async def test_a_closed_bus_takes_no_probe(script: Script) -> None:
         bus.close()
         with pytest.raises(trio.ClosedResourceError):
             await bus.probe()
+
+
+@pytest.mark.parametrize("task", ["collect", "fan out"])
+async def test_how_long_a_task_has_been_at_its_batch_is_told(
+    script: Script, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock, task: str
+) -> None:
+    journal = MemoryJournal(now=lambda: 1)
+
+    def hangs(step: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def hanging(*arguments: Any) -> Any:
+            await trio.sleep(20)
+            return await step(*arguments)
+
+        return hanging
+
+    if task == "collect":
+        monkeypatch.setattr(journal, "commit", hangs(journal.commit))
+    else:
+        monkeypatch.setattr(Topic, "show", hangs(Topic.show))
+    async with running(journal, script) as bus:
+        bus.open_topic("r", "r")
+        await trio.testing.wait_all_tasks_blocked()
+        assert bus.statistics().busy == 0
+        await bus.publish(post("hi"), script.answered("a"))
+        await trio.sleep(15)
+        assert bus.statistics().busy == pytest.approx(15)
+        await bus.probe()
+        assert bus.statistics().busy == 0
