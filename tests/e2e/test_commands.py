@@ -102,6 +102,7 @@ class Person(Protocol):
 
     async def hears(self, event: str) -> dict[str, Any]:
         """Wait for the next of these events; give its fields."""
+        ...
 
 
 class JsonPerson:
@@ -273,7 +274,7 @@ async def test_what_plain_text_has_comes_to_the_same(start_chatd: ChatdStarter) 
         for typed, read, heard in PLAIN:
             await bob.send_message(typed)
             with trio.fail_after(60):
-                while read not in (got := await bob.get_message()):
+                while read not in (got := str(await bob.get_message())):
                     pass
                 if heard is not None:
                     event = await ann.hears(heard["on"])
