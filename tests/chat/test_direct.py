@@ -109,6 +109,8 @@ async def test_a_conversation_is_listed_and_resumed(room: Room, autojump_clock: 
     user = ann.connection.user
     await trio.sleep(3600)
     again = subject(room, "ann")
+    entry = (await again.do(commands.Rooms())).rooms[0]
+    assert (entry.read, entry.unread) == (0, 2)
     assert again.connection.user is not user
     joined = await again.join(first.room, since=commands.Since(first.epoch, first.seq))
     assert joined.may_set_topic

@@ -93,7 +93,9 @@ async def _unread(
 ) -> tuple[int, int] | tuple[UnsetType, UnsetType]:
     """Give up to where the user has read a room, and how much of others is behind that."""
     user = connection.user
-    if (read := user.marks.get(room)) is None:
+    # What is said to one alone is unread from the first word on.
+    read = user.marks.get(room, 0 if room.startswith("@") else None)
+    if read is None:
         return UNSET, UNSET
     return read, await connection.chat.journal.unread(room, user.id, read, MOST_UNREAD)
 

@@ -103,7 +103,7 @@ async def test_direct_messages_have_a_history(sit: Sit, autojump_clock: MockCloc
             assert await ann.type("/msg bob are you there?")
         async with sit(chat, "bob", token=chat.token("bob")) as bob:
             assert await bob.type("/rooms")
-            await bob.sees("* @ann\n  lobby, 2 here")
+            await bob.sees("* @ann, 2 unread\n  lobby, 2 here")
             assert await bob.type("/join @ann")
             await bob.sees("#2 ann: are you there?")
             assert "#1 ann: psst" in bob.paper.shown
