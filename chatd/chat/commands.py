@@ -248,7 +248,7 @@ class Authenticated(Struct, frozen=True):
 class Joined(Struct, frozen=True):
     """Answers ``join``. ``seq`` is the room's last number; ``events`` are oldest first.
 
-    ``read`` and ``unread`` are there for who marked something in the room as read, and always for
+    ``read`` and ``unread`` are there for who marked something in the room as read, and for who has
     direct messages.
     """
 

@@ -93,11 +93,13 @@ async def _unread(
 ) -> tuple[int, int] | tuple[UnsetType, UnsetType]:
     """Give up to where the user has read a room, and how much of others is behind that."""
     user = connection.user
-    # What is said to one alone is unread from the first word on.
-    read = user.marks.get(room, 0 if room.startswith("@") else None)
-    if read is None:
+    read = user.marks.get(room)
+    if read is None and not room.startswith("@"):
         return UNSET, UNSET
-    return read, await connection.chat.journal.unread(room, user.id, read, MOST_UNREAD)
+    unread = await connection.chat.journal.unread(room, user.id, read or 0, MOST_UNREAD)
+    if read is None and not unread:  # nothing is kept between guests, who count for themselves
+        return UNSET, UNSET
+    return read or 0, unread
 
 
 async def leave(connection: Connection, command: commands.Leave, answered: Answered) -> None:
