@@ -11,7 +11,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import trio
 from msgspec import Struct
@@ -33,6 +33,8 @@ _MARK_SECONDS: Final = 1.0
 
 _NAMED: Final = 30
 """So many members are named where a room is entered."""
+
+_LOGGED: Final = (client.Message, client.Edit, client.Delete, client.Topic)
 
 _COUNTED: Final = 100
 """So many are counted one by one; of more the daemon tells how many there are."""
@@ -71,6 +73,8 @@ class Talk:
         self._members: dict[str, set[str]] = {}
         self._totals: dict[str, int] = {}
         self._uncounted = False
+        self._held: list[client.AnyEvent] | None = None
+        """What was heard of a room being entered, whose page is shown first."""
         self._oldest: dict[str, int] = {}
         self._newest: dict[str, int] = {}
         self._writers: dict[tuple[str, str], _Writer] = {}
@@ -84,22 +88,21 @@ class Talk:
 
     async def enter(self, room: str, *, quietly: bool = False) -> None:
         """Go to a place, and show what was said there last. Raises `client.Refused`."""
-        if room.startswith("@"):
-            page = await self.chat.history(room, limit=self.page, messages=True)
-            self._go(room)
-            for event in page.events:
-                if isinstance(event, client.Message):
-                    self._direct[event.room] = room.removeprefix("@")
-            self._show_page(room, page.events)
-            self.tell(f"what you say here is for {room.removeprefix('@')} alone")
-            return
-        entered = await self.chat.join(room, limit=self.page, messages=True)
-        self._go(entered.room)
-        self._count(entered.room, entered.members, entered.member_count)
-        self._show_page(entered.room, entered.events)
-        self._update()
-        if not quietly:
-            self.tell(_entered(entered))
+        self._held = []
+        try:
+            entered = await self.chat.join(room, limit=self.page, messages=True)
+            self._count(entered.room, entered.members, entered.member_count)
+            if entered.room.startswith("@"):
+                self._direct[entered.room] = room.removeprefix("@")
+            self._go(self._place_of(entered.room))
+            self._show_page(self.place, entered.events)
+            if not quietly:
+                self.tell(self._entered(entered))
+        finally:
+            held, self._held = self._held, None
+            for one in held:
+                self._heard(one)
+            self._update()
 
     def go(self, place: str) -> None:
         """Talk in a place that was entered before."""
@@ -118,6 +121,16 @@ class Talk:
         self._totals.pop(room, None)
         if room == self.place:
             self.go(next((other for other in self.chat.joined if other != room), ""))
+
+    def _entered(self, entered: client.Entered) -> str:
+        if self.place.startswith("@"):
+            return f"what you say here is for {self.place.removeprefix('@')} alone"
+        nicks = [member.nick for member in entered.members[:_NAMED]]
+        more = entered.member_count - len(nicks)
+        here = ", ".join(nicks) + (f" and {more} more" if more > 0 else "")
+        topic = f" ({entered.topic})" if entered.topic else ""
+        unread = f"; {entered.unread} unread" if entered.unread else ""
+        return f"you are in {entered.room}{topic}: {here or 'nobody'}{unread}"
 
     def _go(self, place: str) -> None:
         self.place = place
@@ -255,6 +268,14 @@ class Talk:
             self._update()
 
     def _heard(self, event: client.AnyEvent) -> None:
+        room = getattr(event, "room", None)
+        if self._held is not None and room is not None and room not in self._members:
+            self._held.append(event)
+        else:
+            self._take(event)
+            self._update()
+
+    def _take(self, event: client.AnyEvent) -> None:
         match event:
             case client.Message():
                 self._message(event)
@@ -274,6 +295,7 @@ class Talk:
                 # It is told in each room that is shared.
                 if self._nicks.get(event.user) != event.nick:
                     self._nicks[event.user] = event.nick
+                    self._renamed(event)
                     self._happened(event, everywhere=True)
             case client.Typing():
                 where = (self._place_of(event.room), event.user)
@@ -290,7 +312,6 @@ class Talk:
                 self._connection_changed(event)
             case _:
                 pass  # told otherwise, or of a newer daemon
-        self._update()
 
     def _connection_changed(
         self, event: client.Lost | client.Reconnected | client.Gap | client.RoomLost
@@ -313,6 +334,14 @@ class Talk:
                 self.warn(f"you are no longer in {event.room}: {event.refused.message}")
                 self.left(event.room)
 
+    def _renamed(self, event: client.NickChange) -> None:
+        """Go on talking to somebody by their new name."""
+        for room in self._direct:
+            if event.user in room[1:].split(",") and event.user != self.chat.identity.user:
+                self._direct[room] = event.nick
+        if self.place == f"@{event.before}":
+            self.place = f"@{event.nick}"
+
     def _left(self, event: client.Left) -> None:
         self._members.get(event.room, set()).discard(event.user)
         self._writers.pop((self._place_of(event.room), event.user), None)
@@ -326,11 +355,8 @@ class Talk:
             self._direct[event.room] = event.nick
         place = self._place_of(event.room)
         self._writers.pop((place, event.user), None)
-        if self._day is None or event.at.astimezone().date() != self._day.date():
-            self._day = event.at.astimezone()
-            self.screen.show(lines.day(event.at))
         me = self.chat.identity.nick if event.user != self.chat.identity.user else None
-        self.screen.show(lines.message(event, self._bracketed(place), me=me))
+        self._show(event.at, lines.message(event, self._bracketed(place), me=me))
         if event.seq is not None:
             self._newest[event.room] = event.seq
             self._oldest.setdefault(place, event.seq)
@@ -341,23 +367,28 @@ class Talk:
         at = None if hasattr(event, "at") else datetime.now(UTC)
         self.screen.show(lines.happened(event, place, at=at))
 
-    def _show_page(self, place: str, events: Sequence[Any]) -> None:
+    def _show_page(self, place: str, events: Sequence[client.AnyEvent]) -> None:
         """Show a page of a log: messages as they read now, so no change of one that is on it."""
-        for event in events:
-            match event:
-                case client.Message():
-                    self.screen.show(lines.message(event, self._bracketed(place), again=True))
-                case client.Topic():
-                    self.screen.show(lines.happened(event, self._bracketed(place)))
-                case _:
-                    pass
-        numbers = [event.seq for event in events if getattr(event, "seq", None) is not None]
+        logged = [event for event in events if isinstance(event, _LOGGED)]
+        for event in logged:
+            if isinstance(event, client.Message):
+                line = lines.message(event, self._bracketed(place), again=True)
+                self._show(event.at, line)
+            elif isinstance(event, client.Topic):
+                self._show(event.at, lines.happened(event, self._bracketed(place)))
+        numbers = [event.seq for event in logged if event.seq is not None]
         if numbers:
             self._oldest[place] = min(numbers[0], self._oldest.get(place, numbers[0]))
-            last = events[-1]
-            self._marks[last.room] = max(numbers[-1], self._marks.get(last.room, 0))
-            dates = [event.at for event in events if hasattr(event, "at")]
-            self._day = self._day or dates[-1].astimezone()
+            room = logged[-1].room
+            self._marks[room] = max(numbers[-1], self._marks.get(room, 0))
+
+    def _show(self, at: datetime, line: Text) -> None:
+        """Show a line of a log, below the day it is of."""
+        local = at.astimezone()
+        if self._day is None or local.date() != self._day.date():
+            self._day = local
+            self.screen.show(lines.day(at))
+        self.screen.show(line)
 
     def _bracketed(self, place: str) -> str:
         return "" if place == self.place else place
@@ -378,12 +409,3 @@ class Talk:
         self.screen.status(self.place, " | ".join(parts))
         self._changed.set()
         self._changed = trio.Event()
-
-
-def _entered(entered: client.Entered) -> str:
-    nicks = [member.nick for member in entered.members[:_NAMED]]
-    more = entered.member_count - len(nicks)
-    here = ", ".join(nicks) + (f" and {more} more" if more > 0 else "")
-    topic = f" ({entered.topic})" if entered.topic else ""
-    unread = f"; {entered.unread} unread" if entered.unread else ""
-    return f"you are in {entered.room}{topic}: {here or 'nobody'}{unread}"

@@ -29,7 +29,8 @@ class Paper:
         self._more = trio.Event()
 
     def show(self, line: Text) -> None:
-        self.shown.append(re.sub(r"(?m)^\d\d:\d\d |^--- .* ---$", "", line.plain))
+        if not line.plain.startswith("--- "):
+            self.shown.append(re.sub(r"(?m)^\d\d:\d\d ", "", line.plain))
         self._more.set()
         self._more = trio.Event()
 

@@ -106,6 +106,44 @@ async def test_other_places_have_their_names_in_front(
         assert bob.paper.place == "@ann"
 
 
+async def test_who_is_called_otherwise_is_talked_to_all_the_same(
+    chat: Harness, sit: Sit, autojump_clock: MockClock
+) -> None:
+    async with sit(chat, "ann") as ann, sit(chat, "bob") as bob:
+        await ann.type("/join @bob")
+        await ann.type("psst")
+        await bob.sees("[@ann] ann: psst")
+        await bob.type("/nick Robert")
+        await ann.sees("* bob is now Robert")
+        assert ann.paper.place == "@Robert"
+        await ann.type("still there?")
+        await bob.sees("[@ann] ann: still there?")
+        await bob.type("/msg ann yes")
+        await ann.sees("Robert: yes")
+
+
+async def test_what_is_said_while_one_comes_in_stands_behind_what_was_said_before(
+    sit: Sit, autojump_clock: MockClock
+) -> None:
+    settings = Settings(limits=Limits(messages_per_second="off", messages_burst="off"))
+    async with open_chat(settings) as chat, trio.open_nursery() as nursery:
+        ann = await chat.client("ann")
+
+        async def say_on() -> None:
+            while True:
+                await ann.chat.say("on and on")
+                await trio.lowlevel.checkpoint()
+
+        nursery.start_soon(say_on)
+        for number in range(30):
+            async with sit(chat, f"bob{number}") as bob:
+                before = len(bob.paper.shown)
+                await bob.paper.until(lambda: len(bob.paper.shown) > before + 10)  # noqa: B023
+                seqs = [int(line[1:].split()[0]) for line in bob.paper.shown if line[0] == "#"]
+                assert seqs == list(range(seqs[0], seqs[0] + len(seqs)))
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_lost_connection_is_told_and_what_was_missed_comes(
     chat: Harness, sit: Sit, autojump_clock: MockClock
 ) -> None:
