@@ -73,8 +73,6 @@ class Talk:
         self._members: dict[str, set[str]] = {}
         self._totals: dict[str, int] = {}
         self._uncounted = False
-        self._held: list[client.AnyEvent] | None = None
-        """What was heard of a room being entered, whose page is shown first."""
         self._oldest: dict[str, int] = {}
         self._newest: dict[str, int] = {}
         self._writers: dict[tuple[str, str], _Writer] = {}
@@ -88,21 +86,14 @@ class Talk:
 
     async def enter(self, room: str, *, quietly: bool = False) -> None:
         """Go to a place, and show what was said there last. Raises `client.Refused`."""
-        self._held = []
-        try:
-            entered = await self.chat.join(room, limit=self.page, messages=True)
-            self._count(entered.room, entered.members, entered.member_count)
-            if entered.room.startswith("@"):
-                self._direct[entered.room] = room.removeprefix("@")
-            self._go(self._place_of(entered.room))
-            self._show_page(self.place, entered.events)
-            if not quietly:
-                self.tell(self._entered(entered))
-        finally:
-            held, self._held = self._held, None
-            for one in held:
-                self._heard(one)
-            self._update()
+        entered = await self.chat.join(room, limit=self.page, messages=True)
+        self._count(entered.room, entered.members, entered.member_count)
+        if entered.room.startswith("@"):
+            self._direct[entered.room] = room.removeprefix("@")
+        self._go(self._place_of(entered.room))
+        self._show_page(self.place, entered.events)
+        if not quietly:
+            self.tell(self._entered(entered))
 
     def go(self, place: str) -> None:
         """Talk in a place that was entered before."""
@@ -216,6 +207,7 @@ class Talk:
         """Show what happens, until it is over. Raises `client.Closed` where the daemon ended it."""
         async for event in self.chat:
             self._heard(event)
+            self._update()
 
     async def shown(self, room: str, seq: int) -> None:
         """Wait until a room is shown up to a number."""
@@ -268,14 +260,6 @@ class Talk:
             self._update()
 
     def _heard(self, event: client.AnyEvent) -> None:
-        room = getattr(event, "room", None)
-        if self._held is not None and room is not None and room not in self._members:
-            self._held.append(event)
-        else:
-            self._take(event)
-            self._update()
-
-    def _take(self, event: client.AnyEvent) -> None:
         match event:
             case client.Message():
                 self._message(event)
