@@ -252,7 +252,9 @@ class Piped:
 
     def __init__(self, done: subprocess.CompletedProcess[bytes]) -> None:
         self.code = done.returncode
-        self.out = done.stdout.decode().splitlines()
+        lines = done.stdout.decode().splitlines()
+        self.out = [line for line in lines if not line.startswith("---")]
+        """What it said, but for the days."""
         self.err = done.stderr.decode().splitlines()
 
 
@@ -276,7 +278,7 @@ async def test_lines_of_a_pipe_are_said(chatd: ChatdProcess, tmp_path: Path) -> 
         await program.say("before")
         cron = await piped(tmp_path, chatd, b"one\ntwo \xff\nthree", "--nick", "cron")
         assert (cron.code, cron.err) == (0, [])
-        assert [line[6:] for line in cron.out if not line.startswith("---")] == [
+        assert [line[6:] for line in cron.out] == [
             "#2 cron: one",
             "#3 cron: two \N{REPLACEMENT CHARACTER}",
             "#4 cron: three",
@@ -284,15 +286,13 @@ async def test_lines_of_a_pipe_are_said(chatd: ChatdProcess, tmp_path: Path) -> 
         # The next time it is the same guest, though its nick is held; it asks for what was said.
         cron = await piped(tmp_path, chatd, b"/who\n", "--nick", "cron", "--history", "2")
         assert (cron.code, cron.err) == (0, [])
-        assert [line[6:] for line in cron.out[:2]] == cron_lines(3)
+        assert [line[6:] for line in cron.out[:2]] == [
+            "#3 cron: two \N{REPLACEMENT CHARACTER}",
+            "#4 cron: three",
+        ]
         assert cron.out[2:] == ["* cron, json"]
     nobody = await piped(tmp_path, chatd, b"", "--nick", "cron")
     assert (nobody.code, nobody.out, nobody.err) == (0, [], [])
-
-
-def cron_lines(first: int) -> list[str]:
-    texts = {3: "two \N{REPLACEMENT CHARACTER}", 4: "three"}
-    return [f"#{seq} cron: {texts[seq]}" for seq in range(first, 5)]
 
 
 async def test_more_lines_than_may_be_said_at_once_are_all_said(
@@ -302,8 +302,7 @@ async def test_more_lines_than_may_be_said_at_once_are_all_said(
     lines = [f"line {number}" for number in range(1, 31)]
     cron = await piped(tmp_path, chatd, "\n".join(lines).encode(), "--nick", "cron")
     assert cron.code == 0
-    said = [line.partition(": ")[2] for line in cron.out if not line.startswith("---")]
-    assert said == lines
+    assert [line.partition(": ")[2] for line in cron.out] == lines
 
 
 async def test_what_is_not_done_is_told_and_counts(chatd: ChatdProcess, tmp_path: Path) -> None:
