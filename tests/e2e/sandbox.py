@@ -36,7 +36,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 
 SCRIPT: Final = Path(__file__).with_name("systemd-sandbox")
 _DOCUMENTS: Final = ("README.md", "CHANGELOG.md", "LICENSE")
-_SOURCES: Final = (*_DOCUMENTS, "pyproject.toml", "chatd", "config", "systemd")
+_SOURCES: Final = (*_DOCUMENTS, "pyproject.toml", "chatd", "config", "docs", "systemd")
 """What of the project its package is built of."""
 _CAP_SYS_ADMIN: Final = 1 << 21  # linux/capability.h
 _PROGRAMS: Final = {

@@ -6,11 +6,12 @@ What an operator is promised first stands in operations.py, in one go; here is t
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.sandbox import Sandbox, SandboxError, with_version
+from tests.e2e.sandbox import ROOT, Sandbox, SandboxError, with_version
 from tests.e2e.service import (
     APT,
     CONFIGURATION,
@@ -55,6 +56,14 @@ def service(machine: Sandbox) -> Iterator[Sandbox]:
         raise AssertionError(f"{error}\n{log}") from None
     yield machine
     machine.run("systemctl", "stop", "chatd")
+
+
+def test_the_package_brings_the_pages_and_what_they_speak_of(parts: Parts) -> None:
+    told = subprocess.run(
+        ["dpkg-deb", "--contents", parts.package], check=True, capture_output=True, text=True
+    ).stdout
+    for file in (*(ROOT / "docs").iterdir(), *(ROOT / "config").glob("*.example")):
+        assert f" ./usr/share/doc/chatd/{file.relative_to(ROOT)}\n" in told
 
 
 def test_the_journal_has_fields(service: Sandbox) -> None:
