@@ -61,8 +61,9 @@ async function everything(transports, burst) {
     socket.emit(...args, (...answer) => resolve(shown(answer)));
   });
   const echoes = [];
+  // It may come before the CONNECT is answered.
   const upgraded = transports.length > 1 && new Promise((resolve) => {
-    socket.on("connect", () => socket.io.engine.once("upgrade", resolve));
+    socket.io.engine.once("upgrade", resolve);
   });
   await heard("connect");
   const all = new Promise((resolve) => {
