@@ -98,20 +98,23 @@ class Talk:
     def go(self, place: str) -> None:
         """Talk in a place that was entered before."""
         self._go(place)
-        self.tell(f"you talk in {place}" if place else "you are in no room: /join ROOM")
+        self.tell(f"you talk in {place}" if place else "you talk nowhere: /join ROOM")
 
     def here(self) -> str:
         """Give the place one is in. Raises `client.Refused` where that is none."""
         if not self.place:
-            raise client.Refused("not_joined", "you are in no room: /join ROOM")
+            raise client.Refused("not_joined", "you talk nowhere: /join ROOM")
         return self.place
 
-    def left(self, room: str) -> None:
-        """Be no more in a room."""
+    def left(self, room: str, *, then: str = "") -> None:
+        """Be no more in a room. Who talked in it talks in ``then``.
+
+        Who was put out talks nowhere: what they type just then was meant for those in the room.
+        """
         self._members.pop(room, None)
         self._totals.pop(room, None)
         if room == self.place:
-            self.go(next((other for other in self.chat.joined if other != room), ""))
+            self.go(then)
 
     def _entered(self, entered: client.Entered) -> str:
         if self.place.startswith("@"):

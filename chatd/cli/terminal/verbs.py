@@ -107,8 +107,13 @@ async def _join(talk: Talk, room: str) -> None:
     room = room.removeprefix("#")
     if room in talk.chat.joined:
         talk.go(room)
-    else:
+        return
+    try:
         await talk.enter(room)
+    except (client.Refused, trio.TooSlowError):
+        # What is typed behind it is meant for there, and may be for nobody else.
+        talk.go("")
+        raise
 
 
 @_verb("leave", "leave this room, or ROOM", optional(_ROOM))
@@ -117,7 +122,7 @@ async def _leave(talk: Talk, room: str | None) -> None:
     if not room.startswith("@"):
         await talk.chat.leave(room)
     talk.note(f"you left {room}")
-    talk.left(room)
+    talk.left(room, then=next((other for other in talk.chat.joined if other != room), ""))
 
 
 @_verb("rooms", "which rooms there are")

@@ -192,7 +192,7 @@ async def test_a_message_that_may_not_be_said_yet_is_said_when_it_may(
         assert not [line for line in ann.paper.shown if line.startswith("!")]
 
 
-async def test_who_is_put_out_is_told_and_talks_elsewhere(
+async def test_who_is_put_out_is_told_and_talks_nowhere(
     sit: Sit, autojump_clock: MockClock
 ) -> None:
     settings = Settings(auth=Auth(mode="token", guests=True), chat=Chat(operators=("ann",)))
@@ -202,7 +202,8 @@ async def test_who_is_put_out_is_told_and_talks_elsewhere(
             await bob.type("/join lobby")
             await ann.chat.kick(room="lobby", nick="bob", reason="enough")
             await bob.sees("* bob was put out")
-            await bob.sees("* you talk in garden")
+            await bob.sees("* you talk nowhere: /join ROOM")
+            assert not await bob.type("meant for the lobby")
             assert bob.talk.chat.joined == ("garden",)
             await bob.talk.chat.reconnect()
             assert bob.talk.chat.joined == ("garden",)

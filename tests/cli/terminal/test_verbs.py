@@ -51,9 +51,23 @@ async def test_people_and_places(chat: Harness, sit: Sit, autojump_clock: MockCl
         assert await ann.type("/leave")
         assert ann.paper.place == ""
         assert not await ann.type("is anybody there?")
-        await ann.sees("! you are in no room: /join ROOM")
+        await ann.sees("! you talk nowhere: /join ROOM")
         assert await ann.type("/join lobby")
         await bob.sees("* Anna joined")
+
+
+async def test_what_is_typed_behind_a_place_that_cannot_be_entered_is_said_nowhere(
+    chat: Harness, sit: Sit, autojump_clock: MockClock
+) -> None:
+    async with sit(chat, "ann") as ann, sit(chat, "bob") as bob:
+        assert not await ann.type("/join @cleo")
+        assert not await ann.type("for cleo alone")
+        await ann.sees("! you talk nowhere: /join ROOM")
+        assert ann.talk.chat.joined == ("lobby",)
+        assert await ann.type("/join lobby")
+        assert await ann.type("for all")
+        await bob.sees("#1 ann: for all")
+        assert "#1 ann: for cleo alone" not in bob.paper.shown
 
 
 async def test_words(chat: Harness, sit: Sit, autojump_clock: MockClock) -> None:
