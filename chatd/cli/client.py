@@ -24,6 +24,8 @@ _VARIABLE: Final = "CHATD_TOKEN"
 
 _PAGE: Final = 20
 
+_MOST: Final = 500
+
 
 def add_parser(verbs: Verbs) -> None:
     """Add the verb to the command line."""
@@ -51,8 +53,7 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument(
         "--history",
         metavar="N",
-        type=int,
-        choices=range(501),
+        type=_count,
         help=f"so many messages of before are shown ({_PAGE}; through a pipe 0)",
     )
     parser.add_argument("--token-file", metavar="FILE", type=Path, help="a file with a token")
@@ -64,6 +65,12 @@ def _name(text: str) -> str:
     if not text.isprintable():
         raise argparse.ArgumentTypeError(f"{text!r} is no name")
     return text
+
+
+def _count(text: str) -> int:
+    if not (text.isdecimal() and len(text) <= 3 and int(text) <= _MOST):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to {_MOST}")
+    return int(text)
 
 
 def daemon_url(text: str) -> str:
@@ -93,7 +100,10 @@ def run(args: argparse.Namespace) -> int:
         token = _token(args.token_file)
     except OSError as error:
         return _failed(f"{args.token_file}: {(error.strerror or str(error)).lower()}")
-    piped = not (sys.stdin.isatty() and sys.stdout.isatty())
+    except UnicodeDecodeError:
+        return _failed(f"{args.token_file}: there is no token in it")
+    # A stream is None where the program was started without it.
+    piped = not all(stream and stream.isatty() for stream in (sys.stdin, sys.stdout))
     history = args.history if args.history is not None else 0 if piped else _PAGE
     beginning = chatting.Beginning(args.url, args.nick, _login(), args.room, history, token)
     return chatting.chat(beginning, os.environ, piped=piped)
@@ -112,7 +122,10 @@ def _login() -> str | None:
 
 
 def _token(file: Path | None) -> str | Callable[[], str] | None:
-    """Give the token; one in a file is read again for each connection. Raises OSError."""
+    """Give the token; one in a file is read again for each connection.
+
+    Raises OSError and UnicodeDecodeError.
+    """
     if file is None:
         return os.environ.get(_VARIABLE) or None
     last = file.read_text().strip()

@@ -46,7 +46,9 @@ def test_arguments_that_mean_nothing(words: list[str], capsys: pytest.CaptureFix
     with pytest.raises(SystemExit) as ended:
         main(["client", *words])
     assert ended.value.code == 2
-    assert "Traceback" not in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "Traceback" not in told
+    assert "choose from" not in told  # all five hundred
 
 
 def test_nobody_listens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,3 +61,6 @@ def test_nobody_listens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_a_token_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["client", "--token-file", f"{tmp_path}/no"]) == 1
     assert capsys.readouterr().err == f"chatd: {tmp_path}/no: no such file or directory\n"
+    (tmp_path / "bytes").write_bytes(b"\xff")
+    assert main(["client", "--token-file", f"{tmp_path}/bytes"]) == 1
+    assert capsys.readouterr().err == f"chatd: {tmp_path}/bytes: there is no token in it\n"
