@@ -230,6 +230,39 @@ async def test_who_leaves_gets_their_terminal_back(
     assert (await chatd.line("disconnect"))["code"] == 1000
 
 
+async def test_a_byte_that_is_no_text_ends_nothing(
+    chatd: ChatdProcess, terminal: Terminal
+) -> None:
+    cleo = await terminal(chatd, "--nick", "cleo")
+    await cleo.until("* you are in lobby")
+    await cleo.send(b"caf\xe9!\r")
+    await cleo.until("#1 cleo: caf\N{REPLACEMENT CHARACTER}!")
+
+
+async def test_who_stops_it_has_a_terminal_to_type_on(
+    chatd: ChatdProcess, tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    if find_tmux() is None:
+        pytest.skip("there is no tmux: on Debian, apt install tmux")
+    # A shell that does not mend the terminal by itself, as bash does.
+    shell = await Pane.open(nursery, tmp_path / "tmux", ["dash", "-i"], environ(tmp_path))
+    try:
+        await shell.type(f"{' '.join(COMMAND)} {chatd.url} --nick cleo")
+        await shell.until("* you are in lobby")
+        await shell.begin("half a thought")
+        await shell.until("half a thought")
+        await shell.press("C-z")
+        await shell.until("Stopped")
+        await shell.type("echo $((40 + 2))")
+        await shell.until("\n42")
+        await shell.type("fg")
+        await shell.until("[lobby] half a thought")
+        await shell.type(" and the rest")
+        await shell.until("#1 cleo: half a thought and the rest")
+    finally:
+        await shell.aclose()
+
+
 async def test_tab_completes_commands_and_names(chatd: ChatdProcess, terminal: Terminal) -> None:
     async with client.connect(chatd.url, nick="Josephine") as program:
         await program.join("lobby")
@@ -293,6 +326,23 @@ async def test_lines_of_a_pipe_are_said(chatd: ChatdProcess, tmp_path: Path) -> 
         assert cron.out[2:] == ["* cron, json"]
     nobody = await piped(tmp_path, chatd, b"", "--nick", "cron")
     assert (nobody.code, nobody.out, nobody.err) == (0, [], [])
+
+
+async def test_streams_that_are_not_there(chatd: ChatdProcess, tmp_path: Path) -> None:
+    for redirected, code, told in (
+        ("<&-", 0, b""),
+        (">/dev/full", 1, b"chatd: no space left on device\n"),
+    ):
+        with trio.fail_after(60):
+            done = await trio.run_process(
+                ["sh", "-c", f'"$@" {redirected}', "sh", *COMMAND, chatd.url],
+                stdin=b"one\n",
+                capture_stdout=True,
+                capture_stderr=True,
+                check=False,
+                env=environ(tmp_path),
+            )
+        assert (done.returncode, done.stderr) == (code, told)
 
 
 async def test_more_lines_than_may_be_said_at_once_are_all_said(

@@ -78,6 +78,10 @@ class Pane:
         """Press a key, by tmux's name for it."""
         await self._call("send-keys", key)
 
+    async def send(self, data: bytes) -> None:
+        """Type bytes that may be no text."""
+        await self._call("send-keys", "-H", *(f"{byte:x}" for byte in data))
+
     async def screen(self, *options: str) -> str:
         """Give what stands on the screen, with what was scrolled away."""
         shown = await self._call("capture-pane", "-p", "-S", "-", *options)

@@ -58,10 +58,13 @@ def chat(beginning: Beginning, environment: Mapping[str, str], *, piped: bool) -
         why = str(error)
     except client.Closed as closed:
         why = closed.ending.reason or f"the daemon closed the chat ({closed.ending.code})"
-    except BrokenPipeError:
-        # Nobody reads on. Python would find out once more when it flushes at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except OSError as error:
+        # What cannot be written: Python would find out once more when it flushes at the end.
+        if sys.stdout is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return 1  # nobody reads on
+        why = (error.strerror or str(error)).lower()
     say(f"chatd: {visible(why)}\n", sys.stderr)
     return 1
 

@@ -15,9 +15,9 @@ _MOST_CHARACTERS: Final = 1_000_000
 
 
 class Pipe:
-    """Lines in, lines out. What is for the reader alone goes to ``err``."""
+    """Lines in, lines out. What is for the reader alone goes to ``err``; no ``reader``: no lines."""
 
-    def __init__(self, reader: TextIO, out: TextIO, err: TextIO) -> None:
+    def __init__(self, reader: TextIO | None, out: TextIO, err: TextIO) -> None:
         self._reader = reader
         self._out = _console(out)
         self._err = _console(err)
@@ -33,17 +33,19 @@ class Pipe:
 
     async def line(self) -> str | None:
         """Read the next line; None at the end. Raises ValueError for one that is too long."""
-        line = await self._read()
+        if self._reader is None:
+            return None
+        line = await self._read(self._reader)
         if len(line) < _MOST_CHARACTERS or line.endswith("\n"):
             return line.rstrip("\r\n") if line else None
         while line and not line.endswith("\n"):
-            line = await self._read()
+            line = await self._read(self._reader)
         raise ValueError(f"a line of over {_MOST_CHARACTERS:,} characters cannot be said")
 
-    async def _read(self) -> str:
+    async def _read(self, reader: TextIO) -> str:
         # A pipe that says nothing holds its thread until the process ends.
         return await trio.to_thread.run_sync(
-            self._reader.readline, _MOST_CHARACTERS, abandon_on_cancel=True
+            reader.readline, _MOST_CHARACTERS, abandon_on_cancel=True
         )
 
 

@@ -6,15 +6,20 @@ comes into Trio's loop by its token, what is shown goes out through prompt_toolk
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
 import trio
 from prompt_toolkit import PromptSession
+from prompt_toolkit.application import run_in_terminal
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.patch_stdout import patch_stdout
 from rich.console import Console
 from rich.text import Text
@@ -22,6 +27,9 @@ from rich.text import Text
 __all__ = ["Terminal"]
 
 _RESTORE_SECONDS: Final = 2.0
+
+# The signal stops all threads at once, but this one may be some way on by then.
+_STOP_SECONDS: Final = 0.1
 
 
 class Terminal:
@@ -35,12 +43,14 @@ class Terminal:
         """Set when there is a line to type on, above which the conversation goes."""
         self._over = False
         self._restored = threading.Event()
+        keys = KeyBindings()
+        keys.add("c-z")(_suspend)
         self._session = PromptSession[str](
             lambda: f"[{self._place}] " if self._place else "> ",
             bottom_toolbar=lambda: self._status,
             complete_while_typing=False,
             erase_when_done=True,
-            enable_suspend=True,
+            key_bindings=keys,
         )
 
     def show(self, line: Text) -> None:
@@ -76,7 +86,9 @@ class Terminal:
             try:
                 while not self._over:
                     if (line := self._line(up)) is not None:
-                        token.run_sync_soon(typed, line)
+                        # A byte that is no UTF-8 comes as half a character.
+                        text = line.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+                        token.run_sync_soon(typed, text)
             except EOFError:
                 pass
             finally:
@@ -112,6 +124,16 @@ class Terminal:
 
         if (loop := app.loop) is not None:
             loop.call_soon_threadsafe(leave)
+
+
+def _suspend(event: KeyPressEvent) -> None:
+    """Stop until ``fg``, and leave the terminal to the shell as it was."""
+
+    def stop() -> None:
+        os.kill(0, signal.SIGTSTP)
+        time.sleep(_STOP_SECONDS)
+
+    run_in_terminal(stop)
 
 
 class _Words(Completer):
