@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
         token = _token(args.token_file)
     except OSError as error:
         return _failed(f"{args.token_file}: {(error.strerror or str(error)).lower()}")
-    except UnicodeDecodeError:
+    except ValueError:
         return _failed(f"{args.token_file}: there is no token in it")
     # A stream is None where the program was started without it.
     piped = not all(stream and stream.isatty() for stream in (sys.stdin, sys.stdout))
@@ -124,11 +124,13 @@ def _login() -> str | None:
 def _token(file: Path | None) -> str | Callable[[], str] | None:
     """Give the token; one in a file is read again for each connection.
 
-    Raises OSError and UnicodeDecodeError.
+    Raises OSError, and ValueError where there is none in it.
     """
     if file is None:
         return os.environ.get(_VARIABLE) or None
     last = file.read_text().strip()
+    if not last:
+        raise ValueError
 
     def read() -> str:
         nonlocal last

@@ -61,6 +61,7 @@ def test_nobody_listens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_a_token_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["client", "--token-file", f"{tmp_path}/no"]) == 1
     assert capsys.readouterr().err == f"chatd: {tmp_path}/no: no such file or directory\n"
-    (tmp_path / "bytes").write_bytes(b"\xff")
-    assert main(["client", "--token-file", f"{tmp_path}/bytes"]) == 1
-    assert capsys.readouterr().err == f"chatd: {tmp_path}/bytes: there is no token in it\n"
+    for content in (b"", b"\n", b"\xff"):
+        (tmp_path / "token").write_bytes(content)
+        assert main(["client", "--token-file", f"{tmp_path}/token"]) == 1
+        assert capsys.readouterr().err == f"chatd: {tmp_path}/token: there is no token in it\n"
