@@ -230,9 +230,7 @@ async def test_who_leaves_gets_their_terminal_back(
     assert (await chatd.line("disconnect"))["code"] == 1000
 
 
-async def test_a_byte_that_is_no_text_ends_nothing(
-    chatd: ChatdProcess, terminal: Terminal
-) -> None:
+async def test_a_byte_that_is_no_text_ends_nothing(chatd: ChatdProcess, terminal: Terminal) -> None:
     cleo = await terminal(chatd, "--nick", "cleo")
     await cleo.until("* you are in lobby")
     await cleo.send(b"caf\xe9!\r")

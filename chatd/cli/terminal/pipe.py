@@ -15,7 +15,7 @@ _MOST_CHARACTERS: Final = 1_000_000
 
 
 class Pipe:
-    """Lines in, lines out. What is for the reader alone goes to ``err``; no ``reader``: no lines."""
+    """Lines in, none without a ``reader``; lines out. What is for the reader goes to ``err``."""
 
     def __init__(self, reader: TextIO | None, out: TextIO, err: TextIO) -> None:
         self._reader = reader
