@@ -298,7 +298,10 @@ def _refused(error: Exception) -> ConnectError:
     if not isinstance(error, ConnectionRejected):
         return ConnectError(f"what answered is no WebSocket: {error}")
     status = error.status_code
-    body = (error.body or b"")[:_REFUSAL_BYTES].decode("utf-8", "replace").strip()
+    kind = next((value for name, value in error.headers if name.lower() == b"content-type"), b"")
+    # Another server's page says nothing in a line.
+    words = b"" if kind.lower().startswith(b"text/html") else error.body or b""
+    body = words[:_REFUSAL_BYTES].decode("utf-8", "replace").strip()
     wait = next((value for name, value in error.headers if name.lower() == b"retry-after"), b"")
     return ConnectError(
         f"refused with {status}" + (f": {body}" if body else ""),

@@ -52,6 +52,19 @@ async def test_refused_by_http(
     assert error.value.retry_ms == retry_ms
 
 
+async def test_another_servers_page_is_not_told(script: Script, autojump_clock: MockClock) -> None:
+    async def daemon() -> None:
+        stream = await script.stream()
+        await stream.receive_some()
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nContent-Type: text/html; charset=utf-8"
+        await stream.send_all(head + b"\r\n\r\n<html>")
+
+    script.run(daemon)
+    with pytest.raises(client.ConnectError, match=r"refused with 200$"):
+        async with client.connect(script.dial):
+            pass
+
+
 async def test_refused_without_a_word(script: Script, autojump_clock: MockClock) -> None:
     async def daemon() -> None:
         stream = await script.stream()

@@ -210,6 +210,21 @@ async def test_colours_and_what_takes_them_away(chatd: ChatdProcess, terminal: T
             assert f"\x1b[{colour}m" not in conversation
 
 
+async def test_what_goes_on_below_is_no_line_of_somebody_elses(
+    start_chatd: ChatdStarter, terminal: Terminal
+) -> None:
+    chatd = await start_chatd({"limits.messages_per_second": "off", "limits.messages_burst": "off"})
+    async with client.connect(chatd.url, nick="json") as program:
+        await program.join("lobby")
+        cleo = await terminal(chatd, "--nick", "cleo")
+        await cleo.until("* you are in lobby")
+        for padding in range(70, 100):
+            await program.say("x" * padding + "12:01 #9 ann: I resign", key=str(padding))
+            await cleo.until(f"#{padding - 69} json:")
+        for row in (await cleo.screen()).splitlines():
+            assert not row.startswith(("x", "12:01 #9", "I resign", "ann"))
+
+
 @pytest.mark.parametrize("key", ["C-d", "C-c"])
 async def test_who_leaves_gets_their_terminal_back(
     key: str, chatd: ChatdProcess, terminal: Terminal

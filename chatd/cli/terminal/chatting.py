@@ -20,11 +20,14 @@ from chatd.cli.terminal.pipe import Pipe
 from chatd.cli.terminal.talk import Talk
 from chatd.cli.terminal.verbs import VERBS, carry_out
 from chatd.client.errors import unwrapped
+from chatd.model import UNAUTHORIZED
 
 __all__ = ["Beginning", "chat"]
 
 _TYPED_AHEAD: Final = 100
 """So many lines may wait to be carried out."""
+
+_HINT: Final = "; a token is taken from --token-file, or from CHATD_TOKEN"
 
 _LEAVE_SECONDS: Final = 2.0
 """So long what was typed last may take, when it is over."""
@@ -58,6 +61,8 @@ def chat(beginning: Beginning, environment: Mapping[str, str], *, piped: bool) -
         why = str(error)
     except client.Closed as closed:
         why = closed.ending.reason or f"the daemon closed the chat ({closed.ending.code})"
+        if closed.ending.code == UNAUTHORIZED.code and beginning.token is None:
+            why += _HINT
     except OSError as error:
         # What cannot be written: Python would find out once more when it flushes at the end.
         if sys.stdout is not None:
@@ -99,21 +104,25 @@ async def _connected(
         session=session,
         token=beginning.token,
     ) as one:
-        _keep(one, file, beginning)
+        kept = _keep(one, file, beginning)
         try:
             yield one
         finally:
-            _keep(one, file, beginning)
+            if kept:
+                _keep(one, file, beginning)
 
 
-def _keep(one: client.Chat, file: Path, beginning: Beginning) -> None:
+def _keep(one: client.Chat, file: Path, beginning: Beginning) -> bool:
+    """Keep who one is; tell whether that could be done, and say so if not."""
     if (session := one.identity.session) is None:
-        return
+        return True
     try:
         sessions.keep(file, url=beginning.url, session=session)
     except OSError as error:
         why = f"{file.parent}: {(error.strerror or str(error)).lower()}"
         say(f"chatd: who you are is not kept for the next time: {visible(why)}\n", sys.stderr)
+        return False
+    return True
 
 
 # ---- on a terminal
@@ -175,7 +184,8 @@ async def _through_pipe(one: client.Chat, beginning: Beginning) -> int:
     try:
         await talk.enter(beginning.room, quietly=True)
     except client.Refused as refused:
-        talk.warn(f"{beginning.room}: {refused.message}")
+        hint = _HINT if refused.code == "unauthorized" and beginning.token is None else ""
+        talk.warn(f"{beginning.room}: {refused.message}{hint}")
         return 1
     good = True
     async with trio.open_nursery() as nursery:

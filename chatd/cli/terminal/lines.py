@@ -27,12 +27,15 @@ from chatd.client import (
     Topic,
 )
 
-__all__ = ["Happening", "day", "happened", "message", "note", "room", "warning"]
+__all__ = ["INDENT", "Happening", "day", "happened", "message", "note", "room", "warning"]
 
 Happening = Edit | Delete | Topic | Joined | Left | NickChange | Presence
 
 # Of the sixteen every terminal has, those that can be read on black and on white.
 _COLOURS: Final = ("green", "cyan", "magenta", "blue", "red", "bright_magenta")
+
+INDENT: Final = "  "
+"""What begins the later lines of a message."""
 
 _GONE: Final = {
     "leave": "left",
@@ -129,7 +132,7 @@ def _words(text: str, me: str | None) -> Text:
 
 
 def _indented(text: str) -> str:
-    return "\n  ".join(visible(line) for line in text.splitlines())
+    return f"\n{INDENT}".join(visible(line) for line in text.splitlines())
 
 
 def _colour(user: str) -> str:

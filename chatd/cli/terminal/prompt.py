@@ -24,6 +24,8 @@ from prompt_toolkit.patch_stdout import patch_stdout
 from rich.console import Console
 from rich.text import Text
 
+from chatd.cli.terminal.lines import INDENT
+
 __all__ = ["Terminal"]
 
 _RESTORE_SECONDS: Final = 2.0
@@ -54,10 +56,14 @@ class Terminal:
         )
 
     def show(self, line: Text) -> None:
-        self._console.print(line, soft_wrap=True)
+        """Show a line; where it goes on below, that is indented, so that it looks like no other."""
+        width = max(self._console.width - len(INDENT), 1)
+        for number, row in enumerate(line.wrap(self._console, width, overflow="fold")):
+            begun = number > 0 and not row.plain.startswith(INDENT)
+            self._console.print(Text(INDENT) + row if begun else row, soft_wrap=True)
 
     def tell(self, line: Text) -> None:
-        self._console.print(line, soft_wrap=True)
+        self.show(line)
 
     def status(self, place: str, text: str) -> None:
         self._place, self._status = place, text

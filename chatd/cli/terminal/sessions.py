@@ -21,7 +21,10 @@ _MOST_BYTES = 4096
 def place(url: str, nick: str | None, environment: Mapping[str, str]) -> Path:
     """Give the file of a daemon's guest. ``nick`` is the one asked for, if any was."""
     state = Path(environment.get("XDG_STATE_HOME", ""))
-    folder = state if state.is_absolute() else Path.home() / ".local" / "state"
+    try:
+        folder = state if state.is_absolute() else Path.home() / ".local" / "state"
+    except RuntimeError:  # a user without a home
+        folder = Path("/nonexistent")
     name = hashlib.blake2b(f"{url}\0{nick or ''}".encode(), digest_size=16).hexdigest()
     return folder / "chatd" / f"session-{name}.json"
 

@@ -1,9 +1,9 @@
 """One person's conversation: what is typed is carried out, what is heard is shown.
 
-A *place* is where one talks: a room by its name, or ``@nick`` for what one and somebody else say to
-each other. Two tasks meet here: `hear` takes the chat's events, another carries out one line after
-the other. Each line waits for its answer, over lost connections too, so what was typed first is
-said first.
+A *place* is what a room is called here: its name, or ``@nick`` for what one and somebody else say
+to each other, whose room goes by their ids. Two tasks meet here: `hear` takes the chat's events,
+another carries out one line after the other. Each line waits for its answer, over lost connections
+too, so what was typed first is said first.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ _MARK_SECONDS: Final = 1.0
 
 _NAMED: Final = 30
 """So many members are named where a room is entered."""
+
+NOWHERE: Final = "you talk nowhere: /join ROOM"
 
 _LOGGED: Final = (client.Message, client.Edit, client.Delete, client.Topic)
 
@@ -65,7 +67,8 @@ class Talk:
         self.chat = chat
         self.screen = screen
         self.page = page
-        self.place = ""
+        self.room = ""
+        """Where one talks, if anywhere."""
         self.last_said: tuple[str, int] | None = None
         """The room and the number of what was said last."""
         self._nicks: dict[str, str] = {}
@@ -88,23 +91,27 @@ class Talk:
         """Go to a place, and show what was said there last. Raises `client.Refused`."""
         entered = await self.chat.join(room, limit=self.page, messages=True)
         self._count(entered.room, entered.members, entered.member_count)
-        if entered.room.startswith("@"):
-            self._direct[entered.room] = room.removeprefix("@")
-        self._go(self._place_of(entered.room))
-        self._show_page(self.place, entered.events)
+        if "," not in room:
+            self._named(entered.room, room)
+        self.go(entered.room)
+        self._show_page(entered.room, entered.events)
         if not quietly:
             self.tell(self._entered(entered))
 
-    def go(self, place: str) -> None:
-        """Talk in a place that was entered before."""
-        self._go(place)
-        self.tell(f"you talk in {place}" if place else "you talk nowhere: /join ROOM")
+    def go(self, room: str) -> None:
+        """Talk in a room that was entered; "": nowhere."""
+        self.room = room
+        self._update()
+
+    def tell_place(self) -> None:
+        """Show where one talks."""
+        self.tell(f"you talk in {self.place_of(self.room)}" if self.room else NOWHERE)
 
     def here(self) -> str:
-        """Give the place one is in. Raises `client.Refused` where that is none."""
-        if not self.place:
-            raise client.Refused("not_joined", "you talk nowhere: /join ROOM")
-        return self.place
+        """Give the room one talks in. Raises `client.Refused` where that is none."""
+        if not self.room:
+            raise client.Refused("not_joined", NOWHERE)
+        return self.room
 
     def left(self, room: str, *, then: str = "") -> None:
         """Be no more in a room. Who talked in it talks in ``then``.
@@ -113,12 +120,13 @@ class Talk:
         """
         self._members.pop(room, None)
         self._totals.pop(room, None)
-        if room == self.place:
+        if room == self.room:
             self.go(then)
+            self.tell_place()
 
     def _entered(self, entered: client.Entered) -> str:
-        if self.place.startswith("@"):
-            return f"what you say here is for {self.place.removeprefix('@')} alone"
+        if entered.room.startswith("@"):
+            return f"what you say here is for {self._direct[entered.room]} alone"
         nicks = [member.nick for member in entered.members[:_NAMED]]
         more = entered.member_count - len(nicks)
         here = ", ".join(nicks) + (f" and {more} more" if more > 0 else "")
@@ -126,11 +134,12 @@ class Talk:
         unread = f"; {entered.unread} unread" if entered.unread else ""
         return f"you are in {entered.room}{topic}: {here or 'nobody'}{unread}"
 
-    def _go(self, place: str) -> None:
-        self.place = place
-        self._update()
+    def _named(self, room: str, place: str) -> None:
+        """Note by which name a room was reached, if that is somebody's."""
+        if room.startswith("@"):
+            self._direct[room] = place.removeprefix("@")
 
-    def _place_of(self, room: str) -> str:
+    def place_of(self, room: str) -> str:
         """Give what a room is called here."""
         if not room.startswith("@"):
             return room
@@ -163,32 +172,32 @@ class Talk:
             finally:
                 self._waits = False
         self._update()
-        if room.startswith("@"):
-            self._direct[said.room] = room.removeprefix("@")
+        if "," not in room:
+            self._named(said.room, room)
         if said.seq is not None:
             self.last_said = (said.room, said.seq)
 
     def drafts(self, text: str) -> None:
         """Note what stands on the line that is being typed."""
-        if not self.place or text.startswith("/"):
+        if not self.room or text.startswith("/"):
             return
         now = trio.current_time()
         since = now - self._told_typing
         if text and since >= _TYPING_AGAIN_SECONDS:
             self._told_typing = now
-            self.chat.typing(self.place)
+            self.chat.typing(self.room)
         elif not text and since < _TYPING_AGAIN_SECONDS:
             # Said or taken back: the next word is news again.
             self._told_typing = now - _TYPING_AGAIN_SECONDS
-            self.chat.typing(self.place, active=False)
+            self.chat.typing(self.room, active=False)
 
     async def older(self, count: int | None) -> None:
         """Show what was said before what is shown here. Raises `client.Refused`."""
-        place = self.here()
+        room = self.here()
         page = await self.chat.history(
-            place, before=self._oldest.get(place), limit=count or self.page, messages=True
+            room, before=self._oldest.get(room), limit=count or self.page, messages=True
         )
-        self._show_page(place, page.events)
+        self._show_page(room, page.events)
         if not page.more:
             self.note("that is where it began")
 
@@ -285,7 +294,7 @@ class Talk:
                     self._renamed(event)
                     self._happened(event, everywhere=True)
             case client.Typing():
-                where = (self._place_of(event.room), event.user)
+                where = (event.room, event.user)
                 if event.active:
                     until = trio.current_time() + _TYPING_SECONDS
                     self._writers[where] = _Writer(event.nick, until)
@@ -313,9 +322,11 @@ class Talk:
                 self.tell(f"connected again as {event.nick}")
             case client.Reconnected():
                 self._uncounted = True
-                self.warn(f"connected again, but as somebody new: {event.nick}")
+                self.warn(
+                    f"the daemon does not know you any more: you are {event.nick}, a new guest"
+                )
             case client.Gap():
-                place = self._place_of(event.room)
+                place = self.place_of(event.room)
                 self.warn(f"what was said in {place} after #{event.after.seq} is gone in part")
             case client.RoomLost():
                 self.warn(f"you are no longer in {event.room}: {event.refused.message}")
@@ -326,12 +337,10 @@ class Talk:
         for room in self._direct:
             if event.user in room[1:].split(",") and event.user != self.chat.identity.user:
                 self._direct[room] = event.nick
-        if self.place == f"@{event.before}":
-            self.place = f"@{event.nick}"
 
     def _left(self, event: client.Left) -> None:
         self._members.get(event.room, set()).discard(event.user)
-        self._writers.pop((self._place_of(event.room), event.user), None)
+        self._writers.pop((event.room, event.user), None)
         self._happened(event)
         if event.user == self.chat.identity.user and event.reason != "leave":
             self.left(event.room)
@@ -340,33 +349,31 @@ class Talk:
         self._nicks[event.user] = event.nick
         if event.room.startswith("@") and event.user != self.chat.identity.user:
             self._direct[event.room] = event.nick
-        place = self._place_of(event.room)
-        self._writers.pop((place, event.user), None)
+        self._writers.pop((event.room, event.user), None)
         me = self.chat.identity.nick if event.user != self.chat.identity.user else None
-        self._show(event.at, lines.message(event, self._bracketed(place), me=me))
+        self._show(event.at, lines.message(event, self._bracketed(event.room), me=me))
         if event.seq is not None:
             self._newest[event.room] = event.seq
-            self._oldest.setdefault(place, event.seq)
+            self._oldest.setdefault(event.room, event.seq)
             self._marks[event.room] = event.seq
 
     def _happened(self, event: lines.Happening, *, everywhere: bool = False) -> None:
-        place = "" if everywhere else self._bracketed(self._place_of(event.room))
+        place = "" if everywhere else self._bracketed(event.room)
         at = None if hasattr(event, "at") else datetime.now(UTC)
         self.screen.show(lines.happened(event, place, at=at))
 
-    def _show_page(self, place: str, events: Sequence[client.AnyEvent]) -> None:
+    def _show_page(self, room: str, events: Sequence[client.AnyEvent]) -> None:
         """Show a page of a log: messages as they read now, so no change of one that is on it."""
         logged = [event for event in events if isinstance(event, _LOGGED)]
         for event in logged:
             if isinstance(event, client.Message):
-                line = lines.message(event, self._bracketed(place), again=True)
+                line = lines.message(event, self._bracketed(room), again=True)
                 self._show(event.at, line)
             elif isinstance(event, client.Topic):
-                self._show(event.at, lines.happened(event, self._bracketed(place)))
+                self._show(event.at, lines.happened(event, self._bracketed(room)))
         numbers = [event.seq for event in logged if event.seq is not None]
         if numbers:
-            self._oldest[place] = min(numbers[0], self._oldest.get(place, numbers[0]))
-            room = logged[-1].room
+            self._oldest[room] = min(numbers[0], self._oldest.get(room, numbers[0]))
             self._marks[room] = max(numbers[-1], self._marks.get(room, 0))
 
     def _show(self, at: datetime, line: Text) -> None:
@@ -377,22 +384,22 @@ class Talk:
             self.screen.show(lines.day(at))
         self.screen.show(line)
 
-    def _bracketed(self, place: str) -> str:
-        return "" if place == self.place else place
+    def _bracketed(self, room: str) -> str:
+        return "" if room == self.room else self.place_of(room)
 
     def _update(self) -> None:
         """Show how things stand, and wake who waits for a change."""
         parts = [self.chat.identity.nick or "nobody yet"]
-        if self.place in self._members:
-            here = self._totals.get(self.place, len(self._members[self.place]))
+        if self.room in self._members and not self.room.startswith("@"):
+            here = self._totals.get(self.room, len(self._members[self.room]))
             parts.append(f"{here} here")
-        writers = [w.nick for (place, _), w in self._writers.items() if place == self.place]
+        writers = [w.nick for (room, _), w in self._writers.items() if room == self.room]
         if writers:
             parts.append(f"{', '.join(writers[:3])} {'is' if len(writers) == 1 else 'are'} writing")
         if not self.chat.connected:
             parts.append("no connection, trying again")
         elif self._waits:
             parts.append("waiting until it may be said")
-        self.screen.status(self.place, " | ".join(parts))
+        self.screen.status(self.place_of(self.room), " | ".join(parts))
         self._changed.set()
         self._changed = trio.Event()

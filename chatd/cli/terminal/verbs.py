@@ -107,21 +107,24 @@ async def _join(talk: Talk, room: str) -> None:
     room = room.removeprefix("#")
     if room in talk.chat.joined:
         talk.go(room)
+        talk.tell_place()
         return
     try:
         await talk.enter(room)
     except (client.Refused, trio.TooSlowError):
         # What is typed behind it is meant for there, and may be for nobody else.
         talk.go("")
+        talk.tell_place()
         raise
 
 
 @_verb("leave", "leave this room, or ROOM", optional(_ROOM))
 async def _leave(talk: Talk, room: str | None) -> None:
-    room = room or talk.here()
+    if room is None or room.casefold() == talk.place_of(talk.room).casefold():
+        room = talk.here()
     if not room.startswith("@"):
         await talk.chat.leave(room)
-    talk.note(f"you left {room}")
+    talk.note(f"you left {talk.place_of(room)}")
     talk.left(room, then=next((other for other in talk.chat.joined if other != room), ""))
 
 
