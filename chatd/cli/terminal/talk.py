@@ -126,7 +126,7 @@ class Talk:
 
     def _entered(self, entered: client.Entered) -> str:
         if entered.room.startswith("@"):
-            return f"what you say here is for {self._direct[entered.room]} alone"
+            return f"what you say here is for {self.place_of(entered.room)[1:]} alone"
         nicks = [member.nick for member in entered.members[:_NAMED]]
         more = entered.member_count - len(nicks)
         here = ", ".join(nicks) + (f" and {more} more" if more > 0 else "")

@@ -118,6 +118,8 @@ async def test_who_is_called_otherwise_is_talked_to_all_the_same(
         assert ann.paper.place == "@Robert"
         await ann.type("still there?")
         await bob.sees("[@ann] ann: still there?")
+        await bob.type(f"/join {ann.talk.room}")  # by the room's own name
+        await bob.sees("* what you say here is for ann alone")
         await bob.type("/msg ann yes")
         await ann.sees("Robert: yes")
 
