@@ -44,8 +44,9 @@ async def besieged(configured: Settings = QUICK) -> AsyncIterator[Served]:
                     while served.server.statistics().open > 1:  # noqa: ASYNC110  # as said
                         await trio.sleep(0.01)
                 watching.cancel()
+        # Attacker and witness share a loop, on a machine that does much else: a limit of a hang.
         times.sort()
-        assert times[int(len(times) * 0.99)] < 0.1
+        assert times[int(len(times) * 0.99)] < 1
         for client in served.clients[1:]:
             await trio.aclose_forcefully(client.stream)
         assert trio.lowlevel.current_statistics().tasks_living <= tasks
