@@ -91,8 +91,7 @@ class Talk:
         """Go to a place, and show what was said there last. Raises `client.Refused`."""
         entered = await self.chat.join(room, limit=self.page, messages=True)
         self._count(entered.room, entered.members, entered.member_count)
-        if "," not in room:
-            self._named(entered.room, room)
+        self._named(entered.room, room)
         self.go(entered.room)
         self._show_page(entered.room, entered.events)
         if not quietly:
@@ -135,8 +134,8 @@ class Talk:
         return f"you are in {entered.room}{topic}: {here or 'nobody'}{unread}"
 
     def _named(self, room: str, place: str) -> None:
-        """Note by which name a room was reached, if that is somebody's."""
-        if room.startswith("@"):
+        """Note by which name a room was reached, if that is somebody's and not the room's own."""
+        if room.startswith("@") and "," not in place:
             self._direct[room] = place.removeprefix("@")
 
     def place_of(self, room: str) -> str:
@@ -172,8 +171,7 @@ class Talk:
             finally:
                 self._waits = False
         self._update()
-        if "," not in room:
-            self._named(said.room, room)
+        self._named(said.room, room)
         if said.seq is not None:
             self.last_said = (said.room, said.seq)
 
