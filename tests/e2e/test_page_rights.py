@@ -18,6 +18,7 @@ from tests.e2e.test_page_polling import Proxy, faults
 from tests.e2e.test_tokens import run
 
 WELCOME: Final = "document.querySelector('#welcome')?.open"
+ASKED: Final = "document.querySelector('#question').open"
 
 Issue = Callable[..., Awaitable[str]]
 
@@ -85,9 +86,9 @@ async def as_operator(
 
 
 async def menu(page: ChatPage, nick: str, item: str) -> None:
-    """Choose from a member's menu."""
+    """Choose from a member's menu, once what was asked before is done."""
     await page.tab.until(
-        "[...document.querySelectorAll('#member-list button')]"
+        f"!{ASKED} && [...document.querySelectorAll('#member-list button')]"
         f".some(button => button.textContent.includes({json.dumps(nick)}))"
     )
     await page.tab.evaluate(
@@ -137,7 +138,8 @@ async def test_an_operator_has_their_way(
 
 
 async def in_room_menu(page: ChatPage, item: str) -> None:
-    """Choose from the menu of the room."""
+    """Choose from the menu of the room, once what was asked before is done."""
+    await page.tab.until(f"!{ASKED}")
     await page.tab.click("#room-menu")
     await page.tab.evaluate(
         "[...document.querySelectorAll('#menu button')]"
@@ -168,7 +170,7 @@ async def test_an_operator_slows_and_closes_a_room(
     await ann.tab.evaluate("document.querySelector('#act-seconds').select()")
     await ann.tab.type("86401")
     await ann.tab.press("Enter")
-    assert await ann.tab.evaluate("document.querySelector('#question').open")
+    assert await ann.tab.evaluate(ASKED)
     await ann.tab.evaluate("document.querySelector('#act-seconds').select()")
     await ann.tab.type("600")
     await ann.tab.press("Enter")
@@ -252,6 +254,29 @@ async def test_a_ban_is_taken_back_by_name(
     assert ann.faults == bob.faults == []
 
 
+async def test_an_answer_that_comes_late_leaves_the_next_question_alone(
+    tmp_path: Path, settings: dict[str, Any], start_chatd: ChatdStarter, chromium: Chromium
+) -> None:
+    chatd = await start_chatd(settings)
+    ann = await as_operator(tmp_path, chatd, chromium)
+    bob = await open_page(chromium, chatd, nick="bob", host="127.0.0.1")
+    await in_room_menu(ann, "Slow")
+    choose = "[...document.querySelectorAll('#menu button')].find(at => at.textContent[0] === 'C')"
+    await ann.tab.evaluate(
+        "document.querySelector('#question-yes').click(),"
+        " document.querySelector('#question-no').click(),"
+        f" document.querySelector('#room-menu').click(), {choose}.click()"
+    )
+    await bob.line("notice", "lobby: one message every 30 seconds")
+    await bob.say("the answer came before this")
+    await ann.shows("the answer came before this")
+    await ann.tab.until_text("Close #lobby?", within="#question[open]")
+    await ann.tab.type("late")
+    await ann.tab.press("Enter")
+    await bob.line("notice", "you were kicked from lobby: late")
+    assert ann.faults == bob.faults == []
+
+
 def gaps(text: str) -> str:
     """Count the lines of this text at which the log was broken off."""
     return (
@@ -267,7 +292,7 @@ async def test_words_of_who_is_muted_wait(
     ann = await as_operator(tmp_path, chatd, chromium)
     bob = await open_page(chromium, chatd, nick="bob", host="127.0.0.1")
     await menu(ann, "bob", "Mute")
-    await ann.tab.until("document.querySelector('#question').open")
+    await ann.tab.until(ASKED)
     await ann.tab.type("hush")
     await ann.tab.press("Enter")
     await bob.line("notice", "you may say nothing")

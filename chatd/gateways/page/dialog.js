@@ -30,17 +30,22 @@ export function confirmed({ title, text, action, fields = [], act }) {
   yes.textContent = action;
   yes.disabled = false;
   fault.textContent = "";
-  form.onsubmit = async (event) => {
+  const submit = async (/** @type {Event} */ event) => {
     event.preventDefault();
     yes.disabled = true;
+    let said = "";
     try {
       await act();
-      dialog.close();
     } catch (error) {
-      fault.textContent = why(error);
+      said = why(error);
     }
+    // Who did not wait for the answer may be at another question.
+    if (form.onsubmit !== submit) return;
     yes.disabled = false;
+    fault.textContent = said;
+    if (!said) dialog.close();
   };
+  form.onsubmit = submit;
   dialog.showModal();
   if (!fields.length) yes.focus();
   return new Promise((resolve) => {
