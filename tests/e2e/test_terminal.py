@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -397,3 +400,63 @@ async def test_nobody_reads_what_it_shows(chatd: ChatdProcess, tmp_path: Path) -
     finally:
         os.close(writer)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+@asynccontextmanager
+async def unread(
+    home: Path, chatd: ChatdProcess, program: client.Chat
+) -> AsyncGenerator[tuple[trio.Process, trio.lowlevel.FdStream]]:
+    """Start a client whose reader stops amid the first line, which ``program`` says."""
+    await program.join("lobby")
+    await program.say("1 ".ljust(16_000, "."))
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    process = await trio.lowlevel.open_process(
+        [*COMMAND, chatd.url, "--nick", "cron", "--history", "1"],
+        stdin=subprocess.PIPE,
+        stdout=writer,
+        env=environ(home),
+    )
+    os.close(writer)
+    async with trio.lowlevel.FdStream(reader) as out:
+        with trio.fail_after(60):
+            try:
+                await trio.lowlevel.wait_readable(reader)
+                yield process, out
+            finally:
+                process.kill()
+                await process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+async def test_a_reader_that_stops_holds_up_no_signal(
+    number: signal.Signals, chatd: ChatdProcess, tmp_path: Path
+) -> None:
+    async with (
+        client.connect(chatd.url, nick="json") as program,
+        unread(tmp_path, chatd, program) as (process, _),
+    ):
+        process.send_signal(number)
+        assert await process.wait() == 128 + number
+
+
+async def test_a_reader_that_stops_misses_nothing(
+    start_chatd: ChatdStarter, tmp_path: Path
+) -> None:
+    chatd = await start_chatd({"limits.messages_burst": "off", "limits.bytes_per_second": "off"})
+    async with (
+        client.connect(chatd.url, nick="json") as program,
+        unread(tmp_path, chatd, program) as (process, out),
+    ):
+        # More than fits into the pipe, the lines that wait and the events that wait together.
+        for number in range(2, 2001):
+            await program.say(f"{number} ".ljust(4000, "."), room="lobby")
+        assert process.stdin is not None
+        await process.stdin.send_all(b"2001 mine\n")
+        await process.stdin.aclose()
+        said = b"".join([data async for data in out]).decode()
+        assert await process.wait() == 0
+    words = [line.split() for line in said.splitlines() if not line.startswith("---")]
+    assert [(word[1], word[3]) for word in words] == [
+        (f"#{number}", str(number)) for number in range(1, 2002)
+    ]

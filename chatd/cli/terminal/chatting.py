@@ -16,7 +16,7 @@ from msgspec import Struct
 from chatd import client
 from chatd.cli.check import say, visible
 from chatd.cli.terminal import sessions
-from chatd.cli.terminal.pipe import Pipe
+from chatd.cli.terminal.pipe import Pipe, open_pipe
 from chatd.cli.terminal.talk import Talk
 from chatd.cli.terminal.verbs import VERBS, carry_out
 from chatd.client.errors import unwrapped
@@ -28,6 +28,8 @@ _TYPED_AHEAD: Final = 100
 """So many lines may wait to be carried out."""
 
 _HINT: Final = "; a token is taken from --token-file, or from CHATD_TOKEN"
+
+_ENDING: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 _LEAVE_SECONDS: Final = 2.0
 """So long what was typed last may take, when it is over."""
@@ -80,7 +82,7 @@ async def _chat(beginning: Beginning, environment: Mapping[str, str], piped: boo
 
         async def end_at_signals() -> None:
             nonlocal code
-            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP) as received:
+            with trio.open_signal_receiver(*_ENDING) as received:
                 code = 128 + await anext(received)
                 nursery.cancel_scope.cancel()
 
@@ -179,8 +181,11 @@ async def _on_terminal(one: client.Chat, beginning: Beginning) -> int:
 
 
 async def _through_pipe(one: client.Chat, beginning: Beginning) -> int:
-    pipe = Pipe(sys.stdin, sys.stdout, sys.stderr)
-    talk = Talk(one, pipe, page=beginning.history)
+    async with open_pipe(sys.stdin, sys.stdout, sys.stderr) as pipe:
+        return await _carry_out_all(pipe, Talk(one, pipe, page=beginning.history), beginning)
+
+
+async def _carry_out_all(pipe: Pipe, talk: Talk, beginning: Beginning) -> int:
     try:
         await talk.enter(beginning.room, quietly=True)
     except client.Refused as refused:
@@ -196,6 +201,7 @@ async def _through_pipe(one: client.Chat, beginning: Beginning) -> int:
 
         nursery.start_soon(hear)
         while True:
+            await pipe.room()
             try:
                 line = await pipe.line()
             except ValueError as error:
@@ -205,8 +211,11 @@ async def _through_pipe(one: client.Chat, beginning: Beginning) -> int:
             if line is None:
                 break
             good = await carry_out(talk, line) and good
-        if talk.last_said is not None:
-            with trio.move_on_after(_LEAVE_SECONDS):
-                await talk.shown(*talk.last_said)
+        while talk.behind():
+            await pipe.written()
+            with trio.move_on_after(_LEAVE_SECONDS) as limit:
+                await talk.changed()
+            if limit.cancelled_caught:
+                break
         nursery.cancel_scope.cancel()
     return 0 if good else 1

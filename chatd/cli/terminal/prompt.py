@@ -69,6 +69,9 @@ class Terminal:
         self._place, self._status = place, text
         self._session.app.invalidate()
 
+    async def room(self) -> None:
+        """Go on: it has room at all times."""
+
     async def run(
         self,
         typed: Callable[[str], None],

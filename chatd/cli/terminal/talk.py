@@ -54,6 +54,9 @@ class Screen(Protocol):
     def status(self, place: str, text: str) -> None:
         """Show where one is, and what goes on, until it is something else."""
 
+    async def room(self) -> None:
+        """Wait until more can be shown."""
+
 
 class _Writer(Struct):
     nick: str
@@ -69,8 +72,7 @@ class Talk:
         self.page = page
         self.room = ""
         """Where one talks, if anywhere."""
-        self.last_said: tuple[str, int] | None = None
-        """The room and the number of what was said last."""
+        self._said: tuple[str, int] | None = None
         self._nicks: dict[str, str] = {}
         self._direct: dict[str, str] = {}
         self._members: dict[str, set[str]] = {}
@@ -173,7 +175,7 @@ class Talk:
         self._update()
         self._named(said.room, room)
         if said.seq is not None:
-            self.last_said = (said.room, said.seq)
+            self._said = (said.room, said.seq)
 
     def drafts(self, text: str) -> None:
         """Note what stands on the line that is being typed."""
@@ -218,11 +220,15 @@ class Talk:
         async for event in self.chat:
             self._heard(event)
             self._update()
+            await self.screen.room()
 
-    async def shown(self, room: str, seq: int) -> None:
-        """Wait until a room is shown up to a number."""
-        while self._newest.get(room, 0) < seq:
-            await self._changed.wait()
+    def behind(self) -> bool:
+        """Tell whether what was said last is still to be shown."""
+        return self._said is not None and self._newest.get(self._said[0], 0) < self._said[1]
+
+    async def changed(self) -> None:
+        """Wait until something happens."""
+        await self._changed.wait()
 
     async def mark(self) -> None:
         """Tell the daemon how far was read, as long as somebody reads."""

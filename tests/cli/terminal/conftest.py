@@ -41,6 +41,9 @@ class Paper:
         self._more.set()
         self._more = trio.Event()
 
+    async def room(self) -> None:
+        await trio.lowlevel.checkpoint()
+
     async def until(self, true: Callable[[], bool]) -> None:
         with trio.fail_after(SECONDS):
             while not true():
