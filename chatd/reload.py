@@ -6,7 +6,6 @@ that need a restart keep the value that is in force, and are named.
 
 from __future__ import annotations
 
-import ssl
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple, TypeAlias
@@ -18,6 +17,7 @@ from chatd.chat.tokens import Keys
 from chatd.logs import Log
 from chatd.settings import Fault, Settings, SettingsError, changed, credentials, merged
 from chatd.systemd import Notifier
+from chatd.wire.tls import ServerContext
 
 __all__ = ["Configuration", "Loaded", "Reload", "fixed", "written"]
 
@@ -28,7 +28,7 @@ class Loaded(NamedTuple):
     """What was loaded of the files that settings name: all there is of that kind."""
 
     keys: Keys
-    tls: ssl.SSLContext | None
+    tls: ServerContext | None
 
 
 Apply: TypeAlias = Callable[[Settings, Loaded | None], None]

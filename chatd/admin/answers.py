@@ -87,6 +87,7 @@ class Status(Struct, frozen=True):
     rooms: int
     by_kind: Sequence[Count]
     http_connections: int
+    certificate_expires: str | None
     queue_bytes: int
     store: Statistics
     epoch: str

@@ -6,6 +6,7 @@ come as a JSON object (POST) or in the query (GET).
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -85,6 +86,9 @@ async def status(control: Control, _: Nothing) -> answers.Status:
             for (transport, protocol), number in sorted(counts.connections.items())
         ],
         http_connections=http.open,
+        certificate_expires=(
+            rfc3339(int(http.expires * 1000)) if http.expires < math.inf else None
+        ),
         queue_bytes=counts.waiting,
         store=chat.journal.statistics(),
         epoch=chat.journal.epoch,

@@ -102,6 +102,8 @@ class Metrics(Collector):
         says = "How many there may be: limits.connections, or what the descriptors allow."
         yield _gauge("http_connections_limit", says, limit)
         yield _counter("http_connections_accepted", "Connections accepted.", http.accepted)
+        says = "When the TLS certificate expires, as a Unix time; +Inf where chatd has none."
+        yield _gauge("tls_certificate_expiration_timestamp_seconds", says, http.expires)
         says = "Connections closed without a word, far above a limit."
         yield _counter("http_connections_turned_away", says, http.turned_away)
         refused = (((str(status),), count) for status, count in http.refused.items())

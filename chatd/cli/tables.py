@@ -50,6 +50,8 @@ def show_status(status: Any) -> None:
         ("store", f"{_size(store['bytes'])}, epoch {status['epoch']}"),
         ("log", f"{log['level']}: {log['lines']} lines, {log['dropped']} dropped"),
     ]
+    if (expires := status["certificate_expires"]) is not None:
+        rows.append(("tls", f"certificate until {expires}"))
     if reload is not None:
         faults = reload["refused"]
         told = "applied" if not faults else f"refused, for {len(faults)} faults"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import ssl
+import math
 import traceback
 from collections import Counter
 from collections.abc import Sequence
@@ -22,6 +22,7 @@ from chatd.wire.preamble import Opened, Preamble, PreambleError
 from chatd.wire.request import Response, refusal
 from chatd.wire.routes import Routes
 from chatd.wire.sweeper import Sweeper
+from chatd.wire.tls import ServerContext
 from chatd.wire.transport import Peer, SocketTransport, Transport
 from chatd.wire.websocket import Handover, WebSocket
 
@@ -39,7 +40,8 @@ class ServerStatistics(Struct, frozen=True):
     """How many there are, and what became of the rest.
 
     ``open`` transports, ``websockets`` among them, ``accepted`` since the start, ``refused``
-    answers by HTTP status, ``turned_away`` without any, bytes ``waiting`` in all outboxes.
+    answers by HTTP status, ``turned_away`` without any, bytes ``waiting`` in all outboxes. The
+    certificate ``expires`` at that Unix time; inf where there is none.
     """
 
     open: int
@@ -48,6 +50,7 @@ class ServerStatistics(Struct, frozen=True):
     refused: dict[int, int]
     turned_away: int
     waiting: int
+    expires: float
 
 
 class Server:
@@ -64,7 +67,7 @@ class Server:
         routes: Routes,
         log: Log,
         *,
-        tls: ssl.SSLContext | None = None,
+        tls: ServerContext | None = None,
         name: str = "c",
     ) -> None:
         self._name = name
@@ -174,6 +177,7 @@ class Server:
             refused=dict(self._refused),
             turned_away=self._turned_away,
             waiting=sum(websocket.outbox.waiting for websocket in self.connections),
+            expires=math.inf if self.tls is None else self.tls.expires,
         )
 
     def _turns_away(self, visit: Visit) -> bool:

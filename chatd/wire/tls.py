@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import ssl
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from chatd.wire.transport import StreamTransport, Transport
 __all__ = [
     "HANDSHAKE",
     "HandshakeError",
+    "ServerContext",
     "TlsError",
     "check_files",
     "shake_hands",
@@ -47,9 +49,16 @@ class HandshakeError(Exception):
     """A peer's handshake failed; the message says why."""
 
 
+class ServerContext(ssl.SSLContext):
+    """A server's context that knows when its certificate expires."""
+
+    expires: float = math.inf
+    """When the first of its chain expires, as a Unix time; inf where that is not known."""
+
+
 def tls_context(
     settings: Settings, environ: Mapping[str, str] = os.environ
-) -> ssl.SSLContext | None:
+) -> ServerContext | None:
     """Load the certificate and its key; None where TLS is off.
 
     Raises TlsError.
@@ -59,7 +68,7 @@ def tls_context(
         return None
     certificate = _readable("certificate_file", tls.certificate_file, environ, "CERTIFICATE")
     key = _readable("key_file", tls.key_file, environ, "PRIVATE KEY")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = ServerContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(_CIPHERS)
     # No client gains by a handshake anew, and each costs us more than it (CVE-2011-1473).
@@ -82,6 +91,7 @@ def tls_context(
     except OSError as error:
         message = f"{certificate} and {key} cannot be read: {error.strerror}"
         raise TlsError("certificate_file", message) from error
+    context.expires = _expires(certificate)
     return context
 
 
@@ -100,6 +110,16 @@ def check_files(settings: Settings, environ: Mapping[str, str] = os.environ) -> 
         return
     except TlsError as error:
         yield Rule([("tls", error.key)], str(error))
+
+
+def _expires(file: Path) -> float:
+    from cryptography import x509  # noqa: PLC0415  what only TLS needs
+
+    try:
+        chain = x509.load_pem_x509_certificates(file.read_bytes())
+    except (OSError, ValueError):
+        return math.inf  # OpenSSL took it, and it takes more than this
+    return min(each.not_valid_after_utc.timestamp() for each in chain)
 
 
 def _readable(key: str, name: str, environ: Mapping[str, str], label: str) -> Path:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 import trio
@@ -14,7 +16,9 @@ from trio.testing import MockClock
 
 from chatd import client
 from chatd.settings import History, Limits, Settings
+from chatd.wire.tls import tls_context
 from tests.admin.administered import Administered, administered
+from tests.wire.certificates import issue
 
 # https://prometheus.io/docs/practices/naming/: base units, and _total for counters.
 UNITS = ("_seconds", "_bytes")
@@ -148,6 +152,19 @@ async def test_no_label_holds_what_a_client_chose(autojump_clock: MockClock) -> 
         await trio.lowlevel.checkpoint()
 
 
+EXPIRES = "chatd_tls_certificate_expiration_timestamp_seconds"
+
+
+async def test_when_the_certificate_in_use_expires(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with administered() as one:
+        for year in (2030, 2031):
+            expires = datetime(year, 1, 1, tzinfo=UTC)
+            one.chat.daemon.server.tls = tls_context(issue(tmp_path, expires=expires))
+            assert value(await families(one), EXPIRES) == expires.timestamp()
+
+
 async def test_what_has_a_limit_stands_beside_it_and_a_reload_moves_it(
     autojump_clock: MockClock,
 ) -> None:
@@ -155,6 +172,7 @@ async def test_what_has_a_limit_stands_beside_it_and_a_reload_moves_it(
         metrics = await families(one)
         assert value(metrics, "chatd_http_connections_limit") == 7
         assert value(metrics, "chatd_store_limit_bytes") == 2 << 30
+        assert value(metrics, EXPIRES) == math.inf
         changed = Settings(limits=Limits(connections=9), history=History(max_bytes="off"))
         one.chat.daemon.apply(changed)
         metrics = await families(one)

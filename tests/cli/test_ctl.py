@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from chatd.daemon import Operated
 from chatd.reload import Configuration
 from chatd.settings import Settings, load
 from chatd.wire.listener import open_listeners
+from chatd.wire.tls import tls_context
 from tests.admin.administered import Administered, administered
+from tests.wire.certificates import issue
 
 
 class Controlled:
@@ -167,6 +170,14 @@ async def test_a_refused_reload_tells_every_fault_with_its_place(
         lines = [" ".join(line) for line in await at.shown("status")]
         assert any(line.endswith("refused, for 2 faults") for line in lines)
         assert any(line.startswith(f"{path}:2:9: limits.rooms") for line in lines)
+
+
+async def test_status_tells_when_the_certificate_expires(control: Control, tmp_path: Path) -> None:
+    async with control() as at:
+        expires = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
+        at.one.chat.daemon.server.tls = tls_context(issue(tmp_path, expires=expires))
+        until = ["tls", "certificate", "until", "2030-01-02T03:04:05.000Z"]
+        assert until in await at.shown("status")
 
 
 # ---- no daemon

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import math
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,31 @@ async def answered(stream: trio.abc.Stream) -> bytes:
 def test_no_certificate_is_no_tls() -> None:
     assert tls_context(settings()) is None
     assert list(check_files(settings())) == []
+
+
+def test_a_certificate_tells_when_it_expires(tmp_path: Path) -> None:
+    soon, later = datetime(2030, 1, 1, tzinfo=UTC), datetime(2031, 1, 1, tzinfo=UTC)
+    context = tls_context(issue(tmp_path, expires=soon))
+    assert context is not None
+    assert context.expires == soon.timestamp()
+    # With another above it, the first to expire is the end of all.
+    file = tmp_path / "certificate.pem"
+    above = file.read_bytes()
+    configured = issue(tmp_path, expires=later)
+    file.write_bytes(file.read_bytes() + above)
+    context = tls_context(configured)
+    assert context is not None
+    assert context.expires == soon.timestamp()
+
+
+def test_a_certificate_whose_end_cannot_be_read_is_taken(tmp_path: Path) -> None:
+    configured = issue(tmp_path)
+    file = tmp_path / "certificate.pem"
+    # With OpenSSL's own notes on whom to trust.
+    file.write_text(file.read_text().replace(" CERTIFICATE-", " TRUSTED CERTIFICATE-"))
+    context = tls_context(configured)
+    assert context is not None
+    assert context.expires == math.inf
 
 
 def test_a_certificate_with_its_key_is_taken(sure: Settings) -> None:
