@@ -18,6 +18,7 @@ from chatd.chat.chat import Chat
 from chatd.chat.connection import Connection
 from chatd.chat.names import Name, nick_name, room_name
 from chatd.chat.sanctions import Kind, Sanction, network_of
+from chatd.chat.users import User
 from chatd.model import BANNED, KICKED, Drop, Put, Refusal
 
 __all__ = ["Deed", "Moderation"]
@@ -195,7 +196,16 @@ class Moderation:
         where = self._room(deed)
         if isinstance(where, Refusal):
             return where
-        return await self._lift("unmute", deed, self._named("mute", deed, where))
+        found = self._named("mute", deed, where)
+        outcome = await self._lift("unmute", deed, found)
+        if isinstance(outcome, Refusal):
+            return outcome
+        still = {one.user for one in self._chat.sanctions.all(["mute"]) if not one.room}
+        place = f" in {where.shown}" if where.fold else ""
+        for muted in {one.user for one in found} - still:
+            if user := self._chat.users.get(muted):
+                self._notice(_here(user), f"you may speak again{place}", deed.reason)
+        return outcome
 
     # ---- rooms
 
@@ -277,8 +287,7 @@ class Moderation:
                 return Target(record.user, record.nick, (), not record.subject)
         else:
             return Refusal("bad_request", "whom? give a nick")
-        here = tuple(each for each in user.connections if isinstance(each, Connection))
-        target = Target(user.id, user.nick.shown, here, not user.subject)
+        target = Target(user.id, user.nick.shown, _here(user), not user.subject)
         if user.id == deed.by:
             return Refusal("bad_request", "that is you yourself")
         if target.op:
@@ -405,6 +414,10 @@ _LOOPBACK: Final[dict[int, ipaddress.IPv4Network | ipaddress.IPv6Network]] = {
     4: ipaddress.IPv4Network("127.0.0.0/8"),
     6: ipaddress.IPv6Network("::1/128"),
 }
+
+
+def _here(user: User) -> tuple[Connection, ...]:
+    return tuple(each for each in user.connections if isinstance(each, Connection))
 
 
 def _until(until: int | None) -> str | None:

@@ -326,8 +326,24 @@ async def test_a_mute_everywhere_and_back(room: Room, root: Client, eve: Client)
     for name in ("lobby", "@root"):
         assert refused(await eve.say("x", name)) == "muted"
     assert refused(await root.do(commands.Unmute(nick="eve"))) is None
+    assert eve.told(events.Notice)[-1].text == "you may speak again"
     assert refused(await eve.say("x")) is None
     assert refused(await root.do(commands.Unmute(nick="eve"))) == "not_found"
+
+
+async def test_a_mute_taken_back_is_told_when_one_may_speak(
+    room: Room, root: Client, eve: Client
+) -> None:
+    for where in (None, "lobby"):
+        await root.do(commands.Mute(nick="eve", room=where))
+    told = len(eve.told(events.Notice))
+    await root.do(commands.Unmute(nick="eve", room="lobby"))
+    assert len(eve.told(events.Notice)) == told  # muted everywhere still
+    await root.do(commands.Mute(nick="eve", room="lobby"))
+    await root.do(commands.Unmute(nick="eve"))
+    await root.do(commands.Unmute(nick="eve", room="lobby", reason="sorry"))
+    texts = [notice.text for notice in eve.told(events.Notice)]
+    assert texts[-2:] == ["you may speak again", "you may speak again in lobby: sorry"]
 
 
 # ---- slow, close

@@ -306,6 +306,7 @@ async def test_words_of_who_is_muted_wait(
     await bob.tab.until(f"{held} === 1")
     await menu(ann, "bob", "Unmute")
     await ann.line("notice", "bob may speak again.")
+    await bob.line("notice", "you may speak again")
     assert "none to be taken back" not in await ann.tab.evaluate(
         "document.querySelector('#log').textContent"
     )
