@@ -4,7 +4,8 @@ Two heads. A room has a committed head, which is the journal's, and a visible he
 ``show`` moves the visible head and takes its snapshot of the subscribers in one step without a
 checkpoint; a join subscribes in the same step in which it reads the visible head at which its page
 ends. So no event is shown twice to anybody, and none is missed. Nothing past the visible head is
-given to anybody by any other way.
+given to anybody by any other way. What is told and not kept has no number: who is still on the way
+to the visible head is told it at once, for no page will bring it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from time import perf_counter
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 import trio
 from msgspec.structs import replace
@@ -73,36 +74,48 @@ class Subscription:
         self.topic.unsubscribe(self)
 
 
+Subscriptions: TypeAlias = dict[Codec, dict[Subscription, None]]
+
+
 class Topic:
     """One room's subscribers and its visible head."""
 
-    __slots__ = ("_subscriptions", "_tail", "_tail_bytes", "name", "room", "visible")
+    __slots__ = ("_behind", "_live", "_tail", "_tail_bytes", "name", "room", "visible")
 
     def __init__(self, room: str, name: str) -> None:
         self.room = room
         self.name = name
         self.visible = 0
-        self._subscriptions: dict[Codec, dict[Subscription, None]] = {}
+        self._live: Subscriptions = {}
+        self._behind: Subscriptions = {}
         self._tail: deque[Event] = deque()
         self._tail_bytes = 0
 
     def __len__(self) -> int:
-        return sum(map(len, self._subscriptions.values()))
+        return sum(len(each) for of in (self._live, self._behind) for each in of.values())
 
-    def subscribe(self, outlet: Outlet, codec: Codec) -> Subscription:
-        """Offer everything that is shown from now on: what lies past the visible head."""
+    def subscribe(self, outlet: Outlet, codec: Codec, *, live: bool = True) -> Subscription:
+        """Offer everything that is told from now on; ``live``, what is shown too.
+
+        What is shown from now on is what lies past the visible head.
+        """
         subscription = Subscription(self, outlet, codec)
-        self._subscriptions.setdefault(codec, {})[subscription] = None
+        subscriptions = self._live if live else self._behind
+        subscriptions.setdefault(codec, {})[subscription] = None
         return subscription
 
+    def follow(self, subscription: Subscription) -> None:
+        """Offer what is shown from now on to one that was not live."""
+        self.unsubscribe(subscription)
+        self._live.setdefault(subscription.codec, {})[subscription] = None
+
     def unsubscribe(self, subscription: Subscription) -> None:
-        subscribers = self._subscriptions.get(subscription.codec)
-        if (
-            subscribers is not None
-            and subscribers.pop(subscription, self) is None
-            and not subscribers
-        ):
-            del self._subscriptions[subscription.codec]
+        for subscriptions in (self._live, self._behind):
+            subscribers = subscriptions.get(subscription.codec, {})
+            if subscription in subscribers:
+                del subscribers[subscription]
+                if not subscribers:
+                    del subscriptions[subscription.codec]
 
     def raise_to(self, seq: int) -> None:
         """Take the store's head for visible, when the topic has just been opened."""
@@ -135,7 +148,7 @@ class Topic:
                 return 0
         self.visible = events[-1].seq
         self._remember(events)
-        snapshot = [(codec, list(live)) for codec, live in self._subscriptions.items()]
+        snapshot = [(codec, list(live)) for codec, live in self._live.items()]
         count = len(events)
         receivers = 0
         slice_ends = perf_counter() + SLICE_SECONDS
@@ -148,7 +161,7 @@ class Topic:
             for start in range(0, len(subscribers), SLICE_SUBSCRIBERS):
                 part = subscribers[start : start + SLICE_SUBSCRIBERS]
                 if paused:
-                    live = self._subscriptions.get(codec, {})
+                    live = self._live.get(codec, {})
                     part = [subscription for subscription in part if subscription in live]
                 for subscription in part:
                     subscription.offer(block, count)
@@ -169,11 +182,11 @@ class Topic:
 
         A slow subscriber goes without it, where it is ``droppable``.
         """
-        for codec, live in self._subscriptions.items():
+        for codec, subscribers in [*self._live.items(), *self._behind.items()]:
             block = codec.encode(self.name, items)
             if not block:
                 continue
-            for subscription in list(live):
+            for subscription in list(subscribers):
                 if subscription not in but:
                     offer = subscription.offer_droppable if droppable else subscription.offer
                     offer(block, len(items))

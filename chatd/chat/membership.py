@@ -48,7 +48,10 @@ class Hearer(Protocol):
 
 
 class Membership:
-    """Live events are heard from ``start`` on, once everything before them has been said."""
+    """Live events are heard from ``start`` on, once everything before them has been said.
+
+    What is told and not kept is heard from the start on.
+    """
 
     __slots__ = (
         "_catching_up",
@@ -77,22 +80,37 @@ class Membership:
     def start(self, position: int) -> None:
         """Say what was shown after ``position``, at the client's pace, and then what is live."""
         self.starts += 1
-        if not self._follow(position):
+        if self.subscription is None:
+            self.subscription = self._told()
+        if not self._follow(self.subscription, position):
             self._catching_up = trio.CancelScope()
-            self._connection.start_soon(partial(self._catch_up, position, self._catching_up))
+            catch_up = partial(self._catch_up, self.subscription, position, self._catching_up)
+            self._connection.start_soon(catch_up)
 
     def stop(self) -> None:
         """Hear nothing more of the room."""
-        self.followed = None
+        self.pause()
         if self.subscription is not None:
             self.subscription.cancel()
             self.subscription = None
+
+    def pause(self) -> None:
+        """Hear only what is told and not kept, until it is started again."""
+        self.followed = None
+        if self.subscription is not None:
+            # A new one, for the old one may be in a fan-out that goes on.
+            self.subscription.cancel()
+            self.subscription = self._told()
         if self._catching_up is not None:
             self._catching_up.cancel()
             self._catching_up = None
 
-    def _follow(self, position: int) -> bool:
-        """Subscribe, if nothing waits and what is missing can be had without waiting.
+    def _told(self) -> Subscription:
+        connection = self._connection
+        return self.room.topic.subscribe(connection.outbox, connection.codec, live=False)
+
+    def _follow(self, subscription: Subscription, position: int) -> bool:
+        """Be live, if nothing waits and what is missing can be had without waiting.
 
         No checkpoint here: the visible head stands still from its reading to the subscription.
         """
@@ -101,17 +119,19 @@ class Membership:
             return False
         if rest:
             connection.outbox.offer(connection.codec.encode(topic.name, rest), len(rest))
-        self.subscription = topic.subscribe(connection.outbox, connection.codec)
+        topic.follow(subscription)
         self.followed = connection.chat.bus.showing
         return True
 
-    async def _catch_up(self, position: int, scope: trio.CancelScope) -> None:
+    async def _catch_up(
+        self, subscription: Subscription, position: int, scope: trio.CancelScope
+    ) -> None:
         connection, topic = self._connection, self.room.topic
         chat = connection.chat
         with scope:
             while True:
                 await connection.outbox.drained()
-                if self._follow(position):
+                if self._follow(subscription, position):
                     self._catching_up = None
                     return
                 queue_bytes = chat.settings.limits.send_queue_bytes

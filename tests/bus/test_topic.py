@@ -93,6 +93,22 @@ async def test_told_events_pass_over_those_named(topic: Topic) -> None:
     assert (mine.got, other.got) == ([], ["ann joined"])
 
 
+async def test_who_is_not_live_is_told_and_not_shown(topic: Topic) -> None:
+    outlet = Outlet()
+    subscription = topic.subscribe(outlet, Codec(), live=False)
+    topic.tell(["ann joined"])
+    assert await topic.show(events(1, 1)) == 0
+    assert (outlet.got, len(topic)) == (["ann joined"], 1)
+    topic.follow(subscription)
+    topic.tell(["bob joined"])
+    assert await topic.show(events(2, 2)) == 1
+    assert (outlet.got, len(topic)) == (["ann joined", "bob joined", 2], 1)
+    subscription.cancel()
+    topic.subscribe(outlet, Codec(), live=False).cancel()
+    topic.tell(["cleo joined"])
+    assert (len(outlet.got), len(topic)) == (3, 0)
+
+
 async def test_who_leaves_during_a_long_fan_out_gets_nothing_more_and_who_returns_no_double(
     topic: Topic, monkeypatch: pytest.MonkeyPatch
 ) -> None:

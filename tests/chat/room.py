@@ -76,6 +76,8 @@ class Client:
 
     async def drained(self) -> None:
         await trio.lowlevel.checkpoint()
+        while self.waiting:
+            await trio.lowlevel.checkpoint()
 
     # the client
     async def do(self, command: commands.Command) -> Any:

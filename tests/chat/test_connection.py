@@ -290,6 +290,60 @@ async def test_joining_again_resumes_without_leaving(room: Room) -> None:
     assert ann.told(events.Joined) == [events.Joined("lobby", "bob", user, op=False)]
 
 
+async def test_who_catches_up_is_told_what_no_page_brings(room: Room) -> None:
+    """A list of members that misses one who came stays wrong for as long as somebody looks."""
+    ann, bob = room.client("ann"), room.client("bob")
+    await ann.join()
+    await ann.say("before")
+    answers: list[Any] = []
+
+    def answered(answer: Any) -> None:
+        answers.append(answer)
+        bob.waiting = 100  # the answer is on its way
+
+    await perform(bob.connection, commands.Join(room="lobby", limit=0), answered)
+    assert [member.nick for member in answers[0].members] == ["ann", "bob"]
+    cleo = room.client("cleo")
+    await cleo.join()
+    await cleo.say("while bob catches up")
+    assert [event.nick for event in bob.told(events.Joined)] == ["cleo"]
+    assert bob.texts() == []
+    bob.waiting = 0
+    await bob.until(lambda: bob.texts() == ["while bob catches up"])
+    # Joined again, it is the same: nothing is missed meanwhile, and nothing told twice.
+    since = Since(answers[0].epoch, 2)
+    await perform(bob.connection, commands.Join(room="lobby", since=since), answered)
+    await cleo.do(commands.Leave(room="lobby"))
+    assert [event.nick for event in bob.told(events.Left)] == ["cleo"]
+    bob.waiting = 0
+    await ann.say("after")
+    await bob.until(lambda: bob.texts() == ["while bob catches up", "after"])
+
+
+async def test_joined_again_amid_a_fan_out_doubles_nothing(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatd.bus.topic.SLICE_SECONDS", -1.0)
+    monkeypatch.setattr("chatd.bus.topic.SLICE_SUBSCRIBERS", 1)
+    ann, bob, cleo = room.client("ann"), room.client("bob"), room.client("cleo")
+    offer = ann.offer
+
+    def amid(block: Any, messages: int = 1, /) -> None:
+        offer(block, messages)
+        if isinstance(block[0], events.Message):
+            membership = bob.connection.member("lobby")
+            assert membership is not None
+            membership.pause()
+            membership.start(0)
+
+    monkeypatch.setattr(ann, "offer", amid)
+    for one in (ann, bob, cleo):
+        await one.join()
+    await ann.say("once")
+    await cleo.until(lambda: cleo.texts() == ["once"])
+    assert bob.texts() == ["once"]
+
+
 class SlowJournal(MemoryJournal):
     """Reads that take a while, as a thread's do: the room goes on meanwhile."""
 

@@ -51,7 +51,7 @@ async def join(connection: Connection, command: commands.Join, answered: Answere
     membership = memberships.get(name.fold)
     if membership is None:
         membership = connection.enter(room)
-    membership.stop()
+    membership.pause()
     try:
         caught = await catch(
             chat.journal,
