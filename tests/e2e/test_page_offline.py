@@ -114,19 +114,19 @@ async def test_an_answer_that_is_lost_doubles_nothing(
     cable = Cable(chatd.port, nursery)
     page = await open_page(chromium, chatd, port=await cable.lay())
     await page.say("before")
-    for number in range(2, 5):
+    for number in range(2, 8, 2):
         cable.deaf = True
         await page.send(f"message {number}")
         await chatd.line("message", seq=number)
         await page.tab.until("document.querySelector('[data-state=sending]')")
         cable.pull()
         await page.tab.until("!document.querySelector('[data-state=sending]')")
-    expected = ["before", *(f"message {number}" for number in range(2, 5))]
+        # Its message may be there before the answer to its join, which must not be lost.
+        await page.say(f"message {number + 1}")
+    expected = ["before", *(f"message {number}" for number in range(2, 8))]
     assert await page.texts() == expected
-    await page.say("after")
-    assert await page.texts() == [*expected, "after"]
     async with client.connect(chatd.url) as program:
-        assert await texts_in(program, "lobby") == [*expected, "after"]
+        assert await texts_in(program, "lobby") == expected
     assert page.faults == []
 
 
@@ -164,7 +164,7 @@ async def test_a_drain_is_told_and_survived(start_chatd: ChatdStarter, chromium:
     await page.tab.until(f"{BANNER}.hidden")
     async with client.connect(second.url, nick="json") as program:
         await program.join("den")
-        await page.line("presence", "json joined")
+        await page.members(await page.nick(), "json")
         await program.say("after")
         await page.shows("before", "after")
     assert await page.rooms() == ["lobby", "den"]

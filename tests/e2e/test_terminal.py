@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -425,7 +426,8 @@ async def unread(
                 yield process, out
             finally:
                 process.kill()
-                await process.wait()
+                with trio.CancelScope(shield=True):
+                    await process.wait()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -448,15 +450,18 @@ async def test_a_reader_that_stops_misses_nothing(
         client.connect(chatd.url, nick="json") as program,
         unread(tmp_path, chatd, program) as (process, out),
     ):
+        say = partial(program.say, room="lobby")
         # More than fits into the pipe, the lines that wait and the events that wait together.
-        for number in range(2, 2001):
-            await program.say(f"{number} ".ljust(4000, "."), room="lobby")
+        for first in range(2, 2001, 100):
+            async with trio.open_nursery() as nursery:
+                for number in range(first, min(first + 100, 2001)):
+                    nursery.start_soon(say, f"{number} ".ljust(4000, "."))
         assert process.stdin is not None
         await process.stdin.send_all(b"2001 mine\n")
         await process.stdin.aclose()
         said = b"".join([data async for data in out]).decode()
         assert await process.wait() == 0
     words = [line.split() for line in said.splitlines() if not line.startswith("---")]
-    assert [(word[1], word[3]) for word in words] == [
-        (f"#{number}", str(number)) for number in range(1, 2002)
-    ]
+    assert [word[1] for word in words] == [f"#{number}" for number in range(1, 2002)]
+    assert sorted(int(word[3]) for word in words) == list(range(1, 2002))
+    assert words[-1][3:] == ["2001", "mine"]
