@@ -10,7 +10,7 @@ called: who was here by a token is kept, and so known after a restart.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any, Final, Protocol
@@ -111,6 +111,11 @@ class User:
     def op(self) -> bool:
         """Whether one of the user's connections is an operator's: what others are shown."""
         return any(connection.op for connection in self.connections)
+
+    def has_read(self, marks: Mapping[str, int]) -> None:
+        """Take in what the store knows of how far the user has read: never back."""
+        for room, seq in marks.items():
+            self.marks[room] = max(seq, self.marks.get(room, 0))
 
     def floods(self, size: int, limits: Limits) -> int:
         """Give the milliseconds until this user may say ``size`` bytes; 0, and they count: now."""
@@ -226,6 +231,7 @@ class Users:
         except Unavailable:
             pass  # nobody is kept out for a nick
         if (user := self._by_id.get(grant.user)) is not None:
+            user.has_read(marks)
             return Came(user, grant)
         kept = None if record is None else record.nick
         nicks = (kept, wanted, grant.nick, grant.user)
@@ -270,6 +276,7 @@ class Users:
         if self._now() - last > self.settings.auth.session_days * DAY_SECONDS * 1000:
             return None
         if user is not None:
+            user.has_read(marks)
             return user
         kept = None if record is None else nick_name(record.nick)
         if isinstance(kept, Name):

@@ -175,6 +175,30 @@ async def test_read_marks_are_the_subjects_own_again(autojump_clock: MockClock) 
         assert (await (await room.subject("ann")).join()).read == 1
 
 
+async def test_read_marks_are_there_for_who_was_here_before_a_restart(
+    autojump_clock: MockClock,
+) -> None:
+    journal = MemoryJournal(now=Wall())
+    async with open_room(SETTINGS, journal, KEYS) as room:
+        ann, bob = await room.subject("ann"), room.client("bob")
+        session = room.chat.users.secret(bob.connection.user)
+        for one in (ann, bob):
+            await one.join()
+        for _ in range(4):
+            await ann.say("hi")
+        for one in (ann, bob):
+            await one.do(commands.Read(room="lobby", seq=3))
+            one.close()
+        await wait_all_tasks_blocked()
+    async with open_room(SETTINGS, journal, KEYS) as room:
+        bob = room.client()
+        await bob.do(commands.Auth(session=session))
+        assert bob.connection.user.nick.shown == "bob"  # held, so it is known since the start
+        for one in (await room.subject("ann"), bob):
+            assert (await one.join()).read == 3
+            assert (await one.do(commands.Read(room="lobby", seq=2))).seq == 3
+
+
 # ---- auth
 
 
