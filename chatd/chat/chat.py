@@ -254,11 +254,12 @@ class Chat:
         live = self.rooms.get(room)
         name = room if live is None else live.name
         rows: dict[Kind, list[Fields]] = {}
-        logs = self.settings.log.messages and self.log.enabled("message")
         for event, speaker in zip(shown, speakers, strict=True):
             if event.kind == "topic" and live is not None:
                 live.about = event.text or ""
-            if not logs:
+            if event.kind == "message" and not self.settings.log.messages:
+                continue
+            if not self.log.enabled(event.kind):
                 continue
             row: Fields = {
                 "room": name,

@@ -381,6 +381,8 @@ class Moderation:
         close = KICKED if how == "kicked" else BANNED
         for connection in list(connections):
             if not where.fold:
+                for place in list(connection.memberships.values()):
+                    connection.exit(place, how)
                 connection.end(close, reason)
             elif membership := connection.memberships.get(where.fold):
                 connection.put_out(membership, how)

@@ -90,14 +90,17 @@ class Room:
         return RoomEntry(self.name, len(self.members), self.topic.visible, self.about)
 
     def slowed(self, user: User, seconds: float) -> int:
-        """Give the milliseconds until a user may speak in slow mode; 0, and it counts: now."""
+        """Give the milliseconds until a user may speak in slow mode."""
         now = trio.current_time()
         while self._spoke and next(iter(self._spoke.values())) + seconds <= now:
             del self._spoke[next(iter(self._spoke))]
         if (last := self._spoke.get(user.id)) is not None:
             return math.ceil((last + seconds - now) * 1000)
-        self._spoke[user.id] = now
         return 0
+
+    def spoke(self, user: User) -> None:
+        """Note that a user says something in slow mode now."""
+        self._spoke[user.id] = trio.current_time()
 
     # ---- coming and going
 

@@ -190,24 +190,27 @@ class TextGateway:
         await self._perform(commands.History(room=self._room, limit=limit, messages=True))
 
     async def _move(self, room: str) -> None:
-        """Go to another room. Left first, so that nothing of the old one follows the greeting."""
-        if isinstance(name := room_name(room), Refusal):
-            self._connection.tell(_notice(name))
-            return
-        before = self._room
-        connection = self._connection
-        if connection.member(before) is not None and name.fold not in connection.memberships:
+        """Go to another room; where that is refused, stay."""
+        connection, before = self._connection, self._room
+        if self._chat.settings.limits.rooms_per_client == 1 and connection.joined:
+            # No room for both, if only for a moment.
             await self._perform(commands.Leave(room=before))
+        else:
+            # What was said before is seen before the greeting.
+            await connection.settled()
         if (refusal := await self._join(room, [])) is not None:
-            self._connection.tell(_notice(refusal))
-            await self._perform(commands.Join(room=before, limit=0))
+            connection.tell(_notice(refusal))
+            if not connection.joined:
+                await self._perform(commands.Join(room=before, limit=0))
 
     async def _join(self, room: str, notices: Sequence[events.Notice]) -> Refusal | None:
+        if isinstance(name := room_name(room), Refusal):
+            return name
         refusals: list[Refusal] = []
 
         def answered(answer: commands.Answer | Refusal) -> None:
             if isinstance(answer, commands.Joined):
-                self._room = answer.room
+                self._enter(answer.room)
                 self._greet(answer, notices)
             elif isinstance(answer, Refusal):
                 refusals.append(answer)
@@ -215,6 +218,14 @@ class TextGateway:
         join = commands.Join(room=room, limit=self._backlog(), messages=True)
         await perform(self._connection, join, answered)
         return refusals[0] if refusals else None
+
+    def _enter(self, room: str) -> None:
+        """Talk in a room from now on, and be in no other: nothing of that follows the greeting."""
+        connection = self._connection
+        before = connection.member(self._room)
+        if before is not None and before is not connection.member(room):
+            connection.exit(before)
+        self._room = room
 
     def _backlog(self) -> int:
         wanted = self._websocket.request.query.get("backlog", "")

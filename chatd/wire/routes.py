@@ -46,8 +46,10 @@ class Routes:
             handler = methods.get(ANY)
         if handler is not None:
             return handler
-        allowed = sorted({*methods, *(["HEAD"] if "GET" in methods else [])} - {WEBSOCKET})
-        if not allowed or (method == "GET" and WEBSOCKET in methods):
+        if method in ("GET", "HEAD") and WEBSOCKET in methods:
             upgrade = (("Upgrade", "websocket"), ("Connection", "Upgrade"))
             return refusal(426, "WebSocket is spoken here.", upgrade)
-        return refusal(405, "Not this way.", [("Allow", ", ".join(allowed))])
+        allowed = {"GET" if each == WEBSOCKET else each for each in methods}
+        if "GET" in methods:
+            allowed.add("HEAD")
+        return refusal(405, "Not this way.", [("Allow", ", ".join(sorted(allowed)))])

@@ -19,6 +19,7 @@ from chatd.journal import Unavailable
 from chatd.journal.memory import MemoryJournal
 from chatd.journal.retention import Retention
 from chatd.model import Event, Operation, Outcome
+from chatd.settings import Log as LogSettings
 from chatd.settings import Settings
 from tests.chat.room import Room, Wall, open_room, refused
 
@@ -299,7 +300,7 @@ async def test_who_catches_up_is_told_what_no_page_brings(room: Room) -> None:
 
     def answered(answer: Any) -> None:
         answers.append(answer)
-        bob.waiting = 100  # the answer is on its way
+        bob.stall()  # the answer is on its way
 
     await perform(bob.connection, commands.Join(room="lobby", limit=0), answered)
     assert [member.nick for member in answers[0].members] == ["ann", "bob"]
@@ -308,14 +309,14 @@ async def test_who_catches_up_is_told_what_no_page_brings(room: Room) -> None:
     await cleo.say("while bob catches up")
     assert [event.nick for event in bob.told(events.Joined)] == ["cleo"]
     assert bob.texts() == []
-    bob.waiting = 0
+    bob.read_on()
     await bob.until(lambda: bob.texts() == ["while bob catches up"])
     # Joined again, it is the same: nothing is missed meanwhile, and nothing told twice.
     since = Since(answers[0].epoch, 2)
     await perform(bob.connection, commands.Join(room="lobby", since=since), answered)
     await cleo.do(commands.Leave(room="lobby"))
     assert [event.nick for event in bob.told(events.Left)] == ["cleo"]
-    bob.waiting = 0
+    bob.read_on()
     await ann.say("after")
     await bob.until(lambda: bob.texts() == ["while bob catches up", "after"])
 
@@ -552,6 +553,22 @@ async def test_what_a_client_has_unanswered_is_bounded(
     assert scope.cancelled_caught
     await trio.testing.wait_all_tasks_blocked()
     assert len(answers) == 3
+
+
+async def test_the_log_has_what_is_done_to_messages_where_it_has_not_them() -> None:
+    async with open_room(Settings(log=LogSettings(messages=False))) as room:
+        ann = room.client("ann")
+        await ann.join()
+        for number in (1, 2):
+            await ann.say(str(number))
+        await ann.do(commands.Edit(room="lobby", seq=1, text="new"))
+        await ann.do(commands.Delete(room="lobby", seq=2))
+        await ann.until(lambda: ann.told(events.Deleted))
+        names = [name for name, _ in room.log.records]
+        assert [name for name in names if name in ("message", "edit", "delete")] == [
+            "edit",
+            "delete",
+        ]
 
 
 async def test_the_log_has_connect_message_and_disconnect(room: Room) -> None:

@@ -16,7 +16,7 @@ from chatd.chat.moderation import Deed, Moderation
 from chatd.chat.sanctions import Sanction, Sanctions, network_of
 from chatd.chat.tokens import Keys, new_key, read_key
 from chatd.journal.memory import MemoryJournal
-from chatd.model import BANNED, KICKED, Refusal
+from chatd.model import BANNED, KICKED, Close, Refusal
 from chatd.settings import Auth, Chat, Http, Settings
 from tests.chat.room import Client, Room, Wall, open_room, refused
 
@@ -108,10 +108,21 @@ async def test_a_kick_from_a_room(room: Room, root: Client, eve: Client) -> None
     assert refused(await eve.join()) is None
 
 
-async def test_a_kick_from_the_chat_closes(root: Client, eve: Client) -> None:
-    await root.do(commands.Kick(nick="eve", reason="bye"))
-    assert eve.closed == [(KICKED, "bye")]
+@pytest.mark.parametrize(
+    ("act", "close", "how"),
+    [(commands.Kick, KICKED, "kicked"), (commands.Ban, BANNED, "banned")],
+)
+async def test_who_is_put_out_of_the_chat_is_gone_at_once(
+    root: Client, eve: Client, act: type[commands.Kick | commands.Ban], close: Close, how: str
+) -> None:
+    await root.do(act(nick="eve", reason="bye"))
+    assert eve.closed == [(close, "bye")]
     assert root.closed == []
+    assert [(left.nick, left.reason) for left in root.told(events.Left)] == [("eve", how)]
+    members = (await root.do(commands.Who(room="lobby"))).members
+    assert [member.nick for member in members] == ["root"]
+    eve.close()
+    assert len(root.told(events.Left)) == 1
 
 
 @pytest.mark.parametrize(
@@ -365,6 +376,17 @@ async def test_slow_mode(room: Room, root: Client, eve: Client, autojump_clock: 
     await root.do(commands.Slow(room="lobby", seconds=0))
     assert refused(await eve.say("three")) is None
     assert refused(await root.do(commands.Slow(room="lobby", seconds=-1))) == "bad_request"
+
+
+async def test_what_slow_mode_refuses_costs_nothing_else(
+    room: Room, root: Client, eve: Client, autojump_clock: MockClock
+) -> None:
+    await root.do(commands.Slow(room="lobby", seconds=60))
+    await eve.say("one")
+    for _ in range(50):
+        assert (await eve.say("more")).message == "the room is in slow mode"
+    await eve.join("den")
+    assert refused(await eve.say("elsewhere", "den")) is None
 
 
 async def test_a_closed_room(

@@ -356,6 +356,36 @@ async def test_join_of_a_room_that_cannot_be_stays(autojump_clock: MockClock) ->
         assert (await bob.next("message")).text == "still here"
 
 
+async def test_a_join_that_is_refused_is_seen_by_nobody(autojump_clock: MockClock) -> None:
+    limits = Limits(requests_per_second=1, requests_burst=3)
+    async with open_chat(Settings(limits=limits)) as chat:
+        ann = await json_user(chat, "ann")
+        bob = await chat.client("bob", "text")
+        assert (await ann.event())["on"] == "joined"
+        answers = [await typed(bob, "/who") for _ in range(4)]
+        assert answers[-1].startswith("that is asked too often")
+        assert (await typed(bob, "/join den")).startswith("that is asked too often")
+        await bob.say("still here")
+        assert (await ann.event())["text"] == "still here"
+
+
+async def test_a_client_with_room_for_one_changes_it(autojump_clock: MockClock) -> None:
+    settings = Settings(limits=Limits(rooms_per_client=1), chat=ChatSettings(create_rooms=False))
+    async with open_chat(settings) as chat:
+        bob = await chat.client("bob", "text")
+        assert await typed(bob, "/join other") == "there is no room other"
+        await bob.say("still here")
+        assert (await bob.next("message")).text == "still here"
+
+
+async def test_no_room_of_two_is_talked_in_all_the_time(
+    chat: Harness, autojump_clock: MockClock
+) -> None:
+    await chat.client("ann")
+    bob = await speak_text(chat, "/ws?nick=bob&room=%40ann")
+    assert (await hear(bob, 2))[0] == "Hello, I am chatd. You are bob in #lobby."
+
+
 async def test_quit(chat: Harness, autojump_clock: MockClock) -> None:
     ann = await speak_text(chat)
     await ann.hear()

@@ -59,7 +59,7 @@ def test_what_is_there_is_found(method: str, path: str, found: object) -> None:
         ("HEAD", "/post", 405, "DELETE, POST"),
         (WEBSOCKET, "/post", 405, "DELETE, POST"),
         ("GET", "/ws", 426, None),
-        ("POST", "/ws", 426, None),
+        ("POST", "/ws", 405, "GET"),
     ],
 )
 def test_what_is_not_there_is_said(method: str, path: str, status: int, allow: str | None) -> None:

@@ -12,7 +12,6 @@ from chatd.chat.credentials import is_kept
 from chatd.chat.direct import DIRECT, place
 from chatd.chat.membership import Membership
 from chatd.chat.rights import refusal_to_set_topic, refusal_to_write
-from chatd.chat.rooms import Room
 from chatd.model import Outcome, Post, Put, Receipt, Record, Refusal
 
 __all__ = ["delete", "edit", "say", "topic"]
@@ -30,6 +29,7 @@ _CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 async def say(connection: Connection, command: commands.Say, answered: Answered) -> None:
     """Say a text: committed first, then answered, then shown to everybody."""
+    chat = connection.chat
     membership = await place(connection, command.room)
     if isinstance(membership, Refusal):
         answered(membership)
@@ -38,13 +38,17 @@ async def say(connection: Connection, command: commands.Say, answered: Answered)
         answered(refusal)
         return
     text = command.text.replace("\r\n", "\n")
-    if refusal := _may_say(connection, text, command.key, command.reply_to):
+    room, user = membership.room, connection.user
+    slow = None if connection.op else chat.sanctions.get("slow", room.topic.room, "")
+    refusal = _unsound(connection, text, command.key, command.reply_to)
+    if refusal is None and slow and (wait := room.slowed(user, slow.seconds)):
+        refusal = Refusal("rate_limited", "the room is in slow mode", wait)
+    # What is refused spends nothing.
+    if refusal := refusal or _flood(connection, len(text.encode())):
         answered(refusal)
         return
-    room, user = membership.room, connection.user
-    if wait := _slowed(connection, room):
-        answered(Refusal("rate_limited", "the room is in slow mode", wait))
-        return
+    if slow:
+        room.spoke(user)
     if room.direct and not is_kept(room.name):
         _tell(connection, membership, text, answered)
         return
@@ -74,7 +78,7 @@ def _listed(outcome: Outcome) -> None:
     """
 
 
-def _may_say(
+def _unsound(
     connection: Connection, text: str, key: str | None = None, reply_to: int | None = None
 ) -> Refusal | None:
     limits = connection.chat.settings.limits
@@ -87,15 +91,7 @@ def _may_say(
         return Refusal("bad_request", f"a key has 1 to {KEY_BYTES} bytes")
     if reply_to is not None and not 1 <= reply_to <= MOST_SEQ:
         return Refusal("bad_request", "reply_to is the number of a message")
-    return _flood(connection, size)
-
-
-def _slowed(connection: Connection, room: Room) -> int:
-    """Give the milliseconds that a room's slow mode has somebody wait; 0: none, and it counts."""
-    slow = connection.chat.sanctions.get("slow", room.topic.room, "")
-    if slow is None or connection.op:
-        return 0
-    return room.slowed(connection.user, slow.seconds)
+    return None
 
 
 def _flood(connection: Connection, size: int) -> Refusal | None:
@@ -143,13 +139,12 @@ def _said(connection: Connection, room: str, answered: Answered, outcome: Outcom
 async def edit(connection: Connection, command: commands.Edit, answered: Answered) -> None:
     """Give a message another text. That it is one's own is checked where it is committed."""
     text = command.text.replace("\r\n", "\n")
-    refusal = _may_say(connection, text)
-    await _change(connection, command, "edit", text, refusal, answered)
+    await _change(connection, command, "edit", text, _unsound(connection, text), answered)
 
 
 async def delete(connection: Connection, command: commands.Delete, answered: Answered) -> None:
     """Take a message away. That one may is checked where it is committed."""
-    await _change(connection, command, "delete", None, _flood(connection, 0), answered)
+    await _change(connection, command, "delete", None, None, answered)
 
 
 async def _change(
@@ -167,7 +162,7 @@ async def _change(
         answered(right)
     elif not 1 <= command.seq <= MOST_SEQ:
         answered(Refusal("bad_request", "seq is the number of a message"))
-    elif refusal is not None:
+    elif refusal := refusal or _flood(connection, len((text or "").encode())):
         answered(refusal)
     else:
         room, user = membership.room, connection.user

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Final, TextIO
 
 import trio
@@ -35,15 +35,9 @@ async def open_pipe(
     pipe = Pipe(reader, out, err)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(pipe.write)
-        try:
+        async with aclosing(pipe):
             yield pipe
-        finally:
-            try:
-                await pipe.written()
-            finally:
-                with trio.move_on_after(_LAST_SECONDS, shield=True):
-                    await pipe.written()
-                nursery.cancel_scope.cancel()
+        nursery.cancel_scope.cancel()
 
 
 class Pipe:
@@ -75,6 +69,14 @@ class Pipe:
         """Wait until what was shown is written, as far as that can be done."""
         while self._waiting or self._writes:
             await self._changed.wait()
+
+    async def aclose(self) -> None:
+        """Wait until all is written; cancelled, only for a moment more."""
+        try:
+            await self.written()
+        finally:
+            with trio.move_on_after(_LAST_SECONDS, shield=True):
+                await self.written()
 
     async def write(self) -> None:
         """Write what is shown, until cancelled. Raises OSError."""
