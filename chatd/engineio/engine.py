@@ -6,6 +6,7 @@ clients and the official suites tell their outcomes apart.
 
 from __future__ import annotations
 
+import re
 import secrets
 import traceback
 from collections import deque
@@ -44,6 +45,8 @@ What it returns gets the messages. None: they wait for ``async for`` on the sess
 # 120 random bits, in 20 characters as Node's has them: who knows an id is the client.
 _ID_BYTES: Final = 15
 _REVISIONS: Final[dict[str | None, Revision]] = {"4": 4, "3": 3}
+# What can stand in no field of a header, as Node has it.
+_NO_ORIGIN: Final = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
 
 
 class EngineStatistics(Struct, frozen=True):
@@ -218,6 +221,8 @@ class Engine:
         transport = query.get("transport")
         if transport not in self.options.transports:
             raise _Failed(0)
+        if _NO_ORIGIN.search(request.header("origin") or ""):
+            raise _Failed(3)
         sid = query.get("sid")
         if sid:
             session = self.sessions.get(sid)
@@ -227,7 +232,7 @@ class Engine:
                 raise _Failed(3)
             if not upgrade and session.transport != "polling":
                 raise _Failed(3)
-            if _REVISIONS.get(query.get("EIO")) != session.revision:
+            if "EIO" in query and _REVISIONS.get(query["EIO"]) != session.revision:
                 raise _Failed(3)
             return session
         if request.method != "GET":
@@ -236,12 +241,15 @@ class Engine:
             raise _Failed(3)
         return None
 
-    async def _admitted(self, request: Request) -> Revision:
-        """Check who would open a session; give the revision that it speaks."""
+    async def _asked(self, request: Request) -> None:
+        """Ask the application about who would open a session."""
         if self.options.allow_request is not None:
             words = await self.options.allow_request(request)
             if words is not None:
                 raise _Failed(4, words)
+
+    def _admitted(self, request: Request) -> Revision:
+        """Check whether a session can be opened; give the revision that it speaks."""
         revision = _REVISIONS.get(request.query.get("EIO"))
         if revision is None or (revision == 3 and not self.options.allow_eio3):
             raise _Failed(5)
@@ -279,7 +287,8 @@ class Engine:
         return response
 
     async def _greeted(self, request: Request) -> Response:
-        revision = await self._admitted(request)
+        await self._asked(request)
+        revision = self._admitted(request)
         # The connection's own part of a request is not for the session to keep.
         request.release()
         session, greeting = self._open(request, revision, None)
@@ -297,11 +306,13 @@ class Engine:
     async def _websocket(self, request: Request) -> Response | Upgrade:
         try:
             session = self._verified(request, upgrade=True)
+            if session is None:
+                await self._asked(request)
             if not cors.allowed(request, self.options):
                 self._note_origin(request)
                 raise _Failed(4)
             if session is None:
-                opening = self._opener(await self._admitted(request))
+                opening = self._opener(self._admitted(request))
             elif self.options.allow_upgrades:
                 opening = self._upgrader(session)
             else:
@@ -310,6 +321,8 @@ class Engine:
             # A browser shows none of it; Node's form, for those who look.
             words = failed.words or polling.FAILURES[failed.code]
             return Response(400, words.encode(), "text/html")
+        except Refused as refused:
+            return refused.response
         return Upgrade(
             None,
             opening,

@@ -38,6 +38,9 @@ __all__ = ["PATH", "SocketIoCodec", "SocketIoGateway"]
 
 PATH: Final = "/socket.io/"
 
+_NAME_CHARACTERS: Final = 64
+"""So much of an unknown event's name is said back."""
+
 _CLOSES: Final[dict[str, Close]] = {
     **{str(reason): close for reason, close in CLOSES.items()},
     # Without a DISCONNECT before it: nobody said goodbye.
@@ -158,9 +161,12 @@ class SocketIoGateway:
         self.io.on("connect", self._connect)
         self.io.on("disconnect", self._disconnect)
         self.io.on("chat message", self._chat_message, ack=True)
+        self._names = {"chat message"}
         for command in RULES:
             name = str(command.__struct_config__.tag)
+            self._names.add(name)
             self.io.on(name, partial(self._command, command, name), ack=True)
+        self.io.on_any(self._unknown, ack=True)
 
     def _recovery(self) -> Recovery | None:
         seconds = self._chat.settings.engineio.recovery_seconds
@@ -321,6 +327,11 @@ class SocketIoGateway:
         *given, ack = args
         await self._clients[socket].perform(kind, name, given[0] if given else {}, ack)
 
+    def _unknown(self, socket: Socket, event: str, *args: Any) -> None:
+        if event not in self._names:
+            *_, ack = args
+            self._clients[socket].refuse("there is no such command", event[:_NAME_CHARACTERS], ack)
+
 
 class _Client:
     """One socket and its place in the chat."""
@@ -413,17 +424,23 @@ class _Client:
 
     async def perform(self, kind: type[commands.Command], name: str, fields: Any, ack: Ack) -> None:
         """Carry out a command whose fields are as they came."""
-        answered = partial(_acknowledge, ack) if ack.wanted else self._noticed(name)
         try:
             command = msgspec.convert(fields, kind)
         except msgspec.ValidationError as error:
-            self.connection.chat.refusals["bad_request"] += 1
-            answered(Refusal("bad_request", f"this is no {name}: {error}"))
+            self.refuse(f"this is no {name}: {error}", name, ack)
         else:
             nobody = not self.connection.known
-            await perform(self.connection, command, answered)
+            await perform(self.connection, command, self._answered(name, ack))
             if nobody and self.connection.known:
                 await self._enter()
+
+    def refuse(self, why: str, name: str, ack: Ack) -> None:
+        """Answer what is no command."""
+        self.connection.chat.refusals["bad_request"] += 1
+        self._answered(name, ack)(Refusal("bad_request", why))
+
+    def _answered(self, name: str, ack: Ack) -> Callable[[commands.Answer | Refusal], None]:
+        return partial(_acknowledge, ack) if ack.wanted else self._noticed(name)
 
     def _noticed(self, name: str) -> Callable[[commands.Answer | Refusal], None]:
         def answered(answer: commands.Answer | Refusal) -> None:

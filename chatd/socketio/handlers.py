@@ -78,7 +78,7 @@ class Handlers:
     def __init__(self) -> None:
         self._life: dict[str, list[Handler]] = {}
         self._named: dict[str, list[tuple[Handler, bool]]] = {}
-        self._any: list[Handler] = []
+        self._any: list[tuple[Handler, bool]] = []
         # Middleware: what a socket passes before it is let in, and what each event passes.
         self.middleware: list[Handler] = []
         self.on_events: list[Handler] = []
@@ -99,8 +99,8 @@ class Handlers:
         else:
             self._named.setdefault(event, []).append((handler, ack))
 
-    def add_any(self, handler: Handler) -> None:
-        self._any.append(handler)
+    def add_any(self, handler: Handler, *, ack: bool) -> None:
+        self._any.append((handler, ack))
 
     async def life(self, event: str, socket: Any, *args: Any) -> None:
         """Run what is registered for ``connect`` or ``disconnect``. Raises what that raises."""
@@ -109,8 +109,8 @@ class Handlers:
 
     async def event(self, socket: Any, event: str, args: Sequence[Any], ack: Ack) -> None:
         """Run an event's handlers, the catch-alls first. Raises what they raise."""
-        for handler in tuple(self._any):
-            await call(handler, socket, event, *args)
+        for handler, wants_ack in tuple(self._any):
+            await call(handler, socket, event, *args, *([ack] if wants_ack else []))
         for handler, wants_ack in tuple(self._named.get(event, ())):
             if wants_ack:
                 await call(handler, socket, *args, ack)
@@ -154,12 +154,13 @@ class Listening:
 
         return register
 
-    def on_any(self, handler: H) -> H:
+    def on_any(self, handler: H, /, *, ack: bool = False) -> H:
         """Register a handler of every event, run before its own: ``handler(socket, event, *args)``.
 
-        What it returns means nothing.
+        What it returns means nothing. With ``ack=True`` it is given ``ack(*args)`` as its last
+        argument, to call for events that have no handler of their own.
         """
-        self._handlers.add_any(handler)
+        self._handlers.add_any(handler, ack=ack)
         return handler
 
     def use(self, middleware: H) -> H:

@@ -145,7 +145,22 @@ async def test_revision_3_is_taken_only_when_it_says_so() -> None:
 async def test_a_session_keeps_its_revision() -> None:
     async with serve(allow_eio3=True) as served:
         poller = await served.poller()
-        status, _, body = await served.ask("GET", f"EIO=3&transport=polling&sid={poller.sid}")
+        for version in ("EIO=3&", "EIO=5&", "EIO=&"):
+            answer = await served.ask("GET", f"{version}transport=polling&sid={poller.sid}")
+            assert (answer[0], json.loads(answer[2])["code"]) == (400, 3)
+        # Said once it need not be said again.
+        assert (await served.ask("POST", f"transport=polling&sid={poller.sid}", body=b"4x"))[
+            0
+        ] == 200
+
+
+@pytest.mark.parametrize("origin", ["http://a\x01b", "http://\x7f"])
+async def test_an_origin_that_cannot_be_one_is_refused(origin: str) -> None:
+    async with serve(cors_origins=["*"]) as served:
+        request = f"GET /engine.io/?{OPEN} HTTP/1.1\r\nHost: localhost\r\nOrigin: {origin}\r\n\r\n"
+        client = served.dial()
+        await client.send(request.encode())
+        status, _, body = await client.answer()
         assert (status, json.loads(body)["code"]) == (400, 3)
 
 

@@ -161,11 +161,18 @@ async def test_a_refusal_is_acknowledged_or_noticed(
     assert notice["text"]
 
 
-async def test_events_nobody_knows_are_nothing(chat: Harness, autojump_clock: MockClock) -> None:
+async def test_an_event_that_is_no_command_is_refused(
+    chat: Harness, autojump_clock: MockClock
+) -> None:
     client = await come(chat)
     await client.event()
-    await client.emit("__proto__", {"x": 1})
-    await client.emit("made up")
+    for event in ("__proto__", "made up", "x" * 10_000):
+        answer = await client.call(event, {"x": 1})
+        assert answer["error"]["code"] == "bad_request"
+        await client.emit(event)
+        name, notice = await client.event()
+        told = (name, notice["do"], notice["code"], notice["text"])
+        assert told == ("notice", event[:64], "bad_request", answer["error"]["message"])
     assert (await client.call("chat message", "still here"))["ok"]["seq"] == 1
 
 
@@ -248,7 +255,9 @@ async def test_a_foreign_page_is_refused_before_any_session_stands(
     origin = {"Origin": "https://evil.example"}
     client = SocketIo(await chat.dial())
     await client.send(handshake(TARGET.format(revision=4), origin))
-    assert (await client.answer())[0] in (400, 403)
+    status, _, body = await client.answer()
+    assert status == 403
+    assert b"http.origins" in body
     poll = SocketIo(await chat.dial())
     request = "GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: localhost\r\n"
     await poll.send(f"{request}Origin: {origin['Origin']}\r\n\r\n".encode())
@@ -257,7 +266,8 @@ async def test_a_foreign_page_is_refused_before_any_session_stands(
     assert b"http.origins" in body
     assert "access-control-allow-origin" not in headers
     assert chat.daemon.socketio.io.engine.statistics().opened == 0
-    assert [line["setting"] for line in chat.logged("refused")][-1] == "http.origins"
+    refused = [(line["status"], line["setting"]) for line in chat.logged("refused")]
+    assert refused == [(403, "http.origins")] * 2
 
 
 async def test_whose_connection_is_lost_is_told_as_lost_and_logged(
