@@ -264,10 +264,16 @@ class Session:
 
     # Its end
 
-    def end(self, reason: Reason = "forced close", close: Close | None = None) -> None:
+    def end(
+        self,
+        reason: Reason = "forced close",
+        close: Close | None = None,
+        words: str | None = None,
+    ) -> None:
         """End the session; the first reason stands. Returns at once, and never raises.
 
-        ``close`` is what a WebSocket is closed with, where it is to be another than the reason's.
+        ``close`` is what a WebSocket is closed with, where it is to be another than the reason's;
+        ``words`` are those of its Close frame, else the close's own.
         """
         if self.reason is not None:
             return
@@ -275,7 +281,7 @@ class Session:
         self._wire_offer = None
         websocket = self._websocket
         if websocket is not None:
-            websocket.end(close or CLOSES[reason], None if close else reason)
+            websocket.end(close or CLOSES[reason], words if close else reason)
         seconds = self._owner.options.close_timeout
         if reason == "transport close" and websocket is None:
             # Who said goodbye needs no goodbye, nor what waits.

@@ -280,11 +280,10 @@ class SocketIoGateway:
             return
         client.closing = close, reason
         client.connection.tell(self._chat.bye(close, reason))
-        if close.reconnect:
-            socket.session.end("forced close")
-        else:
+        if not close.reconnect:
             # With a DISCONNECT before the close they stay away.
-            socket.disconnect(close=True)
+            socket.disconnect()
+        socket.session.end("forced close", close, reason or None)
 
     def _disconnect(self, socket: Socket, reason: str) -> None:
         client = self._clients.pop(socket, None)

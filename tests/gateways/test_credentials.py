@@ -340,6 +340,7 @@ async def test_socketio_without_a_token_is_sent_away_in_time(
     name, bye = await client.event()
     assert (name, bye["code"], bye["reconnect"]) == ("bye", 4502, False)
     assert await client.packet() == "1"  # so that they stay away
+    assert await client.closed() == (4502, bye["reason"])
     await chat.settled()
     assert chat.logged("disconnect")[0]["code"] == 4502
 
