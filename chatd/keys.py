@@ -550,6 +550,15 @@ class Limits(Struct, frozen=True, kw_only=True):
     rooms_per_client: Annotated[
         int, Meta(ge=1, le=10_000, description="How many rooms a client may be in at a time.")
     ] = 50
+    sessions: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="How many Socket.IO clients there may be at a time. Who polls has no"
+            " connection between two polls, so limits.connections does not bound these.",
+        ),
+    ] = 20_000
 
 
 class WebSocket(Struct, frozen=True, kw_only=True):

@@ -289,6 +289,11 @@ async def opened(live: Live) -> object:
     return [told[name] for name in ("pingInterval", "pingTimeout", "maxPayload")]
 
 
+async def another_session(live: Live) -> object:
+    await live.get("/socket.io/?EIO=4&transport=polling")
+    return (await live.get("/socket.io/?EIO=4&transport=polling"))[0]
+
+
 async def old_clients(live: Live) -> object:
     return (await live.get("/socket.io/?EIO=3&transport=polling"))[0]
 
@@ -443,6 +448,7 @@ LIVE: Final = {
     "limits.presence_members": Case(who_came, 0, True, False),
     "limits.rooms": Case(new_room, 1, None, "forbidden"),
     "limits.rooms_per_client": Case(second_room, 1, None, "forbidden"),
+    "limits.sessions": Case(another_session, 1, 200, 503),
     "websocket.max_message_bytes": Case(long_message, 1024, None, 1009),
     "websocket.ping_interval_seconds": Case(silence, 22, (25, 20), (22, 20)),
     "websocket.ping_timeout_seconds": Case(silence, 7, (25, 20), (25, 7)),

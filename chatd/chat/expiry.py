@@ -64,6 +64,7 @@ class Expiry:
             return now + min(left - self._notice, LOOK_SECONDS)
         if not self._told:
             self._told = True
-            text = f"your token expires in {left:.0f} seconds; give a new one by auth"
+            when = "a second" if left < 1.5 else f"{left:.0f} seconds"
+            text = f"your token expires in {when}; give a new one by auth"
             self._bearer.tell(events.Notice(text, do="auth"))
         return now + min(left, LOOK_SECONDS)

@@ -115,7 +115,7 @@ def _tuning(settings: Settings) -> _Tuning:
         "upgrade_timeout": options.upgrade_timeout_seconds,
         "connect_timeout": options.connect_timeout_seconds,
         "max_payload": options.max_payload_bytes,
-        "max_sessions": settings.limits.connections,
+        "max_sessions": settings.limits.sessions,
         "send_queue_bytes": settings.limits.send_queue_bytes,
         "allow_eio3": options.allow_eio3,
     }

@@ -116,8 +116,8 @@ class TextGateway:
             self._websocket.end(UNSUPPORTED, "plain text is text")
             return
         text = message[:-2] if message.endswith("\r\n") else message.removesuffix("\n")
-        if text.startswith("/auth "):
-            await self._auth(text.removeprefix("/auth ").strip())
+        if text == "/auth" or text.startswith("/auth "):
+            await self._auth(text.removeprefix("/auth").strip())
         elif not (self._connection.known or text in ("", "/help", "/quit")):
             self._notice(WHO)
         elif text.startswith("/") and not text.startswith("//"):

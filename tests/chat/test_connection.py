@@ -511,6 +511,8 @@ async def test_history_pages_both_ways(room: Room) -> None:
     assert await page(after=0, limit=3) == ([1, 2, 3], True)
     assert await page(after=4, limit=3) == ([5, 6, 7], False)
     assert await page(after=10**20) == ([], False)
+    assert await page(after=0, limit=0) == ([], True)
+    assert await page(after=7, limit=0) == ([], False)
     assert await page(after=-(10**20), limit=2) == ([1, 2], True)
 
 

@@ -24,6 +24,24 @@ def subject(room: Room, name: str) -> Client:
     return client
 
 
+async def test_rooms_of_two_come_first_in_the_list_on_all_its_pages(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatd.chat.rules.rooms.MOST_ROOMS", 1)
+    ann, bob = subject(room, "ann"), room.client("bob")
+    for name in ("0a", "0b", "zoo"):
+        await bob.join(name)
+    await bob.say("psst", "@ann")
+    direct = ann.connection.memberships.keys() - {"lobby"}
+    listed: list[str] = []
+    more = True
+    while more is True:
+        page = await ann.do(commands.Rooms(after=listed[-1] if listed else None))
+        listed += [entry.room for entry in page.rooms]
+        more = page.more
+    assert listed == [*direct, "0a", "0b", "zoo"]
+
+
 def test_whose_words_are_kept() -> None:
     ann, bob = new_user(), new_user()
     room = "@" + ",".join(sorted((ann, bob)))

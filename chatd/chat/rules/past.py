@@ -54,7 +54,8 @@ async def history(connection: Connection, command: commands.History, answered: A
     if command.after is not None:
         after = max(0, min(command.after, log.visible))
         page = fitting(await journal.read(log.fold, after, log.visible, limit), queue_bytes)
-        more = bool(page) and page[-1].seq < log.visible
+        seen = page[-1].seq if page else after
+        more = seen < log.visible and bool(page or not limit)
     else:
         before = log.visible + 1
         if command.before is not None:

@@ -151,7 +151,9 @@ async def list_rooms(connection: Connection, command: commands.Rooms, answered: 
     listed: list[commands.RoomEntry] = []
     more: bool | UnsetType = UNSET
     for fold, entry in found:
-        if (after is not None and fold <= after.fold) or refusal_to_read(connection, fold):
+        if after is not None and _place(fold) <= _place(after.fold):
+            continue
+        if refusal_to_read(connection, fold):
             continue
         room -= ENTRY_BYTES + len(entry.topic)
         if len(listed) == MOST_ROOMS or (room < 0 and listed):
@@ -160,6 +162,11 @@ async def list_rooms(connection: Connection, command: commands.Rooms, answered: 
         read, unread = await _unread(connection, fold)
         listed.append(replace(entry, read=read, unread=unread))
     answered(commands.RoomList(listed, more))
+
+
+def _place(fold: str) -> tuple[bool, str]:
+    """Give what the list of rooms is ordered by."""
+    return not fold.startswith("@"), fold
 
 
 async def _conversations(connection: Connection) -> list[tuple[str, commands.RoomEntry]]:
