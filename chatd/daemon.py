@@ -104,7 +104,7 @@ class Daemon:
         """
         before, self.settings = self.settings, settings
         self.chat.apply(settings)
-        self.chat.journal.retain(retention_of(settings))
+        self.chat.bus.retain(retention_of(settings))
         self.socketio.apply()
         self.server.settings = settings
         if loaded is not None:

@@ -21,7 +21,7 @@ from msgspec import Struct
 
 from chatd.bus.topic import Topic
 from chatd.histogram import Histogram, HistogramStatistics
-from chatd.journal import Journal, Unavailable
+from chatd.journal import Journal, Retention, Unavailable
 from chatd.model import Event, Operation, Outcome, Post, Receipt, Refusal
 
 __all__ = ["Answered", "Bus", "BusStatistics", "Shown"]
@@ -53,9 +53,14 @@ STORE_DOWN_SECONDS: Final = 5.0
 After a failed one traffic may try again then."""
 
 SWEEP_SECONDS: Final = 15.0
+"""The shortest time between two retention sweeps, of some 50 us each when nothing is due: well
+below half of the least `history.purge_seconds`."""
+
 SWEEP_AGAIN_SECONDS: Final = 0.05
-"""Between two looks at what is too old, of some 50 us each: as a rule, well below the least
-`history.purge_seconds`; and while there is more of it than one chunk, of some 1 ms."""
+"""The pause between two chunks of one sweep, of some 1 ms each."""
+
+LONGEST_SLEEP_SECONDS: Final = 3600.0
+"""Due times are wall clock times, and that clock may be set: look at it at least this often."""
 
 INDEX_SECONDS: Final = 1.0
 INDEX_AGAIN_SECONDS: Final = 0.01
@@ -125,6 +130,8 @@ class Bus:
         self._failed_at = -math.inf
         self._unindexed = trio.Event()
         self._unindexed.set()  # the store may have been left so, or be an old one
+        self._unswept = trio.Event()
+        self._unswept.set()  # what became due while the store was closed
         self._batches = 0
         self._events = 0
         self._deliveries = 0
@@ -302,6 +309,7 @@ class Bus:
             answered(outcome)
             if isinstance(outcome, Receipt) and not outcome.duplicate:
                 shown.append(outcome.event)
+        self._unswept.set()
         if shown:
             if self._in_doubt:
                 shown.sort(key=attrgetter("position"))
@@ -361,10 +369,23 @@ class Bus:
 
     # ---- what is too old
 
+    def retain(self, retention: Retention) -> None:
+        """Apply another retention rule from the next sweep on, which is soon."""
+        self._journal.retain(retention)
+        self._unswept.set()
+
     async def _sweep(self) -> None:
-        """Ask the collector to look, by the way every operation goes: it is the only writer."""
+        """Sweep when the journal says that something is due, and some time after each commit.
+
+        The collector does the work, because it is the journal's only writer.
+        """
         while True:
-            await trio.sleep(SWEEP_SECONDS)
+            due_in = self._journal.due_in()
+            seconds = LONGEST_SLEEP_SECONDS if due_in is None else due_in
+            with trio.move_on_after(min(max(seconds, SWEEP_SECONDS), LONGEST_SLEEP_SECONDS)):
+                await self._unswept.wait()
+                await trio.sleep(SWEEP_SECONDS)
+            self._unswept = trio.Event()
             while await self._ask(self._retain):  # noqa: ASYNC110  a pace, not a poll
                 await trio.sleep(SWEEP_AGAIN_SECONDS)
 

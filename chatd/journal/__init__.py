@@ -249,6 +249,13 @@ class Journal(Protocol):
         """
         ...
 
+    def due_in(self) -> float | None:
+        """Return in how many seconds `sweep` next has something to do; None if nothing comes due.
+
+        As of the last sweep: commits and `retain` may have changed it since.
+        """
+        ...
+
     def retain(self, retention: Retention) -> None:
         """Keep by this rule from the next sweep on."""
         ...

@@ -416,6 +416,17 @@ class MemoryJournal:
         self._sweeps.done(CHUNK - left, size=size, more=more)
         return more
 
+    def due_in(self) -> float | None:
+        oldest = next(iter(self._kept.values()), None)
+        due = self._retention.next_due(
+            None if oldest is None else oldest.event.at,
+            next((one.seen for one in self._users.values() if one.seen is not None), None),
+            min(
+                (one.until for one in self._records.values() if one.until is not None), default=None
+            ),
+        )
+        return None if due is None else max(0, due - self._now()) / 1000
+
     def _sweep_old(self, left: int) -> int:
         before = self._retention.events_before(self._now())
         while before is not None and left and self._kept:

@@ -48,12 +48,33 @@ class Retention(Struct, frozen=True):
         """Give the time before which absent users are forgotten, in ms; None: never."""
         return None if self.user_days == "off" else now - self.user_days * _DAY
 
+    def next_due(self, event: int | None, user: int | None, record: int | None) -> int | None:
+        """Return when the next of these goes, in ms; None if none of them ever does.
+
+        Args:
+            event: The time of the oldest event.
+            user: When the user who has been away longest was last seen.
+            record: When the first record ends.
+        """
+        times: list[int] = []
+        if event is not None and self.keep_days != "off":
+            times.append(event + self.keep_days * _DAY + 1)
+        if user is not None and self.user_days != "off":
+            times.append(user + self.user_days * _DAY + 1)
+        if record is not None:
+            times.append(record)
+        return min(times, default=None)
+
     def purges(self, dirty: int | None, now: int) -> bool:
         """Tell whether the files must be cleaned of what went first at that time, in ms.
 
         The second half of the time is for the work. A clock that went back is not waited for.
         """
-        return dirty is not None and not 0 <= now - dirty < self.purge_seconds * 500
+        return dirty is not None and not dirty <= now < self.purge_due(dirty)
+
+    def purge_due(self, dirty: int) -> int:
+        """Return when cleaning the files begins of what went first at ``dirty``, both in ms."""
+        return dirty + self.purge_seconds * 500
 
     def excess(self, size: int) -> bool:
         return self.max_bytes != "off" and size > self.max_bytes

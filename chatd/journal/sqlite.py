@@ -80,6 +80,7 @@ class SqliteJournal(Reads):
         self._restart = False  # the log is to be begun anew by the next commit
         self._closed = False
         self._failing: set[str] = set()
+        self._due: int | None = None
         self._events = 0
         self._batches = 0
         self._failures = 0
@@ -182,9 +183,17 @@ class SqliteJournal(Reads):
     async def sweep(self) -> bool:
         swept = await self._keep_up("retention", self._writer.sweep, self._sweeps.retention)
         if swept is None:
+            self._due = self._now()
             return False
+        self._due = swept.due
         self._sweeps.done(swept.events, size=swept.size, more=swept.more)
         return swept.more or (swept.dirty and bool(await self._keep_up("purge", self._purge)))
+
+    def due_in(self) -> float | None:
+        times = [] if self._due is None else [self._due]
+        if (dirty := self._writer.marks.dirty) is not None:
+            times.append(self._sweeps.retention.purge_due(dirty))
+        return max(0, min(times) - self._now()) / 1000 if times else None
 
     def _purge(self) -> bool:
         self._writer.patience(_TRUNCATE_MS)

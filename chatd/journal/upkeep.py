@@ -24,13 +24,15 @@ class Swept(Struct, frozen=True):
     """What a chunk of retention did.
 
     ``size`` is the store's bytes in use before it. ``dirty`` says that it is time to clean the
-    files of what went (`chatd.journal.writer.Writer.purge`).
+    files of what went (`chatd.journal.writer.Writer.purge`). ``due`` is when the next event, user
+    or record goes, in ms, where nothing more is left to be done now; None: none ever does.
     """
 
     events: int
     more: bool
     size: int
     dirty: bool
+    due: int | None
 
 
 class Upkeep:
@@ -114,7 +116,17 @@ class Upkeep:
             removed = self._sweep_rooms(retention, now)
         more = removed or self._forget_users(retention, now) or self._drop_records(now)
         dirty = not more and retention.purges(self._marks.dirty, now)
-        return Swept(removed, bool(more), size, dirty)
+        due = None if more else retention.next_due(*self._oldest())
+        return Swept(removed, bool(more), size, dirty, due)
+
+    def _oldest(self) -> tuple[int | None, int | None, int | None]:
+        """Return when the oldest event was, the longest absent user left, the first record ends."""
+        row: tuple[int | None, int | None, int | None] = self._cursor.execute(
+            "SELECT (SELECT at FROM events ORDER BY position LIMIT 1),"
+            " (SELECT min(seen) FROM users),"
+            " (SELECT min(until) FROM records WHERE until IS NOT NULL)"
+        ).fetchone()
+        return row
 
     def _sweep_oldest(self, retention: Retention, now: int, size: int) -> int:
         before = retention.events_before(now)

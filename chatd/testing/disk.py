@@ -118,6 +118,9 @@ class FaultyJournal:
     async def sweep(self) -> bool:
         return await self._journal.sweep()
 
+    def due_in(self) -> float | None:
+        return self._journal.due_in()
+
     def retain(self, retention: Retention) -> None:
         self._journal.retain(retention)
 

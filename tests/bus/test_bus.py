@@ -15,7 +15,7 @@ from trio.testing import MockClock
 from chatd.bus import Bus
 from chatd.bus import bus as module
 from chatd.bus.topic import Topic
-from chatd.journal import Unavailable
+from chatd.journal import Retention, Unavailable
 from chatd.journal.memory import MemoryJournal
 from chatd.model import Event, Operation, Outcome, Post, Receipt, Refusal, Remember, UserRecord
 
@@ -218,23 +218,73 @@ async def test_a_store_that_takes_nothing_refuses_the_rest_of_a_batch_quickly(
     assert bus.available
 
 
-async def test_retention_is_asked_by_the_collector_and_again_soon_while_there_is_more(
-    script: Script, autojump_clock: trio.testing.MockClock
+class Sweeping(MemoryJournal):
+    """Notes when it was swept; ``chunks`` are left to be removed, then the rest is ``due``."""
+
+    def __init__(self, *, chunks: int = 0, due: float | None = None) -> None:
+        super().__init__(now=lambda: 1)
+        self.chunks = chunks
+        self.due = due
+        self.swept: list[float] = []
+
+    async def sweep(self) -> bool:
+        self.swept.append(trio.current_time())
+        self.chunks -= 1
+        return self.chunks > 0
+
+    def due_in(self) -> float | None:
+        return None if self.due is None else max(0.0, self.due - trio.current_time())
+
+
+async def test_a_sweep_goes_on_while_more_is_left(
+    script: Script, autojump_clock: MockClock
 ) -> None:
-    swept: list[float] = []
+    journal = Sweeping(chunks=3)
+    async with running(journal, script):
+        await trio.sleep(20)
+    assert journal.swept == pytest.approx([15, 15.05, 15.1])
 
-    class Sweeping(MemoryJournal):
-        async def sweep(self) -> bool:
-            swept.append(trio.current_time())
-            return len(swept) < 3
 
-    async with running(Sweeping(now=lambda: 1), script):
-        await trio.sleep(module.SWEEP_SECONDS * 3)
-    again = module.SWEEP_SECONDS + module.SWEEP_AGAIN_SECONDS
-    third = again + module.SWEEP_AGAIN_SECONDS
-    assert swept == pytest.approx(
-        [module.SWEEP_SECONDS, again, third, third + module.SWEEP_SECONDS]
-    )
+async def test_a_sweep_comes_some_time_after_a_commit(
+    script: Script, autojump_clock: MockClock
+) -> None:
+    journal = Sweeping()
+    async with running(journal, script) as bus:
+        await trio.sleep(100)
+        await bus.publish(post("1"), script.answered("1"))
+        await trio.sleep(10)
+        await bus.publish(post("2"), script.answered("2"))
+        await trio.sleep(1000)
+    assert journal.swept == pytest.approx([15, 115])
+
+
+async def test_a_sweep_comes_when_it_is_due_but_not_too_often(
+    script: Script, autojump_clock: MockClock
+) -> None:
+    journal = Sweeping(due=100.0)
+    async with running(journal, script):
+        await trio.sleep(150)
+    assert journal.swept == pytest.approx([15, 100, 115, 130, 145])
+
+
+async def test_a_sweep_comes_soon_after_the_rule_changes(
+    script: Script, autojump_clock: MockClock
+) -> None:
+    journal = Sweeping()
+    async with running(journal, script) as bus:
+        await trio.sleep(100)
+        bus.retain(Retention(keep_days=1))
+        await trio.sleep(20)
+    assert journal.swept == pytest.approx([15, 115])
+
+
+async def test_a_day_without_commits_sees_a_sweep_an_hour(
+    script: Script, autojump_clock: MockClock
+) -> None:
+    journal = Sweeping()
+    async with running(journal, script):
+        await trio.sleep(24 * 3600)
+    assert len(journal.swept) == 24
 
 
 async def test_a_message_that_was_changed_in_its_own_doubtful_batch_is_still_itself(

@@ -14,7 +14,7 @@ from chatd.journal import Journal, Told
 from chatd.journal.memory import MemoryJournal
 from chatd.journal.retention import CHUNK, Retention, Sweeps
 from chatd.journal.sqlite import open_sqlite
-from chatd.model import Operation, Post, Receipt, Remember, UserRecord
+from chatd.model import Operation, Post, Put, Receipt, Record, Remember, UserRecord
 
 DAY = 24 * 3600 * 1000
 
@@ -97,6 +97,35 @@ async def test_old_events_go_in_chunks(opening: Opening, now: Clock) -> None:
         assert await numbers(journal) == []
         assert await numbers(journal, "other") == [1]
         assert journal.statistics().swept == 150
+
+
+async def due_in(journal: Journal) -> float | None:
+    await sweep(journal)
+    return journal.due_in()
+
+
+async def test_the_next_sweep_is_due_when_the_first_thing_goes(
+    opening: Opening, now: Clock
+) -> None:
+    async with opening(rule(keep_days=2, user_days=1), quiet) as journal:
+        assert await due_in(journal) is None
+        await journal.commit(posts(1))
+        assert await due_in(journal) == (2 * DAY + 1) / 1000
+        await journal.commit([Remember(UserRecord("u", "n", now.ms - 1000))])
+        await journal.commit([Remember(UserRecord("v", "n", None))])
+        assert await due_in(journal) == (DAY - 999) / 1000
+        await journal.commit([Put(Record("ban", "x", b"", now.ms + 5000))])
+        assert await due_in(journal) == 5
+        now.ms += 5000
+        assert journal.due_in() == 0
+        assert await sweep(journal) == 1
+        assert await due_in(journal) == (DAY - 5999) / 1000
+        journal.retain(rule(keep_days=1))
+        assert await due_in(journal) == (DAY - 4999) / 1000
+        now.ms += DAY
+        # In a file the text that went is to be overwritten within half of purge_seconds.
+        assert await due_in(journal) in (None, 1800)
+        assert await numbers(journal) == []
 
 
 async def test_a_clock_that_jumped_ahead_keeps_what_came_then(opening: Opening, now: Clock) -> None:

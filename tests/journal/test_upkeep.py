@@ -74,6 +74,7 @@ async def test_text_that_went_is_in_no_file_in_time(store: Store) -> None:
         assert await journal.search("lobby", "retired", 99, 9) == []
         for word in (b"retired", b"zebra", b"quagga"):
             assert word in files(store), word
+        assert journal.due_in() == 30
         store.now.ms += 30_000
         assert await sweep(journal) > 0
         await purge(journal)
@@ -179,8 +180,10 @@ async def test_a_purge_that_fails_is_told_and_made_good(store: Store) -> None:
         store.now.ms += 30_000
         store.faults.before = staticmethod(fail)
         await sweep(journal)
+        assert journal.due_in() == 0
         store.faults.before = staticmethod(nothing)
         await purge(journal)
+        assert journal.due_in() is None
         assert b"zebra" not in files(store)
         assert store.states() == ["failed", "recovered"]
 
