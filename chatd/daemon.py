@@ -31,7 +31,6 @@ from chatd import __version__
 from chatd.admin import Administration, Refused, Reloaded
 from chatd.admin.answers import Draining, ReloadState
 from chatd.chat import Chat
-from chatd.chat.events import rfc3339
 from chatd.chat.tokens import Keys
 from chatd.engineio.engine import EngineStatistics
 from chatd.gateways import SocketIoGateway, routes
@@ -39,6 +38,7 @@ from chatd.journal import Journal
 from chatd.journal.retention import retention_of
 from chatd.logs import Log
 from chatd.model import GOING_AWAY
+from chatd.protocol.events import rfc3339
 from chatd.reload import Configuration, Loaded, Reload, fixed, written
 from chatd.settings import Settings
 from chatd.systemd import Notifier

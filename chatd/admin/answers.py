@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from chatd.bus import BusStatistics
-from chatd.chat.commands import Member, RoomEntry
 from chatd.journal import Statistics
+from chatd.protocol.commands import Member, RoomInfo
 from chatd.settings import Fault
 
 __all__ = [
@@ -97,7 +97,7 @@ class Status(Struct, frozen=True):
 
 
 class Rooms(Struct, frozen=True):
-    rooms: Sequence[RoomEntry]
+    rooms: Sequence[RoomInfo]
 
 
 class Members(Struct, frozen=True):

@@ -21,13 +21,13 @@ from chatd.admin.answers import Failure
 from chatd.admin.control import Control
 from chatd.admin.moderation import Person, Place, Slow, bans, moderate
 from chatd.admin.transfer import forget
-from chatd.chat.commands import Member
 from chatd.chat.direct import DIRECT
-from chatd.chat.events import rfc3339
 from chatd.chat.moderation import Moderation
 from chatd.chat.names import Name, room_name
 from chatd.logs import Level
 from chatd.model import KICKED
+from chatd.protocol.commands import Member
+from chatd.protocol.events import rfc3339
 
 __all__ = ["ENDPOINTS", "Endpoint", "Nothing"]
 

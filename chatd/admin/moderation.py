@@ -9,10 +9,10 @@ from msgspec import Struct
 
 from chatd.admin.answers import Failure, Held, HeldList
 from chatd.admin.control import Control
-from chatd.chat import commands
-from chatd.chat.events import rfc3339
 from chatd.chat.moderation import Deed, Moderation
 from chatd.model import ErrorCode, Refusal
+from chatd.protocol import commands
+from chatd.protocol.events import rfc3339
 
 __all__ = ["CONSOLE", "Person", "Place", "Slow", "bans", "moderate"]
 
@@ -53,15 +53,17 @@ class Slow(Struct, frozen=True, forbid_unknown_fields=True):
     seconds: float
 
 
-_Act: TypeAlias = Callable[[Moderation, Deed], Awaitable[commands.Done | Refusal]]
+_Act: TypeAlias = Callable[[Moderation, Deed], Awaitable[commands.Sanctioned | Refusal]]
 
 
 def moderate(
     act: _Act,
-) -> Callable[[Control, Person | Place | Slow], Awaitable[commands.Done | Failure]]:
+) -> Callable[[Control, Person | Place | Slow], Awaitable[commands.Sanctioned | Failure]]:
     """Make the endpoint of an act."""
 
-    async def done(control: Control, arguments: Person | Place | Slow) -> commands.Done | Failure:
+    async def done(
+        control: Control, arguments: Person | Place | Slow
+    ) -> commands.Sanctioned | Failure:
         deed = Deed(
             CONSOLE,
             arguments.room,

@@ -14,7 +14,6 @@ import msgspec
 from msgspec import Struct, field
 
 from chatd.chat.direct import DIRECT, other_of
-from chatd.chat.events import rfc3339
 from chatd.chat.names import Name, room_name
 from chatd.journal import Journal
 from chatd.model import (
@@ -30,6 +29,7 @@ from chatd.model import (
     Restore,
     Wipe,
 )
+from chatd.protocol.events import rfc3339
 
 __all__ = ["Ask", "Importing", "export_room", "export_user", "forget"]
 

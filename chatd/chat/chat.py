@@ -11,7 +11,6 @@ import trio
 from msgspec import Struct
 
 from chatd.bus import Bus, Codec
-from chatd.chat import events
 from chatd.chat.flood import Flood
 from chatd.chat.rooms import Rooms
 from chatd.chat.sanctions import Sanctions
@@ -20,6 +19,7 @@ from chatd.chat.users import User, Users
 from chatd.journal import Journal
 from chatd.logs import Fields, Log
 from chatd.model import UNAUTHORIZED, Close, Event, Kind, Outcome, Refusal, Remember
+from chatd.protocol import events
 from chatd.settings import Settings
 from chatd.wire.heartbeats import Heartbeats
 

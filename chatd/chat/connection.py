@@ -12,7 +12,6 @@ from msgspec.structs import asdict
 
 from chatd import __version__
 from chatd.bus import Codec
-from chatd.chat import commands, events
 from chatd.chat.chat import Chat
 from chatd.chat.expiry import Expiry, Patience
 from chatd.chat.membership import Membership, Outbox, StartSoon
@@ -24,6 +23,7 @@ from chatd.chat.tokens import Grant
 from chatd.chat.users import Came, User
 from chatd.logs import Who
 from chatd.model import Close, Operation, Outcome, Refusal
+from chatd.protocol import commands, events
 
 __all__ = ["Answered", "Connection", "Traffic"]
 

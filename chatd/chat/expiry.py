@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from chatd.chat import events
 from chatd.chat.tokens import Grant
 from chatd.model import UNAUTHORIZED, Close
+from chatd.protocol import events
 
 __all__ = ["Expiry", "Patience"]
 

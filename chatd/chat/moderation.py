@@ -13,13 +13,13 @@ from typing import Final, Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
-from chatd.chat import commands, events
 from chatd.chat.chat import Chat
 from chatd.chat.connection import Connection
 from chatd.chat.names import Name, nick_name, room_name
 from chatd.chat.sanctions import Kind, Sanction, network_of
 from chatd.chat.users import User
 from chatd.model import BANNED, KICKED, Drop, Put, Refusal
+from chatd.protocol import commands, events
 
 __all__ = ["Deed", "Moderation"]
 
@@ -72,7 +72,7 @@ class Moderation:
 
     # ---- people
 
-    async def kick(self, deed: Deed) -> commands.Done | Refusal:
+    async def kick(self, deed: Deed) -> commands.Sanctioned | Refusal:
         """Put somebody out of a room, or of the chat; they may come back."""
         where = self._room(deed)
         target = await self._target(deed)
@@ -84,9 +84,9 @@ class Moderation:
             return Refusal("not_found", f"{target.nick} is not here")
         self._log("kick", deed, target=target)
         self._put_out(target.connections, where, "kicked", deed.reason)
-        return commands.Done(user=target.user)
+        return commands.Sanctioned(user=target.user)
 
-    async def ban(self, deed: Deed) -> commands.Done | Refusal:
+    async def ban(self, deed: Deed) -> commands.Sanctioned | Refusal:
         """Keep somebody, or a network, out of a room or of everything."""
         where = self._room(deed)
         if isinstance(where, Refusal):
@@ -112,11 +112,11 @@ class Moderation:
         self._log("ban", deed, target=target, network=", ".join(networks) or None)
         banned = [*target.connections, *self._banned(where.fold)]
         self._put_out(dict.fromkeys(banned), where, "banned", deed.reason)
-        return commands.Done(
+        return commands.Sanctioned(
             user=target.user, networks=networks or None, until=_until(sanction.until)
         )
 
-    async def _ban_network(self, deed: Deed, where: Name) -> commands.Done | Refusal:
+    async def _ban_network(self, deed: Deed, where: Name) -> commands.Sanctioned | Refusal:
         network = network_of(deed.network or "")
         if network is None:
             return Refusal("bad_request", "network is an address or a network such as 192.0.2.0/24")
@@ -136,7 +136,7 @@ class Moderation:
             return refusal
         self._log("ban", deed, network=str(network))
         self._put_out(self._banned(where.fold), where, "banned", deed.reason)
-        return commands.Done(networks=[str(network)], until=_until(sanction.until))
+        return commands.Sanctioned(networks=[str(network)], until=_until(sanction.until))
 
     def _proxy(self, network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> str | None:
         for entry in self._chat.settings.http.trusted_proxies:
@@ -149,7 +149,7 @@ class Moderation:
         """Give who is here and by now may not be."""
         return [each for each in self._connections() if each.banned(room) is not None]
 
-    async def unban(self, deed: Deed) -> commands.Done | Refusal:
+    async def unban(self, deed: Deed) -> commands.Sanctioned | Refusal:
         """Take a ban back: a user's with all that came with it, or a network's."""
         where = self._room(deed)
         if isinstance(where, Refusal):
@@ -173,7 +173,7 @@ class Moderation:
             if one.of and one.of in users and one.room == where.fold
         ]
 
-    async def mute(self, deed: Deed) -> commands.Done | Refusal:
+    async def mute(self, deed: Deed) -> commands.Sanctioned | Refusal:
         """Let somebody say nothing, in a room or anywhere."""
         where = self._room(deed)
         if isinstance(where, Refusal):
@@ -189,9 +189,9 @@ class Moderation:
         self._log("mute", deed, target=target)
         place = f"in {where.shown} " if where.fold else ""
         self._notice(target.connections, f"you may say nothing {place}now", deed.reason)
-        return commands.Done(user=target.user, until=_until(sanction.until))
+        return commands.Sanctioned(user=target.user, until=_until(sanction.until))
 
-    async def unmute(self, deed: Deed) -> commands.Done | Refusal:
+    async def unmute(self, deed: Deed) -> commands.Sanctioned | Refusal:
         """Let somebody speak again."""
         where = self._room(deed)
         if isinstance(where, Refusal):
@@ -209,7 +209,7 @@ class Moderation:
 
     # ---- rooms
 
-    async def slow(self, deed: Deed) -> commands.Done | Refusal:
+    async def slow(self, deed: Deed) -> commands.Sanctioned | Refusal:
         """Have everybody wait between two messages in a room; 0 seconds: no more."""
         where = self._room(deed)
         if isinstance(where, Refusal):
@@ -227,13 +227,13 @@ class Moderation:
             if refusal := await self._impose([sanction]):
                 return refusal
             self._log("slow", deed)
-            done = commands.Done()
+            done = commands.Sanctioned()
         if room := self._chat.rooms.get(where.fold):
             words = f"one message every {seconds:g} seconds" if seconds else "no slow mode any more"
             room.topic.tell([events.Notice(f"{room.name}: {words}")])
         return done
 
-    async def close(self, deed: Deed) -> commands.Done | Refusal:
+    async def close(self, deed: Deed) -> commands.Sanctioned | Refusal:
         """Put everybody but operators out of a room and keep it shut; 0 seconds: open it again."""
         where = self._room(deed)
         if isinstance(where, Refusal):
@@ -254,7 +254,7 @@ class Moderation:
             "kicked",
             deed.reason or "the room is closed",
         )
-        return commands.Done(until=_until(sanction.until))
+        return commands.Sanctioned(until=_until(sanction.until))
 
     # ---- what they are made of
 
@@ -360,7 +360,7 @@ class Moderation:
         found: list[Sanction],
         *,
         gone_is_fine: bool = False,
-    ) -> commands.Done | Refusal:
+    ) -> commands.Sanctioned | Refusal:
         if not found and not gone_is_fine:
             return Refusal("not_found", "there is none to be taken back")
         for sanction in found:
@@ -369,7 +369,7 @@ class Moderation:
                 return outcome
             self._chat.sanctions.remove(sanction)
         self._log(act, deed)
-        return commands.Done()
+        return commands.Sanctioned()
 
     def _put_out(
         self,

@@ -8,9 +8,9 @@ from typing import Final
 from msgspec import Struct
 
 from chatd.bus import Topic
-from chatd.chat.commands import Since
 from chatd.journal import Journal
 from chatd.model import Event
+from chatd.protocol.commands import Position
 
 __all__ = [
     "QUEUE_SHARE",
@@ -93,7 +93,7 @@ def last_messages(page: list[Event], limit: int) -> list[Event]:
 async def catch(
     journal: Journal,
     topic: Topic,
-    since: Since | None,
+    since: Position | None,
     limit: int,
     queue_bytes: int,
     *,

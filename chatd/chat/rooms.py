@@ -15,12 +15,12 @@ from typing import Final, Literal, Protocol
 import trio
 
 from chatd.bus import Bus, Subscription, Topic
-from chatd.chat import events
-from chatd.chat.commands import Member, RoomEntry
 from chatd.chat.names import Name
 from chatd.chat.users import User
 from chatd.journal import Journal
 from chatd.model import Refusal
+from chatd.protocol import events
+from chatd.protocol.commands import Member, RoomInfo
 from chatd.settings import Settings
 
 __all__ = ["Room", "Rooms"]
@@ -86,8 +86,8 @@ class Room:
             Member(user.nick.shown, user.id, user.op) for user in self._roll[start : start + limit]
         ]
 
-    def entry(self) -> RoomEntry:
-        return RoomEntry(self.name, len(self.members), self.topic.visible, self.about)
+    def entry(self) -> RoomInfo:
+        return RoomInfo(self.name, len(self.members), self.topic.visible, self.about)
 
     def slowed(self, user: User, seconds: float) -> int:
         """Give the milliseconds until a user may speak in slow mode."""
@@ -150,7 +150,7 @@ class Room:
     def rename(self, user: User, old: str) -> None:
         """Put a member that was struck back on the roll, and tell of the nick."""
         insort(self._roll, user, key=_fold)
-        self.topic.tell([events.NickChanged(self.name, user.id, old, user.nick.shown)])
+        self.topic.tell([events.NickChange(self.name, user.id, old, user.nick.shown)])
 
     def _gone(
         self, user: User, reason: Literal["leave", "lost", "kicked", "banned"], crowd: int
@@ -264,7 +264,7 @@ class Rooms:
                     if not mine:
                         del self._direct[user]
 
-    async def entries(self) -> list[tuple[str, RoomEntry]]:
+    async def entries(self) -> list[tuple[str, RoomInfo]]:
         """Give every room that has members or events, but for direct messages', by their folds."""
         entries = {
             room.topic.room: room.entry()
@@ -273,7 +273,7 @@ class Rooms:
         }
         for head in await self._journal.rooms():
             if head.room not in entries:
-                entries[head.room] = RoomEntry(head.name, 0, head.seq, head.topic)
+                entries[head.room] = RoomInfo(head.name, 0, head.seq, head.topic)
         return sorted(entries.items())
 
     def sweep(self) -> None:

@@ -11,10 +11,11 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import astuple
 
-from chatd.chat import Chat, Connection, commands, events, perform
+from chatd.chat import Chat, Connection, perform
 from chatd.chat.rules import RULES
 from chatd.gateways.websocket import disconnect
 from chatd.model import UNSUPPORTED, Close, Event, Refusal
+from chatd.protocol import commands, events
 from chatd.wire import frames
 from chatd.wire.websocket import WebSocket
 

@@ -14,7 +14,7 @@ from typing import Any, Final, TypedDict
 import msgspec
 
 from chatd import engineio
-from chatd.chat import Chat, Connection, Traffic, commands, events, perform
+from chatd.chat import Chat, Connection, Traffic, perform
 from chatd.chat.credentials import is_guest
 from chatd.chat.membership import Membership
 from chatd.chat.rules import RULES
@@ -25,6 +25,7 @@ from chatd.gateways.credentials import admitted, bearer, origin_refusal
 from chatd.gateways.recovery import ChatLog, Whereabouts, live_offset, page_offset
 from chatd.logs import Log
 from chatd.model import GOING_AWAY, LOST, NORMAL, Close, Event, Refusal
+from chatd.protocol import commands, events
 from chatd.settings import Settings
 from chatd.socketio import NotRecovered, Recovery, Server, Socket
 from chatd.socketio import Refused as NotLetIn
@@ -128,7 +129,7 @@ class Auth(msgspec.Struct):
     nick: str | None = None
     room: str | None = None
     session: str | None = None
-    since: commands.Since | None = None
+    since: commands.Position | None = None
     limit: int | None = None
 
 
@@ -380,7 +381,7 @@ class _Client:
             await perform(self.connection, commands.Auth(session=secret), self._noticed("auth"))
         for fold in (where.room, *(room for room in where.rooms if room != where.room)):
             if fold in where.rooms:
-                since = commands.Since(
+                since = commands.Position(
                     chat.journal.epoch, await chat.journal.seq_at(fold, where.upto)
                 )
                 answered = self._noticed("join")
@@ -394,8 +395,8 @@ class _Client:
         if self._first is not None:
             Whereabouts.note(self.connection, self._first, self._socket.data)
 
-    def _joined(self, since: commands.Since | None, answer: commands.Answer | Refusal) -> None:
-        if not isinstance(answer, commands.Joined):
+    def _joined(self, since: commands.Position | None, answer: commands.Answer | Refusal) -> None:
+        if not isinstance(answer, commands.Entered):
             self._noticed("join")(answer)
             return
         self.room = answer.room
@@ -476,7 +477,7 @@ def _taken(given: dict[str, Any]) -> Auth:
         ("nick", str),
         ("room", str),
         ("session", str),
-        ("since", commands.Since),
+        ("since", commands.Position),
         ("limit", int),
     ):
         try:

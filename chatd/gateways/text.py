@@ -11,11 +11,12 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from chatd.chat import Chat, Connection, commands, events, perform
+from chatd.chat import Chat, Connection, perform
 from chatd.chat.direct import other_of
 from chatd.chat.names import room_name
 from chatd.gateways.websocket import disconnect
 from chatd.model import NORMAL, UNSUPPORTED, Close, Event, Refusal
+from chatd.protocol import commands, events
 from chatd.wire import frames
 from chatd.wire.websocket import WebSocket
 
@@ -63,7 +64,7 @@ class TextCodec:
                 return f"* {nick} joined"
             case events.Left(nick=nick):
                 return f"* {nick} left"
-            case events.NickChanged(old=old, new=new) if not room.startswith("@"):
+            case events.NickChange(before=old, nick=new) if not room.startswith("@"):
                 return f"* {old} is now {new}"
             case events.Notice(text=text):
                 return f"* {_indented(text)}"
@@ -209,7 +210,7 @@ class TextGateway:
         refusals: list[Refusal] = []
 
         def answered(answer: commands.Answer | Refusal) -> None:
-            if isinstance(answer, commands.Joined):
+            if isinstance(answer, commands.Entered):
                 self._enter(answer.room)
                 self._greet(answer, notices)
             elif isinstance(answer, Refusal):
@@ -233,7 +234,7 @@ class TextGateway:
             return int(wanted)
         return self._chat.settings.chat.backlog
 
-    def _greet(self, joined: commands.Joined, notices: Sequence[events.Notice]) -> None:
+    def _greet(self, joined: commands.Entered, notices: Sequence[events.Notice]) -> None:
         names = {"{nick}": self._connection.user.nick.shown, "{room}": joined.room}
         # In one pass: a nick may look like a place to fill in.
         greeting = _PLACES.sub(lambda place: names[place[0]], self._chat.settings.chat.greeting)

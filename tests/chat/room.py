@@ -9,11 +9,12 @@ from typing import Any
 
 import trio
 
-from chatd.chat import Came, Chat, Connection, Traffic, commands, events, perform
+from chatd.chat import Came, Chat, Connection, Traffic, perform
 from chatd.chat.tokens import Keys
 from chatd.journal.memory import MemoryJournal
 from chatd.logs import Recording, open_log
 from chatd.model import LOST, Close, Event, Refusal
+from chatd.protocol import commands, events
 from chatd.settings import Settings
 
 

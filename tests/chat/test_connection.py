@@ -12,13 +12,14 @@ from msgspec import UNSET
 from msgspec.structs import replace
 from trio.testing import MockClock
 
-from chatd.chat import commands, events, pages, perform
 from chatd.chat import connection as module
-from chatd.chat.commands import Since
+from chatd.chat import pages, perform
 from chatd.journal import Unavailable
 from chatd.journal.memory import MemoryJournal
 from chatd.journal.retention import Retention
 from chatd.model import Event, Operation, Outcome
+from chatd.protocol import commands, events
+from chatd.protocol.commands import Position
 from chatd.settings import Log as LogSettings
 from chatd.settings import Settings
 from tests.chat.room import Room, Wall, open_room, refused
@@ -191,7 +192,7 @@ async def test_a_resume_gives_what_was_missed_then_the_rest_then_what_is_live(ro
     for number in range(30):
         await bob.say(str(number))
     back = room.client("ann2")
-    joined = await back.join(since=Since(first.epoch, 10), limit=5)
+    joined = await back.join(since=Position(first.epoch, 10), limit=5)
     assert joined.recovered
     assert (seqs(joined.events), joined.seq) == ([11, 12, 13, 14, 15], 30)
     await bob.say("30")
@@ -204,7 +205,7 @@ async def test_a_resume_at_the_head_has_missed_nothing(room: Room, limit: int) -
     ann = room.client("ann")
     first = await ann.join()
     await ann.say("x")
-    joined = await room.client().join(since=Since(first.epoch, 1), limit=limit)
+    joined = await room.client().join(since=Position(first.epoch, 1), limit=limit)
     assert joined.recovered
     assert joined.events == []
 
@@ -214,7 +215,7 @@ async def test_a_resume_with_limit_0_gets_everything_as_events(room: Room) -> No
     first = await ann.join()
     await ann.say("x")
     await ann.say("y")
-    joined = await bob.join(since=Since(first.epoch, 0), limit=0)
+    joined = await bob.join(since=Position(first.epoch, 0), limit=0)
     assert (joined.recovered, joined.events) == (True, [])
     assert bob.texts() == ["x", "y"]
 
@@ -229,7 +230,7 @@ async def test_a_position_that_is_not_ours_gives_the_newest_and_says_so(
     epoch = (await ann.join()).epoch
     for text in ("x", "y", "z"):
         await ann.say(text)
-    position = Since(epoch if since[0] == "same" else since[0], since[1])
+    position = Position(epoch if since[0] == "same" else since[0], since[1])
     joined = await room.client().join(since=position, limit=2)
     assert (joined.recovered, seqs(joined.events), joined.seq) == (False, [2, 3], 3)
 
@@ -242,9 +243,9 @@ async def test_what_retention_took_is_no_recovery(autojump_clock: MockClock) -> 
         for number in range(10):
             await ann.say(str(number))
         await trio.sleep(600)  # the store was swept
-        joined = await room.client("bob").join(since=Since(epoch, 2))
+        joined = await room.client("bob").join(since=Position(epoch, 2))
         assert (joined.recovered, seqs(joined.events)) == (False, [8, 9, 10])
-        joined = await room.client("eve").join(since=Since(epoch, 7))
+        joined = await room.client("eve").join(since=Position(epoch, 7))
         assert (joined.recovered, seqs(joined.events)) == (True, [8, 9, 10])
 
 
@@ -271,7 +272,7 @@ async def test_a_page_fits_the_send_queue(room: Room) -> None:
     newest = await room.client().join()
     assert seqs(newest.events) == list(range(41 - room_for, 41))
     bob = room.client("bob")
-    resumed = await bob.join(since=Since(epoch, 0))
+    resumed = await bob.join(since=Position(epoch, 0))
     assert seqs(resumed.events) == list(range(1, room_for + 1))
     await bob.until(lambda: len(bob.texts()) == 40 - room_for)
     page = await ann.do(commands.History(room="lobby", after=0))
@@ -283,7 +284,7 @@ async def test_joining_again_resumes_without_leaving(room: Room) -> None:
     epoch = (await ann.join()).epoch
     await bob.join()
     await ann.say("x")
-    again = await bob.join(since=Since(epoch, 0))
+    again = await bob.join(since=Position(epoch, 0))
     await ann.say("y")
     await bob.until(lambda: "y" in bob.texts())
     assert ([m.text for m in again.events], bob.texts()) == (["x"], ["x", "y"])
@@ -312,7 +313,7 @@ async def test_who_catches_up_is_told_what_no_page_brings(room: Room) -> None:
     bob.read_on()
     await bob.until(lambda: bob.texts() == ["while bob catches up"])
     # Joined again, it is the same: nothing is missed meanwhile, and nothing told twice.
-    since = Since(answers[0].epoch, 2)
+    since = Position(answers[0].epoch, 2)
     await perform(bob.connection, commands.Join(room="lobby", since=since), answered)
     await cleo.do(commands.Leave(room="lobby"))
     assert [event.nick for event in bob.told(events.Left)] == ["cleo"]
@@ -404,7 +405,7 @@ async def test_two_heads_no_join_doubles_or_loses(
             position: int | None = None
             while speaking:
                 client = room.client()
-                since = None if position is None else Since(epoch, position)
+                since = None if position is None else Position(epoch, position)
                 joined = await client.join(since=since, limit=choose.randrange(0, 9))
                 assert joined.recovered is (since is not None)
                 for _ in range(choose.randrange(60)):
@@ -565,7 +566,7 @@ async def test_the_log_has_what_is_done_to_messages_where_it_has_not_them() -> N
             await ann.say(str(number))
         await ann.do(commands.Edit(room="lobby", seq=1, text="new"))
         await ann.do(commands.Delete(room="lobby", seq=2))
-        await ann.until(lambda: ann.told(events.Deleted))
+        await ann.until(lambda: ann.told(events.Delete))
         names = [name for name, _ in room.log.records]
         assert [name for name in names if name in ("message", "edit", "delete")] == [
             "edit",

@@ -7,11 +7,11 @@ import trio
 from msgspec import UNSET
 from trio.testing import MockClock
 
-from chatd.chat import commands, events
 from chatd.chat.credentials import is_kept, new_user
 from chatd.chat.direct import other_of
 from chatd.chat.names import Name
 from chatd.chat.users import User
+from chatd.protocol import commands, events
 from tests.chat.room import Client, Room, refused
 
 
@@ -130,7 +130,7 @@ async def test_a_conversation_is_listed_and_resumed(room: Room, autojump_clock: 
     entry = (await again.do(commands.Rooms())).rooms[0]
     assert (entry.read, entry.unread) == (0, 2)
     assert again.connection.user is not user
-    joined = await again.join(first.room, since=commands.Since(first.epoch, first.seq))
+    joined = await again.join(first.room, since=commands.Position(first.epoch, first.seq))
     assert joined.may_set_topic
     assert (joined.recovered, joined.room) == (True, first.room)
     assert [event.text for event in joined.events] == ["two", "three"]

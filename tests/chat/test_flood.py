@@ -6,8 +6,8 @@ import trio
 from msgspec.structs import replace
 from trio.testing import MockClock
 
-from chatd.chat import commands
 from chatd.chat.tokens import Keys, new_key, read_key
+from chatd.protocol import commands
 from chatd.settings import Auth, Chat, Limits, Settings
 from tests.chat.room import Client, open_room, refused
 

@@ -11,12 +11,12 @@ import trio
 from msgspec import UNSET
 from trio.testing import MockClock
 
-from chatd.chat import commands, events
 from chatd.chat.moderation import Deed, Moderation
 from chatd.chat.sanctions import Sanction, Sanctions, network_of
 from chatd.chat.tokens import Keys, new_key, read_key
 from chatd.journal.memory import MemoryJournal
 from chatd.model import BANNED, KICKED, Close, Refusal
+from chatd.protocol import commands, events
 from chatd.settings import Auth, Chat, Http, Settings
 from tests.chat.room import Client, Room, Wall, open_room, refused
 
@@ -206,7 +206,7 @@ async def test_a_ban_from_a_room(room: Room, root: Client, eve: Client) -> None:
     joined = await eve.join()
     assert refused(joined) == "banned"
     assert joined.retry_ms <= 60_000
-    since = commands.Since(room.chat.journal.epoch, 0)
+    since = commands.Position(room.chat.journal.epoch, 0)
     assert refused(await eve.join(since=since)) == "banned"
     assert refused(await eve.do(commands.History(room="lobby"))) == "banned"
     newcomer = room.client("newcomer", ADDRESS)
@@ -411,7 +411,7 @@ async def test_a_closed_room(
 
 async def test_the_console_acts_as_an_operator(room: Room, eve: Client) -> None:
     done = await Moderation(room.chat).kick(Deed(by="console", nick="eve"))
-    assert isinstance(done, commands.Done)
+    assert isinstance(done, commands.Sanctioned)
     assert [line["by"] for name, line in room.log.records if name == "kick"] == ["console"]
 
 
@@ -451,5 +451,5 @@ def test_what_is_no_network(text: str) -> None:
 
 
 def test_done_says_only_what_there_is() -> None:
-    assert msgspec.json.encode(commands.Done()) == b"{}"
-    assert UNSET not in msgspec.to_builtins(commands.Done(user="u")).values()
+    assert msgspec.json.encode(commands.Sanctioned()) == b"{}"
+    assert UNSET not in msgspec.to_builtins(commands.Sanctioned(user="u")).values()

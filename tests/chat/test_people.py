@@ -9,12 +9,12 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from chatd.chat import commands, events
 from chatd.chat.tokens import Keys, new_key, read_key
 from chatd.chat.users import MARK
 from chatd.journal import Unavailable
 from chatd.journal.memory import MemoryJournal
 from chatd.model import UNAUTHORIZED, Record, UserRecord
+from chatd.protocol import commands, events
 from chatd.settings import Auth, Chat, Settings
 from tests.chat.room import Client, Room, Wall, open_room, refused
 
@@ -60,7 +60,7 @@ async def test_a_guest_becomes_who_the_token_names(room: Room) -> None:
     guest = client.connection.user
     answer = await auth(client, room.token("ann"))
     # The nick that the guest held is the subject's now.
-    assert answer == commands.Authenticated("ann", "ann", False, None)
+    assert answer == commands.Identity("ann", "ann", False, None)
     assert room.chat.users.get(guest.id) is None
     assert len(room.chat.users) == 1
     await client.join()

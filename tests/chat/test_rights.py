@@ -7,11 +7,11 @@ from typing import cast
 
 import pytest
 
-from chatd.chat import commands
 from chatd.chat.names import Pattern
 from chatd.chat.rights import Laws, User, refusal_to_read, refusal_to_write
 from chatd.chat.sanctions import Sanction, Sanctions
 from chatd.chat.tokens import Grant
+from chatd.protocol import commands
 from chatd.settings import Chat, Settings
 from tests.chat.room import open_room, refused
 

@@ -6,8 +6,8 @@ import trio
 from msgspec.structs import replace
 from trio.testing import MockClock
 
-from chatd.chat import commands, events
 from chatd.chat.tokens import Grant
+from chatd.protocol import commands, events
 from tests.chat.room import Room
 
 

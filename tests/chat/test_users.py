@@ -9,9 +9,10 @@ import trio
 from msgspec.structs import replace
 from trio.testing import MockClock
 
-from chatd.chat import commands, events, perform
+from chatd.chat import perform
 from chatd.journal.memory import MemoryJournal
 from chatd.model import Operation, Outcome
+from chatd.protocol import commands, events
 from chatd.settings import Settings
 from tests.chat.room import Room, Wall, open_room, refused
 
@@ -43,9 +44,9 @@ async def test_a_new_nick_is_told_once_for_each_shared_room(room: Room) -> None:
         await bob.join(name)
     answer = await ann.do(commands.Nick(nick="Anna"))
     assert answer.nick == "Anna"
-    told = [(item.room, item.old, item.new) for item in bob.told(events.NickChanged)]
+    told = [(item.room, item.before, item.nick) for item in bob.told(events.NickChange)]
     assert sorted(told) == [("a", "ann", "Anna"), ("b", "ann", "Anna")]
-    assert len(ann.told(events.NickChanged)) == 2
+    assert len(ann.told(events.NickChange)) == 2
     members = (await bob.do(commands.Who(room="a"))).members
     assert [member.nick for member in members] == ["Anna", "bob"]
     assert refused(await bob.do(commands.Nick(nick="ann"))) is None  # the old one is free

@@ -10,9 +10,10 @@ from msgspec import UNSET
 from msgspec.structs import replace
 from trio.testing import MockClock
 
-from chatd.chat import commands, events, perform
+from chatd.chat import perform
 from chatd.chat.rules import signs, words
 from chatd.chat.tokens import Grant
+from chatd.protocol import commands, events
 from chatd.settings import Chat, Limits, Settings
 from tests.chat.room import Client, Room, open_room, refused
 
@@ -59,8 +60,8 @@ async def test_an_edit_is_an_event_and_the_message_has_its_words(ann: Client, bo
     said = await ann.say("helo")
     changed = await ann.do(edit(said.seq, "hello\r\nworld"))
     assert changed.seq == 2
-    await bob.until(lambda: bob.told(events.Edited))
-    told = bob.told(events.Edited)[0]
+    await bob.until(lambda: bob.told(events.Edit))
+    told = bob.told(events.Edit)[0]
     assert (told.seq, told.of, told.nick, told.text) == (2, 1, "ann", "hello\nworld")
     message, event = await page(bob)
     assert (message.seq, message.text, message.edited) == (1, "hello\nworld", changed.at)
@@ -74,8 +75,8 @@ async def test_a_deleted_message_leaves_its_number(ann: Client, bob: Client) -> 
     said = await ann.say("oh no")
     await ann.do(edit(said.seq, "oh dear"))
     assert (await ann.do(delete(said.seq))).seq == 3
-    await bob.until(lambda: bob.told(events.Deleted))
-    assert bob.told(events.Deleted)[0].of == 1
+    await bob.until(lambda: bob.told(events.Delete))
+    assert bob.told(events.Delete)[0].of == 1
     message, edited, _ = await page(bob)
     assert (message.deleted, message.text, edited.text) == (True, UNSET, UNSET)
     for again in (delete(said.seq), edit(said.seq, "back")):
@@ -84,13 +85,13 @@ async def test_a_deleted_message_leaves_its_number(ann: Client, bob: Client) -> 
 
 async def test_who_resumes_is_told_of_changes(room: Room, ann: Client) -> None:
     said = await ann.say("one")
-    since = commands.Since(said.epoch, said.seq)
+    since = commands.Position(said.epoch, said.seq)
     await ann.do(edit(said.seq, "two"))
     await ann.do(delete(said.seq))
     late = room.client("late")
     joined = await late.join(since=since)
     assert joined.recovered
-    assert [type(event) for event in joined.events] == [events.Edited, events.Deleted]
+    assert [type(event) for event in joined.events] == [events.Edit, events.Delete]
     assert joined.events[0].text is UNSET
 
 
@@ -101,7 +102,7 @@ async def test_only_the_author_edits_and_deletes(room: Room, ann: Client, bob: C
     promote(bob)
     assert refused(await bob.do(edit(said.seq, "his"))) == "forbidden"
     assert (await bob.do(delete(said.seq))).seq == 2
-    await bob.until(lambda: bob.told(events.Deleted))
+    await bob.until(lambda: bob.told(events.Delete))
     assert [line["of"] for name, line in room.log.records if name == "delete"] == [said.seq]
 
 
@@ -162,8 +163,8 @@ async def test_a_topic_is_the_operators(room: Room, ann: Client, bob: Client) ->
     assert (await ann.join()).may_set_topic
     changed = await ann.do(commands.Topic(room="lobby", text="tea"))
     assert changed.seq == 1
-    await bob.until(lambda: bob.told(events.TopicSet))
-    assert bob.told(events.TopicSet)[0].text == "tea"
+    await bob.until(lambda: bob.told(events.Topic))
+    assert bob.told(events.Topic)[0].text == "tea"
     assert (await room.client("cleo").join()).topic == "tea"
     entries = (await bob.do(commands.Rooms())).rooms
     assert [(entry.room, entry.topic) for entry in entries] == [("lobby", "tea")]

@@ -16,9 +16,9 @@ from msgspec import UNSET
 from trio.testing import MockClock
 
 from chatd import __version__
-from chatd.chat import events
 from chatd.gateways.json import CODEC, Done, JsonGateway, Refused
 from chatd.model import Event, Refusal
+from chatd.protocol import events
 from chatd.settings import Chat, Limits, Settings, WebSocket
 from chatd.testing import Harness, open_chat
 from tests.gateways.raw import Json, json_user, masked_binary, speak_json

@@ -11,10 +11,10 @@ from typing import Any, Final, NamedTuple, get_args
 import pytest
 from trio.testing import MockClock
 
-from chatd.chat import events
-from chatd.chat.commands import Command
 from chatd.chat.rules import RULES
 from chatd.model import CLOSES, ErrorCode
+from chatd.protocol import events
+from chatd.protocol.commands import Command
 from chatd.settings import Auth, Settings
 from chatd.settings import Chat as ChatSettings
 from chatd.testing import Harness, open_chat
@@ -186,7 +186,9 @@ def test_every_event_error_and_close_code_has_its_line() -> None:
     told = [
         each.__struct_config__.tag
         for each in vars(events).values()
-        if isinstance(each, type) and issubclass(each, events.Told) and each is not events.Told
+        if isinstance(each, type)
+        and issubclass(each, events.ServerEvent)
+        and each is not events.ServerEvent
     ]
     table = PAGE[PAGE.index("### Events") : PAGE.index("### Resume")]
     for name in told:

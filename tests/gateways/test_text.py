@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from chatd.chat import Chat, events
+from chatd.chat import Chat
 from chatd.chat.rules import words
 from chatd.gateways import text as module
 from chatd.gateways.text import TextCodec, TextGateway
 from chatd.journal import Unavailable
 from chatd.model import Event
+from chatd.protocol import events
 from chatd.settings import Chat as ChatSettings
 from chatd.settings import Limits, Settings
 from chatd.testing import Harness, TextClient, open_chat

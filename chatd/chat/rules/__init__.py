@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from chatd.chat import commands
 from chatd.chat.connection import Answered, Connection
 from chatd.chat.rules import order, past, people, rooms, signs, words
 from chatd.journal import Unavailable
 from chatd.model import Refusal
+from chatd.protocol import commands
 
 __all__ = ["RULES", "perform"]
 

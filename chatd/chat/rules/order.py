@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from chatd.chat import commands
 from chatd.chat.connection import Answered, Connection
 from chatd.chat.moderation import Deed, Moderation
 from chatd.model import Refusal
+from chatd.protocol import commands
 
 __all__ = ["act"]
 
 _ACTS: Final[
     dict[
         type[commands.Moderate],
-        Callable[[Moderation, Deed], Awaitable[commands.Done | Refusal]],
+        Callable[[Moderation, Deed], Awaitable[commands.Sanctioned | Refusal]],
     ]
 ] = {
     commands.Kick: Moderation.kick,

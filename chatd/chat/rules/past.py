@@ -7,12 +7,12 @@ from typing import Final
 
 from msgspec import Struct
 
-from chatd.chat import commands, events
 from chatd.chat.connection import Answered, Connection
 from chatd.chat.direct import resolve
 from chatd.chat.pages import fitting, last_messages, newest, page_size
 from chatd.chat.rights import refusal_to_read
 from chatd.model import Event, Refusal
+from chatd.protocol import commands, events
 
 __all__ = ["history", "search"]
 

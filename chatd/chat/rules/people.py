@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
-from chatd.chat import commands, events
 from chatd.chat.connection import Answered, Connection
 from chatd.chat.names import Name, nick_name
 from chatd.chat.users import User
 from chatd.model import BANNED, Outcome, Refusal, Remember, UserRecord
+from chatd.protocol import commands, events
 
 __all__ = ["auth", "nick"]
 
@@ -66,7 +66,7 @@ async def _by_session(connection: Connection, session: str, answered: Answered) 
 
 def _authenticated(connection: Connection, answered: Answered) -> None:
     user, session = connection.user, connection.chat.users.secret(connection.user)
-    answered(commands.Authenticated(user.id, user.nick.shown, connection.op, session))
+    answered(commands.Identity(user.id, user.nick.shown, connection.op, session))
 
 
 def _shut_out(connection: Connection, banned: Refusal, answered: Answered) -> None:

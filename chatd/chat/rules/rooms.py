@@ -7,7 +7,6 @@ from typing import Final
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
-from chatd.chat import commands, events
 from chatd.chat.connection import Answered, Connection
 from chatd.chat.direct import DIRECT, open_direct, other_of, place, resolve
 from chatd.chat.names import nick_name
@@ -16,6 +15,7 @@ from chatd.chat.rights import refusal_to_read, refusal_to_set_topic
 from chatd.chat.rooms import Room
 from chatd.journal import Unavailable
 from chatd.model import Refusal
+from chatd.protocol import commands, events
 
 __all__ = ["join", "leave", "list_rooms", "who"]
 
@@ -66,7 +66,7 @@ async def join(connection: Connection, command: commands.Join, answered: Answere
         connection.exit(membership)
         raise
     answered(
-        commands.Joined(
+        commands.Entered(
             room=room.name,
             epoch=chat.journal.epoch,
             seq=room.topic.visible,
@@ -114,7 +114,7 @@ async def leave(connection: Connection, command: commands.Leave, answered: Answe
         answered(Refusal("bad_request", "direct messages are not joined and not left"))
         return
     membership.stop()
-    answered(commands.Left(membership.room.name))
+    answered(commands.RoomLeft(membership.room.name))
     connection.exit(membership)
 
 
@@ -148,7 +148,7 @@ async def list_rooms(connection: Connection, command: commands.Rooms, answered: 
         return
     found = [*await _conversations(connection), *await chat.rooms.entries()]
     room = chat.settings.limits.send_queue_bytes // QUEUE_SHARE
-    listed: list[commands.RoomEntry] = []
+    listed: list[commands.RoomInfo] = []
     more: bool | UnsetType = UNSET
     for fold, entry in found:
         if after is not None and _place(fold) <= _place(after.fold):
@@ -169,7 +169,7 @@ def _place(fold: str) -> tuple[bool, str]:
     return not fold.startswith("@"), fold
 
 
-async def _conversations(connection: Connection) -> list[tuple[str, commands.RoomEntry]]:
+async def _conversations(connection: Connection) -> list[tuple[str, commands.RoomInfo]]:
     """Give the rooms of the user's direct messages."""
     chat, user = connection.chat, connection.user
     prefix = f"{user.id}\0"
@@ -177,7 +177,7 @@ async def _conversations(connection: Connection) -> list[tuple[str, commands.Roo
         record.name.removeprefix(prefix) for record in await chat.journal.records(DIRECT, prefix)
     ]
     live = [room.topic.room for room in chat.rooms.direct(user.id)]
-    entries: list[tuple[str, commands.RoomEntry]] = []
+    entries: list[tuple[str, commands.RoomInfo]] = []
     for fold in sorted({*kept, *live}):
         other = other_of(fold, user.id)
         here = chat.users.get(other)
@@ -186,5 +186,5 @@ async def _conversations(connection: Connection) -> list[tuple[str, commands.Roo
         if room := chat.rooms.get(fold):
             entries.append((fold, replace(room.entry(), nick=nick)))
         elif head := await chat.journal.head(fold):
-            entries.append((fold, commands.RoomEntry(fold, 0, head.seq, head.topic, nick)))
+            entries.append((fold, commands.RoomInfo(fold, 0, head.seq, head.topic, nick)))
     return entries

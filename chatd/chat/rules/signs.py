@@ -7,7 +7,6 @@ from typing import Final
 
 import trio
 
-from chatd.chat import commands, events
 from chatd.chat.connection import Answered, Connection
 from chatd.chat.credentials import is_guest
 from chatd.chat.direct import place
@@ -15,6 +14,7 @@ from chatd.chat.membership import Membership
 from chatd.chat.rights import refusal_to_write
 from chatd.chat.users import DAY_SECONDS, MARK
 from chatd.model import Outcome, Put, Record, Refusal
+from chatd.protocol import commands, events
 
 __all__ = ["read", "typing"]
 
@@ -60,7 +60,7 @@ async def read(connection: Connection, command: commands.Read, answered: Answere
         return
     before = user.marks.get(topic.room, 0)
     if command.seq <= before:
-        answered(commands.Marked(topic.name, before))
+        answered(commands.ReadMark(topic.name, before))
         return
     # A guest who does not come back leaves nothing behind.
     stays = chat.settings.auth.session_days * DAY_SECONDS * 1000
@@ -86,7 +86,7 @@ def _marked(
             user.marks[topic.room] = before
         answered(outcome)
         return
-    answered(commands.Marked(topic.name, seq))
+    answered(commands.ReadMark(topic.name, seq))
     for other in list(user.connections):
         if other is not connection:
             other.tell(events.Read(topic.name, seq))

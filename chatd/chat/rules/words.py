@@ -6,13 +6,13 @@ import re
 from functools import partial
 from typing import Final, Literal
 
-from chatd.chat import commands, events
 from chatd.chat.connection import Answered, Connection
 from chatd.chat.credentials import is_kept
 from chatd.chat.direct import DIRECT, place
 from chatd.chat.membership import Membership
 from chatd.chat.rights import refusal_to_set_topic, refusal_to_write
 from chatd.model import Outcome, Post, Put, Receipt, Record, Refusal
+from chatd.protocol import commands, events
 
 __all__ = ["delete", "edit", "say", "topic"]
 

@@ -1,6 +1,6 @@
 """What a client is told, in the shape every protocol with objects gives it.
 
-``Message``, ``Edited``, ``Deleted`` and ``TopicSet`` are events of a room's log, and ``shape``
+``Message``, ``Edit``, ``Delete`` and ``Topic`` are events of a room's log, and ``shape``
 makes them of one; the rest is told and forgotten.
 """
 
@@ -16,25 +16,25 @@ from chatd.model import Event
 
 __all__ = [
     "Bye",
-    "Deleted",
-    "Edited",
+    "Delete",
+    "Edit",
     "Hello",
     "Joined",
     "Left",
     "Limits",
     "Message",
-    "NickChanged",
+    "NickChange",
     "Notice",
     "Presence",
     "Read",
-    "TopicSet",
+    "Topic",
     "Typing",
     "rfc3339",
     "shape",
 ]
 
 
-class Told(Struct, frozen=True, tag_field="on", tag=str.lower):
+class ServerEvent(Struct, frozen=True, tag_field="on", tag=str.lower):
     """Anything told; its name stands in ``on``."""
 
 
@@ -46,7 +46,7 @@ class Limits(Struct, frozen=True):
     messages_burst: int | None
 
 
-class Hello(Told, frozen=True):
+class Hello(ServerEvent, frozen=True):
     """The first thing said: who the client is, and how to be it again."""
 
     server: str
@@ -57,7 +57,7 @@ class Hello(Told, frozen=True):
     limits: Limits
 
 
-class Message(Told, frozen=True, kw_only=True):
+class Message(ServerEvent, frozen=True, kw_only=True):
     """Somebody said something. What is told and not kept has no number."""
 
     room: str
@@ -71,7 +71,7 @@ class Message(Told, frozen=True, kw_only=True):
     deleted: bool | UnsetType = UNSET
 
 
-class Edited(Told, frozen=True, tag="edit"):
+class Edit(ServerEvent, frozen=True, tag="edit"):
     """A message has another text: the present one, if it was edited again since.
 
     There is none where the message was deleted since.
@@ -86,7 +86,7 @@ class Edited(Told, frozen=True, tag="edit"):
     text: str | UnsetType = UNSET
 
 
-class Deleted(Told, frozen=True, tag="delete"):
+class Delete(ServerEvent, frozen=True, tag="delete"):
     """A message is no more; its number is left."""
 
     room: str
@@ -97,7 +97,7 @@ class Deleted(Told, frozen=True, tag="delete"):
     user: str
 
 
-class TopicSet(Told, frozen=True, tag="topic"):
+class Topic(ServerEvent, frozen=True, tag="topic"):
     """What the room is about; an empty text: nothing."""
 
     room: str
@@ -108,7 +108,7 @@ class TopicSet(Told, frozen=True, tag="topic"):
     text: str
 
 
-class Joined(Told, frozen=True):
+class Joined(ServerEvent, frozen=True):
     """A user's first connection came into the room."""
 
     room: str
@@ -117,7 +117,7 @@ class Joined(Told, frozen=True):
     op: bool
 
 
-class Left(Told, frozen=True):
+class Left(ServerEvent, frozen=True):
     """A user's last connection left the room. Who was put out is told so too."""
 
     room: str
@@ -126,23 +126,23 @@ class Left(Told, frozen=True):
     reason: Literal["leave", "lost", "kicked", "banned"]
 
 
-class Presence(Told, frozen=True):
+class Presence(ServerEvent, frozen=True):
     """How many are in a room in which so many come and go that it is not told of each."""
 
     room: str
     total: int
 
 
-class NickChanged(Told, frozen=True, tag="nick"):
+class NickChange(ServerEvent, frozen=True, tag="nick"):
     """A user is called something else from now on."""
 
     room: str
     user: str
-    old: str = field(name="from")
-    new: str = field(name="to")
+    before: str = field(name="from")
+    nick: str = field(name="to")
 
 
-class Typing(Told, frozen=True):
+class Typing(ServerEvent, frozen=True):
     """Somebody is writing, or no more: who hears nothing for a while takes it for no more."""
 
     room: str
@@ -151,14 +151,14 @@ class Typing(Told, frozen=True):
     active: bool
 
 
-class Read(Told, frozen=True):
+class Read(ServerEvent, frozen=True):
     """Another connection of the same user has read so far."""
 
     room: str
     seq: int
 
 
-class Notice(Told, frozen=True):
+class Notice(ServerEvent, frozen=True):
     """A line for people, from the daemon or an operator.
 
     Where a protocol has no other way to say that a command was refused, ``do`` and the rest do.
@@ -171,7 +171,7 @@ class Notice(Told, frozen=True):
     retry_ms: int | UnsetType = UNSET
 
 
-class Bye(Told, frozen=True):
+class Bye(ServerEvent, frozen=True):
     """The last thing said: why, and whether and when to come back."""
 
     code: int
@@ -180,7 +180,7 @@ class Bye(Told, frozen=True):
     retry_ms: int
 
 
-def shape(room: str, event: Event) -> Message | Edited | Deleted | TopicSet:
+def shape(room: str, event: Event) -> Message | Edit | Delete | Topic:
     """Give a logged event, with its present words, as it is told; ``room`` as it is written."""
     at = rfc3339(event.at)
     text = UNSET if event.text is None else event.text
@@ -198,11 +198,11 @@ def shape(room: str, event: Event) -> Message | Edited | Deleted | TopicSet:
                 deleted=True if event.deleted else UNSET,
             )
         case "edit":
-            return Edited(room, event.seq, event.of or 0, at, event.nick, event.user, text)
+            return Edit(room, event.seq, event.of or 0, at, event.nick, event.user, text)
         case "delete":
-            return Deleted(room, event.seq, event.of or 0, at, event.nick, event.user)
+            return Delete(room, event.seq, event.of or 0, at, event.nick, event.user)
         case "topic":
-            return TopicSet(room, event.seq, at, event.nick, event.user, event.text or "")
+            return Topic(room, event.seq, at, event.nick, event.user, event.text or "")
 
 
 def rfc3339(milliseconds: int) -> str:

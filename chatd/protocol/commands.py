@@ -9,38 +9,38 @@ from msgspec import UNSET, Struct, UnsetType
 __all__ = [
     "Answer",
     "Auth",
-    "Authenticated",
     "Ban",
     "Changed",
     "Close",
     "Command",
     "Delete",
-    "Done",
     "Edit",
+    "Entered",
     "Found",
     "History",
+    "Identity",
     "Join",
-    "Joined",
     "Kick",
     "Leave",
-    "Left",
-    "Marked",
     "Member",
     "Members",
     "Moderate",
     "Mute",
     "Nick",
     "Page",
+    "Position",
     "Read",
+    "ReadMark",
     "Renamed",
-    "RoomEntry",
+    "RoomInfo",
+    "RoomLeft",
     "RoomList",
     "Rooms",
     "Said",
     "Sanction",
+    "Sanctioned",
     "Say",
     "Search",
-    "Since",
     "Slow",
     "Topic",
     "Typing",
@@ -63,7 +63,7 @@ class Auth(Command, frozen=True, kw_only=True):
     session: str | None = None
 
 
-class Since(Struct, frozen=True):
+class Position(Struct, frozen=True):
     """A position: a number and the life of the log in which it was given."""
 
     epoch: str
@@ -77,7 +77,7 @@ class Join(Command, frozen=True, kw_only=True):
     """
 
     room: str
-    since: Since | None = None
+    since: Position | None = None
     limit: int | None = None
     messages: bool = False
 
@@ -236,7 +236,7 @@ class Member(Struct, frozen=True):
     op: bool
 
 
-class Authenticated(Struct, frozen=True):
+class Identity(Struct, frozen=True):
     """Answers ``auth``; a guest's ``session`` is good for another ``auth.session_days``."""
 
     user: str
@@ -245,7 +245,7 @@ class Authenticated(Struct, frozen=True):
     session: str | None
 
 
-class Joined(Struct, frozen=True):
+class Entered(Struct, frozen=True):
     """Answers ``join``. ``seq`` is the room's last number; ``events`` are oldest first.
 
     ``read`` and ``unread`` are there for who marked something in the room as read, and for who has
@@ -265,7 +265,7 @@ class Joined(Struct, frozen=True):
     unread: int | UnsetType = UNSET
 
 
-class Left(Struct, frozen=True):
+class RoomLeft(Struct, frozen=True):
     """Answers ``leave``."""
 
     room: str
@@ -314,8 +314,8 @@ class Members(Struct, frozen=True):
     member_count: int
 
 
-class RoomEntry(Struct, frozen=True):
-    """One room of ``rooms``. ``read`` and ``unread`` are as in `Joined`.
+class RoomInfo(Struct, frozen=True):
+    """One room of ``rooms``. ``read`` and ``unread`` are as in `Entered`.
 
     ``nick`` is in direct messages' rooms: what the other is called, where that is known.
     """
@@ -332,7 +332,7 @@ class RoomEntry(Struct, frozen=True):
 class RoomList(Struct, frozen=True):
     """Answers ``rooms``; ``more`` is there, and true, where there are further ones."""
 
-    rooms: list[RoomEntry]
+    rooms: list[RoomInfo]
     more: bool | UnsetType = UNSET
 
 
@@ -342,14 +342,14 @@ class Renamed(Struct, frozen=True):
     nick: str
 
 
-class Marked(Struct, frozen=True):
+class ReadMark(Struct, frozen=True):
     """Answers ``read``: up to where the room is read now, which never goes back."""
 
     room: str
     seq: int
 
 
-class Done(Struct, frozen=True, omit_defaults=True):
+class Sanctioned(Struct, frozen=True, omit_defaults=True):
     """Answers what operators do: to whom it was done, and until when it holds."""
 
     user: str | None = None
@@ -358,10 +358,10 @@ class Done(Struct, frozen=True, omit_defaults=True):
 
 
 Answer: TypeAlias = (
-    Authenticated
-    | Done
-    | Joined
-    | Left
+    Identity
+    | Sanctioned
+    | Entered
+    | RoomLeft
     | Said
     | Changed
     | Page
@@ -369,5 +369,5 @@ Answer: TypeAlias = (
     | Members
     | RoomList
     | Renamed
-    | Marked
+    | ReadMark
 )
