@@ -28,6 +28,7 @@ __all__ = [
     "Receipt",
     "Record",
     "Refusal",
+    "Refused",
     "Remember",
     "Restore",
     "Take",
@@ -57,14 +58,22 @@ ErrorCode: TypeAlias = Literal[
 
 
 class Refusal(Struct, frozen=True, omit_defaults=True):
-    """A refusal is a value: it is answered, never raised.
+    """Why a command was refused, as its sender is answered.
 
-    ``message`` is for people. ``retry_ms`` is there where waiting that long helps.
+    ``message`` is for people. ``retry_ms`` is set if it may succeed after that many milliseconds.
     """
 
     code: ErrorCode
     message: str
     retry_ms: int | None = None
+
+
+class Refused(Exception):  # noqa: N818  an answer, not an error
+    """Raised where a command is refused; ``refusal`` is the answer."""
+
+    def __init__(self, code: ErrorCode, message: str, retry_ms: int | None = None) -> None:
+        super().__init__(message)
+        self.refusal = Refusal(code, message, retry_ms)
 
 
 class Close(Struct, frozen=True):
