@@ -8,7 +8,7 @@ from chatd.engineio.block import Block
 from chatd.engineio.ends import Reason, SessionClosed
 from chatd.engineio.engine import Engine, EngineStatistics, Opened
 from chatd.engineio.handshake import Handshake
-from chatd.engineio.options import AllowRequest, Cookie, Options, Origins
+from chatd.engineio.options import AllowRequest, Cookie, Options, OptionsDict, Origins, Tunable
 from chatd.engineio.packets import Revision
 from chatd.engineio.server import Handler, Server
 from chatd.engineio.serving import Served, serve
@@ -24,6 +24,7 @@ __all__ = [
     "Handshake",
     "Opened",
     "Options",
+    "OptionsDict",
     "Origins",
     "Reason",
     "Receiver",
@@ -32,5 +33,6 @@ __all__ = [
     "Server",
     "Session",
     "SessionClosed",
+    "Tunable",
     "serve",
 ]

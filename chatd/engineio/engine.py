@@ -25,7 +25,7 @@ from chatd.engineio.handshake import Handshake
 from chatd.engineio.inbox import Inbox
 from chatd.engineio.options import Options
 from chatd.engineio.packets import Revision
-from chatd.engineio.session import APART_SECONDS, Receiver, Session
+from chatd.engineio.session import Receiver, Session
 from chatd.engineio.websocket import Candidate, Carrier, Unwanted
 from chatd.logs import Log
 from chatd.wire import websocket as wire
@@ -333,9 +333,9 @@ class Engine:
 
     def _opener(self, revision: Revision) -> wire.Opener:
         async def opening(websocket: WebSocket) -> wire.Receiver:
-            if revision == 3:
-                # Its official suite listens for the open packet when it has heard of the 101.
-                await trio.sleep(APART_SECONDS)
+            if revision == 3 and self.options.handshake_pause:
+                # The official suite listens for the open packet only once it has seen the 101.
+                await trio.sleep(self.options.handshake_pause)
             session, _ = self._open(websocket.request, revision, websocket)
             return Carrier(session, websocket)
 

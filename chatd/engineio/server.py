@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Literal, TypeAlias
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias, Unpack
 
 import trio
 
 from chatd.engineio.engine import Engine
-from chatd.engineio.options import AllowRequest, Cookie, Options, Origins
+from chatd.engineio.options import Options, OptionsDict
 from chatd.engineio.serving import serve
 from chatd.engineio.session import Session
 from chatd.logs import Log, open_log
@@ -26,8 +26,7 @@ class Server:
     """Calls ``handler`` with each session, in a task of its own; when it returns the session ends.
 
     ``async for message in session`` gives the messages and ends with the session. A handler is not
-    cancelled by that. An exception out of it is logged, and costs its own session alone. Times are
-    in seconds, sizes in bytes; see ``Options`` for what each means.
+    cancelled by that. An exception out of it is logged, and costs its own session alone.
     """
 
     def __init__(
@@ -35,49 +34,15 @@ class Server:
         handler: Handler,
         path: str = "/engine.io/",
         *,
-        ping_interval: float = 25.0,
-        ping_timeout: float = 20.0,
-        upgrade_timeout: float = 10.0,
-        close_timeout: float = 30.0,
-        max_payload: int = 1_000_000,
-        send_queue_bytes: int = 1 << 20,
-        max_sessions: int = 20_000,
-        allow_eio3: bool = False,
-        allow_upgrades: bool = True,
-        transports: Sequence[Literal["polling", "websocket"]] = ("polling", "websocket"),
-        cors_origins: Origins | None = None,
-        cors_credentials: bool = False,
-        cookie: Cookie | None = None,
-        compression_threshold: int | None = 1024,
-        jsonp: bool = True,
-        allow_request: AllowRequest | None = None,
         settings: Settings | None = None,
         log: Log | None = None,
+        **options: Unpack[OptionsDict],
     ) -> None:
         self._handler = handler
         self._settings = settings
         self._log = log or open_log(level="warning")
         self._handlers: trio.Nursery | None = None
-        options = Options(
-            path=path,
-            ping_interval=ping_interval,
-            ping_timeout=ping_timeout,
-            upgrade_timeout=upgrade_timeout,
-            close_timeout=close_timeout,
-            max_payload=max_payload,
-            send_queue_bytes=send_queue_bytes,
-            max_sessions=max_sessions,
-            allow_eio3=allow_eio3,
-            allow_upgrades=allow_upgrades,
-            transports=transports,
-            cors_origins=cors_origins,
-            cors_credentials=cors_credentials,
-            cookie=cookie,
-            compression_threshold=compression_threshold,
-            jsonp=jsonp,
-            allow_request=allow_request,
-        )
-        self.engine = Engine(self._opened, options, log=self._log)
+        self.engine = Engine(self._opened, Options(path=path, **options), log=self._log)
 
     @property
     def routes(self) -> Routes:

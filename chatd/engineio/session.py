@@ -44,12 +44,7 @@ from chatd.wire import frames
 from chatd.wire.heartbeats import STALL_SECONDS
 from chatd.wire.websocket import WebSocket
 
-__all__ = ["APART_SECONDS", "Bounds", "Owner", "Receiver", "Session", "State"]
-
-# What a client reads in one go it tells in one go, and who listens for one message at a time, as
-# the official suites do, misses the second: with npm's ws 8 in a fifth of all cases, and in none of
-# 600 with this pause between them.
-APART_SECONDS: Final = 0.005
+__all__ = ["Bounds", "Owner", "Receiver", "Session", "State"]
 
 State: TypeAlias = Literal["polling", "probing", "websocket", "leaving", "over"]
 
@@ -242,14 +237,6 @@ class Session:
                 await self._websocket.outbox.drained()
             else:
                 await self._progressed()
-
-    async def apart(self) -> None:
-        """Let the client read what it was sent by itself, before what is sent next.
-
-        On a WebSocket of a network's, that is: polling has payloads, and memory no reads that join.
-        """
-        if self._websocket is not None and self.handshake.request.peer.kind != "memory":
-            await trio.sleep(APART_SECONDS)
 
     # Receiving, for who asked for no receiver of its own
 

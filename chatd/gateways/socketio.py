@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
-from typing import Any, Final, TypedDict
+from typing import Any, Final
 
 import msgspec
 
@@ -27,7 +27,7 @@ from chatd.logs import Log
 from chatd.model import GOING_AWAY, LOST, NORMAL, Close, Event, Refusal
 from chatd.protocol import commands, events
 from chatd.settings import Settings
-from chatd.socketio import NotRecovered, Recovery, Server, Socket
+from chatd.socketio import NotRecovered, Recovery, Server, Socket, Tunable
 from chatd.socketio import Refused as NotLetIn
 from chatd.socketio.blocks import block_of
 from chatd.socketio.delivery import offset_appended
@@ -96,18 +96,7 @@ class SocketIoCodec:
         )
 
 
-class _Tuning(TypedDict):
-    ping_interval: float
-    ping_timeout: float
-    upgrade_timeout: float
-    connect_timeout: float
-    max_payload: int
-    max_sessions: int
-    send_queue_bytes: int
-    allow_eio3: bool
-
-
-def _tuning(settings: Settings) -> _Tuning:
+def _tuning(settings: Settings) -> Tunable:
     """Give the options that are the configuration's."""
     options = settings.engineio
     return {

@@ -25,6 +25,7 @@ from chatd.socketio.errors import Disconnected, NotRecovered, PacketError, Refus
 from chatd.socketio.handlers import Acknowledging
 from chatd.socketio.handshake import Handshake
 from chatd.socketio.namespace import DynamicNamespace, Namespace
+from chatd.socketio.options import Options, OptionsDict, Tunable
 from chatd.socketio.recovery import Logged, Lost, MemoryLog, Recovery, RecoveryLog
 from chatd.socketio.server import Server, ServerStatistics
 from chatd.socketio.socket import Direct, Socket
@@ -44,6 +45,8 @@ __all__ = [
     "MemoryLog",
     "Namespace",
     "NotRecovered",
+    "Options",
+    "OptionsDict",
     "PacketError",
     "Recovery",
     "RecoveryLog",
@@ -51,4 +54,5 @@ __all__ = [
     "Server",
     "ServerStatistics",
     "Socket",
+    "Tunable",
 ]

@@ -37,6 +37,9 @@ class Door(Protocol):
     @property
     def options(self) -> Options: ...
 
+    @property
+    def skip_middleware(self) -> bool: ...
+
     async def find(self, name: str, auth: dict[str, Any], /) -> Namespace | None: ...
 
     async def failed(self, error: Exception, socket: Socket | None, event: str, /) -> None: ...
@@ -137,7 +140,7 @@ class Admission:
     async def _enter(self, namespace: Namespace, missed: _Missed | None) -> bool:
         """Let it in; False where it could not be as who it was after all."""
         socket = self._socket(namespace, missed)
-        if missed is None or not self._host.options.skip_middleware:
+        if missed is None or not self._host.skip_middleware:
             try:
                 for middleware in tuple(namespace.handlers.middleware):
                     await call(middleware, socket)

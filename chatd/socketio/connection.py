@@ -53,6 +53,9 @@ class Host(Protocol):
     def options(self) -> Options: ...
 
     @property
+    def skip_middleware(self) -> bool: ...
+
+    @property
     def on_connections(self) -> list[Handler]: ...
 
     async def find(self, name: str, auth: dict[str, Any], /) -> Namespace | None:
@@ -351,7 +354,8 @@ class Connection:
                 self._idle.set()
 
     async def _greet(self, socket: Socket, namespace: Namespace) -> None:
-        await self.session.apart()  # from the CONNECT reply
+        if self.host.options.handshake_pause and self.session.transport == "websocket":
+            await trio.sleep(self.host.options.handshake_pause)  # since the CONNECT reply
         socket.begun = True
         try:
             await namespace.handlers.life("connect", socket)

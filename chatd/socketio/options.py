@@ -1,17 +1,49 @@
-"""How a server's connections behave, as they see it; the engine's options are the engine's."""
+"""The options of a Socket.IO server: those of its engine, and its own."""
 
 from __future__ import annotations
 
-from msgspec import Struct
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from chatd import engineio
+from chatd.engineio import options as engine_options
 from chatd.socketio.packets import MAX_ATTACHMENTS
 
-__all__ = ["Options"]
+if TYPE_CHECKING:
+    from chatd.socketio.recovery import Recovery
+
+__all__ = ["Options", "OptionsDict", "Tunable"]
 
 
-class Options(Struct, frozen=True, kw_only=True):
-    """Times in seconds, sizes in bytes. What each means stands at `Server`."""
+class Options(engineio.Options, frozen=True, kw_only=True):
+    """The options of a `Server`: those of `chatd.engineio.Options`, and the following.
 
+    Times are in seconds, sizes in bytes.
+
+    Attributes:
+        path: Where the protocol is served; default ``"/socket.io/"``.
+        static: A folder whose files `Server.serve` serves at ``/``; default none.
+        client_files: The folder with Socket.IO's browser client (``socket.io.js`` and so on),
+            which is served under ``path``; default the one that ``chatd fetch-client`` fills.
+        connect_timeout: Time that a connection may take to join its first namespace; default 45.
+        ack_timeout: Time that ``call`` waits for an acknowledgement, unless ``timeout(seconds)``
+            sets another; default 30.
+        attachment_timeout: Time that each attachment of a binary packet may take; default 45.
+        shutdown_timeout: Time that ``disconnect`` handlers have when ``serve`` or ``run`` is
+            cancelled; default 5.
+        max_attachments: Attachments of one packet from a client; default 10, as in
+            socket.io-parser 4.2.6.
+        max_namespaces: Namespaces of one connection; default 100.
+        receive_queue_packets: Events that may wait for the handlers of one connection; default
+            256. While the queue is full, the server does not read from that connection.
+        receive_queue_bytes: Bytes of these events; default 1 MiB.
+        recovery: True, a number of seconds or a `Recovery` lets clients recover a lost connection;
+            default None: off.
+    """
+
+    path: str = "/socket.io/"
+    static: str | Path | None = None
+    client_files: str | Path | None = None
     connect_timeout: float = 45.0
     ack_timeout: float = 30.0
     attachment_timeout: float = 45.0
@@ -20,5 +52,26 @@ class Options(Struct, frozen=True, kw_only=True):
     max_namespaces: int = 100
     receive_queue_packets: int = 256
     receive_queue_bytes: int = 1 << 20
-    send_queue_bytes: int = 1 << 20
-    skip_middleware: bool = True
+    recovery: Recovery | float | bool | None = None
+
+
+class Tunable(engine_options.Tunable, total=False):
+    """The options that `Server.tune` can replace while the server serves; see `Options`."""
+
+    connect_timeout: float
+
+
+class OptionsDict(Tunable, engine_options.OptionsDict, total=False):
+    """`Options` as keyword arguments."""
+
+    path: str
+    static: str | Path | None
+    client_files: str | Path | None
+    ack_timeout: float
+    attachment_timeout: float
+    shutdown_timeout: float
+    max_attachments: int
+    max_namespaces: int
+    receive_queue_packets: int
+    receive_queue_bytes: int
+    recovery: Recovery | float | bool | None

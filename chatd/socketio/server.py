@@ -15,17 +15,17 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Literal, overload
+from typing import Any, Final, Unpack, overload
 
 import trio
 from msgspec import Struct
 from msgspec.structs import replace
 
 from chatd import engineio
-from chatd.engineio import AllowRequest, Cookie, Engine, Origins, Session
+from chatd.engineio import Engine, Session
 from chatd.logs import Log, open_log
 from chatd.settings import Settings
 from chatd.socketio.audience import Audience, Broadcast
@@ -33,9 +33,8 @@ from chatd.socketio.connection import Connection
 from chatd.socketio.files import Folder, client_routes
 from chatd.socketio.handlers import H, Handler, Handlers, Listening, call
 from chatd.socketio.namespace import DynamicNamespace, Namespace, Pattern
-from chatd.socketio.options import Options
-from chatd.socketio.packets import MAX_ATTACHMENTS
-from chatd.socketio.recovery import MemoryLog, Recovery, RecoveryLog, configured
+from chatd.socketio.options import Options, OptionsDict, Tunable
+from chatd.socketio.recovery import MemoryLog, RecoveryLog, configured
 from chatd.socketio.socket import Socket
 from chatd.wire.request import Refused as HttpRefused
 from chatd.wire.request import Request, refusal
@@ -62,104 +61,30 @@ class ServerStatistics(Struct, frozen=True):
 class Server(Audience[Socket], Listening):
     """A Socket.IO server: protocol revision 5, and 4 where ``allow_eio3``.
 
-    What it has of a namespace's (``on``, ``use``, ``emit``, ``to`` …) is that of ``/``.
-
-    Times are in seconds, sizes in bytes. Those of the engine: ``path``, ``ping_interval``,
-    ``ping_timeout``, ``upgrade_timeout``, ``max_payload`` (of one message, or one POST),
-    ``send_queue_bytes`` (what may wait for one client: at it the client is too slow and its
-    connection ends), ``transports``, ``cors_origins`` and the others: see ``engineio.Options``.
-
-    - ``static``: a folder served at ``/`` by ``serve``; ``client_files``: where Socket.IO's browser
-      client is, served beside the protocol.
-    - ``connect_timeout``: how long a connection may be in no namespace at first.
-    - ``ack_timeout``: how long ``call`` waits where it is not told.
-    - ``attachment_timeout``: how long each attachment of a binary packet may take.
-    - ``shutdown_timeout``: what ``disconnect`` handlers have when ``serve`` is cancelled.
-    - ``max_attachments``: of one packet. ``max_namespaces``: of one connection.
-    - ``receive_queue_packets``, ``receive_queue_bytes``: what may wait for one connection's
-      handlers; when it is full, nothing more is read from it.
-    - ``recovery``: True, seconds or a `Recovery` lets clients that lost their connection go on
-      where they were.
+    What it has of a namespace's (``on``, ``use``, ``emit``, ``to`` …) is that of ``/``. Its options
+    are those of `Options`, as keyword arguments.
     """
 
     def __init__(
         self,
         *,
-        static: str | Path | None = None,
-        client_files: str | Path | None = None,
-        path: str = "/socket.io/",
-        ping_interval: float = 25.0,
-        ping_timeout: float = 20.0,
-        upgrade_timeout: float = 10.0,
-        close_timeout: float = 30.0,
-        connect_timeout: float = 45.0,
-        ack_timeout: float = 30.0,
-        attachment_timeout: float = 45.0,
-        shutdown_timeout: float = 5.0,
-        max_payload: int = 1_000_000,
-        max_attachments: int = MAX_ATTACHMENTS,
-        max_namespaces: int = 100,
-        max_sessions: int = 20_000,
-        send_queue_bytes: int = 1 << 20,
-        receive_queue_packets: int = 256,
-        receive_queue_bytes: int = 1 << 20,
-        allow_eio3: bool = False,
-        allow_upgrades: bool = True,
-        transports: Sequence[Literal["polling", "websocket"]] = ("polling", "websocket"),
-        cors_origins: Origins | None = None,
-        cors_credentials: bool = False,
-        cookie: Cookie | None = None,
-        compression_threshold: int | None = 1024,
-        jsonp: bool = True,
-        allow_request: AllowRequest | None = None,
-        recovery: Recovery | float | bool | None = None,
         settings: Settings | None = None,
         log: Log | None = None,
+        **options: Unpack[OptionsDict],
     ) -> None:
-        recovering = configured(recovery)
-        self._recovery_log: RecoveryLog | None = None
-        if recovering is not None:
-            self._recovery_log = recovering.log or MemoryLog(recovering.seconds)
-        self.options = Options(
-            connect_timeout=connect_timeout,
-            ack_timeout=ack_timeout,
-            attachment_timeout=attachment_timeout,
-            shutdown_timeout=shutdown_timeout,
-            max_attachments=max_attachments,
-            max_namespaces=max_namespaces,
-            receive_queue_packets=receive_queue_packets,
-            receive_queue_bytes=receive_queue_bytes,
-            send_queue_bytes=send_queue_bytes,
-            skip_middleware=recovering is not None and recovering.skip_middleware,
-        )
-        self._log = log or open_log(level="warning")
+        self.options = Options(**options)
         self._settings = settings
-        self._allow_request = allow_request
+        self._log = log or open_log(level="warning")
         self.engine = Engine(
-            self._opened,
-            engineio.Options(
-                path=path,
-                ping_interval=ping_interval,
-                ping_timeout=ping_timeout,
-                upgrade_timeout=upgrade_timeout,
-                close_timeout=close_timeout,
-                max_payload=max_payload,
-                send_queue_bytes=send_queue_bytes,
-                max_sessions=max_sessions,
-                allow_eio3=allow_eio3,
-                allow_upgrades=allow_upgrades,
-                transports=transports,
-                cors_origins=cors_origins,
-                cors_credentials=cors_credentials,
-                cookie=cookie,
-                compression_threshold=compression_threshold,
-                jsonp=jsonp,
-                allow_request=self._allows,
-            ),
-            log=self._log,
+            self._opened, replace(self.options, allow_request=self._allows), log=self._log
         )
-        self._folder = None if static is None else Folder(static)
-        self._client_folder = Path(client_files or CLIENT_FOLDER)
+        recovery = configured(self.options.recovery)
+        self.skip_middleware = recovery is not None and recovery.skip_middleware
+        self._recovery_log: RecoveryLog | None = None
+        if recovery is not None:
+            self._recovery_log = recovery.log or MemoryLog(recovery.seconds)
+        self._folder = None if self.options.static is None else Folder(self.options.static)
+        self._client_folder = Path(self.options.client_files or CLIENT_FOLDER)
         self.on_connections: list[Handler] = []
         self._on_errors: list[Handler] = []
         self._namespaces: dict[str, Namespace] = {}
@@ -172,35 +97,13 @@ class Server(Audience[Socket], Listening):
         self._emptied = trio.Event()
         self._faults = 0
 
-    def tune(
-        self,
-        *,
-        ping_interval: float,
-        ping_timeout: float,
-        upgrade_timeout: float,
-        connect_timeout: float,
-        max_payload: int,
-        max_sessions: int,
-        send_queue_bytes: int,
-        allow_eio3: bool,
-    ) -> None:
+    def tune(self, **changes: Unpack[Tunable]) -> None:
         """Replace these options while it serves.
 
         Connections that are open keep the heartbeat that they were told, and their time to connect.
         """
-        self.options = replace(
-            self.options, connect_timeout=connect_timeout, send_queue_bytes=send_queue_bytes
-        )
-        self.engine.options = replace(
-            self.engine.options,
-            ping_interval=ping_interval,
-            ping_timeout=ping_timeout,
-            upgrade_timeout=upgrade_timeout,
-            max_payload=max_payload,
-            max_sessions=max_sessions,
-            send_queue_bytes=send_queue_bytes,
-            allow_eio3=allow_eio3,
-        )
+        self.options = replace(self.options, **changes)
+        self.engine.options = replace(self.options, allow_request=self._allows)
 
     # Namespaces, handlers
 
@@ -381,7 +284,8 @@ class Server(Audience[Socket], Listening):
             # Another instance may take it.
             later = refusal(503, "Closing; come back in a while.", [("Retry-After", "5")])
             raise HttpRefused(later)
-        return None if self._allow_request is None else await self._allow_request(request)
+        allow_request = self.options.allow_request
+        return None if allow_request is None else await allow_request(request)
 
     # The connections' side
 

@@ -22,8 +22,8 @@ from tests.socketio.client import quiet
 from tests.wire.served import HANDSHAKE, Client
 
 
-def echoing() -> socketio.Server:
-    io, _ = quiet(allow_eio3=True)
+def echoing(**options: Any) -> socketio.Server:
+    io, _ = quiet(allow_eio3=True, **options)
     for namespace in (io, io.of("/custom")):
 
         @namespace.on("connect")
@@ -70,9 +70,11 @@ async def test_connect_is_answered_before_what_the_handler_says(at: str, auth: A
         assert await websocket.get_message() == f'42{at}["auth",{said}]'
 
 
-async def test_the_reply_is_read_by_itself(autojump_clock: MockClock) -> None:
-    # Who listens for one message at a time would miss what comes together with it.
-    io = echoing()
+@pytest.mark.parametrize("pause", [0.0, 0.005])
+async def test_a_pause_after_the_reply_is_an_option(
+    pause: float, autojump_clock: MockClock
+) -> None:
+    io = echoing(handshake_pause=pause)
     ours, theirs = memory_stream_pair()
     peer = Peer("127.0.0.1", "tcp", loopback=True)
     wire = Server(Settings(), io.routes, open_log(sink=Recording()))
@@ -87,7 +89,7 @@ async def test_the_reply_is_read_by_itself(autojump_clock: MockClock) -> None:
         assert str(await client.hear()).startswith("40{")
         read = trio.current_time()
         assert await client.hear() == '42["auth",{}]'
-        assert trio.current_time() - read >= 0.004
+        assert trio.current_time() - read == pytest.approx(pause)
         nursery.cancel_scope.cancel()
 
 
