@@ -173,16 +173,20 @@ def server_frame(buffer: bytes, start: int) -> tuple[int, bytes, int] | None:
 
 
 def connect(
-    port: int, target: str, opening: Sequence[tuple[bytes, bytes | None]] = ()
+    port: int,
+    target: str,
+    opening: Sequence[tuple[bytes, bytes | None]] = (),
+    subprotocols: Sequence[str] = (),
 ) -> tuple[socket.socket, bytes]:
     """Open one WebSocket; give it and the bytes that came behind the 101 and the opening."""
     connection = socket.create_connection(("127.0.0.1", port), timeout=10)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     key = base64.b64encode(os.urandom(16)).decode()
+    offered = "".join(f"Sec-WebSocket-Protocol: {name}\r\n" for name in subprotocols)
     connection.sendall(
         f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\n"
         f"Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\n"
-        f"Sec-WebSocket-Version: 13\r\n\r\n".encode()
+        f"Sec-WebSocket-Version: 13\r\n{offered}\r\n".encode()
     )
     answer = b""
     while b"\r\n\r\n" not in answer:

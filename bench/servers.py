@@ -36,6 +36,7 @@ class Server:
     command: Callable[[int, Path], list[str]]  # given the port and a folder for this one run
     packages: tuple[str, ...] = ()  # of a peer, whose versions are told with the figures
     protocol: str = "websocket"
+    checkout: Path = BENCH.parent  # whose chatd is run
 
 
 def cache_folder() -> Path:
@@ -122,17 +123,18 @@ def python(script: str) -> Callable[[int, Path], list[str]]:
     return command
 
 
-def chatd(*settings: str) -> Callable[[int, Path], list[str]]:
-    # One user says everything, and would soon be refused: the highest values that chatd takes.
-    unlimited = (
-        "limits.messages_per_second=1000000",
-        "limits.messages_burst=1000000",
-        "limits.bytes_per_second=1073741824",
-    )
+# One user says everything, and would soon be refused: the highest values that chatd takes.
+UNLIMITED = (
+    "limits.messages_per_second=1000000",
+    "limits.messages_burst=1000000",
+    "limits.bytes_per_second=1073741824",
+)
 
+
+def chatd(*settings: str) -> Callable[[int, Path], list[str]]:
     def command(port: int, folder: Path) -> list[str]:
         arguments = [sys.executable, "-m", "chatd", "serve", "--listen", f"127.0.0.1:{port}"]
-        for setting in (*unlimited, f'history.path="{folder / "chatd.db"}"', *settings):
+        for setting in (*UNLIMITED, f'history.path="{folder / "chatd.db"}"', *settings):
             arguments += ["--set", setting]
         return arguments
 
@@ -171,6 +173,16 @@ SERVERS = {
 PEERS = {"websocket": ["node-ws"], "socketio": ["node-socketio", "python-socketio"]}
 
 
+def environment(checkout: Path, folder: Path) -> dict[str, str]:
+    """Return the environment of a daemon from a checkout that meets nothing of another one."""
+    return {
+        **os.environ,
+        "PYTHONPATH": str(checkout),
+        "XDG_STATE_HOME": str(folder),
+        "XDG_RUNTIME_DIR": str(folder),
+    }
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -206,9 +218,8 @@ def running(server: Server, core: int | None) -> Iterator[Running]:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                cwd=BENCH.parent,
-                # So that it meets nothing of a daemon that runs here anyway.
-                env={**os.environ, "XDG_STATE_HOME": name, "XDG_RUNTIME_DIR": name},
+                cwd=folder,
+                env=environment(server.checkout, folder),
             )
         handle = Running(process.pid, port, log)
         try:
