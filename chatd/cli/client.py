@@ -1,4 +1,4 @@
-"""``chatd client``: the chat on a terminal, or through a pipe."""
+"""``chatd client``: a chat client for a terminal or a pipe."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _DEFAULT_URL: Final = "ws://localhost:3000"
 
 _VARIABLE: Final = "CHATD_TOKEN"
 
-_PAGE: Final = 20
+_DEFAULT_HISTORY: Final = 20
 
-_MOST: Final = 500
+_MAX_HISTORY: Final = 500
 
 
 def add_parser(verbs: Verbs) -> None:
@@ -32,9 +32,9 @@ def add_parser(verbs: Verbs) -> None:
     parser = verbs.add_parser(
         "client",
         help="chat on a terminal, or through a pipe",
-        description="Chat on a terminal, or through a pipe: each line of stdin is said, each "
-        "message is a line of stdout. /help tells what else there is to type.",
-        epilog=f"A token is taken from --token-file, or from {_VARIABLE} in the environment.",
+        description="Chat on a terminal or through a pipe: each line of stdin is sent as a "
+        "message, and each message is a line of stdout. Type /help for the other commands.",
+        epilog=f"A token is read from --token-file, or from {_VARIABLE} in the environment.",
     )
     parser.add_argument(
         "url",
@@ -42,43 +42,45 @@ def add_parser(verbs: Verbs) -> None:
         nargs="?",
         type=daemon_url,
         default=_DEFAULT_URL,
-        help=f"the daemon: ws://host:port, wss://host or unix:/path ({_DEFAULT_URL})",
+        help=f"the server: ws://host:port, wss://host or unix:/path (default: {_DEFAULT_URL})",
     )
     parser.add_argument(
-        "--nick", metavar="N", type=_name, help="what others see; else the one you had"
+        "--nick", metavar="N", type=_name, help="your name; by default the one you had"
     )
     parser.add_argument(
-        "--room", metavar="R", type=_name, default="lobby", help="where to begin (lobby)"
+        "--room", metavar="R", type=_name, default="lobby", help="the first room (default: lobby)"
     )
     parser.add_argument(
         "--history",
         metavar="N",
         type=_count,
-        help=f"so many messages of before are shown ({_PAGE}; through a pipe 0)",
+        help=f"how many earlier messages to show (default: {_DEFAULT_HISTORY}; through a pipe: 0)",
     )
-    parser.add_argument("--token-file", metavar="FILE", type=Path, help="a file with a token")
+    parser.add_argument(
+        "--token-file", metavar="FILE", type=Path, help="a file that holds your token"
+    )
     parser.set_defaults(run=run)
 
 
 def _name(text: str) -> str:
-    """Read a name; what is no text of the terminal's encoding can be no name."""
+    """Check a name: one with bytes outside the terminal's encoding is refused."""
     if not text.isprintable():
-        raise argparse.ArgumentTypeError(f"{text!r} is no name")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a valid name")
     return text
 
 
 def _count(text: str) -> int:
-    if not (text.isdecimal() and len(text) <= 3 and int(text) <= _MOST):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to {_MOST}")
+    if not (text.isdecimal() and len(text) <= 3 and int(text) <= _MAX_HISTORY):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to {_MAX_HISTORY}")
     return int(text)
 
 
 def daemon_url(text: str) -> str:
-    """Read where the daemon is; a page's address and host:port are understood too.
+    """Parse the server's address; the chat page's URL and host:port are accepted too.
 
     Raises argparse.ArgumentTypeError.
     """
-    from chatd.client import dial_url  # noqa: PLC0415  what only this verb needs
+    from chatd.client import dial_url  # noqa: PLC0415  only this verb needs it
 
     scheme, mark, rest = text.partition("://")
     if mark:
@@ -93,20 +95,20 @@ def daemon_url(text: str) -> str:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Chat until it is over; give the exit code."""
-    from chatd.cli.terminal import chatting  # noqa: PLC0415  what only this verb needs
+    """Run the client and return the exit code."""
+    from chatd.cli.terminal import chatting  # noqa: PLC0415  only this verb needs it
 
     try:
         token = _token(args.token_file)
     except OSError as error:
         return _failed(f"{args.token_file}: {(error.strerror or str(error)).lower()}")
     except ValueError:
-        return _failed(f"{args.token_file}: there is no token in it")
+        return _failed(f"{args.token_file}: the file contains no token")
     # A stream is None where the program was started without it.
     piped = not all(stream and stream.isatty() for stream in (sys.stdin, sys.stdout))
-    history = args.history if args.history is not None else 0 if piped else _PAGE
-    beginning = chatting.Beginning(args.url, args.nick, _login(), args.room, history, token)
-    return chatting.chat(beginning, os.environ, piped=piped)
+    history = args.history if args.history is not None else 0 if piped else _DEFAULT_HISTORY
+    options = chatting.Options(args.url, args.nick, _login(), args.room, history, token)
+    return chatting.chat(options, os.environ, piped=piped)
 
 
 def _failed(why: str) -> int:
@@ -122,9 +124,9 @@ def _login() -> str | None:
 
 
 def _token(file: Path | None) -> str | Callable[[], str] | None:
-    """Give the token; one in a file is read again for each connection.
+    """Return the token; one in a file is read again for each connection.
 
-    Raises OSError, and ValueError where there is none in it.
+    Raises OSError, or ValueError if the file is empty.
     """
     if file is None:
         return os.environ.get(_VARIABLE) or None
@@ -134,7 +136,7 @@ def _token(file: Path | None) -> str | Callable[[], str] | None:
 
     def read() -> str:
         nonlocal last
-        # While it is being replaced, the daemon tells whether the last one is good.
+        # If the file is just being replaced, try the last token: the server checks it anyway.
         with suppress(OSError, UnicodeDecodeError):
             last = file.read_text().strip()
         return last

@@ -1,4 +1,4 @@
-"""``chatd client``: its arguments, and how it ends."""
+"""``chatd client``: its arguments, and its errors."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def _at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("unix:/run/chatd/chat.sock", "unix:/run/chatd/chat.sock"),
     ],
 )
-def test_where_the_daemon_is(typed: str, url: str) -> None:
+def test_valid_addresses(typed: str, url: str) -> None:
     assert daemon_url(typed) == url
 
 
 @pytest.mark.parametrize("typed", ["", "ftp://x", "ws://", "unix:", "a\udcffb", "x:port"])
-def test_where_no_daemon_can_be(typed: str) -> None:
+def test_invalid_addresses(typed: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
         daemon_url(typed)
 
@@ -42,26 +42,26 @@ def test_where_no_daemon_can_be(typed: str) -> None:
 @pytest.mark.parametrize(
     "words", [["ftp://x"], ["--history", "many"], ["--history", "501"], ["--nick", "a\udcff"]]
 )
-def test_arguments_that_mean_nothing(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_arguments(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["client", *words])
     assert ended.value.code == 2
     told = capsys.readouterr().err
     assert "Traceback" not in told
-    assert "choose from" not in told  # all five hundred
+    assert "choose from" not in told  # a list of 500 numbers
 
 
-def test_nobody_listens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_server_listens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["client", f"unix:{tmp_path}/no.sock"]) == 1
     told = capsys.readouterr()
     assert told.out == ""
     assert told.err == "chatd: no connection to localhost: no such file or directory\n"
 
 
-def test_a_token_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unreadable_token_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["client", "--token-file", f"{tmp_path}/no"]) == 1
     assert capsys.readouterr().err == f"chatd: {tmp_path}/no: no such file or directory\n"
     for content in (b"", b"\n", b"\xff"):
         (tmp_path / "token").write_bytes(content)
         assert main(["client", "--token-file", f"{tmp_path}/token"]) == 1
-        assert capsys.readouterr().err == f"chatd: {tmp_path}/token: there is no token in it\n"
+        assert capsys.readouterr().err == f"chatd: {tmp_path}/token: the file contains no token\n"

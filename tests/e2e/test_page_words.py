@@ -184,11 +184,11 @@ async def test_words_are_found(chatd: ChatdProcess, chromium: Chromium) -> None:
     assert page.faults == []
 
 
-async def test_who_writes_is_told(chatd: ChatdProcess, chromium: Chromium) -> None:
+async def test_typing_is_shown(chatd: ChatdProcess, chromium: Chromium) -> None:
     ann = await open_page(chromium, chatd, nick="ann")
     bob = await open_page(chromium, chatd, nick="bob", host="127.0.0.1")
     await ann.type("hel")
-    await bob.tab.until_text("ann is writing …", within="#writers")
+    await bob.tab.until_text("ann is typing …", within="#writers")
     await ann.send("lo")
     await bob.shows("hello")
     await bob.tab.until("!document.querySelector('#writers').textContent")

@@ -37,7 +37,7 @@ def environ(home: Path) -> dict[str, str]:
 
 @pytest.fixture
 async def terminal(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Terminal]:
-    """Give what opens a terminal with the client in it."""
+    """Return a function that opens a terminal with the client in it."""
     if find_tmux() is None:
         pytest.skip("there is no tmux: on Debian, apt install tmux")
     panes: list[Pane] = []
@@ -55,20 +55,20 @@ async def terminal(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Termi
         await pane.aclose()
 
 
-async def test_two_at_the_page_and_two_at_terminals_hold_a_conversation(
+async def test_two_on_the_page_and_two_at_terminals_hold_a_conversation(
     start_chatd: ChatdStarter, chromium: Chromium, terminal: Terminal
 ) -> None:
     chatd = await start_chatd({"chat.topics": "members"})
     ann = await open_page(chromium, chatd, nick="ann")
     bob = await open_page(chromium, chatd, nick="bob", host="127.0.0.1")
     cleo = await terminal(chatd, "--nick", "cleo")
-    await cleo.until("you are in lobby: ann, bob, cleo")
+    await cleo.until("You are in lobby: ann, bob, cleo.")
     dan = await terminal(chatd, "--nick", "dan")
     await cleo.until("* dan joined")
     for page in (ann, bob):
         await page.members("ann", "bob", "cleo", "dan")
 
-    # Said by each, heard by all.
+    # Each sends, all receive.
     await ann.say("who has cake?")
     await cleo.type("I have")
     await ann.shows("who has cake?", "I have")
@@ -80,7 +80,7 @@ async def test_two_at_the_page_and_two_at_terminals_hold_a_conversation(
     )
     await cleo.until("#4 dan (to #1): not I")
 
-    # Changed and taken away.
+    # Edited and deleted.
     await cleo.type("/edit 2 I have apple cake")
     for page in (ann, bob):
         await page.shows("who has cake?", "I have apple cake", "me too", "not I")
@@ -92,30 +92,30 @@ async def test_two_at_the_page_and_two_at_terminals_hold_a_conversation(
     await dan.type("/delete 4")
     await ann.tab.until(f"{message(4)}.textContent.includes('Message deleted')")
 
-    # What the room is about.
+    # The topic.
     await cleo.type("/topic cake")
     await ann.tab.until_text("cake", within="#room-topic")
     await dan.until("* cleo set the topic: cake")
 
-    # Who is writing.
+    # Typing.
     await ann.type("hm")
-    await cleo.until("ann is writing")
+    await cleo.until("ann is typing")
     await ann.send("!")
-    await cleo.until("ann is writing", gone=True)
+    await cleo.until("ann is typing", gone=True)
     await dan.begin("let me th")
-    await ann.tab.until_text("dan is writing", within="#writers")
+    await ann.tab.until_text("dan is typing", within="#writers")
     await dan.press("C-c")
     await ann.tab.until("!document.querySelector('#writers').textContent")
 
-    # Found again.
+    # Search.
     await dan.type("/search apple")
-    await dan.until("* found 1")
+    await dan.until("* Found 1 message.")
     await find(ann, "apple")
     found = "[...document.querySelectorAll('#search-list .text')].map(n => n.textContent)"
     assert await ann.tab.evaluate(found) == ["I have apple cake"]
     await ann.tab.press("Escape")
 
-    # Between two alone.
+    # Direct messages.
     await cleo.type("/msg ann shall I bring it?")
     await ann.tab.until("document.querySelector('#direct-list .badge')")
     await ann.tab.click("#direct-list button")
@@ -125,44 +125,44 @@ async def test_two_at_the_page_and_two_at_terminals_hold_a_conversation(
     assert "please do" not in await dan.screen()
     await ann.switch("lobby")
 
-    # Names, and who is here.
+    # Nicks and members.
     await dan.type("/nick Daniel")
-    await dan.until("* you are Daniel")
+    await dan.until("* You are now Daniel.")
     await bob.members("ann", "bob", "cleo", "Daniel")
     await bob.rename("Robert")
     await cleo.until("* bob is now Robert")
     await cleo.type("/who")
     await cleo.until("* ann, cleo, Daniel, Robert")
 
-    # Another room, which says what it is not of this one.
+    # Another room: messages from elsewhere have their room's name.
     await cleo.type("/join garden")
-    await cleo.until("* you are in garden: cleo")
+    await cleo.until("* You are in garden: cleo.")
     await dan.type("still here")
     await cleo.until("[lobby] #10 Daniel: still here")
     await cleo.type("/rooms")
     await cleo.until("lobby, 4 here")
     await cleo.type("/join lobby")
-    await cleo.until("* you talk in lobby")
+    await cleo.until("* You are now in lobby.")
 
-    # The daemon restarts: everybody comes back by themselves, nothing is missed.
+    # The server restarts: everyone reconnects and misses nothing.
     await chatd.stop()
     for pane in (cleo, dan):
-        await pane.until("the connection is lost")
+        await pane.until("Connection lost")
     await cleo.type("said while nobody listened")
     chatd = await start_chatd({"chat.topics": "members"}, port=chatd.port)
     for pane in (cleo, dan):
-        await pane.until("* connected again as")
+        await pane.until("* Connected again as")
     for page in (ann, bob):
         await page.come_back()
         await page.shows("said while nobody listened")
     await dan.until("cleo: said while nobody listened")
 
-    # What was before one came, and the end.
+    # Leaving, and the history for a newcomer.
     await dan.type("/quit")
     await dan.until(f"{ENDED}0]")
-    await bob.members("ann", "cleo", "Robert", "Daniel")  # who may come back
+    await bob.members("ann", "cleo", "Robert", "Daniel")  # who may return in time
     eve = await terminal(chatd, "--nick", "eve", "--history", "1")
-    screen = await eve.until("* you are in lobby (cake)")
+    screen = await eve.until("* You are in lobby (cake)")
     assert "who has cake?" not in screen
     await eve.type("/history 20")
     screen = await eve.until("#1 ann: who has cake?")
@@ -171,7 +171,7 @@ async def test_two_at_the_page_and_two_at_terminals_hold_a_conversation(
     assert ann.faults == bob.faults == []
 
 
-async def test_an_operator_at_a_terminal_and_somebody_at_the_page(
+async def test_an_operator_at_a_terminal_and_a_guest_on_the_page(
     start_chatd: ChatdStarter, chromium: Chromium, terminal: Terminal, tmp_path: Path
 ) -> None:
     key, config, token = (tmp_path / name for name in ("key", "chatd.toml", "token"))
@@ -184,23 +184,23 @@ async def test_an_operator_at_a_terminal_and_somebody_at_the_page(
     chatd = await start_chatd(config=config)
     bob = await open_page(chromium, chatd, nick="bob")
     olga = await terminal(chatd, "--token-file", str(token))
-    await olga.until("* you are in lobby: bob, olga")
+    await olga.until("* You are in lobby: bob, olga.")
     await olga.type("/mute bob 10m calm down")
-    await olga.until("* bob is muted")
+    await olga.until("* bob is muted.")
     await bob.line("notice", "you may say nothing in lobby now: calm down")
     await olga.type("/unmute bob")
-    await olga.until("* bob may speak again")
+    await olga.until("* bob is no longer muted.")
     await olga.type("/topic peace")
     await bob.tab.until_text("peace", within="#room-topic")
     await bob.say("sorry")
     await olga.until("#2 bob: sorry")
     await olga.type("/kick bob that is enough")
     await bob.tab.until("document.body.textContent.includes('that is enough')")
-    await olga.until("* bob was put out")
+    await olga.until("* bob was kicked")
     assert bob.faults == []
 
 
-async def test_colours_and_what_takes_them_away(chatd: ChatdProcess, terminal: Terminal) -> None:
+async def test_colours_and_no_color(chatd: ChatdProcess, terminal: Terminal) -> None:
     async with client.connect(chatd.url, nick="json") as program:
         await program.join("lobby")
         await program.say("hello [bold]cleo[/]")
@@ -208,20 +208,20 @@ async def test_colours_and_what_takes_them_away(chatd: ChatdProcess, terminal: T
         await cleo.until("json: hello [bold]cleo[/]")
         assert "\x1b[" in await cleo.screen("-e")
         dan = await terminal(chatd, "--nick", "dan", NO_COLOR="1")
-        await dan.until("* you are in lobby")
+        await dan.until("* You are in lobby")
         conversation, _, _ = (await dan.screen("-e")).rpartition("[lobby]")
         for colour in range(30, 38):
             assert f"\x1b[{colour}m" not in conversation
 
 
-async def test_what_goes_on_below_is_no_line_of_somebody_elses(
+async def test_a_wrapped_line_cannot_imitate_another_message(
     start_chatd: ChatdStarter, terminal: Terminal
 ) -> None:
     chatd = await start_chatd({"limits.messages_per_second": "off", "limits.messages_burst": "off"})
     async with client.connect(chatd.url, nick="json") as program:
         await program.join("lobby")
         cleo = await terminal(chatd, "--nick", "cleo")
-        await cleo.until("* you are in lobby")
+        await cleo.until("* You are in lobby")
         for padding in range(70, 100):
             await program.say("x" * padding + "12:01 #9 ann: I resign", key=str(padding))
             await cleo.until(f"#{padding - 69} json:")
@@ -230,11 +230,11 @@ async def test_what_goes_on_below_is_no_line_of_somebody_elses(
 
 
 @pytest.mark.parametrize("key", ["C-d", "C-c"])
-async def test_who_leaves_gets_their_terminal_back(
+async def test_leaving_restores_the_terminal(
     key: str, chatd: ChatdProcess, terminal: Terminal
 ) -> None:
     cleo = await terminal(chatd, "--nick", "cleo")
-    await cleo.until("* you are in lobby")
+    await cleo.until("* You are in lobby")
     await cleo.begin("half a thought")
     await cleo.until("half a thought")
     await cleo.press("C-c")
@@ -243,29 +243,29 @@ async def test_who_leaves_gets_their_terminal_back(
     await cleo.until("cleo: a whole one")
     await cleo.press(key)
     await cleo.until(f"{ENDED}0]")
-    # What is typed is echoed again: the terminal is no longer raw.
+    # Typed text is echoed again: the terminal is no longer raw.
     await cleo.type("echoed")
     await cleo.until("echoed\nechoed")
     assert (await chatd.line("disconnect"))["code"] == 1000
 
 
-async def test_a_byte_that_is_no_text_ends_nothing(chatd: ChatdProcess, terminal: Terminal) -> None:
+async def test_a_byte_that_is_not_utf8_is_replaced(chatd: ChatdProcess, terminal: Terminal) -> None:
     cleo = await terminal(chatd, "--nick", "cleo")
-    await cleo.until("* you are in lobby")
+    await cleo.until("* You are in lobby")
     await cleo.send(b"caf\xe9!\r")
     await cleo.until("#1 cleo: caf\N{REPLACEMENT CHARACTER}!")
 
 
-async def test_who_stops_it_has_a_terminal_to_type_on(
+async def test_stopping_it_gives_the_terminal_to_the_shell(
     chatd: ChatdProcess, tmp_path: Path, nursery: trio.Nursery
 ) -> None:
     if find_tmux() is None:
         pytest.skip("there is no tmux: on Debian, apt install tmux")
-    # A shell that does not mend the terminal by itself, as bash does.
+    # A shell that does not restore the terminal by itself, as bash does.
     shell = await Pane.open(nursery, tmp_path / "tmux", ["dash", "-i"], environ(tmp_path))
     try:
         await shell.type(f"{' '.join(COMMAND)} {chatd.url} --nick cleo")
-        await shell.until("* you are in lobby")
+        await shell.until("* You are in lobby")
         await shell.begin("half a thought")
         await shell.until("half a thought")
         await shell.press("C-z")
@@ -284,7 +284,7 @@ async def test_tab_completes_commands_and_names(chatd: ChatdProcess, terminal: T
     async with client.connect(chatd.url, nick="Josephine") as program:
         await program.join("lobby")
         cleo = await terminal(chatd, "--nick", "cleo")
-        await cleo.until("* you are in lobby")
+        await cleo.until("* You are in lobby")
         await cleo.begin("/ms")
         await cleo.press("Tab")
         await cleo.until("[lobby] /msg")
@@ -298,13 +298,13 @@ async def test_tab_completes_commands_and_names(chatd: ChatdProcess, terminal: T
 
 
 class Piped:
-    """What the client said, and how it ended."""
+    """What the client wrote, and its exit code."""
 
     def __init__(self, done: subprocess.CompletedProcess[bytes]) -> None:
         self.code = done.returncode
         lines = done.stdout.decode().splitlines()
         self.out = [line for line in lines if not line.startswith("---")]
-        """What it said, but for the days."""
+        """Its output without the lines that name the day."""
         self.err = done.stderr.decode().splitlines()
 
 
@@ -322,7 +322,7 @@ async def piped(home: Path, chatd: ChatdProcess, lines: bytes, *words: str, **en
         )
 
 
-async def test_lines_of_a_pipe_are_said(chatd: ChatdProcess, tmp_path: Path) -> None:
+async def test_lines_of_a_pipe_are_sent(chatd: ChatdProcess, tmp_path: Path) -> None:
     async with client.connect(chatd.url, nick="json") as program:
         await program.join("lobby")
         await program.say("before")
@@ -333,7 +333,7 @@ async def test_lines_of_a_pipe_are_said(chatd: ChatdProcess, tmp_path: Path) -> 
             "#3 cron: two \N{REPLACEMENT CHARACTER}",
             "#4 cron: three",
         ]
-        # The next time it is the same guest, though its nick is held; it asks for what was said.
+        # The next run is the same guest, though its nick is reserved; this one asks for history.
         cron = await piped(tmp_path, chatd, b"/who\n", "--nick", "cron", "--history", "2")
         assert (cron.code, cron.err) == (0, [])
         assert [line[6:] for line in cron.out[:2]] == [
@@ -345,7 +345,7 @@ async def test_lines_of_a_pipe_are_said(chatd: ChatdProcess, tmp_path: Path) -> 
     assert (nobody.code, nobody.out, nobody.err) == (0, [], [])
 
 
-async def test_streams_that_are_not_there(chatd: ChatdProcess, tmp_path: Path) -> None:
+async def test_missing_streams(chatd: ChatdProcess, tmp_path: Path) -> None:
     for redirected, code, told in (
         ("<&-", 0, b""),
         (">/dev/full", 1, b"chatd: no space left on device\n"),
@@ -362,7 +362,7 @@ async def test_streams_that_are_not_there(chatd: ChatdProcess, tmp_path: Path) -
         assert (done.returncode, done.stderr) == (code, told)
 
 
-async def test_more_lines_than_may_be_said_at_once_are_all_said(
+async def test_lines_over_the_rate_limit_are_all_sent(
     start_chatd: ChatdStarter, tmp_path: Path
 ) -> None:
     chatd = await start_chatd({"limits.messages_per_second": 20, "limits.messages_burst": 5})
@@ -372,12 +372,12 @@ async def test_more_lines_than_may_be_said_at_once_are_all_said(
     assert [line.partition(": ")[2] for line in cron.out] == lines
 
 
-async def test_what_is_not_done_is_told_and_counts(chatd: ChatdProcess, tmp_path: Path) -> None:
+async def test_failures_are_reported_and_counted(chatd: ChatdProcess, tmp_path: Path) -> None:
     cron = await piped(tmp_path, chatd, b"/nope\n" + b"a" * 20_000 + b"\nfine\n", "--nick", "cron")
     assert cron.code == 1
     assert cron.out[-1].endswith("#1 cron: fine")
     assert cron.err == [
-        "! there is no /nope; /help tells, // begins a message with a slash",
+        "! Unknown command /nope. Type /help for a list, or // to begin a message with a slash.",
         "! a message has 16384 bytes at most",
     ]
     token = await piped(tmp_path, chatd, b"hello\n", CHATD_TOKEN="nonsense")
@@ -385,7 +385,7 @@ async def test_what_is_not_done_is_told_and_counts(chatd: ChatdProcess, tmp_path
     assert token.err == ["chatd: no tokens are taken here: everybody is a guest"]
 
 
-async def test_nobody_reads_what_it_shows(chatd: ChatdProcess, tmp_path: Path) -> None:
+async def test_a_closed_stdout(chatd: ChatdProcess, tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     try:
@@ -407,7 +407,7 @@ async def test_nobody_reads_what_it_shows(chatd: ChatdProcess, tmp_path: Path) -
 async def unread(
     home: Path, chatd: ChatdProcess, program: client.Chat
 ) -> AsyncGenerator[tuple[trio.Process, trio.lowlevel.FdStream]]:
-    """Start a client whose reader stops amid the first line, which ``program`` says."""
+    """Start a client whose reader stops amid the first line, which ``program`` sends."""
     await program.join("lobby")
     await program.say("1 ".ljust(16_000, "."))
     reader, writer = os.pipe()
@@ -431,7 +431,7 @@ async def unread(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-async def test_a_reader_that_stops_holds_up_no_signal(
+async def test_a_stopped_reader_delays_no_signal(
     number: signal.Signals, chatd: ChatdProcess, tmp_path: Path
 ) -> None:
     async with (
@@ -442,16 +442,14 @@ async def test_a_reader_that_stops_holds_up_no_signal(
         assert await process.wait() == 128 + number
 
 
-async def test_a_reader_that_stops_misses_nothing(
-    start_chatd: ChatdStarter, tmp_path: Path
-) -> None:
+async def test_a_stopped_reader_misses_nothing(start_chatd: ChatdStarter, tmp_path: Path) -> None:
     chatd = await start_chatd({"limits.messages_burst": "off", "limits.bytes_per_second": "off"})
     async with (
         client.connect(chatd.url, nick="json") as program,
         unread(tmp_path, chatd, program) as (process, out),
     ):
         say = partial(program.say, room="lobby")
-        # More than fits into the pipe, the lines that wait and the events that wait together.
+        # More than fits into the pipe, the waiting lines and the waiting events together.
         for first in range(2, 2001, 100):
             async with trio.open_nursery() as nursery:
                 for number in range(first, min(first + 100, 2001)):

@@ -1,1 +1,1 @@
-"""``chatd client`` inside: what is typed, what is shown, and the chat between the two."""
+"""``chatd client`` inside: parsing typed lines, formatting events, and the chat itself."""

@@ -1,4 +1,4 @@
-"""A whole chat, from the first connection to the exit code."""
+"""A whole run of ``chatd client``, from the first connection to the exit code."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from chatd.cli.terminal.verbs import VERBS, carry_out
 from chatd.client.errors import unwrapped
 from chatd.model import UNAUTHORIZED
 
-__all__ = ["Beginning", "chat"]
+__all__ = ["Options", "chat"]
 
-_TYPED_AHEAD: Final = 100
-"""So many lines may wait to be carried out."""
+_MAX_WAITING: Final = 100
+"""The most lines that may wait to be carried out."""
 
-_HINT: Final = "; a token is taken from --token-file, or from CHATD_TOKEN"
+_HINT: Final = "Pass a token with --token-file or in CHATD_TOKEN."
 
 _ENDING: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 _LEAVE_SECONDS: Final = 2.0
-"""So long what was typed last may take, when it is over."""
+"""How long the last lines may take at the end."""
 
 
-class Beginning(Struct, frozen=True):
-    """Whom to call, and how to begin. ``login`` is who one is where nothing else is known."""
+class Options(Struct, frozen=True):
+    """How to begin. ``login`` is the nick if none was given and none is known."""
 
     url: str
     nick: str | None
@@ -46,9 +46,9 @@ class Beginning(Struct, frozen=True):
     token: str | Callable[[], str] | None
 
 
-def chat(beginning: Beginning, environment: Mapping[str, str], *, piped: bool) -> int:
-    """Chat until it is over; give the exit code."""
-    # What an encoding has not must end nothing.
+def chat(options: Options, environment: Mapping[str, str], *, piped: bool) -> int:
+    """Chat until the end and return the exit code."""
+    # Unencodable characters must not crash the client.
     for stream, errors in (
         (sys.stdin, "replace"),
         (sys.stdout, "backslashreplace"),
@@ -58,25 +58,25 @@ def chat(beginning: Beginning, environment: Mapping[str, str], *, piped: bool) -
             reconfigure(errors=errors)
     try:
         with unwrapped():
-            return trio.run(_chat, beginning, environment, piped)
+            return trio.run(_chat, options, environment, piped)
     except client.ConnectError as error:
         why = str(error)
     except client.Closed as closed:
-        why = closed.ending.reason or f"the daemon closed the chat ({closed.ending.code})"
-        if closed.ending.code == UNAUTHORIZED.code and beginning.token is None:
-            why += _HINT
+        why = closed.ending.reason or f"the server closed the connection ({closed.ending.code})"
+        if closed.ending.code == UNAUTHORIZED.code and options.token is None:
+            why = f"{why.removesuffix('.')}. {_HINT}"
     except OSError as error:
-        # What cannot be written: Python would find out once more when it flushes at the end.
+        # Otherwise Python would fail once more when it flushes stdout at exit.
         if sys.stdout is not None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
-            return 1  # nobody reads on
+            return 1  # the reader of the pipe is gone
         why = (error.strerror or str(error)).lower()
     say(f"chatd: {visible(why)}\n", sys.stderr)
     return 1
 
 
-async def _chat(beginning: Beginning, environment: Mapping[str, str], piped: bool) -> int:
+async def _chat(options: Options, environment: Mapping[str, str], piped: bool) -> int:
     code = 0
     async with trio.open_nursery() as nursery:
 
@@ -87,42 +87,42 @@ async def _chat(beginning: Beginning, environment: Mapping[str, str], piped: boo
                 nursery.cancel_scope.cancel()
 
         nursery.start_soon(end_at_signals)
-        async with _connected(beginning, environment) as one:
-            code = await (_through_pipe if piped else _on_terminal)(one, beginning)
+        async with _connected(options, environment) as one:
+            code = await (_through_pipe if piped else _on_terminal)(one, options)
         nursery.cancel_scope.cancel()
     return code
 
 
 @asynccontextmanager
 async def _connected(
-    beginning: Beginning, environment: Mapping[str, str]
+    options: Options, environment: Mapping[str, str]
 ) -> AsyncGenerator[client.Chat]:
-    """Connect as who one was the last time, and keep who one is."""
-    file = sessions.place(beginning.url, beginning.nick, environment)
-    session = None if beginning.token else sessions.kept(file)
+    """Connect as the guest of the saved session, if there is one, and save the session."""
+    file = sessions.path_for(options.url, options.nick, environment)
+    session = None if options.token else sessions.load(file)
     async with client.connect(
-        beginning.url,
-        nick=beginning.nick or (None if session or beginning.token else beginning.login),
+        options.url,
+        nick=options.nick or (None if session or options.token else options.login),
         session=session,
-        token=beginning.token,
+        token=options.token,
     ) as one:
-        kept = _keep(one, file, beginning)
+        saved = _save(one, file, options)
         try:
             yield one
         finally:
-            if kept:
-                _keep(one, file, beginning)
+            if saved:
+                _save(one, file, options)
 
 
-def _keep(one: client.Chat, file: Path, beginning: Beginning) -> bool:
-    """Keep who one is; tell whether that could be done, and say so if not."""
+def _save(one: client.Chat, file: Path, options: Options) -> bool:
+    """Save the session, or say on stderr why it could not be saved. Return whether it was."""
     if (session := one.identity.session) is None:
         return True
     try:
-        sessions.keep(file, url=beginning.url, session=session)
+        sessions.save(file, url=options.url, session=session)
     except OSError as error:
         why = f"{file.parent}: {(error.strerror or str(error)).lower()}"
-        say(f"chatd: who you are is not kept for the next time: {visible(why)}\n", sys.stderr)
+        say(f"chatd: cannot save your session for the next time: {visible(why)}\n", sys.stderr)
         return False
     return True
 
@@ -130,27 +130,27 @@ def _keep(one: client.Chat, file: Path, beginning: Beginning) -> bool:
 # ---- on a terminal
 
 
-async def _on_terminal(one: client.Chat, beginning: Beginning) -> int:
-    from chatd.cli.terminal.prompt import Terminal  # noqa: PLC0415  0.2 s that a pipe has not to wait
+async def _on_terminal(one: client.Chat, options: Options) -> int:
+    from chatd.cli.terminal.prompt import Terminal  # noqa: PLC0415  0.2 s that a pipe need not wait
 
     terminal = Terminal()
-    talk = Talk(one, terminal, page=beginning.history)
+    talk = Talk(one, terminal, page=options.history)
     commands = [f"/{name}" for name in VERBS]
-    to_do, lines = trio.open_memory_channel[str](_TYPED_AHEAD)
+    to_do, lines = trio.open_memory_channel[str](_MAX_WAITING)
     done = trio.Event()
 
     async def carry_out_all() -> None:
-        await terminal.up.wait()
-        talk.tell(f"this is {beginning.url}; /help tells what there is to type")
-        await carry_out(talk, f"/join {beginning.room}")
+        await terminal.ready.wait()
+        talk.notify(f"Connected to {options.url}. Type /help for a list of commands.")
+        await carry_out(talk, f"/join {options.room}")
         async for line in lines:
             await carry_out(talk, line)
         done.set()
 
     async with trio.open_nursery() as nursery:
 
-        async def hear() -> None:
-            await talk.hear()
+        async def show_events() -> None:
+            await talk.show_events()
             nursery.cancel_scope.cancel()
 
         async def leave() -> None:
@@ -162,15 +162,15 @@ async def _on_terminal(one: client.Chat, beginning: Beginning) -> int:
             try:
                 to_do.send_nowait(line)
             except trio.WouldBlock:
-                talk.warn(f"{_TYPED_AHEAD} lines wait already; this one was not taken: {line}")
+                talk.warn(f"Too many lines are waiting. This one was not sent: {line}")
             if line.strip().lower() == "/quit":
                 nursery.start_soon(leave)
 
-        nursery.start_soon(hear)
+        nursery.start_soon(show_events)
         nursery.start_soon(carry_out_all)
-        nursery.start_soon(talk.mark)
-        nursery.start_soon(talk.count)
-        nursery.start_soon(talk.forget_writers)
+        nursery.start_soon(talk.send_read_marks)
+        nursery.start_soon(talk.refresh_members)
+        nursery.start_soon(talk.expire_typing)
         await terminal.run(typed, talk.drafts, lambda: [*commands, *talk.nicks()])
         to_do.close()
         await leave()
@@ -180,28 +180,28 @@ async def _on_terminal(one: client.Chat, beginning: Beginning) -> int:
 # ---- through a pipe
 
 
-async def _through_pipe(one: client.Chat, beginning: Beginning) -> int:
+async def _through_pipe(one: client.Chat, options: Options) -> int:
     async with open_pipe(sys.stdin, sys.stdout, sys.stderr) as pipe:
-        return await _carry_out_all(pipe, Talk(one, pipe, page=beginning.history), beginning)
+        return await _carry_out_all(pipe, Talk(one, pipe, page=options.history), options)
 
 
-async def _carry_out_all(pipe: Pipe, talk: Talk, beginning: Beginning) -> int:
+async def _carry_out_all(pipe: Pipe, talk: Talk, options: Options) -> int:
     try:
-        await talk.enter(beginning.room, quietly=True)
+        await talk.enter(options.room, quietly=True)
     except client.Refused as refused:
-        hint = _HINT if refused.code == "unauthorized" and beginning.token is None else ""
-        talk.warn(f"{beginning.room}: {refused.message}{hint}")
+        hint = f" {_HINT}" if refused.code == "unauthorized" and options.token is None else ""
+        talk.warn(f"{options.room}: {refused.message}{hint}")
         return 1
     good = True
     async with trio.open_nursery() as nursery:
 
-        async def hear() -> None:
-            await talk.hear()
+        async def show_events() -> None:
+            await talk.show_events()
             nursery.cancel_scope.cancel()
 
-        nursery.start_soon(hear)
+        nursery.start_soon(show_events)
         while True:
-            await pipe.room()
+            await pipe.writable()
             try:
                 line = await pipe.line()
             except ValueError as error:
@@ -212,7 +212,7 @@ async def _carry_out_all(pipe: Pipe, talk: Talk, beginning: Beginning) -> int:
                 break
             good = await carry_out(talk, line) and good
         while talk.behind():
-            await pipe.written()
+            await pipe.flushed()
             with trio.move_on_after(_LEAVE_SECONDS) as limit:
                 await talk.changed()
             if limit.cancelled_caught:

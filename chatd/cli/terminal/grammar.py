@@ -1,4 +1,4 @@
-"""What a typed line means: something to say, or a ``/`` command with its arguments. Sans-IO."""
+"""Parse a typed line: a message, or a ``/`` command with its arguments. Sans-IO."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 
 from msgspec import Struct
 
-__all__ = ["Misread", "Parameter", "Say", "Verb", "optional", "read"]
+__all__ = ["Invalid", "Parameter", "Say", "Verb", "optional", "read"]
 
 
 class Parameter(Struct, frozen=True):
-    """One argument of a command.
+    """One parameter of a command.
 
-    ``read`` raises ValueError, or argparse.ArgumentTypeError, for a word that is none.
+    ``read`` raises ValueError or argparse.ArgumentTypeError for an invalid word.
     """
 
     name: str
     read: Callable[[str], Any] = str
     rest: bool = False
-    """Whether it takes all that is left of the line."""
+    """Whether it takes the rest of the line."""
     needed: bool = True
 
     def __str__(self) -> str:
@@ -34,7 +34,7 @@ class Verb(Struct, frozen=True):
     parameters: tuple[Parameter, ...]
     help: str
     operators: bool = False
-    """Whether it is the operators' alone."""
+    """Whether it is for operators only."""
 
     def __str__(self) -> str:
         return " ".join(["/" + self.name, *map(str, self.parameters)])
@@ -46,19 +46,19 @@ class Say(Struct, frozen=True):
     text: str
 
 
-class Misread(Struct, frozen=True):
-    """A line that means nothing; ``message`` tells what would."""
+class Invalid(Struct, frozen=True):
+    """An invalid line; ``message`` says what to type instead."""
 
     message: str
 
 
 def optional(parameter: Parameter) -> Parameter:
-    """Give the argument that may be left out; None is what it is then."""
+    """Return the parameter as an optional one, whose value is None when left out."""
     return Parameter(parameter.name, parameter.read, parameter.rest, needed=False)
 
 
-def read(line: str, verbs: Mapping[str, Verb]) -> Say | tuple[Verb, list[Any]] | Misread | None:
-    """Read a line: a message, a command and its arguments, or nothing where it is blank.
+def read(line: str, verbs: Mapping[str, Verb]) -> Say | tuple[Verb, list[Any]] | Invalid | None:
+    """Parse a line: a message, a command and its arguments, or None if it is blank.
 
     ``//`` begins a message with a slash.
     """
@@ -71,11 +71,14 @@ def read(line: str, verbs: Mapping[str, Verb]) -> Say | tuple[Verb, list[Any]] |
     name, _, rest = line[1:].partition(" ")
     verb = verbs.get(name.lower())
     if verb is None:
-        return Misread(f"there is no /{name[:32]}; /help tells, // begins a message with a slash")
+        return Invalid(
+            f"Unknown command /{name[:32]}. Type /help for a list,"
+            " or // to begin a message with a slash."
+        )
     return _arguments(verb, rest.strip())
 
 
-def _arguments(verb: Verb, rest: str) -> tuple[Verb, list[Any]] | Misread:
+def _arguments(verb: Verb, rest: str) -> tuple[Verb, list[Any]] | Invalid:
     values: list[Any] = []
     for parameter in verb.parameters:
         word, _, behind = (rest, "", "") if parameter.rest else rest.partition(" ")
@@ -84,8 +87,8 @@ def _arguments(verb: Verb, rest: str) -> tuple[Verb, list[Any]] | Misread:
         except (ValueError, argparse.ArgumentTypeError):
             value = None
         if value is None and parameter.needed:
-            return Misread(f"it is {verb}: {verb.help}")
+            return Invalid(f"Usage: {verb}. {verb.help}")
         values.append(value)
         if value is not None:
             rest = behind.lstrip()
-    return Misread(f"it is {verb}: {verb.help}") if rest else (verb, values)
+    return Invalid(f"Usage: {verb}. {verb.help}") if rest else (verb, values)

@@ -1,8 +1,8 @@
-"""What the chat looks like in a terminal: events as lines of text.
+"""Format events as lines of text for a terminal.
 
-A message is ``12:01 #5 ann: hello``, whatever else happened ``12:01 * ann joined``. What is not of
-the place one talks in has its name in brackets. Later lines of a message are indented, so that none
-looks like somebody else's, and nothing anybody wrote can command the terminal.
+A message is ``12:01 #5 ann: hello``, any other event ``12:01 * ann joined``. A line from a room
+other than the current one has that room's label in brackets. Later lines of a message are indented,
+so that no message can imitate another, and control characters never reach the terminal.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ from chatd.client import (
     Topic,
 )
 
-__all__ = ["INDENT", "Happening", "day", "happened", "message", "note", "room", "warning"]
+__all__ = ["INDENT", "Activity", "activity", "day", "message", "notice", "room", "warning"]
 
-Happening = Edit | Delete | Topic | Joined | Left | NickChange | Presence
+Activity = Edit | Delete | Topic | Joined | Left | NickChange | Presence
 
-# Of the sixteen every terminal has, those that can be read on black and on white.
+# Of the sixteen standard colours, those that are legible on black and on white.
 _COLOURS: Final = ("green", "cyan", "magenta", "blue", "red", "bright_magenta")
 
 INDENT: Final = "  "
-"""What begins the later lines of a message."""
+"""Precedes the later lines of a message."""
 
-_GONE: Final = {
+_LEFT: Final = {
     "leave": "left",
-    "lost": "is gone",
-    "kicked": "was put out",
+    "lost": "disconnected",
+    "kicked": "was kicked",
     "banned": "was banned",
 }
 
 
-def message(one: Message, place: str = "", *, me: str | None = None, again: bool = False) -> Text:
-    """Write a message. Where ``me`` is named in it, that stands out.
+def message(one: Message, label: str = "", *, me: str | None = None, again: bool = False) -> Text:
+    """Format a message. Mentions of the nick ``me`` are highlighted.
 
-    ``again``: it is one that was said before, and may have been changed since.
+    ``again`` marks a message from the history, which says whether it was edited.
     """
-    line = _begun(one.at, place)
+    line = _start(one.at, label)
     if one.seq is not None:
         line.append(f"#{one.seq} ", "dim")
     line.append(visible(one.nick), f"bold {_colour(one.user)}")
@@ -66,61 +66,61 @@ def message(one: Message, place: str = "", *, me: str | None = None, again: bool
     return line
 
 
-def happened(event: Happening, place: str = "", *, at: datetime | None = None) -> Text:
-    """Write what else an event tells; ``at`` is when, where it does not say so itself."""
-    line = _begun(at if (own := getattr(event, "at", None)) is None else own, place)
+def activity(event: Activity, label: str = "", *, at: datetime | None = None) -> Text:
+    """Format another event; ``at`` is its time if the event itself has none."""
+    line = _start(at if (own := getattr(event, "at", None)) is None else own, label)
     line.append("* ", "dim")
-    line.append_text(Text(_told(event), "dim" if at is not None else ""))
+    line.append_text(Text(_describe(event), "dim" if at is not None else ""))
     return line
 
 
-def _told(event: Happening) -> str:
+def _describe(event: Activity) -> str:
     match event:
         case Edit():
             return f"{visible(event.nick)} changed #{event.of}: {_indented(event.text or '')}"
         case Delete():
             return f"{visible(event.nick)} deleted #{event.of}"
         case Topic(text=""):
-            return f"{visible(event.nick)} took the topic away"
+            return f"{visible(event.nick)} removed the topic"
         case Topic():
             return f"{visible(event.nick)} set the topic: {_indented(event.text)}"
         case Joined():
             return f"{visible(event.nick)} joined"
         case Left():
-            return f"{visible(event.nick)} {_GONE.get(event.reason, 'left')}"
+            return f"{visible(event.nick)} {_LEFT.get(event.reason, 'left')}"
         case NickChange():
             return f"{visible(event.before)} is now {visible(event.nick)}"
         case Presence():
-            return f"{event.total} are here"
+            return f"{event.total} members"
 
 
-def note(text: str) -> Text:
-    """Write what the client or the daemon has to say."""
+def notice(text: str) -> Text:
+    """Format a notice of the client or the server."""
     return Text(f"* {_indented(text)}", "cyan")
 
 
 def warning(text: str) -> Text:
-    """Write what did not work."""
+    """Format an error."""
     return Text(f"! {_indented(text)}", "bold red")
 
 
 def day(at: datetime) -> Text:
-    """Write the line before the first message of a day."""
+    """Format the line before the first message of a day."""
     return Text(f"--- {at.astimezone():%A, %-d %B %Y} ---", "dim")
 
 
 def room(info: RoomInfo) -> str:
-    """Write one of the rooms there are."""
+    """Format an entry of the list of rooms."""
     name = f"{info.room}, {info.members} here" if info.nick is None else f"@{info.nick}"
     unread = f", {info.unread} unread" if info.unread else ""
     return f"{name}{unread}{f': {info.topic}' if info.topic else ''}"
 
 
-def _begun(at: datetime | None, place: str) -> Text:
+def _start(at: datetime | None, label: str) -> Text:
     line = Text()
     line.append(f"{at.astimezone():%H:%M} " if at is not None else "", "dim")
-    if place:
-        line.append(f"[{visible(place)}] ", "yellow")
+    if label:
+        line.append(f"[{visible(label)}] ", "yellow")
     return line
 
 

@@ -1,4 +1,4 @@
-"""A chat through a pipe: lines in, lines out, no colours."""
+"""A chat through a pipe: plain lines in, plain lines out."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from rich.text import Text
 
 __all__ = ["Pipe", "open_pipe"]
 
-_MOST_CHARACTERS: Final = 1_000_000
-"""A line has at most so many; the daemon takes fewer."""
+_MAX_CHARACTERS: Final = 1_000_000
+"""The longest line that is read; the server's own limit is lower."""
 
-_MOST_WAITING: Final = 100
-"""So many lines may wait to be written before no more are made."""
+_MAX_WAITING: Final = 100
+"""With this many lines waiting to be written, events are no longer taken."""
 
-_LAST_SECONDS: Final = 0.5
-"""So long what waits may take, once a signal ends it."""
+_FLUSH_SECONDS: Final = 0.5
+"""How long the waiting lines may take to be written after a signal."""
 
 
 @asynccontextmanager
 async def open_pipe(
     reader: TextIO | None, out: TextIO | None, err: TextIO | None
 ) -> AsyncGenerator[Pipe]:
-    """Open a pipe; what was shown is written before it is left. Raises OSError.
+    """Open a pipe, and write all that was shown before closing it. Raises OSError.
 
-    Writing has a task and a thread of its own: who reads slowly, or not at all, holds up what is
-    shown, and neither the connection nor a signal.
+    Writing has its own task and thread, so that a slow or stopped reader delays neither the
+    connection nor a signal.
     """
     pipe = Pipe(reader, out, err)
     async with trio.open_nursery() as nursery:
@@ -41,58 +41,58 @@ async def open_pipe(
 
 
 class Pipe:
-    """Lines in, none without a ``reader``; lines out. What is for the reader goes to ``err``."""
+    """Lines from ``reader``, if any; the chat to ``out``, notices and errors to ``err``."""
 
     def __init__(self, reader: TextIO | None, out: TextIO | None, err: TextIO | None) -> None:
         self._reader = reader
         self._out = _console(out)
         self._err = _console(err)
         self._waiting: list[tuple[int, bytes]] = []
-        self._writes = False
+        self._writing = False
         self._changed = trio.Event()
 
     def show(self, line: Text) -> None:
         self._put(self._out, line)
 
-    def tell(self, line: Text) -> None:
+    def notify(self, line: Text) -> None:
         self._put(self._err, line)
 
-    def status(self, place: str, text: str) -> None:
-        """Nobody looks."""
+    def status(self, label: str, text: str) -> None:
+        """Do nothing: a pipe has no status line."""
 
-    async def room(self) -> None:
-        """Wait while many lines wait to be written."""
-        while len(self._waiting) >= _MOST_WAITING:
+    async def writable(self) -> None:
+        """Wait while too many lines wait to be written."""
+        while len(self._waiting) >= _MAX_WAITING:
             await self._changed.wait()
 
-    async def written(self) -> None:
-        """Wait until what was shown is written, as far as that can be done."""
-        while self._waiting or self._writes:
+    async def flushed(self) -> None:
+        """Wait until all lines are written, or writing has failed."""
+        while self._waiting or self._writing:
             await self._changed.wait()
 
     async def aclose(self) -> None:
-        """Wait until all is written; cancelled, only for a moment more."""
+        """Wait until all lines are written; after a cancellation, only for a moment."""
         try:
-            await self.written()
+            await self.flushed()
         finally:
-            with trio.move_on_after(_LAST_SECONDS, shield=True):
-                await self.written()
+            with trio.move_on_after(_FLUSH_SECONDS, shield=True):
+                await self.flushed()
 
     async def write(self) -> None:
-        """Write what is shown, until cancelled. Raises OSError."""
+        """Write the lines that are shown, until cancelled. Raises OSError."""
         try:
             while True:
                 while not self._waiting:
                     await self._changed.wait()
                 lines, self._waiting = self._waiting, []
-                self._writes = True
+                self._writing = True
                 self._change()
                 await trio.to_thread.run_sync(_write, lines, abandon_on_cancel=True)
-                self._writes = False
+                self._writing = False
                 self._change()
         finally:
             self._waiting.clear()
-            self._writes = False
+            self._writing = False
             self._change()
 
     def _put(self, console: Console | None, line: Text) -> None:
@@ -109,20 +109,20 @@ class Pipe:
         self._changed = trio.Event()
 
     async def line(self) -> str | None:
-        """Read the next line; None at the end. Raises ValueError for one that is too long."""
+        """Read the next line; None at the end. Raises ValueError if it is too long."""
         if self._reader is None:
             return None
         line = await self._read(self._reader)
-        if len(line) < _MOST_CHARACTERS or line.endswith("\n"):
+        if len(line) < _MAX_CHARACTERS or line.endswith("\n"):
             return line.rstrip("\r\n") if line else None
         while line and not line.endswith("\n"):
             line = await self._read(self._reader)
-        raise ValueError(f"a line of over {_MOST_CHARACTERS:,} characters cannot be said")
+        raise ValueError(f"Lines of {_MAX_CHARACTERS:,} or more characters cannot be sent.")
 
     async def _read(self, reader: TextIO) -> str:
-        # A pipe that says nothing holds its thread until the process ends.
+        # Reading a silent pipe blocks its thread until the process ends.
         return await trio.to_thread.run_sync(
-            reader.readline, _MOST_CHARACTERS, abandon_on_cancel=True
+            reader.readline, _MAX_CHARACTERS, abandon_on_cancel=True
         )
 
 
@@ -133,7 +133,7 @@ def _console(file: TextIO | None) -> Console | None:
 
 
 def _write(lines: list[tuple[int, bytes]]) -> None:
-    # Not by the stream: one that waits for its reader would hold up the end of the process.
+    # Not through the stream: Python would wait for a stopped reader when it flushes at exit.
     for descriptor, line in lines:
         left = memoryview(line)
         while left:

@@ -1,7 +1,7 @@
-"""A chat on a terminal: the line being typed stays at the bottom, the conversation scrolls above.
+"""A chat on a terminal: the input line stays at the bottom, the chat scrolls above it.
 
-prompt_toolkit, which does that, has an event loop of its own. It runs in a thread; what is typed
-comes into Trio's loop by its token, what is shown goes out through prompt_toolkit's stdout.
+prompt_toolkit has an event loop of its own and runs in a thread. Typed lines come into Trio's loop
+through its token; output goes through prompt_toolkit's stdout.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["Terminal"]
 
 _RESTORE_SECONDS: Final = 2.0
 
-# The signal stops all threads at once, but this one may be some way on by then.
+# The signal stops all threads, but not at once: this one must not go on before it takes effect.
 _STOP_SECONDS: Final = 0.1
 
 
@@ -39,16 +39,16 @@ class Terminal:
 
     def __init__(self) -> None:
         self._console = Console(highlight=False, markup=False, emoji=False)
-        self._place = ""
+        self._label = ""
         self._status = ""
-        self.up = trio.Event()
-        """Set when there is a line to type on, above which the conversation goes."""
-        self._over = False
+        self.ready = trio.Event()
+        """Set once the input line is there and output can go above it."""
+        self._closing = False
         self._restored = threading.Event()
         keys = KeyBindings()
         keys.add("c-z")(_suspend)
         self._session = PromptSession[str](
-            lambda: f"[{self._place}] " if self._place else "> ",
+            lambda: f"[{self._label}] " if self._label else "> ",
             bottom_toolbar=lambda: self._status,
             complete_while_typing=False,
             erase_when_done=True,
@@ -56,21 +56,21 @@ class Terminal:
         )
 
     def show(self, line: Text) -> None:
-        """Show a line; where it goes on below, that is indented, so that it looks like no other."""
+        """Show a line, indenting its continuation rows so that they cannot imitate another line."""
         width = max(self._console.width - len(INDENT), 1)
         for number, row in enumerate(line.wrap(self._console, width, overflow="fold")):
             begun = number > 0 and not row.plain.startswith(INDENT)
             self._console.print(Text(INDENT) + row if begun else row, soft_wrap=True)
 
-    def tell(self, line: Text) -> None:
+    def notify(self, line: Text) -> None:
         self.show(line)
 
-    def status(self, place: str, text: str) -> None:
-        self._place, self._status = place, text
+    def status(self, label: str, text: str) -> None:
+        self._label, self._status = label, text
         self._session.app.invalidate()
 
-    async def room(self) -> None:
-        """Go on: it has room at all times."""
+    async def writable(self) -> None:
+        """Return at once: a terminal takes every line."""
 
     async def run(
         self,
@@ -78,24 +78,24 @@ class Terminal:
         drafts: Callable[[str], None],
         words: Callable[[], Iterable[str]],
     ) -> None:
-        """Hand on each line that is ``typed``, and before that what it ``drafts``.
+        """Call ``typed`` with each line, and ``drafts`` with the unfinished one as it changes.
 
-        ``words`` are what Tab completes. Ends at Ctrl-D, and at Ctrl-C on an empty line; then the
-        terminal is as it was.
+        ``words`` returns the words that Tab completes. Returns after Ctrl-D, or Ctrl-C on an empty
+        line, with the terminal restored.
         """
         token = trio.lowlevel.current_trio_token()
 
         def drafted(buffer: Buffer) -> None:
             token.run_sync_soon(drafts, buffer.text)
 
-        def up() -> None:
-            token.run_sync_soon(self.up.set)
+        def ready() -> None:
+            token.run_sync_soon(self.ready.set)
 
         def prompt() -> None:
             try:
-                while not self._over:
-                    if (line := self._line(up)) is not None:
-                        # A byte that is no UTF-8 comes as half a character.
+                while not self._closing:
+                    if (line := self._line(ready)) is not None:
+                        # A byte that is not UTF-8 arrives as a lone surrogate.
                         text = line.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
                         token.run_sync_soon(typed, text)
             except EOFError:
@@ -104,7 +104,7 @@ class Terminal:
                 self._restored.set()
 
         self._session.default_buffer.on_text_changed += drafted
-        self._session.completer = _Words(words)
+        self._session.completer = _WordCompleter(words)
         with patch_stdout(raw=True):
             try:
                 await trio.to_thread.run_sync(prompt, abandon_on_cancel=True)
@@ -113,18 +113,18 @@ class Terminal:
                 with trio.CancelScope(shield=True):
                     await trio.to_thread.run_sync(self._restored.wait, _RESTORE_SECONDS)
 
-    def _line(self, up: Callable[[], None]) -> str | None:
-        """Have a line typed; None where it was thrown away. Raises EOFError at the end."""
+    def _line(self, ready: Callable[[], None]) -> str | None:
+        """Read a line; None if Ctrl-C discarded it. Raises EOFError at the end."""
         try:
-            return self._session.prompt(handle_sigint=False, pre_run=up)
+            return self._session.prompt(handle_sigint=False, pre_run=ready)
         except KeyboardInterrupt:
             if not self._session.default_buffer.text:
                 raise EOFError from None
             return None
 
     def _leave(self) -> None:
-        """End a prompt that there is, whose thread gives the terminal back as it was."""
-        self._over = True
+        """End the prompt, so that its thread restores the terminal."""
+        self._closing = True
         app = self._session.app
 
         def leave() -> None:
@@ -136,7 +136,7 @@ class Terminal:
 
 
 def _suspend(event: KeyPressEvent) -> None:
-    """Stop until ``fg``, and leave the terminal to the shell as it was."""
+    """Stop until ``fg``, with the terminal restored for the shell."""
 
     def stop() -> None:
         os.kill(0, signal.SIGTSTP)
@@ -145,7 +145,7 @@ def _suspend(event: KeyPressEvent) -> None:
     run_in_terminal(stop)
 
 
-class _Words(Completer):
+class _WordCompleter(Completer):
     """Completes the word before the cursor."""
 
     def __init__(self, words: Callable[[], Iterable[str]]) -> None:

@@ -1,7 +1,7 @@
-"""Guests' sessions, kept so that who comes again is the same: one file for each daemon and nick.
+"""Guests' session secrets, saved so that a guest stays the same from one run to the next.
 
-They stand in ``$XDG_STATE_HOME/chatd`` (XDG Base Directory Specification 0.8), readable by their
-owner alone: who has one is that guest.
+There is one file for each server and nick, in ``$XDG_STATE_HOME/chatd`` (XDG Base Directory
+Specification 0.8). Only its owner can read it: whoever has the secret is that guest.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from pathlib import Path
 
 import msgspec
 
-__all__ = ["keep", "kept", "place"]
+__all__ = ["load", "path_for", "save"]
 
-_MOST_BYTES = 4096
+_MAX_BYTES = 4096
 
 
-def place(url: str, nick: str | None, environment: Mapping[str, str]) -> Path:
-    """Give the file of a daemon's guest. ``nick`` is the one asked for, if any was."""
+def path_for(url: str, nick: str | None, environment: Mapping[str, str]) -> Path:
+    """Return the session file for a server's URL and the nick that was asked for, if any."""
     state = Path(environment.get("XDG_STATE_HOME", ""))
     try:
         folder = state if state.is_absolute() else Path.home() / ".local" / "state"
@@ -29,17 +29,17 @@ def place(url: str, nick: str | None, environment: Mapping[str, str]) -> Path:
     return folder / "chatd" / f"session-{name}.json"
 
 
-def kept(file: Path) -> str | None:
-    """Give the session that was kept; None where there is none that can be read."""
+def load(file: Path) -> str | None:
+    """Return the saved session, or None if there is none or it cannot be read."""
     try:
         with file.open("rb") as stream:
-            return msgspec.json.decode(stream.read(_MOST_BYTES), type=dict[str, str])["session"]
+            return msgspec.json.decode(stream.read(_MAX_BYTES), type=dict[str, str])["session"]
     except (OSError, KeyError, msgspec.DecodeError, UnicodeDecodeError):
         return None
 
 
-def keep(file: Path, *, url: str, session: str) -> None:
-    """Keep a session, whole or not at all. Raises OSError."""
+def save(file: Path, *, url: str, session: str) -> None:
+    """Save a session atomically. Raises OSError."""
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     partial = file.with_suffix(f".{os.getpid()}")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

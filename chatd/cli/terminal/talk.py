@@ -1,9 +1,9 @@
-"""One person's conversation: what is typed is carried out, what is heard is shown.
+"""The state of one person's chat on a screen: sends what they type, shows what happens.
 
-A *place* is what a room is called here: its name, or ``@nick`` for what one and somebody else say
-to each other, whose room goes by their ids. Two tasks meet here: `hear` takes the chat's events,
-another carries out one line after the other. Each line waits for its answer, over lost connections
-too, so what was typed first is said first.
+A *label* is how a room is named to the user: its own name or, for direct messages, whose room is
+named by user ids, ``@nick``. Two tasks use a `Talk`: `show_events` shows the chat's events, and
+another one carries out the typed lines, one after the other. Each line waits for its answer, even
+across lost connections, so messages are sent in the order in which they were typed.
 """
 
 from __future__ import annotations
@@ -23,39 +23,39 @@ from chatd.client.call import worth_waiting
 
 __all__ = ["Screen", "Talk"]
 
-# Who wrote nothing for so long after they began writes no more.
+# A member whose last typing event is older than this is no longer shown as typing.
 _TYPING_SECONDS: Final = 6.0
 
-# Others take it for over when they hear nothing for a while.
+# How often typing is announced again: other clients let it expire after a few seconds.
 _TYPING_AGAIN_SECONDS: Final = 3.0
 
 _MARK_SECONDS: Final = 1.0
 
-_NAMED: Final = 30
-"""So many members are named where a room is entered."""
+_LISTED_MEMBERS: Final = 30
+"""At most this many members are listed when a room is entered."""
 
-NOWHERE: Final = "you talk nowhere: /join ROOM"
+NO_ROOM: Final = "You are not in a room. Type /join ROOM."
 
 _LOGGED: Final = (client.Message, client.Edit, client.Delete, client.Topic)
 
-_COUNTED: Final = 100
-"""So many are counted one by one; of more the daemon tells how many there are."""
+_TRACKED_MEMBERS: Final = 100
+"""A room with more members than this is only counted, by the server's total."""
 
 
 class Screen(Protocol):
-    """Where a conversation is shown."""
+    """Where a chat is shown: a terminal or a pipe."""
 
     def show(self, line: Text) -> None:
-        """Show a line of the conversation, or of an answer."""
+        """Show a line of the chat, or a command's output."""
 
-    def tell(self, line: Text) -> None:
-        """Show what is said by the way: how things stand, what did not work."""
+    def notify(self, line: Text) -> None:
+        """Show a notice or an error, which is not part of the chat itself."""
 
-    def status(self, place: str, text: str) -> None:
-        """Show where one is, and what goes on, until it is something else."""
+    def status(self, label: str, text: str) -> None:
+        """Set the current room and the status line."""
 
-    async def room(self) -> None:
-        """Wait until more can be shown."""
+    async def writable(self) -> None:
+        """Wait until more lines can be shown."""
 
 
 class _Writer(Struct):
@@ -64,100 +64,104 @@ class _Writer(Struct):
 
 
 class Talk:
-    """A conversation on ``screen``. ``page`` is how many messages are shown of what was said."""
+    """A chat on ``screen``. ``page`` is how many earlier messages are shown at a time."""
 
     def __init__(self, chat: client.Chat, screen: Screen, *, page: int) -> None:
         self.chat = chat
         self.screen = screen
         self.page = page
         self.room = ""
-        """Where one talks, if anywhere."""
-        self._said: tuple[str, int] | None = None
+        """The room that typed messages go to; "" for none."""
+        self._last_sent: tuple[str, int] | None = None
         self._nicks: dict[str, str] = {}
-        self._direct: dict[str, str] = {}
+        self._peers: dict[str, str] = {}
         self._members: dict[str, set[str]] = {}
         self._totals: dict[str, int] = {}
-        self._uncounted = False
+        self._members_stale = False
         self._oldest: dict[str, int] = {}
         self._newest: dict[str, int] = {}
         self._writers: dict[tuple[str, str], _Writer] = {}
-        self._marks: dict[str, int] = {}
+        self._read_marks: dict[str, int] = {}
         self._day: datetime | None = None
-        self._told_typing = -_TYPING_AGAIN_SECONDS
-        self._waits = False
+        self._typing_sent = -_TYPING_AGAIN_SECONDS
+        self._waiting = False
         self._changed = trio.Event()
 
-    # ---- places
+    # ---- rooms
 
     async def enter(self, room: str, *, quietly: bool = False) -> None:
-        """Go to a place, and show what was said there last. Raises `client.Refused`."""
+        """Join a room, make it the current one and show its latest messages.
+
+        Raises `client.Refused`.
+        """
         entered = await self.chat.join(room, limit=self.page, messages=True)
-        self._count(entered.room, entered.members, entered.member_count)
-        self._named(entered.room, room)
+        self._set_members(entered.room, entered.members, entered.member_count)
+        self._reached(entered.room, room)
         self.go(entered.room)
         self._show_page(entered.room, entered.events)
         if not quietly:
-            self.tell(self._entered(entered))
+            self.notify(self._entered(entered))
 
     def go(self, room: str) -> None:
-        """Talk in a room that was entered; "": nowhere."""
+        """Make a joined room the current one; "" for none."""
         self.room = room
         self._update()
 
-    def tell_place(self) -> None:
-        """Show where one talks."""
-        self.tell(f"you talk in {self.place_of(self.room)}" if self.room else NOWHERE)
+    def notify_room(self) -> None:
+        """Show which room is the current one."""
+        self.notify(f"You are now in {self.label(self.room)}." if self.room else NO_ROOM)
 
     def here(self) -> str:
-        """Give the room one talks in. Raises `client.Refused` where that is none."""
+        """Return the current room. Raises `client.Refused` if there is none."""
         if not self.room:
-            raise client.Refused("not_joined", NOWHERE)
+            raise client.Refused("not_joined", NO_ROOM)
         return self.room
 
     def left(self, room: str, *, then: str = "") -> None:
-        """Be no more in a room. Who talked in it talks in ``then``.
+        """Forget a room that was left. If it was the current one, ``then`` takes its place.
 
-        Who was put out talks nowhere: what they type just then was meant for those in the room.
+        After a kick there is no current room: the line being typed was meant for the room that was
+        lost, and must not go to another one.
         """
         self._members.pop(room, None)
         self._totals.pop(room, None)
         if room == self.room:
             self.go(then)
-            self.tell_place()
+            self.notify_room()
 
     def _entered(self, entered: client.Entered) -> str:
         if entered.room.startswith("@"):
-            return f"what you say here is for {self.place_of(entered.room)[1:]} alone"
-        nicks = [member.nick for member in entered.members[:_NAMED]]
+            return f"Only {self.label(entered.room)[1:]} can read what you write here."
+        nicks = [member.nick for member in entered.members[:_LISTED_MEMBERS]]
         more = entered.member_count - len(nicks)
         here = ", ".join(nicks) + (f" and {more} more" if more > 0 else "")
         topic = f" ({entered.topic})" if entered.topic else ""
-        unread = f"; {entered.unread} unread" if entered.unread else ""
-        return f"you are in {entered.room}{topic}: {here or 'nobody'}{unread}"
+        unread = f" {entered.unread} unread." if entered.unread else ""
+        return f"You are in {entered.room}{topic}: {here or 'nobody'}.{unread}"
 
-    def _named(self, room: str, place: str) -> None:
-        """Note by which name a room was reached, if that is somebody's and not the room's own."""
-        if room.startswith("@") and "," not in place:
-            self._direct[room] = place.removeprefix("@")
+    def _reached(self, room: str, name: str) -> None:
+        """Remember the nick by which a room of direct messages was opened."""
+        if room.startswith("@") and "," not in name:
+            self._peers[room] = name.removeprefix("@")
 
-    def place_of(self, room: str) -> str:
-        """Give what a room is called here."""
+    def label(self, room: str) -> str:
+        """Return a room's label."""
         if not room.startswith("@"):
             return room
-        if room not in self._direct:
+        if room not in self._peers:
             others = set(room[1:].split(",")) - {self.chat.identity.user}
             other = others.pop() if others else room[1:]
-            self._direct[room] = self._nicks.get(other, other)
-        return f"@{self._direct[room]}"
+            self._peers[room] = self._nicks.get(other, other)
+        return f"@{self._peers[room]}"
 
     def nicks(self) -> list[str]:
-        """Give who was seen here, for who types a name."""
+        """Return the nicks seen so far, for completion."""
         return sorted(set(self._nicks.values()), key=str.casefold)
 
-    # ---- what is typed
+    # ---- sending
 
     async def say(self, text: str, *, room: str, reply_to: int | None = None) -> None:
-        """Say a message, when the daemon will have it. Raises `client.Refused`."""
+        """Send a message, and again after a refusal that passes. Raises `client.Refused`."""
         key = secrets.token_hex(16)
         while True:
             try:
@@ -165,106 +169,109 @@ class Talk:
             except client.Refused as refused:
                 if (seconds := worth_waiting(refused)) is None:
                     raise
-                self._waits = True
+                self._waiting = True
                 self._update()
                 await trio.sleep(seconds)
             else:
                 break
             finally:
-                self._waits = False
+                self._waiting = False
         self._update()
-        self._named(said.room, room)
+        self._reached(said.room, room)
         if said.seq is not None:
-            self._said = (said.room, said.seq)
+            self._last_sent = (said.room, said.seq)
 
     def drafts(self, text: str) -> None:
-        """Note what stands on the line that is being typed."""
+        """Announce typing, given the unfinished line."""
         if not self.room or text.startswith("/"):
             return
         now = trio.current_time()
-        since = now - self._told_typing
+        since = now - self._typing_sent
         if text and since >= _TYPING_AGAIN_SECONDS:
-            self._told_typing = now
+            self._typing_sent = now
             self.chat.typing(self.room)
         elif not text and since < _TYPING_AGAIN_SECONDS:
-            # Said or taken back: the next word is news again.
-            self._told_typing = now - _TYPING_AGAIN_SECONDS
+            # Sent or erased: the next key press is announced at once.
+            self._typing_sent = now - _TYPING_AGAIN_SECONDS
             self.chat.typing(self.room, active=False)
 
-    async def older(self, count: int | None) -> None:
-        """Show what was said before what is shown here. Raises `client.Refused`."""
+    async def show_history(self, count: int | None) -> None:
+        """Show the page of messages before the oldest shown. Raises `client.Refused`."""
         room = self.here()
         page = await self.chat.history(
             room, before=self._oldest.get(room), limit=count or self.page, messages=True
         )
         self._show_page(room, page.events)
         if not page.more:
-            self.note("that is where it began")
+            self.answer("There are no earlier messages.")
 
-    def note(self, text: str) -> None:
-        """Show an answer."""
-        self.screen.show(lines.note(text))
+    def answer(self, text: str) -> None:
+        """Show a command's output."""
+        self.screen.show(lines.notice(text))
 
-    def tell(self, text: str) -> None:
-        """Show how things stand."""
-        self.screen.tell(lines.note(text))
+    def notify(self, text: str) -> None:
+        """Show a notice."""
+        self.screen.notify(lines.notice(text))
 
     def warn(self, text: str) -> None:
-        """Show what did not work."""
-        self.screen.tell(lines.warning(text))
+        """Show an error."""
+        self.screen.notify(lines.warning(text))
 
-    # ---- what is heard
+    # ---- receiving
 
-    async def hear(self) -> None:
-        """Show what happens, until it is over. Raises `client.Closed` where the daemon ended it."""
+    async def show_events(self) -> None:
+        """Show events until the chat ends. Raises `client.Closed` if the server closed it."""
         async for event in self.chat:
-            self._heard(event)
+            self._show_event(event)
             self._update()
-            await self.screen.room()
+            await self.screen.writable()
 
     def behind(self) -> bool:
-        """Tell whether what was said last is still to be shown."""
-        return self._said is not None and self._newest.get(self._said[0], 0) < self._said[1]
+        """Return whether the last message sent has not been shown yet."""
+        return (
+            self._last_sent is not None
+            and self._newest.get(self._last_sent[0], 0) < self._last_sent[1]
+        )
 
     async def changed(self) -> None:
-        """Wait until something happens."""
+        """Wait for the next change."""
         await self._changed.wait()
 
-    async def mark(self) -> None:
-        """Tell the daemon how far was read, as long as somebody reads."""
+    async def send_read_marks(self) -> None:
+        """Send read marks to the server, until cancelled."""
         while True:
-            while not self._marks:
+            while not self._read_marks:
                 await self._changed.wait()
             await trio.sleep(_MARK_SECONDS)
-            room, seq = self._marks.popitem()
+            room, seq = self._read_marks.popitem()
             try:
                 await self.chat.read(room, seq)
             except (client.Refused, trio.TooSlowError):
-                continue  # it is for the comfort of the next time
+                continue  # only a convenience: the next mark includes this one
 
-    async def count(self) -> None:
-        """Ask who is there, after each time in which nothing was heard of who came and left."""
+    async def refresh_members(self) -> None:
+        """Fetch the members after each reconnection, when joins and leaves were missed."""
         while True:
-            while not self._uncounted:
+            while not self._members_stale:
                 await self._changed.wait()
-            self._uncounted = False
+            self._members_stale = False
             for room in self.chat.joined:
                 try:
-                    found = await self.chat.who(room, limit=_COUNTED)
+                    found = await self.chat.who(room, limit=_TRACKED_MEMBERS)
                 except (client.Refused, trio.TooSlowError):
-                    continue  # what is known may be true still
-                self._count(room, found.members, found.member_count)
+                    continue  # keep the old list
+                self._set_members(room, found.members, found.member_count)
             self._update()
 
-    def _count(self, room: str, members: Sequence[client.Member], total: int) -> None:
+    def _set_members(self, room: str, members: Sequence[client.Member], total: int) -> None:
         self._nicks.update((member.user, member.nick) for member in members)
         self._members[room] = {member.user for member in members}
         self._totals.pop(room, None)
         if total > len(members):
             self._totals[room] = total
 
-    async def forget_writers(self) -> None:
-        """Take away who has stopped writing."""
+    async def expire_typing(self) -> None:
+        """Remove expired typing notices, until cancelled."""
         while True:
             while not self._writers:
                 await self._changed.wait()
@@ -275,28 +282,28 @@ class Talk:
             }
             self._update()
 
-    def _heard(self, event: client.AnyEvent) -> None:
+    def _show_event(self, event: client.AnyEvent) -> None:
         match event:
             case client.Message():
                 self._message(event)
             case client.Edit(text=str()) | client.Delete() | client.Topic():
-                self._happened(event)
+                self._show_activity(event)
             case client.Presence():
                 self._totals[event.room] = event.total
-                self._happened(event)
+                self._show_activity(event)
             case client.Joined():
                 self._nicks[event.user] = event.nick
                 self._members.setdefault(event.room, set()).add(event.user)
                 if event.user != self.chat.identity.user:
-                    self._happened(event)
+                    self._show_activity(event)
             case client.Left():
                 self._left(event)
             case client.NickChange():
-                # It is told in each room that is shared.
+                # It comes once for each shared room.
                 if self._nicks.get(event.user) != event.nick:
                     self._nicks[event.user] = event.nick
                     self._renamed(event)
-                    self._happened(event, everywhere=True)
+                    self._show_activity(event, everywhere=True)
             case client.Typing():
                 where = (event.room, event.user)
                 if event.active:
@@ -305,13 +312,13 @@ class Talk:
                 else:
                     self._writers.pop(where, None)
             case client.Notice(code=None):
-                self.tell(event.text)
+                self.notify(event.text)
             case client.Notice():
                 self.warn(event.text)
             case client.Lost() | client.Reconnected() | client.Gap() | client.RoomLost():
                 self._connection_changed(event)
             case _:
-                pass  # told otherwise, or of a newer daemon
+                pass  # shown elsewhere, or from a newer server
 
     def _connection_changed(
         self, event: client.Lost | client.Reconnected | client.Gap | client.RoomLost
@@ -319,91 +326,91 @@ class Talk:
         match event:
             case client.Lost(ending=ending):
                 self._writers.clear()
-                again = ", trying again" if ending.reconnect else ""
-                self.warn(f"the connection is lost ({ending.reason or ending.code}){again}")
+                again = " Trying again." if ending.reconnect else ""
+                self.warn(f"Connection lost ({ending.reason or ending.code}).{again}")
             case client.Reconnected(same_user=True):
-                self._uncounted = True
-                self.tell(f"connected again as {event.nick}")
+                self._members_stale = True
+                self.notify(f"Connected again as {event.nick}.")
             case client.Reconnected():
-                self._uncounted = True
-                self.warn(
-                    f"the daemon does not know you any more: you are {event.nick}, a new guest"
-                )
+                self._members_stale = True
+                self.warn(f"The server no longer knows you. You are now a new guest, {event.nick}.")
             case client.Gap():
-                place = self.place_of(event.room)
-                self.warn(f"what was said in {place} after #{event.after.seq} is gone in part")
+                room = self.label(event.room)
+                self.warn(
+                    f"Some messages in {room} after #{event.after.seq} could not be restored."
+                )
             case client.RoomLost():
-                self.warn(f"you are no longer in {event.room}: {event.refused.message}")
+                self.warn(f"You are no longer in {event.room}. {event.refused.message}")
                 self.left(event.room)
 
     def _renamed(self, event: client.NickChange) -> None:
-        """Go on talking to somebody by their new name."""
-        for room in self._direct:
+        """Update the labels of direct messages with a user who changed their nick."""
+        for room in self._peers:
             if event.user in room[1:].split(",") and event.user != self.chat.identity.user:
-                self._direct[room] = event.nick
+                self._peers[room] = event.nick
 
     def _left(self, event: client.Left) -> None:
         self._members.get(event.room, set()).discard(event.user)
         self._writers.pop((event.room, event.user), None)
-        self._happened(event)
+        self._show_activity(event)
         if event.user == self.chat.identity.user and event.reason != "leave":
             self.left(event.room)
 
     def _message(self, event: client.Message) -> None:
         self._nicks[event.user] = event.nick
         if event.room.startswith("@") and event.user != self.chat.identity.user:
-            self._direct[event.room] = event.nick
+            self._peers[event.room] = event.nick
         self._writers.pop((event.room, event.user), None)
         me = self.chat.identity.nick if event.user != self.chat.identity.user else None
-        self._show(event.at, lines.message(event, self._bracketed(event.room), me=me))
+        self._show(event.at, lines.message(event, self._prefix(event.room), me=me))
         if event.seq is not None:
             self._newest[event.room] = event.seq
             self._oldest.setdefault(event.room, event.seq)
-            self._marks[event.room] = event.seq
+            self._read_marks[event.room] = event.seq
 
-    def _happened(self, event: lines.Happening, *, everywhere: bool = False) -> None:
-        place = "" if everywhere else self._bracketed(event.room)
+    def _show_activity(self, event: lines.Activity, *, everywhere: bool = False) -> None:
+        label = "" if everywhere else self._prefix(event.room)
         at = None if hasattr(event, "at") else datetime.now(UTC)
-        self.screen.show(lines.happened(event, place, at=at))
+        self.screen.show(lines.activity(event, label, at=at))
 
     def _show_page(self, room: str, events: Sequence[client.AnyEvent]) -> None:
-        """Show a page of a log: messages as they read now, so no change of one that is on it."""
+        """Show a page of a log. Its messages have their present text, so edits are left out."""
         logged = [event for event in events if isinstance(event, _LOGGED)]
         for event in logged:
             if isinstance(event, client.Message):
-                line = lines.message(event, self._bracketed(room), again=True)
+                line = lines.message(event, self._prefix(room), again=True)
                 self._show(event.at, line)
             elif isinstance(event, client.Topic):
-                self._show(event.at, lines.happened(event, self._bracketed(room)))
+                self._show(event.at, lines.activity(event, self._prefix(room)))
         numbers = [event.seq for event in logged if event.seq is not None]
         if numbers:
             self._oldest[room] = min(numbers[0], self._oldest.get(room, numbers[0]))
-            self._marks[room] = max(numbers[-1], self._marks.get(room, 0))
+            self._read_marks[room] = max(numbers[-1], self._read_marks.get(room, 0))
 
     def _show(self, at: datetime, line: Text) -> None:
-        """Show a line of a log, below the day it is of."""
+        """Show a line of a log, and before it the date if that changed."""
         local = at.astimezone()
         if self._day is None or local.date() != self._day.date():
             self._day = local
             self.screen.show(lines.day(at))
         self.screen.show(line)
 
-    def _bracketed(self, room: str) -> str:
-        return "" if room == self.room else self.place_of(room)
+    def _prefix(self, room: str) -> str:
+        return "" if room == self.room else self.label(room)
 
     def _update(self) -> None:
-        """Show how things stand, and wake who waits for a change."""
-        parts = [self.chat.identity.nick or "nobody yet"]
+        """Update the status line and wake the tasks that wait for a change."""
+        parts = [self.chat.identity.nick or "not signed in"]
         if self.room in self._members and not self.room.startswith("@"):
             here = self._totals.get(self.room, len(self._members[self.room]))
             parts.append(f"{here} here")
         writers = [w.nick for (room, _), w in self._writers.items() if room == self.room]
         if writers:
-            parts.append(f"{', '.join(writers[:3])} {'is' if len(writers) == 1 else 'are'} writing")
+            parts.append(f"{', '.join(writers[:3])} {'is' if len(writers) == 1 else 'are'} typing")
         if not self.chat.connected:
-            parts.append("no connection, trying again")
-        elif self._waits:
-            parts.append("waiting until it may be said")
-        self.screen.status(self.place_of(self.room), " | ".join(parts))
+            parts.append("offline, trying again")
+        elif self._waiting:
+            parts.append("waiting to send")
+        self.screen.status(self.label(self.room), " | ".join(parts))
         self._changed.set()
         self._changed = trio.Event()

@@ -233,11 +233,11 @@ export class View {
     };
   }
 
-  /** Who is writing in the room. */
+  /** The members who are typing. */
   #renderWriters() {
     const nicks = this.#chat.current?.writers ?? [];
     const names = nicks.length > 3 ? "Several people" : LIST.format(nicks);
-    const text = nicks.length ? `${names} ${nicks.length > 1 ? "are" : "is"} writing …` : "";
+    const text = nicks.length ? `${names} ${nicks.length > 1 ? "are" : "is"} typing …` : "";
     const line = find("writers", HTMLParagraphElement);
     if (line.textContent !== text) line.textContent = text;
   }

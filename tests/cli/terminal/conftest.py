@@ -1,4 +1,4 @@
-"""People at the terminal client, with a daemon in memory."""
+"""Users of the terminal client, with a server in memory."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ SECONDS: Final = 30
 
 
 class Paper:
-    """A screen that keeps what it is shown, without the time."""
+    """A screen that records what it shows, without the times."""
 
     def __init__(self) -> None:
         self.shown: list[str] = []
-        self.place = ""
-        self.standing = ""
+        self.label = ""
+        self.status_line = ""
         self._more = trio.Event()
 
     def show(self, line: Text) -> None:
@@ -34,14 +34,14 @@ class Paper:
         self._more.set()
         self._more = trio.Event()
 
-    tell = show
+    notify = show
 
-    def status(self, place: str, text: str) -> None:
-        self.place, self.standing = place, text
+    def status(self, label: str, text: str) -> None:
+        self.label, self.status_line = label, text
         self._more.set()
         self._more = trio.Event()
 
-    async def room(self) -> None:
+    async def writable(self) -> None:
         await trio.lowlevel.checkpoint()
 
     async def until(self, true: Callable[[], bool]) -> None:
@@ -51,7 +51,7 @@ class Paper:
 
 
 class Seat:
-    """Somebody at a terminal."""
+    """A user at a terminal."""
 
     def __init__(self, talk: Talk, paper: Paper) -> None:
         self.talk = talk
@@ -67,12 +67,12 @@ class Seat:
         except trio.TooSlowError:
             raise AssertionError(f"{line!r} is not among {self.paper.shown}") from None
 
-    async def stands(self, text: str) -> None:
-        """Wait until the line at the bottom has a text in it."""
+    async def status(self, text: str) -> None:
+        """Wait until the status line contains a text."""
         try:
-            await self.paper.until(lambda: text in self.paper.standing)
+            await self.paper.until(lambda: text in self.paper.status_line)
         except trio.TooSlowError:
-            raise AssertionError(f"{text!r} is not in {self.paper.standing!r}") from None
+            raise AssertionError(f"{text!r} is not in {self.paper.status_line!r}") from None
 
 
 Sit = Callable[..., AbstractAsyncContextManager[Seat]]
@@ -80,7 +80,7 @@ Sit = Callable[..., AbstractAsyncContextManager[Seat]]
 
 @pytest.fixture
 def sit() -> Sit:
-    """Give what has somebody sit down at a terminal."""
+    """Return a context manager that opens a terminal client."""
 
     @asynccontextmanager
     async def seated(
@@ -98,7 +98,12 @@ def sit() -> Sit:
             trio.open_nursery() as nursery,
         ):
             talk = Talk(chat, paper, page=20)
-            for task in (talk.hear, talk.mark, talk.count, talk.forget_writers):
+            for task in (
+                talk.show_events,
+                talk.send_read_marks,
+                talk.refresh_members,
+                talk.expire_typing,
+            ):
                 nursery.start_soon(task)
             seat = Seat(talk, paper)
             assert await seat.type(f"/join {room}")

@@ -1,4 +1,4 @@
-"""What a typed line means."""
+"""Parsing typed lines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatd.cli.terminal.grammar import Misread, Say, Verb, read
+from chatd.cli.terminal.grammar import Invalid, Say, Verb, read
 from chatd.cli.terminal.verbs import VERBS
 
 
@@ -19,12 +19,12 @@ from chatd.cli.terminal.verbs import VERBS
         ("a /me", "a /me"),
     ],
 )
-def test_a_line_is_said(line: str, text: str) -> None:
+def test_a_line_is_a_message(line: str, text: str) -> None:
     assert read(line, VERBS) == Say(text)
 
 
 @pytest.mark.parametrize("line", ["", "  ", "\t"])
-def test_a_blank_line_is_nothing(line: str) -> None:
+def test_a_blank_line_is_ignored(line: str) -> None:
     assert read(line, VERBS) is None
 
 
@@ -50,7 +50,7 @@ def test_a_blank_line_is_nothing(line: str) -> None:
         ("/close 0", "close", [0, None]),
     ],
 )
-def test_a_command_has_its_arguments(line: str, name: str, values: list[object]) -> None:
+def test_commands(line: str, name: str, values: list[object]) -> None:
     assert read(line, VERBS) == (VERBS[name], values)
 
 
@@ -68,20 +68,20 @@ def test_a_command_has_its_arguments(line: str, name: str, values: list[object])
         ("/", "/help"),
     ],
 )
-def test_what_means_nothing_is_told_how_to_mean_something(line: str, hint: str) -> None:
-    misread = read(line, VERBS)
-    assert isinstance(misread, Misread)
-    assert hint in misread.message
+def test_an_invalid_line_is_answered_with_the_usage(line: str, hint: str) -> None:
+    invalid = read(line, VERBS)
+    assert isinstance(invalid, Invalid)
+    assert hint in invalid.message
 
 
 @given(st.text())
-def test_any_line_is_read(line: str) -> None:
+def test_any_line_can_be_parsed(line: str) -> None:
     match read(line, VERBS):
         case Say(text):
             assert line.endswith(text)
         case (Verb() as verb, list(values)):
             assert len(values) == len(verb.parameters)
-        case Misread(message):
+        case Invalid(message):
             assert message
         case None:
             assert not line.strip()

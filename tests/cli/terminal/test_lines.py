@@ -1,4 +1,4 @@
-"""Events as lines of a terminal."""
+"""Formatting events for a terminal."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def test_a_message(fields: dict[str, Any], shown: str) -> None:
     assert lines.message(message(**fields), again=True).plain == f"{CLOCK} {shown}"
 
 
-def test_a_message_of_another_place() -> None:
+def test_a_message_from_another_room() -> None:
     assert lines.message(message(), "@bob").plain == f"{CLOCK} [@bob] #5 ann: hello"
 
 
 @given(st.text())
-def test_nothing_that_is_written_looks_like_a_line_of_its_own_or_commands_the_terminal(
+def test_no_message_can_imitate_another_line_or_control_the_terminal(
     text: str,
 ) -> None:
     first, *later = lines.message(message(text=text)).plain.split("\n")
@@ -65,7 +65,7 @@ def test_nothing_that_is_written_looks_like_a_line_of_its_own_or_commands_the_te
     )
 
 
-def test_ones_own_name_stands_out() -> None:
+def test_the_users_own_nick_is_highlighted() -> None:
     said = lines.message(message(text="Bob, bobby and bob."), me="bob")
     marked = [
         said.plain[span.start : span.end] for span in said.spans if span.style == "bold reverse"
@@ -85,18 +85,18 @@ def test_ones_own_name_stands_out() -> None:
             client.Topic(room="r", seq=6, at=AT, nick="ann", user="u", text="tea"),
             "ann set the topic: tea",
         ),
-        (client.Topic(room="r", seq=6, at=AT, nick="ann", user="u"), "ann took the topic away"),
+        (client.Topic(room="r", seq=6, at=AT, nick="ann", user="u"), "ann removed the topic"),
         (client.Joined(room="r", nick="ann", user="u"), "ann joined"),
         (client.Left(room="r", nick="ann", user="u", reason="leave"), "ann left"),
-        (client.Left(room="r", nick="ann", user="u", reason="lost"), "ann is gone"),
-        (client.Left(room="r", nick="ann", user="u", reason="kicked"), "ann was put out"),
+        (client.Left(room="r", nick="ann", user="u", reason="lost"), "ann disconnected"),
+        (client.Left(room="r", nick="ann", user="u", reason="kicked"), "ann was kicked"),
         (client.Left(room="r", nick="ann", user="u", reason="a newer one"), "ann left"),
         (client.NickChange(room="r", user="u", before="ann", nick="Anna"), "ann is now Anna"),
-        (client.Presence(room="r", total=101), "101 are here"),
+        (client.Presence(room="r", total=101), "101 members"),
     ],
 )
-def test_what_else_happens(event: lines.Happening, shown: str) -> None:
-    assert lines.happened(event, "garden", at=AT).plain == f"{CLOCK} [garden] * {shown}"
+def test_other_events(event: lines.Activity, shown: str) -> None:
+    assert lines.activity(event, "garden", at=AT).plain == f"{CLOCK} [garden] * {shown}"
 
 
 def test_rooms() -> None:

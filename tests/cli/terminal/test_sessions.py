@@ -1,4 +1,4 @@
-"""Sessions that are kept for the next time."""
+"""Saved sessions."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from chatd.cli.terminal import sessions
 URL = "ws://localhost:3000"
 
 
-def test_a_session_is_kept_for_a_daemon_and_a_nick(tmp_path: Path) -> None:
+def test_a_session_is_saved_for_each_server_and_nick(tmp_path: Path) -> None:
     environment = {"XDG_STATE_HOME": str(tmp_path)}
-    file = sessions.place(URL, "ann", environment)
-    assert sessions.kept(file) is None
-    sessions.keep(file, url=URL, session="secret")
-    sessions.keep(file, url=URL, session="newer")
-    assert sessions.kept(file) == "newer"
+    file = sessions.path_for(URL, "ann", environment)
+    assert sessions.load(file) is None
+    sessions.save(file, url=URL, session="secret")
+    sessions.save(file, url=URL, session="newer")
+    assert sessions.load(file) == "newer"
     assert [path.name for path in file.parent.iterdir()] == [file.name]
     for url, nick in ((URL, "bob"), (URL, None), ("ws://elsewhere", "ann")):
-        assert sessions.kept(sessions.place(url, nick, environment)) is None
+        assert sessions.load(sessions.path_for(url, nick, environment)) is None
 
 
-def test_nobody_else_may_read_it(tmp_path: Path) -> None:
-    file = sessions.place(URL, None, {"XDG_STATE_HOME": str(tmp_path / "state")})
-    sessions.keep(file, url=URL, session="secret")
+def test_only_the_owner_can_read_it(tmp_path: Path) -> None:
+    file = sessions.path_for(URL, None, {"XDG_STATE_HOME": str(tmp_path / "state")})
+    sessions.save(file, url=URL, session="secret")
     assert file.stat().st_mode & 0o777 == 0o600
     assert file.parent.stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.parametrize("state", [None, "", "relative/path"])
-def test_where_the_standard_names_no_folder(
+def test_the_default_folder(
     state: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     environment = {} if state is None else {"XDG_STATE_HOME": state}
-    file = sessions.place(URL, "ann", environment)
+    file = sessions.path_for(URL, "ann", environment)
     assert file.parent == tmp_path / ".local" / "state" / "chatd"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"session": 1}', b"\xff", b'{"a": "b"}'])
-def test_what_cannot_be_read_is_no_session(content: bytes, tmp_path: Path) -> None:
+def test_an_unreadable_file_holds_no_session(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "session"
     file.write_bytes(content)
-    assert sessions.kept(file) is None
+    assert sessions.load(file) is None

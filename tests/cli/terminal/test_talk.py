@@ -1,4 +1,4 @@
-"""A conversation at the terminal: what is heard, and how things stand."""
+"""A chat at the terminal: what it shows, and its status line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Sit: TypeAlias = Any
 """The fixture of conftest.py, which no test module can import from."""
 
 
-async def test_who_comes_sees_what_was_said_and_who_is_there(
+async def test_entering_a_room_shows_its_messages_and_members(
     chat: Harness, sit: Sit, autojump_clock: MockClock
 ) -> None:
     ann = await chat.client("ann")
@@ -29,16 +29,16 @@ async def test_who_comes_sees_what_was_said_and_who_is_there(
         assert bob.paper.shown == [
             "#1 ann: Hello! (edited)",
             "#2 ann: (deleted)",
-            "* you are in lobby: ann, bob",
+            "* You are in lobby: ann, bob.",
         ]
-        assert (bob.paper.place, bob.paper.standing) == ("lobby", "bob | 2 here")
+        assert (bob.paper.label, bob.paper.status_line) == ("lobby", "bob | 2 here")
 
 
-async def test_what_happens_is_shown(chat: Harness, sit: Sit, autojump_clock: MockClock) -> None:
+async def test_events_are_shown(chat: Harness, sit: Sit, autojump_clock: MockClock) -> None:
     async with sit(chat, "bob") as bob:
         ann = await chat.client("ann")
         await bob.sees("* ann joined")
-        await bob.stands("bob | 2 here")
+        await bob.status("bob | 2 here")
         await ann.chat.say("hello")
         await bob.sees("#1 ann: hello")
         await ann.chat.edit("lobby", 1, "hello bob")
@@ -49,47 +49,47 @@ async def test_what_happens_is_shown(chat: Harness, sit: Sit, autojump_clock: Mo
         await bob.sees("* ann is now Anna")
         await ann.chat.leave("lobby")
         await bob.sees("* Anna left")
-        await bob.stands("bob | 1 here")
+        await bob.status("bob | 1 here")
 
 
-async def test_who_is_writing_is_seen_for_a_while(
+async def test_typing_is_shown_for_a_while(
     chat: Harness, sit: Sit, autojump_clock: MockClock
 ) -> None:
     async with sit(chat, "ann") as ann, sit(chat, "bob") as bob:
         began = trio.current_time()
         ann.talk.drafts("h")
-        await bob.stands("ann is writing")
-        await bob.paper.until(lambda: "writing" not in bob.paper.standing)
+        await bob.status("ann is typing")
+        await bob.paper.until(lambda: "typing" not in bob.paper.status_line)
         assert 5 < trio.current_time() - began < 10
         ann.talk.drafts("he")
-        await bob.stands("ann is writing")
+        await bob.status("ann is typing")
         ann.talk.drafts("")
-        await bob.paper.until(lambda: "writing" not in bob.paper.standing)
+        await bob.paper.until(lambda: "typing" not in bob.paper.status_line)
         assert trio.current_time() - began < 10
 
 
-async def test_a_command_that_is_typed_is_nobodys_business(
+async def test_typing_a_command_is_not_announced(
     chat: Harness, sit: Sit, autojump_clock: MockClock
 ) -> None:
     async with sit(chat, "ann") as ann, sit(chat, "bob") as bob:
         ann.talk.drafts("/msg zoe")
         await ann.type("done")
         await bob.sees("#1 ann: done")
-        assert "writing" not in bob.paper.standing
+        assert "typing" not in bob.paper.status_line
 
 
-async def test_a_message_ends_the_writing(
+async def test_a_message_ends_the_typing(
     chat: Harness, sit: Sit, autojump_clock: MockClock
 ) -> None:
     async with sit(chat, "ann") as ann, sit(chat, "bob") as bob:
         ann.talk.drafts("h")
-        await bob.stands("ann is writing")
+        await bob.status("ann is typing")
         await ann.type("hello")
         await bob.sees("#1 ann: hello")
-        assert "writing" not in bob.paper.standing
+        assert "typing" not in bob.paper.status_line
 
 
-async def test_other_places_have_their_names_in_front(
+async def test_messages_from_other_rooms_have_the_rooms_label(
     chat: Harness, sit: Sit, autojump_clock: MockClock
 ) -> None:
     async with sit(chat, "ann") as ann, sit(chat, "bob") as bob:
@@ -103,10 +103,10 @@ async def test_other_places_have_their_names_in_front(
         await bob.type("what?")
         await bob.sees("bob: what?")
         await ann.sees("[@bob] bob: what?")
-        assert bob.paper.place == "@ann"
+        assert bob.paper.label == "@ann"
 
 
-async def test_who_is_called_otherwise_is_talked_to_all_the_same(
+async def test_direct_messages_follow_a_change_of_nick(
     chat: Harness, sit: Sit, autojump_clock: MockClock
 ) -> None:
     async with sit(chat, "ann") as ann, sit(chat, "bob") as bob:
@@ -115,16 +115,16 @@ async def test_who_is_called_otherwise_is_talked_to_all_the_same(
         await bob.sees("[@ann] ann: psst")
         await bob.type("/nick Robert")
         await ann.sees("* bob is now Robert")
-        assert ann.paper.place == "@Robert"
+        assert ann.paper.label == "@Robert"
         await ann.type("still there?")
         await bob.sees("[@ann] ann: still there?")
         await bob.type(f"/join {ann.talk.room}")  # by the room's own name
-        await bob.sees("* what you say here is for ann alone")
+        await bob.sees("* Only ann can read what you write here.")
         await bob.type("/msg ann yes")
         await ann.sees("Robert: yes")
 
 
-async def test_what_is_said_while_one_comes_in_stands_behind_what_was_said_before(
+async def test_messages_sent_during_a_join_come_after_the_history(
     chat: Harness, sit: Sit, autojump_clock: MockClock
 ) -> None:
     ann = await chat.client("ann", room="garden")
@@ -132,37 +132,37 @@ async def test_what_is_said_while_one_comes_in_stands_behind_what_was_said_befor
         await ann.chat.say(text)
     plug = Plug(chat.dial)
     async with sit(chat, "bob", dial=plug) as bob, trio.open_nursery() as nursery:
-        # The page and what was said behind it come in one go.
+        # The page and the message after it arrive together.
         plug.stall()
         nursery.start_soon(bob.type, "/join garden")
         assert (await ann.next("joined")).nick == "bob"
-        await ann.chat.say("behind it")
+        await ann.chat.say("after it")
         plug.flow()
-        await bob.sees("#3 ann: behind it")
+        await bob.sees("#3 ann: after it")
         assert [line for line in bob.paper.shown if line[0] == "#"] == [
             "#1 ann: before",
             "#2 ann: also before",
-            "#3 ann: behind it",
+            "#3 ann: after it",
         ]
 
 
-async def test_a_lost_connection_is_told_and_what_was_missed_comes(
+async def test_after_a_lost_connection_the_missed_messages_come(
     chat: Harness, sit: Sit, autojump_clock: MockClock
 ) -> None:
     ann = await chat.client("ann")
     async with sit(chat, "bob") as bob:
         await ann.chat.leave("lobby")
-        await bob.stands("1 here")
+        await bob.status("1 here")
         await bob.talk.chat.reconnect()
-        await bob.sees("* connected again as bob")
-        assert any(line.startswith("! the connection is lost") for line in bob.paper.shown)
+        await bob.sees("* Connected again as bob.")
+        assert any(line.startswith("! Connection lost") for line in bob.paper.shown)
         await ann.chat.join("lobby")
         await ann.chat.say("hello")
         await bob.sees("#1 ann: hello")
-        await bob.stands("bob | 2 here")
+        await bob.status("bob | 2 here")
 
 
-async def test_who_left_while_nobody_heard_it_is_not_counted(
+async def test_members_who_left_during_an_outage_are_not_counted(
     chat: Harness, sit: Sit, autojump_clock: MockClock
 ) -> None:
     ann = await chat.client("ann")
@@ -176,12 +176,12 @@ async def test_who_left_while_nobody_heard_it_is_not_counted(
         return await chat.dial()
 
     async with sit(chat, "bob", dial=dial) as bob:
-        await bob.stands("2 here")
+        await bob.status("2 here")
         await bob.talk.chat.reconnect()
-        await bob.stands("1 here")
+        await bob.status("1 here")
 
 
-async def test_a_message_that_may_not_be_said_yet_is_said_when_it_may(
+async def test_a_message_over_the_rate_limit_is_sent_later(
     sit: Sit, autojump_clock: MockClock
 ) -> None:
     settings = Settings(limits=Limits(messages_per_second=1, messages_burst=1))
@@ -194,24 +194,22 @@ async def test_a_message_that_may_not_be_said_yet_is_said_when_it_may(
         assert not [line for line in ann.paper.shown if line.startswith("!")]
 
 
-async def test_who_is_put_out_is_told_and_talks_nowhere(
-    sit: Sit, autojump_clock: MockClock
-) -> None:
+async def test_after_a_kick_there_is_no_current_room(sit: Sit, autojump_clock: MockClock) -> None:
     settings = Settings(auth=Auth(mode="token", guests=True), chat=Chat(operators=("ann",)))
     async with open_chat(settings) as chat:
         ann = await chat.client("ann", token=chat.token("ann"))
         async with sit(chat, "bob", room="garden") as bob:
             await bob.type("/join lobby")
             await ann.chat.kick(room="lobby", nick="bob", reason="enough")
-            await bob.sees("* bob was put out")
-            await bob.sees("* you talk nowhere: /join ROOM")
+            await bob.sees("* bob was kicked")
+            await bob.sees("* You are not in a room. Type /join ROOM.")
             assert not await bob.type("meant for the lobby")
             assert bob.talk.chat.joined == ("garden",)
             await bob.talk.chat.reconnect()
             assert bob.talk.chat.joined == ("garden",)
 
 
-async def test_how_far_was_read_is_told(chat: Harness, sit: Sit, autojump_clock: MockClock) -> None:
+async def test_read_marks_are_sent(chat: Harness, sit: Sit, autojump_clock: MockClock) -> None:
     ann = await chat.client("ann")
     async with sit(chat, "bob") as bob:
         session = bob.talk.chat.identity.session
@@ -225,11 +223,11 @@ async def test_how_far_was_read_is_told(chat: Harness, sit: Sit, autojump_clock:
     for text in ("unseen", "unseen too"):
         await ann.chat.say(text)
     async with sit(chat, "bob", session=session) as bob:
-        await bob.sees("* you are in lobby: ann, bob; 2 unread")
+        await bob.sees("* You are in lobby: ann, bob. 2 unread.")
 
 
 async def until(chat: client.Chat, kind: type) -> AsyncGenerator[client.AnyEvent]:
-    """Give events up to the first of a kind."""
+    """Yield events up to the first of a kind."""
     async for event in chat:
         yield event
         if isinstance(event, kind):

@@ -1,4 +1,4 @@
-"""Every ``/`` command, carried out against a daemon."""
+"""Every ``/`` command, carried out against a server."""
 
 from __future__ import annotations
 
@@ -19,50 +19,50 @@ Sit: TypeAlias = Any
 """The fixture of conftest.py, which no test module can import from."""
 
 ELSEWHERE = {
-    "auth": "--token-file and the kept session",
-    "say": "a line",
-    "typing": "what stands on the line",
-    "read": "what is shown",
+    "auth": "--token-file and the saved session",
+    "say": "a typed line",
+    "typing": "an unfinished line",
+    "read": "shown messages",
 }
-"""Commands of the chat that are not typed, and what they are."""
+"""Commands of the chat that have no ``/`` command, and what sends them."""
 
 
-def test_each_command_of_the_chat_is_to_be_had() -> None:
+def test_each_command_of_the_chat_can_be_typed() -> None:
     commands = {kind.__struct_config__.tag for kind in RULES}
     assert commands - VERBS.keys() == ELSEWHERE.keys()
 
 
-async def test_people_and_places(chat: Harness, sit: Sit, autojump_clock: MockClock) -> None:
+async def test_people_and_rooms(chat: Harness, sit: Sit, autojump_clock: MockClock) -> None:
     async with sit(chat, "ann") as ann, sit(chat, "bob") as bob:
         assert await ann.type("/who")
         await ann.sees("* ann, bob")
         assert await ann.type("/nick Anna")
-        await ann.sees("* you are Anna")
+        await ann.sees("* You are now Anna.")
         await bob.sees("* ann is now Anna")
         assert await ann.type("/join #garden")
-        await ann.sees("* you are in garden: Anna")
+        await ann.sees("* You are in garden: Anna.")
         assert await ann.type("/rooms")
         await ann.sees("* garden, 1 here\n  lobby, 2 here")
         assert await ann.type("/who lobby")
         await ann.sees("* Anna, bob")
         assert await ann.type("/leave")
-        await ann.sees("* you left garden")
-        assert ann.paper.place == "lobby"
+        await ann.sees("* You left garden.")
+        assert ann.paper.label == "lobby"
         assert await ann.type("/leave")
-        assert ann.paper.place == ""
+        assert ann.paper.label == ""
         assert not await ann.type("is anybody there?")
-        await ann.sees("! you talk nowhere: /join ROOM")
+        await ann.sees("! You are not in a room. Type /join ROOM.")
         assert await ann.type("/join lobby")
         await bob.sees("* Anna joined")
 
 
-async def test_what_is_typed_behind_a_place_that_cannot_be_entered_is_said_nowhere(
+async def test_after_a_refused_join_lines_are_not_sent_to_another_room(
     chat: Harness, sit: Sit, autojump_clock: MockClock
 ) -> None:
     async with sit(chat, "ann") as ann, sit(chat, "bob") as bob:
         assert not await ann.type("/join @cleo")
         assert not await ann.type("for cleo alone")
-        await ann.sees("! you talk nowhere: /join ROOM")
+        await ann.sees("! You are not in a room. Type /join ROOM.")
         assert ann.talk.chat.joined == ("lobby",)
         assert await ann.type("/join lobby")
         assert await ann.type("for all")
@@ -70,7 +70,7 @@ async def test_what_is_typed_behind_a_place_that_cannot_be_entered_is_said_nowhe
         assert "#1 ann: for cleo alone" not in bob.paper.shown
 
 
-async def test_words(chat: Harness, sit: Sit, autojump_clock: MockClock) -> None:
+async def test_messages(chat: Harness, sit: Sit, autojump_clock: MockClock) -> None:
     async with sit(chat, "ann") as ann, sit(chat, "bob") as bob:
         assert await ann.type("cake?")
         assert await ann.type("//nothing")
@@ -84,11 +84,11 @@ async def test_words(chat: Harness, sit: Sit, autojump_clock: MockClock) -> None
         assert await ann.type("/delete 2")
         await bob.sees("* ann deleted #2")
         assert await bob.type("/search cake")
-        await bob.sees("* found 2")
+        await bob.sees("* Found 2 messages.")
         assert bob.paper.shown[-3].endswith("#1 ann: cake?")
         assert bob.paper.shown[-2].endswith("#4 bob (to #1): cake, please (edited)")
         assert await bob.type("/search cake of another kind")
-        await bob.sees("* found 0")
+        await bob.sees("* Found no messages.")
 
 
 async def test_history_goes_back_page_after_page(
@@ -105,7 +105,7 @@ async def test_history_goes_back_page_after_page(
         assert await bob.type("/history")
         assert bob.paper.shown[5:] == [
             *(f"#{n} ann: line {n}" for n in range(1, 6)),
-            "* that is where it began",
+            "* There are no earlier messages.",
         ]
 
 
@@ -123,7 +123,7 @@ async def test_direct_messages_have_a_history(sit: Sit, autojump_clock: MockCloc
             assert "#1 ann: psst" in bob.paper.shown
 
 
-async def test_help_tells_operators_what_is_theirs(sit: Sit, autojump_clock: MockClock) -> None:
+async def test_help_shows_operators_their_commands(sit: Sit, autojump_clock: MockClock) -> None:
     async with by_token() as chat, sit(chat, "ann", token=chat.token("ann")) as ann:
         assert await ann.type("/help")
         for verb in VERBS.values():
@@ -134,7 +134,7 @@ async def test_help_tells_operators_what_is_theirs(sit: Sit, autojump_clock: Moc
             assert "/edit N TEXT" in bob.paper.shown[-1]
 
 
-async def test_what_operators_do(sit: Sit, autojump_clock: MockClock) -> None:
+async def test_operators_commands(sit: Sit, autojump_clock: MockClock) -> None:
     async with (
         by_token() as chat,
         sit(chat, "ann", token=chat.token("ann")) as ann,
@@ -143,34 +143,34 @@ async def test_what_operators_do(sit: Sit, autojump_clock: MockClock) -> None:
         assert await ann.type("/topic tea and cake")
         await bob.sees("* ann set the topic: tea and cake")
         assert await ann.type("/topic -")
-        await bob.sees("* ann took the topic away")
+        await bob.sees("* ann removed the topic")
         assert await ann.type("/mute bob 10m calm down")
         assert not await bob.type("but")
-        await bob.sees("! you may say nothing there now: calm down (600 s to wait)")
+        await bob.sees("! you may say nothing there now: calm down (wait 600 s)")
         assert await ann.type("/unmute bob")
         assert await bob.type("thanks")
         await ann.sees("#3 bob: thanks")
         assert await ann.type("/kick bob enough")
-        await bob.sees("* bob was put out")
-        assert bob.paper.place == ""
+        await bob.sees("* bob was kicked")
+        assert bob.paper.label == ""
         assert await bob.type("/join lobby")
         assert await ann.type("/ban bob 1h spam")
         assert not await bob.type("/join lobby")
         assert await ann.type("/unban bob")
         assert await bob.type("/join lobby")
         assert await ann.type("/slow 30s")
-        await ann.sees("* 30 s between two messages")
+        await ann.sees("* Slow mode is on: one message every 30 s.")
         assert await ann.type("/slow 0")
         assert await ann.type("/close 1h cleaning")
-        await ann.sees("* the room is shut")
+        await ann.sees("* The room is closed.")
         assert not await bob.type("/join lobby")
         assert await ann.type("/close 0")
-        await ann.sees("* the room is open")
+        await ann.sees("* The room is open.")
         assert await bob.type("/join lobby")
 
 
 @pytest.mark.parametrize("line", ["/kick ann", "/slow 10s", "/close", "/edit 9 x", "/join no room"])
-async def test_what_is_refused_is_told(
+async def test_refusals_are_shown(
     line: str, chat: Harness, sit: Sit, autojump_clock: MockClock
 ) -> None:
     async with sit(chat, "bob") as bob:
@@ -178,7 +178,7 @@ async def test_what_is_refused_is_told(
         assert bob.paper.shown[-1].startswith("! ")
 
 
-async def test_quit_ends_it(chat: Harness, sit: Sit, autojump_clock: MockClock) -> None:
+async def test_quit_closes_the_chat(chat: Harness, sit: Sit, autojump_clock: MockClock) -> None:
     async with sit(chat, "bob") as bob:
         assert await bob.type("/quit")
         with pytest.raises(client.Closed):
