@@ -6,8 +6,8 @@
     ├── administration           the admin socket and the metrics' port, to the very end
     └── log                      writes what a slow reader left waiting
         └── bus                  collect and commit; fan out
+            ├── timers           all that waits for a time: pings, expiry
             ├── chat             who is gone for good
-            ├── heartbeats       pings, and who is silent
             └── handlers         one task for each connection, with a nursery of its own
                 └── listeners    accept
 
@@ -42,6 +42,7 @@ from chatd.protocol.events import rfc3339
 from chatd.reload import Configuration, Loaded, Reload, fixed, written
 from chatd.settings import Settings
 from chatd.systemd import Notifier
+from chatd.timers import Timers
 from chatd.watchdog import Watchdog
 from chatd.wire.listener import Listener
 from chatd.wire.routes import Routes
@@ -78,7 +79,9 @@ class Daemon:
         self.chat = chat
         self.log = log
         self.socketio = SocketIoGateway(chat, log, self._closes)
-        self.server = Server(settings, self._routes(), log, tls=tls_context(settings))
+        self.server = Server(
+            settings, self._routes(), log, tls=tls_context(settings), timers=chat.timers
+        )
         self._handlers = handlers
         self._listeners = trio.CancelScope()
         self.ends = math.inf
@@ -161,17 +164,18 @@ async def open_daemon(
 
     The journal is closed then. A cancellation ends it at once. Raises TlsError.
     """
-    chat = Chat(settings, journal=journal, log=log, now=now, keys=keys)
+    timers = Timers(log)
+    chat = Chat(settings, journal=journal, log=log, now=now, timers=timers, keys=keys)
     await chat.load()
     async with trio.open_nursery() as logging:
         logging.start_soon(log.run)
         async with trio.open_nursery() as flowing:
             flowing.start_soon(chat.bus.run)
             async with trio.open_nursery() as tending:
+                tending.start_soon(timers.run)
                 tending.start_soon(chat.run)
                 async with trio.open_nursery() as handlers:
                     daemon = Daemon(settings, chat, log, handlers)
-                    tending.start_soon(daemon.server.sweep)
                     await tending.start(daemon.socketio.io.run)
                     yield daemon
                     await daemon.drain()

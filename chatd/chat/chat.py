@@ -21,7 +21,7 @@ from chatd.logs import Fields, Log
 from chatd.model import UNAUTHORIZED, Close, Event, Kind, Outcome, Refusal, Remember
 from chatd.protocol import events
 from chatd.settings import Settings
-from chatd.wire.heartbeats import Heartbeats
+from chatd.timers import Timers
 
 __all__ = ["Chat", "ChatStatistics", "Client"]
 
@@ -98,7 +98,7 @@ class ChatStatistics(Struct, frozen=True):
 class Chat:
     """Everything that is shared by its connections. ``run`` owns its tasks.
 
-    ``keys`` verify tokens; ``expiries`` has what is to end by itself.
+    ``keys`` verify tokens. ``timers`` are run by the caller.
     """
 
     def __init__(
@@ -108,11 +108,12 @@ class Chat:
         journal: Journal,
         log: Log,
         now: Callable[[], int],
+        timers: Timers,
         keys: Keys | None = None,
     ) -> None:
         self.settings = settings
         self.keys = Keys() if keys is None else keys
-        self.expiries = Heartbeats()
+        self.timers = timers
         self.journal = journal
         self.log = log
         self.now = now
@@ -154,13 +155,7 @@ class Chat:
         )
 
     async def run(self) -> None:
-        """Tend users, rooms and tokens until cancelled."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.expiries.run)
-            await self._tend()
-
-    async def _tend(self) -> None:
-        """Look every second while something is due, else not."""
+        """Look after users and rooms until cancelled, every second while something is due."""
         while True:
             if not (self.users.restless or self.rooms.restless or self.flood.restless):
                 self._stirred = trio.Event()

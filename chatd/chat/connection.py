@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, Literal, TypeAlias
@@ -13,7 +14,7 @@ from msgspec.structs import asdict
 from chatd import __version__
 from chatd.bus import Codec
 from chatd.chat.chat import Chat
-from chatd.chat.expiry import Expiry, Patience
+from chatd.chat.expiry import Expiry
 from chatd.chat.membership import Membership, Outbox, StartSoon
 from chatd.chat.names import Name, room_name
 from chatd.chat.rights import refusal_to_read
@@ -22,8 +23,9 @@ from chatd.chat.sanctions import Sanction
 from chatd.chat.tokens import Grant
 from chatd.chat.users import Came, User
 from chatd.logs import Who
-from chatd.model import Close, Operation, Outcome, Refusal
+from chatd.model import INTERNAL, UNAUTHORIZED, Close, Operation, Outcome, Refusal
 from chatd.protocol import commands, events
+from chatd.timers import Timer
 
 __all__ = ["Answered", "Connection", "Traffic"]
 
@@ -83,7 +85,7 @@ class Connection:
         self.grant: Grant | None = None
         self._user: User | None = None
         self._guest: User | None = None
-        self._due: Expiry | Patience | None = None
+        self._timer: Timer | None = None
         self.memberships: dict[str, Membership] = {}
         self._spelled: dict[str, Membership] = {}
         self.opened = trio.current_time()
@@ -99,9 +101,8 @@ class Connection:
             self._guest, self.why_not = chat.users.guest(nick)
             self._be(self._guest, None)
         else:
-            self._due = Patience(self)
-            patience = chat.settings.limits.handshake_seconds
-            chat.expiries.add(self._due, self.opened + patience)
+            timeout = chat.settings.limits.handshake_seconds
+            self._timer = chat.timers.add(self.opened + timeout, self._auth_timed_out, self.fault)
         chat.log.emit("connect", **self.who())
 
     @property
@@ -214,13 +215,15 @@ class Connection:
 
     def _bear(self, grant: Grant | None) -> None:
         self.grant = grant
-        expiries = self.chat.expiries
-        if self._due is not None:
-            expiries.discard(self._due)
-            self._due = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if grant is not None:
-            self._due = Expiry(self, grant, self.chat.now)
-            expiries.add(self._due, trio.current_time())
+            expiry = Expiry(self, grant, self.chat.now)
+            self._timer = self.chat.timers.add(trio.current_time(), expiry.fire, self.fault)
+
+    def _auth_timed_out(self, now: float) -> None:
+        self.end(UNAUTHORIZED, "nobody said who this is in time")
 
     def tell(self, *items: Any) -> None:
         """Say something to this client alone."""
@@ -314,6 +317,16 @@ class Connection:
 
     # ---- the end
 
+    def fault(self, error: Exception) -> None:
+        """Log an exception that this connection's code raised elsewhere, and close it with 1011."""
+        self.chat.log.emit(
+            "fault",
+            error=repr(error),
+            traceback="".join(traceback.format_exception(error)),
+            **self.who(),
+        )
+        self.end(INTERNAL, INTERNAL.reason)
+
     def close(self, close: Close, reason: str, traffic: Traffic) -> None:
         """Leave everything, once: the client is gone, or the daemon ends."""
         settings = self.chat.settings
@@ -337,8 +350,8 @@ class Connection:
         )
         self.chat.connections.discard(self)
         self.chat.flood.exit(self.counted_as)
-        if self._due is not None:
-            self.chat.expiries.discard(self._due)
+        if self._timer is not None:
+            self._timer.cancel()
         if self._user is not None:
             self.chat.users.detach(self._user, self)
         self.chat.stir()

@@ -1,7 +1,4 @@
-"""The ends of what a connection may be: a token's, and the time in which to bring one.
-
-Both are looked at when they are due, by one timer for all: `chatd.wire.heartbeats`.
-"""
+"""The end of a token, and of the connection that was opened with it: a callback of a timer."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from chatd.chat.tokens import Grant
 from chatd.model import UNAUTHORIZED, Close
 from chatd.protocol import events
 
-__all__ = ["Expiry", "Patience"]
+__all__ = ["Expiry"]
 
 NOTICE_SECONDS: Final = 60.0
 NOTICE_SHARE: Final = 0.1
@@ -31,17 +28,6 @@ class Bearer(Protocol):
     def tell(self, *items: Any) -> None: ...
 
 
-class Patience:
-    """Ends a connection that did not say in time who it is."""
-
-    def __init__(self, bearer: Bearer) -> None:
-        self._bearer = bearer
-
-    def beat(self, now: float) -> float | None:
-        self._bearer.end(UNAUTHORIZED, "nobody said who this is in time")
-        return None
-
-
 class Expiry:
     """Tells a connection that its token is about to end, and ends it with it.
 
@@ -55,7 +41,7 @@ class Expiry:
         self._told = False
         self._wall = wall
 
-    def beat(self, now: float) -> float | None:
+    def fire(self, now: float) -> float | None:
         left = (self._expires - self._wall()) / 1000
         if left <= 0:
             self._bearer.end(UNAUTHORIZED, "your token has expired")

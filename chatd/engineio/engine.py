@@ -11,6 +11,7 @@ import secrets
 import traceback
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Final, TypeAlias
 
 import msgspec
@@ -28,8 +29,8 @@ from chatd.engineio.packets import Revision
 from chatd.engineio.session import Receiver, Session
 from chatd.engineio.websocket import Candidate, Carrier, Unwanted
 from chatd.logs import Log
+from chatd.timers import Timers
 from chatd.wire import websocket as wire
-from chatd.wire.heartbeats import Heartbeats
 from chatd.wire.request import Refused, Request, Response, refusal
 from chatd.wire.routes import ANY, WEBSOCKET, Methods, Routes
 from chatd.wire.websocket import Upgrade, WebSocket
@@ -81,10 +82,13 @@ class Engine:
     """Serves sessions on any ``wire.Routes``: no handlers and no listeners, which are ``Server``'s.
 
     ``sessions`` are those that are not over, by id. ``methods`` stand in a table of routes at
-    ``options.path``; ``routes`` is such a table, with nothing else in it.
+    ``options.path``; ``routes`` is such a table, with nothing else in it. ``timers`` are run by
+    whoever passes them; without them the engine runs its own.
     """
 
-    def __init__(self, opened: Opened, options: Options, *, log: Log) -> None:
+    def __init__(
+        self, opened: Opened, options: Options, *, log: Log, timers: Timers | None = None
+    ) -> None:
         self.options = options
         self.sessions: dict[str, Session] = {}
         self.methods: Methods = {ANY: self._http, WEBSOCKET: self._websocket}
@@ -92,7 +96,8 @@ class Engine:
         self.routes = Routes({path: self.methods} if path else {}, {f"{path}/": self.methods})
         self._opened = opened
         self._log = log
-        self._heartbeats = Heartbeats()
+        self.timers = timers or Timers(log)
+        self._own_timers = timers is None
         self._nursery: trio.Nursery | None = None
         self._ended: deque[Session] = deque()
         self._someone_ended = trio.Event()
@@ -109,7 +114,8 @@ class Engine:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                nursery.start_soon(self._heartbeats.run)
+                if self._own_timers:
+                    nursery.start_soon(self.timers.run)
                 task_status.started()
                 try:
                     while True:
@@ -147,7 +153,8 @@ class Engine:
 
     def over(self, session: Session) -> None:
         del self.sessions[session.id]
-        self._heartbeats.discard(session)
+        if session.heartbeat is not None:
+            session.heartbeat.cancel()
         self._reasons[str(session.reason)] = self._reasons.get(str(session.reason), 0) + 1
         self._ended.append(session)
         self._someone_ended.set()
@@ -164,6 +171,10 @@ class Engine:
                 session.receiver.ended(session.reason or "forced close")
             except Exception as error:  # the session's boundary
                 self._fault(session, error)
+
+    def _failed(self, session: Session, error: Exception) -> None:
+        self._fault(session, error)
+        session.end("transport error", model.INTERNAL)
 
     def _fault(self, session: Session, error: Exception) -> None:
         self._log.emit(
@@ -208,9 +219,9 @@ class Engine:
             session.receiver = Inbox()
             session.end("transport error", model.INTERNAL)
             raise
-        due = session.beat(session.opened)
+        due = session.fire(session.opened)
         if due is not None:
-            self._heartbeats.add(session, due)
+            session.heartbeat = self.timers.add(due, session.fire, partial(self._failed, session))
         return session, greeting
 
     # The checks

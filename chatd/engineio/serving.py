@@ -4,7 +4,7 @@
 
     serve
     ├── run          the engine: heartbeats, and who hears of an end; handlers, where there are
-    ├── sweeper      heartbeats of WebSockets that are no session's
+    ├── timers       pings of WebSockets that are no session's
     ├── listeners    accept
     └── connections  one task for each connection; they outlive the others by the time it takes to
                      tell a waiting poll or a WebSocket that it is over
@@ -19,6 +19,7 @@ import trio
 
 from chatd.logs import Log
 from chatd.settings import Settings
+from chatd.timers import Timers
 from chatd.wire.listener import open_listeners
 from chatd.wire.routes import Routes
 from chatd.wire.server import Server
@@ -55,7 +56,9 @@ async def serve(
     that cannot be used, and KeyboardInterrupt, in no group, where Ctrl-C ends it.
     """
     settings = settings or Settings()
-    server = Server(settings, routes or served.routes, log, tls=tls_context(settings))
+    timers = Timers(log)
+    routes = routes or served.routes
+    server = Server(settings, routes, log, tls=tls_context(settings), timers=timers)
     listeners = open_listeners(addresses)
     bound = [listener.address for listener in listeners]
     last_words = trio.CancelScope()
@@ -70,8 +73,8 @@ async def serve(
     try:
         async with trio.open_nursery() as nursery:
             try:
+                nursery.start_soon(timers.run)
                 await nursery.start(served.run)
-                nursery.start_soon(server.sweep)
                 connections = await nursery.start(hold)
                 # Not before: a start that is cancelled waits for its task's end.
                 last_words.shield = True

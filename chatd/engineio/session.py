@@ -40,8 +40,8 @@ from chatd.engineio.inbox import Inbox
 from chatd.engineio.packets import CLOSE, MESSAGE, PING, PONG, Packet, Revision
 from chatd.engineio.pulse import Pulse, Rhythm
 from chatd.model import Close
+from chatd.timers import STALL_SECONDS, Timer
 from chatd.wire import frames
-from chatd.wire.heartbeats import STALL_SECONDS
 from chatd.wire.websocket import WebSocket
 
 __all__ = ["Bounds", "Owner", "Receiver", "Session", "State"]
@@ -130,6 +130,7 @@ class Session:
         "_websocket",
         "_wire_offer",
         "handshake",
+        "heartbeat",
         "id",
         "opened",
         "polled",
@@ -169,6 +170,7 @@ class Session:
         # Messages that the receiver has not taken yet: the client's silence is then our own.
         self._busy = 0
         self._pulse = Pulse(revision, owner.options, self.opened)
+        self.heartbeat: Timer | None = None
         self._polled_in = 0
         self._polled_out = 0
         self._messages_out = 0
@@ -467,7 +469,7 @@ class Session:
 
     # The heartbeat
 
-    def beat(self, now: float) -> float | None:
+    def fire(self, now: float) -> float | None:
         """Ping who is due for it, end who is silent; tell when to look again."""
         if self.reason is not None:
             return None

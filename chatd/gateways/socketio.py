@@ -145,6 +145,7 @@ class SocketIoGateway:
             cors_credentials=True,
             allow_request=self._allow,
             recovery=self._recovery(),
+            timers=chat.timers,
             log=log,
         )
         self.io.use(self._admit)

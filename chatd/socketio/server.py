@@ -36,6 +36,7 @@ from chatd.socketio.namespace import DynamicNamespace, Namespace, Pattern
 from chatd.socketio.options import Options, OptionsDict, Tunable
 from chatd.socketio.recovery import MemoryLog, RecoveryLog, configured
 from chatd.socketio.socket import Socket
+from chatd.timers import Timers
 from chatd.wire.request import Refused as HttpRefused
 from chatd.wire.request import Request, refusal
 from chatd.wire.routes import Methods, Routes
@@ -69,6 +70,7 @@ class Server(Audience[Socket], Listening):
         self,
         *,
         settings: Settings | None = None,
+        timers: Timers | None = None,
         log: Log | None = None,
         **options: Unpack[OptionsDict],
     ) -> None:
@@ -76,7 +78,10 @@ class Server(Audience[Socket], Listening):
         self._settings = settings
         self._log = log or open_log(level="warning")
         self.engine = Engine(
-            self._opened, replace(self.options, allow_request=self._allows), log=self._log
+            self._opened,
+            replace(self.options, allow_request=self._allows),
+            log=self._log,
+            timers=timers,
         )
         recovery = configured(self.options.recovery)
         self.skip_middleware = recovery is not None and recovery.skip_middleware

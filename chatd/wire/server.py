@@ -14,14 +14,16 @@ from msgspec import Struct
 
 from chatd.logs import Log
 from chatd.settings import Settings
+from chatd.settings import WebSocket as KeepAliveOptions
+from chatd.timers import Timers
 from chatd.wire.admission import Admission, Visit
 from chatd.wire.forwarding import FORWARDING, Forwarded, TrustedProxies, forwarded
 from chatd.wire.http import HttpConnection
+from chatd.wire.keepalive import KeepAlive
 from chatd.wire.listener import Listener
 from chatd.wire.preamble import Opened, Preamble, PreambleError
 from chatd.wire.request import Response, refusal
 from chatd.wire.routes import Routes
-from chatd.wire.sweeper import Sweeper
 from chatd.wire.tls import ServerContext
 from chatd.wire.transport import Peer, SocketTransport, Transport
 from chatd.wire.websocket import Handover, WebSocket
@@ -57,7 +59,8 @@ class Server:
     """Serves listeners, and single transports.
 
     ``settings``, ``routes`` and ``tls`` may be replaced while it runs: new connections go by the
-    new ones. ``tls``, where there is one, is spoken with whoever comes by TCP.
+    new ones. ``tls``, where there is one, is spoken with whoever comes by TCP. Without ``timers``
+    WebSockets are not pinged.
     ``connections`` are the WebSockets that are open. Each connection's id begins with ``name``.
     """
 
@@ -68,6 +71,7 @@ class Server:
         log: Log,
         *,
         tls: ServerContext | None = None,
+        timers: Timers | None = None,
         name: str = "c",
     ) -> None:
         self._name = name
@@ -85,7 +89,7 @@ class Server:
         self._accepted = 0
         self._turned_away = 0
         self._warned = float("-inf")
-        self._sweeper = Sweeper(settings.websocket)
+        self._timers = timers
         self._settings = settings
 
     @property
@@ -95,7 +99,6 @@ class Server:
     @settings.setter
     def settings(self, settings: Settings) -> None:
         self._settings = settings
-        self._sweeper.rhythm = settings.websocket
         self._admission.limits = settings.limits
         self._trusted = TrustedProxies(settings.http.trusted_proxies)
 
@@ -122,10 +125,6 @@ class Server:
         finally:
             for listener in listeners:
                 listener.close()
-
-    async def sweep(self) -> None:
-        """Keep the heartbeats of all connections; runs as long as any is served."""
-        await self._sweeper.run()
 
     async def handle(self, transport: Transport) -> None:
         """Live one connection's whole life, and close its transport. Raises nothing of its."""
@@ -215,14 +214,24 @@ class Server:
         websocket = WebSocket(
             connection, opened.transport, handover, settings=self._settings, log=self._log
         )
+        timer = None
+        if handover.upgrade.heartbeat and self._timers is not None:
+            keep_alive = KeepAlive(websocket, self._keep_alive_options)
+            timer = self._timers.add(
+                websocket.last_heard + self._settings.websocket.ping_interval_seconds,
+                keep_alive.fire,
+                websocket.fault,
+            )
         self.connections.add(websocket)
-        if handover.upgrade.heartbeat:
-            self._sweeper.add(websocket)
         try:
             await websocket.run()
         finally:
-            self._sweeper.discard(websocket)
             self.connections.discard(websocket)
+            if timer is not None:
+                timer.cancel()
+
+    def _keep_alive_options(self) -> KeepAliveOptions:
+        return self._settings.websocket
 
     async def _http(self, opened: Opened, connection: str, visit: Visit) -> Handover | None:
         # A call of its own: what HTTP needed is gone while the WebSocket lives.

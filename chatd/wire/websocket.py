@@ -17,7 +17,7 @@ from msgspec import Struct
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
 
 from chatd.logs import Log
-from chatd.model import CLOSES, GOING_AWAY, INTERNAL, LOST, SILENT, TOO_SLOW, Close
+from chatd.model import CLOSES, GOING_AWAY, INTERNAL, LOST, TOO_SLOW, Close
 from chatd.settings import Settings
 from chatd.wire import frames
 from chatd.wire.frames import Control, Fault, FrameReader, Item
@@ -178,18 +178,14 @@ class WebSocket:
         """Tell whether it was the peer who closed first."""
         return self._stream.peer_closed
 
-    # The sweeper's side
-
     @property
-    def holds_peer(self) -> bool:
-        """Tell whether the peer's bytes wait for us: its silence is then no silence."""
+    def busy(self) -> bool:
+        """Whether nothing is being read, because the receiver has not taken the last message."""
         return self._stream.busy
 
-    def ask(self) -> None:
+    def ping(self) -> None:
+        """Send a ping."""
         self.outbox.offer(_PING, 0)
-
-    def silent(self) -> None:
-        self.end(SILENT)
 
     # The stream's side
 

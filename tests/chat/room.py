@@ -16,6 +16,7 @@ from chatd.logs import Recording, open_log
 from chatd.model import LOST, Close, Event, Refusal
 from chatd.protocol import commands, events
 from chatd.settings import Settings
+from chatd.timers import Timers
 
 
 class Codec:
@@ -158,10 +159,12 @@ class Room:
 
 
 class Wall:
-    """A wall clock on Trio's: under a MockClock days go by in no time."""
+    """A wall clock on Trio's, ``ahead`` by so many ms: a MockClock makes days go by in no time."""
+
+    ahead = 0
 
     def __call__(self) -> int:
-        return 1_750_000_000_000 + round(trio.current_time() * 1000)
+        return 1_750_000_000_000 + round(trio.current_time() * 1000) + self.ahead
 
 
 @asynccontextmanager
@@ -173,15 +176,18 @@ async def open_room(
     wall = Wall()
     recording = Recording()
     log = open_log(sink=recording, now=wall)
+    timers = Timers(log)
     chat = Chat(
         settings or Settings(),
         journal=journal or MemoryJournal(now=wall),
         log=log,
         now=wall,
+        timers=timers,
         keys=keys,
     )
     await chat.load()
     async with trio.open_nursery() as tending:
+        tending.start_soon(timers.run)
         tending.start_soon(chat.run)
         async with trio.open_nursery() as flowing:
             flowing.start_soon(chat.bus.run)

@@ -1,10 +1,10 @@
-"""One connection's end by its token, beat by beat."""
+"""One connection's end by its token, call by call."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from chatd.chat.expiry import Expiry, Patience
+from chatd.chat.expiry import Expiry
 from chatd.chat.tokens import Grant
 from chatd.model import Close
 
@@ -30,13 +30,7 @@ def test_it_is_looked_at_once_a_minute_then_told_then_ended() -> None:
     while due is not None:
         looks.append(due)
         wall[0] = round(due * 1000)
-        due = expiry.beat(due)
+        due = expiry.fire(due)
     assert looks == [0, 60, 120, 180, 240, 300, 360, 420, 480, 540, 600]
     assert len(bearer.said) == 1
-    assert bearer.ended == [4502]
-
-
-def test_patience_ends_once() -> None:
-    bearer = Bearer()
-    assert Patience(bearer).beat(10.0) is None
     assert bearer.ended == [4502]

@@ -59,7 +59,7 @@ class Served:
         self.log = logs.open_log(sink=self.recording)
         self.echo = echo
         self.engine = Engine(self._opened, options, log=self.log)
-        self.wire = Server(Settings(), self.engine.routes, self.log)
+        self.wire = Server(Settings(), self.engine.routes, self.log, timers=self.engine.timers)
         self.came: list[Recorder] = []
         self.clients: list[Client] = []
         self._handlers = handlers
@@ -220,7 +220,6 @@ async def serve(*, echo: bool = True, **options: Any) -> AsyncGenerator[Served]:
     async with trio.open_nursery() as nursery, trio.open_nursery() as handlers:
         served = Served(Options(**options), handlers, echo=echo)
         await nursery.start(served.engine.run)
-        nursery.start_soon(served.wire.sweep)
         try:
             yield served
         finally:

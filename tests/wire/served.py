@@ -14,6 +14,7 @@ import trio.testing
 
 from chatd import logs, model
 from chatd.settings import Settings
+from chatd.timers import Timers
 from chatd.wire import frames
 from chatd.wire.listener import Listener, open_listeners
 from chatd.wire.request import Request, Response
@@ -109,7 +110,8 @@ class Served:
         }
         table.update({path: {"GET": handler} for path, handler in paths.items()})
         log = logs.open_log(sink=self.recording)
-        self.server = Server(settings, Routes(table), log)
+        self.timers = Timers(log)
+        self.server = Server(settings, Routes(table), log, timers=self.timers)
 
     async def page(self, request: Request) -> Response:
         return Response(200, b"hello\n")
@@ -160,7 +162,7 @@ async def serve(
             handlers,
             {f"/{name}": handler for name, handler in paths.items()},
         )
-        nursery.start_soon(served.server.sweep)
+        nursery.start_soon(served.timers.run)
         if tcp:
             served.listeners = open_listeners(["127.0.0.1:0"])
             serving = partial(served.server.serve, served.listeners, handlers=handlers)

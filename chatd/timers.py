@@ -1,0 +1,148 @@
+"""Timers: one task calls everything that is due at a time, and sleeps until then.
+
+A daemon has one `Timers` for keep-alives, heartbeats, token expiry and whatever else waits for a
+time. A timer costs a heap entry and no task, and an exception in it never reaches another one.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import traceback
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+import trio
+from trio.lowlevel import ParkingLot
+
+from chatd.logs import Log
+
+__all__ = ["STALL_SECONDS", "Fire", "Timer", "Timers"]
+
+Fire: TypeAlias = Callable[[float], float | None]
+"""Called with the current time when it is due. Returns when to be called next, None for never."""
+
+# Connections that were accepted together are due together: other tasks run after each batch.
+_BATCH: Final = 64
+
+STALL_SECONDS: Final = 1.0
+"""Only a loop that was blocked is this late. What clients sent meanwhile is read before timers
+fire, so that none of them is taken for silent."""
+
+# A readable socket is found in one round of the scheduler and read in the next.
+_ROUNDS: Final = 3
+
+
+class Timer:
+    """One callback of a `Timers`, until it returns None, raises, or is cancelled.
+
+    ``fire`` is None once it has ended: what it belonged to can then be freed.
+    """
+
+    __slots__ = ("_ended", "fault", "fire")
+
+    def __init__(
+        self,
+        fire: Fire,
+        fault: Callable[[Exception], None] | None,
+        ended: Callable[[], None],
+    ) -> None:
+        self.fire: Fire | None = fire
+        self.fault = fault
+        self._ended = ended
+
+    def cancel(self) -> None:
+        """Never call it again. Does nothing once the timer has ended."""
+        if self.fire is not None:
+            self.fire = self.fault = None
+            self._ended()
+
+
+class Timers:
+    """Timers in a heap by due time. ``len()`` is how many have not ended."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._heap: list[tuple[float, int, Timer]] = []
+        self._numbers = itertools.count()
+        self._active = 0
+        self._sleeper = ParkingLot()
+
+    def __len__(self) -> int:
+        return self._active
+
+    def add(
+        self, due: float, fire: Fire, fault: Callable[[Exception], None] | None = None
+    ) -> Timer:
+        """Call ``fire`` at ``due``, on Trio's clock, and again whenever it says.
+
+        Args:
+            due: The time of the first call. One that has passed means at once.
+            fire: The callback.
+            fault: Called with the exception if ``fire`` raises one, which ends the timer. It logs
+                the exception and ends what the timer belongs to. By default it is only logged.
+        """
+        timer = Timer(fire, fault, self._forget)
+        self._active += 1
+        self._push(due, timer)
+        if self._heap[0][2] is timer:
+            self._sleeper.unpark()
+        return timer
+
+    async def run(self) -> None:
+        """Fire timers until cancelled."""
+        while True:
+            due = self._heap[0][0] if self._heap else float("inf")
+            with trio.move_on_at(due):
+                await self._sleeper.park()
+                continue  # an earlier timer was added
+            if trio.current_time() - due > STALL_SECONDS:
+                for _ in range(_ROUNDS):
+                    await trio.lowlevel.checkpoint()
+            await self._fire_due()
+
+    async def _fire_due(self) -> None:
+        while True:
+            now = trio.current_time()
+            for _ in range(_BATCH):
+                if not self._heap or self._heap[0][0] > now:
+                    return
+                self._fire(heapq.heappop(self._heap)[2], now)
+            await trio.lowlevel.checkpoint()
+
+    def _fire(self, timer: Timer, now: float) -> None:
+        if timer.fire is None:
+            return
+        fault = timer.fault or self._report
+        try:
+            due = timer.fire(now)
+        except Exception as error:  # the timer's boundary
+            timer.cancel()
+            try:
+                fault(error)
+            except Exception as another:  # the same
+                self._report(another)
+            return
+        if due is None:
+            timer.cancel()
+        elif timer.fire is not None:  # not cancelled meanwhile
+            self._push(due, timer)
+
+    def _report(self, error: Exception) -> None:
+        self._log.emit(
+            "fault",
+            detail="a timer",
+            error=repr(error),
+            traceback="".join(traceback.format_exception(error)),
+        )
+
+    def _push(self, due: float, timer: Timer) -> None:
+        heapq.heappush(self._heap, (due, next(self._numbers), timer))
+
+    def _forget(self) -> None:
+        """Count a timer as ended. Its heap entry goes when it is due, or in a rebuild."""
+        self._active -= 1
+        # A flood of short connections must not leave a heap of ended timers behind.
+        if len(self._heap) > 2 * self._active + _BATCH:
+            self._heap = [entry for entry in self._heap if entry[2].fire is not None]
+            heapq.heapify(self._heap)
