@@ -22,10 +22,10 @@ from chatd.admin.control import Control
 from chatd.admin.moderation import Person, Place, Slow, bans, moderate
 from chatd.admin.transfer import forget
 from chatd.chat.direct import DIRECT
-from chatd.chat.moderation import Moderation
-from chatd.chat.names import Name, room_name
+from chatd.chat.names import room_name
 from chatd.logs import Level
-from chatd.model import KICKED
+from chatd.model import KICKED, Refused
+from chatd.protocol import commands
 from chatd.protocol.commands import Member
 from chatd.protocol.events import rfc3339
 
@@ -108,9 +108,10 @@ async def who(control: Control, arguments: Who) -> answers.Members | Failure:
         present = {client.user for client in chat.connections if client.known}
         members = [Member(user.nick.shown, user.id, user.op) for user in present]
         return answers.Members(None, sorted(members, key=lambda member: member.nick))
-    name = room_name(arguments.room)
-    if not isinstance(name, Name):
-        return Failure(400, name.code, name.message)
+    try:
+        name = room_name(arguments.room)
+    except Refused as refused:
+        return Failure(400, refused.refusal.code, refused.refusal.message)
     room = chat.rooms.get(name.fold)
     if room is None:
         return answers.Members(name.shown, [])
@@ -153,9 +154,10 @@ async def announce(control: Control, arguments: Announce) -> answers.Announced |
         return Failure(413, "too_large", f"a text has {most} bytes at most")
     fold = None
     if arguments.room is not None:
-        name = room_name(arguments.room)
-        if not isinstance(name, Name):
-            return Failure(400, name.code, name.message)
+        try:
+            name = room_name(arguments.room)
+        except Refused as refused:
+            return Failure(400, refused.refusal.code, refused.refusal.message)
         fold = name.fold
         if chat.rooms.get(fold) is None:
             return Failure(404, "not_found", f"nobody is in {name.shown}")
@@ -221,14 +223,14 @@ ENDPOINTS: Final[Mapping[str, tuple[Endpoint, ...]]] = {
     "/connections": (Endpoint("GET", Nothing, connections),),
     "/announce": (Endpoint("POST", Announce, announce),),
     "/loglevel": (Endpoint("GET", Nothing, log_level), Endpoint("POST", LogLevel, set_log_level)),
-    "/kick": (Endpoint("POST", Person, moderate(Moderation.kick)),),
-    "/ban": (Endpoint("POST", Person, moderate(Moderation.ban)),),
-    "/unban": (Endpoint("POST", Person, moderate(Moderation.unban)),),
+    "/kick": (Endpoint("POST", Person, moderate(commands.Kick)),),
+    "/ban": (Endpoint("POST", Person, moderate(commands.Ban)),),
+    "/unban": (Endpoint("POST", Person, moderate(commands.Unban)),),
     "/bans": (Endpoint("GET", Nothing, bans),),
-    "/mute": (Endpoint("POST", Person, moderate(Moderation.mute)),),
-    "/unmute": (Endpoint("POST", Person, moderate(Moderation.unmute)),),
-    "/slow": (Endpoint("POST", Slow, moderate(Moderation.slow)),),
-    "/close": (Endpoint("POST", Place, moderate(Moderation.close)),),
+    "/mute": (Endpoint("POST", Person, moderate(commands.Mute)),),
+    "/unmute": (Endpoint("POST", Person, moderate(commands.Unmute)),),
+    "/slow": (Endpoint("POST", Slow, moderate(commands.Slow)),),
+    "/close": (Endpoint("POST", Place, moderate(commands.Close)),),
     "/forget": (Endpoint("POST", Forgotten, forget_user),),
     "/reload": (Endpoint("POST", Nothing, reload),),
     "/drain": (Endpoint("POST", Nothing, drain),),

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeAlias
+from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from chatd.admin.answers import Failure, Held, HeldList
 from chatd.admin.control import Control
-from chatd.chat.moderation import Deed, Moderation
-from chatd.model import ErrorCode, Refusal
+from chatd.chat.moderation import moderate as chat_moderate
+from chatd.model import ErrorCode, Refused
 from chatd.protocol import commands
 from chatd.protocol.events import rfc3339
 
@@ -53,32 +54,21 @@ class Slow(Struct, frozen=True, forbid_unknown_fields=True):
     seconds: float
 
 
-_Act: TypeAlias = Callable[[Moderation, Deed], Awaitable[commands.Sanctioned | Refusal]]
-
-
 def moderate(
-    act: _Act,
+    command: type[commands.Moderate],
 ) -> Callable[[Control, Person | Place | Slow], Awaitable[commands.Sanctioned | Failure]]:
-    """Make the endpoint of an act."""
+    """Return the endpoint that carries out an operator's command."""
 
-    async def done(
+    async def endpoint(
         control: Control, arguments: Person | Place | Slow
     ) -> commands.Sanctioned | Failure:
-        deed = Deed(
-            CONSOLE,
-            arguments.room,
-            getattr(arguments, "nick", None),
-            getattr(arguments, "user", None),
-            getattr(arguments, "network", None),
-            arguments.seconds,
-            getattr(arguments, "reason", ""),
-        )
-        outcome = await act(Moderation(control.chat), deed)
-        if isinstance(outcome, Refusal):
-            return Failure(_STATUSES.get(outcome.code, 400), outcome.code, outcome.message)
-        return outcome
+        try:
+            return await chat_moderate(control.chat, CONSOLE, command(**asdict(arguments)))
+        except Refused as refused:
+            refusal = refused.refusal
+            return Failure(_STATUSES.get(refusal.code, 400), refusal.code, refusal.message)
 
-    return done
+    return endpoint
 
 
 async def bans(control: Control, _: Struct) -> HeldList:

@@ -13,7 +13,7 @@ from chatd.admin.control import Control
 from chatd.admin.transfer import Importing, export_room, export_user
 from chatd.chat.names import Name, room_name
 from chatd.journal import Unavailable
-from chatd.model import Operation, Outcome, Refusal, Restore
+from chatd.model import Operation, Outcome, Refusal, Refused, Restore
 from chatd.wire.request import Request, Response
 
 __all__ = ["LINES_TYPE", "Stream", "streams"]
@@ -35,9 +35,10 @@ class _Streams:
             case {"user": user}:
                 lines = export_user(journal, user)
             case {"room": spelled}:
-                name = Name(spelled, spelled) if spelled.startswith("@") else room_name(spelled)
-                if isinstance(name, Refusal):
-                    return Failure(400, name.code, name.message)
+                try:
+                    name = Name(spelled, spelled) if spelled.startswith("@") else room_name(spelled)
+                except Refused as refused:
+                    return Failure(400, refused.refusal.code, refused.refusal.message)
                 if await journal.head(name.fold) is None:
                     return Failure(404, "not_found", f"there is no room {name.shown}")
                 lines = export_room(journal, name.fold)

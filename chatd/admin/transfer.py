@@ -26,6 +26,7 @@ from chatd.model import (
     Outcome,
     Progress,
     Refusal,
+    Refused,
     Restore,
     Wipe,
 )
@@ -160,9 +161,10 @@ class Importing:
             line = _read(text)
         except (ValueError, RecursionError) as error:
             return self._at(str(error))
-        name = Name(line.room, line.room) if line.room.startswith("@") else room_name(line.room)
-        if isinstance(name, Refusal):
-            return self._at(name.message)
+        try:
+            name = Name(line.room, line.room) if line.room.startswith("@") else room_name(line.room)
+        except Refused as refused:
+            return self._at(str(refused))
         if line.seq < 1:
             return self._at("a number is 1 or more")
         if name.fold != self._room or len(self._lines) == LINES:

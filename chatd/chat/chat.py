@@ -18,7 +18,7 @@ from chatd.chat.tokens import Grant, Keys
 from chatd.chat.users import User, Users
 from chatd.journal import Journal
 from chatd.logs import Fields, Log
-from chatd.model import UNAUTHORIZED, Close, Event, Kind, Outcome, Refusal, Remember
+from chatd.model import UNAUTHORIZED, Close, Event, Kind, Outcome, Refused, Remember
 from chatd.protocol import events
 from chatd.settings import Settings
 from chatd.timers import Timers
@@ -186,18 +186,18 @@ class Chat:
         """Whether who brings no token is let in."""
         return self.settings.auth.mode == "open" or self.settings.auth.guests
 
-    def verify(self, token: str) -> Grant | Refusal:
-        """Give what a token says here and now."""
+    def verify(self, token: str) -> Grant:
+        """Return what a token grants now. Raise Refused if it is invalid."""
         if self.settings.auth.mode == "open":
-            return Refusal("unauthorized", "no tokens are taken here: everybody is a guest")
+            raise Refused("unauthorized", "no tokens are taken here: everybody is a guest")
         return self.keys.verify(token, self.now())
 
-    def refusal_to_enter(self, user: str, address: str, grant: Grant | None) -> Refusal | None:
-        """Tell why somebody may not come in at all; ``user`` is empty where it is not known yet."""
+    def check_may_enter(self, user: str, address: str, grant: Grant | None) -> None:
+        """Raise Refused if somebody is banned; ``user`` is empty where it is not known yet."""
         if grant is not None and (grant.op or grant.user in self.settings.chat.operators):
-            return None
-        ban = self.sanctions.ban("", user, address, guest=grant is None)
-        return None if ban is None else self.sanctions.refusal(ban, "you are banned")
+            return
+        if ban := self.sanctions.ban("", user, address, guest=grant is None):
+            raise self.sanctions.refused(ban, "you are banned")
 
     def rekey(self, keys: Keys) -> None:
         """Go by other keys from now on; who has a token of one that is gone goes with it."""

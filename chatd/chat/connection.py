@@ -16,14 +16,14 @@ from chatd.bus import Codec
 from chatd.chat.chat import Chat
 from chatd.chat.expiry import Expiry
 from chatd.chat.membership import Membership, Outbox, StartSoon
-from chatd.chat.names import Name, room_name
-from chatd.chat.rights import refusal_to_read
+from chatd.chat.names import room_name
+from chatd.chat.rights import check_may_read, may_read
 from chatd.chat.rooms import Room
 from chatd.chat.sanctions import Sanction
 from chatd.chat.tokens import Grant
 from chatd.chat.users import Came, User
 from chatd.logs import Who
-from chatd.model import INTERNAL, UNAUTHORIZED, Close, Operation, Outcome, Refusal
+from chatd.model import INTERNAL, UNAUTHORIZED, Close, Operation, Outcome, Refusal, Refused
 from chatd.protocol import commands, events
 from chatd.timers import Timer
 
@@ -153,19 +153,21 @@ class Connection:
             guest=user is None or not user.subject,
         )
 
-    def floods(self, size: int) -> int:
-        """Give the milliseconds until it may say ``size`` bytes; 0, and they count: now."""
+    def charge_message(self, size: int) -> None:
+        """Count a message of ``size`` bytes. Refused, and not counted, if too many."""
         limits = self.chat.settings.limits
         if self.op and limits.operators_exempt:
-            return 0
-        return self.chat.flood.says(self.user, self.counted_as, size, limits)
+            return
+        if wait := self.chat.flood.says(self.user, self.counted_as, size, limits):
+            raise Refused("rate_limited", "that is too much at once", wait)
 
-    def asks(self) -> int:
-        """Give the milliseconds until it may ask for a page or a list; 0, and it counts: now."""
+    def charge_page(self) -> None:
+        """Count a page or a list. Refused, and not counted, if too many."""
         limits = self.chat.settings.limits
         if self.op and limits.operators_exempt:
-            return 0
-        return self.user.asks(limits)
+            return
+        if wait := self.user.asks(limits):
+            raise Refused("rate_limited", "that is asked too often", wait)
 
     def hello(self) -> events.Hello:
         """Give the first thing to be said to this client."""
@@ -202,9 +204,11 @@ class Connection:
         self._bear(grant)
         self.chat.log.emit("auth", **self.who())
         for membership in list(self.memberships.values()):
-            if refusal := refusal_to_read(self, membership.room.topic.room):
+            try:
+                check_may_read(self, membership.room.topic.room)
+            except Refused as refused:
                 self.exit(membership)
-                self.tell(events.Notice(f"{membership.room.name}: {refusal.message}"))
+                self.tell(events.Notice(f"{membership.room.name}: {refused}"))
 
     def _be(self, user: User, grant: Grant | None) -> None:
         self._user = user
@@ -268,8 +272,10 @@ class Connection:
         """Find the room this connection is in, however its name is written."""
         if membership := self._spelled.get(spelled):
             return membership
-        name = room_name(spelled)
-        return self.memberships.get(name.fold) if isinstance(name, Name) else None
+        try:
+            return self.memberships.get(room_name(spelled).fold)
+        except Refused:
+            return None
 
     @property
     def joined(self) -> int:
@@ -288,7 +294,7 @@ class Connection:
 
     def enter_direct(self, room: Room, /) -> None:
         """Be in a room of direct messages from now on, if it is not and may be."""
-        if room.topic.room not in self.memberships and not refusal_to_read(self, room.topic.room):
+        if room.topic.room not in self.memberships and may_read(self, room.topic.room):
             self.enter(room).start(room.topic.visible)
 
     def _enter_directs(self) -> None:

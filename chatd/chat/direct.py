@@ -11,11 +11,11 @@ from typing import Final
 from chatd.chat.chat import Chat
 from chatd.chat.connection import Connection
 from chatd.chat.membership import Membership
-from chatd.chat.names import Name, nick_name, room_name
-from chatd.chat.rights import refusal_to_read
+from chatd.chat.names import Name, room_name, usable_nick
+from chatd.chat.rights import check_may_read
 from chatd.chat.rooms import Room
 from chatd.chat.users import User
-from chatd.model import Refusal
+from chatd.model import Refused
 
 __all__ = ["DIRECT", "other_of", "place", "resolve"]
 
@@ -23,23 +23,26 @@ DIRECT: Final = "direct"
 """The shelf on which each user's conversations stand: by user, a NUL and the room."""
 
 
-def resolve(chat: Chat, user: User, spelled: str) -> Name | Refusal:
-    """Give the room that a name means for this user: ``@nick`` is taken at once for the user."""
+def resolve(chat: Chat, user: User, spelled: str) -> Name:
+    """Return the room that a name means for this user: ``@nick`` becomes the room of the two.
+
+    Raise Refused if it means none.
+    """
     if not spelled.startswith("@"):
         return room_name(spelled)
     if "," in spelled:
         first, _, second = spelled[1:].partition(",")
         if user.id not in (first, second):
-            return Refusal("forbidden", "that is a conversation of others")
+            raise Refused("forbidden", "that is a conversation of others")
         other = second if user.id == first else first
     else:
-        nick = nick_name(spelled[1:])
-        called = chat.users.called(nick.fold) if isinstance(nick, Name) else None
+        nick = usable_nick(spelled[1:])
+        called = None if nick is None else chat.users.called(nick.fold)
         if called is None:
-            return Refusal("not_found", f"nobody here is called {spelled[1:65]}")
+            raise Refused("not_found", f"nobody here is called {spelled[1:65]}")
         other = called.id
     if other == user.id:
-        return Refusal("bad_request", "that is you yourself")
+        raise Refused("bad_request", "that is you yourself")
     fold = "@" + ",".join(sorted((user.id, other)))
     return Name(fold, fold)
 
@@ -50,43 +53,38 @@ def other_of(room: str, user: str) -> str:
     return second if user == first else first
 
 
-async def place(connection: Connection, spelled: str) -> Membership | Refusal:
-    """Give the connection's place in the room it names; a direct one is opened for both users.
+async def place(connection: Connection, spelled: str) -> Membership:
+    """Return the connection's membership in a room; open the room if it is a direct one.
 
     Raises:
+        Refused: the connection is not in that room.
         chatd.journal.Unavailable: the store cannot be read now.
     """
     if membership := connection.member(spelled):
         return membership
     if not spelled.startswith("@"):
-        return Refusal("not_joined", f"join {spelled[:64]} first")
+        raise Refused("not_joined", f"join {spelled[:64]} first")
     name = resolve(connection.chat, connection.user, spelled)
-    if isinstance(name, Refusal):
-        return name
     if membership := connection.memberships.get(name.fold):
         return membership
-    room = await open_direct(connection, name)
-    if isinstance(room, Refusal):
-        return room
+    await open_direct(connection, name)
     return connection.memberships[name.fold]
 
 
-async def open_direct(connection: Connection, name: Name) -> Room | Refusal:
-    """Open the room of two, and let every connection of both into it that may read there."""
+async def open_direct(connection: Connection, name: Name) -> Room:
+    """Open the room of two, and let every connection of both into it that may read there.
+
+    Raise Refused if this connection may not, or there is no such user.
+    """
     chat, user = connection.chat, connection.user
-    if refusal := refusal_to_read(connection, name.fold):
-        return refusal
+    check_may_read(connection, name.fold)
     if (room := chat.rooms.get(name.fold)) is None:
         other = other_of(name.fold, user.id)
         known = chat.users.get(other) is not None or await chat.journal.user(other) is not None
         if not known and await chat.journal.head(name.fold) is None:
-            return Refusal("not_found", "nobody has that id")
-        if wait := connection.floods(0):
-            return Refusal("rate_limited", "that is too much at once", wait)
-        opened = await chat.rooms.open(name)
-        if isinstance(opened, Refusal):
-            return opened
-        room = opened
+            raise Refused("not_found", "nobody has that id")
+        connection.charge_message(0)
+        room = await chat.rooms.open(name)
     for party in name.fold[1:].split(","):
         if (here := chat.users.get(party)) is not None:
             for each in list(here.connections):

@@ -12,9 +12,9 @@ from typing import Final
 from msgspec import Struct
 from precis_i18n import get_profile
 
-from chatd.model import Refusal
+from chatd.model import Refused
 
-__all__ = ["Name", "Pattern", "nick_name", "room_name", "room_pattern"]
+__all__ = ["Name", "Pattern", "nick_name", "room_name", "room_pattern", "usable_nick"]
 
 NICK_CHARACTERS: Final = 32
 ROOM_CHARACTERS: Final = 64
@@ -33,33 +33,44 @@ class Name(Struct, frozen=True):
     fold: str
 
 
-def nick_name(text: str) -> Name | Refusal:
-    """Take a nick: 1-32 characters, none of ``* : @ # , /``."""
+def nick_name(text: str) -> Name:
+    """Return a nick: 1-32 characters, none of ``* : @ # , /``. Raise Refused for anything else."""
     return _name("nick", text, NICK_CHARACTERS, _RESERVED_IN_NICKS)
 
 
-def room_name(text: str) -> Name | Refusal:
-    """Take a room's name: 1-64 characters, none of ``* : @ # ,``, not beginning with ``/``."""
+def usable_nick(text: str) -> Name | None:
+    """Return a nick, or None if the text cannot be one."""
+    try:
+        return nick_name(text)
+    except Refused:
+        return None
+
+
+def room_name(text: str) -> Name:
+    """Return a room's name: 1-64 characters, none of ``* : @ # ,``, not beginning with ``/``.
+
+    Raise Refused for anything else.
+    """
     return _name("room", text, ROOM_CHARACTERS, _RESERVED_IN_ROOMS)
 
 
 # PRECIS takes some 30 µs a name and every command carries one; the bound holds some 4 MiB.
 @lru_cache(maxsize=8192)
-def _name(what: str, text: str, characters: int, reserved: frozenset[str]) -> Name | Refusal:
+def _name(what: str, text: str, characters: int, reserved: frozenset[str]) -> Name:
     if not 1 <= len(text) <= characters:
-        return Refusal("bad_request", f"a {what} has 1 to {characters} characters")
+        raise Refused("bad_request", f"a {what} has 1 to {characters} characters")
     if text.startswith("/"):
-        return Refusal("bad_request", f"a {what} does not begin with /")
+        raise Refused("bad_request", f"a {what} does not begin with /")
     try:
         shown = _PRESERVED.enforce(text)
         fold = _MAPPED.enforce(text)
     except UnicodeEncodeError as error:
-        return Refusal("bad_request", f"this {what} cannot be used: {_reason(error)}")
+        raise Refused("bad_request", f"this {what} cannot be used: {_reason(error)}") from None
     # Looked for after the mapping, which turns full-width forms into these.
     if not reserved.isdisjoint(shown):
-        return Refusal("bad_request", f"a {what} has none of {' '.join(sorted(reserved))}")
+        raise Refused("bad_request", f"a {what} has none of {' '.join(sorted(reserved))}")
     if len(shown) > characters or shown.startswith("/"):
-        return Refusal("bad_request", f"a {what} has 1 to {characters} characters")
+        raise Refused("bad_request", f"a {what} has 1 to {characters} characters")
     return Name(shown, fold)
 
 
@@ -95,16 +106,19 @@ class Pattern(Struct, frozen=True):
 _DIRECT: Final = "@"
 
 
-def room_pattern(text: str) -> Pattern | Refusal:
-    """Take a pattern: a room's name with ``*`` for anything in it; ``@*`` is direct messages."""
+def room_pattern(text: str) -> Pattern:
+    """Return a pattern: a room's name with ``*`` for any characters; ``@*``: direct messages.
+
+    Raise Refused for anything else.
+    """
     if not 1 <= len(text) <= ROOM_CHARACTERS:
-        return Refusal("bad_request", f"a pattern of rooms has 1 to {ROOM_CHARACTERS} characters")
+        raise Refused("bad_request", f"a pattern of rooms has 1 to {ROOM_CHARACTERS} characters")
     if text == f"{_DIRECT}*":
         return Pattern((_DIRECT, ""))
     parts = []
     for part in text.split("*"):
-        name = room_name(part) if part else Name("", "")
-        if isinstance(name, Refusal):
-            return Refusal("bad_request", f"this is no pattern of rooms: {name.message}")
-        parts.append(name.fold)
+        try:
+            parts.append(room_name(part).fold if part else "")
+        except Refused as refused:
+            raise Refused("bad_request", f"this is no pattern of rooms: {refused}") from None
     return Pattern(tuple(parts))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import lru_cache
 from typing import Protocol
 
@@ -11,10 +12,10 @@ from chatd.chat.credentials import is_kept
 from chatd.chat.names import Pattern, room_pattern
 from chatd.chat.sanctions import Sanction, Sanctions
 from chatd.chat.tokens import Grant
-from chatd.model import Refusal
+from chatd.model import Refused
 from chatd.settings import Settings
 
-__all__ = ["refusal_to_read", "refusal_to_set_topic", "refusal_to_write"]
+__all__ = ["check_may_read", "check_may_set_topic", "check_may_write", "may_read", "may_set_topic"]
 
 
 class Laws(Protocol):
@@ -56,54 +57,69 @@ class Rule(Struct, frozen=True):
     write: tuple[str, ...]
 
 
-def refusal_to_read(bearer: Bearer, room: str) -> Refusal | None:
-    """Tell why a connection may not read the room of this fold; None: it may."""
+def may_read(bearer: Bearer, room: str) -> bool:
+    """Return whether a connection may read the room of this fold."""
+    try:
+        check_may_read(bearer, room)
+    except Refused:
+        return False
+    return True
+
+
+def may_set_topic(bearer: Bearer, room: str) -> bool:
+    """Return whether a connection may set the room's topic, unless it is muted at the time."""
+    try:
+        check_may_set_topic(bearer, room, muted=False)
+    except Refused:
+        return False
+    return True
+
+
+def check_may_read(bearer: Bearer, room: str) -> None:
+    """Raise Refused if a connection may not read the room of this fold."""
     if bearer.op:
-        return None
+        return
     if bearer.grant is not None and not bearer.grant.may_read(room):
-        return Refusal("forbidden", "your token does not let you read there")
+        raise Refused("forbidden", "your token does not let you read there")
     sanctions = bearer.chat.sanctions
     if len(sanctions):
         if ban := bearer.banned(room):
-            return sanctions.refusal(ban, "you are banned from there")
+            raise sanctions.refused(ban, "you are banned from there")
         if closed := sanctions.get("close", room, ""):
-            return sanctions.refusal(closed, "the room is closed")
+            raise sanctions.refused(closed, "the room is closed")
     rule = _rule(bearer, room)
     if rule is not None and not _is_of(bearer, rule.read):
-        return Refusal("forbidden", "that room is not open to you")
-    return None
+        raise Refused("forbidden", "that room is not open to you")
 
 
-def refusal_to_write(bearer: Bearer, room: str, *, words: bool = True) -> Refusal | None:
-    """Tell why a connection may not say or change anything in the room; None: it may.
+def check_may_write(bearer: Bearer, room: str, *, muted: bool = True) -> None:
+    """Raise Refused if a connection, which is in the room, may not write there.
 
-    Who may not read there is not in it, and is not asked about. Where no ``words`` are said,
-    a mute does not count: what somebody said they may take away.
+    Args:
+        bearer: the connection.
+        room: the room's folded name.
+        muted: whether a mute counts. A muted user may still delete messages.
     """
     if bearer.op:
-        return None
+        return
     sanctions = bearer.chat.sanctions
-    if words and (mute := sanctions.mute(room, bearer.user.id)):
-        return sanctions.refusal(mute, "you may say nothing there now")
+    if muted and (mute := sanctions.mute(room, bearer.user.id)):
+        raise sanctions.refused(mute, "you may say nothing there now")
     if bearer.grant is not None and not bearer.grant.may_write(room):
-        return Refusal("forbidden", "your token does not let you write there")
+        raise Refused("forbidden", "your token does not let you write there")
     rule = _rule(bearer, room)
     if rule is not None and not _is_of(bearer, rule.write):
-        return Refusal("forbidden", "you may read there, and not write")
-    return None
+        raise Refused("forbidden", "you may read there, and not write")
 
 
-def refusal_to_set_topic(bearer: Bearer, room: str, *, words: bool = True) -> Refusal | None:
-    """Tell why a connection may not say what the room is about; None: it may.
-
-    Without ``words`` it is asked of those too who are muted, and may later.
-    """
+def check_may_set_topic(bearer: Bearer, room: str, *, muted: bool = True) -> None:
+    """Raise Refused if a connection may not set the room's topic; see `check_may_write`."""
     if room.startswith("@"):
         if not is_kept(room):
-            return Refusal("forbidden", "between guests nothing is kept, no topic either")
+            raise Refused("forbidden", "between guests nothing is kept, no topic either")
     elif not (bearer.op or bearer.chat.settings.chat.topics == "members"):
-        return Refusal("forbidden", "the topic is the operators' to set")
-    return refusal_to_write(bearer, room, words=words)
+        raise Refused("forbidden", "the topic is the operators' to set")
+    check_may_write(bearer, room, muted=muted)
 
 
 def _rule(bearer: Bearer, room: str) -> Rule | None:
@@ -131,9 +147,10 @@ def _compiled(rules: tuple[str, ...]) -> list[Rule]:
     for text in rules:
         name, *fields = text.split(" ")
         given = dict(field.split("=", 1) for field in fields)
-        rooms = room_pattern(name)
         read = given.get("read", "everybody")
-        if isinstance(rooms, Pattern):
-            write = given.get("write", read)
-            compiled.append(Rule(rooms, tuple(read.split(",")), tuple(write.split(","))))
+        write = given.get("write", read)
+        with suppress(Refused):
+            compiled.append(
+                Rule(room_pattern(name), tuple(read.split(",")), tuple(write.split(",")))
+            )
     return compiled

@@ -18,7 +18,7 @@ from chatd.bus import Bus, Subscription, Topic
 from chatd.chat.names import Name
 from chatd.chat.users import User
 from chatd.journal import Journal
-from chatd.model import Refusal
+from chatd.model import Refused
 from chatd.protocol import events
 from chatd.protocol.commands import Member, RoomInfo
 from chatd.settings import Settings
@@ -207,10 +207,11 @@ class Rooms:
     def get(self, fold: str) -> Room | None:
         return self._live.get(fold)
 
-    async def open(self, name: Name) -> Room | Refusal:
-        """Give the room of this name, made where that is allowed. The caller enters it at once.
+    async def open(self, name: Name) -> Room:
+        """Return the room of this name; create it if that is allowed. The caller enters it at once.
 
         Raises:
+            Refused: there is no such room, and it may not be created.
             chatd.journal.Unavailable: the store cannot be read now.
         """
         if room := self._live.get(name.fold):
@@ -222,13 +223,11 @@ class Rooms:
             topic = self._bus.open_topic(name.fold, name.shown)
             try:
                 head = await self._journal.head(name.fold)
-                refusal = None if head else await self._may_be_made(name)
+                if head is None:
+                    await self._check_may_create(name)
             except BaseException:
                 self._bus.close_topic(topic)
                 raise
-            if refusal is not None:
-                self._bus.close_topic(topic)
-                return refusal
             if head is not None:
                 topic.name = head.name
                 topic.raise_to(head.seq)
@@ -242,15 +241,14 @@ class Rooms:
         """Give the live rooms of a user's direct messages."""
         return list(self._direct.get(user, ()))
 
-    async def _may_be_made(self, name: Name) -> Refusal | None:
+    async def _check_may_create(self, name: Name) -> None:
         if name.fold.startswith("@"):
-            return None
+            return
         if not self.settings.chat.create_rooms and name.shown != self.settings.chat.default_room:
-            return Refusal("not_found", f"there is no room {name.shown}")
+            raise Refused("not_found", f"there is no room {name.shown}")
         known = {head.room for head in await self._journal.rooms()} | self._live.keys()
         if len(known) >= self.settings.limits.rooms:
-            return Refusal("forbidden", "there are as many rooms as there may be")
-        return None
+            raise Refused("forbidden", "there are as many rooms as there may be")
 
     def release(self, room: Room) -> None:
         """Let go of a room in which nobody is."""

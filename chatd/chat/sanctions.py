@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from chatd.journal import Journal
-from chatd.model import Record, Refusal
+from chatd.model import Record, Refused
 
 __all__ = ["KINDS", "Kind", "Sanction", "Sanctions", "network_of"]
 
@@ -147,8 +147,8 @@ class Sanctions:
             return None
         return self.get("mute", room, user) or self.get("mute", "", user)
 
-    def refusal(self, sanction: Sanction, words: str) -> Refusal:
-        """Say it, with its reason, and how long it still holds."""
+    def refused(self, sanction: Sanction, text: str) -> Refused:
+        """Return the exception to raise for a sanction, with its reason and its remaining time."""
         code: Literal["banned", "muted", "forbidden"] = "forbidden"
         if sanction.kind == "ban":
             code = "banned"
@@ -156,7 +156,7 @@ class Sanctions:
             code = "muted"
         reason = f": {sanction.reason}" if sanction.reason else ""
         left = None if sanction.until is None else max(1, sanction.until - self._now())
-        return Refusal(code, f"{words}{reason}", left)
+        return Refused(code, f"{text}{reason}", left)
 
     def _holds(self, sanction: Sanction) -> bool:
         return sanction.until is None or sanction.until > self._now()

@@ -25,7 +25,7 @@ from msgspec import Struct, field
 
 from chatd.chat.credentials import is_guest
 from chatd.chat.names import Pattern, nick_name, room_pattern
-from chatd.model import Refusal
+from chatd.model import Refused
 
 __all__ = ["TOKEN_BYTES", "Grant", "Key", "Keys", "UnusableKey", "new_key", "read_key"]
 
@@ -185,14 +185,17 @@ class Keys:
     def __contains__(self, key_id: str) -> bool:
         return key_id in self._keys
 
-    def verify(self, text: str, now: int) -> Grant | Refusal:
-        """Give what a token says at ``now`` (ms), or why it says nothing. Raises nothing."""
+    def verify(self, text: str, now: int) -> Grant:
+        """Return what a token grants at ``now`` (ms).
+
+        Raises:
+            Refused: the token is invalid. Nothing else is raised, whatever the text.
+        """
         try:
             key, claims = self._signed(text)
-            grant = _grant(key, claims, now / 1000)
+            return _grant(key, claims, now / 1000)
         except _Bad as bad:
-            return Refusal("unauthorized", f"this token is not good: {bad}")
-        return grant
+            raise Refused("unauthorized", f"this token is not good: {bad}") from None
 
     def issue(
         self,
@@ -204,11 +207,15 @@ class Keys:
         read: Sequence[str] = (),
         op: bool = False,
         nick: str | None = None,
-    ) -> str | Refusal:
-        """Make a token that is good for ``seconds`` from ``now`` (ms) on, or say why not."""
+    ) -> str:
+        """Return a token that is valid for ``seconds`` from ``now`` (ms) on.
+
+        Raises:
+            Refused: there is no key to sign with, or `verify` would refuse such a token.
+        """
         key = next((key for key in self._keys.values() if key.signs), None)
         if key is None:
-            return Refusal("not_found", "there is no private key to sign with")
+            raise Refused("not_found", "there is no private key to sign with")
         claims = _Claims(
             sub=user,
             exp=now // 1000 + seconds,
@@ -221,12 +228,12 @@ class Keys:
         try:
             _grant(key, claims, now / 1000)
         except _Bad as bad:
-            return Refusal("bad_request", str(bad))
+            raise Refused("bad_request", str(bad)) from None
         header = {"typ": "JWT", "alg": key.algorithms[0], "kid": key.id}
         body = b".".join(urlsafe_b64encode(msgspec.json.encode(part)) for part in (header, claims))
         token = b".".join((body, urlsafe_b64encode(key.sign(body)))).decode()
         if len(token) > TOKEN_BYTES:
-            return Refusal("too_large", f"a token has {TOKEN_BYTES} bytes at most: fewer rooms")
+            raise Refused("too_large", f"a token has {TOKEN_BYTES} bytes at most: fewer rooms")
         return token
 
     def _signed(self, text: str) -> tuple[Key, _Claims]:
@@ -274,9 +281,10 @@ def _grant(key: Key, claims: _Claims, now: float) -> Grant:
         [claims.aud] if isinstance(claims.aud, str) else claims.aud
     ):
         raise _Bad(f"it is for somebody else (aud is not {AUDIENCE})")
-    user = nick_name(claims.sub)
-    if isinstance(user, Refusal):
-        raise _Bad(f"its sub cannot be a user: {user.message}")
+    try:
+        user = nick_name(claims.sub)
+    except Refused as refused:
+        raise _Bad(f"its sub cannot be a user: {refused}") from None
     if is_guest(user.fold):
         raise _Bad("its sub looks like a guest's id")
     issued = now if claims.iat is None else min(claims.iat, now)
@@ -293,10 +301,7 @@ def _grant(key: Key, claims: _Claims, now: float) -> Grant:
 
 
 def _patterns(texts: Sequence[str]) -> tuple[Pattern, ...]:
-    patterns = []
-    for text in texts:
-        pattern = room_pattern(text)
-        if isinstance(pattern, Refusal):
-            raise _Bad(f"one of its rooms is none: {pattern.message}")
-        patterns.append(pattern)
-    return tuple(patterns)
+    try:
+        return tuple(room_pattern(text) for text in texts)
+    except Refused as refused:
+        raise _Bad(f"one of its rooms is none: {refused}") from None

@@ -20,10 +20,10 @@ from msgspec import Struct
 
 from chatd.chat.credentials import new_user, open_secret, seal
 from chatd.chat.limits import Bucket
-from chatd.chat.names import NICK_CHARACTERS, Name, nick_name
+from chatd.chat.names import NICK_CHARACTERS, Name, nick_name, usable_nick
 from chatd.chat.tokens import Grant
 from chatd.journal import Journal, Unavailable
-from chatd.model import Refusal, UserRecord
+from chatd.model import Refused, UserRecord
 from chatd.settings import Limits, Settings
 
 __all__ = ["MARK", "Came", "User", "Users"]
@@ -175,14 +175,13 @@ class Users:
     async def load(self) -> None:
         """Hold the nicks of those who were here shortly before this process was."""
         for record in await self._journal.subjects():
-            name = nick_name(record.nick)
-            if isinstance(name, Name):
+            if name := usable_nick(record.nick):
                 self._know(record.user, name)
         now = self._now()
         hold = self.settings.chat.nick_hold_seconds
         for record in await self._journal.present(now - int(hold * 1000)):
-            name = nick_name(record.nick)
-            if isinstance(name, Name) and name.fold not in self._by_fold:
+            name = usable_nick(record.nick)
+            if name is not None and name.fold not in self._by_fold:
                 user = User(record.user, name, chosen=True, subject=record.subject)
                 self._add(user)
                 gone = max(0, now - (record.seen or now)) / 1000
@@ -204,10 +203,11 @@ class Users:
         user_id = new_user()
         if wanted is None:
             return self._add(User(user_id, self._generated(user_id), chosen=False)), None
-        name = nick_name(wanted)
-        if isinstance(name, Refusal):
+        try:
+            name = nick_name(wanted)
+        except Refused as refused:
             user = self._add(User(user_id, self._generated(user_id), chosen=False))
-            return user, f"{name.message}; you are {user.nick.shown}"
+            return user, f"{refused}; you are {user.nick.shown}"
         free = self._free(name, user_id)
         user = self._add(User(user_id, free, chosen=True))
         self._remember(user)
@@ -235,8 +235,8 @@ class Users:
             return Came(user, grant)
         kept = None if record is None else record.nick
         nicks = (kept, wanted, grant.nick, grant.user)
-        names = (nick_name(nick) for nick in nicks if nick is not None)
-        name = next(name for name in names if isinstance(name, Name))
+        names = (usable_nick(nick) for nick in nicks if nick is not None)
+        name = next(name for name in names if name is not None)
         if instead is not None and self._by_fold.get(name.fold) is instead:
             del self._by_fold[name.fold]
         free = self._free(name, grant.user, subject=True)
@@ -278,8 +278,8 @@ class Users:
         if user is not None:
             user.has_read(marks)
             return user
-        kept = None if record is None else nick_name(record.nick)
-        if isinstance(kept, Name):
+        kept = None if record is None else usable_nick(record.nick)
+        if kept is not None:
             user = User(secret.user, self._free(kept, secret.user), chosen=True)
         else:
             user = User(secret.user, self._generated(secret.user), chosen=False)
@@ -381,8 +381,8 @@ class Users:
         if mine and not self._is_subjects(name.fold, user_id, subject=subject):
             return name
         for number in range(2, ALTERNATIVES):
-            other = nick_name(f"{name.shown[: NICK_CHARACTERS - 3]}-{number}")
-            if isinstance(other, Name) and not self._is_taken(other.fold, user_id):
+            other = usable_nick(f"{name.shown[: NICK_CHARACTERS - 3]}-{number}")
+            if other is not None and not self._is_taken(other.fold, user_id):
                 return other
         return self._generated(user_id)
 
@@ -439,5 +439,5 @@ class Users:
 
 
 def _fold_of(user: str) -> str:
-    name = nick_name(user)
-    return name.fold if isinstance(name, Name) else user
+    name = usable_nick(user)
+    return user if name is None else name.fold

@@ -13,7 +13,7 @@ from chatd.chat.tokens import new_key
 from chatd.cli.check import report, say
 from chatd.cli.durations import duration
 from chatd.daemon import now_ms
-from chatd.model import Refusal
+from chatd.model import Refused
 from chatd.settings import Settings, SettingsError, load
 
 if TYPE_CHECKING:
@@ -74,18 +74,20 @@ def run(args: argparse.Namespace) -> int:
     except SettingsError as error:
         say(report(error), sys.stderr)
         return 1
-    token = keys.issue(
-        args.user,
-        now=now_ms(),
-        seconds=args.expires,
-        rooms=args.room,
-        read=args.read,
-        op=args.op,
-        nick=args.nick,
-    )
-    if isinstance(token, Refusal):
-        hint = "; `chatd token --new-key` makes one" if token.code == "not_found" else ""
-        say(f"chatd: {token.message}{hint}\n", sys.stderr)
+    try:
+        token = keys.issue(
+            args.user,
+            now=now_ms(),
+            seconds=args.expires,
+            rooms=args.room,
+            read=args.read,
+            op=args.op,
+            nick=args.nick,
+        )
+    except Refused as refused:
+        no_key = refused.refusal.code == "not_found"
+        hint = "; `chatd token --new-key` makes one" if no_key else ""
+        say(f"chatd: {refused}{hint}\n", sys.stderr)
         return 1
     say(f"{token}\n", sys.stdout)
     return 0

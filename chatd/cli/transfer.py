@@ -23,7 +23,7 @@ from chatd.client.errors import unwrapped
 from chatd.daemon import now_ms
 from chatd.journal import Journal, StoreError, Unavailable
 from chatd.journal.sqlite import open_sqlite
-from chatd.model import Operation, Outcome, Refusal
+from chatd.model import Operation, Outcome, Refused
 from chatd.settings import Settings, SettingsError, history_path, load, runtime_folder
 
 if TYPE_CHECKING:
@@ -142,9 +142,10 @@ async def _export(journal: Journal, room: str | None, user: str | None, out: Bin
         lines = export_user(journal, user)
     else:
         spelled = room or ""
-        name = Name(spelled, spelled) if spelled.startswith("@") else room_name(spelled)
-        if isinstance(name, Refusal):
-            raise _RefusedError(name.message)
+        try:
+            name = Name(spelled, spelled) if spelled.startswith("@") else room_name(spelled)
+        except Refused as refused:
+            raise _RefusedError(str(refused)) from None
         if await journal.head(name.fold) is None:
             raise _RefusedError(f"there is no room {name.shown}")
         lines = export_room(journal, name.fold)

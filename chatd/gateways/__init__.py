@@ -15,8 +15,9 @@ from chatd.gateways.text import TextCodec, TextGateway
 from chatd.gateways.text import farewell as text_farewell
 from chatd.gateways.websocket import Unwelcome, connect
 from chatd.logs import Log
-from chatd.model import INTERNAL, Refusal
-from chatd.wire.request import Refused, Request, Response, refusal
+from chatd.model import INTERNAL, Refused
+from chatd.wire.request import Refused as HttpRefused
+from chatd.wire.request import Request, Response, refusal
 from chatd.wire.routes import WEBSOCKET, Handler, Routes
 from chatd.wire.websocket import Upgrade, WebSocket
 
@@ -63,17 +64,19 @@ def _ready(ready: Callable[[], bool]) -> Handler:
 
 def _websocket(chat: Chat, log: Log, closing: Callable[[], bool]) -> Handler:
     async def open_json(websocket: WebSocket) -> JsonGateway | Unwelcome:
-        connection = await connect(chat, websocket, CODEC, SUBPROTOCOL)
-        if isinstance(connection, Refusal):
-            return Unwelcome(websocket, connection, partial(json_farewell, chat))
+        try:
+            connection = await connect(chat, websocket, CODEC, SUBPROTOCOL)
+        except Refused as refused:
+            return Unwelcome(websocket, refused.refusal, partial(json_farewell, chat))
         return JsonGateway(chat, websocket, connection)
 
     codec = TextCodec(chat)
 
     async def open_text(websocket: WebSocket) -> TextGateway | Unwelcome:
-        connection = await connect(chat, websocket, codec, "text")
-        if isinstance(connection, Refusal):
-            return Unwelcome(websocket, connection, partial(text_farewell, codec))
+        try:
+            connection = await connect(chat, websocket, codec, "text")
+        except Refused as refused:
+            return Unwelcome(websocket, refused.refusal, partial(text_farewell, codec))
         gateway = TextGateway(chat, websocket, codec, connection)
         try:
             await gateway.enter()
@@ -85,7 +88,7 @@ def _websocket(chat: Chat, log: Log, closing: Callable[[], bool]) -> Handler:
 
     async def handler(request: Request) -> Response | Upgrade:
         if closing():
-            raise Refused(refusal(503, "the server is restarting", [("Retry-After", "1")]))
+            raise HttpRefused(refusal(503, "the server is restarting", [("Retry-After", "1")]))
         if refused := origin_refusal(request, chat.settings):
             log.emit(
                 "refused",
@@ -104,6 +107,6 @@ def _websocket(chat: Chat, log: Log, closing: Callable[[], bool]) -> Handler:
         if SUBPROTOCOL in (name.strip() for name in offered.split(",")):
             return Upgrade(SUBPROTOCOL, open_json)
         message = f"the subprotocol spoken here is {SUBPROTOCOL}; none is plain text"
-        raise Refused(refusal(400, message))
+        raise HttpRefused(refusal(400, message))
 
     return handler

@@ -9,7 +9,6 @@ from typing import Final
 
 from chatd.chat import Chat
 from chatd.chat.tokens import Grant
-from chatd.model import Refusal
 from chatd.settings import Settings
 from chatd.wire.origins import OriginRefusal, check
 from chatd.wire.request import Request
@@ -50,13 +49,14 @@ def bearer(request: Request, settings: Settings) -> str | None:
     return None
 
 
-def admitted(chat: Chat, request: Request, token: str | None) -> Grant | Refusal | None:
-    """Give what a token lets its bearer do, None for who has none, or why they are not let in."""
+def admitted(chat: Chat, request: Request, token: str | None) -> Grant | None:
+    """Return what a token grants, or None without a token.
+
+    Raise Refused if the token is invalid, or its bearer is banned.
+    """
     grant = None if token is None else chat.verify(token)
-    if isinstance(grant, Refusal):
-        return grant
-    user = "" if grant is None else grant.user
-    return chat.refusal_to_enter(user, request.peer.counted_as, grant) or grant
+    chat.check_may_enter("" if grant is None else grant.user, request.peer.counted_as, grant)
+    return grant
 
 
 def _is_foreign(request: Request) -> bool:

@@ -24,7 +24,7 @@ from chatd.engineio.ends import CLOSES
 from chatd.gateways.credentials import admitted, bearer, origin_refusal
 from chatd.gateways.recovery import ChatLog, Whereabouts, live_offset, page_offset
 from chatd.logs import Log
-from chatd.model import GOING_AWAY, LOST, NORMAL, Close, Event, Refusal
+from chatd.model import GOING_AWAY, LOST, NORMAL, Close, Event, Refusal, Refused
 from chatd.protocol import commands, events
 from chatd.settings import Settings
 from chatd.socketio import NotRecovered, Recovery, Server, Socket, Tunable
@@ -33,7 +33,8 @@ from chatd.socketio.blocks import block_of
 from chatd.socketio.delivery import offset_appended
 from chatd.socketio.handlers import Ack
 from chatd.socketio.packets import encode_event
-from chatd.wire.request import Refused, Request, refusal
+from chatd.wire.request import Refused as HttpRefused
+from chatd.wire.request import Request, refusal
 
 __all__ = ["PATH", "SocketIoCodec", "SocketIoGateway"]
 
@@ -188,7 +189,7 @@ class SocketIoGateway:
 
     async def _allow(self, request: Request) -> str | None:
         if self._closing():
-            raise Refused(refusal(503, "the server is restarting", [("Retry-After", "1")]))
+            raise HttpRefused(refusal(503, "the server is restarting", [("Retry-After", "1")]))
         if refused := origin_refusal(request, self._chat.settings):
             self._log.emit(
                 "refused",
@@ -200,7 +201,7 @@ class SocketIoGateway:
                 setting=refused.setting,
                 reason=refused.message,
             )
-            raise Refused(refusal(403, refused.message))
+            raise HttpRefused(refusal(403, refused.message))
         return None
 
     # ---- a client's life
@@ -212,31 +213,36 @@ class SocketIoGateway:
         token = auth.token
         if token is None or self._chat.settings.auth.mode == "open":
             token = bearer(request, self._chat.settings)
-        grant = admitted(self._chat, request, token)
-        if isinstance(grant, Refusal):
+        try:
+            grant = admitted(self._chat, request, token)
+        except Refused as refused:
+            why = refused.refusal
             self._log.emit(
                 "refused",
                 address=request.peer.address,
                 transport=socket.session.transport,
                 protocol="socket.io",
                 path=request.path,
-                code=grant.code,
-                reason=grant.message,
+                code=why.code,
+                reason=why.message,
             )
-            data: dict[str, str | int] = {"code": grant.code}
-            if grant.retry_ms is not None:
-                data["retry_ms"] = grant.retry_ms
+            data: dict[str, str | int] = {"code": why.code}
+            if why.retry_ms is not None:
+                data["retry_ms"] = why.retry_ms
             if socket.session.revision == 3:
-                data["message"] = grant.message  # these clients are given nothing beside the data
-            raise NotLetIn(grant.message, data)
+                data["message"] = why.message  # these clients are given nothing beside the data
+            raise NotLetIn(why.message, data) from None
         if socket.recovered:
             where = Whereabouts.of(socket.data)
-            guest = (
-                self._chat.guests
-                and is_guest(where.user)
-                and not self._chat.refusal_to_enter(where.user, request.peer.counted_as, None)
-            )
-            if where.user != (grant.user if grant is not None else where.user if guest else None):
+            if grant is not None:
+                same = where.user == grant.user
+            else:
+                same = self._chat.guests and is_guest(where.user)
+                try:
+                    self._chat.check_may_enter(where.user, request.peer.counted_as, None)
+                except Refused:
+                    same = False
+            if not same:
                 raise NotRecovered
         socket.data.update(auth=auth, grant=grant)
 

@@ -15,7 +15,7 @@ from chatd.chat import Chat, Connection, perform
 from chatd.chat.direct import other_of
 from chatd.chat.names import room_name
 from chatd.gateways.websocket import disconnect
-from chatd.model import NORMAL, UNSUPPORTED, Close, Event, Refusal
+from chatd.model import NORMAL, UNSUPPORTED, Close, Event, Refusal, Refused
 from chatd.protocol import commands, events
 from chatd.wire import frames
 from chatd.wire.websocket import WebSocket
@@ -167,7 +167,7 @@ class TextGateway:
         """Be who the token names, in the room of the beginning; or renew the token."""
         connection, answers = self._connection, list[commands.Answer | Refusal]()
         renews = connection.known and connection.user.subject
-        changes = not (renews or isinstance(self._chat.verify(token), Refusal))
+        changes = not renews and self._is_valid(token)
         if changes and connection.member(self._room) is not None:
             # A guest was let in already: another user's token is for before the first join.
             await self._perform(commands.Leave(room=self._room))
@@ -179,6 +179,13 @@ class TextGateway:
                 self._notice(f"you are {connection.user.nick.shown}")
         if changes and connection.known:
             await self.enter()
+
+    def _is_valid(self, token: str) -> bool:
+        try:
+            self._chat.verify(token)
+        except Refused:
+            return False
+        return True
 
     async def _say(self, text: str) -> None:
         await self._perform(commands.Say(room=self._room, text=text))
@@ -205,8 +212,10 @@ class TextGateway:
                 await self._perform(commands.Join(room=before, limit=0))
 
     async def _join(self, room: str, notices: Sequence[events.Notice]) -> Refusal | None:
-        if isinstance(name := room_name(room), Refusal):
-            return name
+        try:
+            room_name(room)
+        except Refused as refused:
+            return refused.refusal
         refusals: list[Refusal] = []
 
         def answered(answer: commands.Answer | Refusal) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from chatd.bus import Codec
 from chatd.chat import Chat, Connection, Traffic
 from chatd.gateways.credentials import admitted, bearer
-from chatd.model import BANNED, UNAUTHORIZED, Close, Refusal
+from chatd.model import BANNED, UNAUTHORIZED, Close, Refusal, Refused
 from chatd.wire.websocket import WebSocket
 
 __all__ = ["Farewell", "Unwelcome", "connect", "disconnect"]
@@ -33,17 +33,16 @@ class Unwelcome:
         """Have nothing to end: the chat does not know it."""
 
 
-async def connect(
-    chat: Chat, websocket: WebSocket, codec: Codec, protocol: str
-) -> Connection | Refusal:
-    """Let a WebSocket's client into the chat, unless its token is not good or it is banned.
+async def connect(chat: Chat, websocket: WebSocket, codec: Codec, protocol: str) -> Connection:
+    """Return the chat connection of a WebSocket; ``?nick=`` is the nick that it asks for.
 
-    ``?nick=`` is the nick it would like.
+    Raise Refused if its token is invalid or it is banned.
     """
     request = websocket.request
     nick = request.query.get("nick")
-    grant = admitted(chat, request, bearer(request, chat.settings))
-    if isinstance(grant, Refusal):
+    try:
+        grant = admitted(chat, request, bearer(request, chat.settings))
+    except Refused as refused:
         chat.log.emit(
             "refused",
             connection=websocket.id,
@@ -51,10 +50,10 @@ async def connect(
             transport="websocket",
             protocol=protocol,
             path=request.path,
-            code=grant.code,
-            reason=grant.message,
+            code=refused.refusal.code,
+            reason=refused.refusal.message,
         )
-        return grant
+        raise
     came = None if grant is None else await chat.users.subject(grant, nick)
     return Connection(
         chat,

@@ -20,7 +20,7 @@ from chatd.journal import Journal
 from chatd.journal.memory import MemoryJournal
 from chatd.journal.retention import retention_of
 from chatd.logs import Recording, open_log
-from chatd.model import Refusal
+from chatd.model import Refused
 from chatd.settings import Settings
 from chatd.testing.cable import PIPE_BYTES, Cable, Plug, pipe
 from chatd.testing.clients import PROTOCOLS, Client, JsonClient, SocketIoClient, TextClient
@@ -139,12 +139,12 @@ class Harness:
     ) -> str:
         """Issue a token, as ``chatd token`` does. Raises ValueError for what cannot be one."""
         chat = self.daemon.chat
-        token = chat.keys.issue(
-            user, now=chat.now(), seconds=seconds, rooms=rooms, read=read, op=op, nick=nick
-        )
-        if isinstance(token, Refusal):
-            raise ValueError(token.message)
-        return token
+        try:
+            return chat.keys.issue(
+                user, now=chat.now(), seconds=seconds, rooms=rooms, read=read, op=op, nick=nick
+            )
+        except Refused as refused:
+            raise ValueError(str(refused)) from None
 
     async def dial(self, peer: Peer = _MEMORY) -> Cable:
         """Open a plain stream to the daemon, for a test that speaks bytes.

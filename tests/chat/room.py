@@ -13,7 +13,7 @@ from chatd.chat import Came, Chat, Connection, Traffic, perform
 from chatd.chat.tokens import Keys
 from chatd.journal.memory import MemoryJournal
 from chatd.logs import Recording, open_log
-from chatd.model import LOST, Close, Event, Refusal
+from chatd.model import LOST, Close, Event, Refusal, Refused
 from chatd.protocol import commands, events
 from chatd.settings import Settings
 from chatd.timers import Timers
@@ -144,16 +144,13 @@ class Room:
 
     def token(self, user: str, seconds: int = 3600, **fields: Any) -> str:
         """Issue a token, with the chat's own key."""
-        token = self.chat.keys.issue(user, now=self.chat.now(), seconds=seconds, **fields)
-        assert isinstance(token, str), token
-        return token
+        return self.chat.keys.issue(user, now=self.chat.now(), seconds=seconds, **fields)
 
     async def subject(
         self, user: str, wish: str | None = None, *, address: str = "", **fields: Any
     ) -> Client:
         """Come in with a token."""
         grant = self.chat.verify(self.token(user, **fields))
-        assert not isinstance(grant, Refusal)
         came = await self.chat.users.subject(grant, wish)
         return Client(self, wish, self._nursery, came, address)
 
@@ -200,5 +197,14 @@ async def open_room(
 
 
 def refused(answer: Any) -> str | None:
-    """Give the code of a refusal; None for anything else."""
+    """Return the code of a refusal; None for anything else."""
     return answer.code if isinstance(answer, Refusal) else None
+
+
+def refusal(check: Callable[..., object], *args: Any, **keywords: Any) -> Refusal | None:
+    """Return the refusal that a call raises; None if it raises none."""
+    try:
+        check(*args, **keywords)
+    except Refused as error:
+        return error.refusal
+    return None

@@ -11,14 +11,14 @@ import trio
 from msgspec import UNSET
 from trio.testing import MockClock
 
-from chatd.chat.moderation import Deed, Moderation
+from chatd.chat.moderation import moderate
 from chatd.chat.sanctions import Sanction, Sanctions, network_of
 from chatd.chat.tokens import Keys, new_key, read_key
 from chatd.journal.memory import MemoryJournal
 from chatd.model import BANNED, KICKED, Close, Refusal
 from chatd.protocol import commands, events
 from chatd.settings import Auth, Chat, Http, Settings
-from tests.chat.room import Client, Room, Wall, open_room, refused
+from tests.chat.room import Client, Room, Wall, open_room, refusal, refused
 
 KEYS = Keys([read_key(new_key(symmetric=True).encode())])
 SETTINGS = Settings(
@@ -163,11 +163,11 @@ async def test_a_ban_meets_the_session_and_the_address(
         assert [close for close, _ in client.closed] == [BANNED]
         client.close()
     assert colleague.closed == root.closed == []
-    refusal = room.chat.refusal_to_enter("", ADDRESS, None)
-    assert refusal is not None
-    assert (refusal.code, refusal.message) == ("banned", "you are banned: enough")
-    assert refusal.retry_ms is not None
-    assert 3_590_000 < refusal.retry_ms <= 3_600_000
+    banned = refusal(room.chat.check_may_enter, "", ADDRESS, None)
+    assert banned is not None
+    assert (banned.code, banned.message) == ("banned", "you are banned: enough")
+    assert banned.retry_ms is not None
+    assert 3_590_000 < banned.retry_ms <= 3_600_000
     # Elsewhere, with the old session.
     again = room.client("innocent", "203.0.113.9")
     assert refused(await again.do(commands.Auth(session=secret))) == "banned"
@@ -175,10 +175,10 @@ async def test_a_ban_meets_the_session_and_the_address(
     assert again.connection.user.id != eve.connection.user.id
     # A subject has a name of its own, wherever it comes from.
     grant = room.chat.verify(room.token("colleague"))
-    assert room.chat.refusal_to_enter("colleague", ADDRESS, grant) is None  # type: ignore[arg-type]
-    assert room.chat.refusal_to_enter("", "203.0.113.9", None) is None
+    assert refusal(room.chat.check_may_enter, "colleague", ADDRESS, grant) is None
+    assert refusal(room.chat.check_may_enter, "", "203.0.113.9", None) is None
     await trio.sleep(3601)
-    assert room.chat.refusal_to_enter("", ADDRESS, None) is None
+    assert refusal(room.chat.check_may_enter, "", ADDRESS, None) is None
     back = room.client(None, ADDRESS)
     assert refused(await back.do(commands.Auth(session=secret))) is None
 
@@ -223,7 +223,7 @@ async def test_a_subjects_ban_is_the_subjects_alone(room: Room, root: Client) ->
     done = await root.do(commands.Ban(nick="ann"))
     assert done.networks is None
     assert [close for close, _ in ann.closed] == [BANNED]
-    assert room.chat.refusal_to_enter("", ADDRESS, None) is None
+    assert refusal(room.chat.check_may_enter, "", ADDRESS, None) is None
     client = room.client()
     assert refused(await client.do(commands.Auth(token=room.token("ann")))) == "banned"
     # By the id, when nobody here is called so any more.
@@ -251,14 +251,14 @@ async def test_a_network_is_banned(
     assert len(done.networks) == 1
     assert [close for close, _ in met.closed] == [BANNED]
     assert spared.closed == []
-    assert room.chat.refusal_to_enter("", meets, None) is not None
-    assert room.chat.refusal_to_enter("", spares, None) is None
+    assert refusal(room.chat.check_may_enter, "", meets, None) is not None
+    assert refusal(room.chat.check_may_enter, "", spares, None) is None
     # Whoever it is, but for operators.
     ann, chief = room.chat.verify(room.token("ann")), room.chat.verify(room.token("root"))
-    assert room.chat.refusal_to_enter("ann", meets, ann) is not None  # type: ignore[arg-type]
-    assert room.chat.refusal_to_enter("root", meets, chief) is None  # type: ignore[arg-type]
+    assert refusal(room.chat.check_may_enter, "ann", meets, ann) is not None
+    assert refusal(room.chat.check_may_enter, "root", meets, chief) is None
     assert refused(await root.do(commands.Unban(network=network))) is None
-    assert room.chat.refusal_to_enter("", meets, None) is None
+    assert refusal(room.chat.check_may_enter, "", meets, None) is None
 
 
 @pytest.mark.parametrize(
@@ -276,9 +276,9 @@ async def test_a_network_is_banned(
 async def test_what_network_is_not_banned(
     room: Room, root: Client, network: str, code: str, hint: str
 ) -> None:
-    refusal = await root.do(commands.Ban(network=network))
-    assert (refused(refusal), len(room.chat.sanctions)) == (code, 0)
-    assert hint in refusal.message
+    answer = await root.do(commands.Ban(network=network))
+    assert (refused(answer), len(room.chat.sanctions)) == (code, 0)
+    assert hint in answer.message
 
 
 async def test_a_guest_on_loopback_is_banned_alone(room: Room, root: Client) -> None:
@@ -292,7 +292,7 @@ async def test_a_guest_on_loopback_is_banned_alone(room: Room, root: Client) -> 
 async def test_there_are_only_so_many(
     room: Room, root: Client, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
-    monkeypatch.setattr("chatd.chat.moderation.MOST_SANCTIONS", 2)
+    monkeypatch.setattr("chatd.chat.moderation.MAX_SANCTIONS", 2)
     for last, seconds in ((1, 5), (2, None)):
         ban = commands.Ban(network=f"203.0.113.{last}", seconds=seconds)
         assert refused(await root.do(ban)) is None
@@ -322,9 +322,9 @@ async def test_who_is_muted_says_nothing(
         commands.Edit(room="lobby", seq=said.seq, text="x"),
         commands.Typing(room="lobby", on=True),
     ):
-        refusal = await eve.do(command)
-        assert refused(refusal) == "muted"
-        assert refusal.retry_ms <= 60_000
+        answer = await eve.do(command)
+        assert refused(answer) == "muted"
+        assert answer.retry_ms <= 60_000
     assert refused(await eve.say("x", "den")) is None
     assert refused(await eve.do(commands.Delete(room="lobby", seq=said.seq))) is None
     await trio.sleep(61)
@@ -367,8 +367,8 @@ async def test_slow_mode(room: Room, root: Client, eve: Client, autojump_clock: 
     second.connection.become(eve.connection.user)
     await second.join()
     assert refused(await eve.say("one")) is None
-    refusal = await second.say("two")
-    assert (refused(refusal), refusal.retry_ms) == ("rate_limited", 30_000)
+    answer = await second.say("two")
+    assert (refused(answer), answer.retry_ms) == ("rate_limited", 30_000)
     for _ in range(3):
         assert refused(await root.say("operators may")) is None
     await trio.sleep(30)
@@ -397,9 +397,9 @@ async def test_a_closed_room(
     assert [left.reason for left in eve.told(events.Left)] == ["kicked"]
     assert set(root.connection.memberships) == {"lobby"}
     for command in (commands.Join(room="lobby"), commands.History(room="lobby")):
-        refusal = await eve.do(command)
-        assert refused(refusal) == "forbidden"
-        assert refusal.retry_ms <= 60_000
+        answer = await eve.do(command)
+        assert refused(answer) == "forbidden"
+        assert answer.retry_ms <= 60_000
     assert refused(await root.say("alone")) is None
     await trio.sleep(61)
     assert refused(await eve.join()) is None
@@ -410,7 +410,7 @@ async def test_a_closed_room(
 
 
 async def test_the_console_acts_as_an_operator(room: Room, eve: Client) -> None:
-    done = await Moderation(room.chat).kick(Deed(by="console", nick="eve"))
+    done = await moderate(room.chat, "console", commands.Kick(nick="eve"))
     assert isinstance(done, commands.Sanctioned)
     assert [line["by"] for name, line in room.log.records if name == "kick"] == ["console"]
 

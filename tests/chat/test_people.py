@@ -16,7 +16,7 @@ from chatd.journal.memory import MemoryJournal
 from chatd.model import UNAUTHORIZED, Record, UserRecord
 from chatd.protocol import commands, events
 from chatd.settings import Auth, Chat, Settings
-from tests.chat.room import Client, Room, Wall, open_room, refused
+from tests.chat.room import Client, Room, Wall, open_room, refusal, refused
 
 KEY = read_key(new_key(symmetric=True).encode())
 KEYS = Keys([KEY])
@@ -145,8 +145,11 @@ def copied(journal: MemoryJournal) -> MemoryJournal:
 
 async def test_a_guest_cannot_look_like_a_subject_nor_a_subject_like_a_guest(room: Room) -> None:
     guest = room.client("bob")
-    grant = room.chat.keys.issue(guest.connection.user.id, now=room.chat.now(), seconds=9)
-    assert refused(grant) == "bad_request"
+    refused = refusal(
+        room.chat.keys.issue, guest.connection.user.id, now=room.chat.now(), seconds=9
+    )
+    assert refused is not None
+    assert refused.code == "bad_request"
 
 
 async def test_who_comes_while_the_store_cannot_be_read_is_let_in() -> None:

@@ -8,12 +8,12 @@ from typing import cast
 import pytest
 
 from chatd.chat.names import Pattern
-from chatd.chat.rights import Laws, User, refusal_to_read, refusal_to_write
+from chatd.chat.rights import Laws, User, check_may_read, check_may_write
 from chatd.chat.sanctions import Sanction, Sanctions
 from chatd.chat.tokens import Grant
 from chatd.protocol import commands
 from chatd.settings import Chat, Settings
-from tests.chat.room import open_room, refused
+from tests.chat.room import open_room, refusal, refused
 
 
 class Bearer:
@@ -30,7 +30,7 @@ class Bearer:
         return None
 
     def may(self, room: str) -> tuple[bool, bool]:
-        return refusal_to_read(self, room) is None, refusal_to_write(self, room) is None
+        return not refusal(check_may_read, self, room), not refusal(check_may_write, self, room)
 
 
 def grant(user: str = "ann", **fields: object) -> Grant:
@@ -44,8 +44,8 @@ def test_a_guest_may_read_and_write() -> None:
 def test_a_token_lets_do_what_it_says() -> None:
     bearer = Bearer(grant(rooms=(Pattern(("a",)),), read=(Pattern(("b",)),)))
     assert [bearer.may(room) for room in "abc"] == [(True, True), (True, False), (False, False)]
-    refusals = [refusal_to_read(bearer, "c"), refusal_to_write(bearer, "c")]
-    assert {refusal.code for refusal in refusals if refusal} == {"forbidden"}
+    refusals = [refusal(check_may_read, bearer, "c"), refusal(check_may_write, bearer, "c")]
+    assert [each.code for each in refusals if each] == ["forbidden", "forbidden"]
 
 
 @pytest.mark.parametrize(

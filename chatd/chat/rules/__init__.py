@@ -13,7 +13,7 @@ from typing import Any, Final
 from chatd.chat.connection import Answered, Connection
 from chatd.chat.rules import order, past, people, rooms, signs, words
 from chatd.journal import Unavailable
-from chatd.model import Refusal
+from chatd.model import Refusal, Refused
 from chatd.protocol import commands
 
 __all__ = ["RULES", "perform"]
@@ -76,13 +76,13 @@ async def perform(connection: Connection, command: commands.Command, answered: A
 
     kind = type(command)
     chat.commands[_NAMES[kind]] += 1
-    if not (connection.known or isinstance(command, commands.Auth)):
-        counted(Refusal("unauthorized", "say who you are first: auth with a token"))
-        return
-    if kind in ASKING and connection.known and (wait := connection.asks()):
-        counted(Refusal("rate_limited", "that is asked too often", wait))
-        return
     try:
+        if not (connection.known or isinstance(command, commands.Auth)):
+            raise Refused("unauthorized", "say who you are first: auth with a token")
+        if kind in ASKING and connection.known:
+            connection.charge_page()
         await RULES[kind](connection, command, counted)
+    except Refused as refused:
+        counted(refused.refusal)
     except Unavailable:
         counted(Refusal("unavailable", "the store cannot be read now", 1000))

@@ -10,8 +10,8 @@ from msgspec import Struct
 from chatd.chat.connection import Answered, Connection
 from chatd.chat.direct import resolve
 from chatd.chat.pages import fitting, last_messages, newest, page_size
-from chatd.chat.rights import refusal_to_read
-from chatd.model import Event, Refusal
+from chatd.chat.rights import check_may_read
+from chatd.model import Event, Refused
 from chatd.protocol import commands, events
 
 __all__ = ["history", "search"]
@@ -27,28 +27,22 @@ class Log(Struct, frozen=True):
     visible: int
 
 
-async def _log(connection: Connection, spelled: str) -> Log | Refusal:
+async def _log(connection: Connection, spelled: str) -> Log:
     chat = connection.chat
     name = resolve(chat, connection.user, spelled)
-    if isinstance(name, Refusal):
-        return name
-    if refusal := refusal_to_read(connection, name.fold):
-        return refusal
+    check_may_read(connection, name.fold)
     await connection.outbox.drained()
     if room := chat.rooms.get(name.fold):
         return Log(name.fold, room.name, room.topic.visible)
     if head := await chat.journal.head(name.fold):
         return Log(name.fold, head.name, head.seq)
-    return Refusal("not_found", f"there is no room {name.shown}")
+    raise Refused("not_found", f"there is no room {name.shown}")
 
 
 async def history(connection: Connection, command: commands.History, answered: Answered) -> None:
     """Read a page of a room's log, up to what is visible."""
     journal, limit = connection.chat.journal, page_size(command.limit)
     log = await _log(connection, command.room)
-    if isinstance(log, Refusal):
-        answered(log)
-        return
     queue_bytes = connection.chat.settings.limits.send_queue_bytes
     page: Sequence[Event]
     if command.after is not None:
@@ -73,12 +67,8 @@ async def search(connection: Connection, command: commands.Search, answered: Ans
     """Find words in a room's messages, the newest first, once all that was said is findable."""
     chat, limit = connection.chat, page_size(command.limit)
     if len(command.query.encode()) > QUERY_BYTES:
-        answered(Refusal("too_large", f"a query has {QUERY_BYTES} bytes at most"))
-        return
+        raise Refused("too_large", f"a query has {QUERY_BYTES} bytes at most")
     log = await _log(connection, command.room)
-    if isinstance(log, Refusal):
-        answered(log)
-        return
     await chat.bus.indexed()
     before = log.visible + 1
     if command.before is not None:

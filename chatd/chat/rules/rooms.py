@@ -11,10 +11,9 @@ from chatd.chat.connection import Answered, Connection
 from chatd.chat.direct import DIRECT, open_direct, other_of, place, resolve
 from chatd.chat.names import nick_name
 from chatd.chat.pages import QUEUE_SHARE, catch, page_size
-from chatd.chat.rights import refusal_to_read, refusal_to_set_topic
-from chatd.chat.rooms import Room
+from chatd.chat.rights import check_may_read, may_read, may_set_topic
 from chatd.journal import Unavailable
-from chatd.model import Refusal
+from chatd.model import Refused
 from chatd.protocol import commands, events
 
 __all__ = ["join", "leave", "list_rooms", "who"]
@@ -32,22 +31,13 @@ async def join(connection: Connection, command: commands.Join, answered: Answere
     """Enter a room, or resume in it. The answer's page comes first, live events after it."""
     chat, limits = connection.chat, connection.chat.settings.limits
     name = resolve(chat, connection.user, command.room)
-    if isinstance(name, Refusal):
-        answered(name)
-        return
-    if refusal := refusal_to_read(connection, name.fold):
-        answered(refusal)
-        return
+    check_may_read(connection, name.fold)
     memberships = connection.memberships
     direct = name.fold.startswith("@")
     if not direct and name.fold not in memberships and connection.joined >= limits.rooms_per_client:
-        answered(Refusal("forbidden", f"{limits.rooms_per_client} rooms at once are enough"))
-        return
+        raise Refused("forbidden", f"{limits.rooms_per_client} rooms at once are enough")
     await connection.outbox.drained()
     room = await (open_direct(connection, name) if direct else chat.rooms.open(name))
-    if isinstance(room, Refusal):
-        answered(room)
-        return
     membership = memberships.get(name.fold)
     if membership is None:
         membership = connection.enter(room)
@@ -71,7 +61,7 @@ async def join(connection: Connection, command: commands.Join, answered: Answere
             epoch=chat.journal.epoch,
             seq=room.topic.visible,
             topic=room.about,
-            may_set_topic=_may_set_topic(connection, room),
+            may_set_topic=may_set_topic(connection, room.topic.room),
             members=room.member_list(),
             member_count=len(room.members),
             events=[events.shape(room.name, event) for event in caught.page],
@@ -81,11 +71,6 @@ async def join(connection: Connection, command: commands.Join, answered: Answere
         )
     )
     membership.start(caught.position)
-
-
-def _may_set_topic(connection: Connection, room: Room) -> bool:
-    # A mute ends while one is in the room.
-    return refusal_to_set_topic(connection, room.topic.room, words=False) is None
 
 
 async def _unread(
@@ -107,12 +92,8 @@ async def leave(connection: Connection, command: commands.Leave, answered: Answe
     # What was said before the leaving is seen before it.
     await connection.settled()
     membership = await place(connection, command.room)
-    if isinstance(membership, Refusal):
-        answered(membership)
-        return
     if membership.room.direct:
-        answered(Refusal("bad_request", "direct messages are not joined and not left"))
-        return
+        raise Refused("bad_request", "direct messages are not joined and not left")
     membership.stop()
     answered(commands.RoomLeft(membership.room.name))
     connection.exit(membership)
@@ -123,19 +104,14 @@ async def who(connection: Connection, command: commands.Who, answered: Answered)
     chat = connection.chat
     name = resolve(chat, connection.user, command.room)
     after = None if command.after is None else nick_name(command.after)
-    if isinstance(name, Refusal):
-        answered(name)
-    elif isinstance(after, Refusal):
-        answered(after)
-    elif refusal := refusal_to_read(connection, name.fold):
-        answered(refusal)
-    elif room := chat.rooms.get(name.fold):
+    check_may_read(connection, name.fold)
+    if room := chat.rooms.get(name.fold):
         members = room.member_list(after.fold if after else "", page_size(command.limit))
         answered(commands.Members(members, len(room.members)))
     elif await chat.journal.head(name.fold):
         answered(commands.Members([], 0))
     else:
-        answered(Refusal("not_found", f"there is no room {name.shown}"))
+        raise Refused("not_found", f"there is no room {name.shown}")
 
 
 async def list_rooms(connection: Connection, command: commands.Rooms, answered: Answered) -> None:
@@ -143,9 +119,6 @@ async def list_rooms(connection: Connection, command: commands.Rooms, answered: 
     chat, user = connection.chat, connection.user
     await connection.outbox.drained()
     after = None if command.after is None else resolve(chat, user, command.after)
-    if isinstance(after, Refusal):
-        answered(after)
-        return
     found = [*await _conversations(connection), *await chat.rooms.entries()]
     room = chat.settings.limits.send_queue_bytes // QUEUE_SHARE
     listed: list[commands.RoomInfo] = []
@@ -153,7 +126,7 @@ async def list_rooms(connection: Connection, command: commands.Rooms, answered: 
     for fold, entry in found:
         if after is not None and _place(fold) <= _place(after.fold):
             continue
-        if refusal_to_read(connection, fold):
+        if not may_read(connection, fold):
             continue
         room -= ENTRY_BYTES + len(entry.topic)
         if len(listed) == MOST_ROOMS or (room < 0 and listed):

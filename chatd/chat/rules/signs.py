@@ -11,9 +11,9 @@ from chatd.chat.connection import Answered, Connection
 from chatd.chat.credentials import is_guest
 from chatd.chat.direct import place
 from chatd.chat.membership import Membership
-from chatd.chat.rights import refusal_to_write
+from chatd.chat.rights import check_may_write
 from chatd.chat.users import DAY_SECONDS, MARK
-from chatd.model import Outcome, Put, Record, Refusal
+from chatd.model import Outcome, Put, Record, Refusal, Refused
 from chatd.protocol import commands, events
 
 __all__ = ["read", "typing"]
@@ -25,12 +25,7 @@ TYPING_SECONDS: Final = 1.0
 async def typing(connection: Connection, command: commands.Typing, answered: Answered) -> None:
     """Tell the others that somebody writes, or no more. Only a refusal is answered."""
     membership = await place(connection, command.room)
-    if isinstance(membership, Refusal):
-        answered(membership)
-        return
-    if refusal := refusal_to_write(connection, membership.room.topic.room):
-        answered(refusal)
-        return
+    check_may_write(connection, membership.room.topic.room)
     room, user, now = membership.room, connection.user, trio.current_time()
     crowd = connection.chat.settings.limits.presence_members
     if command.on:
@@ -51,13 +46,9 @@ async def read(connection: Connection, command: commands.Read, answered: Answere
     # What it said itself counts as soon as it is answered.
     await connection.settled()
     membership = await place(connection, command.room)
-    if isinstance(membership, Refusal):
-        answered(membership)
-        return
     chat, user, topic = connection.chat, connection.user, membership.room.topic
     if not 0 <= command.seq <= topic.visible:
-        answered(Refusal("bad_request", f"the room's numbers go from 1 to {topic.visible}"))
-        return
+        raise Refused("bad_request", f"the room's numbers go from 1 to {topic.visible}")
     before = user.marks.get(topic.room, 0)
     if command.seq <= before:
         answered(commands.ReadMark(topic.name, before))

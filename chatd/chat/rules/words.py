@@ -10,8 +10,8 @@ from chatd.chat.connection import Answered, Connection
 from chatd.chat.credentials import is_kept
 from chatd.chat.direct import DIRECT, place
 from chatd.chat.membership import Membership
-from chatd.chat.rights import refusal_to_set_topic, refusal_to_write
-from chatd.model import Outcome, Post, Put, Receipt, Record, Refusal
+from chatd.chat.rights import check_may_set_topic, check_may_write
+from chatd.model import Outcome, Post, Put, Receipt, Record, Refusal, Refused
 from chatd.protocol import commands, events
 
 __all__ = ["delete", "edit", "say", "topic"]
@@ -31,22 +31,19 @@ async def say(connection: Connection, command: commands.Say, answered: Answered)
     """Say a text: committed first, then answered, then shown to everybody."""
     chat = connection.chat
     membership = await place(connection, command.room)
-    if isinstance(membership, Refusal):
-        answered(membership)
-        return
-    if refusal := refusal_to_write(connection, membership.room.topic.room):
-        answered(refusal)
-        return
+    check_may_write(connection, membership.room.topic.room)
     text = command.text.replace("\r\n", "\n")
     room, user = membership.room, connection.user
+    _check_text(connection, text)
+    if command.key is not None and not 1 <= len(command.key.encode()) <= KEY_BYTES:
+        raise Refused("bad_request", f"a key has 1 to {KEY_BYTES} bytes")
+    if command.reply_to is not None:
+        _check_seq(command.reply_to, "reply_to")
     slow = None if connection.op else chat.sanctions.get("slow", room.topic.room, "")
-    refusal = _unsound(connection, text, command.key, command.reply_to)
-    if refusal is None and slow and (wait := room.slowed(user, slow.seconds)):
-        refusal = Refusal("rate_limited", "the room is in slow mode", wait)
-    # What is refused spends nothing.
-    if refusal := refusal or _flood(connection, len(text.encode())):
-        answered(refusal)
-        return
+    if slow and (wait := room.slowed(user, slow.seconds)):
+        raise Refused("rate_limited", "the room is in slow mode", wait)
+    # Last, for a message that is refused costs nothing.
+    connection.charge_message(len(text.encode()))
     if slow:
         room.spoke(user)
     if room.direct and not is_kept(room.name):
@@ -78,26 +75,17 @@ def _listed(outcome: Outcome) -> None:
     """
 
 
-def _unsound(
-    connection: Connection, text: str, key: str | None = None, reply_to: int | None = None
-) -> Refusal | None:
-    limits = connection.chat.settings.limits
-    size = len(text.encode())
-    if size > limits.message_bytes:
-        return Refusal("too_large", f"a message has {limits.message_bytes} bytes at most")
+def _check_text(connection: Connection, text: str) -> None:
+    limit = connection.chat.settings.limits.message_bytes
+    if len(text.encode()) > limit:
+        raise Refused("too_large", f"a message has {limit} bytes at most")
     if not text or _CONTROLS.search(text):
-        return Refusal("bad_request", "a text is not empty and has no control characters")
-    if key is not None and not 1 <= len(key.encode()) <= KEY_BYTES:
-        return Refusal("bad_request", f"a key has 1 to {KEY_BYTES} bytes")
-    if reply_to is not None and not 1 <= reply_to <= MOST_SEQ:
-        return Refusal("bad_request", "reply_to is the number of a message")
-    return None
+        raise Refused("bad_request", "a text is not empty and has no control characters")
 
 
-def _flood(connection: Connection, size: int) -> Refusal | None:
-    if wait := connection.floods(size):
-        return Refusal("rate_limited", "that is too much at once", wait)
-    return None
+def _check_seq(seq: int, field: str) -> None:
+    if not 1 <= seq <= MOST_SEQ:
+        raise Refused("bad_request", f"{field} is the number of a message")
 
 
 def _tell(connection: Connection, membership: Membership, text: str, answered: Answered) -> None:
@@ -138,13 +126,12 @@ def _said(connection: Connection, room: str, answered: Answered, outcome: Outcom
 
 async def edit(connection: Connection, command: commands.Edit, answered: Answered) -> None:
     """Give a message another text. That it is one's own is checked where it is committed."""
-    text = command.text.replace("\r\n", "\n")
-    await _change(connection, command, "edit", text, _unsound(connection, text), answered)
+    await _change(connection, command, "edit", command.text.replace("\r\n", "\n"), answered)
 
 
 async def delete(connection: Connection, command: commands.Delete, answered: Answered) -> None:
     """Take a message away. That one may is checked where it is committed."""
-    await _change(connection, command, "delete", None, None, answered)
+    await _change(connection, command, "delete", None, answered)
 
 
 async def _change(
@@ -152,33 +139,28 @@ async def _change(
     command: commands.Edit | commands.Delete,
     kind: Literal["edit", "delete"],
     text: str | None,
-    refusal: Refusal | None,
     answered: Answered,
 ) -> None:
     membership = await place(connection, command.room)
-    if isinstance(membership, Refusal):
-        answered(membership)
-    elif right := refusal_to_write(connection, membership.room.topic.room, words=kind == "edit"):
-        answered(right)
-    elif not 1 <= command.seq <= MOST_SEQ:
-        answered(Refusal("bad_request", "seq is the number of a message"))
-    elif refusal := refusal or _flood(connection, len((text or "").encode())):
-        answered(refusal)
-    else:
-        room, user = membership.room, connection.user
-        await connection.publish(
-            Post(
-                room=room.topic.room,
-                name=room.name,
-                user=user.id,
-                nick=user.nick.shown,
-                text=text,
-                kind=kind,
-                of=command.seq,
-                operator=kind == "delete" and connection.op,
-            ),
-            partial(_changed, connection, answered),
-        )
+    room, user = membership.room, connection.user
+    check_may_write(connection, room.topic.room, muted=kind == "edit")
+    _check_seq(command.seq, "seq")
+    if text is not None:
+        _check_text(connection, text)
+    connection.charge_message(len((text or "").encode()))
+    await connection.publish(
+        Post(
+            room=room.topic.room,
+            name=room.name,
+            user=user.id,
+            nick=user.nick.shown,
+            text=text,
+            kind=kind,
+            of=command.seq,
+            operator=kind == "delete" and connection.op,
+        ),
+        partial(_changed, connection, answered),
+    )
 
 
 def _changed(connection: Connection, answered: Answered, outcome: Outcome) -> None:
@@ -192,28 +174,21 @@ def _changed(connection: Connection, answered: Answered, outcome: Outcome) -> No
 async def topic(connection: Connection, command: commands.Topic, answered: Answered) -> None:
     """Say what a room is about: an operator's, and either one's in direct messages."""
     membership = await place(connection, command.room)
-    text = command.text
-    if isinstance(membership, Refusal):
-        answered(membership)
-        return
-    room, user = membership.room, connection.user
-    if refusal := refusal_to_set_topic(connection, room.topic.room):
-        answered(refusal)
-    elif len(text.encode()) > TOPIC_BYTES:
-        answered(Refusal("too_large", f"a topic has {TOPIC_BYTES} bytes at most"))
-    elif _CONTROLS.search(text) or "\n" in text:
-        answered(Refusal("bad_request", "a topic is one line, without control characters"))
-    elif refusal := _flood(connection, len(text.encode())):
-        answered(refusal)
-    else:
-        await connection.publish(
-            Post(
-                room=room.topic.room,
-                name=room.name,
-                user=user.id,
-                nick=user.nick.shown,
-                text=text,
-                kind="topic",
-            ),
-            partial(_changed, connection, answered),
-        )
+    text, room, user = command.text, membership.room, connection.user
+    check_may_set_topic(connection, room.topic.room)
+    if len(text.encode()) > TOPIC_BYTES:
+        raise Refused("too_large", f"a topic has {TOPIC_BYTES} bytes at most")
+    if _CONTROLS.search(text) or "\n" in text:
+        raise Refused("bad_request", "a topic is one line, without control characters")
+    connection.charge_message(len(text.encode()))
+    await connection.publish(
+        Post(
+            room=room.topic.room,
+            name=room.name,
+            user=user.id,
+            nick=user.nick.shown,
+            text=text,
+            kind="topic",
+        ),
+        partial(_changed, connection, answered),
+    )
