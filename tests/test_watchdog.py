@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from chatd.bus import Bus
+from chatd.bus import Bus, Submission
 from chatd.journal.memory import MemoryJournal
 from chatd.logs import Recording, open_log
 from chatd.model import Event, Operation, Outcome, Post
@@ -70,7 +70,7 @@ class Scene:
 
     async def say(self) -> None:
         post = Post(room="r", name="r", user="u", nick="n", text="x", key=None)
-        await self.bus.publish(post, lambda _: None)
+        await self.bus.publish(Submission(post))
 
     @property
     def hangs(self) -> list[dict[str, object]]:

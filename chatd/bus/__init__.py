@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from chatd.bus.bus import Answered, Bus, BusStatistics, Shown
+from chatd.bus.bus import Bus, BusStatistics, Shown, Submission
 from chatd.bus.topic import Codec, Outlet, Subscription, Topic
 
 __all__ = [
-    "Answered",
     "Bus",
     "BusStatistics",
     "Codec",
     "Outlet",
     "Shown",
+    "Submission",
     "Subscription",
     "Topic",
 ]

@@ -24,10 +24,7 @@ from chatd.histogram import Histogram, HistogramStatistics
 from chatd.journal import Journal, Retention, Unavailable
 from chatd.model import Event, Operation, Outcome, Post, Receipt, Refusal
 
-__all__ = ["Answered", "Bus", "BusStatistics", "Shown"]
-
-Answered: TypeAlias = Callable[[Outcome], None]
-"""Called with what became of an operation, before anybody is shown it. Must not raise."""
+__all__ = ["Bus", "BusStatistics", "Shown", "Submission"]
 
 Shown: TypeAlias = Callable[[str, Sequence[Event], int], None]
 """Called with a room, its events and how many subscribers they went to, once they have gone."""
@@ -75,11 +72,61 @@ UNAVAILABLE: Final = Refusal(
 )
 
 
+class Submission:
+    """An operation on its way to the journal. A subclass overrides what happens with its outcome.
+
+    As it is, nobody waits for the outcome.
+    """
+
+    __slots__ = ("operation",)
+
+    def __init__(self, operation: Operation) -> None:
+        self.operation = operation
+
+    def resolve(self, outcome: Outcome) -> None:
+        """Take the outcome: called once, before anybody is sent the event that it caused."""
+
+    def fault(self, error: Exception) -> None:
+        """Report what `resolve` raised, and end the connection that made the submission."""
+        raise error
+
+
+class _Request(Submission):
+    """Keeps the outcome for a task that waits for it."""
+
+    __slots__ = ("outcome", "resolved")
+
+    def __init__(self, operation: Operation) -> None:
+        super().__init__(operation)
+        self.outcome: Outcome = None
+        self.resolved = trio.Event()
+
+    def resolve(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+        self.resolved.set()
+
+
 class _Probe:
-    """In an operation's place: nothing is to be committed, but its empty batch goes all the way."""
+    """Goes the way of a submission and its event, but nothing is committed for it."""
+
+    __slots__ = ("passed",)
+
+    def __init__(self) -> None:
+        self.passed = trio.Event()
 
 
-_PROBE: Final = _Probe()
+class _Chore:
+    """Work on the journal that the collector does, because it is the only writer."""
+
+    __slots__ = ("do", "done", "more")
+
+    def __init__(self, do: Callable[[], Awaitable[bool]]) -> None:
+        self.do = do
+        self.done = trio.Event()
+        self.more = False
+
+
+_Item: TypeAlias = Submission | _Chore | _Probe
 
 
 class BusStatistics(Struct, frozen=True):
@@ -101,19 +148,6 @@ class BusStatistics(Struct, frozen=True):
     fanout_seconds: HistogramStatistics
 
 
-class _Chore:
-    """Work of the journal's that the collector does: it is the only writer."""
-
-    __slots__ = ("do", "more")
-
-    def __init__(self, do: Callable[[], Awaitable[bool]]) -> None:
-        self.do = do
-        self.more = False
-
-
-_Item: TypeAlias = tuple[Operation | _Chore | _Probe, Answered]
-
-
 class Bus:
     """Collects, commits, answers and fans out. ``run`` owns its tasks."""
 
@@ -122,8 +156,8 @@ class Bus:
         self._tell = shown
         self._shown = self._showing = journal.position
         self._topics: dict[str, Topic] = {}
-        self._publish, self._published = trio.open_memory_channel[_Item](WAITING_OPERATIONS)
-        self._probes: deque[Answered] = deque()  # one for each empty block on the feed
+        self._submit, self._submitted = trio.open_memory_channel[_Item](WAITING_OPERATIONS)
+        self._probes: deque[_Probe] = deque()  # one for each empty block on the feed
         self._entered = math.inf  # when the collector began to work with the store
         self._showed = math.inf  # when the fan-out began with its block
         self._in_doubt = False
@@ -170,7 +204,7 @@ class Bus:
             deliveries=self._deliveries,
             failed_commits=self._failed_commits,
             topics=len(self._topics),
-            waiting=self._published.statistics().current_buffer_used,
+            waiting=self._submitted.statistics().current_buffer_used,
             busy=max(0.0, trio.current_time() - since),
             commit_seconds=self._commit_seconds.statistics(),
             fanout_seconds=self._fanout_seconds.statistics(),
@@ -193,47 +227,50 @@ class Bus:
 
     # ---- publishing
 
-    async def publish(self, operation: Operation, answered: Answered) -> None:
-        """Hand an operation to the collector. Waits, at a checkpoint, only while it is full.
+    def publish_nowait(self, submission: Submission) -> None:
+        """Hand a submission to the collector.
 
         Raises:
-            trio.ClosedResourceError: after ``close``.
+            trio.WouldBlock: too many submissions are waiting; use `publish`.
+            trio.ClosedResourceError: after `close`.
+        """
+        self._submit.send_nowait(submission)
+
+    async def publish(self, submission: Submission) -> None:
+        """Hand a submission to the collector. Waits, at a checkpoint, only while it is full.
+
+        Raises:
+            trio.ClosedResourceError: after `close`.
         """
         try:
-            self._publish.send_nowait((operation, answered))
+            self._submit.send_nowait(submission)
         except trio.WouldBlock:
-            await self._publish.send((operation, answered))
+            await self._submit.send(submission)
 
     async def ask(self, operation: Operation) -> Outcome:
-        """Publish an operation, and wait for what became of it.
+        """Publish an operation and return its outcome.
 
         Raises:
-            trio.ClosedResourceError: after ``close``.
+            trio.ClosedResourceError: after `close`.
         """
-        outcomes: list[Outcome] = []
-        settled = trio.Event()
-
-        def answered(outcome: Outcome) -> None:
-            outcomes.append(outcome)
-            settled.set()
-
-        await self.publish(operation, answered)
-        await settled.wait()
-        return outcomes[0]
+        request = _Request(operation)
+        await self.publish(request)
+        await request.resolved.wait()
+        return request.outcome
 
     async def probe(self) -> None:
-        """Wait until an empty batch has gone through both tasks, behind all that was published.
+        """Wait until everything that was published before has been committed and fanned out.
 
         Raises:
-            trio.ClosedResourceError: after ``close``.
+            trio.ClosedResourceError: after `close`.
         """
-        shown = trio.Event()
-        await self._publish.send((_PROBE, lambda _: shown.set()))
-        await shown.wait()
+        probe = _Probe()
+        await self._submit.send(probe)
+        await probe.passed.wait()
 
     def close(self) -> None:
-        """Take nothing more. ``run`` ends when what was taken is committed and shown."""
-        self._publish.close()
+        """Accept no more submissions. `run` ends when all accepted ones are fanned out."""
+        self._submit.close()
 
     # ---- the two tasks
 
@@ -250,28 +287,26 @@ class Bus:
             await self._journal.aclose()
 
     async def _collect(self) -> None:
-        async for first in self._published:
+        async for first in self._submitted:
             batch = await self._gather(first)
             self._entered = trio.current_time()
-            operations = [
-                (op, answered) for op, answered in batch if not isinstance(op, _Chore | _Probe)
-            ]
-            if operations:
-                await self._commit(operations)
-            for operation, answered in batch:
-                if isinstance(operation, _Chore):
-                    operation.more = await operation.do()
-                    answered(None)
+            submissions = [item for item in batch if isinstance(item, Submission)]
+            if submissions:
+                await self._commit(submissions)
+            for item in batch:
+                if isinstance(item, _Chore):
+                    item.more = await item.do()
+                    item.done.set()
             self._entered = math.inf
-            for operation, answered in batch:
-                if isinstance(operation, _Probe):
-                    self._probes.append(answered)
+            for item in batch:
+                if isinstance(item, _Probe):
+                    self._probes.append(item)
                     await self._journal.hand_on([])
 
     async def _gather(self, first: _Item) -> list[_Item]:
         """Take what is there, and let the scheduler run while new operations still arrive."""
         batch = [first]
-        size = _weight(first[0])
+        size = _weight(first)
         ends = perf_counter() + BATCH_SECONDS
         quiet = 0
         while quiet < QUIET_ROUNDS and perf_counter() < ends:
@@ -279,20 +314,20 @@ class Bus:
             quiet += 1
             while len(batch) < BATCH_EVENTS and size < BATCH_BYTES:
                 try:
-                    item = self._published.receive_nowait()
+                    item = self._submitted.receive_nowait()
                 except (trio.WouldBlock, trio.EndOfChannel):
                     break
                 batch.append(item)
-                size += _weight(item[0])
+                size += _weight(item)
                 quiet = 0
             else:
                 break
         return batch
 
-    async def _commit(self, batch: list[tuple[Operation, Answered]]) -> None:
+    async def _commit(self, batch: list[Submission]) -> None:
         # Stable: one room's events stay in the order in which they came.
         batch.sort(key=_room)
-        operations = [operation for operation, _ in batch]
+        operations = [submission.operation for submission in batch]
         shown: list[Event] = []
         began = perf_counter()
         try:
@@ -305,8 +340,11 @@ class Bus:
             outcomes = await self._after_failure(operations, shown, divisible=error.divisible)
         self._commit_seconds.observe(perf_counter() - began)
         self._batches += 1
-        for (_, answered), outcome in zip(batch, outcomes, strict=True):
-            answered(outcome)
+        for submission, outcome in zip(batch, outcomes, strict=True):
+            try:
+                submission.resolve(outcome)
+            except Exception as error:  # the boundary of the connection that it belongs to
+                submission.fault(error)
             if isinstance(outcome, Receipt) and not outcome.duplicate:
                 shown.append(outcome.event)
         self._unswept.set()
@@ -353,7 +391,7 @@ class Bus:
     async def _fan_out(self) -> None:
         async for block in self._journal.feed:
             if not block:
-                self._probes.popleft()(None)
+                self._probes.popleft().passed.set()
                 continue
             began = perf_counter()
             self._showed = trio.current_time()
@@ -391,11 +429,10 @@ class Bus:
 
     async def _ask(self, work: Callable[[], Awaitable[bool]]) -> bool:
         """Have the collector do it in its turn; tell whether there is more to do."""
-        done = trio.Event()
         chore = _Chore(work)
         with suppress(trio.ClosedResourceError):
-            await self._publish.send((chore, lambda _: done.set()))
-            await done.wait()
+            await self._submit.send(chore)
+            await chore.done.wait()
         return chore.more
 
     async def _retain(self) -> bool:
@@ -430,12 +467,14 @@ class Bus:
         return more
 
 
-def _weight(operation: Operation | _Chore | _Probe) -> int:
-    return len(operation.text or "") if isinstance(operation, Post) else 0
+def _weight(item: _Item) -> int:
+    if isinstance(item, Submission) and isinstance(item.operation, Post):
+        return len(item.operation.text or "")
+    return 0
 
 
-def _room(item: tuple[Operation, Answered]) -> str:
-    operation = item[0]
+def _room(submission: Submission) -> str:
+    operation = submission.operation
     return operation.room if isinstance(operation, Post) else ""
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 import trio
 from msgspec import Struct
 
-from chatd.bus import Bus, Codec
+from chatd.bus import Bus, Codec, Submission
 from chatd.chat.flood import Flood
 from chatd.chat.rooms import Rooms
 from chatd.chat.sanctions import Sanctions
@@ -18,7 +18,7 @@ from chatd.chat.tokens import Grant, Keys
 from chatd.chat.users import User, Users
 from chatd.journal import Journal
 from chatd.logs import Fields, Log
-from chatd.model import UNAUTHORIZED, Close, Event, Kind, Outcome, Refused, Remember
+from chatd.model import UNAUTHORIZED, Close, Event, Kind, Refused, Remember
 from chatd.protocol import events
 from chatd.settings import Settings
 from chatd.timers import Timers
@@ -171,11 +171,14 @@ class Chat:
         self._stirred.set()
 
     async def save(self) -> None:
-        """Publish what is to be kept of users and is not yet. Cancelled, the rest is left to do."""
+        """Publish what is to be kept of users and is not yet. Cancelled, the rest is left to do.
+
+        What the store does not take is asked of it again when that user next comes or goes.
+        """
         unsaved = self.users.unsaved
         while unsaved:
             user, record = next(iter(unsaved.items()))
-            await self.bus.publish(Remember(record), _kept)
+            await self.bus.publish(Submission(Remember(record)))
             if unsaved.get(user) is record:
                 del unsaved[user]
 
@@ -274,10 +277,3 @@ class Chat:
             rows.setdefault(event.kind, []).append(row)
         for kind, lines in rows.items():
             self.log.many(kind, lines)
-
-
-def _kept(outcome: Outcome) -> None:
-    """Take the answer to a Remember that nobody waits for.
-
-    What the store did not take is asked of it again when this user next comes or goes.
-    """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Final, Literal, TypeAlias
 
 import trio
@@ -12,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from chatd import __version__
-from chatd.bus import Codec
+from chatd.bus import Codec, Submission
 from chatd.chat.chat import Chat
 from chatd.chat.expiry import Expiry
 from chatd.chat.membership import Membership, Outbox, StartSoon
@@ -43,6 +42,26 @@ class Traffic(Struct, frozen=True):
     bytes_out: int
     messages_in: int
     messages_out: int
+
+
+class _Submission(Submission):
+    """What a connection published, with who takes the outcome."""
+
+    __slots__ = ("_connection", "_settled")
+
+    def __init__(
+        self, operation: Operation, connection: Connection, settled: Callable[[Outcome], None]
+    ) -> None:
+        super().__init__(operation)
+        self._connection = connection
+        self._settled = settled
+
+    def resolve(self, outcome: Outcome) -> None:
+        self._connection.answered()
+        self._settled(outcome)
+
+    def fault(self, error: Exception) -> None:
+        self._connection.fault(error)
 
 
 class Connection:
@@ -239,12 +258,12 @@ class Connection:
         while self._unanswered >= UNANSWERED:
             await self._progressed()
         self._unanswered += 1
-        await self.chat.bus.publish(operation, partial(self._settled, settled))
+        await self.chat.bus.publish(_Submission(operation, self, settled))
 
-    def _settled(self, settled: Callable[[Outcome], None], outcome: Outcome) -> None:
+    def answered(self) -> None:
+        """Note that one thing that was published has its outcome."""
         self._unanswered -= 1
         self._progress.set()
-        settled(outcome)
 
     async def settled(self) -> None:
         """Return when all that was published is answered, and what was said has been shown."""

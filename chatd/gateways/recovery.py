@@ -20,9 +20,10 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from chatd.bus import Submission
 from chatd.chat import Chat, Connection
 from chatd.chat.membership import Membership
-from chatd.model import Drop, Event, Outcome, Put, Record, Take, Taken
+from chatd.model import Drop, Event, Put, Record, Take, Taken
 from chatd.socketio import Logged, Lost
 
 __all__ = ["ChatLog", "Whereabouts", "live_offset", "page_offset"]
@@ -183,11 +184,11 @@ class ChatLog:
         where = lost.data[_KEY]
         value = msgspec.json.encode({"id": lost.id, "where": where, "offset": lost.offset})
         until = chat.now() + int(seconds * 1000)
-        await chat.bus.publish(Put(Record(_SHELF, name, value, until)), _unheard)
+        await chat.bus.publish(Submission(Put(Record(_SHELF, name, value, until))))
         self._lost[name] = None
         if len(self._lost) > chat.settings.limits.connections:
             oldest, _ = self._lost.popitem(last=False)
-            await chat.bus.publish(Drop(_SHELF, oldest), _unheard)
+            await chat.bus.publish(Submission(Drop(_SHELF, oldest)))
 
     async def recall(self, _namespace: str, pid: str, /) -> Lost | None:
         name = _name(pid)
@@ -208,7 +209,3 @@ def _number(offset: str, prefix: str) -> int | None:
     if digits == offset or not digits.isascii() or not digits.isdigit() or len(digits) > 16:
         return None
     return int(digits)
-
-
-def _unheard(outcome: Outcome) -> None:
-    """Take an answer that nobody waits for: who is not kept comes back as somebody new."""

@@ -12,16 +12,29 @@ import trio.testing
 from msgspec.structs import replace
 from trio.testing import MockClock
 
-from chatd.bus import Bus
+from chatd.bus import Bus, Submission
 from chatd.bus import bus as module
 from chatd.bus.topic import Topic
 from chatd.journal import Retention, Unavailable
 from chatd.journal.memory import MemoryJournal
-from chatd.model import Event, Operation, Outcome, Post, Receipt, Refusal, Remember, UserRecord
+from chatd.model import Event, Operation, Outcome, Post, Receipt, Remember, UserRecord
 
 
 def post(text: str, room: str = "r", key: str | None = None) -> Post:
     return Post(room=room, name=room, user="u", nick="n", text=text, key=key)
+
+
+class Scripted(Submission):
+    def __init__(self, operation: Operation, lines: list[Any], name: str) -> None:
+        super().__init__(operation)
+        self.lines = lines
+        self.name = name
+
+    def resolve(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Receipt):
+            self.lines.append(("answer", self.name, outcome.event.seq, outcome.duplicate))
+        else:
+            self.lines.append(("answer", self.name, getattr(outcome, "code", None)))
 
 
 class Script:
@@ -30,14 +43,8 @@ class Script:
     def __init__(self) -> None:
         self.lines: list[Any] = []
 
-    def answered(self, name: str) -> Any:
-        def answer(outcome: Outcome) -> None:
-            if isinstance(outcome, Receipt):
-                self.lines.append(("answer", name, outcome.event.seq, outcome.duplicate))
-            else:
-                self.lines.append(("answer", name, getattr(outcome, "code", None)))
-
-        return answer
+    def submission(self, operation: Operation, name: str) -> Submission:
+        return Scripted(operation, self.lines, name)
 
     def shown(self, room: str, events: Sequence[Event], receivers: int) -> None:
         self.lines.append(("shown", room, [event.text for event in events], receivers))
@@ -94,15 +101,35 @@ def script() -> Script:
 
 async def test_the_answer_comes_before_the_event_it_caused(script: Script) -> None:
     async with running(MemoryJournal(now=lambda: 1), script) as bus:
-        await bus.publish(post("hi"), script.answered("a"))
+        await bus.publish(script.submission(post("hi"), "a"))
     assert script.lines == [("answer", "a", 1, False), ("shown", "r", ["hi"], 0)]
+
+
+async def test_an_answer_that_raises_costs_its_own_connection_alone(script: Script) -> None:
+    class Broken(Submission):
+        def resolve(self, outcome: Outcome) -> None:
+            raise ValueError("a bug")
+
+        def fault(self, error: Exception) -> None:
+            script.lines.append(("failed", str(error)))
+
+    bus = Bus(MemoryJournal(now=lambda: 1), script.shown)
+    await bus.publish(Broken(post("1")))
+    await bus.publish(script.submission(post("2"), "2"))
+    bus.close()
+    await bus.run()
+    assert script.lines == [
+        ("failed", "a bug"),
+        ("answer", "2", 2, False),
+        ("shown", "r", ["1", "2"], 0),
+    ]
 
 
 async def test_what_waits_together_is_committed_together_and_sorted_by_room(script: Script) -> None:
     journal = FaultyJournal()
     bus = Bus(journal, script.shown)
     for text, room in (("1", "b"), ("2", "a"), ("3", "b"), ("4", "a")):
-        await bus.publish(post(text, room), script.answered(text))
+        await bus.publish(script.submission(post(text, room), text))
     bus.close()
     await bus.run()
     assert len(journal.committed) == 1
@@ -121,9 +148,9 @@ async def test_a_batch_is_bounded_in_events_and_bytes(
     monkeypatch.setattr(module, "BATCH_BYTES", 50)
     bus = Bus(journal, script.shown)
     for number in range(25):
-        await bus.publish(post(str(number)), script.answered("x"))
+        await bus.publish(script.submission(post(str(number)), "x"))
     for _ in range(3):
-        await bus.publish(post("y" * 40), script.answered("x"))
+        await bus.publish(script.submission(post("y" * 40), "x"))
     bus.close()
     await bus.run()
     assert max(map(len, journal.committed)) <= 10
@@ -136,10 +163,10 @@ async def test_publishers_wait_while_the_collector_is_full(
 ) -> None:
     monkeypatch.setattr(module, "WAITING_OPERATIONS", 2)
     bus = Bus(MemoryJournal(now=lambda: 1), script.shown)
-    await bus.publish(post("1"), script.answered("1"))
-    await bus.publish(post("2"), script.answered("2"))
+    await bus.publish(script.submission(post("1"), "1"))
+    await bus.publish(script.submission(post("2"), "2"))
     with trio.move_on_after(0) as scope:
-        await bus.publish(post("3"), script.answered("3"))
+        await bus.publish(script.submission(post("3"), "3"))
     assert scope.cancelled_caught
     assert bus.statistics().waiting == 2
     bus.close()
@@ -148,8 +175,8 @@ async def test_publishers_wait_while_the_collector_is_full(
 
 async def test_a_key_is_said_once_and_shown_once(script: Script) -> None:
     async with running(MemoryJournal(now=lambda: 1), script) as bus:
-        await bus.publish(post("one", key="k"), script.answered("a"))
-        await bus.publish(post("two", key="k"), script.answered("b"))
+        await bus.publish(script.submission(post("one", key="k"), "a"))
+        await bus.publish(script.submission(post("two", key="k"), "b"))
     assert ("answer", "b", 1, True) in script.lines
     assert [line[2] for line in script.lines if line[0] == "shown"] == [["one"]]
 
@@ -157,7 +184,7 @@ async def test_a_key_is_said_once_and_shown_once(script: Script) -> None:
 async def test_a_poisoned_event_costs_itself_alone(script: Script) -> None:
     bus = Bus(FaultyJournal(), script.shown)
     for text in ("1", "poison", "2"):
-        await bus.publish(post(text), script.answered(text))
+        await bus.publish(script.submission(post(text), text))
     bus.close()
     await bus.run()
     assert script.lines == [
@@ -174,8 +201,8 @@ async def test_a_doubtful_commit_that_is_there_after_all_is_answered_and_shown_o
     journal = FaultyJournal()
     journal.faults = ["after"]
     bus = Bus(journal, script.shown)
-    await bus.publish(post("1"), script.answered("1"))
-    await bus.publish(post("2"), script.answered("2"))
+    await bus.publish(script.submission(post("1"), "1"))
+    await bus.publish(script.submission(post("2"), "2"))
     bus.close()
     await bus.run()
     assert script.lines == [
@@ -189,12 +216,12 @@ async def test_what_could_not_be_told_is_refused_and_shown_when_it_turns_up(scri
     journal = FaultyJournal()
     journal.faults = ["after, and unreadable"]
     async with running(journal, script) as bus:
-        await bus.publish(post("1"), script.answered("1"))
+        await bus.publish(script.submission(post("1"), "1"))
         await trio.testing.wait_all_tasks_blocked()
         assert script.lines == [("answer", "1", "unavailable")]
         assert not bus.available
         journal.faults.clear()
-        await bus.publish(post("2"), script.answered("2"))
+        await bus.publish(script.submission(post("2"), "2"))
     assert script.lines[1:] == [("answer", "2", 2, False), ("shown", "r", ["1", "2"], 0)]
 
 
@@ -205,14 +232,12 @@ async def test_a_store_that_takes_nothing_refuses_the_rest_of_a_batch_quickly(
     journal.faults = ["before"] * 100
     bus = Bus(journal, script.shown)
     for number in range(20):
-        await bus.publish(post(str(number)), script.answered("x"))
-    await bus.publish(Remember(UserRecord("u", "n", None)), script.lines.append)
+        await bus.publish(script.submission(post(str(number)), "x"))
+    await bus.publish(script.submission(Remember(UserRecord("u", "n", None)), "x"))
     bus.close()
     await bus.run()
     assert len(journal.faults) == 100 - 1 - module.FAILURES_IN_A_ROW
-    assert all(
-        line == ("answer", "x", "unavailable") or isinstance(line, Refusal) for line in script.lines
-    )
+    assert script.lines == [("answer", "x", "unavailable")] * 21
     assert not bus.available
     await trio.sleep(module.STORE_DOWN_SECONDS + 0.1)
     assert bus.available
@@ -251,9 +276,9 @@ async def test_a_sweep_comes_some_time_after_a_commit(
     journal = Sweeping()
     async with running(journal, script) as bus:
         await trio.sleep(100)
-        await bus.publish(post("1"), script.answered("1"))
+        await bus.publish(script.submission(post("1"), "1"))
         await trio.sleep(10)
-        await bus.publish(post("2"), script.answered("2"))
+        await bus.publish(script.submission(post("2"), "2"))
         await trio.sleep(1000)
     assert journal.swept == pytest.approx([15, 115])
 
@@ -304,7 +329,7 @@ async def test_a_message_that_was_changed_in_its_own_doubtful_batch_is_still_its
         replace(post("x"), kind="delete", of=1, text=None),
     ]
     for number, operation in enumerate([post("1"), *changes, post("2")]):
-        await bus.publish(operation, script.answered(str(number)))
+        await bus.publish(script.submission(operation, str(number)))
     bus.close()
     await bus.run()
     assert script.lines == [
@@ -339,7 +364,7 @@ async def test_words_are_indexed_in_chunks_a_second_later(
         await trio.sleep(10)
         chunk = module.INDEX_AGAIN_SECONDS
         assert journal.asked == pytest.approx([1, 1 + chunk, 1 + 2 * chunk])
-        await bus.publish(post("x"), script.answered("x"))
+        await bus.publish(script.submission(post("x"), "x"))
         await trio.sleep(100)
         assert journal.asked[3:] == pytest.approx([11])
 
@@ -349,7 +374,7 @@ async def test_a_search_waits_for_what_was_committed_before_it(
 ) -> None:
     journal = Indexing(1)
     async with running(journal, script) as bus:
-        await bus.publish(post("x"), script.answered("x"))
+        await bus.publish(script.submission(post("x"), "x"))
         await trio.testing.wait_all_tasks_blocked()
         assert journal.chunks == 2
         await bus.indexed()
@@ -380,8 +405,13 @@ async def test_shown_is_the_position_up_to_which_all_was_fanned_out(script: Scri
     bus = Bus(journal, script.shown)
     assert bus.shown == 2
     seen: list[int] = []
-    await bus.publish(post("3", "a"), lambda _: seen.append(bus.shown))
-    await bus.publish(post("4", "b"), script.answered("4"))
+
+    class Looking(Submission):
+        def resolve(self, outcome: Outcome) -> None:
+            seen.append(bus.shown)
+
+    await bus.publish(Looking(post("3", "a")))
+    await bus.publish(script.submission(post("4", "b"), "4"))
     bus.close()
     await bus.run()
     assert (seen, bus.shown) == ([2], 4)
@@ -390,7 +420,7 @@ async def test_shown_is_the_position_up_to_which_all_was_fanned_out(script: Scri
 async def test_a_probe_goes_behind_what_was_published_and_commits_nothing(script: Script) -> None:
     journal = FaultyJournal()
     async with running(journal, script) as bus:
-        await bus.publish(post("hi"), script.answered("a"))
+        await bus.publish(script.submission(post("hi"), "a"))
         await bus.probe()
         assert script.lines == [("answer", "a", 1, False), ("shown", "r", ["hi"], 0)]
         await bus.probe()
@@ -435,7 +465,7 @@ async def test_how_long_a_task_has_been_at_its_batch_is_told(
         bus.open_topic("r", "r")
         await trio.testing.wait_all_tasks_blocked()
         assert bus.statistics().busy == 0
-        await bus.publish(post("hi"), script.answered("a"))
+        await bus.publish(script.submission(post("hi"), "a"))
         await trio.sleep(15)
         assert bus.statistics().busy == pytest.approx(15)
         await bus.probe()
