@@ -23,7 +23,7 @@ from chatd.engineio import cors, polling
 from chatd.engineio.block import Block
 from chatd.engineio.ends import Reason
 from chatd.engineio.handshake import Handshake
-from chatd.engineio.inbox import Inbox
+from chatd.engineio.inbox import MessageInbox
 from chatd.engineio.options import Options
 from chatd.engineio.packets import Revision
 from chatd.engineio.session import Receiver, Session
@@ -214,9 +214,9 @@ class Engine:
             session.carry(websocket)
         self._count += 1
         try:
-            session.receiver = self._opened(session) or Inbox()
+            session.receiver = self._opened(session) or MessageInbox()
         except BaseException:
-            session.receiver = Inbox()
+            session.receiver = MessageInbox()
             session.end("transport error", model.INTERNAL)
             raise
         due = session.fire(session.opened)

@@ -1,56 +1,110 @@
-"""The inbox of a session whose messages wait for ``async for``."""
+"""A bounded queue of what a client sent and nobody has handled yet.
+
+Bounded in items and in bytes. At a bound the task that reads from the client waits, so that nothing
+more is read from it and TCP holds the client back.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 import trio
 
-__all__ = ["Inbox"]
+__all__ = ["Inbox", "MessageInbox"]
 
-# What may wait untaken before reading does; a message more is always taken.
-_BYTES: Final = 65536
+# The bounds for a session's messages that wait for ``async for``.
 _MESSAGES: Final = 64
+_MESSAGE_BYTES: Final = 65536
+
+T = TypeVar("T")
 
 
-class Inbox:
-    """Messages in the order they came. Reading waits while it is full, and goes on after its end.
+class Inbox(Generic[T]):
+    """A queue with one task that fills it and one that takes from it.
 
-    A receiver, as ``session`` has it.
+    At most ``max_items`` items and ``max_bytes`` bytes wait. An empty queue has room for one item
+    of any size: it is in memory already.
     """
 
-    __slots__ = ("_ended", "_messages", "_moved", "_size")
+    __slots__ = ("_bytes", "_changed", "_closed", "_items", "_max_bytes", "_max_items")
+
+    def __init__(self, max_items: int, max_bytes: int) -> None:
+        self._max_items = max_items
+        self._max_bytes = max_bytes
+        self._items: deque[tuple[T, int]] = deque()
+        self._bytes = 0
+        self._closed = False
+        self._changed: trio.Event | None = None
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def full(self, size: int) -> bool:
+        """Return whether an item of ``size`` bytes has to wait."""
+        if not self._items or self._closed:
+            return False
+        return len(self._items) >= self._max_items or self._bytes + size > self._max_bytes
+
+    async def room(self, size: int) -> None:
+        """Wait until there is room for an item of ``size`` bytes, or until ``close``."""
+        while self.full(size):
+            await self._wait()
+
+    def put(self, item: T, size: int = 0) -> None:
+        """Append an item. The bounds are not checked: ``room`` comes first."""
+        self._items.append((item, size))
+        self._bytes += size
+        self._notify()
+
+    def take(self) -> T:
+        """Remove and return the oldest item. Raises IndexError if there is none."""
+        item, size = self._items.popleft()
+        self._bytes -= size
+        self._notify()
+        return item
+
+    async def next(self) -> T:
+        """Wait for the oldest item, and remove and return it.
+
+        Raises:
+            StopAsyncIteration: The queue is closed and empty.
+        """
+        await trio.lowlevel.checkpoint()
+        while not self._items:
+            if self._closed:
+                raise StopAsyncIteration
+            await self._wait()
+        return self.take()
+
+    def close(self) -> None:
+        """Let go of everybody who waits. The items stay."""
+        self._closed = True
+        self._notify()
+
+    async def _wait(self) -> None:
+        self._changed = self._changed or trio.Event()
+        await self._changed.wait()
+
+    def _notify(self) -> None:
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
+
+
+class MessageInbox(Inbox[str | bytes]):
+    """The receiver of a session whose messages wait for ``async for``."""
+
+    __slots__ = ()
 
     def __init__(self) -> None:
-        self._messages: deque[str | bytes] = deque()
-        self._size = 0
-        self._ended = False
-        self._moved = trio.Event()
+        super().__init__(_MESSAGES, _MESSAGE_BYTES)
 
     async def received(self, message: str | bytes) -> None:
-        self._messages.append(message)
-        self._size += len(message)
-        self._move()
-        while (self._size > _BYTES or len(self._messages) > _MESSAGES) and not self._ended:
-            await self._moved.wait()
+        """Take a message as soon as there is room for it."""
+        await self.room(len(message))
+        self.put(message, len(message))
 
-    def ended(self, reason: str) -> None:
-        self._ended = True
-        self._move()
-
-    async def next(self) -> str | bytes:
-        """Wait for the next message. Raises StopAsyncIteration behind the last."""
-        await trio.lowlevel.checkpoint()
-        while not self._messages:
-            if self._ended:
-                raise StopAsyncIteration
-            await self._moved.wait()
-        message = self._messages.popleft()
-        self._size -= len(message)
-        self._move()
-        return message
-
-    def _move(self) -> None:
-        self._moved.set()
-        self._moved = trio.Event()
+    def ended(self, _reason: str) -> None:
+        """End the iteration after the last message."""
+        self.close()

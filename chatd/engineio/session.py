@@ -36,7 +36,7 @@ from chatd import model
 from chatd.engineio.block import Block
 from chatd.engineio.ends import CLOSES, GENTLE, Reason, SessionClosed
 from chatd.engineio.handshake import Handshake
-from chatd.engineio.inbox import Inbox
+from chatd.engineio.inbox import MessageInbox
 from chatd.engineio.packets import CLOSE, MESSAGE, PING, PONG, Packet, Revision
 from chatd.engineio.pulse import Pulse, Rhythm
 from chatd.model import Close
@@ -247,7 +247,7 @@ class Session:
 
     async def __anext__(self) -> str | bytes:
         """Wait for a message; the iteration ends with the session."""
-        if not isinstance(self.receiver, Inbox):
+        if not isinstance(self.receiver, MessageInbox):
             raise TypeError("this session's messages go to a receiver")
         return await self.receiver.next()
 

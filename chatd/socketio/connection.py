@@ -30,11 +30,11 @@ from urllib.parse import parse_qsl
 import trio
 
 from chatd.engineio import Reason, Session
+from chatd.engineio.inbox import Inbox
 from chatd.socketio.admission import Admission
 from chatd.socketio.blocks import block_of
 from chatd.socketio.errors import PacketError, Refused
 from chatd.socketio.handlers import Ack, Handler, call
-from chatd.socketio.inbox import Inbox
 from chatd.socketio.namespace import Namespace
 from chatd.socketio.options import Options
 from chatd.socketio.packets import Decoder, Packet, PacketType, encode

@@ -4,19 +4,59 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from chatd.engineio.inbox import Inbox
+from chatd.engineio.inbox import Inbox, MessageInbox
 
 
-async def test_messages_wait_in_order() -> None:
-    inbox = Inbox()
+async def test_the_filling_task_waits_for_room() -> None:
+    inbox: Inbox[int] = Inbox(2, 100)
+    # An empty queue has room for anything.
+    assert not inbox.full(1000)
+    inbox.put(1, 90)
+    assert inbox.full(11)
+    assert not inbox.full(10)
+    inbox.put(2)
+    assert inbox.full(0)
+    assert len(inbox) == 2
+    through = trio.Event()
+
+    async def wait() -> None:
+        await inbox.room(101)
+        through.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        assert inbox.take() == 1
+        await wait_all_tasks_blocked()
+        # There is room for an item, but not for one of that size.
+        assert not through.is_set()
+        assert inbox.take() == 2
+        await through.wait()
+    with pytest.raises(IndexError):
+        inbox.take()
+
+
+async def test_nobody_waits_for_room_in_a_closed_queue() -> None:
+    inbox: Inbox[int] = Inbox(1, 1)
+    inbox.put(1, 1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(inbox.room, 1)
+        await wait_all_tasks_blocked()
+        inbox.close()
+    assert not inbox.full(1)
+    assert inbox.take() == 1
+
+
+async def test_messages_come_in_order() -> None:
+    inbox = MessageInbox()
     for index in range(10):
         await inbox.received(str(index))
     assert [await inbox.next() for _ in range(10)] == [str(index) for index in range(10)]
 
 
 @pytest.mark.parametrize(("message", "fit"), [(b"x" * 30_000, 2), ("x", 64)])
-async def test_reading_waits_while_it_is_full(message: str | bytes, fit: int) -> None:
-    inbox = Inbox()
+async def test_a_full_queue_stops_the_reader(message: str | bytes, fit: int) -> None:
+    inbox = MessageInbox()
     taken: list[int] = []
 
     async def read() -> None:
@@ -32,15 +72,15 @@ async def test_reading_waits_while_it_is_full(message: str | bytes, fit: int) ->
         await wait_all_tasks_blocked()
         assert len(taken) == fit + 1
         inbox.ended("transport close")
-    # What was read before the end is given, and then it ends.
+    # Messages that were read before the end are still given.
     for _ in range(fit + 1):
         assert await inbox.next() == message
     with pytest.raises(StopAsyncIteration):
         await inbox.next()
 
 
-async def test_a_wait_ends_with_the_session() -> None:
-    inbox = Inbox()
+async def test_a_wait_for_a_message_ends_with_the_session() -> None:
+    inbox = MessageInbox()
 
     async def wait() -> None:
         with pytest.raises(StopAsyncIteration):
