@@ -29,10 +29,9 @@ from chatd.protocol import commands, events
 from chatd.settings import Settings
 from chatd.socketio import NotRecovered, Recovery, Server, Socket, Tunable
 from chatd.socketio import Refused as NotLetIn
-from chatd.socketio.blocks import block_of
 from chatd.socketio.delivery import offset_appended
 from chatd.socketio.handlers import Ack
-from chatd.socketio.packets import encode_event
+from chatd.socketio.packets import encode_event, make_block
 from chatd.wire.request import Refused as HttpRefused
 from chatd.wire.request import Request, refusal
 
@@ -79,7 +78,7 @@ class SocketIoCodec:
             if offset is not None and self._recovers:
                 packet = offset_appended(packet, offset)
             messages += packet
-        return block_of(messages, self._revision)
+        return make_block(messages, self._revision)
 
     def packet(self, told: Any) -> list[str | bytes]:
         """Give the messages of one event's packet, without an offset."""
@@ -416,7 +415,7 @@ class _Client:
         hello = {**msgspec.to_builtins(self.connection.hello()), **joined}
         del hello["on"]
         session = self._socket.session
-        session.offer(block_of(encode_event("/", "hello", [hello]), session.revision))
+        session.offer(make_block(encode_event("/", "hello", [hello]), session.revision))
 
     async def perform(self, kind: type[commands.Command], name: str, fields: Any, ack: Ack) -> None:
         """Carry out a command whose fields are as they came."""

@@ -19,16 +19,15 @@ what can be set, `Socket` and `Namespace` what can be done.
 
 from chatd.engineio import Cookie
 from chatd.socketio.acks import Answers
-from chatd.socketio.audience import Broadcast
+from chatd.socketio.broadcast import Broadcast
 from chatd.socketio.connection import Connection
 from chatd.socketio.errors import Disconnected, NotRecovered, PacketError, Refused
 from chatd.socketio.handlers import Acknowledging
-from chatd.socketio.handshake import Handshake
 from chatd.socketio.namespace import DynamicNamespace, Namespace
 from chatd.socketio.options import Options, OptionsDict, Tunable
 from chatd.socketio.recovery import Logged, Lost, MemoryLog, Recovery, RecoveryLog
 from chatd.socketio.server import Server, ServerStatistics
-from chatd.socketio.socket import Direct, Socket
+from chatd.socketio.socket import Direct, Handshake, Socket
 
 __all__ = [
     "Acknowledging",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import trio
 
@@ -20,16 +20,6 @@ def value_of(args: Sequence[Any]) -> Any:
     if not args:
         return None
     return args[0] if len(args) == 1 else tuple(args)
-
-
-class Reply(Protocol):
-    """What waits for acknowledgements with one id."""
-
-    def took(self, socket_id: str, args: Sequence[Any], /) -> None:
-        """Take a client's acknowledgement."""
-
-    def lost(self, socket_id: str, reason: str, /) -> None:
-        """Hear that a client is gone."""
 
 
 class Answer:
@@ -104,3 +94,7 @@ class Gathering:
     def _settle(self) -> None:
         if not self._waiting:
             self._done.set()
+
+
+Reply: TypeAlias = Answer | Gathering
+"""What waits for acknowledgements with one id."""

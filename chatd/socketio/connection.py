@@ -24,62 +24,41 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl
 
 import trio
 
 from chatd.engineio import Reason, Session
 from chatd.engineio.inbox import Inbox
-from chatd.socketio.admission import Admission
-from chatd.socketio.blocks import block_of
+from chatd.socketio.admission import admit
 from chatd.socketio.errors import PacketError, Refused
-from chatd.socketio.handlers import Ack, Handler, call
+from chatd.socketio.handlers import Ack, call
 from chatd.socketio.namespace import Namespace
-from chatd.socketio.options import Options
-from chatd.socketio.packets import Decoder, Packet, PacketType, encode
+from chatd.socketio.packets import Decoder, Packet, PacketType, encode, make_block
 from chatd.socketio.recovery import RECOVERABLE, Lost
 from chatd.socketio.socket import Socket
 
-__all__ = ["Connection", "Host"]
+if TYPE_CHECKING:
+    from chatd.socketio.server import Server
+
+__all__ = ["Connection"]
 
 _DISMISSED: Final = "server namespace disconnect"
-
-
-class Host(Protocol):
-    """What is around a connection: its server."""
-
-    @property
-    def options(self) -> Options: ...
-
-    @property
-    def skip_middleware(self) -> bool: ...
-
-    @property
-    def on_connections(self) -> list[Handler]: ...
-
-    async def find(self, name: str, auth: dict[str, Any], /) -> Namespace | None:
-        """Find a namespace, or make it where a pattern allows it."""
-
-    async def failed(self, error: Exception, socket: Socket | None, event: str, /) -> None:
-        """Hear what a handler raised. Raises nothing."""
-
-    def over(self, connection: Connection, /) -> None:
-        """Hear that a connection is no more."""
 
 
 class Connection:
     """One client's connection. ``session`` is its Engine.IO session, ``data`` its middleware's."""
 
-    def __init__(self, session: Session, host: Host) -> None:
+    def __init__(self, session: Session, server: Server) -> None:
         self.session = session
-        self.host = host
+        self.server = server
         self.data: dict[str, Any] = {}
         self.sockets: dict[str, Socket] = {}
         # Set when every connection's middleware has run; and what that refused it with.
         self._welcomed = trio.Event()
         self._refused: Refused | None = None
-        options = host.options
+        options = server.options
         self._decoder = Decoder(options.max_attachments)
         self._size = 0
         self._inbox: Inbox[Callable[[], Awaitable[None]]] = Inbox(
@@ -124,13 +103,13 @@ class Connection:
                     self._stop()
                     raise
         finally:
-            self.host.over(self)
+            self.server.over(self)
             with trio.CancelScope(shield=True):  # each has its deadline
                 for socket in list(self._leaving):
                     await self._farewell(socket)
 
     def _begin(self) -> None:
-        if self.host.on_connections:
+        if self.server.on_connections:
             self._nursery.start_soon(self._introduce)
         else:
             self._welcomed.set()
@@ -143,13 +122,13 @@ class Connection:
         with trio.CancelScope() as scope:
             self._admissions[""] = scope
             try:
-                for middleware in self.host.on_connections:
+                for middleware in self.server.on_connections:
                     await call(middleware, self)
             except Refused as refused:
                 self._refused = refused
             except Exception as error:  # a handler's boundary
                 self._refused = Refused("internal error")
-                await self.host.failed(error, None, "connection")
+                await self.server.failed(error, None, "connection")
         del self._admissions[""]
         self._welcomed.set()
 
@@ -171,7 +150,7 @@ class Connection:
 
     def _stop(self) -> None:
         """Take no more, and give who is to hear of the end its time."""
-        self._farewells_by = trio.current_time() + self.host.options.shutdown_timeout
+        self._farewells_by = trio.current_time() + self.server.options.shutdown_timeout
         self._farewell_scope.deadline = self._farewells_by
         # The engine ends with us, and the session with it.
         self.ended("server shutting down")
@@ -208,7 +187,7 @@ class Connection:
             return
         if packet is None:
             # Each attachment has a time of its own: what comes slowly comes.
-            self._whole_by = trio.current_time() + self.host.options.attachment_timeout
+            self._whole_by = trio.current_time() + self.server.options.attachment_timeout
             self._rearm()
             return
         if self._whole_by != math.inf:
@@ -256,7 +235,7 @@ class Connection:
         if name in self._admissions:
             # Node's client asks twice where its user calls connect() twice. One answer is enough.
             return
-        if len(self.sockets) + len(self._admissions) >= self.host.options.max_namespaces:
+        if len(self.sockets) + len(self._admissions) >= self.server.options.max_namespaces:
             self.refuse(name, Refused("Too many namespaces"))
             return
         scope = self._admissions[name] = trio.CancelScope()
@@ -265,7 +244,7 @@ class Connection:
     async def _admit(self, name: str, auth: dict[str, Any], scope: trio.CancelScope) -> None:
         try:
             with scope:
-                await Admission(self, name, auth).run()
+                await admit(self, name, auth)
         finally:
             del self._admissions[name]
 
@@ -284,7 +263,7 @@ class Connection:
             if refused.data is not None:
                 data["data"] = refused.data
         messages = encode(Packet(PacketType.CONNECT_ERROR, name, data))
-        self.session.offer(block_of(messages, self.session.revision))
+        self.session.offer(make_block(messages, self.session.revision))
 
     def enter(self, socket: Socket, namespace: Namespace, behind: list[str | bytes]) -> None:
         """Let a socket in, the CONNECT reply ``behind`` what it missed: all in one step."""
@@ -296,7 +275,7 @@ class Connection:
             if socket.pid is not None:
                 reply["pid"] = socket.pid
         behind += encode(Packet(PacketType.CONNECT, namespace.name, reply))
-        self.session.offer(block_of(behind, self.session.revision))
+        self.session.offer(make_block(behind, self.session.revision))
         self._join_by = math.inf
         self._rearm()
         self._left.pop(namespace.name, None)
@@ -314,7 +293,7 @@ class Connection:
         del self.sockets[socket.namespace]
         namespace = self._homes.pop(socket)
         self._left[socket.namespace] = None
-        if len(self._left) > self.host.options.max_namespaces:
+        if len(self._left) > self.server.options.max_namespaces:
             del self._left[next(iter(self._left))]
         socket.lose(reason)
         namespace.left(socket)
@@ -324,7 +303,7 @@ class Connection:
 
     def dismiss(self, socket: Socket) -> None:
         packet = Packet(PacketType.DISCONNECT, socket.namespace)
-        self.session.offer(block_of(encode(packet), self.session.revision))
+        self.session.offer(make_block(encode(packet), self.session.revision))
         self._lose(socket, _DISMISSED)
 
     def supersede(self) -> None:
@@ -354,13 +333,13 @@ class Connection:
                 self._idle.set()
 
     async def _greet(self, socket: Socket, namespace: Namespace) -> None:
-        if self.host.options.handshake_pause and self.session.transport == "websocket":
-            await trio.sleep(self.host.options.handshake_pause)  # since the CONNECT reply
+        if self.server.options.handshake_pause and self.session.transport == "websocket":
+            await trio.sleep(self.server.options.handshake_pause)  # since the CONNECT reply
         socket.begun = True
         try:
             await namespace.handlers.life("connect", socket)
         except Exception as error:  # a handler's boundary
-            await self.host.failed(error, socket, "connect")
+            await self.server.failed(error, socket, "connect")
 
     async def _event(self, socket: Socket, namespace: Namespace, packet: Packet) -> None:
         if socket.gone_for == _DISMISSED:
@@ -377,7 +356,7 @@ class Connection:
                     return
             await handlers.event(socket, event, args, ack)
         except Exception as error:  # a handler's boundary
-            await self.host.failed(error, socket, event)
+            await self.server.failed(error, socket, event)
 
     async def _farewell(self, socket: Socket) -> None:
         namespace = self._leaving.pop(socket, None)
@@ -397,7 +376,7 @@ class Connection:
                     )
                     await log.remember(namespace.name, lost)
         except Exception as error:  # the log's boundary
-            await self.host.failed(error, socket, "recovery")
+            await self.server.failed(error, socket, "recovery")
         finally:
             if socket.pid is not None:
                 del namespace.by_pid[socket.pid]
@@ -408,7 +387,7 @@ class Connection:
         try:
             await namespace.handlers.life("disconnect", socket, reason)
         except Exception as error:  # a handler's boundary
-            await self.host.failed(error, socket, "disconnect")
+            await self.server.failed(error, socket, "disconnect")
 
     # The socket's side
 
@@ -419,4 +398,4 @@ class Connection:
         try:
             await job()
         except Exception as error:  # a handler's boundary
-            await self.host.failed(error, socket, "task")
+            await self.server.failed(error, socket, "task")

@@ -15,21 +15,23 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from time import perf_counter
-from typing import Any, Final, Generic, Literal, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import trio
 from msgspec import Struct
 
-from chatd.engineio import Block
-from chatd.socketio.acks import Answer, Answers, Gathering, Reply
-from chatd.socketio.blocks import block_of
+from chatd.engineio import Block, Revision
+from chatd.socketio.acks import Answer, Answers, Gathering
 from chatd.socketio.errors import Disconnected
-from chatd.socketio.packets import encode_event
+from chatd.socketio.packets import encode_event, make_block
 from chatd.socketio.recovery import RECOVERABLE, Logged, RecoveryLog
 from chatd.socketio.rooms import Rooms
 
-__all__ = ["Delivery", "Member", "Outlet", "Selection", "offset_appended"]
+if TYPE_CHECKING:
+    from chatd.socketio.socket import Socket
+
+__all__ = ["Delivery", "Selection", "offset_appended"]
 
 SLICE_SECONDS: Final = 0.002
 """How long a fan-out may hold the loop: well under the 5 ms at which people's pings notice."""
@@ -37,49 +39,12 @@ SLICE_SECONDS: Final = 0.002
 SLICE_MEMBERS: Final = 128
 """How many offers go by between two looks at the clock: some 0.3 ms of them."""
 
-Revision: TypeAlias = Literal[3, 4]
-
-
-class Outlet(Protocol):
-    """Where a member's blocks go: never blocks, never awaits, never raises."""
-
-    @property
-    def revision(self) -> Revision: ...
-
-    @property
-    def waiting(self) -> int: ...
-
-    def offer(self, block: Block, messages: int = 1, /) -> None: ...
-
-
-class Member(Protocol):
-    """A socket as it is seen here."""
-
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def session(self) -> Outlet: ...
-
-    @property
-    def gone_for(self) -> str | None:
-        """Why it is gone; None while it is there."""
-
-    def expect(self, packet_id: int, reply: Reply) -> None:
-        """Give acknowledgements with this id to ``reply``, and tell it when the socket goes."""
-
-    def forget(self, packet_id: int) -> None:
-        """Take no more acknowledgements with this id."""
-
-
-M = TypeVar("M", bound=Member)
-
 
 class Selection(Struct, frozen=True):
-    """Who is meant: the members of any of ``rooms`` (of none: all), but of none of ``but``."""
+    """The members of any of ``rooms`` (all sockets if there are none), without ``exclude``'s."""
 
     rooms: frozenset[str] = frozenset()
-    but: frozenset[str] = frozenset()
+    exclude: frozenset[str] = frozenset()
 
 
 def offset_appended(messages: Sequence[str | bytes], offset: str) -> list[str | bytes]:
@@ -91,7 +56,7 @@ def offset_appended(messages: Sequence[str | bytes], offset: str) -> list[str | 
     return [f"{text[:-1]},{msgspec.json.encode(offset).decode()}]", *attachments]
 
 
-class Delivery(Generic[M]):
+class Delivery:
     """Members, rooms and emits of the namespace ``name``.
 
     ``turn`` is held while anything is emitted: who holds it sees the log and the outboxes agree.
@@ -100,12 +65,12 @@ class Delivery(Generic[M]):
     def __init__(self, name: str, log: RecoveryLog | None = None) -> None:
         self.name = name
         self.log = log
-        self.rooms: Rooms[M] = Rooms()
+        self.rooms: Rooms[Socket] = Rooms()
         self.turn = trio.Lock()
         self._next_id = 0
 
-    def select(self, selection: Selection) -> list[M]:
-        return self.rooms.select(selection.rooms, selection.but)
+    def select(self, selection: Selection) -> list[Socket]:
+        return self.rooms.select(selection.rooms, selection.exclude)
 
     async def emit(
         self, selection: Selection, event: str, args: Sequence[Any], *, volatile: bool = False
@@ -117,13 +82,13 @@ class Delivery(Generic[M]):
             if self.log is not None and volatile:
                 offset = self.log.head(self.name)
             elif self.log is not None:
-                event_logged = Logged(messages, selection.rooms, selection.but)
+                event_logged = Logged(messages, selection.rooms, selection.exclude)
                 with trio.CancelScope(shield=True):
                     offset = await self.log.append(self.name, event_logged)
             await self._offer(self.select(selection), selection, messages, offset, volatile)
 
     async def tell(
-        self, member: M, event: str, args: Sequence[Any], *, volatile: bool = False
+        self, member: Socket, event: str, args: Sequence[Any], *, volatile: bool = False
     ) -> None:
         """Do as ``emit`` does, for one member.
 
@@ -135,10 +100,10 @@ class Delivery(Generic[M]):
         messages = encode_event(self.name, event, args)
         session = member.session
         if member.gone_for is None and not (volatile and session.waiting):
-            session.offer(block_of(messages, session.revision))
+            session.offer(make_block(messages, session.revision))
         await trio.lowlevel.checkpoint()
 
-    async def ask(self, member: M, event: str, args: Sequence[Any], seconds: float) -> Any:
+    async def ask(self, member: Socket, event: str, args: Sequence[Any], seconds: float) -> Any:
         """Give the acknowledgement of one member.
 
         Raises trio.TooSlowError after ``seconds``, Disconnected where it is gone or goes.
@@ -151,7 +116,7 @@ class Delivery(Generic[M]):
         member.expect(packet_id, answer)
         try:
             with trio.fail_after(seconds):
-                member.session.offer(block_of(messages, member.session.revision))
+                member.session.offer(make_block(messages, member.session.revision))
                 return await answer.wait()
         finally:
             member.forget(packet_id)
@@ -162,7 +127,7 @@ class Delivery(Generic[M]):
         """Give the acknowledgements that came within ``seconds``, and who is missing."""
         packet_id = self._new_id()
         messages = encode_event(self.name, event, args, packet_id)
-        asked: list[M] = []
+        asked: list[Socket] = []
         gathering: Gathering | None = None
         try:
             with trio.move_on_after(seconds):
@@ -187,7 +152,7 @@ class Delivery(Generic[M]):
 
     async def _offer(
         self,
-        members: list[M],
+        members: list[Socket],
         selection: Selection,
         messages: Sequence[str | bytes],
         offset: str | None,
@@ -195,7 +160,7 @@ class Delivery(Generic[M]):
     ) -> None:
         blocks: dict[Revision, Block] = {}
         slice_ends = perf_counter() + SLICE_SECONDS
-        live: Collection[M] | None = None
+        live: Collection[Socket] | None = None
         for start in range(0, len(members), SLICE_MEMBERS):
             for member in members[start : start + SLICE_MEMBERS]:
                 if live is not None and member not in live:
@@ -208,7 +173,7 @@ class Delivery(Generic[M]):
                 if block is None:
                     # Revision 3's clients know of no offsets.
                     said = offset is not None and revision == 4
-                    block = block_of(
+                    block = make_block(
                         offset_appended(messages, offset or "") if said else messages, revision
                     )
                     blocks[revision] = block

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from chatd.socketio.audience import Audience, Broadcast
+from chatd.socketio.broadcast import Broadcast
 from chatd.socketio.delivery import Delivery
 from chatd.socketio.handlers import Handlers, Listening, call
 from chatd.socketio.recovery import RecoveryLog
@@ -20,7 +20,7 @@ Pattern: TypeAlias = re.Pattern[str] | Callable[[str, dict[str, Any]], Any]
 that tells whether there is such a namespace."""
 
 
-class Namespace(Audience[Socket], Listening):
+class Namespace(Broadcast, Listening):
     """A namespace: its sockets, and what is done with them. Made by ``Server.of``.
 
     ``name`` begins with a slash.
@@ -37,11 +37,11 @@ class Namespace(Audience[Socket], Listening):
     ) -> None:
         self.name = name
         self.handlers = handlers
-        self.delivery: Delivery[Socket] = Delivery(name, log)
+        self.delivery = Delivery(name, log)
+        super().__init__(self.delivery, ack_timeout)
         # Who can recover, from its CONNECT until its last handler has run.
         self.by_pid: dict[str, Socket] = {}
         self._sockets: dict[str, Socket] = {}
-        self._ack_timeout = ack_timeout
         self._unused = unused
         self._held = 0
 
@@ -51,9 +51,6 @@ class Namespace(Audience[Socket], Listening):
     @property
     def _handlers(self) -> Handlers:
         return self.handlers
-
-    def _all(self) -> Broadcast[Socket]:
-        return Broadcast(self.delivery, self._ack_timeout)
 
     @property
     def sockets(self) -> Mapping[str, Socket]:
@@ -108,7 +105,7 @@ class DynamicNamespace(Listening):
         return MappingProxyType(self._namespaces)
 
     async def emit(self, event: str, *args: Any) -> None:
-        """Send an event to everybody in all of them; as ``Audience.emit``."""
+        """Send an event to everybody in all of them; as ``Broadcast.emit``."""
         for namespace in list(self._namespaces.values()):
             await namespace.emit(event, *args)
 

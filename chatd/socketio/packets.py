@@ -23,6 +23,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from chatd.engineio import Block, Revision
 from chatd.socketio.errors import PacketError
 
 __all__ = [
@@ -33,7 +34,7 @@ __all__ = [
     "PacketType",
     "encode",
     "encode_event",
-    "in_ascii",
+    "make_block",
 ]
 
 MAX_ATTACHMENTS: Final = 10
@@ -123,8 +124,18 @@ def encode_event(
     return encode(Packet(PacketType.EVENT, namespace, [event, *args], packet_id))
 
 
-def in_ascii(text: str) -> str:
-    """Give a packet's text with its JSON in ASCII alone."""
+def make_block(messages: Sequence[str | bytes], revision: Revision) -> Block:
+    """Return the messages of a packet, or of several, as one block for ``session.offer``.
+
+    For revision 3 the JSON is ASCII. Clients 1.x decode the body of a poll as UTF-8 bytes and stop
+    where it is invalid (engine.io-parser 1.3), clients 2.x do not; ASCII is safe for both.
+    """
+    if revision == 3:
+        messages = [_in_ascii(part) if isinstance(part, str) else part for part in messages]
+    return Block(messages, revision)
+
+
+def _in_ascii(text: str) -> str:
     if text.isascii():
         return text
     match = (_BINARY_HEAD if text[:1] in ("5", "6") else _HEAD).match(text)

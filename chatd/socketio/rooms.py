@@ -1,4 +1,4 @@
-"""Rooms: who is in which, and who is meant by some rooms but not by others. Sans-IO."""
+"""Rooms: who is in which, and which members some rooms have and others do not. Sans-IO."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ class Rooms(Generic[M]):
         """Give how many are in each room."""
         return {room: len(members) for room, members in self._members.items()}
 
-    def select(self, rooms: Collection[str], but: Collection[str]) -> list[M]:
-        """List the members of any of ``rooms`` (of none given: all) who are in none of ``but``."""
+    def select(self, rooms: Collection[str], exclude: Collection[str]) -> list[M]:
+        """Return the members of any of ``rooms`` (of none given: all) who are in no ``exclude``."""
         members = self._members
         if not rooms:
             chosen: Iterable[M] = self._rooms
@@ -63,9 +63,9 @@ class Rooms(Generic[M]):
             chosen = members.get(next(iter(rooms)), {})
         else:
             chosen = dict.fromkeys(member for room in rooms for member in members.get(room, ()))
-        if not but:
+        if not exclude:
             return list(chosen)
-        left_out = {member for room in but for member in members.get(room, ())}
+        left_out = {member for room in exclude for member in members.get(room, ())}
         return [member for member in chosen if member not in left_out]
 
     def _forget(self, member: M, room: str) -> None:

@@ -28,7 +28,7 @@ from chatd import engineio
 from chatd.engineio import Engine, Session
 from chatd.logs import Log, open_log
 from chatd.settings import Settings
-from chatd.socketio.audience import Audience, Broadcast
+from chatd.socketio.broadcast import Broadcast
 from chatd.socketio.connection import Connection
 from chatd.socketio.files import Folder, client_routes
 from chatd.socketio.handlers import H, Handler, Handlers, Listening, call
@@ -59,7 +59,7 @@ class ServerStatistics(Struct, frozen=True):
     faults: int
 
 
-class Server(Audience[Socket], Listening):
+class Server(Broadcast, Listening):
     """A Socket.IO server: protocol revision 5, and 4 where ``allow_eio3``.
 
     What it has of a namespace's (``on``, ``use``, ``emit``, ``to`` …) is that of ``/``. Its options
@@ -95,6 +95,7 @@ class Server(Audience[Socket], Listening):
         self._namespaces: dict[str, Namespace] = {}
         self._dynamic: list[DynamicNamespace] = []
         self._main = self.of("/")
+        super().__init__(self._main.delivery, self.options.ack_timeout)
         self._connections: set[Connection] = set()
         self._nursery: trio.Nursery | None = None
         self._scope = trio.CancelScope()
@@ -115,9 +116,6 @@ class Server(Audience[Socket], Listening):
     @property
     def _handlers(self) -> Handlers:
         return self._main.handlers
-
-    def _all(self) -> Broadcast[Socket]:
-        return self._main.to()
 
     @property
     def sockets(self) -> Mapping[str, Socket]:

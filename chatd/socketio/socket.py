@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, Protocol, TypeVarTuple
+from typing import TYPE_CHECKING, Any, Final, TypeVarTuple
 
 import trio
 
-from chatd.engineio import Session
+from chatd import engineio
 from chatd.socketio.acks import Reply
-from chatd.socketio.audience import Broadcast
-from chatd.socketio.blocks import block_of
+from chatd.socketio.broadcast import Broadcast
 from chatd.socketio.delivery import Delivery, Selection
 from chatd.socketio.handlers import Handler
-from chatd.socketio.handshake import Handshake
-from chatd.socketio.packets import Packet, PacketType, encode
+from chatd.socketio.packets import Packet, PacketType, encode, make_block
 
-__all__ = ["Carrier", "Direct", "Socket"]
+if TYPE_CHECKING:
+    from chatd.socketio.connection import Connection
+
+__all__ = ["Direct", "Handshake", "Socket"]
 
 NOT_YET: Final = "not connected yet"
 """Why a socket that is still in middleware is not there."""
@@ -24,23 +26,21 @@ NOT_YET: Final = "not connected yet"
 Ts = TypeVarTuple("Ts")
 
 
-class Carrier(Protocol):
-    """The connection that carries a socket, among others."""
+class Handshake(engineio.Handshake):
+    """The request that opened the connection, and one namespace's ``auth``.
 
-    @property
-    def session(self) -> Session: ...
+    ``auth`` is what the client gave for it: a dict, empty where it gave nothing; of clients of
+    Socket.IO 1 and 2 it is the namespace's own query. ``issued`` is the wall clock's time, in
+    seconds since 1970. ``headers``, ``query``, ``address``, ``secure``, ``method`` and ``path`` are
+    the request's.
+    """
 
-    def start_job(self, socket: Socket, job: Callable[[], Awaitable[object]]) -> None:
-        """Run a task in the connection's nursery."""
+    __slots__ = ("auth", "issued")
 
-    def dismiss(self, socket: Socket) -> None:
-        """Send the socket away, and tell its handlers."""
-
-    def supersede(self) -> None:
-        """Be gone: the client is here again on another connection."""
-
-    def dismiss_all(self) -> None:
-        """Send every socket of the connection away, and close it."""
+    def __init__(self, opening: engineio.Handshake, auth: dict[str, Any]) -> None:
+        super().__init__(opening.request)
+        self.auth = auth
+        self.issued = time.time()
 
 
 class Socket:
@@ -54,7 +54,7 @@ class Socket:
 
     __slots__ = (
         "_ack_timeout",
-        "_carrier",
+        "_connection",
         "_delivery",
         "_jobs",
         "_jobs_over",
@@ -77,8 +77,8 @@ class Socket:
     def __init__(
         self,
         socket_id: str,
-        carrier: Carrier,
-        delivery: Delivery[Socket],
+        connection: Connection,
+        delivery: Delivery,
         handshake: Handshake,
         *,
         ack_timeout: float,
@@ -87,7 +87,7 @@ class Socket:
         self.id = socket_id
         self.namespace = delivery.name
         self.handshake = handshake
-        self.session = carrier.session
+        self.session = connection.session
         self.data: dict[str, Any] = {}
         self.recovered = False
         self.pid = pid
@@ -101,7 +101,7 @@ class Socket:
         self.begun = False
         # Set when its last handler has run.
         self.gone = trio.Event()
-        self._carrier = carrier
+        self._connection = connection
         self._delivery = delivery
         self._ack_timeout = ack_timeout
         self._replies: dict[int, Reply] = {}
@@ -145,7 +145,7 @@ class Socket:
     # Sending
 
     async def emit(self, event: str, *args: Any) -> None:
-        """Send it an event; returns and raises as ``Audience.emit``. Dropped where it is gone."""
+        """Send it an event; returns and raises as ``Broadcast.emit``. Dropped where it is gone."""
         await self._delivery.tell(self, event, args)
 
     async def call(self, event: str, *args: Any) -> Any:
@@ -168,15 +168,17 @@ class Socket:
         return Direct(self, self._delivery, self._ack_timeout, volatile=True)
 
     @property
-    def broadcast(self) -> Broadcast[Socket]:
+    def broadcast(self) -> Broadcast:
         """Everybody in the namespace but this one."""
-        return Broadcast(self._delivery, self._ack_timeout, Selection(but=frozenset((self.id,))))
+        return Broadcast(
+            self._delivery, self._ack_timeout, Selection(exclude=frozenset((self.id,)))
+        )
 
-    def to(self, *rooms: str) -> Broadcast[Socket]:
+    def to(self, *rooms: str) -> Broadcast:
         """Mean the members of any of these rooms, but not this one."""
         return self.broadcast.to(*rooms)
 
-    def except_(self, *rooms: str) -> Broadcast[Socket]:
+    def except_(self, *rooms: str) -> Broadcast:
         """Mean everybody but this one and who is in any of these rooms."""
         return self.broadcast.except_(*rooms)
 
@@ -196,7 +198,7 @@ class Socket:
         if self.gone_for is None:
             scope = trio.CancelScope()
             self._jobs.add(scope)
-            self._carrier.start_job(self, lambda: self._job(scope, async_fn, args))
+            self._connection.start_job(self, lambda: self._job(scope, async_fn, args))
 
     def disconnect(self, close: bool = False) -> None:
         """Send the client away from this namespace, or, with ``close``, from the server.
@@ -205,9 +207,9 @@ class Socket:
         """
         if self.gone_for is None:
             if close:
-                self._carrier.dismiss_all()
+                self._connection.dismiss_all()
             else:
-                self._carrier.dismiss(self)
+                self._connection.dismiss(self)
 
     # The library's side
 
@@ -230,7 +232,7 @@ class Socket:
         """Send an acknowledgement, to a client that is there."""
         if self.gone_for is None:
             packet = Packet(PacketType.ACK, self.namespace, list(args), packet_id)
-            self.session.offer(block_of(encode(packet), self.session.revision))
+            self.session.offer(make_block(encode(packet), self.session.revision))
 
     def enter(self) -> None:
         """Be there, in the rooms that middleware or an earlier life put it in."""
@@ -240,7 +242,7 @@ class Socket:
 
     def supersede(self) -> None:
         if self.gone_for is None:
-            self._carrier.supersede()
+            self._connection.supersede()
 
     def lose(self, reason: str) -> None:
         """Be gone: out of all rooms, heard and sent to no more; tasks and calls end."""
@@ -282,7 +284,7 @@ class Direct:
     def __init__(
         self,
         socket: Socket,
-        delivery: Delivery[Socket],
+        delivery: Delivery,
         seconds: float,
         *,
         volatile: bool = False,

@@ -38,8 +38,8 @@ class Member:
     def forget(self, packet_id: int) -> None: ...
 
 
-def stage(*members: Member, log: MemoryLog | None = None) -> Delivery[Member]:
-    made: Delivery[Member] = Delivery("/", log)
+def stage(*members: Member, log: MemoryLog | None = None) -> Any:
+    made: Any = Delivery("/", log)
     for member in members:
         made.rooms.add(member)
         made.rooms.join(member, [member.id, "room"])

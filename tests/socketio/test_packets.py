@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from chatd.engineio import Revision, payloads
 from chatd.socketio.errors import PacketError
 from chatd.socketio.packets import (
     RESERVED,
@@ -17,6 +18,7 @@ from chatd.socketio.packets import (
     PacketType,
     encode,
     encode_event,
+    make_block,
 )
 
 SCALARS = (
@@ -270,3 +272,31 @@ def test_the_callers_values_are_not_changed() -> None:
     value = {"a": [b"x"]}
     encode_event("/", "a", [value])
     assert value == {"a": [b"x"]}
+
+
+PACKETS = [
+    Packet(PacketType.EVENT, "/", ["é", {"ключ": "\U0001f600"}], 7),
+    Packet(PacketType.ACK, "/комната", ["日本"], 0),
+    Packet(PacketType.CONNECT_ERROR, "/", "nicht für dich"),
+    Packet(PacketType.EVENT, "/комната", ["é", b"\xe9", "é"]),
+]
+
+
+@pytest.mark.parametrize("packet", PACKETS)
+@pytest.mark.parametrize("revision", [3, 4])
+def test_a_packet_says_the_same_in_each_revision(packet: Packet, revision: Revision) -> None:
+    payload, octets = payloads.encode([make_block(encode(packet), revision)], revision, base64=True)
+    assert not octets
+    decoder = Decoder()
+    came = [decoder.add(part.data) for part in payloads.decode(payload, revision)]
+    assert came[-1] == packet
+
+
+def test_revision_3_is_given_json_in_ascii() -> None:
+    said = ["hello", "é € \U0001f600"]
+    (text,) = encode(Packet(PacketType.EVENT, "/", said))
+    plain, _ = payloads.encode([make_block([text], 4)], 4, base64=False)
+    escaped, _ = payloads.encode([make_block([text], 3)], 3, base64=False)
+    assert not plain.isascii()
+    assert escaped.isascii()
+    assert json.loads(escaped.partition(b"42")[2]) == said

@@ -4,7 +4,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from chatd.socketio import Socket
+from chatd.socketio import Broadcast, Socket
 from chatd.socketio.packets import PacketType
 from tests.socketio.client import Client, Stage, quiet, running, settled
 
@@ -156,3 +156,8 @@ async def test_emits_of_many_tasks_are_seen_in_one_order(size: int) -> None:
         assert all(each == seen[0] for each in seen)
         for number in range(5):
             assert [count for who, count in seen[0] if who == number] == list(range(20))
+
+
+def test_the_generic_form_is_deprecated() -> None:
+    with pytest.deprecated_call():
+        assert Broadcast["Socket"] is Broadcast  # type: ignore[misc]
