@@ -153,8 +153,8 @@ class Engine:
 
     def over(self, session: Session) -> None:
         del self.sessions[session.id]
-        if session.heartbeat is not None:
-            session.heartbeat.cancel()
+        if session.timer is not None:
+            session.timer.cancel()
         self._reasons[str(session.reason)] = self._reasons.get(str(session.reason), 0) + 1
         self._ended.append(session)
         self._someone_ended.set()
@@ -221,7 +221,7 @@ class Engine:
             raise
         due = session.fire(session.opened)
         if due is not None:
-            session.heartbeat = self.timers.add(due, session.fire, partial(self._failed, session))
+            session.timer = self.timers.add(due, session.fire, partial(self._failed, session))
         return session, greeting
 
     # The checks

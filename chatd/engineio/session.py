@@ -28,7 +28,7 @@ What MUST hold:
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Final, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 
 import trio
 
@@ -36,15 +36,18 @@ from chatd import model
 from chatd.engineio.block import Block
 from chatd.engineio.ends import CLOSES, GENTLE, Reason, SessionClosed
 from chatd.engineio.handshake import Handshake
+from chatd.engineio.heartbeat import Heartbeat
 from chatd.engineio.inbox import MessageInbox
 from chatd.engineio.packets import CLOSE, MESSAGE, PING, PONG, Packet, Revision
-from chatd.engineio.pulse import Pulse, Rhythm
 from chatd.model import Close
 from chatd.timers import STALL_SECONDS, Timer
 from chatd.wire import frames
 from chatd.wire.websocket import WebSocket
 
-__all__ = ["Bounds", "Owner", "Receiver", "Session", "State"]
+if TYPE_CHECKING:
+    from chatd.engineio.engine import Engine
+
+__all__ = ["Receiver", "Session", "State"]
 
 State: TypeAlias = Literal["polling", "probing", "websocket", "leaving", "over"]
 
@@ -82,29 +85,6 @@ class Receiver(Protocol):
         """Hear that the session is over: once, last."""
 
 
-class Bounds(Rhythm, Protocol):
-    """The options that a session goes by."""
-
-    @property
-    def close_timeout(self) -> float: ...
-
-    @property
-    def send_queue_bytes(self) -> int: ...
-
-
-class Owner(Protocol):
-    """What is around a session: its engine."""
-
-    @property
-    def options(self) -> Bounds: ...
-
-    def lingers(self, session: Session, seconds: float) -> None:
-        """Hear that the session waits for one last GET, and is to be over by then at most."""
-
-    def over(self, session: Session) -> None:
-        """Hear that the session is over: forget it, and tell its receiver."""
-
-
 class Session:
     """One client.
 
@@ -116,21 +96,20 @@ class Session:
     __slots__ = (
         "_busy",
         "_candidate",
+        "_engine",
         "_finished",
+        "_heartbeat",
         "_last",
         "_messages_out",
-        "_owner",
         "_parked",
         "_polled_in",
         "_polled_out",
         "_progress",
-        "_pulse",
         "_queue",
         "_queued",
         "_websocket",
         "_wire_offer",
         "handshake",
-        "heartbeat",
         "id",
         "opened",
         "polled",
@@ -140,11 +119,12 @@ class Session:
         "receiver",
         "revision",
         "state",
+        "timer",
     )
 
     receiver: Receiver
 
-    def __init__(self, id_: str, revision: Revision, handshake: Handshake, owner: Owner) -> None:
+    def __init__(self, id_: str, revision: Revision, handshake: Handshake, engine: Engine) -> None:
         self.id: Final = id_
         self.revision: Final = revision
         self.handshake: Final = handshake
@@ -155,7 +135,7 @@ class Session:
         self.polled = False
         self.posting = False
         self.received_messages = 0
-        self._owner = owner
+        self._engine = engine
         self._queue: list[Block] = []
         self._queued = 0
         # The GET that waits; and what the last one gets.
@@ -169,8 +149,8 @@ class Session:
         self._finished: trio.Event | None = None
         # Messages that the receiver has not taken yet: the client's silence is then our own.
         self._busy = 0
-        self._pulse = Pulse(revision, owner.options, self.opened)
-        self.heartbeat: Timer | None = None
+        self._heartbeat = Heartbeat(revision, engine.options, self.opened)
+        self.timer: Timer | None = None
         self._polled_in = 0
         self._polled_out = 0
         self._messages_out = 0
@@ -190,7 +170,7 @@ class Session:
         if offer is not None:
             offer(block.frames, messages)
         elif self.reason is None:
-            if self._queued and self._queued + block.size > self._owner.options.send_queue_bytes:
+            if self._queued and self._queued + block.size > self._engine.options.send_queue_bytes:
                 self.end("too slow")
                 return
             self._messages_out += messages
@@ -201,7 +181,7 @@ class Session:
 
     def offer_droppable(self, block: Block, messages: int = 1) -> None:
         """Do as ``offer`` does, but leave it out while more than half the bound waits."""
-        if self.waiting * 2 <= self._owner.options.send_queue_bytes:
+        if self.waiting * 2 <= self._engine.options.send_queue_bytes:
             self.offer(block, messages)
 
     def send_nowait(self, message: str | bytes) -> None:
@@ -224,7 +204,7 @@ class Session:
 
     async def _room(self, size: int) -> None:
         await trio.lowlevel.checkpoint()
-        bound = self._owner.options.send_queue_bytes
+        bound = self._engine.options.send_queue_bytes
         while self.reason is None and self.waiting and self.waiting + size > bound:
             if self._websocket is not None:
                 await self._websocket.outbox.room(size)
@@ -271,7 +251,7 @@ class Session:
         websocket = self._websocket
         if websocket is not None:
             websocket.end(close or CLOSES[reason], words if close else reason)
-        seconds = self._owner.options.close_timeout
+        seconds = self._engine.options.close_timeout
         if reason == "transport close" and websocket is None:
             # Who said goodbye needs no goodbye, nor what waits.
             self._last = _NOOPS[self.revision]
@@ -285,7 +265,7 @@ class Session:
         if self._parked is not None:
             self._parked.cancel()
         if websocket is None:
-            self._owner.lingers(self, seconds)
+            self._engine.lingers(self, seconds)
         self._tell()
 
     async def aclose(self) -> None:
@@ -315,7 +295,7 @@ class Session:
         if self._finished is not None:
             self._finished.set()
         self._tell()
-        self._owner.over(self)
+        self._engine.over(self)
 
     # What it counts
 
@@ -448,8 +428,8 @@ class Session:
 
     async def deliver(self, message: str | bytes) -> None:
         """Hand a message to the receiver."""
-        if self._pulse.awaiting:
-            self._pulse.heard_message(trio.current_time())
+        if self._heartbeat.awaiting:
+            self._heartbeat.heard_message(trio.current_time())
         self.received_messages += 1
         self._busy += 1
         try:
@@ -462,7 +442,7 @@ class Session:
             self._busy -= 1
 
     def _life_sign(self, kind: int) -> None:
-        if not self._pulse.heard(kind, trio.current_time()):
+        if not self._heartbeat.heard(kind, trio.current_time()):
             self.end("transport error")
         elif kind == PING and not (self._queue and self._queue[-1] is _PONG):
             self.offer(_PONG, 0)
@@ -473,7 +453,7 @@ class Session:
         """Ping who is due for it, end who is silent; tell when to look again."""
         if self.reason is not None:
             return None
-        verdict, due = self._pulse.look(now, reading=not self._busy)
+        verdict, due = self._heartbeat.look(now, reading=not self._busy)
         if verdict == "silent":
             self.end("ping timeout")
             return None
@@ -487,7 +467,7 @@ class Session:
         A silence that ends with this very request was one all the same; but where the loop stood
         still, the heartbeats find out who spoke meanwhile.
         """
-        if 0 <= now - self._pulse.deadline < STALL_SECONDS and not self._busy:
+        if 0 <= now - self._heartbeat.deadline < STALL_SECONDS and not self._busy:
             self.end("ping timeout")
         return self.state != "over"
 

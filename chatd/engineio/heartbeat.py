@@ -8,11 +8,12 @@ Times are on any one clock, in seconds.
 from __future__ import annotations
 
 import math
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
+from chatd.engineio.options import Options
 from chatd.engineio.packets import PING, Revision
 
-__all__ = ["Pulse", "Rhythm"]
+__all__ = ["Heartbeat"]
 
 # What a timer's call may be late by. More, and it is the loop that stood still: the pong's time
 # then counts from the ping, and otherwise from when the ping was due, so that a client's own
@@ -20,24 +21,14 @@ __all__ = ["Pulse", "Rhythm"]
 _LATE_SECONDS: Final = 0.005
 
 
-class Rhythm(Protocol):
-    """The options that count."""
-
-    @property
-    def ping_interval(self) -> float: ...
-
-    @property
-    def ping_timeout(self) -> float: ...
-
-
-class Pulse:
+class Heartbeat:
     """One session's. Between calls it rests, or (revision 4) awaits the pong of a ping."""
 
-    __slots__ = ("_awaiting", "_extended", "_heard", "_revision", "_rhythm")
+    __slots__ = ("_awaiting", "_extended", "_heard", "_options", "_revision")
 
-    def __init__(self, revision: Revision, rhythm: Rhythm, now: float) -> None:
+    def __init__(self, revision: Revision, options: Options, now: float) -> None:
         self._revision = revision
-        self._rhythm = rhythm
+        self._options = options
         # When the last life sign came; and the moment that the pong's time counts from.
         self._heard = now
         self._awaiting: float | None = None
@@ -52,8 +43,8 @@ class Pulse:
     def deadline(self) -> float:
         """Tell when the silence is the end, where nothing comes before; inf while none is due."""
         if self._revision == 3:
-            return self._heard + self._rhythm.ping_interval + self._rhythm.ping_timeout
-        return math.inf if self._awaiting is None else self._awaiting + self._rhythm.ping_timeout
+            return self._heard + self._options.ping_interval + self._options.ping_timeout
+        return math.inf if self._awaiting is None else self._awaiting + self._options.ping_timeout
 
     def heard_message(self, now: float) -> None:
         """Count the pong's time anew; once for each ping, as Node does.
@@ -77,13 +68,13 @@ class Pulse:
 
         ``reading`` False: it is we who do not read what the client may have said.
         """
-        rhythm = self._rhythm
+        options = self._options
         if self._revision == 3:
             if not reading:
                 self._heard = now
             due = self.deadline
         elif self._awaiting is None:
-            due = self._heard + rhythm.ping_interval
+            due = self._heard + options.ping_interval
             if now >= due:
                 return self._ping(max(due, now - _LATE_SECONDS))
         else:
@@ -97,4 +88,4 @@ class Pulse:
         self._awaiting = at
         self._extended = False
         # The next ping may be due before this one's time is up.
-        return "ping", at + min(self._rhythm.ping_interval, self._rhythm.ping_timeout)
+        return "ping", at + min(self._options.ping_interval, self._options.ping_timeout)
