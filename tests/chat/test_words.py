@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from trio.testing import MockClock
 
 from chatd.chat import perform
-from chatd.chat.rules import signs, words
+from chatd.chat.rules import messages, presence
 from chatd.chat.tokens import Grant
 from chatd.protocol import commands, events
 from chatd.settings import Chat, Limits, Settings
@@ -188,8 +188,8 @@ async def test_where_members_may_set_it(autojump_clock: MockClock) -> None:
         assert not (await ann.join("notes")).may_set_topic
         assert refused(await ann.do(commands.Topic(room="notes", text="x"))) == "forbidden"
         for text, code in (
-            ("x" * words.TOPIC_BYTES, None),
-            ("x" * (words.TOPIC_BYTES + 1), "too_large"),
+            ("x" * messages.TOPIC_BYTES, None),
+            ("x" * (messages.TOPIC_BYTES + 1), "too_large"),
             ("two\nlines", "bad_request"),
             ("\x1b[31m", "bad_request"),
         ):
@@ -253,7 +253,7 @@ async def test_typing_is_told_to_the_others(
     # On and off again is told at most so often.
     await _typing(ann, on=True)
     assert len(bob.told(events.Typing)) == 2
-    await trio.sleep(signs.TYPING_SECONDS)
+    await trio.sleep(presence.TYPING_SECONDS)
     await _typing(ann, on=True)
     assert len(bob.told(events.Typing)) == 3
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from chatd.chat import Chat
-from chatd.chat.rules import words
+from chatd.chat.rules import messages
 from chatd.gateways import text as module
 from chatd.gateways.text import TextCodec, TextGateway
 from chatd.journal import Unavailable
@@ -435,7 +435,7 @@ async def test_a_drain_is_told_before_the_close(autojump_clock: MockClock) -> No
 # ---- the codec
 
 
-@given(st.text(min_size=1).filter(lambda text: not words._CONTROLS.search(text)))
+@given(st.text(min_size=1).filter(lambda text: not messages._CONTROLS.search(text)))
 def test_no_message_forges_a_line(text: str) -> None:
     message = Event(1, "lobby", 1, 0, "message", "u", "ann", text)
     lines = _line(message).splitlines()

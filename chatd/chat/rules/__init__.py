@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from chatd.chat.connection import Answered, Connection
-from chatd.chat.rules import order, past, people, rooms, signs, words
+from chatd.chat.rules import history, identity, messages, moderation, presence, rooms
 from chatd.journal import Unavailable
 from chatd.model import Refusal, Refused
 from chatd.protocol import commands
@@ -21,27 +21,27 @@ __all__ = ["RULES", "perform"]
 RULES: Final[
     dict[type[commands.Command], Callable[[Connection, Any, Answered], Awaitable[None]]]
 ] = {
-    commands.Auth: people.auth,
-    commands.Nick: people.nick,
+    commands.Auth: identity.auth,
+    commands.Nick: identity.nick,
     commands.Join: rooms.join,
     commands.Leave: rooms.leave,
     commands.Who: rooms.who,
     commands.Rooms: rooms.list_rooms,
-    commands.Say: words.say,
-    commands.Edit: words.edit,
-    commands.Delete: words.delete,
-    commands.Topic: words.topic,
-    commands.History: past.history,
-    commands.Search: past.search,
-    commands.Typing: signs.typing,
-    commands.Read: signs.read,
-    commands.Kick: order.act,
-    commands.Ban: order.act,
-    commands.Unban: order.act,
-    commands.Mute: order.act,
-    commands.Unmute: order.act,
-    commands.Slow: order.act,
-    commands.Close: order.act,
+    commands.Say: messages.say,
+    commands.Edit: messages.edit,
+    commands.Delete: messages.delete,
+    commands.Topic: messages.topic,
+    commands.History: history.history,
+    commands.Search: history.search,
+    commands.Typing: presence.typing,
+    commands.Read: presence.read,
+    commands.Kick: moderation.act,
+    commands.Ban: moderation.act,
+    commands.Unban: moderation.act,
+    commands.Mute: moderation.act,
+    commands.Unmute: moderation.act,
+    commands.Slow: moderation.act,
+    commands.Close: moderation.act,
 }
 """Every command there is, and its rule."""
 
