@@ -115,7 +115,8 @@ class Daemon:
             self.server.tls = loaded.tls
         if settings.chat.default_room != before.chat.default_room:
             self.server.routes = self._routes()  # the page has it in its text
-        self.log.level, self.log.addresses = settings.log.level, settings.log.addresses
+        output = self.log.output
+        output.level, output.addresses = settings.log.level, settings.log.addresses
 
     def _closes(self) -> bool:
         return self._listeners.cancel_called
@@ -168,7 +169,7 @@ async def open_daemon(
     chat = Chat(settings, journal=journal, log=log, now=now, timers=timers, keys=keys)
     await chat.load()
     async with trio.open_nursery() as logging:
-        logging.start_soon(log.run)
+        logging.start_soon(log.output.run)
         async with trio.open_nursery() as flowing:
             flowing.start_soon(chat.bus.run)
             async with trio.open_nursery() as tending:

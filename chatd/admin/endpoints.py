@@ -70,7 +70,7 @@ class Endpoint(Struct, frozen=True):
 
 
 async def status(control: Control, _: Nothing) -> answers.Status:
-    chat, log = control.chat, control.log.statistics()
+    chat, log = control.chat, control.log.output.statistics()
     counts, http = chat.statistics(), control.http()
     state = "ready" if control.ready else "unavailable"
     return answers.Status(
@@ -94,7 +94,7 @@ async def status(control: Control, _: Nothing) -> answers.Status:
         epoch=chat.journal.epoch,
         bus=chat.bus.statistics(),
         reload=control.reloads,
-        log=answers.LogState(control.log.level, log.lines, log.dropped, log.waiting_bytes),
+        log=answers.LogState(control.log.output.level, log.lines, log.dropped, log.waiting_bytes),
     )
 
 
@@ -167,7 +167,7 @@ async def announce(control: Control, arguments: Announce) -> answers.Announced |
 
 
 async def log_level(control: Control, _: Nothing) -> answers.LogLevel:
-    return answers.LogLevel(control.log.level)
+    return answers.LogLevel(control.log.output.level)
 
 
 async def set_log_level(control: Control, arguments: LogLevel) -> answers.LogLevel:
@@ -175,11 +175,11 @@ async def set_log_level(control: Control, arguments: LogLevel) -> answers.LogLev
     # Said at whichever level hears it, the one before or the one from now on.
     if log.enabled("loglevel"):
         log.emit("loglevel", state=arguments.level)
-        log.level = arguments.level
+        log.output.level = arguments.level
     else:
-        log.level = arguments.level
+        log.output.level = arguments.level
         log.emit("loglevel", state=arguments.level)
-    return answers.LogLevel(log.level)
+    return answers.LogLevel(log.output.level)
 
 
 async def forget_user(control: Control, arguments: Forgotten) -> answers.Nothing | Failure:

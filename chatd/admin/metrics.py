@@ -58,7 +58,7 @@ class Metrics(Collector):
         return Response(200, encode(self._registry), content_type)
 
     def collect(self) -> Iterator[Metric]:
-        control, log = self._control, self._control.log.statistics()
+        control, log = self._control, self._control.log.output.statistics()
         version = [((__version__,), 1)]
         yield _gauge("build_info", "The version that runs.", version, "version")
         yield _gauge("ready", "1 while new clients are welcome, as /readyz says.", control.ready)

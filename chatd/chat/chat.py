@@ -17,8 +17,8 @@ from chatd.chat.sanctions import Sanctions
 from chatd.chat.tokens import Grant, Keys
 from chatd.chat.users import User, Users
 from chatd.journal import Journal
-from chatd.logs import Fields, Log
-from chatd.model import UNAUTHORIZED, Close, Event, Kind, Refused, Remember
+from chatd.logs import Log
+from chatd.model import UNAUTHORIZED, Close, Event, Refused, Remember
 from chatd.protocol import events
 from chatd.settings import Settings
 from chatd.timers import Timers
@@ -57,6 +57,7 @@ class Client(Protocol):
     protocol: str
     opened: float
     codec: Codec
+    log: Log
 
     @property
     def known(self) -> bool: ...
@@ -251,7 +252,7 @@ class Chat:
                 speaker.shown()
         live = self.rooms.get(room)
         name = room if live is None else live.name
-        rows: dict[Kind, list[Fields]] = {}
+        lines: list[bytes] = []
         for event, speaker in zip(shown, speakers, strict=True):
             if event.kind == "topic" and live is not None:
                 live.about = event.text or ""
@@ -259,21 +260,18 @@ class Chat:
                 continue
             if not self.log.enabled(event.kind):
                 continue
-            row: Fields = {
-                "room": name,
-                "seq": event.seq,
-                "bytes": len((event.text or "").encode()),
-                "receivers": receivers,
-                "user": event.user,
-                "nick": event.nick,
-            }
-            if event.of is not None:
-                row["of"] = event.of
-            if speaker is not None:
-                row["connection"], row["address"] = speaker.id, speaker.address
-                row["transport"], row["protocol"] = speaker.transport, speaker.protocol
-            if self.settings.log.bodies:
-                row["text"] = event.text
-            rows.setdefault(event.kind, []).append(row)
-        for kind, lines in rows.items():
-            self.log.many(kind, lines)
+            log = self.log if speaker is None else speaker.log
+            line = log.line(
+                event.kind,
+                room=name,
+                seq=event.seq,
+                of=event.of,
+                bytes=len((event.text or "").encode()),
+                receivers=receivers,
+                user=event.user,
+                nick=event.nick,
+                text=event.text if self.settings.log.bodies else None,
+            )
+            lines.append(line)
+        if lines:
+            self.log.output.write(lines)

@@ -21,7 +21,6 @@ from chatd.chat.rooms import Room
 from chatd.chat.sanctions import Sanction
 from chatd.chat.tokens import Grant
 from chatd.chat.users import Came, User
-from chatd.logs import Who
 from chatd.model import INTERNAL, UNAUTHORIZED, Close, Operation, Outcome, Refusal, Refused
 from chatd.protocol import commands, events
 from chatd.timers import Timer
@@ -111,6 +110,9 @@ class Connection:
         self._unanswered = 0
         self._unshown = 0
         self._progress = trio.Event()
+        self.log = chat.log.bind(
+            connection=connection_id, address=address, transport=transport, protocol=protocol
+        )
         chat.connections.add(self)
         chat.flood.enter(counted_as)
         if came is not None:
@@ -122,7 +124,7 @@ class Connection:
         else:
             timeout = chat.settings.limits.handshake_seconds
             self._timer = chat.timers.add(self.opened + timeout, self._auth_timed_out, self.fault)
-        chat.log.emit("connect", **self.who())
+        self.log.emit("connect")
 
     @property
     def known(self) -> bool:
@@ -148,17 +150,9 @@ class Connection:
         grant = self.grant
         return grant is not None and (grant.op or grant.user in self.chat.settings.chat.operators)
 
-    def who(self) -> Who:
-        """Give the fields every log line of this connection carries."""
-        user = self._user
-        return {
-            "connection": self.id,
-            "user": None if user is None else user.id,
-            "nick": None if user is None else user.nick.shown,
-            "address": self.address,
-            "transport": self.transport,
-            "protocol": self.protocol,
-        }
+    def bind_log(self) -> None:
+        """Put the user, under its present nick, into the lines that this connection logs."""
+        self.log = self.log.bind(user=self.user.id, nick=self.user.nick.shown)
 
     def banned(self, room: str = "") -> Sanction | None:
         """Tell what keeps it out of a room, or of everything; nothing does that to operators."""
@@ -216,12 +210,12 @@ class Connection:
             else:
                 users.detach(before, self)
         self._be(user, grant)
-        self.chat.log.emit("auth", **self.who())
+        self.log.emit("auth")
 
     def renew(self, grant: Grant) -> None:
         """Have another token of the same user's. What it does not let read is left, and told."""
         self._bear(grant)
-        self.chat.log.emit("auth", **self.who())
+        self.log.emit("auth")
         for membership in list(self.memberships.values()):
             try:
                 check_may_read(self, membership.room.topic.room)
@@ -231,6 +225,7 @@ class Connection:
 
     def _be(self, user: User, grant: Grant | None) -> None:
         self._user = user
+        self.bind_log()
         self._bear(grant)
         self.chat.users.attach(user, self)
         self._enter_directs()
@@ -308,7 +303,7 @@ class Connection:
         self.memberships[room.topic.room] = self._spelled[room.name] = membership
         self.chat.stir()
         if not room.direct:
-            self.chat.log.emit("join", room=room.name, **self.who())
+            self.log.emit("join", room=room.name)
         return membership
 
     def enter_direct(self, room: Room, /) -> None:
@@ -330,7 +325,7 @@ class Connection:
         crowd = self.chat.settings.limits.presence_members
         room.exit(self.user, membership, None, crowd, reason)
         if not room.direct:
-            self.chat.log.emit("leave", room=room.name, reason=reason, **self.who())
+            self.log.emit("leave", room=room.name, reason=reason)
         self.chat.rooms.release(room)
         self.chat.stir()
 
@@ -344,11 +339,8 @@ class Connection:
 
     def fault(self, error: Exception) -> None:
         """Log an exception that this connection's code raised elsewhere, and close it with 1011."""
-        self.chat.log.emit(
-            "fault",
-            error=repr(error),
-            traceback="".join(traceback.format_exception(error)),
-            **self.who(),
+        self.log.emit(
+            "fault", error=repr(error), traceback="".join(traceback.format_exception(error))
         )
         self.end(INTERNAL, INTERNAL.reason)
 
@@ -365,13 +357,12 @@ class Connection:
                 self.chat.rooms.release(room)
         self.memberships.clear()
         self._spelled.clear()
-        self.chat.log.emit(
+        self.log.emit(
             "disconnect",
             code=close.code,
             reason=reason or close.reason,
             seconds=round(trio.current_time() - self.opened, 3),
             **asdict(traffic),
-            **self.who(),
         )
         self.chat.connections.discard(self)
         self.chat.flood.exit(self.counted_as)

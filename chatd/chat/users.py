@@ -59,6 +59,9 @@ class Line(Protocol):
     @property
     def op(self) -> bool: ...
 
+    def bind_log(self) -> None:
+        """Note the user's present nick for the log."""
+
     def enter_direct(self, room: Any, /) -> None:
         """Be in a room of direct messages from now on, if it is not."""
 

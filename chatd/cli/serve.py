@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     except* (ListenError, StoreError, TlsError) as errors:
         faults = [str(error) for error in _leaves(errors)]
     finally:
-        log.close()
+        log.output.close()
     return _fault(*faults) if faults else 0
 
 

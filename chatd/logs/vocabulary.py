@@ -11,7 +11,7 @@ from typing import Final, Literal, TypeAlias, TypedDict
 
 from msgspec import Struct
 
-__all__ = ["FIELDS", "LEVELS", "VOCABULARY", "Fields", "Level", "Meaning", "Name", "Who"]
+__all__ = ["FIELDS", "LEVELS", "VOCABULARY", "Fields", "Level", "Meaning", "Name"]
 
 Level: TypeAlias = Literal["debug", "info", "warning", "error"]
 """How much an event matters. ``log.level`` names the least that is written."""
@@ -69,7 +69,7 @@ class Meaning(Struct, frozen=True):
     fields: tuple[str, ...]
 
 
-_CONNECTION: Final = ("connection", "user", "nick", "address", "transport", "protocol")  # Who
+_CONNECTION: Final = ("connection", "user", "nick", "address", "transport", "protocol")
 # What an operator did: who it was, to whom or what, where (no room: everywhere), for how long.
 _DEED: Final = ("by", "target", "nick", "network", "room", "seconds", "reason")
 
@@ -154,26 +154,19 @@ VOCABULARY: Final[dict[Name, Meaning]] = {
         "warning", "the log's reader was too slow; lines are missing here", ("lines", "total")
     ),
 }
-"""The closed list. A field whose value is None is left out of its line."""
+"""Every event there is."""
 
 
-class Who(TypedDict, total=False):
-    """A connection: its own id, its user's id, how the user is called, the peer's address.
+class Fields(TypedDict, total=False):
+    """Every field a line may have. A field whose value is None is left out of its line."""
 
-    Then how its bytes come (``transport``) and what is spoken in them (``protocol``).
-    """
-
+    # A connection: its id, its user's id and nick, the client's address, and its protocol.
     connection: str | int | None
     user: str | None
     nick: str | None
     address: str | None
     transport: str | None
     protocol: str | None
-
-
-class Fields(Who, total=False):
-    """Every field a line may have. Bytes and seconds are counted from the connection's begin."""
-
     # How a connection ended or a request failed: a close code, a refusal's code, and words.
     code: str | int | None
     reason: str | None

@@ -202,7 +202,7 @@ def test_a_journal_that_takes_nothing_costs_lines_and_no_time(machine: Sandbox) 
             machine,
             "full",
             "for number in range(5000):\n    log.emit('warning', detail=str(number))\n"
-            "print(log.statistics().dropped)\n",
+            "print(log.output.statistics().dropped)\n",
         )
     finally:
         machine.run(*stop, "--signal=CONT")

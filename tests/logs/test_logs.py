@@ -15,7 +15,7 @@ ANN: logs.Fields = {"connection": "c1", "nick": "ann", "address": "203.0.113.7"}
 
 
 def recorded(
-    level: logs.Level = "info", addresses: logs.Addresses = "full"
+    level: logs.Level = "info", addresses: logs.AddressPolicy = "full"
 ) -> tuple[logs.Log, logs.Recording]:
     recording = logs.Recording()
     log = logs.open_log(sink=recording, now=lambda: NOW, level=level, addresses=addresses)
@@ -32,10 +32,9 @@ def test_an_event_is_recorded_with_its_fields() -> None:
 
 def test_many_are_written_at_once_and_counted() -> None:
     log, recording = recorded()
-    log.many("message", [{"seq": 1}, {"seq": 2}])
-    log.many("message", [])
+    log.output.write([log.line("message", seq=1), log.line("message", seq=2)])
     assert recording.records == [("message", {"seq": 1}), ("message", {"seq": 2})]
-    assert log.statistics() == logs.LogStatistics(lines=2, dropped=0, waiting_bytes=0)
+    assert log.output.statistics() == logs.LogStatistics(lines=2, dropped=0, waiting_bytes=0)
 
 
 def test_a_field_without_a_value_is_left_out() -> None:
@@ -52,17 +51,18 @@ def test_unknown_names_and_fields_are_refused() -> None:
         log.enabled("conect")  # type: ignore[arg-type]  # what is tested
     with pytest.raises(KeyError, match="token"):
         log.emit("auth", token="t")  # type: ignore[call-arg]  # what is tested
+    with pytest.raises(KeyError, match="token"):
+        log.bind(token="t")  # type: ignore[call-arg]  # what is tested
     assert not recording.lines
 
 
 def test_the_level_changes_while_the_log_is_in_use() -> None:
     log, recording = recorded(level="warning")
-    assert log.level == "warning"
+    assert log.output.level == "warning"
     log.emit("connect")
-    log.many("message", [{"seq": 1}])
     log.emit("warning", detail="90 % full")
     assert not log.enabled("connect")
-    log.level = "info"
+    log.output.level = "info"
     assert log.enabled("connect")
     log.emit("connect")
     assert [name for name, _ in recording.records] == ["warning", "connect"]
@@ -71,7 +71,7 @@ def test_the_level_changes_while_the_log_is_in_use() -> None:
 def test_addresses_are_masked_as_set_also_live() -> None:
     log, recording = recorded(addresses="prefix")
     log.emit("connect", address="203.0.113.7")
-    log.addresses = "off"
+    log.output.addresses = "off"
     log.emit("connect", address="203.0.113.7", nick="ann")
     assert [fields for _, fields in recording.records] == [
         {"address": "203.0.113.0/24"},
@@ -86,11 +86,39 @@ def test_a_megabyte_in_every_field_is_a_short_line() -> None:
     assert recording.lines[0].count(b"\n") == 1
 
 
-def test_rows_given_to_the_log_stay_as_they_were() -> None:
-    log, _ = recorded(addresses="off")
-    row: logs.Fields = {"address": "203.0.113.7", "nick": None, "text": "x" * 2000}
-    log.many("message", [row])
-    assert row == {"address": "203.0.113.7", "nick": None, "text": "x" * 2000}
+def test_a_bound_log_adds_its_fields_to_each_line() -> None:
+    log, recording = recorded()
+    bound = log.bind(connection="c1", nick="ann")
+    renamed = bound.bind(nick="anna")
+    bound.emit("join", room="lobby")
+    renamed.emit("leave", room="lobby")
+    log.emit("ready")
+    assert recording.records == [
+        ("join", {"connection": "c1", "nick": "ann", "room": "lobby"}),
+        ("leave", {"connection": "c1", "nick": "anna", "room": "lobby"}),
+        ("ready", {}),
+    ]
+
+
+def test_a_lines_own_field_wins_over_a_bound_one() -> None:
+    log, recording = recorded()
+    bound = log.bind(nick="ann", user="u1")
+    bound.emit("message", nick="anna", user=None)
+    bound.emit("message")
+    assert recording.records == [
+        ("message", {"nick": "anna"}),
+        ("message", {"nick": "ann", "user": "u1"}),
+    ]
+
+
+def test_bound_logs_share_level_and_address_policy() -> None:
+    log, recording = recorded()
+    bound = log.bind(address="203.0.113.7")
+    log.output.addresses = "prefix"
+    bound.emit("connect")
+    log.output.level = "warning"
+    bound.emit("connect")
+    assert recording.records == [("connect", {"address": "203.0.113.0/24"})]
 
 
 def test_the_time_follows_the_clock() -> None:
@@ -110,7 +138,7 @@ def test_auto_is_json_on_a_pipe() -> None:
     reading, writing = os.pipe()
     log = logs.open_log(fd=writing, environ={})
     log.emit("ready", seconds=0.25)
-    log.close()
+    log.output.close()
     os.close(writing)
     assert json.loads(os.read(reading, 1000))["event"] == "ready"
     os.close(reading)
@@ -124,7 +152,7 @@ def test_auto_is_for_people_on_a_terminal(environ: dict[str, str], coloured: boo
     log = logs.open_log(fd=writing, environ=environ)
     log.emit("ready", seconds=0.25)
     line = os.read(reading, 1000)
-    log.close()
+    log.output.close()
     os.close(writing)
     os.close(reading)
     assert (b"\x1b[" in line) is coloured
@@ -132,19 +160,16 @@ def test_auto_is_for_people_on_a_terminal(environ: dict[str, str], coloured: boo
     assert not line.startswith(b"{")
 
 
-def test_auto_is_the_journal_where_stderr_is_the_journals(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_is_the_journal_where_stderr_leads_to_it(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     status = os.fstat(writing)
     ours = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
     journal = tmp_path / "journal"
-    monkeypatch.setattr(logs, "JOURNAL_SOCKET", journal)
 
     def chosen(environ: dict[str, str]) -> type:
-        log = logs.open_log(fd=writing, environ=environ)
-        log.close()
-        return type(log._sink)
+        log = logs.open_log(fd=writing, environ=environ, journal=journal)
+        log.output.close()
+        return type(log.output._sink)
 
     assert chosen(ours) is sinks.LineStream  # the stream is there, its socket is not
     journal.touch()
@@ -154,16 +179,13 @@ def test_auto_is_the_journal_where_stderr_is_the_journals(
     os.close(writing)
 
 
-def test_what_cannot_be_opened_is_told_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_output_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(logs.LogError, match=r"descriptor 987654: Bad file descriptor"):
         logs.open_log(fd=987654, environ={})
-    monkeypatch.setattr(logs, "JOURNAL_SOCKET", tmp_path / "none")
-    with pytest.raises(logs.LogError, match=r'log.format is "journal", but there is no'):
-        logs.open_log(format="journal")
+    with pytest.raises(logs.LogError, match=r'log.format is "journal", but .*/none does not exist'):
+        logs.open_log(format="journal", journal=tmp_path / "none")
 
 
 async def test_the_task_of_a_log_in_memory_ends_by_itself() -> None:
     log, _ = recorded()
-    await log.run()
+    await log.output.run()

@@ -25,7 +25,7 @@ async def auth(connection: Connection, command: commands.Auth, answered: Answere
     except Refused as refused:
         refusal = refused.refusal
         if refusal.code in ("unauthorized", "banned"):
-            connection.chat.log.emit("refused", reason=refusal.message, **connection.who())
+            connection.log.emit("refused", reason=refusal.message)
         answered(refusal)
         # A banned user gets no second try under another name.
         if refusal.code == "banned":
@@ -101,6 +101,8 @@ def _renamed(
         room.strike(user)
     chat.users.rename(user, name)
     answered(commands.Renamed(name.shown))
-    chat.log.emit("nick", old=old, **connection.who())
+    for one in user.connections:
+        one.bind_log()
+    connection.log.emit("nick", old=old)
     for room in user.rooms:
         room.rename(user, old)

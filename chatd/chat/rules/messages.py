@@ -96,13 +96,12 @@ def _tell(connection: Connection, membership: Membership, text: str, answered: A
     message = events.Message(room=room.name, at=at, nick=user.nick.shown, user=user.id, text=text)
     room.topic.tell([message], droppable=False)
     if chat.settings.log.messages:
-        chat.log.emit(
+        connection.log.emit(
             "message",
             room=room.name,
             bytes=len(text.encode()),
             receivers=len(room.topic),
             text=text if chat.settings.log.bodies else None,
-            **connection.who(),
         )
 
 

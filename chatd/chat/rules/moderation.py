@@ -17,12 +17,11 @@ async def act(
 ) -> None:
     """Carry out an operator's command. Anybody else's is refused and logged."""
     if not connection.op:
-        connection.chat.log.emit(
+        connection.log.emit(
             "refused",
             reason=f"no operator: {command.__struct_config__.tag}",
             code="forbidden",
             room=command.room,
-            **connection.who(),
         )
         raise Refused("forbidden", "that is the operators' to do")
     # What was said before it is seen before it.

@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatd.logs.renderings import (
+from chatd.logs import AddressPolicy, Level, Output, Recording
+from chatd.logs.processors import (
     TRACEBACK_CHARACTERS,
-    Addresses,
-    ConsoleLine,
-    JournalEntry,
-    JsonLine,
-    Rendering,
-    shown_address,
-    shown_value,
+    Renderer,
+    clean,
+    console_renderer,
+    mask_address,
+    render_journal,
+    render_json,
 )
 
 HOSTILE = [
@@ -30,6 +30,15 @@ HOSTILE = [
     "",
     "🙂\u200d\U000e0001",
 ]
+
+
+def render(renderer: Renderer, event: dict[str, Any], level: Level = "info") -> bytes:
+    return renderer(Output(Recording()), level, event)
+
+
+def cleaned(field: str, value: str) -> str:
+    shown: str = clean(Output(Recording()), "info", event(**{field: value}))[field]
+    return shown
 
 
 def event(**fields: object) -> dict[str, Any]:
@@ -53,7 +62,7 @@ def journal_fields(entry: bytes) -> list[tuple[str, bytes]]:
 
 
 def test_json_holds_the_name_level_time_and_fields_in_order() -> None:
-    line = JsonLine()(None, "info", event(nick="änn", seq=7, seconds=0.5))
+    line = render(render_json, event(nick="änn", seq=7, seconds=0.5))
     assert (
         line
         == (
@@ -64,13 +73,13 @@ def test_json_holds_the_name_level_time_and_fields_in_order() -> None:
 
 
 @pytest.mark.parametrize(
-    "rendering", [JsonLine(), ConsoleLine(colours=False)], ids=["json", "console"]
+    "renderer", [render_json, console_renderer(colours=False)], ids=["json", "console"]
 )
 @given(value=st.text() | st.sampled_from(HOSTILE) | st.text(alphabet=st.characters()))
 def test_whatever_a_field_holds_a_line_is_one_line_and_printable(
-    rendering: Rendering, value: str
+    renderer: Renderer, value: str
 ) -> None:
-    line = rendering(None, "info", event(nick=value)).decode()
+    line = render(renderer, event(nick=value)).decode()
     assert line.endswith("\n")
     assert line[:-1].isprintable()
     assert len(line.splitlines()) == 1
@@ -78,19 +87,19 @@ def test_whatever_a_field_holds_a_line_is_one_line_and_printable(
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))
 def test_json_gives_the_value_back(value: str) -> None:
-    assert json.loads(JsonLine()(None, "info", event(nick=value)))["nick"] == value
+    assert json.loads(render(render_json, event(nick=value)))["nick"] == value
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))
 def test_the_journal_gets_the_value_as_it_is_and_a_message_of_one_line(value: str) -> None:
-    fields = dict(journal_fields(JournalEntry()(None, "info", event(nick=value, seq=3))))
+    fields = dict(journal_fields(render(render_journal, event(nick=value, seq=3))))
     assert fields["CHATD_NICK"].decode() == value
     assert fields["CHATD_SEQ"] == b"3"
     assert fields["MESSAGE"].decode().isprintable()
 
 
 def test_a_journal_entry_has_the_fields_queries_ask_for() -> None:
-    entry = JournalEntry()(None, "info", event(nick="ann", reason="a\nb", code=1000))
+    entry = render(render_journal, event(nick="ann", reason="a\nb", code=1000))
     assert journal_fields(entry) == [
         ("MESSAGE", rb"message nick=ann reason='a\nb' code=1000"),
         ("PRIORITY", b"6"),
@@ -103,45 +112,45 @@ def test_a_journal_entry_has_the_fields_queries_ask_for() -> None:
 
 
 @pytest.mark.parametrize(
-    "rendering",
-    [JsonLine(), ConsoleLine(colours=False), JournalEntry()],
+    "renderer",
+    [render_json, console_renderer(colours=False), render_journal],
     ids=["json", "console", "journal"],
 )
 @pytest.mark.parametrize("value", ["\ud800", 2**70, object(), ["a"], b"bytes", float("nan")])
-def test_a_value_nobody_expected_is_no_fault(rendering: Rendering, value: object) -> None:
-    line = rendering(None, "info", event(nick=value))
+def test_a_value_nobody_expected_is_no_fault(renderer: Renderer, value: object) -> None:
+    line = render(renderer, event(nick=value))
     assert line.count(b"\n") == line.strip().count(b"\n") + 1
 
 
 def test_json_gives_half_a_surrogate_pair_and_a_huge_integer_as_text() -> None:
-    line = JsonLine()(None, "info", event(nick="\ud800x", seq=2**70, seconds=None))
+    line = render(render_json, event(nick="\ud800x", seq=2**70, seconds=None))
     decoded = json.loads(line)
     assert (decoded["nick"], decoded["seq"]) == ("\\ud800x", str(2**70))
 
 
 def test_the_console_is_for_people_and_coloured_only_if_asked() -> None:
-    plain = ConsoleLine(colours=False)(None, "info", event(nick="ann", text="hello you"))
+    plain = render(console_renderer(colours=False), event(nick="ann", text="hello you"))
     assert plain == (b"2026-01-02T03:04:05.678Z [info     ] message    nick=ann text='hello you'\n")
-    assert b"\x1b[" in ConsoleLine(colours=True)(None, "info", event(nick="ann"))
+    assert b"\x1b[" in render(console_renderer(colours=True), event(nick="ann"))
 
 
 def test_long_values_are_cut_and_say_so() -> None:
-    shown = shown_value("nick", "x" * 1_000_000)
+    shown = cleaned("nick", "x" * 1_000_000)
     assert shown == "x" * 1000 + "… [1000000 characters]"
-    assert shown_value("nick", "x" * 1000) == "x" * 1000
+    assert cleaned("nick", "x" * 1000) == "x" * 1000
 
 
 def test_a_page_of_our_own_is_shown_to_people_as_it_is() -> None:
     tree = "main\n  chatd/daemon.py:1 run\n" * 500
-    assert shown_value("tasks", tree) == tree
-    fields = dict(journal_fields(JournalEntry()(None, "error", event(tasks=tree, seconds=7.5))))
+    assert cleaned("tasks", tree) == tree
+    fields = dict(journal_fields(render(render_journal, event(tasks=tree, seconds=7.5), "error")))
     assert fields["CHATD_TASKS"].decode() == tree
     assert fields["MESSAGE"].decode() == f"message seconds=7.5\n{tree}"
     assert fields["CHATD_SECONDS"] == b"7.5"
 
 
 def test_of_a_long_traceback_the_end_stays() -> None:
-    shown = shown_value("traceback", "x" * 100_000 + "ValueError: the end")
+    shown = cleaned("traceback", "x" * 100_000 + "ValueError: the end")
     assert shown.endswith("ValueError: the end")
     assert len(shown) < TRACEBACK_CHARACTERS + 100
 
@@ -163,19 +172,19 @@ def test_of_a_long_traceback_the_end_stays() -> None:
 )
 def test_tokens_are_hidden_in_free_words(value: str) -> None:
     for field in ("path", "reason", "error", "detail", "traceback", "origin"):
-        shown = shown_value(field, value)
+        shown = cleaned(field, value)
         assert "SECRET" not in shown
         assert "[hidden]" in shown
 
 
 def test_a_token_is_hidden_before_a_traceback_is_cut() -> None:
     value = "token=" + "SECRET" * 5000
-    assert "SECRET" not in shown_value("traceback", value)
+    assert "SECRET" not in cleaned("traceback", value)
 
 
 def test_hiding_leaves_other_words_alone() -> None:
     value = "http.origins lacks https://a.example, tokens expired"
-    assert shown_value("reason", value) == value
+    assert cleaned("reason", value) == value
 
 
 @pytest.mark.parametrize(
@@ -192,6 +201,7 @@ def test_hiding_leaves_other_words_alone() -> None:
     ],
 )
 def test_addresses_are_shown_as_far_as_allowed(
-    address: str, addresses: Addresses, shown: str | None
+    address: str, addresses: AddressPolicy, shown: str | None
 ) -> None:
-    assert shown_address(address, addresses) == shown
+    event = mask_address(Output(Recording(), addresses=addresses), "info", {"address": address})
+    assert event == ({} if shown is None else {"address": shown})
