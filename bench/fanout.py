@@ -18,7 +18,8 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import median
 
 from receivers import Phase
@@ -121,10 +122,10 @@ def column(base: str, words: str) -> str:
 
 
 def heads(bases: list[str]) -> tuple[str, str]:
-    over = f"{'':16}{'server CPU, µs a delivery':>26}"
+    over = f"{'':20}{'server CPU, µs a delivery':>26}"
     over += "".join(column(base, "ratio to") for base in bases)
     over += f"{'of it':>8}{'messages':>10}{'latency, ms':>18}{'busy, %':>14}"
-    under = f"{'server':16}{'min':>8}{'median':>9}{'max':>9}"
+    under = f"{'server':20}{'min':>8}{'median':>9}{'max':>9}"
     under += "".join(column(base, base) for base in bases)
     under += f"{'system':>8}"
     under += f"{'a second':>10}{'p50':>9}{'p99':>9}{'server':>8}{'load':>6}"
@@ -149,7 +150,7 @@ def table(plan: Plan, rounds: list[dict[str, list[Phase]]]) -> str:
             busy = median(phase.server_cpu_ns / phase.seconds / 1e7 for phase in measured)
             load_busy = median(phase.load_cpu_ns / phase.seconds / 1e7 for phase in measured)
             lines.append(
-                f"{name:16}{min(costs):8.3f}{median(costs):9.3f}{max(costs):9.3f}{ratios}"
+                f"{name:20}{min(costs):8.3f}{median(costs):9.3f}{max(costs):9.3f}{ratios}"
                 f"{median(phase.server_system_share for phase in measured):8.0%}"
                 f"{median(phase.messages / phase.seconds for phase in measured):10.0f}"
                 f"{median(phase.p50_us for phase in measured) / 1000:9.2f}"
@@ -158,7 +159,7 @@ def table(plan: Plan, rounds: list[dict[str, list[Phase]]]) -> str:
             )
             others = sum(phase.other_frames for phase in measured)
             if others:
-                lines.append(f"{'':16}{others} frames that were no message came while measured")
+                lines.append(f"{'':20}{others} frames that were no message came while measured")
     deliveries = sum(p.deliveries for found in rounds for each in found.values() for p in each)
     lines += ["", f"{deliveries} deliveries measured: each came once, in order, byte for byte."]
     return "\n".join(lines)
@@ -184,14 +185,27 @@ def setting(plan: Plan) -> str:
     )
 
 
+def checkout_named(argument: str) -> tuple[str, Path]:
+    name, _, folder = argument.partition("=")
+    return name, Path(folder).resolve(strict=True)
+
+
 def arguments() -> Plan:
     parser = argparse.ArgumentParser(description="what one delivery costs the server")
     parser.add_argument(
         "--protocol", choices=PEERS, default="websocket", help="whose servers, if none is named"
     )
     parser.add_argument("--servers", nargs="+", choices=SERVERS)
-    parser.add_argument("--base", nargs="+", choices=SERVERS, help="what ratios are to")
+    parser.add_argument("--base", nargs="+", default=[], help="the servers that ratios are to")
     parser.add_argument("--receivers", type=int, default=500, help="the sender is one of them")
+    parser.add_argument(
+        "--checkout",
+        action="append",
+        default=[],
+        type=checkout_named,
+        metavar="NAME=FOLDER",
+        help="run another checkout's chatd too, as chatd-on@NAME and so on",
+    )
     parser.add_argument("--bytes", type=int, default=64, help="of a message's text (9 at least)")
     parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 64])
     parser.add_argument("--rounds", type=int, default=5)
@@ -207,8 +221,16 @@ def arguments() -> Plan:
     if given.bytes < 9 or min(given.receivers, given.rounds, *given.in_flight) < 1:
         parser.error("--bytes is 9 at least, --receivers, --rounds and --in-flight are 1 at least")
     of_protocol = [name for name, server in SERVERS.items() if server.protocol == given.protocol]
+    servers: list[Server] = []
+    for server in (SERVERS[name] for name in given.servers or of_protocol):
+        servers.append(server)
+        if not server.packages:
+            for name, checkout in given.checkout:
+                servers.append(replace(server, name=f"{server.name}@{name}", checkout=checkout))
+    if unknown := set(given.base) - {server.name for server in servers}:
+        parser.error(f"--base: {', '.join(unknown)} is not among the servers of this run")
     return Plan(
-        servers=[SERVERS[name] for name in given.servers or of_protocol],
+        servers=servers,
         bases=given.base or PEERS[given.protocol],
         receivers=given.receivers,
         bytes=given.bytes,

@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import select
-import socket
 import subprocess
 import sys
 import tempfile
@@ -30,15 +28,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from receivers import DIALECTS, PING, PONG, client_frame, connect, server_frame
+from members import ANSWERS, PROTOCOLS, exchange, make_members, read_until_quiet
+from receivers import BenchError
 from servers import UNLIMITED, ServerError, environment, free_port
 
 MEMBERS = 3
 TIMES = 9  # a timer that fires in between adds calls, so the most common count is taken
-QUIET_SECONDS = 0.1  # nothing comes for so long: everything that the message caused is done
 LIMIT_SECONDS = 20.0
 NOT_COUNTED = ("client", "testing")
-MASK = bytes(4)
 
 
 # The daemon's process.
@@ -142,138 +139,6 @@ class Daemon:
         return json.loads(self._process.stdout.readline())
 
 
-# The members, one class for each way to be connected.
-
-
-class WebSocketMember:
-    """A member on a WebSocket; `dialect` says how it enters and what a message is."""
-
-    def __init__(
-        self, port: int, target: str, opening: Sequence[tuple[bytes, bytes | None]], sent: str
-    ) -> None:
-        protocols = ("chatd.v1",) if sent.startswith("{") else ()
-        self._socket, self._rest = connect(port, target, opening, protocols)
-        self._sent = sent
-        self.texts: list[bytes] = []
-
-    def say(self, text: str) -> None:
-        frame = client_frame(1, self._sent.replace("TEXT", text).encode(), MASK)
-        self._socket.sendall(frame)
-
-    @property
-    def readable(self) -> Sequence[socket.socket]:
-        return [self._socket]
-
-    def read(self, _readable: socket.socket) -> None:
-        data = self._socket.recv(65536)
-        if not data:
-            raise ServerError("the daemon hung up")
-        self._rest += data
-        while frame := server_frame(self._rest, 0):
-            opcode, payload, end = frame
-            self._rest = self._rest[end:]
-            if opcode == PING:
-                self._socket.sendall(client_frame(PONG, payload, MASK))
-            self.texts.append(payload)
-
-
-class PollingMember:
-    """A Socket.IO client by long polling: one connection for its polls, one for its posts."""
-
-    def __init__(self, port: int) -> None:
-        self.texts: list[bytes] = []
-        self._target = "/socket.io/?EIO=4&transport=polling"
-        address = ("127.0.0.1", port)
-        self._polls = socket.create_connection(address, LIMIT_SECONDS)
-        self._posts = socket.create_connection(address, LIMIT_SECONDS)
-        self._rest = {self._polls: b"", self._posts: b""}
-        self._poll()
-        while not self.texts:
-            self.read(self._polls)
-        opened = json.loads(self.texts.pop()[1:])
-        self._target += f"&sid={opened['sid']}"
-        self._post("40")
-        self._poll()
-
-    def say(self, text: str) -> None:
-        self._post(f'420["chat message","{text}",{{"key":"{text}"}}]')
-
-    @property
-    def readable(self) -> Sequence[socket.socket]:
-        return [self._polls, self._posts]
-
-    def read(self, readable: socket.socket) -> None:
-        data = readable.recv(65536)
-        if not data:
-            raise ServerError("the daemon hung up")
-        self._rest[readable] += data
-        head, found, body = self._rest[readable].partition(b"\r\n\r\n")
-        fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
-        if not found or len(body) < int(fields[b"content-length"]):
-            return
-        self._rest[readable] = b""
-        if readable is self._polls:
-            packets = body.split(b"\x1e")
-            self.texts += packets
-            if b"2" in packets:
-                self._post("3")
-            if "sid=" in self._target:
-                self._poll()
-
-    def _poll(self) -> None:
-        self._polls.sendall(f"GET {self._target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-
-    def _post(self, packet: str) -> None:
-        self._posts.sendall(
-            f"POST {self._target} HTTP/1.1\r\nHost: localhost\r\n"
-            f"Content-Type: text/plain\r\nContent-Length: {len(packet)}\r\n\r\n{packet}".encode()
-        )
-
-
-Member = WebSocketMember | PollingMember
-
-
-def json_member(port: int) -> Member:
-    join = b'{"do":"join","id":1,"room":"lobby"}'
-    opening = [(b'{"on":"hello"', join)]
-    return WebSocketMember(port, "/", opening, '{"do":"say","id":2,"room":"lobby","text":"TEXT"}')
-
-
-def text_member(port: int) -> Member:
-    return WebSocketMember(port, "/", (), "TEXT")
-
-
-def socketio_member(port: int) -> Member:
-    dialect = DIALECTS["socketio-chat"]
-    return WebSocketMember(
-        port, dialect.target, dialect.opening, '420["chat message","TEXT",{"key":"TEXT"}]'
-    )
-
-
-PROTOCOLS = {
-    "json": json_member,
-    "text": text_member,
-    "socketio": socketio_member,
-    "polling": PollingMember,
-}
-
-
-def receive(members: Sequence[Member], text: str | None) -> None:
-    """Read until nothing comes any more; every member must have the text by then."""
-    sockets = {each: member for member in members for each in member.readable}
-    deadline = time.monotonic() + LIMIT_SECONDS
-    missing = list(members) if text is not None else []
-    while True:
-        readable, _, _ = select.select(list(sockets), (), (), QUIET_SECONDS)
-        for each in readable:
-            sockets[each].read(each)
-        missing = [m for m in missing if not any((text or "").encode() in t for t in m.texts)]
-        if not missing and not readable:
-            return
-        if time.monotonic() > deadline:
-            raise ServerError(f"{len(missing)} members were not sent {text!r}")
-
-
 def trace(protocol: str, checkout: Path) -> list[Call]:
     """Trace one `say` several times; return the calls of the most common count."""
     traces: list[list[Call]] = []
@@ -281,14 +146,11 @@ def trace(protocol: str, checkout: Path) -> list[Call]:
         daemon = Daemon(checkout, Path(folder))
         try:
             daemon.wait_ready()
-            members: list[Member] = []
-            for _ in range(MEMBERS):
-                members.append(PROTOCOLS[protocol](daemon.port))
-                receive(members, None)
+            members = make_members(protocol, daemon.port, MEMBERS)
             for number in range(TIMES):
                 daemon.record()
-                members[1].say(f"text {number}")
-                receive(members, f"text {number}")
+                exchange(members, f"text {number}", ANSWERS[protocol])
+                read_until_quiet(members)
                 traces.append(daemon.recorded())
         finally:
             daemon.close()
@@ -335,7 +197,7 @@ def main() -> int:
                 print(f"\n{protocol}")
                 for call in calls:
                     print(f"{'  ' * call.depth}{call.function}  {call.file}:{call.line}")
-    except ServerError as error:
+    except (BenchError, ServerError) as error:
         print(f"trace: {error}", file=sys.stderr)
         return 1
     if given.json:

@@ -1,0 +1,177 @@
+"""Count the instructions of chatd's operations, by Valgrind's callgrind.
+
+Unlike CPU time, instructions hardly depend on what else the machine does: a change of one per cent
+is a change of the code. A real daemon with SQLite runs under callgrind with PYTHONHASHSEED=0, and
+each operation is done many times, the next when the last is done. Counting is on for that time
+alone, so start-up is not in it; what the daemon does while idle is taken off. The kernel's
+instructions are not counted.
+
+    python bench/instructions.py
+    python bench/instructions.py --checkout ../old --checkout .  # and ratios to the first
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from members import ANSWERS, Member, WebSocketMember, exchange, make_members, read_until_quiet
+from receivers import BenchError
+from servers import BENCH, UNLIMITED, Running, Server, ServerError, running
+
+RECEIVERS = 50  # of a fan-out
+TIMES = 400
+WARM_UP_TIMES = 50
+IDLE_SECONDS = 4.0
+START_SECONDS = 300.0  # Valgrind makes a program some fifty times slower
+
+
+def server(checkout: Path) -> Server:
+    def command(port: int, folder: Path) -> list[str]:
+        options = [f"--callgrind-out-file={folder}/out", f"--vgdb-prefix={folder}/vgdb"]
+        chatd = [sys.executable, "-m", "chatd", "serve", "--listen", f"127.0.0.1:{port}"]
+        for setting in (*UNLIMITED, f'history.path="{folder / "chatd.db"}"'):
+            chatd += ["--set", setting]
+        valgrind = ["valgrind", "--quiet", "--tool=callgrind", "--instr-atstart=no", *options]
+        return ["env", "PYTHONHASHSEED=0", *valgrind, *chatd]
+
+    return Server("chatd", "text", command, checkout=checkout, ready_seconds=START_SECONDS)
+
+
+class Counter:
+    """Callgrind in the daemon's process."""
+
+    def __init__(self, daemon: Running) -> None:
+        self._pid = daemon.pid
+        self._folder = daemon.log.parent
+        self._dumps = 0
+        self._idle = 0.0  # instructions a second
+        self._command("instrumentation on")
+        self.idle()
+
+    def idle(self) -> float:
+        """Return the instructions a second of the daemon that has nothing to do."""
+        started = time.monotonic()
+        self._dump()
+        time.sleep(IDLE_SECONDS)
+        self._idle = self._dump() / (time.monotonic() - started)
+        return self._idle
+
+    def count(self, times: int, operation: Callable[[int], None]) -> float:
+        """Return the instructions of one operation, which is given its number."""
+        for number in range(WARM_UP_TIMES):
+            operation(number)
+        self._dump()
+        started = time.monotonic()
+        for number in range(WARM_UP_TIMES, WARM_UP_TIMES + times):
+            operation(number)
+        total = self._dump() - self._idle * (time.monotonic() - started)
+        return total / times
+
+    def _dump(self) -> int:
+        """Return the instructions since the last dump."""
+        self._dumps += 1
+        self._command("dump")
+        written = (self._folder / f"out.{self._dumps}").read_text(encoding="utf-8")
+        found = re.search(r"^totals: (\d+)", written, re.MULTILINE)
+        if found is None:
+            raise ServerError("callgrind wrote no totals")
+        return int(found[1])
+
+    def _command(self, words: str) -> None:
+        command = ["vgdb", f"--vgdb-prefix={self._folder}/vgdb", f"--pid={self._pid}"]
+        subprocess.run([*command, *words.split()], check=True, capture_output=True, timeout=60)
+
+
+@contextlib.contextmanager
+def connected(protocol: str, port: int, count: int) -> Iterator[list[Member]]:
+    members = make_members(protocol, port, count)
+    try:
+        yield members
+    finally:
+        for member in members:
+            member.close()
+
+
+def measure(checkout: Path, times: int) -> dict[str, float]:
+    """Return the instructions of each operation."""
+    figures: dict[str, float] = {}
+
+    def say(members: list[Member], protocol: str, room: str) -> Callable[[int], None]:
+        answers = ANSWERS[protocol]
+        return lambda number: exchange(members, f"{room} {number}", answers)
+
+    for protocol in ("json", "socketio"):
+        with running(server(checkout), None) as daemon:
+            counter = Counter(daemon)
+            if protocol == "json":
+                figures["a second without clients"] = counter.idle()
+            with connected(protocol, daemon.port, 1) as members:
+                figures[f"{protocol}: in and out"] = counter.count(
+                    times, say(members, protocol, "alone")
+                )
+                (member,) = members
+                if isinstance(member, WebSocketMember) and protocol == "json":
+                    figures["json: join and leave"] = counter.count(times, joining(member))
+                read_until_quiet(members)
+                members.extend(make_members(protocol, daemon.port, RECEIVERS - 1))
+                read_until_quiet(members)
+                figures[f"{protocol}: fan-out to {RECEIVERS}"] = counter.count(
+                    times // 4, say(members, protocol, "many")
+                )
+    return figures
+
+
+def joining(member: WebSocketMember) -> Callable[[int], None]:
+    def join(number: int) -> None:
+        for verb in ("join", "leave"):
+            member.texts.clear()
+            member.send(f'{{"do":"{verb}","id":9,"room":"room-{number}"}}')
+            while not any(b'"re":9' in text for text in member.texts):
+                member.read(member.readable[0])
+
+    return join
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="count the instructions of chatd's operations")
+    parser.add_argument("--times", type=int, default=TIMES, help="of each operation")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.add_argument(
+        "--checkout",
+        type=Path,
+        action="append",
+        metavar="FOLDER",
+        help="whose daemon is measured; this one's by default; several are compared",
+    )
+    given = parser.parse_args()
+    if not (shutil.which("valgrind") and shutil.which("vgdb")):
+        print("instructions: needs valgrind (Debian: apt install valgrind)", file=sys.stderr)
+        return 1
+    checkouts = [each.resolve() for each in given.checkout or [BENCH.parent]]
+    try:
+        measured = [measure(checkout, given.times) for checkout in checkouts]
+    except (BenchError, ServerError) as error:
+        print(f"instructions: {error}", file=sys.stderr)
+        return 1
+    if given.json:
+        print(json.dumps([{k: round(v) for k, v in each.items()} for each in measured], indent=2))
+        return 0
+    print(f"{'instructions':26}" + "".join(f"{each.name[-20:]:>24}" for each in checkouts))
+    for name in measured[0]:
+        base = measured[0][name]
+        cells = [f"{each[name]:16,.0f} {each[name] / base:7.3f}" for each in measured]
+        print(f"{name:26}" + "".join(cells))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

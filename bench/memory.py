@@ -1,0 +1,107 @@
+"""Measure the resident memory of an idle connection, beside Node's socket.io where Node is there.
+
+Every server runs as a fresh process. Clients connect and then only answer pings; the figure is the
+growth of the server's resident memory (VmRSS) from a warm start to 2,000 connections, divided by
+them. A warm start has had some connections, so that no import and no first pool is in it.
+
+    python bench/memory.py
+    python bench/memory.py --checkout ../old --servers chatd-text --rounds 5
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import socket
+import sys
+import time
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+from fanout import SPARE_DESCRIPTORS, allow_descriptors
+from receivers import DIALECTS, BenchError, Dialect, connect
+from servers import BENCH, SERVERS, Server, ServerError, chatd, running
+
+CONNECTIONS = 2000
+WARM_UP = 100
+SETTLE_SECONDS = 2.0
+
+# All chatd's clients are members of one room, as they are where everybody uses the defaults.
+IDLE = {
+    server.name: server
+    for server in (
+        Server("chatd-text", "text", chatd()),
+        Server("chatd-socketio", "socketio-chat", chatd()),
+        SERVERS["node-socketio"],
+    )
+}
+
+
+def resident(pid: int) -> int:
+    """Return a process's resident memory in bytes: VmRSS of proc_pid_status(5)."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    (line,) = (line for line in status.splitlines() if line.startswith("VmRSS:"))
+    return int(line.split()[1]) * 1024
+
+
+def opened(dialect: Dialect, port: int, count: int) -> list[socket.socket]:
+    return [connect(port, dialect.target, dialect.opening)[0] for _ in range(count)]
+
+
+def measure(server: Server, count: int) -> float:
+    """Return the KiB of one idle connection."""
+    dialect = DIALECTS[server.dialect]
+    with running(server, None) as daemon:
+        held = opened(dialect, daemon.port, WARM_UP)
+        time.sleep(SETTLE_SECONDS)
+        before = resident(daemon.pid)
+        held += opened(dialect, daemon.port, count)
+        time.sleep(SETTLE_SECONDS)
+        after = resident(daemon.pid)
+        for each in held:
+            each.close()
+    return (after - before) / count / 1024
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="measure the memory of an idle connection")
+    parser.add_argument("--connections", type=int, default=CONNECTIONS)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--servers", nargs="+", choices=IDLE, default=list(IDLE))
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.add_argument(
+        "--checkout",
+        type=Path,
+        default=BENCH.parent,
+        metavar="FOLDER",
+        help="whose chatd is measured; this one's by default",
+    )
+    given = parser.parse_args()
+    servers = [replace(IDLE[name], checkout=given.checkout.resolve()) for name in given.servers]
+    if shutil.which("npm") is None:
+        servers = [server for server in servers if not server.packages]
+    figures: defaultdict[str, list[float]] = defaultdict(list)
+    try:
+        allow_descriptors(given.connections + WARM_UP + SPARE_DESCRIPTORS)
+        for _ in range(given.rounds):
+            for server in servers:
+                figures[server.name].append(measure(server, given.connections))
+    except (BenchError, ServerError) as error:
+        print(f"memory: {error}", file=sys.stderr)
+        return 1
+    if given.json:
+        print(json.dumps({name: round(median(each), 1) for name, each in figures.items()}))
+        return 0
+    print(f"{'KiB a connection':20}{'min':>8}{'median':>9}{'max':>9}{'ratio to Node':>16}")
+    node = figures.get("node-socketio")
+    for name, each in figures.items():
+        ratio = f"{median(each) / median(node):.2f}" if node else "-"
+        print(f"{name:20}{min(each):8.1f}{median(each):9.1f}{max(each):9.1f}{ratio:>16}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
