@@ -61,9 +61,9 @@ class Disk(MemoryJournal):
 class Scene:
     def __init__(self) -> None:
         self.disk = Disk()
-        self.bus = Bus(self.disk, self._shown)
         self.manager = Manager()
         self.log = Recording()
+        self.bus = Bus(self.disk, self._shown, open_log(sink=self.log))
 
     def _shown(self, room: str, events: Sequence[Event], receivers: int) -> None:
         pass

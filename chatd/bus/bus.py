@@ -19,9 +19,11 @@ from typing import Final, TypeAlias
 import trio
 from msgspec import Struct
 
+from chatd.bus.codec import report
 from chatd.bus.topic import Topic
 from chatd.histogram import Histogram, HistogramStatistics
 from chatd.journal import Journal, Retention, Unavailable
+from chatd.logs import Log
 from chatd.model import Event, Operation, Outcome, Post, Receipt, Refusal
 
 __all__ = ["Bus", "BusStatistics", "Shown", "Submission"]
@@ -151,9 +153,10 @@ class BusStatistics(Struct, frozen=True):
 class Bus:
     """Collects, commits, answers and fans out. ``run`` owns its tasks."""
 
-    def __init__(self, journal: Journal, shown: Shown) -> None:
+    def __init__(self, journal: Journal, shown: Shown, log: Log) -> None:
         self._journal = journal
-        self._tell = shown
+        self._fanned_out = shown
+        self._log = log
         self._shown = self._showing = journal.position
         self._topics: dict[str, Topic] = {}
         self._submit, self._submitted = trio.open_memory_channel[_Item](WAITING_OPERATIONS)
@@ -214,7 +217,7 @@ class Bus:
 
     def open_topic(self, room: str, name: str) -> Topic:
         """Register a topic. What is committed from now on is shown through it."""
-        topic = self._topics[room] = Topic(room, name)
+        topic = self._topics[room] = Topic(room, name, self._log)
         return topic
 
     def close_topic(self, topic: Topic) -> None:
@@ -344,7 +347,7 @@ class Bus:
             try:
                 submission.resolve(outcome)
             except Exception as error:  # the boundary of the connection that it belongs to
-                submission.fault(error)
+                self._report(submission, error)
             if isinstance(outcome, Receipt) and not outcome.duplicate:
                 shown.append(outcome.event)
         self._unswept.set()
@@ -354,6 +357,12 @@ class Bus:
             self._events += len(shown)
             self._unindexed.set()
             await self._journal.hand_on(shown)
+
+    def _report(self, submission: Submission, error: Exception) -> None:
+        try:
+            submission.fault(error)
+        except Exception as another:  # the same boundary
+            report(self._log, another, detail="the end of a connection")
 
     async def _after_failure(
         self, operations: Sequence[Operation], shown: list[Event], *, divisible: bool
@@ -400,7 +409,10 @@ class Bus:
                 topic = self._topics.get(room)
                 receivers = 0 if topic is None else await topic.show(events)
                 self._deliveries += receivers * len(events)
-                self._tell(room, events, receivers)
+                try:
+                    self._fanned_out(room, events, receivers)
+                except Exception as error:  # the boundary of the floors above
+                    report(self._log, error, detail=f"after the fan-out in {room}")
             self._shown = block[-1].position
             self._showed = math.inf
             self._fanout_seconds.observe(perf_counter() - began)

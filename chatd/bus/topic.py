@@ -11,22 +11,18 @@ to the visible head is told it at once, for no page will bring it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
-from time import perf_counter
-from typing import Any, Final, Protocol, TypeAlias
+from collections.abc import Collection, Container, Iterable, Sequence
+from functools import partial
+from typing import Any, Final, TypeAlias
 
-import trio
 from msgspec.structs import replace
 
-from chatd.model import Event
+from chatd.bus.codec import Codec, Subscriber, encode
+from chatd.bus.fanout import Group, fan_out
+from chatd.logs import Log
+from chatd.model import Close, Event
 
-__all__ = ["Codec", "Outlet", "Subscription", "Topic"]
-
-SLICE_SECONDS: Final = 0.002
-"""How long a fan-out may hold the loop: well under the 5 ms at which people's pings notice."""
-
-SLICE_SUBSCRIBERS: Final = 128
-"""How many offers go by between two looks at the clock: some 0.3 ms of them."""
+__all__ = ["Subscription", "Topic"]
 
 TAIL_EVENTS: Final = 512
 """The newest events kept for joins: two batches of the collector, which is what may be shown
@@ -35,39 +31,22 @@ while a join reads the store."""
 TAIL_BYTES: Final = 64 * 1024
 """The same in bytes of text, so that ten thousand busy rooms hold no more than 640 MiB."""
 
-Block = Any
-"""What a codec makes and its outlets take: bytes for a WebSocket, packets for a poll."""
-
-
-class Codec(Protocol):
-    """How events are said to everybody who speaks one (protocol, revision, transport).
-
-    Two codecs are the same if they compare equal: one block is made for all of them.
-    """
-
-    def encode(self, room: str, items: Sequence[Any]) -> Block:
-        """Say these items of the room, as it is written; empty where nothing is said of them."""
-        ...
-
-
-class Outlet(Protocol):
-    """Where blocks go: never blocks, never awaits, never raises."""
-
-    def offer(self, block: Block, messages: int = 1, /) -> None: ...
-
-    def offer_droppable(self, block: Block, messages: int = 1, /) -> None: ...
-
 
 class Subscription:
-    """One outlet's place in one topic. Coming back makes a new one, so the two are told apart."""
+    """A subscriber's place in one topic. Coming back makes a new one, so the two differ."""
 
-    __slots__ = ("codec", "offer", "offer_droppable", "topic")
+    __slots__ = ("_subscriber", "codec", "offer", "offer_droppable", "topic")
 
-    def __init__(self, topic: Topic, outlet: Outlet, codec: Codec) -> None:
+    def __init__(self, topic: Topic, subscriber: Subscriber) -> None:
         self.topic = topic
-        self.codec = codec
-        self.offer = outlet.offer
-        self.offer_droppable = outlet.offer_droppable
+        self.codec = subscriber.codec
+        self.offer = subscriber.outbox.offer
+        self.offer_droppable = subscriber.outbox.offer_droppable
+        self._subscriber = subscriber
+
+    def end(self, close: Close, reason: str) -> None:
+        """Close the subscriber's connection."""
+        self._subscriber.end(close, reason)
 
     def cancel(self) -> None:
         """Leave the topic: nothing of it is offered after this."""
@@ -80,9 +59,9 @@ Subscriptions: TypeAlias = dict[Codec, dict[Subscription, None]]
 class Topic:
     """One room's subscribers and its visible head."""
 
-    __slots__ = ("_behind", "_live", "_tail", "_tail_bytes", "name", "room", "visible")
+    __slots__ = ("_behind", "_live", "_log", "_tail", "_tail_bytes", "name", "room", "visible")
 
-    def __init__(self, room: str, name: str) -> None:
+    def __init__(self, room: str, name: str, log: Log) -> None:
         self.room = room
         self.name = name
         self.visible = 0
@@ -90,18 +69,19 @@ class Topic:
         self._behind: Subscriptions = {}
         self._tail: deque[Event] = deque()
         self._tail_bytes = 0
+        self._log = log
 
     def __len__(self) -> int:
         return sum(len(each) for of in (self._live, self._behind) for each in of.values())
 
-    def subscribe(self, outlet: Outlet, codec: Codec, *, live: bool = True) -> Subscription:
+    def subscribe(self, subscriber: Subscriber, *, live: bool = True) -> Subscription:
         """Offer everything that is told from now on; ``live``, what is shown too.
 
         What is shown from now on is what lies past the visible head.
         """
-        subscription = Subscription(self, outlet, codec)
+        subscription = Subscription(self, subscriber)
         subscriptions = self._live if live else self._behind
-        subscriptions.setdefault(codec, {})[subscription] = None
+        subscriptions.setdefault(subscription.codec, {})[subscription] = None
         return subscription
 
     def follow(self, subscription: Subscription) -> None:
@@ -148,28 +128,18 @@ class Topic:
                 return 0
         self.visible = events[-1].seq
         self._remember(events)
-        snapshot = [(codec, list(live)) for codec, live in self._live.items()]
-        count = len(events)
+        groups: list[Group[Subscription]] = []
         receivers = 0
-        slice_ends = perf_counter() + SLICE_SECONDS
-        paused = False
-        for codec, subscribers in snapshot:
-            block = codec.encode(self.name, events)
-            if not block:
-                continue
-            receivers += len(subscribers)
-            for start in range(0, len(subscribers), SLICE_SUBSCRIBERS):
-                part = subscribers[start : start + SLICE_SUBSCRIBERS]
-                if paused:
-                    live = self._live.get(codec, {})
-                    part = [subscription for subscription in part if subscription in live]
-                for subscription in part:
-                    subscription.offer(block, count)
-                if perf_counter() > slice_ends:
-                    await trio.lowlevel.checkpoint()
-                    paused = True
-                    slice_ends = perf_counter() + SLICE_SECONDS
+        for codec, live in [(codec, list(live)) for codec, live in self._live.items()]:
+            block = encode(codec, self.name, events, live, self._log)
+            if block:
+                receivers += len(live)
+                groups.append((block, live, partial(self._subscribed, codec)))
+        await fan_out(groups, len(events))
         return receivers
+
+    def _subscribed(self, codec: Codec) -> Container[Subscription]:
+        return self._live.get(codec, {})
 
     def tell(
         self,
@@ -182,11 +152,11 @@ class Topic:
 
         A slow subscriber goes without it, where it is ``droppable``.
         """
-        for codec, subscribers in [*self._live.items(), *self._behind.items()]:
-            block = codec.encode(self.name, items)
+        for codec, subscriptions in [*self._live.items(), *self._behind.items()]:
+            block = encode(codec, self.name, items, subscriptions, self._log)
             if not block:
                 continue
-            for subscription in list(subscribers):
+            for subscription in list(subscriptions):
                 if subscription not in but:
                     offer = subscription.offer_droppable if droppable else subscription.offer
                     offer(block, len(items))

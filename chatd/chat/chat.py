@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 import trio
 from msgspec import Struct
 
-from chatd.bus import Bus, Codec, Submission
+from chatd.bus import Bus, Codec, Group, Submission, encode, fan_out
 from chatd.chat.flood import Flood
 from chatd.chat.rooms import Rooms
 from chatd.chat.sanctions import Sanctions
@@ -33,10 +33,6 @@ SPREAD_LEAST_MS: Final = 800
 SPREAD_MS_EACH: Final = 2
 SPREAD_MOST_MS: Final = 30_000
 """When to come back: one of a thousand clients every 2 ms is what one core greets with ease."""
-
-
-ANNOUNCED_TO: Final = 128
-"""Who is told between two turns of the others: some 0.3 ms of work."""
 
 
 class Outlet(Protocol):
@@ -118,7 +114,7 @@ class Chat:
         self.journal = journal
         self.log = log
         self.now = now
-        self.bus = Bus(journal, self._shown)
+        self.bus = Bus(journal, self._shown, log)
         self.users = Users(settings, journal, now)
         self.rooms = Rooms(settings, journal, self.bus)
         self.sanctions = Sanctions(now)
@@ -225,19 +221,19 @@ class Chat:
 
         Each gets it at once, so the last one may hear it a moment after the first.
         """
-        blocks: dict[Codec, Any] = {}
-        heard = 0
-        for number, client in enumerate(list(self.connections)):
-            if number % ANNOUNCED_TO == ANNOUNCED_TO - 1:
-                await trio.lowlevel.checkpoint()
-            if client in self.connections and (room is None or room in client.memberships):
-                block = blocks.get(client.codec)
-                if block is None:
-                    block = client.codec.encode("", [events.Notice(text)])
-                    blocks[client.codec] = block
-                client.outbox.offer(block)
-                heard += 1
-        return heard
+        listeners: dict[Codec, list[Client]] = {}
+        for client in self.connections:
+            if room is None or room in client.memberships:
+                listeners.setdefault(client.codec, []).append(client)
+        groups: list[Group[Outlet]] = []
+        for codec, clients in listeners.items():
+            block = encode(codec, "", [events.Notice(text)], clients, self.log)
+            groups.append((block, [client.outbox for client in clients], self._outboxes))
+        await fan_out(groups, 1)
+        return sum(map(len, listeners.values()))
+
+    def _outboxes(self) -> set[Outlet]:
+        return {client.outbox for client in self.connections}
 
     # ---- words
 

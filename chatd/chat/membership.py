@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 import trio
 
-from chatd.bus import Codec, Subscription
+from chatd.bus import Codec, Subscription, encode_page
 from chatd.chat.chat import Chat
 from chatd.chat.pages import PAGE_EVENTS, missed
 from chatd.chat.rooms import Room
 from chatd.journal import Unavailable
+from chatd.model import Close, Event
 
 __all__ = ["Hearer", "Membership", "Outbox", "StartSoon"]
 
@@ -45,6 +46,9 @@ class Hearer(Protocol):
     outbox: Outbox
     codec: Codec
     start_soon: StartSoon
+
+    @property
+    def end(self) -> Callable[[Close, str], None]: ...
 
 
 class Membership:
@@ -107,7 +111,7 @@ class Membership:
 
     def _told(self) -> Subscription:
         connection = self._connection
-        return self.room.topic.subscribe(connection.outbox, connection.codec, live=False)
+        return self.room.topic.subscribe(connection, live=False)
 
     def _follow(self, subscription: Subscription, position: int) -> bool:
         """Be live, if nothing waits and what is missing can be had without waiting.
@@ -118,10 +122,15 @@ class Membership:
         if connection.outbox.waiting or (rest := topic.after(position)) is None:
             return False
         if rest:
-            connection.outbox.offer(connection.codec.encode(topic.name, rest), len(rest))
+            self._offer_page(rest)
         topic.follow(subscription)
         self.followed = connection.chat.bus.showing
         return True
+
+    def _offer_page(self, page: Sequence[Event]) -> None:
+        connection = self._connection
+        block = encode_page(connection.codec, self.room.name, page, connection.chat.log)
+        connection.outbox.offer(block, len(page))
 
     async def _catch_up(
         self, subscription: Subscription, position: int, scope: trio.CancelScope
@@ -141,6 +150,6 @@ class Membership:
                     await trio.sleep(READ_AGAIN_SECONDS)
                     continue
                 if page:
-                    connection.outbox.offer(connection.codec.encode(topic.name, page), len(page))
+                    self._offer_page(page)
                 # An empty page: retention took what was missed.
                 position = page[-1].seq if page else topic.visible

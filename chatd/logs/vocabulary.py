@@ -119,7 +119,9 @@ VOCABULARY: Final[dict[Name, Meaning]] = {
         ),
     ),
     "fault": Meaning(
-        "error", "an error of chatd's own", (*_CONNECTION, "detail", "error", "traceback")
+        "error",
+        "an error of chatd's own",
+        (*_CONNECTION, "room", "seq", "detail", "error", "traceback"),
     ),
     "hang": Meaning(
         "error", "events do not get through; this is where every task stands", ("seconds", "tasks")

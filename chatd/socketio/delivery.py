@@ -13,15 +13,15 @@ What MUST hold:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import trio
 from msgspec import Struct
 
-from chatd.engineio import Block, Revision
+from chatd.bus import Group, fan_out
+from chatd.engineio import Revision, Session
 from chatd.socketio.acks import Answer, Answers, Gathering
 from chatd.socketio.errors import Disconnected
 from chatd.socketio.packets import encode_event, make_block
@@ -32,12 +32,6 @@ if TYPE_CHECKING:
     from chatd.socketio.socket import Socket
 
 __all__ = ["Delivery", "Selection", "offset_appended"]
-
-SLICE_SECONDS: Final = 0.002
-"""How long a fan-out may hold the loop: well under the 5 ms at which people's pings notice."""
-
-SLICE_MEMBERS: Final = 128
-"""How many offers go by between two looks at the clock: some 0.3 ms of them."""
 
 
 class Selection(Struct, frozen=True):
@@ -158,27 +152,19 @@ class Delivery:
         offset: str | None,
         volatile: bool,
     ) -> None:
-        blocks: dict[Revision, Block] = {}
-        slice_ends = perf_counter() + SLICE_SECONDS
-        live: Collection[Socket] | None = None
-        for start in range(0, len(members), SLICE_MEMBERS):
-            for member in members[start : start + SLICE_MEMBERS]:
-                if live is not None and member not in live:
-                    continue
-                session = member.session
-                if volatile and session.waiting:
-                    continue
-                revision = session.revision
-                block = blocks.get(revision)
-                if block is None:
-                    # Revision 3's clients know of no offsets.
-                    said = offset is not None and revision == 4
-                    block = make_block(
-                        offset_appended(messages, offset or "") if said else messages, revision
-                    )
-                    blocks[revision] = block
-                session.offer(block)
-            if perf_counter() > slice_ends:
-                await trio.lowlevel.cancel_shielded_checkpoint()
-                live = set(self.select(selection))
-                slice_ends = perf_counter() + SLICE_SECONDS
+        def open_to(members: Iterable[Socket]) -> Iterator[Session]:
+            sessions = (member.session for member in members)
+            return (each for each in sessions if not (volatile and each.waiting))
+
+        receivers: dict[Revision, list[Session]] = {}
+        for session in open_to(members):
+            receivers.setdefault(session.revision, []).append(session)
+        groups: list[Group[Session]] = []
+        for revision, sessions in receivers.items():
+            # Revision 3's clients know of no offsets.
+            said = offset is not None and revision == 4
+            block = make_block(
+                offset_appended(messages, offset or "") if said else messages, revision
+            )
+            groups.append((block, sessions, lambda: set(open_to(self.select(selection)))))
+        await fan_out(groups, 1)

@@ -17,6 +17,7 @@ from chatd.bus import bus as module
 from chatd.bus.topic import Topic
 from chatd.journal import Retention, Unavailable
 from chatd.journal.memory import MemoryJournal
+from chatd.logs import Recording, open_log
 from chatd.model import Event, Operation, Outcome, Post, Receipt, Remember, UserRecord
 
 
@@ -42,6 +43,8 @@ class Script:
 
     def __init__(self) -> None:
         self.lines: list[Any] = []
+        self.records = Recording()
+        self.log = open_log(sink=self.records)
 
     def submission(self, operation: Operation, name: str) -> Submission:
         return Scripted(operation, self.lines, name)
@@ -87,7 +90,7 @@ class FaultyJournal(MemoryJournal):
 
 @asynccontextmanager
 async def running(journal: MemoryJournal, script: Script) -> AsyncIterator[Bus]:
-    bus = Bus(journal, script.shown)
+    bus = Bus(journal, script.shown, script.log)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(bus.run)
         yield bus
@@ -113,7 +116,7 @@ async def test_an_answer_that_raises_costs_its_own_connection_alone(script: Scri
         def fault(self, error: Exception) -> None:
             script.lines.append(("failed", str(error)))
 
-    bus = Bus(MemoryJournal(now=lambda: 1), script.shown)
+    bus = Bus(MemoryJournal(now=lambda: 1), script.shown, script.log)
     await bus.publish(Broken(post("1")))
     await bus.publish(script.submission(post("2"), "2"))
     bus.close()
@@ -127,7 +130,7 @@ async def test_an_answer_that_raises_costs_its_own_connection_alone(script: Scri
 
 async def test_what_waits_together_is_committed_together_and_sorted_by_room(script: Script) -> None:
     journal = FaultyJournal()
-    bus = Bus(journal, script.shown)
+    bus = Bus(journal, script.shown, script.log)
     for text, room in (("1", "b"), ("2", "a"), ("3", "b"), ("4", "a")):
         await bus.publish(script.submission(post(text, room), text))
     bus.close()
@@ -146,7 +149,7 @@ async def test_a_batch_is_bounded_in_events_and_bytes(
     journal = FaultyJournal()
     monkeypatch.setattr(module, "BATCH_EVENTS", 10)
     monkeypatch.setattr(module, "BATCH_BYTES", 50)
-    bus = Bus(journal, script.shown)
+    bus = Bus(journal, script.shown, script.log)
     for number in range(25):
         await bus.publish(script.submission(post(str(number)), "x"))
     for _ in range(3):
@@ -162,7 +165,7 @@ async def test_publishers_wait_while_the_collector_is_full(
     script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "WAITING_OPERATIONS", 2)
-    bus = Bus(MemoryJournal(now=lambda: 1), script.shown)
+    bus = Bus(MemoryJournal(now=lambda: 1), script.shown, script.log)
     await bus.publish(script.submission(post("1"), "1"))
     await bus.publish(script.submission(post("2"), "2"))
     with trio.move_on_after(0) as scope:
@@ -182,7 +185,7 @@ async def test_a_key_is_said_once_and_shown_once(script: Script) -> None:
 
 
 async def test_a_poisoned_event_costs_itself_alone(script: Script) -> None:
-    bus = Bus(FaultyJournal(), script.shown)
+    bus = Bus(FaultyJournal(), script.shown, script.log)
     for text in ("1", "poison", "2"):
         await bus.publish(script.submission(post(text), text))
     bus.close()
@@ -200,7 +203,7 @@ async def test_a_doubtful_commit_that_is_there_after_all_is_answered_and_shown_o
 ) -> None:
     journal = FaultyJournal()
     journal.faults = ["after"]
-    bus = Bus(journal, script.shown)
+    bus = Bus(journal, script.shown, script.log)
     await bus.publish(script.submission(post("1"), "1"))
     await bus.publish(script.submission(post("2"), "2"))
     bus.close()
@@ -230,7 +233,7 @@ async def test_a_store_that_takes_nothing_refuses_the_rest_of_a_batch_quickly(
 ) -> None:
     journal = FaultyJournal()
     journal.faults = ["before"] * 100
-    bus = Bus(journal, script.shown)
+    bus = Bus(journal, script.shown, script.log)
     for number in range(20):
         await bus.publish(script.submission(post(str(number)), "x"))
     await bus.publish(script.submission(Remember(UserRecord("u", "n", None)), "x"))
@@ -322,7 +325,7 @@ async def test_a_message_that_was_changed_in_its_own_doubtful_batch_is_still_its
     journal = Present()
     await journal.commit([post("0")])
     journal.faults = ["after"]
-    bus = Bus(journal, script.shown)
+    bus = Bus(journal, script.shown, script.log)
     changes = [
         replace(post("new"), kind="edit", of=2),
         replace(post("newer"), kind="edit", of=2),
@@ -402,7 +405,7 @@ async def test_a_search_does_not_wait_for_a_whole_old_store(
 async def test_shown_is_the_position_up_to_which_all_was_fanned_out(script: Script) -> None:
     journal = MemoryJournal(now=lambda: 1)
     await journal.commit([post("1"), post("2")])
-    bus = Bus(journal, script.shown)
+    bus = Bus(journal, script.shown, script.log)
     assert bus.shown == 2
     seen: list[int] = []
 

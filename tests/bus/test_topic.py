@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import pytest
 
-from chatd.bus import Topic
+from chatd.bus import Topic, fanout
 from chatd.bus import topic as module
-from chatd.model import Event
+from chatd.logs import Recording, open_log
+from chatd.model import Close, Event
 
 
 class Codec:
@@ -23,9 +24,20 @@ class Codec:
         return [item.seq if isinstance(item, Event) else item for item in items]
 
 
-class Outlet:
-    def __init__(self) -> None:
+class Member:
+    """A connection that is its own outbox."""
+
+    def __init__(self, codec: Any = None) -> None:
+        self.codec = Codec() if codec is None else codec
         self.got: list[Any] = []
+        self.ended: list[int] = []
+
+    @property
+    def outbox(self) -> Self:
+        return self
+
+    def end(self, close: Close, reason: str) -> None:
+        self.ended.append(close.code)
 
     def offer(self, block: Any, messages: int = 1, /) -> None:
         assert len(block) == messages
@@ -43,26 +55,32 @@ def events(first: int, last: int, text: str = "x") -> list[Event]:
 
 
 @pytest.fixture
-def topic() -> Topic:
-    return Topic("r", "R")
+def records() -> Recording:
+    return Recording()
+
+
+@pytest.fixture
+def topic(records: Recording) -> Topic:
+    return Topic("r", "R", open_log(sink=records))
 
 
 async def test_everybody_who_speaks_alike_gets_one_block(topic: Topic) -> None:
-    codec, outlets = Codec(), [Outlet() for _ in range(300)]
-    for outlet in outlets:
-        topic.subscribe(outlet, codec)
+    codec = Codec()
+    members = [Member(codec) for _ in range(300)]
+    for member in members:
+        topic.subscribe(member)
     assert await topic.show(events(1, 3)) == 300
     assert codec.asked == 1
-    assert all(outlet.got == [1, 2, 3] for outlet in outlets)
+    assert all(member.got == [1, 2, 3] for member in members)
 
 
 async def test_what_was_visible_when_the_topic_opened_is_not_shown_again(topic: Topic) -> None:
     topic.raise_to(2)
-    outlet = Outlet()
-    topic.subscribe(outlet, Codec())
+    member = Member()
+    topic.subscribe(member)
     assert await topic.show(events(1, 2)) == 0
     await topic.show(events(2, 4))
-    assert outlet.got == [3, 4]
+    assert member.got == [3, 4]
     assert topic.visible == 4
 
 
@@ -86,50 +104,51 @@ async def test_the_tail_is_bounded_in_events_and_in_bytes(topic: Topic) -> None:
 
 
 async def test_told_events_pass_over_those_named(topic: Topic) -> None:
-    codec, mine, other = Codec(), Outlet(), Outlet()
-    subscription = topic.subscribe(mine, codec)
-    topic.subscribe(other, codec)
+    codec = Codec()
+    mine, other = Member(codec), Member(codec)
+    subscription = topic.subscribe(mine)
+    topic.subscribe(other)
     topic.tell(["ann joined"], {subscription})
     assert (mine.got, other.got) == ([], ["ann joined"])
 
 
 async def test_who_is_not_live_is_told_and_not_shown(topic: Topic) -> None:
-    outlet = Outlet()
-    subscription = topic.subscribe(outlet, Codec(), live=False)
+    member = Member()
+    subscription = topic.subscribe(member, live=False)
     topic.tell(["ann joined"])
     assert await topic.show(events(1, 1)) == 0
-    assert (outlet.got, len(topic)) == (["ann joined"], 1)
+    assert (member.got, len(topic)) == (["ann joined"], 1)
     topic.follow(subscription)
     topic.tell(["bob joined"])
     assert await topic.show(events(2, 2)) == 1
-    assert (outlet.got, len(topic)) == (["ann joined", "bob joined", 2], 1)
+    assert (member.got, len(topic)) == (["ann joined", "bob joined", 2], 1)
     subscription.cancel()
-    topic.subscribe(outlet, Codec(), live=False).cancel()
+    topic.subscribe(member, live=False).cancel()
     topic.tell(["cleo joined"])
-    assert (len(outlet.got), len(topic)) == (3, 0)
+    assert (len(member.got), len(topic)) == (3, 0)
 
 
 async def test_who_leaves_during_a_long_fan_out_gets_nothing_more_and_who_returns_no_double(
     topic: Topic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fan-out that checkpoints passes over members that went, also if they are back since."""
-    monkeypatch.setattr(module, "SLICE_SECONDS", -1.0)
-    monkeypatch.setattr(module, "SLICE_SUBSCRIBERS", 1)
+    monkeypatch.setattr(fanout, "SLICE_SECONDS", -1.0)
+    monkeypatch.setattr(fanout, "SLICE_RECEIVERS", 1)
     codec = Codec()
-    leaver, returner = Outlet(), Outlet()
+    leaver, returner = Member(codec), Member(codec)
 
-    class First(Outlet):
+    class First(Member):
         def offer(self, block: Any, messages: int = 1, /) -> None:
             super().offer(block, messages)
             if block == [1]:
                 leaving.cancel()
                 returning.cancel()
                 assert topic.visible == 1  # moved before any offer: a join ends its page there
-                topic.subscribe(returner, codec)
+                topic.subscribe(returner)
 
-    topic.subscribe(First(), codec)
-    leaving = topic.subscribe(leaver, codec)
-    returning = topic.subscribe(returner, codec)
+    topic.subscribe(First(codec))
+    leaving = topic.subscribe(leaver)
+    returning = topic.subscribe(returner)
     await topic.show(events(1, 1))
     assert (leaver.got, returner.got) == ([], [])
     await topic.show(events(2, 2))
@@ -137,16 +156,73 @@ async def test_who_leaves_during_a_long_fan_out_gets_nothing_more_and_who_return
     assert len(topic) == 2
 
 
+class Broken(Codec):
+    """Cannot encode an event whose text is ``bad``, nor the item ``bad``."""
+
+    def encode(self, room: str, items: Sequence[Any]) -> list[Any]:
+        if any(getattr(item, "text", item) == "bad" for item in items):
+            raise ValueError("a bug")
+        return super().encode(room, items)
+
+
+async def test_a_codec_that_raises_ends_its_live_subscribers_in_this_room_alone(
+    topic: Topic, records: Recording
+) -> None:
+    broken = Broken()
+    live, behind, other = Member(broken), Member(broken), Member()
+    topic.subscribe(live)
+    topic.subscribe(behind, live=False)
+    topic.subscribe(other)
+    batch = [*events(1, 1), *events(2, 2, text="bad"), *events(3, 3)]
+    assert await topic.show(batch) == 1
+    assert (live.got, live.ended) == ([], [1011])
+    assert (behind.ended, other.ended, other.got) == ([], [], [1, 2, 3])
+    [(name, fields)] = records.records
+    assert (name, fields["room"], fields["seq"]) == ("fault", "R", 2)
+    assert "a bug" in fields["traceback"]
+    topic.tell(["bad"])
+    assert (behind.ended, other.got) == ([1011], [1, 2, 3, "bad"])
+
+
+async def test_an_end_that_raises_as_well_is_logged(topic: Topic, records: Recording) -> None:
+    class Stubborn(Member):
+        def end(self, close: Close, reason: str) -> None:
+            raise ValueError("no goodbye")
+
+    member = Member(Broken())
+    topic.subscribe(Stubborn(member.codec))
+    topic.subscribe(member)
+    assert await topic.show(events(1, 1, text="bad")) == 0
+    assert member.ended == [1011]
+    assert ["no goodbye" in fields["error"] for _, fields in records.records] == [False, True]
+
+
+async def test_a_block_that_fails_only_as_a_whole_is_logged(
+    topic: Topic, records: Recording
+) -> None:
+    class Small(Codec):
+        def encode(self, room: str, items: Sequence[Any]) -> list[Any]:
+            if len(items) > 1:
+                raise ValueError("too many")
+            return super().encode(room, items)
+
+    member = Member(Small())
+    topic.subscribe(member)
+    await topic.show(events(1, 2))
+    assert member.ended == [1011]
+    assert ["too many" in fields["error"] for _, fields in records.records] == [True]
+
+
 async def test_a_codec_that_says_nothing_costs_its_subscribers_nothing(topic: Topic) -> None:
     class Silent:
         def encode(self, room: str, items: Sequence[Any]) -> bytes:
             return b""
 
-    outlet = Outlet()
-    topic.subscribe(outlet, Silent())
+    member = Member(Silent())
+    topic.subscribe(member)
     assert await topic.show(events(1, 1)) == 0
     topic.tell(["joined"])
-    assert outlet.got == []
+    assert member.got == []
 
 
 def change(kind: Literal["edit", "delete"], seq: int, of: int, text: str | None = None) -> Event:

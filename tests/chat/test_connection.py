@@ -325,8 +325,8 @@ async def test_who_catches_up_is_told_what_no_page_brings(room: Room) -> None:
 async def test_joined_again_amid_a_fan_out_doubles_nothing(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chatd.bus.topic.SLICE_SECONDS", -1.0)
-    monkeypatch.setattr("chatd.bus.topic.SLICE_SUBSCRIBERS", 1)
+    monkeypatch.setattr("chatd.bus.fanout.SLICE_SECONDS", -1.0)
+    monkeypatch.setattr("chatd.bus.fanout.SLICE_RECEIVERS", 1)
     ann, bob, cleo = room.client("ann"), room.client("bob"), room.client("cleo")
     offer = ann.offer
 
@@ -379,8 +379,8 @@ async def test_two_heads_no_join_doubles_or_loses(
 ) -> None:
     """Joins and resumes at every moment of commits and fan-outs: each sees each number once."""
     monkeypatch.setattr("chatd.bus.topic.TAIL_EVENTS", tail)
-    monkeypatch.setattr("chatd.bus.topic.SLICE_SECONDS", -1.0)
-    monkeypatch.setattr("chatd.bus.topic.SLICE_SUBSCRIBERS", 3)
+    monkeypatch.setattr("chatd.bus.fanout.SLICE_SECONDS", -1.0)
+    monkeypatch.setattr("chatd.bus.fanout.SLICE_RECEIVERS", 3)
     settings = replace(
         Settings(), limits=UNLIMITED, chat=replace(Settings().chat, presence_grace_seconds=0)
     )

@@ -8,9 +8,21 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from chatd.bus.topic import Topic
-from chatd.engineio import Block
+from chatd.engineio import Block, Session
 from chatd.engineio.packets import Revision
+from chatd.model import Close
 from tests.engineio.served import serve
+
+
+class Member:
+    """A session as the bus's subscriber."""
+
+    def __init__(self, session: Session, codec: Codec) -> None:
+        self.outbox = session
+        self.codec = codec
+
+    def end(self, close: Close, reason: str) -> None:
+        raise AssertionError(reason)
 
 
 class Codec:
@@ -27,12 +39,12 @@ class Codec:
 
 async def test_a_bus_s_block_is_made_once_for_all_transports_of_a_revision() -> None:
     async with serve(allow_eio3=True) as served:
-        topic = Topic("lobby", "Lobby")
+        topic = Topic("lobby", "Lobby", served.log)
         codecs: dict[Revision, Codec] = {4: Codec(4), 3: Codec(3)}
 
         def subscribe() -> None:
             session = served.last.session
-            topic.subscribe(session, codecs[session.revision])
+            topic.subscribe(Member(session, codecs[session.revision]))
 
         poller = await served.poller()
         subscribe()
@@ -61,11 +73,11 @@ async def test_a_bus_s_block_is_made_once_for_all_transports_of_a_revision() -> 
 
 async def test_an_end_in_a_fan_out_calls_nobody() -> None:
     async with serve(send_queue_bytes=10) as served:
-        topic = Topic("lobby", "Lobby")
+        topic = Topic("lobby", "Lobby", served.log)
         codec = Codec(4)
         pollers = [await served.poller() for _ in range(3)]
         for recorder in served.came:
-            topic.subscribe(recorder.session, codec)
+            topic.subscribe(Member(recorder.session, codec))
         await pollers[0].say("4a")
         topic.tell(["x" * 5])
         sessions = [recorder.session for recorder in served.came]

@@ -5,8 +5,8 @@ from typing import Any, Literal
 import pytest
 import trio
 
+from chatd.bus import fanout
 from chatd.engineio import Block
-from chatd.socketio import delivery
 from chatd.socketio.acks import Reply
 from chatd.socketio.delivery import Delivery, Selection, offset_appended
 from chatd.socketio.recovery import Lost, MemoryLog
@@ -89,8 +89,8 @@ async def test_what_is_for_one_that_may_come_back_is_logged() -> None:
 async def test_a_long_fan_out_lets_others_run_and_passes_over_who_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(delivery, "SLICE_SECONDS", 0.0)
-    monkeypatch.setattr(delivery, "SLICE_MEMBERS", 2)
+    monkeypatch.setattr(fanout, "SLICE_SECONDS", 0.0)
+    monkeypatch.setattr(fanout, "SLICE_RECEIVERS", 2)
     members = [Member(str(number)) for number in range(6)]
     made = stage(*members)
 
@@ -120,8 +120,8 @@ async def test_a_long_fan_out_lets_others_run_and_passes_over_who_left(
 async def test_once_logged_an_event_reaches_everybody_cancelled_or_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(delivery, "SLICE_SECONDS", 0.0)
-    monkeypatch.setattr(delivery, "SLICE_MEMBERS", 1)
+    monkeypatch.setattr(fanout, "SLICE_SECONDS", 0.0)
+    monkeypatch.setattr(fanout, "SLICE_RECEIVERS", 1)
 
     class Slow(MemoryLog):
         async def append(self, *args: Any) -> str:
