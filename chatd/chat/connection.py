@@ -27,7 +27,7 @@ from chatd.timers import Timer
 
 __all__ = ["Answered", "Connection", "Traffic"]
 
-Answered: TypeAlias = Callable[[commands.Answer | Refusal], None]
+Answered: TypeAlias = Callable[[commands.Result | Refusal], None]
 """Takes the answer to a command: once, maybe at once, maybe long after. Must not raise."""
 
 UNANSWERED: Final = 64

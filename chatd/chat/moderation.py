@@ -439,5 +439,5 @@ def _log(
     )
 
 
-def _until(until: int | None) -> str | None:
+def _until(until: int | None) -> Any:
     return None if until is None else events.rfc3339(until)

@@ -1,7 +1,7 @@
-"""Commands on their way: waiting to be sent, sent, answered. They may outlive a connection.
+"""Commands that wait for their answers. They may outlive a connection.
 
-``say`` carries a key of its user's, so that the log takes it once, however often it is sent; the
-other commands come to the same when they are carried out twice.
+``say`` carries a key of its user's, so that the log takes it once, however often it is sent. The
+other commands have the same effect when they are carried out twice.
 """
 
 from __future__ import annotations
@@ -9,47 +9,52 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import trio
+from msgspec import structs
 
-from chatd.client import protocol
-from chatd.client.connection import Connection
 from chatd.client.errors import Garbled, Refused
-from chatd.client.protocol import Answer
+from chatd.protocol.codec import encode, read_result
+from chatd.protocol.commands import Answer, Command, Fault
 
-__all__ = ["Call", "Calls", "worth_waiting"]
+__all__ = ["Call", "Calls", "Wire", "retry_seconds"]
 
 _T = TypeVar("_T")
 
-# For a refusal that names no time: the daemon's buckets refill, and its store is back, about then.
+# For refusals that name no time: by then the daemon's token buckets have refilled a little, and its
+# store is mostly back.
 _RETRY_SECONDS: Final = 1.0
 
-_PASSING: Final = frozenset({"rate_limited", "unavailable"})
+_TEMPORARY: Final = frozenset({"rate_limited", "unavailable"})
+
+
+class Wire(Protocol):
+    """One connection, as it is used for sending commands."""
+
+    def send(self, call: Call[Any]) -> None:
+        """Send ``call.command`` after those before it, unless it is withdrawn by then."""
 
 
 class Call(Generic[_T]):
-    """One command, answered with a ``kind``.
+    """One command, whose answer is a ``kind``.
 
-    ``answered`` runs the moment the answer is read, before the frame behind it is looked at.
+    ``answered`` is called with the answer as soon as it is read, before the frame behind it.
     """
 
     def __init__(
         self,
-        number: int,
-        do: str,
-        fields: dict[str, Any],
+        command: Command,
         kind: type[_T],
         answered: Callable[[_T], None] | None = None,
         *,
         keyed: bool = False,
     ) -> None:
-        self.number = number
-        self.frame = protocol.command(do, number, fields)
+        self.command = command
         self.withdrawn = False
         self.sent = False
         self.keyed = keyed
-        """Whether only the same user may send it again: its key is the user's."""
+        """True if only the same user may send it again, because its key is that user's."""
         self._kind = kind
         self._answered = answered
         self._done = trio.Event()
@@ -57,37 +62,53 @@ class Call(Generic[_T]):
         self._result: _T | None = None
         self._fault: Exception | None = None
 
+    @property
+    def frame(self) -> str:
+        """The command as a frame of ``chatd.v1``."""
+        return encode(self.command).decode()
+
     def sending(self, seconds: float) -> None:
-        """Begin to wait for the answer on a connection."""
+        """Start the time in which the answer has to come."""
         self.sent = True
         self._scope.deadline = trio.current_time() + seconds
 
     def stranded(self) -> None:
-        """Wait for the next connection: the one that was to answer is gone."""
+        """Stop the time: the connection is lost, and the next one sends the command again."""
         self._scope.deadline = math.inf
 
     def answer(self, answer: Answer) -> None:
-        """Take the answer. Raises `Garbled`."""
-        if answer.error is not None:
-            error = answer.error
-            self.fail(Refused(error.code, error.message, error.retry_ms))
-            return
+        """Take the answer.
+
+        Raises:
+            Garbled: It is not of the kind that was expected.
+        """
         try:
-            result = protocol.result(answer.ok, self._kind)
-        except Garbled as garbled:
+            if answer.error is not None:
+                fault = read_result(answer.error, Fault)
+                self.fail(Refused(fault.code, fault.message, fault.retry_ms))
+                return
+            result = read_result(answer.ok, self._kind)
+        except ValueError as error:
+            garbled = Garbled(str(error))
             self.fail(garbled)
-            raise
+            raise garbled from None
         if self._answered is not None:
             self._answered(result)
         self._result = result
         self._done.set()
 
     def fail(self, fault: Exception) -> None:
+        """Let `outcome` raise ``fault``."""
         self._fault = fault
         self._done.set()
 
     async def outcome(self) -> _T:
-        """Wait for the answer. Raises what `fail` was given, or trio.TooSlowError."""
+        """Wait for the answer and return it.
+
+        Raises:
+            Exception: What `fail` was given.
+            trio.TooSlowError: A connection brought no answer in time.
+        """
         with self._scope:
             await self._done.wait()
         if self._fault is not None:
@@ -99,7 +120,10 @@ class Call(Generic[_T]):
 
 
 class Calls:
-    """All of a chat's commands without an answer, in the order in which they were made."""
+    """All commands of a chat that have no answer yet, in the order in which they were made.
+
+    ``seconds`` is the time in which a connection has to bring an answer.
+    """
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -111,80 +135,86 @@ class Calls:
 
     def new(
         self,
-        do: str,
-        fields: dict[str, Any],
+        command: Command,
         kind: type[_T],
         answered: Callable[[_T], None] | None = None,
         *,
         keyed: bool = False,
     ) -> Call[_T]:
-        """Make a command; it waits until it is sent. Somebody must `outcome` or `forget` it."""
-        call = Call(next(self._numbers), do, fields, kind, answered, keyed=keyed)
-        self._calls[call.number] = call
+        """Return a call that waits until it is sent. The caller has to `outcome` or `forget` it."""
+        number = next(self._numbers)
+        call = Call(structs.replace(command, id=number), kind, answered, keyed=keyed)
+        self._calls[number] = call
         return call
 
-    def send(self, connection: Connection, call: Call[Any]) -> None:
-        """Send a command on a living connection."""
+    def send(self, wire: Wire, call: Call[Any]) -> None:
+        """Send a call on a living connection."""
         call.sending(self._seconds)
-        connection.send(call)
+        wire.send(call)
 
-    def mention(self, connection: Connection, do: str, fields: dict[str, Any]) -> None:
-        """Send a command whose answer nobody waits for, on this connection or never."""
-        connection.send(Call(next(self._numbers), do, fields, object))
+    def mention(self, wire: Wire, command: Command) -> None:
+        """Send a command that has no answer, on this connection or never."""
+        wire.send(Call(structs.replace(command, id=next(self._numbers)), object))
 
     async def outcome(self, call: Call[_T]) -> _T:
-        """Wait for the answer, for as long as it takes to send it, and forget the command."""
+        """Wait for the answer, return it and forget the call. It raises what `Call.outcome` does.
+
+        The time until the call is sent does not count.
+        """
         try:
             return await call.outcome()
         finally:
             self.forget(call)
 
     def forget(self, call: Call[Any]) -> None:
+        """Wait no more for a call, and do not send it if that has not happened yet."""
         call.withdrawn = True
-        self._calls.pop(call.number, None)
+        assert isinstance(call.command.id, int)  # noqa: S101  as `new` made it
+        self._calls.pop(call.command.id, None)
 
-    async def patiently(
-        self, connection: Connection, do: str, fields: dict[str, Any], kind: type[_T]
-    ) -> _T:
-        """Have a command carried out on this very connection, however often it is told to wait."""
+    async def ask(self, wire: Wire, command: Command, kind: type[_T]) -> _T:
+        """Send a command on this very connection, again where it is refused for the moment."""
         while True:
-            call = self.new(do, fields, kind)
-            self.send(connection, call)
+            call = self.new(command, kind)
+            self.send(wire, call)
             try:
                 return await self.outcome(call)
             except Refused as refused:
-                if (seconds := worth_waiting(refused)) is None:
+                if (seconds := retry_seconds(refused)) is None:
                     raise
                 await trio.sleep(seconds)
 
     def answered(self, answer: Answer) -> None:
-        """Take an answer. One to a command that nobody waits for any more is nothing."""
+        """Take an answer. One that nobody waits for any more is ignored."""
         call = self._calls.get(answer.re) if isinstance(answer.re, int) else None
         if call is not None:
             call.answer(answer)
 
     def stranded(self) -> None:
-        """Wait for the next connection: this one is gone."""
+        """Stop the time of all calls: the connection is lost."""
         for call in self._calls.values():
             call.stranded()
 
-    def again(self, connection: Connection, *, same_user: bool) -> None:
-        """Send everything that waits. What another user's key protects is not sent twice."""
+    def resend(self, wire: Wire, *, same_user: bool) -> None:
+        """Send all calls on a new connection.
+
+        What was sent before with a key is not sent again as another user, whose keys are others.
+        """
         for call in self._calls.values():
             if call.keyed and call.sent and not same_user:
-                text = "the session is over, and whether this was said is not known"
+                text = "The session has expired; whether this message was sent is not known."
                 call.fail(Refused("unauthorized", text))
             else:
-                self.send(connection, call)
+                self.send(wire, call)
 
     def fail(self, fault: Exception) -> None:
-        """Answer everything that waits with ``fault``."""
+        """Let all calls raise ``fault``."""
         for call in self._calls.values():
             call.fail(fault)
 
 
-def worth_waiting(refused: Refused) -> float | None:
-    """Tell how many seconds to wait until the same may be carried out; None: it never is."""
-    if refused.code not in _PASSING:
+def retry_seconds(refused: Refused) -> float | None:
+    """Return after how many seconds the same command may succeed; None if never."""
+    if refused.code not in _TEMPORARY:
         return None
     return _RETRY_SECONDS if refused.retry_ms is None else refused.retry_ms / 1000

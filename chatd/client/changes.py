@@ -7,7 +7,7 @@ from typing import TypeAlias
 from msgspec import Struct
 
 from chatd.client.errors import Ending, Refused
-from chatd.client.protocol import Position
+from chatd.protocol.commands import Position
 
 __all__ = ["Change", "Gap", "Lost", "Reconnected", "RoomLost"]
 

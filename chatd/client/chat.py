@@ -14,11 +14,11 @@ from chatd.client.conversation import AnyEvent, Conversation, Statistics, Token
 from chatd.client.dialing import Address, Backoff, Dial, dial_url
 from chatd.client.errors import Closed, Ending, unwrapped
 from chatd.client.following import Following
-from chatd.client.protocol import (
+from chatd.model import NORMAL
+from chatd.protocol.commands import (
     Changed,
     Entered,
     Found,
-    Hello,
     Identity,
     Members,
     Page,
@@ -31,7 +31,7 @@ from chatd.client.protocol import (
     Said,
     Sanctioned,
 )
-from chatd.model import NORMAL
+from chatd.protocol.events import Hello
 
 __all__ = ["Chat", "Person", "connect"]
 

@@ -24,8 +24,8 @@ from trio_websocket import (
 
 from chatd.client.dialing import Address
 from chatd.client.errors import ConnectError, Ending, Garbled, may_reconnect
-from chatd.client.protocol import SUBPROTOCOL
 from chatd.model import CLOSES, LOST, NORMAL, PROTOCOL_ERROR, SILENT
+from chatd.protocol.codec import SUBPROTOCOL
 
 __all__ = ["Connection", "Deadlines", "Outgoing"]
 
@@ -59,8 +59,11 @@ class Deadlines(Struct, frozen=True):
 class Outgoing(Protocol):
     """A frame that waits to be sent. ``withdrawn`` frames are passed over."""
 
-    frame: str
-    withdrawn: bool
+    @property
+    def frame(self) -> str: ...
+
+    @property
+    def withdrawn(self) -> bool: ...
 
 
 class Connection:

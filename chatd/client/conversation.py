@@ -23,36 +23,34 @@ from functools import partial
 from inspect import isawaitable
 from typing import Any, Final, TypeAlias, TypeVar
 
+import msgspec
 import trio
 from msgspec import Struct, structs
 
-from chatd.client.call import Call, Calls, worth_waiting
+from chatd.client.call import Call, Calls, retry_seconds
 from chatd.client.changes import Change, Lost, Reconnected, RoomLost
 from chatd.client.connection import Connection, Deadlines
 from chatd.client.dialing import Address, Backoff
-from chatd.client.errors import Closed, ConnectError, Ending, Refused
+from chatd.client.errors import Closed, ConnectError, Ending, Garbled, Refused
 from chatd.client.following import Following, Take
 from chatd.client.inbox import Inbox
-from chatd.client.protocol import (
-    Answer,
+from chatd.model import LOST, NORMAL, UNAUTHORIZED
+from chatd.protocol import commands
+from chatd.protocol.codec import read_frame, read_result
+from chatd.protocol.commands import Answer, Entered, Fault, Identity, Page, Renamed
+from chatd.protocol.events import (
     Bye,
     Delete,
     Edit,
-    Entered,
     Hello,
-    Identity,
     Left,
     Message,
     NickChange,
     Notice,
-    Page,
-    Renamed,
     ServerEvent,
     Topic,
     Unknown,
-    decode,
 )
-from chatd.model import LOST, NORMAL, UNAUTHORIZED
 
 __all__ = ["AnyEvent", "Conversation", "Statistics", "Token"]
 
@@ -146,7 +144,7 @@ class Conversation:
         """Have a command carried out, on this connection or a later one."""
         if self._over is not None:
             raise self._over
-        call = self._calls.new(do, fields, kind, answered, keyed=keyed)
+        call = self._calls.new(_command(do, fields), kind, answered, keyed=keyed)
         if self.ready and self._connection is not None:
             self._calls.send(self._connection, call)
         return await self._calls.outcome(call)
@@ -154,7 +152,7 @@ class Conversation:
     def mention(self, do: str, fields: dict[str, Any]) -> None:
         """Send a command that has no answer, if there is a connection to send it on."""
         if self.ready and self._connection is not None:
-            self._calls.mention(self._connection, do, fields)
+            self._calls.mention(self._connection, _command(do, fields))
 
     async def settled(self) -> None:
         """Wait until the attempt to connect that is being made ends. Raises what it failed with."""
@@ -293,13 +291,16 @@ class Conversation:
     # ---- what is received; nothing here waits
 
     def _received(self, frame: str | bytes) -> None:
-        received = decode(frame)
-        if not isinstance(received, Answer):
-            self._told(received)
-        elif received.re is None and received.error is not None:
-            self._put(Notice(text=received.error.message))
-        else:
-            self._calls.answered(received)
+        try:
+            received = read_frame(frame)
+            if not isinstance(received, Answer):
+                self._told(received)
+            elif received.re is None and received.error is not None:
+                self._put(Notice(text=read_result(received.error, Fault).message))
+            else:
+                self._calls.answered(received)
+        except ValueError as error:
+            raise Garbled(str(error)) from None
 
     def _told(self, event: ServerEvent | Unknown) -> None:
         match event:
@@ -397,7 +398,7 @@ class Conversation:
         finally:
             for _, call in joins:
                 self._calls.forget(call)
-        self._calls.again(connection, same_user=same_user)
+        self._calls.resend(connection, same_user=same_user)
         self._connections += 1
         self._failed = None
         self.ending = None
@@ -417,8 +418,8 @@ class Conversation:
             return True
         known = True
         try:
-            self.identity = await self._calls.patiently(
-                connection, "auth", {"session": before.session}, Identity
+            self.identity = await self._calls.ask(
+                connection, commands.Auth(session=before.session), Identity
             )
         except Refused:
             self.identity = guest
@@ -427,7 +428,7 @@ class Conversation:
             # Where it is somebody else's by now, the application sees it by `identity`.
             with suppress(Refused):
                 self.renamed(
-                    await self._calls.patiently(connection, "nick", {"nick": before.nick}, Renamed)
+                    await self._calls.ask(connection, commands.Nick(nick=before.nick), Renamed)
                 )
         return known
 
@@ -438,9 +439,7 @@ class Conversation:
             token = await token
         before = self.identity
         try:
-            self.identity = await self._calls.patiently(
-                connection, "auth", {"token": token}, Identity
-            )
+            self.identity = await self._calls.ask(connection, commands.Auth(token=token), Identity)
         except Refused as refused:
             connection.end(UNAUTHORIZED.code, refused.message)
             await trio.sleep_forever()
@@ -448,8 +447,8 @@ class Conversation:
 
     def _rejoin(self, connection: Connection, following: Following) -> Call[Entered]:
         since = following.rejoining()
-        fields = {"room": following.room, "since": {"epoch": since.epoch, "seq": since.seq}}
-        call = self._calls.new("join", fields, Entered, partial(self._back_in, following))
+        join = commands.Join(room=following.room, since=since)
+        call = self._calls.new(join, Entered, partial(self._back_in, following))
         self._calls.send(connection, call)
         return call
 
@@ -460,7 +459,7 @@ class Conversation:
             try:
                 await self._calls.outcome(call)
             except Refused as refused:
-                if (seconds := worth_waiting(refused)) is not None:
+                if (seconds := retry_seconds(refused)) is not None:
                     await trio.sleep(seconds)
                     call = self._rejoin(connection, following)
                     continue
@@ -480,15 +479,24 @@ class Conversation:
 
     async def _read_on(self, connection: Connection, following: Following) -> None:
         newest = following.newest
-        fields = {
-            "room": following.room,
-            "after": following.position.seq,
-            "limit": min(_PAGE, self.inbox.most // 2 - 2),
-        }
+        history = commands.History(
+            room=following.room,
+            after=following.position.seq,
+            limit=min(_PAGE, self.inbox.most // 2 - 2),
+        )
         try:
-            page = await self._calls.patiently(connection, "history", fields, Page)
+            page = await self._calls.ask(connection, history, Page)
         except Refused:
             page = Page(following.epoch, [])
         if self.rooms.get(following.room) is following:
             for event in following.read(page, newest):
                 self._put(event)
+
+
+def _command(do: str, fields: dict[str, Any]) -> commands.Command:
+    given = {name: value for name, value in fields.items() if value is not None}
+    command: commands.Command = msgspec.convert(given | {"do": do}, _COMMAND)
+    return command
+
+
+_COMMAND: Final[Any] = commands.AnyCommand

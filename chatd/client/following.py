@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from enum import Enum, auto
 
 from chatd.client.changes import Gap
-from chatd.client.protocol import Entered, Page, Position, ServerEvent, Unknown, number
+from chatd.protocol.commands import Entered, Page, Position
+from chatd.protocol.events import ServerEvent, Unknown, number
 
 __all__ = ["Following", "Take"]
 

@@ -390,15 +390,15 @@ class _Client:
         if self._first is not None:
             Whereabouts.note(self.connection, self._first, self._socket.data)
 
-    def _joined(self, since: commands.Position | None, answer: commands.Answer | Refusal) -> None:
+    def _joined(self, since: commands.Position | None, answer: commands.Result | Refusal) -> None:
         if not isinstance(answer, commands.Entered):
             self._noticed("join")(answer)
             return
         self.room = answer.room
         self._first = self.connection.member(answer.room)
         seq = since.seq if since is not None and answer.recovered else answer.seq
-        if answer.events:
-            seq = answer.events[0].seq - 1
+        if answer.events and (first := events.number(answer.events[0])) is not None:
+            seq = first - 1
         # Who sees nothing of what follows goes on from before it.
         self._socket.offset = page_offset(answer.epoch, seq)
         self._hello({"joined": {**msgspec.to_builtins(answer), "events": []}})
@@ -434,20 +434,19 @@ class _Client:
         self.connection.chat.refusals["bad_request"] += 1
         self._answered(name, ack)(Refusal("bad_request", why))
 
-    def _answered(self, name: str, ack: Ack) -> Callable[[commands.Answer | Refusal], None]:
+    def _answered(self, name: str, ack: Ack) -> Callable[[commands.Result | Refusal], None]:
         return partial(_acknowledge, ack) if ack.wanted else self._noticed(name)
 
-    def _noticed(self, name: str) -> Callable[[commands.Answer | Refusal], None]:
-        def answered(answer: commands.Answer | Refusal) -> None:
+    def _noticed(self, name: str) -> Callable[[commands.Result | Refusal], None]:
+        def answered(answer: commands.Result | Refusal) -> None:
             if isinstance(answer, Refusal):
-                retry_ms = msgspec.UNSET if answer.retry_ms is None else answer.retry_ms
-                notice = events.Notice(answer.message, name, answer.code, retry_ms)
+                notice = events.Notice(answer.message, name, answer.code, answer.retry_ms)
                 self.connection.tell(notice)
 
         return answered
 
 
-def _acknowledge(ack: Ack, answer: commands.Answer | Refusal) -> None:
+def _acknowledge(ack: Ack, answer: commands.Result | Refusal) -> None:
     kind = "error" if isinstance(answer, Refusal) else "ok"
     ack({kind: msgspec.to_builtins(answer)})
 

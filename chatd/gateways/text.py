@@ -165,7 +165,7 @@ class TextGateway:
 
     async def _auth(self, token: str) -> None:
         """Be who the token names, in the room of the beginning; or renew the token."""
-        connection, answers = self._connection, list[commands.Answer | Refusal]()
+        connection, answers = self._connection, list[commands.Result | Refusal]()
         renews = connection.known and connection.user.subject
         changes = not renews and self._is_valid(token)
         if changes and connection.member(self._room) is not None:
@@ -218,7 +218,7 @@ class TextGateway:
             return refused.refusal
         refusals: list[Refusal] = []
 
-        def answered(answer: commands.Answer | Refusal) -> None:
+        def answered(answer: commands.Result | Refusal) -> None:
             if isinstance(answer, commands.Entered):
                 self._enter(answer.room)
                 self._greet(answer, notices)
@@ -256,7 +256,7 @@ class TextGateway:
     async def _perform(self, command: commands.Command) -> None:
         await perform(self._connection, command, self._answer)
 
-    def _answer(self, answer: commands.Answer | Refusal) -> None:
+    def _answer(self, answer: commands.Result | Refusal) -> None:
         match answer:
             case Refusal():
                 self._connection.tell(_notice(answer))

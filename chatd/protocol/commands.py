@@ -1,13 +1,21 @@
-"""What a client may ask for and what it is answered, alike in every protocol."""
+"""The commands that clients may send, and after them their answers, as objects.
+
+The field ``do`` of the JSON holds a command's name. Optional fields are None in Python and left out
+of the JSON, but for the answers that say otherwise.
+"""
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, TypeAlias
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import Struct, field
+
+from chatd.protocol.events import ServerEvent, Unknown, last
 
 __all__ = [
     "Answer",
+    "AnyCommand",
     "Auth",
     "Ban",
     "Changed",
@@ -16,6 +24,7 @@ __all__ = [
     "Delete",
     "Edit",
     "Entered",
+    "Fault",
     "Found",
     "History",
     "Identity",
@@ -32,6 +41,7 @@ __all__ = [
     "Read",
     "ReadMark",
     "Renamed",
+    "Result",
     "RoomInfo",
     "RoomLeft",
     "RoomList",
@@ -50,30 +60,39 @@ __all__ = [
 ]
 
 
-class Command(Struct, frozen=True, kw_only=True, tag_field="do", tag=str.lower):
-    """Something asked. ``id`` is the sender's mark, by which it finds the answer."""
+class Command(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="do", tag=str.lower):
+    """The base of all commands. ``id`` is the client's own; the answer repeats it."""
 
     id: str | int | float | None = None
 
 
-class Auth(Command, frozen=True, kw_only=True):
-    """Be who a ``token`` names, or the guest again to whom ``session`` was given."""
-
-    token: str | None = None
-    session: str | None = None
-
-
 class Position(Struct, frozen=True):
-    """A position: a number and the life of the log in which it was given."""
+    """A place in a room's log.
+
+    Attributes:
+        epoch: Names the life of the log that gave the number; a restored log has another.
+        seq: The number of an event; 0 is before the first.
+    """
 
     epoch: str
     seq: int
 
 
-class Join(Command, frozen=True, kw_only=True):
-    """Be in a room, and catch up from ``since`` or get the newest ``limit`` events (100).
+# ---- commands
 
-    Where ``messages``, it is the newest ``limit`` messages, and what came between them.
+
+class Auth(Command, frozen=True, kw_only=True):
+    """Become the user that ``token`` names, or the guest that was given ``session``."""
+
+    token: str | None = None
+    session: str | None = None
+
+
+class Join(Command, frozen=True, kw_only=True):
+    """Join a room and read a page of its log: after ``since``, or the newest events.
+
+    ``limit`` is the size of the page: 100 by default, at most 500. With ``messages`` it counts
+    messages only.
     """
 
     room: str
@@ -83,15 +102,15 @@ class Join(Command, frozen=True, kw_only=True):
 
 
 class Leave(Command, frozen=True, kw_only=True):
-    """Leave a room; nothing of it follows the answer."""
+    """Leave a room. No event of the room follows the answer."""
 
     room: str
 
 
 class Say(Command, frozen=True, kw_only=True):
-    """Say a text in a room. The same ``key`` of the same user is said once.
+    """Send a message. Of one user's messages with the same ``key`` only the first counts.
 
-    ``reply_to`` is the number of the message it answers.
+    ``reply_to`` is the number of the message that it answers.
     """
 
     room: str
@@ -101,9 +120,10 @@ class Say(Command, frozen=True, kw_only=True):
 
 
 class History(Command, frozen=True, kw_only=True):
-    """Read a page of a room's log: after a number, or before one, or the newest.
+    """Read a page of a room's log: before a number, after one, or the newest events.
 
-    Where ``messages``, ``limit`` counts messages alone, unless it is read on ``after`` a number.
+    ``limit`` is 100 by default, at most 500. With ``messages`` it counts messages only, except
+    ``after`` a number.
     """
 
     room: str
@@ -114,7 +134,7 @@ class History(Command, frozen=True, kw_only=True):
 
 
 class Who(Command, frozen=True, kw_only=True):
-    """Ask who is in a room, by nick; ``after`` is the last nick of the page before."""
+    """List a room's members by nick; ``after`` is the last nick of the previous page."""
 
     room: str
     after: str | None = None
@@ -122,19 +142,19 @@ class Who(Command, frozen=True, kw_only=True):
 
 
 class Rooms(Command, frozen=True, kw_only=True):
-    """Ask which rooms there are, by name; ``after`` is the last room of the page before."""
+    """List the rooms by name; ``after`` is the last room of the previous page."""
 
     after: str | None = None
 
 
 class Nick(Command, frozen=True, kw_only=True):
-    """Be called ``nick`` from now on."""
+    """Change the user's nick."""
 
     nick: str
 
 
 class Edit(Command, frozen=True, kw_only=True):
-    """Give a message of one's own, by its number, another text."""
+    """Change the text of a message of one's own."""
 
     room: str
     seq: int
@@ -142,21 +162,21 @@ class Edit(Command, frozen=True, kw_only=True):
 
 
 class Delete(Command, frozen=True, kw_only=True):
-    """Take a message away, by its number: one's own, or as an operator anybody's."""
+    """Delete a message: one's own, or, for operators, anybody's."""
 
     room: str
     seq: int
 
 
 class Topic(Command, frozen=True, kw_only=True):
-    """Say what a room is about; an empty text: nothing."""
+    """Set a room's topic; an empty text removes it."""
 
     room: str
     text: str
 
 
 class Search(Command, frozen=True, kw_only=True):
-    """Find the messages of a room that have all the words, the newest first."""
+    """Find the messages of a room that contain all words of ``query``, the newest first."""
 
     room: str
     query: str
@@ -165,25 +185,25 @@ class Search(Command, frozen=True, kw_only=True):
 
 
 class Typing(Command, frozen=True, kw_only=True):
-    """Tell that a message is being written, or no more. It has no answer."""
+    """Report that the user started or stopped typing. It has no answer."""
 
     room: str
     on: bool
 
 
 class Read(Command, frozen=True, kw_only=True):
-    """Note that everything up to a number has been read."""
+    """Mark a room as read up to a number."""
 
     room: str
     seq: int
 
 
 class Moderate(Command, frozen=True, kw_only=True):
-    """Something that is an operator's to do, in a room or, without one, everywhere."""
+    """The base of what only operators may do, in a room or, without one, everywhere."""
 
 
 class Sanction(Moderate, frozen=True, kw_only=True):
-    """Something done to somebody, named by nick or user id, or to a network (in CIDR)."""
+    """The base of what is done to a user, by nick or user id, or to a network in CIDR notation."""
 
     room: str | None = None
     nick: str | None = None
@@ -194,170 +214,290 @@ class Sanction(Moderate, frozen=True, kw_only=True):
 
 
 class Kick(Sanction, frozen=True, kw_only=True):
-    """Put somebody out, who may come back."""
+    """Remove a user, who may come back."""
 
 
 class Ban(Sanction, frozen=True, kw_only=True):
-    """Keep somebody or a network out, for so many seconds or until it is taken back."""
+    """Keep a user or a network out, for ``seconds`` or until ``unban``."""
 
 
 class Unban(Sanction, frozen=True, kw_only=True):
-    """Take a ban back."""
+    """Lift a ban."""
 
 
 class Mute(Sanction, frozen=True, kw_only=True):
-    """Let somebody say nothing."""
+    """Keep a user from sending messages, for ``seconds`` or until ``unmute``."""
 
 
 class Unmute(Sanction, frozen=True, kw_only=True):
-    """Let somebody speak again."""
+    """Let a user send messages again."""
 
 
 class Slow(Moderate, frozen=True, kw_only=True):
-    """Have everybody in a room wait so long between two messages; 0: no more."""
+    """Set the seconds that each user has to wait between two messages in a room; 0 ends it."""
 
     room: str
     seconds: float = 0
 
 
 class Close(Moderate, frozen=True, kw_only=True):
-    """Shut a room, for so many seconds or until it is opened again, with 0."""
+    """Close a room, for ``seconds`` or until it is opened by ``seconds`` of 0."""
 
     room: str
     seconds: float | None = None
     reason: str | None = None
 
 
+AnyCommand: TypeAlias = (
+    Auth
+    | Join
+    | Leave
+    | Say
+    | History
+    | Who
+    | Rooms
+    | Nick
+    | Edit
+    | Delete
+    | Topic
+    | Search
+    | Typing
+    | Read
+    | Kick
+    | Ban
+    | Unban
+    | Mute
+    | Unmute
+    | Slow
+    | Close
+)
+"""Every command that there is."""
+
+
+# ---- answers
+
+
 class Member(Struct, frozen=True):
-    """Somebody in a room."""
+    """A user in a room.
+
+    Attributes:
+        nick: The user's nick.
+        user: The user's id.
+        op: True if the user is an operator.
+    """
 
     nick: str
     user: str
-    op: bool
+    op: bool = False
 
 
 class Identity(Struct, frozen=True):
-    """Answers ``auth``; a guest's ``session`` is good for another ``auth.session_days``."""
+    """Answers ``auth``: who the client is now. Its JSON has all fields.
 
-    user: str
-    nick: str
-    op: bool
-    session: str | None
-
-
-class Entered(Struct, frozen=True):
-    """Answers ``join``. ``seq`` is the room's last number; ``events`` are oldest first.
-
-    ``read`` and ``unread`` are there for who marked something in the room as read, and for who has
-    direct messages.
+    Attributes:
+        user: The user's id; None until ``auth`` where guests are disabled, as is ``nick``.
+        nick: The user's nick.
+        op: True if the user is an operator.
+        session: The secret with which a guest becomes the same guest again, valid for
+            ``auth.session_days`` more; None for users with a token.
     """
 
+    user: str | None
+    nick: str | None
+    op: bool = False
+    session: str | None = None
+
+
+class Entered(Struct, frozen=True, omit_defaults=True):
+    """Answers ``join``. The JSON leaves out ``read`` and ``unread`` alone.
+
+    Attributes:
+        room: The room's name as it is written.
+        epoch: The epoch of the log.
+        seq: The number of the room's last event.
+        events: A page of the log, oldest first. Newer events follow one by one.
+        recovered: True if ``events`` continue exactly where ``since`` ended.
+        topic: The room's topic; empty if there is none.
+        may_set_topic: True if this user may set the topic.
+        members: The first 100 members, by nick.
+        member_count: How many members there are.
+        read: The number up to which this user has read the room; None if it never marked anything
+            as read.
+        unread: How many messages of others came after that.
+    """
+
+    # The JSON leaves out a default that is a value, but not one that a function makes.
     room: str
     epoch: str
     seq: int
-    topic: str
-    may_set_topic: bool
-    members: list[Member]
-    member_count: int
-    events: list[Any]
-    recovered: bool
-    read: int | UnsetType = UNSET
-    unread: int | UnsetType = UNSET
+    events: list[ServerEvent | Unknown]
+    recovered: bool = field(default_factory=bool)
+    topic: str = field(default_factory=str)
+    may_set_topic: bool = field(default_factory=bool)
+    members: list[Member] = field(default_factory=list[Member])
+    member_count: int = field(default_factory=int)
+    read: int | None = None
+    unread: int | None = None
+
+    @property
+    def end(self) -> int | None:
+        """The last number of ``events``; None if there is none."""
+        return last(self.events)
 
 
 class RoomLeft(Struct, frozen=True):
-    """Answers ``leave``."""
+    """Answers ``leave``.
 
-    room: str
-
-
-class Said(Struct, frozen=True, kw_only=True):
-    """Answers ``say``: the message's number, and whether its key had been said before.
-
-    A direct message between guests is told and not ``kept``: it has no number.
+    Attributes:
+        room: The room's name as it is written.
     """
 
     room: str
-    epoch: str | UnsetType = UNSET
-    seq: int | UnsetType = UNSET
-    at: str
-    duplicate: bool = False
-    kept: bool | UnsetType = UNSET
+
+
+class Said(Struct, frozen=True, omit_defaults=True):
+    """Answers ``say``: the message is in the log, or was delivered if it is not ``kept``.
+
+    Attributes:
+        room: The room's name as it is written.
+        at: When it was sent.
+        epoch: The epoch of the log; None for a message that is not kept.
+        seq: Its number in the log; None for a message that is not kept.
+        duplicate: True if the same key was used before; ``seq`` and ``at`` are then the first
+            message's.
+        kept: False for a direct message between guests, which is in no log.
+    """
+
+    room: str
+    at: datetime
+    epoch: str | None = None
+    seq: int | None = None
+    duplicate: bool = field(default_factory=bool)  # always in the JSON
+    kept: bool = True
 
 
 class Changed(Struct, frozen=True):
-    """Answers ``edit``, ``delete`` and ``topic``: the number of the new event, and its time."""
+    """Answers ``edit``, ``delete`` and ``topic``.
+
+    Attributes:
+        seq: The number of the new event.
+        at: The time of the new event.
+    """
 
     seq: int
-    at: str
+    at: datetime
 
 
 class Page(Struct, frozen=True):
-    """Answers ``history``: ``more`` tells whether the log goes on in the direction asked."""
+    """Answers ``history``.
+
+    Attributes:
+        epoch: The epoch of the log.
+        events: Events of the log, oldest first.
+        more: True if the log goes on in the direction that was asked for.
+    """
 
     epoch: str
-    events: list[Any]
-    more: bool
+    events: list[ServerEvent | Unknown]
+    more: bool = False
 
 
 class Found(Struct, frozen=True):
-    """Answers ``search``: messages, the newest first; ``more`` tells whether there may be older."""
+    """Answers ``search``.
 
-    events: list[Any]
-    more: bool
+    Attributes:
+        events: Messages, the newest first.
+        more: True if there may be older ones.
+    """
+
+    events: list[ServerEvent | Unknown]
+    more: bool = False
 
 
 class Members(Struct, frozen=True):
-    """Answers ``who``."""
+    """Answers ``who``.
+
+    Attributes:
+        members: A page of members, by nick.
+        member_count: How many members the room has.
+    """
 
     members: list[Member]
     member_count: int
 
 
-class RoomInfo(Struct, frozen=True):
-    """One room of ``rooms``. ``read`` and ``unread`` are as in `Entered`.
+class RoomInfo(Struct, frozen=True, omit_defaults=True):
+    """One room of the answer to ``rooms``. The JSON leaves out the last three fields alone.
 
-    ``nick`` is in direct messages' rooms: what the other is called, where that is known.
+    Attributes:
+        room: The room's name as it is written.
+        members: How many members it has.
+        seq: The number of its last event; 0 if it has none.
+        topic: Its topic; empty if there is none.
+        nick: For direct messages, the other user's nick, if it is known.
+        read: The number up to which this user has read the room; None if it never marked anything
+            as read.
+        unread: How many messages of others came after that.
     """
 
     room: str
-    members: int
-    seq: int
-    topic: str
-    nick: str | UnsetType = UNSET
-    read: int | UnsetType = UNSET
-    unread: int | UnsetType = UNSET
+    members: int = field(default_factory=int)
+    seq: int = field(default_factory=int)
+    topic: str = field(default_factory=str)
+    nick: str | None = None
+    read: int | None = None
+    unread: int | None = None
 
 
-class RoomList(Struct, frozen=True):
-    """Answers ``rooms``; ``more`` is there, and true, where there are further ones."""
+class RoomList(Struct, frozen=True, omit_defaults=True):
+    """Answers ``rooms``.
+
+    Attributes:
+        rooms: A page of rooms: direct messages first, then by name.
+        more: True if others follow.
+    """
 
     rooms: list[RoomInfo]
-    more: bool | UnsetType = UNSET
+    more: bool = False
 
 
 class Renamed(Struct, frozen=True):
-    """Answers ``nick``."""
+    """Answers ``nick``.
+
+    Attributes:
+        nick: The nick as it is displayed.
+    """
 
     nick: str
 
 
 class ReadMark(Struct, frozen=True):
-    """Answers ``read``: up to where the room is read now, which never goes back."""
+    """Answers ``read``.
+
+    Attributes:
+        room: The room's name as it is written.
+        seq: The number up to which the room is read; it never goes back.
+    """
 
     room: str
     seq: int
 
 
 class Sanctioned(Struct, frozen=True, omit_defaults=True):
-    """Answers what operators do: to whom it was done, and until when it holds."""
+    """Answers the commands of operators.
+
+    Attributes:
+        user: The id of the user concerned; None if it was a network or a room.
+        until: When it ends; None if it has no end, or is no matter of time.
+        networks: The networks concerned, in CIDR notation; None if there are none.
+    """
 
     user: str | None = None
+    until: datetime | None = None
     networks: list[str] | None = None
-    until: str | None = None
 
 
-Answer: TypeAlias = (
+Result: TypeAlias = (
     Identity
     | Sanctioned
     | Entered
@@ -371,3 +511,33 @@ Answer: TypeAlias = (
     | Renamed
     | ReadMark
 )
+"""What a command that was carried out is answered with."""
+
+
+class Fault(Struct, frozen=True):
+    """A refusal as a client reads it: later versions may have other codes.
+
+    Attributes:
+        code: Why, for programs.
+        message: Why, for people.
+        retry_ms: After how many milliseconds the command may succeed; None if waiting does not
+            help.
+    """
+
+    code: str
+    message: str = ""
+    retry_ms: int | None = None
+
+
+class Answer(Struct, frozen=True, omit_defaults=True):
+    """What became of a command, in ``chatd.v1``.
+
+    Attributes:
+        re: The command's ``id``; None if it had none, or none that could be read.
+        ok: The `Result`, if the command was carried out; not decoded yet where a client reads it.
+        error: Why it was refused, otherwise: a `chatd.model.Refusal`, or not decoded yet.
+    """
+
+    re: str | int | float | None
+    ok: Any = None
+    error: Any = None

@@ -1,16 +1,20 @@
-"""What a client is told, in the shape every protocol with objects gives it.
+"""What the daemon sends unasked, as objects; the field ``on`` of the JSON holds an event's name.
 
-``Message``, ``Edit``, ``Delete`` and ``Topic`` are events of a room's log, and ``shape``
-makes them of one; the rest is told and forgotten.
+``Message``, ``Edit``, ``Delete`` and ``Topic`` are events of a room's log: they have numbers and
+can be read again. All others are sent once and not kept.
+
+Optional fields are None in Python. `Message`, `Edit` and `Notice` leave them out of the JSON; the
+other events write all their fields.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Literal
+from typing import Any, TypeAlias
 
-from msgspec import UNSET, Struct, UnsetType, field
+from msgspec import Struct, field
 
 from chatd.model import Event
 
@@ -18,123 +22,218 @@ __all__ = [
     "Bye",
     "Delete",
     "Edit",
+    "EventBase",
     "Hello",
     "Joined",
     "Left",
     "Limits",
+    "LogEvent",
     "Message",
     "NickChange",
     "Notice",
     "Presence",
     "Read",
+    "ServerEvent",
     "Topic",
     "Typing",
+    "Unknown",
+    "last",
+    "number",
     "rfc3339",
     "shape",
 ]
 
 
-class ServerEvent(Struct, frozen=True, tag_field="on", tag=str.lower):
-    """Anything told; its name stands in ``on``."""
+class EventBase(Struct, frozen=True, tag_field="on", tag=str.lower):
+    """The base of all events."""
+
+    @property
+    def on(self) -> str:
+        """The event's name, as in the JSON."""
+        return str(self.__struct_config__.tag)
 
 
 class Limits(Struct, frozen=True):
-    """What a client must keep to. None where there is no limit."""
+    """The limits that a client has to keep to.
 
-    message_bytes: int
-    messages_per_second: float | None
-    messages_burst: int | None
+    Attributes:
+        message_bytes: The longest text of a message, in bytes of UTF-8.
+        messages_per_second: How many messages a user may send per second in the long run; None if
+            there is no limit.
+        messages_burst: How many messages a user may send at once; None if there is no limit.
+    """
+
+    message_bytes: int | None = None
+    messages_per_second: float | None = None
+    messages_burst: int | None = None
 
 
-class Hello(ServerEvent, frozen=True):
-    """The first thing said: who the client is, and how to be it again."""
+class Hello(EventBase, frozen=True):
+    """The first event of a connection.
+
+    Attributes:
+        server: The daemon's name and version.
+        session: The secret with which a guest becomes the same guest again; None for users with a
+            token.
+        user: The user's id; None before ``auth`` where guests are disabled, as is ``nick``.
+        nick: The user's nick.
+        op: True if the user is an operator.
+        limits: The limits that the client has to keep to.
+    """
 
     server: str
-    session: str | None
-    user: str | None
-    nick: str | None
-    op: bool
-    limits: Limits
+    session: str | None = None
+    user: str | None = None
+    nick: str | None = None
+    op: bool = False
+    limits: Limits = Limits()
 
 
-class Message(ServerEvent, frozen=True, kw_only=True):
-    """Somebody said something. What is told and not kept has no number."""
+class Message(EventBase, frozen=True, kw_only=True, omit_defaults=True):
+    """A message.
+
+    Attributes:
+        room: The room's name; of a direct message ``@`` and both users' ids.
+        seq: Its number in the room's log; None for a direct message between guests, which is not
+            kept.
+        at: When it was sent.
+        nick: The sender's nick at that time; ``from`` in the JSON.
+        user: The sender's user id.
+        text: The present text, after all edits; None if the message was deleted.
+        reply_to: The number of the message that it answers.
+        edited: When it was last edited; None if never.
+        deleted: True if it was deleted.
+    """
 
     room: str
-    seq: int | UnsetType = UNSET
-    at: str
+    seq: int | None = None
+    at: datetime
     nick: str = field(name="from")
     user: str
-    text: str | UnsetType = UNSET
-    reply_to: int | UnsetType = UNSET
-    edited: str | UnsetType = UNSET
-    deleted: bool | UnsetType = UNSET
+    text: str | None = None
+    reply_to: int | None = None
+    edited: datetime | None = None
+    deleted: bool = False
 
 
-class Edit(ServerEvent, frozen=True, tag="edit"):
-    """A message has another text: the present one, if it was edited again since.
+class Edit(EventBase, frozen=True, omit_defaults=True):
+    """A message was edited.
 
-    There is none where the message was deleted since.
+    Attributes:
+        room: The room's name.
+        seq: The number of this event.
+        of: The number of the edited message.
+        at: When it was edited.
+        nick: The nick of who edited it; ``from`` in the JSON.
+        user: The user id of who edited it.
+        text: The message's present text, which may come from a later edit; None if the message was
+            deleted since.
     """
 
     room: str
     seq: int
     of: int
-    at: str
+    at: datetime
     nick: str = field(name="from")
     user: str
-    text: str | UnsetType = UNSET
+    text: str | None = None
 
 
-class Delete(ServerEvent, frozen=True, tag="delete"):
-    """A message is no more; its number is left."""
+class Delete(EventBase, frozen=True):
+    """A message was deleted; its number stays used.
+
+    Attributes:
+        room: The room's name.
+        seq: The number of this event.
+        of: The number of the deleted message.
+        at: When it was deleted.
+        nick: The nick of who deleted it; ``from`` in the JSON.
+        user: The user id of who deleted it.
+    """
 
     room: str
     seq: int
     of: int
-    at: str
+    at: datetime
     nick: str = field(name="from")
     user: str
 
 
-class Topic(ServerEvent, frozen=True, tag="topic"):
-    """What the room is about; an empty text: nothing."""
+class Topic(EventBase, frozen=True):
+    """A room's topic was set.
+
+    Attributes:
+        room: The room's name.
+        seq: The number of this event.
+        at: When it was set.
+        nick: The nick of who set it; ``from`` in the JSON.
+        user: The user id of who set it.
+        text: The new topic; an empty text removes it.
+    """
 
     room: str
     seq: int
-    at: str
+    at: datetime
     nick: str = field(name="from")
     user: str
-    text: str
+    text: str = ""
 
 
-class Joined(ServerEvent, frozen=True):
-    """A user's first connection came into the room."""
+class Joined(EventBase, frozen=True):
+    """A user joined a room with the first of its connections.
 
-    room: str
-    nick: str
-    user: str
-    op: bool
-
-
-class Left(ServerEvent, frozen=True):
-    """A user's last connection left the room. Who was put out is told so too."""
+    Attributes:
+        room: The room's name.
+        nick: The user's nick.
+        user: The user's id.
+        op: True if the user is an operator.
+    """
 
     room: str
     nick: str
     user: str
-    reason: Literal["leave", "lost", "kicked", "banned"]
+    op: bool = False
 
 
-class Presence(ServerEvent, frozen=True):
-    """How many are in a room in which so many come and go that it is not told of each."""
+class Left(EventBase, frozen=True):
+    """A user left a room with the last of its connections.
+
+    Users who are kicked or banned get this event too.
+
+    Attributes:
+        room: The room's name.
+        nick: The user's nick.
+        user: The user's id.
+        reason: ``leave``, ``lost``, ``kicked`` or ``banned``; later versions may add others.
+    """
+
+    room: str
+    nick: str
+    user: str
+    reason: str = ""
+
+
+class Presence(EventBase, frozen=True):
+    """The number of members, sent instead of ``joined`` and ``left`` in large rooms.
+
+    Attributes:
+        room: The room's name.
+        total: How many users are in the room.
+    """
 
     room: str
     total: int
 
 
-class NickChange(ServerEvent, frozen=True, tag="nick"):
-    """A user is called something else from now on."""
+class NickChange(EventBase, frozen=True, tag="nick"):
+    """A user changed its nick; sent once for each room that is shared with it.
+
+    Attributes:
+        room: The room's name.
+        user: The user's id.
+        before: The nick until now; ``from`` in the JSON.
+        nick: The new nick; ``to`` in the JSON.
+    """
 
     room: str
     user: str
@@ -142,8 +241,15 @@ class NickChange(ServerEvent, frozen=True, tag="nick"):
     nick: str = field(name="to")
 
 
-class Typing(ServerEvent, frozen=True):
-    """Somebody is writing, or no more: who hears nothing for a while takes it for no more."""
+class Typing(EventBase, frozen=True):
+    """A user started or stopped typing. Clients should expire it after a few seconds.
+
+    Attributes:
+        room: The room's name.
+        nick: The user's nick.
+        user: The user's id.
+        active: True if the user is typing.
+    """
 
     room: str
     nick: str
@@ -151,39 +257,97 @@ class Typing(ServerEvent, frozen=True):
     active: bool
 
 
-class Read(ServerEvent, frozen=True):
-    """Another connection of the same user has read so far."""
+class Read(EventBase, frozen=True):
+    """Another connection of the same user marked a room as read.
+
+    Attributes:
+        room: The room's name.
+        seq: The number up to which the room is read.
+    """
 
     room: str
     seq: int
 
 
-class Notice(ServerEvent, frozen=True):
+class Notice(EventBase, frozen=True, omit_defaults=True):
     """A line for people, from the daemon or an operator.
 
-    Where a protocol has no other way to say that a command was refused, ``do`` and the rest do.
-    With ``do`` alone it asks for that command: ``auth`` before a token ends.
+    Attributes:
+        text: The line.
+        do: The command it is about: one that was refused, where a protocol cannot answer it, or,
+            without ``code``, one that the daemon asks for (``auth``, before a token expires).
+        code: Why that command was refused.
+        retry_ms: After how many milliseconds it may succeed; None if waiting does not help.
     """
 
     text: str
-    do: str | UnsetType = UNSET
-    code: str | UnsetType = UNSET
-    retry_ms: int | UnsetType = UNSET
+    do: str | None = None
+    code: str | None = None
+    retry_ms: int | None = None
 
 
-class Bye(ServerEvent, frozen=True):
-    """The last thing said: why, and whether and when to come back."""
+class Bye(EventBase, frozen=True):
+    """The last event before the daemon closes a connection. `chatd.client` obeys it by itself.
+
+    Attributes:
+        code: The close code.
+        reason: Why, for people.
+        reconnect: True if connecting again can help.
+        retry_ms: After how many milliseconds to connect again; None if it does not matter.
+    """
 
     code: int
-    reason: str
-    reconnect: bool
-    retry_ms: int
+    reason: str = ""
+    reconnect: bool = True
+    retry_ms: int | None = None
 
 
-def shape(room: str, event: Event) -> Message | Edit | Delete | Topic:
-    """Give a logged event, with its present words, as it is told; ``room`` as it is written."""
+class Unknown(EventBase, frozen=True, tag=""):
+    """An event that this version does not know, or a known one in an unexpected shape.
+
+    Only clients make these, so that they outlive the next version of their daemon.
+
+    Attributes:
+        name: The event's name; ``on`` is the same.
+        fields: The whole JSON object.
+    """
+
+    name: str
+    fields: dict[str, Any]
+
+    @property
+    def on(self) -> str:
+        """The event's name, as in the JSON."""
+        return self.name
+
+
+LogEvent: TypeAlias = Message | Edit | Delete | Topic
+"""An event of a room's log."""
+
+ServerEvent: TypeAlias = (
+    Hello
+    | Message
+    | Edit
+    | Delete
+    | Topic
+    | Presence
+    | Joined
+    | Left
+    | NickChange
+    | Typing
+    | Read
+    | Notice
+    | Bye
+)
+"""Every event that this version knows."""
+
+
+def shape(room: str, event: Event) -> LogEvent:
+    """Return an event of the log as clients get it, with the present text.
+
+    ``room`` is the room's name as it is written.
+    """
     at = rfc3339(event.at)
-    text = UNSET if event.text is None else event.text
     match event.kind:
         case "message":
             return Message(
@@ -192,26 +356,40 @@ def shape(room: str, event: Event) -> Message | Edit | Delete | Topic:
                 at=at,
                 nick=event.nick,
                 user=event.user,
-                text=text,
-                reply_to=UNSET if event.reply_to is None else event.reply_to,
-                edited=UNSET if event.edited is None else rfc3339(event.edited),
-                deleted=True if event.deleted else UNSET,
+                text=event.text,
+                reply_to=event.reply_to,
+                edited=None if event.edited is None else rfc3339(event.edited),
+                deleted=event.deleted,
             )
         case "edit":
-            return Edit(room, event.seq, event.of or 0, at, event.nick, event.user, text)
+            return Edit(room, event.seq, event.of or 0, at, event.nick, event.user, event.text)
         case "delete":
             return Delete(room, event.seq, event.of or 0, at, event.nick, event.user)
         case "topic":
             return Topic(room, event.seq, at, event.nick, event.user, event.text or "")
 
 
-def rfc3339(milliseconds: int) -> str:
-    """Write a time as RFC 3339 in UTC, with milliseconds and ``Z``."""
+def rfc3339(milliseconds: int) -> Any:
+    """Return a time as text by RFC 3339, in UTC, with milliseconds and ``Z``.
+
+    The type is Any because the server puts this text in fields that clients read as datetimes:
+    msgspec itself would write microseconds.
+    """
     seconds, rest = divmod(milliseconds, 1000)
     return f"{_second(seconds)}.{rest:03d}Z"
 
 
-# A batch's events share their second; formatting one takes 1.5 µs.
+# The events of a batch share their second; formatting one takes 1.5 µs.
 @lru_cache(maxsize=64)
 def _second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def number(event: ServerEvent | Unknown) -> int | None:
+    """Return an event's number in its room's log; None if it is not in one."""
+    return event.seq if isinstance(event, LogEvent) else None
+
+
+def last(events: Sequence[ServerEvent | Unknown]) -> int | None:
+    """Return the number of the last of ``events`` that has one; None if none has."""
+    return next((seq for one in reversed(events) if (seq := number(one)) is not None), None)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-import msgspec
 import trio
 
 from chatd import client
-from chatd.client import protocol
+from chatd.protocol.codec import read_result
+from chatd.protocol.commands import Fault
 from chatd.socketio.packets import Packet
 from chatd.testing.mailbox import patience
 
@@ -44,7 +44,7 @@ class Call(Generic[_T]):
 
     def acknowledged(self, answer: dict[str, Any]) -> None:
         if "error" in answer:
-            fault = msgspec.convert(answer["error"], protocol.Fault)
+            fault = read_result(answer["error"], Fault)
             self.fail(client.Refused(fault.code, fault.message, fault.retry_ms))
             return
         self._result = read(answer["ok"], self._kind)
@@ -68,4 +68,4 @@ class Call(Generic[_T]):
 
 def read(given: object, kind: type[_T]) -> _T:
     """Read an answer that was decoded to plain objects as ``kind``."""
-    return protocol.result(msgspec.Raw(msgspec.json.encode(given)), kind)
+    return read_result(given, kind)

@@ -16,10 +16,11 @@ import trio
 from msgspec import structs
 
 from chatd import client
-from chatd.client import protocol
 from chatd.client.inbox import Inbox
 from chatd.engineio import packets
 from chatd.model import LOST, NORMAL
+from chatd.protocol import commands
+from chatd.protocol.codec import read_event
 from chatd.socketio.packets import Decoder, Packet, PacketType, encode
 from chatd.testing.acknowledgement import Call, read
 from chatd.testing.cable import Plug
@@ -122,10 +123,10 @@ class SocketIoClient(Hearer):
     async def leave(self, room: str | None = None) -> None:
         room = self._room(room)
 
-        def left(answer: protocol.RoomLeft) -> None:
+        def left(answer: commands.RoomLeft) -> None:
             self._positions.pop(answer.room, None)
 
-        await self._call("leave", [{"room": room}], protocol.RoomLeft, left)
+        await self._call("leave", [{"room": room}], commands.RoomLeft, left)
         if room == self.room:
             self.room = None
 
@@ -137,7 +138,7 @@ class SocketIoClient(Hearer):
         return await self._call("chat message", [text, options], client.Said, keyed=True)
 
     async def nickname(self, nick: str) -> str:
-        return (await self._call("nick", [{"nick": nick}], protocol.Renamed, self._renamed)).nick
+        return (await self._call("nick", [{"nick": nick}], commands.Renamed, self._renamed)).nick
 
     async def who(self, room: str | None = None) -> list[str]:
         """Give the nicks of who is in the room."""
@@ -245,7 +246,7 @@ class SocketIoClient(Hearer):
                     await self._call(
                         "nick",
                         [{"nick": before.nick}],
-                        protocol.Renamed,
+                        commands.Renamed,
                         self._renamed,
                         now=True,
                     )
@@ -350,10 +351,10 @@ class SocketIoClient(Hearer):
             case Packet(PacketType.EVENT, data=["chat message", text, about, *_]):
                 # What is not kept has no number; what is deleted has no text.
                 said = {} if about.get("deleted") else {"text": text}
-                event = protocol.event({"on": "message", **about, **said})
+                event = read_event({"on": "message", **about, **said})
                 self._told(event, about.get("epoch"))
             case Packet(PacketType.EVENT, data=[name, fields, *_]):
-                self._told(protocol.event({"on": name, **fields}))
+                self._told(read_event({"on": name, **fields}))
             case Packet(PacketType.ACK, data=[answer], id=int(number)):
                 # Who was cancelled does not wait for theirs any more.
                 if number in self._calls:
@@ -395,7 +396,7 @@ class SocketIoClient(Hearer):
             self._put(client.Gap(entered.room, since))
         self._positions[entered.room] = client.Position(entered.epoch, seq)
 
-    def _renamed(self, renamed: protocol.Renamed) -> None:
+    def _renamed(self, renamed: commands.Renamed) -> None:
         self.identity = structs.replace(self.identity, nick=renamed.nick)
 
     def _told(self, event: client.AnyEvent, epoch: str | None = None) -> None:

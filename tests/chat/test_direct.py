@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import trio
-from msgspec import UNSET
 from trio.testing import MockClock
 
 from chatd.chat.credentials import is_kept, new_user
@@ -57,7 +56,7 @@ async def test_both_hear_it_on_all_their_connections(room: Room, autojump_clock:
     second.connection.become(ann.connection.user)
     said = await ann.say("psst", "@BOB")
     name = "@" + ",".join(sorted(("ann", bob.connection.user.id)))
-    assert (said.room, said.seq, said.kept) == (name, 1, UNSET)
+    assert (said.room, said.seq, said.kept) == (name, 1, True)
     for one in (ann, second, bob):
         await one.until(one.texts)
         message = one.told(events.Message)[0]
@@ -102,10 +101,10 @@ async def test_between_guests_it_is_told_and_not_kept(
 ) -> None:
     ann, bob = room.client("ann"), room.client("bob")
     said = await ann.say("psst", "@bob")
-    assert (said.kept, said.seq, said.epoch) == (False, UNSET, UNSET)
+    assert (said.kept, said.seq, said.epoch) == (False, None, None)
     await bob.until(bob.texts)
     message = bob.told(events.Message)[0]
-    assert (message.text, message.seq, message.room) == ("psst", UNSET, said.room)
+    assert (message.text, message.seq, message.room) == ("psst", None, said.room)
     assert ann.texts() == ["psst"]
     topic = commands.Topic(room="@bob", text="secrets")
     assert refused(await ann.do(topic)) == "forbidden"
@@ -120,7 +119,7 @@ async def test_a_conversation_is_listed_and_resumed(room: Room, autojump_clock: 
     first = await ann.say("one", "@bob")
     await ann.join("lobby")
     listed = (await ann.do(commands.Rooms())).rooms
-    assert [(entry.room, entry.nick) for entry in listed] == [(first.room, "bob"), ("lobby", UNSET)]
+    assert [(entry.room, entry.nick) for entry in listed] == [(first.room, "bob"), ("lobby", None)]
     ann.close()
     await bob.say("two", "@ann")
     await bob.say("three", "@ann")

@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 import pytest
 import trio
-from msgspec import UNSET
 from trio.testing import MockClock
 
 from chatd.chat.moderation import moderate
@@ -452,4 +451,4 @@ def test_what_is_no_network(text: str) -> None:
 
 def test_done_says_only_what_there_is() -> None:
     assert msgspec.json.encode(commands.Sanctioned()) == b"{}"
-    assert UNSET not in msgspec.to_builtins(commands.Sanctioned(user="u")).values()
+    assert None not in msgspec.to_builtins(commands.Sanctioned(user="u")).values()

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import trio
-from msgspec import UNSET
 from msgspec.structs import replace
 from trio.testing import MockClock
 
@@ -78,7 +77,7 @@ async def test_a_deleted_message_leaves_its_number(ann: Client, bob: Client) -> 
     await bob.until(lambda: bob.told(events.Delete))
     assert bob.told(events.Delete)[0].of == 1
     message, edited, _ = await page(bob)
-    assert (message.deleted, message.text, edited.text) == (True, UNSET, UNSET)
+    assert (message.deleted, message.text, edited.text) == (True, None, None)
     for again in (delete(said.seq), edit(said.seq, "back")):
         assert refused(await ann.do(again)) == "not_found"
 
@@ -92,7 +91,7 @@ async def test_who_resumes_is_told_of_changes(room: Room, ann: Client) -> None:
     joined = await late.join(since=since)
     assert joined.recovered
     assert [type(event) for event in joined.events] == [events.Edit, events.Delete]
-    assert joined.events[0].text is UNSET
+    assert joined.events[0].text is None
 
 
 async def test_only_the_author_edits_and_deletes(room: Room, ann: Client, bob: Client) -> None:
@@ -145,7 +144,7 @@ async def test_changes_count_as_words(room: Room, ann: Client, autojump_clock: M
 async def test_a_reply_names_a_message(ann: Client, bob: Client) -> None:
     said = await ann.say("tea?")
     await bob.say("please", reply_to=said.seq)
-    assert [event.reply_to for event in await page(ann)] == [UNSET, said.seq]
+    assert [event.reply_to for event in await page(ann)] == [None, said.seq]
     assert refused(await bob.say("what?", reply_to=9)) == "not_found"
     assert refused(await bob.say("what?", reply_to=0)) == "bad_request"
     await ann.do(delete(said.seq))
@@ -304,7 +303,7 @@ async def test_read_marks_are_kept_and_never_go_back(
     assert (await second.join()).unread == 2
     # Who never marked anything is told nothing.
     joined = await bob.join()
-    assert (joined.read, joined.unread) == (UNSET, UNSET)
+    assert (joined.read, joined.unread) == (None, None)
 
 
 async def test_read_marks_outlive_the_process(

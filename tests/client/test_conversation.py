@@ -156,7 +156,9 @@ async def test_a_session_that_is_over(script: Script, autojump_clock: MockClock)
         await chat.join("lobby")
 
         async def doubtful() -> None:
-            with pytest.raises(client.Refused, match="whether this was said is not known") as why:
+            with pytest.raises(
+                client.Refused, match="whether this message was sent is not known"
+            ) as why:
                 await chat.say("with the old user's key")
             refused.append(why.value.code)
 

@@ -38,4 +38,4 @@ def test_the_client_does_not_know_the_server() -> None:
         "print(*sorted({n.split('.')[1] for n in sys.modules if n.startswith('chatd.')}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["client", "model"]
+    assert done.stdout.split() == ["client", "model", "protocol"]

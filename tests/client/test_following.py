@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from chatd.client.changes import Gap
 from chatd.client.following import Following, Take
-from chatd.client.protocol import Entered, Message, Page, Position
+from chatd.protocol.commands import Entered, Page, Position
+from chatd.protocol.events import Message
 
 NOW = datetime(2025, 1, 1, tzinfo=UTC)
 

@@ -69,7 +69,7 @@ async def perform(connection: Connection, command: commands.Command, answered: A
     """
     chat = connection.chat
 
-    def counted(answer: commands.Answer | Refusal) -> None:
+    def counted(answer: commands.Result | Refusal) -> None:
         if isinstance(answer, Refusal):
             chat.refusals[answer.code] += 1
         answered(answer)

@@ -59,8 +59,7 @@ async def history(connection: Connection, command: commands.History, answered: A
         last = last_messages(found, limit) if command.messages else tail
         page = fitting(last, queue_bytes, back=True)
         more = len(page) < len(found)
-    shaped = [events.shape(log.name, event) for event in page]
-    answered(commands.Page(journal.epoch, shaped, more))
+    answered(commands.Page(journal.epoch, [events.shape(log.name, event) for event in page], more))
 
 
 async def search(connection: Connection, command: commands.Search, answered: Answered) -> None:
@@ -75,5 +74,6 @@ async def search(connection: Connection, command: commands.Search, answered: Ans
         before = max(0, min(command.before, before))
     found = await chat.journal.search(log.fold, command.query, before, limit + 1)
     page = fitting(found[:limit], chat.settings.limits.send_queue_bytes)
-    shaped = [events.shape(log.name, event) for event in page]
-    answered(commands.Found(shaped, len(page) < len(found)))
+    answered(
+        commands.Found([events.shape(log.name, event) for event in page], len(page) < len(found))
+    )

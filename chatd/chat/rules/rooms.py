@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from chatd.chat.connection import Answered, Connection
@@ -73,17 +72,15 @@ async def join(connection: Connection, command: commands.Join, answered: Answere
     membership.start(caught.position)
 
 
-async def _unread(
-    connection: Connection, room: str
-) -> tuple[int, int] | tuple[UnsetType, UnsetType]:
+async def _unread(connection: Connection, room: str) -> tuple[int, int] | tuple[None, None]:
     """Give up to where the user has read a room, and how much of others is behind that."""
     user = connection.user
     read = user.marks.get(room)
     if read is None and not room.startswith("@"):
-        return UNSET, UNSET
+        return None, None
     unread = await connection.chat.journal.unread(room, user.id, read or 0, MOST_UNREAD)
     if read is None and not unread:  # nothing is kept between guests, who count for themselves
-        return UNSET, UNSET
+        return None, None
     return read or 0, unread
 
 
@@ -122,7 +119,7 @@ async def list_rooms(connection: Connection, command: commands.Rooms, answered: 
     found = [*await _conversations(connection), *await chat.rooms.entries()]
     room = chat.settings.limits.send_queue_bytes // QUEUE_SHARE
     listed: list[commands.RoomInfo] = []
-    more: bool | UnsetType = UNSET
+    more = False
     for fold, entry in found:
         if after is not None and _place(fold) <= _place(after.fold):
             continue
@@ -155,7 +152,7 @@ async def _conversations(connection: Connection) -> list[tuple[str, commands.Roo
         other = other_of(fold, user.id)
         here = chat.users.get(other)
         record = None if here else await chat.journal.user(other)
-        nick = here.nick.shown if here else record.nick if record else UNSET
+        nick = here.nick.shown if here else record.nick if record else None
         if room := chat.rooms.get(fold):
             entries.append((fold, replace(room.entry(), nick=nick)))
         elif head := await chat.journal.head(fold):

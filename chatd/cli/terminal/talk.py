@@ -19,7 +19,7 @@ from rich.text import Text
 
 from chatd import client
 from chatd.cli.terminal import lines
-from chatd.client.call import worth_waiting
+from chatd.client.call import retry_seconds
 
 __all__ = ["Screen", "Talk"]
 
@@ -167,7 +167,7 @@ class Talk:
             try:
                 said = await self.chat.say(text, room=room, key=key, reply_to=reply_to)
             except client.Refused as refused:
-                if (seconds := worth_waiting(refused)) is None:
+                if (seconds := retry_seconds(refused)) is None:
                     raise
                 self._waiting = True
                 self._update()
