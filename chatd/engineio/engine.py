@@ -96,7 +96,7 @@ class Engine:
         self.routes = Routes({path: self.methods} if path else {}, {f"{path}/": self.methods})
         self._opened = opened
         self._log = log
-        self.timers = timers or Timers(log)
+        self.timers = Timers(log) if timers is None else timers
         self._own_timers = timers is None
         self._nursery: trio.Nursery | None = None
         self._ended: deque[Session] = deque()
