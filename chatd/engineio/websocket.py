@@ -43,7 +43,7 @@ class Carrier:
         else:
             await session.packet(packet)
 
-    def farewell(self, close: Close, reason: str) -> bytes:
+    def goodbye_frames(self, close: Close, reason: str) -> bytes:
         if self._session.reason is None:
             # The wire ends it, for a fault: the session need not wait for the closing handshake.
             self.ended(close, reason)
@@ -93,8 +93,8 @@ class Candidate:
             return
         self._websocket.end(model.POLICY)
 
-    def farewell(self, close: Close, reason: str) -> bytes:
-        return b"" if self._carrier is None else self._carrier.farewell(close, reason)
+    def goodbye_frames(self, close: Close, reason: str) -> bytes:
+        return b"" if self._carrier is None else self._carrier.goodbye_frames(close, reason)
 
     def ended(self, close: Close, reason: str) -> None:
         self._decided.set()
@@ -115,7 +115,7 @@ class Unwanted:
     async def received(self, message: str | bytes) -> None:
         """Never called: it is closing."""
 
-    def farewell(self, close: Close, reason: str) -> bytes:
+    def goodbye_frames(self, close: Close, reason: str) -> bytes:
         return b""
 
     def ended(self, close: Close, reason: str) -> None:

@@ -9,10 +9,10 @@ from chatd.chat import Chat
 from chatd.gateways import page
 from chatd.gateways.credentials import origin_refusal
 from chatd.gateways.json import CODEC, SUBPROTOCOL, JsonGateway
-from chatd.gateways.json import farewell as json_farewell
+from chatd.gateways.json import goodbye_frames as json_goodbye
 from chatd.gateways.socketio import SocketIoGateway
 from chatd.gateways.text import TextCodec, TextGateway
-from chatd.gateways.text import farewell as text_farewell
+from chatd.gateways.text import goodbye_frames as text_goodbye
 from chatd.gateways.websocket import Unwelcome, connect
 from chatd.logs import Log
 from chatd.model import INTERNAL, Refused
@@ -67,7 +67,7 @@ def _websocket(chat: Chat, log: Log, closing: Callable[[], bool]) -> Handler:
         try:
             connection = await connect(chat, websocket, CODEC, SUBPROTOCOL)
         except Refused as refused:
-            return Unwelcome(websocket, refused.refusal, partial(json_farewell, chat))
+            return Unwelcome(websocket, refused.refusal, partial(json_goodbye, chat))
         return JsonGateway(chat, websocket, connection)
 
     codec = TextCodec(chat)
@@ -76,7 +76,7 @@ def _websocket(chat: Chat, log: Log, closing: Callable[[], bool]) -> Handler:
         try:
             connection = await connect(chat, websocket, codec, "text")
         except Refused as refused:
-            return Unwelcome(websocket, refused.refusal, partial(text_farewell, codec))
+            return Unwelcome(websocket, refused.refusal, partial(text_goodbye, codec))
         gateway = TextGateway(chat, websocket, codec, connection)
         try:
             await gateway.enter()

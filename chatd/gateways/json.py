@@ -14,7 +14,7 @@ from chatd.protocol.codec import SUBPROTOCOL, encode, read_command, read_id
 from chatd.wire import frames
 from chatd.wire.websocket import WebSocket
 
-__all__ = ["CODEC", "SUBPROTOCOL", "JsonCodec", "JsonGateway", "farewell"]
+__all__ = ["CODEC", "SUBPROTOCOL", "JsonCodec", "JsonGateway", "goodbye_frames"]
 
 WHY_CHARACTERS: Final = 200
 """A refusal may quote what it refuses: so much of it."""
@@ -34,7 +34,7 @@ CODEC: Final = JsonCodec()
 """One for everybody: it keeps nothing, so one block serves all who speak JSON."""
 
 
-def farewell(chat: Chat, close: Close, reason: str) -> bytes:
+def goodbye_frames(chat: Chat, close: Close, reason: str) -> bytes:
     """Give the last thing to be said."""
     return CODEC.encode("", [chat.bye(close, reason)])
 
@@ -62,8 +62,8 @@ class JsonGateway:
         else:
             await perform(self._connection, command, partial(self._answer, command.id))
 
-    def farewell(self, close: Close, reason: str) -> bytes:
-        return farewell(self._chat, close, reason)
+    def goodbye_frames(self, close: Close, reason: str) -> bytes:
+        return goodbye_frames(self._chat, close, reason)
 
     def ended(self, close: Close, reason: str) -> None:
         disconnect(self._connection, self._websocket, close, reason)

@@ -20,7 +20,7 @@ from chatd.protocol import commands, events
 from chatd.wire import frames
 from chatd.wire.websocket import WebSocket
 
-__all__ = ["TextCodec", "TextGateway", "farewell"]
+__all__ = ["TextCodec", "TextGateway", "goodbye_frames"]
 
 _PLACES: Final = re.compile(r"\{nick\}|\{room\}")
 
@@ -35,7 +35,7 @@ HELP: Final = (
 WHO: Final = "say who you are first: /auth TOKEN"
 
 
-def farewell(codec: TextCodec, close: Close, reason: str) -> bytes:
+def goodbye_frames(codec: TextCodec, close: Close, reason: str) -> bytes:
     """Give the last line to be said."""
     return codec.encode("", [events.Notice(reason or close.reason)])
 
@@ -126,8 +126,8 @@ class TextGateway:
         elif text:
             await self._say(text[1:] if text.startswith("//") else text)
 
-    def farewell(self, close: Close, reason: str) -> bytes:
-        return farewell(self._codec, close, reason)
+    def goodbye_frames(self, close: Close, reason: str) -> bytes:
+        return goodbye_frames(self._codec, close, reason)
 
     def ended(self, close: Close, reason: str) -> None:
         disconnect(self._connection, self._websocket, close, reason)

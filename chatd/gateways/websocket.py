@@ -10,21 +10,21 @@ from chatd.gateways.credentials import admitted, bearer
 from chatd.model import BANNED, UNAUTHORIZED, Close, Refusal, Refused
 from chatd.wire.websocket import WebSocket
 
-__all__ = ["Farewell", "Unwelcome", "connect", "disconnect"]
+__all__ = ["GoodbyeFrames", "Unwelcome", "connect", "disconnect"]
 
-Farewell = Callable[[Close, str], bytes]
-"""Gives the last words of a protocol, as whole frames."""
+GoodbyeFrames = Callable[[Close, str], bytes]
+"""Returns the frames that a protocol sends before the Close frame."""
 
 
 class Unwelcome:
     """A client that is not let in: it is told why, and that is all."""
 
-    def __init__(self, websocket: WebSocket, refusal: Refusal, farewell: Farewell) -> None:
-        self._farewell = farewell
+    def __init__(self, websocket: WebSocket, refusal: Refusal, goodbye: GoodbyeFrames) -> None:
+        self._goodbye = goodbye
         websocket.end(BANNED if refusal.code == "banned" else UNAUTHORIZED, refusal.message)
 
-    def farewell(self, close: Close, reason: str) -> bytes:
-        return self._farewell(close, reason)
+    def goodbye_frames(self, close: Close, reason: str) -> bytes:
+        return self._goodbye(close, reason)
 
     async def received(self, message: str | bytes) -> None:
         """Take nothing: it has been told to go."""

@@ -1,8 +1,8 @@
-"""RFC 6455's frames, sans-IO: ours ready made for the wire, the client's taken apart.
+"""RFC 6455's frames, sans-IO: writes a server's frames and reads a client's.
 
-The reader's two rules: every fault is found before anything behind it is given, and after a fault
-or a Close frame nothing more is given. It gives whole messages, and control frames as they came
-(for trio-websocket, which answers them), in the order of the wire.
+The reader keeps two rules: a fault is found before anything behind it is read, and nothing follows
+a fault or a Close frame. It returns whole messages, pings and the Close frame in the order in which
+they were sent. Pongs need no answer and are dropped.
 """
 
 from __future__ import annotations
@@ -14,18 +14,7 @@ from msgspec import Struct
 
 from chatd.model import INVALID_TEXT, PROTOCOL_ERROR, TOO_BIG, Close
 
-__all__ = [
-    "CLOSE",
-    "PING",
-    "PONG",
-    "Control",
-    "Fault",
-    "FrameReader",
-    "Item",
-    "binary",
-    "ping",
-    "text",
-]
+__all__ = ["Closing", "Fault", "FrameReader", "Item", "Ping", "binary", "close", "ping", "text"]
 
 # RFC 6455 section 5.2: FIN, three reserved bits, four of opcode; then MASK and seven of length.
 _FIN: Final = 0x80
@@ -36,61 +25,69 @@ _LENGTH: Final = 0x7F
 _CONTINUATION: Final = 0x0
 _TEXT: Final = 0x1
 _BINARY: Final = 0x2
-CLOSE: Final = 0x8
-PING: Final = 0x9
-PONG: Final = 0xA
+_CLOSE: Final = 0x8
+_PING: Final = 0x9
+_PONG: Final = 0xA
 
-# Section 5.5: what a control frame may carry.
+# Section 5.5: the most that a control frame may carry. A Close frame's code takes two of them.
 _CONTROL_BYTES: Final = 125
+_REASON_BYTES: Final = 123
 
-# A fragment costs us time whatever it carries, so it is charged this much above its bytes. The
-# charges of one message may come to four times its allowed bytes: honest clients that cut a message
-# into pieces of 64 bytes pay three.
+# A fragment costs us time even when it is empty, so it is charged this much on top of its bytes.
+# The charges of one message may add up to four times its allowed bytes: honest clients that cut a
+# message into pieces of 64 bytes reach three.
 _FRAGMENT_CHARGE: Final = 128
 _CHARGE_RESERVE: Final = 4
 
-# Section 7.4: codes that a Close frame may carry, as wsproto knows them. 1004-1006 and 1015 are
-# never sent; 1014 is a gateway's, and no client is one.
+# Section 7.4: the codes that wsproto takes in a Close frame. 1004-1006 and 1015 are never sent, and
+# 1014 is for gateways, which clients are not.
 _CLOSE_CODES: Final = frozenset({1000, 1001, 1002, 1003, *range(1007, 1014), *range(3000, 5000)})
 _NO_STATUS: Final = 1005
 
 
-class Control(Struct, frozen=True):
-    """A control frame, whole: as it came (``frame``), and its payload unmasked.
+class Ping(Struct, frozen=True):
+    """A ping. ``pong`` is the frame that answers it."""
 
-    Of a Close frame ``code`` is what it says (1005 where it says nothing) and ``reason`` its words.
-    """
+    pong: bytes
 
-    opcode: int
-    frame: bytes
-    payload: bytes
-    code: int = 0
-    reason: str = ""
+
+class Closing(Struct, frozen=True):
+    """A Close frame. ``code`` is 1005 if it has none; ``answer`` is the frame that answers it."""
+
+    code: int
+    reason: str
+    answer: bytes
 
 
 class Fault(Struct, frozen=True):
-    """The client broke the protocol: close with this. ``reason`` says what was wrong."""
+    """The client broke the protocol. ``close`` is what to close with, ``reason`` what is wrong."""
 
     close: Close
     reason: str
 
 
-Item: TypeAlias = str | bytes | Control | Fault
+Item: TypeAlias = str | bytes | Ping | Closing | Fault
 
 
 def text(payload: bytes) -> bytes:
-    """Make a whole text frame, unmasked as servers send it, of what the caller knows is UTF-8."""
+    """Return a text frame, unmasked as servers send it. The caller knows that it is UTF-8."""
     return _frame(_FIN | _TEXT, payload)
 
 
 def binary(payload: bytes) -> bytes:
-    """Make a whole binary frame, unmasked as servers send it."""
+    """Return a binary frame, unmasked as servers send it."""
     return _frame(_FIN | _BINARY, payload)
 
 
-def ping(payload: bytes = b"") -> bytes:
-    """Make a ping; at most 125 bytes."""
-    return _frame(_FIN | PING, payload)
+def ping() -> bytes:
+    """Return a ping without a payload."""
+    return _frame(_FIN | _PING, b"")
+
+
+def close(code: int, reason: str = "") -> bytes:
+    """Return a Close frame. A reason of more than 123 bytes is cut between two characters."""
+    words = reason.encode()[:_REASON_BYTES].decode(errors="ignore").encode()
+    return _frame(_FIN | _CLOSE, code.to_bytes(2, "big") + words)
 
 
 def _frame(head: int, payload: bytes) -> bytes:
@@ -112,18 +109,18 @@ def _unmasked(data: bytes, mask: bytes) -> bytes:
 
 
 class FrameReader:
-    """Takes a client's bytes in any split and gives what they mean.
+    """Reads a client's frames, however the bytes are split.
 
-    Between calls it stands in one of these:
+    Between calls it is in one of these states:
 
     | state | ``_kind`` | ``_left`` | ``_head`` |
     | --- | --- | --- | --- |
-    | no message begun | 0 | 0 | what there is of a head, or of a control frame |
-    | message begun, next fragment awaited | its opcode | 0 | the same |
-    | within a data frame's payload | its opcode | bytes yet to come | empty |
-    | done: a fault, or a Close frame came | any | any | any |
+    | between messages | 0 | 0 | the beginning of a head or of a control frame |
+    | between the fragments of a message | its opcode | 0 | the same |
+    | within the payload of a data frame | its opcode | bytes still to come | empty |
+    | done, after a fault or a Close frame | any | any | any |
 
-    What it keeps is never more than ``max_message_bytes`` and one control frame.
+    It never holds more than ``max_message_bytes`` and one control frame.
     """
 
     __slots__ = (
@@ -144,7 +141,7 @@ class FrameReader:
     def __init__(self, max_message_bytes: int) -> None:
         self._max = max_message_bytes
         self._small = min(_CONTROL_BYTES, max_message_bytes) + 1
-        self._idle = True  # no message begun, no head, not done: the one test of the fast path
+        self._idle = True  # between messages without a head: the one test of the fast path
         self._done = False
         self._head = b""
         self._kind = 0
@@ -156,9 +153,9 @@ class FrameReader:
         self._decoder: codecs.IncrementalDecoder | None = None
 
     def feed(self, data: bytes) -> list[Item]:
-        """Give what ``data`` completes, in order. A Fault or a Close frame comes last, once."""
+        """Return what ``data`` completes, in order. A Fault or a Closing is the last item ever."""
         if self._idle:
-            # One small masked text frame, whole: what a chat client sends, nearly always.
+            # One small masked text frame: nearly always what a chat client sends.
             size = len(data) - 6
             if 0 <= size < self._small and data[0] == 0x81 and data[1] == size | _MASKED:
                 payload = int.from_bytes(data[6:], "little") ^ int.from_bytes(
@@ -167,7 +164,7 @@ class FrameReader:
                 try:
                     return [str(payload.to_bytes(size, "little"), "utf-8")]
                 except UnicodeDecodeError:
-                    pass  # the long way finds it again, and says so
+                    pass  # the long way finds and reports it
         items: list[Item] = []
         if not self._done:
             try:
@@ -195,7 +192,7 @@ class FrameReader:
             self._take(piece, items)
 
     def _begin(self, data: bytes, at: int, end: int, items: list[Item]) -> int:
-        """Read a head and what can come whole behind it; tell where to go on, -1: not yet."""
+        """Read a head, and its frame if that is complete. Return where to go on, -1: not yet."""
         if end - at < 2:
             return -1
         first = data[at]
@@ -213,7 +210,8 @@ class FrameReader:
         if opcode & 0x8:
             if body + size > end:
                 return -1
-            items.append(self._control(opcode, data[at : body + size], data[body - 4 : body]))
+            payload = _unmasked(data[body : body + size], data[body - 4 : body])
+            self._take_control(opcode, payload, items)
             return body + size
         charged = self._charge(first, opcode, size)
         if body > end:
@@ -235,7 +233,7 @@ class FrameReader:
         return body
 
     def _check(self, first: int, opcode: int, second: int, size: int) -> None:
-        """Find what two bytes alone can break: RFC 6455 sections 5.1, 5.2, 5.4 and 5.5."""
+        """Check a frame's first two bytes: RFC 6455 sections 5.1, 5.2, 5.4 and 5.5."""
         if first & _RESERVED:
             raise _Broken(PROTOCOL_ERROR, "a reserved bit is set")
         if opcode not in _OPCODES:
@@ -254,7 +252,7 @@ class FrameReader:
             raise _Broken(PROTOCOL_ERROR, "a new message within a fragmented one")
 
     def _charge(self, first: int, opcode: int, size: int) -> int:
-        """Bound the message by what this frame declares, before any of it has come."""
+        """Check the message's size by the length in this head, before its payload arrives."""
         if len(self._message) + size > self._max:
             raise _Broken(TOO_BIG, f"a message may have {self._max} bytes")
         if first & _FIN and opcode:
@@ -265,7 +263,7 @@ class FrameReader:
         return charged
 
     def _take(self, piece: bytes, items: list[Item]) -> None:
-        """Add a piece of the payload, and give the message where this ends it."""
+        """Add a piece of the payload, and the message to ``items`` if this ends it."""
         size = len(piece)
         mask = self._mask
         plain = _unmasked(piece, mask)
@@ -284,10 +282,13 @@ class FrameReader:
             items.append(_whole(self._kind, message))
             self._reset()
 
-    def _control(self, opcode: int, frame: bytes, mask: bytes) -> Control:
-        payload = _unmasked(frame[6:], mask)
-        if opcode != CLOSE:
-            return Control(opcode, frame, payload)
+    def _take_control(self, opcode: int, payload: bytes, items: list[Item]) -> None:
+        if opcode == _PING:
+            items.append(Ping(_frame(_FIN | _PONG, payload)))
+        elif opcode == _CLOSE:
+            items.append(self._close(payload))
+
+    def _close(self, payload: bytes) -> Closing:
         code = _NO_STATUS
         reason = ""
         if payload:
@@ -300,7 +301,7 @@ class FrameReader:
             except UnicodeDecodeError as error:
                 raise _Broken(INVALID_TEXT, "a Close reason that is not UTF-8") from error
         self._finish()
-        return Control(opcode, frame, payload, code, reason)
+        return Closing(code, reason, _frame(_FIN | _CLOSE, payload))
 
     def _reset(self) -> None:
         self._kind = 0
@@ -314,20 +315,20 @@ class FrameReader:
         self._reset()
 
 
-# Stands for "no message begun"; never added to, because a message begins with one of its own.
+# Never added to: each message begins with a bytearray of its own.
 _NOTHING: Final = bytearray()
-_OPCODES: Final = frozenset({_CONTINUATION, _TEXT, _BINARY, CLOSE, PING, PONG})
+_OPCODES: Final = frozenset({_CONTINUATION, _TEXT, _BINARY, _CLOSE, _PING, _PONG})
 _decoder: Final = codecs.getincrementaldecoder("utf-8")
 
 
-class _Broken(Exception):  # noqa: N818 - it never leaves this file; the Fault it carries does
+class _Broken(Exception):  # noqa: N818  only the Fault that it carries leaves this module
     def __init__(self, close: Close, reason: str) -> None:
         super().__init__(reason)
         self.fault = Fault(close, reason)
 
 
 def _extended(size: bytes, wide: int) -> int:
-    """Read a length: section 5.2 wants the shortest form, and the highest bit of 64 to be 0."""
+    """Return an extended length. Section 5.2: in its shortest form, and at most 63 bits."""
     value = int.from_bytes(size, "big")
     if value < (126 if wide == 2 else 65536):
         raise _Broken(PROTOCOL_ERROR, "a length in more bytes than it needs")

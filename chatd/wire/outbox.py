@@ -1,7 +1,7 @@
 """The outbox: what one connection has yet to send, and the only way onto its transport.
 
-The broadcast hands one block of whole frames to each member's outbox; trio-websocket's own
-control frames go the same way, so that no two writers ever meet inside a frame.
+The broadcast hands one block of whole frames to each member's outbox. Pongs and the Close frame go
+the same way, so that no two writers ever meet inside a frame.
 """
 
 from __future__ import annotations
@@ -12,16 +12,20 @@ from collections.abc import Callable
 import trio
 from msgspec import Struct
 
+from chatd.changed import Changed
 from chatd.wire.transport import Block, Transport
 
 __all__ = ["Outbox", "OutboxStatistics"]
 
 
 class OutboxStatistics(Struct, frozen=True):
-    """What became of what was offered.
+    """What became of the blocks that were offered.
 
-    ``waiting`` and ``sent`` in bytes (sent: taken by the kernel), ``messages`` as taken from
-    offers, ``dropped`` in blocks left out above half the bound.
+    Attributes:
+        waiting: Bytes in the queue.
+        sent: Bytes that the kernel has taken.
+        messages: Messages in the blocks that were taken.
+        dropped: Droppable blocks that were left out.
     """
 
     waiting: int
@@ -33,23 +37,23 @@ class OutboxStatistics(Struct, frozen=True):
 class Outbox:
     """A bounded queue of bytes in front of a transport.
 
-    What MUST hold:
+    These MUST hold:
 
-    1. ``offer()`` never blocks, never awaits, never raises. After ``end()`` it does nothing; the
+    1. ``offer()`` never blocks, never awaits, never raises. After ``end()`` it does nothing. The
        connection calls ``end()`` before its nursery closes, because starting a writer in a closing
-       nursery raises, and that would be in everybody's fan-out.
-    2. Only whole blocks go out, in the order in which they came. What the kernel has taken half of
-       stays at the head of the queue until the rest is taken; no cancelled caller takes anything
-       back, and once a writer was cancelled nothing follows.
-    3. If nothing waits, ``offer()`` gives the bytes to the non-blocking socket at once. What the
-       kernel does not take waits, and only while something waits is there a writer task.
-    4. What waits is counted in bytes. An offer that would pass ``bound`` is not taken, nor any
-       after it, and ``overflowed`` is called, once. ``last_words()`` and control frames may still
-       follow, so that the close code reaches a peer that reads. A block offered while nothing
-       waits is always taken: half of it may be on the wire already.
-    5. On a transport without a plain socket it is the same object, and the writer is always used.
+       nursery raises, and that would happen in the fan-out to everybody.
+    2. Only whole blocks are sent, in the order in which they were offered. A block of which the
+       kernel has taken a part stays at the head of the queue until it has taken the rest. After a
+       cancelled writer nothing follows.
+    3. If the queue is empty, ``offer()`` writes to the non-blocking socket at once. What the kernel
+       does not take is queued, and a writer task exists only while there is a queue.
+    4. The queue is counted in bytes. A block that would exceed ``bound`` is refused, and so is
+       every later one, and ``overflowed`` is called once. ``send_final()`` may still follow, so
+       that the close code reaches a peer that reads. A block that finds the queue empty is always
+       taken: a part of it may have been sent already.
+    5. A transport without a plain socket has the same outbox, which always uses the writer.
 
-    ``lost`` is called, once, when the transport turns out to be broken.
+    ``lost`` is called once if the transport turns out to be broken.
     """
 
     __slots__ = (
@@ -57,13 +61,13 @@ class Outbox:
         "_direct",
         "_dropped",
         "_ended",
+        "_final",
         "_lost",
         "_nursery",
         "_overflowed",
         "_progress",
         "_queue",
         "_send",
-        "_spoken",
         "_taking",
         "_transport",
         "_writing",
@@ -88,11 +92,11 @@ class Outbox:
         self._overflowed = overflowed
         self._lost = lost
         self._queue: deque[Block] = deque()
-        self._progress: trio.Event | None = None
-        # One test in the hot path: nothing waits, offers are taken, and there is a plain socket.
+        self._progress = Changed()
+        # The one test of the hot path: an empty queue, offers are taken, and a plain socket.
         self._direct = transport.writes_directly
         self._taking = True
-        self._spoken = False
+        self._final = False
         self._ended = False
         self._writing = False
         self._dropped = 0
@@ -101,7 +105,7 @@ class Outbox:
         self.sent_messages = 0
 
     def offer(self, data: bytes, messages: int = 1) -> None:
-        """Take whole frames; ``messages`` is how many messages they carry, for the counters."""
+        """Send whole frames. ``messages`` is how many messages are in them, for the counters."""
         if self._direct:
             try:
                 sent = self._send(data)
@@ -126,56 +130,41 @@ class Outbox:
         self._enqueue(data)
 
     def offer_droppable(self, data: bytes, messages: int = 1) -> None:
-        """Do as ``offer`` does, but leave it out while more than half the bound waits."""
+        """Offer a block, or drop it while the queue is more than half full."""
         if self.waiting * 2 > self._bound:
             self._dropped += 1
         else:
             self.offer(data, messages)
 
-    def last_words(self, data: bytes) -> None:
-        """Take one last block, past the bound; no offer after it, and no second last word."""
+    def send_final(self, data: bytes) -> None:
+        """Send one last block, whatever the bound. Later offers, and a second call, do nothing."""
         self._direct = False
         self._taking = False
-        if not self._spoken and not self._ended:
-            self._spoken = True
-            self._push(data)
+        if data and not (self._final or self._ended):
+            self._final = True
+            self._enqueue(data)
 
     def end(self) -> None:
-        """Be dead from now on: what waits is dropped, offers do nothing, who waits is let go."""
+        """Drop the queue, ignore offers from now on, and wake every waiting task."""
         self._direct = False
         self._taking = False
         self._ended = True
         self._queue.clear()
         self.waiting = 0
-        self._tell()
-
-    async def send_all(self, data: bytes) -> None:
-        """Send behind what waits, past the bound; returns when the kernel has taken it all.
-
-        Raises trio.ClosedResourceError after ``end()``, trio.BrokenResourceError where the
-        transport broke meanwhile. Cancelled, the block still goes out whole.
-        """
-        if self._ended:
-            raise trio.ClosedResourceError
-        self._push(data)
-        mark = self.sent_bytes + self.waiting
-        while self.sent_bytes < mark and not self._ended:
-            await self._progressed()
-        if self._ended:
-            raise trio.BrokenResourceError
-        await trio.lowlevel.checkpoint()
+        self._progress.notify()
 
     async def drained(self) -> None:
-        """Return when nothing waits any more, or after ``end()``."""
+        """Wait until everything offered so far is sent, or until ``end()``."""
         await trio.lowlevel.checkpoint()
-        while self.waiting:
-            await self._progressed()
+        mark = self.sent_bytes + self.waiting
+        while self.sent_bytes < mark and not self._ended:
+            await self._progress.wait()
 
     async def room(self, size: int) -> None:
-        """Return when an offer of ``size`` bytes would be taken, or after ``end()``."""
+        """Wait until a block of ``size`` bytes would be taken, or until ``end()``."""
         await trio.lowlevel.checkpoint()
         while self.waiting and self.waiting + size > self._bound:
-            await self._progressed()
+            await self._progress.wait()
 
     def statistics(self) -> OutboxStatistics:
         return OutboxStatistics(
@@ -184,21 +173,6 @@ class Outbox:
             messages=self.sent_messages,
             dropped=self._dropped,
         )
-
-    def _push(self, data: bytes) -> None:
-        """Take a block that the bound does not concern."""
-        sent = 0
-        if not self.waiting and self._transport.writes_directly:
-            try:
-                sent = self._send(data)
-            except BlockingIOError:
-                pass
-            except OSError:
-                self._break()
-                return
-            self.sent_bytes += sent
-        if sent != len(data):
-            self._enqueue(memoryview(data)[sent:] if sent else data)
 
     def _enqueue(self, data: Block) -> None:
         self._direct = False
@@ -212,7 +186,7 @@ class Outbox:
         queue = self._queue
         try:
             while queue:
-                self._took(await self._transport.send_some(queue))
+                self._sent(await self._transport.send_some(queue))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._break()
             return
@@ -222,7 +196,7 @@ class Outbox:
         self._writing = False
         self._direct = self._taking and self._transport.writes_directly
 
-    def _took(self, count: int) -> None:
+    def _sent(self, count: int) -> None:
         if self._ended:
             return
         self.sent_bytes += count
@@ -235,17 +209,7 @@ class Outbox:
                 break
             queue.popleft()
             count -= size
-        self._tell()
-
-    def _tell(self) -> None:
-        if self._progress is not None:
-            self._progress.set()
-            self._progress = None
-
-    async def _progressed(self) -> None:
-        if self._progress is None:
-            self._progress = trio.Event()
-        await self._progress.wait()
+        self._progress.notify()
 
     def _break(self) -> None:
         if not self._ended:

@@ -1,61 +1,65 @@
-"""One WebSocket: trio-websocket on a stream of ours, from the 101 to the last word.
+"""One WebSocket, from the 101 to the end of TCP.
 
-trio-websocket owns the handshake's answer, pongs and the closing handshake. The stream beneath it
-owns the data frames, which go straight to the gateway's receiver, and every fault. One event ends
-it all: ``WebSocket.end`` sets it, and the connection's own task, which waits on nothing else, does
-what follows under one deadline.
+trio-websocket makes the opening handshake and is then let go: its objects and its task would be
+two thirds of an idle connection's memory. From then on the connection's own task reads frames,
+hands messages to the receiver, answers pings and closes. `WebSocket.end`, called from anywhere,
+interrupts it; what follows has one deadline.
 """
 
 from __future__ import annotations
 
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from typing import Final, Protocol, TypeAlias
 
 import trio
 from msgspec import Struct
-from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
+from trio_websocket import ConnectionClosed, wrap_server_stream
 
 from chatd.logs import Log
 from chatd.model import CLOSES, GOING_AWAY, INTERNAL, LOST, TOO_SLOW, Close
 from chatd.settings import Settings
 from chatd.wire import frames
-from chatd.wire.frames import Control, Fault, FrameReader, Item
+from chatd.wire.frames import Closing, Fault, FrameReader, Item, Ping
 from chatd.wire.outbox import Outbox
 from chatd.wire.request import Request
 from chatd.wire.transport import Transport
 
 __all__ = ["Handover", "Opener", "Receiver", "Upgrade", "WebSocket"]
 
-# One system call for each message is what a chat needs, and this much for a burst of them.
+# A chat message needs one system call, and so does a burst of messages up to this size.
 _RECV_BYTES: Final = 8192
 _PING: Final = frames.ping()
 
 
 class Receiver(Protocol):
-    """What a gateway gives for a connection: who gets its messages."""
+    """Takes the messages of one connection, for a gateway."""
 
     async def received(self, message: str | bytes) -> None:
-        """Take one message, in the reader's task: nothing more is read until this returns."""
+        """Take one message. Nothing more is read until this returns, and `end` cancels it."""
 
-    def farewell(self, close: Close, reason: str) -> bytes:
-        """Give whole frames to say before the Close frame; ``b""`` for none."""
+    def goodbye_frames(self, close: Close, reason: str) -> bytes:
+        """Return frames to send before our Close frame. Not called if the peer closed first."""
         raise NotImplementedError
 
     def ended(self, close: Close, reason: str) -> None:
-        """Hear that the connection is gone: once, last, when the outbox is dead."""
+        """Note that the connection has ended. Called once and last, when the outbox has ended."""
 
 
 Opener: TypeAlias = Callable[["WebSocket"], Awaitable[Receiver]]
-"""Called when the 101 is sent. Nothing is read from the peer until it returns."""
+"""Called when the 101 has been sent. Nothing is read from the peer until it returns."""
 
 
 class Upgrade(Struct, frozen=True):
-    """The answer to a WebSocket request that is welcome.
+    """A handler's answer that accepts a WebSocket request.
 
-    ``subprotocol`` is one of those that the client offered. ``open`` is called when the handshake
-    is through; what it returns gets the messages. ``max_message_bytes`` and ``send_queue_bytes``
-    are the settings' where they are None. ``heartbeat`` False: the protocol above has its own.
+    Attributes:
+        subprotocol: One of those that the client offered, or None.
+        open: Called after the handshake. The receiver that it returns takes the messages.
+        max_message_bytes: In place of the settings' limit.
+        send_queue_bytes: In place of the settings' limit.
+        heartbeat: Whether silent peers are pinged. False if the protocol has its own heartbeat.
     """
 
     subprotocol: str | None
@@ -66,7 +70,7 @@ class Upgrade(Struct, frozen=True):
 
 
 class Handover(Struct, frozen=True):
-    """A WebSocket request whose route said yes, and the bytes that came behind its head."""
+    """An accepted WebSocket request, and the bytes that were read behind its head."""
 
     request: Request
     upgrade: Upgrade
@@ -76,26 +80,36 @@ class Handover(Struct, frozen=True):
 class WebSocket:
     """One connection, as its gateway and the server see it.
 
-    ``received_bytes`` counts what came from the wire, ``last_heard`` and ``opened`` are on Trio's
-    clock. ``closing`` is None until ``end`` was called, then the Close and the reason.
+    Attributes:
+        id: The connection's id in the log.
+        request: The request that was upgraded.
+        opened: When the handshake was complete, on Trio's clock.
+        last_heard: When the peer's last byte arrived, on Trio's clock.
+        received_bytes: How many bytes have been read.
+        received_messages: How many messages have been handed to the receiver.
+        busy: True while the receiver takes a message and nothing is read.
+        peer_closed: Whether the peer's Close frame came before ours.
+        closing: None until `end` is called, then the close and its reason.
     """
 
     __slots__ = (
-        "_ending",
+        "_failed",
+        "_items",
         "_log",
-        "_open",
-        "_queue_bytes",
+        "_reader",
+        "_reading",
         "_receiver",
         "_settings",
-        "_stream",
-        "_subprotocol",
         "_transport",
+        "_upgrade",
+        "busy",
         "closing",
         "id",
         "last_heard",
         "nursery",
         "opened",
         "outbox",
+        "peer_closed",
         "received_bytes",
         "received_messages",
         "request",
@@ -113,54 +127,71 @@ class WebSocket:
         settings: Settings,
         log: Log,
     ) -> None:
+        upgrade = handover.upgrade
         self.id = connection
         self.request = handover.request
         self.opened = self.last_heard = trio.current_time()
         self.received_messages = 0
         self.received_bytes = 0
+        self.busy = True
+        self.peer_closed = False
         self.closing: tuple[Close, str] | None = None
-        self._subprotocol = handover.upgrade.subprotocol
-        self._open = handover.upgrade.open
         self._transport = transport
         self._settings = settings
         self._log = log
-        self._ending = trio.Event()
+        self._upgrade = upgrade
+        self._reader = FrameReader(upgrade.max_message_bytes or settings.max_message_bytes)
+        self._items: Iterator[Item] = iter(self._reader.feed(handover.early))
+        self._failed = False
         self._receiver: Receiver | None = None
-        self._queue_bytes = handover.upgrade.send_queue_bytes or settings.limits.send_queue_bytes
-        self._stream = _FrameStream(
-            self,
-            transport,
-            handover,
-            handover.upgrade.max_message_bytes or settings.max_message_bytes,
-        )
+        self._reading: trio.CancelScope | None = None
 
     def end(self, close: Close, reason: str | None = None) -> None:
-        """End the connection with this close; the first one wins. Returns at once."""
+        """Close the connection. The first call counts. Returns at once."""
         if self.closing is None:
             self.closing = (close, close.reason if reason is None else reason)
-            self._ending.set()
+            if self._reading is not None:
+                self._reading.cancel()
 
     def start_soon(self, job: Callable[[], Awaitable[None]]) -> None:
-        """Run a task of the gateway's for as long as the connection lasts.
+        """Run a task of the gateway's until it returns or the connection ends.
 
-        Its exceptions are the gateway's: noted, and the connection ends with 1011.
+        An exception that it raises is logged and closes the connection with 1011.
         """
         self.nursery.start_soon(self._guarded, job)
 
+    def ping(self) -> None:
+        """Send a ping."""
+        self.outbox.offer(_PING, 0)
+
+    def fault(self, error: BaseException) -> None:
+        """Log an exception of the gateway's and close the connection with 1011."""
+        self._log.emit(
+            "fault",
+            connection=self.id,
+            address=self.request.peer.address,
+            transport="websocket",
+            detail=self.request.path,
+            error=repr(error),
+            traceback="".join(traceback.format_exception(error)),
+        )
+        self.end(INTERNAL)
+
     async def run(self) -> None:
-        """Live the connection's whole life; its transport is closed when this returns."""
+        """Serve the connection. Its transport is closed when this returns."""
         try:
             async with trio.open_nursery() as nursery:
                 self.nursery = nursery
                 self.outbox = Outbox(
                     self._transport,
                     nursery,
-                    self._queue_bytes,
+                    self._upgrade.send_queue_bytes or self._settings.limits.send_queue_bytes,
                     overflowed=self._overflowed,
                     lost=self._lost,
                 )
                 try:
-                    await self._live(nursery)
+                    if await self._accept():
+                        await self._serve()
                 finally:
                     # Before the nursery closes: see the outbox's first MUST.
                     self.outbox.end()
@@ -173,85 +204,11 @@ class WebSocket:
             finally:
                 self._ended()
 
-    @property
-    def peer_closed(self) -> bool:
-        """Tell whether it was the peer who closed first."""
-        return self._stream.peer_closed
-
-    @property
-    def busy(self) -> bool:
-        """Whether nothing is being read, because the receiver has not taken the last message."""
-        return self._stream.busy
-
-    def ping(self) -> None:
-        """Send a ping."""
-        self.outbox.offer(_PING, 0)
-
-    # The stream's side
-
-    def fault(self, error: BaseException) -> None:
-        """Note an exception of the gateway's and end the connection."""
-        self._log.emit(
-            "fault",
-            connection=self.id,
-            address=self.request.peer.address,
-            transport="websocket",
-            detail=self.request.path,
-            error=repr(error),
-            traceback="".join(traceback.format_exception(error)),
-        )
-        self.end(INTERNAL)
-
-    def farewell(self) -> None:
-        """Say the receiver's last words, once; from here on the outbox refuses offers."""
-        words = b""
-        if self._receiver is not None and self.closing is not None:
-            try:
-                words = self._receiver.farewell(*self.closing)
-            except Exception as error:  # the connection's boundary
-                self.fault(error)
-        self.outbox.last_words(words)
-
     def _overflowed(self) -> None:
         self.end(TOO_SLOW)
 
     def _lost(self) -> None:
         self.end(LOST)
-
-    # The connection's own task
-
-    async def _live(self, nursery: trio.Nursery) -> None:
-        connection: WebSocketConnection | None = None
-        with trio.move_on_after(self._settings.limits.handshake_seconds):
-            try:
-                proposal = await wrap_server_stream(nursery, self._stream)
-                connection = await proposal.accept(subprotocol=self._subprotocol)
-            except ConnectionClosed:
-                return
-        if connection is None:
-            return
-        self.opened = self.last_heard = trio.current_time()
-        try:
-            self._receiver = await self._open(self)
-        except Exception as error:  # the connection's boundary
-            self.fault(error)
-        self._stream.begin(self._receiver)
-        await self._ending.wait()
-        with trio.move_on_after(self._settings.limits.close_seconds):
-            await self._close(connection)
-
-    async def _close(self, connection: WebSocketConnection) -> None:
-        if self.closing is None or self.closing[0] is LOST:
-            return
-        close, reason = self.closing
-        if self._stream.peer_closed:
-            # trio-websocket is answering it in the reader's task.
-            await self._stream.finished.wait()
-        else:
-            if not self._stream.answering:
-                self.farewell()
-            await connection.aclose(close.code, reason)
-            await self._stream.finished.wait()
 
     async def _guarded(self, job: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -259,11 +216,127 @@ class WebSocket:
         except Exception as error:  # the connection's boundary
             self.fault(error)
 
+    async def _accept(self) -> bool:
+        """Make the opening handshake. Return False if the peer is too slow or gone."""
+        accepted = False
+        with trio.move_on_after(self._settings.limits.handshake_seconds):
+            try:
+                async with trio.open_nursery() as handshake:
+                    stream = _HandshakeStream(self._transport, self.request, self._upgrade)
+                    proposal = await wrap_server_stream(handshake, stream)
+                    await proposal.accept(subprotocol=self._upgrade.subprotocol)
+                    accepted = True
+                    # Its reader must never see a frame: they are ours from here on.
+                    handshake.cancel_scope.cancel()
+            except* ConnectionClosed:
+                accepted = False
+        return accepted
+
+    async def _serve(self) -> None:
+        self.opened = self.last_heard = trio.current_time()
+        try:
+            self._receiver = await self._upgrade.open(self)
+        except Exception as error:  # the connection's boundary
+            self.fault(error)
+        else:
+            self.busy = False
+            with trio.CancelScope() as self._reading:
+                await self._receive(self._receiver)
+        with trio.move_on_after(self._settings.limits.close_seconds):
+            await self._close()
+
+    async def _receive(self, receiver: Receiver) -> None:
+        """Hand messages to the receiver until either side closes."""
+        while self.closing is None:
+            for item in self._items:
+                if type(item) is str or type(item) is bytes:
+                    self.received_messages += 1
+                    self.busy = True
+                    try:
+                        await receiver.received(item)
+                    except Exception as error:  # the connection's boundary
+                        self.fault(error)
+                    self.busy = False
+                elif isinstance(item, Ping):
+                    self.outbox.offer(item.pong, 0)
+                    # Whoever pings and does not read the pongs is not read either.
+                    await self.outbox.drained()
+                elif isinstance(item, Closing):
+                    self._answer(item)
+                elif isinstance(item, Fault):
+                    self._failed = True
+                    self.end(item.close, item.reason)
+                if self.closing is not None:
+                    return
+            if not await self._read():
+                self.end(LOST)
+
+    async def _read(self) -> bool:
+        """Read the next items. Return False at the end of the stream."""
+        try:
+            data = await self._transport.recv(_RECV_BYTES)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            data = b""
+        self.received_bytes += len(data)
+        self.last_heard = trio.current_time()
+        self._items = iter(self._reader.feed(data))
+        return bool(data)
+
+    def _answer(self, closing: Closing) -> None:
+        """Answer the peer's Close frame, which came first. Nothing may follow the answer."""
+        self.peer_closed = True
+        self.outbox.send_final(closing.answer)
+        close = CLOSES.get(closing.code) or Close(
+            closing.code, "other", "a code of the client's own", reconnect=True
+        )
+        self.end(close, closing.reason or "the client closed")
+
+    async def _close(self) -> None:
+        """Make the closing handshake: RFC 6455 section 7. The server closes TCP first."""
+        if self.closing is None or self.closing[0] is LOST:
+            return
+        if not self.peer_closed:
+            goodbye = self._goodbye_frames()
+            close, reason = self.closing
+            self.outbox.send_final(goodbye + frames.close(close.code, reason))
+            if not self._failed:
+                await self._await_close()
+        await self.outbox.drained()
+        if self._failed:
+            await self._discard()
+
+    async def _await_close(self) -> None:
+        """Ignore what comes until the peer's Close frame, a fault, or the end of the stream."""
+        while not any(isinstance(item, Closing | Fault) for item in self._items):
+            if not await self._read():
+                return
+
+    async def _discard(self) -> None:
+        """Wait until the peer closes TCP: section 7.1.7.
+
+        After a fault its Close frame cannot be found. Closing with bytes unread would reset the
+        connection, and the reset may overtake our Close frame.
+        """
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            await self._transport.send_eof()
+            while await self._transport.recv(_RECV_BYTES):
+                pass
+
+    def _goodbye_frames(self) -> bytes:
+        if self._receiver is None or self.closing is None:
+            return b""
+        try:
+            return self._receiver.goodbye_frames(*self.closing)
+        except Exception as error:  # the connection's boundary
+            self.fault(error)
+            self.closing = (INTERNAL, INTERNAL.reason)
+            return b""
+
     def _ended(self) -> None:
         receiver, self._receiver = self._receiver, None
         if receiver is None:
             return
-        # Cancelled from outside, nobody said why: then it is the daemon that ends.
+        # Without a close the task was cancelled from outside: the daemon is ending.
         close, reason = self.closing or (GOING_AWAY, GOING_AWAY.reason)
         try:
             receiver.ended(close, reason)
@@ -271,126 +344,39 @@ class WebSocket:
             self.fault(error)
 
 
-class _FrameStream(trio.abc.Stream):
-    """What trio-websocket reads and writes: the replayed request, then control frames alone.
+class _HandshakeStream(trio.abc.Stream):
+    """The stream that trio-websocket sees: a replayed request, and then silence.
 
-    Reading runs in trio-websocket's reader task, and so does the receiver. Nothing here awaits
-    anything of trio-websocket's: that task would wait for itself.
+    ``wire.http`` has read and checked the real request.
     """
 
-    def __init__(
-        self, websocket: WebSocket, transport: Transport, handover: Handover, max_bytes: int
-    ) -> None:
-        self._websocket = websocket
+    def __init__(self, transport: Transport, request: Request, upgrade: Upgrade) -> None:
         self._transport = transport
-        self._head = _replayed(handover)
-        self._reader = FrameReader(max_bytes)
-        self._items: Iterator[Item] = iter(())
-        self._early = handover.early
-        self._begun = trio.Event()
-        self._deliver: Callable[[str | bytes], Awaitable[None]] | None = None
-        self._failed = False
-        # Whether it is not the peer whom we wait for.
-        self.busy = True
-        # Whether the peer closed first; and whether its Close frame was handed on.
-        self.peer_closed = False
-        self.answering = False
-        # Set when trio-websocket is through with the stream.
-        self.finished = trio.Event()
-
-    def begin(self, receiver: Receiver | None) -> None:
-        """Open the gate: from now on frames are read and messages go to ``receiver``."""
-        if receiver is not None:
-            self._deliver = receiver.received
-        self.busy = False
-        self._begun.set()
+        lines = [
+            "GET / HTTP/1.1",
+            "Host: chatd",
+            "Upgrade: websocket",
+            "Connection: Upgrade",
+            "Sec-WebSocket-Version: 13",
+            f"Sec-WebSocket-Key: {request.header('sec-websocket-key')}",
+        ]
+        if upgrade.subprotocol is not None:
+            lines.append(f"Sec-WebSocket-Protocol: {upgrade.subprotocol}")
+        self._head = "\r\n".join([*lines, "", ""]).encode("ascii")
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        if self._head:
-            head, self._head = self._head, b""
-            await trio.lowlevel.checkpoint()
-            return head
-        if not self._begun.is_set():
-            await self._begun.wait()
-            self._items = iter(self._reader.feed(self._early))
-            self._early = b""
-        websocket = self._websocket
-        while True:
-            for item in self._items:
-                if type(item) is str or type(item) is bytes:
-                    if websocket.closing is None and self._deliver is not None:
-                        websocket.received_messages += 1
-                        self.busy = True
-                        try:
-                            await self._deliver(item)
-                        except Exception as error:  # the connection's boundary
-                            websocket.fault(error)
-                        self.busy = False
-                elif isinstance(item, Control):
-                    if self._hands_on(item):
-                        return item.frame
-                elif isinstance(item, Fault):
-                    self._failed = True
-                    websocket.end(item.close, item.reason)
-            try:
-                data = await self._transport.recv(_RECV_BYTES)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                data = b""
-            if not data:
-                websocket.end(LOST)
-                self.finished.set()
-                return b""
-            websocket.received_bytes += len(data)
-            websocket.last_heard = trio.current_time()
-            self._items = iter(self._reader.feed(data))
-
-    def _hands_on(self, control: Control) -> bool:
-        """Tell whether trio-websocket is to see this control frame."""
-        websocket = self._websocket
-        if control.opcode == frames.CLOSE:
-            if websocket.closing is None:
-                self.peer_closed = True
-                # Nothing may follow the Close frame that trio-websocket is about to answer with.
-                websocket.outbox.last_words(b"")
-                close = CLOSES.get(control.code) or Close(
-                    control.code, "other", "a code of the client's own", reconnect=True
-                )
-                websocket.end(close, control.reason or "the client closed")
-            elif not self.answering:
-                # Ours is not out yet, and nothing may follow the answer to theirs.
-                websocket.farewell()
-            self.answering = True
-            return True
-        # Pongs told that the peer lives, by coming. And once it is closing, trio-websocket may not
-        # be given a ping: it would try to answer, and wsproto raises.
-        return control.opcode == frames.PING and websocket.closing is None
+        if not self._head:
+            await trio.sleep_forever()
+        await trio.lowlevel.checkpoint()
+        head, self._head = self._head, b""
+        return head
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self._websocket.outbox.send_all(bytes(data))
-        if self._failed:
-            # The Close frame is out and the peer's cannot be read any more: RFC 6455 section 7.1.7.
-            # Ending our side makes the peer end its own, and lets this frame arrive first.
-            await self._transport.send_eof()
+        await self._transport.send_all(bytes(data))
 
     async def wait_send_all_might_not_block(self) -> None:
-        await self._websocket.outbox.drained()
-
-    async def aclose(self) -> None:
-        # The connection's own task closes the transport, when all is said.
-        self.finished.set()
         await trio.lowlevel.checkpoint()
 
-
-def _replayed(handover: Handover) -> bytes:
-    """Write the request once more, with what wsproto asks for alone: the rest was checked."""
-    lines = [
-        "GET / HTTP/1.1",
-        "Host: chatd",
-        "Upgrade: websocket",
-        "Connection: Upgrade",
-        "Sec-WebSocket-Version: 13",
-        f"Sec-WebSocket-Key: {handover.request.header('sec-websocket-key')}",
-    ]
-    if handover.upgrade.subprotocol is not None:
-        lines.append(f"Sec-WebSocket-Protocol: {handover.upgrade.subprotocol}")
-    return "\r\n".join([*lines, "", ""]).encode("ascii")
+    async def aclose(self) -> None:
+        # The connection's own task closes the transport.
+        await trio.lowlevel.checkpoint()

@@ -76,7 +76,7 @@ class Chatter:
         await trio.lowlevel.checkpoint()
         raise ValueError("boom later")
 
-    def farewell(self, close: model.Close, reason: str) -> bytes:
+    def goodbye_frames(self, close: model.Close, reason: str) -> bytes:
         return frames.text(f"bye {close.code}".encode())
 
     def ended(self, close: model.Close, reason: str) -> None:

@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from wsproto import events
 from wsproto.connection import Connection, ConnectionType
-from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
+from wsproto.events import BytesMessage, CloseConnection, TextMessage
 
 from chatd.wire import frames
-from chatd.wire.frames import Control, Fault, FrameReader, Item
+from chatd.wire.frames import Closing, Fault, FrameReader, Item, Ping
 from tests.wire.served import masked
 
 MAX = 70_000
@@ -53,7 +54,7 @@ def conversations(draw: st.DrawFn) -> tuple[bytes, list[Any]]:
             if not final and draw(st.booleans()):
                 word = draw(st.binary(max_size=125))
                 wire += masked(0x89, word, draw(KEYS))
-                meaning.append((frames.PING, word))
+                meaning.append(Ping(bytes((0x8A, len(word))) + word))
         meaning.append(message)
     return wire, meaning
 
@@ -61,10 +62,7 @@ def conversations(draw: st.DrawFn) -> tuple[bytes, list[Any]]:
 @given(conversations(), st.lists(st.integers(0, 5000), max_size=20))
 def test_any_split_gives_the_same(conversation: tuple[bytes, list[Any]], cuts: list[int]) -> None:
     wire, meaning = conversation
-    items = in_pieces(wire, cuts)
-    found = [(item.opcode, item.payload) if isinstance(item, Control) else item for item in items]
-    assert found == meaning
-    assert items == read(wire)
+    assert in_pieces(wire, cuts) == read(wire) == meaning
 
 
 @given(st.binary(max_size=400), st.lists(st.integers(0, 400), max_size=10))
@@ -102,13 +100,13 @@ def test_what_wsproto_sends_is_read(message: str | bytes) -> None:
 def test_wsproto_reads_what_is_sent(message: str) -> None:
     client = Connection(ConnectionType.CLIENT)
     payload = message.encode()
-    client.receive_data(frames.text(payload) + frames.ping(b"p") + frames.binary(payload))
-    events = list(client.events())
-    text = "".join(event.data for event in events if isinstance(event, TextMessage))
-    data = b"".join(bytes(event.data) for event in events if isinstance(event, BytesMessage))
+    client.receive_data(frames.text(payload) + frames.ping() + frames.binary(payload))
+    received = list(client.events())
+    text = "".join(event.data for event in received if isinstance(event, TextMessage))
+    data = b"".join(bytes(event.data) for event in received if isinstance(event, BytesMessage))
     assert text == message
     assert data == payload
-    assert [bytes(event.payload) for event in events if isinstance(event, Ping)] == [b"p"]
+    assert [e.payload for e in received if isinstance(e, events.Ping)] == [b""]
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 65535, 65536])
@@ -124,7 +122,7 @@ BROKEN: list[tuple[str, bytes, int]] = [
     *((f"opcode {code}", masked(0x80 | code, b""), 1002) for code in (3, 4, 5, 6, 7)),
     *((f"opcode {code}", masked(0x80 | code, b""), 1002) for code in (11, 12, 13, 14, 15)),
     ("no mask", frames.text(b"hi"), 1002),
-    ("no mask on a ping", frames.ping(b"hi"), 1002),
+    ("no mask on a ping", frames.ping(), 1002),
     ("a fragmented ping", masked(0x09, b"hi"), 1002),
     ("a fragmented close", masked(0x08, b""), 1002),
     ("a long ping", masked(0x89, b"x" * 126), 1002),
@@ -171,26 +169,36 @@ def test_a_broken_rule_is_found_at_once_and_nothing_follows(data: bytes, code: i
 
 @pytest.mark.parametrize("code", [1000, 1001, 1002, 1003, 1007, 1008, 1011, 1013, 3000, 3999, 4999])
 def test_codes_that_may_be_sent(code: int) -> None:
-    frame = masked(0x88, code.to_bytes(2, "big") + "tschüß".encode())
-    assert read(frame) == [
-        Control(frames.CLOSE, frame, frame_payload(frame), code, "tschüß"),
-    ]
-
-
-def frame_payload(frame: bytes) -> bytes:
-    client = Connection(ConnectionType.SERVER)
-    client.receive_data(frame)
-    event = next(iter(client.events()))
+    payload = code.to_bytes(2, "big") + "tschüß".encode()
+    answer = frames.close(code, "tschüß")
+    assert read(masked(0x88, payload)) == [Closing(code, "tschüß", answer)]
+    client = Connection(ConnectionType.CLIENT)
+    client.receive_data(answer)
+    [event] = client.events()
     assert isinstance(event, CloseConnection)
-    return int(event.code).to_bytes(2, "big") + (event.reason or "").encode()
+    assert (event.code, event.reason) == (code, "tschüß")
 
 
-def test_nothing_is_given_after_a_close_frame() -> None:
+@pytest.mark.parametrize("character", ["a", "ü", "€", "\N{GRINNING FACE}"])
+def test_a_long_reason_is_cut_between_two_characters(character: str) -> None:
+    frame = frames.close(1000, character * 124)
+    assert len(frame) <= 127
+    client = Connection(ConnectionType.CLIENT)
+    client.receive_data(frame)
+    [event] = client.events()
+    assert isinstance(event, CloseConnection)
+    assert event.reason == character * (123 // len(character.encode()))
+
+
+def test_nothing_is_read_after_a_close_frame() -> None:
     reader = FrameReader(MAX)
-    close = masked(0x88, b"")
-    items = reader.feed(close + masked(0x81, b"after"))
-    assert items == [Control(frames.CLOSE, close, b"", 1005, "")]
+    items = reader.feed(masked(0x88, b"") + masked(0x81, b"after"))
+    assert items == [Closing(1005, "", b"\x88\x00")]
     assert reader.feed(masked(0x81, b"after")) == []
+
+
+def test_pongs_are_dropped() -> None:
+    assert read(masked(0x8A, b"p") + masked(0x81, b"x") + masked(0x8A, b"")) == ["x"]
 
 
 def test_bad_text_is_found_before_its_frame_ends() -> None:

@@ -95,13 +95,11 @@ async def test_1_an_offer_after_the_end_does_nothing(bench: Bench) -> None:
     before = tasks()
     bench.outbox.offer(b"x" * 10)
     bench.outbox.offer_droppable(b"x" * 10)
-    bench.outbox.last_words(b"x" * 10)
+    bench.outbox.send_final(b"x" * 10)
     assert bench.outbox.waiting == 0
     assert bench.outbox.statistics().sent == 0
     assert tasks() == before
     assert bench.calls == []
-    with pytest.raises(trio.ClosedResourceError):
-        await bench.outbox.send_all(b"x")
 
 
 async def test_1_an_offer_when_the_nursery_is_closed_raises_nothing() -> None:
@@ -120,26 +118,6 @@ async def test_2_everything_arrives_in_order(bench: Bench) -> None:
     assert await bench.read(len(offered)) == offered
     bench.outbox.offer(b"behind")
     assert await bench.read(6) == b"behind"
-
-
-async def test_2_a_control_frame_goes_between_blocks(bench: Bench) -> None:
-    offered = bench.fill()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(bench.outbox.send_all, b"[control]")
-        await trio.testing.wait_all_tasks_blocked()
-        bench.outbox.offer(b"after")
-        expected = offered + b"[control]after"
-        assert await bench.read(len(expected)) == expected
-
-
-async def test_2_a_cancelled_send_leaves_its_block_whole(bench: Bench) -> None:
-    offered = bench.fill()
-    with trio.CancelScope() as scope:
-        scope.cancel()
-        await bench.outbox.send_all(b"[control]" * 10_000)
-    bench.outbox.offer(b"after")
-    expected = offered + b"[control]" * 10_000 + b"after"
-    assert await bench.read(len(expected)) == expected
 
 
 async def test_2_nothing_follows_a_cancelled_writer(bench: Bench) -> None:
@@ -197,21 +175,21 @@ async def test_4_at_the_bound_nothing_more_is_taken_and_it_is_told_once(bench: B
     assert bench.outbox.waiting == waiting
 
 
-async def test_4_the_last_words_and_the_close_frame_reach_a_peer_that_reads(bench: Bench) -> None:
+async def test_4_the_final_block_reaches_a_peer_that_reads(bench: Bench) -> None:
     offered = bench.fill(BOUND - 600)
     bench.outbox.offer(b"x" * 601)
-    bench.outbox.last_words(b"bye" * 1000)
-    bench.outbox.last_words(b"again")
+    bench.outbox.send_final(b"bye" * 1000)
+    bench.outbox.send_final(b"again")
     bench.outbox.offer(b"more")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(bench.outbox.send_all, b"[close]")
-        expected = offered + b"bye" * 1000 + b"[close]"
-        assert await bench.read(len(expected)) == expected
+    expected = offered + b"bye" * 1000
+    assert await bench.read(len(expected)) == expected
+    await bench.outbox.drained()
     assert bench.outbox.waiting == 0
+    assert bench.outbox.sent_bytes == len(expected)
 
 
-async def test_4_the_last_words_of_an_idle_outbox(bench: Bench) -> None:
-    bench.outbox.last_words(b"bye")
+async def test_4_the_final_block_of_an_idle_outbox(bench: Bench) -> None:
+    bench.outbox.send_final(b"bye")
     bench.outbox.offer(b"more")
     assert await bench.read(3) == b"bye"
     await bench.outbox.drained()
@@ -252,26 +230,35 @@ async def test_5_a_stream_is_written_by_the_writer(nursery: trio.Nursery) -> Non
     await bench.far.aclose()
 
 
-# Who waits is let go
+# Waiting for it
 
 
-@pytest.mark.parametrize("how", ["drained", "send_all"])
-async def test_the_end_lets_waiters_go(bench: Bench, how: str) -> None:
+async def test_the_end_wakes_every_waiting_task(bench: Bench) -> None:
     bench.fill()
-    result: list[str] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bench.outbox.drained)
+        nursery.start_soon(bench.outbox.drained)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(nursery.child_tasks) > 1
+        bench.outbox.end()
+
+
+async def test_drained_does_not_wait_for_what_is_offered_later(bench: Bench) -> None:
+    offered = bench.fill()
+    done = trio.Event()
 
     async def wait() -> None:
-        try:
-            await (bench.outbox.drained() if how == "drained" else bench.outbox.send_all(b"x"))
-            result.append("done")
-        except trio.BrokenResourceError:
-            result.append("broken")
+        await bench.outbox.drained()
+        done.set()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wait)
         await trio.testing.wait_all_tasks_blocked()
-        bench.outbox.end()
-    assert result == ["done" if how == "drained" else "broken"]
+        later = bench.fill(BOUND // 2)
+        await bench.read(len(offered) + 1)
+        await done.wait()
+        assert bench.outbox.waiting > 0
+        assert len(later) > 0
 
 
 async def test_room_is_waited_for(bench: Bench) -> None:
@@ -300,5 +287,5 @@ async def test_room_is_waited_for(bench: Bench) -> None:
 
 async def test_an_empty_block_is_nothing(bench: Bench) -> None:
     bench.outbox.offer(b"")
-    bench.outbox.last_words(b"")
+    bench.outbox.send_final(b"")
     assert bench.outbox.waiting == 0
