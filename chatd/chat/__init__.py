@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from chatd.chat.chat import Chat, ChatStatistics
-from chatd.chat.connection import Answered, Connection, Traffic
+from chatd.chat.connection import Connection, Traffic
 from chatd.chat.membership import Outbox
 from chatd.chat.rules import perform
 from chatd.chat.users import Came
 
 __all__ = [
-    "Answered",
     "Came",
     "Chat",
     "ChatStatistics",

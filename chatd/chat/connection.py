@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
-from typing import Any, Final, Literal, TypeAlias
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, Final, Literal
 
 import trio
 from msgspec import Struct
@@ -16,21 +17,19 @@ from chatd.chat.chat import Chat
 from chatd.chat.expiry import Expiry
 from chatd.chat.membership import Membership, Outbox, StartSoon
 from chatd.chat.names import room_name
+from chatd.chat.replies import Commit, SendAnswer
 from chatd.chat.rights import check_may_read, may_read
 from chatd.chat.rooms import Room
 from chatd.chat.sanctions import Sanction
 from chatd.chat.tokens import Grant
 from chatd.chat.users import Came, User
-from chatd.model import INTERNAL, UNAUTHORIZED, Close, Operation, Outcome, Refusal, Refused
-from chatd.protocol import commands, events
+from chatd.model import INTERNAL, UNAUTHORIZED, Close, Refused
+from chatd.protocol import events
 from chatd.timers import Timer
 
-__all__ = ["Answered", "Connection", "Traffic"]
+__all__ = ["Connection", "Traffic"]
 
-Answered: TypeAlias = Callable[[commands.Result | Refusal], None]
-"""Takes the answer to a command: once, maybe at once, maybe long after. Must not raise."""
-
-UNANSWERED: Final = 64
+MAX_UNANSWERED: Final = 64
 """Commands that may wait for their commit; then nothing more is read from this client."""
 
 
@@ -41,26 +40,6 @@ class Traffic(Struct, frozen=True):
     bytes_out: int
     messages_in: int
     messages_out: int
-
-
-class _Submission(Submission):
-    """What a connection published, with who takes the outcome."""
-
-    __slots__ = ("_connection", "_settled")
-
-    def __init__(
-        self, operation: Operation, connection: Connection, settled: Callable[[Outcome], None]
-    ) -> None:
-        super().__init__(operation)
-        self._connection = connection
-        self._settled = settled
-
-    def resolve(self, outcome: Outcome) -> None:
-        self._connection.answered()
-        self._settled(outcome)
-
-    def fault(self, error: Exception) -> None:
-        self._connection.fault(error)
 
 
 class Connection:
@@ -107,8 +86,8 @@ class Connection:
         self.memberships: dict[str, Membership] = {}
         self._spelled: dict[str, Membership] = {}
         self.opened = trio.current_time()
-        self._unanswered = 0
-        self._unshown = 0
+        self.unanswered = 0
+        self._unseen = 0
         self._progress = trio.Event()
         self.log = chat.log.bind(
             connection=connection_id, address=address, transport=transport, protocol=protocol
@@ -248,35 +227,59 @@ class Connection:
         if block := self.codec.encode("", items):
             self.outbox.offer(block, len(items))
 
-    async def publish(self, operation: Operation, settled: Callable[[Outcome], None]) -> None:
-        """Hand an operation to the bus; waits while too many of this client's are unanswered."""
-        while self._unanswered >= UNANSWERED:
+    # ---- what is under way
+
+    def publish(self, commit: Commit, answer: SendAnswer) -> Awaitable[None] | None:
+        """Hand an operation to the bus, which makes its outcome the answer.
+
+        Return None if that is done, or what must be awaited before the client's next command: too
+        much of this client's is unanswered, the bus is full, or the commit is a barrier.
+        """
+        commit.connection, commit.answer = self, answer
+        if self.unanswered < MAX_UNANSWERED and not (commit.before or commit.barrier):
+            with suppress(trio.WouldBlock):
+                self.chat.bus.publish_nowait(commit)
+                self.unanswered += 1
+                return None
+        return self._publish(commit)
+
+    async def _publish(self, commit: Commit) -> None:
+        while self.unanswered >= MAX_UNANSWERED:
             await self._progressed()
-        self._unanswered += 1
-        await self.chat.bus.publish(_Submission(operation, self, settled))
+        self.unanswered += 1
+        try:
+            for operation in commit.before:
+                await self.chat.bus.publish(Submission(operation))
+            await self.chat.bus.publish(commit)
+        except BaseException:
+            self.unanswered -= 1
+            if commit.undo is not None:
+                commit.undo()
+            raise
+        if commit.barrier:
+            await self.flushed()
 
-    def answered(self) -> None:
-        """Note that one thing that was published has its outcome."""
-        self._unanswered -= 1
-        self._progress.set()
-
-    async def settled(self) -> None:
-        """Return when all that was published is answered, and what was said has been shown."""
-        while self._unanswered or self._unshown:
-            await self._progressed()
-
-    def said(self, position: int) -> None:
-        """Note that something of this client's is committed, and will be shown."""
-        self._unshown += 1
+    def committed(self, position: int) -> None:
+        """Note that an event of this client's is committed, and about to be fanned out."""
+        self._unseen += 1
         self.chat.said_by(position, self)
 
     def shown(self) -> None:
-        """Note that it has been."""
-        self._unshown -= 1
+        """Note that one of them has been fanned out."""
+        self._unseen -= 1
+        self.wake()
+
+    def wake(self) -> None:
+        """Let the connection's reader look again whether it may go on."""
         self._progress.set()
 
+    async def flushed(self) -> None:
+        """Wait until every command is answered, and every event that they caused is fanned out."""
+        while self.unanswered or self._unseen:
+            await self._progressed()
+
     async def _progressed(self) -> None:
-        # One waits at most: who reads what this client sends.
+        # Only the connection's reader task ever waits here.
         self._progress = trio.Event()
         await self._progress.wait()
 

@@ -17,7 +17,7 @@ from chatd.chat.rooms import Room
 from chatd.chat.users import User
 from chatd.model import Refused
 
-__all__ = ["DIRECT", "other_of", "place", "resolve"]
+__all__ = ["DIRECT", "other_of", "require_membership", "resolve"]
 
 DIRECT: Final = "direct"
 """The shelf on which each user's conversations stand: by user, a NUL and the room."""
@@ -53,7 +53,7 @@ def other_of(room: str, user: str) -> str:
     return second if user == first else first
 
 
-async def place(connection: Connection, spelled: str) -> Membership:
+async def require_membership(connection: Connection, spelled: str) -> Membership:
     """Return the connection's membership in a room; open the room if it is a direct one.
 
     Raises:

@@ -60,7 +60,9 @@ class JsonGateway:
             self._chat.refusals["bad_request"] += 1
             self._refuse(message, error)
         else:
-            await perform(self._connection, command, partial(self._answer, command.id))
+            pending = perform(self._connection, command, partial(self._answer, command.id))
+            if pending is not None:
+                await pending
 
     def goodbye_frames(self, close: Close, reason: str) -> bytes:
         return goodbye_frames(self._chat, close, reason)

@@ -17,7 +17,7 @@ from chatd import engineio
 from chatd.chat import Chat, Connection, Traffic, perform
 from chatd.chat.credentials import is_guest
 from chatd.chat.membership import Membership
-from chatd.chat.rules import RULES
+from chatd.chat.rules import COMMANDS, enter
 from chatd.chat.tokens import Grant
 from chatd.engineio import Block
 from chatd.engineio.ends import CLOSES
@@ -153,8 +153,7 @@ class SocketIoGateway:
         self.io.on("disconnect", self._disconnect)
         self.io.on("chat message", self._chat_message, ack=True)
         self._names = {"chat message"}
-        for command in RULES:
-            name = str(command.__struct_config__.tag)
+        for name, command in COMMANDS.items():
             self._names.add(name)
             self.io.on(name, partial(self._command, command, name), ack=True)
         self.io.on_any(self._unknown, ack=True)
@@ -346,7 +345,7 @@ class _Client:
         if connection.why_not is not None:
             connection.tell(events.Notice(connection.why_not))
         if session is not None and connection.grant is None:
-            await perform(connection, commands.Auth(session=session), self._noticed("auth"))
+            await self._perform(commands.Auth(session=session), "auth")
         if connection.known:
             await self._enter()
         else:
@@ -363,8 +362,7 @@ class _Client:
             # A position in one room says nothing of another.
             since = auth.since if room == wanted else None
             command = commands.Join(room=room, since=since, limit=limit, messages=True)
-            await perform(connection, command, partial(self._joined, since))
-            if self.room:
+            if await self._join_first(command):
                 return
         self._hello({})
 
@@ -373,27 +371,35 @@ class _Client:
         chat = self.connection.chat
         if self.connection.grant is None:
             secret = chat.users.secret_of(where.user)
-            await perform(self.connection, commands.Auth(session=secret), self._noticed("auth"))
+            await self._perform(commands.Auth(session=secret), "auth")
         for fold in (where.room, *(room for room in where.rooms if room != where.room)):
             if fold in where.rooms:
                 since = commands.Position(
                     chat.journal.epoch, await chat.journal.seq_at(fold, where.upto)
                 )
-                answered = self._noticed("join")
-                if not self.room:
-                    answered = partial(self._joined, since)
                 command = commands.Join(room=fold, since=since, limit=0)
-                await perform(self.connection, command, answered)
+                if self.room:
+                    await self._perform(command, "join")
+                else:
+                    await self._join_first(command)
 
     def note(self) -> None:
         """Note where it is, for when it comes back."""
         if self._first is not None:
             Whereabouts.note(self.connection, self._first, self._socket.data)
 
-    def _joined(self, since: commands.Position | None, answer: commands.Result | Refusal) -> None:
-        if not isinstance(answer, commands.Entered):
-            self._noticed("join")(answer)
-            return
+    async def _join_first(self, command: commands.Join) -> bool:
+        """Join the client's first room, and say hello there; return whether that worked."""
+        try:
+            reply = await enter(self.connection, command)
+        except Refused as refused:
+            self._noticed("join")(refused.refusal)
+            return False
+        self._greet(reply.answer, command.since)
+        reply.then()
+        return True
+
+    def _greet(self, answer: commands.Entered, since: commands.Position | None) -> None:
         self.room = answer.room
         self._first = self.connection.member(answer.room)
         seq = since.seq if since is not None and answer.recovered else answer.seq
@@ -424,10 +430,18 @@ class _Client:
         except msgspec.ValidationError as error:
             self.refuse(f"this is no {name}: {error}", name, ack)
         else:
-            nobody = not self.connection.known
-            await perform(self.connection, command, self._answered(name, ack))
-            if nobody and self.connection.known:
-                await self._enter()
+            before = self.connection.known
+            pending = perform(self.connection, command, self._answered(name, ack))
+            if pending is not None:
+                await pending
+                if not before and self.connection.known:
+                    await self._enter()
+
+    async def _perform(self, command: commands.Command, name: str) -> None:
+        """Carry out a command that the client did not give by an event."""
+        pending = perform(self.connection, command, self._noticed(name))
+        if pending is not None:
+            await pending
 
     def refuse(self, why: str, name: str, ack: Ack) -> None:
         """Answer what is no command."""

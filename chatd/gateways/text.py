@@ -14,6 +14,7 @@ from typing import Any, Final
 from chatd.chat import Chat, Connection, perform
 from chatd.chat.direct import other_of
 from chatd.chat.names import room_name
+from chatd.chat.rules import enter
 from chatd.gateways.websocket import disconnect
 from chatd.model import NORMAL, UNSUPPORTED, Close, Event, Refusal, Refused
 from chatd.protocol import commands, events
@@ -106,11 +107,14 @@ class TextGateway:
         wanted = query.get("room", self._room)
         why_not = self._connection.why_not
         notices = [] if why_not is None else [events.Notice(why_not)]
-        refusal = await self._join(wanted, notices)
-        if refusal is not None and wanted != self._room:
-            refusal = await self._join(self._room, [*notices, _notice(refusal)])
-        if refusal is not None:
-            self._connection.tell(_notice(refusal))
+        for room in dict.fromkeys((wanted, self._room)):
+            try:
+                await self._join(room, notices)
+            except Refused as refused:
+                notices.append(_notice(refused.refusal))
+            else:
+                return
+        self._connection.tell(notices[-1])
 
     async def received(self, message: str | bytes) -> None:
         if isinstance(message, bytes):
@@ -165,18 +169,15 @@ class TextGateway:
 
     async def _auth(self, token: str) -> None:
         """Be who the token names, in the room of the beginning; or renew the token."""
-        connection, answers = self._connection, list[commands.Result | Refusal]()
+        connection, before = self._connection, self._connection.grant
         renews = connection.known and connection.user.subject
         changes = not renews and self._is_valid(token)
         if changes and connection.member(self._room) is not None:
             # A guest was let in already: another user's token is for before the first join.
             await self._perform(commands.Leave(room=self._room))
-        await perform(connection, commands.Auth(token=token), answers.append)
-        for answer in answers:
-            if isinstance(answer, Refusal):
-                connection.tell(_notice(answer))
-            elif renews:
-                self._notice(f"you are {connection.user.nick.shown}")
+        await self._perform(commands.Auth(token=token))
+        if renews and connection.grant is not before:
+            self._notice(f"you are {connection.user.nick.shown}")
         if changes and connection.known:
             await self.enter()
 
@@ -205,29 +206,22 @@ class TextGateway:
             await self._perform(commands.Leave(room=before))
         else:
             # What was said before is seen before the greeting.
-            await connection.settled()
-        if (refusal := await self._join(room, [])) is not None:
-            connection.tell(_notice(refusal))
+            await connection.flushed()
+        try:
+            await self._join(room, [])
+        except Refused as refused:
+            connection.tell(_notice(refused.refusal))
             if not connection.joined:
                 await self._perform(commands.Join(room=before, limit=0))
 
-    async def _join(self, room: str, notices: Sequence[events.Notice]) -> Refusal | None:
-        try:
-            room_name(room)
-        except Refused as refused:
-            return refused.refusal
-        refusals: list[Refusal] = []
-
-        def answered(answer: commands.Result | Refusal) -> None:
-            if isinstance(answer, commands.Entered):
-                self._enter(answer.room)
-                self._greet(answer, notices)
-            elif isinstance(answer, Refusal):
-                refusals.append(answer)
-
+    async def _join(self, room: str, notices: Sequence[events.Notice]) -> None:
+        """Join a room and greet the user there. Raise Refused."""
+        room_name(room)  # direct messages are not joined
         join = commands.Join(room=room, limit=self._backlog(), messages=True)
-        await perform(self._connection, join, answered)
-        return refusals[0] if refusals else None
+        reply = await enter(self._connection, join)
+        self._enter(reply.answer.room)
+        self._greet(reply.answer, notices)
+        reply.then()
 
     def _enter(self, room: str) -> None:
         """Talk in a room from now on, and be in no other: nothing of that follows the greeting."""
@@ -254,7 +248,9 @@ class TextGateway:
     # ---- what is answered
 
     async def _perform(self, command: commands.Command) -> None:
-        await perform(self._connection, command, self._answer)
+        pending = perform(self._connection, command, self._answer)
+        if pending is not None:
+            await pending
 
     def _answer(self, answer: commands.Result | Refusal) -> None:
         match answer:

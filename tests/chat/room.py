@@ -9,7 +9,9 @@ from typing import Any
 
 import trio
 
-from chatd.chat import Came, Chat, Connection, Traffic, perform
+from chatd import chat as package
+from chatd.chat import Came, Chat, Connection, Traffic
+from chatd.chat.replies import SendAnswer
 from chatd.chat.tokens import Keys
 from chatd.journal.memory import MemoryJournal
 from chatd.logs import Recording, open_log
@@ -27,6 +29,13 @@ class Codec:
 
 
 CODEC = Codec()
+
+
+async def perform(connection: Connection, command: commands.Command, answer: SendAnswer) -> None:
+    """Perform a command, and wait until the connection's next one may be performed."""
+    pending = package.perform(connection, command, answer)
+    if pending is not None:
+        await pending
 
 
 class Client:

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from trio.testing import MockClock
 
 from chatd.chat import connection as module
-from chatd.chat import pages, perform
+from chatd.chat import pages
 from chatd.journal import Unavailable
 from chatd.journal.memory import MemoryJournal
 from chatd.journal.retention import Retention
@@ -21,7 +21,7 @@ from chatd.protocol import commands, events
 from chatd.protocol.commands import Position
 from chatd.settings import Log as LogSettings
 from chatd.settings import Settings
-from tests.chat.room import Room, Wall, open_room, refused
+from tests.chat.room import Room, Wall, open_room, perform, refused
 
 UNLIMITED = replace(Settings().limits, messages_per_second="off", bytes_per_second="off")
 
@@ -543,7 +543,7 @@ async def test_who_pages_by_nick(room: Room) -> None:
 async def test_what_a_client_has_unanswered_is_bounded(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "UNANSWERED", 3)
+    monkeypatch.setattr(module, "MAX_UNANSWERED", 3)
     ann = room.client("ann")
     await ann.join()
     answers: list[object] = []

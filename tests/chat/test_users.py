@@ -9,12 +9,11 @@ import trio
 from msgspec.structs import replace
 from trio.testing import MockClock
 
-from chatd.chat import perform
 from chatd.journal.memory import MemoryJournal
 from chatd.model import Operation, Outcome
 from chatd.protocol import commands, events
 from chatd.settings import Settings
-from tests.chat.room import Room, Wall, open_room, refused
+from tests.chat.room import Room, Wall, open_room, perform, refused
 
 
 async def test_a_guest_is_named_at_once(room: Room) -> None:

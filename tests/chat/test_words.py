@@ -9,12 +9,11 @@ import trio
 from msgspec.structs import replace
 from trio.testing import MockClock
 
-from chatd.chat import perform
 from chatd.chat.rules import messages, presence
 from chatd.chat.tokens import Grant
 from chatd.protocol import commands, events
 from chatd.settings import Chat, Limits, Settings
-from tests.chat.room import Client, Room, open_room, refused
+from tests.chat.room import Client, Room, open_room, perform, refused
 
 FAST = replace(Limits(), messages_per_second="off", bytes_per_second="off")
 

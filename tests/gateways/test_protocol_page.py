@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple, get_args
 import pytest
 from trio.testing import MockClock
 
-from chatd.chat.rules import RULES
+from chatd.chat.rules import COMMANDS
 from chatd.model import CLOSES, ErrorCode
 from chatd.protocol import events
 from chatd.protocol.commands import Command
@@ -157,7 +157,7 @@ def name_of(command: type[Command]) -> str:
     return str(command.__struct_config__.tag)
 
 
-@pytest.mark.parametrize("command", RULES, ids=name_of)
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=name_of)
 def test_no_command_lacks_an_entry_an_example_or_a_protocol(command: type[Command]) -> None:
     name = name_of(command)
     headings = re.findall(r"^#### (.*)$", PAGE, re.MULTILINE)
@@ -178,7 +178,7 @@ def test_no_command_lacks_an_entry_an_example_or_a_protocol(command: type[Comman
 def test_plain_text_says_every_command_or_why_not() -> None:
     source = (Path(__file__).parents[2] / "chatd" / "gateways" / "text.py").read_text()
     said = set(re.findall(r"commands\.(\w+)\(", source))
-    for command in RULES:
+    for command in COMMANDS.values():
         assert (command.__name__ in said) != (name_of(command) in WITHOUT_PLAIN), command
 
 

@@ -1,54 +1,71 @@
-"""The rules of each command: what it does, to whom it is allowed, what it is answered.
+"""The rule of each command: who may give it, what it does, and its answer.
 
-A rule takes the connection, the command and whom to answer. It answers once: before it returns
-where it reads, and when the store has confirmed where it writes; ``typing`` has no answer but a
-refusal.
+A rule returns a `Reply`, or a `Commit` whose outcome is the answer, or raises Refused. A command
+about a room that the connection is in has a plain function, which gets the membership; any other
+command may have to wait, and has a coroutine function.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, TypeAlias
 
-from chatd.chat.connection import Answered, Connection
+from chatd.chat.connection import Connection
+from chatd.chat.direct import require_membership
+from chatd.chat.membership import Membership
+from chatd.chat.replies import Commit, Reply, SendAnswer
 from chatd.chat.rules import history, identity, messages, moderation, presence, rooms
 from chatd.journal import Unavailable
 from chatd.model import Refusal, Refused
 from chatd.protocol import commands
 
-__all__ = ["RULES", "perform"]
+__all__ = ["COMMANDS", "enter", "perform"]
 
-RULES: Final[
-    dict[type[commands.Command], Callable[[Connection, Any, Answered], Awaitable[None]]]
-] = {
+Response: TypeAlias = Reply[Any] | Commit
+
+InRoom: TypeAlias = (
+    commands.Say | commands.Edit | commands.Delete | commands.Topic | commands.Typing
+)
+"""Commands about a room that the connection must be in."""
+
+IN_ROOM: Final[dict[type[commands.Command], Callable[[Connection, Any, Membership], Response]]] = {
+    commands.Say: messages.say,
+    commands.Edit: messages.edit,
+    commands.Delete: messages.delete,
+    commands.Topic: messages.topic,
+    commands.Typing: presence.typing,
+}
+"""Their rules."""
+
+ELSEWHERE: Final[dict[type[commands.Command], Callable[[Connection, Any], Awaitable[Response]]]] = {
     commands.Auth: identity.auth,
     commands.Nick: identity.nick,
     commands.Join: rooms.join,
     commands.Leave: rooms.leave,
     commands.Who: rooms.who,
     commands.Rooms: rooms.list_rooms,
-    commands.Say: messages.say,
-    commands.Edit: messages.edit,
-    commands.Delete: messages.delete,
-    commands.Topic: messages.topic,
     commands.History: history.history,
     commands.Search: history.search,
-    commands.Typing: presence.typing,
     commands.Read: presence.read,
-    commands.Kick: moderation.act,
-    commands.Ban: moderation.act,
-    commands.Unban: moderation.act,
-    commands.Mute: moderation.act,
-    commands.Unmute: moderation.act,
-    commands.Slow: moderation.act,
-    commands.Close: moderation.act,
+    commands.Kick: moderation.moderate,
+    commands.Ban: moderation.moderate,
+    commands.Unban: moderation.moderate,
+    commands.Mute: moderation.moderate,
+    commands.Unmute: moderation.moderate,
+    commands.Slow: moderation.moderate,
+    commands.Close: moderation.moderate,
 }
-"""Every command there is, and its rule."""
+"""Rules of all other commands."""
 
-_NAMES: Final = {kind: str(kind.__struct_config__.tag) for kind in RULES}
+COMMANDS: Final[dict[str, type[commands.Command]]] = {
+    str(command.__struct_config__.tag): command for command in (*IN_ROOM, *ELSEWHERE)
+}
+"""Every command, by its name."""
 
+_NAMES: Final = {command: name for name, command in COMMANDS.items()}
 
-ASKING: Final = frozenset(
+PAGED: Final = frozenset(
     {
         commands.Auth,
         commands.Join,
@@ -58,31 +75,92 @@ ASKING: Final = frozenset(
         commands.Rooms,
     }
 )
-"""What makes the store or a long list be read, and so may be asked only so often."""
+"""Commands that read the store or a long list, which ``limits.requests_per_second`` bounds."""
 
 
-async def perform(connection: Connection, command: commands.Command, answered: Answered) -> None:
-    """Carry out one command, after those that came before it on the same connection.
+def perform(
+    connection: Connection, command: commands.Command, answer: SendAnswer
+) -> Awaitable[None] | None:
+    """Carry out one command of a connection.
 
-    Raises nothing for what a client may send. Waits while too much of this client's is unanswered,
-    or while the bus is full; its reader waits with it.
+    Args:
+        connection: The connection.
+        command: The command.
+        answer: Called with the answer or the refusal, now or once the command is committed.
+
+    Returns:
+        None if the connection's next command may be performed at once, as after a ``say``.
+        Otherwise what must be awaited first. It raises nothing for what a client may send.
     """
-    chat = connection.chat
-
-    def counted(answer: commands.Result | Refusal) -> None:
-        if isinstance(answer, Refusal):
-            chat.refusals[answer.code] += 1
-        answered(answer)
-
-    kind = type(command)
+    membership = connection.member(command.room) if isinstance(command, InRoom) else None
+    if membership is None:
+        return _perform(connection, command, answer)
+    chat, kind = connection.chat, type(command)
     chat.commands[_NAMES[kind]] += 1
     try:
-        if not (connection.known or isinstance(command, commands.Auth)):
-            raise Refused("unauthorized", "say who you are first: auth with a token")
-        if kind in ASKING and connection.known:
-            connection.charge_page()
-        await RULES[kind](connection, command, counted)
+        result = IN_ROOM[kind](connection, command, membership)
     except Refused as refused:
-        counted(refused.refusal)
+        chat.refusals[refused.refusal.code] += 1
+        answer(refused.refusal)
+        return None
+    return _finish(connection, result, answer)
+
+
+async def enter(connection: Connection, command: commands.Join) -> Reply[commands.Entered]:
+    """Join a room, and return the reply for the caller to send.
+
+    For gateways that have more to send between the answer and the first event. The caller calls
+    the reply's ``then`` after that, without a checkpoint.
+
+    Raises:
+        Refused: as `perform` would answer.
+    """
+    with _counted(connection, command):
+        return await rooms.join(connection, command)
+
+
+async def _perform(connection: Connection, command: commands.Command, answer: SendAnswer) -> None:
+    try:
+        with _counted(connection, command):
+            if isinstance(command, InRoom):
+                membership = await require_membership(connection, command.room)
+                result = IN_ROOM[type(command)](connection, command, membership)
+            else:
+                result = await ELSEWHERE[type(command)](connection, command)
+    except Refused as refused:
+        answer(refused.refusal)
+        return
+    pending = _finish(connection, result, answer)
+    if pending is not None:
+        await pending
+
+
+@contextmanager
+def _counted(connection: Connection, command: commands.Command) -> Iterator[None]:
+    """Count a command, check what holds for every one of its kind, and count its refusal."""
+    chat, kind = connection.chat, type(command)
+    chat.commands[_NAMES[kind]] += 1
+    try:
+        if connection.known:
+            if kind in PAGED:
+                connection.charge_page()
+        elif kind is not commands.Auth:
+            raise Refused("unauthorized", "say who you are first: auth with a token")
+        yield
     except Unavailable:
-        counted(Refusal("unavailable", "the store cannot be read now", 1000))
+        chat.refusals["unavailable"] += 1
+        raise Refused("unavailable", "the store cannot be read now", 1000) from None
+    except Refused as refused:
+        chat.refusals[refused.refusal.code] += 1
+        raise
+
+
+def _finish(connection: Connection, result: Response, answer: SendAnswer) -> Awaitable[None] | None:
+    if isinstance(result, Commit):
+        return connection.publish(result, answer)
+    if result.answer is not None:
+        if isinstance(result.answer, Refusal):
+            connection.chat.refusals[result.answer.code] += 1
+        answer(result.answer)
+    result.then()
+    return None

@@ -7,9 +7,10 @@ from typing import Final
 
 from msgspec import Struct
 
-from chatd.chat.connection import Answered, Connection
+from chatd.chat.connection import Connection
 from chatd.chat.direct import resolve
 from chatd.chat.pages import fitting, last_messages, newest, page_size
+from chatd.chat.replies import Reply
 from chatd.chat.rights import check_may_read
 from chatd.model import Event, Refused
 from chatd.protocol import commands, events
@@ -39,7 +40,7 @@ async def _log(connection: Connection, spelled: str) -> Log:
     raise Refused("not_found", f"there is no room {name.shown}")
 
 
-async def history(connection: Connection, command: commands.History, answered: Answered) -> None:
+async def history(connection: Connection, command: commands.History) -> Reply[commands.Page]:
     """Read a page of a room's log, up to what is visible."""
     journal, limit = connection.chat.journal, page_size(command.limit)
     log = await _log(connection, command.room)
@@ -59,10 +60,12 @@ async def history(connection: Connection, command: commands.History, answered: A
         last = last_messages(found, limit) if command.messages else tail
         page = fitting(last, queue_bytes, back=True)
         more = len(page) < len(found)
-    answered(commands.Page(journal.epoch, [events.shape(log.name, event) for event in page], more))
+    return Reply(
+        commands.Page(journal.epoch, [events.shape(log.name, event) for event in page], more)
+    )
 
 
-async def search(connection: Connection, command: commands.Search, answered: Answered) -> None:
+async def search(connection: Connection, command: commands.Search) -> Reply[commands.Found]:
     """Find words in a room's messages, the newest first, once all that was said is findable."""
     chat, limit = connection.chat, page_size(command.limit)
     if len(command.query.encode()) > QUERY_BYTES:
@@ -74,6 +77,6 @@ async def search(connection: Connection, command: commands.Search, answered: Ans
         before = max(0, min(command.before, before))
     found = await chat.journal.search(log.fold, command.query, before, limit + 1)
     page = fitting(found[:limit], chat.settings.limits.send_queue_bytes)
-    answered(
+    return Reply(
         commands.Found([events.shape(log.name, event) for event in page], len(page) < len(found))
     )

@@ -1,20 +1,19 @@
-"""What only operators may do to people and rooms."""
+"""Commands that only operators may give."""
 
 from __future__ import annotations
 
-from chatd.chat.connection import Answered, Connection
-from chatd.chat.moderation import moderate
+from chatd.chat import moderation
+from chatd.chat.connection import Connection
+from chatd.chat.replies import Reply
 from chatd.model import Refused
 from chatd.protocol import commands
 
-__all__ = ["act"]
+__all__ = ["moderate"]
 
 
-async def act(
-    connection: Connection,
-    command: commands.Sanction | commands.Slow | commands.Close,
-    answered: Answered,
-) -> None:
+async def moderate(
+    connection: Connection, command: commands.Sanction | commands.Slow | commands.Close
+) -> Reply[commands.Sanctioned]:
     """Carry out an operator's command. Anybody else's is refused and logged."""
     if not connection.op:
         connection.log.emit(
@@ -24,6 +23,6 @@ async def act(
             room=command.room,
         )
         raise Refused("forbidden", "that is the operators' to do")
-    # What was said before it is seen before it.
-    await connection.settled()
-    answered(await moderate(connection.chat, connection.user.id, command))
+    # What the operator said before is seen before it.
+    await connection.flushed()
+    return Reply(await moderation.moderate(connection.chat, connection.user.id, command))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 from msgspec.structs import replace
 
-from chatd.chat.connection import Answered, Connection
-from chatd.chat.direct import DIRECT, open_direct, other_of, place, resolve
+from chatd.chat.connection import Connection
+from chatd.chat.direct import DIRECT, open_direct, other_of, require_membership, resolve
 from chatd.chat.names import nick_name
 from chatd.chat.pages import QUEUE_SHARE, catch, page_size
+from chatd.chat.replies import Reply
 from chatd.chat.rights import check_may_read, may_read, may_set_topic
 from chatd.journal import Unavailable
 from chatd.model import Refused
@@ -26,7 +28,7 @@ ENTRY_BYTES: Final = 300
 of 64 characters, doubled by escapes, and its numbers."""
 
 
-async def join(connection: Connection, command: commands.Join, answered: Answered) -> None:
+async def join(connection: Connection, command: commands.Join) -> Reply[commands.Entered]:
     """Enter a room, or resume in it. The answer's page comes first, live events after it."""
     chat, limits = connection.chat, connection.chat.settings.limits
     name = resolve(chat, connection.user, command.room)
@@ -54,7 +56,7 @@ async def join(connection: Connection, command: commands.Join, answered: Answere
     except Unavailable:
         connection.exit(membership)
         raise
-    answered(
+    return Reply(
         commands.Entered(
             room=room.name,
             epoch=chat.journal.epoch,
@@ -67,9 +69,9 @@ async def join(connection: Connection, command: commands.Join, answered: Answere
             recovered=caught.recovered,
             read=read,
             unread=unread,
-        )
+        ),
+        partial(membership.start, caught.position),
     )
-    membership.start(caught.position)
 
 
 async def _unread(connection: Connection, room: str) -> tuple[int, int] | tuple[None, None]:
@@ -84,19 +86,17 @@ async def _unread(connection: Connection, room: str) -> tuple[int, int] | tuple[
     return read or 0, unread
 
 
-async def leave(connection: Connection, command: commands.Leave, answered: Answered) -> None:
+async def leave(connection: Connection, command: commands.Leave) -> Reply[commands.RoomLeft]:
     """Leave a room; nothing of it follows the answer."""
-    # What was said before the leaving is seen before it.
-    await connection.settled()
-    membership = await place(connection, command.room)
+    # What the client said before is seen before.
+    await connection.flushed()
+    membership = await require_membership(connection, command.room)
     if membership.room.direct:
         raise Refused("bad_request", "direct messages are not joined and not left")
-    membership.stop()
-    answered(commands.RoomLeft(membership.room.name))
-    connection.exit(membership)
+    return Reply(commands.RoomLeft(membership.room.name), partial(connection.exit, membership))
 
 
-async def who(connection: Connection, command: commands.Who, answered: Answered) -> None:
+async def who(connection: Connection, command: commands.Who) -> Reply[commands.Members]:
     """Tell who is in a room, a page at a time."""
     chat = connection.chat
     name = resolve(chat, connection.user, command.room)
@@ -104,14 +104,13 @@ async def who(connection: Connection, command: commands.Who, answered: Answered)
     check_may_read(connection, name.fold)
     if room := chat.rooms.get(name.fold):
         members = room.member_list(after.fold if after else "", page_size(command.limit))
-        answered(commands.Members(members, len(room.members)))
-    elif await chat.journal.head(name.fold):
-        answered(commands.Members([], 0))
-    else:
+        return Reply(commands.Members(members, len(room.members)))
+    if await chat.journal.head(name.fold) is None:
         raise Refused("not_found", f"there is no room {name.shown}")
+    return Reply(commands.Members([], 0))
 
 
-async def list_rooms(connection: Connection, command: commands.Rooms, answered: Answered) -> None:
+async def list_rooms(connection: Connection, command: commands.Rooms) -> Reply[commands.RoomList]:
     """Tell which rooms have members or events: direct messages' first, then the others by name."""
     chat, user = connection.chat, connection.user
     await connection.outbox.drained()
@@ -131,7 +130,7 @@ async def list_rooms(connection: Connection, command: commands.Rooms, answered: 
             break
         read, unread = await _unread(connection, fold)
         listed.append(replace(entry, read=read, unread=unread))
-    answered(commands.RoomList(listed, more))
+    return Reply(commands.RoomList(listed, more))
 
 
 def _place(fold: str) -> tuple[bool, str]:

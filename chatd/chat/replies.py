@@ -1,0 +1,92 @@
+"""What a rule returns: an answer, or an operation to be committed before it is answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+
+from msgspec import Struct
+
+from chatd.bus import Submission
+from chatd.model import Operation, Outcome, Receipt, Refusal
+from chatd.protocol import commands
+
+if TYPE_CHECKING:
+    from chatd.chat.connection import Connection
+
+__all__ = ["Commit", "Reply", "SendAnswer"]
+
+SendAnswer: TypeAlias = Callable[[commands.Result | Refusal], None]
+"""Sends the answer of one command to its client, once. It may be called long after `perform`."""
+
+_A = TypeVar("_A")
+
+
+def _nothing() -> None: ...
+
+
+class Reply(Struct, Generic[_A], frozen=True):
+    """An answer; None where a command has none.
+
+    ``then`` is called in the same step as the answer is sent: no event comes between the two.
+    """
+
+    answer: _A
+    then: Callable[[], None] = _nothing
+
+
+class Commit(Submission):
+    """An operation whose outcome is the answer.
+
+    Args:
+        operation: What to commit.
+        to_answer: Makes the answer once it is committed. The event is not fanned out yet.
+        then: Called after the answer was sent, before the event is fanned out.
+        undo: Called if the operation was not committed.
+        before: Operations to submit first. Nobody waits for their outcome.
+        barrier: Whether the connection's next command has to wait until this one is fanned out.
+    """
+
+    __slots__ = ("answer", "barrier", "before", "connection", "then", "to_answer", "undo")
+
+    connection: Connection
+    answer: SendAnswer
+
+    def __init__(
+        self,
+        operation: Operation,
+        to_answer: Callable[[Any], commands.Result],
+        *,
+        then: Callable[[], None] | None = None,
+        undo: Callable[[], None] | None = None,
+        before: Sequence[Operation] = (),
+        barrier: bool = False,
+    ) -> None:
+        self.operation = operation
+        self.to_answer = to_answer
+        self.then = then
+        self.undo = undo
+        self.before = before
+        self.barrier = barrier
+
+    def resolve(self, outcome: Outcome) -> None:
+        connection = self.connection
+        connection.unanswered -= 1
+        connection.wake()
+        if isinstance(outcome, Refusal):
+            if self.undo is not None:
+                self.undo()
+            connection.chat.refusals[outcome.code] += 1
+            self.answer(outcome)
+            return
+        if isinstance(outcome, Receipt) and not outcome.duplicate:
+            connection.committed(outcome.event.position)
+        try:
+            self.answer(self.to_answer(outcome))
+        finally:
+            # What others are to hear does not depend on whether this client can be answered.
+            if self.then is not None:
+                self.then()
+
+    def fault(self, error: Exception) -> None:
+        self.connection.fault(error)
