@@ -1,4 +1,4 @@
-"""The chat page in a tab, used as a person uses it: what is on it is named here, once."""
+"""The chat page in a tab, used as a person uses it. The names of its elements are only here."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ WAITING: Final = "document.body.dataset.connection === 'waiting'"
 
 SHIFT: Final = 8  # of Input.dispatchKeyEvent's modifiers
 
-# It is open when the daemon knows who one is; in a room, there is somebody: oneself.
+# Open means signed in; a joined room has at least one member, the user.
 _IN_ROOM: Final = f"{OPEN} && document.querySelector('#member-count').textContent"
 
-# What Chromium says where nobody listens, or who listened is killed amid an answer.
+# Chromium logs this when the daemon is not there, or is killed while it answers.
 _NOBODY_THERE: Final = ("WebSocket connection to ", "Failed to load resource: net::ERR_CONNECTION_")
 
 
@@ -33,12 +33,12 @@ async def open_page(
     height: int = 800,
     nick: str = "",
 ) -> ChatPage:
-    """Open the page in a tab of its own and wait until it is in its rooms.
+    """Open the page in a new tab and wait until it has joined its rooms.
 
-    Who is asked for a name gives ``nick``; "" is none, and a guest by a made-up name.
+    ``nick`` answers the question for a name; "" keeps the generated one.
 
-    What a page keeps, it keeps for its origin: by ``127.0.0.1`` the same daemon has another guest.
-    ``port`` is that of a relay to it.
+    Browsers store data for each origin, so the page on ``127.0.0.1`` is another guest than the page
+    on ``localhost``. ``port`` is that of a relay to the daemon, if there is one.
     """
     page = ChatPage(await chromium.open_tab(width=width, height=height))
     await page.tab.navigate(f"http://{host}:{port or chatd.port}/")
@@ -48,21 +48,21 @@ async def open_page(
 
 
 async def texts_in(program: client.Chat, room: str) -> list[str | None]:
-    """Give the texts that a room's log holds, as a program reads them."""
+    """Return the texts of a room's log, as a program reads them."""
     events = (await program.history(room)).events
     return [event.text for event in events if isinstance(event, client.Message)]
 
 
 class ChatPage:
-    """A page; ``tab`` is for what has no word here."""
+    """The chat page; ``tab`` is for anything without a method here."""
 
     def __init__(self, tab: Tab) -> None:
         self.tab: Final = tab
 
-    # ---- what one does
+    # ---- actions
 
     async def introduce(self, nick: str) -> None:
-        """Answer where a name is asked, if it is: that is but once in a browser."""
+        """Answer the question for a name, if it is asked: that is once in each browser."""
         await self.tab.evaluate("new Promise(requestAnimationFrame).then(() => {})")
         if not await self.tab.evaluate("document.querySelector('#welcome').open"):
             return
@@ -74,7 +74,7 @@ class ChatPage:
         await self.tab.until("!document.querySelector('#welcome').open")
 
     async def type(self, text: str) -> None:
-        """Type into the composer; a line feed is a Shift+Enter."""
+        """Type into the composer; a line feed becomes Shift+Enter."""
         await self.tab.evaluate("document.querySelector('#composer-text').focus()")
         for number, line in enumerate(text.split("\n")):
             if number:
@@ -101,35 +101,35 @@ class ChatPage:
         await self.tab.call("Input.dispatchKeyEvent", type="keyUp", **key)
 
     async def tab_to(self, selector: str) -> None:
-        """Press Tab until ``selector`` has the focus, which must be seen."""
+        """Press Tab until ``selector`` has the focus, which must be visible."""
         matches = f"document.activeElement.matches({json.dumps(selector)})"
         for _ in range(30):
             if await self.tab.evaluate(matches):
-                # The ring is the element's own, or that of the box it is written in.
+                # The focus ring is the element's own or its form's.
                 assert await self.tab.evaluate(
                     "(() => { const at = document.activeElement;"
                     " return [at, at.closest('form')].some(node => node && ("
                     " getComputedStyle(node).outlineStyle !== 'none'"
                     " || getComputedStyle(node).boxShadow !== 'none')); })()"
-                ), f"no focus is seen on {selector}"
+                ), f"no focus ring is visible on {selector}"
                 return
             await self.tab.press("Tab")
         raise AssertionError(f"Tab does not lead to {selector}")
 
     async def join(self, room: str) -> None:
-        """Join a room by its name, as one who types it."""
+        """Join a room by typing its name."""
         await self.tab.click("#join-name")
         await self.tab.type(room)
         await self.tab.press("Enter")
         await self.in_room(room)
 
     async def switch(self, room: str) -> None:
-        """Go to a room that is in the list."""
+        """Go to a room in the list."""
         await self.tab.click(f"#room-list li[data-key={json.dumps(room)}] button")
         await self.in_room(room)
 
     async def drawer(self, name: str) -> None:
-        """Open a drawer, ``rooms`` or ``members``, and wait until it has come in."""
+        """Open a drawer, ``rooms`` or ``members``, and wait until it has slid in."""
         await self.tab.click(f"#{name}-open")
         await self.tab.until(f"document.querySelector('#{name}').checkVisibility()")
         await self.tab.evaluate(
@@ -138,9 +138,9 @@ class ChatPage:
         )
 
     async def rename(self, nick: str) -> None:
-        """Ask for another nick."""
+        """Change the nick."""
         await self.tab.click("#me-nick")
-        await self.tab.type(nick)  # what was there is selected
+        await self.tab.type(nick)  # the old nick is selected
         await self.tab.press("Enter")
 
     async def reload(self) -> None:
@@ -150,14 +150,14 @@ class ChatPage:
         await self.tab.until(_IN_ROOM)
 
     async def come_back(self) -> None:
-        """Press the banner's button, should it be there, and wait for the connection."""
+        """Press the banner's button, if it is there, and wait for the connection."""
         await self.tab.evaluate("document.querySelector('#banner-action').click()")
         await self.tab.until(OPEN)
 
-    # ---- what one waits for
+    # ---- waits
 
     async def in_room(self, room: str) -> None:
-        """Wait until ``room`` is what is looked at."""
+        """Wait until ``room`` is the current one."""
         await self.tab.until(
             f"document.querySelector('#room-name bdi')?.textContent === {json.dumps(room)}"
         )
@@ -183,18 +183,18 @@ class ChatPage:
         wanted = json.dumps(sorted(nicks))
         await self.tab.until(f"JSON.stringify({names}.sort()) === JSON.stringify({wanted})")
 
-    # ---- what one sees
+    # ---- what the page shows
 
     async def nick(self) -> str:
-        """Give the name one has."""
+        """Return the user's nick."""
         return str(await self.tab.evaluate("document.querySelector('#me-name').textContent"))
 
     async def texts(self) -> list[str]:
-        """Give the texts of all messages in the log, the unsent ones too."""
+        """Return the texts of all messages in the log, unsent ones included."""
         return list(await self.tab.evaluate(_TEXTS))
 
     async def rooms(self) -> list[str]:
-        """Give one's rooms."""
+        """Return the user's rooms."""
         return list(
             await self.tab.evaluate(
                 "[...document.querySelectorAll('#room-list li')].map(node => node.dataset.key)"
@@ -202,13 +202,13 @@ class ChatPage:
         )
 
     async def style(self, selector: str, name: str) -> Any:
-        """Give a computed property of the first element that ``selector`` selects."""
+        """Return a computed style property of the first element that ``selector`` selects."""
         return await self.tab.evaluate(
             f"getComputedStyle(document.querySelector({json.dumps(selector)}))[{json.dumps(name)}]"
         )
 
     async def visible(self, selector: str) -> bool:
-        """Whether there is anything to see of it."""
+        """Return whether an element is visible."""
         return bool(
             await self.tab.evaluate(
                 f"document.querySelector({json.dumps(selector)}).checkVisibility()"
@@ -216,8 +216,8 @@ class ChatPage:
         )
 
     async def from_end(self) -> float:
-        """Give how many pixels of the log lie below what is in sight, once all is drawn."""
-        # A size is observed behind the frame in which it changed, a scroll told in the next one.
+        """Return how many pixels of the log are below the view, once everything is drawn."""
+        # A resize is observed after the frame in which it happened, a scroll in the next one.
         return float(
             await self.tab.evaluate(
                 "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() =>"
@@ -229,7 +229,7 @@ class ChatPage:
 
     @property
     def faults(self) -> list[str]:
-        """What went wrong in it, but for calls while the daemon was away."""
+        """Errors in the page, except those of requests while the daemon was away."""
         return [fault for fault in self.tab.faults if not fault.startswith(_NOBODY_THERE)]
 
 

@@ -1,4 +1,4 @@
-"""The chat page in a real browser: people and programs in its rooms, and all one does there."""
+"""The chat page in a real browser, with people and programs in its rooms."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def test_two_guests_and_a_program(chatd: ChatdProcess, chromium: Chromium)
         for page in (ann, bob):
             await page.shows("hello from ann", "hello, ann", "and from a program")
         assert await texts_in(program, "lobby") == await ann.texts()
-        # One's own are marked, the others' are not.
+        # Only the user's own messages are marked.
         states = "[...document.querySelectorAll('#log .message')].map(n => n.dataset.state ?? null)"
         assert await ann.tab.evaluate(states) == ["sent", None, None]
         assert await bob.tab.evaluate(states) == [None, "sent", None]
@@ -72,7 +72,9 @@ async def test_two_tabs_of_one_browser_are_one_guest(
     assert first.faults == second.faults == []
 
 
-async def test_sending_is_shown_until_it_is_sent(chatd: ChatdProcess, chromium: Chromium) -> None:
+async def test_a_message_is_marked_until_it_is_sent(
+    chatd: ChatdProcess, chromium: Chromium
+) -> None:
     page = await open_page(chromium, chatd)
     chatd.signal(signal.SIGSTOP)
     await page.send("on its way")
@@ -95,7 +97,7 @@ HOSTILE: Final = (
 )
 
 
-async def test_hostile_words_are_words(chatd: ChatdProcess, chromium: Chromium) -> None:
+async def test_hostile_texts_are_text(chatd: ChatdProcess, chromium: Chromium) -> None:
     page = await open_page(chromium, chatd)
     nick = "\"><script>window.hacked='1'"
     async with client.connect(chatd.url, nick="eve\u202e") as program:
@@ -124,7 +126,7 @@ async def test_hostile_words_are_words(chatd: ChatdProcess, chromium: Chromium) 
     links = "[...document.querySelectorAll('#log a')].map(a => [a.href, a.rel])"
     assert await page.tab.evaluate(links) == [["https://example.org/", "noopener noreferrer"]]
     assert await page.tab.evaluate(hacked) == [0, 0]
-    # An override in a text turns nothing around but that text.
+    # A bidirectional override affects only its own text.
     assert await page.style("#log .text", "unicodeBidi") == "plaintext"
     assert page.faults == []  # nor had the policy anything to refuse
 
@@ -173,7 +175,7 @@ async def test_rooms_are_joined_read_and_left(chatd: ChatdProcess, chromium: Chr
     assert page.faults == []
 
 
-async def test_history_comes_on_the_way_up_and_holds_the_place(
+async def test_scrolling_up_loads_history_and_keeps_the_position(
     start_chatd: ChatdStarter, chromium: Chromium
 ) -> None:
     chatd = await start_chatd(UNLIMITED)
@@ -188,7 +190,7 @@ async def test_history_comes_on_the_way_up_and_holds_the_place(
         assert oldest > 1  # not all at once
         pages = 0
         while oldest > 1:
-            # The top as it is before anything comes: what was in sight there must stay there.
+            # The first visible message before the page arrives must stay in place.
             seq, top = await page.tab.evaluate(
                 "(() => { const scroller = document.querySelector('#scroller');"
                 " scroller.scrollTop = 40; const edge = scroller.getBoundingClientRect().top;"
@@ -208,7 +210,7 @@ async def test_history_comes_on_the_way_up_and_holds_the_place(
         texts = await page.texts()
         assert [text.split("\n")[0] for text in texts] == [f"message {n}" for n in range(1, 251)]
 
-        # What comes meanwhile does not move the page; it is a click away.
+        # A new message does not move the view; a button leads to it.
         await page.tab.evaluate("document.querySelector('#scroller').scrollTop = 0")
         await program.say("the latest")
         await page.tab.until_text("1 new message", within="#pill")
@@ -219,7 +221,7 @@ async def test_history_comes_on_the_way_up_and_holds_the_place(
     assert page.faults == []
 
 
-async def test_the_end_stays_in_sight(start_chatd: ChatdStarter, chromium: Chromium) -> None:
+async def test_the_view_follows_the_end(start_chatd: ChatdStarter, chromium: Chromium) -> None:
     chatd = await start_chatd(UNLIMITED)
     page = await open_page(chromium, chatd)
     async with client.connect(chatd.url, nick="json") as program:
@@ -230,7 +232,7 @@ async def test_the_end_stays_in_sight(start_chatd: ChatdStarter, chromium: Chrom
         assert await page.from_end() < 2
         await page.tab.resize(390, 844, mobile=True)
         assert await page.from_end() < 2
-        # As when a keyboard comes up on the screen: less place, and a scroll in the same moment.
+        # As when a screen keyboard appears: less space, and a scroll at the same moment.
         await page.tab.evaluate(
             "document.body.style.height = '400px',"
             " document.querySelector('#scroller').scrollTop += 1"
@@ -239,7 +241,7 @@ async def test_the_end_stays_in_sight(start_chatd: ChatdStarter, chromium: Chrom
         await program.say("the latest")
         await page.shows("the latest")
         assert await page.from_end() < 2
-        # Who goes up is left there.
+        # After scrolling up, the view stays there.
         await page.tab.evaluate("document.querySelector('#scroller').scrollTop -= 200")
         assert 198 < await page.from_end() < 202
         await program.say("the very latest")
@@ -251,7 +253,7 @@ async def test_the_end_stays_in_sight(start_chatd: ChatdStarter, chromium: Chrom
 async def test_many_quick_messages_arrive_in_order(
     start_chatd: ChatdStarter, chromium: Chromium
 ) -> None:
-    """Over the rate that is allowed: the page waits as it is told, and nothing fails."""
+    """Over the rate limit the page waits for the time it was given, and nothing fails."""
     chatd = await start_chatd({"limits.messages_per_second": 20, "limits.messages_burst": 5})
     page = await open_page(chromium, chatd)
     texts = [f"quick {number}" for number in range(30)]
@@ -263,7 +265,7 @@ async def test_many_quick_messages_arrive_in_order(
     assert page.faults == []
 
 
-async def test_a_name_is_changed(chatd: ChatdProcess, chromium: Chromium) -> None:
+async def test_a_nick_is_changed(chatd: ChatdProcess, chromium: Chromium) -> None:
     page = await open_page(chromium, chatd)
     before = await page.nick()
     async with client.connect(chatd.url, nick="json") as program:
@@ -284,7 +286,9 @@ async def test_a_name_is_changed(chatd: ChatdProcess, chromium: Chromium) -> Non
     assert page.faults == []
 
 
-async def test_a_reload_keeps_who_one_is_and_where(chatd: ChatdProcess, chromium: Chromium) -> None:
+async def test_a_reload_keeps_the_user_the_rooms_and_the_draft(
+    chatd: ChatdProcess, chromium: Chromium
+) -> None:
     page = await open_page(chromium, chatd)
     await page.rename("ann")
     await page.members("ann")
@@ -300,7 +304,7 @@ async def test_a_reload_keeps_who_one_is_and_where(chatd: ChatdProcess, chromium
     assert await page.tab.evaluate("document.querySelector('#composer-text').value") == (
         "half a thought"
     )
-    # It is the same user, not one of the same name: the message is still one's own.
+    # It is the same user, not only the same nick: the message is still marked as theirs.
     assert await page.tab.evaluate("document.querySelector('.message').dataset.state") == "sent"
     await page.switch("lobby")
     await page.shows("in the lobby")
@@ -308,7 +312,7 @@ async def test_a_reload_keeps_who_one_is_and_where(chatd: ChatdProcess, chromium
     assert page.faults == []
 
 
-async def test_all_is_done_by_the_keyboard(chatd: ChatdProcess, chromium: Chromium) -> None:
+async def test_everything_works_by_keyboard(chatd: ChatdProcess, chromium: Chromium) -> None:
     page = await open_page(chromium, chatd)
     press = page.tab.press
     await page.tab_to("#composer-text")
@@ -358,7 +362,7 @@ async def test_a_narrow_page_has_drawers(chatd: ChatdProcess, chromium: Chromium
     assert await page.tab.evaluate("document.documentElement.scrollWidth") == 390
     await page.drawer("rooms")
     assert await page.tab.evaluate("document.querySelector('#main').inert")
-    await page.switch("lobby")  # which is what it was opened for
+    await page.switch("lobby")  # which closes the drawer
     await page.tab.until("!document.querySelector('#rooms').checkVisibility()")
     await page.drawer("members")
     await page.tab.until_text(await page.nick(), within="#member-list")

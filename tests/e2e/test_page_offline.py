@@ -1,4 +1,4 @@
-"""The chat page while the daemon is away, and when it is back: nothing missed, nothing twice."""
+"""The chat page across outages: no message is missed or sent twice."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def test_kill_9_loses_and_doubles_nothing(
     await page.tab.until("document.querySelectorAll('.message[data-state=sending]').length === 2")
     assert await page.texts() == ["before", "meanwhile 1", "meanwhile 2"]
 
-    # The same history elsewhere: what is said there the page cannot but miss.
+    # The same history on another port: the page misses what is sent there.
     other = await start_chatd(port=free_port())
     async with client.connect(other.url, nick="json") as program:
         await program.join("lobby")
@@ -61,7 +61,7 @@ async def test_kill_9_loses_and_doubles_nothing(
 
 
 class Cable:
-    """A relay to a daemon, which can lose what the daemon says, and be pulled."""
+    """A relay to a daemon that can drop what the daemon sends, and be cut."""
 
     def __init__(self, port: int, nursery: trio.Nursery) -> None:
         self.deaf = False
@@ -70,13 +70,13 @@ class Cable:
         self._calls: Final[set[trio.CancelScope]] = set()
 
     async def lay(self) -> int:
-        """Listen on a port of its own, and give it."""
+        """Listen on a free port and return it."""
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         self._nursery.start_soon(trio.serve_listeners, self._call, listeners)
         return int(listeners[0].socket.getsockname()[1])
 
     def pull(self) -> None:
-        """End all connections; the next ones are good."""
+        """End all connections; later ones work."""
         self.deaf = False
         for call in list(self._calls):
             call.cancel()
@@ -107,10 +107,10 @@ class Cable:
                     await near.send_all(data)
 
 
-async def test_an_answer_that_is_lost_doubles_nothing(
+async def test_a_lost_answer_sends_nothing_twice(
     chatd: ChatdProcess, chromium: Chromium, nursery: trio.Nursery
 ) -> None:
-    """The daemon has the message, the page does not know: its key makes it the same one."""
+    """The daemon has the message but the page does not know: its key prevents a duplicate."""
     cable = Cable(chatd.port, nursery)
     page = await open_page(chromium, chatd, port=await cable.lay())
     await page.say("before")
@@ -121,7 +121,7 @@ async def test_an_answer_that_is_lost_doubles_nothing(
         await page.tab.until("document.querySelector('[data-state=sending]')")
         cable.pull()
         await page.tab.until("!document.querySelector('[data-state=sending]')")
-        # Its message may be there before the answer to its join, which must not be lost.
+        # The message may arrive before the answer to the join, which must not be dropped.
         await page.say(f"message {number + 1}")
     expected = ["before", *(f"message {number}" for number in range(2, 8))]
     assert await page.texts() == expected
@@ -130,10 +130,10 @@ async def test_an_answer_that_is_lost_doubles_nothing(
     assert page.faults == []
 
 
-async def test_killed_with_a_message_on_its_way_it_is_said_once(
+async def test_a_message_in_flight_at_a_kill_is_sent_once(
     start_chatd: ChatdStarter, chromium: Chromium
 ) -> None:
-    """Whether the daemon had taken it is not to be known."""
+    """The page cannot know whether the daemon had taken it."""
     chatd = await start_chatd()
     page = await open_page(chromium, chatd)
     for number in range(3):
@@ -150,7 +150,9 @@ async def test_killed_with_a_message_on_its_way_it_is_said_once(
     assert page.faults == []
 
 
-async def test_a_drain_is_told_and_survived(start_chatd: ChatdStarter, chromium: Chromium) -> None:
+async def test_a_drain_is_announced_and_survived(
+    start_chatd: ChatdStarter, chromium: Chromium
+) -> None:
     first = await start_chatd()
     page = await open_page(chromium, first)
     await page.join("den")
@@ -160,7 +162,7 @@ async def test_a_drain_is_told_and_survived(start_chatd: ChatdStarter, chromium:
     await page.tab.until(WAITING)
     assert await page.visible("#banner")
     second = await start_chatd(port=first.port)
-    await page.tab.until(OPEN)  # by itself, after the time it was given
+    await page.tab.until(OPEN)  # by itself, after the time that `bye` gave it
     await page.tab.until(f"{BANNER}.hidden")
     async with client.connect(second.url, nick="json") as program:
         await program.join("den")
@@ -171,13 +173,13 @@ async def test_a_drain_is_told_and_survived(start_chatd: ChatdStarter, chromium:
     assert page.faults == []
 
 
-async def test_a_refusal_is_told_and_can_be_tried_again(
+async def test_a_refused_message_can_be_retried(
     start_chatd: ChatdStarter, chromium: Chromium
 ) -> None:
     chatd = await start_chatd()
     page = await open_page(chromium, chatd)
     await page.say("before")
-    # The page goes by the limit it was told; only a daemon with another one refuses.
+    # The page keeps to the limit it knows; only a daemon with a lower one refuses.
     await chatd.stop()
     await page.tab.until(WAITING)
     await page.send(long := "much " * 100 + "too long")
@@ -187,7 +189,7 @@ async def test_a_refusal_is_told_and_can_be_tried_again(
     failed = "document.querySelectorAll('.message[data-state=failed]').length"
     await page.tab.until(f"{failed} === 1")
     assert "100 bytes" in await page.tab.evaluate("document.querySelector('.failure').innerText")
-    await page.shows("before", "short", long)  # what came after it went on
+    await page.shows("before", "short", long)  # later messages were sent
     assert await page.tab.evaluate("document.querySelector('.message:last-child').dataset.key")
     await page.type(long)
     await page.tab.until_text("Too long", within="#composer-hint")
@@ -198,7 +200,7 @@ async def test_a_refusal_is_told_and_can_be_tried_again(
     await page.come_back()
     await page.reload()
     await page.shows("before", "short", long)
-    assert await page.tab.evaluate(failed) == 1  # it is kept until somebody decides
+    assert await page.tab.evaluate(failed) == 1  # it stays until the user decides
     await page.tab.click("button[data-do=retry]")
     await page.tab.until(f"{failed} === 0")
     await page.tab.until("document.querySelectorAll('.message[data-seq]').length === 3")
@@ -206,7 +208,9 @@ async def test_a_refusal_is_told_and_can_be_tried_again(
     assert page.faults == []
 
 
-async def test_what_failed_can_be_discarded(start_chatd: ChatdStarter, chromium: Chromium) -> None:
+async def test_a_failed_message_can_be_discarded(
+    start_chatd: ChatdStarter, chromium: Chromium
+) -> None:
     chatd = await start_chatd()
     page = await open_page(chromium, chatd)
     await chatd.kill()
@@ -222,10 +226,10 @@ async def test_what_failed_can_be_discarded(start_chatd: ChatdStarter, chromium:
     assert page.faults == []
 
 
-async def test_another_history_is_told(
+async def test_another_history_is_noticed(
     start_chatd: ChatdStarter, chromium: Chromium, tmp_path: Path
 ) -> None:
-    """A number of another log is trusted by nobody; the guest is a new one, by the old name."""
+    """Numbers of another log are not trusted; the guest is a new one with the old nick."""
     first = await start_chatd()
     page = await open_page(chromium, first)
     await page.rename("ann")
@@ -236,7 +240,7 @@ async def test_another_history_is_told(
     await page.send("to the new one")
     await start_chatd({"history.path": str(tmp_path / "other.db")}, port=first.port)
     await page.come_back()
-    await page.line("gap", "could not be resumed")
+    await page.line("gap", "may be missing")
     await page.tab.until("document.querySelector('.message[data-seq=\"1\"]')")
     assert await page.texts() == ["to the new one"]
     await page.members("ann")

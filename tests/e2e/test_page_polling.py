@@ -1,4 +1,4 @@
-"""The chat page where no WebSocket passes: it polls, and goes back when one does."""
+"""The chat page behind a proxy that blocks WebSocket: it polls until WebSocket works."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from tests.e2e.chat_page import OPEN, WAITING, ChatPage, open_page, texts_in
 from tests.e2e.chatd_process import ChatdProcess, ChatdStarter
 from tests.e2e.chromium import Chromium
 
-# What a browser says of the answers of a proxy that refuses, or has nobody behind it, and of the
-# daemon's to a session of its life before.
+# A browser logs this for a proxy that refuses or has no daemon behind it, and for a daemon's answer
+# to a session from before its restart.
 _REFUSED: Final = "Failed to load resource: the server responded with a status of "
 
 
 class Proxy:
-    """An HTTP proxy in front of a daemon, as some offices have it: it may know no upgrades."""
+    """An HTTP proxy in front of a daemon that may not support upgrades, as in some offices."""
 
     def __init__(
         self, port: int, nursery: trio.Nursery, *, upgrades: bool = False, swallows: bool = False
     ) -> None:
         self.upgrades = upgrades
-        self._swallows: Final = swallows  # an upgrade, and gives it no answer at all
+        self._swallows: Final = swallows  # an upgrade, without any answer
         self._port: Final = port
         self._nursery: Final = nursery
         self._ask, self._asked = trio.open_memory_channel[str](math.inf)
 
     async def listen(self) -> int:
-        """Listen on a port of its own, and give it."""
+        """Listen on a free port and return it."""
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         self._nursery.start_soon(trio.serve_listeners, self._serve, listeners)
         return int(listeners[0].socket.getsockname()[1])
 
     async def asked_for(self, path: str) -> None:
-        """Wait for the next connection that begins with a request of this path."""
+        """Wait for the next connection whose first request has this path."""
         async for asked in self._asked:
             if asked == path:
                 return
@@ -46,7 +46,7 @@ class Proxy:
         head = b""
         async with near:
             with suppress(trio.BrokenResourceError):
-                # A browser has one request on its way, and upgrades a connection of its own.
+                # A browser sends one request at a time, and upgrades a separate connection.
                 while b"\r\n\r\n" not in head:
                     if not (data := await near.receive_some()):
                         return
@@ -86,7 +86,7 @@ def faults(page: ChatPage) -> list[str]:
     return [fault for fault in page.faults if not fault.startswith(_REFUSED)]
 
 
-async def test_it_polls_survives_a_restart_and_goes_back(
+async def test_it_polls_survives_a_restart_and_returns_to_websocket(
     start_chatd: ChatdStarter, chromium: Chromium, nursery: trio.Nursery
 ) -> None:
     first = await start_chatd()
@@ -111,7 +111,8 @@ async def test_it_polls_survives_a_restart_and_goes_back(
     await page.tab.until(WAITING)
     await page.send("meanwhile")
     second = await start_chatd(port=first.port)
-    async with client.connect(second.url, nick="json") as program:
+    # The nick "json" may still be reserved.
+    async with client.connect(second.url, nick="program") as program:
         await program.join("lobby")
         await program.say("missed")
         await page.come_back()
@@ -133,7 +134,7 @@ async def test_it_polls_survives_a_restart_and_goes_back(
         await page.tab.until("document.querySelectorAll('.message[data-seq]').length === 9")
         assert await page.texts() == expected
         assert await page.nick() == name
-        await page.members(name, "json")
+        await page.members(name, "program")
         assert await texts_in(program, "lobby") == expected
     assert await page.rooms() == ["lobby", "den"]
     assert await page.tab.evaluate("document.querySelector('.line.gap')") is None
@@ -142,7 +143,7 @@ async def test_it_polls_survives_a_restart_and_goes_back(
     assert faults(page) == []
 
 
-async def test_silence_is_no_way_and_another_is_tried_later(
+async def test_an_upgrade_without_an_answer_leads_to_polling_and_is_retried(
     chatd: ChatdProcess, chromium: Chromium, nursery: trio.Nursery
 ) -> None:
     proxy = Proxy(chatd.port, nursery, swallows=True)
@@ -164,14 +165,14 @@ async def test_silence_is_no_way_and_another_is_tried_later(
 
 
 async def put_forward(page: ChatPage, seconds: int) -> None:
-    """Put the clock forward by which the page measures its patience."""
+    """Put the page's clock forward."""
     await page.tab.evaluate(
         "(() => { const now = performance.now.bind(performance);"
         f" performance.now = () => now() + {seconds * 1000}; }})()"
     )
 
 
-async def test_a_daemon_that_is_away_is_no_closed_way(
+async def test_an_absent_daemon_does_not_lead_to_polling(
     start_chatd: ChatdStarter, chromium: Chromium, nursery: trio.Nursery
 ) -> None:
     first = await start_chatd()

@@ -1,4 +1,4 @@
-"""The chat page where people have rights: tokens, operators, and words that must wait."""
+"""The chat page with tokens and operators, and messages that must wait."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Issue = Callable[..., Awaitable[str]]
 
 @pytest.fixture
 async def settings(tmp_path: Path) -> dict[str, Any]:
-    """Give the settings of a daemon that takes tokens, and guests beside them."""
+    """Return the settings of a daemon that takes tokens and guests."""
     key = tmp_path / "key"
     key.write_text(await run("-m", "chatd", "token", "--new-key"))
     (tmp_path / "chatd.toml").write_text(f'[auth]\nmode = "token"\nkey_files = ["{key}"]\n')
@@ -33,12 +33,12 @@ async def settings(tmp_path: Path) -> dict[str, Any]:
 
 
 async def issued(tmp_path: Path, *asked: str) -> str:
-    """Issue a token that such a daemon takes."""
+    """Issue a token for such a daemon."""
     return await run("-m", "chatd", "token", "--config", str(tmp_path / "chatd.toml"), *asked)
 
 
 async def sign_in(page: ChatPage, token: str) -> None:
-    """Give a token where one is asked for."""
+    """Type a token into the dialog."""
     await page.tab.evaluate("document.querySelector('#token-input').focus()")
     await page.tab.type(token)
     await page.tab.evaluate("document.body.dataset.connection = 'reloading'")
@@ -46,7 +46,7 @@ async def sign_in(page: ChatPage, token: str) -> None:
 
 
 @pytest.mark.parametrize("upgrades", [True, False])
-async def test_a_token_is_asked_for_where_nobody_comes_in_without(
+async def test_a_token_is_asked_for_where_guests_are_off(
     upgrades: bool,
     tmp_path: Path,
     settings: dict[str, Any],
@@ -76,7 +76,7 @@ async def test_a_token_is_asked_for_where_nobody_comes_in_without(
 async def as_operator(
     tmp_path: Path, chatd: ChatdProcess, chromium: Chromium, nick: str = "ann"
 ) -> ChatPage:
-    """Open a page and sign in on it, a guest until then."""
+    """Open a page as a guest and sign in."""
     page = await open_page(chromium, chatd, nick="somebody")
     await page.tab.click("#sign-in")
     await page.tab.until(WELCOME)
@@ -86,7 +86,7 @@ async def as_operator(
 
 
 async def menu(page: ChatPage, nick: str, item: str) -> None:
-    """Choose from a member's menu, once what was asked before is done."""
+    """Choose from a member's menu, after the previous dialog has closed."""
     await page.tab.until(
         f"!{ASKED} && [...document.querySelectorAll('#member-list button')]"
         f".some(button => button.textContent.includes({json.dumps(nick)}))"
@@ -99,7 +99,7 @@ async def menu(page: ChatPage, nick: str, item: str) -> None:
     )
 
 
-async def test_an_operator_has_their_way(
+async def test_an_operator_sets_the_topic_deletes_and_kicks(
     tmp_path: Path, settings: dict[str, Any], start_chatd: ChatdStarter, chromium: Chromium
 ) -> None:
     chatd = await start_chatd(settings)
@@ -113,7 +113,7 @@ async def test_an_operator_has_their_way(
     for page in (ann, bob):
         await page.tab.until_text("tea & <b>cake</b>", within="#room-topic")
         await page.line("topic", "ann set the topic: tea & <b>cake</b>")
-    # Who may not is not asked to, and sees what it is.
+    # Others see the topic and cannot edit it.
     assert await bob.tab.evaluate("document.querySelector('#room-topic').disabled")
     assert not await bob.visible("#room-menu")
 
@@ -128,9 +128,9 @@ async def test_an_operator_has_their_way(
     await menu(ann, "bob", "Kick")
     await ann.tab.type("calm down")
     await ann.tab.press("Enter")
-    await bob.line("gap", "You were put out of this room.")
+    await bob.line("gap", "You were removed from this room.")
     assert await bob.tab.evaluate("document.querySelector('#composer-text').disabled")
-    await ann.line("presence", "bob was put out")
+    await ann.line("presence", "bob was kicked")
     await bob.tab.click("#room-list button")
     await bob.members("ann", "bob")
     await bob.say("I am calm")
@@ -138,7 +138,7 @@ async def test_an_operator_has_their_way(
 
 
 async def in_room_menu(page: ChatPage, item: str) -> None:
-    """Choose from the menu of the room, once what was asked before is done."""
+    """Choose from the room's menu, after the previous dialog has closed."""
     await page.tab.until(f"!{ASKED}")
     await page.tab.click("#room-menu")
     await page.tab.evaluate(
@@ -147,14 +147,14 @@ async def in_room_menu(page: ChatPage, item: str) -> None:
     )
 
 
-async def test_an_operator_who_comes_is_shown_as_one(
+async def test_an_operator_who_joins_is_marked_as_one(
     tmp_path: Path, settings: dict[str, Any], start_chatd: ChatdStarter, chromium: Chromium
 ) -> None:
     chatd = await start_chatd(settings)
     bob = await open_page(chromium, chatd, nick="bob", host="127.0.0.1")
     ann = await as_operator(tmp_path, chatd, chromium)
     await bob.tab.until(
-        "document.querySelector('#member-list li[data-key=ann] .tag')?.textContent === 'op'"
+        "document.querySelector('#member-list li[data-key=ann] .tag')?.textContent === 'operator'"
     )
     assert ann.faults == bob.faults == []
 
@@ -177,7 +177,7 @@ async def test_an_operator_slows_and_closes_a_room(
     await bob.line("notice", "lobby: one message every 600 seconds")
     await bob.say("one")
     await bob.send("two")
-    await bob.tab.until_text("Not sent yet: the room is in slow mode", within="#log")
+    await bob.tab.until_text("Not sent yet. the room is in slow mode", within="#log")
     await ann.say("slow is for others")
     await in_room_menu(ann, "Slow")
     await ann.tab.evaluate("document.querySelector('#act-seconds').select()")
@@ -190,11 +190,11 @@ async def test_an_operator_slows_and_closes_a_room(
     await in_room_menu(ann, "Close")
     await ann.tab.type("night")
     await ann.tab.press("Enter")
-    await ann.line("notice", "The room is closed to all but operators.")
+    await ann.line("notice", "The room is closed to everyone except operators.")
     await bob.line("notice", "you were kicked from lobby: night")
     await bob.tab.click("#room-list button")
     await bob.tab.until_text("the room is closed", within="#log")
-    await in_room_menu(ann, "Open")
+    await in_room_menu(ann, "Reopen")
     await ann.line("notice", "The room is open.")
     await bob.tab.click("#room-list button")
     await bob.members("ann", "bob")
@@ -207,7 +207,7 @@ async def test_an_operator_slows_and_closes_a_room(
     assert ann.faults == bob.faults == []
 
 
-async def test_a_ban_is_taken_back_by_name(
+async def test_a_ban_is_lifted_by_name_and_by_network(
     tmp_path: Path, settings: dict[str, Any], start_chatd: ChatdStarter, chromium: Chromium
 ) -> None:
     chatd = await start_chatd(settings)
@@ -217,7 +217,7 @@ async def test_a_ban_is_taken_back_by_name(
     for number, by in enumerate(("room", "person")):
         await menu(ann, "bob", "Ban")
         await ann.tab.press("Enter")
-        await bob.tab.until(f"{gaps('put out of this room')} === {number + 1}")
+        await bob.tab.until(f"{gaps('removed from this room')} === {number + 1}")
         await ann.line("presence", "bob was banned")
         if by == "room":
             await in_room_menu(ann, "Unban")
@@ -227,15 +227,15 @@ async def test_a_ban_is_taken_back_by_name(
             await ann.tab.evaluate("document.querySelector('#act-name').select()")
             await ann.tab.type("Bob")
             await ann.tab.press("Enter")
-            await ann.line("notice", "Bob may come in again.")
+            await ann.line("notice", "Bob is no longer banned.")
         else:
             await ann.tab.click("#log .who .nick")
             await ann.tab.evaluate("[...document.querySelectorAll('#menu button')].at(-1).click()")
-            await ann.line("notice", "bob may come in again.")
+            await ann.line("notice", "bob is no longer banned.")
         await bob.tab.click("#room-list button")
         await bob.members("ann", "bob")
         await ann.members("ann", "bob")
-    # By the address that an operator at the console banned it is the network that is meant.
+    # A network that was banned from the console is lifted by its address.
     await in_room_menu(ann, "Unban")
     await ann.tab.type("192.0.2.0/24")
     await ann.tab.press("Enter")
@@ -248,13 +248,13 @@ async def test_a_ban_is_taken_back_by_name(
         await in_room_menu(ann, "Unban")
         await ann.tab.type("192.0.2.0/24")
         await ann.tab.press("Enter")
-        await ann.line("notice", "192.0.2.0/24 may come in again.")
+        await ann.line("notice", "192.0.2.0/24 is no longer banned.")
         with pytest.raises(client.Refused, match="there is none"):
             await op.unban(network="192.0.2.0/24")
     assert ann.faults == bob.faults == []
 
 
-async def test_an_answer_that_comes_late_leaves_the_next_question_alone(
+async def test_a_late_answer_does_not_close_the_next_dialog(
     tmp_path: Path, settings: dict[str, Any], start_chatd: ChatdStarter, chromium: Chromium
 ) -> None:
     chatd = await start_chatd(settings)
@@ -278,14 +278,14 @@ async def test_an_answer_that_comes_late_leaves_the_next_question_alone(
 
 
 def gaps(text: str) -> str:
-    """Count the lines of this text at which the log was broken off."""
+    """Return an expression that counts the gap lines with this text."""
     return (
         "[...document.querySelectorAll('#log .line.gap')]"
         f".filter(node => node.textContent.includes({json.dumps(text)})).length"
     )
 
 
-async def test_words_of_who_is_muted_wait(
+async def test_messages_of_a_muted_user_wait(
     tmp_path: Path, settings: dict[str, Any], start_chatd: ChatdStarter, chromium: Chromium
 ) -> None:
     chatd = await start_chatd(settings)
@@ -300,12 +300,12 @@ async def test_words_of_who_is_muted_wait(
     await bob.send("two")
     held = "document.querySelectorAll('.message[data-state=held]').length"
     await bob.tab.until(f"{held} === 1")
-    await bob.tab.until_text("Not sent yet: you may say nothing", within="#log")
+    await bob.tab.until_text("Not sent yet. you may say nothing", within="#log")
     await bob.reload()
     await bob.shows("one", "two")
     await bob.tab.until(f"{held} === 1")
     await menu(ann, "bob", "Unmute")
-    await ann.line("notice", "bob may speak again.")
+    await ann.line("notice", "bob is no longer muted.")
     await bob.line("notice", "you may speak again")
     assert "none to be taken back" not in await ann.tab.evaluate(
         "document.querySelector('#log').textContent"
@@ -319,7 +319,7 @@ async def test_words_of_who_is_muted_wait(
     assert ann.faults == bob.faults == []
 
 
-async def test_who_is_banned_is_told_so(
+async def test_a_banned_user_sees_the_reason(
     tmp_path: Path, settings: dict[str, Any], start_chatd: ChatdStarter, chromium: Chromium
 ) -> None:
     chatd = await start_chatd(settings)
@@ -332,11 +332,11 @@ async def test_who_is_banned_is_told_so(
     )
     await ann.tab.type("enough")
     await ann.tab.press("Enter")
-    await bob.tab.until_text("Disconnected: enough", within="#banner")
+    await bob.tab.until_text("You are banned: enough", within="#banner")
     assert ann.faults == bob.faults == []
 
 
-async def test_direct_messages_with_a_subject_are_kept(
+async def test_direct_messages_with_a_signed_in_user_are_stored(
     tmp_path: Path, settings: dict[str, Any], start_chatd: ChatdStarter, chromium: Chromium
 ) -> None:
     chatd = await start_chatd(settings)
@@ -357,7 +357,7 @@ async def test_direct_messages_with_a_subject_are_kept(
     await bob.reload()
     await bob.in_room("ann")
     await bob.shows("psst", "yes?")
-    # Closed, it is out of sight until there is something new.
+    # A closed conversation is hidden until a new message comes.
     await bob.tab.click("#leave")
     await bob.in_room("lobby")
     await bob.reload()

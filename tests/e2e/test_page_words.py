@@ -1,4 +1,4 @@
-"""The chat page: words changed, taken away, answered, found, read, and said to one alone."""
+"""The chat page: edits, deletions, replies, search, read marks, direct messages."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def message(seq: int) -> str:
 
 
 async def act(page: ChatPage, seq: int, name: str) -> None:
-    """Point at a message and press one of its buttons."""
+    """Hover over a message and press one of its buttons."""
     await page.tab.evaluate(
         f"{message(seq)}.dispatchEvent(new PointerEvent('pointerover', {{bubbles: true}})), 1"
     )
     await page.tab.click(f"#log [data-seq='{seq}'] .actions [aria-label={name}]")
 
 
-async def test_one_changes_what_one_said(chatd: ChatdProcess, chromium: Chromium) -> None:
+async def test_a_message_is_edited(chatd: ChatdProcess, chromium: Chromium) -> None:
     ann = await open_page(chromium, chatd, nick="ann")
     bob = await open_page(chromium, chatd, nick="bob", host="127.0.0.1")
     await ann.say("helo")
@@ -45,7 +45,7 @@ async def test_one_changes_what_one_said(chatd: ChatdProcess, chromium: Chromium
         "document.querySelector('#composer-text').value = '',"
         " document.querySelector('#composer-text').dispatchEvent(new Event('input')), 1"
     )
-    # The arrow up takes the last of one's own up again.
+    # Arrow-up edits the user's last message.
     await ann.tab.press("ArrowUp")
     assert await ann.tab.evaluate(value) == "helo"
     await ann.tab.evaluate("document.querySelector('#composer-text').select()")
@@ -56,7 +56,7 @@ async def test_one_changes_what_one_said(chatd: ChatdProcess, chromium: Chromium
         await page.tab.until(f"{message(1)}.querySelector('.edited')")
         assert await page.texts() == ["hello"]
     await ann.tab.until("document.querySelector('#about').hidden")
-    # Another's message has no such button.
+    # Other users' messages have no such button.
     await bob.tab.evaluate(
         f"{message(1)}.dispatchEvent(new PointerEvent('pointerover', {{bubbles: true}})), 1"
     )
@@ -71,7 +71,7 @@ async def test_one_changes_what_one_said(chatd: ChatdProcess, chromium: Chromium
     assert ann.faults == bob.faults == []
 
 
-async def test_one_takes_away_what_one_said(chatd: ChatdProcess, chromium: Chromium) -> None:
+async def test_a_message_is_deleted(chatd: ChatdProcess, chromium: Chromium) -> None:
     ann = await open_page(chromium, chatd, nick="ann")
     await ann.say("a secret")
     await ann.say("no secret")
@@ -92,7 +92,7 @@ async def test_one_takes_away_what_one_said(chatd: ChatdProcess, chromium: Chrom
     assert ann.faults == []
 
 
-async def test_answers_show_what_they_answer(start_chatd: ChatdStarter, chromium: Chromium) -> None:
+async def test_replies_quote_the_message(start_chatd: ChatdStarter, chromium: Chromium) -> None:
     chatd = await start_chatd({"limits.messages_per_second": "off", "limits.messages_burst": "off"})
     async with client.connect(chatd.url, nick="json") as program:
         await program.join("lobby")
@@ -102,12 +102,12 @@ async def test_answers_show_what_they_answer(start_chatd: ChatdStarter, chromium
         page = await open_page(chromium, chatd, nick="ann")
         await program.say("the answer", reply_to=1)
         quote = f"{message(202)}?.querySelector('.quote')"
-        # It lies above what is held: it is fetched for its words, and again for its place.
+        # It is above the loaded entries: loaded once for its text, and again to be shown in place.
         await page.tab.until(f"{quote}?.textContent.includes('the question')")
         assert await page.tab.evaluate(message(1)) is None
         await page.tab.click("[data-seq='202'] .quote")
         await page.tab.until(f"{message(1)} && {message(1)} === document.activeElement")
-        # What is said meanwhile is not put behind what is not there.
+        # A new message is not appended to an older part of the log.
         await program.say("meanwhile")
         await page.tab.until_text("latest", within="#pill")
         assert "meanwhile" not in await page.texts()
@@ -128,7 +128,7 @@ async def test_answers_show_what_they_answer(start_chatd: ChatdStarter, chromium
     assert page.faults == []
 
 
-async def test_all_of_the_log_is_there_on_the_way_down(
+async def test_scrolling_down_from_a_search_result_loads_the_rest(
     start_chatd: ChatdStarter, chromium: Chromium
 ) -> None:
     chatd = await start_chatd({"limits.messages_per_second": "off", "limits.messages_burst": "off"})
@@ -165,7 +165,7 @@ async def find(page: ChatPage, query: str) -> None:
     await page.tab.until("document.querySelector('#search-note').textContent !== 'Searching …'")
 
 
-async def test_words_are_found(chatd: ChatdProcess, chromium: Chromium) -> None:
+async def test_search(chatd: ChatdProcess, chromium: Chromium) -> None:
     page = await open_page(chromium, chatd, nick="ann")
     await page.say("Crème brûlée is served")
     await page.say("nothing of it")
@@ -179,7 +179,7 @@ async def test_words_are_found(chatd: ChatdProcess, chromium: Chromium) -> None:
     await page.tab.until("document.querySelector('#search').hidden")
     await find(page, "nowhere")
     assert await page.tab.evaluate("document.querySelector('#search-note').textContent") == (
-        "Nothing was found."
+        "Nothing found. Only whole words match."
     )
     assert page.faults == []
 
@@ -196,7 +196,7 @@ async def test_typing_is_shown(chatd: ChatdProcess, chromium: Chromium) -> None:
     assert ann.faults == bob.faults == []
 
 
-async def test_what_is_unread_is_kept_for_the_next_time(
+async def test_unread_messages_are_counted_across_visits_and_tabs(
     chatd: ChatdProcess, chromium: Chromium
 ) -> None:
     page = await open_page(chromium, chatd, nick="ann")
@@ -213,7 +213,7 @@ async def test_what_is_unread_is_kept_for_the_next_time(
         badge = "document.querySelector('#room-list li[data-key=\"lobby\"] .badge')"
         await page.tab.until(f"{badge}?.textContent.startsWith('3')")
         await page.tab.until("document.title.startsWith('(3) #den')")
-        # What was read in one tab is read in the other one.
+        # Reading in one tab clears the count in the other one.
         other = await open_page(chromium, chatd)
         await other.switch("lobby")
         await other.tab.until_text("unseen 2", within="#log")
@@ -221,7 +221,7 @@ async def test_what_is_unread_is_kept_for_the_next_time(
     assert page.faults == other.faults == []
 
 
-async def test_members_say_what_a_room_is_about_where_they_may(
+async def test_members_set_the_topic_where_they_may(
     start_chatd: ChatdStarter, chromium: Chromium
 ) -> None:
     chatd = await start_chatd({"chat.topics": "members", "chat.rules": ["notes write=operators"]})
@@ -234,24 +234,24 @@ async def test_members_say_what_a_room_is_about_where_they_may(
     await ann.tab.press("Enter")
     for page in (ann, bob):
         await page.tab.until(f"{shown} === 'tea'")
-    # What is refused is told, and what was written stays.
+    # A refusal is shown, and the text stays in the field.
     await bob.tab.click("#room-topic")
     await bob.tab.type("é" * 600)
     await bob.tab.press("Enter")
     await bob.tab.until_text("1024 bytes", within="#topic-error")
     assert await bob.tab.evaluate("document.querySelector('#topic-input').value.length") == 600
-    # Without words there is none any more.
+    # An empty text removes the topic.
     await bob.tab.evaluate("document.querySelector('#topic-input').value = ''")
     await bob.tab.press("Enter")
     for page in (ann, bob):
-        await page.line("topic", "bob took the topic away")
+        await page.line("topic", "bob removed the topic")
         await page.tab.until(f"{shown} === 'Set a topic'")
     await bob.join("notes")
     assert not await bob.visible("#room-topic")
     assert ann.faults == bob.faults == []
 
 
-async def test_a_message_to_one_alone(chatd: ChatdProcess, chromium: Chromium) -> None:
+async def test_direct_messages(chatd: ChatdProcess, chromium: Chromium) -> None:
     ann = await open_page(chromium, chatd, nick="ann")
     bob = await open_page(chromium, chatd, nick="bob", host="127.0.0.1")
     async with client.connect(chatd.url, nick="json") as program:
@@ -271,7 +271,7 @@ async def test_a_message_to_one_alone(chatd: ChatdProcess, chromium: Chromium) -
         await bob.tab.click("#direct-list button")
         await bob.in_room("ann")
         await bob.shows("between us")
-        await bob.tab.until_text("nothing is kept", within="#log-top")
+        await bob.tab.until_text("are not saved", within="#log-top")
         await bob.send("indeed")
         await ann.shows("between us", "indeed")
         assert await ann.texts() == ["between us", "indeed"]
@@ -282,7 +282,7 @@ async def test_a_message_to_one_alone(chatd: ChatdProcess, chromium: Chromium) -
     assert ann.faults == bob.faults == []
 
 
-async def test_a_name_is_asked_once(chatd: ChatdProcess, chromium: Chromium) -> None:
+async def test_the_name_is_asked_for_once(chatd: ChatdProcess, chromium: Chromium) -> None:
     async with client.connect(chatd.url, nick="ann"):
         page = ChatPage(await chromium.open_tab())
         await page.tab.navigate(chatd.page)
@@ -302,7 +302,9 @@ async def test_a_name_is_asked_once(chatd: ChatdProcess, chromium: Chromium) -> 
     assert page.faults == []
 
 
-async def test_hostile_quotes_finds_and_names(chatd: ChatdProcess, chromium: Chromium) -> None:
+async def test_hostile_quotes_results_and_nicks_are_text(
+    chatd: ChatdProcess, chromium: Chromium
+) -> None:
     page = await open_page(chromium, chatd, nick="ann")
     nick = "<b>\"'&eve"
     async with client.connect(chatd.url, nick=nick) as program:
@@ -337,7 +339,7 @@ async def test_hostile_quotes_finds_and_names(chatd: ChatdProcess, chromium: Chr
     assert page.faults == []  # nor had the policy anything to refuse
 
 
-async def test_all_of_it_by_the_keyboard(chatd: ChatdProcess, chromium: Chromium) -> None:
+async def test_messages_and_search_by_keyboard(chatd: ChatdProcess, chromium: Chromium) -> None:
     page = await open_page(chromium, chatd, nick="ann")
     press = page.tab.press
     async with client.connect(chatd.url, nick="json") as program:
@@ -348,7 +350,7 @@ async def test_all_of_it_by_the_keyboard(chatd: ChatdProcess, chromium: Chromium
         await page.tab_to("#scroller")
         await press("ArrowUp")
         assert await page.tab.evaluate(f"document.activeElement === {message(2)}")
-        await press("Tab")  # leads to what may be done with it
+        await press("Tab")  # leads to the message's buttons
         assert await page.tab.evaluate("document.activeElement.ariaLabel") == "Reply"
         await press("Enter")
         await page.tab.until_text("Replying to json: two", within="#about")
@@ -364,7 +366,7 @@ async def test_all_of_it_by_the_keyboard(chatd: ChatdProcess, chromium: Chromium
         await page.shows("one!", "two")
         await page.tab_to("#scroller")
         await press("ArrowUp")
-        await press("ArrowDown")  # behind the last one, one writes
+        await press("ArrowDown")  # below the last one is the composer
         assert await page.tab.evaluate("document.activeElement.id") == "composer-text"
         await page.tab_to("#search-open")
         await press("Enter")
@@ -389,7 +391,7 @@ async def key(page: ChatPage, text: str, code: str, number: int) -> None:
     await page.tab.call("Input.dispatchKeyEvent", type="keyUp", **pressed)
 
 
-async def test_it_is_the_same_by_polling(
+async def test_edit_search_and_direct_messages_by_polling(
     chatd: ChatdProcess, chromium: Chromium, nursery: trio.Nursery
 ) -> None:
     proxy = Proxy(chatd.port, nursery)

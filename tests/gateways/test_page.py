@@ -1,4 +1,4 @@
-"""The page: what is served, how it is fenced in, and what its sources may not do."""
+"""The page: its files, their security headers, and rules for its sources."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def policy(answer: Response) -> dict[str, str]:
     return {name: value for name, _, value in (each.strip().partition(" ") for each in directives)}
 
 
-def test_the_table_is_the_folder() -> None:
+def test_the_table_matches_the_folder() -> None:
     assert sorted(page.FILES) == sorted(each.name for each in FOLDER.iterdir())
     assert sorted(["/", *(f"/page/{name}" for name in page.FILES if name != "index.html")]) == PATHS
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_every_file_is_fenced_in(path: str) -> None:
+async def test_every_file_has_the_security_headers(path: str) -> None:
     answer = await get(path)
     assert answer.status == 200
     assert answer.body
@@ -80,12 +80,12 @@ async def test_every_file_is_fenced_in(path: str) -> None:
         ("/page/icon.svg", "image/svg+xml"),
     ],
 )
-async def test_types(path: str, content_type: str) -> None:
+async def test_content_types(path: str, content_type: str) -> None:
     assert (await get(path)).content_type == content_type
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_a_file_that_is_known_is_not_sent_again(path: str) -> None:
+async def test_a_cached_file_is_not_sent_again(path: str) -> None:
     first = await get(path)
     tag = headers_of(first)["etag"]
     assert tag.startswith('W/"')
@@ -98,7 +98,7 @@ async def test_a_file_that_is_known_is_not_sent_again(path: str) -> None:
         assert (await get(path, ("if-none-match", condition))).status == 200
 
 
-async def test_the_tag_tells_the_contents() -> None:
+async def test_the_tag_depends_on_the_contents() -> None:
     tags = {headers_of(await get(path))["etag"] for path in PATHS}
     assert len(tags) == len(PATHS)
     other = msgspec.structs.replace(Settings(), chat=Chat(default_room="plaza"))
@@ -118,7 +118,7 @@ async def test_the_tag_tells_the_contents() -> None:
         ("", False),
     ],
 )
-async def test_gzip_for_who_takes_it(accepted: str, packed: bool) -> None:
+async def test_gzip_for_clients_that_accept_it(accepted: str, packed: bool) -> None:
     plain = await get("/page/style.css")
     answer = await get("/page/style.css", ("accept-encoding", accepted))
     headers = headers_of(answer)
@@ -151,11 +151,11 @@ async def test_gzip_for_who_takes_it(accepted: str, packed: bool) -> None:
         "",
     ],
 )
-async def test_nothing_else_is_there(path: str) -> None:
+async def test_nothing_else_is_served(path: str) -> None:
     assert (await get(path)).status == 404
 
 
-async def test_only_reading() -> None:
+async def test_only_get_and_head() -> None:
     assert (await get("/", method="HEAD")).status == 200
     refused = await get("/", method="POST")
     assert refused.status == 405
@@ -163,7 +163,7 @@ async def test_only_reading() -> None:
 
 
 class Elements(HTMLParser):
-    """Collects each start tag with its attributes, and whether text stands in a script or style."""
+    """Collects each start tag with its attributes, and the text of inline scripts and styles."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -190,7 +190,7 @@ async def index(room: str = "lobby") -> Elements:
     return Elements((await get("/", settings=settings)).body.decode())
 
 
-async def test_the_default_room_is_told_and_cannot_break_out() -> None:
+async def test_the_default_room_is_escaped() -> None:
     for room in ("lobby", "日本語", '"><script>alert(1)</script>', "a&amp;b"):
         elements = await index(room)
         told = [
@@ -203,7 +203,7 @@ async def test_the_default_room_is_told_and_cannot_break_out() -> None:
 
 
 @pytest.mark.parametrize("mode", ["open", "token"])
-async def test_it_is_told_whether_tokens_are_taken(mode: Literal["open", "token"]) -> None:
+async def test_the_page_knows_whether_tokens_are_taken(mode: Literal["open", "token"]) -> None:
     settings = msgspec.structs.replace(Settings(), auth=Auth(mode=mode))
     elements = Elements((await get("/", settings=settings)).body.decode())
     assert ("meta", {"name": "chatd-auth", "content": mode}) in elements.found
@@ -220,7 +220,7 @@ async def test_nothing_inline() -> None:
             assert attributes["src"]
 
 
-async def test_what_the_page_loads_is_there() -> None:
+async def test_every_file_that_the_page_loads_exists() -> None:
     elements = await index()
     loaded = {
         value
@@ -228,11 +228,11 @@ async def test_what_the_page_loads_is_there() -> None:
         for value in (attributes.get("src"), attributes.get("href"))
         if tag in ("script", "link") and value is not None
     }
-    # Relative, so that it also works under a path of a proxy's.
+    # Relative, so that it works under a proxy's path prefix.
     assert {f"/{name}" for name in loaded} == set(PATHS) - {"/"}
 
 
-async def test_ids_are_one_each_and_labels_lead_somewhere() -> None:
+async def test_ids_are_unique_and_references_resolve() -> None:
     elements = await index()
     ids = [attributes["id"] for _, attributes in elements.found if "id" in attributes]
     assert len(ids) == len(set(ids))
@@ -261,7 +261,7 @@ def test_text_becomes_text_nodes_only() -> None:
         assert SINKS.findall(text) == [], name
 
 
-def test_nothing_comes_from_elsewhere() -> None:
+def test_nothing_is_loaded_from_elsewhere() -> None:
     for name, text in sources(".js"):
         for target in re.findall(r"\bfrom\s+\"([^\"]+)\"", text):
             assert target.removeprefix("./") in page.FILES, (name, target)
@@ -271,5 +271,5 @@ def test_nothing_comes_from_elsewhere() -> None:
 
 async def test_the_page_stays_small() -> None:
     sent = [await get(path, ("accept-encoding", "gzip")) for path in PATHS]
-    # What a first visit costs; a framework's runtime alone is more.
+    # A first visit's transfer; a framework's runtime alone is larger.
     assert sum(len(answer.body) for answer in sent) < 56_000

@@ -1,10 +1,7 @@
 // @ts-check
-/**
- * What one does with a message: answer, change, take away. One bar of buttons, which stands in the
- * message that is pointed at or has the focus.
- */
+/** The bar with Reply, Edit and Delete, in the message that is hovered or has the focus. */
 
-import { confirmed } from "./dialog.js";
+import { confirmAction } from "./dialog.js";
 import { element, find, icon } from "./text.js";
 
 const ICONS = {
@@ -22,10 +19,10 @@ export class Actions {
   #chat;
   #composer;
   #list = find("log", HTMLOListElement);
-  // It wanders through a list that is read out: it is not news.
+  // It moves within a live region: it must not be announced.
   #bar = element("div", {
     ...{ class: "actions", role: "group" },
-    ...{ "aria-label": "This message", "aria-live": "off" },
+    ...{ "aria-label": "Message actions", "aria-live": "off" },
   });
   /** @type {Record<Act, HTMLElement>} */
   #buttons;
@@ -43,11 +40,13 @@ export class Actions {
       delete: this.#button("delete", "Delete", "Delete"),
     };
     for (const kind of ["pointerover", "focusin"])
-      this.#list.addEventListener(kind, (event) => this.#stand(event.target));
+      this.#list.addEventListener(kind, (event) => this.#showBar(event.target));
     this.#list.addEventListener("pointerleave", () => {
       if (!this.#bar.contains(document.activeElement)) this.#bar.remove();
     });
-    find("scroller", HTMLDivElement).addEventListener("keydown", (event) => this.#pressed(event));
+    find("scroller", HTMLDivElement).addEventListener("keydown", (event) =>
+      this.#keyPressed(event),
+    );
   }
 
   /** @param {Act} act @param {string} name @param {string} key */
@@ -67,18 +66,18 @@ export class Actions {
 
   /** @param {HTMLElement} node */
   #message(node) {
-    return this.#chat.current?.known.get(Number(node.dataset.seq)) ?? null;
+    return this.#chat.current?.messages.get(Number(node.dataset.seq)) ?? null;
   }
 
   /** @param {Act} act @param {import("./room.js").Message} message */
-  #may(act, message) {
+  #allowed(act, message) {
     if (message.deleted) return false;
     const mine = message.user === this.#chat.user;
     return act === "reply" || mine || (act === "delete" && this.#chat.op);
   }
 
   /** @param {EventTarget | null} target */
-  #stand(target) {
+  #showBar(target) {
     const found = target instanceof Element ? target.closest("li[data-seq]") : null;
     const node = /** @type {HTMLElement | null} */ (found);
     const message = node && this.#message(node);
@@ -88,12 +87,12 @@ export class Actions {
     }
     if (this.#bar.parentElement === node) return;
     for (const act of /** @type {Act[]} */ (Object.keys(ICONS)))
-      this.#buttons[act].hidden = !this.#may(act, message);
+      this.#buttons[act].hidden = !this.#allowed(act, message);
     node.append(this.#bar);
   }
 
   /** @param {KeyboardEvent} event */
-  #pressed(event) {
+  #keyPressed(event) {
     if (event.altKey || event.ctrlKey || event.metaKey) return;
     const at = event.target;
     const node = at instanceof HTMLElement && at.matches("li[data-seq]") ? at : null;
@@ -118,7 +117,7 @@ export class Actions {
   #act(act, node) {
     const room = this.#chat.current;
     const message = this.#message(node);
-    if (!room || !message || !this.#may(act, message)) return;
+    if (!room || !message || !this.#allowed(act, message)) return;
     if (act === "reply") this.#composer.reply(message);
     else if (act === "edit") this.#composer.edit(message);
     else void this.#delete(room, message);
@@ -127,9 +126,9 @@ export class Actions {
   /** @param {import("./room.js").Room} room @param {import("./room.js").Message} message */
   async #delete(room, message) {
     const quote = message.text.replace(/\s+/g, " ").slice(0, 120);
-    await confirmed({
+    await confirmAction({
       title: "Delete this message?",
-      text: `“${quote}” is taken away for everybody.`,
+      text: `“${quote}” will be deleted for everyone.`,
       action: "Delete",
       act: () => this.#chat.ask({ do: "delete", room: room.name, seq: message.seq }),
     });

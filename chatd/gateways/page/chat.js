@@ -1,21 +1,21 @@
 // @ts-check
 /**
- * The chat as one person sees it: the rooms we are in, what happens in them, what we do there. It
- * knows the commands and events of chatd.v1, and nothing of the page that shows it.
+ * The chat's state for one user: their rooms and what happens there. It speaks chatd.v1 and knows
+ * nothing about the page.
  */
 
-import { Connection, Refused, why } from "./connection.js";
+import { Connection, Refused, explain } from "./connection.js";
 import { Directs } from "./directs.js";
+import { HistoryLoader } from "./history.js";
 import { Identity } from "./identity.js";
-import { Marks } from "./marks.js";
 import { Outbox } from "./outbox.js";
-import { Past } from "./past.js";
+import { ReadMarks } from "./readmarks.js";
 import { Room } from "./room.js";
 import { own, shared } from "./storage.js";
 
 const PAGE_EVENTS = 100;
 const PAUSE_MS = 1_000;
-// A crowd's comings and goings are told as a total; the list follows at this pace.
+// In a large room only the total is sent: how often the list of members is refreshed.
 const WHO_EVERY_MS = 10_000;
 
 /**
@@ -27,23 +27,23 @@ const WHO_EVERY_MS = 10_000;
 export class Chat {
   user = "";
   nick = "";
-  /** Whether we are an operator. */
+  /** Whether the user is an operator. */
   op = false;
   guest = false;
   identity = new Identity();
   /** @type {Limits} */
   limits = { message_bytes: Infinity };
-  /** What the server called itself when the page was loaded, and since. */
+  /** The server's version when the page was loaded. */
   #server = "";
   outdated = false;
-  /** Whether the daemon knows, on this connection, who we are. */
+  /** Whether the user is signed in on this connection. */
   ready = false;
   /** @type {Map<string, Room>} */
   rooms = new Map();
   /** @type {Room | null} */
   current = null;
   directs = new Directs();
-  /** Every room there is, as last told. @type {Listed[]} */
+  /** The server's latest list of rooms. @type {Listed[]} */
   listed = [];
 
   #changed;
@@ -52,32 +52,32 @@ export class Chat {
 
   /**
    * @param {string} url
-   * @param {string} home the room of who asks for none
-   * @param {() => void} changed called at every change; it only notes it
+   * @param {string} home the default room
+   * @param {() => void} changed called at every change; must be cheap
    */
   constructor(url, home, changed) {
     this.#changed = changed;
     this.#home = home;
     this.connection = new Connection(url, {
-      hello: (hello) => void this.#begin(hello).catch(() => {}), // Lost: the next hello begins anew.
-      event: (event) => this.#happened(event),
+      hello: (hello) => void this.#hello(hello).catch(() => {}), // Lost: the next hello starts again.
+      event: (event) => this.#event(event),
       probed: (ok) => this.#list(ok),
       auth: () => {
         const room = this.current?.direct ? undefined : this.current?.name;
-        return { ...this.identity.offer, room };
+        return { ...this.identity.credentials, room };
       },
       changed: () => {
-        this.identity.watch(this.connection.state);
-        if (this.connection.state.name !== "open") this.#left();
+        this.identity.connectionChanged(this.connection.state);
+        if (this.connection.state.name !== "open") this.#disconnected();
         changed();
       },
     });
     this.outbox = new Outbox(this.connection, changed);
-    this.past = new Past(this.ask, changed);
-    this.marks = new Marks(this.ask);
+    this.history = new HistoryLoader(this.ask, changed);
+    this.readMarks = new ReadMarks(this.ask);
   }
 
-  /** @param {string} asked the room to begin with; "" for none in particular */
+  /** @param {string} asked the first room; "" for the last one */
   start(asked) {
     this.user = shared.get("user", "");
     this.nick = shared.get("nick", "");
@@ -90,7 +90,7 @@ export class Chat {
   }
 
   /**
-   * Asks the daemon, and again where it only says to wait. Throws Refused or Lost.
+   * Sends a command, and again after a refusal that passes. Throws Refused or Lost.
    * @type {Ask}
    */
   ask = async (command) => {
@@ -106,7 +106,7 @@ export class Chat {
   };
 
   /**
-   * Opens a room: joins it if need be. Throws Refused where the daemon will not.
+   * Opens a room, joining it if necessary. Throws Refused.
    * @param {string} name
    * @returns {Promise<void>}
    */
@@ -122,8 +122,8 @@ export class Chat {
       this.#keepRooms();
       return;
     }
-    // It is shown once it is there: a mistyped name leaves no trace.
-    const room = this.#made(name);
+    // Shown once joined: a mistyped name leaves no trace.
+    const room = this.#newRoom(name);
     await this.#join(room);
     if (room.refused) throw new Refused({ code: "forbidden", message: room.refused });
     this.#select(/** @type {Room} */ (this.rooms.get(room.name)));
@@ -131,10 +131,10 @@ export class Chat {
     void this.refreshList();
   }
 
-  /** The room of somebody and us. @param {string} user @param {string} nick */
+  /** The room of direct messages with a user. @param {string} user @param {string} nick */
   directRoom(user, nick) {
-    const name = this.directs.between(this.user, user);
-    this.#met(name, nick);
+    const name = this.directs.roomOf(this.user, user);
+    this.#setPeer(name, nick);
     return name;
   }
 
@@ -142,12 +142,12 @@ export class Chat {
   async leave(room) {
     if (room.joined && !room.direct) {
       room.joined = false;
-      // Refused or lost: it is not asked for again, and that is leaving too.
+      // On an error the room is not joined again, which leaves it too.
       await this.connection.request({ do: "leave", room: room.name }).catch(() => {});
     }
     this.rooms.delete(room.name);
     if (room.direct) this.directs.close(room.name);
-    for (const item of this.outbox.of(room.name)) this.outbox.discard(item.key);
+    for (const item of this.outbox.forRoom(room.name)) this.outbox.discard(item.key);
     if (this.current === room) {
       this.current = null;
       const next = this.rooms.values().next().value;
@@ -158,7 +158,7 @@ export class Chat {
     void this.refreshList();
   }
 
-  /** @param {string} text @param {number} replyTo the message that it answers; 0: none */
+  /** @param {string} text @param {number} replyTo a message's number, or 0 */
   say(text, replyTo) {
     if (!this.current) return;
     this.outbox.add(this.current.name, text, replyTo);
@@ -171,9 +171,9 @@ export class Chat {
     if (this.current) this.#send(this.current);
   }
 
-  /** @param {Room} room @param {boolean} on whether we are writing there */
+  /** @param {Room} room @param {boolean} on whether the user is typing there */
   typing(room, on) {
-    if (room.joined) this.connection.tell({ do: "typing", room: room.name, on });
+    if (room.joined) this.connection.send({ do: "typing", room: room.name, on });
   }
 
   /**
@@ -182,28 +182,28 @@ export class Chat {
    */
   async rename(nick) {
     const ok = await this.connection.request({ do: "nick", nick });
-    this.#called(ok.nick);
+    this.#setNick(ok.nick);
   }
 
-  /** Says in the log what could not be done. @param {unknown} error */
-  tell(error) {
-    if (this.current) this.note(this.current, why(error));
+  /** Shows an error in the log. @param {unknown} error */
+  report(error) {
+    if (this.current) this.note(this.current, explain(error));
   }
 
-  /** Says in a room's log what was done. @param {Room} room @param {string} text */
+  /** Shows a notice in a room's log. @param {Room} room @param {string} text */
   note(room, text) {
-    room.line("notice", text);
+    room.addLine("notice", text);
     this.#changed();
   }
 
-  /** One more page of members, or the first one again. @param {Room} room @param {boolean} anew */
-  async who(room, anew) {
+  /** Loads the next page of members, or the first one. @param {Room} room @param {boolean} anew */
+  async loadMembers(room, anew) {
     const after = anew ? undefined : [...room.members.values()].at(-1)?.nick;
     try {
-      room.who(await this.connection.request({ do: "who", room: room.name, after }), anew);
+      room.applyMembers(await this.connection.request({ do: "who", room: room.name, after }), anew);
       this.#changed();
     } catch {
-      // The list stays as it was.
+      // Keep the old list.
     }
   }
 
@@ -211,23 +211,23 @@ export class Chat {
     try {
       this.#list(await this.connection.request({ do: "rooms" }));
     } catch {
-      // The list stays as it was.
+      // Keep the old list.
     }
   }
 
-  /** What is there of a room was looked at. @param {Room} room */
-  read(room) {
+  /** The user has seen all of a room. @param {Room} room */
+  markRead(room) {
     if (!room.joined || !room.markRead()) return;
-    void this.marks.tell(room);
+    void this.readMarks.send(room);
     this.#changed();
   }
 
   /** @param {any} hello */
-  async #begin(hello) {
+  async #hello(hello) {
     this.limits = hello.limits;
     this.#server ||= hello.server;
     this.outdated = hello.server !== this.#server;
-    const identity = await this.identity.settle(hello, this.ask);
+    const identity = await this.identity.authenticate(hello, this.ask);
     if (!identity) {
       this.#changed();
       return;
@@ -238,11 +238,11 @@ export class Chat {
     shared.set("user", this.user);
     if (identity.session) shared.set("session", identity.session);
     const kept = shared.get("nick", "");
-    this.#called(identity.nick);
-    this.outbox.became(this.user);
-    this.#disown();
+    this.#setNick(identity.nick);
+    this.outbox.userChanged(this.user);
+    this.#dropForeignDirects();
     if (identity === hello && hello.session && kept && kept !== identity.nick) {
-      // A new guest by the old name, if nobody took it.
+      // A new guest keeps the old name, if it is free.
       await this.rename(kept).catch((error) => {
         if (!(error instanceof Refused)) throw error;
       });
@@ -253,88 +253,88 @@ export class Chat {
       (a, b) => Number(b === current) - Number(a === current),
     );
     await Promise.all(rooms.map((room) => this.#join(room)));
-    // By polling one begins in a room; where ours was refused, it is another.
+    // Polling starts in a room; if ours was refused, in the default one.
     const room = hello.joined?.room;
     if (room && !this.rooms.has(room)) await this.connection.request({ do: "leave", room });
-    this.connection.settled();
+    this.connection.resetBackoff();
     await this.refreshList();
   }
 
   /** @param {Room} room */
   async #join(room) {
     const asked = room.name;
-    const since = room.since ?? undefined;
+    const since = room.position ?? undefined;
     try {
       const command = { do: "join", room: asked, since, limit: PAGE_EVENTS, messages: true };
       const answer = await this.ask(command);
-      this.#written(room, answer.room);
-      if (!answer.recovered) this.outbox.renewed(room.name);
-      for (const each of room.enter(answer, this.user)) this.#seen(room, each);
+      this.#setName(room, answer.room);
+      if (!answer.recovered) this.outbox.dropSent(room.name);
+      for (const each of room.applyJoin(answer, this.user)) this.#confirm(room, each);
       if (room.direct) {
         const peer = [...room.members.values()].find(({ user }) => user !== this.user);
-        this.#met(room.name, peer?.nick);
+        this.#setPeer(room.name, peer?.nick);
       }
-      void this.marks.tell(room);
+      void this.readMarks.send(room);
       this.#changed();
       this.#send(room);
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
       room.refused = error.message;
-      if (room.entries.length) room.line("gap", error.message);
-      this.outbox.fail(room.name, error.message);
+      if (room.entries.length) room.addLine("gap", error.message);
+      this.outbox.failRoom(room.name, error.message);
       this.#changed();
     }
   }
 
-  /** The daemon writes a room as it was first written. @param {Room} room @param {string} name */
-  #written(room, name) {
+  /** Takes the server's spelling of a room's name. @param {Room} room @param {string} name */
+  #setName(room, name) {
     const asked = room.name;
     if (asked === name && this.rooms.get(name) === room) return;
     this.rooms.delete(asked);
     room.name = name;
-    // Two ways to write one room: the latter join's answer is the one that counts.
+    // Of two spellings of one room, the latest answer counts.
     if (this.current && (this.current.name === name || this.current.name === asked))
       this.current = room;
     this.rooms.set(name, room);
-    this.outbox.renamed(asked, name);
+    this.outbox.renameRoom(asked, name);
     this.#keepRooms();
   }
 
   /** @param {any} event */
-  #happened(event) {
+  #event(event) {
     if (event.on === "notice") {
       if (this.current) this.note(this.current, event.text);
       return;
     }
-    if (event.on === "nick" && event.user === this.user) this.#called(event.to);
-    const room = this.rooms.get(event.room) ?? this.#addressed(event);
+    if (event.on === "nick" && event.user === this.user) this.#setNick(event.to);
+    const room = this.rooms.get(event.room) ?? this.#incomingDirect(event);
     if (!room) return;
-    if (room.direct && event.user !== this.user) this.#met(room.name, event.to ?? event.from);
+    if (room.direct && event.user !== this.user) this.#setPeer(room.name, event.to ?? event.from);
     if (event.on === "message" && event.seq === undefined) {
-      room.take(event, this.user);
+      room.apply(event, this.user);
     } else if (!room.joined) {
       return;
     } else if (typeof event.seq === "number" && event.on !== "read") {
-      const taken = room.take(event, this.user);
-      if (taken) this.#seen(room, taken);
+      const taken = room.apply(event, this.user);
+      if (taken) this.#confirm(room, taken);
     } else if (event.on === "read") {
-      room.readTo(event.seq, this.user);
+      room.applyRead(event.seq, this.user);
     } else if (event.on === "typing") {
-      setTimeout(this.#changed, room.writes(event));
+      setTimeout(this.#changed, room.applyTyping(event));
     } else {
-      if (event.on === "left" && event.user === this.user) this.#putOut(room);
-      room.presence(event);
+      if (event.on === "left" && event.user === this.user) this.#removed(room);
+      room.applyPresence(event);
       const now = Date.now();
       if (event.on === "presence" && room === this.current && now - this.#whoAt > WHO_EVERY_MS) {
         this.#whoAt = now;
-        void this.who(room, true);
+        void this.loadMembers(room, true);
       }
     }
     this.#changed();
   }
 
-  /** Somebody writes to us alone, for the first time here. @param {any} event */
-  #addressed(event) {
+  /** The first direct message of a conversation opens it. @param {any} event */
+  #incomingDirect(event) {
     if (event.on !== "message" || !event.room.startsWith("@")) return null;
     const room = this.#room(event.room);
     this.#keepRooms();
@@ -342,10 +342,10 @@ export class Chat {
     return room;
   }
 
-  /** Lets go of the conversations of who we were before. */
-  #disown() {
+  /** Drops the direct messages of the previous user. */
+  #dropForeignDirects() {
     for (const [name, room] of this.rooms) {
-      if (!room.direct || !this.directs.foreign(name, this.user)) continue;
+      if (!room.direct || !this.directs.isForeign(name, this.user)) continue;
       this.rooms.delete(name);
       if (this.current === room) this.current = this.#room(this.#home);
     }
@@ -353,43 +353,43 @@ export class Chat {
   }
 
   /** @param {Room} room */
-  #putOut(room) {
+  #removed(room) {
     room.joined = false;
-    room.refused = "You were put out of this room.";
-    room.line("gap", `${room.refused} Choose it in the list to come back, if you may.`);
-    this.outbox.fail(room.name, room.refused);
+    room.refused = "You were removed from this room.";
+    room.addLine("gap", `${room.refused} Select it in the list to rejoin.`);
+    this.outbox.failRoom(room.name, room.refused);
   }
 
   /** @param {Room} room @param {import("./room.js").Message} each */
-  #seen(room, each) {
-    if (each.user === this.user) this.outbox.shown(room.name, each);
+  #confirm(room, each) {
+    if (each.user === this.user) this.outbox.confirm(room.name, each);
   }
 
   /** @param {{rooms: Listed[]}} ok */
   #list(ok) {
     this.listed = ok.rooms;
-    for (const each of ok.rooms) if (each.nick) this.#met(each.room, each.nick);
+    for (const each of ok.rooms) if (each.nick) this.#setPeer(each.room, each.nick);
     this.#changed();
   }
 
-  #left() {
+  #disconnected() {
     this.ready = false;
     for (const room of this.rooms.values()) room.joined = false;
   }
 
   /** @param {string} nick */
-  #called(nick) {
+  #setNick(nick) {
     this.nick = nick;
     shared.set("nick", nick);
     this.#changed();
   }
 
-  /** What the other one of two is called. @param {string} name @param {string} [nick] */
-  #met(name, nick) {
+  /** Notes the nick of the other user. @param {string} name @param {string} [nick] */
+  #setPeer(name, nick) {
     if (!nick) return;
     const room = this.rooms.get(name);
     if (room) room.peer = nick;
-    this.directs.met(name, nick);
+    this.directs.setNick(name, nick);
   }
 
   /** @param {Room} room */
@@ -398,16 +398,16 @@ export class Chat {
   }
 
   /** @param {string} name */
-  #made(name) {
+  #newRoom(name) {
     const room = new Room(name);
-    room.peer = this.directs.peer(name);
+    room.peer = this.directs.nickOf(name);
     return room;
   }
 
   /** @param {string} name */
   #room(name) {
     let room = this.rooms.get(name);
-    if (!room) this.rooms.set(name, (room = this.#made(name)));
+    if (!room) this.rooms.set(name, (room = this.#newRoom(name)));
     return room;
   }
 
@@ -421,6 +421,6 @@ export class Chat {
 
   #keepRooms() {
     shared.set("rooms", [...this.rooms.keys()]);
-    this.directs.open(this.rooms.keys());
+    this.directs.reopen(this.rooms.keys());
   }
 }

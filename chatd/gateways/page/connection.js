@@ -1,43 +1,40 @@
 // @ts-check
 /**
- * One line after another to the same place: commands and their answers, signs of life, when to come
- * back, and by which way: a WebSocket or, where none passes, polling. What the frames mean is
- * chat.js's.
+ * The connection to the server: commands and answers, keep-alive, when to reconnect, and by which
+ * transport: WebSocket or, where it is blocked, polling. chat.js interprets the frames.
  */
 
 import { Polling } from "./polling.js";
 
 const SUBPROTOCOL = "chatd.v1";
 
-// From opening the line to `hello`. The daemon itself gives a handshake 10 s.
+// From opening a transport to `hello`. The server itself allows a handshake 10 s.
 const HELLO_MS = 10_000;
-// A browser does not show pings. Silence of a minute, or of 10 s while an answer is owed, is
-// looked into with a cheap command, and that one must be answered in time.
+// A page does not see pings. After a minute of silence, or 10 s while an answer is pending, it sends
+// a cheap command, which must be answered in time.
 const SILENCE_MS = 60_000;
-const OWED_MS = 10_000;
+const PENDING_MS = 10_000;
 const PROBE_MS = 10_000;
 const TICK_MS = 2_500;
 const FIRST_WAIT_MS = 500;
-const LONGEST_WAIT_MS = 30_000;
-// So many lines of a kind that fail before `hello` while the daemon is there: then the other kind.
-const DOUBTS = 2;
-// On polling, a WebSocket is tried again after this time, and each time after twice as long.
-const BACK_MS = 60_000;
-const LONGEST_BACK_MS = 30 * 60_000;
+const MAX_WAIT_MS = 30_000;
+// After this many failures before `hello`, while the server is up, the other transport is tried.
+const MAX_FAILED_OPENS = 2;
+// While polling, WebSocket is tried again after this time, doubled after each failure.
+const RETRY_MS = 60_000;
+const MAX_RETRY_MS = 30 * 60_000;
 
-/** Close codes after which coming back does not help (with bye, bye decides). */
-const FINAL = new Map([
-  [1008, "The server refused this connection."],
-  [1009, "A message was too big for the server."],
-  [4500, "You were kicked."],
-  [4501, "You are banned."],
-  [4502, "You are not authorized."],
+/** Close codes after which reconnecting is pointless, unless `bye` says otherwise. */
+const FINAL = new Set([1008, 1009, 4500, 4501, 4502]);
+const ENDINGS = new Map([
+  [4500, "You were kicked"],
+  [4501, "You are banned"],
 ]);
 const ABNORMAL = 1006;
 const TOO_MANY = 4503;
 const TOO_MANY_WAIT_MS = 5_000;
 
-/** A command's refusal, as the daemon gave it. */
+/** The server refused a command. */
 export class Refused extends Error {
   /** @param {{code: string, message: string, retry_ms?: number}} error */
   constructor(error) {
@@ -47,11 +44,11 @@ export class Refused extends Error {
   }
 }
 
-/** The connection ended before the answer came. */
+/** The connection ended before the answer arrived. */
 export class Lost extends Error {}
 
-/** What a person is told of either. @param {unknown} error */
-export function why(error) {
+/** The text to show for either. @param {unknown} error */
+export function explain(error) {
   return error instanceof Refused ? error.message : "Not connected. Try again in a moment.";
 }
 
@@ -62,6 +59,13 @@ export function why(error) {
  *   | {name: "closed", reason: string, code: number}} State
  */
 
+/** The text for the end of the connection. @param {number} code @param {string} reason */
+function ending(code, reason) {
+  const text = ENDINGS.get(code) ?? "Disconnected";
+  if (reason.startsWith(text)) return reason;
+  return text.endsWith(reason) ? `${text}.` : `${text}: ${reason}`;
+}
+
 export class Connection {
   /** @type {State} */
   state = { name: "connecting" };
@@ -69,26 +73,26 @@ export class Connection {
   #url;
   #handlers;
   /** @type {WebSocket | Polling | null} */
-  #line = null;
+  #transport = null;
   #greeted = false;
-  /** Whether the next line is by polling. */
-  #polls = false;
-  #doubts = 0;
-  #backWait = BACK_MS;
-  #backAt = 0;
+  /** Whether the next transport is polling. */
+  #usesPolling = false;
+  #failedOpens = 0;
+  #retryWait = RETRY_MS;
+  #retryAt = 0;
   /** @type {Map<number, {resolve: (ok: any) => void, reject: (why: Error) => void}>} */
-  #owed = new Map();
+  #pending = new Map();
   /** @type {Set<(why: Error) => void>} */
   #sleepers = new Set();
   #lastId = 0;
-  #heard = 0;
+  #lastReceived = 0;
   #opened = 0;
   #probed = 0;
   #failures = 0;
   #timer = 0;
   /** @type {{code: number, reason: string, reconnect: boolean, retry_ms: number} | null} */
   #bye = null;
-  #heldUntil = 0;
+  #notBefore = 0;
 
   /**
    * @param {string} url
@@ -104,7 +108,7 @@ export class Connection {
   start() {
     setInterval(() => this.#tick(), TICK_MS);
     addEventListener("online", () => {
-      this.#backAt = 0; // Another network, maybe.
+      this.#retryAt = 0; // This may be another network.
       this.#wake();
     });
     addEventListener("offline", () => this.#handlers.changed());
@@ -115,38 +119,38 @@ export class Connection {
     this.#open();
   }
 
-  /** Somebody asks for it: no waiting, whatever was said before. */
+  /** Reconnects at once, because the user asks for it. */
   retryNow() {
     if (this.state.name === "waiting" || this.state.name === "closed") this.#open();
   }
 
   /**
-   * Sends a command; gives its answer. Throws Refused, or Lost.
+   * Sends a command and returns its answer. Throws Refused or Lost.
    * @param {Record<string, unknown>} command
    * @returns {Promise<any>}
    */
   request(command) {
     return new Promise((resolve, reject) => {
-      if (!this.#greeted || !this.#line) {
+      if (!this.#greeted || !this.#transport) {
         reject(new Lost("not connected"));
         return;
       }
       const id = ++this.#lastId;
-      this.#owed.set(id, { resolve, reject });
-      this.#line.send(JSON.stringify({ ...command, id }));
+      this.#pending.set(id, { resolve, reject });
+      this.#transport.send(JSON.stringify({ ...command, id }));
     });
   }
 
   /**
-   * Sends a command that has no answer; what is lost of those is no loss.
+   * Sends a command that has no answer and may get lost.
    * @param {Record<string, unknown>} command
    */
-  tell(command) {
-    if (this.#greeted) this.#line?.send(JSON.stringify(command));
+  send(command) {
+    if (this.#greeted) this.#transport?.send(JSON.stringify(command));
   }
 
   /**
-   * Waits, but not longer than this connection lives: then it throws Lost.
+   * Waits. Throws Lost if the connection ends meanwhile.
    * @param {number} ms
    * @returns {Promise<void>}
    */
@@ -162,68 +166,68 @@ export class Connection {
 
   #open() {
     clearTimeout(this.#timer);
-    this.#heldUntil = 0;
-    this.#hear(this.#polls ? new Polling(this.#handlers.auth()) : this.#webSocket());
+    this.#notBefore = 0;
+    this.#use(this.#usesPolling ? new Polling(this.#handlers.auth()) : this.#webSocket());
   }
 
   #webSocket() {
     return new WebSocket(this.#url, SUBPROTOCOL);
   }
 
-  /** @param {WebSocket | Polling} line */
-  #hear(line) {
-    this.#line = line;
+  /** @param {WebSocket | Polling} transport */
+  #use(transport) {
+    this.#transport = transport;
     this.#bye = null;
     this.#probed = 0;
-    this.#opened = this.#heard = performance.now();
-    // A line that was given up may still speak: only the present one is listened to.
-    line.onmessage = (/** @type {{data: string}} */ event) => {
-      if (line === this.#line) this.#received(event.data);
+    this.#opened = this.#lastReceived = performance.now();
+    // Ignore transports that were given up.
+    transport.onmessage = (/** @type {{data: string}} */ event) => {
+      if (transport === this.#transport) this.#received(event.data);
     };
-    line.onclose = (/** @type {{code: number, reason: string}} */ event) => {
-      if (line === this.#line) this.#lost(event.code, event.reason);
+    transport.onclose = (/** @type {{code: number, reason: string}} */ event) => {
+      if (transport === this.#transport) this.#ended(event.code, event.reason);
     };
-    this.#become({ name: "connecting" });
+    this.#setState({ name: "connecting" });
   }
 
-  /** Tries a WebSocket beside the polling; with its first frame, `hello`, it takes over. */
-  #tryBack() {
-    this.#backAt = performance.now() + this.#backWait;
-    this.#backWait = Math.min(LONGEST_BACK_MS, 2 * this.#backWait);
-    const polling = this.#line;
+  /** Tries WebSocket while polling goes on; its first frame, `hello`, makes it take over. */
+  #tryWebSocket() {
+    this.#retryAt = performance.now() + this.#retryWait;
+    this.#retryWait = Math.min(MAX_RETRY_MS, 2 * this.#retryWait);
+    const polling = this.#transport;
     const socket = this.#webSocket();
     const late = setTimeout(() => socket.close(), HELLO_MS);
     socket.onmessage = (event) => {
       clearTimeout(late);
-      if (polling !== this.#line) {
-        socket.close(); // Too late: all begins anew already, or nothing does.
+      if (polling !== this.#transport) {
+        socket.close(); // Too late: the polling has ended.
         return;
       }
       this.#drop();
-      this.#hear(socket);
+      this.#use(socket);
       this.#received(event.data);
     };
   }
 
   /**
-   * A line failed before `hello`. Where the daemon is there and welcomes clients, it is the way that
-   * is closed; two in a row, and the other one is taken.
+   * A transport failed before `hello`. If the server is ready for clients, the transport is at
+   * fault: after two such failures in a row the other one is used.
    */
-  async #doubt() {
+  async #openFailed() {
     const signal = AbortSignal.timeout(PROBE_MS);
-    const there = await fetch("readyz", { cache: "no-store", signal }).catch(() => null);
-    this.#doubts = there?.ok && !this.#greeted ? this.#doubts + 1 : 0;
-    if (this.#doubts < DOUBTS) return;
-    this.#doubts = 0;
-    this.#polls = !this.#polls;
-    this.#backWait = BACK_MS;
-    this.#backAt = performance.now() + BACK_MS;
+    const response = await fetch("readyz", { cache: "no-store", signal }).catch(() => null);
+    this.#failedOpens = response?.ok && !this.#greeted ? this.#failedOpens + 1 : 0;
+    if (this.#failedOpens < MAX_FAILED_OPENS) return;
+    this.#failedOpens = 0;
+    this.#usesPolling = !this.#usesPolling;
+    this.#retryWait = RETRY_MS;
+    this.#retryAt = performance.now() + RETRY_MS;
     if (this.state.name === "waiting") this.#open();
   }
 
   /** @param {unknown} data */
   #received(data) {
-    this.#heard = performance.now();
+    this.#lastReceived = performance.now();
     /** @type {any} */
     let frame;
     try {
@@ -232,16 +236,16 @@ export class Connection {
       return;
     }
     if ("re" in frame) {
-      const owed = this.#owed.get(frame.re);
-      if (!owed) return;
-      this.#owed.delete(frame.re);
-      if (frame.error) owed.reject(new Refused(frame.error));
-      else owed.resolve(frame.ok);
+      const pending = this.#pending.get(frame.re);
+      if (!pending) return;
+      this.#pending.delete(frame.re);
+      if (frame.error) pending.reject(new Refused(frame.error));
+      else pending.resolve(frame.ok);
     } else if (frame.on === "hello") {
       this.#greeted = true;
-      this.#polls = this.#line instanceof Polling;
-      this.#doubts = 0;
-      this.#become({ name: "open" });
+      this.#usesPolling = this.#transport instanceof Polling;
+      this.#failedOpens = 0;
+      this.#setState({ name: "open" });
       this.#handlers.hello(frame);
     } else if (frame.on === "bye") {
       this.#bye = frame;
@@ -250,8 +254,8 @@ export class Connection {
     }
   }
 
-  /** What the chat calls once it is in its rooms: the next loss starts with a short wait again. */
-  settled() {
+  /** Resets the backoff, once all rooms are joined. */
+  resetBackoff() {
     this.#failures = 0;
   }
 
@@ -259,80 +263,89 @@ export class Connection {
    * @param {number} code
    * @param {string} reason
    */
-  #lost(code, reason) {
+  #ended(code, reason) {
     const bye = this.#bye;
-    if (!this.#greeted && code === ABNORMAL) void this.#doubt();
+    if (!this.#greeted && code === ABNORMAL) void this.#openFailed();
     this.#drop();
 
     const final = bye ? !bye.reconnect : FINAL.has(code);
     if (final) {
-      const why = bye?.reason || reason || FINAL.get(code) || "";
-      this.#become({ name: "closed", reason: why, code: bye?.code ?? code });
+      code = bye?.code ?? code;
+      this.#setState({ name: "closed", reason: ending(code, bye?.reason || reason), code });
       return;
     }
-    let wait = Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** this.#failures);
+    let wait = Math.min(MAX_WAIT_MS, FIRST_WAIT_MS * 2 ** this.#failures);
     this.#failures += 1;
-    // Everybody is lost in the same moment when a server goes: spread over half of the wait.
+    // When a server ends, all clients lose it at once: spread them over half of the wait.
     wait *= 0.5 + Math.random() / 2;
     if (code === TOO_MANY) wait += TOO_MANY_WAIT_MS;
     if (bye?.retry_ms) {
       wait = bye.retry_ms;
-      this.#heldUntil = performance.now() + wait;
+      this.#notBefore = performance.now() + wait;
     }
     this.#timer = setTimeout(() => this.#open(), wait);
-    this.#become({ name: "waiting", until: performance.now() + wait, reason: bye?.reason ?? "" });
+    this.#setState({ name: "waiting", until: performance.now() + wait, reason: bye?.reason ?? "" });
   }
 
-  /** Ends the present line: nothing more is heard on it, or answered. */
+  /** Gives up the transport and rejects what waits for it. */
   #drop() {
-    const line = this.#line;
-    this.#line = null;
+    const transport = this.#transport;
+    this.#transport = null;
     this.#greeted = false;
-    // A dead line's closing handshake takes as long as the browser likes; nobody waits for it.
-    line?.close();
-    const why = new Lost("the connection was lost");
-    const waiting = [...this.#owed.values()].map((owed) => owed.reject).concat(...this.#sleepers);
-    this.#owed.clear();
+    // Do not wait for the closing handshake: on a dead connection it can take minutes.
+    transport?.close();
+    const error = new Lost("the connection was lost");
+    const waiting = [...this.#pending.values()]
+      .map((pending) => pending.reject)
+      .concat(...this.#sleepers);
+    this.#pending.clear();
     this.#sleepers.clear();
-    for (const reject of waiting) reject(why);
+    for (const reject of waiting) reject(error);
   }
 
   #tick() {
     const now = performance.now();
-    const silent = now - this.#heard;
-    if (!this.#line) return;
+    const silent = now - this.#lastReceived;
+    if (!this.#transport) return;
     if (!this.#greeted) {
       if (now - this.#opened <= HELLO_MS) return;
-      this.#doubts += 1; // Silence costs more time than a refusal: once is enough.
-      this.#lost(ABNORMAL, "");
+      this.#failedOpens += 1; // A timeout counts twice: it takes longer than a refusal.
+      this.#ended(ABNORMAL, "");
       return;
     }
-    if (this.#polls && now > this.#backAt) this.#tryBack();
+    if (this.#usesPolling && now > this.#retryAt) this.#tryWebSocket();
     if (this.#probed) {
-      if (this.#heard >= this.#probed) this.#probed = 0;
-      else if (now - this.#probed > PROBE_MS) this.#lost(ABNORMAL, "");
-    } else if ((this.#owed.size && silent > OWED_MS) || (!document.hidden && silent > SILENCE_MS)) {
+      if (this.#lastReceived >= this.#probed) this.#probed = 0;
+      else if (now - this.#probed > PROBE_MS) this.#ended(ABNORMAL, "");
+    } else if (
+      (this.#pending.size && silent > PENDING_MS) ||
+      (!document.hidden && silent > SILENCE_MS)
+    ) {
       this.#probe();
     }
   }
 
   #probe() {
     this.#probed = performance.now();
-    // Refused or lost: both are dealt with where they are noticed.
+    // Errors are handled elsewhere.
     this.request({ do: "rooms" }).then(this.#handlers.probed, () => {});
   }
 
-  // The network or the eyes are back. A server that named a time is left alone until then.
+  // The network or the user is back. If the server named a time, wait for it all the same.
   #wake() {
     this.#handlers.changed();
-    if (this.state.name === "waiting" && performance.now() >= this.#heldUntil) this.#open();
-    else if (this.#greeted && !this.#probed && performance.now() - this.#heard > OWED_MS) {
+    if (this.state.name === "waiting" && performance.now() >= this.#notBefore) this.#open();
+    else if (
+      this.#greeted &&
+      !this.#probed &&
+      performance.now() - this.#lastReceived > PENDING_MS
+    ) {
       this.#probe();
     }
   }
 
   /** @param {State} state */
-  #become(state) {
+  #setState(state) {
     this.state = state;
     this.#handlers.changed();
   }

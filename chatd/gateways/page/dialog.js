@@ -1,56 +1,56 @@
 // @ts-check
-/** The question before what cannot be undone, with what has to be said for it. */
+/** The dialog that confirms an action and asks for its details. */
 
-import { why } from "./connection.js";
+import { explain } from "./connection.js";
 import { find } from "./text.js";
 
 /**
  * @typedef {object} Question
  * @property {string} title
  * @property {string} text
- * @property {string} action what the button says
+ * @property {string} action the button's label
  * @property {HTMLElement[]} [fields]
  * @property {() => Promise<unknown>} act throws Refused or Lost
  */
 
 /**
- * Asks, and does it; what was refused is told, and can be tried again or left.
+ * Asks and performs the action. After an error the user can try again or cancel.
  * @param {Question} question
- * @returns {Promise<void>} once the question is gone
+ * @returns {Promise<void>} once the dialog is closed
  */
-export function confirmed({ title, text, action, fields = [], act }) {
+export function confirmAction({ title, text, action, fields = [], act }) {
   const dialog = find("question", HTMLDialogElement);
   const form = /** @type {HTMLFormElement} */ (dialog.firstElementChild);
   const yes = find("question-yes", HTMLButtonElement);
-  const fault = find("question-error", HTMLParagraphElement);
+  const errorText = find("question-error", HTMLParagraphElement);
   find("question-title", HTMLHeadingElement).textContent = title;
   find("question-text", HTMLParagraphElement).textContent = text;
   find("question-fields", HTMLDivElement).replaceChildren(...fields);
   find("question-no", HTMLButtonElement).onclick = () => dialog.close();
   yes.textContent = action;
   yes.disabled = false;
-  fault.textContent = "";
+  errorText.textContent = "";
   const submit = async (/** @type {Event} */ event) => {
     event.preventDefault();
     yes.disabled = true;
-    let said = "";
+    let message = "";
     try {
       await act();
     } catch (error) {
-      said = why(error);
+      message = explain(error);
     }
-    // Who did not wait for the answer may be at another question.
+    // The dialog may have been opened for another action meanwhile.
     if (form.onsubmit !== submit) return;
     yes.disabled = false;
-    fault.textContent = said;
-    if (!said) dialog.close();
+    errorText.textContent = message;
+    if (!message) dialog.close();
   };
   form.onsubmit = submit;
   dialog.showModal();
   if (!fields.length) yes.focus();
   return new Promise((resolve) => {
     dialog.onclose = () => {
-      // What was taken away stands nowhere any more.
+      // No trace of a deleted message stays in the document.
       find("question-text", HTMLParagraphElement).textContent = "";
       resolve();
     };

@@ -1,31 +1,31 @@
 // @ts-check
-/** What the page keeps of direct messages: what the others are called, and what was closed. */
+/** What the page stores about direct messages: nicks and closed conversations. */
 
 import { shared } from "./storage.js";
 
 export class Directs {
-  /** Conversations that were closed here: they are not shown until somebody writes there. */
+  /** Conversations that are hidden until a new message arrives. */
   closed = new Set(shared.get("closed", /** @type {string[]} */ ([])));
 
-  /** The name of the room of two. @param {string} one @param {string} other */
-  between(one, other) {
+  /** The name of two users' room. @param {string} one @param {string} other */
+  roomOf(one, other) {
     return `@${[one, other].sort().join(",")}`;
   }
 
-  /** Whether it is a conversation of others. @param {string} name @param {string} user */
-  foreign(name, user) {
+  /** Whether a room is not this user's. @param {string} name @param {string} user */
+  isForeign(name, user) {
     return name.includes(",") && !name.slice(1).split(",").includes(user);
   }
 
-  /** What the other one is called, as last heard. @param {string} name */
-  peer(name) {
-    return this.#peers[name] ?? "";
+  /** The other user's last known nick. @param {string} name */
+  nickOf(name) {
+    return this.#nicks[name] ?? "";
   }
 
   /** @param {string} name @param {string} nick */
-  met(name, nick) {
-    const peers = this.#peers;
-    if (peers[name] !== nick) shared.set("peers", { ...peers, [name]: nick });
+  setNick(name, nick) {
+    const nicks = this.#nicks;
+    if (nicks[name] !== nick) shared.set("peers", { ...nicks, [name]: nick });
   }
 
   /** @param {string} name */
@@ -34,13 +34,13 @@ export class Directs {
     shared.set("closed", [...this.closed]);
   }
 
-  /** Those are open again. @param {Iterable<string>} names */
-  open(names) {
+  /** @param {Iterable<string>} names */
+  reopen(names) {
     for (const name of names) this.closed.delete(name);
     shared.set("closed", [...this.closed]);
   }
 
-  get #peers() {
+  get #nicks() {
     return shared.get("peers", /** @type {Record<string, string>} */ ({}));
   }
 }

@@ -1,45 +1,45 @@
 // @ts-check
-/** Who one is: by a token where there is one, else the guest of the stored secret, else a new one. */
+/** The user's identity: by token, else the guest of the stored secret, else a new guest. */
 
 import { Refused } from "./connection.js";
 import { own, shared } from "./storage.js";
 
-/** The close code for a token that is missing, no good or over. */
+/** The close code for a missing, invalid or expired token. */
 const UNAUTHORIZED = 4502;
 
 export class Identity {
-  /** Whether the daemon takes nobody without a token. */
-  wanted = false;
-  /** Why the last token was not taken; "" where none was refused. */
-  fault = "";
+  /** Whether the server takes no guests. */
+  tokenRequired = false;
+  /** Why the last token was refused, or "". */
+  error = "";
 
-  /** What is given with the first words of a connection by polling. */
-  get offer() {
+  /** For Socket.IO's `auth`. */
+  get credentials() {
     const token = own.get("token", null);
     return token ? { token } : { session: shared.get("session", null) };
   }
 
-  /** Takes a token for this tab; with it all begins anew. @param {string} token */
-  become(token) {
+  /** Signs this tab in and reloads the page. @param {string} token */
+  useToken(token) {
     own.set("token", token);
     location.reload();
   }
 
   /** @param {import("./connection.js").State} state */
-  watch(state) {
+  connectionChanged(state) {
     if (state.name !== "closed" || state.code !== UNAUTHORIZED) return;
     this.#drop(state.reason);
-    this.wanted = true;
+    this.tokenRequired = true;
   }
 
   /**
-   * Gives who we are on this connection; null where that takes a token which is not there.
+   * Returns the identity on this connection; null if a token is needed.
    * @param {any} hello
    * @param {import("./chat.js").Ask} ask
    */
-  async settle(hello, ask) {
+  async authenticate(hello, ask) {
     const token = own.get("token", null);
-    // Without a secret it is no guest's greeting: the token came with the request.
+    // Not a guest: the token came with the request.
     if (hello.user && !hello.session) return hello;
     if (token) {
       try {
@@ -49,12 +49,12 @@ export class Identity {
         this.#drop(error.message);
       }
     }
-    this.wanted = !hello.user;
-    return this.wanted ? null : await this.#guest(hello, ask);
+    this.tokenRequired = !hello.user;
+    return this.tokenRequired ? null : await this.#guest(hello, ask);
   }
 
   /**
-   * All tabs are one guest: the stored secret wins over the one this connection was greeted with.
+   * All tabs are one guest: the stored secret wins over this connection's new one.
    * @param {any} hello
    * @param {import("./chat.js").Ask} ask
    */
@@ -62,7 +62,7 @@ export class Identity {
     let refused = null;
     for (;;) {
       const session = shared.get("session", null);
-      // Another tab may have stored a new one meanwhile.
+      // Another tab may have stored a newer one.
       if (!session || session === refused) return hello;
       try {
         return await ask({ do: "auth", session });
@@ -73,9 +73,9 @@ export class Identity {
     }
   }
 
-  /** @param {string} fault */
-  #drop(fault) {
-    if (own.get("token", null)) this.fault = fault;
+  /** @param {string} error */
+  #drop(error) {
+    if (own.get("token", null)) this.error = error;
     own.set("token", null);
   }
 }

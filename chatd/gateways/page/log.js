@@ -1,12 +1,12 @@
 // @ts-check
-/** The messages of the room that is looked at, and where in them one is. */
+/** The messages of the current room, and the scroll position. */
 
-import { drawn, drawnLine, drawnUnsent } from "./message.js";
-import { counted, day, dayName, element, find } from "./text.js";
+import { lineElement, messageElement, unsentElement } from "./message.js";
+import { day, dayName, element, find, plural } from "./text.js";
 
-// One author's messages stand under one head for this long.
+// An author's messages share a heading for this long.
 const GROUP_MS = 5 * 60_000;
-// Nearer to the end than this counts as the end: browsers round.
+// Nearer to the end than this is at the end: browsers round.
 const END_PX = 48;
 const TOP_PX = 600;
 
@@ -25,11 +25,11 @@ export class Log {
   #pill = find("pill", HTMLButtonElement);
   /** @type {import("./room.js").Room | null} */
   #room = null;
-  /** Whether the end is what is looked at. */
-  #stuck = true;
-  /** Where the last scroll led to. */
+  /** Whether the view follows the end. */
+  #following = true;
+  /** The last scroll position. */
   #scrolledTo = 0;
-  /** The last number that was in sight while at the end. */
+  /** The last number that was in view at the end. */
   #seen = 0;
   /** @type {WeakMap<Entry, {shape: string, node: HTMLElement}>} */
   #nodes = new WeakMap();
@@ -43,33 +43,33 @@ export class Log {
   constructor(chat) {
     this.#chat = chat;
     this.#scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
-    this.#pill.addEventListener("click", () => this.toEnd());
+    this.#pill.addEventListener("click", () => this.scrollToEnd());
     this.#list.addEventListener("click", (event) => this.#clicked(event));
     this.#list.addEventListener("animationend", (event) => {
       if (event.target instanceof Element) event.target.classList.remove("found");
     });
     const resized = new ResizeObserver(() => {
-      if (this.#stuck) this.#scroller.scrollTop = this.#scroller.scrollHeight;
+      if (this.#following) this.#scroller.scrollTop = this.#scroller.scrollHeight;
     });
     resized.observe(this.#scroller);
     resized.observe(this.#list);
   }
 
-  /** To the latest. Who has said something has seen what was new. @param {boolean} said */
-  toEnd(said = false) {
-    if (said && this.#room) this.#room.divider = 0;
-    if (this.#room && !this.#room.attached) void this.#chat.past.latest(this.#room);
-    this.#stuck = true;
+  /** Scrolls to the end. @param {boolean} sent whether because the user sent a message */
+  scrollToEnd(sent = false) {
+    if (sent && this.#room) this.#room.divider = 0;
+    if (this.#room && !this.#room.atEnd) void this.#chat.history.latest(this.#room);
+    this.#following = true;
     this.#scroller.scrollTop = this.#scroller.scrollHeight;
     this.render();
   }
 
-  /** Brings a message into sight, wherever in the log it is. @param {number} seq */
-  async show(seq) {
+  /** Shows a message, wherever in the log it is. @param {number} seq */
+  async jumpTo(seq) {
     const room = this.#room;
     if (!room) return;
-    this.#stuck = false;
-    await this.#chat.past.around(room, seq);
+    this.#following = false;
+    await this.#chat.history.around(room, seq);
     if (room !== this.#room) return;
     this.render();
     const node = this.#list.querySelector(`[data-seq="${seq}"]`);
@@ -79,71 +79,78 @@ export class Log {
     node.classList.add("found");
   }
 
-  /** Whether what is new is in sight of somebody. */
-  get #looking() {
-    return this.#stuck && this.#room?.attached && !document.hidden && document.hasFocus();
+  /** Whether the user sees new messages. */
+  get #watching() {
+    return this.#following && this.#room?.atEnd && !document.hidden && document.hasFocus();
   }
 
   render() {
     const room = this.#chat.current;
     const another = room !== this.#room;
-    // What is read out is what comes while one listens, not a room's past.
-    const past = another || room?.loading || this.#scroller.ariaBusy === "true";
-    this.#scroller.ariaBusy = String(Boolean(past));
-    if (another) this.#enter(room);
+    // Screen readers announce new messages, not a room's history.
+    const old = another || room?.loading || this.#scroller.ariaBusy === "true";
+    this.#scroller.ariaBusy = String(Boolean(old));
+    if (another) this.#switch(room);
     if (!room) {
       this.#list.replaceChildren();
       this.#top.textContent = "";
-      this.#say("Join a room to start.");
+      this.#setEmptyText("Join a room to start.");
       this.#pill.hidden = true;
       return;
     }
-    if (!this.#looking && room.unread && room.divider <= room.read) room.divider = room.read + 1;
-    const anchor = this.#stuck ? null : this.#anchor();
+    if (!this.#watching && room.unread && room.divider <= room.read) room.divider = room.read + 1;
+    const anchor = this.#following ? null : this.#anchor();
     this.#patch(this.#rows(room));
     this.#top.textContent = this.#topText(room);
-    this.#say(
+    this.#setEmptyText(
       room.entries.length
         ? ""
-        : room.refused || (room.joined && !room.more ? "Nothing was said here yet." : ""),
+        : room.refused || (room.joined && !room.more ? this.#emptyText(room) : ""),
     );
-    if (this.#stuck) this.#scroller.scrollTop = this.#scroller.scrollHeight;
+    if (this.#following) this.#scroller.scrollTop = this.#scroller.scrollHeight;
     else if (anchor) {
-      // By its number: an element is made anew where a message lost or gained its head.
+      // By number: an element is replaced when its message gains or loses the heading.
       const node = this.#list.querySelector(`[data-seq="${anchor.seq}"]`);
       if (node) this.#scroller.scrollTop += node.getBoundingClientRect().top - anchor.top;
     }
-    room.follows = this.#stuck;
-    if (this.#looking) {
+    room.follows = this.#following;
+    if (this.#watching) {
       this.#seen = room.last;
-      this.#chat.read(room);
-    } else if (this.#stuck) this.#seen = room.last;
+      this.#chat.markRead(room);
+    } else if (this.#following) this.#seen = room.last;
     this.#renderPill(room);
-    this.#reach(room);
+    this.#loadMore(room);
     if (!room.loading) queueMicrotask(() => (this.#scroller.ariaBusy = "false"));
   }
 
   /** @param {import("./room.js").Room | null} room */
-  #enter(room) {
+  #switch(room) {
     if (this.#room) this.#room.divider = 0;
     this.#room = room;
     this.#unsent.clear();
     this.#days.clear();
-    this.#stuck = true;
+    this.#following = true;
     if (room) room.divider = room.unread && room.read ? room.read + 1 : 0;
   }
 
   /** @param {string} text */
-  #say(text) {
+  #setEmptyText(text) {
     this.#empty.textContent = text;
     this.#empty.hidden = !text;
   }
 
   /** @param {import("./room.js").Room} room */
+  #emptyText(room) {
+    return room.direct && this.#chat.guest
+      ? "No messages. Messages between two guests are not saved."
+      : "No messages yet.";
+  }
+
+  /** @param {import("./room.js").Room} room */
   #topText(room) {
     if (room.loading) return "Loading earlier messages …";
-    if (room.direct && !room.kept)
-      return "Between guests nothing is kept: it is gone with this page.";
+    if (room.direct && !room.stored)
+      return "Messages between guests are not saved. They are gone when you leave this page.";
     if (room.more || !room.entries.length) return "";
     return room.direct
       ? `This is the beginning of your messages with ${room.label}.`
@@ -151,7 +158,7 @@ export class Log {
   }
 
   /**
-   * What is to be shown, in order; elements are made once for each entry.
+   * The elements to show, in order; one is made for each entry.
    * @param {import("./room.js").Room} room
    */
   #rows(room) {
@@ -183,10 +190,10 @@ export class Log {
       /** @type {boolean} */
       const head = apart || !this.#continues(before, entry);
       rows.push(this.#entry(entry, head));
-      // A run is measured from its head: an endless one still gets a time now and then.
+      // Measured from the heading, so that a long run gets a new one now and then.
       before = head || entry.kind !== "message" ? entry : before;
     }
-    for (const item of this.#chat.outbox.of(room.name)) {
+    for (const item of this.#chat.outbox.forRoom(room.name)) {
       if (item.seen) continue;
       const { text, at, replyTo } = item;
       const { user, nick } = this.#chat;
@@ -196,7 +203,7 @@ export class Log {
         ...{ replyTo, edited: 0, deleted: false },
       };
       const head = begin(entry) || !this.#continues(before, entry);
-      rows.push(this.#pending(item, entry, head));
+      rows.push(this.#unsentRow(item, entry, head));
       if (head) before = entry;
     }
     return rows;
@@ -216,7 +223,7 @@ export class Log {
 
   /** @param {number} at @param {string} date */
   #day(at, date) {
-    // Today is Yesterday after midnight.
+    // The name changes at midnight.
     const name = dayName(at);
     let node = this.#days.get(date);
     if (!node) this.#days.set(date, (node = element("li", { class: "day" }, element("span"))));
@@ -232,32 +239,33 @@ export class Log {
     const shape = `${head} ${mine} ${quote?.nick} ${quote?.deleted} ${quote?.text}`;
     const known = this.#nodes.get(entry);
     if (known?.shape === shape) return known.node;
-    const node = entry.kind === "line" ? drawnLine(entry) : drawn(entry, { head, mine, quote });
+    const node =
+      entry.kind === "line" ? lineElement(entry) : messageElement(entry, { head, mine, quote });
     this.#nodes.set(entry, { shape, node });
     return node;
   }
 
-  /** The message that one answers, as far as it is known. @param {number} replyTo */
+  /** The quoted message, if it is known. @param {number} replyTo */
   #quote(replyTo) {
     if (!replyTo || !this.#room) return null;
-    void this.#chat.past.quoted(this.#room, replyTo);
-    return this.#room.known.get(replyTo) ?? null;
+    void this.#chat.history.quoted(this.#room, replyTo);
+    return this.#room.messages.get(replyTo) ?? null;
   }
 
   /** @param {Unsent} item @param {Message} entry @param {boolean} head */
-  #pending(item, entry, head) {
+  #unsentRow(item, entry, head) {
     const { key, state, reason = "" } = item;
     const shape = `${head} ${state} ${reason} ${entry.nick}`;
     const known = this.#unsent.get(key);
     if (known?.shape === shape) return known.node;
-    const node = drawnUnsent(item, entry, { head, mine: true, quote: this.#quote(item.replyTo) });
+    const node = unsentElement(item, entry, { head, mine: true, quote: this.#quote(item.replyTo) });
     this.#unsent.set(key, { shape, node });
     return node;
   }
 
   /** @param {HTMLElement[]} rows */
   #patch(rows) {
-    // What goes is taken out first: then what stays is in order already, and nothing is moved.
+    // Removals first: then the rest is in order, and nothing is moved.
     const wanted = new Set(/** @type {Element[]} */ (rows));
     for (const node of [...this.#list.children]) if (!wanted.has(node)) node.remove();
     let next = this.#list.firstElementChild;
@@ -267,7 +275,7 @@ export class Log {
     }
   }
 
-  /** The first message in sight, to be held still. */
+  /** The first visible message, to be kept in place. */
   #anchor() {
     const edge = this.#scroller.getBoundingClientRect().top;
     for (const node of this.#list.querySelectorAll("[data-seq]")) {
@@ -280,27 +288,27 @@ export class Log {
   #scrolled() {
     const room = this.#room;
     const { scrollTop, scrollHeight, clientHeight } = this.#scroller;
-    // The end is left by going up. It may also move away, by another size: then it is followed.
+    // Scrolling up leaves the end. If a resize moves the end, follow it.
     const up = scrollTop < this.#scrolledTo;
     this.#scrolledTo = scrollTop;
     const atEnd = scrollHeight - scrollTop - clientHeight < END_PX;
-    const stuck = Boolean((this.#stuck && !up) || (atEnd && room?.attached));
-    if (stuck !== this.#stuck) {
-      this.#stuck = stuck;
+    const following = Boolean((this.#following && !up) || (atEnd && room?.atEnd));
+    if (following !== this.#following) {
+      this.#following = following;
       this.render();
     } else if (room) {
       this.#renderPill(room);
-      this.#reach(room);
+      this.#loadMore(room);
     }
   }
 
-  /** Near an end of what is held, or where that is in sight anyway: more. */
+  /** Loads more when near an end of the entries. */
   /** @param {import("./room.js").Room} room */
-  #reach(room) {
+  #loadMore(room) {
     const { scrollTop, scrollHeight, clientHeight } = this.#scroller;
-    if (scrollTop < TOP_PX) void this.#chat.past.older(room);
-    if (!room.attached && scrollHeight - scrollTop - clientHeight < TOP_PX)
-      void this.#chat.past.newer(room);
+    if (scrollTop < TOP_PX) void this.#chat.history.older(room);
+    if (!room.atEnd && scrollHeight - scrollTop - clientHeight < TOP_PX)
+      void this.#chat.history.newer(room);
   }
 
   /** @param {import("./room.js").Room} room */
@@ -314,9 +322,9 @@ export class Log {
       count += 1;
     }
     const far = scrollHeight - scrollTop - clientHeight > 1.5 * clientHeight;
-    this.#pill.hidden = this.#stuck || !(count || far || !room.attached);
+    this.#pill.hidden = this.#following || !(count || far || !room.atEnd);
     this.#pill.classList.toggle("news", count > 0);
-    const text = count ? counted(count, "new message") : "Jump to the latest";
+    const text = count ? plural(count, "new message") : "Jump to the latest";
     if (this.#pill.textContent !== text) this.#pill.textContent = text;
   }
 
@@ -332,7 +340,7 @@ export class Log {
         this.#chat.outbox.discard(node?.dataset.key ?? "");
         break;
       case "jump":
-        void this.show(Number(button?.getAttribute("data-to")));
+        void this.jumpTo(Number(button?.getAttribute("data-to")));
         break;
     }
   }

@@ -1,5 +1,5 @@
 // @ts-check
-/** A menu beside what was pressed: the arrows lead through it, Escape closes it. */
+/** A popup menu beside the element that opened it. */
 
 import { element, find } from "./text.js";
 

@@ -1,14 +1,14 @@
 // @ts-check
-/** How one entry of the log looks: a message, one that is not sent yet, a line between them. */
+/** The elements of the log: messages, unsent messages, notices. */
 
-import { avatar, coloured, element, linked, time } from "./text.js";
+import { avatar, coloured, element, linkify, time } from "./text.js";
 
 const MARKS = {
   queued: "Sending",
   sending: "Sending",
-  held: "Held back",
+  held: "Waiting to send",
   sent: "Sent",
-  failed: "Failed",
+  failed: "Not sent",
 };
 
 /**
@@ -32,7 +32,7 @@ function mark(state) {
 }
 
 /** @param {import("./room.js").Line} line */
-export function drawnLine(line) {
+export function lineElement(line) {
   return row(
     "li",
     `line ${line.tone}`,
@@ -41,9 +41,10 @@ export function drawnLine(line) {
   );
 }
 
-/** The message that one answers, in a line. @param {number} seq @param {Message | null} quote */
+/** A quoted message, in one line. @param {number} seq @param {Message | null} quote */
 function quotation(seq, quote) {
-  const words = quote && !quote.deleted ? quote.text : quote ? "Deleted message" : "A message";
+  const words =
+    quote && !quote.deleted ? quote.text : quote ? "Deleted message" : "Original message";
   return element(
     "button",
     { type: "button", class: "quote", "data-do": "jump", "data-to": String(seq) },
@@ -56,7 +57,7 @@ function quotation(seq, quote) {
 /** @param {Message} message */
 function body(message) {
   if (message.deleted) return row("div", "text gone", "Message deleted");
-  return element("div", { class: "text", dir: "auto" }, linked(message.text));
+  return element("div", { class: "text", dir: "auto" }, linkify(message.text));
 }
 
 /** @param {number} at */
@@ -85,11 +86,11 @@ function shape(message, { head, mine, quote }) {
 }
 
 /** @param {Message} message @param {Look} look */
-export function drawn(message, look) {
+export function messageElement(message, look) {
   const node = shape(message, look);
   if (message.seq) {
     node.dataset.seq = String(message.seq);
-    // The arrows lead from message to message; Tab does not.
+    // Reached by the arrow keys, not by Tab.
     node.tabIndex = -1;
   }
   if (look.mine && !message.deleted) node.append(mark("sent"));
@@ -97,14 +98,14 @@ export function drawn(message, look) {
 }
 
 /** @param {Unsent} item @param {Message} message @param {Look} look */
-export function drawnUnsent(item, message, look) {
+export function unsentElement(item, message, look) {
   const { key, state, reason = "" } = item;
   const node = shape(message, look);
   node.dataset.state = state === "queued" ? "sending" : state;
   node.dataset.key = key;
   node.append(mark(state));
   if (state === "failed" || state === "held") {
-    const why = state === "held" ? `Not sent yet: ${reason}` : `Not sent: ${reason}`;
+    const why = state === "held" ? `Not sent yet. ${reason}` : `Not sent. ${reason}`;
     const again = state === "held" ? "Try now" : "Retry";
     node.append(
       row(

@@ -1,27 +1,27 @@
 // @ts-check
-/** What operators do, to people and to rooms: each as an item of a menu, with what it asks for. */
+/** Operators' actions on users and rooms, as menu items. */
 
 import { Refused } from "./connection.js";
-import { confirmed } from "./dialog.js";
+import { confirmAction } from "./dialog.js";
 import { element } from "./text.js";
 
-const UNTIL = [
+const DURATIONS = [
   ["600", "10 minutes"],
-  ["3600", "an hour"],
-  ["86400", "a day"],
-  ["604800", "a week"],
-  ["", "until it is taken back"],
+  ["3600", "1 hour"],
+  ["86400", "1 day"],
+  ["604800", "1 week"],
+  ["", "no time limit"],
 ];
 const SLOW_SECONDS = 30;
 const SLOWEST_SECONDS = 86_400;
-// A nick has neither sign; what is of numbers and dots alone is hardly one.
+// Nicks contain no such sign, and hardly ever digits and dots only.
 const NETWORK = /[:/]|^[\d.]+$/;
 
-/** @type {Record<"mute" | "kick" | "ban", {does: string, text: string}>} */
-const ACTS = {
-  mute: { does: "Mute", text: "They may read on, and say nothing." },
-  kick: { does: "Kick", text: "They are put out, and may come back." },
-  ban: { does: "Ban", text: "They are put out and kept out." },
+/** @type {Record<"mute" | "kick" | "ban", {label: string, text: string}>} */
+const ACTIONS = {
+  mute: { label: "Mute", text: "They can still read, but cannot send messages." },
+  kick: { label: "Kick", text: "They are removed, but can rejoin." },
+  ban: { label: "Ban", text: "They are removed and cannot rejoin." },
 };
 
 /** @typedef {import("./room.js").Room} Room */
@@ -40,12 +40,15 @@ function select(id, label, choices) {
   return /** @type {HTMLSelectElement} */ (node);
 }
 
-function reasons() {
-  return input("act-reason", "Reason", { maxlength: "200", placeholder: "Reason, told to them" });
+function reasonInput() {
+  return input("act-reason", "Reason", {
+    maxlength: "200",
+    placeholder: "Reason (they will see it)",
+  });
 }
 
-function ends() {
-  return select("act-until", "For how long", UNTIL);
+function durationSelect() {
+  return select("act-until", "Duration", DURATIONS);
 }
 
 export class Moderation {
@@ -57,23 +60,23 @@ export class Moderation {
   }
 
   /** @param {Room} room @param {string} user @param {string} nick @returns {Item[]} */
-  ofPerson(room, user, nick) {
-    const acts = /** @type {("mute" | "kick" | "ban")[]} */ (Object.keys(ACTS));
+  userItems(room, user, nick) {
+    const acts = /** @type {("mute" | "kick" | "ban")[]} */ (Object.keys(ACTIONS));
     /** @param {"mute" | "kick" | "ban"} act @returns {Item} */
-    const item = (act) => [`${ACTS[act].does} …`, () => void this.#act(act, room, user, nick)];
+    const item = (act) => [`${ACTIONS[act].label} …`, () => void this.#act(act, room, user, nick)];
     return [
       ...acts.map(item),
-      ["Unmute", () => this.#try(() => this.#lift("unmute", room, { user }, nick))],
-      ["Unban", () => this.#try(() => this.#lift("unban", room, { user }, nick))],
+      ["Unmute", () => this.#attempt(() => this.#lift("unmute", room, { user }, nick))],
+      ["Unban", () => this.#attempt(() => this.#lift("unban", room, { user }, nick))],
     ];
   }
 
   /** @param {Room} room @returns {Item[]} */
-  ofRoom(room) {
+  roomItems(room) {
     return [
       ["Slow mode …", () => void this.#slow(room)],
       ["Close this room …", () => void this.#close(room)],
-      ["Open it again", () => this.#try(() => this.#reopen(room))],
+      ["Reopen this room", () => this.#attempt(() => this.#reopen(room))],
       ["Unban …", () => void this.#unban(room)],
     ];
   }
@@ -83,17 +86,17 @@ export class Moderation {
    * @param {string} user @param {string} nick
    */
   async #act(act, room, user, nick) {
-    const reason = reasons();
-    const until = ends();
+    const reason = reasonInput();
+    const until = durationSelect();
     const where = select("act-where", "Where", [
       ...(room.direct ? [] : [[room.name, `in #${room.name}`]]),
       ["", "everywhere"],
     ]);
-    const { does, text } = ACTS[act];
-    await confirmed({
-      title: `${does} ${nick}?`,
+    const { label, text } = ACTIONS[act];
+    await confirmAction({
+      title: `${label} ${nick}?`,
       text,
-      action: does,
+      action: label,
       fields: act === "kick" ? [reason, where] : [reason, where, until],
       act: () =>
         this.#chat.ask({
@@ -112,10 +115,10 @@ export class Moderation {
       ...{ type: "number", min: "0", max: String(SLOWEST_SECONDS), step: "any", required: "" },
       value: String(SLOW_SECONDS),
     });
-    await confirmed({
-      title: `Slow #${room.name} down?`,
-      text: "So many seconds everybody but operators waits between two messages; 0 ends it.",
-      action: "Set",
+    await confirmAction({
+      title: `Slow mode in #${room.name}`,
+      text: "Seconds between two messages, for everyone except operators. 0 turns it off.",
+      action: "Save",
       fields: [seconds],
       act: () => this.#chat.ask({ do: "slow", room: room.name, seconds: seconds.valueAsNumber }),
     });
@@ -123,11 +126,11 @@ export class Moderation {
 
   /** @param {Room} room */
   async #close(room) {
-    const reason = reasons();
-    const until = ends();
-    await confirmed({
+    const reason = reasonInput();
+    const until = durationSelect();
+    await confirmAction({
       title: `Close #${room.name}?`,
-      text: "Everybody but operators is put out and kept out.",
+      text: "Everyone except operators is removed and cannot rejoin.",
       action: "Close",
       fields: [reason, until],
       act: async () => {
@@ -137,7 +140,7 @@ export class Moderation {
           seconds: until.value ? Number(until.value) : undefined,
           reason: reason.value.trim() || undefined,
         });
-        this.#chat.note(room, "The room is closed to all but operators.");
+        this.#chat.note(room, "The room is closed to everyone except operators.");
       },
     });
   }
@@ -152,29 +155,29 @@ export class Moderation {
   async #unban(room) {
     const name = input("act-name", "Name or address", {
       ...{ required: "", autocapitalize: "none", spellcheck: "false" },
-      placeholder: "Name or address, as it was banned",
+      placeholder: "Name or address that was banned",
     });
-    await confirmed({
-      title: "Unban whom?",
-      text: `They may come into #${room.name} again, and into all else.`,
+    await confirmAction({
+      title: "Unban a user",
+      text: `They can rejoin #${room.name} and all other rooms.`,
       action: "Unban",
       fields: [name],
       act: () => {
-        const whom = name.value.trim();
-        const by = NETWORK.test(whom) ? "network" : "nick";
-        return this.#lift("unban", room, { [by]: whom }, whom);
+        const target = name.value.trim();
+        const by = NETWORK.test(target) ? "network" : "nick";
+        return this.#lift("unban", room, { [by]: target }, target);
       },
     });
   }
 
   /**
-   * Takes back what there is, in the room and everywhere: mostly it is but one of both.
+   * Lifts it in the room and everywhere; usually only one of the two exists.
    * @param {"unban" | "unmute"} act @param {Room} room
-   * @param {Record<string, string>} whom @param {string} name
+   * @param {Record<string, string>} target @param {string} name
    */
-  async #lift(act, room, whom, name) {
+  async #lift(act, room, target, name) {
     const places = room.direct ? [undefined] : [room.name, undefined];
-    const asked = places.map((place) => this.#chat.ask({ do: act, ...whom, room: place }));
+    const asked = places.map((place) => this.#chat.ask({ do: act, ...target, room: place }));
     const failed = (await Promise.allSettled(asked)).flatMap((each) =>
       each.status === "rejected" ? [each.reason] : [],
     );
@@ -182,14 +185,14 @@ export class Moderation {
       error instanceof Refused && error.code === "not_found";
     if (failed.length === places.length || !failed.every(none))
       throw failed.find((error) => !none(error)) ?? failed[0];
-    this.#chat.note(room, `${name} may ${act === "unban" ? "come in" : "speak"} again.`);
+    this.#chat.note(room, `${name} is no longer ${act === "unban" ? "banned" : "muted"}.`);
   }
 
   /**
-   * Does what asks for nothing more; where it cannot be done, that is said in the log.
+   * Performs an action that needs no dialog; an error is shown in the log.
    * @param {() => Promise<void>} act
    */
-  #try(act) {
-    act().catch((error) => this.#chat.tell(error));
+  #attempt(act) {
+    act().catch((error) => this.#chat.report(error));
   }
 }

@@ -1,37 +1,37 @@
 // @ts-check
 /**
- * Messages that the daemon has not confirmed: in this tab, over reconnects and reloads, each with
- * the key that makes saying it again harmless.
+ * Messages that the server has not confirmed. They survive reconnects and reloads of this tab; each
+ * has a key, so that sending it again is harmless.
  */
 
 import { Refused } from "./connection.js";
 import { own } from "./storage.js";
 
 const FIRST_PAUSE_MS = 1_000;
-const LONGEST_PAUSE_MS = 15_000;
-// Longer than this, and it is told why nothing is sent. And not longer is waited at once: what an
-// operator said may be taken back.
-const UNTOLD_MS = 2_000;
-const LONGEST_WAIT_MS = 60_000;
+const MAX_PAUSE_MS = 15_000;
+// A longer wait shows its reason. The longest wait is bounded, because an operator may lift a mute
+// or slow mode meanwhile.
+const SILENT_MS = 2_000;
+const MAX_WAIT_MS = 60_000;
 
-/** Refusals after which waiting helps. */
-const PASSING = new Set(["rate_limited", "unavailable", "muted"]);
+/** Refusals that pass with time. */
+const TEMPORARY = new Set(["rate_limited", "unavailable", "muted"]);
 
 /**
  * @typedef {object} Unsent
  * @property {string} key
  * @property {string} room
  * @property {string} text
- * @property {number} at when it was written, ms
- * @property {string | null} user as whom it was sent; null while it never was
+ * @property {number} at when it was written
+ * @property {string | null} user who sent it; null if it was never sent
  * @property {"queued" | "sending" | "held" | "sent" | "failed"} state
- * @property {number} replyTo the message that it answers; 0: none
- * @property {string} [reason] why it failed, or is held
- * @property {number} [seq] once it is sent
- * @property {boolean} [seen] an event in the log looks like it, its answer is still to come
+ * @property {number} replyTo a number, or 0
+ * @property {string} [reason] why it failed or waits
+ * @property {number} [seq] once sent
+ * @property {boolean} [seen] whether its event has probably arrived before its answer
  */
 
-// Not crypto.randomUUID: that one is missing on http:// pages of other machines.
+// crypto.randomUUID is missing on http:// pages of other hosts.
 function randomKey() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) =>
     byte.toString(16).padStart(2, "0"),
@@ -43,9 +43,9 @@ export class Outbox {
   items;
   #connection;
   #changed;
-  /** @type {Set<string>} rooms in which a message is on its way */
+  /** @type {Set<string>} rooms in which a message is being sent */
   #busy = new Set();
-  /** What ends the waiting in a room. @type {Map<string, () => void>} */
+  /** Functions that end the wait in a room. @type {Map<string, () => void>} */
   #waits = new Map();
 
   /**
@@ -62,7 +62,7 @@ export class Outbox {
   }
 
   /** @param {string} room */
-  of(room) {
+  forRoom(room) {
     return this.items.filter((item) => item.room === room);
   }
 
@@ -96,11 +96,11 @@ export class Outbox {
   }
 
   /**
-   * The log has shown an event of ours. Its answer came first, unless this is a resume.
+   * An event of the user's arrived. Its answer came first, unless this is a resume.
    * @param {string} room
    * @param {{seq: number, text: string}} event
    */
-  shown(room, event) {
+  confirm(room, event) {
     const found =
       this.items.find((item) => item.room === room && item.seq === event.seq) ??
       this.items.find(
@@ -116,34 +116,34 @@ export class Outbox {
   }
 
   /**
-   * The room's log begins anew: what was sent is in it, or gone with it.
+   * The room's log was loaded anew, with all that was sent.
    * @param {string} room
    */
-  renewed(room) {
+  dropSent(room) {
     this.items = this.items.filter((item) => item.room !== room || item.state !== "sent");
     this.#save();
   }
 
   /**
-   * A room turned out to be written in another way.
+   * The server spells the room's name differently.
    * @param {string} from
    * @param {string} to
    */
-  renamed(from, to) {
+  renameRoom(from, to) {
     for (const item of this.items) if (item.room === from) item.room = to;
     this.#save();
   }
 
   /**
-   * Keys count for their user alone. What went out as another one and was not answered may have
-   * been said: that is for a person to decide.
+   * Keys belong to a user. A message that another user sent, without an answer, may have been
+   * delivered: the user has to decide.
    * @param {string} user
    */
-  became(user) {
+  userChanged(user) {
     for (const item of this.items) {
       if (item.user && item.user !== user && item.state === "queued") {
         item.state = "failed";
-        item.reason = "You came back as another guest. It may have been said already.";
+        item.reason = "You are a new guest now; it may have been sent under your old name.";
       }
     }
     this.#save();
@@ -153,7 +153,7 @@ export class Outbox {
    * @param {string} room
    * @param {string} reason
    */
-  fail(room, reason) {
+  failRoom(room, reason) {
     for (const item of this.items) {
       if (item.room === room && item.state === "queued")
         Object.assign(item, { state: "failed", reason });
@@ -162,8 +162,8 @@ export class Outbox {
   }
 
   /**
-   * Sends what waits in a room, one after another: two on their way could change places when the
-   * first is refused for its rate.
+   * Sends a room's queue one by one: if two were sent at once and only the first was refused for
+   * its rate, they would change places.
    * @param {import("./room.js").Room} room
    * @param {string} user
    */
@@ -187,16 +187,16 @@ export class Outbox {
           const { seq } = await this.#connection.request(command);
           item.state = "sent";
           item.seq = seq;
-          // What has no number is told and not kept: its event is on the way.
+          // Without a number it is not stored, and its event is on the way.
           if (!seq || room.last >= seq) this.discard(key);
           pause = FIRST_PAUSE_MS;
         } catch (error) {
           item.state = "queued";
           delete item.seen;
           if (!(error instanceof Refused)) throw error;
-          if (PASSING.has(error.code) && (error.retryMs || error.code !== "muted")) {
+          if (TEMPORARY.has(error.code) && (error.retryMs || error.code !== "muted")) {
             await this.#wait(item, error, error.retryMs ?? pause);
-            pause = Math.min(2 * pause, LONGEST_PAUSE_MS);
+            pause = Math.min(2 * pause, MAX_PAUSE_MS);
           } else {
             item.state = "failed";
             item.reason = error.message;
@@ -205,7 +205,7 @@ export class Outbox {
         this.#save();
       }
     } catch {
-      // Lost: the next join takes it up again.
+      // Lost: the next join sends it again.
     } finally {
       this.#busy.delete(room.name);
       this.#save();
@@ -214,11 +214,11 @@ export class Outbox {
 
   /** @param {Unsent} item @param {Refused} error @param {number} ms */
   async #wait(item, error, ms) {
-    if (ms > UNTOLD_MS) Object.assign(item, { state: "held", reason: error.message });
+    if (ms > SILENT_MS) Object.assign(item, { state: "held", reason: error.message });
     this.#save();
     const asked = new Promise((resolve) => this.#waits.set(item.room, () => resolve(undefined)));
     try {
-      await Promise.race([this.#connection.sleep(Math.min(ms, LONGEST_WAIT_MS)), asked]);
+      await Promise.race([this.#connection.sleep(Math.min(ms, MAX_WAIT_MS)), asked]);
     } finally {
       if (item.state === "held") item.state = "queued";
       delete item.reason;

@@ -1,5 +1,5 @@
 // @ts-check
-/** What one does with a person: write to them alone; as an operator, put them in their place. */
+/** The menu of a user: direct messages and, for operators, moderation. */
 
 import { find } from "./text.js";
 
@@ -32,12 +32,12 @@ export class People {
     });
   }
 
-  /** @param {Element} at @param {string} user @param {string} nick as they were called, if not here */
+  /** @param {Element} at @param {string} user @param {string} nick if not a member */
   #show(at, user, nick = "") {
     const room = this.#chat.current;
     if (!room || user === this.#chat.user) return;
     const name = room.members.get(user)?.nick ?? nick;
-    const acts = this.#chat.op ? this.#moderation.ofPerson(room, user, name) : [];
+    const acts = this.#chat.op ? this.#moderation.userItems(room, user, name) : [];
     this.#menu.show(at, name, [[`Message ${name}`, () => void this.#write(user, name)], ...acts]);
   }
 
@@ -46,7 +46,7 @@ export class People {
     try {
       await this.#open(this.#chat.directRoom(user, nick));
     } catch (error) {
-      this.#chat.tell(error);
+      this.#chat.report(error);
     }
   }
 }

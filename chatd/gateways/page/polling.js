@@ -1,16 +1,16 @@
 // @ts-check
 /**
- * A line to the daemon where no WebSocket passes: Engine.IO 4 by long polling, and on it Socket.IO
- * 5. Its face is that of a WebSocket which speaks chatd.v1: the same JSON goes in and comes out.
+ * A transport for networks that block WebSocket: Socket.IO 5 over Engine.IO 4 long polling. It has
+ * a WebSocket's interface, with the JSON of chatd.v1.
  */
 
-// Relative, so that it also works under a path of a proxy's.
+// Relative, so that it works under a proxy's path prefix.
 const PATH = "socket.io/?EIO=4&transport=polling";
 const SEPARATOR = "\x1e";
-// Who does not take the goodbye in this time goes without it.
+// How long the final packet may take.
 const GOODBYE_MS = 5_000;
 
-/** What a WebSocket would be closed with, by the code with which Socket.IO lets nobody in. */
+/** WebSocket close codes for the codes of a connect_error. */
 const CLOSES = new Map([
   ["banned", 4501],
   ["unauthorized", 4502],
@@ -29,22 +29,22 @@ export class Polling {
   #most = Infinity;
   #open = true;
   #posting = false;
-  /** Packets that wait for their POST. @type {string[]} */
+  /** Packets to be sent. @type {string[]} */
   #packets = [];
   #calls = new AbortController();
 
-  /** @param {object} auth who we are, where we begin */
+  /** @param {object} auth credentials and the first room */
   constructor(auth) {
     void this.#run(auth);
   }
 
-  /** @param {string} frame a command; with an id, it is acknowledged */
+  /** @param {string} frame a command */
   send(frame) {
     const { do: name, id = "", ...fields } = JSON.parse(frame);
     this.#post(`42${id}${JSON.stringify([name, fields])}`);
   }
 
-  /** Goodbye, in place of what was not sent yet. */
+  /** Disconnects, dropping what was not sent yet. */
   close() {
     if (!this.#open) return;
     this.#open = false;
@@ -66,26 +66,26 @@ export class Polling {
       this.#post(`40${JSON.stringify({ ...auth, limit: 0 })}`);
       while (this.#open) {
         for (const packet of (await this.#call()).split(SEPARATOR)) {
-          this.#take(packet);
-          // Who waited for an answer goes on before the next packet, as with a WebSocket's frames:
-          // what happens in a room counts from the moment we are in it.
+          this.#packet(packet);
+          // As with a WebSocket's frames, the code that awaits an answer runs before the next
+          // packet: events in a room count from its join on.
           await null;
         }
       }
     } catch {
-      // Unreachable, refused or nonsense: in each case this line is over.
+      // Unreachable, refused or garbled: the connection is over.
       this.#end();
     }
   }
 
   /** @param {string} packet */
-  #take(packet) {
+  #packet(packet) {
     if (!this.#open) return;
     if (packet === "2") this.#post("3");
-    else if (packet.startsWith("42")) this.#told(JSON.parse(packet.slice(2)));
+    else if (packet.startsWith("42")) this.#event(JSON.parse(packet.slice(2)));
     else if (packet.startsWith("43")) {
       const at = packet.indexOf("[");
-      this.#say({ ...JSON.parse(packet.slice(at))[0], re: Number(packet.slice(2, at)) });
+      this.#emit({ ...JSON.parse(packet.slice(at))[0], re: Number(packet.slice(2, at)) });
     } else if (packet.startsWith("44")) {
       const { message, data } = JSON.parse(packet.slice(2));
       this.#end(CLOSES.get(data?.code), message);
@@ -93,17 +93,17 @@ export class Polling {
   }
 
   /** @param {any[]} event */
-  #told([name, ...given]) {
+  #event([name, ...given]) {
     const [text, about] = given;
-    if (name === "chat message") this.#say({ ...about, on: "message", text });
-    else if (name !== "notice" || !given[0].do) this.#say({ ...given[0], on: name });
-    // What was not granted at the beginning is asked for again, by who knows what to do about it;
-    // but where waiting helps, another guest or room would be a wrong beginning.
+    if (name === "chat message") this.#emit({ ...about, on: "message", text });
+    else if (name !== "notice" || !given[0].do) this.#emit({ ...given[0], on: name });
+    // A refusal at the start is dropped, because chat.js asks again. But if waiting helps, start
+    // again rather than as another guest or in another room.
     else if (given[0].retry_ms && given[0].do !== "typing") this.#end();
   }
 
   /** @param {object} frame */
-  #say(frame) {
+  #emit(frame) {
     this.onmessage?.({ data: JSON.stringify(frame) });
   }
 
@@ -123,7 +123,7 @@ export class Polling {
     this.#posting = false;
   }
 
-  /** Takes as many packets as a POST may hold, and at least one. */
+  /** As many packets as fit into a POST, at least one. */
   #payload() {
     let count = 0;
     let size = 0;

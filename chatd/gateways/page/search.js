@@ -1,7 +1,7 @@
 // @ts-check
-/** Finding what was said in a room: the newest first, and from there to its place in the log. */
+/** Search in a room: the newest first; a result leads to its place in the log. */
 
-import { why } from "./connection.js";
+import { explain } from "./connection.js";
 import { message } from "./room.js";
 import { coloured, date, element, find, marked } from "./text.js";
 
@@ -15,7 +15,7 @@ export class Search {
   #note = find("search-note", HTMLParagraphElement);
   #more = find("search-more", HTMLButtonElement);
   #room = "";
-  /** What is being shown: an answer to an earlier question comes too late. */
+  /** The current query: answers to earlier ones are dropped. */
   #asked = "";
   #before = 0;
 
@@ -41,12 +41,12 @@ export class Search {
     });
   }
 
-  get shown() {
+  get isOpen() {
     return !this.#panel.hidden;
   }
 
   toggle() {
-    if (this.shown) this.close();
+    if (this.isOpen) this.close();
     else {
       this.#panel.hidden = false;
       this.#open.setAttribute("aria-expanded", "true");
@@ -55,7 +55,7 @@ export class Search {
   }
 
   close() {
-    if (!this.shown) return;
+    if (!this.isOpen) return;
     this.#panel.hidden = true;
     this.#open.setAttribute("aria-expanded", "false");
     this.#open.focus();
@@ -79,7 +79,7 @@ export class Search {
     this.#more.hidden = true;
   }
 
-  /** @param {boolean} on whether these go on after those that are shown */
+  /** @param {boolean} on whether to continue the results */
   async #find(on) {
     const room = this.#room;
     const query = on ? this.#asked : this.#query.value.trim();
@@ -94,9 +94,11 @@ export class Search {
       this.#list.append(...found.map((/** @type {any} */ each) => this.#row(each, query)));
       this.#before = found.at(-1)?.seq ?? 0;
       this.#more.hidden = !more || !found.length;
-      this.#note.textContent = this.#list.children.length ? "" : "Nothing was found.";
+      this.#note.textContent = this.#list.children.length
+        ? ""
+        : "Nothing found. Only whole words match.";
     } catch (error) {
-      if (this.#asked === query && this.#room === room) this.#note.textContent = why(error);
+      if (this.#asked === query && this.#room === room) this.#note.textContent = explain(error);
     }
   }
 

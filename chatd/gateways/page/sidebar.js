@@ -1,11 +1,11 @@
 // @ts-check
-/** What stands beside the messages: rooms, members, and who one is. */
+/** The lists of rooms and members, and the user's own name. */
 
-import { why } from "./connection.js";
-import { avatar, coloured, counted, element, find } from "./text.js";
+import { explain } from "./connection.js";
+import { avatar, coloured, element, find, plural } from "./text.js";
 
 /**
- * Puts rows into a list, keeping those that did not change: focus and hover stay where they are.
+ * Updates a list, keeping unchanged rows, so that they keep focus and hover.
  * @param {HTMLElement} list
  * @param {{key: string, shape: string, make: () => HTMLElement}[]} rows
  */
@@ -72,7 +72,7 @@ export class Sidebar {
       void this.#join();
     });
     this.#joinName.addEventListener("input", () => (this.#joinError.textContent = ""));
-    // Who is about to choose a room is shown those that there are.
+    // The user is about to choose a room: show the current list.
     this.#joinName.addEventListener("focus", () => void chat.refreshList());
     for (const list of [this.#roomList, this.#directList, this.#otherList]) {
       list.addEventListener("click", (event) => {
@@ -81,9 +81,9 @@ export class Sidebar {
       });
     }
     this.#membersMore.addEventListener("click", () => {
-      if (chat.current) void chat.who(chat.current, false);
+      if (chat.current) void chat.loadMembers(chat.current, false);
     });
-    this.#nick.addEventListener("click", () => this.#edit(true));
+    this.#nick.addEventListener("click", () => this.#editNick(true));
     this.#nickForm.addEventListener("submit", (event) => {
       event.preventDefault();
       void this.#rename();
@@ -91,7 +91,7 @@ export class Sidebar {
     this.#nickForm.addEventListener("keydown", (event) => {
       if (event.key !== "Escape") return;
       event.stopPropagation();
-      this.#edit(false);
+      this.#editNick(false);
     });
     this.#nickForm.addEventListener("focusout", (event) => {
       const to = event.relatedTarget;
@@ -99,7 +99,7 @@ export class Sidebar {
         !(to instanceof Node && this.#nickForm.contains(to)) &&
         this.#nickInput.value === chat.nick
       ) {
-        this.#edit(false, false);
+        this.#editNick(false, false);
       }
     });
   }
@@ -144,7 +144,7 @@ export class Sidebar {
     }
   }
 
-  /** Those that are open here, and those that the daemon has kept. */
+  /** The open conversations and those that the server has stored. */
   #renderDirects() {
     const { current, directs, rooms, listed } = this.#chat;
     /** @type {Map<string, {nick: string, unread: number}>} */
@@ -154,7 +154,7 @@ export class Sidebar {
         found.set(room.name, { nick: room.label, unread: room === current ? 0 : room.unread });
     for (const { room, nick, unread = 0 } of listed)
       if (room.startsWith("@") && !found.has(room) && (unread || !directs.closed.has(room)))
-        found.set(room, { nick: nick ?? "somebody who left", unread });
+        found.set(room, { nick: nick ?? "Unknown user", unread });
     this.#directs.hidden = !found.size;
     fill(
       this.#directList,
@@ -188,7 +188,7 @@ export class Sidebar {
   #count(members) {
     return element(
       "span",
-      { class: "count", title: counted(members, "member") },
+      { class: "count", title: plural(members, "member") },
       members.toLocaleString(),
       element("span", { class: "unseen" }, " members"),
     );
@@ -242,7 +242,7 @@ export class Sidebar {
             nick,
           );
           if (mine) row.append(element("span", { class: "tag" }, "you"));
-          if (member.op) row.append(element("span", { class: "tag" }, "op"));
+          if (member.op) row.append(element("span", { class: "tag" }, "operator"));
           return element("li", {}, row);
         },
       })),
@@ -264,13 +264,13 @@ export class Sidebar {
       await this.#open(name);
       return true;
     } catch (error) {
-      this.#joinError.textContent = why(error);
+      this.#joinError.textContent = explain(error);
       return false;
     }
   }
 
   /** @param {boolean} on @param {boolean} back whether the focus returns to the button */
-  #edit(on, back = true) {
+  #editNick(on, back = true) {
     this.#nickForm.hidden = !on;
     this.#nick.hidden = on;
     this.#nickError.textContent = "";
@@ -283,14 +283,14 @@ export class Sidebar {
   async #rename() {
     const nick = this.#nickInput.value.trim();
     if (!nick || nick === this.#chat.nick) {
-      this.#edit(false);
+      this.#editNick(false);
       return;
     }
     try {
       await this.#chat.rename(nick);
-      this.#edit(false);
+      this.#editNick(false);
     } catch (error) {
-      this.#nickError.textContent = why(error);
+      this.#nickError.textContent = explain(error);
     }
   }
 }

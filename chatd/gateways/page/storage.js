@@ -1,12 +1,12 @@
 // @ts-check
 /**
- * What outlives the page: the guest's secret, nick, rooms and read marks for all tabs
- * (localStorage); drafts and unsent messages for this tab (sessionStorage).
+ * What survives a reload: the guest's secret, nick and rooms for all tabs (localStorage); token,
+ * drafts and unsent messages for this tab (sessionStorage).
  */
 
 const PREFIX = "chatd.";
 
-// Reading `localStorage` itself throws where the browser blocks it: then nothing is kept.
+// Where the browser blocks storage, reading `localStorage` throws: then nothing is stored.
 /** @param {"localStorage" | "sessionStorage"} name */
 function open(name) {
   try {
@@ -16,7 +16,7 @@ function open(name) {
   }
 }
 
-/** One browser store, with JSON values under names of ours. It never throws. */
+/** A browser store of JSON values. It never throws. */
 export class Storage {
   #store;
   /** @type {Map<string, string>} */
@@ -30,7 +30,7 @@ export class Storage {
   /**
    * @template T
    * @param {string} name
-   * @param {T} otherwise given where there is nothing, or nothing readable
+   * @param {T} otherwise returned if nothing readable is there
    * @returns {T}
    */
   get(name, otherwise) {
@@ -53,7 +53,7 @@ export class Storage {
       if (value === null) this.#store?.removeItem(PREFIX + name);
       else this.#store?.setItem(PREFIX + name, text);
     } catch {
-      // Full, or not ours to write: the page works on, and forgets when it is closed.
+      // Full or blocked: the value lives as long as the page.
     }
   }
 }

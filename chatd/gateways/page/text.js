@@ -1,9 +1,9 @@
 // @ts-check
-/** How things are written: elements, links, times, colours. Text becomes text nodes only. */
+/** Helpers for elements, links, times and colours. Text becomes text nodes only. */
 
 /**
  * @param {string} tag
- * @param {Record<string, string | boolean>} attributes true: there, with no value; false: not there
+ * @param {Record<string, string | boolean>} attributes true: without a value; false: absent
  * @param {...(Node | string)} children
  */
 export function element(tag, attributes = {}, ...children) {
@@ -23,7 +23,7 @@ export function element(tag, attributes = {}, ...children) {
  */
 export function find(id, type) {
   const node = document.getElementById(id);
-  if (!(node instanceof type)) throw new TypeError(`#${id} is not there`);
+  if (!(node instanceof type)) throw new TypeError(`#${id} is missing`);
   return node;
 }
 
@@ -41,14 +41,14 @@ export function icon(path) {
 }
 
 const LINK = /https?:\/\/[^\s<>"]+/gi;
-// What ends a sentence or a bracket around a link is not the link's.
+// Punctuation after a link does not belong to it.
 const TRAILING = /[.,:;!?'*_~\])}>]+$/;
 
 /**
  * @param {string} text
  * @returns {DocumentFragment}
  */
-export function linked(text) {
+export function linkify(text) {
   const fragment = document.createDocumentFragment();
   let end = 0;
   for (const match of text.matchAll(LINK)) {
@@ -68,14 +68,14 @@ export function linked(text) {
   return fragment;
 }
 
-// FNV-1a. By the user, not the nick: a colour follows its person, and cannot be put on.
+// FNV-1a of the user id, not the nick: a colour stays with its user and cannot be copied.
 /** @param {string} user */
 export function hue(user) {
   let hash = 0x811c9dc5;
   for (let index = 0; index < user.length; index += 1) {
     hash = Math.imul(hash ^ user.charCodeAt(index), 0x01000193);
   }
-  // Neighbouring hues look the same: 24 steps are what eyes tell apart.
+  // More than 24 hues are hard to tell apart.
   return ((hash >>> 0) % 24) * 15;
 }
 
@@ -121,7 +121,7 @@ export function time(at) {
 
 const SHORT = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
 
-/** A time of another day. @param {number} at */
+/** A time with its date. @param {number} at */
 export function date(at) {
   const when = new Date(at);
   return element(
@@ -132,8 +132,7 @@ export function date(at) {
 }
 
 /**
- * Marks the words that were looked for, as the daemon finds them: whole, without regard to case and
- * accents.
+ * Marks the words of a query, as the server finds them: whole, ignoring case and accents.
  * @param {string} text
  * @param {string} query
  */
@@ -173,6 +172,6 @@ export function dayName(at) {
 }
 
 /** @param {number} count @param {string} one */
-export function counted(count, one) {
+export function plural(count, one) {
   return `${count.toLocaleString()} ${one}${count === 1 ? "" : "s"}`;
 }

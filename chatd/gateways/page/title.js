@@ -1,10 +1,7 @@
 // @ts-check
-/**
- * What stands above the messages: which room it is, what it is about, which some may say, and the
- * way out; for operators a menu of what they may do there.
- */
+/** The header: room name, topic and Leave button or, for operators, the room menu. */
 
-import { why } from "./connection.js";
+import { explain } from "./connection.js";
 import { element, find } from "./text.js";
 
 const LEAVE = "Leave this room";
@@ -17,7 +14,7 @@ export class Title {
   #topic = find("room-topic", HTMLButtonElement);
   #form = find("topic-form", HTMLFormElement);
   #input = find("topic-input", HTMLInputElement);
-  #fault = find("topic-error", HTMLParagraphElement);
+  #error = find("topic-error", HTMLParagraphElement);
   /** @type {import("./room.js").Room | null} */
   #room = null;
 
@@ -35,7 +32,7 @@ export class Title {
     this.#menu.addEventListener("click", () => {
       const room = chat.current;
       if (!room) return;
-      menu.show(this.#menu, "This room", [...moderation.ofRoom(room), [LEAVE, leave]]);
+      menu.show(this.#menu, "Room menu", [...moderation.roomItems(room), [LEAVE, leave]]);
     });
     this.#topic.addEventListener("click", () => this.#edit(true));
     this.#form.addEventListener("submit", (event) => {
@@ -62,7 +59,7 @@ export class Title {
       const name = element("bdi", {}, label);
       this.#name.replaceChildren(...(room?.direct ? [name] : room ? [hash, name] : []));
     }
-    // One place for both: on a phone there is none for another button.
+    // Either of them: a phone has no space for both.
     const moderates = Boolean(room) && this.#chat.op && !room?.direct;
     this.#menu.hidden = !moderates;
     this.#leave.hidden = !room || moderates;
@@ -72,7 +69,7 @@ export class Title {
     const text = topic || "Set a topic";
     if (this.#topic.textContent !== text) this.#topic.textContent = text;
     this.#topic.classList.toggle("none", !topic);
-    this.#topic.title = topic && may ? `${topic}\n(click to change it)` : topic;
+    this.#topic.title = topic && may ? `${topic}\n(click to change)` : topic;
     this.#topic.disabled = !may;
     this.#topic.hidden = !this.#form.hidden || !(topic || may);
   }
@@ -80,7 +77,7 @@ export class Title {
   /** @param {boolean} on */
   #edit(on) {
     this.#form.hidden = !on;
-    this.#fault.textContent = "";
+    this.#error.textContent = "";
     if (on) this.#input.value = this.#chat.current?.topic ?? "";
     this.render();
     if (on) this.#input.select();
@@ -94,7 +91,7 @@ export class Title {
       if (room && text !== room.topic) await this.#chat.ask({ do: "topic", room: room.name, text });
       this.#edit(false);
     } catch (error) {
-      this.#fault.textContent = why(error);
+      this.#error.textContent = explain(error);
     }
   }
 }

@@ -1,5 +1,5 @@
 // @ts-check
-/** The page as a whole: what is drawn when, the banner, the drawers, the title, the keys. */
+/** The page as a whole: rendering, banner, panels, document title, keys. */
 
 import { Actions } from "./actions.js";
 import { Composer } from "./composer.js";
@@ -10,22 +10,22 @@ import { People } from "./people.js";
 import { Search } from "./search.js";
 import { Sidebar } from "./sidebar.js";
 import { shared } from "./storage.js";
-import { counted, find } from "./text.js";
+import { find, plural } from "./text.js";
 import { Title } from "./title.js";
 import { Welcome } from "./welcome.js";
 
-// As style.css has them: below, rooms and members are drawers.
+// As in style.css: on narrower pages, rooms and members are drawers.
 const ROOMS_BESIDE = matchMedia("(min-width: 760px)");
 const MEMBERS_BESIDE = matchMedia("(min-width: 1080px)");
 const LIST = new Intl.ListFormat("en");
 const FINE_POINTER = matchMedia("(hover: hover) and (pointer: fine)");
 
-/** A panel beside the messages that is a drawer where there is no place. */
+/** A panel beside the messages, or a drawer over them on a narrow page. */
 class Panel {
   #panel;
   #button;
   #beside;
-  #out = false;
+  #open = false;
 
   /**
    * @param {"rooms" | "members"} name
@@ -40,35 +40,35 @@ class Panel {
     this.#button.addEventListener("click", () => this.toggle());
     find(`${name}-close`, HTMLButtonElement).addEventListener("click", () => this.toggle());
     beside.addEventListener("change", () => {
-      this.#out = false;
+      this.#open = false;
       changed();
     });
     this.changed = changed;
   }
 
-  /** Whether it lies over the messages. */
-  get over() {
-    return this.#out && !this.#beside.matches;
+  /** Whether it covers the messages. */
+  get overlaid() {
+    return this.#open && !this.#beside.matches;
   }
 
   get #shown() {
-    return this.#beside.matches ? shared.get(`${this.name}.shown`, true) : this.#out;
+    return this.#beside.matches ? shared.get(`${this.name}.shown`, true) : this.#open;
   }
 
   toggle() {
     const inside = this.#panel.contains(document.activeElement);
     if (this.#beside.matches) shared.set(`${this.name}.shown`, !this.#shown);
-    else this.#out = !this.#out;
+    else this.#open = !this.#open;
     this.changed();
-    if (this.over) this.#panel.querySelector("button")?.focus();
+    if (this.overlaid) this.#panel.querySelector("button")?.focus();
     else if (inside) this.#button.focus();
   }
 
   close() {
-    if (this.over) this.toggle();
+    if (this.overlaid) this.toggle();
   }
 
-  /** @param {boolean} covered whether the other one lies over everything */
+  /** @param {boolean} covered whether the other panel covers the page */
   render(covered) {
     const shown = this.#shown;
     document.body.classList.toggle(`with-${this.name}`, shown);
@@ -87,14 +87,14 @@ export class View {
   #welcome;
   #rooms;
   #members;
-  #drawn = false;
+  #scheduled = false;
   #shownRoom = "";
   #banner = find("banner", HTMLDivElement);
   #bannerText = find("banner-text", HTMLSpanElement);
   #bannerWait = find("banner-wait", HTMLSpanElement);
   #bannerAction = find("banner-action", HTMLButtonElement);
   /** @type {() => void} */
-  #act = () => {};
+  #bannerAct = () => {};
 
   /**
    * @param {import("./chat.js").Chat} chat
@@ -104,8 +104,8 @@ export class View {
     this.#chat = chat;
     this.#log = new Log(chat);
     this.#sidebar = new Sidebar(chat, (name) => this.open(name));
-    this.#composer = new Composer(chat, () => this.#log.toEnd(true));
-    this.#search = new Search(chat, (seq) => void this.#log.show(seq));
+    this.#composer = new Composer(chat, () => this.#log.scrollToEnd(true));
+    this.#search = new Search(chat, (seq) => void this.#log.jumpTo(seq));
     const menu = new Menu();
     const moderation = new Moderation(chat);
     this.#title = new Title(chat, menu, moderation);
@@ -117,23 +117,23 @@ export class View {
     this.#members = new Panel("members", MEMBERS_BESIDE, changed);
     find("rooms-open", HTMLButtonElement).addEventListener("click", () => void chat.refreshList());
     find("scrim", HTMLDivElement).addEventListener("click", () => this.#closeDrawers());
-    this.#bannerAction.addEventListener("click", () => this.#act());
-    document.addEventListener("keydown", (event) => this.#pressed(event));
+    this.#bannerAction.addEventListener("click", () => this.#bannerAct());
+    document.addEventListener("keydown", (event) => this.#keyPressed(event));
     document.addEventListener("visibilitychange", () => this.changed());
     addEventListener("focus", () => this.changed());
-    // The countdown; nothing else on the page is drawn for the time's sake.
+    // Only the countdown needs a timer.
     setInterval(() => this.#renderBanner(), 1_000);
     this.#renderPanels();
     if (FINE_POINTER.matches) this.#composer.focus();
   }
 
-  /** Something changed: it is drawn once a frame, and in a hidden tab when it is seen again. */
+  /** Schedules a rendering: at most one a frame, none while the tab is hidden. */
   changed() {
     this.#renderTitle();
-    if (this.#drawn) return;
-    this.#drawn = true;
+    if (this.#scheduled) return;
+    this.#scheduled = true;
     requestAnimationFrame(() => {
-      this.#drawn = false;
+      this.#scheduled = false;
       this.#render();
     });
   }
@@ -152,7 +152,7 @@ export class View {
     if (name !== this.#shownRoom) {
       this.#shownRoom = name;
       if (name && decoded() !== name) {
-        // Back leads from room to room, but not to the address that named none.
+        // Back leads from room to room, but not to an address without one.
         const hash = `#${encodeURIComponent(name)}`;
         if (location.hash) history.pushState(null, "", hash);
         else history.replaceState(null, "", hash);
@@ -161,14 +161,12 @@ export class View {
     this.#title.render();
     this.#search.render();
     this.#welcome.render();
-    this.#renderWriters();
+    this.#renderTyping();
     find("composer", HTMLFormElement).hidden = !room;
     find("members-open", HTMLButtonElement).hidden = !room;
     const count = room?.count ?? 0;
     find("member-count", HTMLSpanElement).textContent = count ? count.toLocaleString() : "";
-    find("members-open", HTMLButtonElement).ariaLabel = count
-      ? counted(count, "member")
-      : "Members";
+    find("members-open", HTMLButtonElement).ariaLabel = count ? plural(count, "member") : "Members";
     const elsewhere = this.#unread(room) > 0;
     find("rooms-dot", HTMLSpanElement).hidden = !elsewhere;
     this.#composer.render();
@@ -178,9 +176,9 @@ export class View {
   }
 
   #renderPanels() {
-    this.#rooms.render(this.#members.over);
-    this.#members.render(this.#rooms.over);
-    const over = this.#rooms.over || this.#members.over;
+    this.#rooms.render(this.#members.overlaid);
+    this.#members.render(this.#rooms.overlaid);
+    const over = this.#rooms.overlaid || this.#members.overlaid;
     find("scrim", HTMLDivElement).hidden = !over;
     find("main", HTMLElement).inert = over;
   }
@@ -197,12 +195,12 @@ export class View {
     const { connection, ready } = this.#chat;
     const { name } = connection.state;
     document.body.dataset.connection = name === "open" && !ready ? "connecting" : name;
-    // A status line is read out when it changes: the seconds stand apart.
+    // Screen readers announce the text when it changes, so the seconds are apart.
     if (this.#bannerText.textContent !== text) this.#bannerText.textContent = text;
     this.#bannerWait.textContent = wait;
     this.#bannerAction.hidden = !action;
     this.#bannerAction.textContent = action;
-    this.#act = act;
+    this.#bannerAct = act;
   }
 
   #status() {
@@ -211,12 +209,11 @@ export class View {
     const retry = () => connection.retryNow();
     const none = { kind: "", text: "", wait: "", action: "", act: () => {} };
     if (state.name === "closed") {
-      const text = state.reason ? `Disconnected: ${state.reason}` : "Disconnected.";
-      return { ...none, kind: "closed", text, action: "Connect again", act: retry };
+      return { ...none, kind: "closed", text: state.reason, action: "Reconnect", act: retry };
     }
     if (state.name === "open" && ready) {
       if (!outdated) return none;
-      const text = "The server was updated since this page was loaded.";
+      const text = "The server was updated. Reload this page.";
       return { ...none, kind: "outdated", text, action: "Reload", act: () => location.reload() };
     }
     const text = navigator.onLine ? "Reconnecting …" : "You are offline.";
@@ -228,21 +225,21 @@ export class View {
       kind: "waiting",
       text: state.reason ? `${text} (${state.reason})` : text,
       wait,
-      action: "Now",
+      action: "Retry now",
       act: retry,
     };
   }
 
   /** The members who are typing. */
-  #renderWriters() {
-    const nicks = this.#chat.current?.writers ?? [];
+  #renderTyping() {
+    const nicks = this.#chat.current?.typing ?? [];
     const names = nicks.length > 3 ? "Several people" : LIST.format(nicks);
     const text = nicks.length ? `${names} ${nicks.length > 1 ? "are" : "is"} typing …` : "";
     const line = find("writers", HTMLParagraphElement);
     if (line.textContent !== text) line.textContent = text;
   }
 
-  /** What is unread in all rooms but this one. @param {import("./room.js").Room | null} but */
+  /** The unread messages of all rooms but one. @param {import("./room.js").Room | null} but */
   #unread(but) {
     const { listed, rooms } = this.#chat;
     let unread = 0;
@@ -261,19 +258,19 @@ export class View {
   }
 
   /** @param {KeyboardEvent} event */
-  #pressed(event) {
+  #keyPressed(event) {
     if (event.key === "Escape" && !event.isComposing) {
       if (document.querySelector("dialog[open], :popover-open")) return;
-      if (this.#rooms.over || this.#members.over) this.#closeDrawers();
-      else if (this.#search.shown) this.#search.close();
-      else this.#log.toEnd();
+      if (this.#rooms.overlaid || this.#members.overlaid) this.#closeDrawers();
+      else if (this.#search.isOpen) this.#search.close();
+      else this.#log.scrollToEnd();
     } else if (
       event.key.toLowerCase() === "f" &&
       event.shiftKey &&
       (event.ctrlKey || event.metaKey)
     ) {
       event.preventDefault();
-      if (!this.#search.shown) this.#search.toggle();
+      if (!this.#search.isOpen) this.#search.toggle();
     } else if (event.altKey && (event.key === "ArrowUp" || event.key === "ArrowDown")) {
       const names = [...this.#chat.rooms.keys()];
       const at = names.indexOf(this.#shownRoom) + (event.key === "ArrowUp" ? -1 : 1);
@@ -284,7 +281,7 @@ export class View {
   }
 }
 
-/** The room that the address names; "" where it names none, or nothing that can be read. */
+/** The room in the address, or "". */
 export function decoded() {
   try {
     return decodeURIComponent(location.hash.slice(1)).replace(/^#/, "");

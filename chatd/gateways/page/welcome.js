@@ -1,7 +1,7 @@
 // @ts-check
-/** What a newcomer is asked, once: a name; a token, where the server takes nobody without one. */
+/** The first dialog: a name or, if the server takes no guests, a token. */
 
-import { why } from "./connection.js";
+import { explain } from "./connection.js";
 import { shared } from "./storage.js";
 import { find } from "./text.js";
 
@@ -11,17 +11,17 @@ export class Welcome {
   #dialog = find("welcome", HTMLDialogElement);
   #nameForm = find("welcome-name", HTMLFormElement);
   #name = find("welcome-nick", HTMLInputElement);
-  #nameFault = find("welcome-name-error", HTMLParagraphElement);
+  #nameError = find("welcome-name-error", HTMLParagraphElement);
   #tokenForm = find("welcome-token", HTMLFormElement);
   #token = find("token-input", HTMLInputElement);
-  #tokenFault = find("token-error", HTMLParagraphElement);
+  #tokenError = find("token-error", HTMLParagraphElement);
   #byToken = find("by-token", HTMLDetailsElement);
   #signIn = find("sign-in", HTMLButtonElement);
   #tokens;
 
   /**
    * @param {import("./chat.js").Chat} chat
-   * @param {boolean} tokens whether the server takes any
+   * @param {boolean} tokens whether the server takes tokens
    * @param {() => void} done
    */
   constructor(chat, tokens, done) {
@@ -30,18 +30,18 @@ export class Welcome {
     this.#done = done;
     this.#nameForm.addEventListener("submit", (event) => {
       event.preventDefault();
-      void this.#called();
+      void this.#submitName();
     });
-    this.#name.addEventListener("input", () => (this.#nameFault.textContent = ""));
+    this.#name.addEventListener("input", () => (this.#nameError.textContent = ""));
     this.#tokenForm.addEventListener("submit", (event) => {
       event.preventDefault();
       const token = this.#token.value.trim();
-      if (token) chat.identity.become(token);
+      if (token) chat.identity.useToken(token);
     });
     find("welcome-later", HTMLButtonElement).addEventListener("click", () => this.#dialog.close());
     this.#dialog.addEventListener("cancel", (event) => {
-      // Without a token there is nothing behind it.
-      if (chat.identity.wanted) event.preventDefault();
+      // Without a token there is no chat behind it.
+      if (chat.identity.tokenRequired) event.preventDefault();
     });
     this.#dialog.addEventListener("close", () => {
       shared.set("named", true);
@@ -55,23 +55,25 @@ export class Welcome {
     const { guest, identity, ready } = this.#chat;
     this.#signIn.hidden = !this.#tokens || !ready || !guest;
     if (this.#dialog.open) return;
-    if (identity.wanted || identity.fault) this.#show(true);
+    if (identity.tokenRequired || identity.error) this.#show(true);
     else if (ready && guest && !shared.get("named", false)) this.#show(false);
   }
 
-  /** @param {boolean} token whether it is a token that is asked for */
+  /** @param {boolean} token whether to ask for a token */
   #show(token) {
-    const { identity } = this.#chat;
+    const { identity, nick } = this.#chat;
     this.#nameForm.hidden = token;
     this.#byToken.open = token;
-    this.#tokenFault.textContent = identity.fault;
-    identity.fault = "";
-    find("welcome-later", HTMLButtonElement).hidden = identity.wanted;
+    this.#tokenError.textContent = identity.error;
+    identity.error = "";
+    const later = find("welcome-later", HTMLButtonElement);
+    later.textContent = `Continue as ${nick}`;
+    later.hidden = identity.tokenRequired;
     this.#dialog.showModal();
     (token ? this.#token : this.#name).focus();
   }
 
-  async #called() {
+  async #submitName() {
     const nick = this.#name.value.trim();
     if (!nick) {
       this.#dialog.close();
@@ -81,7 +83,7 @@ export class Welcome {
       await this.#chat.rename(nick);
       this.#dialog.close();
     } catch (error) {
-      this.#nameFault.textContent = why(error);
+      this.#nameError.textContent = explain(error);
     }
   }
 }

@@ -1,12 +1,12 @@
 // @ts-check
-/** Tells the daemon up to where rooms are read: it counts what is unread, in every tab and later. */
+/** Sends read marks to the server, which counts unread messages for all tabs. */
 
-// What is read in one go is told once.
+// Several messages read at once make one mark.
 const PAUSE_MS = 400;
 
-export class Marks {
+export class ReadMarks {
   #ask;
-  /** @type {Set<import("./room.js").Room>} rooms of which it is being told */
+  /** @type {Set<import("./room.js").Room>} */
   #busy = new Set();
 
   /** @param {import("./chat.js").Ask} ask */
@@ -15,7 +15,7 @@ export class Marks {
   }
 
   /** @param {import("./room.js").Room} room */
-  async tell(room) {
+  async send(room) {
     if (this.#busy.has(room)) return;
     this.#busy.add(room);
     try {
@@ -26,7 +26,7 @@ export class Marks {
         await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
       }
     } catch {
-      // It is told with the next one.
+      // The next mark includes this one.
     } finally {
       this.#busy.delete(room);
     }

@@ -1,5 +1,5 @@
 // @ts-check
-/** What was said before, or between: pages of a room's log, read when somebody wants to see them. */
+/** Loads pages of a room's log on demand. */
 
 import { message } from "./room.js";
 
@@ -7,11 +7,11 @@ const PAGE_MESSAGES = 50;
 
 /** @typedef {import("./room.js").Room} Room */
 
-export class Past {
+export class HistoryLoader {
   #ask;
   #changed;
-  /** What is being read now; who wants another place waits for it. */
-  #reading = Promise.resolve();
+  /** The page that is being loaded. */
+  #loading = Promise.resolve();
 
   /** @param {import("./chat.js").Ask} ask @param {() => void} changed */
   constructor(ask, changed) {
@@ -19,54 +19,54 @@ export class Past {
     this.#changed = changed;
   }
 
-  /** Reads one more page of what lies above. @param {Room} room */
+  /** Loads the page before the entries. @param {Room} room */
   async older(room) {
     if (!room.more) return;
-    await this.#read(room, async () =>
+    await this.#load(room, async () =>
       room.prepend(await this.#page(room, { before: room.first })),
     );
   }
 
-  /** Reads one more page of what lies below, where an older stretch is held. @param {Room} room */
+  /** Loads the page after the entries. @param {Room} room */
   async newer(room) {
     const upto = room.last;
-    await this.#read(room, async () =>
+    await this.#load(room, async () =>
       room.append(await this.#page(room, { after: room.end }), upto),
     );
   }
 
-  /** Holds what was said last, in place of an older stretch. @param {Room} room */
+  /** Replaces the entries with the latest page. @param {Room} room */
   async latest(room) {
-    await this.#reading;
-    await this.#read(room, async () => room.move(await this.#page(room, {})));
+    await this.#loading;
+    await this.#load(room, async () => room.replace(await this.#page(room, {})));
   }
 
   /**
-   * Holds what was said around a message, if it is not held.
+   * Replaces the entries with those around a message, unless it is there.
    * @param {Room} room
    * @param {number} seq
    */
   async around(room, seq) {
-    await this.#reading;
+    await this.#loading;
     if (seq >= room.first && seq <= room.end) return;
-    await this.#read(room, async () => {
-      room.move(await this.#page(room, { before: seq + 1 }));
+    await this.#load(room, async () => {
+      room.replace(await this.#page(room, { before: seq + 1 }));
       const upto = room.last;
       room.append(await this.#page(room, { after: room.end }), upto);
     });
   }
 
-  /** Gets to know a message that another one quotes. @param {Room} room @param {number} seq */
+  /** Loads a quoted message. @param {Room} room @param {number} seq */
   async quoted(room, seq) {
-    if (room.known.has(seq) || !room.joined) return;
-    room.known.set(seq, null);
+    if (room.messages.has(seq) || !room.joined) return;
+    room.messages.set(seq, null);
     try {
       const { events } = await this.#page(room, { before: seq + 1, limit: 1 });
       const found = events.find((/** @type {any} */ each) => each.seq === seq);
-      if (found?.on === "message") room.known.set(seq, message(found));
+      if (found?.on === "message") room.messages.set(seq, message(found));
       this.#changed();
     } catch {
-      // It stays a quotation without words.
+      // The quote stays without text.
     }
   }
 
@@ -76,14 +76,14 @@ export class Past {
     return this.#ask({ ...command, ...where });
   }
 
-  /** Reads of a room's log, once at a time. @param {Room} room @param {() => Promise<void>} pages */
-  async #read(room, pages) {
+  /** Loads pages, unless that is being done. @param {Room} room @param {() => Promise<void>} pages */
+  async #load(room, pages) {
     if (!room.joined || room.loading) return;
     room.loading = true;
     this.#changed();
-    // What was held stays where nothing can be read.
-    this.#reading = pages().catch(() => {});
-    await this.#reading;
+    // On an error the entries stay as they are.
+    this.#loading = pages().catch(() => {});
+    await this.#loading;
     room.loading = false;
     this.#changed();
   }
