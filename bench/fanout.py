@@ -1,8 +1,8 @@
-"""Measure fan-out: what one delivery costs the server, chatd beside its peers, in one run.
+"""Measure fan-out: the server's CPU time for one delivery, of chatd and its peers in one run.
 
 Each round starts every server in turn (A B C A B C …) as a fresh process on a core of its own,
 connects the receivers from another process on another core, warms up, and reads the server's CPU
-clock (user and system) around the measured parts. README.md says how to read the table.
+clock (user and system) around the measured phases. README.md explains the table.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from servers import (
     versions,
 )
 
-SPARE_DESCRIPTORS = 200  # beside the receivers' own: libraries, logs, what a server keeps back
-LOAD_SPARE_SECONDS = 30.0  # for connecting, and for what is out when a part ends
+SPARE_DESCRIPTORS = 200  # beyond the receivers' own: for libraries, logs and the server's reserve
+LOAD_SPARE_SECONDS = 30.0  # for connecting, and for the messages in flight when a phase ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Plan:
 
 
 def cores() -> tuple[int | None, int | None]:
-    """Choose a core for the server and one for the load; none where there is only one."""
+    """Return a core for the server and one for the load, or None for both on a single core."""
     allowed = sorted(os.sched_getaffinity(0))
     return (allowed[0], allowed[-1]) if len(allowed) > 1 else (None, None)
 
@@ -67,7 +67,7 @@ def allow_descriptors(count: int) -> None:
 
 
 def load(plan: Plan, server: Server, handle: Running, core: int | None) -> list[Phase]:
-    """Run the load against one server; give a phase for each number in flight."""
+    """Run the load against one server and return one phase for each number in flight."""
     command = [sys.executable, str(BENCH / "receivers.py")]
     command += ["--port", str(handle.port), "--pid", str(handle.pid), "--dialect", server.dialect]
     command += ["--receivers", str(plan.receivers), "--bytes", str(plan.bytes)]
@@ -81,25 +81,25 @@ def load(plan: Plan, server: Server, handle: Running, core: int | None) -> list[
     try:
         output, complaint = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
-        words = f"the load did not end in {limit:g} s\n{handle.last_words()}"
+        words = f"the load did not finish within {limit:g} s\n{handle.last_lines()}"
         raise ServerError(f"{server.name}: the run is void\n{words}") from None
     finally:
-        process.kill()  # does nothing to one that has ended
+        process.kill()  # has no effect on an ended process
     if process.returncode:
-        words = f"{complaint.strip()}\n{handle.last_words()}".strip()
+        words = f"{complaint.strip()}\n{handle.last_lines()}".strip()
         raise ServerError(f"{server.name}: the run is void\n{words}")
     return [Phase(**phase) for phase in json.loads(output)]
 
 
 def measure(plan: Plan) -> list[dict[str, list[Phase]]]:
-    """Give the rounds: of each server, its phases."""
+    """Return the phases of each server, one dict for each round."""
     server_core, load_core = cores()
     started = time.monotonic()
     rounds: list[dict[str, list[Phase]]] = []
     longest = 0.0
     while len(rounds) < plan.rounds:
         if rounds and time.monotonic() - started + longest > plan.budget:
-            print(f"{len(rounds)} rounds of {plan.rounds}: no more fit into {plan.budget:g} s")
+            print(f"{len(rounds)} of {plan.rounds} rounds fitted into {plan.budget:g} s.")
             break
         round_started = time.monotonic()
         found: dict[str, list[Phase]] = {}
@@ -113,7 +113,7 @@ def measure(plan: Plan) -> list[dict[str, list[Phase]]]:
 
 
 def cost(phase: Phase) -> float:
-    """Give the server's CPU time of one delivery in microseconds."""
+    """Return the server's CPU time for one delivery in microseconds."""
     return phase.server_cpu_ns / phase.deliveries / 1000
 
 
@@ -159,15 +159,15 @@ def table(plan: Plan, rounds: list[dict[str, list[Phase]]]) -> str:
             )
             others = sum(phase.other_frames for phase in measured)
             if others:
-                lines.append(f"{'':20}{others} frames that were no message came while measured")
+                lines.append(f"{'':20}{others} other frames arrived during the measurement")
     deliveries = sum(p.deliveries for found in rounds for each in found.values() for p in each)
-    lines += ["", f"{deliveries} deliveries measured: each came once, in order, byte for byte."]
+    lines += ["", f"{deliveries} deliveries measured: each arrived once, in order and unchanged."]
     return "\n".join(lines)
 
 
 def setting(plan: Plan) -> str:
     server_core, load_core = cores()
-    where = "nothing pinned, there is one core only"
+    where = "nothing pinned, because there is only one core"
     if server_core is not None:
         where = f"server on core {server_core}, load on core {load_core}"
     node = shutil.which("node")
@@ -177,10 +177,10 @@ def setting(plan: Plan) -> str:
         interpreters = f"Python {platform.python_version()}, Node {asked.stdout.strip()}"
     version = versions()
     packages = [name for server in plan.servers for name in server.packages]
-    peers = ", ".join(f"{name} {version[name]}" for name in packages) or "no peer"
+    peers = ", ".join(f"{name} {version[name]}" for name in packages) or "no peers"
     return (
         f"{interpreters}; {peers}; {where}\n"
-        f"{plan.rounds} rounds; for each part {plan.warm_up:g} s warm-up, {plan.seconds:g} s "
+        f"{plan.rounds} rounds; for each phase {plan.warm_up:g} s warm-up, {plan.seconds:g} s "
         f"measured; {plan.bytes} bytes of text"
     )
 
@@ -191,13 +191,18 @@ def checkout_named(argument: str) -> tuple[str, Path]:
 
 
 def arguments() -> Plan:
-    parser = argparse.ArgumentParser(description="what one delivery costs the server")
+    parser = argparse.ArgumentParser(description="Measure the server's CPU time for one delivery.")
     parser.add_argument(
-        "--protocol", choices=PEERS, default="websocket", help="whose servers, if none is named"
+        "--protocol",
+        choices=PEERS,
+        default="websocket",
+        help="the servers to run, unless --servers names them",
     )
     parser.add_argument("--servers", nargs="+", choices=SERVERS)
     parser.add_argument("--base", nargs="+", default=[], help="the servers that ratios are to")
-    parser.add_argument("--receivers", type=int, default=500, help="the sender is one of them")
+    parser.add_argument(
+        "--receivers", type=int, default=500, help="how many; the sender is one of them"
+    )
     parser.add_argument(
         "--checkout",
         action="append",
@@ -206,20 +211,25 @@ def arguments() -> Plan:
         metavar="NAME=FOLDER",
         help="run another checkout's chatd too, as chatd-on@NAME and so on",
     )
-    parser.add_argument("--bytes", type=int, default=64, help="of a message's text (9 at least)")
+    parser.add_argument("--bytes", type=int, default=64, help="of a message's text (at least 9)")
     parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 64])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--warm-up", type=float, default=0.6, help="seconds before each part")
-    parser.add_argument("--seconds", type=float, default=1.2, help="of each measured part")
+    parser.add_argument("--warm-up", type=float, default=0.6, help="seconds before each phase")
+    parser.add_argument("--seconds", type=float, default=1.2, help="of each measured phase")
     parser.add_argument(
-        "--budget", type=float, default=120, help="seconds; no round begins that does not fit"
+        "--budget",
+        type=float,
+        default=120,
+        help="seconds; a round that would exceed them does not start",
     )
-    parser.add_argument("--quick", action="store_true", help="2 short rounds: does it work at all?")
+    parser.add_argument(
+        "--quick", action="store_true", help="2 short rounds, to see whether it works"
+    )
     given = parser.parse_args()
     if given.quick:
         given.rounds, given.warm_up, given.seconds = 2, 0.2, 0.4
     if given.bytes < 9 or min(given.receivers, given.rounds, *given.in_flight) < 1:
-        parser.error("--bytes is 9 at least, --receivers, --rounds and --in-flight are 1 at least")
+        parser.error("--bytes must be at least 9; --receivers, --rounds and --in-flight at least 1")
     of_protocol = [name for name, server in SERVERS.items() if server.protocol == given.protocol]
     servers: list[Server] = []
     for server in (SERVERS[name] for name in given.servers or of_protocol):
@@ -244,7 +254,7 @@ def arguments() -> Plan:
 
 def main() -> int:
     plan = arguments()
-    # A run that is told to end (a time limit in CI) leaves no server behind.
+    # A terminated run (a time limit in CI) leaves no server behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         allow_descriptors(plan.receivers + SPARE_DESCRIPTORS)

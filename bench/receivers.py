@@ -1,17 +1,17 @@
 """The load: many WebSocket receivers in one process, one of which sends everything.
 
-It owns what a client does: it connects, sends numbered messages with so many in flight, checks
-that each of them comes to each receiver once and in order, and reads the server's CPU clock around
-the measured part. fanout.py starts it on a core of its own; the result is JSON on stdout.
+It connects, sends numbered messages with a given number in flight, checks that every receiver gets
+each of them once and in order, and reads the server's CPU clock around the measured phase.
+fanout.py starts it on a core of its own; the result is JSON on stdout.
 
-Plain sockets and epoll, because a load that is dearer than the server measures itself. It is cheap
-by this: a broadcast gives every receiver the same bytes. Whoever gets a message first has its frame
-taken apart, its number checked and its bytes kept in one stream; for all others a `recv` and one
-comparison with that stream (a memcmp) check every byte. What differs (a ping, a notice, a half
-frame before one) is taken apart frame by frame.
+It uses plain sockets and epoll, because a load that costs more than the server measures itself. A
+broadcast sends every receiver the same bytes, which makes checking cheap: the frame that arrives
+first is parsed, its number checked and its bytes appended to one stream; for all other receivers a
+`recv` and one comparison with that stream (a memcmp) check every byte. Everything else (a ping, a
+notice, a partial frame before one) is parsed frame by frame.
 
-In flight: message n + k is sent when every receiver, the sender among them, has message n. With
-k = 1 the server never has two messages to join. Each message is one `send` of its own.
+In flight: message n + k is sent when every receiver, including the sender, has message n. With
+k = 1 the server never has two messages to combine. Each message is one `send` of its own.
 """
 
 from __future__ import annotations
@@ -32,29 +32,31 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 RECV_BYTES = 65536
-STALL_SECONDS = 5.0  # nothing comes for so long while messages are out: they are lost
-SETTLE_SECONDS = 0.05  # what a server puts off (collecting garbage, checkpoints) counts too
-LATENCY_RECEIVERS = 50  # spread evenly; a clock reading for each delivery would slow the load
+STALL_SECONDS = 5.0  # messages in flight are lost if nothing arrives for this long
+SETTLE_SECONDS = 0.05  # includes work that a server postpones (garbage collection, checkpoints)
+LATENCY_RECEIVERS = 50  # evenly spread: reading the clock for each delivery would slow the load
 NANOSECONDS = 1_000_000_000
 
 TEXT, CLOSE, PING, PONG = 0x1, 0x8, 0x9, 0xA
 
 
 class BenchError(Exception):
-    """The run is void: a delivery was lost, doubled, disordered or altered, or a peer went away."""
+    """The run is void: a delivery was lost, repeated, out of order or altered, or a peer left."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How a client speaks with a server, so that every server delivers the text `NUMBER xxx…`."""
+    """How a client speaks to a server, so that every server delivers the text `NUMBER xxx…`."""
 
-    sent: tuple[bytes, bytes]  # what a client puts before the text and behind it
-    delivered: tuple[bytes, re.Pattern[bytes]]  # what comes before it, and behind
+    sent: tuple[bytes, bytes]  # what a client puts before and after the text
+    delivered: tuple[bytes, re.Pattern[bytes]]  # what a receiver finds before and after it
     target: str = "/"
     sender_target: str = "/"
-    # How a connection begins: the start of the server's next message, and the answer, if any.
+    # The handshake: the start of each message from the server, and the client's reply, if any.
     opening: Sequence[tuple[bytes, bytes | None]] = ()
-    answers: Mapping[bytes, bytes] = field(default_factory=dict)  # to what comes at any time
+    answers: Mapping[bytes, bytes] = field(
+        default_factory=dict
+    )  # replies to messages that may arrive at any time
 
     def message(self, number: int, size: int) -> bytes:
         before, behind = self.sent
@@ -64,7 +66,7 @@ class Dialect:
         return b"%08d " % number + b"x" * (size - 9)
 
     def number(self, payload: bytes, size: int) -> int | None:
-        """Give a delivered message's number, or None for a greeting or a notice."""
+        """Return the number of a delivered message, or None for a greeting or a notice."""
         before, behind = self.delivered
         match = re.match(re.escape(before) + rb"(\d{8}) ", payload)
         if match is None:
@@ -73,12 +75,12 @@ class Dialect:
         end = len(before) + size
         as_sent = payload[len(before) : end] == self.text(number, size)
         if not as_sent or behind.fullmatch(payload, end) is None:
-            raise BenchError(f"message {number} came altered: {payload!r}")
+            raise BenchError(f"message {number} was altered: {payload!r}")
         return number
 
 
 def socketio(behind: bytes, greeting: bytes | None = None) -> Dialect:
-    """Speak as a Socket.IO client that goes straight to WebSocket, and waits for a greeting."""
+    """Return the dialect of a Socket.IO client that starts on WebSocket and awaits a greeting."""
     event = b'42["chat message","'
     return Dialect(
         sent=(event, b'"]'),
@@ -97,23 +99,23 @@ def socketio(behind: bytes, greeting: bytes | None = None) -> Dialect:
 NOTHING = re.compile(rb"")
 
 DIALECTS = {
-    # chatd's plain text puts the nick before what was sent.
+    # chatd's plain text protocol puts the nick before the text.
     "text": Dialect(
         sent=(b"", b""), delivered=(b"sender: ", NOTHING), sender_target="/?nick=sender"
     ),
-    # A server that broadcasts what it gets is sent the prefix, so that it delivers the same bytes.
+    # An echo server receives the prefix from the client, so that it delivers the same bytes.
     "echo": Dialect(sent=(b"sender: ", b""), delivered=(b"sender: ", NOTHING)),
     # Socket.IO 5 on Engine.IO 4: `io.emit("chat message", text)`.
     "socketio": socketio(behind=rb'"\]'),
-    # The same of chatd, which puts what it knows of the message behind the text, and an offset.
-    # Until its `hello` a client is in no room.
+    # chatd's own: it adds an object that describes the message, and an offset. A client is in the
+    # room once `hello` arrives.
     "socketio-chat": socketio(behind=rb'",\{"[^{}]+\},"[^"]+"\]', greeting=b'42["hello"'),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """What one measured part gave."""
+    """The results of one measured phase."""
 
     in_flight: int
     messages: int
@@ -128,16 +130,16 @@ class Phase:
 
 
 def cpu_ns(pid: int) -> int:
-    """Read a process's CPU time, all its threads (ended ones too), in nanoseconds.
+    """Return the CPU time of a process, including ended threads, in nanoseconds.
 
-    This is clock_getcpuclockid(3), which Python does not wrap; the number is made as the kernel's
-    include/linux/posix-timers_types.h has it (CPUCLOCK_SCHED = 2, for a process).
+    This is clock_getcpuclockid(3), which Python does not wrap. The clock's number is computed as in
+    the kernel's include/linux/posix-timers_types.h (CPUCLOCK_SCHED = 2, for a process).
     """
     return time.clock_gettime_ns((~pid << 3) | 2)
 
 
 def system_ticks(pid: int) -> tuple[int, int]:
-    """Read (user, system) CPU time in clock ticks: fields 14 and 15 of proc_pid_stat(5)."""
+    """Return (user, system) CPU time in clock ticks: fields 14 and 15 of proc_pid_stat(5)."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return int(fields[11]), int(fields[12])
 
@@ -154,7 +156,7 @@ def client_frame(opcode: int, payload: bytes, mask: bytes) -> bytes:
 
 
 def server_frame(buffer: bytes, start: int) -> tuple[int, bytes, int] | None:
-    """Give the (opcode, payload, end) of the frame at `start`, or None when it is not whole."""
+    """Return (opcode, payload, end) of the frame at `start`, or None if it is incomplete."""
     if len(buffer) < start + 2:
         return None
     first, size = buffer[start], buffer[start + 1]
@@ -168,7 +170,7 @@ def server_frame(buffer: bytes, start: int) -> tuple[int, bytes, int] | None:
     if len(buffer) < body + size:
         return None
     if not first & 0x80:
-        raise BenchError("a fragmented message came")
+        raise BenchError("a fragmented message arrived")
     return first & 0x7F, buffer[body : body + size], body + size
 
 
@@ -178,7 +180,7 @@ def connect(
     opening: Sequence[tuple[bytes, bytes | None]] = (),
     subprotocols: Sequence[str] = (),
 ) -> tuple[socket.socket, bytes]:
-    """Open one WebSocket; give it and the bytes that came behind the 101 and the opening."""
+    """Open one WebSocket; return it and the bytes received after the 101 and the opening."""
     connection = socket.create_connection(("127.0.0.1", port), timeout=10)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     key = base64.b64encode(os.urandom(16)).decode()
@@ -192,7 +194,7 @@ def connect(
     while b"\r\n\r\n" not in answer:
         data = connection.recv(RECV_BYTES)
         if not data:
-            raise BenchError(f"the server hung up on the handshake: {answer!r}")
+            raise BenchError(f"the server closed the connection during the handshake: {answer!r}")
         answer += data
     head, _, rest = answer.partition(b"\r\n\r\n")
     if not head.startswith(b"HTTP/1.1 101 "):
@@ -201,11 +203,11 @@ def connect(
         while (frame := server_frame(rest, 0)) is None:
             data = connection.recv(RECV_BYTES)
             if not data:
-                raise BenchError(f"the server hung up and did not say {start!r}: {rest!r}")
+                raise BenchError(f"the server closed the connection before {start!r}: {rest!r}")
             rest += data
         opcode, payload, end = frame
         if opcode != TEXT or not payload.startswith(start):
-            raise BenchError(f"the server said {payload!r}, not {start!r}")
+            raise BenchError(f"the server sent {payload!r}, not {start!r}")
         rest = rest[end:]
         if answering is not None:
             connection.sendall(client_frame(TEXT, answering, os.urandom(4)))
@@ -214,7 +216,7 @@ def connect(
 
 
 class Receivers:
-    """All the connections to one server, and what each of them has of the one stream."""
+    """All connections to one server, and how much of the stream each has received."""
 
     def __init__(self, port: int, dialect: Dialect, count: int, size: int) -> None:
         self.dialect = dialect
@@ -222,16 +224,16 @@ class Receivers:
         self.mask = os.urandom(4)
         self.epoll = select.epoll()
         self.sockets: dict[int, socket.socket] = {}
-        self.order: dict[int, int] = {}  # which receiver a descriptor is, for people
-        self.positions: dict[int, int] = {}  # how much of the stream each has
-        self.tails: dict[int, bytes] = {}  # the beginning of a frame that is not the stream's next
-        self.stream = bytearray()  # every message's frame as it was first delivered
+        self.order: dict[int, int] = {}  # the receiver's number by descriptor, for error messages
+        self.positions: dict[int, int] = {}  # how many bytes of the stream each has
+        self.tails: dict[int, bytes] = {}  # partial frames that do not continue the stream
+        self.stream = bytearray()  # the frame of every message, as first delivered
         self.ends: list[int] = []  # where each message ends in it
         self.sent_at: list[int] = []
         self.complete = 0  # messages that every receiver has
         self.other_frames = 0
         self.latencies: list[int] = []
-        # The sender is in the middle of the connections, and so of a fan-out in their order.
+        # The sender is in the middle of the connections, and thus of a fan-out in their order.
         for index in range(count):
             sends = index == count // 2
             target = dialect.sender_target if sends else dialect.target
@@ -243,17 +245,17 @@ class Receivers:
             if sends:
                 self.sender = connection
             if rest:
-                self.take_apart(descriptor, rest)
+                self.parse(descriptor, rest)
             self.epoll.register(descriptor, select.EPOLLIN)
         step = max(1, count // LATENCY_RECEIVERS)
-        # How many messages each of those whose latency is taken has.
+        # How many messages each receiver whose latency is measured has.
         self.timed = {fd: 0 for fd, index in self.order.items() if index % step == 0}
 
-    def take_apart(self, descriptor: int, data: bytes) -> None:
-        """Go through what is not simply the stream's next bytes, frame by frame."""
+    def parse(self, descriptor: int, data: bytes) -> None:
+        """Parse bytes that do not simply continue the stream, frame by frame."""
         index = self.order[descriptor]
         if not data:
-            raise BenchError(f"receiver {index} was hung up on")
+            raise BenchError(f"receiver {index}: the server closed the connection")
         count = bisect_right(self.ends, self.positions[descriptor])
         start = self.ends[count - 1] if count else 0
         buffer = self.tails.pop(descriptor, b"")
@@ -292,11 +294,11 @@ class Receivers:
         self.positions[descriptor] = position
 
     def keep(self, index: int, number: int, frame: bytes) -> None:
-        """Put a message's frame into the stream, or hold it against the one that is there."""
+        """Append a message's frame to the stream, or compare it with the one already there."""
         if number < len(self.ends):
             start = self.ends[number - 1] if number else 0
             if self.stream[start : self.ends[number]] != frame:
-                raise BenchError(f"receiver {index} got message {number} with other bytes")
+                raise BenchError(f"receiver {index} got message {number} with different bytes")
         elif number >= len(self.sent_at):
             raise BenchError(f"receiver {index} got message {number} before it was sent")
         else:
@@ -304,7 +306,7 @@ class Receivers:
             self.ends.append(len(self.stream))
 
     def receive(self, timeout: float) -> bool:
-        """Read once from each receiver that has something; give whether any had."""
+        """Read once from each readable receiver; return whether there was one."""
         positions, tails, timed, sockets = self.positions, self.tails, self.timed, self.sockets
         is_next = self.stream.startswith
         events = self.epoll.poll(timeout)
@@ -314,7 +316,7 @@ class Receivers:
             if data and is_next(data, position) and descriptor not in tails:
                 positions[descriptor] = position + len(data)
             else:
-                self.take_apart(descriptor, data)
+                self.parse(descriptor, data)
             if descriptor in timed:
                 now = time.perf_counter_ns()
                 had = timed[descriptor]
@@ -326,7 +328,7 @@ class Receivers:
         return bool(events)
 
     def exchange(self, in_flight: int, seconds: float) -> None:
-        """Send for so long, then wait until everybody has everything."""
+        """Send for `seconds`, then wait until every receiver has every message."""
         stop = time.perf_counter_ns() + int(seconds * NANOSECONDS)
         while True:
             if time.perf_counter_ns() < stop:
@@ -346,12 +348,12 @@ class Receivers:
         short = {self.order[fd]: count for fd, count in have.items() if count < total}
         examples = ", ".join(f"receiver {i} has {n}" for i, n in list(short.items())[:5])
         return (
-            f"nothing came for {STALL_SECONDS:g} s; of {total} messages "
-            f"{len(short)} of {len(have)} receivers lack some ({examples})"
+            f"nothing arrived for {STALL_SECONDS:g} s; {len(short)} of {len(have)} receivers lack "
+            f"some of {total} messages ({examples})"
         )
 
     def settle(self) -> None:
-        """Wait a moment, in which nothing may come: a message that came twice would."""
+        """Wait a moment in which no message may arrive: a repeated one would."""
         until = time.perf_counter() + SETTLE_SECONDS
         while (left := until - time.perf_counter()) > 0:
             self.receive(left)
@@ -385,22 +387,24 @@ class Receivers:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="the load of fanout.py, against one server")
+    parser = argparse.ArgumentParser(description="Run the load of fanout.py against one server.")
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--pid", type=int, required=True, help="the server's, for its CPU clock")
+    parser.add_argument(
+        "--pid", type=int, required=True, help="of the server, to read its CPU clock"
+    )
     parser.add_argument("--dialect", choices=DIALECTS, required=True)
     parser.add_argument("--receivers", type=int, default=500)
     parser.add_argument("--bytes", type=int, default=64, help="of a message's text")
     parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 64])
-    parser.add_argument("--warm-up", type=float, default=0.6, help="seconds before each")
-    parser.add_argument("--seconds", type=float, default=1.2, help="of each measured part")
+    parser.add_argument("--warm-up", type=float, default=0.6, help="seconds before each phase")
+    parser.add_argument("--seconds", type=float, default=1.2, help="of each measured phase")
     arguments = parser.parse_args()
-    gc.disable()  # nothing here makes circles, and a collection would be in the latencies
+    gc.disable()  # there are no reference cycles here, and a collection would add latency
     try:
         receivers = Receivers(
             arguments.port, DIALECTS[arguments.dialect], arguments.receivers, arguments.bytes
         )
-        # One message that everybody has shows that everybody is in the room.
+        # When everybody has the first message, everybody is in the room.
         receivers.exchange(1, 0.001)
         phases = []
         for in_flight in arguments.in_flight:

@@ -1,7 +1,7 @@
-"""The servers that are measured: how each is installed, started, and spoken with.
+"""The servers that are measured: how to install, start and speak to each.
 
-A `Server` is a row of the table. Another peer is one more entry in `SERVERS` (and, where a client
-speaks with it in another way, one more `Dialect` in receivers.py).
+A `Server` is a row of the table. A new peer is one more entry in `SERVERS` and, if its clients
+speak differently, one more `Dialect` in receivers.py.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ STOP_SECONDS = 5.0
 
 
 class ServerError(Exception):
-    """A server cannot be installed or started; the text is for the user."""
+    """A server cannot be installed or started; the message is for the user."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
     name: str
     dialect: str  # a key of receivers.DIALECTS
-    command: Callable[[int, Path], list[str]]  # given the port and a folder for this one run
-    packages: tuple[str, ...] = ()  # of a peer, whose versions are told with the figures
+    command: Callable[[int, Path], list[str]]  # takes the port and a folder for this run
+    packages: tuple[str, ...] = ()  # of a peer; their versions are printed with the figures
     protocol: str = "websocket"
     checkout: Path = BENCH.parent  # whose chatd is run
     ready_seconds: float = 20.0
 
 
 def cache_folder() -> Path:
-    """Where what is installed and what is stored goes: never into the repository."""
+    """Return the folder for installed peers and stores, outside the repository."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache).absolute() / "chatd-bench"
 
 
 def versions() -> dict[str, str]:
-    """Give the pinned version of each package that a peer may name."""
+    """Return the pinned version of each package."""
     package = json.loads((BENCH / "package.json").read_text(encoding="utf-8"))
     found: dict[str, str] = package["dependencies"]
     for line in (BENCH / "requirements.txt").read_text(encoding="utf-8").splitlines():
@@ -57,13 +57,13 @@ def versions() -> dict[str, str]:
 
 
 def installed(kind: str, pins: Sequence[str], commands: Sequence[Sequence[str]]) -> Path:
-    """Run the commands beside copies of the pins, unless that was done; give the folder."""
+    """Run the commands in a folder with copies of the pins, unless done before; return it."""
     digest = hashlib.sha256(b"".join((BENCH / pin).read_bytes() for pin in pins)).hexdigest()[:16]
     folder = cache_folder() / f"{kind}-{digest}"
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # Renamed when it is whole, so that an install that was broken off is never taken for one.
+    # Renamed when complete, so that an interrupted installation is never used.
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="install-") as fresh:
         for pin in pins:
             shutil.copy2(BENCH / pin, fresh)
@@ -78,20 +78,20 @@ def installed(kind: str, pins: Sequence[str], commands: Sequence[Sequence[str]])
 
 
 def node_peer(script: str) -> Path:
-    """Install package-lock.json's packages unless they are there; give the script beside them."""
+    """Install the packages of package-lock.json; return a copy of the script beside them."""
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None or npm is None:
         missing = "node" if node is None else "npm"
         raise ServerError(
             f"the peer {script} needs Node.js 20 or newer with npm, and there is no `{missing}` in "
-            "PATH: install it, or leave the peer out with --servers"
+            "PATH. Install it, or leave the peer out with --servers."
         )
     folder = installed(
         "node",
         ("package.json", "package-lock.json"),
         [(npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts")],
     )
-    # An ES module finds its packages from the folder it lies in.
+    # An ES module looks for its packages from its own folder upward.
     return Path(shutil.copy2(BENCH / "peers" / script, folder))
 
 
@@ -103,7 +103,7 @@ def node(script: str) -> Callable[[int, Path], list[str]]:
 
 
 def python(script: str) -> Callable[[int, Path], list[str]]:
-    """Run a script with requirements.txt's packages, on the Python that chatd is run on."""
+    """Run a script with the packages of requirements.txt and the Python that runs chatd."""
     kind = f"python{sys.version_info.major}.{sys.version_info.minor}"
     pip = ("venv/bin/python", "-m", "pip", "--disable-pip-version-check", "--quiet")
 
@@ -116,14 +116,14 @@ def python(script: str) -> Callable[[int, Path], list[str]]:
                 (*pip, "install", "--requirement", "requirements.txt"),
             ],
         )
-        # The folder was renamed: an environment's scripts name it, its interpreter does not.
+        # The folder was renamed: the environment's scripts contain its old name, python does not.
         interpreter = folder / "venv" / "bin" / "python"
         return [str(interpreter), str(BENCH / "peers" / script), str(port)]
 
     return command
 
 
-# One user does everything, and would soon be refused: the highest values that chatd accepts.
+# One user sends everything and would soon be refused. These are the highest accepted values.
 UNLIMITED = (
     "limits.messages_per_second=1000000",
     "limits.messages_burst=1000000",
@@ -171,12 +171,12 @@ SERVERS = {
 }
 
 
-# What ratios are to, unless a run is told otherwise.
+# The servers that ratios refer to, unless --base names others.
 PEERS = {"websocket": ["node-ws"], "socketio": ["node-socketio", "python-socketio"]}
 
 
 def environment(checkout: Path, folder: Path) -> dict[str, str]:
-    """Return the environment of a daemon from a checkout that meets nothing of another one."""
+    """Return the environment that runs a checkout's chatd, apart from any other daemon."""
     return {
         **os.environ,
         "PYTHONPATH": str(checkout),
@@ -198,17 +198,17 @@ class Running:
     port: int
     log: Path
 
-    def last_words(self) -> str:
+    def last_lines(self) -> str:
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         return "\n".join(lines[-15:])
 
 
 @contextlib.contextmanager
 def running(server: Server, core: int | None) -> Iterator[Running]:
-    """Run a server on one core with a folder of its own, from ready to ended."""
+    """Run a server on one core with a folder of its own, from ready until it has ended."""
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
-    # In the cache folder and not in /tmp, which may be memory: a store lies on a disk.
+    # In the cache folder, because /tmp may be in memory and a store belongs on a disk.
     with tempfile.TemporaryDirectory(dir=cache, prefix="run-") as name:
         folder = Path(name)
         port = free_port()
@@ -240,19 +240,19 @@ def wait_ready(server: Server, process: subprocess.Popen[bytes], handle: Running
     deadline = time.monotonic() + server.ready_seconds
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            words = handle.last_words()
-            raise ServerError(f"{server.name} ended with {process.returncode} at once:\n{words}")
+            words = handle.last_lines()
+            raise ServerError(f"{server.name} exited with {process.returncode} at start:\n{words}")
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", handle.port)):
             return
         time.sleep(0.02)
     raise ServerError(
-        f"{server.name} did not listen in {server.ready_seconds:g} s:\n{handle.last_words()}"
+        f"{server.name} did not listen in {server.ready_seconds:g} s:\n{handle.last_lines()}"
     )
 
 
 @contextlib.contextmanager
 def pinned(core: int | None) -> Iterator[None]:
-    """Let processes that are started here have one core; each of their threads inherits it."""
+    """Pin processes that are started within the block to one core, with all their threads."""
     before = os.sched_getaffinity(0)
     if core is not None:
         os.sched_setaffinity(0, {core})

@@ -1,8 +1,8 @@
-"""Measure what one client that stops reading costs the others: their latency with it and without.
+"""Measure what a client that stops reading costs the others: their latency with and without it.
 
-Each round is two parts on a fresh chatd: one in flight to all receivers, first by themselves, then
-with one more connection that never reads. A part ends when what was sent is well past what the
-kernel and the send queue hold for that connection, so its overflow and its end (4001) are within.
+Each round has two phases on a fresh chatd, with one message in flight to all receivers: first
+without, then with one more connection that never reads. A phase sends much more than the kernel and
+the send queue hold for that connection, so its overflow and its close (4001) are included.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LIMIT_SECONDS = 60.0
 
 
 def load(port: int, pid: int, count: int) -> list[Phase]:
-    """Be the receivers; give the part without the slow reader and the one with it."""
+    """Run the receivers; return the phase without the slow reader and the phase with it."""
     receivers = Receivers(port, DIALECTS["text"], count, MESSAGE_BYTES)
     receivers.exchange(1, 0.5)
     without = receivers.measure(pid, 1, PART_SECONDS)
@@ -47,7 +47,7 @@ def measure(handle: Running, count: int, core: int | None) -> tuple[Phase, Phase
             command, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False
         )
     if process.returncode:
-        raise ServerError(f"{process.stderr.strip()}\n{handle.last_words()}")
+        raise ServerError(f"{process.stderr.strip()}\n{handle.last_lines()}")
     without, with_it = (Phase(**phase) for phase in json.loads(process.stdout))
     return without, with_it
 
@@ -58,10 +58,12 @@ def closed_as_too_slow(log: Path) -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="what a slow reader costs the others")
+    parser = argparse.ArgumentParser(description="Measure what a slow reader costs the others.")
     parser.add_argument("--receivers", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--load", type=int, nargs=2, metavar=("PORT", "PID"), help="be the load")
+    parser.add_argument(
+        "--load", type=int, nargs=2, metavar=("PORT", "PID"), help=argparse.SUPPRESS
+    )
     given = parser.parse_args()
     try:
         if given.load:

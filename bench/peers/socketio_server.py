@@ -1,7 +1,7 @@
 """The server of Socket.IO's tutorial on python-socketio: one client's `chat message` goes to all.
 
-Usage: socketio_server.py PORT. It runs in an environment of its own (servers.py), as it is
-usually deployed where speed counts: uvicorn with uvloop and httptools, without an access log. Of
+Usage: socketio_server.py PORT. It runs in an environment of its own (servers.py) and as it is
+deployed where speed counts: under uvicorn with uvloop and httptools, without an access log. Of
 uvicorn's WebSocket implementations `websockets-sansio` takes the least CPU here, before wsproto.
 """
 
@@ -11,7 +11,7 @@ import importlib
 import sys
 from typing import Any
 
-# Not `import`: chatd's own environment, in which types are checked, has none of them.
+# Not `import`: the environment in which types are checked has none of these packages.
 socketio: Any = importlib.import_module("socketio")
 uvicorn: Any = importlib.import_module("uvicorn")
 

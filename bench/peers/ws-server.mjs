@@ -1,4 +1,4 @@
-// The broadcast server of the README of npm's `ws`, "including itself": what comes from one client goes to all.
+// The broadcast server of the README of npm's `ws`, "including itself": every message goes to all clients.
 // Usage: node ws-server.mjs PORT
 import WebSocket, { WebSocketServer } from 'ws';
 
