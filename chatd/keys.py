@@ -1,6 +1,6 @@
-"""The keys that an operator may set: type, range, default and explanation of each, once.
+"""The keys of the configuration: the type, range, default and description of each.
 
-``chatd config`` prints its documentation from here, ``chatd.settings`` reads files by it.
+``chatd.settings`` reads files by these classes, and ``chatd config`` prints them as documentation.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+from collections.abc import Callable, Sequence
 from typing import Annotated, Final, Literal, TypeAlias
 
 from msgspec import Meta, Struct
@@ -15,6 +16,7 @@ from msgspec import Meta, Struct
 __all__ = [
     "CREDENTIAL",
     "ENVELOPE_BYTES",
+    "RESTART",
     "Admin",
     "Auth",
     "Chat",
@@ -33,30 +35,30 @@ __all__ = [
 
 Off: TypeAlias = Literal["off"]
 
-# Beside a key whose change counts from the next start on: all others change with a reload.
-_RESTART: Final = {"restart": True}
+RESTART: Final = object()
+"""Marks a key that takes effect at the next start. All others take effect on a reload."""
 
-# What stands around a text on the wire, and each of its bytes as JSON may escape it: an emoji's
-# 4 bytes become 12 (\ud83d\ude00), so 4 for 1 leaves room.
+# The most that JSON's escapes and the fields around it add to a text: an emoji's 4 bytes become 12
+# (\ud83d\ude00), so a factor of 4 leaves room.
 _ESCAPED: Final = 4
 ENVELOPE_BYTES: Final = 4096
 
 CREDENTIAL: Final = "credential:"
-"""Before the name of a file that systemd hands over: systemd.exec(5), LoadCredential=."""
+"""The prefix of a file that systemd provides: systemd.exec(5), LoadCredential=."""
 
 _HOST: Final = r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])"
-# sun_path holds 108 bytes with its end: unix(7).
+_FILE: Final = r"/[^\0]*[^/\0]"
+# The name of a file in the credentials' folder: systemd.exec(5).
+_KEY_FILE: Final = rf"{_FILE}|{CREDENTIAL}(?!\.)[A-Za-z0-9_.-]+"
+_NICK: Final = r"[^\s*:@#,/\x00-\x1f\x7f]{1,32}"
+_WHO: Final = rf"(?!\S*=){_NICK}(?:,{_NICK})*"  # everybody, users and operators among them
+# sun_path holds 108 bytes with the NUL that ends it: unix(7).
 _UNIX_PATH_BYTES: Final = 107
 
 
 def _is_address(text: str) -> bool:
-    if text == "systemd:":
-        return True
     if text.startswith("unix:"):
-        path = text.removeprefix("unix:")
-        return (
-            path.startswith("/") and "\0" not in path and len(os.fsencode(path)) <= _UNIX_PATH_BYTES
-        )
+        return _is_socket_path(text.removeprefix("unix:"))
     host, _, port = text.rpartition(":")
     if re.fullmatch(r"[0-9]{1,5}", port) is None or int(port) > 65535:
         return False
@@ -67,6 +69,10 @@ def _is_address(text: str) -> bool:
     return re.fullmatch(_HOST, host) is not None
 
 
+def _is_socket_path(text: str) -> bool:
+    return text.startswith("/") and "\0" not in text and len(os.fsencode(text)) <= _UNIX_PATH_BYTES
+
+
 def _is_ip(text: str, version: int) -> bool:
     try:
         return ipaddress.ip_address(text).version == version
@@ -74,23 +80,7 @@ def _is_ip(text: str, version: int) -> bool:
         return False
 
 
-def _is_mode(text: str) -> bool:
-    return re.fullmatch(r"0?[0-7]{3}", text) is not None
-
-
-def _is_origin(text: str) -> bool:
-    if text in ("same", "loopback", "file"):
-        return True
-    return re.fullmatch(rf"[a-z][a-z0-9+.-]*://{_HOST}(?::[0-9]{{1,5}})?", text) is not None
-
-
-def _is_host(text: str) -> bool:
-    return re.fullmatch(rf"{_HOST}(?::[0-9]{{1,5}})?", text) is not None
-
-
-def _is_proxy(text: str) -> bool:
-    if text == "unix":
-        return True
+def _is_network(text: str) -> bool:
     try:
         ipaddress.ip_network(text)
     except ValueError:
@@ -98,166 +88,79 @@ def _is_proxy(text: str) -> bool:
     return True
 
 
-def _is_key_file(text: str) -> bool:
-    # A credential's name is a file's in one folder: systemd.exec(5).
-    if text.startswith(CREDENTIAL):
-        return re.fullmatch(r"(?!\.)[A-Za-z0-9_.-]+", text.removeprefix(CREDENTIAL)) is not None
-    return _is_file(text)
+def _text(
+    title: str,
+    pattern: str | None = None,
+    *,
+    words: Sequence[str] = (),
+    check: Callable[[str], bool] | None = None,
+) -> Meta:
+    """Return a constraint on texts: one of ``words``, or what ``pattern`` or ``check`` accepts.
 
-
-def _is_secret_file(text: str) -> bool:
-    return text == "off" or _is_key_file(text)
-
-
-def _is_greeting(text: str) -> bool:
-    return set(re.findall(r"\{(\w*)\}", text)) <= {"nick", "room"}
-
-
-def _is_room(text: str) -> bool:
-    return re.fullmatch(r"(?!/)[^\s*:@#,\x00-\x1f\x7f]{1,64}", text) is not None
-
-
-def _is_room_rule(text: str) -> bool:
-    who = r"(?:everybody|users|operators|[^\s*:@#,/=]{1,32}(?:,[^\s*:@#,/=]{1,32})*)"
-    return (
-        re.fullmatch(rf"(?!/)[^\s:@#,]{{1,64}}(?: read={who})?(?: write={who})?", text) is not None
-        and " " in text
+    ``title`` is how the constraint is described to people.
+    """
+    if check is None:
+        return Meta(
+            title=title,
+            pattern=rf"\A(?:{'|'.join([*words, pattern or ''])})\Z",
+            extra={"words": words},
+        )
+    return Meta(
+        title=title, extra={"words": words, "check": lambda text: text in words or check(text)}
     )
 
 
-def _is_user(text: str) -> bool:
-    return re.fullmatch(r"[^\s*:@#,/\x00-\x1f\x7f]{1,32}", text) is not None
-
-
-def _is_cookie(text: str) -> bool:
-    # RFC 6265 section 4.1.1: a token of RFC 9110.
-    return re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}", text) is not None
-
-
-def _is_admin_socket(text: str) -> bool:
-    return text in ("auto", "off") or _is_address(f"unix:{text}")
-
-
-def _is_metrics_address(text: str) -> bool:
-    return text == "off" or _is_address(text)
-
-
-def _is_history_path(text: str) -> bool:
-    return text == "auto" or _is_file(text)
-
-
-def _is_file(text: str) -> bool:
-    return text.startswith("/") and not text.endswith("/") and "\0" not in text
-
-
-_Address: TypeAlias = Annotated[
+_Mode: TypeAlias = Annotated[str, _text('an octal mode such as "0660"', "0?[0-7]{3}")]
+_SecretFile: TypeAlias = Annotated[
     str,
-    Meta(
-        title='"HOST:PORT", "[IPV6]:PORT", "unix:/PATH" or "systemd:"',
-        extra={"check": _is_address},
-    ),
-]
-_Mode: TypeAlias = Annotated[
-    str, Meta(title='a mode in octal such as "0660"', extra={"check": _is_mode})
+    _text('"off", the absolute path of a file, or "credential:NAME"', _KEY_FILE, words=("off",)),
 ]
 _Origin: TypeAlias = Annotated[
     str,
-    Meta(
-        title='"same", "loopback", "file" or an origin such as "https://chat.example.org"',
-        extra={"check": _is_origin, "words": ("same", "loopback", "file")},
+    _text(
+        '"same", "loopback", "file", or an origin such as "https://chat.example.org"',
+        rf"[a-z][a-z0-9+.-]*://{_HOST}(?::[0-9]{{1,5}})?",
+        words=("same", "loopback", "file"),
     ),
-]
-_HostName: TypeAlias = Annotated[
-    str, Meta(title='"HOST" or "HOST:PORT"', extra={"check": _is_host})
 ]
 _Proxy: TypeAlias = Annotated[
     str,
-    Meta(
-        title='"unix", an IP address or a network such as "10.1.0.0/16"',
-        extra={"check": _is_proxy, "words": ("unix",)},
-    ),
-]
-_SecretFile: TypeAlias = Annotated[
-    str,
-    Meta(
-        title='"off", a file\'s absolute path or "credential:NAME"',
-        extra={"check": _is_secret_file, "words": ("off",)},
-    ),
-]
-_Greeting: TypeAlias = Annotated[
-    str, Meta(title="a text; {nick} and {room} are filled in", extra={"check": _is_greeting})
-]
-_RoomName: TypeAlias = Annotated[
-    str,
-    Meta(
-        title="1 to 64 characters, no spaces and none of * : @ # , nor / at the start",
-        extra={"check": _is_room},
+    _text(
+        '"unix", an IP address, or a network such as "10.1.0.0/16"',
+        words=("unix",),
+        check=_is_network,
     ),
 ]
 _RoomRule: TypeAlias = Annotated[
     str,
-    Meta(
-        title='"PATTERN read=WHO write=WHO", such as "news write=operators"',
-        extra={"check": _is_room_rule},
-    ),
-]
-_User: TypeAlias = Annotated[
-    str,
-    Meta(
-        title="a user's name: 1 to 32 characters, no spaces and none of * : @ # , /",
-        extra={"check": _is_user},
-    ),
-]
-_KeyFile: TypeAlias = Annotated[
-    str,
-    Meta(
-        title='a file\'s absolute path or "credential:NAME"',
-        extra={"check": _is_key_file},
-    ),
-]
-_Cookie: TypeAlias = Annotated[
-    str,
-    Meta(
-        title='"off" or a cookie\'s name, such as "token"',
-        extra={"check": _is_cookie, "words": ("off",)},
-    ),
-]
-_HistoryPath: TypeAlias = Annotated[
-    str, Meta(title='"auto" or a file\'s absolute path', extra={"check": _is_history_path})
-]
-
-_AdminSocket: TypeAlias = Annotated[
-    str,
-    Meta(
-        title='"auto", "off" or a socket\'s absolute path',
-        extra={"check": _is_admin_socket, "words": ("auto", "off")},
-    ),
-]
-_MetricsAddress: TypeAlias = Annotated[
-    str,
-    Meta(
-        title='"off", "HOST:PORT", "[IPV6]:PORT" or "unix:/PATH"',
-        extra={"check": _is_metrics_address, "words": ("off",)},
+    _text(
+        '"PATTERN read=WHO write=WHO", such as "news write=operators"',
+        rf"(?!/)[^\s:@#,]{{1,64}}(?= (?:read|write)=)(?: read={_WHO})?(?: write={_WHO})?",
     ),
 ]
 
 
 class Listen(Struct, frozen=True, kw_only=True):
     addresses: Annotated[
-        tuple[_Address, ...],
-        Meta(
-            min_length=1,
-            description="Where clients come in; several may be given. localhost is 127.0.0.1 and, "
-            "where the machine has IPv6, [::1]. For everybody: [::]:3000 (IPv6 and IPv4) or "
-            "0.0.0.0:3000 (IPv4 alone). systemd: takes the sockets of a .socket unit.",
-            extra=_RESTART,
-        ),
+        tuple[
+            Annotated[
+                str,
+                _text(
+                    '"HOST:PORT", "[IPV6]:PORT", "unix:/PATH" or "systemd:"',
+                    words=("systemd:",),
+                    check=_is_address,
+                ),
+            ],
+            ...,
+        ],
+        Meta(min_length=1),
+        RESTART,
+        "The addresses that clients connect to. localhost is 127.0.0.1 and, if the machine has "
+        "IPv6, [::1]. To accept everyone, use [::]:3000 (IPv6 and IPv4) or 0.0.0.0:3000 (IPv4 "
+        "only). systemd: uses the sockets of a .socket unit.",
     ] = ("localhost:3000",)
     socket_mode: Annotated[
-        _Mode,
-        Meta(
-            description="The permissions of a Unix socket: who may connect to it.", extra=_RESTART
-        ),
+        _Mode, RESTART, "The permissions of Unix sockets: who may connect to them."
     ] = "0666"
 
     @property
@@ -269,410 +172,347 @@ class Listen(Struct, frozen=True, kw_only=True):
 class Http(Struct, frozen=True, kw_only=True):
     origins: Annotated[
         tuple[_Origin, ...],
-        Meta(
-            description="Which web pages may connect. same: a page from the very host and port "
-            "that it connects to. loopback: a page from this machine. file: a page opened from a "
-            "file. The last two count only where listener, client and Host are all loopback. A "
-            "request without Origin is no browser's, and passes.",
-        ),
+        "Which web pages may connect. same: pages served from the host and port that they connect "
+        "to. loopback: pages served from this machine. file: pages opened from a file. loopback "
+        "and file apply only if the listener, the client and the Host header are all loopback. "
+        "Requests without an Origin header do not come from a browser and are always allowed.",
     ] = ("same", "loopback", "file")
     hosts: Annotated[
-        tuple[_HostName, ...],
-        Meta(
-            description="The names this server goes by. Set it where browsers come from other "
-            "machines: a page of another name that was made to point here is then no longer "
-            '"same". Empty: any name.',
-        ),
+        tuple[
+            Annotated[str, _text('"HOST" or "HOST:PORT"', rf"{_HOST}(?::[0-9]{{1,5}})?")],
+            ...,
+        ],
+        "The names of this server. Set it if browsers connect from other machines: a page from "
+        "another domain that was pointed at this server's address (DNS rebinding) then no longer "
+        "counts as same. Empty: any name.",
     ] = ()
     trusted_proxies: Annotated[
         tuple[_Proxy, ...],
-        Meta(
-            description="Who may say for whom it asks: by X-Forwarded-For, -Host and -Proto, by "
-            "Forwarded, or by the PROXY protocol. unix: whoever comes by a Unix socket. From "
-            "anybody else such headers are ignored, and the PROXY protocol is refused.",
-        ),
+        "The proxies that may report a client's address, in X-Forwarded-For, -Host and -Proto, in "
+        "Forwarded, or by the PROXY protocol. unix: every peer on a Unix socket. From other peers "
+        "these headers are ignored and the PROXY protocol is refused.",
     ] = ("unix",)
 
 
 class Tls(Struct, frozen=True, kw_only=True):
     certificate_file: Annotated[
         _SecretFile,
-        Meta(
-            description="The certificate, in PEM, with the chain behind it. With it, and its key, "
-            "https and wss are spoken wherever chatd listens on TCP; Unix sockets stay plain. "
-            "credential:NAME is a file that systemd hands over (LoadCredential=).",
-        ),
+        "The certificate and its chain, in PEM. With a certificate and its key every TCP listener "
+        "speaks https and wss; Unix sockets stay unencrypted. credential:NAME is a file that "
+        "systemd provides (LoadCredential=).",
     ] = "off"
     key_file: Annotated[
         _SecretFile,
-        Meta(description="Its private key, in PEM, without a passphrase. Both are given, or none."),
+        "The certificate's private key, in PEM, without a passphrase. Set both keys or neither.",
     ] = "off"
 
 
 class Chat(Struct, frozen=True, kw_only=True):
     greeting: Annotated[
-        _Greeting, Meta(description="The first line that a plain text client gets.")
+        str,
+        _text(
+            "text in which {nick} and {room} are replaced",
+            r"(?s:(?!.*\{(?!(?:nick|room)\})\w*\}).*)",
+        ),
+        "The first line that a plain text client receives.",
     ] = "Hello, I am chatd. You are {nick} in #{room}."
     default_room: Annotated[
-        _RoomName, Meta(description="The room of clients that ask for none.")
+        str,
+        _text(
+            "1 to 64 characters without spaces or * : @ #  or a leading /",
+            r"(?!/)[^\s*:@#,\x00-\x1f\x7f]{1,64}",
+        ),
+        "The room of clients that do not ask for one.",
     ] = "lobby"
     backlog: Annotated[
         int,
-        Meta(
-            ge=0,
-            le=500,
-            description="How many of a room's last messages a plain text client is shown when "
-            "it comes in.",
-        ),
+        Meta(ge=0, le=500),
+        "How many of a room's latest messages a plain text client receives when it joins.",
     ] = 20
     create_rooms: Annotated[
         bool,
-        Meta(
-            description="Whether joining a room that is not there makes it. Where not, there are "
-            "the default room and those that have history.",
-        ),
+        "Whether joining a room that does not exist creates it. If false, only the default room "
+        "and rooms that have history exist.",
     ] = True
     rules: Annotated[
         tuple[_RoomRule, ...],
-        Meta(
-            description="Who may read and who may write in rooms of a name; * stands for anything. "
-            'Each is "PATTERN read=WHO write=WHO", where WHO is everybody, users (not guests), '
-            "operators, or users' names with commas between. Left out, everybody may read, and "
-            "who may read may write. The first that fits counts. Operators may always.",
-        ),
+        "Who may read and who may write in which rooms. In PATTERN, * stands for any text. WHO is "
+        "everybody, users (not guests), operators, or users' names separated by commas. Without "
+        "read= everybody may read; without write= everybody who may read may write. The first "
+        "rule whose pattern matches applies. Operators always may.",
     ] = ()
     topics: Annotated[
         Literal["operators", "members"],
-        Meta(description="Who may set a room's topic: operators alone, or everybody in it."),
+        "Who may set a room's topic: only operators, or all of its members.",
     ] = "operators"
     presence_grace_seconds: Annotated[
         float,
-        Meta(
-            ge=0,
-            le=3600,
-            description="How long a lost client may stay away before the others are told that it "
-            "left. Who is back in time is told neither gone nor come.",
-        ),
+        Meta(ge=0, le=3600),
+        "How long a client that lost its connection has to return before the others are told that "
+        "it left. If it returns in time, nobody is told anything.",
     ] = 10.0
     nick_hold_seconds: Annotated[
         float,
-        Meta(
-            ge=0,
-            le=604_800,
-            description="How long a nick is kept for its user after the last connection ended.",
-        ),
+        Meta(ge=0, le=604_800),
+        "How long a nick is reserved for its user after the user's last connection has ended.",
     ] = 600.0
     operators: Annotated[
-        tuple[_User, ...],
-        Meta(
-            description="Who may do everything: users as their tokens name them (sub), so that "
-            'it takes auth.mode = "token". A token may also say of itself that its user is one.',
-        ),
+        tuple[
+            Annotated[
+                str,
+                _text("a user's name: 1 to 32 characters without spaces or * : @ # , /", _NICK),
+            ],
+            ...,
+        ],
+        "Users who may do everything, by the name in their tokens (sub), so auth.mode must be "
+        '"token". A token can also say that its user is an operator.',
     ] = ()
 
 
 class Auth(Struct, frozen=True, kw_only=True):
     mode: Annotated[
         Literal["open", "token"],
-        Meta(
-            description="open: whoever comes is a guest. token: a user is who a token names, a "
-            "JWT that one of auth.key_files signed.",
-        ),
+        "open: everybody is a guest. token: clients identify themselves with a token, a JWT "
+        "signed by one of auth.key_files.",
     ] = "open"
     key_files: Annotated[
-        tuple[_KeyFile, ...],
-        Meta(
-            description="The keys for tokens, one a file, as `chatd token --new-key` makes them. "
-            "The first private one signs what `chatd token` issues; all verify, so that a new key "
-            "goes in front while tokens of the old one run out. A public key (a JWK or PEM) "
-            "verifies only.",
-        ),
+        tuple[
+            Annotated[str, _text('the absolute path of a file or "credential:NAME"', _KEY_FILE)],
+            ...,
+        ],
+        "The keys for tokens, one per file, as `chatd token --new-key` makes them. `chatd token` "
+        "signs with the first private key. Tokens of all keys are accepted, so put a new key "
+        "first and keep the old one until its tokens have expired. A public key (JWK or PEM) can "
+        "only verify.",
     ] = ()
-    guests: Annotated[
-        bool,
-        Meta(description='Whether guests may come too, where auth.mode = "token".'),
-    ] = False
+    guests: Annotated[bool, 'Whether guests may connect too, with auth.mode = "token".'] = False
     cookie: Annotated[
-        _Cookie,
-        Meta(
-            description="The cookie in which browsers bring a token, where they are signed in by "
-            "another site of yours. Have it set with HttpOnly, Secure and SameSite=Lax.",
+        str,
+        _text(
+            '"off" or the name of a cookie, such as "token"',
+            "[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}",
+            words=("off",),
         ),
+        "The cookie that carries the token of browsers that signed in on another of your sites. "
+        "Set it with HttpOnly, Secure and SameSite=Lax.",
     ] = "off"
     session_days: Annotated[
-        int,
-        Meta(
-            ge=1,
-            le=3650,
-            description="How long a guest may stay away and still come back as the same user.",
-        ),
+        int, Meta(ge=1, le=3650), "How long a guest can be away and still return as the same user."
     ] = 30
 
 
 class History(Struct, frozen=True, kw_only=True):
     store: Annotated[
         Literal["sqlite", "memory"],
-        Meta(
-            description="Where the rooms' logs are kept. memory: gone when the daemon ends.",
-            extra=_RESTART,
-        ),
+        RESTART,
+        "Where the rooms' history is stored. memory: it is lost when the daemon stops.",
     ] = "sqlite"
     path: Annotated[
-        _HistoryPath,
-        Meta(
-            description="The file of the sqlite store. auto: chatd.db in $STATE_DIRECTORY, which "
-            "systemd sets, else in $XDG_STATE_HOME/chatd, else in ~/.local/state/chatd.",
-            extra=_RESTART,
-        ),
+        str,
+        _text('"auto" or the absolute path of a file', _FILE, words=("auto",)),
+        RESTART,
+        "The file of the sqlite store. auto: chatd.db in $STATE_DIRECTORY, which systemd sets, "
+        "else in $XDG_STATE_HOME/chatd, else in ~/.local/state/chatd.",
     ] = "auto"
     durability: Annotated[
         Literal["commit", "fsync"],
-        Meta(
-            description="What a message that was answered survives. commit: the daemon's death, "
-            "kill -9 too; the loss of power may take the last moments. fsync: that too, slower.",
-            extra=_RESTART,
-        ),
+        RESTART,
+        "What a message survives once it was acknowledged. commit: a crash of the daemon, kill -9 "
+        "included; a power failure can lose the last moments. fsync: a power failure too, but it "
+        "is slower.",
     ] = "commit"
     keep_days: Annotated[
-        Annotated[int, Meta(ge=1, le=36_500)] | Off,
-        Meta(description="Messages older than this are deleted."),
+        Annotated[int, Meta(ge=1, le=36_500)] | Off, "Messages older than this are deleted."
     ] = 365
     keep_events: Annotated[
         Annotated[int, Meta(ge=1, le=1_000_000_000)] | Off,
-        Meta(description="How many of its last events each room keeps; the older are deleted."),
+        "How many events each room keeps; older ones are deleted.",
     ] = "off"
     max_bytes: Annotated[
         Annotated[int, Meta(ge=1 << 20, le=1 << 50)] | Off,
-        Meta(
-            description="How large the store may grow. The oldest messages of all rooms go first; "
-            "the log warns at nine tenths.",
-        ),
+        "The maximum size of the store. Above it the oldest messages of all rooms are deleted; "
+        "the log warns at 90 %.",
     ] = 2 << 30
     purge_seconds: Annotated[
         int,
-        Meta(
-            ge=60,
-            le=604_800,
-            description="How long the files of the store may still hold the text of a message that "
-            "was deleted, edited or too old. Shorter costs more: the whole index is written anew.",
-        ),
+        Meta(ge=60, le=604_800),
+        "How long the text of a message that was deleted, edited or removed for its age can "
+        "remain in the store's files. A shorter time costs more: the whole search index is "
+        "rewritten each time.",
     ] = 3600
 
 
 class Limits(Struct, frozen=True, kw_only=True):
-    connections: Annotated[
-        int,
-        Meta(ge=1, le=1_000_000, description="How many connections there may be at a time."),
-    ] = 10_000
+    connections: Annotated[int, Meta(ge=1, le=1_000_000), "The maximum number of connections."] = (
+        10_000
+    )
     connections_per_address: Annotated[
         Annotated[int, Meta(ge=1, le=1_000_000)] | Off,
-        Meta(
-            description="How many from one address, an IPv6 one by its /64. Loopback is not "
-            "counted, nor who comes by a Unix socket and not through a proxy.",
-        ),
+        "The maximum number of connections from one address (IPv6: from one /64). Connections "
+        "from loopback, and by a Unix socket without a proxy, are not counted.",
     ] = 200
     message_bytes: Annotated[
-        int,
-        Meta(ge=16, le=16 << 20, description="The longest text of a message, in bytes of UTF-8."),
+        int, Meta(ge=16, le=16 << 20), "The maximum length of a message, in bytes of UTF-8."
     ] = 16_384
     send_queue_bytes: Annotated[
         int,
-        Meta(
-            ge=4096,
-            le=1 << 30,
-            description="How much may wait for a client that reads slowly. Above half of it the "
-            "client is told no more who comes and goes; at the bound its connection is closed "
-            "(4001), and it may come back and resume. Four times limits.message_bytes, and 4096, "
-            "at least.",
-        ),
+        Meta(ge=4096, le=1 << 30),
+        "How much data may wait for a client that reads slowly. Above half of it the client is no "
+        "longer told who joins and leaves. At the limit its connection is closed (4001); it can "
+        "reconnect and resume. At least four times limits.message_bytes plus 4096.",
     ] = 1 << 20
     messages_per_second: Annotated[
         Annotated[int, Meta(ge=1, le=1_000_000)] | Off,
-        Meta(description="How many messages a user may say, on average."),
+        "How many messages a user may send per second, on average.",
     ] = 5
     messages_burst: Annotated[
         Annotated[int, Meta(ge=1, le=1_000_000)] | Off,
-        Meta(description="How many at once after a pause. off: no limit of messages at all."),
+        "How many messages a user may send at once after a pause. off: no limit on messages at "
+        "all.",
     ] = 20
     bytes_per_second: Annotated[
         Annotated[int, Meta(ge=1, le=1 << 30)] | Off,
-        Meta(description="How much text a user may say, on average."),
+        "How many bytes of text a user may send per second, on average.",
     ] = 32_768
     messages_per_second_per_address: Annotated[
         Annotated[int, Meta(ge=1, le=1_000_000)] | Off,
-        Meta(
-            description="How many messages may come from one address, on average, over all its "
-            "users: a whole office may be behind one. Loopback and Unix sockets are not counted."
-        ),
+        "How many messages per second may come from one address, on average, from all of its "
+        "users together: a whole office can share one address. Loopback and Unix sockets are not "
+        "counted.",
     ] = 50
     messages_burst_per_address: Annotated[
         Annotated[int, Meta(ge=1, le=1_000_000)] | Off,
-        Meta(description="How many at once after a pause. off: no such limit at all."),
+        "How many messages may come from one address at once after a pause. off: no limit per "
+        "address at all.",
     ] = 200
     requests_per_second: Annotated[
         Annotated[int, Meta(ge=1, le=1_000_000)] | Off,
-        Meta(
-            description="How often a user may join a room or ask for history, a search or a list, "
-            "on average."
-        ),
+        "How often per second a user may join a room or request history, a search or a list, on "
+        "average.",
     ] = 20
     requests_burst: Annotated[
         Annotated[int, Meta(ge=1, le=1_000_000)] | Off,
-        Meta(description="How often at once after a pause. off: no such limit at all."),
+        "How many such requests a user may make at once after a pause. off: no limit on requests "
+        "at all.",
     ] = 200
     operators_exempt: Annotated[
-        bool, Meta(description="Whether the limits of messages and requests leave out operators.")
+        bool, "Whether operators are exempt from the limits on messages and requests."
     ] = True
     handshake_seconds: Annotated[
         float,
-        Meta(ge=0.1, le=600, description="How long a request's head, and signing in, may take."),
+        Meta(ge=0.1, le=600),
+        "How long a client may take to send the head of a request, and to authenticate.",
     ] = 10.0
     close_seconds: Annotated[
         float,
-        Meta(
-            ge=0.1,
-            le=600,
-            description="How long a connection that is being closed may take to read what waits.",
-        ),
+        Meta(ge=0.1, le=600),
+        "How long a client has to read what is queued for it when its connection is being closed.",
     ] = 5.0
     presence_members: Annotated[
         int,
-        Meta(
-            ge=0,
-            le=1_000_000,
-            description="A room with more members is told how many there are, at most once a "
-            "second, and no more who comes and goes.",
-        ),
+        Meta(ge=0, le=1_000_000),
+        "Rooms with more members than this are told how many members there are, at most once per "
+        "second, instead of who joins and leaves.",
     ] = 100
-    rooms: Annotated[int, Meta(ge=1, le=1_000_000, description="How many rooms there may be.")] = (
-        10_000
-    )
+    rooms: Annotated[int, Meta(ge=1, le=1_000_000), "The maximum number of rooms."] = 10_000
     rooms_per_client: Annotated[
-        int, Meta(ge=1, le=10_000, description="How many rooms a client may be in at a time.")
+        int, Meta(ge=1, le=10_000), "The maximum number of rooms that a client can be in at a time."
     ] = 50
     sessions: Annotated[
         int,
-        Meta(
-            ge=1,
-            le=1_000_000,
-            description="How many Socket.IO clients there may be at a time. Who polls has no"
-            " connection between two polls, so limits.connections does not bound these.",
-        ),
+        Meta(ge=1, le=1_000_000),
+        "The maximum number of Socket.IO clients. A client that polls has no connection between "
+        "two polls, so limits.connections does not limit these.",
     ] = 20_000
 
 
 class WebSocket(Struct, frozen=True, kw_only=True):
     max_message_bytes: Annotated[
         Annotated[int, Meta(ge=1024, le=1 << 30)] | Literal["auto"],
-        Meta(
-            description="The longest message that is read at all; a longer one closes the "
-            "connection (1009). auto: four times limits.message_bytes, and 4096.",
-        ),
+        "The maximum length of a WebSocket message; a longer one closes the connection (1009). "
+        "auto: four times limits.message_bytes plus 4096.",
     ] = "auto"
     ping_interval_seconds: Annotated[
-        float,
-        Meta(ge=0.1, le=3600, description="After this long without a word a client is pinged."),
+        float, Meta(ge=0.1, le=3600), "A client that has sent nothing for this long is sent a ping."
     ] = 25.0
     ping_timeout_seconds: Annotated[
         float,
-        Meta(
-            ge=0.1,
-            le=3600,
-            description="A client that then stays silent for this long is closed (4002). Not more "
-            "than ping_interval_seconds.",
-        ),
+        Meta(ge=0.1, le=3600),
+        "How long a client has to answer a ping before its connection is closed (4002). At most "
+        "ping_interval_seconds.",
     ] = 20.0
 
 
 class EngineIo(Struct, frozen=True, kw_only=True):
     ping_interval_seconds: Annotated[
         float,
-        Meta(ge=0.1, le=3600, description="How often a Socket.IO client is pinged, or pings."),
+        Meta(ge=0.1, le=3600),
+        "How often Socket.IO clients are sent a ping, or (Socket.IO 1 and 2) send one.",
     ] = 25.0
     ping_timeout_seconds: Annotated[
         float,
-        Meta(
-            ge=0.1,
-            le=3600,
-            description="A client that then stays silent for this long is taken for gone.",
-        ),
+        Meta(ge=0.1, le=3600),
+        "How long a ping may be overdue or unanswered before the client counts as gone.",
     ] = 20.0
     upgrade_timeout_seconds: Annotated[
-        float,
-        Meta(ge=0.1, le=3600, description="How long the way from polling to WebSocket may take."),
+        float, Meta(ge=0.1, le=3600), "How long the upgrade from polling to WebSocket may take."
     ] = 10.0
     connect_timeout_seconds: Annotated[
         float,
-        Meta(
-            ge=0.1,
-            le=3600,
-            description="How long a connection may be open without joining the chat.",
-        ),
+        Meta(ge=0.1, le=3600),
+        "How long a connection may stay open without joining the chat.",
     ] = 45.0
     max_payload_bytes: Annotated[
         int,
-        Meta(
-            ge=1024,
-            le=1 << 30,
-            description="The longest message, or POST of several, that is read at all: a longer "
-            "message closes the connection (1009), a longer POST is refused (413).",
-        ),
+        Meta(ge=1024, le=1 << 30),
+        "The maximum length of a message, and of a POST request with several. A longer message "
+        "closes the connection (1009); a longer POST is refused (413).",
     ] = 1_000_000
     recovery_seconds: Annotated[
         Annotated[float, Meta(ge=1, le=86_400)] | Off,
-        Meta(
-            description="How long a client of Socket.IO 4 that was lost may come back as the same "
-            "socket, with what it missed; a restart between does not matter. off: as somebody new.",
-            extra=_RESTART,
-        ),
+        RESTART,
+        "How long a client of Socket.IO 4 that lost its connection can return as the same socket "
+        "and receive what it missed, across a restart too. off: every connection is a new socket.",
     ] = 3600.0
-    allow_eio3: Annotated[
-        bool, Meta(description="Whether clients of Socket.IO 1 and 2 may come too.")
-    ] = True
+    allow_eio3: Annotated[bool, "Whether clients of Socket.IO 1 and 2 may connect too."] = True
 
 
 class Log(Struct, frozen=True, kw_only=True):
     level: Annotated[
-        Literal["debug", "info", "warning", "error"],
-        Meta(description="The least that is logged."),
+        Literal["debug", "info", "warning", "error"], "The lowest level that is logged."
     ] = "info"
     format: Annotated[
         Literal["auto", "console", "json", "journal"],
-        Meta(
-            description="auto: journal under systemd, console on a terminal, else json, a line "
-            "for each event.",
-            extra=_RESTART,
-        ),
+        RESTART,
+        "auto: journal under systemd, console on a terminal, otherwise json, one line per event.",
     ] = "auto"
-    messages: Annotated[
-        bool, Meta(description="Whether each message said has its line, without its text.")
-    ] = True
+    messages: Annotated[bool, "Whether every message is logged, without its text."] = True
     bodies: Annotated[
-        bool, Meta(description="Whether that line has the text too. Mind whose words they are.")
+        bool, "Whether the text of messages is logged too. Consider your users' privacy."
     ] = False
     addresses: Annotated[
         Literal["full", "prefix", "off"],
-        Meta(
-            description="How clients' addresses are logged. prefix: their /24, of IPv6 their /64."
-        ),
+        "How clients' addresses are logged. prefix: only the /24, or /64 for IPv6.",
     ] = "full"
 
 
 class Admin(Struct, frozen=True, kw_only=True):
     socket: Annotated[
-        _AdminSocket,
-        Meta(
-            description="Where chatd ctl reaches the daemon. auto: admin.sock in "
-            "$RUNTIME_DIRECTORY, which systemd sets, else in $XDG_RUNTIME_DIR/chatd, else nowhere.",
-            extra=_RESTART,
+        str,
+        _text(
+            '"auto", "off" or the absolute path of a socket',
+            words=("auto", "off"),
+            check=_is_socket_path,
         ),
+        RESTART,
+        "The socket that chatd ctl uses to control the daemon. auto: admin.sock in "
+        "$RUNTIME_DIRECTORY, which systemd sets, else in $XDG_RUNTIME_DIR/chatd, else none.",
     ] = "auto"
     socket_mode: Annotated[
         _Mode,
-        Meta(
-            description="Its permissions. Who may write to it may do all that chatd ctl does.",
-            extra=_RESTART,
-        ),
+        RESTART,
+        "The permissions of that socket. Everybody who may write to it can do everything that "
+        "chatd ctl does.",
     ] = "0600"
 
     @property
@@ -683,54 +523,49 @@ class Admin(Struct, frozen=True, kw_only=True):
 
 class Metrics(Struct, frozen=True, kw_only=True):
     listen: Annotated[
-        _MetricsAddress,
-        Meta(
-            description="Where Prometheus finds /metrics, and /healthz and /readyz to the very end "
-            "of a drain. For everybody who reaches it: not to be open to the world. The admin "
-            "socket has them always.",
-            extra=_RESTART,
+        str,
+        _text(
+            '"off", "HOST:PORT", "[IPV6]:PORT" or "unix:/PATH"',
+            words=("off",),
+            check=_is_address,
         ),
+        RESTART,
+        "The address for Prometheus: /metrics, and /healthz and /readyz until the end of a drain. "
+        "Everybody who can connect to it can read them, so do not open it to the world. The admin "
+        "socket always serves them too.",
     ] = "off"
 
 
 class Drain(Struct, frozen=True, kw_only=True):
     seconds: Annotated[
         float,
-        Meta(
-            ge=0,
-            le=3600,
-            description="How long ending may take: clients are told, and get what waits for them.",
-        ),
+        Meta(ge=0, le=3600),
+        "How long stopping may take: clients are told and receive what is queued for them.",
     ] = 10.0
     delay_seconds: Annotated[
         float,
-        Meta(
-            ge=0,
-            le=3600,
-            description="How long new clients are served still, while /readyz says 503 already: "
-            "for a balancer to notice.",
-        ),
+        Meta(ge=0, le=3600),
+        "How long new clients are still accepted while /readyz already answers 503, so that a "
+        "load balancer can react.",
     ] = 0.0
 
 
 class Settings(Struct, frozen=True, kw_only=True):
-    """The whole configuration; ``Settings()`` is the defaults. Sections stand by their weight."""
+    """The whole configuration. ``Settings()`` is the defaults. Important sections come first."""
 
-    listen: Annotated[Listen, Meta(description="Where chatd listens.")] = Listen()
-    http: Annotated[Http, Meta(description="Browsers, and proxies.")] = Http()
-    chat: Annotated[Chat, Meta(description="The chat itself.")] = Chat()
-    history: Annotated[History, Meta(description="What is kept, where and how long.")] = History()
-    limits: Annotated[Limits, Meta(description="Bounds, so that nobody can take it all.")] = (
-        Limits()
-    )
-    log: Annotated[Log, Meta(description="The log, on standard error.")] = Log()
-    auth: Annotated[Auth, Meta(description="Who somebody is.")] = Auth()
-    tls: Annotated[Tls, Meta(description="Encryption, where no proxy does it.")] = Tls()
-    websocket: Annotated[WebSocket, Meta(description="WebSocket connections.")] = WebSocket()
-    engineio: Annotated[EngineIo, Meta(description="Socket.IO clients.")] = EngineIo()
-    admin: Annotated[Admin, Meta(description="The daemon under control.")] = Admin()
-    metrics: Annotated[Metrics, Meta(description="Figures for Prometheus.")] = Metrics()
-    drain: Annotated[Drain, Meta(description="The end, by SIGTERM.")] = Drain()
+    listen: Annotated[Listen, "Where chatd listens."] = Listen()
+    http: Annotated[Http, "Browsers and proxies."] = Http()
+    chat: Annotated[Chat, "The chat itself."] = Chat()
+    history: Annotated[History, "What is stored, where and how long."] = History()
+    limits: Annotated[Limits, "Limits, so that no client can use up the server."] = Limits()
+    log: Annotated[Log, "The log, on standard error."] = Log()
+    auth: Annotated[Auth, "How clients identify themselves."] = Auth()
+    tls: Annotated[Tls, "Encryption, if no proxy provides it."] = Tls()
+    websocket: Annotated[WebSocket, "WebSocket connections."] = WebSocket()
+    engineio: Annotated[EngineIo, "Socket.IO clients."] = EngineIo()
+    admin: Annotated[Admin, "Controlling the daemon."] = Admin()
+    metrics: Annotated[Metrics, "Metrics for Prometheus."] = Metrics()
+    drain: Annotated[Drain, "Stopping, on SIGTERM."] = Drain()
 
     @property
     def max_message_bytes(self) -> int:
@@ -740,5 +575,5 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     @property
     def message_wire_bytes(self) -> int:
-        """How much a message of ``limits.message_bytes`` may take on the wire."""
+        """The most that a message of ``limits.message_bytes`` can take on the wire."""
         return _ESCAPED * self.limits.message_bytes + ENVELOPE_BYTES

@@ -1,7 +1,7 @@
-"""Reads the configuration: a file, and the command line's flags over it, to ``Settings``.
+"""Reads the configuration, a file and the command line's flags, into ``Settings``.
 
-Every fault is told with its place, not the first alone: each value is judged by itself, and the
-rules across keys by what is sound.
+All faults are reported, each with its location: every value is checked by itself, and the rules
+across keys where the values involved are valid.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from msgspec import Struct, inspect
 from chatd.keys import (
     CREDENTIAL,
     ENVELOPE_BYTES,
+    RESTART,
     Admin,
     Auth,
     Chat,
@@ -39,7 +40,7 @@ from chatd.keys import (
     Tls,
     WebSocket,
 )
-from chatd.places import KeyPath, Place, locate, position
+from chatd.toml_locations import KeyPath, Location, line_and_column, locate
 
 __all__ = [
     "Admin",
@@ -67,11 +68,13 @@ __all__ = [
     "credentials",
     "expects",
     "history_path",
+    "keys",
     "load",
     "merged",
     "runtime_folder",
     "secret_file",
     "sections",
+    "value_of",
 ]
 
 # A configuration is some KiB; more is the wrong file, or one without end such as /dev/zero.
@@ -82,7 +85,7 @@ class Fault(Struct, frozen=True):
     """A fault of the configuration.
 
     ``origin`` is the file or the flag. ``line`` and ``column`` count from 1, in characters; both
-    are 0 where there is no line to show: for a flag, and a file that cannot be read.
+    are 0 if there is no line to show: for a flag, and for a file that cannot be read.
     """
 
     line: int
@@ -93,40 +96,43 @@ class Fault(Struct, frozen=True):
 
 
 class SettingsError(Exception):
-    """The configuration cannot be used; ``faults`` are all that was found, at least one."""
+    """The configuration is not valid. ``faults`` are all that was found, at least one."""
 
     def __init__(self, faults: Iterable[Fault]) -> None:
         self.faults = tuple(faults)
-        super().__init__("; ".join(fault.message for fault in self.faults))
+        super().__init__(" ".join(fault.message for fault in self.faults))
 
 
 class SecretError(Exception):
-    """A credential cannot be told where systemd gave none; the message is one line."""
+    """A credential cannot be found because systemd gave none. The message is one line."""
 
 
 class Rule(NamedTuple):
-    """A rule across keys that does not hold: what it involves, the first to be pointed at."""
+    """A rule across keys that is broken.
 
-    keys: Sequence[tuple[str, str]]
+    ``keys`` are the full names of the keys involved; the fault is shown at the first that is set,
+    at ``element`` of its array if given.
+    """
+
+    keys: Sequence[str]
     message: str
-    element: tuple[int, ...] = ()
+    element: int | None = None
 
 
 class Key(NamedTuple):
-    """A key of a section: its type, as written and as msgspec sees it, and what it does.
+    """A key: its type, as annotated and as msgspec sees it, and its description.
 
-    ``restart``: a change counts from the next start on, not with a reload.
+    ``restart``: a change takes effect at the next start, not on a reload.
     """
 
     annotation: Any
     kind: inspect.Type
-    default: Any
     description: str
     restart: bool
 
 
 class Section(NamedTuple):
-    """A section, what it is about, and its keys."""
+    """A section: its description, and its keys by name."""
 
     description: str
     keys: Mapping[str, Key]
@@ -140,8 +146,10 @@ def load(
 ) -> Settings:
     """Read ``path`` (None: no file), then ``SECTION.KEY=VALUE`` flags, then ``--listen`` flags.
 
-    ``checks`` look at what the keys name, such as files, and tell what is wrong with it. Raises
-    SettingsError.
+    ``checks`` examine what the keys name, such as files, and yield what is wrong.
+
+    Raises:
+        SettingsError: The configuration has faults.
     """
     reading = _Reading()
     if path is not None:
@@ -154,123 +162,141 @@ def load(
 
 
 def history_path(settings: Settings, environ: Mapping[str, str]) -> Path:
-    """Tell the file of the sqlite store. Raises SettingsError where no folder can be told."""
+    """Return the file of the sqlite store.
+
+    Raises:
+        SettingsError: ``history.path`` is "auto", and no folder can be determined.
+    """
     if settings.history.path != "auto":
         return Path(settings.history.path)
-    # systemd gives several folders with colons between: systemd.exec(5).
-    if state := environ.get("STATE_DIRECTORY", "").partition(":")[0]:
-        return Path(state) / "chatd.db"
-    # A relative one is to be ignored: XDG Base Directory Specification.
-    if (state := environ.get("XDG_STATE_HOME", "")).startswith("/"):
-        return Path(state) / "chatd" / "chatd.db"
+    if state := _systemd_folder(environ, "STATE_DIRECTORY"):
+        return state / "chatd.db"
+    # A relative path must be ignored: XDG Base Directory Specification.
+    if (state_home := environ.get("XDG_STATE_HOME", "")).startswith("/"):
+        return Path(state_home) / "chatd" / "chatd.db"
     try:
         home = Path(environ.get("HOME") or Path.home())
     except RuntimeError:  # a user without a home
-        message = "there is no folder for the history: set history.path"
+        message = "There is no home directory to store the history in. Set history.path."
         raise SettingsError([Fault(0, 0, message, "", "history.path")]) from None
     return home / ".local" / "state" / "chatd" / "chatd.db"
 
 
 def runtime_folder(environ: Mapping[str, str]) -> Path | None:
-    """Tell a folder that does not outlive this boot of the machine; None where there is none."""
-    if runtime := environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]:
-        return Path(runtime)
-    if (runtime := environ.get("XDG_RUNTIME_DIR", "")).startswith("/"):
-        return Path(runtime) / "chatd"
+    """Return a folder that is emptied when the machine boots, or None if there is none."""
+    if runtime := _systemd_folder(environ, "RUNTIME_DIRECTORY"):
+        return runtime
+    if (runtime_home := environ.get("XDG_RUNTIME_DIR", "")).startswith("/"):
+        return Path(runtime_home) / "chatd"
     shared = Path("/dev/shm")  # noqa: S108  a tmpfs on every Linux; the folder is ours alone
     return shared / f"chatd-{os.getuid()}" if shared.is_dir() else None
 
 
-def secret_file(name: str, environ: Mapping[str, str]) -> Path:
-    """Tell the file of a key's secret: a path, or a credential of systemd's.
+def admin_socket(settings: Settings, environ: Mapping[str, str]) -> Path | None:
+    """Return the path of the admin socket, or None if it is "off" or there is no folder for it."""
+    if settings.admin.socket not in ("auto", "off"):
+        return Path(settings.admin.socket)
+    if settings.admin.socket == "off":
+        return None
+    if runtime := _systemd_folder(environ, "RUNTIME_DIRECTORY"):
+        return runtime / "admin.sock"
+    if (runtime_home := environ.get("XDG_RUNTIME_DIR", "")).startswith("/"):
+        return Path(runtime_home) / "chatd" / "admin.sock"
+    return None
 
-    Raises SecretError where there are no credentials.
+
+def _systemd_folder(environ: Mapping[str, str], variable: str) -> Path | None:
+    # systemd gives several folders with colons between them: systemd.exec(5).
+    first = environ.get(variable, "").partition(":")[0]
+    return Path(first) if first else None
+
+
+def secret_file(name: str, environ: Mapping[str, str]) -> Path:
+    """Return the file that a key names: a path, or a credential from systemd.
+
+    Raises:
+        SecretError: ``name`` is a credential, and systemd gave none.
     """
     if not name.startswith(CREDENTIAL):
         return Path(name)
     folder = environ.get("CREDENTIALS_DIRECTORY")
     if not folder:
-        raise SecretError(f"{name}: systemd gave no credentials; see LoadCredential= of the unit")
+        raise SecretError(
+            f"{name} is not available: systemd gave no credentials. "
+            "Add LoadCredential= to the unit."
+        )
     return Path(folder) / name.removeprefix(CREDENTIAL)
 
 
-def admin_socket(settings: Settings, environ: Mapping[str, str]) -> Path | None:
-    """Tell where the daemon is controlled; None where it is not: "off", or no folder for it."""
-    if settings.admin.socket not in ("auto", "off"):
-        return Path(settings.admin.socket)
-    if settings.admin.socket == "off":
-        return None
-    if runtime := environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]:
-        return Path(runtime) / "admin.sock"
-    if (runtime := environ.get("XDG_RUNTIME_DIR", "")).startswith("/"):
-        return Path(runtime) / "chatd" / "admin.sock"
-    return None
-
-
 def changed(before: Settings, after: Settings) -> tuple[list[str], list[str]]:
-    """Name the keys that differ: those that a reload changes, and those that need a restart."""
-    live: list[str] = []
-    restart: list[str] = []
-    for section, about in sections().items():
-        for name, key in about.keys.items():
-            values = [getattr(getattr(settings, section), name) for settings in (before, after)]
-            if values[0] != values[1]:
-                (restart if key.restart else live).append(f"{section}.{name}")
-    return live, restart
+    """Return the keys that differ: those that a reload changes, and those that need a restart."""
+    differing = [name for name in keys() if value_of(before, name) != value_of(after, name)]
+    live = [name for name in differing if not keys()[name].restart]
+    return live, [name for name in differing if keys()[name].restart]
 
 
 def credentials(settings: Settings) -> list[str]:
-    """Name the keys that name a credential: systemd hands those over at a start, and not again."""
-    found: list[str] = []
-    for section, about in sections().items():
-        for name in about.keys:
-            value = getattr(getattr(settings, section), name)
-            named = value if isinstance(value, tuple) else (value,)
-            if any(isinstance(one, str) and one.startswith(CREDENTIAL) for one in named):
-                found.append(f"{section}.{name}")
-    return found
+    """Return the keys that name a credential, which systemd reads only when the unit starts."""
+    return [
+        name
+        for name in keys()
+        if any(each.startswith(CREDENTIAL) for each in _texts(value_of(settings, name)))
+    ]
+
+
+def _texts(value: Any) -> list[str]:  # a key's
+    values = value if isinstance(value, tuple) else (value,)
+    return [each for each in values if isinstance(each, str)]
 
 
 def merged(before: Settings, after: Settings) -> Settings:
-    """Give ``after``, but what needs a restart as it was ``before``."""
-    kept: dict[str, Struct] = {}
-    for section, about in sections().items():
-        values = getattr(before, section)
-        stays = {name: getattr(values, name) for name, key in about.keys.items() if key.restart}
-        kept[section] = msgspec.structs.replace(getattr(after, section), **stays)
+    """Return ``after`` with the keys that need a restart as they are in ``before``."""
+    kept = {}
+    for name, section in sections().items():
+        values = getattr(before, name)
+        stays = {key: getattr(values, key) for key in section.keys if section.keys[key].restart}
+        kept[name] = msgspec.structs.replace(getattr(after, name), **stays)
     return msgspec.structs.replace(after, **kept)
+
+
+def value_of(settings: Settings, name: str) -> Any:
+    """Return the value of a key, by its full name."""
+    section, _, key = name.partition(".")
+    return getattr(getattr(settings, section), key)
+
+
+@functools.cache
+def keys() -> Mapping[str, Key]:
+    """Return every key by its full name, ``section.key``, in the order of the documentation."""
+    return {
+        f"{name}.{key}": section.keys[key]
+        for name, section in sections().items()
+        for key in section.keys
+    }
 
 
 @functools.cache
 def sections() -> Mapping[str, Section]:
-    """Give every section and key, in the order in which they are printed."""
-    defaults = Settings()
+    """Return every section by its name, in the order of the documentation."""
+    hints = get_type_hints(Settings, include_extras=True)
     return {
-        name: Section(_described(annotation)[1], _keys(getattr(defaults, name)))
-        for name, annotation in get_type_hints(Settings, include_extras=True).items()
-    }
-
-
-def _keys(defaults: Struct) -> dict[str, Key]:
-    hints = get_type_hints(type(defaults), include_extras=True)
-    return {
-        name: Key(annotation, kind, getattr(defaults, name), description, "restart" in _extra(kind))
+        name: Section(annotation.__metadata__[0], _keys(annotation.__origin__))
         for name, annotation in hints.items()
-        for kind, description in [_described(annotation)]
     }
 
 
-def _described(annotation: Any) -> tuple[inspect.Type, str]:  # a type form
-    told = inspect.type_info(annotation)
-    assert isinstance(told, inspect.Metadata)  # noqa: S101  # each key is explained: a test reads all
-    schema = told.extra_json_schema or {}
-    outer = {name: schema[name] for name in schema if name != "description"}
-    kind = msgspec.structs.replace(told, extra_json_schema=outer or None)
-    return kind, schema["description"]
+def _keys(section: type[Struct]) -> dict[str, Key]:
+    hints = get_type_hints(section, include_extras=True)
+    found = {}
+    for name, annotation in hints.items():
+        description = next(each for each in annotation.__metadata__ if isinstance(each, str))
+        restart = RESTART in annotation.__metadata__
+        found[name] = Key(annotation, inspect.type_info(annotation), description, restart)
+    return found
 
 
 def expects(kind: inspect.Type) -> str:
-    """Say in words what a key of this type takes."""
+    """Return what a key of this type takes, in words."""
     match kind:
         case inspect.Metadata(type=inner, extra_json_schema=schema):
             return str(schema["title"]) if schema else expects(inner)
@@ -295,41 +321,47 @@ def _choice(words: Sequence[str]) -> str:
 
 
 class _Source(NamedTuple):
-    """A text with keys in it, the file's or a flag's."""
+    """A text with keys in it: the file's, or a flag's."""
 
     origin: str
     text: str = ""
-    places: Mapping[KeyPath, Place] = {}
+    locations: Mapping[KeyPath, Location] = {}
 
     def fault(self, message: str, path: KeyPath = (), *, at_key: bool = False) -> Fault:
-        place = self.places.get(path)
-        if place is None:
+        """Return a fault at a key, or at its value; in an inline table, at the table's."""
+        while path and path not in self.locations:
+            path = path[:-1]
+        if not path:
             return Fault(0, 0, message, "", self.origin)
-        return self.fault_at(message, place.key if at_key else place.value)
+        location = self.locations[path]
+        return self.fault_at(message, location.key if at_key else location.value)
 
     def fault_at(self, message: str, offset: int) -> Fault:
-        line, column = position(self.text, offset)
+        line, column = line_and_column(self.text, offset)
         return Fault(line, column, message, self.text.split("\n")[line - 1], self.origin)
 
 
 class _Reading:
+    """Collects values and faults from each source; values by their keys' full names."""
+
     def __init__(self) -> None:
         self._faults: list[Fault] = []
-        self._values: dict[str, dict[str, Any]] = {name: {} for name in sections()}
-        self._sources: dict[tuple[str, str], _Source] = {}
-        self._wrong: set[tuple[str, str]] = set()
+        self._values: dict[str, Any] = {}
+        self._sources: dict[str, _Source] = {}
+        self._invalid: set[str] = set()
 
     def file(self, path: Path) -> None:
+        source = _Source(str(path))
         try:
             with path.open("rb") as stream:
                 data = stream.read(_FILE_BYTES + 1)
         except FileNotFoundError:
-            self._faults.append(_Source(str(path)).fault("there is no such file"))
+            self._faults.append(source.fault("The file does not exist."))
         except IsADirectoryError:
-            self._faults.append(_Source(str(path)).fault("this is a folder, not a file"))
+            self._faults.append(source.fault("This is a folder, not a file."))
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
-            self._faults.append(_Source(str(path)).fault(f"it cannot be read: {reason}"))
+            self._faults.append(source.fault(f"The file cannot be read: {reason}."))
         else:
             parsed = _parse(str(path), data)
             if isinstance(parsed, Fault):
@@ -342,37 +374,40 @@ class _Reading:
         name, equals, raw = (part.strip() for part in text.partition("="))
         section, dot, key = name.partition(".")
         try:
-            text.encode()  # the shell's bytes that are no UTF-8 come as lone surrogates
+            text.encode()  # the shell's bytes that are not UTF-8 come as lone surrogates
             value = _flag_value(raw)
         except UnicodeEncodeError:
-            self._faults.append(source.fault("this is not UTF-8"))
+            self._faults.append(source.fault("This is not UTF-8."))
         except (ValueError, RecursionError):
-            self._faults.append(source.fault(f"{name}: this is not a TOML value"))
+            self._faults.append(source.fault(f"{name}: This is not a TOML value."))
         else:
             if equals and dot:
                 self._tree(source, {section: {key: value}})
             else:
-                hint = _elsewhere(name)
-                self._faults.append(source.fault(f"expected SECTION.KEY=VALUE{hint}"))
+                message = f"Expected SECTION.KEY=VALUE.{_did_you_mean_key(name)}"
+                self._faults.append(source.fault(message))
 
     def listen(self, addresses: Sequence[str]) -> None:
         for address in addresses:
             self._key(_Source(f"--listen {address}"), "listen", "addresses", [address])
-        self._values["listen"]["addresses"] = list(addresses)
+        self._values["listen.addresses"] = list(addresses)
 
     def settings(self, checks: Sequence[Callable[[Settings], Iterable[Rule]]]) -> Settings:
-        for section, name in self._wrong:
-            del self._values[section][name]
-        settings = msgspec.convert(self._values, Settings)
+        valid: dict[str, dict[str, Any]] = {name: {} for name in sections()}
+        for name in self._values.keys() - self._invalid:
+            section, _, key = name.partition(".")
+            valid[section][key] = self._values[name]
+        settings = msgspec.convert(valid, Settings)
         for rule in itertools.chain(
             _broken_rules(settings), *(check(settings) for check in checks)
         ):
-            if self._wrong.isdisjoint(rule.keys):
-                key = next(key for key in rule.keys if key in self._sources)
-                fault = self._sources[key].fault(rule.message, (*key, *rule.element))
-                self._faults.append(fault)
+            if self._invalid.isdisjoint(rule.keys):
+                name = next(name for name in rule.keys if name in self._sources)
+                element = () if rule.element is None else (rule.element,)
+                path = (*name.split("."), *element)
+                self._faults.append(self._sources[name].fault(rule.message, path))
         if self._faults:
-            # The file's first, by place; flags have no lines and keep their order.
+            # The file's first, by line; flags have no lines and keep their order.
             raise SettingsError(sorted(self._faults, key=lambda f: (not f.line, f.line, f.column)))
         return settings
 
@@ -382,63 +417,64 @@ class _Reading:
                 if isinstance(table, dict):
                     for name, value in table.items():
                         self._key(source, section, name, value)
-                else:
-                    message = f"{section} is a section: write [{section}], and its keys below"
-                    self._faults.append(source.fault(message, (section,), at_key=True))
+                    continue
+                message = f"{section} is a section. Write [{section}] with its keys below."
             elif isinstance(table, dict):
-                hint = _meant(section, sections())
-                message = f'unknown section "{section}"{hint}'
-                self._faults.append(source.fault(message, (section,), at_key=True))
+                message = f'Unknown section "{section}".{_did_you_mean(section, sections())}'
             else:
-                message = f'unknown key "{section}", outside of any section{_elsewhere(section)}'
-                self._faults.append(source.fault(message, (section,), at_key=True))
+                hint = _did_you_mean_key(section)
+                message = f'Unknown key "{section}" outside of any section.{hint}'
+            self._faults.append(source.fault(message, (section,), at_key=True))
 
     def _key(self, source: _Source, section: str, name: str, value: Any) -> None:  # TOML's
         key = sections()[section].keys.get(name)
         if key is None:
-            hint = _meant(name, sections()[section].keys) or _elsewhere(name)
-            message = f'unknown key "{name}" in [{section}]{hint}'
+            hint = _did_you_mean(name, sections()[section].keys) or _did_you_mean_key(name)
+            message = f'Unknown key "{name}" in [{section}].{hint}'
             self._faults.append(source.fault(message, (section, name), at_key=True))
             return
-        path = (section, name)
-        self._sources[path] = source
-        self._values[section][name] = value
-        self._wrong.discard(path)
-        for inner, what in _wrong(key, value):
-            self._wrong.add(path)
-            self._faults.append(source.fault(f"{section}.{name}: {what}", (*path, *inner)))
+        full_name = f"{section}.{name}"
+        self._sources[full_name] = source
+        self._values[full_name] = value
+        self._invalid.discard(full_name)
+        for index, what in _invalid(key, value):
+            self._invalid.add(full_name)
+            fault = source.fault(f"{full_name}: {what}", (section, name, *index))
+            self._faults.append(fault)
 
 
 def _parse(origin: str, data: bytes) -> tuple[_Source, dict[str, Any]] | Fault:
     if len(data) > _FILE_BYTES:
-        return _Source(origin).fault(f"this is no configuration: it has over {_FILE_BYTES} bytes")
+        message = f"This is not a configuration: it has more than {_FILE_BYTES} bytes."
+        return _Source(origin).fault(message)
     data = data.removeprefix(codecs.BOM_UTF8)
-    # As tomllib does, so that its places are ours.
+    # As tomllib does, so that its lines and columns are ours.
     text = data.decode(errors="replace").replace("\r\n", "\n")
     source = _Source(origin, text)
     try:
         data.decode()
         tree = tomllib.loads(text)
-        return source._replace(places=locate(text)), tree
+        return source._replace(locations=locate(text)), tree
     except UnicodeDecodeError as error:
         before = data[: error.start].decode().replace("\r\n", "\n")
-        return source.fault_at("this is not UTF-8", len(before))
+        return source.fault_at("This is not UTF-8.", len(before))
     except tomllib.TOMLDecodeError as error:
         return _syntax_fault(source, str(error))
     except RecursionError:
-        return source.fault("this is no configuration: it is nested too deep")
-    except ValueError:  # Python's bound on the digits of an integer
+        return source.fault("This is not a configuration: it is nested too deeply.")
+    except ValueError:  # Python's limit on the digits of an integer
         digits = re.search(r"[0-9][0-9_]{4000}", text)
-        return source.fault_at("so large a number cannot be read", digits.start() if digits else 0)
+        return source.fault_at("This number is too large.", digits.start() if digits else 0)
 
 
 def _syntax_fault(source: _Source, message: str) -> Fault:
     what, _, where = message.rpartition(" (at ")
-    what = f"TOML: {what[:1].lower()}{what[1:]}"
     if place := re.fullmatch(r"line (\d+), column (\d+)\)", where):
         line, column = int(place[1]), int(place[2])
-        return Fault(line, column, what, source.text.split("\n")[line - 1], source.origin)
-    return source.fault_at(f"{what}, at the end of the file", len(source.text.rstrip()))
+        source_line = source.text.split("\n")[line - 1]
+        return Fault(line, column, f"Invalid TOML: {what}.", source_line, source.origin)
+    end = len(source.text.rstrip())
+    return source.fault_at(f"Invalid TOML: {what}, at the end of the file.", end)
 
 
 def _flag_value(raw: str) -> Any:  # TOML's
@@ -451,19 +487,19 @@ def _flag_value(raw: str) -> Any:  # TOML's
     return tree["value"] if len(tree) == 1 else raw
 
 
-def _wrong(key: Key, value: Any) -> Iterator[tuple[KeyPath, str]]:  # TOML's
-    kind = key.kind
-    assert isinstance(kind, inspect.Metadata)  # noqa: S101  # _described made it
-    if isinstance(kind.type, inspect.VarTupleType) and isinstance(value, list) and value:
-        item = kind.type.item_type
+def _invalid(key: Key, value: Any) -> Iterator[tuple[tuple[int, ...], str]]:  # TOML's
+    """Yield what is wrong with a value, or with an array's elements, and where."""
+    kind = key.kind.type if isinstance(key.kind, inspect.Metadata) else key.kind
+    if isinstance(kind, inspect.VarTupleType) and isinstance(value, list) and value:
+        item = kind.item_type
         for index, element in enumerate(value):
-            if not _takes(key.annotation, item, [element], element):
-                yield (index,), _unfit(item, element)
-    elif not _takes(key.annotation, kind, value, value):
-        yield (), _unfit(kind, value)
+            if not _accepts(key.annotation, item, [element], element):
+                yield (index,), _expected(item, element)
+    elif not _accepts(key.annotation, key.kind, value, value):
+        yield (), _expected(key.kind, value)
 
 
-def _takes(annotation: Any, kind: inspect.Type, whole: Any, value: Any) -> bool:  # TOML's
+def _accepts(annotation: Any, kind: inspect.Type, whole: Any, value: Any) -> bool:  # TOML's
     try:
         msgspec.convert(whole, annotation)
     except msgspec.ValidationError:
@@ -472,29 +508,29 @@ def _takes(annotation: Any, kind: inspect.Type, whole: Any, value: Any) -> bool:
     return check is None or bool(check(value))
 
 
-def _unfit(kind: inspect.Type, value: Any) -> str:  # TOML's
-    hint = _meant(value.lower(), _words(kind)) if isinstance(value, str) else ""
-    return f"expected {expects(kind)}, not {_shown(value)}{hint}"
+def _expected(kind: inspect.Type, value: Any) -> str:  # TOML's
+    hint = _did_you_mean(value.lower(), _words(kind)) if isinstance(value, str) else ""
+    return f"Expected {expects(kind)}, not {_printed(value)}.{hint}"
 
 
-def _shown(value: Any) -> str:  # TOML's
+def _printed(value: Any) -> str:  # TOML's
     match value:
         case bool():
             return "true" if value else "false"
         case int() if value.bit_length() > 64:
-            return "so large a number"
+            return "a number this large"
         case int() | float():
             return str(value)
         case str():
             return json.dumps(value if len(value) <= 60 else value[:59] + "…", ensure_ascii=False)
         case []:
-            return "an empty one"
+            return "an empty list"
         case list():
             return "a list"
         case dict():
             return "a table"
         case _:
-            return "a date or a time"
+            return "a date or time"
 
 
 def _extra(kind: inspect.Type) -> Mapping[str, Any]:
@@ -513,63 +549,60 @@ def _words(kind: inspect.Type) -> Iterable[str]:
             return ()
 
 
-def _meant(word: str, known: Iterable[str]) -> str:
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(word, list(known), 1)
-    return f'; did you mean "{near[0]}"?' if near else ""
+    return f' Did you mean "{near[0]}"?' if near else ""
 
 
-def _elsewhere(name: str) -> str:
-    whole = {f"{section}.{key}" for section, about in sections().items() for key in about.keys}
-    last = {full.partition(".")[2]: full for full in sorted(whole)}
-    near = difflib.get_close_matches(name, [*sorted(whole), *last], 1)
-    return f'; did you mean "{last.get(near[0], near[0])}"?' if near else ""
+def _did_you_mean_key(name: str) -> str:
+    """Suggest a key of any section, whether its name was given with its section or without."""
+    by_last = {full.partition(".")[2]: full for full in sorted(keys())}
+    near = difflib.get_close_matches(name, [*sorted(keys()), *by_last], 1)
+    return f' Did you mean "{by_last.get(near[0], near[0])}"?' if near else ""
 
 
 def _broken_rules(settings: Settings) -> Iterator[Rule]:
-    limits, websocket = settings.limits, settings.websocket
+    limits, websocket, tls = settings.limits, settings.websocket, settings.tls
     if limits.send_queue_bytes < settings.message_wire_bytes:
         yield Rule(
-            [("limits", "send_queue_bytes"), ("limits", "message_bytes")],
-            f"limits.send_queue_bytes ({limits.send_queue_bytes}) must hold a message: one of "
-            f"limits.message_bytes ({limits.message_bytes}) may take {settings.message_wire_bytes}",
+            ["limits.send_queue_bytes", "limits.message_bytes"],
+            f"limits.send_queue_bytes ({limits.send_queue_bytes}) must be at least "
+            f"{settings.message_wire_bytes}, to hold a message of limits.message_bytes "
+            f"({limits.message_bytes}).",
         )
     least = limits.message_bytes + ENVELOPE_BYTES
     if settings.max_message_bytes < least:
         yield Rule(
-            [("websocket", "max_message_bytes"), ("limits", "message_bytes")],
-            f"websocket.max_message_bytes ({settings.max_message_bytes}) must let a message in: "
-            f"limits.message_bytes ({limits.message_bytes}) and what stands around it take {least}",
+            ["websocket.max_message_bytes", "limits.message_bytes"],
+            f"websocket.max_message_bytes ({settings.max_message_bytes}) must be at least {least}, "
+            f"to accept a message of limits.message_bytes ({limits.message_bytes}).",
         )
     if websocket.ping_timeout_seconds > websocket.ping_interval_seconds:
         yield Rule(
-            [("websocket", "ping_timeout_seconds"), ("websocket", "ping_interval_seconds")],
-            f"websocket.ping_timeout_seconds ({websocket.ping_timeout_seconds:g}) must not be more "
-            f"than websocket.ping_interval_seconds ({websocket.ping_interval_seconds:g})",
+            ["websocket.ping_timeout_seconds", "websocket.ping_interval_seconds"],
+            f"websocket.ping_timeout_seconds ({websocket.ping_timeout_seconds:g}) must not exceed "
+            f"websocket.ping_interval_seconds ({websocket.ping_interval_seconds:g}).",
         )
     if settings.auth.mode == "token" and not settings.auth.key_files:
         yield Rule(
-            [("auth", "mode"), ("auth", "key_files")],
-            'auth.key_files must name a key where auth.mode is "token": `chatd token --new-key` '
-            "makes one",
+            ["auth.mode", "auth.key_files"],
+            'auth.key_files must name a key if auth.mode is "token". '
+            "`chatd token --new-key` makes one.",
         )
-    tls = settings.tls
     if (tls.certificate_file == "off") != (tls.key_file == "off"):
-        given, absent = ("certificate_file", "key_file")
+        given, absent = "tls.certificate_file", "tls.key_file"
         if tls.certificate_file == "off":
             given, absent = absent, given
-        yield Rule(
-            [("tls", given), ("tls", absent)],
-            f"tls.{absent} must be given beside tls.{given}: one is of no use alone",
-        )
+        yield Rule([given, absent], f"{absent} must be set too if {given} is set.")
     addresses = settings.listen.addresses
     for index, address in enumerate(addresses):
         if address in addresses[:index] and not address.endswith(":0"):
-            message = f'listen.addresses: "{address}" stands there twice'
-            yield Rule([("listen", "addresses")], message, (index,))
+            message = f'listen.addresses must not contain "{address}" twice.'
+            yield Rule(["listen.addresses"], message, index)
     for key, taken in (
-        (("metrics", "listen"), settings.metrics.listen),
-        (("admin", "socket"), f"unix:{settings.admin.socket}"),
+        ("metrics.listen", settings.metrics.listen),
+        ("admin.socket", f"unix:{settings.admin.socket}"),
     ):
         if taken in addresses and not taken.endswith(":0"):
-            message = f"{'.'.join(key)} must not be one of listen.addresses, where clients come in"
-            yield Rule([key, ("listen", "addresses")], message)
+            message = f"{key} must not be one of listen.addresses, which are for clients."
+            yield Rule([key, "listen.addresses"], message)

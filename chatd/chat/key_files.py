@@ -40,7 +40,7 @@ def check_files(settings: Settings, environ: Mapping[str, str] = os.environ) -> 
         except SecretError:
             continue
         except UnusableKey as error:
-            yield Rule([("auth", "key_files")], f"auth.key_files: {error}", (index,))
+            yield Rule(["auth.key_files"], f"auth.key_files: {error}", index)
 
 
 def _key(name: str, environ: Mapping[str, str]) -> Key:

@@ -1,4 +1,4 @@
-"""``chatd config``: prints the whole configuration, each key explained where it stands."""
+"""``chatd config``: prints the whole configuration, with an explanation of each key."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ __all__ = ["add_parser", "render", "run"]
 _COLUMNS: Final = 96
 
 _HEAD: Final = """\
-# The configuration of chatd: every key there is, with its default.
+# The configuration of chatd: every key with its default.
 #
-# A file needs only what it changes. Most change little more than these:
-#   listen.addresses    who can reach the chat at all
-#   http.hosts          the names that browsers know it by
-#   chat.greeting       its first words
-#   history.keep_days   how long words are kept
+# A file needs only the keys that it changes. Most files change little more than these:
+#   listen.addresses    who can connect to the chat at all
+#   http.hosts          the names by which browsers reach the server
+#   chat.greeting       the first line that clients see
+#   history.keep_days   how long messages are kept
 #
-# Units stand in the names. No number means "no limit": where a limit can be off, it is "off".
-# `chatd check FILE` tells every fault of a file. `chatd serve --set limits.rooms=5` sets a key
-# for one run. `chatd ctl reload` (systemctl reload chatd) puts a changed file in force without
-# sending anybody away; what a reload cannot change says so.
+# Units are part of the names. No number means "no limit": limits that can be off take "off".
+# `chatd check FILE` reports all faults of a file. `chatd serve --set limits.rooms=5` sets a key
+# for one run. `chatd ctl reload` (systemctl reload chatd) applies a changed file without
+# disconnecting anybody, except for keys that say that a change needs a restart.
 """
 
 
@@ -39,26 +39,26 @@ def add_parser(verbs: Verbs) -> None:
     """Add the verb to the command line."""
     parser = verbs.add_parser(
         "config",
-        help="print the whole configuration, explained",
-        description="Print the whole configuration with its defaults, each key explained.",
+        help="print the whole configuration with explanations",
+        description="Print the whole configuration: every key with its default and an explanation.",
     )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the configuration; give the exit code."""
+    """Print the configuration and return the exit code."""
     try:
         sys.stdout.write(render(Settings()))
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader has enough, as `head` has; nor is anything left to fail when Python ends.
+        # The reader stopped reading, as `head` does. Python must not fail on it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0
 
 
 def render(settings: Settings) -> str:
-    """Write ``settings`` as a file that loads as the same, with all that is known of each key."""
+    """Return ``settings`` as a file that loads as the same settings, with each key explained."""
     return "\n".join([_HEAD, *_sections(settings)])
 
 

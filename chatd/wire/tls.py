@@ -109,7 +109,7 @@ def check_files(settings: Settings, environ: Mapping[str, str] = os.environ) -> 
     except SecretError:
         return
     except TlsError as error:
-        yield Rule([("tls", error.key)], str(error))
+        yield Rule([f"tls.{error.key}"], str(error))
 
 
 def _expires(file: Path) -> float:

@@ -37,10 +37,10 @@ def test_faults_are_shown_with_line_and_caret(
     path.write_text('[limits]\n\trooms\t= 0\n[chat]\n"greting" = 1\n')
     assert run(str(path)) == 1
     assert capsys.readouterr().err == (
-        f"{path}:2:10: error: limits.rooms: expected an integer from 1 to 1_000_000, not 0\n"
+        f"{path}:2:10: error: limits.rooms: Expected an integer from 1 to 1_000_000, not 0.\n"
         "    \trooms\t= 0\n"
         "    \t     \t  ^\n"
-        f'{path}:4:1: error: unknown key "greting" in [chat]; did you mean "greeting"?\n'
+        f'{path}:4:1: error: Unknown key "greting" in [chat]. Did you mean "greeting"?\n'
         '    "greting" = 1\n'
         "    ^\n"
     )
@@ -60,7 +60,8 @@ def test_a_file_that_cannot_be_read_is_one_line(
     assert run(str(absent)) == 1
     assert run(str(tmp_path)) == 1
     assert capsys.readouterr().err == (
-        f"{absent}: error: there is no such file\n{tmp_path}: error: this is a folder, not a file\n"
+        f"{absent}: error: The file does not exist.\n"
+        f"{tmp_path}: error: This is a folder, not a file.\n"
     )
 
 
@@ -72,7 +73,10 @@ def test_a_forbidden_file_is_one_line(
 
     monkeypatch.setattr(Path, "open", forbid)
     assert run("chatd.toml") == 1
-    assert capsys.readouterr().err == "chatd.toml: error: it cannot be read: permission denied\n"
+    assert (
+        capsys.readouterr().err
+        == "chatd.toml: error: The file cannot be read: permission denied.\n"
+    )
 
 
 def test_a_name_that_is_no_utf_8_is_shown(

@@ -111,14 +111,14 @@ def test_a_faulty_configuration_is_78_with_its_place(
     assert told.out == ""
     assert f"{path}:2:9: error: limits.rooms" in told.err
     assert f"{path}:4:1: error: " in told.err
-    assert 'did you mean "greeting"?' in told.err
+    assert 'Did you mean "greeting"?' in told.err
     assert "Traceback" not in told.err
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--config", "absent.toml"], "absent.toml: error: there is no such file"),
+        (["--config", "absent.toml"], "absent.toml: error: The file does not exist."),
         (["--set", "limits.roms=5"], "limits.roms"),
         (["--set", "limits.rooms=none"], "limits.rooms"),
         (["--set", "nonsense"], "nonsense"),
@@ -146,7 +146,7 @@ def test_no_folder_for_the_history(
 
     monkeypatch.setattr(Path, "home", nobody)
     assert main([]) == 78
-    assert "set history.path" in capsys.readouterr().err
+    assert "Set history.path" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

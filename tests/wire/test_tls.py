@@ -158,7 +158,7 @@ def test_what_is_wrong_is_said_in_one_line(
         tls_context(configured)
     assert "\n" not in str(caught.value)
     [rule] = check_files(configured)
-    assert rule.keys == [("tls", key)]
+    assert rule.keys == [f"tls.{key}"]
     assert rule.message == str(caught.value)
     assert rule.message.startswith(f"tls.{key}: ")
 
@@ -168,7 +168,7 @@ def test_a_credential_is_what_systemd_gave(tmp_path: Path) -> None:
     tls = {"certificate_file": "credential:certificate.pem", "key_file": "credential:key.pem"}
     configured = settings(tls=tls)
     assert tls_context(configured, {"CREDENTIALS_DIRECTORY": str(tmp_path)}) is not None
-    with pytest.raises(TlsError, match=r"credential:certificate.pem: systemd gave no credentials"):
+    with pytest.raises(TlsError, match=r"credential:certificate.pem is not available"):
         tls_context(configured, {})
     # Who checks the file by hand has not what the service has.
     assert list(check_files(configured, {})) == []
