@@ -1,10 +1,11 @@
-# make run     installs chatd into .venv and serves http://localhost:3000
-# make test    runs the tests; as root on Debian it installs the programs they need first
-# make story   shows in a booted systemd what docs/operations.md promises; as root on Debian
-# make check   runs the linters and type checkers
-# make bench   measures chatd beside its peers
-# make deb     builds dist/chatd_VERSION_ARCH.deb for the Debian that this is
-# make clean   removes .venv and what tools left
+# make run      installs chatd into .venv and serves http://localhost:3000
+# make test     runs the tests; as root on Debian it installs the programs they need first
+# make coverage lists the lines and branches that no test runs, e2e left out
+# make story    shows in a booted systemd what docs/operations.md promises; as root on Debian
+# make check    runs the linters and type checkers
+# make bench    measures chatd beside its peers
+# make deb      builds dist/chatd_VERSION_ARCH.deb for the Debian that this is
+# make clean    removes .venv and what tools left
 #
 # Needs make and Python 3.11 or newer with venv (Debian: apt install make python3-venv).
 # ARGS="…" goes to the program: make run ARGS="--listen 0.0.0.0:3000", make test ARGS="-k resume".
@@ -12,7 +13,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test test-programs story check bench deb clean
+.PHONY: help run test test-programs coverage story check bench deb clean
 
 PYTHON ?= python3
 ARGS ?=
@@ -31,11 +32,18 @@ run: .venv/.run
 		$(VENV) -m chatd fetch-client || echo "chatd serves without Socket.IO's browser client."
 	@exec $(VENV) -m chatd serve $(ARGS)
 
+# As many processes as there are cores; ARGS="-n 0" runs the tests in one.
 test: .venv/.test test-programs
-	$(VENV) -m pytest $(ARGS)
+	$(VENV) -m pytest --numprocesses=logical --dist=loadgroup $(ARGS)
 
 test-programs:
 	@sh tests/e2e/install-programs
+
+coverage: .venv/.test
+	$(VENV) -m coverage erase
+	$(VENV) -m coverage run -m pytest --numprocesses=logical --ignore=tests/e2e $(ARGS)
+	@$(VENV) -m coverage combine --quiet
+	$(VENV) -m coverage report
 
 story: .venv/.test test-programs
 	@$(VENV) -m tests.e2e.operations

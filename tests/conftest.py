@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+from typing import Final
 
+import pytest
 from hypothesis import settings
 
 # On a shared machine a deadline tells of the neighbours. CI runs more examples of everything.
@@ -15,3 +17,16 @@ settings.load_profile("ci" if os.environ.get("CI") else "quick")
 # A shell's background jobs ignore Ctrl-C, and so would every program that a test starts from one.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Programs that want a core each, or of which there can be one only: the tests that use them run one
+# after another, in one of pytest-xdist's processes, while the others have the rest.
+ONE_AT_A_TIME: Final = frozenset({"chromium_program", "script", "parts", "machine"})
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put the tests that must not run side by side into one group of `--dist=loadgroup`."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    for item in items:
+        if isinstance(item, pytest.Function) and ONE_AT_A_TIME & set(item.fixturenames):
+            item.add_marker(pytest.mark.xdist_group("one-at-a-time"))

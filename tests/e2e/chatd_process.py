@@ -26,9 +26,13 @@ START_SECONDS: Final = 60
 LINE_SECONDS: Final = 60
 END_SECONDS: Final = 60
 
-# Below Linux's ephemeral ports (ip_local_port_range begins at 32768). Within them, a client that
-# calls while the daemon is away may be given the daemon's own port, and be connected to itself.
-_PORTS: Final = range(20000, 32000)
+# Below Linux's ephemeral ports (ip_local_port_range begins at 32768): a client that connects while
+# the daemon is away could be given the daemon's own port, and be connected to itself. Each process
+# of pytest-xdist (gw0, gw1 …) has ports of its own, since a port is free until a daemon listens.
+_PORTS_EACH: Final = 1000
+_PROCESS: Final = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_FIRST_PORT: Final = 20000 + _PROCESS % 12 * _PORTS_EACH
+_PORTS: Final = range(_FIRST_PORT, _FIRST_PORT + _PORTS_EACH)
 
 
 def free_port() -> int:
