@@ -258,16 +258,10 @@ async def test_a_cancellation_ends_it_at_once(autojump_clock: MockClock) -> None
 
 
 async def test_a_nick_is_held_across_a_restart(autojump_clock: MockClock) -> None:
-    class Kept(MemoryJournal):
-        """A store that outlives its daemon."""
-
-        async def aclose(self) -> None:
-            self._send.close()
-
-    first = Kept(now=lambda: 0)
+    first = MemoryJournal(now=lambda: 0)
     async with running(journal=first) as (one, _):
         await come_in(one, "ann")
-    second = Kept(now=lambda: 0)
+    second = MemoryJournal(now=lambda: 0)
     second._users = first._users
     async with running(journal=second) as (one, _):
         assert one.chat.users.guest("ann")[1] == "the nick ann is taken; you are ann-2"

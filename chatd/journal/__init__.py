@@ -1,8 +1,8 @@
 """The rooms' logs: what a journal promises to the floors above, and how it says that it cannot.
 
 A journal has one writer, the bus. ``commit`` gives each event its numbers and makes it durable,
-``hand_on`` puts what was committed on the ``feed``, and the reads give a room's past in present
-words. Nothing here knows who is connected.
+``answered`` releases what was committed to the bus's fan-out, and the reads give a room's past in
+present words. Nothing here knows who is connected.
 
 * `chatd.journal.memory.MemoryJournal` keeps all of it in the process, for as long as that lives;
 * `chatd.journal.sqlite.open_sqlite` keeps it in one file.
@@ -21,13 +21,13 @@ from chatd.journal.told import Told
 from chatd.model import Event, Head, Line, Operation, Outcome, Record, Refusal, UserRecord
 
 __all__ = [
-    "FEED_BLOCKS",
     "FORGOTTEN",
     "NOT_YOURS",
     "NO_MESSAGE",
     "UNREAD_EVENTS",
     "Durability",
     "Journal",
+    "LocalJournal",
     "Retention",
     "Statistics",
     "StoreError",
@@ -40,10 +40,6 @@ FORGOTTEN: Final = "forgotten"
 
 Durability = Literal["commit", "fsync"]
 """What a commit outlives: the process (``commit``), or the machine's power too (``fsync``)."""
-
-FEED_BLOCKS = 1
-"""Blocks that wait on a feed: one is fanned out, one waits, the next one is being committed."""
-
 
 UNREAD_EVENTS = 10_000
 """How many events are looked at to count what is unread: some 10 ms of a reader's time."""
@@ -91,8 +87,6 @@ class Statistics(Struct, frozen=True):
     """The longest commit."""
     threaded: bool
     """Whether commits run in a thread now."""
-    waiting_blocks: int
-    """Blocks on the feed that nobody took yet."""
 
 
 class Journal(Protocol):
@@ -114,13 +108,16 @@ class Journal(Protocol):
         ...
 
     @property
-    def feed(self) -> trio.MemoryReceiveChannel[list[Event]]:
-        """Blocks of committed events in the order of their positions."""
-        ...
-
-    @property
     def occupied(self) -> bool:
         """Whether a thread is inside a call of the one that writes."""
+        ...
+
+    def start(self, committed: trio.MemorySendChannel[list[Event]]) -> None:
+        """Take the channel on which committed events are to be put, in the order of positions.
+
+        Whoever calls this closes the channel, after `aclose`. Until then a store that several
+        daemons share may put events of others there at any time.
+        """
         ...
 
     async def commit(self, batch: Sequence[Operation]) -> list[Outcome]:
@@ -140,15 +137,19 @@ class Journal(Protocol):
         ...
 
     async def settle(self) -> list[Event]:
-        """Look at the store again; give what it holds of unconfirmed batches after all.
+        """Read the store again; return the events of unconfirmed batches that it holds after all.
 
-        These events had no receipt; they belong on the feed. While the store cannot be read it
-        gives none of them, commits go on to raise `Unavailable`, and the next call looks again.
+        These events had no receipt. While the store cannot be read the list is empty, commits go on
+        to raise `Unavailable`, and the next call reads again.
         """
         ...
 
-    async def hand_on(self, events: list[Event]) -> None:
-        """Put committed events on the feed as one block, of none too; waits while it is full."""
+    async def answered(self, events: list[Event]) -> None:
+        """Release a batch's events, in the order of positions: their senders have their answers.
+
+        This very list is put on ``committed``, at once or in its turn, as one block; so is an empty
+        one, by which the bus finds out whether its tasks move. Waits while the channel is full.
+        """
         ...
 
     async def read(self, room: str, after: int, upto: int, limit: int) -> list[Event]:
@@ -261,7 +262,22 @@ class Journal(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Close the store, cleanly, and end the feed. A second call does nothing."""
+        """Close the store, cleanly. A second call does nothing."""
         ...
 
     def statistics(self) -> Statistics: ...
+
+
+class LocalJournal:
+    """The feed of a store that one daemon alone writes: what was answered goes straight on."""
+
+    _committed: trio.MemorySendChannel[list[Event]]
+
+    def start(self, committed: trio.MemorySendChannel[list[Event]]) -> None:
+        self._committed = committed
+
+    async def answered(self, events: list[Event]) -> None:
+        try:
+            self._committed.send_nowait(events)
+        except trio.WouldBlock:
+            await self._committed.send(events)

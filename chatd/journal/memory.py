@@ -1,6 +1,6 @@
 """A journal in the process's memory: the same promises as the one in a file, but for its life.
 
-It never fails, and nothing in it waits, but for `hand_on`.
+It never fails, and nothing in it waits, but for `LocalJournal.answered`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import trio
 from msgspec.structs import replace
 
 from chatd.journal import (
-    FEED_BLOCKS,
     FORGOTTEN,
     NO_MESSAGE,
     NOT_YOURS,
     UNREAD_EVENTS,
+    LocalJournal,
     Statistics,
     Told,
     Unavailable,
@@ -94,7 +94,7 @@ class _Room:
         return replace(event, text=None if target is None else target.event.text)
 
 
-class MemoryJournal:
+class MemoryJournal(LocalJournal):
     """`chatd.journal.Journal`, by plain dicts. ``now`` gives the time in ms."""
 
     def __init__(
@@ -106,7 +106,6 @@ class MemoryJournal:
         self._now = now
         self._retention = Retention() if retention is None else retention
         self._sweeps = Sweeps(self._retention, told)
-        self._send, self.feed = trio.open_memory_channel[list[Event]](FEED_BLOCKS)
         self._rooms: dict[str, _Room] = {}
         self._kept: OrderedDict[int, _Kept] = OrderedDict()  # by position; the oldest is first
         self._keys: dict[_Key, _Kept] = {}
@@ -279,12 +278,6 @@ class MemoryJournal:
 
     async def settle(self) -> list[Event]:
         return []
-
-    async def hand_on(self, events: list[Event]) -> None:
-        try:
-            self._send.send_nowait(events)
-        except trio.WouldBlock:
-            await self._send.send(events)
 
     async def read(self, room: str, after: int, upto: int, limit: int) -> list[Event]:
         log = self._rooms.get(room)
@@ -492,7 +485,7 @@ class MemoryJournal:
         self._long = dict.fromkeys(self._rooms)
 
     async def aclose(self) -> None:
-        self._send.close()
+        pass
 
     def statistics(self) -> Statistics:
         return Statistics(
@@ -506,7 +499,6 @@ class MemoryJournal:
             commit_seconds=0.0,
             slowest_seconds=0.0,
             threaded=False,
-            waiting_blocks=self.feed.statistics().current_buffer_used,
         )
 
 

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO, Final, TypeVar
 
 import trio
 
-from chatd.journal import FEED_BLOCKS, Durability, Statistics, Told, Unavailable, schema
+from chatd.journal import Durability, LocalJournal, Statistics, Told, Unavailable, schema
 from chatd.journal.pace import Pace
 from chatd.journal.reader import Reader
 from chatd.journal.reads import Reads
@@ -53,7 +53,7 @@ _TRUNCATE_MS: Final = 100
 """How long commits wait for the readers of the log before it is emptied; a page takes some 1 ms."""
 
 
-class SqliteJournal(Reads):
+class SqliteJournal(LocalJournal, Reads):
     """`chatd.journal.Journal` in a file. `open_sqlite` makes it."""
 
     def __init__(
@@ -75,7 +75,6 @@ class SqliteJournal(Reads):
         self._factory = factory
         self._pace = Pace(always_threaded=durability == "fsync")
         self._limiter = trio.CapacityLimiter(1)
-        self._send, self.feed = trio.open_memory_channel[list[Event]](FEED_BLOCKS)
         self._written = trio.Event()  # a checkpoint is due
         self._restart = False  # the log is to be begun anew by the next commit
         self._closed = False
@@ -170,12 +169,6 @@ class SqliteJournal(Reads):
             return []
         self._events += len(found)
         return found
-
-    async def hand_on(self, events: list[Event]) -> None:
-        try:
-            self._send.send_nowait(events)
-        except trio.WouldBlock:
-            await self._send.send(events)
 
     async def index(self) -> bool:
         return bool(await self._keep_up("index", self._writer.index))
@@ -285,7 +278,6 @@ class SqliteJournal(Reads):
         if self._closed:
             return
         self._closed = True
-        self._send.close()
         self._reader.close()
         with trio.CancelScope(shield=True):
             try:
@@ -305,7 +297,6 @@ class SqliteJournal(Reads):
             commit_seconds=self._seconds,
             slowest_seconds=self._slowest,
             threaded=self._pace.threaded,
-            waiting_blocks=self.feed.statistics().current_buffer_used,
         )
 
 

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final, Literal, overload
+from typing import Any, Final, Literal, cast, overload
 
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -239,7 +239,7 @@ async def open_chat(
     addresses = (listen,) if isinstance(listen, str) else tuple(listen)
     with unwrapped():
         async with open_daemon(
-            settings, journal=faulty, log=log, now=now, keys=_keys(settings)
+            settings, journal=cast("Journal", faulty), log=log, now=now, keys=_keys(settings)
         ) as daemon:
             listeners: Sequence[Listener] = ()
             if addresses:

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from msgspec.structs import replace
 from trio.testing import MockClock
 
 from chatd.bus import Bus, Submission
@@ -164,7 +163,7 @@ async def test_a_batch_is_bounded_in_events_and_bytes(
 async def test_publishers_wait_while_the_collector_is_full(
     script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "WAITING_OPERATIONS", 2)
+    monkeypatch.setattr(module, "WAITING_SUBMISSIONS", 2)
     bus = Bus(MemoryJournal(now=lambda: 1), script.shown, script.log)
     await bus.publish(script.submission(post("1"), "1"))
     await bus.publish(script.submission(post("2"), "2"))
@@ -198,21 +197,67 @@ async def test_a_poisoned_event_costs_itself_alone(script: Script) -> None:
     ]
 
 
-async def test_a_doubtful_commit_that_is_there_after_all_is_answered_and_shown_once(
+async def test_after_a_doubtful_commit_what_is_there_is_fanned_out_and_its_senders_ask_again(
     script: Script,
 ) -> None:
     journal = FaultyJournal()
     journal.faults = ["after"]
+    async with running(journal, script) as bus:
+        await bus.publish(script.submission(post("1", key="k"), "1"))
+        await bus.publish(script.submission(post("2"), "2"))
+        await trio.testing.wait_all_tasks_blocked()
+        assert script.lines == [
+            ("answer", "1", "unavailable"),
+            ("answer", "2", "unavailable"),
+            ("shown", "r", ["1", "2"], 0),
+        ]
+        await bus.publish(script.submission(post("1", key="k"), "1 again"))
+    assert script.lines[3:] == [("answer", "1 again", 1, True)]
+
+
+async def test_what_turns_up_while_a_batch_is_tried_one_by_one_keeps_its_place(
+    script: Script,
+) -> None:
+    journal = FaultyJournal()
+    journal.faults = ["before", "none", "after", "none"]
     bus = Bus(journal, script.shown, script.log)
-    await bus.publish(script.submission(post("1"), "1"))
-    await bus.publish(script.submission(post("2"), "2"))
+    for text in ("1", "2", "3"):
+        await bus.publish(script.submission(post(text), text))
     bus.close()
     await bus.run()
     assert script.lines == [
         ("answer", "1", 1, False),
-        ("answer", "2", 2, False),
-        ("shown", "r", ["1", "2"], 0),
+        ("answer", "2", "unavailable"),
+        ("answer", "3", 3, False),
+        ("shown", "r", ["1", "2", "3"], 0),
     ]
+
+
+async def test_an_observer_that_raises_does_not_end_the_bus(script: Script) -> None:
+    def raising(room: str, events: Sequence[Event], receivers: int) -> None:
+        script.shown(room, events, receivers)
+        raise ValueError("a bug")
+
+    bus = Bus(MemoryJournal(now=lambda: 1), raising, script.log)
+    await bus.publish(script.submission(post("1", "a"), "1"))
+    await bus.publish(script.submission(post("2", "b"), "2"))
+    bus.close()
+    await bus.run()
+    assert [line[1] for line in script.lines if line[0] == "shown"] == ["a", "b"]
+    assert [name for name, _ in script.records.records] == ["fault", "fault"]
+
+
+async def test_an_end_that_raises_too_does_not_end_the_bus(script: Script) -> None:
+    class Broken(Submission):
+        def resolve(self, outcome: Outcome) -> None:
+            raise ValueError("a bug")
+
+    bus = Bus(MemoryJournal(now=lambda: 1), script.shown, script.log)
+    await bus.publish(Broken(post("1")))
+    bus.close()
+    await bus.run()
+    assert script.lines == [("shown", "r", ["1"], 0)]
+    assert [name for name, _ in script.records.records] == ["fault"]
 
 
 async def test_what_could_not_be_told_is_refused_and_shown_when_it_turns_up(script: Script) -> None:
@@ -313,32 +358,6 @@ async def test_a_day_without_commits_sees_a_sweep_an_hour(
     async with running(journal, script):
         await trio.sleep(24 * 3600)
     assert len(journal.swept) == 24
-
-
-async def test_a_message_that_was_changed_in_its_own_doubtful_batch_is_still_itself(
-    script: Script,
-) -> None:
-    class Present(FaultyJournal):
-        async def settle(self) -> list[Event]:
-            return await self.read("r", 1, 99, 99)
-
-    journal = Present()
-    await journal.commit([post("0")])
-    journal.faults = ["after"]
-    bus = Bus(journal, script.shown, script.log)
-    changes = [
-        replace(post("new"), kind="edit", of=2),
-        replace(post("newer"), kind="edit", of=2),
-        replace(post("x"), kind="delete", of=1, text=None),
-    ]
-    for number, operation in enumerate([post("1"), *changes, post("2")]):
-        await bus.publish(script.submission(operation, str(number)))
-    bus.close()
-    await bus.run()
-    assert script.lines == [
-        *[("answer", str(number), number + 2, False) for number in range(5)],
-        ("shown", "r", ["newer", "newer", "newer", None, "2"], 0),
-    ]
 
 
 class Indexing(MemoryJournal):

@@ -266,19 +266,13 @@ async def test_a_secret_ends_after_its_days_unused(room: Room, autojump_clock: M
 async def test_who_somebody_is_outlives_the_daemon(
     autojump_clock: MockClock,
 ) -> None:
-    class Kept(MemoryJournal):
-        """A store that outlives its daemon."""
-
-        async def aclose(self) -> None:
-            self._send.close()
-
-    first = Kept(now=Wall())
+    first = MemoryJournal(now=Wall())
     async with open_room(journal=first) as room:
         ann, guest = room.client("ann"), room.client()
         sessions = [room.chat.users.secret(c.connection.user) for c in (ann, guest)]
         nicks = [c.connection.user.nick.shown for c in (ann, guest)]
         await trio.sleep(5)
-    second = Kept(now=Wall())
+    second = MemoryJournal(now=Wall())
     second.key = first.key
     second._users = first._users
     async with open_room(journal=second) as room:

@@ -199,18 +199,20 @@ async def test_subjects_are_told_from_guests(journal: Journal) -> None:
     assert await journal.present(0) == [ann, bob, guest]
 
 
-async def test_the_feed_gives_blocks_in_order_and_ends(journal: Journal) -> None:
+async def test_what_was_answered_goes_on_as_the_block_that_it_is(journal: Journal) -> None:
+    sending, committed = trio.open_memory_channel[list[Event]](1)
+    journal.start(sending)
     made = events(await journal.commit([post("a"), post("b")]))
-    await journal.hand_on(made)
-    assert journal.statistics().waiting_blocks == 1
+    await journal.answered(made)
     with trio.move_on_after(0) as scope:
-        await journal.hand_on([])
+        await journal.answered([])
     assert scope.cancelled_caught
-    assert await journal.feed.receive() == made
+    assert await committed.receive() is made
+    empty: list[Event] = []
+    await journal.answered(empty)
+    assert await committed.receive() is empty
     await journal.aclose()
     await journal.aclose()
-    with pytest.raises(trio.EndOfChannel):
-        await journal.feed.receive()
 
 
 async def test_an_empty_batch_and_a_needless_settle_do_nothing(journal: Journal) -> None:

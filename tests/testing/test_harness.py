@@ -167,10 +167,12 @@ async def test_a_commit_that_was_not_confirmed(autojump_clock: MockClock) -> Non
     async with open_chat() as chat:
         ann = await chat.client("ann")
         chat.lose_confirmation()
-        await ann.say("hello")
-        again = await ann.say("and again")
-        assert again.seq == 2
-        assert await ann.texts(2) == ["hello", "and again"]
+        with pytest.raises(client.Refused) as refused:
+            await ann.say("hello", key="k1")
+        assert refused.value.code == "unavailable"
+        again = await ann.say("hello", key="k1")
+        assert (again.seq, again.duplicate) == (1, True)
+        assert await ann.texts(1) == ["hello"]
 
 
 async def test_the_log(autojump_clock: MockClock) -> None:
