@@ -1,4 +1,4 @@
-"""A client of the chat for programs: comes back by itself, misses nothing, says nothing twice.
+"""A client of the chat for programs. It reconnects by itself, misses nothing and repeats nothing.
 
     async with client.connect("ws://localhost:3000", nick="ann") as chat:
         await chat.join("lobby")
@@ -14,9 +14,8 @@ It speaks ``chatd.v1`` (JSON over WebSocket) on any Trio stream.
 from __future__ import annotations
 
 from chatd.client.changes import Gap, Lost, Reconnected, RoomLost
-from chatd.client.chat import Chat, Person, connect
+from chatd.client.chat import AnyEvent, Chat, Person, Statistics, Token, connect
 from chatd.client.connection import Deadlines
-from chatd.client.conversation import AnyEvent, Statistics, Token
 from chatd.client.dialing import Address, Backoff, Dial, dial_url
 from chatd.client.errors import ChatError, Closed, ConnectError, Ending, Garbled, Refused
 from chatd.protocol.commands import (

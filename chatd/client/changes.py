@@ -1,4 +1,4 @@
-"""What the client tells of itself, among the daemon's events and in order with them."""
+"""What the client reports itself, among the daemon's events and in order with them."""
 
 from __future__ import annotations
 
@@ -13,19 +13,27 @@ __all__ = ["Change", "Gap", "Lost", "Reconnected", "RoomLost"]
 
 
 class Lost(Struct, frozen=True):
-    """The connection is gone. The client comes back by itself, unless it was told not to."""
+    """The connection is lost. Unless ``reconnect=False``, the client connects again by itself.
+
+    Attributes:
+        ending: Why it ended.
+    """
 
     ending: Ending
 
     @property
     def on(self) -> str:
+        """``lost``."""
         return "lost"
 
 
 class Reconnected(Struct, frozen=True):
-    """There is a connection again; what was missed of each room comes behind this.
+    """There is a connection again. The events that were missed come after this.
 
-    ``same_user`` is false where the daemon did not know the session any more.
+    Attributes:
+        user: The user's id.
+        nick: The user's nick.
+        same_user: False if the session had expired and this is another user.
     """
 
     user: str | None
@@ -34,13 +42,18 @@ class Reconnected(Struct, frozen=True):
 
     @property
     def on(self) -> str:
+        """``reconnected``."""
         return "reconnected"
 
 
 class Gap(Struct, frozen=True):
-    """Events of ``room`` after ``after`` cannot be had: its log is another one, or they are gone.
+    """Events of a room are lost: they were removed, or the room's log is another one.
 
-    What follows goes on from elsewhere; `Chat.history` tells what the room holds now.
+    The next events of the room come from after the gap. `Chat.history` reads what there is.
+
+    Attributes:
+        room: The room's name.
+        after: The position of the last event before the gap.
     """
 
     room: str
@@ -48,18 +61,26 @@ class Gap(Struct, frozen=True):
 
     @property
     def on(self) -> str:
+        """``gap``."""
         return "gap"
 
 
 class RoomLost(Struct, frozen=True):
-    """The daemon refused to let this client back into a room."""
+    """The daemon refused to let the client join a room again.
+
+    Attributes:
+        room: The room's name.
+        refused: Why.
+    """
 
     room: str
     refused: Refused
 
     @property
     def on(self) -> str:
+        """``room_lost``."""
         return "room_lost"
 
 
 Change: TypeAlias = Lost | Reconnected | Gap | RoomLost
+"""Whatever the client reports itself."""

@@ -1,23 +1,49 @@
-"""The chat as an application sees it: commands that are answered, events in order."""
+"""The chat as a program sees it: one object over any number of connections, one after the other.
+
+The daemon's log is the memory; the client keeps its position in it.
+
+* The program gets an event once, in the order of its room's numbers (`Following`).
+* A command without an answer is sent again on the next connection (`Calls`). ``say`` carries a key
+  of its user's, so that the log takes it once; the others have the same effect when repeated.
+* A new connection first becomes the same user again, then joins every room from its position, and
+  only then sends the commands that wait.
+
+`Chat._run` makes the connections. Beside each runs `Chat._attend`, which restores the state and
+then reads on in the logs of rooms whose events came faster than the program took them. What is
+received is handled in the reader's own step, so that an answer takes effect before the event behind
+it.
+"""
 
 from __future__ import annotations
 
+import math
+import random
 import secrets
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
-from typing import TypedDict, Unpack
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from inspect import isawaitable
+from typing import Final, TypeAlias, TypedDict, TypeVar, Unpack
 
 import trio
+from msgspec import Struct, structs
 
-from chatd.client.connection import Deadlines
-from chatd.client.conversation import AnyEvent, Conversation, Statistics, Token
+from chatd.client.call import Call, Calls, retry_seconds
+from chatd.client.changes import Change, Lost, Reconnected, RoomLost
+from chatd.client.connection import Connection, Deadlines
 from chatd.client.dialing import Address, Backoff, Dial, dial_url
-from chatd.client.errors import Closed, Ending, unwrapped
-from chatd.client.following import Following
-from chatd.model import NORMAL
+from chatd.client.errors import Closed, ConnectError, Ending, Garbled, Refused, unwrapped, with_bye
+from chatd.client.following import Following, Take
+from chatd.client.inbox import Inbox
+from chatd.model import LOST, NORMAL, UNAUTHORIZED
+from chatd.protocol import commands
+from chatd.protocol.codec import read_frame, read_result
 from chatd.protocol.commands import (
+    Answer,
     Changed,
+    Command,
     Entered,
+    Fault,
     Found,
     Identity,
     Members,
@@ -31,13 +57,50 @@ from chatd.protocol.commands import (
     Said,
     Sanctioned,
 )
-from chatd.protocol.events import Hello
+from chatd.protocol.events import (
+    Bye,
+    Delete,
+    Edit,
+    Hello,
+    Left,
+    LogEvent,
+    Message,
+    NickChange,
+    Notice,
+    ServerEvent,
+    Topic,
+    Unknown,
+)
 
-__all__ = ["Chat", "Person", "connect"]
+__all__ = ["AnyEvent", "Chat", "Person", "Statistics", "Token", "connect"]
+
+_T = TypeVar("_T")
+
+Token: TypeAlias = str | Callable[[], str] | Callable[[], Awaitable[str]]
+"""A token, or a function, plain or async, that returns a fresh one."""
+
+AnyEvent: TypeAlias = ServerEvent | Unknown | Change
+"""Whatever `Chat.next_event` returns. Its name is in ``on``."""
+
+# The first character of the names of direct messages' rooms.
+_DIRECT: Final = "@"
+
+# The epoch of a number that came without one.
+_UNKNOWN: Final = ""
+
+# The size of the pages in which a log is read on: the daemon's default.
+_PAGE: Final = 100
+
+# Half of them is the page that is read on, less the gaps that may have to be reported before it.
+_LEAST_EVENTS: Final = 16
 
 
 class Person(TypedDict, total=False):
-    """Whom an operator means: one of ``nick``, ``user`` and ``network``; and why."""
+    """The keywords by which operators name a person: one of the first three, and a reason.
+
+    ``nick`` is a nick, with or without ``@``; ``user`` a user id; ``network``, for bans only, an
+    address or a network in CIDR notation. ``reason``, of at most 512 bytes, is shown to the person.
+    """
 
     nick: str
     user: str
@@ -45,17 +108,83 @@ class Person(TypedDict, total=False):
     reason: str
 
 
-class Chat:
-    """A chat; made by `connect`. Its methods may be called from any number of tasks.
+class Statistics(Struct, frozen=True):
+    """Figures of a `Chat`.
 
-    Every command waits for its answer, over a lost connection too: the next one sends it again.
-    It raises `Refused`; trio.TooSlowError where a living connection brings no answer in
-    ``Deadlines.answer`` seconds; `Closed` where the chat is over. What was cancelled while it
-    waited may have been carried out.
+    Attributes:
+        connections: How many connections got as far as being used.
+        waiting_events: How many events wait to be taken.
+        unanswered: How many commands have no answer yet.
+        duplicates: How many events of a log came a second time and were dropped.
+        late: How many events of a log came while there was no room, to be read from the log later.
+        dropped: How many events of no log were dropped because there was no room.
     """
 
-    def __init__(self, conversation: Conversation) -> None:
-        self._conversation = conversation
+    connections: int
+    waiting_events: int
+    unanswered: int
+    duplicates: int
+    late: int
+    dropped: int
+
+
+class Chat:
+    """A chat, made by `connect`. Its methods may be called from any number of tasks.
+
+    Every command waits for its answer, also over a lost connection: the next one sends it again. A
+    command that is cancelled while it waits may have been carried out.
+
+    Iterating over a chat (``async for event in chat``) yields the events that `next_event` returns,
+    and ends after `aclose`.
+
+    Every command may raise these:
+
+    Raises:
+        Refused: The daemon refused the command. Its ``code`` tells why.
+        trio.TooSlowError: A living connection brought no answer in `Deadlines.answer` seconds.
+        Closed: The chat is over.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        identity: Identity,
+        *,
+        token: Token | None = None,
+        reconnect: bool,
+        events: int,
+        deadlines: Deadlines,
+        backoff: Backoff,
+    ) -> None:
+        self._address = address
+        self._identity = identity
+        self._token = token
+        self._reconnect = reconnect
+        self._deadlines = deadlines
+        self._backoff = backoff
+        self._inbox: Inbox[AnyEvent] = Inbox(events)
+        self._rooms: dict[str, Following] = {}
+        self._calls = Calls(deadlines.answer)
+        # The connection there is, and how far it got.
+        self._connection: Connection | None = None
+        self._hello: Hello | None = None
+        self._greeted = trio.Event()
+        self._ready = False
+        self._bye: Bye | None = None
+        # Work for the task beside the connection: a token to renew, rooms to read on in.
+        self._work = trio.Event()
+        self._renew = False
+        # The attempt to connect that is being made, and the end of the last connection.
+        self._attempted = trio.Event()
+        self._failed: ConnectError | None = None
+        self._ending: Ending | None = None
+        self._lost = trio.Event()
+        self._retry = trio.Event()
+        self._over: Closed | None = None
+        self._connections = 0
+        self._duplicates = 0
+        self._late = 0
+        self._dropped = 0
 
     # ---- commands
 
@@ -67,36 +196,47 @@ class Chat:
         limit: int | None = None,
         messages: bool | None = None,
     ) -> Entered:
-        """Be in a room. The answer holds a page of its log: from ``since`` on, or the newest.
+        """Join a room and return a page of its log.
 
-        With ``messages`` the newest ``limit`` messages and what came between them, else events.
-        ``@nick`` follows the direct messages with somebody.
+        Later events of the room come by `next_event`, also over lost connections.
 
-        From then on its events come by `next_event`, over lost connections too.
+        Args:
+            room: The room's name, of at most 64 characters, or ``@nick`` for the direct messages
+                with a user, whose events come without a join too.
+            since: The position to continue from. By default the page has the newest events.
+            limit: The size of the page: 100 by default, 0 to 500.
+            messages: True if ``limit`` counts messages only; the page has all events between them.
+
+        Returns:
+            The page and the state of the room. The events of the page do not come again.
+
+        Raises:
+            Refused: ``not_found`` (there is no such room, and users may not create rooms),
+                ``banned``, ``forbidden``, ``rate_limited`` or ``bad_request``.
         """
-        fields = {
-            "room": room,
-            "since": None if since is None else {"epoch": since.epoch, "seq": since.seq},
-            "limit": limit,
-            "messages": messages,
-        }
-        rooms = self._conversation.rooms
 
         def answered(entered: Entered) -> None:
-            # Joined before: what it was told since and did not take yet still comes, in order.
-            if entered.room not in rooms:
-                rooms[entered.room] = Following(entered, since)
+            # If the room was joined before, events that were not taken yet still come, in order.
+            if entered.room not in self._rooms:
+                self._rooms[entered.room] = Following(entered, since)
 
-        return await self._conversation.call("join", fields, Entered, answered)
+        join = commands.Join(room=room, since=since, limit=limit, messages=bool(messages))
+        return await self._call(join, Entered, answered)
 
     async def leave(self, room: str) -> None:
-        """Leave a room. Of what it was told before, the rest may still be taken."""
-        rooms = self._conversation.rooms
+        """Leave a room. Events that came before may still be taken.
+
+        Args:
+            room: The room's name.
+
+        Raises:
+            Refused: ``not_joined``, or ``bad_request`` for direct messages.
+        """
 
         def answered(left: RoomLeft) -> None:
-            rooms.pop(left.room, None)
+            self._rooms.pop(left.room, None)
 
-        await self._conversation.call("leave", {"room": room}, RoomLeft, answered)
+        await self._call(commands.Leave(room=room), RoomLeft, answered)
 
     async def say(
         self,
@@ -106,38 +246,82 @@ class Chat:
         key: str | None = None,
         reply_to: int | None = None,
     ) -> Said:
-        """Say a message in ``room``, or in the one room that is joined (ValueError if not one).
+        """Send a message. It is in the log once, over any number of connections.
 
-        It is said once, over any number of connections. ``key`` (up to 64 bytes) is for who wants
-        to say it again after an exception: what has the same key is said once.
+        Args:
+            text: The text, of at most ``limits.message_bytes`` bytes (see `hello`).
+            room: The room's name, or ``@nick`` for a direct message. By default the one room that
+                is joined.
+            key: 1 to 64 bytes that name this message among the user's. To send a message again
+                after an exception, give the same key both times. By default a random one.
+            reply_to: The number of the message that this one answers.
+
+        Returns:
+            The message's number and time.
+
+        Raises:
+            Refused: ``not_joined``, ``muted``, ``rate_limited``, ``too_large``, ``bad_request``,
+                ``forbidden``, or ``unavailable``: then the message may or may not be in the log.
+            ValueError: No room was given, and not exactly one is joined.
         """
         if room is None:
             if len(self.joined) != 1:
-                raise ValueError(f"in which room? joined are {', '.join(self.joined) or 'none'}")
+                joined = ", ".join(self.joined) or "none"
+                raise ValueError(f"Name the room to speak in. Joined rooms: {joined}.")
             (room,) = self.joined
-        fields = {
-            "room": room,
-            "text": text,
-            "key": secrets.token_hex(16) if key is None else key,
-            "reply_to": reply_to,
-        }
-        return await self._conversation.call("say", fields, Said, keyed=True)
+        if key is None:
+            key = secrets.token_hex(16)
+        say = commands.Say(room=room, text=text, key=key, reply_to=reply_to)
+        return await self._call(say, Said, keyed=True)
 
     async def edit(self, room: str, seq: int, text: str) -> Changed:
-        """Give a message of one's own another text."""
-        fields = {"room": room, "seq": seq, "text": text}
-        return await self._conversation.call("edit", fields, Changed)
+        """Change the text of a message of one's own.
+
+        Args:
+            room: The room's name.
+            seq: The message's number.
+            text: The new text, of at most ``limits.message_bytes`` bytes.
+
+        Returns:
+            The number and time of the ``edit`` event.
+
+        Raises:
+            Refused: ``not_found``, ``forbidden`` (another user's message), ``not_joined``,
+                ``muted``, ``rate_limited``, ``too_large``, ``bad_request`` or ``unavailable``.
+        """
+        return await self._call(commands.Edit(room=room, seq=seq, text=text), Changed)
 
     async def delete(self, room: str, seq: int) -> Changed:
-        """Take a message away: one's own, or as an operator anybody's.
+        """Delete a message: one's own, or, as an operator, anybody's.
 
-        Raises `Refused` with ``not_found`` too where the connection was lost after it was done.
+        Args:
+            room: The room's name.
+            seq: The message's number.
+
+        Returns:
+            The number and time of the ``delete`` event.
+
+        Raises:
+            Refused: ``not_found``, also if the connection was lost after the message was deleted;
+                ``forbidden`` (another user's message), ``not_joined`` or ``unavailable``.
         """
-        return await self._conversation.call("delete", {"room": room, "seq": seq}, Changed)
+        return await self._call(commands.Delete(room=room, seq=seq), Changed)
 
     async def topic(self, room: str, text: str) -> Changed:
-        """Say what a room is about; an empty text: nothing."""
-        return await self._conversation.call("topic", {"room": room, "text": text}, Changed)
+        """Set a room's topic.
+
+        Args:
+            room: The room's name.
+            text: The topic, one line of at most 1,024 bytes; an empty text removes it.
+
+        Returns:
+            The number and time of the ``topic`` event.
+
+        Raises:
+            Refused: ``forbidden``, ``not_joined``, ``muted``, ``rate_limited``, ``too_large``,
+                ``bad_request`` or ``unavailable``.
+        """
+        return await self._call(commands.Topic(room=room, text=text), Changed)
 
     async def history(
         self,
@@ -148,120 +332,278 @@ class Chat:
         limit: int | None = None,
         messages: bool | None = None,
     ) -> Page:
-        """Read a page of a room's log: what came before a number, after one, or the newest.
+        """Read a page of a room's log: before a number, after one, or the newest events.
 
-        With ``messages``, ``limit`` counts messages alone.
+        Args:
+            room: The room's name, or ``@nick``. It need not be joined.
+            before: Only events with smaller numbers.
+            after: Only events with greater numbers. Give at most one of the two.
+            limit: The size of the page: 100 by default, 0 to 500.
+            messages: True if ``limit`` counts messages only; it has no effect with ``after``.
+
+        Returns:
+            Events, oldest first, and whether the log goes on in that direction.
+
+        Raises:
+            Refused: ``not_found``, ``banned``, ``forbidden``, ``rate_limited`` or ``bad_request``.
         """
-        fields = {
-            "room": room,
-            "before": before,
-            "after": after,
-            "limit": limit,
-            "messages": messages,
-        }
-        return await self._conversation.call("history", fields, Page)
+        history = commands.History(
+            room=room, before=before, after=after, limit=limit, messages=bool(messages)
+        )
+        return await self._call(history, Page)
 
     async def search(
         self, room: str, query: str, *, before: int | None = None, limit: int | None = None
     ) -> Found:
-        """Find the messages with all the words of ``query``, the newest first."""
-        fields = {"room": room, "query": query, "before": before, "limit": limit}
-        return await self._conversation.call("search", fields, Found)
+        """Find the messages of a room that contain all words of ``query``.
+
+        Args:
+            room: The room's name, or ``@nick``. It need not be joined.
+            query: Words, in at most 256 bytes. ``dep*`` finds words by their beginning,
+                ``"two words"`` a phrase.
+            before: Only messages with smaller numbers.
+            limit: The size of the page: 100 by default, 0 to 500.
+
+        Returns:
+            Messages, the newest first, and whether there may be more.
+
+        Raises:
+            Refused: ``not_found``, ``banned``, ``forbidden``, ``rate_limited``, ``too_large`` or
+                ``bad_request``.
+        """
+        search = commands.Search(room=room, query=query, before=before, limit=limit)
+        return await self._call(search, Found)
 
     def typing(self, room: str, *, active: bool = True) -> None:
-        """Tell the others that this user is writing, or no more; best effort, with no answer."""
-        self._conversation.mention("typing", {"room": room, "on": active})
+        """Tell the others that this user is typing. It is lost if there is no connection.
+
+        Args:
+            room: The room's name, or ``@nick``.
+            active: False if the user stopped typing.
+        """
+        if self._ready and self._connection is not None:
+            self._calls.mention(self._connection, commands.Typing(room=room, on=active))
 
     async def read(self, room: str, seq: int) -> int:
-        """Note that this user has read everything up to ``seq``; gives how far that is by now."""
-        return (await self._conversation.call("read", {"room": room, "seq": seq}, ReadMark)).seq
+        """Mark a room as read up to a number.
+
+        Args:
+            room: The room's name, or ``@nick``.
+            seq: The number of the last event that was read.
+
+        Returns:
+            The number up to which the room is read; it never goes back.
+
+        Raises:
+            Refused: ``not_joined``, ``bad_request`` or ``unavailable``.
+        """
+        return (await self._call(commands.Read(room=room, seq=seq), ReadMark)).seq
 
     async def who(
         self, room: str, *, after: str | None = None, limit: int | None = None
     ) -> Members:
-        """Ask who is in a room, by nick; ``after`` is the last nick of the page before."""
-        fields = {"room": room, "after": after, "limit": limit}
-        return await self._conversation.call("who", fields, Members)
+        """List a room's members by nick.
+
+        Args:
+            room: The room's name. It need not be joined.
+            after: The last nick of the previous page. By default the first page is returned.
+            limit: The size of the page: 100 by default, 0 to 500.
+
+        Returns:
+            A page of members, and how many there are in all.
+
+        Raises:
+            Refused: ``not_found``, ``banned``, ``forbidden`` or ``rate_limited``.
+        """
+        return await self._call(commands.Who(room=room, after=after, limit=limit), Members)
 
     async def rooms(self) -> list[RoomInfo]:
-        """Ask which rooms there are, page after page: direct messages first, then by name."""
+        """Return all rooms: direct messages first, then by name. It asks page after page.
+
+        Raises:
+            Refused: ``rate_limited`` or ``unavailable``.
+        """
         rooms: list[RoomInfo] = []
         more = True
         while more:
-            fields = {"after": rooms[-1].room if rooms else None}
-            page = await self._conversation.call("rooms", fields, RoomList)
+            after = rooms[-1].room if rooms else None
+            page = await self._call(commands.Rooms(after=after), RoomList)
             rooms += page.rooms
             more = page.more and bool(page.rooms)
         return rooms
 
     async def nick(self, nick: str) -> str:
-        """Be called ``nick`` from now on; gives it as it is shown."""
-        answered = self._conversation.renamed
-        return (await self._conversation.call("nick", {"nick": nick}, Renamed, answered)).nick
+        """Change this user's nick.
+
+        Args:
+            nick: The new nick, of at most 32 characters.
+
+        Returns:
+            The nick as it is displayed.
+
+        Raises:
+            Refused: ``nick_taken``, ``bad_request`` or ``rate_limited``.
+        """
+        return (await self._call(commands.Nick(nick=nick), Renamed, self._renamed)).nick
 
     async def auth(self, session: str | None = None, *, token: str | None = None) -> Identity:
-        """Be the guest again to whom ``session`` was given, or who a ``token`` names.
+        """Become another user, before the first `join`; later only renew the token.
 
-        Before the first `join`; later only with another token of the same user's, to renew it.
+        Args:
+            session: The ``session`` of an `Identity`, to become that guest again.
+            token: A token, to become the user that it names. Give one of the two.
+
+        Returns:
+            Who this client is now.
+
+        Raises:
+            Refused: ``unauthorized`` (the secret is unknown or has expired), ``forbidden`` or
+                ``bad_request``.
         """
-        answered = self._conversation.identified
-        fields = {"session": session, "token": token}
-        return await self._conversation.call("auth", fields, Identity, answered)
+        return await self._call(
+            commands.Auth(session=session, token=token), Identity, self._identified
+        )
 
-    # ---- commands of operators; somebody is meant by nick, user id or, for bans, network
+    # ---- commands of operators
 
     async def kick(self, *, room: str | None = None, **who: Unpack[Person]) -> Sanctioned:
-        """Put somebody out of a room, or of everything. They may come back."""
-        return await self._conversation.call("kick", {"room": room, **who}, Sanctioned)
+        """Remove a person, who may come back.
+
+        Args:
+            room: The room's name. By default the whole chat.
+            who: The person: ``nick`` or ``user``; and ``reason``.
+
+        Returns:
+            The user id concerned.
+
+        Raises:
+            Refused: ``forbidden`` (you are no operator, or the person is one), ``not_found`` or
+                ``bad_request``.
+        """
+        return await self._call(commands.Kick(room=room, **who), Sanctioned)
 
     async def ban(
         self, *, room: str | None = None, seconds: float | None = None, **who: Unpack[Person]
     ) -> Sanctioned:
-        """Keep somebody, or a network, out of a room or of everything; without end or not."""
-        fields = {"room": room, "seconds": seconds, **who}
-        return await self._conversation.call("ban", fields, Sanctioned)
+        """Keep a person or a network out. A guest's ban includes its network.
+
+        Args:
+            room: The room's name. By default the whole chat.
+            seconds: For how long, more than 0. By default until `unban`.
+            who: The person: ``nick``, ``user`` or ``network``; and ``reason``.
+
+        Returns:
+            The user id or the networks concerned, and when the ban ends.
+
+        Raises:
+            Refused: ``forbidden`` (you are no operator, or the person is one), ``not_found`` or
+                ``bad_request``.
+        """
+        return await self._call(commands.Ban(room=room, seconds=seconds, **who), Sanctioned)
 
     async def unban(self, *, room: str | None = None, **who: Unpack[Person]) -> Sanctioned:
-        """Take a ban back, by the name it was made with."""
-        return await self._conversation.call("unban", {"room": room, **who}, Sanctioned)
+        """Lift a ban.
+
+        Args:
+            room: The room's name. By default a ban from the whole chat.
+            who: The person, by the name that was banned: ``nick``, ``user`` or ``network``.
+
+        Returns:
+            The user id or the networks concerned.
+
+        Raises:
+            Refused: ``forbidden``, ``not_found`` (there is no such ban) or ``bad_request``.
+        """
+        return await self._call(commands.Unban(room=room, **who), Sanctioned)
 
     async def mute(
         self, *, room: str | None = None, seconds: float | None = None, **who: Unpack[Person]
     ) -> Sanctioned:
-        """Let somebody say nothing in a room, or anywhere."""
-        fields = {"room": room, "seconds": seconds, **who}
-        return await self._conversation.call("mute", fields, Sanctioned)
+        """Keep a person from sending messages.
+
+        Args:
+            room: The room's name. By default the whole chat.
+            seconds: For how long, more than 0. By default until `unmute`.
+            who: The person: ``nick`` or ``user``; and ``reason``.
+
+        Returns:
+            The user id concerned, and when it ends.
+
+        Raises:
+            Refused: ``forbidden`` (you are no operator, or the person is one), ``not_found`` or
+                ``bad_request``.
+        """
+        return await self._call(commands.Mute(room=room, seconds=seconds, **who), Sanctioned)
 
     async def unmute(self, *, room: str | None = None, **who: Unpack[Person]) -> Sanctioned:
-        """Let somebody speak again."""
-        return await self._conversation.call("unmute", {"room": room, **who}, Sanctioned)
+        """Let a person send messages again.
+
+        Args:
+            room: The room's name. By default a mute in the whole chat.
+            who: The person: ``nick`` or ``user``.
+
+        Returns:
+            The user id concerned.
+
+        Raises:
+            Refused: ``forbidden``, ``not_found`` (there is no such mute) or ``bad_request``.
+        """
+        return await self._call(commands.Unmute(room=room, **who), Sanctioned)
 
     async def slow(self, room: str, seconds: float) -> Sanctioned:
-        """Have everybody else wait so long between two messages; 0 ends it."""
-        return await self._conversation.call("slow", {"room": room, "seconds": seconds}, Sanctioned)
+        """Make all users but operators wait between two messages in a room.
+
+        Args:
+            room: The room's name.
+            seconds: For how long, at most 86,400 (a day); 0 ends it.
+
+        Raises:
+            Refused: ``forbidden``, ``not_found`` or ``bad_request``.
+        """
+        return await self._call(commands.Slow(room=room, seconds=seconds), Sanctioned)
 
     async def close_room(
         self, room: str, *, seconds: float | None = None, reason: str | None = None
     ) -> Sanctioned:
-        """Put everybody else out of a room and keep it shut, for so long or until 0 seconds."""
-        fields = {"room": room, "seconds": seconds, "reason": reason}
-        return await self._conversation.call("close", fields, Sanctioned)
+        """Remove all users but operators from a room and keep it closed.
+
+        Args:
+            room: The room's name.
+            seconds: For how long; 0 opens it. By default until it is opened.
+            reason: Shown to the users, at most 512 bytes.
+
+        Returns:
+            When it ends.
+
+        Raises:
+            Refused: ``forbidden``, ``not_found`` or ``bad_request``.
+        """
+        close = commands.Close(room=room, seconds=seconds, reason=reason)
+        return await self._call(close, Sanctioned)
 
     # ---- events
 
     async def next_event(self) -> AnyEvent:
-        """Wait for the next event, over lost connections too. Raises `Closed` when all is over."""
-        return await self._conversation.inbox.take()
+        """Wait for the next event, also over lost connections, and return it.
+
+        Raises:
+            Closed: The chat is over, and all events were taken.
+        """
+        return await self._inbox.take()
 
     def next_event_nowait(self) -> AnyEvent:
-        """Give the next event if it is there. Raises trio.WouldBlock, or `Closed`."""
-        return self._conversation.inbox.take_nowait()
+        """Return the next event.
+
+        Raises:
+            trio.WouldBlock: There is none now.
+            Closed: The chat is over, and all events were taken.
+        """
+        return self._inbox.take_nowait()
 
     def __aiter__(self) -> Chat:
         return self
 
     async def __anext__(self) -> AnyEvent:
-        """Give the next event; ends after `aclose`, raises `Closed` when the daemon ended it."""
         try:
             return await self.next_event()
         except Closed as closed:
@@ -269,55 +611,399 @@ class Chat:
                 raise StopAsyncIteration from None
             raise
 
-    # ---- the connection
+    # ---- the state
 
     @property
     def identity(self) -> Identity:
         """Who this client is. Keep ``session`` to be the same guest in a later run."""
-        return self._conversation.identity
+        return self._identity
 
     @property
     def hello(self) -> Hello | None:
-        """The last connection's first word, with the daemon's limits."""
-        return self._conversation.hello
+        """The first event of the last connection, with the daemon's limits."""
+        return self._hello
 
     @property
     def connected(self) -> bool:
-        """Whether commands go out at once."""
-        return self._conversation.ready
+        """True if commands are sent at once."""
+        return self._ready
 
     @property
     def ending(self) -> Ending | None:
         """Why the last connection ended; None while there is one."""
-        return self._conversation.ending
+        return self._ending
 
     @property
     def joined(self) -> tuple[str, ...]:
-        """The rooms this client is in, as they are written; direct messages are not joined."""
-        return tuple(room for room in self._conversation.rooms if not room.startswith("@"))
+        """The names of the rooms that are joined, which direct messages are not."""
+        return tuple(room for room in self._rooms if not room.startswith(_DIRECT))
 
     def position(self, room: str) -> Position | None:
-        """Give where this client is in a joined room's log, as ``since`` for a later `join`."""
-        following = self._conversation.rooms.get(room)
+        """Return the client's position in a room's log, to be ``since`` of a later `join`.
+
+        Events that wait to be taken are before it.
+
+        Args:
+            room: The room's name as `Entered` has it.
+
+        Returns:
+            The position; None if the room is not joined.
+        """
+        following = self._rooms.get(room)
         return None if following is None else following.position
 
+    def statistics(self) -> Statistics:
+        """Return figures of this chat."""
+        return Statistics(
+            connections=self._connections,
+            waiting_events=len(self._inbox),
+            unanswered=len(self._calls),
+            duplicates=self._duplicates,
+            late=self._late,
+            dropped=self._dropped,
+        )
+
+    # ---- the connection
+
     async def lost(self) -> Ending:
-        """Wait until there is no connection, and tell why."""
-        return await self._conversation.lost()
+        """Wait until there is no connection, and return why."""
+        while self._ending is None:
+            await self._lost.wait()
+        return self._ending
 
     async def reconnect(self) -> None:
-        """Connect again now; a connection that there is is dropped. Returns when all is restored.
+        """Connect again now, and wait until all is restored. It drops a connection that there is.
 
-        Raises `Closed`, or `ConnectError`, after which a chat that comes back by itself tries on.
+        Raises:
+            ConnectError: This attempt failed; unless ``reconnect=False``, others follow.
+            Closed: The chat is over.
         """
-        await self._conversation.reconnect()
+        if self._over is not None:
+            raise self._over
+        if self._attempted.is_set():
+            self._attempted = trio.Event()
+            self._failed = None
+            if self._ready and self._connection is not None:
+                self._connection.end(LOST.code, "connecting again")
+            # If an attempt is being made, that is the one to wait for.
+            if self._ready or self._connection is None:
+                self._retry.set()
+        await self._wait_attempted()
 
     async def aclose(self) -> None:
-        """Leave: close the connection, end the events. What waits for an answer gets `Closed`."""
-        await self._conversation.aclose()
+        """Close the connection and end the events. Commands that wait raise `Closed`."""
+        self._finish(Ending(NORMAL.code, "left", reconnect=False))
+        if self._connection is not None:
+            await self._connection.aclose()
 
-    def statistics(self) -> Statistics:
-        return self._conversation.statistics()
+    async def _wait_attempted(self) -> None:
+        """Wait until the present attempt to connect has ended, and raise what it failed with.
+
+        `connect` calls it.
+        """
+        await self._attempted.wait()
+        if self._failed is not None:
+            raise self._failed
+        if self._over is not None:
+            raise self._over
+
+    async def _run(self) -> None:
+        """Make the connections until the chat is over. `connect` calls it."""
+        attempt = 0
+        while self._over is None:
+            began = trio.current_time()
+            try:
+                ending = await self._converse()
+            except ConnectError as error:
+                self._failed = error
+                retry_ms = error.retry_ms
+                if self._connections == 0 or error.hopeless:
+                    self._finish(Ending(LOST.code, str(error), reconnect=False))
+                self._attempted.set()
+            else:
+                retry_ms = ending.retry_ms
+                if not ending.reconnect:
+                    self._finish(ending)
+            if self._over is not None:
+                return
+            if trio.current_time() - began > self._backoff.most_seconds:
+                attempt = 0
+            await self._wait_to_retry(attempt, retry_ms)
+            attempt += 1
+
+    async def _wait_to_retry(self, attempt: int, retry_ms: int | None) -> None:
+        chance = random.random()  # noqa: S311  it spreads load, it guards nothing
+        if not self._reconnect:
+            seconds = math.inf
+        elif retry_ms is not None:
+            seconds = self._backoff.after(retry_ms, chance)
+        else:
+            seconds = self._backoff.seconds(attempt, chance)
+        with trio.move_on_after(seconds):
+            await self._retry.wait()
+        self._retry = trio.Event()
+
+    async def _converse(self) -> Ending:
+        """Make one connection and return why it ended, or raise `ConnectError`."""
+        self._greeted = trio.Event()
+        self._bye = None
+        # A session brings its nick with it. The nick in the request would only be another's.
+        nick = None if self._identity.session else self._identity.nick
+        connection = Connection(self._address, self._address.beginning(nick), self._deadlines)
+        self._connection = connection
+        try:
+            ending = await connection.converse(self._received, partial(self._attend, connection))
+        finally:
+            self._connection = None
+            was_ready, self._ready = self._ready, False
+            self._calls.stranded()
+        if self._bye is not None:
+            ending = with_bye(ending, self._bye)
+        if ending.reconnect and not was_ready:
+            raise ConnectError(
+                f"the connection ended before it was used: {ending.reason}",
+                retry_ms=ending.retry_ms,
+            )
+        if self._over is None:
+            self._ended(ending)
+            self._put(Lost(ending))
+        return ending
+
+    def _ended(self, ending: Ending) -> None:
+        self._ending = ending
+        self._lost.set()
+
+    def _finish(self, ending: Ending) -> None:
+        if self._over is not None:
+            return
+        over = self._over = Closed(ending)
+        self._ended(ending)
+        self._calls.fail(over)
+        self._inbox.end(over)
+        self._attempted.set()
+
+    async def _call(
+        self,
+        command: Command,
+        kind: type[_T],
+        answered: Callable[[_T], None] | None = None,
+        *,
+        keyed: bool = False,
+    ) -> _T:
+        if self._over is not None:
+            raise self._over
+        call = self._calls.new(command, kind, answered, keyed=keyed)
+        if self._ready and self._connection is not None:
+            self._calls.send(self._connection, call)
+        return await self._calls.outcome(call)
+
+    # ---- what is received; nothing here waits
+
+    def _received(self, frame: str | bytes) -> None:
+        try:
+            received = read_frame(frame)
+            if not isinstance(received, Answer):
+                self._event(received)
+            elif received.re is None and received.error is not None:
+                self._put(Notice(text=read_result(received.error, Fault).message))
+            else:
+                self._calls.answered(received)
+        except ValueError as error:
+            raise Garbled(str(error)) from None
+
+    def _event(self, event: ServerEvent | Unknown) -> None:
+        match event:
+            case Message(seq=int()) | Edit() | Delete() | Topic():
+                self._log_event(event)
+                return
+            case Hello():
+                self._hello = event
+                self._greeted.set()
+                return
+            case Bye():
+                self._bye = event
+            case Notice(do="auth", code=None) if callable(self._token):
+                self._renew = True
+                self._work.set()
+                return
+            case NickChange() if event.user == self._identity.user:
+                self._identity = structs.replace(self._identity, nick=event.nick)
+            case Left(reason="kicked" | "banned") if event.user == self._identity.user:
+                self._rooms.pop(event.room, None)  # which the client does not join again by itself
+            case _:
+                pass
+        self._put(event)
+
+    def _log_event(self, event: LogEvent) -> None:
+        if event.seq is None:
+            self._put(event)
+            return
+        following = self._rooms.get(event.room)
+        if following is None:
+            self._put(event)
+            if event.room.startswith(_DIRECT):
+                self._follow(event.room, event.seq)
+            return
+        if following.resuming:
+            return
+        # Two: a gap may have to be reported first.
+        match following.take(event.seq, fits=self._inbox.fits(2)):
+            case Take.SEEN:
+                self._duplicates += 1
+            case Take.LATE:
+                self._late += 1
+                self._work.set()
+            case Take.NOW:
+                for gap in following.pending_gap():
+                    self._put(gap)
+                self._put(event)
+
+    def _follow(self, room: str, seq: int) -> None:
+        """Follow direct messages, which nobody joins, from the first one that comes."""
+        self._rooms[room] = following = Following(Entered(room, _UNKNOWN, seq, []), None)
+        following.seq = seq
+        # The page that is read at once has the epoch of the number.
+        following.late = True
+        self._work.set()
+
+    def _put(self, event: AnyEvent) -> None:
+        if self._inbox.fits(1):
+            self._inbox.put(event)
+        else:
+            self._dropped += 1
+
+    def _identified(self, identity: Identity) -> None:
+        self._identity = identity
+
+    def _renamed(self, renamed: Renamed) -> None:
+        self._identity = structs.replace(self._identity, nick=renamed.nick)
+
+    # ---- beside each connection
+
+    async def _attend(self, connection: Connection) -> None:
+        try:
+            await self._restore(connection)
+            while True:
+                await self._work.wait()
+                if self._renew:
+                    self._renew = False
+                    await self._authenticate(connection)
+                    continue
+                late = next((room for room in self._rooms.values() if room.late), None)
+                if late is None:
+                    self._work = trio.Event()
+                else:
+                    await self._inbox.half_empty()
+                    await self._read_on(connection, late)
+        except trio.TooSlowError:
+            connection.end(LOST.code, "no answer in time")
+        except Closed:
+            pass  # `aclose` ends the connection
+
+    async def _restore(self, connection: Connection) -> None:
+        with trio.fail_after(self._deadlines.answer):
+            await self._greeted.wait()
+        same_user = await self._become(connection)
+        if self._connections or not same_user:
+            self._put(Reconnected(self._identity.user, self._identity.nick, same_user))
+        joins = [(room, self._rejoin(connection, room)) for room in self._rooms.values()]
+        try:
+            for following, call in joins:
+                await self._rejoined(connection, following, call)
+        finally:
+            for _, call in joins:
+                self._calls.forget(call)
+        self._calls.resend(connection, same_user=same_user)
+        self._connections += 1
+        self._failed = None
+        self._ending = None
+        self._lost = trio.Event()
+        self._ready = True
+        self._attempted.set()
+
+    async def _become(self, connection: Connection) -> bool:
+        """Become the user of before, and return whether that was possible."""
+        assert self._hello is not None  # noqa: S101  the greeting was waited for
+        before, hello = self._identity, self._hello
+        guest = Identity(hello.user, hello.nick, hello.op, hello.session)
+        if self._token is not None:
+            return await self._authenticate(connection)
+        if before.session is None:
+            self._identity = guest
+            return True
+        known = True
+        try:
+            auth = commands.Auth(session=before.session)
+            self._identity = await self._calls.ask(connection, auth, Identity)
+        except Refused:
+            self._identity = guest
+            known = False
+        if before.nick is not None and self._identity.nick != before.nick:
+            # If another user has the nick by now, the program sees that in `identity`.
+            with suppress(Refused):
+                nick = commands.Nick(nick=before.nick)
+                self._renamed(await self._calls.ask(connection, nick, Renamed))
+        return known
+
+    async def _authenticate(self, connection: Connection) -> bool:
+        """Become the user that the token names. If it is refused, the chat is over."""
+        token = self._token() if callable(self._token) else self._token
+        if isawaitable(token):
+            token = await token
+        before = self._identity
+        try:
+            auth = commands.Auth(token=token)
+            self._identity = await self._calls.ask(connection, auth, Identity)
+        except Refused as refused:
+            connection.end(UNAUTHORIZED.code, refused.message)
+            await trio.sleep_forever()
+        return before.user in {None, self._identity.user}
+
+    def _rejoin(self, connection: Connection, following: Following) -> Call[Entered]:
+        join = commands.Join(room=following.room, since=following.rejoining())
+        call = self._calls.new(join, Entered, partial(self._rejoin_answered, following))
+        self._calls.send(connection, call)
+        return call
+
+    async def _rejoined(
+        self, connection: Connection, following: Following, call: Call[Entered]
+    ) -> None:
+        while True:
+            try:
+                await self._calls.outcome(call)
+            except Refused as refused:
+                if (seconds := retry_seconds(refused)) is not None:
+                    await trio.sleep(seconds)
+                    call = self._rejoin(connection, following)
+                    continue
+                self._rooms.pop(following.room, None)
+                self._put(RoomLost(following.room, refused))
+            return
+
+    def _rejoin_answered(self, following: Following, entered: Entered) -> None:
+        self._rooms.pop(following.room, None)
+        following.rejoined(entered)
+        self._rooms[following.room] = following
+        for event in entered.events:
+            self._event(event)
+        if following.gap is not None:  # and no event before which it could be reported
+            following.late = True
+            self._work.set()
+
+    async def _read_on(self, connection: Connection, following: Following) -> None:
+        newest = following.newest
+        history = commands.History(
+            room=following.room,
+            after=following.position.seq,
+            limit=min(_PAGE, self._inbox.most // 2 - 2),
+        )
+        try:
+            page = await self._calls.ask(connection, history, Page)
+        except Refused:
+            page = Page(following.epoch, [])
+        if self._rooms.get(following.room) is following:
+            for event in following.read(page, newest):
+                self._put(event)
 
 
 @asynccontextmanager
@@ -332,26 +1018,36 @@ async def connect(
     deadlines: Deadlines | None = None,
     backoff: Backoff | None = None,
 ) -> AsyncGenerator[Chat]:
-    """Connect to a daemon and leave it at the end of the block.
+    """Connect to a daemon, and leave it at the end of the block.
 
-    ``where`` is ``ws://host:port``, ``wss://…``, ``unix:/path``, an `Address`, or a function that
-    opens a stream. ``nick`` is a wish for the beginning: a free one is given where it is taken.
-    ``session`` makes this the guest to whom it was given, ``token`` the user whom it names: a
-    function, plain or async, is asked for a fresh one for each connection and before one ends.
-    With ``reconnect=False`` a lost
-    connection stays lost until `Chat.reconnect`. ``events`` bounds what waits to be taken (at least
-    16); what comes faster is read from the rooms' logs later.
+    Args:
+        where: ``ws://host:port``, ``wss://host:port``, ``unix:/path/of/the/socket``, an `Address`,
+            or an async function that opens a stream.
+        nick: The nick to start with. If it is taken, the daemon gives a similar one.
+        session: The ``session`` of an earlier `Identity`, to be the same guest again.
+        token: A token, to be the user that it names; or a function, plain or async, that returns
+            one. It is called for each connection, and before a token expires.
+        reconnect: False if a lost connection stays lost until `Chat.reconnect`.
+        events: How many events may wait to be taken, at least 16. Events of a log that come faster
+            are read from the log later; others are dropped.
+        deadlines: How long each wait for the daemon may take. See `Deadlines` for the defaults.
+        backoff: How long to wait between attempts to connect. See `Backoff` for the defaults.
 
-    Raises `ConnectError` where the first connection cannot be made, `Closed` where the daemon ends
-    it for good, and ValueError.
+    Yields:
+        The chat.
+
+    Raises:
+        ConnectError: The first connection could not be made.
+        Closed: The daemon ended the first connection for good.
+        ValueError: ``where`` is no address, or ``events`` is less than 16.
     """
-    if events < 16:
-        raise ValueError("events must be at least 16, half of which is the page that is read on")
+    if events < _LEAST_EVENTS:
+        raise ValueError(f"events must be at least {_LEAST_EVENTS}")
     if isinstance(where, str):
         address = dial_url(where)
     else:
         address = where if isinstance(where, Address) else Address(where)
-    conversation = Conversation(
+    chat = Chat(
         address,
         Identity(None, nick, session=session),
         token=token,
@@ -362,12 +1058,12 @@ async def connect(
     )
     with unwrapped():
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(conversation.run)
+            nursery.start_soon(chat._run)  # noqa: SLF001  a chat is made here alone
             try:
-                await conversation.settled()
-                yield Chat(conversation)
+                await chat._wait_attempted()  # noqa: SLF001  as above
+                yield chat
             finally:
                 try:
-                    await conversation.aclose()
+                    await chat.aclose()
                 finally:
                     nursery.cancel_scope.cancel()

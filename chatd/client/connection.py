@@ -1,8 +1,8 @@
-"""One WebSocket to the daemon, from the dial to the close: frames out, frames in, life signs.
+"""One WebSocket to the daemon, from the dial to the close: frames both ways, and keep-alive pings.
 
-It knows nothing of what the frames say. trio-websocket answers the daemon's pings by itself; this
-adds what it leaves out: a deadline on every wait, the end of a stream during the handshake, and a
-writer of its own, since a `send_message` that is cancelled tears the frame.
+It does not look into the frames. trio-websocket answers the daemon's pings by itself. This adds a
+deadline on every wait, notices the end of the stream during the handshake, and writes from a task
+of its own, because a `send_message` that is cancelled leaves half a frame behind.
 """
 
 from __future__ import annotations
@@ -29,24 +29,28 @@ from chatd.protocol.codec import SUBPROTOCOL
 
 __all__ = ["Connection", "Deadlines", "Outgoing"]
 
-# A page of 500 messages of 16 KiB, each byte written as \u00xx at the worst; characters, not bytes.
+# A page of 500 messages of 16 KiB, with each byte written as \u00xx; in characters, not bytes.
 _MOST_FRAME: Final = 64 << 20
 
-# What a socket holds at most by default on Linux is a few of these.
+# A few of these fill the receive buffer of a socket, by Linux's default.
 _RECEIVE_BYTES: Final = 64 << 10
 
-# Frames between trio-websocket's reader and ours, which never waits: it only saves switches.
+# Frames between trio-websocket's reader and ours. Ours never waits, so this only saves switches.
 _FRAMES: Final = 64
 
-
-# What a refusal's body says is one line for people.
+# How much of the body of a refusal is quoted; it should be one line for people.
 _REFUSAL_BYTES: Final = 500
 
 
 class Deadlines(Struct, frozen=True):
-    """How long each wait on the daemon may take, in seconds.
+    """How long each wait for the daemon may take, in seconds.
 
-    ``ping``: after so much silence the client asks for a life sign; None: never.
+    Attributes:
+        connect: For the stream, and then for the WebSocket handshake.
+        answer: For the answer to a command, on a living connection.
+        close: For the daemon's Close frame, when the client closes.
+        ping: After so long without a byte from the daemon the client sends a ping; None: never.
+        pong: For the answer to that ping; then the connection is lost.
     """
 
     connect: float = 10.0
@@ -57,7 +61,7 @@ class Deadlines(Struct, frozen=True):
 
 
 class Outgoing(Protocol):
-    """A frame that waits to be sent. ``withdrawn`` frames are passed over."""
+    """A frame that waits to be sent; a ``withdrawn`` one is not sent."""
 
     @property
     def frame(self) -> str: ...
@@ -67,7 +71,10 @@ class Outgoing(Protocol):
 
 
 class Connection:
-    """Made for one `converse`, which is its whole life."""
+    """One connection. `converse` is called once and runs all of it.
+
+    Without a ``subprotocol`` none is asked for. ``headers`` are added to the request.
+    """
 
     def __init__(
         self,
@@ -90,18 +97,18 @@ class Connection:
         self._scope = trio.CancelScope()
 
     def send(self, frame: Outgoing) -> None:
-        """Send a frame after those before it. The caller bounds how many wait."""
+        """Send a frame after those before it. The caller bounds how many may wait."""
         self._frames.append(frame)
         self._more.set()
 
     def end(self, code: int, reason: str) -> None:
-        """Drop the connection without a word; the first reason counts."""
+        """Drop the connection without a Close frame; the first reason counts."""
         if self._ending is None:
             self._ending = Ending(code, reason, may_reconnect(code))
         self._scope.cancel()
 
     async def aclose(self) -> None:
-        """Close as RFC 6455 has it, and give the daemon its time for it."""
+        """Close with a Close frame, and wait for the daemon's (RFC 6455 section 7.1.2)."""
         if self._websocket is not None:
             if self._ending is None:
                 self._ending = Ending(NORMAL.code, "left", reconnect=False)
@@ -115,67 +122,77 @@ class Connection:
     async def converse(
         self, received: Callable[[str | bytes], None], beside: Callable[[], Awaitable[None]]
     ) -> Ending:
-        """Connect, hand every frame to ``received`` and run ``beside`` until the connection ends.
+        """Connect, then pass every frame to ``received`` and run ``beside`` until the end.
 
-        Raises `ConnectError` where there was none. ``received`` may raise `Garbled`.
+        Args:
+            received: Called with each frame; it may raise `Garbled`.
+            beside: Run in a task of its own. The connection does not end with it.
+
+        Returns:
+            Why the connection ended.
+
+        Raises:
+            ConnectError: The connection could not be made.
         """
-        line: _Line | None = None
+        stream: _MonitoredStream | None = None
         try:
             with self._scope:
-                line = await self._dial()
-                await self._over(line, received, beside)
+                stream = await self._dial()
+                await self._run(stream, received, beside)
         finally:
-            if line is not None:
-                await trio.aclose_forcefully(line)
+            if stream is not None:
+                await trio.aclose_forcefully(stream)
         if self._fault is not None:
             raise self._fault
         if self._ending is None:
             raise ConnectError("the connection was dropped while it was made")
         return self._ending
 
-    async def _dial(self) -> _Line:
+    async def _dial(self) -> _MonitoredStream:
         seconds = self._deadlines.connect
         try:
             with trio.fail_after(seconds):
-                return _Line(await self._address.dial())
+                return _MonitoredStream(await self._address.dial())
         except trio.TooSlowError:
             raise ConnectError(f"no connection to {self._address.host} in {seconds:g} s") from None
         except (OSError, trio.BrokenResourceError) as error:
             raise ConnectError(f"no connection to {self._address.host}: {_why(error)}") from error
 
-    async def _over(
+    async def _run(
         self,
-        line: _Line,
+        stream: _MonitoredStream,
         received: Callable[[str | bytes], None],
         beside: Callable[[], Awaitable[None]],
     ) -> None:
         try:
             async with trio.open_nursery() as nursery:
-                websocket = await self._shake_hands(nursery, line)
+                websocket = await self._open(nursery, stream)
                 if websocket is not None:
                     self._websocket = websocket
-                    nursery.start_soon(self._ours, partial(self._write, websocket))
-                    nursery.start_soon(self._ours, partial(self._beat, websocket, line))
-                    nursery.start_soon(self._ours, beside)
-                    await self._ours(partial(self._read, websocket, line, received))
+                    nursery.start_soon(self._guarded, partial(self._write, websocket))
+                    nursery.start_soon(self._guarded, partial(self._keep_alive, websocket, stream))
+                    nursery.start_soon(self._guarded, beside)
+                    await self._guarded(partial(self._read, websocket, stream, received))
                 nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
-            # What is not ours came out of trio-websocket's reader: a rejection, or wsproto's word
-            # on a peer that speaks something else.
+            # From trio-websocket's reader: a rejection, or wsproto's error about a peer that speaks
+            # something else.
             wire, rest = group.split(Exception)
             if rest is not None or wire is None:
                 raise
             self._fail(_refused(wire.exceptions[0]))
 
-    async def _shake_hands(self, nursery: trio.Nursery, line: _Line) -> WebSocketConnection | None:
+    async def _open(
+        self, nursery: trio.Nursery, stream: _MonitoredStream
+    ) -> WebSocketConnection | None:
         websocket: WebSocketConnection | None = None
         with trio.move_on_after(self._deadlines.connect):
             async with trio.open_nursery() as race:
-                # trio-websocket waits for ever where the stream ends before the answer.
-                race.start_soon(line.cancel_when_gone, race.cancel_scope)
+                # trio-websocket waits for ever if the stream ends before the answer.
+                race.start_soon(stream.cancel_when_gone, race.cancel_scope)
                 websocket = await wrap_client_stream(
                     nursery,
-                    line,  # type: ignore[arg-type]  # any Stream does: it is only written and read
+                    stream,  # type: ignore[arg-type]  # any Stream does: it is only written and read
                     self._address.host,
                     self._target,
                     subprotocols=[] if self._subprotocol is None else [self._subprotocol],
@@ -186,7 +203,7 @@ class Connection:
                 )
                 race.cancel_scope.cancel()
         if websocket is None:
-            how = "hung up" if line.gone.is_set() else "did not answer"
+            how = "hung up" if stream.gone.is_set() else "did not answer"
             self._fail(ConnectError(f"{self._address.host} {how} during the handshake"))
         elif websocket.subprotocol != self._subprotocol:
             text = f"{self._address.host} does not speak {self._subprotocol}"
@@ -194,7 +211,7 @@ class Connection:
             return None
         return websocket
 
-    async def _ours(self, run: Callable[[], Awaitable[None]]) -> None:
+    async def _guarded(self, run: Callable[[], Awaitable[None]]) -> None:
         try:
             await run()
         except Exception as error:
@@ -208,7 +225,7 @@ class Connection:
     async def _read(
         self,
         websocket: WebSocketConnection,
-        line: _Line,
+        stream: _MonitoredStream,
         received: Callable[[str | bytes], None],
     ) -> None:
         try:
@@ -228,7 +245,7 @@ class Connection:
             self._ending = Ending(code, reason, may_reconnect(code))
             # RFC 6455 section 7.1.1: the daemon closes the stream, the client waits for it.
             with trio.move_on_after(self._deadlines.close):
-                await line.gone.wait()
+                await stream.gone.wait()
 
     async def _write(self, websocket: WebSocketConnection) -> None:
         while True:
@@ -242,11 +259,11 @@ class Connection:
             self._more = trio.Event()
             await self._more.wait()
 
-    async def _beat(self, websocket: WebSocketConnection, line: _Line) -> None:
+    async def _keep_alive(self, websocket: WebSocketConnection, stream: _MonitoredStream) -> None:
         if self._deadlines.ping is None:
             return
         while True:
-            due = line.heard + self._deadlines.ping
+            due = stream.heard_at + self._deadlines.ping
             if trio.current_time() < due:
                 await trio.sleep_until(due)
                 continue
@@ -255,16 +272,16 @@ class Connection:
                     await websocket.ping()
                 except ConnectionClosed:
                     return
-            if waiting.cancelled_caught and line.heard < due:
+            if waiting.cancelled_caught and stream.heard_at < due:
                 self.end(LOST.code, SILENT.reason)
 
 
-class _Line(trio.abc.Stream):
-    """The stream, and when it was last heard."""
+class _MonitoredStream(trio.abc.Stream):
+    """A stream that notes when something came last, and when it ends."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
-        self.heard = trio.current_time()
+        self.heard_at = trio.current_time()
         self.gone = trio.Event()
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
@@ -283,7 +300,7 @@ class _Line(trio.abc.Stream):
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self.gone.set()
             raise
-        self.heard = trio.current_time()
+        self.heard_at = trio.current_time()
         if not data:
             self.gone.set()
         return data
@@ -297,26 +314,26 @@ class _Line(trio.abc.Stream):
 
 
 def _refused(error: Exception) -> ConnectError:
-    """Say what trio-websocket's reader raised."""
+    """Return the `ConnectError` for what trio-websocket's reader raised."""
     if not isinstance(error, ConnectionRejected):
         return ConnectError(f"what answered is no WebSocket: {error}")
     status = error.status_code
     kind = next((value for name, value in error.headers if name.lower() == b"content-type"), b"")
-    # Another server's page says nothing in a line.
-    words = b"" if kind.lower().startswith(b"text/html") else error.body or b""
-    body = words[:_REFUSAL_BYTES].decode("utf-8", "replace").strip()
+    # The page of another server is not one line for people.
+    text = b"" if kind.lower().startswith(b"text/html") else error.body or b""
+    body = text[:_REFUSAL_BYTES].decode("utf-8", "replace").strip()
     wait = next((value for name, value in error.headers if name.lower() == b"retry-after"), b"")
     return ConnectError(
         f"refused with {status}" + (f": {body}" if body else ""),
         status=status,
-        # A request that was wrong stays wrong; 408 and 429 are about time.
+        # A wrong request stays wrong, but 408 and 429 pass with time.
         hopeless=300 <= status < 500 and status not in {408, 429},
         retry_ms=int(wait) * 1000 if wait.isdigit() else None,
     )
 
 
 def _why(error: BaseException) -> str:
-    """Say what stood in the way; OSErrors of several addresses come as a group behind one."""
+    """Return an error's text. The errors of several addresses are a group, as the cause of one."""
     if isinstance(group := error.__cause__, BaseExceptionGroup):
         return "; ".join(dict.fromkeys(map(_why, group.exceptions)))
     if isinstance(error, OSError) and error.errno is not None and error.errno > 0:

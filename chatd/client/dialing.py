@@ -1,4 +1,4 @@
-"""Where the daemon is: URLs to streams, and how long to wait before trying again."""
+"""How to reach the daemon, and how long to wait between attempts."""
 
 from __future__ import annotations
 
@@ -14,18 +14,24 @@ from msgspec import Struct
 __all__ = ["Address", "Backoff", "Dial", "dial_url"]
 
 Dial: TypeAlias = Callable[[], Awaitable[trio.abc.Stream]]
-"""Opens a stream to the daemon. Raises OSError, or `ConnectError`, where there is none."""
+"""An async function that opens a stream to the daemon, or raises OSError or `ConnectError`."""
 
 
 class Address(Struct, frozen=True):
-    """A daemon: how its stream is opened, what to call it, and the request target."""
+    """The address of a daemon.
+
+    Attributes:
+        dial: An async function that opens a stream to it.
+        host: The value of the Host header.
+        target: The target of the HTTP request.
+    """
 
     dial: Dial
     host: str = "localhost"
     target: str = "/ws"
 
     def beginning(self, nick: str | None) -> str:
-        """Give the request target with a starting nick."""
+        """Return the request target with ``nick`` in its query."""
         if nick is None:
             return self.target
         mark = "&" if "?" in self.target else "?"
@@ -33,18 +39,23 @@ class Address(Struct, frozen=True):
 
 
 def dial_url(url: str) -> Address:
-    """Read ``ws://host:port/path``, ``wss://…`` or ``unix:/path/of/the/socket``.
+    """Return the address that a URL names.
 
-    Raises ValueError, in one line.
+    Args:
+        url: ``ws://host:port/path``, ``wss://host:port/path`` (TLS, with the system's certificate
+            authorities) or ``unix:/path/of/the/socket``. The ports are 80 and 443 by default.
+
+    Raises:
+        ValueError: It is no such URL. The message is one line for people.
     """
     if url.startswith("unix:"):
         path = url.removeprefix("unix:").removeprefix("//")
         if not path:
-            raise ValueError("a Unix socket is written unix:/path/of/the/socket")
+            raise ValueError("A Unix socket is written unix:/path/of/the/socket.")
         return Address(partial(trio.open_unix_socket, path))
     parts = urlsplit(url)
     if parts.scheme not in {"ws", "wss"} or not parts.hostname:
-        raise ValueError(f"{url!r} is not ws://host:port, wss://host:port or unix:/path")
+        raise ValueError(f"{url!r} is not ws://host:port, wss://host:port or unix:/path.")
     secure = parts.scheme == "wss"
     port = parts.port or (443 if secure else 80)
     dial: Dial = (
@@ -69,17 +80,24 @@ async def _open_secure(host: str, port: int) -> trio.abc.Stream:
 
 
 class Backoff(Struct, frozen=True):
-    """How long to wait before each attempt: doubling, and spread so that no herd comes at once."""
+    """How long to wait before each attempt to connect. The wait doubles, and half of it is random.
+
+    A wait that the daemon asks for (``retry_ms``) takes precedence.
+
+    Attributes:
+        first_seconds: The longest wait before the first attempt.
+        most_seconds: The longest wait before any attempt.
+    """
 
     first_seconds: float = 0.5
     most_seconds: float = 30.0
 
     def seconds(self, attempt: int, chance: float) -> float:
-        """Give the wait before attempt 0, 1, 2 …; ``chance`` is drawn evenly from 0 to 1."""
-        # 2 ** 16 is past every cap anybody means; without a bound the power overflows.
+        """Return the seconds before attempt 0, 1, 2 …; ``chance`` is random, from 0 to 1."""
+        # 2 ** 16 is beyond every sensible cap; without a bound the power overflows.
         most = min(self.most_seconds, self.first_seconds * 2.0 ** min(attempt, 16))
         return most * (0.5 + 0.5 * chance)
 
     def after(self, retry_ms: int, chance: float) -> float:
-        """Give the wait where the daemon named one: that, and up to a tenth more."""
+        """Return the seconds if the daemon asks for ``retry_ms``: that, and up to 10 % more."""
         return retry_ms / 1000 * (1 + 0.1 * chance)

@@ -1,4 +1,4 @@
-"""What a client's calls raise, and why a connection ended."""
+"""The exceptions of the client, and why a connection ended."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import NoReturn
 
 from msgspec import Struct
 
-from chatd.model import CLOSES
+from chatd.model import CLOSES, LOST
+from chatd.protocol.events import Bye
 
 __all__ = [
     "ChatError",
@@ -19,13 +20,19 @@ __all__ = [
     "Refused",
     "may_reconnect",
     "unwrapped",
+    "with_bye",
 ]
 
 
 class Ending(Struct, frozen=True):
-    """Why a connection ended: the Close frame's code and reason, or 1006 where none came.
+    """Why a connection ended.
 
-    ``reconnect`` tells whether coming back can help, ``retry_ms`` when the daemon asks for it.
+    Attributes:
+        code: The code of the Close frame (RFC 6455 section 7.4), or 1006 if there was none.
+        reason: Why, for people.
+        reconnect: True if connecting again can help.
+        retry_ms: After how many milliseconds the daemon asks the client to come back; None if it
+            does not ask for any.
     """
 
     code: int
@@ -35,14 +42,18 @@ class Ending(Struct, frozen=True):
 
 
 class ChatError(Exception):
-    """Anything this package raises of its own."""
+    """The base of all exceptions of this package."""
 
 
-class Refused(ChatError):  # noqa: N818  what the daemon did
-    """The daemon refused a command. ``code`` is for programs, ``message`` for people.
+class Refused(ChatError):  # noqa: N818  an answer, not an error
+    """The daemon refused a command.
 
-    ``unavailable`` means that it may or may not have happened: say it again with the same key.
-    ``retry_ms`` is there where waiting that long helps.
+    Attributes:
+        code: Why, for programs: see "Errors" in docs/protocol.md. With ``unavailable`` the command
+            may have been carried out: send a message again with the same key.
+        message: Why, for people.
+        retry_ms: After how many milliseconds the command may succeed; None if waiting does not
+            help.
     """
 
     def __init__(self, code: str, message: str, retry_ms: int | None = None) -> None:
@@ -53,13 +64,16 @@ class Refused(ChatError):  # noqa: N818  what the daemon did
 
 
 class Garbled(ChatError):  # noqa: N818  what the frame is, not what went wrong
-    """The daemon sent what is not `chatd.v1`, for which its connection is dropped."""
+    """The daemon sent a frame that is not ``chatd.v1``. Its connection is dropped."""
 
 
 class ConnectError(ChatError):
-    """There is no connection. ``status`` is the HTTP status, where there was one.
+    """A connection could not be made.
 
-    ``hopeless``: trying again does not help. ``retry_ms``: when it may.
+    Attributes:
+        status: The status of the HTTP response; None if there was none.
+        hopeless: True if trying again does not help.
+        retry_ms: After how many milliseconds it may help; None if that is not known.
     """
 
     def __init__(
@@ -77,7 +91,11 @@ class ConnectError(ChatError):
 
 
 class Closed(ChatError):  # noqa: N818  what the chat is
-    """The chat is over: by `Chat.aclose`, or for a reason that coming back does not mend."""
+    """The chat is over: it was closed by `Chat.aclose`, or the daemon ended it for good.
+
+    Attributes:
+        ending: Why the last connection ended.
+    """
 
     def __init__(self, ending: Ending) -> None:
         super().__init__(f"{ending.code}: {ending.reason}")
@@ -86,7 +104,10 @@ class Closed(ChatError):  # noqa: N818  what the chat is
 
 @contextmanager
 def unwrapped() -> Generator[None]:
-    """Let the one exception that ended the block out of the groups nurseries made of it."""
+    """Raise the exception that ended the block without the groups that nurseries put it in.
+
+    Several exceptions stay a group.
+    """
     try:
         yield
     except BaseExceptionGroup as group:
@@ -103,15 +124,26 @@ def _raise(error: BaseException) -> NoReturn:
     try:
         raise error
     finally:
-        # Otherwise it would tell of the group, as what was being handled when it happened.
+        # Otherwise the group would be the context, as what was being handled at that time.
         error.__context__ = context
 
 
 def may_reconnect(code: int) -> bool:
-    """Tell whether to come back after a Close frame with this code.
+    """Return whether connecting again can help after a Close frame with this code.
 
-    Codes a newer daemon may use go by range: 4500 to 4999 are for good.
+    The codes 4500 to 4999 are final, also those that only a later version of the daemon has.
     """
     if (close := CLOSES.get(code)) is not None:
         return close.reconnect
     return not 4500 <= code <= 4999
+
+
+def with_bye(ending: Ending, bye: Bye) -> Ending:
+    """Return ``ending`` with what the daemon said about it before, in ``bye``."""
+    cut_short = ending.code == LOST.code
+    return Ending(
+        bye.code if cut_short else ending.code,
+        bye.reason if cut_short else ending.reason,
+        bye.reconnect,
+        bye.retry_ms,
+    )

@@ -1,12 +1,12 @@
-"""Where a client is in one room's log: what it was given, and what it has still to fetch. Sans-IO.
+"""A client's position in one room's log: which events were delivered, and which are to be read.
 
-Events reach the application in the order of their numbers, each once:
+It does no I/O. Events are delivered in the order of their numbers, each once:
 
-* a number that was given is dropped;
-* the next number is given, if there is room for it;
-* any other is *late*: from then on nothing of the room is given live, the log is read on from the
-  last given number, and live events count again once that has reached the newest that was heard of.
-  So the room's log, which the daemon keeps, is the queue of an application that is slow to take.
+* An event with a number that was delivered is dropped.
+* An event with the next number is delivered, if there is room for it.
+* Any other event makes the room *late*. From then on its live events are not delivered; the log is
+  read on from the last number delivered, until that has reached the highest number that came live.
+  So the log, which the daemon keeps, is the queue of a program that takes its events slowly.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Following", "Take"]
 
 
 class Take(Enum):
-    """What becomes of a numbered event."""
+    """What to do with a live event: deliver it, drop it as a duplicate, or read it from the log."""
 
     NOW = auto()
     SEEN = auto()
@@ -30,12 +30,18 @@ class Take(Enum):
 
 
 class Following:
-    """A room that is followed.
+    """The position in the log of one room.
 
-    ``epoch`` is empty until the first page of it tells. ``seq`` is the number of the last event
-    given; None while no event was seen of a room whose join asked for none. ``newest`` is the
-    highest number heard of. While ``resuming`` nothing counts that is heard live: the answer to the
-    join tells what it goes on from.
+    Attributes:
+        room: The room's name.
+        epoch: The log's epoch; empty until the first page has it.
+        seq: The number of the last event delivered; None if the join asked for no events and none
+            came since.
+        newest: The highest number that came live.
+        late: True if the log has to be read on.
+        gap: A gap to be reported before the next event.
+        resuming: True while a join is not answered. Live events are ignored: the answer has the
+            position from which to continue.
     """
 
     def __init__(self, entered: Entered, since: Position | None) -> None:
@@ -51,17 +57,17 @@ class Following:
         elif since is not None and entered.recovered:
             self.seq = since.seq
         else:
-            # The answer's number may lie past the end of the empty page, but for an empty room.
+            # The room's last number may be greater than that of the page's last event.
             self.seq = None if entered.seq else 0
         self._joined_at = entered.seq
 
     @property
     def position(self) -> Position:
-        """Where to go on."""
+        """The position from which to continue."""
         return Position(self.epoch, self._joined_at if self.seq is None else self.seq)
 
     def take(self, seq: int, *, fits: bool) -> Take:
-        """Decide on an event heard live. ``fits`` tells whether there is room to give it."""
+        """Return what to do with a live event. ``fits``: there is room to deliver it."""
         if self.seq is not None and seq <= self.seq:
             return Take.SEEN
         if self.late or not fits or (self.seq is not None and seq != self.seq + 1):
@@ -72,14 +78,14 @@ class Following:
         return Take.NOW
 
     def rejoining(self) -> Position:
-        """Begin anew on a new connection; gives the ``since`` of the join."""
+        """Start to join again on a new connection, and return the ``since`` of the join."""
         self.resuming = True
         self.late = False
         self.newest = 0
         return self.position
 
     def rejoined(self, entered: Entered) -> None:
-        """Take a new connection's join. The events of its page come through `take`."""
+        """Take the answer to that join. The events of its page then go through `take`."""
         since = self.position
         self.resuming = False
         self.room = entered.room
@@ -92,35 +98,35 @@ class Following:
         self.seq = entered.seq if first is None else first - 1
 
     def read(self, page: Page, newest: int) -> Sequence[ServerEvent | Unknown | Gap]:
-        """Take a page of the log after ``seq``, asked for when ``newest`` was the newest.
+        """Take a page of the log after ``seq`` and return what to deliver, in order.
 
-        Gives what is to be given, in order.
+        ``newest`` is the attribute's value when the page was asked for.
         """
-        given: list[ServerEvent | Unknown | Gap] = []
+        delivered: list[ServerEvent | Unknown | Gap] = []
         if not self.epoch:
             self.epoch = page.epoch
         elif page.epoch != self.epoch:
             self.gap = self.gap or Gap(self.room, self.position)
             self.epoch = page.epoch
             self.seq = None
-        given += self.told()
+        delivered += self.pending_gap()
         for event in page.events:
             seq = number(event)
             if seq is None or (self.seq is not None and seq <= self.seq):
                 continue
             if self.seq is not None and seq != self.seq + 1:
                 self.gap = self.gap or Gap(self.room, self.position)
-            given += self.told()
-            given.append(event)
+            delivered += self.pending_gap()
+            delivered.append(event)
             self.seq = seq
         if not page.events and (self.seq is None or self.seq < newest):
             self.gap = self.gap or Gap(self.room, self.position)
-            given += self.told()
+            delivered += self.pending_gap()
             self.seq = newest
         self.late = self.seq is None or self.seq < self.newest
-        return given
+        return delivered
 
-    def told(self) -> list[Gap]:
-        """Give the gap that is to be told before anything else of the room, once."""
+    def pending_gap(self) -> list[Gap]:
+        """Return the gap to be reported before the next event, once."""
         gap, self.gap = self.gap, None
         return [] if gap is None else [gap]

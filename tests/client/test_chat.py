@@ -145,12 +145,12 @@ async def test_say_takes_the_one_room_that_is_joined(
 
     script.run(daemon)
     async with client.connect(script.dial) as chat:
-        with pytest.raises(ValueError, match="joined are none"):
+        with pytest.raises(ValueError, match="Joined rooms: none"):
             await chat.say("x")
         await chat.join("lobby")
         await chat.say("x")
         await chat.join("other")
-        with pytest.raises(ValueError, match="joined are Lobby, other"):
+        with pytest.raises(ValueError, match="Joined rooms: Lobby, other"):
             await chat.say("x")
 
 
