@@ -37,25 +37,28 @@ class Block:
     def __init__(
         self, messages: Iterable[str | bytes | bytearray | memoryview], revision: Revision = 4
     ) -> None:
-        # Text packets as they are, with their type; of binary ones the data alone.
-        self._parts: list[tuple[bool, bytes]] = [
-            (False, b"4" + message.encode()) if isinstance(message, str) else (True, bytes(message))
-            for message in messages
-        ]
-        self._measure(revision)
+        self.revision = revision
+        self.binary = False
+        self.size = 0
+        # A text packet with its type, and of a binary one the data alone.
+        self._parts: list[tuple[bool, bytes]] = []
+        for message in messages:
+            if isinstance(message, str):
+                data = b"4" + message.encode()
+                self._parts.append((False, data))
+            else:
+                data = bytes(message)
+                self._parts.append((True, data))
+                self.binary = True
+            self.size += len(data)
 
     @classmethod
     def control(cls, packet: str, revision: Revision) -> Block:
-        """Make the block of one packet that is no message; ``packet`` begins with its type."""
+        """Return the block of one packet that is not a message; ``packet`` begins with its type."""
         block = cls((), revision)
         block._parts.append((False, packet.encode()))
-        block._measure(revision)
+        block.size = len(packet)
         return block
-
-    def _measure(self, revision: Revision) -> None:
-        self.revision = revision
-        self.binary = any(binary for binary, _ in self._parts)
-        self.size = sum(len(data) for _, data in self._parts)
 
     def __len__(self) -> int:
         return len(self._parts)
@@ -74,9 +77,10 @@ class Block:
 
 def _frames(parts: list[tuple[bool, bytes]], revision: Revision) -> bytes:
     head = bytes((MESSAGE,)) if revision == 3 else b""
-    return b"".join(
-        frames.binary(head + data) if binary else frames.text(data) for binary, data in parts
-    )
+    joined = b""
+    for binary, data in parts:
+        joined += frames.binary(head + data) if binary else frames.text(data)
+    return joined
 
 
 def _payload(parts: list[tuple[bool, bytes]], revision: Revision) -> bytes:

@@ -24,43 +24,40 @@ _LATE_SECONDS: Final = 0.005
 class Heartbeat:
     """One session's. Between calls it rests, or (revision 4) awaits the pong of a ping."""
 
-    __slots__ = ("_awaiting", "_extended", "_heard", "_options", "_revision")
+    __slots__ = ("_heard", "_options", "_pinged", "_revision", "extendable")
 
     def __init__(self, revision: Revision, options: Options, now: float) -> None:
         self._revision = revision
         self._options = options
         # When the last life sign came; and the moment that the pong's time counts from.
         self._heard = now
-        self._awaiting: float | None = None
-        self._extended = False
-
-    @property
-    def awaiting(self) -> bool:
-        """Tell whether a message could put off the end: ``heard_message`` is worth calling."""
-        return self._awaiting is not None and not self._extended
+        self._pinged: float | None = None
+        # Whether a message would give the pong more time: ``heard_message`` is then to be called.
+        self.extendable = False
 
     @property
     def deadline(self) -> float:
         """Tell when the silence is the end, where nothing comes before; inf while none is due."""
         if self._revision == 3:
             return self._heard + self._options.ping_interval + self._options.ping_timeout
-        return math.inf if self._awaiting is None else self._awaiting + self._options.ping_timeout
+        return math.inf if self._pinged is None else self._pinged + self._options.ping_timeout
 
     def heard_message(self, now: float) -> None:
         """Count the pong's time anew; once for each ping, as Node does.
 
         What is long on its way may stand before the pong.
         """
-        if self.awaiting:
-            self._extended = True
-            self._awaiting = now
+        if self.extendable:
+            self.extendable = False
+            self._pinged = now
 
     def heard(self, kind: int, now: float) -> bool:
         """Take a ping or a pong; False where it is not this revision's client that says it."""
         if (kind == PING) is not (self._revision == 3):
             return False
         self._heard = now
-        self._awaiting = None
+        self._pinged = None
+        self.extendable = False
         return True
 
     def look(self, now: float, *, reading: bool) -> tuple[Literal["rest", "ping", "silent"], float]:
@@ -73,7 +70,7 @@ class Heartbeat:
             if not reading:
                 self._heard = now
             due = self.deadline
-        elif self._awaiting is None:
+        elif self._pinged is None:
             due = self._heard + options.ping_interval
             if now >= due:
                 return self._ping(max(due, now - _LATE_SECONDS))
@@ -85,7 +82,7 @@ class Heartbeat:
         return ("rest" if now < due else "silent"), due
 
     def _ping(self, at: float) -> tuple[Literal["ping"], float]:
-        self._awaiting = at
-        self._extended = False
+        self._pinged = at
+        self.extendable = True
         # The next ping may be due before this one's time is up.
         return "ping", at + min(self._options.ping_interval, self._options.ping_timeout)

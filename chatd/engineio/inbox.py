@@ -55,13 +55,17 @@ class Inbox(Generic[T]):
         """Append an item. The bounds are not checked: ``room`` comes first."""
         self._items.append((item, size))
         self._bytes += size
-        self._notify()
+        if self._changed is not None:
+            self._notify()
 
-    def take(self) -> T:
-        """Remove and return the oldest item. Raises IndexError if there is none."""
+    def take(self) -> T | None:
+        """Remove and return the oldest item; None if there is none."""
+        if not self._items:
+            return None
         item, size = self._items.popleft()
         self._bytes -= size
-        self._notify()
+        if self._changed is not None:
+            self._notify()
         return item
 
     async def next(self) -> T:
@@ -71,25 +75,26 @@ class Inbox(Generic[T]):
             StopAsyncIteration: The queue is closed and empty.
         """
         await trio.lowlevel.checkpoint()
-        while not self._items:
+        while (item := self.take()) is None:
             if self._closed:
                 raise StopAsyncIteration
             await self._wait()
-        return self.take()
+        return item
 
     def close(self) -> None:
         """Let go of everybody who waits. The items stay."""
         self._closed = True
-        self._notify()
+        if self._changed is not None:
+            self._notify()
 
     async def _wait(self) -> None:
         self._changed = self._changed or trio.Event()
         await self._changed.wait()
 
     def _notify(self) -> None:
-        if self._changed is not None:
-            self._changed.set()
-            self._changed = None
+        changed, self._changed = self._changed, None
+        if changed is not None:
+            changed.set()
 
 
 class MessageInbox(Inbox[str | bytes]):

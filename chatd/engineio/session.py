@@ -428,7 +428,7 @@ class Session:
 
     async def deliver(self, message: str | bytes) -> None:
         """Hand a message to the receiver."""
-        if self._heartbeat.awaiting:
+        if self._heartbeat.extendable:
             self._heartbeat.heard_message(trio.current_time())
         self.received_messages += 1
         self._busy += 1

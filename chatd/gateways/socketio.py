@@ -19,19 +19,25 @@ from chatd.chat.credentials import is_guest
 from chatd.chat.membership import Membership
 from chatd.chat.rules import COMMANDS, enter
 from chatd.chat.tokens import Grant
-from chatd.engineio import Block
-from chatd.engineio.ends import CLOSES
+from chatd.engineio import CLOSES, Block
 from chatd.gateways.credentials import admitted, bearer, origin_refusal
 from chatd.gateways.recovery import ChatLog, Whereabouts, live_offset, page_offset
 from chatd.logs import Log
 from chatd.model import GOING_AWAY, LOST, NORMAL, Close, Event, Refusal, Refused
 from chatd.protocol import commands, events
 from chatd.settings import Settings
-from chatd.socketio import NotRecovered, Recovery, Server, Socket, Tunable
+from chatd.socketio import (
+    Acknowledging,
+    NotRecovered,
+    Recovery,
+    Server,
+    Socket,
+    Tunable,
+    encode_event,
+    make_block,
+    with_offset,
+)
 from chatd.socketio import Refused as NotLetIn
-from chatd.socketio.delivery import offset_appended
-from chatd.socketio.handlers import Ack
-from chatd.socketio.packets import encode_event, make_block
 from chatd.wire.request import Refused as HttpRefused
 from chatd.wire.request import Request, refusal
 
@@ -76,7 +82,7 @@ class SocketIoCodec:
                 offset = page_offset(epoch, item.seq)
             packet = self.packet(told)
             if offset is not None and self._recovers:
-                packet = offset_appended(packet, offset)
+                packet = with_offset(packet, offset)
             messages += packet
         return make_block(messages, self._revision)
 
@@ -88,12 +94,10 @@ class SocketIoCodec:
             # Where the event's name stands elsewhere there is room for the command's word.
             fields["on"] = fields["active"]
         if name != "message":
-            return encode_event("/", name, [fields])
+            return encode_event(name, [fields])
         text = fields.pop("text", "")
         # The second argument by itself is where to resume from.
-        return encode_event(
-            "/", "chat message", [text, {"epoch": self._chat.journal.epoch, **fields}]
-        )
+        return encode_event("chat message", [text, {"epoch": self._chat.journal.epoch, **fields}])
 
 
 def _tuning(settings: Settings) -> Tunable:
@@ -152,11 +156,9 @@ class SocketIoGateway:
         self.io.on("connect", self._connect)
         self.io.on("disconnect", self._disconnect)
         self.io.on("chat message", self._chat_message, ack=True)
-        self._names = {"chat message"}
         for name, command in COMMANDS.items():
-            self._names.add(name)
             self.io.on(name, partial(self._command, command, name), ack=True)
-        self.io.on_any(self._unknown, ack=True)
+        self.io.on_unhandled(self._unknown, ack=True)
 
     def _recovery(self) -> Recovery | None:
         seconds = self._chat.settings.engineio.recovery_seconds
@@ -322,9 +324,8 @@ class SocketIoGateway:
         await self._clients[socket].perform(kind, name, given[0] if given else {}, ack)
 
     def _unknown(self, socket: Socket, event: str, *args: Any) -> None:
-        if event not in self._names:
-            *_, ack = args
-            self._clients[socket].refuse("there is no such command", event[:_NAME_CHARACTERS], ack)
+        *_, ack = args
+        self._clients[socket].refuse("there is no such command", event[:_NAME_CHARACTERS], ack)
 
 
 class _Client:
@@ -420,10 +421,11 @@ class _Client:
     def _hello(self, joined: dict[str, Any]) -> None:
         hello = {**msgspec.to_builtins(self.connection.hello()), **joined}
         del hello["on"]
-        session = self._socket.session
-        session.offer(make_block(encode_event("/", "hello", [hello]), session.revision))
+        self._socket.emit_nowait("hello", hello)
 
-    async def perform(self, kind: type[commands.Command], name: str, fields: Any, ack: Ack) -> None:
+    async def perform(
+        self, kind: type[commands.Command], name: str, fields: Any, ack: Acknowledging
+    ) -> None:
         """Carry out a command whose fields are as they came."""
         try:
             command = msgspec.convert(fields, kind)
@@ -443,12 +445,12 @@ class _Client:
         if pending is not None:
             await pending
 
-    def refuse(self, why: str, name: str, ack: Ack) -> None:
+    def refuse(self, why: str, name: str, ack: Acknowledging) -> None:
         """Answer what is no command."""
         self.connection.chat.refusals["bad_request"] += 1
         self._answered(name, ack)(Refusal("bad_request", why))
 
-    def _answered(self, name: str, ack: Ack) -> Callable[[commands.Result | Refusal], None]:
+    def _answered(self, name: str, ack: Acknowledging) -> Callable[[commands.Result | Refusal], None]:
         return partial(_acknowledge, ack) if ack.wanted else self._noticed(name)
 
     def _noticed(self, name: str) -> Callable[[commands.Result | Refusal], None]:
@@ -460,7 +462,7 @@ class _Client:
         return answered
 
 
-def _acknowledge(ack: Ack, answer: commands.Result | Refusal) -> None:
+def _acknowledge(ack: Acknowledging, answer: commands.Result | Refusal) -> None:
     kind = "error" if isinstance(answer, Refusal) else "ok"
     ack({kind: msgspec.to_builtins(answer)})
 

@@ -25,6 +25,7 @@ from chatd.socketio.errors import Disconnected, NotRecovered, PacketError, Refus
 from chatd.socketio.handlers import Acknowledging
 from chatd.socketio.namespace import DynamicNamespace, Namespace
 from chatd.socketio.options import Options, OptionsDict, Tunable
+from chatd.socketio.packets import encode_event, make_block, with_offset
 from chatd.socketio.recovery import Logged, Lost, MemoryLog, Recovery, RecoveryLog
 from chatd.socketio.server import Server, ServerStatistics
 from chatd.socketio.socket import Direct, Handshake, Socket
@@ -54,4 +55,7 @@ __all__ = [
     "ServerStatistics",
     "Socket",
     "Tunable",
+    "encode_event",
+    "make_block",
+    "with_offset",
 ]

@@ -14,10 +14,10 @@ import secrets
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from chatd.socketio.delivery import offset_appended
 from chatd.socketio.errors import NotRecovered, Refused
 from chatd.socketio.handlers import call
 from chatd.socketio.namespace import Namespace
+from chatd.socketio.packets import with_offset
 from chatd.socketio.recovery import Logged, Lost
 from chatd.socketio.socket import Handshake, Socket
 
@@ -53,7 +53,7 @@ class _Missed:
             for event in events:
                 if self._concerns(event):
                     self._room -= sum(map(len, event.messages))
-                    self.messages += offset_appended(event.messages, event.offset)
+                    self.messages += with_offset(event.messages, event.offset)
             if self._room < 0:
                 return False
         return False

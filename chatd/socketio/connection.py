@@ -33,7 +33,7 @@ from chatd.engineio import Reason, Session
 from chatd.engineio.inbox import Inbox
 from chatd.socketio.admission import admit
 from chatd.socketio.errors import PacketError, Refused
-from chatd.socketio.handlers import Ack, call
+from chatd.socketio.handlers import Acknowledging, call
 from chatd.socketio.namespace import Namespace
 from chatd.socketio.packets import Decoder, Packet, PacketType, encode, make_block
 from chatd.socketio.recovery import RECOVERABLE, Lost
@@ -222,7 +222,8 @@ class Connection:
                 if socket not in self._homes:
                     return
             self._inbox.put(partial(self._event, socket, self._homes[socket], packet), size)
-            self._wake()
+            if not self._working:
+                self._wake()
 
     # Coming in
 
@@ -325,8 +326,8 @@ class Connection:
         # Only while there is something to do: a task each would be a third of an idle
         # connection's memory.
         try:
-            while self._inbox and self._farewells_by == math.inf:
-                await self._inbox.take()()
+            while self._farewells_by == math.inf and (job := self._inbox.take()) is not None:
+                await job()
         finally:
             self._working = False
             if self._idle is not None:
@@ -347,7 +348,7 @@ class Connection:
         handlers = namespace.handlers
         name, *args = packet.data
         event = name if isinstance(name, str) else str(name)
-        ack = Ack(None if packet.id is None else partial(socket.acknowledge, packet.id))
+        ack = Acknowledging(None if packet.id is None else partial(socket.acknowledge, packet.id))
         try:
             for middleware in (*handlers.on_events, *socket.middleware):
                 try:

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import trio
 from msgspec import Struct
 
@@ -24,14 +23,14 @@ from chatd.bus import Group, fan_out
 from chatd.engineio import Revision, Session
 from chatd.socketio.acks import Answer, Answers, Gathering
 from chatd.socketio.errors import Disconnected
-from chatd.socketio.packets import encode_event, make_block
+from chatd.socketio.packets import encode_event, make_block, with_offset
 from chatd.socketio.recovery import RECOVERABLE, Logged, RecoveryLog
 from chatd.socketio.rooms import Rooms
 
 if TYPE_CHECKING:
     from chatd.socketio.socket import Socket
 
-__all__ = ["Delivery", "Selection", "offset_appended"]
+__all__ = ["Delivery", "Selection"]
 
 
 class Selection(Struct, frozen=True):
@@ -39,15 +38,6 @@ class Selection(Struct, frozen=True):
 
     rooms: frozenset[str] = frozenset()
     exclude: frozenset[str] = frozenset()
-
-
-def offset_appended(messages: Sequence[str | bytes], offset: str) -> list[str | bytes]:
-    """Give an event's messages with one more argument, the offset."""
-    text, *attachments = messages
-    if not isinstance(text, str):
-        raise TypeError("an event begins with its text")
-    # Its JSON is an array with a name in it at least.
-    return [f"{text[:-1]},{msgspec.json.encode(offset).decode()}]", *attachments]
 
 
 class Delivery:
@@ -70,7 +60,7 @@ class Delivery:
         self, selection: Selection, event: str, args: Sequence[Any], *, volatile: bool = False
     ) -> None:
         """Log an event and hand it to every outbox meant. Raises as `packets.encode` does."""
-        messages = encode_event(self.name, event, args)
+        messages = encode_event(event, args, namespace=self.name)
         async with self.turn:
             offset = None
             if self.log is not None and volatile:
@@ -91,7 +81,7 @@ class Delivery:
         if self.log is not None and (member.gone_for is None or member.gone_for in RECOVERABLE):
             await self.emit(Selection(frozenset((member.id,))), event, args, volatile=volatile)
             return
-        messages = encode_event(self.name, event, args)
+        messages = encode_event(event, args, namespace=self.name)
         session = member.session
         if member.gone_for is None and not (volatile and session.waiting):
             session.offer(make_block(messages, session.revision))
@@ -104,7 +94,7 @@ class Delivery:
         """
         answer = Answer()
         packet_id = self._new_id()
-        messages = encode_event(self.name, event, args, packet_id)
+        messages = encode_event(event, args, namespace=self.name, packet_id=packet_id)
         if member.gone_for is not None:
             raise Disconnected(member.gone_for)
         member.expect(packet_id, answer)
@@ -120,7 +110,7 @@ class Delivery:
     ) -> Answers:
         """Give the acknowledgements that came within ``seconds``, and who is missing."""
         packet_id = self._new_id()
-        messages = encode_event(self.name, event, args, packet_id)
+        messages = encode_event(event, args, namespace=self.name, packet_id=packet_id)
         asked: list[Socket] = []
         gathering: Gathering | None = None
         try:
@@ -164,7 +154,7 @@ class Delivery:
             # Revision 3's clients know of no offsets.
             said = offset is not None and revision == 4
             block = make_block(
-                offset_appended(messages, offset or "") if said else messages, revision
+                with_offset(messages, offset or "") if said else messages, revision
             )
             groups.append((block, sessions, lambda: set(open_to(self.select(selection)))))
         await fan_out(groups, 1)

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol, TypeAlias, TypeVar, overload
 
-__all__ = ["Ack", "Acknowledging", "Handler", "Handlers", "Listening", "call"]
+__all__ = ["Acknowledging", "Handler", "Handlers", "Listening", "call"]
 
 Handler: TypeAlias = Callable[..., Any]
 """An async function, or a plain one."""
@@ -31,17 +31,16 @@ class Registrar(Protocol):
     def __call__(self, handler: H, /) -> H: ...
 
 
-class Acknowledging(Protocol):
-    """What an ``ack=True`` handler is given: to be called once, at any time, with any arguments."""
+class Acknowledging:
+    """The acknowledgement of one event: what an ``ack=True`` handler gets as its last argument.
 
-    @property
-    def wanted(self) -> bool: ...
+    Call it once, at any time, with any arguments; they are the arguments of the client's callback.
+    Later calls do nothing, nor does a call for an event that the client wants no answer to.
 
-    def __call__(self, *args: Any) -> None: ...
-
-
-class Ack:
-    """Sends an acknowledgement at its first call, and does nothing at any other."""
+    Raises:
+        TypeError: An argument is of a type that cannot be sent.
+        ValueError: A string is not valid Unicode.
+    """
 
     __slots__ = ("_send",)
 
@@ -50,7 +49,7 @@ class Ack:
 
     @property
     def wanted(self) -> bool:
-        """Whether the client asked for one, and has none yet."""
+        """Whether the client asked for an acknowledgement and has not been sent one."""
         return self._send is not None
 
     def __call__(self, *args: Any) -> None:
@@ -73,12 +72,13 @@ async def call(function: Handler, *args: Any) -> Any:
 class Handlers:
     """What is registered for one namespace, or for all that one pattern makes."""
 
-    __slots__ = ("_any", "_life", "_named", "middleware", "on_events")
+    __slots__ = ("_any", "_life", "_named", "_unhandled", "middleware", "on_events")
 
     def __init__(self) -> None:
         self._life: dict[str, list[Handler]] = {}
         self._named: dict[str, list[tuple[Handler, bool]]] = {}
         self._any: list[tuple[Handler, bool]] = []
+        self._unhandled: list[tuple[Handler, bool]] = []
         # Middleware: what a socket passes before it is let in, and what each event passes.
         self.middleware: list[Handler] = []
         self.on_events: list[Handler] = []
@@ -102,16 +102,23 @@ class Handlers:
     def add_any(self, handler: Handler, *, ack: bool) -> None:
         self._any.append((handler, ack))
 
+    def add_unhandled(self, handler: Handler, *, ack: bool) -> None:
+        self._unhandled.append((handler, ack))
+
     async def life(self, event: str, socket: Any, *args: Any) -> None:
         """Run what is registered for ``connect`` or ``disconnect``. Raises what that raises."""
         for handler in tuple(self._life.get(event, ())):
             await call(handler, socket, *args)
 
-    async def event(self, socket: Any, event: str, args: Sequence[Any], ack: Ack) -> None:
+    async def event(self, socket: Any, event: str, args: Sequence[Any], ack: Acknowledging) -> None:
         """Run an event's handlers, the catch-alls first. Raises what they raise."""
         for handler, wants_ack in tuple(self._any):
             await call(handler, socket, event, *args, *([ack] if wants_ack else []))
-        for handler, wants_ack in tuple(self._named.get(event, ())):
+        handlers = self._named.get(event)
+        if handlers is None:
+            handlers = self._unhandled
+            args = (event, *args)
+        for handler, wants_ack in tuple(handlers):
             if wants_ack:
                 await call(handler, socket, *args, ack)
             else:
@@ -161,6 +168,20 @@ class Listening:
         argument, to call for events that have no handler of their own.
         """
         self._handlers.add_any(handler, ack=ack)
+        return handler
+
+    def on_unhandled(self, handler: H, /, *, ack: bool = False) -> H:
+        """Register a handler of events that have no handler of their own.
+
+        Args:
+            handler: Called as ``handler(socket, event, *args)``. What it returns acknowledges the
+                event, as for ``on``. ``on_any`` handlers do not count as the event's own.
+            ack: Pass an `Acknowledging` as the last argument instead; default False.
+
+        Returns:
+            The handler.
+        """
+        self._handlers.add_unhandled(handler, ack=ack)
         return handler
 
     def use(self, middleware: H) -> H:

@@ -35,6 +35,7 @@ __all__ = [
     "encode",
     "encode_event",
     "make_block",
+    "with_offset",
 ]
 
 MAX_ATTACHMENTS: Final = 10
@@ -52,9 +53,9 @@ RESERVED: Final = frozenset(
 )
 """Names that no event may have: libraries on either side use them for their own."""
 
-# JavaScript's safe integers have 16 digits; an id of more could not come back as it went.
-_HEAD: Final = re.compile(r"([0-6])(?:(/[^,]*),?)?([0-9]{0,16})(?![0-9])")
-_BINARY_HEAD: Final = re.compile(r"([56])([0-9]{1,4})-(?:(/[^,]*),?)?([0-9]{0,16})(?![0-9])")
+# The type, of a binary packet the number of attachments too, the namespace and the id. JavaScript's
+# safe integers have 16 digits: a longer id could not be sent back unchanged.
+_HEAD: Final = re.compile(r"(?:([0-4])|([56])([0-9]{1,4})-)(?:(/[^,]*),?)?([0-9]{0,16})(?![0-9])")
 _LONE_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 _BEYOND_ASCII: Final = re.compile(r"[^\x00-\x7f]+")
 _BYTES: Final = (bytes, bytearray, memoryview)
@@ -90,19 +91,29 @@ class Packet(Struct, frozen=True):
     id: int | None = None
 
 
+_TYPES: Final = {
+    **{str(int(kind)): kind for kind in PacketType},
+    "5": PacketType.EVENT,
+    "6": PacketType.ACK,
+}
+_NAME_TYPES: Final = frozenset({str, int, float})
+
+
 # Encoding
 
 
 def encode(packet: Packet) -> list[str | bytes]:
-    """Give the messages of a packet: its text, then its attachments.
+    """Return the messages of a packet: its text, then its attachments.
 
-    Raises TypeError or ValueError for data that is not JSON and bytes.
+    Raises:
+        TypeError: The data has a value of a type that cannot be sent.
+        ValueError: The data has a string that is not valid Unicode, or is nested too deeply.
     """
     attachments: list[bytes] = []
     data = packet.data
     kind = packet.type
-    if kind is PacketType.EVENT or kind is PacketType.ACK:
-        data = _pulled(data, attachments)
+    if (kind is PacketType.EVENT or kind is PacketType.ACK) and not _is_plain(data):
+        data = _without_bytes(data, attachments)
     head = str(int(kind) + 3 if attachments else int(kind))
     if attachments:
         head += f"{len(attachments)}-"
@@ -116,12 +127,39 @@ def encode(packet: Packet) -> list[str | bytes]:
 
 
 def encode_event(
-    namespace: str, event: str, args: Sequence[Any], packet_id: int | None = None
+    event: str,
+    args: Sequence[Any],
+    *,
+    namespace: str = "/",
+    packet_id: int | None = None,
+    offset: str | None = None,
 ) -> list[str | bytes]:
-    """Give the messages of an event. Raises ValueError for a reserved name, else as `encode`."""
+    """Return the messages of an event's packet: its text, then its attachments.
+
+    Args:
+        event: The event's name.
+        args: Its arguments, as for ``emit``.
+        namespace: The namespace's name; default ``"/"``.
+        packet_id: Ask for an acknowledgement with this id; default: none is asked for.
+        offset: The event's place in a recovery log, appended as the last argument; default none.
+
+    Raises:
+        TypeError: An argument is of a type that cannot be sent.
+        ValueError: The name is reserved, or a string is not valid Unicode.
+    """
     if event in RESERVED:
-        raise ValueError(f"{event!r} is a reserved name: no event can be called so")
-    return encode(Packet(PacketType.EVENT, namespace, [event, *args], packet_id))
+        raise ValueError(f"{event!r} is a reserved name: an event cannot be called that")
+    data = [event, *args] if offset is None else [event, *args, offset]
+    return encode(Packet(PacketType.EVENT, namespace, data, packet_id))
+
+
+def with_offset(messages: Sequence[str | bytes], offset: str) -> list[str | bytes]:
+    """Return an event's messages with one more argument, the offset."""
+    text, *attachments = messages
+    if not isinstance(text, str):
+        raise TypeError("the first message of a packet is its text")
+    # Its JSON is an array with at least the name in it.
+    return [f"{text[:-1]},{_encode_json(offset).decode()}]", *attachments]
 
 
 def make_block(messages: Sequence[str | bytes], revision: Revision) -> Block:
@@ -138,115 +176,121 @@ def make_block(messages: Sequence[str | bytes], revision: Revision) -> Block:
 def _in_ascii(text: str) -> str:
     if text.isascii():
         return text
-    match = (_BINARY_HEAD if text[:1] in ("5", "6") else _HEAD).match(text)
+    match = _HEAD.match(text)
     start = 0 if match is None else match.end()
     return text[:start] + _BEYOND_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], text[start:])
 
 
-def _pulled(value: Any, attachments: list[bytes]) -> Any:
-    """Give ``value`` with placeholders for its bytes, which are added to ``attachments``."""
+def _is_plain(value: Any) -> bool:
+    """Return whether a value consists of what JSON has, so that nothing has to be replaced."""
+    rest = [value]
+    while rest:
+        value = rest.pop()
+        kind = type(value)
+        if kind is list:
+            rest += value
+        elif kind is dict:
+            rest += value.values()
+        elif kind not in _SCALARS:
+            return False
+    return True
+
+
+def _without_bytes(value: Any, attachments: list[bytes]) -> Any:
+    """Return the value with placeholders for its bytes, which are added to ``attachments``."""
     kind = type(value)
     if kind in _SCALARS:
         return value
     if kind is list or kind is tuple:
-        return [_pulled(item, attachments) for item in value]
+        return [_without_bytes(item, attachments) for item in value]
     if kind is dict:
-        return {key: _pulled(item, attachments) for key, item in value.items()}
+        return {key: _without_bytes(item, attachments) for key, item in value.items()}
     if isinstance(value, _BYTES):
         attachments.append(bytes(value))
         return {"_placeholder": True, "num": len(attachments) - 1}
     plain = msgspec.to_builtins(value, builtin_types=_BYTES, str_keys=True)
-    return plain if type(plain) in _SCALARS else _pulled(plain, attachments)
+    return plain if type(plain) in _SCALARS else _without_bytes(plain, attachments)
 
 
 # Decoding
 
 
 class Decoder:
-    """Takes Engine.IO messages, gives packets."""
+    """Takes Engine.IO messages, returns packets."""
 
-    __slots__ = ("_attachments", "_max", "_packet", "_wanted")
+    __slots__ = ("_attachments", "_expected", "_max", "_packet")
 
     def __init__(self, max_attachments: int = MAX_ATTACHMENTS) -> None:
         self._max = max_attachments
         self._packet: Packet | None = None
-        self._wanted = 0
+        self._expected = 0
         self._attachments: list[bytes] = []
 
     def add(self, message: str | bytes) -> Packet | None:
-        """Take a message; give the packet that it ends. Raises PacketError."""
+        """Take a message; return the packet that it completes, if it does. Raises PacketError."""
         if isinstance(message, str):
             if self._packet is not None:
-                raise PacketError("text where an attachment was to come")
-            return self._text(message)
-        if self._packet is None:
-            raise PacketError("an attachment that belongs to nothing")
-        self._attachments.append(message)
-        if len(self._attachments) < self._wanted:
+                raise PacketError("text in place of an attachment")
+            packet, self._expected = _parse(message)
+            if message[0] < "5":
+                return packet
+            if self._expected > self._max:
+                raise PacketError(f"more than {self._max} attachments")
+            self._packet = packet
+        elif self._packet is None:
+            raise PacketError("an attachment without a packet")
+        else:
+            self._attachments.append(message)
+        if len(self._attachments) < self._expected:
             return None
         packet, self._packet = self._packet, None
         attachments, self._attachments = self._attachments, []
         return _filled(packet, attachments)
 
-    def _text(self, text: str) -> Packet | None:
-        if text[:1] in ("5", "6"):
-            match = _BINARY_HEAD.match(text)
-            if match is None:
-                raise PacketError("a binary packet without a sound number of attachments")
-            kind, wanted, namespace, packet_id = match.groups()
-            self._wanted = int(wanted)
-            if self._wanted > self._max:
-                raise PacketError(f"more than {self._max} attachments")
-            packet = _packet(int(kind) - 3, namespace, packet_id, text[match.end() :])
-            if self._wanted:
-                self._packet = packet
-                return None
-            return _filled(packet, [])
-        match = _HEAD.match(text)
-        if match is None:
-            raise PacketError("no packet begins like this")
-        kind, namespace, packet_id = match.groups()
-        return _packet(int(kind), namespace, packet_id, text[match.end() :])
 
-
-def _packet(kind: int, namespace: str | None, packet_id: str, rest: str) -> Packet:
-    packet_type = PacketType(kind)
-    data = _loaded(rest) if rest else None
-    match packet_type:
-        case PacketType.CONNECT:
-            sound = type(data) is dict if rest else True
-        case PacketType.DISCONNECT:
-            sound = not rest
-        case PacketType.EVENT:
-            sound = type(data) is list and bool(data) and _names_event(data[0])
-        case PacketType.ACK:
-            sound = type(data) is list and packet_id != ""
-        case _:
-            sound = bool(rest)
-    if not sound:
-        raise PacketError(f"{packet_type.name} with a payload that it cannot have")
-    return Packet(packet_type, namespace or "/", data, int(packet_id) if packet_id else None)
-
-
-def _names_event(name: Any) -> bool:
-    return type(name) in (int, float) or (type(name) is str and name not in RESERVED)
-
-
-def _loaded(text: str) -> Any:
+def _parse(text: str) -> tuple[Packet, int]:
+    """Return the packet of a text message, and how many attachments follow."""
+    match = _HEAD.match(text)
+    if match is None:
+        raise PacketError("no valid head of a packet")
+    kind, binary_kind, attachments, namespace, packet_id = match.groups()
+    packet_type = _TYPES[kind or binary_kind]
+    rest = text[match.end() :]
     try:
-        return _decode_json(text)
+        data = _decode_json(rest) if rest else None
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        if isinstance(error, RecursionError) or _LONE_SURROGATE.search(text) is None:
-            raise PacketError("no JSON") from error
-    # A string that JavaScript cut in the middle of an emoji is sent as half of it: JSON by its
-    # grammar, but no Unicode. It becomes U+FFFD, as TextEncoder would have made it.
+        data = _decode_lone_surrogates(rest, error)
+    if packet_type is PacketType.EVENT:
+        name = data[0] if type(data) is list and data else None
+        valid = type(name) in _NAME_TYPES and name not in RESERVED
+    elif packet_type is PacketType.ACK:
+        valid = type(data) is list and packet_id != ""
+    elif packet_type is PacketType.CONNECT:
+        valid = type(data) is dict if rest else True
+    elif packet_type is PacketType.DISCONNECT:
+        valid = not rest
+    else:
+        valid = bool(rest)
+    if not valid:
+        raise PacketError(f"an invalid payload of {packet_type.name}")
+    packet = Packet(packet_type, namespace or "/", data, int(packet_id) if packet_id else None)
+    return packet, int(attachments or 0)
+
+
+def _decode_lone_surrogates(text: str, error: Exception) -> Any:
+    """Decode JSON that JavaScript cut in the middle of a surrogate pair, or raise PacketError.
+
+    It is JSON by its grammar but not Unicode. The half pair becomes U+FFFD, as TextEncoder does it.
+    """
+    if isinstance(error, RecursionError) or _LONE_SURROGATE.search(text) is None:
+        raise PacketError("not JSON") from error
     try:
         written = json.dumps(json.loads(text), ensure_ascii=False)
         return _decode_json(
             written.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
         )
-    except (ValueError, RecursionError) as error:
-        raise PacketError("no JSON") from error
+    except (ValueError, RecursionError) as another:
+        raise PacketError("not JSON") from another
 
 
 def _filled(packet: Packet, attachments: Sequence[bytes]) -> Packet:

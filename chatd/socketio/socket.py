@@ -13,7 +13,7 @@ from chatd.socketio.acks import Reply
 from chatd.socketio.broadcast import Broadcast
 from chatd.socketio.delivery import Delivery, Selection
 from chatd.socketio.handlers import Handler
-from chatd.socketio.packets import Packet, PacketType, encode, make_block
+from chatd.socketio.packets import Packet, PacketType, encode, encode_event, make_block
 
 if TYPE_CHECKING:
     from chatd.socketio.connection import Connection
@@ -147,6 +147,27 @@ class Socket:
     async def emit(self, event: str, *args: Any) -> None:
         """Send it an event; returns and raises as ``Broadcast.emit``. Dropped where it is gone."""
         await self._delivery.tell(self, event, args)
+
+    def emit_nowait(self, event: str, *args: Any, offset: str | None = None) -> None:
+        """Put an event into the socket's send queue at once; drop it where the client is gone.
+
+        Unlike ``emit`` it does not wait for broadcasts that are under way and is not logged for
+        recovery.
+
+        Args:
+            event: The event's name.
+            args: Its arguments, as for ``emit``.
+            offset: Where a recovery begins that follows this event, appended as its last argument.
+                Default: none. With ``recovery``, an event whose last argument is a string needs
+                one: the client takes a last string for the offset.
+
+        Raises:
+            TypeError: An argument is of a type that cannot be sent.
+            ValueError: The name is reserved, or a string is not valid Unicode.
+        """
+        messages = encode_event(event, args, namespace=self.namespace, offset=offset)
+        if self.gone_for is None:
+            self.session.offer(make_block(messages, self.session.revision))
 
     async def call(self, event: str, *args: Any) -> Any:
         """Send it an event and give its acknowledgement: None, a value, or a tuple of several.

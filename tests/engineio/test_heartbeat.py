@@ -52,11 +52,11 @@ def test_a_timer_s_lateness_is_not_the_client_s() -> None:
 
 def test_a_message_puts_the_end_off_once() -> None:
     heartbeat = Heartbeat(4, Options(), 0.0)
-    assert not heartbeat.awaiting
+    assert not heartbeat.extendable
     assert look(heartbeat, 25.0) == ("ping", 45.0)
-    assert heartbeat.awaiting
+    assert heartbeat.extendable
     heartbeat.heard_message(40.0)
-    assert not heartbeat.awaiting
+    assert not heartbeat.extendable
     heartbeat.heard_message(44.0)
     assert look(heartbeat, 45.0) == ("rest", 60.0)
     assert look(heartbeat, 60.0)[0] == "silent"

@@ -8,7 +8,7 @@ import trio
 from chatd.bus import fanout
 from chatd.engineio import Block
 from chatd.socketio.acks import Reply
-from chatd.socketio.delivery import Delivery, Selection, offset_appended
+from chatd.socketio.delivery import Delivery, Selection
 from chatd.socketio.recovery import Lost, MemoryLog
 
 
@@ -151,9 +151,3 @@ async def test_what_the_log_raises_the_emit_raises_and_nothing_is_sent() -> None
         await made.emit(Selection(), "x", [])
     assert member.session.blocks == []
     assert not made.turn.locked()
-
-
-def test_an_offset_is_one_more_argument() -> None:
-    assert offset_appended(['2["a"]'], 'o"') == ['2["a","o\\""]']
-    with pytest.raises(TypeError):
-        offset_appended([b""], "o")

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from chatd.socketio.handlers import Ack, Handlers, call
+from chatd.socketio.handlers import Acknowledging, Handlers, call
 
 
 async def test_functions_are_called_async_or_plain() -> None:
@@ -33,16 +33,37 @@ def test_what_cannot_be_registered_is_refused() -> None:
 
 def test_an_ack_sends_once() -> None:
     sent: list[Any] = []
-    ack = Ack(sent.append)
+    ack = Acknowledging(sent.append)
     ack.returned(None)
     assert sent == []
     ack.returned((1, 2))
     ack(3)
     assert sent == [(1, 2)]
-    Ack(None)(1)
+    Acknowledging(None)(1)
 
 
 @pytest.mark.parametrize("event", ["disconnecting", "connect_error", "newListener"])
 def test_a_handler_that_would_never_run_is_refused(event: str) -> None:
     with pytest.raises(ValueError, match="no client can send"):
         Handlers().add(event, print, ack=False)
+
+
+async def test_unhandled_events_go_to_the_fallback_after_the_catch_alls() -> None:
+    handlers = Handlers()
+    seen: list[Any] = []
+    sent: list[Any] = []
+    handlers.add("known", lambda _socket, *args: seen.append(("known", *args)), ack=False)
+    handlers.add_any(lambda _socket, *args: seen.append(("any", *args)), ack=False)
+    handlers.add_unhandled(lambda _socket, event, *args: (event, *args), ack=False)
+    await handlers.event("socket", "known", [1], Acknowledging(sent.append))
+    await handlers.event("socket", "unknown", [2], Acknowledging(sent.append))
+    assert seen == [("any", "known", 1), ("known", 1), ("any", "unknown", 2)]
+    assert sent == [("unknown", 2)]
+
+
+async def test_a_fallback_can_take_the_acknowledgement() -> None:
+    handlers = Handlers()
+    sent: list[Any] = []
+    handlers.add_unhandled(lambda _socket, _event, ack: ack("no such event"), ack=True)
+    await handlers.event("socket", "unknown", [], Acknowledging(sent.append))
+    assert sent == [("no such event",)]

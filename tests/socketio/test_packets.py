@@ -19,6 +19,7 @@ from chatd.socketio.packets import (
     encode,
     encode_event,
     make_block,
+    with_offset,
 )
 
 SCALARS = (
@@ -106,7 +107,7 @@ def test_any_event_survives(
     packet = Packet(PacketType.EVENT, namespace, [name, *args], packet_id)
     limit = attachments_of(args)
     assert decoded(*encode(packet), limit=limit) == [packet]
-    assert encode_event(namespace, name, args, packet_id) == encode(packet)
+    assert encode_event(name, args, namespace=namespace, packet_id=packet_id) == encode(packet)
     if limit:
         with pytest.raises(PacketError):
             decoded(*encode(packet), limit=limit - 1)
@@ -244,7 +245,7 @@ class Point:
 
 def test_what_is_no_json_of_itself_is_made_json() -> None:
     at = datetime(2026, 1, 2, tzinfo=UTC)
-    messages = encode_event("/", "a", [Point(1, b"r"), at, {1: (2, bytearray(b"b"))}, float("nan")])
+    messages = encode_event("a", [Point(1, b"r"), at, {1: (2, bytearray(b"b"))}, float("nan")])
     assert messages[1:] == [b"r", b"b"]
     assert isinstance(messages[0], str)
     assert json.loads(messages[0].partition("-")[2]) == [
@@ -259,18 +260,18 @@ def test_what_is_no_json_of_itself_is_made_json() -> None:
 @pytest.mark.parametrize("value", [object(), "\ud800", {"a": {object()}}])
 def test_what_cannot_be_json_is_the_callers_fault(value: Any) -> None:
     with pytest.raises((TypeError, ValueError)):
-        encode_event("/", "a", [value])
+        encode_event("a", [value])
 
 
 @pytest.mark.parametrize("name", sorted(RESERVED))
 def test_reserved_names_are_not_sent(name: str) -> None:
     with pytest.raises(ValueError, match="reserved"):
-        encode_event("/", name, [])
+        encode_event(name, [])
 
 
 def test_the_callers_values_are_not_changed() -> None:
     value = {"a": [b"x"]}
-    encode_event("/", "a", [value])
+    encode_event("a", [value])
     assert value == {"a": [b"x"]}
 
 
@@ -300,3 +301,9 @@ def test_revision_3_is_given_json_in_ascii() -> None:
     assert not plain.isascii()
     assert escaped.isascii()
     assert json.loads(escaped.partition(b"42")[2]) == said
+
+
+def test_an_offset_is_one_more_argument() -> None:
+    assert with_offset(['2["a"]'], 'o"') == ['2["a","o\\""]']
+    with pytest.raises(TypeError):
+        with_offset([b""], "o")

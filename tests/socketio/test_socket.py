@@ -309,3 +309,25 @@ async def test_one_socket_may_be_meant_volatile_and_with_a_time() -> None:
         await settled()
         await socket.volatile.timeout(5).emit("y")
         assert await client.event() == ["y"]
+
+
+async def test_an_event_is_sent_at_once_unlogged_and_with_the_offset_it_is_given() -> None:
+    io, _ = quiet(recovery=True)
+    async with running(io) as stage:
+        client = await stage.joined()
+        (socket,) = io.fetch_sockets()
+        async with io._main.delivery.turn:
+            # While a broadcast is under way ``emit`` would wait.
+            socket.emit_nowait("x", {"a": 1})
+            socket.emit_nowait("y", b"b", offset="here")
+            assert await client.event() == ["x", {"a": 1}]
+            assert await client.event() == ["y", b"b", "here"]
+        with pytest.raises(TypeError):
+            socket.emit_nowait("x", object())
+        with pytest.raises(ValueError, match="reserved"):
+            socket.emit_nowait("connect")
+        socket.disconnect()
+        socket.emit_nowait("x")
+        await client.packet()
+        await settled()
+        assert client.silent
