@@ -29,7 +29,7 @@ from chatd.engineio.packets import Revision
 from chatd.engineio.session import Receiver, Session
 from chatd.engineio.websocket import Candidate, Carrier, Unwanted
 from chatd.logs import Log
-from chatd.timers import Timers
+from chatd.timers import Fire, Timers
 from chatd.wire import websocket as wire
 from chatd.wire.request import Refused, Request, Response, refusal
 from chatd.wire.routes import ANY, WEBSOCKET, Methods, Routes
@@ -98,7 +98,7 @@ class Engine:
         self._log = log
         self.timers = Timers(log) if timers is None else timers
         self._own_timers = timers is None
-        self._nursery: trio.Nursery | None = None
+        self._running = False
         self._ended: deque[Session] = deque()
         self._someone_ended = trio.Event()
         self._count = 0
@@ -113,19 +113,16 @@ class Engine:
         """
         try:
             async with trio.open_nursery() as nursery:
-                self._nursery = nursery
+                self._running = True
                 if self._own_timers:
                     nursery.start_soon(self.timers.run)
                 task_status.started()
-                try:
-                    while True:
-                        await self._someone_ended.wait()
-                        self._someone_ended = trio.Event()
-                        self._tell_ended()
-                finally:
-                    # Before the nursery closes: ``lingers`` starts tasks in it.
-                    self._nursery = None
+                while True:
+                    await self._someone_ended.wait()
+                    self._someone_ended = trio.Event()
+                    self._tell_ended()
         finally:
+            self._running = False
             for session in list(self.sessions.values()):
                 session.lost("server shutting down")
             self._tell_ended()
@@ -147,9 +144,11 @@ class Engine:
 
     # The sessions' side
 
-    def lingers(self, session: Session, seconds: float) -> None:
-        if self._nursery is not None:
-            self._nursery.start_soon(self._linger, session, seconds)
+    def time(self, session: Session, due: float, fire: Fire) -> None:
+        """Call ``fire`` at ``due``, and whenever it says, in place of the session's timer."""
+        if session.timer is not None:
+            session.timer.cancel()
+        session.timer = self.timers.add(due, fire, partial(self._failed, session))
 
     def over(self, session: Session) -> None:
         del self.sessions[session.id]
@@ -158,11 +157,6 @@ class Engine:
         self._reasons[str(session.reason)] = self._reasons.get(str(session.reason), 0) + 1
         self._ended.append(session)
         self._someone_ended.set()
-
-    async def _linger(self, session: Session, seconds: float) -> None:
-        with trio.move_on_after(seconds):
-            await session.wait_over()
-        session.finish()
 
     def _tell_ended(self) -> None:
         while self._ended:
@@ -221,7 +215,7 @@ class Engine:
             raise
         due = session.fire(session.opened)
         if due is not None:
-            session.timer = self.timers.add(due, session.fire, partial(self._failed, session))
+            self.time(session, due, session.fire)
         return session, greeting
 
     # The checks
@@ -264,7 +258,7 @@ class Engine:
         revision = _REVISIONS.get(request.query.get("EIO"))
         if revision is None or (revision == 3 and not self.options.allow_eio3):
             raise _Failed(5)
-        if self._nursery is None or len(self.sessions) >= self.options.max_sessions:
+        if not self._running or len(self.sessions) >= self.options.max_sessions:
             busy = refusal(503, "Too many sessions; come back in a while.", [("Retry-After", "10")])
             raise Refused(busy)
         return revision
@@ -356,7 +350,7 @@ class Engine:
         async def opening(websocket: WebSocket) -> wire.Receiver:
             if session.upgrading or session.reason is not None:
                 return Unwanted(websocket)
-            return Candidate(session, websocket, self.options.upgrade_timeout)
+            return Candidate(session, websocket, self.timers, self.options.upgrade_timeout)
 
         return opening
 

@@ -265,7 +265,7 @@ class Session:
         if self._parked is not None:
             self._parked.cancel()
         if websocket is None:
-            self._engine.lingers(self, seconds)
+            self._engine.time(self, trio.current_time() + seconds, self._give_up)
         self._tell()
 
     async def aclose(self) -> None:
@@ -296,6 +296,9 @@ class Session:
             self._finished.set()
         self._tell()
         self._engine.over(self)
+
+    def _give_up(self, _now: float) -> None:
+        self.finish()
 
     # What it counts
 

@@ -14,6 +14,7 @@ from chatd.engineio.ends import reason_of
 from chatd.engineio.packets import PING, UPGRADE, PacketError, decode_frame
 from chatd.engineio.session import Session
 from chatd.model import Close
+from chatd.timers import Timers
 from chatd.wire import frames
 from chatd.wire.websocket import WebSocket
 
@@ -60,17 +61,17 @@ class Candidate:
     ``seconds``, closes it and leaves the session on polling.
     """
 
-    __slots__ = ("_carrier", "_decided", "_probed", "_seconds", "_session", "_websocket")
+    __slots__ = ("_carrier", "_probed", "_session", "_timer", "_websocket")
 
-    def __init__(self, session: Session, websocket: WebSocket, seconds: float) -> None:
+    def __init__(
+        self, session: Session, websocket: WebSocket, timers: Timers, seconds: float
+    ) -> None:
         self._session = session
         self._websocket = websocket
-        self._seconds = seconds
         self._probed = False
         self._carrier: Carrier | None = None
-        self._decided = trio.Event()
         session.try_on(websocket)
-        websocket.start_soon(self._wait)
+        self._timer = timers.add(trio.current_time() + seconds, self._expire)
 
     async def received(self, message: str | bytes) -> None:
         if self._carrier is not None:
@@ -83,21 +84,18 @@ class Candidate:
         elif self._probed and message == str(UPGRADE):
             self._carrier = Carrier(self._session, self._websocket)
             self._session.carry(self._websocket)
-            self._decided.set()
+            self._timer.cancel()
         else:
             self._websocket.end(model.POLICY)
 
-    async def _wait(self) -> None:
-        with trio.move_on_after(self._seconds):
-            await self._decided.wait()
-            return
+    def _expire(self, _now: float) -> None:
         self._websocket.end(model.POLICY)
 
     def goodbye_frames(self, close: Close, reason: str) -> bytes:
         return b"" if self._carrier is None else self._carrier.goodbye_frames(close, reason)
 
     def ended(self, close: Close, reason: str) -> None:
-        self._decided.set()
+        self._timer.cancel()
         if self._carrier is not None:
             self._carrier.ended(close, reason)
         else:

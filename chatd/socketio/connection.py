@@ -99,7 +99,7 @@ class Connection:
                     while self._working:
                         self._idle = trio.Event()
                         await self._idle.wait()
-                except trio.Cancelled:
+                except BaseException:
                     self._stop()
                     raise
         finally:
@@ -166,12 +166,12 @@ class Connection:
         if self._reason is not None:
             return
         self._reason = reason
+        self._ended.set()
         self._inbox.close()
         for scope in self._admissions.values():
             scope.cancel()
         for socket in list(self.sockets.values()):
             self._lose(socket, reason)
-        self._ended.set()
 
     async def received(self, message: str | bytes) -> None:
         """Take a message of the session's, in its reader's task."""

@@ -153,8 +153,6 @@ class Delivery:
         for revision, sessions in receivers.items():
             # Revision 3's clients know of no offsets.
             said = offset is not None and revision == 4
-            block = make_block(
-                with_offset(messages, offset or "") if said else messages, revision
-            )
+            block = make_block(with_offset(messages, offset or "") if said else messages, revision)
             groups.append((block, sessions, lambda: set(open_to(self.select(selection)))))
         await fan_out(groups, 1)

@@ -27,6 +27,7 @@ from msgspec.structs import replace
 from chatd import engineio
 from chatd.engineio import Engine, Session
 from chatd.logs import Log, open_log
+from chatd.model import INTERNAL
 from chatd.settings import Settings
 from chatd.socketio.broadcast import Broadcast
 from chatd.socketio.connection import Connection
@@ -280,7 +281,7 @@ class Server(Broadcast, Listening):
         except* Exception as group:  # the connection's boundary: a fault of ours
             self._faults += 1
             self._note(group, None, "connection")
-            connection.end("forced close")
+            connection.session.end("forced close", INTERNAL)
 
     async def _allows(self, request: Request) -> str | None:
         if self._draining:
