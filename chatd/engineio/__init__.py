@@ -5,7 +5,7 @@ protocols above: it hands each session to a function, which gives a receiver for
 """
 
 from chatd.engineio.block import Block
-from chatd.engineio.ends import CLOSES, Reason, SessionClosed
+from chatd.engineio.close_reasons import CLOSES, Reason, SessionClosed
 from chatd.engineio.engine import Engine, EngineStatistics, Opened
 from chatd.engineio.handshake import Handshake
 from chatd.engineio.options import AllowRequest, Cookie, Options, OptionsDict, Origins, Tunable

@@ -89,11 +89,11 @@ def _payload(parts: list[tuple[bool, bytes]], revision: Revision) -> bytes:
             b"b" + base64.b64encode(data) if binary else data for binary, data in parts
         )
     return b"".join(
-        _counted(b"b4" + base64.b64encode(data) if binary else data) for binary, data in parts
+        _with_length(b"b4" + base64.b64encode(data) if binary else data) for binary, data in parts
     )
 
 
-def _counted(data: bytes) -> bytes:
+def _with_length(data: bytes) -> bytes:
     # Revision 3 counts as JavaScript does, in UTF-16 code units.
     units = len(data) if data.isascii() else len(data.decode().encode("utf-16-le")) // 2
     return b"%d:%b" % (units, data)

@@ -21,13 +21,13 @@ from msgspec import Struct
 from chatd import model
 from chatd.engineio import cors, polling
 from chatd.engineio.block import Block
-from chatd.engineio.ends import Reason
+from chatd.engineio.close_reasons import Reason
 from chatd.engineio.handshake import Handshake
 from chatd.engineio.inbox import MessageInbox
 from chatd.engineio.options import Options
 from chatd.engineio.packets import Revision
 from chatd.engineio.session import Receiver, Session
-from chatd.engineio.websocket import Candidate, Carrier, Unwanted
+from chatd.engineio.websocket import Unwanted, UpgradeProbe, WebSocketTransport
 from chatd.logs import Log
 from chatd.timers import Fire, Timers
 from chatd.wire import websocket as wire
@@ -71,7 +71,7 @@ class _Open(Struct, frozen=True):
     maxPayload: int  # noqa: N815
 
 
-class _Failed(Exception):  # noqa: N818 - it is an answer, and never leaves this file
+class _RequestError(Exception):
     def __init__(self, code: int, words: str | None = None) -> None:
         super().__init__(code)
         self.code = code
@@ -120,12 +120,12 @@ class Engine:
                 while True:
                     await self._someone_ended.wait()
                     self._someone_ended = trio.Event()
-                    self._tell_ended()
+                    self._notify_ended()
         finally:
             self._running = False
             for session in list(self.sessions.values()):
-                session.lost("server shutting down")
-            self._tell_ended()
+                session.end_now("server shutting down")
+            self._notify_ended()
 
     def end_all(self, reason: Reason = "server shutting down") -> None:
         """End every session, and return at once: who can be told is told."""
@@ -150,7 +150,7 @@ class Engine:
             session.timer.cancel()
         session.timer = self.timers.add(due, fire, partial(self._failed, session))
 
-    def over(self, session: Session) -> None:
+    def forget(self, session: Session) -> None:
         del self.sessions[session.id]
         if session.timer is not None:
             session.timer.cancel()
@@ -158,7 +158,7 @@ class Engine:
         self._ended.append(session)
         self._someone_ended.set()
 
-    def _tell_ended(self) -> None:
+    def _notify_ended(self) -> None:
         while self._ended:
             session = self._ended.popleft()
             try:
@@ -205,7 +205,7 @@ class Engine:
         self.sessions[session.id] = session
         if websocket is not None:
             websocket.outbox.offer(greeting.frames, 0)
-            session.carry(websocket)
+            session.use_websocket(websocket)
         self._count += 1
         try:
             session.receiver = self._opened(session) or MessageInbox()
@@ -220,44 +220,44 @@ class Engine:
 
     # The checks
 
-    def _verified(self, request: Request, *, upgrade: bool) -> Session | None:
+    def _find_session(self, request: Request, *, upgrade: bool) -> Session | None:
         """Find the session that a request is for; None where it would open one."""
         query = request.query
         transport = query.get("transport")
         if transport not in self.options.transports:
-            raise _Failed(0)
+            raise _RequestError(0)
         if _NO_ORIGIN.search(request.header("origin") or ""):
-            raise _Failed(3)
+            raise _RequestError(3)
         sid = query.get("sid")
         if sid:
             session = self.sessions.get(sid)
             if session is None or not session.alive(trio.current_time()):
-                raise _Failed(1)
+                raise _RequestError(1)
             if (transport == "websocket") is not upgrade:
-                raise _Failed(3)
+                raise _RequestError(3)
             if not upgrade and session.transport != "polling":
-                raise _Failed(3)
+                raise _RequestError(3)
             if "EIO" in query and _REVISIONS.get(query["EIO"]) != session.revision:
-                raise _Failed(3)
+                raise _RequestError(3)
             return session
         if request.method != "GET":
-            raise _Failed(2)
+            raise _RequestError(2)
         if (transport == "websocket") is not upgrade:
-            raise _Failed(3)
+            raise _RequestError(3)
         return None
 
-    async def _asked(self, request: Request) -> None:
+    async def _ask_application(self, request: Request) -> None:
         """Ask the application about who would open a session."""
         if self.options.allow_request is not None:
             words = await self.options.allow_request(request)
             if words is not None:
-                raise _Failed(4, words)
+                raise _RequestError(4, words)
 
-    def _admitted(self, request: Request) -> Revision:
+    def _check_admission(self, request: Request) -> Revision:
         """Check whether a session can be opened; give the revision that it speaks."""
         revision = _REVISIONS.get(request.query.get("EIO"))
         if revision is None or (revision == 3 and not self.options.allow_eio3):
-            raise _Failed(5)
+            raise _RequestError(5)
         if not self._running or len(self.sessions) >= self.options.max_sessions:
             busy = refusal(503, "Too many sessions; come back in a while.", [("Retry-After", "10")])
             raise Refused(busy)
@@ -271,29 +271,29 @@ class Engine:
         if request.method == "OPTIONS" and options.cors_origins is not None:
             return cors.preflight(request, options)
         try:
-            session = self._verified(request, upgrade=False)
+            session = self._find_session(request, upgrade=False)
             if session is None:
-                response = await self._greeted(request)
+                response = await self._open_by_polling(request)
             elif request.method == "GET":
-                await session.settle()
+                await session.yield_to_io()
                 if session.transport != "polling":
-                    raise _Failed(3)
+                    raise _RequestError(3)
                 response = await polling.get(request, session, options)
             elif request.method == "POST":
                 response = await polling.post(request, session, options)
             else:
-                response = polling.failure(3)
-        except _Failed as failed:
-            response = polling.failure(failed.code, failed.words)
+                response = polling.error(3)
+        except _RequestError as failed:
+            response = polling.error(failed.code, failed.words)
         except Refused as refused:
             response = refused.response
         if headers:
             response = msgspec.structs.replace(response, headers=[*response.headers, *headers])
         return response
 
-    async def _greeted(self, request: Request) -> Response:
-        await self._asked(request)
-        revision = self._admitted(request)
+    async def _open_by_polling(self, request: Request) -> Response:
+        await self._ask_application(request)
+        revision = self._check_admission(request)
         # The connection's own part of a request is not for the session to keep.
         request.release()
         session, greeting = self._open(request, revision, None)
@@ -310,21 +310,21 @@ class Engine:
 
     async def _websocket(self, request: Request) -> Response | Upgrade:
         try:
-            session = self._verified(request, upgrade=True)
+            session = self._find_session(request, upgrade=True)
             if session is None:
-                await self._asked(request)
+                await self._ask_application(request)
             if not cors.allowed(request, self.options):
-                self._note_origin(request)
-                raise _Failed(4)
+                self._log_origin(request)
+                raise _RequestError(4)
             if session is None:
-                opening = self._opener(self._admitted(request))
+                opening = self._opener(self._check_admission(request))
             elif self.options.allow_upgrades:
                 opening = self._upgrader(session)
             else:
-                raise _Failed(3)
-        except _Failed as failed:
+                raise _RequestError(3)
+        except _RequestError as failed:
             # A browser shows none of it; Node's form, for those who look.
-            words = failed.words or polling.FAILURES[failed.code]
+            words = failed.words or polling.ERRORS[failed.code]
             return Response(400, words.encode(), "text/html")
         except Refused as refused:
             return refused.response
@@ -342,7 +342,7 @@ class Engine:
                 # The official suite listens for the open packet only once it has seen the 101.
                 await trio.sleep(self.options.handshake_pause)
             session, _ = self._open(websocket.request, revision, websocket)
-            return Carrier(session, websocket)
+            return WebSocketTransport(session, websocket)
 
         return opening
 
@@ -350,11 +350,11 @@ class Engine:
         async def opening(websocket: WebSocket) -> wire.Receiver:
             if session.upgrading or session.reason is not None:
                 return Unwanted(websocket)
-            return Candidate(session, websocket, self.timers, self.options.upgrade_timeout)
+            return UpgradeProbe(session, websocket, self.timers, self.options.upgrade_timeout)
 
         return opening
 
-    def _note_origin(self, request: Request) -> None:
+    def _log_origin(self, request: Request) -> None:
         self._log.emit(
             "refused",
             connection=request.connection,

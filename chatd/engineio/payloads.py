@@ -89,10 +89,10 @@ def _decode_3(text: str) -> Iterator[Packet]:
             if at > len(units):
                 raise PacketError("a packet that is shorter than its length")
             start = colon + 1 + len(part)
-        yield decode_base64(part[1:], 3) if part[:1] == "b" else decode_text(_undoubled(part))
+        yield (decode_base64(part[1:], 3) if part[:1] == "b" else decode_text(_repaired(part)))
 
 
-def _undoubled(part: str) -> str:
+def _repaired(part: str) -> str:
     """Give the text of a packet of either kind of client.
 
     socket.io-client 1.x makes UTF-8 of it before the browser does (engine.io-parser 1.3), 2.x does

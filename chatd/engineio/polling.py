@@ -16,7 +16,7 @@ from chatd.engineio.session import Session
 from chatd.wire.compression import compressed, preferred
 from chatd.wire.request import Refused, Request, Response
 
-__all__ = ["FAILURES", "answer", "failure", "get", "post"]
+__all__ = ["ERRORS", "answer", "error", "get", "post"]
 
 TEXT: Final = "text/plain; charset=UTF-8"
 # So that no browser offers a download of it: Node's, since 2012.
@@ -28,7 +28,7 @@ _NO_STORE: Final = (("Cache-Control", "no-store"),)
 # Above it an answer is compressed in a thread: zlib makes some 30 MB a second, and holds the loop.
 _INLINE_BYTES: Final = 65536
 
-FAILURES: Final = {
+ERRORS: Final = {
     0: "Transport unknown",
     1: "Session ID unknown",
     2: "Bad handshake method",
@@ -38,21 +38,21 @@ FAILURES: Final = {
 }
 
 
-def failure(code: int, words: str | None = None) -> Response:
+def error(code: int, words: str | None = None) -> Response:
     """Make Node's refusal of this code; 4 may have words of its own."""
-    message = FAILURES[code] if words is None else words
+    message = ERRORS[code] if words is None else words
     body = msgspec.json.encode({"code": code, "message": message})
     return Response(403 if code == 4 else 400, body, "application/json")
 
 
 async def get(request: Request, session: Session, options: Options) -> Response:
     """Answer a GET, when there is something for it."""
-    if session.polled:
+    if session.getting:
         session.end("transport error")
-        return failure(3)
+        return error(3)
     blocks = await session.poll(request.gone)
     if blocks is None:
-        return failure(3)
+        return error(3)
     return await answer(request, blocks, session.revision, options, base64=session.base64)
 
 
@@ -85,13 +85,13 @@ async def post(request: Request, session: Session, options: Options) -> Response
     octets = (request.header("content-type") or "").startswith(_OCTETS)
     if session.posting or (octets and session.revision == 4):
         session.end("transport error")
-        return failure(3)
+        return error(3)
     session.posting = True
     try:
         await _take(request, session, options, octets=octets)
     except PacketError:
         session.end("parse error")
-        return failure(3)
+        return error(3)
     except Refused as refused:
         # Too much is refused, and the session goes on; else the client broke off or the rules.
         if refused.response.status != 413:

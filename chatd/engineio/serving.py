@@ -28,7 +28,7 @@ from chatd.wire.tls import tls_context
 __all__ = ["Served", "serve"]
 
 # What connections have to say that they are over: a round trip, and some for a busy machine.
-_LAST_WORDS_SECONDS: Final = 0.5
+_GOODBYE_SECONDS: Final = 0.5
 
 
 class Served(Protocol):
@@ -61,11 +61,11 @@ async def serve(
     server = Server(settings, routes, log, tls=tls_context(settings), timers=timers)
     listeners = open_listeners(addresses)
     bound = [listener.address for listener in listeners]
-    last_words = trio.CancelScope()
+    goodbye = trio.CancelScope()
     ending = trio.Event()
 
     async def hold(task_status: trio.TaskStatus[trio.Nursery]) -> None:
-        with last_words:
+        with goodbye:
             async with trio.open_nursery() as connections:
                 task_status.started(connections)
                 await ending.wait()
@@ -77,13 +77,13 @@ async def serve(
                 await nursery.start(served.run)
                 connections = await nursery.start(hold)
                 # Not before: a start that is cancelled waits for its task's end.
-                last_words.shield = True
+                goodbye.shield = True
                 await nursery.start(partial(server.serve, listeners, handlers=connections))
                 task_status.started(bound)
                 await trio.sleep_forever()
             finally:
                 server.retire()
-                last_words.deadline = trio.current_time() + _LAST_WORDS_SECONDS
+                goodbye.deadline = trio.current_time() + _GOODBYE_SECONDS
                 ending.set()
     except BaseExceptionGroup as group:
         if group.split(KeyboardInterrupt)[1] is None:

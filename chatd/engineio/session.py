@@ -34,7 +34,7 @@ import trio
 
 from chatd import model
 from chatd.engineio.block import Block
-from chatd.engineio.ends import CLOSES, GENTLE, Reason, SessionClosed
+from chatd.engineio.close_reasons import CLOSES, GRACEFUL, Reason, SessionClosed
 from chatd.engineio.handshake import Handshake
 from chatd.engineio.heartbeat import Heartbeat
 from chatd.engineio.inbox import MessageInbox
@@ -68,7 +68,7 @@ _OVERTAKEN_SECONDS: Final = 0.05
 
 _PING: Final = Block.control("2", 4)
 _PONG: Final = Block.control("3", 3)
-_FAREWELLS: Final = {revision: Block.control("1", revision) for revision in (3, 4)}
+_CLOSES: Final = {revision: Block.control("1", revision) for revision in (3, 4)}
 _NOOPS: Final = {revision: Block.control("6", revision) for revision in (3, 4)}
 
 
@@ -95,7 +95,6 @@ class Session:
 
     __slots__ = (
         "_busy",
-        "_candidate",
         "_engine",
         "_finished",
         "_heartbeat",
@@ -104,15 +103,16 @@ class Session:
         "_parked",
         "_polled_in",
         "_polled_out",
+        "_probe",
         "_progress",
         "_queue",
         "_queued",
         "_websocket",
         "_wire_offer",
+        "getting",
         "handshake",
         "id",
         "opened",
-        "polled",
         "posting",
         "reason",
         "received_messages",
@@ -132,7 +132,7 @@ class Session:
         self.reason: Reason | None = None
         self.state: State = "polling"
         # Whether a GET waits, or a POST is being read: a second one is against the rules.
-        self.polled = False
+        self.getting = False
         self.posting = False
         self.received_messages = 0
         self._engine = engine
@@ -140,9 +140,9 @@ class Session:
         self._queued = 0
         # The GET that waits; and what the last one gets.
         self._parked: trio.CancelScope | None = None
-        self._last = _FAREWELLS[revision]
+        self._last = _CLOSES[revision]
         # The WebSocket that would like to be the transport; and the one that is.
-        self._candidate: WebSocket | None = None
+        self._probe: WebSocket | None = None
         self._websocket: WebSocket | None = None
         self._wire_offer: Callable[[bytes, int], None] | None = None
         self._progress: trio.Event | None = None
@@ -209,7 +209,7 @@ class Session:
             if self._websocket is not None:
                 await self._websocket.outbox.room(size)
             else:
-                await self._progressed()
+                await self._wait_progress()
 
     async def drained(self) -> None:
         """Return when nothing waits, or when the session is over."""
@@ -218,7 +218,7 @@ class Session:
             if self._websocket is not None:
                 await self._websocket.outbox.drained()
             else:
-                await self._progressed()
+                await self._wait_progress()
 
     # Receiving, for who asked for no receiver of its own
 
@@ -258,15 +258,15 @@ class Session:
             self._queue = []
             self._queued = 0
             seconds = _OVERTAKEN_SECONDS
-        elif reason not in GENTLE:
+        elif reason not in GRACEFUL:
             self.finish()
             return
         self.state = "leaving"
         if self._parked is not None:
             self._parked.cancel()
         if websocket is None:
-            self._engine.time(self, trio.current_time() + seconds, self._give_up)
-        self._tell()
+            self._engine.time(self, trio.current_time() + seconds, self._expire)
+        self._notify()
 
     async def aclose(self) -> None:
         """End the session ("forced close"), and wait until it is over."""
@@ -288,16 +288,16 @@ class Session:
         self.state = "over"
         self._queue = []
         self._queued = 0
-        if self._candidate is not None:
-            self._candidate.end(model.NORMAL)
+        if self._probe is not None:
+            self._probe.end(model.NORMAL)
         if self._parked is not None:
             self._parked.cancel()
         if self._finished is not None:
             self._finished.set()
-        self._tell()
-        self._engine.over(self)
+        self._notify()
+        self._engine.forget(self)
 
-    def _give_up(self, _now: float) -> None:
+    def _expire(self, _now: float) -> None:
         self.finish()
 
     # What it counts
@@ -329,12 +329,12 @@ class Session:
         websocket = self._websocket
         return self._messages_out + (0 if websocket is None else websocket.outbox.sent_messages)
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         if self._progress is not None:
             self._progress.set()
             self._progress = None
 
-    async def _progressed(self) -> None:
+    async def _wait_progress(self) -> None:
         if self._progress is None:
             self._progress = trio.Event()
         await self._progress.wait()
@@ -347,12 +347,12 @@ class Session:
         query = self.handshake.query
         return "b64" in query or "j" in query
 
-    async def settle(self) -> None:
+    async def yield_to_io(self) -> None:
         """Let a ``5`` arrive that was sent before a GET, on another connection.
 
         What the kernel has is read within one round of the scheduler, and acted on in the next.
         """
-        if self._candidate is not None:
+        if self._probe is not None:
             await trio.lowlevel.checkpoint()
             await trio.lowlevel.checkpoint()
 
@@ -362,7 +362,7 @@ class Session:
         None where the transport is a WebSocket by then. ``gone`` returns when its client has gone
         away, which ends the session.
         """
-        self.polled = True
+        self.getting = True
         try:
             if self.state == "polling" and not self._queue:
                 # The wait is that for the client's going: what is offered cancels it. So the wait
@@ -373,17 +373,17 @@ class Session:
                         self.end("transport error")
                 finally:
                     self._parked = None
-                await self.settle()
-            await self._collected()
+                await self.yield_to_io()
+            await self._collect()
         finally:
-            self.polled = False
+            self.getting = False
         if self.state == "websocket":
             return None
         blocks = self._take()
         self._polled_out += sum(block.size for block in blocks)
         return blocks
 
-    async def _collected(self) -> None:
+    async def _collect(self) -> None:
         """Let who is saying more say it: every GET that this spares is worth many rounds."""
         seen = quiet = 0
         for _ in range(_COLLECT_ROUNDS):
@@ -399,7 +399,7 @@ class Session:
         if self._queue:
             blocks, self._queue = self._queue, []
             self._queued = 0
-            self._tell()
+            self._notify()
             return blocks
         if self.state == "leaving":
             # Not in one payload with what waited: socket.io-client 4 acts on ``1`` at once, and on
@@ -427,7 +427,7 @@ class Session:
         elif packet.type == CLOSE:
             self.end("transport close")
         elif packet.type in (PING, PONG):
-            self._life_sign(packet.type)
+            self._take_heartbeat(packet.type)
 
     async def deliver(self, message: str | bytes) -> None:
         """Hand a message to the receiver."""
@@ -444,7 +444,7 @@ class Session:
         finally:
             self._busy -= 1
 
-    def _life_sign(self, kind: int) -> None:
+    def _take_heartbeat(self, kind: int) -> None:
         if not self._heartbeat.heard(kind, trio.current_time()):
             self.end("transport error")
         elif kind == PING and not (self._queue and self._queue[-1] is _PONG):
@@ -479,13 +479,13 @@ class Session:
     @property
     def upgrading(self) -> bool:
         """Tell whether a WebSocket is, or would be, the transport: there is room for one."""
-        return self._candidate is not None or self._websocket is not None
+        return self._probe is not None or self._websocket is not None
 
-    def carry(self, websocket: WebSocket) -> None:
+    def use_websocket(self, websocket: WebSocket) -> None:
         """Have this WebSocket for the transport from now on; what waits goes first."""
         blocks, self._queue = self._queue, []
         self._queued = 0
-        self._candidate = None
+        self._probe = None
         self._websocket = websocket
         if blocks:
             websocket.outbox.offer(b"".join([block.frames for block in blocks]), 0)
@@ -494,26 +494,26 @@ class Session:
             self._wire_offer = websocket.outbox.offer
         else:
             websocket.end(CLOSES[self.reason], self.reason)
-        self._tell()
+        self._notify()
 
-    def try_on(self, websocket: WebSocket) -> None:
+    def begin_upgrade(self, websocket: WebSocket) -> None:
         """Hear that this WebSocket would like to be the transport."""
-        self._candidate = websocket
+        self._probe = websocket
 
-    def probed(self) -> None:
+    def mark_probing(self) -> None:
         """Hear that the candidate was probed: the client waits for its last GET's answer."""
         if self.state == "polling":
             self.state = "probing"
         if self._parked is not None:
             self._parked.cancel()
 
-    def failed(self) -> None:
+    def abandon_upgrade(self) -> None:
         """Hear that the candidate is none any more: polling goes on."""
-        self._candidate = None
+        self._probe = None
         if self.state == "probing":
             self.state = "polling"
 
-    def lost(self, reason: Reason) -> None:
+    def end_now(self, reason: Reason) -> None:
         """Hear that the WebSocket, which was the transport, is closed."""
         self.end(reason)
         self.finish()

@@ -10,7 +10,7 @@ from typing import Final
 import trio
 
 from chatd import model
-from chatd.engineio.ends import reason_of
+from chatd.engineio.close_reasons import reason_of
 from chatd.engineio.packets import PING, UPGRADE, PacketError, decode_frame
 from chatd.engineio.session import Session
 from chatd.model import Close
@@ -18,12 +18,12 @@ from chatd.timers import Timers
 from chatd.wire import frames
 from chatd.wire.websocket import WebSocket
 
-__all__ = ["Candidate", "Carrier", "Unwanted"]
+__all__ = ["Unwanted", "UpgradeProbe", "WebSocketTransport"]
 
 _PROBED: Final = frames.text(b"3probe")
 
 
-class Carrier:
+class WebSocketTransport:
     """The WebSocket that is a session's transport."""
 
     __slots__ = ("_session", "_websocket")
@@ -51,17 +51,17 @@ class Carrier:
         return b""
 
     def ended(self, close: Close, reason: str) -> None:
-        self._session.lost(reason_of(close, by_peer=self._websocket.peer_closed))
+        self._session.end_now(reason_of(close, by_peer=self._websocket.peer_closed))
 
 
-class Candidate:
+class UpgradeProbe:
     """A WebSocket that would like to take a session over from polling.
 
     It says ``2probe``, and ``5`` when its last GET was answered; anything else, or nothing in
     ``seconds``, closes it and leaves the session on polling.
     """
 
-    __slots__ = ("_carrier", "_probed", "_session", "_timer", "_websocket")
+    __slots__ = ("_probed", "_session", "_timer", "_transport", "_websocket")
 
     def __init__(
         self, session: Session, websocket: WebSocket, timers: Timers, seconds: float
@@ -69,21 +69,21 @@ class Candidate:
         self._session = session
         self._websocket = websocket
         self._probed = False
-        self._carrier: Carrier | None = None
-        session.try_on(websocket)
+        self._transport: WebSocketTransport | None = None
+        session.begin_upgrade(websocket)
         self._timer = timers.add(trio.current_time() + seconds, self._expire)
 
     async def received(self, message: str | bytes) -> None:
-        if self._carrier is not None:
-            await self._carrier.received(message)
+        if self._transport is not None:
+            await self._transport.received(message)
             return
         if not self._probed and message == f"{PING}probe":
             self._probed = True
             self._websocket.outbox.offer(_PROBED, 0)
-            self._session.probed()
+            self._session.mark_probing()
         elif self._probed and message == str(UPGRADE):
-            self._carrier = Carrier(self._session, self._websocket)
-            self._session.carry(self._websocket)
+            self._transport = WebSocketTransport(self._session, self._websocket)
+            self._session.use_websocket(self._websocket)
             self._timer.cancel()
         else:
             self._websocket.end(model.POLICY)
@@ -92,14 +92,14 @@ class Candidate:
         self._websocket.end(model.POLICY)
 
     def goodbye_frames(self, close: Close, reason: str) -> bytes:
-        return b"" if self._carrier is None else self._carrier.goodbye_frames(close, reason)
+        return b"" if self._transport is None else self._transport.goodbye_frames(close, reason)
 
     def ended(self, close: Close, reason: str) -> None:
         self._timer.cancel()
-        if self._carrier is not None:
-            self._carrier.ended(close, reason)
+        if self._transport is not None:
+            self._transport.ended(close, reason)
         else:
-            self._session.failed()
+            self._session.abandon_upgrade()
 
 
 class Unwanted:

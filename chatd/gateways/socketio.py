@@ -450,7 +450,9 @@ class _Client:
         self.connection.chat.refusals["bad_request"] += 1
         self._answered(name, ack)(Refusal("bad_request", why))
 
-    def _answered(self, name: str, ack: Acknowledging) -> Callable[[commands.Result | Refusal], None]:
+    def _answered(
+        self, name: str, ack: Acknowledging
+    ) -> Callable[[commands.Result | Refusal], None]:
         return partial(_acknowledge, ack) if ack.wanted else self._noticed(name)
 
     def _noticed(self, name: str) -> Callable[[commands.Result | Refusal], None]:

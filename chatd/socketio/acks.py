@@ -9,7 +9,7 @@ import trio
 
 from chatd.socketio.errors import Disconnected
 
-__all__ = ["Answer", "Answers", "Gathering", "Reply", "value_of"]
+__all__ = ["AckCollector", "Answer", "Answers", "Reply", "value_of"]
 
 
 def value_of(args: Sequence[Any]) -> Any:
@@ -32,7 +32,7 @@ class Answer:
         self._args: Sequence[Any] = ()
         self._reason: str | None = None
 
-    def took(self, _socket_id: str, args: Sequence[Any]) -> None:
+    def received(self, _socket_id: str, args: Sequence[Any]) -> None:
         self._args = args
         self._came.set()
 
@@ -59,7 +59,7 @@ class Answers(list[tuple[str, Any]]):
         self.missing: tuple[str, ...] = tuple(missing)
 
 
-class Gathering:
+class AckCollector:
     """The acknowledgements of many clients to one event."""
 
     __slots__ = ("_answers", "_done", "_gone", "_waiting")
@@ -69,19 +69,19 @@ class Gathering:
         self._gone: list[str] = []
         self._answers: list[tuple[str, Any]] = []
         self._done = trio.Event()
-        self._settle()
+        self._check_done()
 
-    def took(self, socket_id: str, args: Sequence[Any]) -> None:
+    def received(self, socket_id: str, args: Sequence[Any]) -> None:
         if socket_id in self._waiting:
             del self._waiting[socket_id]
             self._answers.append((socket_id, value_of(args)))
-            self._settle()
+            self._check_done()
 
     def lost(self, socket_id: str, _reason: str) -> None:
         if socket_id in self._waiting:
             del self._waiting[socket_id]
             self._gone.append(socket_id)
-            self._settle()
+            self._check_done()
 
     async def wait(self) -> None:
         """Wait until everybody answered or went."""
@@ -91,10 +91,10 @@ class Gathering:
         """Give what came so far."""
         return Answers(self._answers, [*self._gone, *self._waiting])
 
-    def _settle(self) -> None:
+    def _check_done(self) -> None:
         if not self._waiting:
             self._done.set()
 
 
-Reply: TypeAlias = Answer | Gathering
+Reply: TypeAlias = Answer | AckCollector
 """What waits for acknowledgements with one id."""

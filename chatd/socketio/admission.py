@@ -69,9 +69,9 @@ async def admit(connection: Connection, name: str, auth: dict[str, Any]) -> None
     server = connection.server
     namespace: Namespace | None = None
     try:
-        await connection.welcome()
+        await connection.run_middleware()
         if len(name) <= _NAME_CHARACTERS:
-            namespace = await server.find(name, auth)
+            namespace = await server.find_namespace(name, auth)
         if namespace is None:
             message = "Invalid namespace"
             # Only here Node's server sends an object to clients of revision 3 too.
@@ -84,7 +84,7 @@ async def admit(connection: Connection, name: str, auth: dict[str, Any]) -> None
     except Refused as refused:
         await _refuse(connection, name, refused)
     except Exception as error:  # a handler's boundary
-        await server.failed(error, None, "connect")
+        await server.report(error, None, "connect")
         await _refuse(connection, name, Refused("internal error"))
     finally:
         if namespace is not None:
@@ -95,7 +95,7 @@ async def _refuse(connection: Connection, name: str, refused: Refused) -> None:
     try:
         connection.refuse(name, refused)
     except (TypeError, ValueError) as error:  # its data cannot be sent
-        await connection.server.failed(error, None, "connect")
+        await connection.server.report(error, None, "connect")
         connection.refuse(name, Refused("internal error"))
 
 
@@ -116,7 +116,7 @@ async def _enter(
     if log is None:
         connection.enter(socket, namespace, [])
         return True
-    async with namespace.delivery.turn:
+    async with namespace.delivery.lock:
         if missed is not None and not await _read(connection, namespace, missed):
             return False
         socket.offset = log.head(namespace.name)
@@ -166,7 +166,7 @@ async def _recall(
     if former is not None:
         # Either its old connection is dead and nobody has noticed, or its last handler still runs.
         former.supersede()
-        await former.gone.wait()
+        await former.finished.wait()
     try:
         lost = await log.recall(namespace.name, pid)
         if lost is None:
@@ -174,7 +174,7 @@ async def _recall(
         # A client that has received no event has no offset: it goes on from where it came in.
         after = lost.offset if offset is None else offset
     except Exception as error:  # the log's boundary
-        await connection.server.failed(error, None, "recovery")
+        await connection.server.report(error, None, "recovery")
         return None
     missed = _Missed(lost, after, connection.server.options.send_queue_bytes // 2)
     return missed if await _read(connection, namespace, missed) else None
@@ -184,5 +184,5 @@ async def _read(connection: Connection, namespace: Namespace, missed: _Missed) -
     try:
         return await missed.read(namespace)
     except Exception as error:  # the log's boundary
-        await connection.server.failed(error, None, "recovery")
+        await connection.server.report(error, None, "recovery")
         return False

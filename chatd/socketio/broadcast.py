@@ -102,7 +102,7 @@ class Broadcast:
             TypeError: As ``emit``.
             ValueError: As ``emit``.
         """
-        return await self._delivery.gather(self._selection, event, args, self._seconds)
+        return await self._delivery.call_all(self._selection, event, args, self._seconds)
 
     def fetch_sockets(self) -> list[Socket]:
         """Return the sockets, in the order in which they connected or joined the room."""

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection"]
 
-_DISMISSED: Final = "server namespace disconnect"
+_BY_SERVER: Final = "server namespace disconnect"
 
 
 class Connection:
@@ -56,7 +56,7 @@ class Connection:
         self.data: dict[str, Any] = {}
         self.sockets: dict[str, Socket] = {}
         # Set when every connection's middleware has run; and what that refused it with.
-        self._welcomed = trio.Event()
+        self._middleware_done = trio.Event()
         self._refused: Refused | None = None
         options = server.options
         self._decoder = Decoder(options.max_attachments)
@@ -66,20 +66,20 @@ class Connection:
         )
         self._admissions: dict[str, trio.CancelScope] = {}
         # Where it was, and is no more: packets that were on their way then are no fault.
-        self._left: dict[str, None] = {}
+        self._recently_left: dict[str, None] = {}
         self._leaving: dict[Socket, Namespace] = {}
-        self._homes: dict[Socket, Namespace] = {}
+        self._namespaces_of: dict[Socket, Namespace] = {}
         self._reason: str | None = None
         self._ended = trio.Event()
         self._running = trio.Event()
         self._nursery: trio.Nursery
         self._working = False
         self._idle: trio.Event | None = None
-        self._join_by = trio.current_time() + options.connect_timeout
-        self._whole_by = math.inf
-        self._watch = trio.CancelScope()
-        self._farewells_by = math.inf
-        self._farewell_scope = trio.CancelScope()
+        self._connect_deadline = trio.current_time() + options.connect_timeout
+        self._attachment_deadline = math.inf
+        self._deadline_scope = trio.CancelScope()
+        self._finish_by = math.inf
+        self._finish_scope = trio.CancelScope()
 
     @property
     def queued(self) -> int:
@@ -103,22 +103,22 @@ class Connection:
                     self._stop()
                     raise
         finally:
-            self.server.over(self)
+            self.server.forget(self)
             with trio.CancelScope(shield=True):  # each has its deadline
                 for socket in list(self._leaving):
-                    await self._farewell(socket)
+                    await self._finish(socket)
 
     def _begin(self) -> None:
         if self.server.on_connections:
-            self._nursery.start_soon(self._introduce)
+            self._nursery.start_soon(self._run_middleware)
         else:
-            self._welcomed.set()
+            self._middleware_done.set()
         if self.session.revision == 3:
             # socket.io-protocol v4: everybody is in "/" without asking.
             self._connect("/", {})
         self._running.set()
 
-    async def _introduce(self) -> None:
+    async def _run_middleware(self) -> None:
         with trio.CancelScope() as scope:
             self._admissions[""] = scope
             try:
@@ -128,30 +128,30 @@ class Connection:
                 self._refused = refused
             except Exception as error:  # a handler's boundary
                 self._refused = Refused("internal error")
-                await self.server.failed(error, None, "connection")
+                await self.server.report(error, None, "connection")
         del self._admissions[""]
-        self._welcomed.set()
+        self._middleware_done.set()
 
     async def _live(self) -> None:
         while self._reason is None:
-            deadline = min(self._join_by, self._whole_by)
-            with trio.CancelScope(deadline=deadline) as self._watch:
+            deadline = min(self._connect_deadline, self._attachment_deadline)
+            with trio.CancelScope(deadline=deadline) as self._deadline_scope:
                 await self._ended.wait()
-            if self._watch.cancelled_caught:
+            if self._deadline_scope.cancelled_caught:
                 now = trio.current_time()
-                if self._whole_by <= now:
+                if self._attachment_deadline <= now:
                     self.end("parse error")
-                elif self._join_by <= now:
+                elif self._connect_deadline <= now:
                     self.end("forced close")
-                self._join_by = self._whole_by = math.inf
+                self._connect_deadline = self._attachment_deadline = math.inf
 
     def _rearm(self) -> None:
-        self._watch.deadline = min(self._join_by, self._whole_by)
+        self._deadline_scope.deadline = min(self._connect_deadline, self._attachment_deadline)
 
     def _stop(self) -> None:
         """Take no more, and give who is to hear of the end its time."""
-        self._farewells_by = trio.current_time() + self.server.options.shutdown_timeout
-        self._farewell_scope.deadline = self._farewells_by
+        self._finish_by = trio.current_time() + self.server.options.shutdown_timeout
+        self._finish_scope.deadline = self._finish_by
         # The engine ends with us, and the session with it.
         self.ended("server shutting down")
 
@@ -187,16 +187,16 @@ class Connection:
             return
         if packet is None:
             # Each attachment has a time of its own: what comes slowly comes.
-            self._whole_by = trio.current_time() + self.server.options.attachment_timeout
+            self._attachment_deadline = trio.current_time() + self.server.options.attachment_timeout
             self._rearm()
             return
-        if self._whole_by != math.inf:
-            self._whole_by = math.inf
+        if self._attachment_deadline != math.inf:
+            self._attachment_deadline = math.inf
             self._rearm()
         size, self._size = self._size, 0
-        await self._take(packet, size)
+        await self._dispatch(packet, size)
 
-    async def _take(self, packet: Packet, size: int) -> None:
+    async def _dispatch(self, packet: Packet, size: int) -> None:
         name, auth = packet.namespace, packet.data
         if self.session.revision == 3:
             # The namespace's own query stands behind its name.
@@ -210,18 +210,18 @@ class Connection:
             return
         socket = self.sockets.get(name)
         if socket is None or packet.type is PacketType.CONNECT_ERROR:
-            if name not in self._left:
+            if name not in self._recently_left:
                 self.end("parse error")
         elif packet.type is PacketType.DISCONNECT:
             self._lose(socket, "client namespace disconnect")
         elif packet.type is PacketType.ACK:
-            socket.acknowledged(packet.id, packet.data)
+            socket.received_ack(packet.id, packet.data)
         else:
             if self._inbox.full(size):
                 await self._inbox.room(size)
-                if socket not in self._homes:
+                if socket not in self._namespaces_of:
                     return
-            self._inbox.put(partial(self._event, socket, self._homes[socket], packet), size)
+            self._inbox.put(partial(self._event, socket, self._namespaces_of[socket], packet), size)
             if not self._working:
                 self._wake()
 
@@ -249,9 +249,9 @@ class Connection:
         finally:
             del self._admissions[name]
 
-    async def welcome(self) -> None:
+    async def run_middleware(self) -> None:
         """Pass the connection's middleware, which runs once. Raises Refused."""
-        await self._welcomed.wait()
+        await self._middleware_done.wait()
         if self._refused is not None:
             raise self._refused
 
@@ -277,48 +277,48 @@ class Connection:
                 reply["pid"] = socket.pid
         behind += encode(Packet(PacketType.CONNECT, namespace.name, reply))
         self.session.offer(make_block(behind, self.session.revision))
-        self._join_by = math.inf
+        self._connect_deadline = math.inf
         self._rearm()
-        self._left.pop(namespace.name, None)
+        self._recently_left.pop(namespace.name, None)
         self.sockets[namespace.name] = socket
-        self._homes[socket] = namespace
+        self._namespaces_of[socket] = namespace
         namespace.hold()
-        namespace.entered(socket)
+        namespace.add(socket)
         socket.enter()
-        self._inbox.put(partial(self._greet, socket, namespace))
+        self._inbox.put(partial(self._run_connect_handlers, socket, namespace))
         self._wake()
 
     # Going
 
     def _lose(self, socket: Socket, reason: str) -> None:
         del self.sockets[socket.namespace]
-        namespace = self._homes.pop(socket)
-        self._left[socket.namespace] = None
-        if len(self._left) > self.server.options.max_namespaces:
-            del self._left[next(iter(self._left))]
-        socket.lose(reason)
-        namespace.left(socket)
+        namespace = self._namespaces_of.pop(socket)
+        self._recently_left[socket.namespace] = None
+        if len(self._recently_left) > self.server.options.max_namespaces:
+            del self._recently_left[next(iter(self._recently_left))]
+        socket.mark_disconnected(reason)
+        namespace.remove(socket)
         self._leaving[socket] = namespace
-        self._inbox.put(partial(self._farewell, socket))
+        self._inbox.put(partial(self._finish, socket))
         self._wake()
 
-    def dismiss(self, socket: Socket) -> None:
+    def disconnect_socket(self, socket: Socket) -> None:
         packet = Packet(PacketType.DISCONNECT, socket.namespace)
         self.session.offer(make_block(encode(packet), self.session.revision))
-        self._lose(socket, _DISMISSED)
+        self._lose(socket, _BY_SERVER)
 
     def supersede(self) -> None:
         self.end("transport close")
 
-    def dismiss_all(self) -> None:
+    def disconnect_all(self) -> None:
         for socket in list(self.sockets.values()):
-            self.dismiss(socket)
+            self.disconnect_socket(socket)
         self.end("forced close")
 
     # The worker
 
     def _wake(self) -> None:
-        if not self._working and self._farewells_by == math.inf:
+        if not self._working and self._finish_by == math.inf:
             self._working = True
             self._nursery.start_soon(self._work)
 
@@ -326,29 +326,29 @@ class Connection:
         # Only while there is something to do: a task each would be a third of an idle
         # connection's memory.
         try:
-            while self._farewells_by == math.inf and (job := self._inbox.take()) is not None:
+            while self._finish_by == math.inf and (job := self._inbox.take()) is not None:
                 await job()
         finally:
             self._working = False
             if self._idle is not None:
                 self._idle.set()
 
-    async def _greet(self, socket: Socket, namespace: Namespace) -> None:
+    async def _run_connect_handlers(self, socket: Socket, namespace: Namespace) -> None:
         if self.server.options.handshake_pause and self.session.transport == "websocket":
             await trio.sleep(self.server.options.handshake_pause)  # since the CONNECT reply
-        socket.begun = True
+        socket.connect_began = True
         try:
-            await namespace.handlers.life("connect", socket)
+            await namespace.handlers.lifecycle("connect", socket)
         except Exception as error:  # a handler's boundary
-            await self.server.failed(error, socket, "connect")
+            await self.server.report(error, socket, "connect")
 
     async def _event(self, socket: Socket, namespace: Namespace, packet: Packet) -> None:
-        if socket.gone_for == _DISMISSED:
+        if socket.disconnect_reason == _BY_SERVER:
             return
         handlers = namespace.handlers
         name, *args = packet.data
         event = name if isinstance(name, str) else str(name)
-        ack = Acknowledging(None if packet.id is None else partial(socket.acknowledge, packet.id))
+        ack = Acknowledging(None if packet.id is None else partial(socket.send_ack, packet.id))
         try:
             for middleware in (*handlers.on_events, *socket.middleware):
                 try:
@@ -357,19 +357,19 @@ class Connection:
                     return
             await handlers.event(socket, event, args, ack)
         except Exception as error:  # a handler's boundary
-            await self.server.failed(error, socket, event)
+            await self.server.report(error, socket, event)
 
-    async def _farewell(self, socket: Socket) -> None:
+    async def _finish(self, socket: Socket) -> None:
         namespace = self._leaving.pop(socket, None)
         if namespace is None:
             return
-        reason = socket.gone_for or ""
+        reason = socket.disconnect_reason or ""
         try:
-            with trio.CancelScope(shield=True, deadline=self._farewells_by) as scope:
-                self._farewell_scope = scope
-                await socket.jobs_over()
-                if socket.begun:
-                    await self._say_farewell(socket, namespace, reason)
+            with trio.CancelScope(shield=True, deadline=self._finish_by) as scope:
+                self._finish_scope = scope
+                await socket.wait_tasks()
+                if socket.connect_began:
+                    await self._run_disconnect_handlers(socket, namespace, reason)
                 log = namespace.delivery.log
                 if log is not None and socket.pid is not None and reason in RECOVERABLE:
                     lost = Lost(
@@ -377,26 +377,28 @@ class Connection:
                     )
                     await log.remember(namespace.name, lost)
         except Exception as error:  # the log's boundary
-            await self.server.failed(error, socket, "recovery")
+            await self.server.report(error, socket, "recovery")
         finally:
             if socket.pid is not None:
                 del namespace.by_pid[socket.pid]
-            socket.gone.set()
+            socket.finished.set()
             namespace.release()
 
-    async def _say_farewell(self, socket: Socket, namespace: Namespace, reason: str) -> None:
+    async def _run_disconnect_handlers(
+        self, socket: Socket, namespace: Namespace, reason: str
+    ) -> None:
         try:
-            await namespace.handlers.life("disconnect", socket, reason)
+            await namespace.handlers.lifecycle("disconnect", socket, reason)
         except Exception as error:  # a handler's boundary
-            await self.server.failed(error, socket, "disconnect")
+            await self.server.report(error, socket, "disconnect")
 
     # The socket's side
 
-    def start_job(self, socket: Socket, job: Callable[[], Awaitable[object]]) -> None:
-        self._nursery.start_soon(self._run_job, socket, job)
+    def start_task(self, socket: Socket, job: Callable[[], Awaitable[object]]) -> None:
+        self._nursery.start_soon(self._run_task, socket, job)
 
-    async def _run_job(self, socket: Socket, job: Callable[[], Awaitable[object]]) -> None:
+    async def _run_task(self, socket: Socket, job: Callable[[], Awaitable[object]]) -> None:
         try:
             await job()
         except Exception as error:  # a handler's boundary
-            await self.server.failed(error, socket, "task")
+            await self.server.report(error, socket, "task")

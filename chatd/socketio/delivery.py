@@ -21,7 +21,7 @@ from msgspec import Struct
 
 from chatd.bus import Group, fan_out
 from chatd.engineio import Revision, Session
-from chatd.socketio.acks import Answer, Answers, Gathering
+from chatd.socketio.acks import AckCollector, Answer, Answers
 from chatd.socketio.errors import Disconnected
 from chatd.socketio.packets import encode_event, make_block, with_offset
 from chatd.socketio.recovery import RECOVERABLE, Logged, RecoveryLog
@@ -50,7 +50,7 @@ class Delivery:
         self.name = name
         self.log = log
         self.rooms: Rooms[Socket] = Rooms()
-        self.turn = trio.Lock()
+        self.lock = trio.Lock()
         self._next_id = 0
 
     def select(self, selection: Selection) -> list[Socket]:
@@ -61,7 +61,7 @@ class Delivery:
     ) -> None:
         """Log an event and hand it to every outbox meant. Raises as `packets.encode` does."""
         messages = encode_event(event, args, namespace=self.name)
-        async with self.turn:
+        async with self.lock:
             offset = None
             if self.log is not None and volatile:
                 offset = self.log.head(self.name)
@@ -71,23 +71,25 @@ class Delivery:
                     offset = await self.log.append(self.name, event_logged)
             await self._offer(self.select(selection), selection, messages, offset, volatile)
 
-    async def tell(
+    async def send(
         self, member: Socket, event: str, args: Sequence[Any], *, volatile: bool = False
     ) -> None:
         """Do as ``emit`` does, for one member.
 
         What is for one that is gone is dropped; or logged, where it may come back.
         """
-        if self.log is not None and (member.gone_for is None or member.gone_for in RECOVERABLE):
+        if self.log is not None and (
+            member.disconnect_reason is None or member.disconnect_reason in RECOVERABLE
+        ):
             await self.emit(Selection(frozenset((member.id,))), event, args, volatile=volatile)
             return
         messages = encode_event(event, args, namespace=self.name)
         session = member.session
-        if member.gone_for is None and not (volatile and session.waiting):
+        if member.disconnect_reason is None and not (volatile and session.waiting):
             session.offer(make_block(messages, session.revision))
         await trio.lowlevel.checkpoint()
 
-    async def ask(self, member: Socket, event: str, args: Sequence[Any], seconds: float) -> Any:
+    async def call(self, member: Socket, event: str, args: Sequence[Any], seconds: float) -> Any:
         """Give the acknowledgement of one member.
 
         Raises trio.TooSlowError after ``seconds``, Disconnected where it is gone or goes.
@@ -95,37 +97,37 @@ class Delivery:
         answer = Answer()
         packet_id = self._new_id()
         messages = encode_event(event, args, namespace=self.name, packet_id=packet_id)
-        if member.gone_for is not None:
-            raise Disconnected(member.gone_for)
-        member.expect(packet_id, answer)
+        if member.disconnect_reason is not None:
+            raise Disconnected(member.disconnect_reason)
+        member.expect_ack(packet_id, answer)
         try:
             with trio.fail_after(seconds):
                 member.session.offer(make_block(messages, member.session.revision))
                 return await answer.wait()
         finally:
-            member.forget(packet_id)
+            member.forget_ack(packet_id)
 
-    async def gather(
+    async def call_all(
         self, selection: Selection, event: str, args: Sequence[Any], seconds: float
     ) -> Answers:
         """Give the acknowledgements that came within ``seconds``, and who is missing."""
         packet_id = self._new_id()
         messages = encode_event(event, args, namespace=self.name, packet_id=packet_id)
         asked: list[Socket] = []
-        gathering: Gathering | None = None
+        gathering: AckCollector | None = None
         try:
             with trio.move_on_after(seconds):
-                async with self.turn:
+                async with self.lock:
                     asked = self.select(selection)
-                    gathering = Gathering(member.id for member in asked)
+                    gathering = AckCollector(member.id for member in asked)
                     for member in asked:
-                        member.expect(packet_id, gathering)
+                        member.expect_ack(packet_id, gathering)
                     await self._offer(asked, selection, messages, None, volatile=False)
                 await gathering.wait()
         finally:
             for member in asked:
-                member.forget(packet_id)
-        if gathering is None:  # other emits took all the time there was
+                member.forget_ack(packet_id)
+        if gathering is None:  # other emits received all the time there was
             return Answers((), [member.id for member in self.select(selection)])
         return gathering.answers()
 

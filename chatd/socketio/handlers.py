@@ -17,7 +17,7 @@ Handler: TypeAlias = Callable[..., Any]
 
 H = TypeVar("H", bound=Handler)
 
-LIFE: Final = {"connect": "connect", "connection": "connect", "disconnect": "disconnect"}
+LIFECYCLE: Final = {"connect": "connect", "connection": "connect", "disconnect": "disconnect"}
 """What the library tells of a socket's life. ``connection`` is what Node's servers call it."""
 
 
@@ -72,10 +72,10 @@ async def call(function: Handler, *args: Any) -> Any:
 class Handlers:
     """What is registered for one namespace, or for all that one pattern makes."""
 
-    __slots__ = ("_any", "_life", "_named", "_unhandled", "middleware", "on_events")
+    __slots__ = ("_any", "_lifecycle", "_named", "_unhandled", "middleware", "on_events")
 
     def __init__(self) -> None:
-        self._life: dict[str, list[Handler]] = {}
+        self._lifecycle: dict[str, list[Handler]] = {}
         self._named: dict[str, list[tuple[Handler, bool]]] = {}
         self._any: list[tuple[Handler, bool]] = []
         self._unhandled: list[tuple[Handler, bool]] = []
@@ -92,10 +92,10 @@ class Handlers:
             raise TypeError(f"the handler of {event!r} is not a function: {handler!r}")
         if event in NEVER_SENT:
             raise ValueError(f"no client can send {event!r}; what ends a socket is 'disconnect'")
-        if event in LIFE:
+        if event in LIFECYCLE:
             if ack:
                 raise ValueError(f"{event!r} is not acknowledged")
-            self._life.setdefault(LIFE[event], []).append(handler)
+            self._lifecycle.setdefault(LIFECYCLE[event], []).append(handler)
         else:
             self._named.setdefault(event, []).append((handler, ack))
 
@@ -105,9 +105,9 @@ class Handlers:
     def add_unhandled(self, handler: Handler, *, ack: bool) -> None:
         self._unhandled.append((handler, ack))
 
-    async def life(self, event: str, socket: Any, *args: Any) -> None:
+    async def lifecycle(self, event: str, socket: Any, *args: Any) -> None:
         """Run what is registered for ``connect`` or ``disconnect``. Raises what that raises."""
-        for handler in tuple(self._life.get(event, ())):
+        for handler in tuple(self._lifecycle.get(event, ())):
             await call(handler, socket, *args)
 
     async def event(self, socket: Any, event: str, args: Sequence[Any], ack: Acknowledging) -> None:

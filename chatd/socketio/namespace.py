@@ -73,12 +73,12 @@ class Namespace(Broadcast, Listening):
         if not self._held and self._unused is not None:
             self._unused(self.name)
 
-    def entered(self, socket: Socket) -> None:
+    def add(self, socket: Socket) -> None:
         self._sockets[socket.id] = socket
         if socket.pid is not None:
             self.by_pid[socket.pid] = socket
 
-    def left(self, socket: Socket) -> None:
+    def remove(self, socket: Socket) -> None:
         self._sockets.pop(socket.id, None)
 
 

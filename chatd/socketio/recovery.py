@@ -18,7 +18,15 @@ from typing import Any, Final, Protocol
 import trio
 from msgspec import Struct
 
-__all__ = ["RECOVERABLE", "Logged", "Lost", "MemoryLog", "Recovery", "RecoveryLog", "configured"]
+__all__ = [
+    "RECOVERABLE",
+    "Logged",
+    "Lost",
+    "MemoryLog",
+    "Recovery",
+    "RecoveryLog",
+    "parse_recovery",
+]
 
 RECOVERABLE: Final = frozenset(
     {
@@ -108,7 +116,7 @@ class Recovery(Struct, frozen=True):
     log: RecoveryLog | None = None
 
 
-def configured(recovery: Recovery | float | bool | None) -> Recovery | None:
+def parse_recovery(recovery: Recovery | float | bool | None) -> Recovery | None:
     """Give what ``recovery=`` means: True is the defaults, a number its seconds."""
     if recovery is None or recovery is False:
         return None
@@ -117,7 +125,7 @@ def configured(recovery: Recovery | float | bool | None) -> Recovery | None:
     return Recovery(seconds=recovery) if isinstance(recovery, int | float) else recovery
 
 
-class _Shelf:
+class _NamespaceEvents:
     """One namespace's events, by position; those up to ``floor`` are gone."""
 
     __slots__ = ("events", "floor")
@@ -157,10 +165,10 @@ class MemoryLog:
         self._clock = clock
         # So that an offset of another process, or of another log of this one, is not taken for
         # one of ours.
-        self._life = secrets.token_urlsafe(6)
+        self._log_id = secrets.token_urlsafe(6)
         self._last = 0
         self._bytes = 0
-        self._shelves: dict[str, _Shelf] = {}
+        self._events: dict[str, _NamespaceEvents] = {}
         # All events' namespaces, the oldest event's first.
         self._order: deque[str] = deque()
         # The floors of namespaces without events, and the highest of those forgotten.
@@ -173,15 +181,15 @@ class MemoryLog:
         return self._offset(self._last)
 
     async def append(self, namespace: str, event: Logged, /) -> str:
-        shelf = self._shelves.get(namespace)
-        if shelf is None:
+        kept = self._events.get(namespace)
+        if kept is None:
             floor = self._floors.pop(namespace, self._forgotten)
-            shelf = self._shelves[namespace] = _Shelf(floor)
+            kept = self._events[namespace] = _NamespaceEvents(floor)
         self._last += 1
         offset = self._offset(self._last)
         size = sum(map(len, event.messages))
         logged = Logged(event.messages, event.rooms, event.but, offset)
-        shelf.events.append(_Entry(self._last, self._clock(), size, logged))
+        kept.events.append(_Entry(self._last, self._clock(), size, logged))
         self._order.append(namespace)
         self._bytes += size
         self._purge()
@@ -189,17 +197,17 @@ class MemoryLog:
 
     async def read(self, namespace: str, after: str, _lost: Lost, /) -> Sequence[Logged] | None:
         life, _, digits = after.rpartition(".")
-        if life != self._life or not digits.isascii() or not digits.isdigit() or len(digits) > 16:
+        if life != self._log_id or not digits.isascii() or not digits.isdigit() or len(digits) > 16:
             return None
         position = int(digits)
         self._purge()
-        shelf = self._shelves.get(namespace)
-        floor = self._floors.get(namespace, self._forgotten) if shelf is None else shelf.floor
+        kept = self._events.get(namespace)
+        floor = self._floors.get(namespace, self._forgotten) if kept is None else kept.floor
         if not floor <= position <= self._last:
             return None
         # From the newest back: what was missed is mostly little.
         missed = takewhile(
-            lambda entry: entry.position > position, reversed(shelf.events if shelf else ())
+            lambda entry: entry.position > position, reversed(kept.events if kept else ())
         )
         return [entry.event for entry in missed][::-1]
 
@@ -217,22 +225,22 @@ class MemoryLog:
         return lost if lost is not None and since + self._seconds > self._clock() else None
 
     def _offset(self, position: int) -> str:
-        return f"{self._life}.{position}"
+        return f"{self._log_id}.{position}"
 
     def _purge(self) -> None:
         stale = self._clock() - self._seconds
         while self._order:
             name = self._order[0]
-            shelf = self._shelves[name]
-            entry = shelf.events[0]
+            kept = self._events[name]
+            entry = kept.events[0]
             if entry.at > stale and self._bytes <= self._max_bytes:
                 break
             self._order.popleft()
-            shelf.events.popleft()
-            shelf.floor = entry.position
+            kept.events.popleft()
+            kept.floor = entry.position
             self._bytes -= entry.size
-            if not shelf.events:
-                del self._shelves[name]
-                self._floors[name] = shelf.floor
+            if not kept.events:
+                del self._events[name]
+                self._floors[name] = kept.floor
                 if len(self._floors) > self._max_lost:
                     _, self._forgotten = self._floors.popitem(last=False)

@@ -35,7 +35,7 @@ from chatd.socketio.files import Folder, client_routes
 from chatd.socketio.handlers import H, Handler, Handlers, Listening, call
 from chatd.socketio.namespace import DynamicNamespace, Namespace, Pattern
 from chatd.socketio.options import Options, OptionsDict, Tunable
-from chatd.socketio.recovery import MemoryLog, RecoveryLog, configured
+from chatd.socketio.recovery import MemoryLog, RecoveryLog, parse_recovery
 from chatd.socketio.socket import Socket
 from chatd.timers import Timers
 from chatd.wire.request import Refused as HttpRefused
@@ -84,7 +84,7 @@ class Server(Broadcast, Listening):
             log=self._log,
             timers=timers,
         )
-        recovery = configured(self.options.recovery)
+        recovery = parse_recovery(self.options.recovery)
         self.skip_middleware = recovery is not None and recovery.skip_middleware
         self._recovery_log: RecoveryLog | None = None
         if recovery is not None:
@@ -280,7 +280,7 @@ class Server(Broadcast, Listening):
             await connection.run()
         except* Exception as group:  # the connection's boundary: a fault of ours
             self._faults += 1
-            self._note(group, None, "connection")
+            self._log_fault(group, None, "connection")
             connection.session.end("forced close", INTERNAL)
 
     async def _allows(self, request: Request) -> str | None:
@@ -293,7 +293,7 @@ class Server(Broadcast, Listening):
 
     # The connections' side
 
-    async def find(self, name: str, auth: dict[str, Any], /) -> Namespace | None:
+    async def find_namespace(self, name: str, auth: dict[str, Any], /) -> Namespace | None:
         """Find a namespace, or make it where a pattern allows it."""
         namespace = self._namespaces.get(name)
         if namespace is not None:
@@ -303,25 +303,25 @@ class Server(Broadcast, Listening):
                 return dynamic.namespace(name)
         return None
 
-    async def failed(self, error: Exception, socket: Socket | None, event: str, /) -> None:
+    async def report(self, error: Exception, socket: Socket | None, event: str, /) -> None:
         """Tell who hears of errors, or the log. Raises nothing."""
         self._faults += 1
         if not self._on_errors:
-            self._note(error, socket, event)
+            self._log_fault(error, socket, event)
         for handler in tuple(self._on_errors):
             try:
                 await call(handler, error, socket, event)
             except Exception as another:  # a handler's boundary
-                self._note(error, socket, event)
-                self._note(another, socket, "on_error")
+                self._log_fault(error, socket, event)
+                self._log_fault(another, socket, "on_error")
 
-    def over(self, connection: Connection, /) -> None:
+    def forget(self, connection: Connection, /) -> None:
         """Hear that a connection is no more."""
         self._connections.discard(connection)
         if not self._connections:
             self._emptied.set()
 
-    def _note(self, error: Exception, socket: Socket | None, event: str) -> None:
+    def _log_fault(self, error: Exception, socket: Socket | None, event: str) -> None:
         self._log.emit(
             "fault",
             connection=None if socket is None else socket.id,

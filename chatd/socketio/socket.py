@@ -56,14 +56,14 @@ class Socket:
         "_ack_timeout",
         "_connection",
         "_delivery",
-        "_jobs",
-        "_jobs_over",
         "_replies",
-        "_rooms_outside",
-        "begun",
+        "_saved_rooms",
+        "_tasks",
+        "_tasks_ended",
+        "connect_began",
         "data",
-        "gone",
-        "gone_for",
+        "disconnect_reason",
+        "finished",
         "handshake",
         "id",
         "middleware",
@@ -96,49 +96,49 @@ class Socket:
         # What its events pass: see ``use``.
         self.middleware: list[Handler] = []
         # Why it is not there; None while it is.
-        self.gone_for: str | None = NOT_YET
-        # Whether its first handler has begun, and so its last one is to run.
-        self.begun = False
+        self.disconnect_reason: str | None = NOT_YET
+        # Whether its first handler has connect_began, and so its last one is to run.
+        self.connect_began = False
         # Set when its last handler has run.
-        self.gone = trio.Event()
+        self.finished = trio.Event()
         self._connection = connection
         self._delivery = delivery
         self._ack_timeout = ack_timeout
         self._replies: dict[int, Reply] = {}
         # Its rooms before it is in, and after.
-        self._rooms_outside = frozenset((socket_id,))
-        self._jobs: set[trio.CancelScope] = set()
-        self._jobs_over: trio.Event | None = None
+        self._saved_rooms = frozenset((socket_id,))
+        self._tasks: set[trio.CancelScope] = set()
+        self._tasks_ended: trio.Event | None = None
 
     def __repr__(self) -> str:
-        state = self.gone_for or "connected"
+        state = self.disconnect_reason or "connected"
         return f"<Socket {self.id} in {self.namespace}: {state}>"
 
     @property
     def connected(self) -> bool:
         """Whether the client is there."""
-        return self.gone_for is None
+        return self.disconnect_reason is None
 
     # Rooms
 
     @property
     def rooms(self) -> frozenset[str]:
         """The rooms it is in; in ``disconnect`` handlers and after, those it was in."""
-        if self.gone_for is not None:
-            return self._rooms_outside
+        if self.disconnect_reason is not None:
+            return self._saved_rooms
         return frozenset(self._delivery.rooms.of(self))
 
     def join(self, *rooms: str) -> None:
         """Enter rooms. Does nothing where the client is gone."""
-        if self.gone_for is NOT_YET:
-            self._rooms_outside = self._rooms_outside.union(rooms)
+        if self.disconnect_reason is NOT_YET:
+            self._saved_rooms = self._saved_rooms.union(rooms)
         else:
             self._delivery.rooms.join(self, rooms)
 
     def leave(self, *rooms: str) -> None:
         """Leave rooms; nothing of them is sent to it after this."""
-        if self.gone_for is NOT_YET:
-            self._rooms_outside = self._rooms_outside.difference(rooms)
+        if self.disconnect_reason is NOT_YET:
+            self._saved_rooms = self._saved_rooms.difference(rooms)
         else:
             self._delivery.rooms.leave(self, rooms)
 
@@ -146,7 +146,7 @@ class Socket:
 
     async def emit(self, event: str, *args: Any) -> None:
         """Send it an event; returns and raises as ``Broadcast.emit``. Dropped where it is gone."""
-        await self._delivery.tell(self, event, args)
+        await self._delivery.send(self, event, args)
 
     def emit_nowait(self, event: str, *args: Any, offset: str | None = None) -> None:
         """Put an event into the socket's send queue at once; drop it where the client is gone.
@@ -166,7 +166,7 @@ class Socket:
             ValueError: The name is reserved, or a string is not valid Unicode.
         """
         messages = encode_event(event, args, namespace=self.namespace, offset=offset)
-        if self.gone_for is None:
+        if self.disconnect_reason is None:
             self.session.offer(make_block(messages, self.session.revision))
 
     async def call(self, event: str, *args: Any) -> Any:
@@ -177,7 +177,7 @@ class Socket:
         events that came before the acknowledgement wait for this one to return; more of them than
         the connection's queue takes keep the acknowledgement from being read.
         """
-        return await self._delivery.ask(self, event, args, self._ack_timeout)
+        return await self._delivery.call(self, event, args, self._ack_timeout)
 
     def timeout(self, seconds: float) -> Direct:
         """Wait so long for an acknowledgement: ``await socket.timeout(5).call("event")``."""
@@ -216,73 +216,73 @@ class Socket:
         It is cancelled when the client goes; what it raises is treated as a handler's. Does
         nothing where the client is gone.
         """
-        if self.gone_for is None:
+        if self.disconnect_reason is None:
             scope = trio.CancelScope()
-            self._jobs.add(scope)
-            self._connection.start_job(self, lambda: self._job(scope, async_fn, args))
+            self._tasks.add(scope)
+            self._connection.start_task(self, lambda: self._task(scope, async_fn, args))
 
     def disconnect(self, close: bool = False) -> None:
         """Send the client away from this namespace, or, with ``close``, from the server.
 
         It does not come back by itself. Returns at once; its ``disconnect`` handlers run next.
         """
-        if self.gone_for is None:
+        if self.disconnect_reason is None:
             if close:
-                self._connection.dismiss_all()
+                self._connection.disconnect_all()
             else:
-                self._connection.dismiss(self)
+                self._connection.disconnect_socket(self)
 
     # The library's side
 
-    def expect(self, packet_id: int, reply: Reply) -> None:
-        if self.gone_for is None:
+    def expect_ack(self, packet_id: int, reply: Reply) -> None:
+        if self.disconnect_reason is None:
             self._replies[packet_id] = reply
         else:
-            reply.lost(self.id, self.gone_for)
+            reply.lost(self.id, self.disconnect_reason)
 
-    def forget(self, packet_id: int) -> None:
+    def forget_ack(self, packet_id: int) -> None:
         self._replies.pop(packet_id, None)
 
-    def acknowledged(self, packet_id: int | None, args: Sequence[Any]) -> None:
+    def received_ack(self, packet_id: int | None, args: Sequence[Any]) -> None:
         """Take a client's acknowledgement; one that nobody waits for is nothing."""
         reply = None if packet_id is None else self._replies.pop(packet_id, None)
         if reply is not None:
-            reply.took(self.id, args)
+            reply.received(self.id, args)
 
-    def acknowledge(self, packet_id: int, args: Sequence[Any]) -> None:
+    def send_ack(self, packet_id: int, args: Sequence[Any]) -> None:
         """Send an acknowledgement, to a client that is there."""
-        if self.gone_for is None:
+        if self.disconnect_reason is None:
             packet = Packet(PacketType.ACK, self.namespace, list(args), packet_id)
             self.session.offer(make_block(encode(packet), self.session.revision))
 
     def enter(self) -> None:
         """Be there, in the rooms that middleware or an earlier life put it in."""
-        self.gone_for = None
+        self.disconnect_reason = None
         self._delivery.rooms.add(self)
-        self._delivery.rooms.join(self, sorted(self._rooms_outside))
+        self._delivery.rooms.join(self, sorted(self._saved_rooms))
 
     def supersede(self) -> None:
-        if self.gone_for is None:
+        if self.disconnect_reason is None:
             self._connection.supersede()
 
-    def lose(self, reason: str) -> None:
+    def mark_disconnected(self, reason: str) -> None:
         """Be gone: out of all rooms, heard and sent to no more; tasks and calls end."""
-        self._rooms_outside = self.rooms
-        self.gone_for = reason
+        self._saved_rooms = self.rooms
+        self.disconnect_reason = reason
         self._delivery.rooms.remove(self)
-        for scope in self._jobs:
+        for scope in self._tasks:
             scope.cancel()
         replies, self._replies = self._replies, {}
         for reply in replies.values():
             reply.lost(self.id, reason)
 
-    async def jobs_over(self) -> None:
+    async def wait_tasks(self) -> None:
         """Wait until no task of this socket's runs any more."""
-        if self._jobs:
-            self._jobs_over = self._jobs_over or trio.Event()
-            await self._jobs_over.wait()
+        if self._tasks:
+            self._tasks_ended = self._tasks_ended or trio.Event()
+            await self._tasks_ended.wait()
 
-    async def _job(
+    async def _task(
         self,
         scope: trio.CancelScope,
         async_fn: Callable[[*Ts], Awaitable[object]],
@@ -292,9 +292,9 @@ class Socket:
             with scope:
                 await async_fn(*args)
         finally:
-            self._jobs.discard(scope)
-            if not self._jobs and self._jobs_over is not None:
-                self._jobs_over.set()
+            self._tasks.discard(scope)
+            if not self._tasks and self._tasks_ended is not None:
+                self._tasks_ended.set()
 
 
 class Direct:
@@ -324,8 +324,8 @@ class Direct:
 
     async def emit(self, event: str, *args: Any) -> None:
         """Send an event; returns and raises as ``Socket.emit``."""
-        await self._delivery.tell(self._socket, event, args, volatile=self._volatile)
+        await self._delivery.send(self._socket, event, args, volatile=self._volatile)
 
     async def call(self, event: str, *args: Any) -> Any:
         """Give the acknowledgement of an event; raises as ``Socket.call``."""
-        return await self._delivery.ask(self._socket, event, args, self._seconds)
+        return await self._delivery.call(self._socket, event, args, self._seconds)

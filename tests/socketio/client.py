@@ -71,7 +71,7 @@ class Client:
         assert answer.status == 200, answer.body
         first, *rest = payloads.decode(answer.body, self.revision)
         self.sid = json.loads(first.data)["sid"]
-        self._take(rest)
+        self._dispatch(rest)
         self._nursery.start_soon(self._poll)
 
     async def _poll(self) -> None:
@@ -81,14 +81,14 @@ class Client:
                 if answer.status != 200:
                     break
                 packets = list(payloads.decode(answer.body, self.revision))
-                if self._take(packets):
+                if self._dispatch(packets):
                     break
                 if any(packet.type == 2 for packet in packets):
                     await self.request("POST", b"3")
         self._send.close()
         self.over.set()
 
-    def _take(self, packets: Sequence[Any]) -> bool:
+    def _dispatch(self, packets: Sequence[Any]) -> bool:
         for packet in packets:
             if packet.type == 4:
                 self._send.send_nowait(packet.data)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from chatd.socketio import Answers, Disconnected
-from chatd.socketio.acks import Answer, Gathering, value_of
+from chatd.socketio.acks import AckCollector, Answer, value_of
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,7 @@ def test_one_argument_is_a_value_and_several_a_tuple(args: list[object], value: 
 
 async def test_an_answer_comes_or_its_client_goes() -> None:
     answer = Answer()
-    answer.took("a", [1])
+    answer.received("a", [1])
     assert await answer.wait() == 1
     answer = Answer()
     answer.lost("a", "ping timeout")
@@ -25,19 +25,19 @@ async def test_an_answer_comes_or_its_client_goes() -> None:
 
 
 async def test_gathering_ends_when_everybody_answered_or_went() -> None:
-    gathering = Gathering(["a", "b", "c", "d"])
-    gathering.took("b", [2])
-    gathering.took("b", [3])
-    gathering.took("a stranger", [4])
+    gathering = AckCollector(["a", "b", "c", "d"])
+    gathering.received("b", [2])
+    gathering.received("b", [3])
+    gathering.received("a stranger", [4])
     gathering.lost("b", "gone")
     gathering.lost("c", "gone")
     assert gathering.answers() == [("b", 2)]
     assert gathering.answers().missing == ("c", "a", "d")
-    gathering.took("a", [])
-    gathering.took("d", [1, 2])
+    gathering.received("a", [])
+    gathering.received("d", [1, 2])
     await gathering.wait()
     answers = gathering.answers()
     assert isinstance(answers, Answers)
     assert answers == [("b", 2), ("a", None), ("d", (1, 2))]
     assert answers.missing == ("c",)
-    await Gathering([]).wait()
+    await AckCollector([]).wait()

@@ -68,9 +68,9 @@ async def check_the_other(client: WebSocketClient) -> None:
 
 
 FAULTS: dict[str, tuple[type, str, Callable[[Socket, Connection], object]]] = {
-    "a packet": (Connection, "_take", lambda _socket, connection: connection),
-    "an acknowledgement": (Socket, "acknowledged", lambda socket, _connection: socket),
-    "the end of a socket": (Socket, "lose", lambda socket, _connection: socket),
+    "a packet": (Connection, "_dispatch", lambda _socket, connection: connection),
+    "an acknowledgement": (Socket, "received_ack", lambda socket, _connection: socket),
+    "the end of a socket": (Socket, "mark_disconnected", lambda socket, _connection: socket),
 }
 
 
@@ -99,7 +99,7 @@ async def test_a_fault_when_the_session_ends_is_logged_and_the_connection_is_gon
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     io, recording = echoing()
-    only = Only(monkeypatch, Socket, "lose")
+    only = Only(monkeypatch, Socket, "mark_disconnected")
     async with running(io) as stage, websocket(stage) as other:
         client = await stage.joined()
         only.victim = io.fetch_sockets()[-1]

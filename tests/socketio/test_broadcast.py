@@ -79,11 +79,11 @@ async def test_acknowledgements_are_gathered(autojump_clock: MockClock) -> None:
 
         stage.nursery.start_soon(answer, clients[1], "1", "2")
         await settled()
-        begun = trio.current_time()
+        connect_began = trio.current_time()
         answers = await io.to("a", "b").call("q", b"bytes")
         assert answers == [(b.id, 1)]
         assert answers.missing == (a.id,)
-        assert trio.current_time() - begun == 9
+        assert trio.current_time() - connect_began == 9
         await clients[0].packet()
 
         stage.nursery.start_soon(answer, clients[0], "1,2")
@@ -95,11 +95,11 @@ async def test_acknowledgements_are_gathered(autojump_clock: MockClock) -> None:
             clients[1].cut()
 
         stage.nursery.start_soon(leave)
-        begun = trio.current_time()
+        connect_began = trio.current_time()
         answers = await io.timeout(5).call("q", b"bytes")
         assert sorted(answers) == sorted([(a.id, (1, 2)), (c.id, None)])
         assert answers.missing == (b.id,)
-        assert trio.current_time() - begun == 1
+        assert trio.current_time() - connect_began == 1
         assert await io.to("nobody").call("q") == []
         assert all(not socket._replies for socket in (a, b, c))
 
@@ -110,7 +110,7 @@ async def test_a_call_that_never_had_its_turn_misses_everybody(
     io, _ = quiet()
     async with running(io) as stage:
         _, (a, b, c) = await three(stage)
-        turn = io._main.delivery.turn
+        turn = io._main.delivery.lock
 
         async def hold() -> None:
             async with turn:

@@ -19,7 +19,7 @@ class Diary:
     def __init__(self, io: socketio.Server | socketio.Namespace) -> None:
         self.lines: list[tuple[Any, ...]] = []
         self.sockets: list[Socket] = []
-        self.gone = trio.Event()
+        self.finished = trio.Event()
         io.on("connect", self.connect)
         io.on("disconnect", self.disconnect)
 
@@ -29,7 +29,7 @@ class Diary:
 
     async def disconnect(self, socket: Socket, reason: str) -> None:
         self.lines.append(("disconnect", reason))
-        self.gone.set()
+        self.finished.set()
 
     async def note(self, socket: Socket, *args: Any) -> None:
         self.lines.append(args)
@@ -194,7 +194,7 @@ async def test_a_handler_outlives_its_client_and_disconnect_is_last_and_once() -
         await settled()
         assert diary.lines == [("connect",), ("begin", 1)]
         gate.set()
-        await diary.gone.wait()
+        await diary.finished.wait()
         await settled()
         assert diary.lines[2:] == [
             ("end", 1),
@@ -310,7 +310,7 @@ async def test_who_breaks_the_protocol_is_gone_at_once(message: str | bytes, rea
         client = await stage.joined()
         await client.say(message, '2["after"]')
         await client.over.wait()
-        await diary.gone.wait()
+        await diary.finished.wait()
         assert diary.lines == [("connect",), ("disconnect", reason)]
 
 
@@ -369,13 +369,13 @@ async def test_a_connection_in_no_namespace_ends_in_time(autojump_clock: MockClo
     io, _ = quiet(connect_timeout=7.0)
     io.of("/").use(refuse)
     async with running(io) as stage:
-        begun = trio.current_time()
+        connect_began = trio.current_time()
         client = await stage.client()
         await client.say("0")
         # A refused CONNECT does not stop the clock.
         assert (await client.packet()).type is PacketType.CONNECT_ERROR
         await client.over.wait()
-        assert trio.current_time() - begun == 7.0
+        assert trio.current_time() - connect_began == 7.0
         await settled()
         assert io.statistics().connections == 0
 
@@ -408,10 +408,10 @@ async def test_attachments_must_come_in_time(autojump_clock: MockClock) -> None:
         await trio.sleep(100)
         assert list(diary.lines[-1]) == [b"0", b"1"]
         await client.say('51-["x",{"_placeholder":true,"num":0}]')
-        begun = trio.current_time()
+        connect_began = trio.current_time()
         await client.over.wait()
-        assert trio.current_time() - begun == 10.0
-        await diary.gone.wait()
+        assert trio.current_time() - connect_began == 10.0
+        await diary.finished.wait()
         assert diary.lines[-1] == ("disconnect", "parse error")
 
 
@@ -421,7 +421,7 @@ async def test_a_silent_client_is_gone_by_ping_timeout(autojump_clock: MockClock
     async with running(io) as stage:
         client = await stage.joined()
         client.stall()
-        await diary.gone.wait()
+        await diary.finished.wait()
         assert diary.lines[-1] == ("disconnect", "ping timeout")
 
 
@@ -434,7 +434,7 @@ async def test_a_client_that_reads_too_slowly_is_gone(autojump_clock: MockClock)
         await settled()
         for _ in range(12):
             await io.emit("x", "x" * 1000)
-        await diary.gone.wait()
+        await diary.finished.wait()
         assert diary.lines[-1] == ("disconnect", "too slow")
 
 
@@ -470,7 +470,7 @@ async def test_a_connection_has_so_many_namespaces_and_no_more() -> None:
             await settled()
             await client.join("/d2")
         connection = next(iter(io._connections))
-        assert len(connection._left) <= 2
+        assert len(connection._recently_left) <= 2
 
 
 async def test_revision_4_clients_are_in_at_once() -> None:
@@ -544,8 +544,8 @@ async def test_cancelled_it_gives_disconnect_handlers_their_time(
         clients = [await stage.joined() for _ in range(3)]
         await clients[0].emit("x")
         await settled()
-        begun = trio.current_time()
-    assert trio.current_time() - begun == 3.0
+        connect_began = trio.current_time()
+    assert trio.current_time() - connect_began == 3.0
     assert sorted(lines) == sorted(
         ["cancelled", *["server shutting down", "after 2 s"] * 3],
     )
@@ -573,8 +573,8 @@ async def test_a_disconnect_handler_that_runs_already_is_given_the_same_time(
         client = await stage.joined()
         await client.close()
         await trio.sleep(100)
-        begun = trio.current_time()
-    assert ended - begun == 3.0
+        connect_began = trio.current_time()
+    assert ended - connect_began == 3.0
 
 
 async def test_who_was_never_greeted_is_not_seen_off() -> None:

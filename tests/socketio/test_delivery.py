@@ -31,11 +31,11 @@ class Member:
     def __init__(self, name: str, revision: Literal[3, 4] = 4) -> None:
         self.id = name
         self.session = Outlet(revision)
-        self.gone_for: str | None = None
+        self.disconnect_reason: str | None = None
 
-    def expect(self, packet_id: int, reply: Reply) -> None: ...
+    def expect_ack(self, packet_id: int, reply: Reply) -> None: ...
 
-    def forget(self, packet_id: int) -> None: ...
+    def forget_ack(self, packet_id: int) -> None: ...
 
 
 def stage(*members: Member, log: MemoryLog | None = None) -> Any:
@@ -62,7 +62,7 @@ async def test_where_sockets_recover_events_end_in_offsets() -> None:
     await made.emit(Selection(), "x", [])
     first = log.head("/")
     await made.emit(Selection(), "v", ["text"], volatile=True)
-    await made.tell(new, "y", [b"b"])
+    await made.send(new, "y", [b"b"])
     second = log.head("/")
     assert len({begin, first, second}) == 3
     # Revision 3's clients would take it for an argument.
@@ -75,11 +75,11 @@ async def test_what_is_for_one_that_may_come_back_is_logged() -> None:
     log = MemoryLog(clock=trio.current_time)
     member = Member("a")
     made = stage(log=log)
-    member.gone_for = "ping timeout"
-    await made.tell(member, "x", [])
+    member.disconnect_reason = "ping timeout"
+    await made.send(member, "x", [])
     first = log.head("/")
-    member.gone_for = "client namespace disconnect"
-    await made.tell(member, "x", [])
+    member.disconnect_reason = "client namespace disconnect"
+    await made.send(member, "x", [])
     assert log.head("/") == first
     events = await log.read("/", first.rpartition(".")[0] + ".0", Lost("pid", "id", [], {}, ""))
     assert events is not None
@@ -150,4 +150,4 @@ async def test_what_the_log_raises_the_emit_raises_and_nothing_is_sent() -> None
     with pytest.raises(OSError, match="disk full"):
         await made.emit(Selection(), "x", [])
     assert member.session.blocks == []
-    assert not made.turn.locked()
+    assert not made.lock.locked()

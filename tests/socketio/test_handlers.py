@@ -19,7 +19,7 @@ async def test_connect_has_nodes_name_too(name: str) -> None:
     handlers = Handlers()
     seen: list[Any] = []
     handlers.add(name, seen.append, ack=False)
-    await handlers.life("connect", "socket")
+    await handlers.lifecycle("connect", "socket")
     assert seen == ["socket"]
 
 

@@ -14,7 +14,7 @@ from trio.testing import MockClock
 from chatd import socketio
 from chatd.socketio import Logged, Lost, MemoryLog, Recovery, Socket
 from chatd.socketio.packets import Packet, PacketType, encode
-from chatd.socketio.recovery import configured
+from chatd.socketio.recovery import parse_recovery
 from tests.socketio.client import Client, Stage, quiet, running, settled
 
 
@@ -100,7 +100,7 @@ async def test_namespaces_without_events_are_forgotten_in_time() -> None:
     clock.now = 20.0
     assert await log.read("/4", offsets[4], LOST) == []
     assert await log.read("/4", offsets[3], LOST) is None
-    assert (len(log._floors), len(log._shelves)) == (2, 0)
+    assert (len(log._floors), len(log._events)) == (2, 0)
     # What is forgotten gives nobody less than there was.
     assert await log.read("/0", offsets[1], LOST) is None
     assert await log.read("/never", offsets[1], LOST) is None
@@ -139,7 +139,7 @@ async def test_lost_sockets_are_given_once_and_for_so_long() -> None:
     ],
 )
 def test_recovery_is_said_in_several_ways(said: Any, meant: Recovery | None) -> None:
-    assert configured(said) == meant
+    assert parse_recovery(said) == meant
 
 
 # Sockets
@@ -321,7 +321,7 @@ async def test_who_left_or_was_sent_away_does_not_recover(how: str) -> None:
             await ann.client.say("nonsense")
         else:
             socket.disconnect(close=how == "close")
-        await socket.gone.wait()
+        await socket.finished.wait()
         assert await ann.back(stage) == (False, [])
 
 

@@ -123,7 +123,7 @@ async def test_drain_lets_handlers_end_and_lets_nobody_in(autojump_clock: MockCl
         await client.emit("x")
         await client.emit("x")
         await io.emit("last words")
-        begun = trio.current_time()
+        connect_began = trio.current_time()
 
         async def try_to_come() -> None:
             await trio.sleep(1)
@@ -133,7 +133,7 @@ async def test_drain_lets_handlers_end_and_lets_nobody_in(autojump_clock: MockCl
 
         stage.nursery.start_soon(try_to_come)
         await io.drain(60)
-        assert trio.current_time() - begun == 6
+        assert trio.current_time() - connect_began == 6
         assert lines == [503, "handled", "handled", "server shutting down"]
         # Its words, and no DISCONNECT.
         assert await client.event() == ["last words"]
@@ -157,11 +157,11 @@ async def test_drain_waits_so_long_and_no_longer(autojump_clock: MockClock) -> N
     async with running(io) as stage:
         client = await stage.joined()
         await client.emit("x")
-        begun = trio.current_time()
+        connect_began = trio.current_time()
         await io.drain(10)
-        assert trio.current_time() - begun == 10
+        assert trio.current_time() - connect_began == 10
         assert lines == []
-    assert trio.current_time() - begun == 12
+    assert trio.current_time() - connect_began == 12
     assert lines == ["server shutting down"]
 
 

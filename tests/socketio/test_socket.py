@@ -90,7 +90,7 @@ async def test_call_gives_the_clients_acknowledgement(answer: str, value: Any) -
     values: list[Any] = []
 
     @io.on("ask")
-    async def ask(socket: Socket) -> None:
+    async def call(socket: Socket) -> None:
         values.append(await socket.timeout(5).call("q", b"bytes"))
 
     async with running(io) as stage:
@@ -109,13 +109,13 @@ async def test_call_waits_so_long_and_not_for_who_is_gone(autojump_clock: MockCl
     async with running(io) as stage:
         client = await stage.joined()
         (socket,) = io.fetch_sockets()
-        begun = trio.current_time()
+        connect_began = trio.current_time()
         with pytest.raises(trio.TooSlowError):
             await socket.call("q")
-        assert trio.current_time() - begun == 9
+        assert trio.current_time() - connect_began == 9
         with pytest.raises(trio.TooSlowError):
             await socket.timeout(2).call("q")
-        assert trio.current_time() - begun == 11
+        assert trio.current_time() - connect_began == 11
         assert socket._replies == {}
 
         async def leave() -> None:
@@ -127,7 +127,7 @@ async def test_call_waits_so_long_and_not_for_who_is_gone(autojump_clock: MockCl
             await socket.timeout(2).call("q")
         with pytest.raises(Disconnected, match="transport error"):
             await socket.timeout(2).call("q")
-        assert trio.current_time() - begun == 12
+        assert trio.current_time() - connect_began == 12
 
 
 async def test_what_one_task_sends_to_a_socket_arrives_in_that_order() -> None:
@@ -293,7 +293,7 @@ async def test_disconnect_waits_for_the_tasks_that_clean_up(autojump_clock: Mock
         (socket,) = io.fetch_sockets()
         await settled()
         client.cut()
-        await socket.gone.wait()
+        await socket.finished.wait()
         assert lines == ["cleaned up", "cleaned up", "disconnect"]
         socket.start_soon(careful)
 
@@ -316,7 +316,7 @@ async def test_an_event_is_sent_at_once_unlogged_and_with_the_offset_it_is_given
     async with running(io) as stage:
         client = await stage.joined()
         (socket,) = io.fetch_sockets()
-        async with io._main.delivery.turn:
+        async with io._main.delivery.lock:
             # While a broadcast is under way ``emit`` would wait.
             socket.emit_nowait("x", {"a": 1})
             socket.emit_nowait("y", b"b", offset="here")

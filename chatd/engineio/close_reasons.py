@@ -7,7 +7,7 @@ from typing import Final, Literal, TypeAlias
 from chatd import model
 from chatd.model import Close
 
-__all__ = ["CLOSES", "GENTLE", "Reason", "SessionClosed", "reason_of"]
+__all__ = ["CLOSES", "GRACEFUL", "Reason", "SessionClosed", "reason_of"]
 
 Reason: TypeAlias = Literal[
     "transport error",
@@ -30,7 +30,7 @@ CLOSES: Final[dict[Reason, Close]] = {
     "too slow": model.TOO_SLOW,
 }
 
-GENTLE: Final = ("forced close", "server shutting down")
+GRACEFUL: Final = ("forced close", "server shutting down")
 """The client is there and did nothing wrong: it gets what waits before it is sent away."""
 
 # What the wire ends a WebSocket for by itself.
