@@ -17,7 +17,7 @@ at once, costs 2.7 µs.
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from itertools import groupby
 from operator import attrgetter
@@ -352,8 +352,8 @@ class Bus:
         return batch
 
     async def _commit(self, batch: list[Submission]) -> None:
-        # Stable: one room's events stay in the order in which they came.
-        batch.sort(key=_room)
+        if len(batch) > 1:
+            batch.sort(key=_room)  # stable: one room's events stay in the order of their arrival
         began = perf_counter()
         outcomes, events = await self._outcomes([submission.operation for submission in batch])
         self._commit_seconds.observe(perf_counter() - began)
@@ -430,7 +430,8 @@ class Bus:
             began = perf_counter()
             self._fanout_began = trio.current_time()
             self._showing = block[-1].position
-            for room, events in _by_room(block):
+            for room, run in groupby(block, attrgetter("room")):
+                events = list(run)
                 topic = self._topics.get(room)
                 receivers = 0 if topic is None else await topic.show(events)
                 self._deliveries += receivers * len(events)
@@ -510,9 +511,3 @@ def _weight(item: _Item) -> int:
 def _room(submission: Submission) -> str:
     operation = submission.operation
     return operation.room if isinstance(operation, Post) else ""
-
-
-def _by_room(block: Sequence[Event]) -> Iterator[tuple[str, Sequence[Event]]]:
-    if block[0].room == block[-1].room and len({event.room for event in block}) == 1:
-        return iter([(block[0].room, block)])
-    return ((room, list(run)) for room, run in groupby(block, attrgetter("room")))

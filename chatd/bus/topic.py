@@ -130,7 +130,8 @@ class Topic:
         self._remember(events)
         groups: list[Group[Subscription]] = []
         receivers = 0
-        for codec, live in [(codec, list(live)) for codec, live in self._live.items()]:
+        for codec, subscriptions in list(self._live.items()):
+            live = list(subscriptions)
             block = encode(codec, self.name, events, live, self._log)
             if block:
                 receivers += len(live)

@@ -80,7 +80,6 @@ class SqliteJournal(LocalJournal, Reads):
         self._closed = False
         self._failing: set[str] = set()
         self._due: int | None = None
-        self._events = 0
         self._batches = 0
         self._failures = 0
         self._log_pages = 0
@@ -107,7 +106,6 @@ class SqliteJournal(LocalJournal, Reads):
         if self._writer.doubt or self._closed:
             self._failures += 1
             raise Unavailable("the store is closed" if self._closed else "the store is in doubt")
-        before = self.position
         try:
             outcomes, seconds = await self._commit(batch)
         except (sqlite3.Error, ValueError, OverflowError) as error:
@@ -116,11 +114,11 @@ class SqliteJournal(LocalJournal, Reads):
             raise Unavailable(
                 f"the store did not confirm: {error}", divisible=_divisible(error)
             ) from error
-        self._recovered("commit")
+        if self._failing:
+            self._recovered("commit")
         self._batches += 1
         self._seconds += seconds
         self._slowest = max(self._slowest, seconds)
-        self._events += self.position - before
         if self._writer.pages >= _CHECKPOINT_PAGES:
             self._written.set()
         return outcomes
@@ -163,12 +161,10 @@ class SqliteJournal(LocalJournal, Reads):
 
     async def settle(self) -> list[Event]:
         try:
-            found = await self._in_thread(self._writer.settle)
+            return await self._in_thread(self._writer.settle)
         except sqlite3.Error as error:
             self._failed("commit", error)
             return []
-        self._events += len(found)
-        return found
 
     async def index(self) -> bool:
         return bool(await self._keep_up("index", self._writer.index))
@@ -287,7 +283,7 @@ class SqliteJournal(LocalJournal, Reads):
 
     def statistics(self) -> Statistics:
         return Statistics(
-            events=self._events,
+            events=self._writer.events,
             duplicates=self._writer.duplicates,
             batches=self._batches,
             failures=self._failures,

@@ -52,6 +52,7 @@ class Writer:
         """Why the store got a new epoch when it was opened; empty if it did not."""
         self.pages = 0
         """Pages that commits wrote into the log since this was last set to 0: a guess."""
+        self.events = 0
         self.duplicates = 0
         self._durability = durability
         self._now = now
@@ -180,8 +181,10 @@ class Writer:
             marks.wipe(self._cursor, at)
         self._next_epoch = made.epoch
         self._cursor.execute("COMMIT")
+        self.events += made.position - marks.position
         marks.position = made.position
-        self._renew(made.epoch)
+        if made.epoch is not None:
+            self._renew(made.epoch)
         for room_id, _ in made.rooms.values():
             marks.touched[room_id] = None
         self.duplicates += made.duplicates
@@ -189,8 +192,8 @@ class Writer:
         self.pages += 4 + len(batch) + made.characters // 4096
         return outcomes
 
-    def _renew(self, epoch: str | None) -> None:
-        if epoch is not None and epoch != self.epoch:
+    def _renew(self, epoch: str) -> None:
+        if epoch != self.epoch:
             self.epoch = epoch
             self._marker.put(epoch)
 
@@ -214,6 +217,7 @@ class Writer:
         rows = self._connection.execute(query, (self.marks.position,)).fetchall()
         found = [schema.decode(row) for row in rows]
         if found:
+            self.events += len(found)
             self.marks.position = found[-1].position
         self.marks.look(self._connection)
         self._renew(self._connection.execute(_EPOCH).fetchone()[0])
