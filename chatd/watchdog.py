@@ -65,7 +65,7 @@ class Watchdog:
         late = trio.current_time() - self._sent
         if late < self._interval / 2:
             return
-        if self._bus.standing:
+        if self._bus.stalled_for:
             self._notifier.watchdog()
         elif not self._told:
             self._told = True

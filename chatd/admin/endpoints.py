@@ -194,8 +194,8 @@ async def forget_user(control: Control, arguments: Forgotten) -> answers.Nothing
     while chat.connections.intersection(here):  # noqa: ASYNC110  each has a deadline of its own
         await trio.sleep(GONE_SECONDS)
     chat.users.erase(user)
-    refusal = await forget(chat.journal, user, chat.bus.ask)
-    chat.bus.forget()
+    refusal = await forget(chat.journal, user, chat.bus.commit)
+    chat.bus.drop_tails()
     control.log.emit("forget", target=user)
     if refusal is not None:
         return Failure(503, refusal.code, refusal.message)

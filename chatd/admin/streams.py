@@ -66,7 +66,7 @@ class _Streams:
         if isinstance(operation, Restore) and chat.rooms.get(operation.room) is not None:
             name = operation.lines[0].room
             return Refusal("forbidden", f"somebody is in {name}: import it when nobody is")
-        return await chat.bus.ask(operation)
+        return await chat.bus.commit(operation)
 
     async def backup(self, _request: Request) -> Response | Failure:
         pieces = self._control.chat.journal.backup()

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from chatd.bus.bus import Bus, BusStatistics, Shown, Submission
+from chatd.bus.bus import Bus, BusStatistics, FannedOut, Submission
 from chatd.bus.codec import Block, Codec, Subscriber, encode, encode_page, readable
 from chatd.bus.fanout import Group, fan_out
-from chatd.bus.topic import Subscription, Topic
+from chatd.bus.feed import Feed, Subscription
 
 __all__ = [
     "Block",
     "Bus",
     "BusStatistics",
     "Codec",
+    "FannedOut",
+    "Feed",
     "Group",
-    "Shown",
     "Submission",
     "Subscriber",
     "Subscription",
-    "Topic",
     "encode",
     "encode_page",
     "fan_out",

@@ -28,15 +28,15 @@ import trio
 from msgspec import Struct
 
 from chatd.bus.codec import report
-from chatd.bus.topic import Topic
+from chatd.bus.feed import Feed
 from chatd.histogram import Histogram, HistogramStatistics
 from chatd.journal import Journal, Retention, Unavailable
 from chatd.logs import Log
 from chatd.model import Event, Operation, Outcome, Post, Receipt, Refusal
 
-__all__ = ["Bus", "BusStatistics", "Shown", "Submission"]
+__all__ = ["Bus", "BusStatistics", "FannedOut", "Submission"]
 
-Shown: TypeAlias = Callable[[str, Sequence[Event], int], None]
+FannedOut: TypeAlias = Callable[[str, Sequence[Event], int], None]
 """Called after a fan-out with the room, its events, and how many subscribers they were sent to."""
 
 WAITING_SUBMISSIONS: Final = 1024
@@ -170,16 +170,16 @@ class Bus:
 
     Args:
         journal: The store. The bus is its only writer and closes it.
-        shown: See `Shown`.
+        on_fanned_out: See `FannedOut`.
         log: Takes a ``fault`` line for what the code of a connection raises here.
     """
 
-    def __init__(self, journal: Journal, shown: Shown, log: Log) -> None:
+    def __init__(self, journal: Journal, on_fanned_out: FannedOut, log: Log) -> None:
         self._journal = journal
-        self._on_fanned_out = shown
+        self._on_fanned_out = on_fanned_out
         self._log = log
-        self._shown = self._showing = journal.position
-        self._topics: dict[str, Topic] = {}
+        self._fanned_out = self._fanning_out = journal.position
+        self._feeds: dict[str, Feed] = {}
         self._submit, self._submitted = trio.open_memory_channel[_Item](WAITING_SUBMISSIONS)
         self._release, self._committed = trio.open_memory_channel[list[Event]](BLOCKS)
         self._commit_began = math.inf
@@ -202,25 +202,25 @@ class Bus:
         """Whether the last commit succeeded, or the store has had time to recover."""
         return (
             trio.current_time() - self._failed_at > STORE_DOWN_SECONDS
-            and self.standing < STORE_DOWN_SECONDS
+            and self.stalled_for < STORE_DOWN_SECONDS
         )
 
     @property
-    def standing(self) -> float:
+    def stalled_for(self) -> float:
         """For how many seconds the collector has waited for the journal's writer thread."""
         if not self._journal.occupied:
             return 0.0
         return max(0.0, trio.current_time() - self._commit_began)
 
     @property
-    def shown(self) -> int:
+    def fanned_out(self) -> int:
         """The store's position up to which everything was fanned out, or was there at the start."""
-        return self._shown
+        return self._fanned_out
 
     @property
-    def showing(self) -> int:
+    def fanning_out(self) -> int:
         """The store's position up to which fanning out has begun: nobody was sent more."""
-        return self._showing
+        return self._fanning_out
 
     def statistics(self) -> BusStatistics:
         since = min(self._commit_began, self._fanout_began)
@@ -229,7 +229,7 @@ class Bus:
             events=self._events,
             deliveries=self._deliveries,
             failed_commits=self._failed_commits,
-            topics=len(self._topics),
+            topics=len(self._feeds),
             waiting=self._submitted.statistics().current_buffer_used,
             waiting_blocks=self._committed.statistics().current_buffer_used,
             busy=max(0.0, trio.current_time() - since),
@@ -239,18 +239,18 @@ class Bus:
 
     # ---- topics
 
-    def open_topic(self, room: str, name: str) -> Topic:
-        """Register a topic. What is fanned out from now on goes to its subscribers."""
-        topic = self._topics[room] = Topic(room, name, self._log)
-        return topic
+    def open_feed(self, key: str, name: str) -> Feed:
+        """Register a feed. What is fanned out from now on goes to its subscribers."""
+        feed = self._feeds[key] = Feed(key, name, self._log)
+        return feed
 
-    def close_topic(self, topic: Topic) -> None:
-        del self._topics[topic.room]
+    def close_feed(self, feed: Feed) -> None:
+        del self._feeds[feed.key]
 
-    def forget(self) -> None:
+    def drop_tails(self) -> None:
         """Drop all cached tails: stored events changed."""
-        for topic in self._topics.values():
-            topic.forget()
+        for feed in self._feeds.values():
+            feed.drop_tail()
 
     # ---- publishing
 
@@ -274,7 +274,7 @@ class Bus:
         except trio.WouldBlock:
             await self._submit.send(submission)
 
-    async def ask(self, operation: Operation) -> Outcome:
+    async def commit(self, operation: Operation) -> Outcome:
         """Publish an operation and return its outcome.
 
         Raises:
@@ -429,17 +429,17 @@ class Bus:
                 continue
             began = perf_counter()
             self._fanout_began = trio.current_time()
-            self._showing = block[-1].position
+            self._fanning_out = block[-1].position
             for room, run in groupby(block, attrgetter("room")):
                 events = list(run)
-                topic = self._topics.get(room)
-                receivers = 0 if topic is None else await topic.show(events)
+                feed = self._feeds.get(room)
+                receivers = 0 if feed is None else await feed.fan_out(events)
                 self._deliveries += receivers * len(events)
                 try:
                     self._on_fanned_out(room, events, receivers)
                 except Exception as error:  # the boundary of the floors above
                     report(self._log, error, detail=f"after the fan-out in {room}")
-            self._shown = block[-1].position
+            self._fanned_out = block[-1].position
             self._fanout_began = math.inf
             self._fanout_seconds.observe(perf_counter() - began)
 
@@ -477,7 +477,7 @@ class Bus:
         except Unavailable:
             more = False
         if self._journal.statistics().swept != swept:
-            self.forget()
+            self.drop_tails()
         return more
 
     # ---- the search index

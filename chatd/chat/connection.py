@@ -197,7 +197,7 @@ class Connection:
         self.log.emit("auth")
         for membership in list(self.memberships.values()):
             try:
-                check_may_read(self, membership.room.topic.room)
+                check_may_read(self, membership.room.feed.key)
             except Refused as refused:
                 self.exit(membership)
                 self.tell(events.Notice(f"{membership.room.name}: {refused}"))
@@ -303,7 +303,7 @@ class Connection:
         """Be in a room from now on."""
         membership = Membership(room, self)
         room.enter(self.user, membership, self.chat.settings.limits.presence_members)
-        self.memberships[room.topic.room] = self._spelled[room.name] = membership
+        self.memberships[room.feed.key] = self._spelled[room.name] = membership
         self.chat.stir()
         if not room.direct:
             self.log.emit("join", room=room.name)
@@ -311,8 +311,8 @@ class Connection:
 
     def enter_direct(self, room: Room, /) -> None:
         """Be in a room of direct messages from now on, if it is not and may be."""
-        if room.topic.room not in self.memberships and may_read(self, room.topic.room):
-            self.enter(room).start(room.topic.visible)
+        if room.feed.key not in self.memberships and may_read(self, room.feed.key):
+            self.enter(room).start(room.feed.visible)
 
     def _enter_directs(self) -> None:
         for room in self.chat.rooms.direct(self.user.id):
@@ -323,7 +323,7 @@ class Connection:
     ) -> None:
         """Be in it no more, by one's own will or an operator's."""
         room = membership.room
-        del self.memberships[room.topic.room], self._spelled[room.name]
+        del self.memberships[room.feed.key], self._spelled[room.name]
         membership.stop()
         crowd = self.chat.settings.limits.presence_members
         room.exit(self.user, membership, None, crowd, reason)

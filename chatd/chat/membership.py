@@ -111,20 +111,20 @@ class Membership:
 
     def _told(self) -> Subscription:
         connection = self._connection
-        return self.room.topic.subscribe(connection, live=False)
+        return self.room.feed.subscribe(connection, live=False)
 
     def _follow(self, subscription: Subscription, position: int) -> bool:
         """Be live, if nothing waits and what is missing can be had without waiting.
 
         No checkpoint here: the visible head stands still from its reading to the subscription.
         """
-        connection, topic = self._connection, self.room.topic
-        if connection.outbox.waiting or (rest := topic.after(position)) is None:
+        connection, feed = self._connection, self.room.feed
+        if connection.outbox.waiting or (rest := feed.after(position)) is None:
             return False
         if rest:
             self._offer_page(rest)
-        topic.follow(subscription)
-        self.followed = connection.chat.bus.showing
+        feed.follow(subscription)
+        self.followed = connection.chat.bus.fanning_out
         return True
 
     def _offer_page(self, page: Sequence[Event]) -> None:
@@ -135,7 +135,7 @@ class Membership:
     async def _catch_up(
         self, subscription: Subscription, position: int, scope: trio.CancelScope
     ) -> None:
-        connection, topic = self._connection, self.room.topic
+        connection, feed = self._connection, self.room.feed
         chat = connection.chat
         with scope:
             while True:
@@ -145,11 +145,11 @@ class Membership:
                     return
                 queue_bytes = chat.settings.limits.send_queue_bytes
                 try:
-                    page = await missed(chat.journal, topic, position, PAGE_EVENTS, queue_bytes)
+                    page = await missed(chat.journal, feed, position, PAGE_EVENTS, queue_bytes)
                 except Unavailable:
                     await trio.sleep(READ_AGAIN_SECONDS)
                     continue
                 if page:
                     self._offer_page(page)
                 # An empty page: retention took what was missed.
-                position = page[-1].seq if page else topic.visible
+                position = page[-1].seq if page else feed.visible

@@ -198,7 +198,7 @@ async def slow(chat: Chat, by: str, command: commands.Slow) -> commands.Sanction
         done = await _lift_from_room(chat, "slow", by, command, where)
     if room := chat.rooms.get(where.fold):
         words = f"one message every {seconds:g} seconds" if seconds else "no slow mode any more"
-        room.topic.tell([events.Notice(f"{room.name}: {words}")])
+        room.feed.broadcast([events.Notice(f"{room.name}: {words}")])
     return done
 
 
@@ -341,7 +341,7 @@ def _with(chat: Chat, users: list[str], where: Name) -> list[Sanction]:
 
 
 async def _commit(chat: Chat, operation: Operation) -> None:
-    outcome = await chat.bus.ask(operation)
+    outcome = await chat.bus.commit(operation)
     if isinstance(outcome, Refusal):
         raise Refused(outcome.code, outcome.message, outcome.retry_ms)
 

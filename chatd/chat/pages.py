@@ -7,7 +7,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from chatd.bus import Topic
+from chatd.bus import Feed
 from chatd.journal import Journal
 from chatd.model import Event
 from chatd.protocol.commands import Position
@@ -55,12 +55,12 @@ def fitting(page: Sequence[Event], queue_bytes: int, *, back: bool = False) -> S
 
 
 async def missed(
-    journal: Journal, topic: Topic, after: int, limit: int, queue_bytes: int
+    journal: Journal, feed: Feed, after: int, limit: int, queue_bytes: int
 ) -> Sequence[Event]:
-    """Give the first of what was shown after ``after``, from the topic's tail or from the store."""
-    shown = topic.after(after)
+    """Give the first of what was shown after ``after``, from the feed's tail or from the store."""
+    shown = feed.after(after)
     if shown is None:
-        shown = await journal.read(topic.room, after, topic.visible, limit)
+        shown = await journal.read(feed.key, after, feed.visible, limit)
     return fitting(shown[:limit], queue_bytes)
 
 
@@ -92,7 +92,7 @@ def last_messages(page: list[Event], limit: int) -> list[Event]:
 
 async def catch(
     journal: Journal,
-    topic: Topic,
+    feed: Feed,
     since: Position | None,
     limit: int,
     queue_bytes: int,
@@ -107,23 +107,23 @@ async def catch(
         chatd.journal.Unavailable: the store cannot be read now.
 
     """
-    if since is not None and since.epoch == journal.epoch and 0 <= since.seq <= topic.visible:
-        page = await missed(journal, topic, since.seq, max(limit, 1), queue_bytes)
+    if since is not None and since.epoch == journal.epoch and 0 <= since.seq <= feed.visible:
+        page = await missed(journal, feed, since.seq, max(limit, 1), queue_bytes)
         # What retention took is not there to be given: then this is no recovery.
-        if since.seq == topic.visible or (page and page[0].seq == since.seq + 1):
+        if since.seq == feed.visible or (page and page[0].seq == since.seq + 1):
             page = page[:limit]
             return Caught(page, page[-1].seq if page else since.seq, recovered=True)
     while True:
-        visible = topic.visible
-        last = topic.after(max(0, visible - limit))
+        visible = feed.visible
+        last = feed.after(max(0, visible - limit))
         if last is None or (messages and any(event.kind != "message" for event in last)):
-            last = await newest(journal, topic.room, visible + 1, limit, messages=messages)
+            last = await newest(journal, feed.key, visible + 1, limit, messages=messages)
         # Where more was shown than the tail holds while this was read, it is read again.
-        if (rest := topic.after(visible)) is not None:
+        if (rest := feed.after(visible)) is not None:
             page = [*last, *rest]
             if not limit:
                 page = []
             elif not messages:
                 page = page[-limit:]
             page = fitting(page, queue_bytes, back=True)
-            return Caught(page, topic.visible, recovered=False)
+            return Caught(page, feed.visible, recovered=False)

@@ -14,7 +14,7 @@ from typing import Final, Literal, Protocol
 
 import trio
 
-from chatd.bus import Bus, Subscription, Topic
+from chatd.bus import Bus, Feed, Subscription
 from chatd.chat.names import Name
 from chatd.chat.users import User
 from chatd.journal import Journal
@@ -49,16 +49,16 @@ class Room:
         "_total_due",
         "about",
         "direct",
+        "feed",
         "leaving",
         "members",
-        "topic",
     )
 
-    def __init__(self, topic: Topic, about: str = "") -> None:
-        self.topic = topic
+    def __init__(self, feed: Feed, about: str = "") -> None:
+        self.feed = feed
         self.about = about
         """What the room's people say it is about: the last ``topic`` that was shown."""
-        self.direct = topic.room.startswith("@")
+        self.direct = feed.key.startswith("@")
         """Whether it is the room of two users, who are in it without coming and going."""
         self.members: dict[User, set[Place]] = {}
         self.leaving: dict[User, float] = {}
@@ -73,7 +73,7 @@ class Room:
 
     @property
     def name(self) -> str:
-        return self.topic.name
+        return self.feed.name
 
     @property
     def restless(self) -> bool:
@@ -87,7 +87,7 @@ class Room:
         ]
 
     def entry(self) -> RoomInfo:
-        return RoomInfo(self.name, len(self.members), self.topic.visible, self.about)
+        return RoomInfo(self.name, len(self.members), self.feed.visible, self.about)
 
     def slowed(self, user: User, seconds: float) -> int:
         """Give the milliseconds until a user may speak in slow mode."""
@@ -150,7 +150,7 @@ class Room:
     def rename(self, user: User, old: str) -> None:
         """Put a member that was struck back on the roll, and tell of the nick."""
         insort(self._roll, user, key=_fold)
-        self.topic.tell([events.NickChange(self.name, user.id, old, user.nick.shown)])
+        self.feed.broadcast([events.NickChange(self.name, user.id, old, user.nick.shown)])
 
     def _gone(
         self, user: User, reason: Literal["leave", "lost", "kicked", "banned"], crowd: int
@@ -169,7 +169,7 @@ class Room:
         if self.direct:
             return
         if len(self.members) <= crowd:
-            self.topic.tell([event], self.places(user))
+            self.feed.broadcast([event], self.places(user))
             return
         now = trio.current_time()
         if now - self._total_at >= TOTALS_SECONDS:
@@ -179,7 +179,7 @@ class Room:
 
     def _tell_total(self, now: float) -> None:
         self._total_at, self._total_due = now, False
-        self.topic.tell([events.Presence(self.name, len(self.members))])
+        self.feed.broadcast([events.Presence(self.name, len(self.members))])
 
 
 class Rooms:
@@ -220,18 +220,18 @@ class Rooms:
             if room := self._live.get(name.fold):
                 return room
             # Registered before the head is read: what is committed meanwhile is shown through it.
-            topic = self._bus.open_topic(name.fold, name.shown)
+            feed = self._bus.open_feed(name.fold, name.shown)
             try:
                 head = await self._journal.head(name.fold)
                 if head is None:
                     await self._check_may_create(name)
             except BaseException:
-                self._bus.close_topic(topic)
+                self._bus.close_feed(feed)
                 raise
             if head is not None:
-                topic.name = head.name
-                topic.raise_to(head.seq)
-            room = self._live[name.fold] = Room(topic, "" if head is None else head.topic)
+                feed.name = head.name
+                feed.set_head(head.seq)
+            room = self._live[name.fold] = Room(feed, "" if head is None else head.topic)
             if room.direct:
                 for user in name.fold[1:].split(","):
                     self._direct.setdefault(user, set()).add(room)
@@ -253,10 +253,10 @@ class Rooms:
     def release(self, room: Room) -> None:
         """Let go of a room in which nobody is."""
         if not room.members:
-            self._bus.close_topic(room.topic)
-            del self._live[room.topic.room]
+            self._bus.close_feed(room.feed)
+            del self._live[room.feed.key]
             if room.direct:
-                for user in room.topic.room[1:].split(","):
+                for user in room.feed.key[1:].split(","):
                     mine = self._direct[user]
                     mine.discard(room)
                     if not mine:
@@ -265,7 +265,7 @@ class Rooms:
     async def entries(self) -> list[tuple[str, RoomInfo]]:
         """Give every room that has members or events, but for direct messages', by their folds."""
         entries = {
-            room.topic.room: room.entry()
+            room.feed.key: room.entry()
             for room in self._live.values()
             if room.members and not room.direct
         }

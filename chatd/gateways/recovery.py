@@ -69,7 +69,7 @@ class Whereabouts(Struct, frozen=True):
             elif membership.starts == 1 and membership.room.direct:
                 how = "direct"
             rooms[fold] = _Place(how, membership.followed)
-        where = Whereabouts(connection.user.id, first.room.topic.room, rooms)
+        where = Whereabouts(connection.user.id, first.room.feed.key, rooms)
         data[_KEY] = msgspec.to_builtins(where)
 
     @staticmethod
@@ -101,7 +101,7 @@ class ChatLog:
         self._lost: OrderedDict[str, None] = OrderedDict()
 
     def head(self, _namespace: str, /) -> str:
-        return live_offset(self._chat.journal.epoch, self._chat.bus.shown)
+        return live_offset(self._chat.journal.epoch, self._chat.bus.fanned_out)
 
     async def append(self, namespace: str, _event: Logged, /) -> str:
         """Give the offset of what is told and not kept: the bus alone adds to this log."""
@@ -109,7 +109,7 @@ class ChatLog:
 
     async def read(self, _namespace: str, after: str, lost: Lost, /) -> Sequence[Logged] | None:
         chat = self._chat
-        epoch, upto = chat.journal.epoch, chat.bus.shown
+        epoch, upto = chat.journal.epoch, chat.bus.fanned_out
         where = Whereabouts.of(lost.data)
         behind = await self._behind(after, where, upto)
         if behind is None:
@@ -193,7 +193,7 @@ class ChatLog:
     async def recall(self, _namespace: str, pid: str, /) -> Lost | None:
         name = _name(pid)
         self._lost.pop(name, None)
-        outcome = await self._chat.bus.ask(Take(_SHELF, name))
+        outcome = await self._chat.bus.commit(Take(_SHELF, name))
         if not isinstance(outcome, Taken) or outcome.record is None:
             return None
         kept = msgspec.json.decode(outcome.record.value)

@@ -13,7 +13,7 @@ from trio.testing import MockClock
 
 from chatd.bus import Bus, Submission
 from chatd.bus import bus as module
-from chatd.bus.topic import Topic
+from chatd.bus.feed import Feed
 from chatd.journal import Retention, Unavailable
 from chatd.journal.memory import MemoryJournal
 from chatd.logs import Recording, open_log
@@ -425,18 +425,18 @@ async def test_shown_is_the_position_up_to_which_all_was_fanned_out(script: Scri
     journal = MemoryJournal(now=lambda: 1)
     await journal.commit([post("1"), post("2")])
     bus = Bus(journal, script.shown, script.log)
-    assert bus.shown == 2
+    assert bus.fanned_out == 2
     seen: list[int] = []
 
     class Looking(Submission):
         def resolve(self, outcome: Outcome) -> None:
-            seen.append(bus.shown)
+            seen.append(bus.fanned_out)
 
     await bus.publish(Looking(post("3", "a")))
     await bus.publish(script.submission(post("4", "b"), "4"))
     bus.close()
     await bus.run()
-    assert (seen, bus.shown) == ([2], 4)
+    assert (seen, bus.fanned_out) == ([2], 4)
 
 
 async def test_a_probe_goes_behind_what_was_published_and_commits_nothing(script: Script) -> None:
@@ -482,9 +482,9 @@ async def test_how_long_a_task_has_been_at_its_batch_is_told(
     if task == "collect":
         monkeypatch.setattr(journal, "commit", hangs(journal.commit))
     else:
-        monkeypatch.setattr(Topic, "show", hangs(Topic.show))
+        monkeypatch.setattr(Feed, "fan_out", hangs(Feed.fan_out))
     async with running(journal, script) as bus:
-        bus.open_topic("r", "r")
+        bus.open_feed("r", "r")
         await trio.testing.wait_all_tasks_blocked()
         assert bus.statistics().busy == 0
         await bus.publish(script.submission(post("hi"), "a"))

@@ -85,7 +85,7 @@ async def test_foreign_and_late_blocks_are_fanned_out_in_the_stores_order() -> N
         nursery.start_soon(journal.run)
         await bus.probe()
         assert lines == ["answer 2", "event 1", "event 2"]
-        assert bus.shown == 2
+        assert bus.fanned_out == 2
         await journal.commit_elsewhere("3")
         await bus.publish(Answered("4", lines))
         await bus.probe()

@@ -377,7 +377,7 @@ async def test_two_heads_no_join_doubles_or_loses(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, tail: int
 ) -> None:
     """Joins and resumes at every moment of commits and fan-outs: each sees each number once."""
-    monkeypatch.setattr("chatd.bus.topic.TAIL_EVENTS", tail)
+    monkeypatch.setattr("chatd.bus.feed.TAIL_EVENTS", tail)
     monkeypatch.setattr("chatd.bus.fanout.SLICE_SECONDS", -1.0)
     monkeypatch.setattr("chatd.bus.fanout.SLICE_RECEIVERS", 3)
     settings = replace(

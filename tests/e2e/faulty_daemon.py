@@ -14,7 +14,7 @@ from typing import Any
 import trio
 
 from chatd.__main__ import main
-from chatd.bus.topic import Topic
+from chatd.bus.feed import Feed
 from chatd.journal.writer import Writer
 from chatd.model import Event
 
@@ -22,14 +22,14 @@ SLOW_SECONDS = 8
 
 
 def hang() -> None:
-    show = Topic.show
+    fan_out = Feed.fan_out
 
-    async def showing(self: Topic, events: Sequence[Event]) -> int:
+    async def hanging(self: Feed, events: Sequence[Event]) -> int:
         if any(event.text == "hang" for event in events):
             await trio.sleep_forever()
-        return await show(self, events)
+        return await fan_out(self, events)
 
-    Topic.show = showing  # type: ignore[method-assign]
+    Feed.fan_out = hanging  # type: ignore[method-assign]
 
 
 def slow_disk() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from chatd.bus.topic import Topic
+from chatd.bus.feed import Feed
 from chatd.engineio import Block, Session
 from chatd.engineio.packets import Revision
 from chatd.model import Close
@@ -39,12 +39,12 @@ class Codec:
 
 async def test_a_bus_s_block_is_made_once_for_all_transports_of_a_revision() -> None:
     async with serve(allow_eio3=True) as served:
-        topic = Topic("lobby", "Lobby", served.log)
+        feed = Feed("lobby", "Lobby", served.log)
         codecs: dict[Revision, Codec] = {4: Codec(4), 3: Codec(3)}
 
         def subscribe() -> None:
             session = served.last.session
-            topic.subscribe(Member(session, codecs[session.revision]))
+            feed.subscribe(Member(session, codecs[session.revision]))
 
         poller = await served.poller()
         subscribe()
@@ -56,12 +56,12 @@ async def test_a_bus_s_block_is_made_once_for_all_transports_of_a_revision() -> 
         await websocket.hear()
         subscribe()
 
-        topic.tell(["a"])
+        feed.broadcast(["a"])
         assert await poller.poll() == "4a"
         # A subscription outlives the upgrade: what is offered to it finds its way.
         risen = await rising.upgraded()
         assert await risen.hear() == "4a"
-        topic.tell(["b", "€"])
+        feed.broadcast(["b", "€"])
         assert await websocket.hear() == "4a"
         for hears in (risen, websocket):
             assert await hears.hear() == "4b"
@@ -73,16 +73,16 @@ async def test_a_bus_s_block_is_made_once_for_all_transports_of_a_revision() -> 
 
 async def test_an_end_in_a_fan_out_calls_nobody() -> None:
     async with serve(send_queue_bytes=10) as served:
-        topic = Topic("lobby", "Lobby", served.log)
+        feed = Feed("lobby", "Lobby", served.log)
         codec = Codec(4)
         pollers = [await served.poller() for _ in range(3)]
         for recorder in served.came:
-            topic.subscribe(Member(recorder.session, codec))
+            feed.subscribe(Member(recorder.session, codec))
         await pollers[0].say("4a")
-        topic.tell(["x" * 5])
+        feed.broadcast(["x" * 5])
         sessions = [recorder.session for recorder in served.came]
         sessions[1].offer(Block(["y" * 10]))
-        topic.tell(["z"])
+        feed.broadcast(["z"])
         assert [session.reason for session in sessions] == [None, "too slow", None]
         # Its receiver hears so later, from a task of the engine's.
         assert served.came[1].reason is None

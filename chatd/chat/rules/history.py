@@ -34,7 +34,7 @@ async def _log(connection: Connection, spelled: str) -> Log:
     check_may_read(connection, name.fold)
     await connection.outbox.drained()
     if room := chat.rooms.get(name.fold):
-        return Log(name.fold, room.name, room.topic.visible)
+        return Log(name.fold, room.name, room.feed.visible)
     if head := await chat.journal.head(name.fold):
         return Log(name.fold, head.name, head.seq)
     raise Refused("not_found", f"there is no room {name.shown}")

@@ -32,7 +32,7 @@ def say(
 ) -> Commit | Reply[commands.Said]:
     """Publish a message."""
     chat, room, user = connection.chat, membership.room, connection.user
-    key = room.topic.room
+    key = room.feed.key
     check_may_write(connection, key)
     text = command.text.replace("\r\n", "\n")
     size = _check_text(connection, text)
@@ -71,7 +71,7 @@ def say(
             reply_to=command.reply_to,
         ),
         to_answer,
-        before=_listings(room.name) if room.direct and not room.topic.visible else (),
+        before=_listings(room.name) if room.direct and not room.feed.visible else (),
     )
 
 
@@ -94,12 +94,12 @@ def _change(
     text: str | None,
 ) -> Commit:
     room, user = membership.room, connection.user
-    check_may_write(connection, room.topic.room, muted=kind == "edit")
+    check_may_write(connection, room.feed.key, muted=kind == "edit")
     _check_seq(command.seq, "seq")
     connection.charge_message(0 if text is None else _check_text(connection, text))
     return Commit(
         Post(
-            room=room.topic.room,
+            room=room.feed.key,
             name=room.name,
             user=user.id,
             nick=user.nick.shown,
@@ -115,7 +115,7 @@ def _change(
 def topic(connection: Connection, command: commands.Topic, membership: Membership) -> Commit:
     """Set a room's topic: operators, and either user of direct messages."""
     text, room, user = command.text, membership.room, connection.user
-    check_may_set_topic(connection, room.topic.room)
+    check_may_set_topic(connection, room.feed.key)
     size = len(text.encode())
     if size > TOPIC_BYTES:
         raise Refused("too_large", f"a topic has {TOPIC_BYTES} bytes at most")
@@ -124,7 +124,7 @@ def topic(connection: Connection, command: commands.Topic, membership: Membershi
     connection.charge_message(size)
     return Commit(
         Post(
-            room=room.topic.room,
+            room=room.feed.key,
             name=room.name,
             user=user.id,
             nick=user.nick.shown,
@@ -169,13 +169,13 @@ def _ephemeral(connection: Connection, membership: Membership, text: str) -> Rep
     message = events.Message(room=room.name, at=at, nick=user.nick.shown, user=user.id, text=text)
 
     def send() -> None:
-        room.topic.tell([message], droppable=False)
+        room.feed.broadcast([message], droppable=False)
         if chat.settings.log.messages:
             connection.log.emit(
                 "message",
                 room=room.name,
                 bytes=len(text.encode()),
-                receivers=len(room.topic),
+                receivers=len(room.feed),
                 text=text if chat.settings.log.bodies else None,
             )
 

@@ -25,7 +25,7 @@ TYPING_SECONDS: Final = 1.0
 def typing(connection: Connection, command: commands.Typing, membership: Membership) -> Reply[None]:
     """Tell the other members that the user started or stopped typing. There is no answer."""
     room, user, now = membership.room, connection.user, trio.current_time()
-    check_may_write(connection, room.topic.room)
+    check_may_write(connection, room.feed.key)
     if command.on:
         if now - membership.typed < TYPING_SECONDS:
             return Reply(None)
@@ -36,7 +36,7 @@ def typing(connection: Connection, command: commands.Typing, membership: Members
         return Reply(None)
     if len(room.members) <= connection.chat.settings.limits.presence_members:
         told = events.Typing(room.name, user.nick.shown, user.id, command.on)
-        room.topic.tell([told], room.places(user))
+        room.feed.broadcast([told], room.places(user))
     return Reply(None)
 
 
@@ -45,9 +45,9 @@ async def read(connection: Connection, command: commands.Read) -> Commit | Reply
     # The user has read a message of their own once it is answered.
     await connection.flushed()
     room = (await require_membership(connection, command.room)).room
-    chat, user, key, seq = connection.chat, connection.user, room.topic.room, command.seq
-    if not 0 <= seq <= room.topic.visible:
-        raise Refused("bad_request", f"the room's numbers go from 1 to {room.topic.visible}")
+    chat, user, key, seq = connection.chat, connection.user, room.feed.key, command.seq
+    if not 0 <= seq <= room.feed.visible:
+        raise Refused("bad_request", f"the room's numbers go from 1 to {room.feed.visible}")
     before = user.marks.get(key, 0)
     if seq <= before:
         return Reply(commands.ReadMark(room.name, before))

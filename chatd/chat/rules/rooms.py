@@ -46,13 +46,13 @@ async def join(connection: Connection, command: commands.Join) -> Reply[commands
     try:
         caught = await catch(
             chat.journal,
-            room.topic,
+            room.feed,
             command.since,
             page_size(command.limit),
             limits.send_queue_bytes,
             messages=command.messages,
         )
-        read, unread = await _unread(connection, room.topic.room)
+        read, unread = await _unread(connection, room.feed.key)
     except Unavailable:
         connection.exit(membership)
         raise
@@ -60,9 +60,9 @@ async def join(connection: Connection, command: commands.Join) -> Reply[commands
         commands.Entered(
             room=room.name,
             epoch=chat.journal.epoch,
-            seq=room.topic.visible,
+            seq=room.feed.visible,
             topic=room.about,
-            may_set_topic=may_set_topic(connection, room.topic.room),
+            may_set_topic=may_set_topic(connection, room.feed.key),
             members=room.member_list(),
             member_count=len(room.members),
             events=[events.shape(room.name, event) for event in caught.page],
@@ -145,7 +145,7 @@ async def _conversations(connection: Connection) -> list[tuple[str, commands.Roo
     kept = [
         record.name.removeprefix(prefix) for record in await chat.journal.records(DIRECT, prefix)
     ]
-    live = [room.topic.room for room in chat.rooms.direct(user.id)]
+    live = [room.feed.key for room in chat.rooms.direct(user.id)]
     entries: list[tuple[str, commands.RoomInfo]] = []
     for fold in sorted({*kept, *live}):
         other = other_of(fold, user.id)

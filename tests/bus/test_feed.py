@@ -7,8 +7,8 @@ from typing import Any, Literal, Self
 
 import pytest
 
-from chatd.bus import Topic, fanout
-from chatd.bus import topic as module
+from chatd.bus import Feed, fanout
+from chatd.bus import feed as module
 from chatd.logs import Recording, open_log
 from chatd.model import Close, Event
 
@@ -60,76 +60,76 @@ def records() -> Recording:
 
 
 @pytest.fixture
-def topic(records: Recording) -> Topic:
-    return Topic("r", "R", open_log(sink=records))
+def feed(records: Recording) -> Feed:
+    return Feed("r", "R", open_log(sink=records))
 
 
-async def test_everybody_who_speaks_alike_gets_one_block(topic: Topic) -> None:
+async def test_everybody_who_speaks_alike_gets_one_block(feed: Feed) -> None:
     codec = Codec()
     members = [Member(codec) for _ in range(300)]
     for member in members:
-        topic.subscribe(member)
-    assert await topic.show(events(1, 3)) == 300
+        feed.subscribe(member)
+    assert await feed.fan_out(events(1, 3)) == 300
     assert codec.asked == 1
     assert all(member.got == [1, 2, 3] for member in members)
 
 
-async def test_what_was_visible_when_the_topic_opened_is_not_shown_again(topic: Topic) -> None:
-    topic.raise_to(2)
+async def test_what_was_visible_when_the_topic_opened_is_not_shown_again(feed: Feed) -> None:
+    feed.set_head(2)
     member = Member()
-    topic.subscribe(member)
-    assert await topic.show(events(1, 2)) == 0
-    await topic.show(events(2, 4))
+    feed.subscribe(member)
+    assert await feed.fan_out(events(1, 2)) == 0
+    await feed.fan_out(events(2, 4))
     assert member.got == [3, 4]
-    assert topic.visible == 4
+    assert feed.visible == 4
 
 
-async def test_the_tail_gives_what_was_shown_and_knows_how_far_it_reaches(topic: Topic) -> None:
-    topic.raise_to(5)
-    await topic.show(events(6, 9))
-    assert [event.seq for event in topic.after(7) or ()] == [8, 9]
-    assert topic.after(9) == []
-    assert topic.after(12) == []
-    assert [event.seq for event in topic.after(5) or ()] == [6, 7, 8, 9]
-    assert topic.after(4) is None
+async def test_the_tail_gives_what_was_shown_and_knows_how_far_it_reaches(feed: Feed) -> None:
+    feed.set_head(5)
+    await feed.fan_out(events(6, 9))
+    assert [event.seq for event in feed.after(7) or ()] == [8, 9]
+    assert feed.after(9) == []
+    assert feed.after(12) == []
+    assert [event.seq for event in feed.after(5) or ()] == [6, 7, 8, 9]
+    assert feed.after(4) is None
 
 
-async def test_the_tail_is_bounded_in_events_and_in_bytes(topic: Topic) -> None:
-    await topic.show(events(1, 2000))
-    assert topic.after(2000 - module.TAIL_EVENTS) is not None
-    assert topic.after(2000 - module.TAIL_EVENTS - 1) is None
-    await topic.show(events(2001, 2010, text="x" * (module.TAIL_BYTES // 2)))
-    assert topic.after(2008) is not None
-    assert topic.after(2007) is None
+async def test_the_tail_is_bounded_in_events_and_in_bytes(feed: Feed) -> None:
+    await feed.fan_out(events(1, 2000))
+    assert feed.after(2000 - module.TAIL_EVENTS) is not None
+    assert feed.after(2000 - module.TAIL_EVENTS - 1) is None
+    await feed.fan_out(events(2001, 2010, text="x" * (module.TAIL_BYTES // 2)))
+    assert feed.after(2008) is not None
+    assert feed.after(2007) is None
 
 
-async def test_told_events_pass_over_those_named(topic: Topic) -> None:
+async def test_told_events_pass_over_those_named(feed: Feed) -> None:
     codec = Codec()
     mine, other = Member(codec), Member(codec)
-    subscription = topic.subscribe(mine)
-    topic.subscribe(other)
-    topic.tell(["ann joined"], {subscription})
+    subscription = feed.subscribe(mine)
+    feed.subscribe(other)
+    feed.broadcast(["ann joined"], {subscription})
     assert (mine.got, other.got) == ([], ["ann joined"])
 
 
-async def test_who_is_not_live_is_told_and_not_shown(topic: Topic) -> None:
+async def test_who_is_not_live_is_told_and_not_shown(feed: Feed) -> None:
     member = Member()
-    subscription = topic.subscribe(member, live=False)
-    topic.tell(["ann joined"])
-    assert await topic.show(events(1, 1)) == 0
-    assert (member.got, len(topic)) == (["ann joined"], 1)
-    topic.follow(subscription)
-    topic.tell(["bob joined"])
-    assert await topic.show(events(2, 2)) == 1
-    assert (member.got, len(topic)) == (["ann joined", "bob joined", 2], 1)
+    subscription = feed.subscribe(member, live=False)
+    feed.broadcast(["ann joined"])
+    assert await feed.fan_out(events(1, 1)) == 0
+    assert (member.got, len(feed)) == (["ann joined"], 1)
+    feed.follow(subscription)
+    feed.broadcast(["bob joined"])
+    assert await feed.fan_out(events(2, 2)) == 1
+    assert (member.got, len(feed)) == (["ann joined", "bob joined", 2], 1)
     subscription.cancel()
-    topic.subscribe(member, live=False).cancel()
-    topic.tell(["cleo joined"])
-    assert (len(member.got), len(topic)) == (3, 0)
+    feed.subscribe(member, live=False).cancel()
+    feed.broadcast(["cleo joined"])
+    assert (len(member.got), len(feed)) == (3, 0)
 
 
 async def test_who_leaves_during_a_long_fan_out_gets_nothing_more_and_who_returns_no_double(
-    topic: Topic, monkeypatch: pytest.MonkeyPatch
+    feed: Feed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fan-out that checkpoints passes over members that went, also if they are back since."""
     monkeypatch.setattr(fanout, "SLICE_SECONDS", -1.0)
@@ -143,17 +143,17 @@ async def test_who_leaves_during_a_long_fan_out_gets_nothing_more_and_who_return
             if block == [1]:
                 leaving.cancel()
                 returning.cancel()
-                assert topic.visible == 1  # moved before any offer: a join ends its page there
-                topic.subscribe(returner)
+                assert feed.visible == 1  # moved before any offer: a join ends its page there
+                feed.subscribe(returner)
 
-    topic.subscribe(First(codec))
-    leaving = topic.subscribe(leaver)
-    returning = topic.subscribe(returner)
-    await topic.show(events(1, 1))
+    feed.subscribe(First(codec))
+    leaving = feed.subscribe(leaver)
+    returning = feed.subscribe(returner)
+    await feed.fan_out(events(1, 1))
     assert (leaver.got, returner.got) == ([], [])
-    await topic.show(events(2, 2))
+    await feed.fan_out(events(2, 2))
     assert (leaver.got, returner.got) == ([], [2])
-    assert len(topic) == 2
+    assert len(feed) == 2
 
 
 class Broken(Codec):
@@ -166,40 +166,38 @@ class Broken(Codec):
 
 
 async def test_a_codec_that_raises_ends_its_live_subscribers_in_this_room_alone(
-    topic: Topic, records: Recording
+    feed: Feed, records: Recording
 ) -> None:
     broken = Broken()
     live, behind, other = Member(broken), Member(broken), Member()
-    topic.subscribe(live)
-    topic.subscribe(behind, live=False)
-    topic.subscribe(other)
+    feed.subscribe(live)
+    feed.subscribe(behind, live=False)
+    feed.subscribe(other)
     batch = [*events(1, 1), *events(2, 2, text="bad"), *events(3, 3)]
-    assert await topic.show(batch) == 1
+    assert await feed.fan_out(batch) == 1
     assert (live.got, live.ended) == ([], [1011])
     assert (behind.ended, other.ended, other.got) == ([], [], [1, 2, 3])
     [(name, fields)] = records.records
     assert (name, fields["room"], fields["seq"]) == ("fault", "R", 2)
     assert "a bug" in fields["traceback"]
-    topic.tell(["bad"])
+    feed.broadcast(["bad"])
     assert (behind.ended, other.got) == ([1011], [1, 2, 3, "bad"])
 
 
-async def test_an_end_that_raises_as_well_is_logged(topic: Topic, records: Recording) -> None:
+async def test_an_end_that_raises_as_well_is_logged(feed: Feed, records: Recording) -> None:
     class Stubborn(Member):
         def end(self, close: Close, reason: str) -> None:
             raise ValueError("no goodbye")
 
     member = Member(Broken())
-    topic.subscribe(Stubborn(member.codec))
-    topic.subscribe(member)
-    assert await topic.show(events(1, 1, text="bad")) == 0
+    feed.subscribe(Stubborn(member.codec))
+    feed.subscribe(member)
+    assert await feed.fan_out(events(1, 1, text="bad")) == 0
     assert member.ended == [1011]
     assert ["no goodbye" in fields["error"] for _, fields in records.records] == [False, True]
 
 
-async def test_a_block_that_fails_only_as_a_whole_is_logged(
-    topic: Topic, records: Recording
-) -> None:
+async def test_a_block_that_fails_only_as_a_whole_is_logged(feed: Feed, records: Recording) -> None:
     class Small(Codec):
         def encode(self, room: str, items: Sequence[Any]) -> list[Any]:
             if len(items) > 1:
@@ -207,21 +205,21 @@ async def test_a_block_that_fails_only_as_a_whole_is_logged(
             return super().encode(room, items)
 
     member = Member(Small())
-    topic.subscribe(member)
-    await topic.show(events(1, 2))
+    feed.subscribe(member)
+    await feed.fan_out(events(1, 2))
     assert member.ended == [1011]
     assert ["too many" in fields["error"] for _, fields in records.records] == [True]
 
 
-async def test_a_codec_that_says_nothing_costs_its_subscribers_nothing(topic: Topic) -> None:
+async def test_a_codec_that_says_nothing_costs_its_subscribers_nothing(feed: Feed) -> None:
     class Silent:
         def encode(self, room: str, items: Sequence[Any]) -> bytes:
             return b""
 
     member = Member(Silent())
-    topic.subscribe(member)
-    assert await topic.show(events(1, 1)) == 0
-    topic.tell(["joined"])
+    feed.subscribe(member)
+    assert await feed.fan_out(events(1, 1)) == 0
+    feed.broadcast(["joined"])
     assert member.got == []
 
 
@@ -229,11 +227,11 @@ def change(kind: Literal["edit", "delete"], seq: int, of: int, text: str | None 
     return Event(seq, "r", seq, at=seq * 10, kind=kind, user="u", nick="n", text=text, of=of)
 
 
-async def test_the_tail_gives_present_words(topic: Topic) -> None:
-    await topic.show([*events(1, 2), change("edit", 3, 1, "y" * 10)])
-    await topic.show([change("edit", 4, 2, "z")])
-    await topic.show([change("edit", 5, 1, "new")])
-    tail = topic.after(0)
+async def test_the_tail_gives_present_words(feed: Feed) -> None:
+    await feed.fan_out([*events(1, 2), change("edit", 3, 1, "y" * 10)])
+    await feed.fan_out([change("edit", 4, 2, "z")])
+    await feed.fan_out([change("edit", 5, 1, "new")])
+    tail = feed.after(0)
     assert tail is not None
     assert [(one.text, one.edited) for one in tail] == [
         ("new", 50),
@@ -242,8 +240,8 @@ async def test_the_tail_gives_present_words(topic: Topic) -> None:
         ("z", None),
         ("new", None),
     ]
-    await topic.show([change("delete", 6, 1), change("edit", 7, 99, "of what is gone from here")])
-    tail = topic.after(0)
+    await feed.fan_out([change("delete", 6, 1), change("edit", 7, 99, "of what is gone from here")])
+    tail = feed.after(0)
     assert tail is not None
     assert [(one.text, one.edited, one.deleted) for one in tail[:6]] == [
         (None, None, True),
@@ -255,10 +253,10 @@ async def test_the_tail_gives_present_words(topic: Topic) -> None:
     ]
 
 
-async def test_changed_words_count_as_they_are(topic: Topic) -> None:
+async def test_changed_words_count_as_they_are(feed: Feed) -> None:
     big = "x" * (module.TAIL_BYTES // 2)
-    await topic.show([*events(1, 1, text=big), *events(2, 2, text=big), change("delete", 3, 1)])
-    await topic.show(events(4, 4, text=big))
-    assert topic.after(0) is not None
-    await topic.show([change("edit", 5, 2, big + "x")])
-    assert topic.after(0) is None
+    await feed.fan_out([*events(1, 1, text=big), *events(2, 2, text=big), change("delete", 3, 1)])
+    await feed.fan_out(events(4, 4, text=big))
+    assert feed.after(0) is not None
+    await feed.fan_out([change("edit", 5, 2, big + "x")])
+    assert feed.after(0) is None

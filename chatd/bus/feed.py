@@ -1,4 +1,4 @@
-"""A topic: the subscribers of one room, what they have been shown, and the newest of it.
+"""A feed: the subscribers of one room, what they have been shown, and the newest of it.
 
 Two heads. A room has a committed head, which is the journal's, and a visible head, which is here.
 ``show`` moves the visible head and takes its snapshot of the subscribers in one step without a
@@ -22,7 +22,7 @@ from chatd.bus.fanout import Group, fan_out
 from chatd.logs import Log
 from chatd.model import Close, Event
 
-__all__ = ["Subscription", "Topic"]
+__all__ = ["Feed", "Subscription"]
 
 TAIL_EVENTS: Final = 512
 """The newest events kept for joins: two batches of the collector, which is what may be shown
@@ -33,12 +33,12 @@ TAIL_BYTES: Final = 64 * 1024
 
 
 class Subscription:
-    """A subscriber's place in one topic. Coming back makes a new one, so the two differ."""
+    """A subscriber's place in one feed. Coming back makes a new one, so the two differ."""
 
-    __slots__ = ("_subscriber", "codec", "offer", "offer_droppable", "topic")
+    __slots__ = ("_subscriber", "codec", "feed", "offer", "offer_droppable")
 
-    def __init__(self, topic: Topic, subscriber: Subscriber) -> None:
-        self.topic = topic
+    def __init__(self, feed: Feed, subscriber: Subscriber) -> None:
+        self.feed = feed
         self.codec = subscriber.codec
         self.offer = subscriber.outbox.offer
         self.offer_droppable = subscriber.outbox.offer_droppable
@@ -49,20 +49,20 @@ class Subscription:
         self._subscriber.end(close, reason)
 
     def cancel(self) -> None:
-        """Leave the topic: nothing of it is offered after this."""
-        self.topic.unsubscribe(self)
+        """Leave the feed: nothing of it is offered after this."""
+        self.feed.unsubscribe(self)
 
 
 Subscriptions: TypeAlias = dict[Codec, dict[Subscription, None]]
 
 
-class Topic:
+class Feed:
     """One room's subscribers and its visible head."""
 
-    __slots__ = ("_behind", "_live", "_log", "_tail", "_tail_bytes", "name", "room", "visible")
+    __slots__ = ("_behind", "_live", "_log", "_tail", "_tail_bytes", "key", "name", "visible")
 
-    def __init__(self, room: str, name: str, log: Log) -> None:
-        self.room = room
+    def __init__(self, key: str, name: str, log: Log) -> None:
+        self.key = key
         self.name = name
         self.visible = 0
         self._live: Subscriptions = {}
@@ -97,13 +97,13 @@ class Topic:
                 if not subscribers:
                     del subscriptions[subscription.codec]
 
-    def raise_to(self, seq: int) -> None:
-        """Take the store's head for visible, when the topic has just been opened."""
+    def set_head(self, seq: int) -> None:
+        """Take the store's head for visible, when the feed has just been opened."""
         if seq > self.visible:
             self.visible = seq
-            self.forget()
+            self.drop_tail()
 
-    def forget(self) -> None:
+    def drop_tail(self) -> None:
         """Let go of the tail: what the store removed is not to be given from here."""
         self._tail.clear()
         self._tail_bytes = 0
@@ -117,7 +117,7 @@ class Topic:
             return None
         return [self._tail[i] for i in range(len(self._tail) - missing, len(self._tail))]
 
-    async def show(self, events: Sequence[Event]) -> int:
+    async def fan_out(self, events: Sequence[Event]) -> int:
         """Move the visible head to the last of these and offer them to everybody subscribed.
 
         Returns the number of subscribers it went to. Checkpoints only when it takes long.
@@ -142,10 +142,10 @@ class Topic:
     def _subscribed(self, codec: Codec) -> Container[Subscription]:
         return self._live.get(codec, {})
 
-    def tell(
+    def broadcast(
         self,
         items: Sequence[Any],
-        but: Collection[Subscription] = (),
+        exclude: Collection[Subscription] = (),
         *,
         droppable: bool = True,
     ) -> None:
@@ -158,7 +158,7 @@ class Topic:
             if not block:
                 continue
             for subscription in list(subscriptions):
-                if subscription not in but:
+                if subscription not in exclude:
                     offer = subscription.offer_droppable if droppable else subscription.offer
                     offer(block, len(items))
 
