@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Settings of all tests."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Final
 import pytest
 from hypothesis import settings
 
-# On a shared machine a deadline tells of the neighbours. CI runs more examples of everything.
+# On a shared machine, deadlines depend on other programs. CI runs more examples of everything.
 settings.register_profile("quick", deadline=None, max_examples=60)
 settings.register_profile("ci", deadline=None, max_examples=200)
 settings.load_profile("ci" if os.environ.get("CI") else "quick")
 
-# A shell's background jobs ignore Ctrl-C, and so would every program that a test starts from one.
+# A shell's background jobs ignore SIGINT, and so would every program that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Programs that want a core each, or of which there can be one only: the tests that use them run one
-# after another, in one of pytest-xdist's processes, while the others have the rest.
+# Tests that use these fixtures run one after another, in one of pytest-xdist's processes: each uses
+# a whole core, and there can be only one booted systemd.
 ONE_AT_A_TIME: Final = frozenset({"chromium_program", "script", "parts", "machine"})
 
 

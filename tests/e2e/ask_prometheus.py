@@ -1,4 +1,4 @@
-"""Ask a Prometheus until it answers so: ``ask_prometheus.py URL [QUERY VALUE]…``.
+"""Ask a Prometheus until it gives these answers: ``ask_prometheus.py URL [QUERY VALUE]…``.
 
 A VALUE of ``-`` is any. ``ask_prometheus.py URL`` prints the names of the rules that it has loaded
 and that work, as JSON.
@@ -29,7 +29,7 @@ def wait(url: str, query: str, value: str) -> None:
         values = [one["value"][1] for one in ask(url, "query", query=query)["result"]]
         if values == [value] or (values and value == "-"):
             return
-        time.sleep(0.05)  # it scrapes by its own clock, and tells nobody
+        time.sleep(0.05)  # Prometheus scrapes on its own schedule and sends no notification
     sys.exit(f"{query} never was {value}, but {values}")
 
 

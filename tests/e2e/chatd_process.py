@@ -1,4 +1,4 @@
-"""The real daemon as a process of its own: started, awaited by its log, ended by a signal."""
+"""The real daemon as a process: started, observed through its log, ended by a signal."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ import trio
 __all__ = ["ChatdProcess", "ChatdStarter", "Line", "free_port"]
 
 Line: TypeAlias = dict[str, Any]
-"""A line of the daemon's log, as JSON has it."""
+"""A line of the daemon's log, decoded from JSON."""
 
-# Limits of a hang, not of a speed: a machine that does much else is slow. No test waits for them.
+# These end a hang and are no measure of speed: a busy machine is slow. No test waits this long.
 START_SECONDS: Final = 60
 LINE_SECONDS: Final = 60
 END_SECONDS: Final = 60
@@ -36,7 +36,7 @@ _PORTS: Final = range(_FIRST_PORT, _FIRST_PORT + _PORTS_EACH)
 
 
 def free_port() -> int:
-    """Choose a port that is free on 127.0.0.1 and, where there is IPv6, on [::1]."""
+    """Return a port that is free on 127.0.0.1 and, where there is IPv6, on [::1]."""
     while True:
         port = random.choice(_PORTS)
         if all(_is_free(family, port) for family in (socket.AF_INET, socket.AF_INET6)):
@@ -53,7 +53,7 @@ def _is_free(family: socket.AddressFamily, port: int) -> bool:
 
 
 class ChatdProcess:
-    """One life of a daemon. It must be reading its log (``read_log``) to be waited for."""
+    """A running daemon. Its log must be read (``read_log``) for the methods that wait."""
 
     def __init__(self, process: trio.Process, port: int, history: Path) -> None:
         self.port: Final = port
@@ -63,18 +63,18 @@ class ChatdProcess:
         self.lines: Final[list[Line]] = []
         """The log so far."""
         self.noise: Final[list[str]] = []
-        """Whatever else it wrote on stderr so far: a traceback, a crash, a warning of Python's."""
+        """Everything else on stderr so far: tracebacks, crashes, Python's warnings."""
         self._process: Final = process
         self._news = trio.Event()
         self._log_ended = False
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id."""
         return self._process.pid
 
     async def read_log(self) -> None:
-        """Take in what it writes until its end."""
+        """Read its log until it ends."""
         assert self._process.stderr is not None
         rest = b""
         async with self._process.stderr as stream:
@@ -89,7 +89,7 @@ class ChatdProcess:
         self._wake()
 
     async def line(self, event: str, **fields: object) -> Line:
-        """Wait for the first line, from the start on, of this name and with these fields."""
+        """Return the first line of the log with this event and these fields; wait for it."""
         seen = 0
         with trio.move_on_after(LINE_SECONDS):
             while True:
@@ -103,16 +103,16 @@ class ChatdProcess:
         raise AssertionError(f"no line {event} {fields or ''} in the log:\n{self.log()}")
 
     def log(self) -> str:
-        """Give all it wrote, for the words of a failed assertion."""
+        """Return everything it wrote, for the message of a failed assertion."""
         return "\n".join([*map(json.dumps, self.lines), *self.noise])
 
     async def stop(self) -> int:
-        """Ask it to end (SIGTERM: it drains) and give its exit status."""
+        """Drain and end it (SIGTERM); return its exit status."""
         self.signal(signal.SIGTERM)
         return await self.ended()
 
     async def kill(self) -> int:
-        """End it at once (SIGKILL) and give its exit status, -9."""
+        """Kill it (SIGKILL); return its exit status, -9."""
         self.signal(signal.SIGKILL)
         return await self.ended()
 
@@ -121,7 +121,7 @@ class ChatdProcess:
         self._process.send_signal(number)
 
     async def ended(self) -> int:
-        """Wait until it has ended and its log is read; give its exit status."""
+        """Wait until it has ended and its log is read; return its exit status."""
         with trio.move_on_after(END_SECONDS) as scope:
             status = await self._process.wait()
             while not self._log_ended:
@@ -131,7 +131,7 @@ class ChatdProcess:
         raise AssertionError(f"still running after {END_SECONDS} s:\n{self.log()}")
 
     async def aclose(self) -> None:
-        """End it, if it has not ended."""
+        """Kill it, unless it has ended."""
         with trio.CancelScope(shield=True):
             if self._process.returncode is None:
                 self._process.kill()
@@ -149,7 +149,7 @@ class ChatdProcess:
 
 
 class ChatdStarter:
-    """Starts daemons for one test, one after another on one history, and ends what is left."""
+    """Starts the daemons of one test, which share one history, and ends them after it."""
 
     def __init__(self, folder: Path, nursery: trio.Nursery) -> None:
         self.started: Final[list[ChatdProcess]] = []
@@ -179,7 +179,7 @@ class ChatdStarter:
         environ: Mapping[str, str] | None = None,
         config: Path | None = None,
     ) -> ChatdProcess:
-        """Start it and do not wait: for a daemon that is to fail."""
+        """Start it without waiting, for a daemon that is expected to fail."""
         port = free_port() if port is None else port
         history = self._folder / "chatd.db"
         command = [sys.executable, "-W", "error", "-m", "chatd", "serve"]
@@ -187,7 +187,10 @@ class ChatdStarter:
         if config is not None:
             command += ["--config", str(config)]
         for key, value in {"history.path": str(history), **(settings or {})}.items():
-            command += ["--set", f"{key}={json.dumps(value)}"]  # JSON's scalars and lists are TOML
+            command += [
+                "--set",
+                f"{key}={json.dumps(value)}",
+            ]  # JSON's scalars and lists are valid TOML
         process = await trio.lowlevel.open_process(
             command,
             stdin=subprocess.DEVNULL,
@@ -207,10 +210,12 @@ class ChatdStarter:
         return chatd
 
     async def aclose(self) -> None:
-        """End what still runs. No daemon may have said that it has a fault, or anything but log."""
+        """End all daemons. Fail if one logged a fault, or wrote anything that is not a log line."""
         for chatd in self.started:
             await chatd.aclose()
         for chatd in self.started:
             faults = [line for line in chatd.lines if line["event"] == "fault"]
             assert not faults, f"the daemon logged a fault:\n{chatd.log()}"
-            assert not chatd.noise, f"the daemon wrote what is no log line:\n{chatd.log()}"
+            assert not chatd.noise, (
+                f"the daemon wrote something that is not a log line:\n{chatd.log()}"
+            )

@@ -1,4 +1,4 @@
-"""A small client of the Chrome DevTools Protocol: Debian's Chromium without a window, and its tabs.
+"""A small client of the Chrome DevTools Protocol for a headless Chromium and its tabs.
 
 What a page does is waited for inside the page (a promise that a change of the document settles) or
 told by it (a binding it calls); nothing is asked again and again.
@@ -25,11 +25,11 @@ from trio_websocket import WebSocketConnection
 
 __all__ = ["Chromium", "ChromiumError", "PageError", "Tab", "find_chromium", "open_chromium"]
 
-# Limits of a hang, not of a speed; no test waits for them.
+# These end a hang and are no measure of speed. No test waits this long.
 START_SECONDS: Final = 60
 CALL_SECONDS: Final = 60
 
-# A screenshot of a large page comes as one message.
+# A screenshot of a large page is one message.
 _MESSAGE_BYTES: Final = 64 << 20
 
 _FLAGS: Final = [
@@ -37,7 +37,7 @@ _FLAGS: Final = [
     "--remote-debugging-port=0",
     "--no-first-run",
     "--no-default-browser-check",
-    # Root can have no sandbox, nor can a user in most containers; the pages are our own.
+    # Neither root nor a user in most containers can have a sandbox. The pages are our own.
     "--no-sandbox",
     "--disable-gpu",
     "--disable-dev-shm-usage",  # a container's /dev/shm is 64 MiB
@@ -49,19 +49,19 @@ _FLAGS: Final = [
     "--metrics-recording-only",
     "--mute-audio",
     "--password-store=basic",
-    # Several tabs are looked at at once: none may sleep because it is behind another.
+    # A test looks at several tabs at a time: no tab may sleep because it is behind another.
     "--disable-background-timer-throttling",
     "--disable-backgrounding-occluded-windows",
     "--disable-renderer-backgrounding",
-    # A mouse that hovers: without a window Chromium says that there is none.
+    # A mouse that can hover: a headless Chromium reports none.
     (
         "--blink-settings=availablePointerTypes=4,primaryPointerType=4,"
         "availableHoverTypes=2,primaryHoverType=2"
     ),
 ]
 
-# Settles with the first true value of the expression, which is looked at again whenever the
-# document changes.
+# Resolves with the first true value of the expression, which is evaluated whenever the document
+# changes.
 _UNTIL: Final = """
 new Promise((resolve, reject) => {
   const look = () => {
@@ -102,24 +102,24 @@ class ChromiumError(Exception):
 
 
 class PageError(Exception):
-    """A script in the page threw; the message is its own, with its stack."""
+    """A script in the page threw; the message is the script's, with its stack."""
 
 
 def find_chromium() -> str | None:
-    """Find the browser's program, None where there is none."""
+    """Return the path of the browser, or None if there is none."""
     names = (os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome")
     return next(filter(None, map(shutil.which, filter(None, names))), None)
 
 
 async def open_chromium(program: str, profile: Path, nursery: trio.Nursery) -> Chromium:
-    """Start ``program`` on an empty ``profile`` folder; its reading runs in ``nursery``."""
+    """Start ``program`` with an empty ``profile`` folder; ``nursery`` runs its reader."""
     process = await trio.lowlevel.open_process(
         [program, *_FLAGS, f"--user-data-dir={profile}", "about:blank"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        env={**os.environ, "HOME": str(profile)},  # not all it keeps is in its profile
-        # A group of its own, so that ending it takes its renderers along.
+        env={**os.environ, "HOME": str(profile)},  # some of its files are outside its profile
+        # A process group of its own, so that its renderers end with it.
         start_new_session=True,
     )
     try:
@@ -150,7 +150,7 @@ async def _devtools(process: trio.Process, nursery: trio.Nursery) -> tuple[int, 
 
 
 async def _drain(stream: trio.abc.ReceiveStream) -> None:
-    """Read on, so that the browser never waits for a full pipe."""
+    """Keep reading, so that the browser never blocks on a full pipe."""
     async with stream:
         async for _ in stream:
             pass
@@ -193,13 +193,13 @@ class Chromium:
         for domain in ("Page", "Runtime", "Log", "Network"):
             await tab.call(f"{domain}.enable")
         await tab.call("Page.setLifecycleEventsEnabled", enabled=True)
-        # Each tab takes keys and clicks as if it were the one in front.
+        # Each tab accepts keys and clicks as if it were in front.
         await tab.call("Emulation.setFocusEmulationEnabled", enabled=True)
         await tab.resize(width, height)
         return tab
 
     async def call(self, method: str, session: str | None = None, **params: object) -> Any:
-        """Call a method of the protocol and give its result. Raises ChromiumError."""
+        """Call a method of the protocol and return its result. Raises ChromiumError."""
         if self._ended:
             raise ChromiumError(f"{method}: Chromium has ended")
         self._number += 1
@@ -216,7 +216,7 @@ class Chromium:
         raise ChromiumError(f"{method}: no answer in {CALL_SECONDS} s")
 
     async def read(self) -> None:
-        """Take answers and events in until the browser ends."""
+        """Receive answers and events until the browser ends."""
         try:
             while True:
                 message = json.loads(await self._websocket.get_message())
@@ -246,9 +246,9 @@ class Tab:
 
     def __init__(self, browser: Chromium, target: str, session: str) -> None:
         self.console: Final[list[str]] = []
-        """What the page wrote with ``console`` so far."""
+        """The lines that the page has written to ``console``."""
         self.faults: Final[list[str]] = []
-        """What went wrong in it so far: uncaught exceptions, what its CSP refused, failed loads."""
+        """Errors so far: uncaught exceptions, violations of the CSP, failed loads."""
         self._browser: Final = browser
         self._target: Final = target
         self._session: Final = session
@@ -269,7 +269,7 @@ class Tab:
                 await self._load_of(loader).wait()
 
     async def evaluate(self, expression: str) -> Any:
-        """Give the value of ``expression`` as JSON; a promise is waited for. Raises PageError."""
+        """Return the value of ``expression``, or of its promise, as JSON. Raises PageError."""
         answer = await self.call(
             "Runtime.evaluate",
             expression=expression,
@@ -283,7 +283,7 @@ class Tab:
         return answer["result"].get("value")
 
     async def until(self, condition: str) -> Any:
-        """Wait until the document makes ``condition`` true, and give its value.
+        """Wait until the document makes ``condition`` true; return its value.
 
         The condition is an expression over the document; it is looked at again at each change of
         the document. An object counts as ``true``. Raises PageError if it throws, ChromiumError if
@@ -305,7 +305,7 @@ class Tab:
         )
 
     async def binding(self, name: str) -> trio.MemoryReceiveChannel[str]:
-        """Give the page a function ``name(string)``; what it is called with comes from the channel.
+        """Give the page a function ``name(string)``; the channel receives its arguments.
 
         It is there at once and in every document after.
         """
@@ -328,7 +328,7 @@ class Tab:
             )
 
     async def type(self, text: str) -> None:
-        """Type ``text`` into what has the focus."""
+        """Type ``text`` into the element that has the focus."""
         await self.call("Input.insertText", text=text)
 
     async def press(self, key: str) -> None:
@@ -340,7 +340,7 @@ class Tab:
         await self.call("Input.dispatchKeyEvent", type="keyUp", **pressed)
 
     async def resize(self, width: int, height: int, *, mobile: bool = False) -> None:
-        """Give the page a viewport of this size in CSS pixels; ``mobile`` is a telephone's."""
+        """Set the viewport's size in CSS pixels; ``mobile`` emulates a phone."""
         await self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -350,7 +350,7 @@ class Tab:
         )
 
     async def prefer(self, **features: str) -> None:
-        """Set what the user prefers: ``prefers_color_scheme="dark"``. Unnamed ones as they come."""
+        """Set the user's preferences: ``prefers_color_scheme="dark"``. Reset the others."""
         await self.call(
             "Emulation.setEmulatedMedia",
             features=[
@@ -359,16 +359,16 @@ class Tab:
         )
 
     async def screenshot(self, file: Path) -> None:
-        """Save what the viewport shows, as PNG."""
+        """Save a screenshot of the viewport as PNG."""
         answer = await self.call("Page.captureScreenshot", format="png")
         await trio.Path(file).write_bytes(base64.b64decode(answer["data"]))
 
     async def close(self) -> None:
-        """Close the tab, as its user would."""
+        """Close the tab, as a user would."""
         await self._browser.call("Target.closeTarget", targetId=self._target)
 
     def heard(self, method: str, params: Mapping[str, Any]) -> None:
-        """Take an event of this tab in; the browser calls it."""
+        """Handle an event of this tab; called by the browser."""
         match method:
             case "Page.lifecycleEvent" if params["name"] == "load":
                 self._load_of(params["loaderId"]).set()

@@ -1,4 +1,4 @@
-"""What the tests with real processes share: daemons, a browser, clients, booted machines."""
+"""Fixtures of the tests with real processes: daemons, a browser, clients, booted machines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.e2e.socketio_clients import Clients, ClientsError, install_clients
 
 @pytest.fixture
 async def start_chatd(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[ChatdStarter]:
-    """Give what starts daemons on this test's history.
+    """Return a function that starts daemons on this test's history.
 
     ``chatd = await start_chatd({"chat.backlog": 3})``
     """
@@ -30,16 +30,16 @@ async def start_chatd(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Ch
 
 @pytest.fixture
 async def chatd(start_chatd: ChatdStarter) -> ChatdProcess:
-    """Start a daemon with the default settings, on a port of its own and an empty history."""
+    """Start a daemon with the default settings, on a port of its own and with an empty history."""
     return await start_chatd()
 
 
 @pytest.fixture(scope="session")
 def chromium_program() -> str:
-    """Find the browser's program, or skip the test."""
+    """Return the path of the browser, or skip the test."""
     program = find_chromium()
     if program is None:
-        pytest.skip("there is no Chromium: on Debian, apt install chromium")
+        pytest.skip("Chromium is not installed (Debian: apt install chromium)")
     return program
 
 
@@ -57,13 +57,13 @@ async def chromium(
 
 @pytest.fixture
 async def tab(chromium: Chromium) -> Tab:
-    """Open a blank tab of it."""
+    """Open a blank tab of Chromium."""
     return await chromium.open_tab()
 
 
 @pytest.fixture(scope="session")
 def script() -> Path:
-    """Install Socket.IO's clients, and give the program that runs them, or skip the test."""
+    """Return the program that runs Socket.IO's own clients, or skip the test."""
     try:
         return install_clients()
     except ClientsError as missing:
@@ -72,7 +72,7 @@ def script() -> Path:
 
 @pytest.fixture
 async def clients(script: Path, nursery: trio.Nursery) -> AsyncIterator[Clients]:
-    """Start a process that has a client of every version."""
+    """Start a process with a client of every version."""
     clients = await Clients.start(script, nursery)
     try:
         yield clients
@@ -82,7 +82,7 @@ async def clients(script: Path, nursery: trio.Nursery) -> AsyncIterator[Clients]
 
 @pytest.fixture(scope="session")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
-    """Build what is to be installed in a booted systemd, or skip the test."""
+    """Build the packages to install in a booted systemd, or skip the test."""
     if reason := why_not():
         pytest.skip(reason)
     try:
@@ -93,6 +93,6 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
 
 @pytest.fixture(scope="module")
 def bare_machine(parts: Parts) -> Iterator[Sandbox]:
-    """Boot a machine without chatd; `parts` are made in another, before."""
+    """Boot a machine without chatd; `parts` were built in another one before."""
     with booted() as machine:
         yield machine

@@ -1,8 +1,8 @@
 """Many clients as a program: ``crowd.py HOST PORT NUMBER``.
 
-They stay until the daemon sends them away. Each speaks ``chatd.v1`` on a plain socket: a thousand
-clients with a library's comfort would be slower than the daemon. It prints ``ready``, and at the
-end how each was sent away.
+They stay until the daemon closes their connections. Each speaks ``chatd.v1`` on a plain socket: a
+thousand clients of a library would be slower than the daemon. The program prints ``ready``, and at
+the end the ``bye`` of each client.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import trio
 
-LIMIT_SECONDS = 60  # a limit of a hang
+LIMIT_SECONDS = 60  # ends a hang
 ARRIVING = 64  # at once
 
 HANDSHAKE = (
@@ -75,11 +75,11 @@ async def main(host: str, port: int, number: int) -> None:
         async with trio.open_nursery() as nursery:
             for member in members:
                 nursery.start_soon(arrive, member)
-        print("ready", flush=True)  # noqa: T201  what it is for
+        print("ready", flush=True)  # noqa: T201  this program's output
         async with trio.open_nursery() as nursery:
             for member in members:
                 nursery.start_soon(member.leave)
-    print(json.dumps([member.bye for member in members]), flush=True)  # noqa: T201  the same
+    print(json.dumps([member.bye for member in members]), flush=True)  # noqa: T201  this program's output
 
 
 if __name__ == "__main__":

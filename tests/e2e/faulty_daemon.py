@@ -1,7 +1,7 @@
-"""chatd with a fault, started in its place: ``faulty_daemon.py FAULT serve …``.
+"""chatd with a fault: ``faulty_daemon.py FAULT serve …``.
 
-``hang``: a fan-out of the word "hang" never ends, while the loop turns. ``slow-disk``: a commit of
-the word "slow" takes 8 seconds.
+``hang``: the fan-out of the word "hang" never ends, while the loop goes on. ``slow-disk``: the
+commit of the word "slow" takes 8 seconds.
 """
 
 from __future__ import annotations

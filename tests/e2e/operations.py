@@ -1,7 +1,7 @@
-"""What docs/operations.md promises, shown in one booted system: ``python -m tests.e2e.operations``.
+"""The promises of docs/operations.md, tried in a booted system: ``python -m tests.e2e.operations``.
 
-It prints a line for each step that went well, and ends at the first that did not. These lines
-stand in docs/operations.md.
+It prints a line for each step that succeeds and ends at the first that fails. docs/operations.md
+contains these lines.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ DRAIN_SECONDS: Final = 10  # drain.seconds
 BY_BACKLOG: Final = ("1.7", "2.0", "2.5")
 BY_POSITION: Final = ("3.1", "4.0")
 BY_RECOVERY: Final = ("4.8",)
-"""Versions of Socket.IO's client, by what they come back with."""
+"""Versions of Socket.IO's client, by the way they resume."""
 
 WAYS: Final = (["polling"], ["websocket"], ["polling", "websocket"])
 
 
 def story(machine: Sandbox, package: Path, script: Path) -> Iterator[str]:
-    """Go through all of it in a machine without chatd; give a line for each step that went well.
+    """Run all steps in a machine without chatd; yield a line for each step that succeeds.
 
     ``script`` runs Socket.IO's own clients.
     """
@@ -65,7 +65,7 @@ def story(machine: Sandbox, package: Path, script: Path) -> Iterator[str]:
         yield exposure(machine)
         yield from restarts(machine, script)
         heard = ann.communicate()[0].splitlines()
-    # The reloads sent nobody away; the first restart did.
+    # No reload closed the connection; the first restart did.
     assert heard[-1] == json.dumps({"closed": 1001})
     yield hung_bus(machine)
     yield slow_disk(machine)
@@ -112,7 +112,7 @@ def chat(machine: Sandbox, ann: subprocess.Popen[str]) -> str:
 
 
 def until(one: subprocess.Popen[str], frame: str) -> None:
-    """Read what a client prints until it is this."""
+    """Read a client's output up to this frame."""
     assert one.stdout is not None
     for line in one.stdout:
         if line == json.dumps(frame) + "\n":
@@ -121,7 +121,7 @@ def until(one: subprocess.Popen[str], frame: str) -> None:
 
 
 def greeting(machine: Sandbox, nick: str) -> str:
-    """Let somebody in, and give what they are greeted with."""
+    """Connect a client and return its greeting."""
     first: str = json.loads(machine.client(*client(nick, "hello")).splitlines()[0])
     return first
 
@@ -169,10 +169,10 @@ def broken_file(machine: Sandbox) -> str:
 
 
 def exposure(machine: Sandbox) -> str:
-    # It warns of what it does not know, with status 0.
+    # It warns about unknown directives, and exits with 0 all the same.
     units = ("chatd.service", "chatd.socket", "chatd@one.service")
     assert machine.run("sh", "-c", f"systemd-analyze verify {' '.join(units)} 2>&1") == ""
-    # In tenths: an exposure of 1.1 at most.
+    # The threshold is in tenths: an exposure of at most 1.1.
     for unit in ("chatd.service", "chatd@one.service"):
         told = machine.run("systemd-analyze", "security", "--threshold=11", unit)
     owner = machine.run("stat", "--format=%A %U %G", "/etc/chatd", CONFIGURATION)
@@ -186,7 +186,7 @@ def exposure(machine: Sandbox) -> str:
 
 
 class Comer:
-    """A client of Socket.IO's own, which is in the room where numbers are said."""
+    """A Socket.IO client in the room in which numbers are said."""
 
     def __init__(self, version: str, client: Client) -> None:
         self.version: Final = version
@@ -194,19 +194,19 @@ class Comer:
         self._numbers: list[int] = []
 
     async def arrive(self, *, recovered: bool = False) -> None:
-        """Wait until it is connected, and has heard something."""
+        """Wait until it is connected and has received a number."""
         assert await self._client.hears("connect") == [recovered]
         await self._hear()
 
     async def come_back(self, *, killed: bool = False) -> None:
-        """Wait until it is back after a lost connection, at its first attempt."""
+        """Wait until it has reconnected after a lost connection, at its first attempt."""
         await self._client.hears("disconnect")
-        # A daemon that is killed remembers nobody.
+        # A killed daemon has no sessions to recover.
         await self.arrive(recovered=self.version in BY_RECOVERY and not killed)
         assert self._client.heard("connect_error") == []
 
     async def hear_until(self, last: int) -> list[list[int]]:
-        """Give all it has heard, split where a number does not follow the one before it."""
+        """Return all numbers received, split where one does not follow its predecessor."""
         while self._numbers[-1] != last:
             await self._hear()
         assert self._client.heard("disconnect") == self._client.heard("chat message") == []
@@ -218,7 +218,7 @@ class Comer:
 
 
 def runs(numbers: Sequence[int]) -> list[list[int]]:
-    """Split numbers where one does not follow the one before it."""
+    """Return the numbers, split where one does not follow its predecessor."""
     starts = [0, *(place for place, (a, b) in enumerate(pairwise(numbers), 1) if b != a + 1)]
     return [list(numbers[a:b]) for a, b in pairwise([*starts, len(numbers)])]
 
@@ -229,7 +229,7 @@ def restarts(machine: Sandbox, script: Path) -> Iterator[str]:
 
 
 async def _restarts(machine: Sandbox, script: Path, clients: Steady) -> list[str]:
-    """Go through them, with what blocks in threads: Socket.IO's clients are read meanwhile."""
+    """Run the restarts; blocking calls run in threads while Socket.IO's clients are read."""
     in_thread = trio.to_thread.run_sync
     away = 0.0
     with trio.fail_after(120):
@@ -269,7 +269,7 @@ async def _restarts(machine: Sandbox, script: Path, clients: Steady) -> list[str
     assert shown == {"NFileDescriptorStore": "2", "ActiveState": "active", "NRestarts": "1"}
     for comer, parts in heard.items():
         if comer.version in BY_BACKLOG:
-            # Each return begins with the backlog, and goes on from there.
+            # After each reconnection the backlog comes first, then what follows it.
             assert len(parts) <= returns + 1
             assert all(len(part) >= BACKLOG for part in parts[1:])
         else:
@@ -288,7 +288,7 @@ async def _restarts(machine: Sandbox, script: Path, clients: Steady) -> list[str
 
 
 async def arrive(node: Clients) -> list[Comer]:
-    """Have a client of each version by each transport, each in the room where numbers are said."""
+    """Connect a client of each version by each transport to the room in which numbers are said."""
     comers = [
         Comer(
             version,
@@ -308,7 +308,7 @@ async def arrive(node: Clients) -> list[Comer]:
 
 
 def read_backlog(plain: subprocess.Popen[str]) -> None:
-    """Read a plain client's greeting, the backlog, and something that follows it."""
+    """Read a plain-text client's greeting, the backlog, and a message after it."""
     assert plain.stdout is not None
     assert json.loads(plain.stdout.readline()) == "mended"
     heard: list[int] = []
@@ -318,7 +318,7 @@ def read_backlog(plain: subprocess.Popen[str]) -> None:
 
 
 def read_rest(plain: subprocess.Popen[str]) -> int | None:
-    """Read what it heard from then on; give the code it was closed with."""
+    """Read the numbers that follow; return the code of its Close frame."""
     with plain:
         assert plain.stdout is not None
         *lines, last = plain.stdout
@@ -328,7 +328,7 @@ def read_rest(plain: subprocess.Popen[str]) -> int | None:
 
 
 def said(line: str) -> list[int]:
-    """Give the number that the talker said in this line, if it did."""
+    """Return the number that the talker said in this line, or None."""
     nick, _, text = json.loads(line).partition(": ")
     return [int(text)] if nick == "talker" else []
 
@@ -338,7 +338,7 @@ def said(line: str) -> list[int]:
 
 @contextmanager
 def faulty(machine: Sandbox, fault: str, watchdog: str) -> Iterator[None]:
-    """Have the service start a daemon with a fault in it; it runs on after the block."""
+    """Make the service start a daemon with this fault; it still runs after the block."""
     drop_in = "/run/systemd/system/chatd.service.d/fault.conf"
     machine.copy_in(Path(__file__).with_name("faulty_daemon.py"), "/opt")
     machine.run("mkdir", "-p", str(Path(drop_in).parent))
@@ -360,7 +360,7 @@ def hung_bus(machine: Sandbox) -> str:
         machine.client(*client("hugo", "well"))
         begun = time.monotonic()
         with machine.start_client(*client("ivo", "hang")) as waiting:
-            waiting.communicate()  # the daemon's death ends it
+            waiting.communicate()  # ends with the daemon
         machine.client(*client("joe", "well again"))
         seconds = time.monotonic() - begun
         assert machine.properties("chatd", "NRestarts") == {"NRestarts": "1"}
@@ -372,7 +372,7 @@ def hung_bus(machine: Sandbox) -> str:
     told = " ".join(entry["MESSAGE"] for entry in machine.journal())
     assert "Watchdog timeout (limit 2s)!" in told
     assert "Fatal Python error: Aborted" in told
-    # What hung was committed before.
+    # The message had been committed before the hang.
     assert "ivo: hang" in machine.client(*client("kay", "after"))
     return (
         f"hung bus: killed by WatchdogSec=2s, serving again after {seconds:.1f} s; "
@@ -422,7 +422,7 @@ def stop(machine: Sandbox) -> str:
     assert len(byes) == number
     assert {(bye["code"], bye["reconnect"]) for bye in byes} == {(1001, True)}
     waits = [bye["retry_ms"] for bye in byes]
-    # Over two seconds, where a thousand are.
+    # Spread over two seconds, because there are a thousand.
     assert max(waits) - min(waits) > 1500
     assert len(set(waits)) > 500
     shown = machine.properties("chatd", "Result", "ExecMainStatus", "ActiveState")
@@ -434,7 +434,7 @@ def stop(machine: Sandbox) -> str:
 
 
 def main() -> None:
-    """Tell the story on a terminal."""
+    """Run the story and print its lines."""
     if reason := why_not():
         sys.exit(reason)
     try:
@@ -443,7 +443,7 @@ def main() -> None:
             package = Parts(Path(folder)).package
             with booted() as machine:
                 for line in story(machine, package, script):
-                    print(f"ok  {line}", flush=True)  # noqa: T201  what it is for
+                    print(f"ok  {line}", flush=True)  # noqa: T201  this program's output
     except (ClientsError, WheelsError) as missing:
         sys.exit(str(missing))
 

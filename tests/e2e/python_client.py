@@ -1,4 +1,4 @@
-"""python-socketio's client goes through what ours does: ``python_client.py URL TRANSPORTS``.
+"""python-socketio's client does what Socket.IO's own does: ``python_client.py URL TRANSPORTS``.
 
 It runs on asyncio and has no types, so it has a process of its own, which raises where anything is
 wrong. Not its blocking twin: that one runs each message in a thread, and so in any order.
@@ -26,12 +26,12 @@ EVERYTHING: list[Any] = [
 ]
 BINARY: list[Any] = [bytes(range(256)), {"file": b"\x00", "among": [1, b"\xff"]}, b"x" * 70_000]
 
-# Limits of a hang, not of a speed.
+# Ends a hang; no measure of speed.
 SECONDS = 30
 
 
 class Ears:
-    """A client, and what it hears."""
+    """A client and the events it has received."""
 
     def __init__(self, namespaces: Sequence[str]) -> None:
         socketio: Any = importlib.import_module("socketio")
@@ -43,7 +43,7 @@ class Ears:
             self.client.on("question", self._answer, namespace)
 
     async def hears(self, event: str, namespace: str = "/") -> list[Any]:
-        """Wait for the next of these; give its arguments."""
+        """Wait for the next event of this name; return its arguments."""
         return await asyncio.wait_for(self._heard[namespace, event].get(), SECONDS)
 
     def _listen(self, namespace: str, event: str) -> None:
@@ -59,11 +59,11 @@ class Ears:
 
 
 async def run(url: str, transports: list[str]) -> None:
-    """Go through it all, or raise."""
+    """Run all checks; raise at the first that fails."""
     namespaces = ["/", "/custom", "/secret"]
     ears = Ears(namespaces)
     client = ears.client
-    # It breaks at more than 16 packets in the answer to a poll, whoever's server gave it.
+    # This client fails at more than 16 packets in the answer to a poll, from any server.
     many = 3 if transports == ["polling"] else 200
     await client.connect(
         f"{url}?flood={many}",
@@ -99,7 +99,7 @@ async def run(url: str, transports: list[str]) -> None:
     refusal = {"message": "not authorized", "data": REFUSAL}
     assert await ears.hears("connect_error", "/secret") == [refusal]
     await ears.hears("connect")
-    # On a WebSocket it may be gone before it has said that it goes.
+    # On a WebSocket it may disconnect before it has sent its DISCONNECT.
     reasons = ("client namespace disconnect", "transport close")
     assert await client.call("reason of", socket_id, timeout=SECONDS) in reasons
     await client.disconnect()

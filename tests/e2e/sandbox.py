@@ -1,4 +1,4 @@
-"""A booted systemd for the tests, by the script beside this file, and the wheels it installs."""
+"""A booted systemd, made by the script beside this file, and the packages to install in it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 SCRIPT: Final = Path(__file__).with_name("systemd-sandbox")
 _DOCUMENTS: Final = ("README.md", "CHANGELOG.md", "LICENSE")
 _SOURCES: Final = (*_DOCUMENTS, "pyproject.toml", "chatd", "config", "docs", "systemd")
-"""What of the project its package is built of."""
+"""The files of the project that its package is built from."""
 _CAP_SYS_ADMIN: Final = 1 << 21  # linux/capability.h
 _PROGRAMS: Final = {
     "systemd-nspawn": "systemd-container",
@@ -47,21 +47,21 @@ _PROGRAMS: Final = {
 
 
 class SandboxError(Exception):
-    """The script, or a command in the sandbox, failed; the message is what it wrote."""
+    """The script, or a command in the sandbox, failed; the message is its output."""
 
 
 class WheelsError(Exception):
-    """The wheels of the requirements cannot be fetched; the message is pip's last line."""
+    """The wheels of the dependencies cannot be fetched; the message is pip's last line."""
 
 
 def cache_folder() -> Path:
-    """Give the folder for what outlives a run of the tests, outside the project."""
+    """Return the folder for files that outlive a run of the tests, outside the project."""
     home = os.environ.get("XDG_CACHE_HOME", "")
     return Path(home) if home.startswith("/") else Path.home() / ".cache"
 
 
 def why_not() -> str | None:
-    """Say why this machine cannot boot a sandbox; None where it can."""
+    """Return the reason why this machine cannot boot a sandbox, or None if it can."""
     if os.geteuid() != 0:
         return "a booted systemd needs root"
     status = dict(line.split(":\t", 1) for line in _read("/proc/self/status").splitlines())
@@ -70,7 +70,7 @@ def why_not() -> str | None:
     if " - cgroup2 " not in _read("/proc/self/mountinfo"):
         return "a booted systemd needs a cgroup2 mount"
     if platform.freedesktop_os_release().get("ID") != "debian":
-        return "the sandbox is made from the machine's own Debian sources, and this is no Debian"
+        return "the sandbox is made from the machine's own Debian sources, and this is not Debian"
     missing = [package for name, package in _PROGRAMS.items() if shutil.which(name) is None]
     if missing:
         return f"not installed: {', '.join(missing)}"
@@ -82,7 +82,7 @@ def _read(path: str) -> str:
 
 
 def _can_overlay() -> bool:
-    """Try it where the sandbox will, in a mount namespace that is gone with the try."""
+    """Try an overlay mount where the sandbox makes one, in a mount namespace of its own."""
     cache_folder().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache_folder()) as folder:
         for name in ("lower", "upper", "work", "root"):
@@ -95,8 +95,8 @@ def _can_overlay() -> bool:
 class Sandbox:
     """One instance of the sandbox.
 
-    Its name is made from the project's folder, so that a run finds, and clears away, what a killed
-    run of the same folder left.
+    Its name is derived from the project's folder, so that a run finds and removes the remains of a
+    killed run in the same folder.
     """
 
     def __init__(self) -> None:
@@ -108,33 +108,33 @@ class Sandbox:
         }
 
     def up(self) -> None:
-        """Boot it on an empty disk. The first time on a machine this makes its tree: 30 s."""
+        """Boot it on an empty disk. The first time on a machine takes 30 s more."""
         self._script("up", "--fresh")
 
     def reboot(self) -> None:
-        """Shut it down and boot it again; the disk is kept."""
+        """Shut it down and boot it again with the same disk."""
         self._script("reboot")
 
     def purge(self) -> None:
-        """Shut it down and drop its disk."""
+        """Shut it down and delete its disk."""
         self._script("purge")
 
     def run(self, *command: str, status: int = 0) -> str:
-        """Run a command inside, which must end with ``status``; give what it wrote on stdout."""
+        """Run a command inside, which must exit with ``status``; return its stdout."""
         return self._script("exec", *command, status=status)
 
     def install_packages(self, *names: str) -> None:
-        """Install Debian's packages inside, by its own apt; their services are started."""
+        """Install packages inside with its own apt, which also starts their services."""
         self._script("exec-net", "apt-get", "update", "--quiet")
         apt = ("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "--yes", "--quiet")
         self._script("exec-net", *apt, "--no-install-recommends", *names)
 
     def copy_in(self, source: Path, folder: str) -> None:
-        """Copy a file or a folder of this machine into a folder inside."""
+        """Copy a file or folder from this machine into a folder inside."""
         self._script("copy-in", str(source), folder)
 
     def copy_out(self, source: str, folder: Path) -> None:
-        """Copy a file or a folder inside into a folder of this machine."""
+        """Copy a file or folder from inside into a folder of this machine."""
         self._script("copy-out", source, str(folder))
 
     def write(self, path: str, text: str) -> None:
@@ -142,7 +142,7 @@ class Sandbox:
         self._script("exec", "tee", path, stdin=text)
 
     def client(self, *command: str) -> str:
-        """Run a program of this machine on the sandbox's network; give what it wrote on stdout."""
+        """Run a program of this machine on the sandbox's network; return its stdout."""
         return self._script("client", *command)
 
     def start_client(self, *command: str) -> subprocess.Popen[str]:
@@ -156,26 +156,26 @@ class Sandbox:
         )
 
     def on_its_network(self) -> list[str]:
-        """Give what stands before a command of this machine that is to run on its network.
+        """Return the prefix that runs a command of this machine on the sandbox's network.
 
-        The command takes the place of what stands before it: it can be sent signals.
+        The command replaces the process of the prefix, so it can receive signals.
         """
         pid = self._script("status").split()[1]
         return ["nsenter", "--target", pid, "--net", "--"]
 
     def journal(self, *matches: str) -> list[dict[str, str]]:
-        """Give the entries of the unit's journal since boot, oldest first, that match."""
+        """Return the matching entries of the unit's journal since boot, oldest first."""
         self.run("journalctl", "--sync")
         text = self.run("journalctl", "-u", "chatd", "-b", "-o", "json", "--all", *matches)
         return [json.loads(line) for line in text.splitlines()]
 
     def properties(self, unit: str, *names: str) -> dict[str, str]:
-        """Give these properties of a unit, as ``systemctl show`` has them."""
+        """Return properties of a unit, from ``systemctl show``."""
         text = self.run("systemctl", "show", unit, *(f"--property={name}" for name in names))
         return dict(line.split("=", 1) for line in text.splitlines())
 
     def python_version(self) -> str:
-        """Give the version of the Python inside, such as 3.11."""
+        """Return the version of the Python inside, such as 3.11."""
         shown = "import sys; print('%d.%d' % sys.version_info[:2])"
         return self.run("python3", "-c", shown).strip()
 
@@ -195,7 +195,7 @@ class Sandbox:
 
 
 def fetch_wheels(python_version: str) -> Path:
-    """Fetch the wheels of what chatd needs to be built and to run; keep them for later runs.
+    """Fetch the wheels that chatd needs to be built and to run; keep them for later runs.
 
     Raises WheelsError.
     """
@@ -211,7 +211,7 @@ def fetch_wheels(python_version: str) -> Path:
         _download(fetched, project["build-system"]["requires"])
         inside = ["--only-binary=:all:", "--python-version", python_version]
         _download(fetched, [*inside, *project["project"]["dependencies"]])
-        with contextlib.suppress(OSError):  # another run was as quick
+        with contextlib.suppress(OSError):  # another run has just done the same
             fetched.rename(folder)
     finally:
         shutil.rmtree(fetched, ignore_errors=True)
@@ -219,7 +219,7 @@ def fetch_wheels(python_version: str) -> Path:
 
 
 def build_wheel(wheels: Path, folder: Path) -> Path:
-    """Build chatd's own wheel into ``folder``; what its build needs is in ``wheels``."""
+    """Build chatd's own wheel into ``folder`` with the build requirements in ``wheels``."""
     options = ["--no-deps", "--no-index", "--find-links", str(wheels), "--wheel-dir", str(folder)]
     built = _pip("wheel", *options, str(ROOT))
     assert built.returncode == 0, built.stdout + built.stderr
@@ -228,9 +228,9 @@ def build_wheel(wheels: Path, folder: Path) -> Path:
 
 
 def build_package(machine: Sandbox, folder_inside: str, wheels: Path, folder: Path) -> Path:
-    """Build the Debian package in a machine of the suite that it is for; put it into ``folder``.
+    """Build the Debian package for a machine's suite, in that machine; put it into ``folder``.
 
-    Raises WheelsError where a part cannot be had.
+    Raises WheelsError if a part cannot be fetched.
     """
     client = cache_folder() / "chatd-tests" / PACKAGE
     if not (client / "LICENSE").is_file():
@@ -247,7 +247,7 @@ def build_package(machine: Sandbox, folder_inside: str, wheels: Path, folder: Pa
         "CLIENT": f"{folder_inside}/{client.name}",
         "DEBFULLNAME": "The tests",
         "DEBEMAIL": "tests@example.org",
-        "DPKG_DEB_COMPRESSOR_TYPE": "none",  # for it is not kept
+        "DPKG_DEB_COMPRESSOR_TYPE": "none",  # the package is not kept
     }
     words = " ".join(f"{name}='{value}'" for name, value in environ.items())
     build = f"systemd/deb/build ../pip/bin/python3 ../{wheels.name}"
@@ -257,7 +257,7 @@ def build_package(machine: Sandbox, folder_inside: str, wheels: Path, folder: Pa
 
 
 def with_version(package: Path, version: str) -> Path:
-    """Pack the same package as another version, beside it."""
+    """Return the same package with another version, written beside it."""
     folder = package.parent / version
     subprocess.run(["dpkg-deb", "--raw-extract", str(package), str(folder)], check=True)
     control = folder / "DEBIAN" / "control"

@@ -1,4 +1,4 @@
-"""The service in a booted system, for the tests: what is installed, how, and who uses it."""
+"""The service in a booted system: its packages, its installation and its clients."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ CONFIGURATION: Final = "/etc/chatd/chatd.toml"
 PROGRAM: Final = "/opt/chatd/bin/python3"
 APT: Final = ("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--yes", "--quiet")
 
-# Clients that never pause speak faster than people.
+# Clients that never pause send more than people do.
 LIMITS: Final = 'messages_per_second = "off"'
 
 
 @contextmanager
 def booted() -> Iterator[Sandbox]:
-    """Boot a machine without chatd; it is gone after the block."""
+    """Boot a machine without chatd and remove it after the block."""
     machine = Sandbox()
     machine.up()
     try:
@@ -52,10 +52,10 @@ def booted() -> Iterator[Sandbox]:
 
 
 class Parts:
-    """What is installed, made from this project's own files for the Debian that is booted.
+    """The packages to install, built from this project's files for the Debian that is booted.
 
-    The wheels of what chatd needs, our own wheel, and our Debian package, which is built in a
-    machine of its own. Raises WheelsError.
+    Wheels of the dependencies, our own wheel, and our Debian package, which is built in a machine
+    of its own. Raises WheelsError.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -66,7 +66,7 @@ class Parts:
 
 
 def apt_install(machine: Sandbox, package: Path) -> None:
-    """Install the package as an administrator would; there is no network."""
+    """Install the package as an administrator would, without a network."""
     machine.copy_in(package, BUILD)
     machine.run(*APT, "install", f"{BUILD}/{package.name}")
 
@@ -81,42 +81,42 @@ def into_venv(machine: Sandbox, wheels: Path, wheel: Path, folder: str) -> None:
 
 
 def install(machine: Sandbox, wheels: Path, wheel: Path) -> None:
-    """Install chatd and its service, as an administrator would where there is no package."""
+    """Install chatd and its service as an administrator would without the package."""
     into_venv(machine, wheels, wheel, "/opt/chatd")
     machine.run("/opt/chatd/bin/chatd", "install")
 
 
 def configure(machine: Sandbox, line: str) -> None:
-    """Set the first key of that name in the configuration, in place of what stands there."""
+    """Replace the value of the first key of that name in the configuration."""
     key = line.partition(" ")[0]
     machine.run("sed", "-i", f"0,/^{key} = /s|^{key} = .*|{line}|", CONFIGURATION)
     machine.run("grep", "-qxF", line, CONFIGURATION)
 
 
 def program(name: str, *words: str) -> tuple[str, ...]:
-    """Give the command of a program beside this file."""
+    """Return the command that runs a program beside this file."""
     return (sys.executable, str(Path(__file__).with_name(f"{name}.py")), *words)
 
 
 def client(nick: str, *text: str, room: str = "hall") -> tuple[str, ...]:
-    """Give the command of a client; each test has its own nick, which is held when it goes."""
+    """Return the command of a client. Nicks stay held: use a new one in each test."""
     return program("text_client", f"ws://localhost:3000/?nick={nick}&room={room}", *text)
 
 
 class Steady:
-    """Clients that never pause, and what they met."""
+    """Clients that never pause, and their results."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.met: dict[str, Any] = {}
         self._process = process
 
     def until_back(self) -> None:
-        """Wait until they have come back, and gone on."""
+        """Wait until they have reconnected and sent more messages."""
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "back\n"
 
     def end(self) -> None:
-        """Have them end; what they met is there then."""
+        """End them; afterwards their results are available."""
         if not self.met:
             told, _ = self._process.communicate()
             assert self._process.returncode == 0
@@ -125,7 +125,7 @@ class Steady:
 
 @contextmanager
 def steady(machine: Sandbox) -> Iterator[Steady]:
-    """Have clients that never pause; they have ended after the block."""
+    """Run clients that never pause; they end after the block."""
     with machine.start_client(*program("steady_clients", "127.0.0.1", "3000")) as clients:
         assert clients.stdout is not None
         assert clients.stdout.readline() == "ready\n"
@@ -135,7 +135,7 @@ def steady(machine: Sandbox) -> Iterator[Steady]:
 
 
 def lost_nothing(clients: Steady) -> None:
-    """See that nobody was refused, and all that was acknowledged was heard, once and in order."""
+    """Check that nobody was refused and that every acknowledged message arrived once, in order."""
     met = clients.met
     assert met["asked"]["answered"] > 100
     assert "refused" not in met["asked"]

@@ -1,6 +1,6 @@
 """A client of the Socket.IO chat as a program: ``socketio_client.py URL NICK TEXT TRANSPORTS``.
 
-It says TEXT, waits until it is shown it, and prints the daemon's answer as a line of JSON.
+It says TEXT, waits for the message to arrive, and prints the daemon's answer as a line of JSON.
 TRANSPORTS is ``polling``, ``websocket``, or ``both`` for the upgrade.
 """
 
@@ -12,7 +12,7 @@ import json
 import sys
 from typing import Any
 
-LIMIT_SECONDS = 60  # a limit of a hang
+LIMIT_SECONDS = 60  # ends a hang
 
 
 async def main(url: str, nick: str, text: str, transports: str) -> None:
@@ -30,7 +30,7 @@ async def main(url: str, nick: str, text: str, transports: str) -> None:
         ways = ["polling", "websocket"] if transports == "both" else [transports]
         await client.connect(url, transports=ways, auth={"nick": nick})
         await client.emit("chat message", text, callback=answered.set_result)
-        print(json.dumps(await answered), flush=True)  # noqa: T201  # what it is for
+        print(json.dumps(await answered), flush=True)  # noqa: T201  this program's output
         await shown.wait()
         await client.disconnect()
 

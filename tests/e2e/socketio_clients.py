@@ -1,4 +1,4 @@
-"""Socket.IO's own clients, in a Node.js process that is driven by lines: clients/client.mjs."""
+"""Socket.IO's own clients, in a Node.js process controlled by lines (clients/client.mjs)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["ROOT", "Client", "Clients", "ClientsError", "SocketIOServer", "insta
 CLIENTS: Final = Path(__file__).with_name("clients")
 ROOT: Final = Path(__file__).parents[2]
 
-# Limits of a hang, not of a speed. No test waits for them.
+# These end a hang and are no measure of speed. No test waits this long.
 HEAR_SECONDS: Final = 30
 START_SECONDS: Final = 60
 
@@ -33,17 +33,17 @@ Channel: TypeAlias = tuple[trio.MemorySendChannel[list[Any]], trio.MemoryReceive
 
 
 class ClientsError(Exception):
-    """The clients cannot be had here; the text says why."""
+    """The clients cannot be installed; the message is the reason."""
 
 
 def install_clients() -> Path:
-    """Install the lock file's packages, unless they are there; give the script beside them.
+    """Install the packages of the lock file unless present; return the script beside them.
 
     Raises ClientsError.
     """
     npm = shutil.which("npm")
     if npm is None or shutil.which("node") is None:
-        raise ClientsError("there is no Node.js with npm: on Debian, apt install nodejs npm")
+        raise ClientsError("Node.js with npm is not installed (Debian: apt install nodejs npm)")
     files = [CLIENTS / name for name in ("package.json", "package-lock.json", "client.mjs")]
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
     folder = cache_folder() / "chatd-tests" / f"clients-{digest}"
@@ -62,7 +62,7 @@ def install_clients() -> Path:
             try:
                 fresh.rename(folder)
             except OSError:
-                if not folder.is_dir():  # else another run was as quick
+                if not folder.is_dir():  # else another run has just done the same
                     raise
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
@@ -70,14 +70,14 @@ def install_clients() -> Path:
 
 
 class SocketIOServer:
-    """One life of ``socketio_server.py``. Starting and stopping it blocks."""
+    """A running ``socketio_server.py``. Starting and stopping it blocks."""
 
     def __init__(self, port: int, options: Mapping[str, Any], folder: Path) -> None:
         self.port: Final = port
         self.url: Final = f"http://127.0.0.1:{port}"
         self._stderr: Final = folder / "stderr"
         self.reasons: dict[str, str] = {}
-        """Why each socket went, by its id; known once it has stopped."""
+        """The reason why each socket disconnected, by its id; known once the server has ended."""
         program = ["-W", "error", "-m", "tests.e2e.socketio_server"]
         with self._stderr.open("ab") as stderr:
             self._process = subprocess.Popen(
@@ -92,7 +92,7 @@ class SocketIOServer:
         assert self._process.stdout.readline().strip() == READY, self.noise()
 
     def end(self, number: signal.Signals) -> None:
-        """End it: SIGTERM drains, SIGINT cancels, SIGKILL kills. It may not have had a fault."""
+        """End it: SIGTERM drains, SIGINT cancels, SIGKILL kills. Fail if it had a fault."""
         self._process.send_signal(number)
         out, _ = self._process.communicate(timeout=START_SECONDS)
         assert not self.noise()
@@ -105,13 +105,13 @@ class SocketIOServer:
         self._process.send_signal(number)
 
     def close(self) -> None:
-        """End it, if it has not ended."""
+        """Kill it, unless it has ended."""
         if self._process.poll() is None:
             self._process.kill()
             self._process.communicate()
 
     def noise(self) -> str:
-        """Give what it wrote on stderr: a traceback, a fault."""
+        """Return its stderr, such as tracebacks and faults."""
         return self._stderr.read_text(errors="backslashreplace")
 
 
@@ -123,7 +123,7 @@ class Client:
         self._name = name
 
     async def hears(self, event: str) -> list[Any]:
-        """Wait for the next of these and give its arguments.
+        """Wait for the next event of this name; return its arguments.
 
         Beside events: ``connect`` (whether it recovered), ``connect_error``, ``error``,
         ``disconnect``, and ``upgrading`` and ``upgrade`` of the first connection below.
@@ -131,7 +131,7 @@ class Client:
         return await self._clients.next(self._name, event)
 
     def heard(self, event: str) -> list[list[Any]]:
-        """Give all of these that came and were not waited for."""
+        """Return the arguments of all received events of this name that nobody waited for."""
         return self._clients.waiting(self._name, event)
 
     async def emit(self, *args: Any) -> None:
@@ -139,33 +139,33 @@ class Client:
         await self._clients.tell({"do": "emit", "socket": self._name, "args": args})
 
     async def request(self, *args: Any) -> list[Any]:
-        """Emit an event and give what acknowledges it."""
+        """Emit an event; return its acknowledgement."""
         number = await self.ask(*args)
         return await self._clients.next(number, None)
 
     async def ask(self, *args: Any) -> int:
-        """Emit an event that wants an acknowledgement; give its number, and do not wait."""
+        """Emit an event that asks for an acknowledgement; return its number without waiting."""
         number = self._clients.number()
         line = {"do": "emit", "socket": self._name, "args": args, "re": number}
         await self._clients.tell(line)
         return number
 
     def answered(self, number: int) -> bool:
-        """Tell whether this was acknowledged."""
+        """Return whether this event was acknowledged."""
         return bool(self._clients.waiting(number, None))
 
     async def id(self) -> str:
-        """Give its id, as the server tells it."""
+        """Return its id, as the server reports it."""
         socket_id, _, _ = await self.request("who")
         return str(socket_id)
 
     async def do(self, what: str, **fields: Any) -> None:
-        """Have the driver do something else with it: ``connect``, ``disconnect``, ``cut``."""
+        """Call another function of the driver: ``connect``, ``disconnect`` or ``cut``."""
         await self._clients.tell({"do": what, "socket": self._name, **fields})
 
 
 class Clients:
-    """A process with real clients. ``read`` must run, and ``aclose`` end it."""
+    """A process with real clients. ``read`` must run; ``aclose`` ends it."""
 
     def __init__(self, process: trio.Process) -> None:
         self._process = process
@@ -177,7 +177,7 @@ class Clients:
     async def start(
         cls, script: Path, nursery: trio.Nursery, *, before: Sequence[str] = ()
     ) -> Clients:
-        """Start it, with ``before`` before its command; what it tells is read in ``nursery``."""
+        """Start it, with ``before`` before its command; ``nursery`` runs its reader."""
         clients = cls(
             await trio.lowlevel.open_process(
                 [*before, "node", str(script)],
@@ -200,7 +200,7 @@ class Clients:
         resume: bool = False,
         **options: Any,
     ) -> Client:
-        """Open a socket of this version; it is on its way. ``options`` are the library's own."""
+        """Open a socket of this version without waiting. ``options`` are the library's."""
         name = f"{version} {self.number()}"
         options = {
             "transports": transports,
@@ -215,7 +215,7 @@ class Clients:
         return Client(self, name)
 
     async def connect(self, version: str, url: str, transports: Sequence[str]) -> Client:
-        """Open a socket and wait until it is connected and, where it can be, upgraded."""
+        """Open a socket and wait until it is connected and, where possible, upgraded."""
         client = await self.open(version, url, transports)
         await client.hears("connect")
         if len(transports) > 1:
@@ -247,15 +247,15 @@ class Clients:
                 return heard
 
     def stop(self) -> None:
-        """Let it stand still, as one whose machine sleeps."""
+        """Stop the process (SIGSTOP), like a machine that sleeps."""
         self._process.send_signal(signal.SIGSTOP)
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill it."""
         self._process.kill()
 
     async def aclose(self) -> None:
-        """End it, if it has not ended."""
+        """Kill it, unless it has ended."""
         with trio.CancelScope(shield=True):
             if self._process.returncode is None:
                 self._process.kill()

@@ -1,7 +1,7 @@
 """A Socket.IO server as a process, for real clients: ``socketio_server.py PORT OPTIONS``.
 
-It says on stdout ``listening``, and at its end why each socket went: a JSON object, by their ids.
-What clients may ask of it is what is registered here.
+It prints ``listening``, and at its end a JSON object with the reason why each socket disconnected,
+by id. Clients control it with the events registered here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PATIENCE = 20.0
 
 
 def make_server(options: dict[str, Any], reasons: dict[str, str]) -> socketio.Server:
-    """Give a server of these options that tells, and does, what clients ask.
+    """Return a server with these options whose handlers serve the tests.
 
     ``reasons`` gets why each socket went.
     """
@@ -33,7 +33,7 @@ def make_server(options: dict[str, Any], reasons: dict[str, str]) -> socketio.Se
     told = trio.Event()
 
     async def connect(socket: socketio.Socket) -> None:
-        # All in one go, amid whatever the client does at that time.
+        # All at once, during whatever the client is doing.
         for number in range(int(socket.handshake.query.get("flood", "0"))):
             await socket.emit("flood", number)
 
@@ -53,12 +53,12 @@ def make_server(options: dict[str, Any], reasons: dict[str, str]) -> socketio.Se
         pass
 
     async def ask(socket: socketio.Socket, *args: Any) -> None:
-        """Ask the client, and tell it what it answered."""
+        """Call the client, and send it its own answer."""
         answered = await socket.timeout(_PATIENCE).call("question", *args)
         await socket.emit("answered", answered if isinstance(answered, tuple) else [answered])
 
     async def ask_all(socket: socketio.Socket, seconds: float) -> list[Any]:
-        """Ask the whole room of this client, and give what came."""
+        """Call everybody in this client's room, and return the answers."""
         answers = await io.to(socket.id).timeout(seconds).call("question", "all")
         return [value for _, value in answers]
 
@@ -73,7 +73,7 @@ def make_server(options: dict[str, Any], reasons: dict[str, str]) -> socketio.Se
         socket.disconnect(close)
 
     async def reason_of(_socket: socketio.Socket, socket_id: str) -> str:
-        """Wait until this socket is gone, and tell why."""
+        """Wait until this socket has disconnected, and return the reason."""
         with trio.fail_after(_PATIENCE):
             while socket_id not in reasons:
                 await told.wait()
@@ -104,11 +104,11 @@ async def serve(port: int, options: dict[str, Any]) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
             await nursery.start(io.serve, f"127.0.0.1:{port}")
-            print(READY, flush=True)  # noqa: T201  stdout is how it tells
+            print(READY, flush=True)  # noqa: T201  this program's output
             if await anext(signals) == signal.SIGTERM:
                 await io.drain(_PATIENCE)
             nursery.cancel_scope.cancel()
-    print(json.dumps(reasons), flush=True)  # noqa: T201  the same
+    print(json.dumps(reasons), flush=True)  # noqa: T201  this program's output
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Clients that never pause: ``steady_clients.py HOST PORT``, until its stdin is closed.
 
-One connects again and again and asks for ``/healthz``; one says a message after the other, as
-numbers; one listens to them. The last two are `chatd.client`'s, which come back and resume by
-themselves. It prints ``ready`` when they are there, ``back`` after each return, and at its
-end what became of all that.
+One connects again and again and requests ``/healthz``; one says numbers, one message after the
+other; one listens to them. The last two use `chatd.client`, which reconnects and resumes by itself.
+The program prints ``ready`` when they are connected, ``back`` after each reconnection, and the
+results at its end.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import trio
 
 from chatd import client
 
-LIMIT_SECONDS = 120  # a limit of a hang
+LIMIT_SECONDS = 120  # ends a hang
 GOING_ON = 30  # messages
 
 
 class Tally:
-    """What the clients met."""
+    """The results of the clients."""
 
     def __init__(self) -> None:
         self.asked: Counter[str] = Counter()
@@ -30,18 +30,18 @@ class Tally:
         self.heard: list[int] = []
         self.gaps = 0
         self.returns = 0
-        self._until_back = 0  # messages still to be heard after a return
+        self._until_back = 0  # messages to receive after a reconnection until all is as before
 
     def hear(self, number: int) -> None:
-        """Note it; with some messages after a return all is as before, and is said so."""
+        """Record a number; print ``back`` after enough numbers since a reconnection."""
         self.heard.append(number)
         if self._until_back:
             self._until_back -= 1
             if not self._until_back:
-                print("back", flush=True)  # noqa: T201  what it is for
+                print("back", flush=True)  # noqa: T201  this program's output
 
     def came_back(self) -> None:
-        """Note that the listener has a connection again."""
+        """Record that the listener has reconnected."""
         self.returns += 1
         self._until_back = GOING_ON
 
@@ -56,7 +56,7 @@ async def ask(host: str, port: int, tally: Tally) -> None:
 
 async def _asked(host: str, port: int) -> str:
     try:
-        # Not open_tcp_stream, which would try another address of the host.
+        # Not open_tcp_stream, which would also try other addresses of the host.
         with trio.socket.socket() as sock:
             await sock.connect((host, port))
             await sock.send(
@@ -73,7 +73,7 @@ async def _asked(host: str, port: int) -> str:
 
 
 async def say(chat: client.Chat, stop: trio.Event, tally: Tally) -> None:
-    """Say numbers; each is counted when it was answered."""
+    """Say numbers; each counts once it has been answered."""
     await chat.join("lobby", limit=0)
     number = 0
     while not stop.is_set():
@@ -84,7 +84,7 @@ async def say(chat: client.Chat, stop: trio.Event, tally: Tally) -> None:
 
 
 async def hear(chat: client.Chat, tally: Tally) -> None:
-    """Take what comes."""
+    """Receive numbers."""
     async for event in chat:
         match event:
             case client.Message(text=str(text)):
@@ -116,9 +116,9 @@ async def main(host: str, port: int) -> None:
             nursery.start_soon(ask, host, port, tally)
             nursery.start_soon(hear, listener, tally)
             nursery.start_soon(until_closed, stop)
-            print("ready", flush=True)  # noqa: T201  what it is for
+            print("ready", flush=True)  # noqa: T201  this program's output
             await say(talker, stop, tally)
-            while tally.heard[-1:] != tally.said[-1:]:  # noqa: ASYNC110  whichever comes last
+            while tally.heard[-1:] != tally.said[-1:]:  # noqa: ASYNC110  nothing signals it
                 await trio.sleep(0.05)
             nursery.cancel_scope.cancel()
     told = {
@@ -129,7 +129,7 @@ async def main(host: str, port: int) -> None:
         "gaps": tally.gaps,
         "returns": tally.returns,
     }
-    print(json.dumps(told), flush=True)  # noqa: T201  the same
+    print(json.dumps(told), flush=True)  # noqa: T201  this program's output
 
 
 if __name__ == "__main__":

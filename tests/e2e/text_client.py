@@ -1,7 +1,7 @@
-"""A client of the plain-text chat as a program: prints each frame it gets as a line of JSON.
+"""A plain-text client as a program: it prints each received frame as a line of JSON.
 
-``text_client.py URL [TEXT]``: says TEXT and ends when it comes back; without TEXT it stays until
-the daemon closes, and prints ``{"closed": CODE}``.
+``text_client.py URL [TEXT]`` says TEXT and ends when the message arrives. Without TEXT it stays
+until the daemon closes the connection, and prints ``{"closed": CODE}``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 import trio
 import trio_websocket
 
-LIMIT_SECONDS = 60  # a limit of a hang
+LIMIT_SECONDS = 60  # ends a hang
 
 
 async def main(url: str, text: str | None) -> None:
@@ -22,8 +22,10 @@ async def main(url: str, text: str | None) -> None:
                 await websocket.send_message(text)
             try:
                 while True:
-                    frame = str(await websocket.get_message())  # binary is not spoken here
-                    print(json.dumps(frame), flush=True)  # noqa: T201  # what it is for
+                    frame = str(
+                        await websocket.get_message()
+                    )  # there are no binary frames in this protocol
+                    print(json.dumps(frame), flush=True)  # noqa: T201  this program's output
                     if text is not None and frame.endswith(f": {text}"):
                         return
             except trio_websocket.ConnectionClosed as closed:

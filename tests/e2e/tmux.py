@@ -1,6 +1,6 @@
-"""A terminal for programs that want one: tmux, driven by its control mode.
+"""A terminal for programs that need one: tmux, driven through its control mode.
 
-tmux tells of each output of the program (``%output``), and shows then what stands on the screen.
+tmux reports each output of the program (``%output``); the screen's content is then read from it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import trio
 
 __all__ = ["Pane", "find_tmux"]
 
-# Limits of a hang, not of a speed.
+# Ends a hang; no measure of speed.
 SECONDS: Final = 60
 
 
@@ -23,12 +23,12 @@ def find_tmux() -> str | None:
     return shutil.which("tmux")
 
 
-# The terminal outlives the program, so that its last words can be read.
+# The terminal outlives the program, so that its last output can be read.
 _AND_ITS_END: Final = '"$@"; echo "[ended with $?]"; exec cat'
 
 
 class Pane:
-    """A terminal of ``columns`` by ``rows`` with one program in it."""
+    """A terminal that runs one program."""
 
     def __init__(self, tmux: str, socket: Path, process: trio.Process) -> None:
         self._tmux = [tmux, "-S", str(socket)]
@@ -47,14 +47,14 @@ class Pane:
         columns: int = 100,
         rows: int = 30,
     ) -> Self:
-        """Start a program in a terminal; ``socket`` is where its tmux listens."""
+        """Start a program in a terminal; ``socket`` is the path of tmux's socket."""
         tmux = find_tmux()
         assert tmux is not None
         env = {"TERM": "xterm-256color", **environ}
         size = ["-x", str(columns), "-y", str(rows)]
         started = ["new-session", "-d", *size, "sh", "-c", _AND_ITS_END, "sh", *command]
         await trio.run_process([tmux, "-S", str(socket), "-f", "/dev/null", *started], env=env)
-        # Control mode, by a client whose own size is nothing to the terminal.
+        # Control mode, by a client whose own size does not matter to the terminal.
         process = await trio.lowlevel.open_process(
             [tmux, "-S", str(socket), "-C", "attach-session", "-f", "ignore-size"],
             stdin=subprocess.PIPE,
@@ -71,7 +71,7 @@ class Pane:
         await self.press("Enter")
 
     async def begin(self, text: str) -> None:
-        """Type ``text`` and leave it there."""
+        """Type ``text`` without pressing Enter."""
         await self._call("send-keys", "-l", text)
 
     async def press(self, key: str) -> None:
@@ -79,16 +79,16 @@ class Pane:
         await self._call("send-keys", key)
 
     async def send(self, data: bytes) -> None:
-        """Type bytes that may be no text."""
+        """Type bytes that need not be text."""
         await self._call("send-keys", "-H", *(f"{byte:x}" for byte in data))
 
     async def screen(self, *options: str) -> str:
-        """Give what stands on the screen, with what was scrolled away."""
+        """Return the content of the screen, including lines that have scrolled away."""
         shown = await self._call("capture-pane", "-p", "-S", "-", *options)
         return shown.rstrip("\n")
 
     async def until(self, text: str, *, gone: bool = False) -> str:
-        """Wait until ``text`` stands on the screen, or no more; give all that stands there."""
+        """Wait until ``text`` is on the screen, or no longer is; return the screen's content."""
         shown = ""
         with trio.move_on_after(SECONDS):
             while True:

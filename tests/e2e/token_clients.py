@@ -1,4 +1,4 @@
-"""Clients that others wrote, with a token: ``token_clients.py PORT``.
+"""Clients of other libraries, with a token: ``token_clients.py PORT``.
 
 The tokens are in the environment. The clients run on asyncio, so they have a process of their own,
 which raises where anything is wrong.
@@ -13,12 +13,12 @@ import os
 import sys
 from typing import Any
 
-# A limit of a hang, not of a speed.
+# Ends a hang; no measure of speed.
 SECONDS = 30
 
 
 async def by_websockets(port: str, token: str, bad: str) -> None:
-    """Come with a header, by JSON and by plain text."""
+    """Authenticate by a header, by JSON and by plain text."""
     websockets: Any = importlib.import_module("websockets")
     url = f"ws://localhost:{port}/ws"
     headers = {"Authorization": f"Bearer {token}"}
@@ -45,7 +45,7 @@ async def by_websockets(port: str, token: str, bad: str) -> None:
 
 
 async def by_socketio(port: str, token: str, bad: str) -> None:
-    """Come with ``auth`` and with a header, by polling and by WebSocket."""
+    """Authenticate by ``auth`` and by a header, by polling and by WebSocket."""
     socketio: Any = importlib.import_module("socketio")
     url = f"http://localhost:{port}"
     for transports in (["polling"], ["websocket"]):
@@ -72,7 +72,7 @@ async def by_socketio(port: str, token: str, bad: str) -> None:
 
 
 async def run(port: str) -> None:
-    """Go through it all, or raise."""
+    """Run all checks; raise at the first that fails."""
     token, bad = os.environ["TOKEN"], os.environ["BAD_TOKEN"]
     await by_websockets(port, token, bad)
     await by_socketio(port, token, bad)

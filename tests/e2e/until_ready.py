@@ -1,4 +1,4 @@
-"""Ask ``/readyz`` until it answers so: ``until_ready.py PORT STATUS``."""
+"""Request ``/readyz`` until it answers with this status: ``until_ready.py PORT STATUS``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import http.client
 import sys
 import time
 
-LIMIT_SECONDS = 60  # a limit of a hang
+LIMIT_SECONDS = 60  # ends a hang
 
 
 def main(port: int, status: int) -> None:
@@ -18,7 +18,7 @@ def main(port: int, status: int) -> None:
         connection.close()
         if answered == status:
             return
-        time.sleep(0.05)  # a load balancer asks too, and is told nothing in between
+        time.sleep(0.05)  # as a load balancer does: nothing signals the change
     sys.exit(f"/readyz never was {status}")
 
 
