@@ -19,7 +19,7 @@ __all__ = [
     "Forget",
     "Head",
     "Kind",
-    "Line",
+    "LogEntry",
     "Operation",
     "Outcome",
     "Post",
@@ -199,7 +199,7 @@ class Record(Struct, frozen=True):
     The journal does not look into ``value``. ``until`` is when it may be thrown away; None: never.
     """
 
-    shelf: str
+    kind: str
     name: str
     value: bytes
     until: int | None = None
@@ -214,18 +214,18 @@ class Put(Struct, frozen=True):
 class Drop(Struct, frozen=True):
     """Asks the journal to keep a record no more; none by that name is no fault."""
 
-    shelf: str
+    kind: str
     name: str
 
 
 class Take(Struct, frozen=True):
     """Asks the journal for a record and to keep it no more, in one step: answered by `Taken`."""
 
-    shelf: str
+    kind: str
     name: str
 
 
-class Line(Struct, frozen=True):
+class LogEntry(Struct, frozen=True):
     """An event of a room's log as it is stored, to be taken elsewhere: with its key.
 
     ``room`` is how the room is written. An edit has no text of its own: its message has.
@@ -253,7 +253,7 @@ class Restore(Struct, frozen=True):
     """
 
     room: str
-    lines: tuple[Line, ...]
+    entries: tuple[LogEntry, ...]
 
 
 class Wipe(Struct, frozen=True):

@@ -338,7 +338,7 @@ async def purge(live: Live) -> object:
     # A store in memory has no files in which anything could be left.
     journal = live.chat._journal._journal
     assert isinstance(journal, MemoryJournal)
-    return journal._sweeps.retention.purge_seconds
+    return journal._retention_log.retention.purge_seconds
 
 
 async def named_at_once(live: Live) -> object:

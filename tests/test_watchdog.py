@@ -48,7 +48,7 @@ class Disk(MemoryJournal):
         self._inside = False
 
     @property
-    def occupied(self) -> bool:
+    def writer_blocked(self) -> bool:
         return self._inside
 
     async def commit(self, batch: Sequence[Operation]) -> list[Outcome]:

@@ -187,7 +187,7 @@ async def forget_user(control: Control, arguments: Forgotten) -> answers.Nothing
     chat, user = control.chat, arguments.user
     here = [client for client in chat.connections if client.known and client.user.id == user]
     known = here or await chat.journal.user(user) or await chat.journal.records(DIRECT, f"{user}\0")
-    if not known and not (await chat.journal.lines_of(user, 0))[0]:
+    if not known and not (await chat.journal.entries_of(user, 0))[0]:
         return Failure(404, "not_found", "there is no such user")
     for client in here:
         client.end(KICKED, "you are forgotten, as was asked for")

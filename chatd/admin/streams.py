@@ -64,7 +64,7 @@ class _Streams:
     async def _ask(self, operation: Operation) -> Outcome:
         chat = self._control.chat
         if isinstance(operation, Restore) and chat.rooms.get(operation.room) is not None:
-            name = operation.lines[0].room
+            name = operation.entries[0].room
             return Refusal("forbidden", f"somebody is in {name}: import it when nobody is")
         return await chat.bus.commit(operation)
 

@@ -21,7 +21,7 @@ from chatd.model import (
     Erase,
     Forget,
     Kind,
-    Line,
+    LogEntry,
     Operation,
     Outcome,
     Progress,
@@ -64,7 +64,7 @@ class Exported(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
 _DECODER: Final = msgspec.json.Decoder(Exported)
 
 
-def _written(lines: list[Line]) -> bytes:
+def _written(lines: list[LogEntry]) -> bytes:
     exported = (
         Exported(
             room=line.room,
@@ -85,10 +85,10 @@ def _written(lines: list[Line]) -> bytes:
     return b"".join(msgspec.json.encode(one) + b"\n" for one in exported)
 
 
-def _read(text: bytes) -> Line:
+def _read(text: bytes) -> LogEntry:
     """Read one line. Raises ValueError."""
     one = _DECODER.decode(text)
-    return Line(
+    return LogEntry(
         room=one.room,
         seq=one.seq,
         at=_milliseconds(one.at),
@@ -114,7 +114,7 @@ def _milliseconds(text: str) -> int:
 async def export_room(journal: Journal, room: str) -> AsyncGenerator[bytes]:
     """Give a room's log, by its fold, as lines. Raises Unavailable."""
     after = 0
-    while lines := await journal.lines(room, after, LINES):
+    while lines := await journal.entries(room, after, LINES):
         after = lines[-1].seq
         yield _written(lines)
 
@@ -123,7 +123,7 @@ async def export_user(journal: Journal, user: str) -> AsyncGenerator[bytes]:
     """Give everything a user said, in the order in which it was said. Raises Unavailable."""
     after: int | None = 0
     while after is not None:
-        lines, after = await journal.lines_of(user, after)
+        lines, after = await journal.entries_of(user, after)
         for start in range(0, len(lines), LINES):
             yield _written(lines[start : start + LINES])
 
@@ -138,7 +138,7 @@ class Importing:
         self._seen = 0
         self._rest = b""
         self._room = ""
-        self._lines: list[Line] = []
+        self._lines: list[LogEntry] = []
 
     async def take(self, pieces: AsyncIterator[bytes]) -> Refusal | None:
         """Take up everything, or tell at which line it stopped; what came before is taken up."""

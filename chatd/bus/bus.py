@@ -208,7 +208,7 @@ class Bus:
     @property
     def stalled_for(self) -> float:
         """For how many seconds the collector has waited for the journal's writer thread."""
-        if not self._journal.occupied:
+        if not self._journal.writer_blocked:
             return 0.0
         return max(0.0, trio.current_time() - self._commit_began)
 
@@ -388,7 +388,7 @@ class Bus:
         found: list[Event] = []
         try:
             if self._in_doubt:
-                found += await self._journal.settle()
+                found += await self._journal.recover()
                 self._in_doubt = False
             return await self._journal.commit(operations), found
         except Unavailable as error:
@@ -420,7 +420,7 @@ class Bus:
         self._failed_commits += 1
         self._failed_at = trio.current_time()
         self._in_doubt = True
-        return await self._journal.settle()
+        return await self._journal.recover()
 
     async def _fan_out(self) -> None:
         async for block in self._committed:

@@ -230,14 +230,14 @@ def _journal(
 ) -> AbstractAsyncContextManager[Journal]:
     retention = retention_of(settings)
     if path is None:
-        return nullcontext(MemoryJournal(now=daemon.now_ms, retention=retention, told=log.emit))
+        return nullcontext(MemoryJournal(now=daemon.now_ms, retention=retention, report=log.emit))
     return open_sqlite(
         path,
         durability=settings.history.durability,
         retention=retention,
         now=daemon.now_ms,
         runtime_dir=runtime_folder(os.environ),
-        told=log.emit,
+        report=log.emit,
     )
 
 

@@ -28,7 +28,7 @@ from chatd.socketio import Logged, Lost
 
 __all__ = ["ChatLog", "Whereabouts", "live_offset", "page_offset"]
 
-_SHELF: Final = "lost"
+_KIND: Final = "lost"
 
 _PAGE_EVENTS: Final = 500
 
@@ -114,7 +114,7 @@ class ChatLog:
         behind = await self._behind(after, where, upto)
         if behind is None:
             return None
-        missed = await chat.journal.missed(behind, upto, _PAGE_EVENTS)
+        missed = await chat.journal.read_rooms(behind, upto, _PAGE_EVENTS)
         if len(missed) == _PAGE_EVENTS:
             upto = missed[-1].position
         if not await self._goes_on(missed, behind, upto):
@@ -184,16 +184,16 @@ class ChatLog:
         where = lost.data[_KEY]
         value = msgspec.json.encode({"id": lost.id, "where": where, "offset": lost.offset})
         until = chat.now() + int(seconds * 1000)
-        await chat.bus.publish(Submission(Put(Record(_SHELF, name, value, until))))
+        await chat.bus.publish(Submission(Put(Record(_KIND, name, value, until))))
         self._lost[name] = None
         if len(self._lost) > chat.settings.limits.connections:
             oldest, _ = self._lost.popitem(last=False)
-            await chat.bus.publish(Submission(Drop(_SHELF, oldest)))
+            await chat.bus.publish(Submission(Drop(_KIND, oldest)))
 
     async def recall(self, _namespace: str, pid: str, /) -> Lost | None:
         name = _name(pid)
         self._lost.pop(name, None)
-        outcome = await self._chat.bus.commit(Take(_SHELF, name))
+        outcome = await self._chat.bus.commit(Take(_KIND, name))
         if not isinstance(outcome, Taken) or outcome.record is None:
             return None
         kept = msgspec.json.decode(outcome.record.value)

@@ -17,8 +17,8 @@ import trio
 from msgspec import Struct
 
 from chatd.journal.retention import Retention
-from chatd.journal.told import Told
-from chatd.model import Event, Head, Line, Operation, Outcome, Record, Refusal, UserRecord
+from chatd.journal.told import OperatorLog
+from chatd.model import Event, Head, LogEntry, Operation, Outcome, Record, Refusal, UserRecord
 
 __all__ = [
     "FORGOTTEN",
@@ -28,10 +28,10 @@ __all__ = [
     "Durability",
     "Journal",
     "LocalJournal",
+    "OperatorLog",
     "Retention",
     "Statistics",
     "StoreError",
-    "Told",
     "Unavailable",
 ]
 
@@ -90,7 +90,7 @@ class Statistics(Struct, frozen=True):
 
 
 class Journal(Protocol):
-    """Room logs behind one small door. One task writes (`commit`, `settle`, `sweep`); any reads."""
+    """Logs behind one small door. One task writes (`commit`, `recover`, `sweep`), any reads."""
 
     @property
     def epoch(self) -> str:
@@ -108,7 +108,7 @@ class Journal(Protocol):
         ...
 
     @property
-    def occupied(self) -> bool:
+    def writer_blocked(self) -> bool:
         """Whether a thread is inside a call of the one that writes."""
         ...
 
@@ -132,11 +132,11 @@ class Journal(Protocol):
         or it is deleted, and with ``forbidden`` where it is somebody else's (`Post`); so is, with
         ``not_found``, a ``reply_to`` that names no message. A ``topic`` becomes its room's.
 
-        Raises `Unavailable`; then `settle` must come before the next commit.
+        Raises `Unavailable`; then `recover` must come before the next commit.
         """
         ...
 
-    async def settle(self) -> list[Event]:
+    async def recover(self) -> list[Event]:
         """Read the store again; return the events of unconfirmed batches that it holds after all.
 
         These events had no receipt. While the store cannot be read the list is empty, commits go on
@@ -174,7 +174,7 @@ class Journal(Protocol):
         """
         ...
 
-    async def missed(self, rooms: Mapping[str, int], upto: int, limit: int) -> list[Event]:
+    async def read_rooms(self, rooms: Mapping[str, int], upto: int, limit: int) -> list[Event]:
         """Give events of several rooms, each behind a position of its own, up to another.
 
         In the order of their positions; the first ``limit`` of them.
@@ -204,15 +204,15 @@ class Journal(Protocol):
         """
         ...
 
-    async def records(self, shelf: str, prefix: str = "", limit: int = -1) -> list[Record]:
+    async def records(self, kind: str, prefix: str = "", limit: int = -1) -> list[Record]:
         """Give what stands on a shelf, by name: whose names begin so, whose time is not over."""
         ...
 
-    async def lines(self, room: str, after: int, limit: int) -> list[Line]:
+    async def entries(self, room: str, after: int, limit: int) -> list[LogEntry]:
         """Give a room's log as it is stored, behind a number: the first ``limit`` lines."""
         ...
 
-    async def lines_of(self, user: str, after: int) -> tuple[list[Line], int | None]:
+    async def entries_of(self, user: str, after: int) -> tuple[list[LogEntry], int | None]:
         """Give what a user said behind a position, a chunk of it; and its end, None: of all."""
         ...
 

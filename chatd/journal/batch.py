@@ -212,7 +212,7 @@ class Batch:
         fold = operation.room
         room = self.rooms.get(fold)
         if room is None:
-            room = self.rooms[fold] = self._room(fold, operation.lines[0].room)
+            room = self.rooms[fold] = self._room(fold, operation.entries[0].room)
         restored = rewrite.restore(self._cursor, operation, room, position)
         if isinstance(restored, Refusal):
             return position, restored
@@ -241,10 +241,10 @@ class Batch:
             record = operation.record
             self._execute(
                 "INSERT OR REPLACE INTO records (shelf, name, value, until) VALUES (?, ?, ?, ?)",
-                (record.shelf, record.name, record.value, record.until),
+                (record.kind, record.name, record.value, record.until),
             )
             return None
-        shelf, name = operation.shelf, operation.name
+        shelf, name = operation.kind, operation.name
         query = "DELETE FROM records WHERE shelf = ? AND name = ? RETURNING value, until"
         row = next(iter(self._execute(query, (shelf, name)).fetchall()), None)
         if isinstance(operation, Drop):

@@ -1,8 +1,9 @@
 """The full-text index: which words it holds, and how they leave it.
 
-It is fed in chunks behind the commits (`Marks.indexed`), and holds the present words of messages up
-to there. The text itself stands in ``events`` alone (FTS5's external content), so words that go are
-named to it once more. The room's id is a word of its own, so that a search walks its room's events.
+It is fed in chunks behind the commits (`Watermarks.indexed`), and holds the present words of
+messages up to there. The text itself stands in ``events`` alone (FTS5's external content), so words
+that go are named to it once more. The room's id is a word of its own, so that a search walks its
+room's events.
 """
 
 from __future__ import annotations

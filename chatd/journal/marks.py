@@ -6,7 +6,7 @@ import sqlite3
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-__all__ = ["POSITION", "Marks"]
+__all__ = ["POSITION", "Watermarks"]
 
 POSITION: Final = (
     "SELECT max(ifnull((SELECT max(position) FROM events), 0),"
@@ -16,7 +16,7 @@ POSITION: Final = (
 
 
 @dataclass(slots=True)
-class Marks:
+class Watermarks:
     """What stands here was committed."""
 
     position: int = 0

@@ -26,12 +26,12 @@ from chatd.journal import (
     NOT_YOURS,
     UNREAD_EVENTS,
     LocalJournal,
+    OperatorLog,
     Statistics,
-    Told,
     Unavailable,
     words,
 )
-from chatd.journal.retention import CHUNK, Retention, Sweeps, silent
+from chatd.journal.retention import CHUNK, Retention, RetentionLog, no_report
 from chatd.journal.rewrite import unfit
 from chatd.model import (
     Drop,
@@ -39,7 +39,7 @@ from chatd.model import (
     Event,
     Forget,
     Head,
-    Line,
+    LogEntry,
     Operation,
     Outcome,
     Post,
@@ -98,14 +98,18 @@ class MemoryJournal(LocalJournal):
     """`chatd.journal.Journal`, by plain dicts. ``now`` gives the time in ms."""
 
     def __init__(
-        self, *, now: Callable[[], int], retention: Retention | None = None, told: Told = silent
+        self,
+        *,
+        now: Callable[[], int],
+        retention: Retention | None = None,
+        report: OperatorLog = no_report,
     ) -> None:
         self.epoch = secrets.token_hex(8)
         self.key = secrets.token_bytes(32)
         self.position = 0
         self._now = now
         self._retention = Retention() if retention is None else retention
-        self._sweeps = Sweeps(self._retention, told)
+        self._retention_log = RetentionLog(self._retention, report)
         self._rooms: dict[str, _Room] = {}
         self._kept: OrderedDict[int, _Kept] = OrderedDict()  # by position; the oldest is first
         self._keys: dict[_Key, _Kept] = {}
@@ -118,7 +122,7 @@ class MemoryJournal(LocalJournal):
         self._duplicates = 0
 
     @property
-    def occupied(self) -> bool:
+    def writer_blocked(self) -> bool:
         return False
 
     async def commit(self, batch: Sequence[Operation]) -> list[Outcome]:
@@ -136,7 +140,7 @@ class MemoryJournal(LocalJournal):
             self._users.move_to_end(operation.record.user)
             return None
         if isinstance(operation, Put):
-            self._records[operation.record.shelf, operation.record.name] = operation.record
+            self._records[operation.record.kind, operation.record.name] = operation.record
             return None
         if isinstance(operation, Restore):
             return self._restore(operation)
@@ -150,7 +154,7 @@ class MemoryJournal(LocalJournal):
             for key in [key for key in self._records if key[1].startswith(prefix)]:
                 del self._records[key]
             return None
-        record = self._records.pop((operation.shelf, operation.name), None)
+        record = self._records.pop((operation.kind, operation.name), None)
         if isinstance(operation, Drop):
             return None
         return Taken(record if record is not None and _stands(record, at) else None)
@@ -212,7 +216,7 @@ class MemoryJournal(LocalJournal):
         return None
 
     def _restore(self, operation: Restore) -> Refusal | None:
-        lines = operation.lines
+        lines = operation.entries
         room = self._rooms.get(operation.room) or _Room(lines[0].room)
         keys = [(operation.room, line.user, line.key) for line in lines if line.key is not None]
         if (refusal := unfit(operation, room.seq, empty=not room.events)) is not None:
@@ -276,7 +280,7 @@ class MemoryJournal(LocalJournal):
         kept = None if log is None or seq is None else log.events.get(seq)
         return kept if kept is not None and kept.event.kind == "message" else None
 
-    async def settle(self) -> list[Event]:
+    async def recover(self) -> list[Event]:
         return []
 
     async def read(self, room: str, after: int, upto: int, limit: int) -> list[Event]:
@@ -299,7 +303,7 @@ class MemoryJournal(LocalJournal):
         log = self._rooms.get(room)
         return None if log is None else Head(room, log.name, log.seq, log.topic)
 
-    async def lines(self, room: str, after: int, limit: int) -> list[Line]:
+    async def entries(self, room: str, after: int, limit: int) -> list[LogEntry]:
         log = self._rooms.get(room)
         if log is None:
             return []
@@ -307,7 +311,7 @@ class MemoryJournal(LocalJournal):
         last = min(log.seq, first + limit - 1)
         return [_line(log, log.events[seq]) for seq in range(first, last + 1)]
 
-    async def lines_of(self, user: str, after: int) -> tuple[list[Line], int | None]:
+    async def entries_of(self, user: str, after: int) -> tuple[list[LogEntry], int | None]:
         said = (kept for kept in self._kept.values() if kept.event.user == user)
         return [
             _line(self._rooms[kept.event.room], kept)
@@ -326,7 +330,7 @@ class MemoryJournal(LocalJournal):
             if log.events and not room.startswith("@")
         ]
 
-    async def missed(self, rooms: Mapping[str, int], upto: int, limit: int) -> list[Event]:
+    async def read_rooms(self, rooms: Mapping[str, int], upto: int, limit: int) -> list[Event]:
         logs = []
         for room, after in rooms.items():
             if (log := self._rooms.get(room)) is not None:
@@ -373,13 +377,13 @@ class MemoryJournal(LocalJournal):
                     raise Unavailable("the search took too long")
         return found
 
-    async def records(self, shelf: str, prefix: str = "", limit: int = -1) -> list[Record]:
+    async def records(self, kind: str, prefix: str = "", limit: int = -1) -> list[Record]:
         now = self._now()
         found = sorted(
             (
                 record
                 for record in self._records.values()
-                if record.shelf == shelf and record.name.startswith(prefix) and _stands(record, now)
+                if record.kind == kind and record.name.startswith(prefix) and _stands(record, now)
             ),
             key=attrgetter("name"),
         )
@@ -406,7 +410,7 @@ class MemoryJournal(LocalJournal):
         size = self._bytes
         left = self._sweep_big(self._sweep_long(self._sweep_old(CHUNK)))
         more = left < CHUNK or self._forget_users() + self._drop_records() > 0
-        self._sweeps.done(CHUNK - left, size=size, more=more)
+        self._retention_log.done(CHUNK - left, size=size, more=more)
         return more
 
     def due_in(self) -> float | None:
@@ -481,7 +485,7 @@ class MemoryJournal(LocalJournal):
         return len(gone)
 
     def retain(self, retention: Retention) -> None:
-        self._retention = self._sweeps.retention = retention
+        self._retention = self._retention_log.retention = retention
         self._long = dict.fromkeys(self._rooms)
 
     async def aclose(self) -> None:
@@ -493,7 +497,7 @@ class MemoryJournal(LocalJournal):
             duplicates=self._duplicates,
             batches=self._batches,
             failures=0,
-            swept=self._sweeps.swept,
+            swept=self._retention_log.swept,
             bytes=self._bytes,
             log_bytes=0,
             commit_seconds=0.0,
@@ -502,9 +506,9 @@ class MemoryJournal(LocalJournal):
         )
 
 
-def _line(room: _Room, kept: _Kept) -> Line:
+def _line(room: _Room, kept: _Kept) -> LogEntry:
     event, key = kept.event, kept.key
-    return Line(
+    return LogEntry(
         *(room.name, event.seq, event.at, event.kind, event.user, event.nick, event.text),
         *(event.of, event.reply_to, event.edited, event.deleted),
         None if key is None else key[2],

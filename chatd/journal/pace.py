@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["Pace"]
+__all__ = ["CommitPlacement"]
 
 SLOW_SECONDS: Final = 0.005
 """A commit in the loop that took longer held everybody up: the next ones run in a thread."""
@@ -16,7 +16,7 @@ _STREAK: Final = 16
 _LONGEST_STREAK: Final = 1024
 
 
-class Pace:
+class CommitPlacement:
     """Counts quick commits; each return to the loop must be earned by twice as many of them.
 
     With a ``_LONGEST_STREAK`` of quick ones in the loop all is forgiven.

@@ -13,7 +13,7 @@ from typing import Any, Final
 from chatd.journal import UNREAD_EVENTS, fulltext, schema, words
 from chatd.journal.reader import Reader
 from chatd.journal.schema import number
-from chatd.model import Event, Head, Line, Record, UserRecord
+from chatd.model import Event, Head, LogEntry, Record, UserRecord
 
 __all__ = ["Reads"]
 
@@ -63,12 +63,12 @@ class Reads:
         rows = await self._reader.rows(_HEAD + " WHERE fold = ?", (room,))
         return Head(*rows[0]) if rows else None
 
-    async def lines(self, room: str, after: int, limit: int) -> list[Line]:
+    async def entries(self, room: str, after: int, limit: int) -> list[LogEntry]:
         query = _LINE + " WHERE r.fold = ? AND e.seq > ? ORDER BY e.seq LIMIT ?"
         rows = await self._reader.rows(query, (room, number(after), number(limit)))
         return [_line(row) for row in rows]
 
-    async def lines_of(self, user: str, after: int) -> tuple[list[Line], int | None]:
+    async def entries_of(self, user: str, after: int) -> tuple[list[LogEntry], int | None]:
         def work(store: sqlite3.Connection) -> tuple[list[tuple[Any, ...]], int | None]:
             query = "SELECT position FROM events WHERE position > ? ORDER BY position LIMIT 1"
             query += f" OFFSET {_SCANNED - 1}"
@@ -84,7 +84,7 @@ class Reads:
     async def rooms(self) -> list[Head]:
         return [Head(*row) for row in await self._reader.rows(_ROOMS)]
 
-    async def missed(self, rooms: Mapping[str, int], upto: int, limit: int) -> list[Event]:
+    async def read_rooms(self, rooms: Mapping[str, int], upto: int, limit: int) -> list[Event]:
         where = " WHERE e.room_id = ? AND e.seq > ? AND e.position <= ? ORDER BY e.seq"
 
         def work(store: sqlite3.Connection) -> list[tuple[Any, ...]]:
@@ -141,13 +141,13 @@ class Reads:
 
         return [schema.decode(row) for row in await self._reader.run(work)]
 
-    async def records(self, shelf: str, prefix: str = "", limit: int = -1) -> list[Record]:
+    async def records(self, kind: str, prefix: str = "", limit: int = -1) -> list[Record]:
         query = (
             "SELECT shelf, name, value, until FROM records WHERE shelf = ? AND name >= ?"
             " AND name < ? AND (until IS NULL OR until > ?) ORDER BY name LIMIT ?"
         )
         most = -1 if limit < 0 else number(limit)
-        values = (shelf, prefix, prefix + _LAST, self._now(), most)
+        values = (kind, prefix, prefix + _LAST, self._now(), most)
         return [Record(*row) for row in await self._reader.rows(query, values)]
 
     async def user(self, user: str) -> UserRecord | None:
@@ -204,6 +204,6 @@ def _record(row: tuple[Any, ...]) -> UserRecord:
     return UserRecord(user, nick, seen, bool(subject))
 
 
-def _line(row: tuple[Any, ...]) -> Line:
+def _line(row: tuple[Any, ...]) -> LogEntry:
     room, seq, at, kind, user, nick, text, of, reply_to, edited, deleted, key = row
-    return Line(room, seq, at, kind, user, nick, text, of, reply_to, edited, bool(deleted), key)
+    return LogEntry(room, seq, at, kind, user, nick, text, of, reply_to, edited, bool(deleted), key)

@@ -12,15 +12,15 @@ from typing import Final, Literal
 import trio
 from msgspec import Struct
 
-from chatd.journal.told import Told
+from chatd.journal.told import OperatorLog
 from chatd.settings import Settings
 
-__all__ = ["CHUNK", "Retention", "Sweeps", "retention_of", "silent"]
+__all__ = ["CHUNK", "Retention", "RetentionLog", "no_report", "retention_of"]
 
 CHUNK: Final = 64
 """Events in a sweep: some 1 ms of the writer's time, which commits wait for."""
 
-_TOLD_SECONDS: Final = 60.0
+_REPORT_SECONDS: Final = 60.0
 """A store at its bound sweeps after every commit: a line a minute is enough."""
 
 _DAY: Final = 24 * 60 * 60 * 1000
@@ -96,34 +96,34 @@ def retention_of(settings: Settings) -> Retention:
     )
 
 
-def silent(_event: str, /, **_fields: object) -> None:
+def no_report(_event: str, /, **_fields: object) -> None:
     """Tell nobody."""
 
 
-class Sweeps:
+class RetentionLog:
     """What retention did so far, and when it is worth a word to the operator."""
 
-    def __init__(self, retention: Retention, told: Told) -> None:
+    def __init__(self, retention: Retention, report: OperatorLog) -> None:
         self.retention = retention
         self.swept = 0
         self.size = 0
-        self._told = told
+        self._report = report
         self._filling = False
-        self._untold = 0
-        self._told_at = -math.inf
+        self._unreported = 0
+        self._reported_at = -math.inf
 
     def done(self, events: int, *, size: int, more: bool) -> None:
         """Note one sweep: what it removed, the store's size before it, and if more is left."""
         self.swept += events
         self.size = size
-        self._untold += events
+        self._unreported += events
         if self.retention.filling(size, was=self._filling) is not self._filling:
             self._filling = not self._filling
             if self._filling:
                 bound = f"history.max_bytes is {self.retention.max_bytes}"
-                self._told("store", state="filling", store_bytes=size, detail=bound)
+                self._report("store", state="filling", store_bytes=size, detail=bound)
         now = trio.current_time()
-        if self._untold and not more and now - self._told_at >= _TOLD_SECONDS:
-            self._told("retention", events=self._untold, store_bytes=size)
-            self._untold = 0
-            self._told_at = now
+        if self._unreported and not more and now - self._reported_at >= _REPORT_SECONDS:
+            self._report("retention", events=self._unreported, store_bytes=size)
+            self._unreported = 0
+            self._reported_at = now

@@ -25,9 +25,9 @@ _INSERT: Final = (
 
 def unfit(operation: Restore, last: int, *, empty: bool) -> Refusal | None:
     """Tell why lines cannot be taken up behind a room's last number; ``empty``: it has no event."""
-    name = operation.lines[0].room
-    expected = operation.lines[0].seq if empty else last + 1
-    for line in operation.lines:
+    name = operation.entries[0].room
+    expected = operation.entries[0].seq if empty else last + 1
+    for line in operation.entries:
         if line.seq <= last:
             return Refusal("bad_request", f"{name} has a number {line.seq} already")
         if line.seq != expected:
@@ -45,26 +45,26 @@ def restore(
     empty = not cursor.execute(count, (room_id,)).fetchone()[0]
     if (refusal := unfit(operation, last, empty=empty)) is not None:
         return refusal
-    for line in () if empty else operation.lines:
+    for line in () if empty else operation.entries:
         key = (room_id, line.user, line.key)
         query = "SELECT 1 FROM events WHERE room_id = ? AND user = ? AND key = ?"
         if line.key is not None and cursor.execute(query, key).fetchone() is not None:
             return Refusal("bad_request", f"{line.room} has a key of {line.seq} already")
     if empty:
-        head = (operation.lines[0].seq - 1, room_id)
+        head = (operation.entries[0].seq - 1, room_id)
         cursor.execute("UPDATE rooms SET head = ? WHERE id = ?", head)
     rows = [
         (
             *(position + number, room_id, line.seq, line.at, line.kind, line.user, line.nick),
             *(line.text, line.of, line.reply_to, line.edited, line.deleted, line.key),
         )
-        for number, line in enumerate(operation.lines, 1)
+        for number, line in enumerate(operation.entries, 1)
     ]
     cursor.executemany(_INSERT, rows)
-    topics = [line.text or "" for line in operation.lines if line.kind == "topic"]
+    topics = [line.text or "" for line in operation.entries if line.kind == "topic"]
     if topics:
         cursor.execute("UPDATE rooms SET topic = ? WHERE id = ?", (topics[-1], room_id))
-    room[1] = operation.lines[-1].seq
+    room[1] = operation.entries[-1].seq
     return position + len(rows)
 
 

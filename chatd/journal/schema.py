@@ -28,7 +28,7 @@ with SQLite's 4096, the same in a batch of 64; with 1024 large texts and batches
 # - rooms.head: the number of the last event that is gone; the room's last number where no event
 #   is left. So is meta's position for the store.
 # - meta: epoch, key, state (`clean`, or the durability under which it was opened), position,
-#   life (how many times it was opened), indexed and dirty (see `Marks`).
+#   life (how many times it was opened), indexed and dirty (see `Watermarks`).
 # - words: columnsize is for ranking alone. A leaf of it (pgsz) fits a page beside the row's header.
 #   It is merged by us in slices (see `fulltext`): SQLite's own automerge does 64 pages at once.
 STEPS: tuple[tuple[str, ...], ...] = (

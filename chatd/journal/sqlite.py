@@ -6,7 +6,7 @@ and reads are always in threads, on connections of their own.
 
 ::
 
-    commit, settle, sweep,
+    commit, recover, sweep,
     index                 -> Writer     in the loop, or in the writer's thread: one at a time
     _checkpoints                        a connection and a thread of its own
     read, head, user ...  -> Reader     two connections, two threads
@@ -24,11 +24,11 @@ from typing import Any, BinaryIO, Final, TypeVar
 
 import trio
 
-from chatd.journal import Durability, LocalJournal, Statistics, Told, Unavailable, schema
-from chatd.journal.pace import Pace
+from chatd.journal import Durability, LocalJournal, OperatorLog, Statistics, Unavailable, schema
+from chatd.journal.pace import CommitPlacement
 from chatd.journal.reader import Reader
 from chatd.journal.reads import Reads
-from chatd.journal.retention import Retention, Sweeps, silent
+from chatd.journal.retention import Retention, RetentionLog, no_report
 from chatd.journal.writer import BUSY_MS, Writer
 from chatd.model import Event, Operation, Outcome
 
@@ -62,18 +62,18 @@ class SqliteJournal(LocalJournal, Reads):
         reader: Reader,
         *,
         durability: Durability,
-        sweeps: Sweeps,
-        told: Told,
+        retention_log: RetentionLog,
+        report: OperatorLog,
         now: Callable[[], int],
         factory: type[sqlite3.Connection],
     ) -> None:
         super().__init__(reader, now)
         self.key = writer.key
         self._writer = writer
-        self._sweeps = sweeps
-        self._told = told
+        self._retention_log = retention_log
+        self._report = report
         self._factory = factory
-        self._pace = Pace(always_threaded=durability == "fsync")
+        self._placement = CommitPlacement(always_threaded=durability == "fsync")
         self._limiter = trio.CapacityLimiter(1)
         self._written = trio.Event()  # a checkpoint is due
         self._restart = False  # the log is to be begun anew by the next commit
@@ -97,7 +97,7 @@ class SqliteJournal(LocalJournal, Reads):
     # Writing
 
     @property
-    def occupied(self) -> bool:
+    def writer_blocked(self) -> bool:
         return self._limiter.borrowed_tokens > 0
 
     async def commit(self, batch: Sequence[Operation]) -> list[Outcome]:
@@ -124,8 +124,8 @@ class SqliteJournal(LocalJournal, Reads):
         return outcomes
 
     async def _commit(self, batch: Sequence[Operation]) -> tuple[list[Outcome], float]:
-        if not self._pace.threaded and not self._restart:
-            self._writer.patience(0)
+        if not self._placement.threaded and not self._restart:
+            self._writer.set_busy_timeout(0)
             started = time.perf_counter()
             try:
                 outcomes = self._writer.commit(batch)
@@ -135,16 +135,16 @@ class SqliteJournal(LocalJournal, Reads):
                     raise
             else:
                 seconds = time.perf_counter() - started
-                if self._pace.inline(seconds):
-                    self._told("store", state="slow", seconds=round(seconds, 3))
+                if self._placement.inline(seconds):
+                    self._report("store", state="slow", seconds=round(seconds, 3))
                 return outcomes, seconds
         outcomes, seconds = await self._in_thread(self._timed, batch)
-        if self._pace.in_thread(seconds):
-            self._told("store", state="quick")
+        if self._placement.in_thread(seconds):
+            self._report("store", state="quick")
         return outcomes, seconds
 
     def _timed(self, batch: Sequence[Operation]) -> tuple[list[Outcome], float]:
-        self._writer.patience(BUSY_MS)
+        self._writer.set_busy_timeout(BUSY_MS)
         if self._restart:
             self._restart = False
             with suppress(sqlite3.Error):  # the next of `_checkpoints` tells
@@ -159,49 +159,49 @@ class SqliteJournal(LocalJournal, Reads):
             work, *values, abandon_on_cancel=False, limiter=self._limiter
         )
 
-    async def settle(self) -> list[Event]:
+    async def recover(self) -> list[Event]:
         try:
-            return await self._in_thread(self._writer.settle)
+            return await self._in_thread(self._writer.recover)
         except sqlite3.Error as error:
             self._failed("commit", error)
             return []
 
     async def index(self) -> bool:
-        return bool(await self._keep_up("index", self._writer.index))
+        return bool(await self._maintain("index", self._writer.index))
 
     async def sweep(self) -> bool:
-        swept = await self._keep_up("retention", self._writer.sweep, self._sweeps.retention)
+        swept = await self._maintain("retention", self._writer.sweep, self._retention_log.retention)
         if swept is None:
             self._due = self._now()
             return False
         self._due = swept.due
-        self._sweeps.done(swept.events, size=swept.size, more=swept.more)
-        return swept.more or (swept.dirty and bool(await self._keep_up("purge", self._purge)))
+        self._retention_log.done(swept.events, size=swept.size, more=swept.more)
+        return swept.more or (swept.dirty and bool(await self._maintain("purge", self._purge)))
 
     def due_in(self) -> float | None:
         times = [] if self._due is None else [self._due]
         if (dirty := self._writer.marks.dirty) is not None:
-            times.append(self._sweeps.retention.purge_due(dirty))
+            times.append(self._retention_log.retention.purge_due(dirty))
         return max(0, min(times) - self._now()) / 1000 if times else None
 
     def _purge(self) -> bool:
-        self._writer.patience(_TRUNCATE_MS)
+        self._writer.set_busy_timeout(_TRUNCATE_MS)
         return self._writer.purge()
 
-    async def _keep_up(self, part: str, work: Callable[..., _T], *values: object) -> _T | None:
+    async def _maintain(self, part: str, work: Callable[..., _T], *values: object) -> _T | None:
         """Do what is due behind the commits; None where it cannot be done now."""
         if self._writer.doubt or self._closed:
             return None
         try:
             # To clean the files may take long: few statements, and the disk's own confirmation.
-            if self._pace.threaded or part == "purge":
+            if self._placement.threaded or part == "purge":
                 done = await self._in_thread(work, *values)
             else:
-                self._writer.patience(0)
+                self._writer.set_busy_timeout(0)
                 done = work(*values)
         except sqlite3.Error as error:
             self._failed(part, error)
-            await self.settle()
+            await self.recover()
             return None
         self._recovered(part)
         if self._writer.pages >= _CHECKPOINT_PAGES:
@@ -209,7 +209,7 @@ class SqliteJournal(LocalJournal, Reads):
         return done
 
     def retain(self, retention: Retention) -> None:
-        self._sweeps.retention = retention
+        self._retention_log.retention = retention
 
     async def _checkpoints(self) -> None:
         while True:
@@ -263,12 +263,12 @@ class SqliteJournal(LocalJournal, Reads):
         # Once for each time it begins: a full disk would else fill the log with its own line.
         if part not in self._failing:
             self._failing.add(part)
-            self._told("store", state="failed", detail=f"{part}: {error}")
+            self._report("store", state="failed", detail=f"{part}: {error}")
 
     def _recovered(self, part: str) -> None:
         if part in self._failing:
             self._failing.discard(part)
-            self._told("store", state="recovered", detail=part)
+            self._report("store", state="recovered", detail=part)
 
     async def aclose(self) -> None:
         if self._closed:
@@ -287,12 +287,12 @@ class SqliteJournal(LocalJournal, Reads):
             duplicates=self._writer.duplicates,
             batches=self._batches,
             failures=self._failures,
-            swept=self._sweeps.swept,
-            bytes=self._sweeps.size,
+            swept=self._retention_log.swept,
+            bytes=self._retention_log.size,
             log_bytes=self._log_pages * schema.PAGE_BYTES,
             commit_seconds=self._seconds,
             slowest_seconds=self._slowest,
-            threaded=self._pace.threaded,
+            threaded=self._placement.threaded,
         )
 
 
@@ -320,7 +320,7 @@ async def open_sqlite(
     retention: Retention | None = None,
     now: Callable[[], int],
     runtime_dir: Path | None = None,
-    told: Told = silent,
+    report: OperatorLog = no_report,
     factory: type[sqlite3.Connection] = sqlite3.Connection,
 ) -> AsyncIterator[SqliteJournal]:
     """Open the store, made if it is missing; close it cleanly at the end.
@@ -336,15 +336,15 @@ async def open_sqlite(
     for left in writer.path.parent.glob(f"{_COPY}*"):
         left.unlink(missing_ok=True)
     if writer.renewed:
-        told("store", state="renewed", detail=f"epoch {writer.epoch}: {writer.renewed}")
-    sweeps = Sweeps(Retention() if retention is None else retention, told)
-    sweeps.size = writer.size()
+        report("store", state="renewed", detail=f"epoch {writer.epoch}: {writer.renewed}")
+    retention_log = RetentionLog(Retention() if retention is None else retention, report)
+    retention_log.size = writer.size()
     journal = SqliteJournal(
         writer,
         Reader(writer.path, factory),
         durability=durability,
-        sweeps=sweeps,
-        told=told,
+        retention_log=retention_log,
+        report=report,
         now=now,
         factory=factory,
     )

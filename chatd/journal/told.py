@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal, Protocol
 
-__all__ = ["Told"]
+__all__ = ["OperatorLog"]
 
 
-class Told(Protocol):
+class OperatorLog(Protocol):
     """Hears what the operator should know of a store. Called in the loop, never in a thread.
 
     ``store`` comes with ``state`` (``slow``, ``quick``, ``failed``, ``recovered``, ``renewed`` or

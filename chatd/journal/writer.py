@@ -13,10 +13,10 @@ from typing import Any, Final, TypeVar
 
 from chatd.journal import Durability, StoreError, schema
 from chatd.journal.batch import Batch
-from chatd.journal.claim import Claim, Marker
-from chatd.journal.marks import POSITION, Marks
+from chatd.journal.lock import BootMarker, StoreLock
+from chatd.journal.maintenance import Maintenance, Swept
+from chatd.journal.marks import POSITION, Watermarks
 from chatd.journal.retention import Retention
-from chatd.journal.upkeep import Swept, Upkeep
 from chatd.model import Event, Operation, Outcome
 
 __all__ = ["BUSY_MS", "Writer"]
@@ -32,7 +32,7 @@ BUSY_MS: Final = 2000
 class Writer:
     """Owns the store's file from `open` to `close`.
 
-    While ``doubt`` is set, something failed and `settle` has not yet found out what is there.
+    While ``doubt`` is set, something failed and `recover` has not yet found out what is there.
     """
 
     def __init__(
@@ -57,39 +57,39 @@ class Writer:
         self._durability = durability
         self._now = now
         self._factory = factory
-        self._marker = Marker(runtime_dir, self.path)
-        self._claim: Claim | None = None
+        self._marker = BootMarker(runtime_dir, self.path)
+        self._lock: StoreLock | None = None
         self._connection: sqlite3.Connection
         self._cursor: sqlite3.Cursor
-        self._life = 0  # how many times the store was opened
+        self._generation = 0  # how many times the store was opened
         self._next_epoch: str | None = None  # of the last commit that began to take lines up
-        self.marks = Marks()
+        self.marks = Watermarks()
         self._busy_ms = BUSY_MS
 
     # Opening and closing
 
     def open(self) -> None:
         """Open the store. Raises `StoreError`; nothing is held then."""
-        claim = Claim.take(self.path)
+        lock = StoreLock.take(self.path)
         try:
             connection = schema.connect(self.path, self._factory, busy_ms=self._busy_ms)
             try:
                 schema.migrate(connection, self.path)
-                self._wake(connection, claim)
+                self._wake(connection, lock)
             except BaseException:
                 connection.close()
                 raise
         except sqlite3.Error as error:
-            claim.release()
+            lock.release()
             raise schema.refused(self.path, error) from error
         except BaseException:
-            claim.release()
+            lock.release()
             raise
-        self._claim = claim
+        self._lock = lock
         self._connection = connection
         self._cursor = connection.cursor()
 
-    def _wake(self, connection: sqlite3.Connection, claim: Claim) -> None:
+    def _wake(self, connection: sqlite3.Connection, lock: StoreLock) -> None:
         # The store must be seen as open before the first number is given, through a loss of power
         # too: else it could wake as clean, without the numbers of this life.
         connection.execute("PRAGMA synchronous = FULL")
@@ -98,11 +98,11 @@ class Writer:
         if not meta.keys() >= {"epoch", "key", "state", "position", "life"}:
             raise StoreError(f"{self.path} is damaged: restore a backup, or move it aside")
         self.epoch, self.key = meta["epoch"], meta["key"]
-        self.renewed = self._why_renewed(meta, claim)
+        self.renewed = self._renewal_reason(meta, lock)
         if self.renewed:
             self.epoch = secrets.token_hex(8)
-        self._life = meta["life"] + 1
-        connection.execute("UPDATE meta SET value = ? WHERE name = 'life'", (self._life,))
+        self._generation = meta["life"] + 1
+        connection.execute("UPDATE meta SET value = ? WHERE name = 'life'", (self._generation,))
         connection.execute("UPDATE meta SET value = ? WHERE name = 'epoch'", (self.epoch,))
         connection.execute("UPDATE meta SET value = ? WHERE name = 'state'", (self._durability,))
         connection.execute("UPDATE users SET seen = ? WHERE seen IS NULL", (self._now(),))
@@ -110,14 +110,16 @@ class Writer:
         self.marks.look(connection)
         connection.execute("COMMIT")
         self._marker.put(self.epoch)
-        claim.note(self._life, closed=False)
+        lock.note(self._generation, closed=False)
         self._prepare(connection)
 
-    def _why_renewed(self, meta: dict[str, Any], claim: Claim) -> str:
+    def _renewal_reason(self, meta: dict[str, Any], lock: StoreLock) -> str:
         """Tell why numbers of this store may have been given that are not in it; empty: none."""
         life, clean = meta["life"], meta["state"] == "clean"
         if life and (
-            claim.life is None or life < claim.life or (life == claim.life and claim.closed > clean)
+            lock.generation is None
+            or life < lock.generation
+            or (life == lock.generation and lock.closed > clean)
         ):
             return "it was put there from a backup, or from elsewhere"
         # "fsync" is what the last life promised, not what this one does.
@@ -134,7 +136,7 @@ class Writer:
 
         Raises `sqlite3.Error`.
         """
-        assert self._claim is not None  # noqa: S101  open() was called
+        assert self._lock is not None  # noqa: S101  open() was called
         try:
             try:
                 if self._connection.in_transaction:
@@ -144,13 +146,13 @@ class Writer:
             finally:
                 self._connection.close()
             self._marker.remove()
-            self._claim.note(self._life, closed=True)
+            self._lock.note(self._generation, closed=True)
         finally:
-            self._claim.release()
+            self._lock.release()
 
     # Committing
 
-    def patience(self, busy_ms: int) -> None:
+    def set_busy_timeout(self, busy_ms: int) -> None:
         """Set how long a lock of another program is waited for."""
         if busy_ms != self._busy_ms:
             self._connection.execute(f"PRAGMA busy_timeout = {busy_ms}")
@@ -197,7 +199,7 @@ class Writer:
             self.epoch = epoch
             self._marker.put(epoch)
 
-    def settle(self) -> list[Event]:
+    def recover(self) -> list[Event]:
         """Roll back, and give the events that are there though nobody was told; ends the doubt.
 
         Raises `sqlite3.Error`; the doubt stays.
@@ -243,19 +245,19 @@ class Writer:
         """
         self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
-    # Behind the commits. Raises `sqlite3.Error`; then `settle` must come.
+    # Behind the commits. Raises `sqlite3.Error`; then `recover` must come.
 
     def size(self) -> int:
         """Give the store's bytes in use."""
-        return Upkeep(self._cursor, self.marks).size()
+        return Maintenance(self._cursor, self.marks).size()
 
     def index(self) -> bool:
         """Make one chunk of words findable; True if more is left."""
-        return self._keep_up(lambda upkeep: upkeep.index())
+        return self._maintain(lambda maintenance: maintenance.index())
 
     def sweep(self, retention: Retention) -> Swept:
         """Remove one chunk of the past."""
-        return self._keep_up(lambda upkeep: upkeep.sweep(retention, self._now()))
+        return self._maintain(lambda maintenance: maintenance.sweep(retention, self._now()))
 
     def purge(self) -> bool:
         """Do the next step to clean the files of what was taken away; True if more is left.
@@ -264,7 +266,7 @@ class Writer:
         """
         marks = self.marks
         if marks.merge != "done":
-            self._keep_up(lambda upkeep: upkeep.merge())
+            self._maintain(lambda maintenance: maintenance.merge())
             return True
         # Read by others just now: the next sweep tries again.
         if self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0:
@@ -274,10 +276,10 @@ class Writer:
             marks.dirty, marks.merge = marks.later, "due"
         return False
 
-    def _keep_up(self, work: Callable[[Upkeep], _T]) -> _T:
-        upkeep = Upkeep(self._cursor, self.marks)
+    def _maintain(self, work: Callable[[Maintenance], _T]) -> _T:
+        maintenance = Maintenance(self._cursor, self.marks)
         self.doubt = True
-        done = work(upkeep)
+        done = work(maintenance)
         self.doubt = False
-        self.pages += upkeep.pages
+        self.pages += maintenance.pages
         return done

@@ -15,7 +15,7 @@ class FaultyJournal:
     """Stands in front of another journal; what is not here is that one's.
 
     While ``full`` is set, nothing is committed. With ``loses_confirmation`` the next commit is done
-    and raises `Unavailable` all the same; `settle` returns its events.
+    and raises `Unavailable` all the same; `recover` returns its events.
     """
 
     def __init__(self, journal: Journal) -> None:
@@ -41,7 +41,7 @@ class FaultyJournal:
             raise Unavailable("the commit was not confirmed")
         return outcomes
 
-    async def settle(self) -> list[Event]:
-        found = await self._journal.settle() + self._unconfirmed
+    async def recover(self) -> list[Event]:
+        found = await self._journal.recover() + self._unconfirmed
         self._unconfirmed = []
         return found

@@ -14,7 +14,7 @@ from trio.testing import MockClock
 from chatd.admin.transfer import LINES, Importing, _read, _written, export_room
 from chatd.client import Message
 from chatd.journal.memory import MemoryJournal
-from chatd.model import Line, Operation, Outcome
+from chatd.model import LogEntry, Operation, Outcome
 from chatd.settings import Auth, Limits, Settings
 from tests.admin.administered import administered
 
@@ -23,7 +23,7 @@ JSONL = "application/jsonl"
 
 TEXTS = st.none() | st.text(st.characters(exclude_categories=["Cs"]))
 LINES_OF_ALL_KINDS = st.builds(
-    Line,
+    LogEntry,
     room=st.just("Lobby"),
     seq=st.integers(1, 2**53),
     at=st.integers(0, 253_402_300_799_999),
@@ -40,7 +40,7 @@ LINES_OF_ALL_KINDS = st.builds(
 
 
 @given(LINES_OF_ALL_KINDS)
-def test_a_line_survives_its_way(line: Line) -> None:
+def test_a_line_survives_its_way(line: LogEntry) -> None:
     text = _written([line])
     assert text.count(b"\n") == 1
     assert _read(text) == line
@@ -59,7 +59,7 @@ async def pieces(*parts: bytes) -> AsyncIterator[bytes]:
 
 @given(st.data())
 def test_the_same_lines_in_any_split(data: st.DataObject) -> None:
-    lines = [Line("Lobby", seq, seq, "message", "u", "n", f"text {seq}") for seq in range(1, 9)]
+    lines = [LogEntry("Lobby", seq, seq, "message", "u", "n", f"text {seq}") for seq in range(1, 9)]
     text = _written(lines)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=5)))
     parts = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
@@ -135,7 +135,7 @@ async def test_what_is_no_history_is_told_by_its_line(
 async def test_a_room_that_somebody_is_in_is_not_written_into(autojump_clock: MockClock) -> None:
     async with administered() as one:
         await one.chat.client("ann", room="Lobby")
-        line = _written([Line("lobby", 1, 0, "message", "u", "n", "x")])
+        line = _written([LogEntry("lobby", 1, 0, "message", "u", "n", "x")])
         status, _, answer = await one.raw("POST /import", line, kind=JSONL)
         assert (status, json.loads(answer)["error"]["code"]) == (422, "forbidden")
 

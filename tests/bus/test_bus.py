@@ -80,7 +80,7 @@ class FaultyJournal(MemoryJournal):
             raise Unavailable("I/O error", divisible=True)
         return outcomes
 
-    async def settle(self) -> list[Event]:
+    async def recover(self) -> list[Event]:
         if self.faults[:1] == ["locked"]:
             return []
         found, self._doubtful = self._doubtful, []

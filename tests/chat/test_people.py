@@ -157,8 +157,8 @@ async def test_who_comes_while_the_store_cannot_be_read_is_let_in() -> None:
         async def user(self, user: str) -> UserRecord | None:
             raise Unavailable("broken")
 
-        async def records(self, shelf: str, prefix: str = "", limit: int = -1) -> list[Record]:
-            if shelf == MARK:
+        async def records(self, kind: str, prefix: str = "", limit: int = -1) -> list[Record]:
+            if kind == MARK:
                 raise Unavailable("broken")
             return []
 

@@ -69,13 +69,13 @@ class Store:
         self.runtime: Path | None = folder / "run"
         self.now = Clock()
         self.faults = FaultyConnection
-        self.told: list[tuple[str, dict[str, object]]] = []
+        self.reports: list[tuple[str, dict[str, object]]] = []
 
     def tell(self, event: str, /, **fields: object) -> None:
-        self.told.append((event, fields))
+        self.reports.append((event, fields))
 
     def states(self) -> list[object]:
-        return [fields["state"] for _, fields in self.told]
+        return [fields["state"] for _, fields in self.reports]
 
     def open(
         self, durability: Durability = "commit", retention: Retention = KEPT
@@ -86,7 +86,7 @@ class Store:
             retention=retention,
             now=self.now,
             runtime_dir=self.runtime,
-            told=self.tell,
+            report=self.tell,
             factory=FaultyConnection,
         )
 

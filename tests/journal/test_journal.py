@@ -23,7 +23,7 @@ from chatd.model import (
     Event,
     Forget,
     Head,
-    Line,
+    LogEntry,
     Operation,
     Outcome,
     Post,
@@ -217,7 +217,7 @@ async def test_what_was_answered_goes_on_as_the_block_that_it_is(journal: Journa
 
 async def test_an_empty_batch_and_a_needless_settle_do_nothing(journal: Journal) -> None:
     assert await journal.commit([]) == []
-    assert await journal.settle() == []
+    assert await journal.recover() == []
     assert journal.statistics().batches == 0
 
 
@@ -399,12 +399,12 @@ async def test_what_was_missed_in_several_rooms_comes_by_position(journal: Journ
     made = events(await journal.commit([post(str(n), room=room) for n, room in enumerate(rooms)]))
     behind = {"a": 1, "b": 2, "nowhere": 0}
     missed = [one for one in made if one.room in behind and one.position > behind[one.room]]
-    assert await journal.missed(behind, 10**9, 100) == missed
-    assert await journal.missed(behind, 5, 100) == [one for one in missed if one.position <= 5]
-    assert await journal.missed(behind, 10**300, 2) == missed[:2]
-    assert await journal.missed(behind, 10**9, -1) == []
-    assert await journal.missed({"a": 4, "b": 10**300}, 10**9, 9) == [made[6]]
-    assert await journal.missed({}, 10**9, 9) == []
+    assert await journal.read_rooms(behind, 10**9, 100) == missed
+    assert await journal.read_rooms(behind, 5, 100) == [one for one in missed if one.position <= 5]
+    assert await journal.read_rooms(behind, 10**300, 2) == missed[:2]
+    assert await journal.read_rooms(behind, 10**9, -1) == []
+    assert await journal.read_rooms({"a": 4, "b": 10**300}, 10**9, 9) == [made[6]]
+    assert await journal.read_rooms({}, 10**9, 9) == []
     for position in range(10):
         there = [one.seq for one in made if one.room == "a" and one.position <= position]
         assert await journal.seq_at("a", position) == max(there, default=0)
@@ -577,7 +577,7 @@ _steps = st.one_of(
     st.tuples(st.just("sweep"), st.none()),
     st.tuples(st.just("read"), st.tuples(_rooms, _number, _number, _number)),
     st.tuples(st.just("read_back"), st.tuples(_rooms, _number, _number)),
-    st.tuples(st.just("missed"), st.tuples(st.dictionaries(_rooms, _number), _number, _number)),
+    st.tuples(st.just("read_rooms"), st.tuples(st.dictionaries(_rooms, _number), _number, _number)),
     st.tuples(st.just("seq_at"), st.tuples(_rooms, _number)),
     st.tuples(st.just("unread"), st.tuples(_rooms, _users, _number, _number)),
     st.tuples(st.just("index"), st.none()),
@@ -622,8 +622,8 @@ async def _both(steps: list[tuple[str, Any]], retention: Retention) -> None:
                     assert await sqlite.read(*values) == await memory.read(*values)
                 elif step == "read_back":
                     assert await sqlite.read_back(*values) == await memory.read_back(*values)
-                elif step == "missed":
-                    assert await sqlite.missed(*values) == await memory.missed(*values)
+                elif step == "read_rooms":
+                    assert await sqlite.read_rooms(*values) == await memory.read_rooms(*values)
                 elif step == "seq_at":
                     assert await sqlite.seq_at(*values) == await memory.seq_at(*values)
                 elif step == "unread":
@@ -654,12 +654,12 @@ def test_both_journals_are_alike(steps: list[tuple[str, Any]], retention: Retent
 # Elsewhere and away
 
 
-def a_line(seq: int, text: str | None = "hello", **fields: Any) -> Line:
-    return Line("Lobby", seq, NOW + seq, "message", "u1", "n", text, **fields)
+def a_line(seq: int, text: str | None = "hello", **fields: Any) -> LogEntry:
+    return LogEntry("Lobby", seq, NOW + seq, "message", "u1", "n", text, **fields)
 
 
-async def lines(journal: Journal, room: str = "lobby") -> list[Line]:
-    return await journal.lines(room, 0, 1000)
+async def entries(journal: Journal, room: str = "lobby") -> list[LogEntry]:
+    return await journal.entries(room, 0, 1000)
 
 
 async def test_lines_are_as_they_are_stored(journal: Journal) -> None:
@@ -667,7 +667,7 @@ async def test_lines_are_as_they_are_stored(journal: Journal) -> None:
     await journal.commit([delete(2)])
     topic = Post("lobby", "Lobby", "u2", "n", "tea", "topic")
     await journal.commit([topic])
-    found = await lines(journal)
+    found = await entries(journal)
     assert [(line.seq, line.kind, line.text, line.of) for line in found] == [
         (1, "message", "three", None),
         (2, "message", None, None),
@@ -678,20 +678,20 @@ async def test_lines_are_as_they_are_stored(journal: Journal) -> None:
     ]
     assert (found[0].key, found[0].edited is not None, found[1].deleted) == ("k", True, True)
     assert (found[0].room, found[1].reply_to) == ("Lobby", 1)
-    assert await journal.lines("lobby", 2, 2) == found[2:4]
-    assert await journal.lines("nowhere", 0, 9) == []
+    assert await journal.entries("lobby", 2, 2) == found[2:4]
+    assert await journal.entries("nowhere", 0, 9) == []
 
 
 async def test_what_was_stored_elsewhere_is_the_same_here(journal: Journal) -> None:
     await journal.commit([post("one", key="k"), reply(1), edit(1, "two"), delete(2)])
     await journal.commit([Post("lobby", "Lobby", "u2", "n", "tea", "topic")])
-    stored = await lines(journal)
+    stored = await entries(journal)
     other = MemoryJournal(now=lambda: NOW)
     async with other_store(other, journal) as there:
         epoch = there.epoch
         assert await there.commit([Restore("lobby", tuple(stored))]) == [None]
         assert there.epoch != epoch
-        assert await lines(there) == stored
+        assert await entries(there) == stored
         assert (await there.head("lobby")) == Head("lobby", "Lobby", 5, "tea")
         # Keys hold on, and numbers go on.
         [again] = await there.commit([post("other", key="k")])
@@ -724,7 +724,7 @@ async def test_lines_that_do_not_go_on_are_refused(journal: Journal) -> None:
         None,
         *["bad_request"] * 3,
     ]
-    assert [line.seq for line in await lines(journal)] == [5, 6]
+    assert [line.seq for line in await entries(journal)] == [5, 6]
     await journal.commit([post("here", key="k")])
     key = Restore("lobby", (a_line(8, key="k"),))
     assert codes(await journal.commit([key, restore(8)])) == ["bad_request", None]
@@ -741,7 +741,7 @@ async def test_a_user_is_wiped_and_forgotten(journal: Journal) -> None:
     await journal.commit([Put(Record("mark", "u11\0a", b"2"))])
     while await journal.index():
         pass
-    said, upto = await journal.lines_of("u1", 0)
+    said, upto = await journal.entries_of("u1", 0)
     assert ([line.text for line in said], upto) == (["mine", "about me"], None)
     assert await journal.commit([Wipe("u1"), Forget("u1")]) == [Progress(None), None]
     first, second, third = await journal.read("lobby", 0, 10, 10)
@@ -756,7 +756,7 @@ async def test_a_user_is_wiped_and_forgotten(journal: Journal) -> None:
     assert await journal.search("lobby", "mine", 10, 10) == []
     assert await journal.user("u1") is None
     assert [record.name for record in await journal.records("mark")] == ["u11\0a"]
-    assert (await journal.lines_of("u1", 0))[0] == []
+    assert (await journal.entries_of("u1", 0))[0] == []
     # The key is free again.
     [receipt] = await journal.commit([post("again", key="k")])
     assert isinstance(receipt, Receipt)

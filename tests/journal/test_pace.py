@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-from chatd.journal.pace import QUICK_SECONDS, SLOW_SECONDS, Pace
+from chatd.journal.pace import QUICK_SECONDS, SLOW_SECONDS, CommitPlacement
 
 
-def returned_after(pace: Pace) -> int:
+def returned_after(pace: CommitPlacement) -> int:
     """Give how many quick commits in the thread it takes to come back to the loop."""
     count = 1
     while not pace.in_thread(QUICK_SECONDS):
@@ -12,13 +12,13 @@ def returned_after(pace: Pace) -> int:
 
 
 def test_quick_commits_stay_in_the_loop() -> None:
-    pace = Pace(always_threaded=False)
+    pace = CommitPlacement(always_threaded=False)
     assert not any(pace.inline(SLOW_SECONDS) for _ in range(100))
     assert not pace.threaded
 
 
 def test_each_return_is_earned_by_more() -> None:
-    pace = Pace(always_threaded=False)
+    pace = CommitPlacement(always_threaded=False)
     needed = []
     for _ in range(9):
         assert pace.inline(SLOW_SECONDS * 1.1)
@@ -33,7 +33,7 @@ def test_each_return_is_earned_by_more() -> None:
 
 
 def test_a_slow_one_in_the_thread_begins_the_count_again() -> None:
-    pace = Pace(always_threaded=False)
+    pace = CommitPlacement(always_threaded=False)
     pace.inline(1.0)
     for _ in range(15):
         assert not pace.in_thread(0.0)
@@ -42,6 +42,6 @@ def test_a_slow_one_in_the_thread_begins_the_count_again() -> None:
 
 
 def test_always_in_the_thread() -> None:
-    pace = Pace(always_threaded=True)
+    pace = CommitPlacement(always_threaded=True)
     assert not any(pace.in_thread(0.0) for _ in range(2000))
     assert pace.threaded

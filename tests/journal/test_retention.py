@@ -10,9 +10,9 @@ from typing import TypeAlias
 import pytest
 import trio.testing
 
-from chatd.journal import Journal, Told
+from chatd.journal import Journal, OperatorLog
 from chatd.journal.memory import MemoryJournal
-from chatd.journal.retention import CHUNK, Retention, Sweeps
+from chatd.journal.retention import CHUNK, Retention, RetentionLog
 from chatd.journal.sqlite import open_sqlite
 from chatd.model import Operation, Post, Put, Receipt, Record, Remember, UserRecord
 
@@ -40,7 +40,7 @@ def rule(
     )
 
 
-Opening: TypeAlias = Callable[[Retention, Told], AbstractAsyncContextManager[Journal]]
+Opening: TypeAlias = Callable[[Retention, OperatorLog], AbstractAsyncContextManager[Journal]]
 
 
 def quiet(_event: str, /, **_fields: object) -> None:
@@ -55,13 +55,13 @@ def now() -> Clock:
 @pytest.fixture(params=["memory", "sqlite"])
 def opening(request: pytest.FixtureRequest, tmp_path: Path, now: Clock) -> Opening:
     @asynccontextmanager
-    async def memory(retention: Retention, told: Told) -> AsyncIterator[Journal]:
-        yield MemoryJournal(now=now, retention=retention, told=told)
+    async def memory(retention: Retention, report: OperatorLog) -> AsyncIterator[Journal]:
+        yield MemoryJournal(now=now, retention=retention, report=report)
 
     @asynccontextmanager
-    async def sqlite(retention: Retention, told: Told) -> AsyncIterator[Journal]:
+    async def sqlite(retention: Retention, report: OperatorLog) -> AsyncIterator[Journal]:
         path = tmp_path / "chat.db"
-        async with open_sqlite(path, now=now, retention=retention, told=told) as journal:
+        async with open_sqlite(path, now=now, retention=retention, report=report) as journal:
             yield journal
 
     return memory if request.param == "memory" else sqlite
@@ -248,16 +248,16 @@ async def test_filling_is_told_once_until_it_was_emptier(
     def tell(_event: str, /, **fields: object) -> None:
         told.append(fields)
 
-    sweeps = Sweeps(rule(max_bytes=1000), tell)
+    retention_log = RetentionLog(rule(max_bytes=1000), tell)
     for size in (899, 900, 950, 860, 900, 849, 900):
-        sweeps.done(0, size=size, more=False)
+        retention_log.done(0, size=size, more=False)
     assert [fields["store_bytes"] for fields in told] == [900, 900]
     told.clear()
-    sweeps.done(64, size=0, more=True)
+    retention_log.done(64, size=0, more=True)
     assert told == []
-    sweeps.done(3, size=0, more=False)
-    sweeps.done(5, size=0, more=False)
+    retention_log.done(3, size=0, more=False)
+    retention_log.done(5, size=0, more=False)
     mock_clock.jump(60)
     await trio.lowlevel.checkpoint()
-    sweeps.done(0, size=0, more=False)
+    retention_log.done(0, size=0, more=False)
     assert [fields["events"] for fields in told] == [67, 5]

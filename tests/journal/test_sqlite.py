@@ -12,7 +12,7 @@ from chatd.journal import Unavailable, schema
 from chatd.journal import pace as pace_module
 from chatd.journal import sqlite as sqlite_module
 from chatd.journal.retention import Retention
-from chatd.model import Event, Line, Post, Receipt, Remember, Restore, UserRecord
+from chatd.model import Event, LogEntry, Post, Receipt, Remember, Restore, UserRecord
 from tests.journal.store import Store, commit, error, nothing, post
 
 # Faults of the disk
@@ -27,7 +27,7 @@ async def test_a_full_disk_and_room_again(store: Store) -> None:
             with pytest.raises(Unavailable) as caught:
                 await journal.commit([post("x" * 100_000, key="big")])
             assert caught.value.divisible
-            assert await journal.settle() == []
+            assert await journal.recover() == []
         made += await commit(journal, post("a small one fits"))
         assert await journal.read("lobby", 0, 9, 9) == made
         journal._writer._connection.execute("PRAGMA max_page_count = 1000000")
@@ -54,7 +54,7 @@ async def test_nothing_is_there_of_a_commit_that_failed_before_its_end(
             await journal.commit([post("lost", key="k"), Remember(UserRecord("u1", "ann", None))])
         assert not caught.value.divisible
         store.faults.before = staticmethod(nothing)
-        assert await journal.settle() == []
+        assert await journal.recover() == []
         assert await journal.user("u1") is None
         made += await commit(journal, post("after", key="k"))
         assert await journal.read("lobby", 0, 9, 9) == made
@@ -75,9 +75,9 @@ async def test_a_commit_that_failed_at_its_end_is_there_after_all(store: Store) 
         with pytest.raises(Unavailable, match="in doubt"):
             await journal.commit([post("too early")])
         assert await journal.sweep() is False
-        found = await journal.settle()
+        found = await journal.recover()
         assert [(event.seq, event.text) for event in found] == [(1, "doubtful"), (2, "too")]
-        assert await journal.settle() == []
+        assert await journal.recover() == []
         assert await journal.commit([post("again", key="k")]) == [Receipt(found[0], duplicate=True)]
         assert await journal.read("lobby", 0, 9, 9) == found
         assert journal.statistics().events == 2
@@ -104,7 +104,7 @@ async def test_changed_words_in_a_doubtful_commit_are_wholly_there_or_not(
         with pytest.raises(Unavailable):
             await journal.commit(changes)
         setattr(store.faults, moment, staticmethod(nothing))
-        found = await journal.settle()
+        found = await journal.recover()
         texts = [event.text for event in await journal.read("lobby", 0, 9, 9)]
         searched = [event.text for event in await journal.search("lobby", "words", 9, 9)]
         if moment == "before":
@@ -130,13 +130,13 @@ async def test_an_import_in_a_doubtful_commit_gives_the_epoch_that_the_store_has
                 raise error("SQLITE_IOERR")
 
         store.faults.after = staticmethod(fail)
-        line = Line("Lobby", 1, 5, "message", "u1", "ann", "from elsewhere")
+        line = LogEntry("Lobby", 1, 5, "message", "u1", "ann", "from elsewhere")
         with pytest.raises(Unavailable):
             await journal.commit([Restore("lobby", (line,))])
         store.faults.after = staticmethod(nothing)
         if reopened:
             journal._writer._connection.close()
-        assert [event.text for event in await journal.settle()] == ["from elsewhere"]
+        assert [event.text for event in await journal.recover()] == ["from elsewhere"]
         epoch = journal.epoch
         assert epoch != before
         assert [event.seq for event in await commit(journal, post())] == [2]
@@ -157,13 +157,13 @@ async def test_the_doubt_stays_until_the_store_can_be_read(store: Store) -> None
         store.faults.after = staticmethod(fail)
         with pytest.raises(Unavailable):
             await journal.commit([post("doubtful")])
-        assert await journal.settle() == []
+        assert await journal.recover() == []
         with pytest.raises(Unavailable, match="in doubt"):
             await journal.commit([post("more")])
         with pytest.raises(Unavailable):
             await journal.read("lobby", 0, 9, 9)
         store.faults.after = staticmethod(nothing)
-        assert [event.text for event in await journal.settle()] == ["doubtful"]
+        assert [event.text for event in await journal.recover()] == ["doubtful"]
         assert [event.seq for event in await commit(journal, post("more"))] == [2]
 
 
@@ -173,7 +173,7 @@ async def test_a_broken_connection_is_opened_anew(store: Store) -> None:
         journal._writer._connection.close()
         with pytest.raises(Unavailable):
             await journal.commit([post("b")])
-        assert await journal.settle() == []
+        assert await journal.recover() == []
         made += await commit(journal, post("b"))
         assert await journal.read("lobby", 0, 9, 9) == made
 
@@ -186,12 +186,12 @@ async def test_a_store_that_was_taken_away_is_not_begun_anew(store: Store) -> No
         journal._writer._connection.close()
         with pytest.raises(Unavailable):
             await journal.commit([post("b")])
-        assert await journal.settle() == []
+        assert await journal.recover() == []
         with pytest.raises(Unavailable):
             await journal.commit([post("b")])
         assert not store.path.exists()
         away.rename(store.path)
-        assert await journal.settle() == []
+        assert await journal.recover() == []
         assert [event.seq for event in await commit(journal, post("b"))] == [2]
 
 
@@ -216,7 +216,7 @@ async def test_another_programs_lock_is_waited_for_in_the_thread(store: Store) -
             made = await commit(journal, post())
         other.close()
         assert [event.seq for event in made] == [1]
-        assert store.told == []
+        assert store.reports == []
 
 
 async def test_a_lock_that_stays_is_unavailable(
@@ -230,7 +230,7 @@ async def test_a_lock_that_stays_is_unavailable(
         with pytest.raises(Unavailable) as caught:
             await journal.commit([post("b")])
         assert not caught.value.divisible
-        assert await journal.settle() == []
+        assert await journal.recover() == []
         assert await journal.read("lobby", 0, 9, 9) == made
         other.close()
         assert [event.seq for event in await commit(journal, post("b"))] == [2]
@@ -241,10 +241,10 @@ async def test_what_no_row_can_hold_fails_alone(store: Store) -> None:
         with pytest.raises(Unavailable) as caught:
             await journal.commit([post("good"), post("\ud800")])
         assert caught.value.divisible
-        assert await journal.settle() == []
+        assert await journal.recover() == []
         with pytest.raises(Unavailable):
             await journal.commit([Post("lobby", "Lobby", "u", "n", "text", of=2**64)])
-        assert await journal.settle() == []
+        assert await journal.recover() == []
         assert [event.seq for event in await commit(journal, post("good"))] == [1]
 
 
@@ -411,11 +411,11 @@ async def test_a_failed_checkpoint_is_told_and_made_good(
         if "wal_checkpoint" in sql:
             raise error("SQLITE_FULL")
 
-    def told(_event: str, /, **fields: object) -> None:
+    def report(_event: str, /, **fields: object) -> None:
         {"failed": failed, "recovered": recovered}[str(fields["state"])].set()
 
     async with store.open() as journal:
-        journal._told = told
+        journal._report = report
         store.faults.before = staticmethod(fail)
         await commit(journal, post())
         await failed.wait()

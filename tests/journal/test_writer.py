@@ -27,7 +27,7 @@ async def test_the_log_is_there_after_a_restart(store: Store) -> None:
         assert await journal.read("lobby", 0, 9, 9) == made
         assert await journal.commit([post("c", key="k")]) == [Receipt(made[0], duplicate=True)]
         assert [event.seq for event in await commit(journal, post("d"))] == [3]
-    assert store.told == []
+    assert store.reports == []
 
 
 async def test_those_present_at_the_end_are_gone_since_the_start(store: Store) -> None:
@@ -91,8 +91,8 @@ async def test_an_unclean_end_with_nothing_known_gives_a_new_epoch(
             assert woken.epoch != journal.epoch
             assert woken.key == journal.key
             assert await woken.read("lobby", 0, 9, 9) == made
-            assert left.told[0][0] == "store"
-            assert left.told[0][1]["state"] == "renewed"
+            assert left.reports[0][0] == "store"
+            assert left.reports[0][1]["state"] == "renewed"
             renewed = woken.epoch
         async with left.open() as woken:
             assert woken.epoch == renewed
@@ -122,7 +122,7 @@ async def test_a_backup_that_is_put_back_gets_a_new_epoch(
     store.path.write_bytes(backup.read_bytes())
     async with store.open(durability) as journal:
         assert journal.epoch != epoch
-        assert "put there from a backup" in str(store.told[-1][1]["detail"])
+        assert "put there from a backup" in str(store.reports[-1][1]["detail"])
         renewed = journal.epoch
         event = (await commit(journal, post("number 2 of another life")))[0]
         assert event.seq == 2
@@ -148,7 +148,7 @@ async def test_an_unclean_end_in_the_same_boot_keeps_the_epoch(store: Store) -> 
     async with store.open() as journal:
         assert journal.epoch == killed.epoch
         assert len(await journal.read("lobby", 0, 9, 9)) == 1
-    assert store.told == []
+    assert store.reports == []
 
 
 def writer_of(store: Store, durability: Durability = "commit") -> Writer:
@@ -164,8 +164,8 @@ def writer_of(store: Store, durability: Durability = "commit") -> Writer:
 def kill(writer: Writer) -> None:
     """Let go of everything as the end of the process does, without a word to the store."""
     writer._connection.close()
-    assert writer._claim is not None
-    writer._claim.release()
+    assert writer._lock is not None
+    writer._lock.release()
 
 
 @pytest.mark.parametrize("then", ["commit", "fsync"])

@@ -41,10 +41,10 @@ async def index(journal: SqliteJournal) -> None:
 
 
 async def sweep(journal: SqliteJournal) -> int:
-    sweeps = 0
+    retention_log = 0
     while await journal.sweep():
-        sweeps += 1
-    return sweeps
+        retention_log += 1
+    return retention_log
 
 
 async def purge(journal: SqliteJournal) -> None:

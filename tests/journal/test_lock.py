@@ -6,44 +6,44 @@ from pathlib import Path
 import pytest
 
 from chatd.journal import StoreError
-from chatd.journal.claim import Claim, Marker
+from chatd.journal.lock import BootMarker, StoreLock
 
 
 def test_a_claim_is_held_until_it_is_released(tmp_path: Path) -> None:
     path = tmp_path / "made" / "chat.db"
-    claim = Claim.take(path)
+    lock = StoreLock.take(path)
     assert path.with_name("chat.db.lock").read_text() == f"{os.getpid()}\n"
     with pytest.raises(StoreError, match=f"process {os.getpid()}: stop that one"):
-        Claim.take(path)
-    claim.release()
-    Claim.take(path).release()
+        StoreLock.take(path)
+    lock.release()
+    StoreLock.take(path).release()
 
 
 def test_what_another_process_left_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "chat.db.lock").write_text("123456789012345\nand more\n")
-    claim = Claim.take(tmp_path / "chat.db")
+    lock = StoreLock.take(tmp_path / "chat.db")
     assert (tmp_path / "chat.db.lock").read_text() == f"{os.getpid()}\n"
-    claim.release()
+    lock.release()
 
 
 def test_an_unusable_folder_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="give the folder"):
-        Claim.take(tmp_path / "file" / "chat.db")
+        StoreLock.take(tmp_path / "file" / "chat.db")
     (tmp_path / "folder").mkdir()
     with pytest.raises(StoreError, match="Is a directory"):
-        Claim.take(tmp_path / "folder")
+        StoreLock.take(tmp_path / "folder")
 
 
 def test_a_marker_stands_for_one_epoch_of_one_file(tmp_path: Path) -> None:
     store = tmp_path / "chat.db"
     store.write_text("")
-    marker = Marker(tmp_path / "run", store)
+    marker = BootMarker(tmp_path / "run", store)
     assert not marker.stands("e")
     marker.put("e")
     assert marker.stands("e")
     assert not marker.stands("f")
-    assert not Marker(tmp_path / "run", tmp_path / "other.db").stands("e")
+    assert not BootMarker(tmp_path / "run", tmp_path / "other.db").stands("e")
     (tmp_path / "copy").write_text("")
     (tmp_path / "copy").rename(store)
     assert not marker.stands("e")
@@ -53,7 +53,7 @@ def test_a_marker_stands_for_one_epoch_of_one_file(tmp_path: Path) -> None:
 
 
 def test_without_a_folder_nothing_is_known(tmp_path: Path) -> None:
-    marker = Marker(None, tmp_path / "chat.db")
+    marker = BootMarker(None, tmp_path / "chat.db")
     marker.put("e")
     assert not marker.stands("e")
     marker.remove()
@@ -63,4 +63,4 @@ def test_a_runtime_folder_that_is_none_is_told(tmp_path: Path) -> None:
     store = tmp_path / "chat.db"
     store.write_text("")
     with pytest.raises(StoreError, match="give the folder"):
-        Marker(store, store).put("e")
+        BootMarker(store, store).put("e")

@@ -18,10 +18,10 @@ from typing import Self
 
 from chatd.journal import StoreError
 
-__all__ = ["Claim", "Marker"]
+__all__ = ["BootMarker", "StoreLock"]
 
 
-class Claim:
+class StoreLock:
     """Holds the file for this process, until `release` or the process's end.
 
     ``life`` is the store's last life that began in this folder, None where that is not known, and
@@ -31,13 +31,13 @@ class Claim:
     def __init__(self, descriptor: int, record: str) -> None:
         self._descriptor = descriptor
         life, _, state = record.partition(" ")
-        self.life = int(life) if life.isdigit() and state in ("open", "closed") else None
+        self.generation = int(life) if life.isdigit() and state in ("open", "closed") else None
         self.closed = state == "closed"
         self._write(f"{os.getpid()}")
 
     @classmethod
     def take(cls, path: Path) -> Self:
-        """Make the folder (0700) and the file (0600) where they are missing, and claim the file.
+        """Make the folder (0700) and the file (0600) where they are missing, and lock the file.
 
         Raises `StoreError` if another process has it, or the folder does not let us.
         """
@@ -68,7 +68,7 @@ class Claim:
 
     def note(self, life: int, *, closed: bool) -> None:
         """Write down that this life of the store began here, or ended cleanly."""
-        self.life, self.closed = life, closed
+        self.generation, self.closed = life, closed
         self._write(f"{os.getpid()}")
         os.fsync(self._descriptor)
 
@@ -78,13 +78,17 @@ class Claim:
         os.close(self._descriptor)
 
     def _write(self, holder: str) -> None:
-        record = "" if self.life is None else f"{self.life} {'closed' if self.closed else 'open'}\n"
+        record = (
+            ""
+            if self.generation is None
+            else f"{self.generation} {'closed' if self.closed else 'open'}\n"
+        )
         content = f"{holder}\n{record}".encode()
         os.pwrite(self._descriptor, content, 0)
         os.ftruncate(self._descriptor, len(content))
 
 
-class Marker:
+class BootMarker:
     """A file that does not outlive the machine's boot: it stands while the store is open.
 
     A store that was not closed cleanly and finds its marker lost nothing: the pages were in the

@@ -11,10 +11,10 @@ from typing import Final
 from msgspec import Struct
 
 from chatd.journal import fulltext
-from chatd.journal.marks import Marks
+from chatd.journal.marks import Watermarks
 from chatd.journal.retention import CHUNK, Retention
 
-__all__ = ["Swept", "Upkeep"]
+__all__ = ["Maintenance", "Swept"]
 
 _CHUNK_CHARACTERS: Final = 32 * 1024
 """Of text, in a chunk of the index: it is broken into words at some 20 MB a second."""
@@ -35,10 +35,10 @@ class Swept(Struct, frozen=True):
     due: int | None
 
 
-class Upkeep:
+class Maintenance:
     """Works with the writer's cursor, and moves its marks. Whatever it raises leaves a doubt."""
 
-    def __init__(self, cursor: sqlite3.Cursor, marks: Marks) -> None:
+    def __init__(self, cursor: sqlite3.Cursor, marks: Watermarks) -> None:
         self._cursor = cursor
         self._marks = marks
         self.pages = 0
