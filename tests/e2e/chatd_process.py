@@ -27,8 +27,8 @@ LINE_SECONDS: Final = 60
 END_SECONDS: Final = 60
 
 # Below Linux's ephemeral ports (ip_local_port_range begins at 32768): a client that connects while
-# the daemon is away could be given the daemon's own port, and be connected to itself. Each process
-# of pytest-xdist (gw0, gw1 …) has ports of its own, since a port is free until a daemon listens.
+# the daemon is away could be given the daemon's own port and connect to itself. Each process of
+# pytest-xdist (gw0, gw1 …) has its own range, since a port is free until a daemon listens.
 _PORTS_EACH: Final = 1000
 _PROCESS: Final = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _FIRST_PORT: Final = 20000 + _PROCESS % 12 * _PORTS_EACH
@@ -215,7 +215,7 @@ class ChatdStarter:
             await chatd.aclose()
         for chatd in self.started:
             faults = [line for line in chatd.lines if line["event"] == "fault"]
-            assert not faults, f"the daemon logged a fault:\n{chatd.log()}"
+            assert not faults, f"the daemon logged an internal error:\n{chatd.log()}"
             assert not chatd.noise, (
                 f"the daemon wrote something that is not a log line:\n{chatd.log()}"
             )

@@ -1,8 +1,8 @@
 """A small client of the Chrome DevTools Protocol for a headless Chromium and its tabs.
 
-What a page does is waited for inside the page (a promise that a change of the document settles) or
-told by it (a binding it calls); nothing is asked again and again.
-The protocol: https://chromedevtools.github.io/devtools-protocol/
+Waits run inside the page (a promise that settles when the document changes) or end when the page
+calls a binding; nothing is polled. The protocol:
+https://chromedevtools.github.io/devtools-protocol/
 """
 
 from __future__ import annotations
@@ -235,14 +235,14 @@ class Chromium:
                 reply.came.set()
 
     async def aclose(self) -> None:
-        """End it with all its tabs."""
+        """End the browser with all its tabs."""
         with trio.CancelScope(shield=True):
             await _end(self._process)
             await self._stream.aclose()
 
 
 class Tab:
-    """A page in a tab of its own."""
+    """A page in its own tab."""
 
     def __init__(self, browser: Chromium, target: str, session: str) -> None:
         self.console: Final[list[str]] = []
@@ -285,9 +285,9 @@ class Tab:
     async def until(self, condition: str) -> Any:
         """Wait until the document makes ``condition`` true; return its value.
 
-        The condition is an expression over the document; it is looked at again at each change of
-        the document. An object counts as ``true``. Raises PageError if it throws, ChromiumError if
-        it never holds.
+        The condition is an expression that is evaluated again after each change of the document. An
+        object counts as ``true``. Raises PageError if it throws, ChromiumError if it never becomes
+        true.
         """
         failed: ChromiumError
         try:
@@ -307,7 +307,7 @@ class Tab:
     async def binding(self, name: str) -> trio.MemoryReceiveChannel[str]:
         """Give the page a function ``name(string)``; the channel receives its arguments.
 
-        It is there at once and in every document after.
+        It exists at once and in every later document.
         """
         send, receive = trio.open_memory_channel[str](math.inf)
         self._told[name] = send

@@ -42,7 +42,7 @@ class Member:
         await self._until(b'"re":1')
 
     async def leave(self) -> None:
-        """Answer the daemon's Close when it comes."""
+        """Answer the daemon's Close frame."""
         await self._until(b'"on":"bye"')
         await self._socket.send(CLOSE_1001)
         while data := await self._socket.recv(65536):

@@ -1,7 +1,7 @@
 """python-socketio's client does what Socket.IO's own does: ``python_client.py URL TRANSPORTS``.
 
-It runs on asyncio and has no types, so it has a process of its own, which raises where anything is
-wrong. Not its blocking twin: that one runs each message in a thread, and so in any order.
+It runs on asyncio and is untyped, so it has its own process, which raises if anything is wrong. Its
+blocking variant is not used: it handles each message in a thread, and so in any order.
 """
 
 from __future__ import annotations

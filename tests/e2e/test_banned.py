@@ -1,6 +1,6 @@
-"""Who is banned stays out, whatever they try, until the ban's end: on the real daemon.
+"""A banned user stays out, whatever they try, until the ban ends, on the real daemon.
 
-Their address is what the trusted proxy says it is, as behind nginx.
+Their address comes from the trusted proxy, as behind nginx.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Person(Json):
         return person
 
     async def code(self) -> int:
-        """Give the code it is closed with."""
+        """Return the code of its close."""
         return (await self.closed())[0]
 
 
@@ -53,7 +53,7 @@ async def test_a_ban_holds_whatever_is_tried(
 async def tell(
     start_chatd: ChatdStarter, clients: Clients, people: AsyncExitStack, tmp_path: Path
 ) -> None:
-    """Tell the whole story."""
+    """Run all steps."""
     key = tmp_path / "key.jwk"
     key.write_text(new_key(symmetric=True))
     token = Keys([read_key(key.read_bytes())]).issue("root", now=now_ms(), seconds=600, op=True)
@@ -86,13 +86,13 @@ async def tell(
         await socket.hears("hello")
     answer = await root.do("ban", nick="eve", seconds=60, reason="enough")
     assert answer["ok"]["networks"] == ["203.0.113.7/32"]
-    # Everything of theirs that was open is closed, and does not come back by itself.
+    # All their open connections are closed and do not reconnect by themselves.
     assert await eve.code() == 4501
     for socket in sockets:
         assert await socket.hears("disconnect") == ["io server disconnect"]
 
     async def tries() -> list[str]:
-        """Try it in every way; give what each was told."""
+        """Try every way in; return the answer to each."""
         told: list[str] = []
         for nick in ("eve", "innocent"):
             again = await Person.come(chatd, EVE, people, nick)
@@ -131,7 +131,7 @@ async def tell(
     neighbour = await Person.come(chatd, NEIGHBOUR, people)
     await neighbour.next()
     refused = await neighbour.do("auth", session=session)
-    await trio.sleep(refused["error"]["retry_ms"] / 1000)  # as a client that is told so
+    await trio.sleep(refused["error"]["retry_ms"] / 1000)  # as long as the refusal says
     back = await Person.come(chatd, EVE, people)
     assert (await back.next())["on"] == "hello"
     assert (await back.do("auth", session=session))["ok"]["nick"] == "eve"

@@ -25,7 +25,7 @@ WAYS: Final = {
     "upgrade": ["polling", "websocket"],
 }
 
-# Its icon is none, which spares a request that would fail.
+# The empty icon avoids a request that would fail.
 PAGE: Final = """<!DOCTYPE html>
 <title>A client</title>
 <link rel="icon" href="data:,">
@@ -33,7 +33,7 @@ PAGE: Final = """<!DOCTYPE html>
 <script src="/page.js"></script>
 """
 
-# Bytes are shown as {$bytes: [...]}; what goes and comes by XMLHttpRequest is noted by its kind.
+# Bytes are shown as {$bytes: [...]}; the types sent and received by XMLHttpRequest are recorded.
 SCRIPT: Final = """
 const sent = new Set();
 const came = new Set();

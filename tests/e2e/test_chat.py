@@ -41,7 +41,7 @@ class Wire:
             await trio.aclose_forcefully(self._stream)
 
 
-async def test_everybody_is_in_one_room_in_one_order(chatd: ChatdProcess, tab: Tab) -> None:
+async def test_all_clients_share_one_room_in_one_order(chatd: ChatdProcess, tab: Tab) -> None:
     await tab.navigate(chatd.page)
     async with (
         client.connect(chatd.url, nick="json") as json,
@@ -71,7 +71,7 @@ async def test_everybody_is_in_one_room_in_one_order(chatd: ChatdProcess, tab: T
 @asynccontextmanager
 async def plain_text(chatd: ChatdProcess, nick: str) -> AsyncIterator[WebSocketConnection]:
     """Connect with no subprotocol, and read the greeting."""
-    # On a stream of ours: trio-websocket 0.12.2 does not close its own when the peer closed first.
+    # On our own stream: trio-websocket 0.12.2 does not close its stream if the peer closed first.
     stream = await trio.open_tcp_stream("localhost", chatd.port)
     async with (
         stream,
@@ -83,7 +83,7 @@ async def plain_text(chatd: ChatdProcess, nick: str) -> AsyncIterator[WebSocketC
 
 
 async def take(chat: client.Chat, count: int) -> list[client.Message]:
-    """Give the next messages, whatever else comes between."""
+    """Return the next messages, skipping all other frames."""
     seen: list[client.Message] = []
     while len(seen) < count:
         event = await chat.next_event()
@@ -166,7 +166,7 @@ async def test_twenty_clients_cut_at_random_miss_and_double_nothing(
 
 
 async def test_what_was_acknowledged_outlives_kill_9(start_chatd: ChatdStarter) -> None:
-    """Killed amid a flood and started again on its file, it has every message it answered for."""
+    """Killed during a flood and started again on its file, it has every message it confirmed."""
     port = free_port()
     chatd = await start_chatd(UNLIMITED, port=port)
     said: dict[str, client.Said] = {}
@@ -202,7 +202,7 @@ async def test_what_was_acknowledged_outlives_kill_9(start_chatd: ChatdStarter) 
         assert again.seq == next(iter(acknowledged.values())).seq
 
 
-async def test_who_reads_too_slowly_gets_4001_and_resumes_without_a_gap(
+async def test_a_slow_client_gets_4001_and_resumes_without_a_gap(
     start_chatd: ChatdStarter,
 ) -> None:
     # Time enough to drain, for a reader that reads again on a machine that does much else.
@@ -222,7 +222,7 @@ async def test_who_reads_too_slowly_gets_4001_and_resumes_without_a_gap(
         await slow.get_message()
         await slow.send_message('{"do": "join", "id": 1, "room": "lobby"}')
         await slow.get_message()
-        # It reads no more: trio-websocket takes one message in and lets the rest wait.
+        # It stops reading: trio-websocket holds one message and lets the rest wait.
         for _ in range(count):
             await ann.say(text)
         assert len(await take(ann, count)) == count

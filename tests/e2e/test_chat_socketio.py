@@ -1,4 +1,4 @@
-"""The chat with Socket.IO's own clients, of every age, beside everybody else."""
+"""The chat with Socket.IO's own clients of every version, beside other clients."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WAYS = {
 
 
 async def come(clients: Clients, chatd: ChatdProcess, version: str) -> Client:
-    """Come into the chat with a client of this version, called after it."""
+    """Connect a client of this version, with its name as the nick."""
     nick = {"nick": f"v{version}"}
     url = f"http://localhost:{chatd.port}"
     one = await clients.open(f"client-{version}", url, WAYS[version], query=nick, auth=nick)
@@ -31,7 +31,9 @@ async def come(clients: Clients, chatd: ChatdProcess, version: str) -> Client:
     return one
 
 
-async def test_everybody_is_in_one_room_in_one_order(chatd: ChatdProcess, clients: Clients) -> None:
+async def test_all_clients_share_one_room_in_one_order(
+    chatd: ChatdProcess, clients: Clients
+) -> None:
     sockets = [await come(clients, chatd, version) for version in WAYS]
     async with (
         client.connect(chatd.url, nick="json") as json,
@@ -83,7 +85,7 @@ async def test_they_come_back_by_themselves_after_a_drain(
     sockets = [await come(clients, chatd, version) for version in WAYS]
     assert await chatd.stop() == 0
     for version, socket in zip(WAYS, sockets, strict=True):
-        # Between two polls nobody can be told.
+        # Nothing can be sent between two polls.
         if "websocket" in WAYS[version]:
             [bye] = await socket.hears("bye")
             assert (bye["code"], bye["reconnect"]) == (1001, True)
@@ -99,7 +101,7 @@ async def test_they_come_back_by_themselves_after_a_drain(
             assert text == "welcome back"
 
 
-async def test_who_can_recover_does_across_a_restart(
+async def test_clients_that_can_recover_do_so_across_a_restart(
     start_chatd: ChatdStarter, clients: Clients
 ) -> None:
     """Socket.IO's own connection state recovery, by polling and by WebSocket."""

@@ -37,7 +37,7 @@ async def test_a_page_is_used_and_waited_for(tab: Tab, page: str) -> None:
     assert tab.faults == []
 
 
-async def test_a_page_tells_by_a_binding(tab: Tab, page: str) -> None:
+async def test_a_page_calls_a_binding(tab: Tab, page: str) -> None:
     said = await tab.binding("say")
     await tab.navigate(page)
     await tab.evaluate("told = say")
@@ -47,7 +47,7 @@ async def test_a_page_tells_by_a_binding(tab: Tab, page: str) -> None:
     assert await said.receive() == "by a click"
 
 
-async def test_faults_and_the_console_are_heard(tab: Tab, page: str) -> None:
+async def test_errors_and_console_output_are_recorded(tab: Tab, page: str) -> None:
     done = await tab.binding("done")
     await tab.navigate(page)
     with pytest.raises(PageError, match="nothing is here"):

@@ -23,7 +23,7 @@ PASSING: Final = frozenset({"at", "edited", "epoch", "session", "user", "until",
 
 
 class Step(NamedTuple):
-    """Who does what, what it comes to, and the event of it that the other one hears."""
+    """A step: its author, the command, its result, and the event that the other client gets."""
 
     who: str
     do: str
@@ -95,10 +95,10 @@ STEPS: Final = (
 
 
 class Person(Protocol):
-    """Somebody with a client."""
+    """A user with a client."""
 
     async def do(self, step: Step, fields: Mapping[str, Any]) -> Any:
-        """Have a command carried out; give its answer, without what is the protocol's own."""
+        """Run a command; return its answer without the fields of the protocol."""
 
     async def hears(self, event: str) -> dict[str, Any]:
         """Wait for the next of these events; give its fields."""
@@ -117,7 +117,7 @@ class JsonPerson:
         self._number += 1
         await self._line.send_message(json.dumps({"do": step.do, "id": self._number, **fields}))
         if step.do == "typing" and step.outcome == OK:
-            return {OK: {}}  # which it has no answer to tell
+            return {OK: {}}  # which has no answer
         while (got := await self._next()).get("re") != self._number:
             self._events.append(got)
         del got["re"]
@@ -220,7 +220,7 @@ async def test_the_same_comes_of_it_by_every_protocol(
 
 
 async def story(people: Mapping[str, Person], token: str) -> list[Any]:
-    """Have the steps done; give what came of each, without what differs between daemons."""
+    """Run the steps; return their results without the parts that differ between daemons."""
     came: list[Any] = []
     with trio.fail_after(120):
         for step in STEPS:
@@ -236,7 +236,7 @@ async def story(people: Mapping[str, Person], token: str) -> list[Any]:
                 other = "ann" if step.who == "bob" else "bob"
                 heard = await people[other].hears(step.heard)
             if step.outcome == "bad_request":
-                answer["error"].pop("message")  # which tells what is wrong with the frame
+                answer["error"].pop("message")  # which says what is wrong with the frame
             came.append(steady([answer, heard]))
     return came
 
@@ -259,7 +259,7 @@ PLAIN: Final = (
     ("/join lobby", "#lobby", {"on": "joined", "nick": "Bobby"}),
     ("/auth nonsense", "* no tokens are taken here", None),
 )
-"""A line, what its sender reads, and what somebody hears who speaks JSON."""
+"""A line, its sender's frames, and the events of a client that speaks JSON."""
 
 
 async def test_what_plain_text_has_comes_to_the_same(start_chatd: ChatdStarter) -> None:

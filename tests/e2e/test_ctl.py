@@ -1,4 +1,4 @@
-"""The real process under ``chatd ctl``: reload, its refusals, and what is told to the very end."""
+"""The real process under ``chatd ctl``: reload, its refusals, and metrics to the very end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SECONDS = 60
 
 
 class Operator:
-    """A daemon with a configuration of its own and an admin socket, and who runs it."""
+    """A daemon with its own configuration and admin socket, and its operator."""
 
     def __init__(self, folder: Path, starter: ChatdStarter) -> None:
         self.config = folder / "chatd.toml"
@@ -38,7 +38,7 @@ class Operator:
         return await self._starter(given, environ=self.environ, config=self.config)
 
     async def ctl(self, *words: str) -> tuple[int, str, str]:
-        """Run ``chatd ctl``; give the exit code and what it said on stdout and stderr."""
+        """Run ``chatd ctl``; return the exit code, stdout and stderr."""
         command = [sys.executable, "-W", "error", "-m", "chatd", "ctl", *words]
         with trio.fail_after(SECONDS):
             ended = await trio.run_process(
@@ -96,7 +96,7 @@ async def test_a_reload_is_in_force_for_the_first_connection_after_it(operator: 
     assert not operator.socket.exists()
 
 
-async def test_a_broken_file_changes_nothing_and_is_told_with_its_place(
+async def test_a_broken_file_changes_nothing_and_is_reported_with_its_place(
     operator: Operator,
 ) -> None:
     chatd = await operator.start("[chat]\ngreeting = 'one'\n")
@@ -148,7 +148,7 @@ async def test_what_the_flags_said_stays_said(operator: Operator) -> None:
     assert await greeting(chatd) == "by flag"
 
 
-async def test_it_is_asked_and_told_what_to_do(operator: Operator) -> None:
+async def test_it_answers_and_obeys(operator: Operator) -> None:
     chatd = await operator.start()
     assert operator.socket.stat().st_mode & 0o777 == 0o600
     status = json.loads((await operator.ctl("status", "--json"))[1])
@@ -176,7 +176,7 @@ async def test_it_answers_its_operator_when_clients_took_all_there_is(operator: 
 
 
 async def test_two_daemons_and_one_folder(operator: Operator, start_chatd: ChatdStarter) -> None:
-    """Nobody asked for an admin socket by name: the second daemon does without."""
+    """The admin socket was not set explicitly: the second daemon runs without one."""
     first = await operator.start()
     second = await start_chatd({"history.store": "memory"}, environ=operator.environ)
     assert "another program listens there" in (await second.line("warning"))["detail"]
@@ -191,7 +191,7 @@ async def test_two_daemons_and_one_folder(operator: Operator, start_chatd: Chatd
     named.noise.clear()
 
 
-async def test_metrics_are_told_to_the_very_end(operator: Operator) -> None:
+async def test_metrics_are_served_to_the_very_end(operator: Operator) -> None:
     port = free_port()
     chatd = await operator.start(metrics__listen=f"localhost:{port}", drain__delay_seconds=3600)
     status, body = await get(port, "/metrics")
@@ -210,7 +210,7 @@ async def test_metrics_are_told_to_the_very_end(operator: Operator) -> None:
     assert await chatd.ended() == 0
 
 
-async def test_a_certificate_is_renewed_and_nobody_is_dropped(operator: Operator) -> None:
+async def test_a_certificate_is_renewed_without_closing_connections(operator: Operator) -> None:
     folder = operator.config.parent
     authority = trustme.CA()
     context = ssl.create_default_context()
@@ -244,7 +244,7 @@ async def test_a_certificate_is_renewed_and_nobody_is_dropped(operator: Operator
     code, _, complained = await operator.ctl("reload")
     assert code == 1
     assert f"{operator.config}:2:20: error: tls.certificate_file: " in complained
-    # Who came first is served still, by what was agreed on then.
+    # The first client is still served, with the parameters it negotiated.
     for stream in (early, late, await connect()):
         await stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert b" 200 " in bytes(await stream.receive_some(1000))

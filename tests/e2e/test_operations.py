@@ -1,4 +1,4 @@
-"""The story of operations is true, and docs/operations.md tells it as it is."""
+"""The steps of operations succeed, and docs/operations.md has their output."""
 
 from __future__ import annotations
 

@@ -381,7 +381,8 @@ async def test_a_narrow_page_has_drawers(chatd: ChatdProcess, chromium: Chromium
     assert page.faults == []
 
 
-# Over a canvas: computed colours come as oklch too. The ground is that of who paints one.
+# With a canvas, because computed colours can be oklch. The background is that of the nearest
+# element that has one.
 _CONTRAST: Final = """(selector => {
   const pen = new OffscreenCanvas(1, 1).getContext("2d");
   const light = colour => {

@@ -19,7 +19,7 @@ from tests.e2e.chatd_process import ChatdProcess, ChatdStarter
 @asynccontextmanager
 async def text_chat(chatd: ChatdProcess, nick: str) -> AsyncIterator[WebSocketConnection]:
     """Connect to the plain-text chat and read the greeting."""
-    # On a stream of ours: trio-websocket 0.12.2 does not close its own when the peer closed first.
+    # On our own stream: trio-websocket 0.12.2 does not close its stream if the peer closed first.
     stream = await trio.open_tcp_stream("localhost", chatd.port)
     async with stream, trio.open_nursery() as nursery:
         websocket = await trio_websocket.wrap_client_stream(
@@ -32,7 +32,7 @@ async def text_chat(chatd: ChatdProcess, nick: str) -> AsyncIterator[WebSocketCo
 
 
 async def say(websocket: WebSocketConnection, text: str) -> list[str]:
-    """Say ``text``; give the frames that came until it was back, which is the last."""
+    """Send ``text``; return the frames up to its echo, which is the last."""
     await websocket.send_message(text)
     frames: list[str] = []
     while not frames or not frames[-1].endswith(f": {text}"):
@@ -40,7 +40,7 @@ async def say(websocket: WebSocketConnection, text: str) -> list[str]:
     return frames
 
 
-async def test_the_log_tells_a_session(chatd: ChatdProcess) -> None:
+async def test_the_log_of_a_session(chatd: ChatdProcess) -> None:
     async with text_chat(chatd, "ann") as ann:
         await say(ann, "hello")
     told = {
@@ -104,7 +104,7 @@ def descriptors(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
-async def test_42_without_descriptors_clients_wait_and_who_is_here_chats(
+async def test_42_without_descriptors_new_clients_wait_and_others_chat_on(
     chatd: ChatdProcess,
 ) -> None:
     async with text_chat(chatd, "ann") as ann, trio.open_nursery() as nursery:

@@ -38,7 +38,7 @@ with socket.create_connection(("localhost", 3000)) as connection:
 
 
 def documented() -> str:
-    """Give the configuration of Prometheus that docs/operations.md has."""
+    """Return the Prometheus configuration from docs/operations.md."""
     (found,) = re.findall(
         r"```yaml\n(rule_files:.*?)```", (ROOT / "docs/operations.md").read_text("utf-8"), re.DOTALL
     )

@@ -43,7 +43,7 @@ print(connection.getresponse().status)
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    """Boot a machine with chatd and both proxies; its clients have an address of their own."""
+    """Boot a machine with chatd and both proxies; its clients have their own address."""
     if reason := why_not():
         pytest.skip(reason)
     with booted() as machine:
@@ -95,7 +95,7 @@ def haproxy(machine: Sandbox, way: str) -> str:
     params=["nginx-unix", "nginx-tcp", "haproxy-http", "haproxy-v2", "haproxy-v1"],
 )
 def proxy(machine: Sandbox, request: pytest.FixtureRequest) -> Iterator[str]:
-    """Have one of the proxies before the daemon; give its address."""
+    """Put one of the proxies before the daemon; return its address."""
     name, way = str(request.param).split("-")
     unix = way in ("unix", "http")
     serve(machine, UNIX if unix else TCP, ["unix"] if unix else ["127.0.0.1"])

@@ -1,4 +1,4 @@
-"""The first program anybody writes, word for word, in a browser: from a page and from a file."""
+"""The simplest client program, word for word, in a browser: from a page and from a file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ws.onmessage = event => { told(event.data); };
 
 
 async def serve_page(html: str, nursery: trio.Nursery) -> str:
-    """Serve one page on a port of its own; give its URL."""
+    """Serve one page on a free port; return its URL."""
     body = html.encode()
     head = f"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {len(body)}\r\n"
 

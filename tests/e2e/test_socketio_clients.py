@@ -74,7 +74,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SocketIOServer]
 async def observer(
     script: Path, server: SocketIOServer, nursery: trio.Nursery
 ) -> AsyncIterator[Client]:
-    """Connect a client in a process of its own, to ask the server about others."""
+    """Connect a client in a separate process, to ask the server about others."""
     others = await Clients.start(script, nursery)
     try:
         yield await others.connect("client-4.8", server.url, ["websocket"])
@@ -120,10 +120,10 @@ async def test_events_and_acknowledgements(
     assert await client.request("ask all", 30) == [["all"]]
 
 
-async def test_everybody_reads_the_same(
+async def test_all_versions_receive_the_same(
     version: str, way: list[str], server: SocketIOServer, clients: Clients, observer: Client
 ) -> None:
-    # An echo would not show it: who writes it wrong reads it wrong as well.
+    # An echo would not show it: a codec that writes it wrongly reads it wrongly as well.
     client = await clients.connect(version, server.url, way)
     for teller, binary in ((client, []), (observer, []), (client, [b"1"]), (observer, [b"1"])):
         said = ["é € 日本 \U0001f600", {"ключ": "ж"}, *binary]
@@ -134,7 +134,7 @@ async def test_everybody_reads_the_same(
 async def test_200_events_in_one_go(
     version: str, way: list[str], server: SocketIOServer, clients: Clients
 ) -> None:
-    """In order and none lost or doubled, both ways at once, before, amid and after an upgrade."""
+    """In order, none lost or duplicated, both ways at once, before, during and after an upgrade."""
     client = await clients.open(version, server.url, way, burst=200, query={"flood": "200"})
     await client.hears("connect")
     bursts = 3 if len(way) > 1 else 1
@@ -184,7 +184,7 @@ async def test_namespaces(
     (error,) = await nobody.hears(refusal)
     assert error == ("never" if speaks_3(version) else {"message": "never", "data": None})
 
-    # Who is refused costs nobody anything; who has the word comes in, on a connection of its own.
+    # A refusal does not affect other clients; a client with the token connects to the namespace.
     assert await main.request("answer", 1) == [1]
     if speaks_3(version):
         insider = await clients.open(version, f"{server.url}/secret?token={TOKEN}", way)
@@ -250,7 +250,7 @@ async def test_the_reason_of_a_killed_client(
 async def test_all_come_back_after_a_restart(
     ended: signal.Signals, clients: Clients, tmp_path: Path
 ) -> None:
-    """After a drain, a cancellation and a crash: who is not told to go comes back by itself."""
+    """Clients that got no DISCONNECT reconnect after a drain, a cancellation and a crash."""
     first = await trio.to_thread.run_sync(SocketIOServer, free_port(), {}, tmp_path)
     second = None
     try:

@@ -58,7 +58,7 @@ def service(machine: Sandbox) -> Iterator[Sandbox]:
     machine.run("systemctl", "stop", "chatd")
 
 
-def test_the_package_brings_the_pages_and_what_they_speak_of(parts: Parts) -> None:
+def test_the_package_has_the_docs_and_the_examples(parts: Parts) -> None:
     told = subprocess.run(
         ["dpkg-deb", "--contents", parts.package], check=True, capture_output=True, text=True
     ).stdout
@@ -84,7 +84,7 @@ def test_the_journal_has_fields(service: Sandbox) -> None:
     assert not any("said to be found" in str(entry) for entry in entries)
 
 
-def test_an_upgrade_refuses_nobody_and_keeps_everything(service: Sandbox, parts: Parts) -> None:
+def test_an_upgrade_refuses_no_client_and_keeps_everything(service: Sandbox, parts: Parts) -> None:
     configure(service, 'greeting = "An administrator changed this."')
     service.client(*client("una", "from before", room="attic"))
     with steady(service) as clients:
@@ -100,9 +100,9 @@ def test_an_upgrade_refuses_nobody_and_keeps_everything(service: Sandbox, parts:
     assert frames == ["An administrator changed this.", "una: from before", "uma: hi"]
 
 
-def test_figures_are_told_although_it_is_hardened(service: Sandbox) -> None:
+def test_metrics_work_in_the_hardened_unit(service: Sandbox) -> None:
     assert "state     ready since" in service.run("/opt/chatd/bin/chatd", "ctl", "status")
-    # /proc is hidden but for the daemon's own.
+    # /proc shows only the daemon's own processes.
     figures = service.run(PROGRAM, "-c", METRICS)
     assert "process_open_fds " in figures
     assert "chatd_ready 1.0" in figures
@@ -149,7 +149,7 @@ def test_a_socket_unit_hands_its_sockets_over(machine: Sandbox) -> None:
         machine.run("systemctl", "stop", "chatd.socket", "chatd")
 
 
-def test_a_faulty_configuration_is_told_and_not_tried_again(service: Sandbox) -> None:
+def test_a_faulty_configuration_is_reported_and_not_retried(service: Sandbox) -> None:
     machine = service
     machine.run("systemctl", "stop", "chatd")
     sound = machine.run("cat", CONFIGURATION)
@@ -157,7 +157,7 @@ def test_a_faulty_configuration_is_told_and_not_tried_again(service: Sandbox) ->
     try:
         machine.run("systemctl", "start", "chatd", status=1)
         names = ("ActiveState", "SubState", "Result", "ExecMainStatus", "NRestarts")
-        # A service that were to be tried again would be "activating (auto-restart)".
+        # A service to be restarted would be "activating (auto-restart)".
         assert machine.properties("chatd", *names) == {
             "ActiveState": "failed",
             "SubState": "failed",

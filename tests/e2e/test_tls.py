@@ -1,4 +1,4 @@
-"""The daemon with a certificate of its own, and real clients of every protocol."""
+"""The daemon with a certificate, and real clients of every protocol."""
 
 from __future__ import annotations
 

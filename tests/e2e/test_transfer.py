@@ -13,7 +13,7 @@ from tests.e2e.chatd_process import ChatdProcess, ChatdStarter
 
 
 async def chatd_says(*arguments: object, stdin: bytes = b"") -> tuple[int, bytes, str]:
-    """Run the program; give its exit code and what it wrote."""
+    """Run the program; return its exit code and output."""
     done = await trio.run_process(
         [sys.executable, "-m", "chatd", *map(str, arguments)],
         stdin=stdin,
@@ -55,14 +55,14 @@ async def test_history_goes_out_and_in_and_out_again(
     of_it = ("--config", config(tmp_path, chatd.history))
     code, live, _ = await chatd_says("export", "Lobby", *of_it)
     assert (code, live.count(b"\n")) == (0, 1000)
-    # A copy of the live store, which nobody else may read, and never over another file.
+    # A copy of the live store, readable only by its owner, never written over another file.
     copy = tmp_path / "copy.db"
     code, said, _ = await chatd_says("ctl", "backup", copy, *of_it)
     assert (code, said.decode()) == (0, f"{copy.stat().st_size} bytes\n")
     assert copy.stat().st_mode & 0o777 == 0o600
     code, _, error = await chatd_says("ctl", "backup", copy, *of_it)
     assert (code, error) == (1, f"chatd: {copy} is there already\n")
-    # While it runs nobody opens its store but itself; and what is wrong is one line.
+    # Only the running daemon opens its store, and each error is one line.
     code, _, error = await chatd_says("import", *of_it, stdin=b"nonsense\n")
     assert code == 1
     assert error.startswith("chatd: line 1: ")

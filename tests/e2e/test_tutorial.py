@@ -19,12 +19,12 @@ from tests.e2e.chatd_process import free_port
 from tests.e2e.chromium import Chromium, Tab
 from tests.e2e.sandbox import ROOT, cache_folder
 
-# Limits of a hang, not of a speed.
+# These only end a hang.
 LINE_SECONDS: Final = 60
 END_SECONDS: Final = 60
 
-# The page of https://socket.io/docs/v4/tutorial/, without its colours. Its icon is none, which
-# spares a request that would fail.
+# The page of https://socket.io/docs/v4/tutorial/, without its colours. The empty icon avoids a
+# request that would fail.
 PAGE: Final = """<!DOCTYPE html>
 <html>
   <head>
@@ -64,8 +64,8 @@ PAGE: Final = """<!DOCTYPE html>
 </html>
 """
 
-# The program says nothing until somebody comes. This, which Python runs before it, tells when there
-# is something to come to.
+# The program prints nothing until a client connects. Python runs this module before it, which
+# prints when the program listens.
 TELLTALE: Final = """import socket
 
 
@@ -106,7 +106,7 @@ def program_of_the_readme() -> str:
 
 
 class Program:
-    """A Python program that runs, and what it wrote so far."""
+    """A running Python program and its output so far."""
 
     def __init__(self, process: trio.Process, nursery: trio.Nursery) -> None:
         self.lines: Final[list[str]] = []
@@ -118,7 +118,7 @@ class Program:
         nursery.start_soon(self._read_noise)
 
     async def line(self, text: str, times: int = 1) -> None:
-        """Wait until it has written so many lines with this text in them."""
+        """Wait until it has written this number of lines with this text."""
         with trio.move_on_after(LINE_SECONDS):
             while sum(text in line for line in self.lines) < times and self._reading:
                 await self._news.wait()
@@ -126,7 +126,7 @@ class Program:
         assert count == times, f"{text!r}: {count} of {times} in\n{self.lines}\n{self.noise}"
 
     async def interrupt(self) -> int:
-        """Press Ctrl-C, and give its exit status."""
+        """Press Ctrl-C and return its exit status."""
         self._process.send_signal(signal.SIGINT)
         with trio.move_on_after(END_SECONDS):
             while self._reading:
@@ -167,7 +167,7 @@ class Program:
 
 @pytest.fixture
 async def folder(tmp_path: Path, browser_client: Path) -> Path:
-    """Make the folder that the README speaks of.
+    """Make the folder that the README describes.
 
     chatd itself is copied into it, because the client's files are kept within chatd: ``chatd
     fetch-client`` of the copy leaves the project as it is.
@@ -209,7 +209,7 @@ async def start(program: str, folder: Path, nursery: trio.Nursery) -> Program:
 
 
 async def said_in(tab: Tab, count: int) -> list[str]:
-    """Wait until a page shows so many messages; give them."""
+    """Wait until a page shows this number of messages; return them."""
     await tab.until(f"document.querySelectorAll('#messages li').length >= {count}")
     lines: list[str] = await tab.evaluate(LINES)
     return lines

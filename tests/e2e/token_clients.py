@@ -1,7 +1,7 @@
 """Clients of other libraries, with a token: ``token_clients.py PORT``.
 
-The tokens are in the environment. The clients run on asyncio, so they have a process of their own,
-which raises where anything is wrong.
+The tokens are in the environment. The clients run on asyncio, so they have their own process, which
+raises if anything is wrong.
 """
 
 from __future__ import annotations

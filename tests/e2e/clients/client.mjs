@@ -1,5 +1,5 @@
 // Socket.IO's own clients, driven by lines on stdin: each a JSON object that says what to `do` with
-// which `socket`. What they hear is told on stdout, each a JSON object. Bytes are {"$bytes": base64}.
+// which `socket`. Events are written to stdout as JSON objects. Bytes are {"$bytes": base64}.
 
 import { subscribe } from "node:diagnostics_channel";
 import { createRequire } from "node:module";
@@ -8,7 +8,7 @@ import { createInterface } from "node:readline";
 const require = createRequire(import.meta.url);
 const sockets = new Map();
 
-// What the library tells of a socket's life: in 1 and 2 `error` is what `connect_error` became.
+// The library's events of a socket's life: 1 and 2 have `error` in place of `connect_error`.
 const LIFE = ["connect_error", "error", "disconnect"];
 const EVENTS = [
   ...["echo", "answered", "flood"],
@@ -93,7 +93,7 @@ const commands = {
       socket.io.engine.once("upgrade", emitConnected);
     }
   },
-  // Emits an event; with `re`, the acknowledgement is told under that number.
+  // Emits an event; with `re`, the acknowledgement is written with that number.
   emit({ socket: name, args, re }) {
     const ack = (...answer) => tell({ re, args: written(answer) });
     sockets.get(name).emit(...read(args), ...(re === undefined ? [] : [ack]));
