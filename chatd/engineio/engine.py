@@ -1,7 +1,7 @@
-"""The engine: the sessions there are, and what is checked on the way to one.
+"""The engine: the sessions that exist, and the checks before a request reaches one.
 
-The checks stand in Node's order (``Server.verify`` and ``handshake`` of engine.io 6.6), because
-clients and the official suites tell their outcomes apart.
+The checks are in Node's order (``Server.verify`` and ``handshake`` of engine.io 6.6): clients and
+the official test suites distinguish their outcomes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from chatd.engineio.inbox import MessageInbox
 from chatd.engineio.options import Options
 from chatd.engineio.packets import Revision
 from chatd.engineio.session import Receiver, Session
-from chatd.engineio.websocket import Unwanted, UpgradeProbe, WebSocketTransport
+from chatd.engineio.websocket import RejectedUpgrade, UpgradeProbe, WebSocketTransport
 from chatd.logs import Log
 from chatd.timers import Fire, Timers
 from chatd.wire import websocket as wire
@@ -38,22 +38,27 @@ from chatd.wire.websocket import Upgrade, WebSocket
 __all__ = ["Engine", "EngineStatistics", "Opened"]
 
 Opened: TypeAlias = Callable[[Session], Receiver | None]
-"""Called when a session is there; what it sends arrives behind the open packet.
+"""Called with each new session. What it sends arrives after the open packet.
 
-What it returns gets the messages. None: they wait for ``async for`` on the session.
+Returns what gets the session's messages; None if they are to wait for ``async for`` on the session.
 """
 
-# 120 random bits, in 20 characters as Node's has them: who knows an id is the client.
+# 120 random bits in 20 characters, as in Node: the id is the client's secret.
 _ID_BYTES: Final = 15
 _REVISIONS: Final[dict[str | None, Revision]] = {"4": 4, "3": 3}
-# What can stand in no field of a header, as Node has it.
-_NO_ORIGIN: Final = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
+# Node's ``INVALID_HEADER_CHARACTERS``.
+_INVALID_IN_HEADER: Final = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
 
 
 class EngineStatistics(Struct, frozen=True):
-    """How many sessions there are on each transport, were opened, and ended by reason.
+    """Counters of an engine.
 
-    ``waiting`` is in bytes, in all sessions.
+    Attributes:
+        polling: Sessions on polling now.
+        websocket: Sessions on a WebSocket now.
+        opened: Sessions opened since the engine was made.
+        ended: Sessions that ended since then, by reason.
+        waiting: Bytes that are queued now, in all sessions.
     """
 
     polling: int
@@ -72,18 +77,31 @@ class _Open(Struct, frozen=True):
 
 
 class _RequestError(Exception):
-    def __init__(self, code: int, words: str | None = None) -> None:
+    """A request that is answered with one of Node's error codes."""
+
+    def __init__(self, code: int, message: str | None = None) -> None:
         super().__init__(code)
         self.code = code
-        self.words = words
+        self.message = message
 
 
 class Engine:
-    """Serves sessions on any ``wire.Routes``: no handlers and no listeners, which are ``Server``'s.
+    """Serves sessions, and no listeners: it is made for tables of routes.
 
-    ``sessions`` are those that are not over, by id. ``methods`` stand in a table of routes at
-    ``options.path``; ``routes`` is such a table, with nothing else in it. ``timers`` are run by
-    whoever passes them; without them the engine runs its own.
+    A protocol on top of Engine.IO uses it directly; `Server` calls a handler with each session.
+
+    Args:
+        opened: Called with each new session; see `Opened`.
+        options: Its options. They may be replaced while it runs: open sessions keep their
+            heartbeat.
+        log: Where faults and refused origins are logged.
+        timers: Timers that the caller runs; by default the engine runs its own.
+
+    Attributes:
+        options: Its options.
+        sessions: The sessions that are not over, by id.
+        methods: Its handlers by HTTP method, for a route at ``options.path``.
+        routes: A table with that route only, with and without its last slash.
     """
 
     def __init__(
@@ -104,12 +122,11 @@ class Engine:
         self._count = 0
         self._reasons: dict[str, int] = {}
 
-    # Its tasks
-
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve sessions until cancelled; there are none before and none after.
+        """Serve sessions until cancelled.
 
-        At its end what is left ends, "server shutting down", and each receiver has heard so.
+        Before and after, requests for new sessions are refused with 503. When it is cancelled, all
+        sessions end as ``"server shutting down"``, and each receiver has been told when it returns.
         """
         try:
             async with trio.open_nursery() as nursery:
@@ -128,11 +145,16 @@ class Engine:
             self._notify_ended()
 
     def end_all(self, reason: Reason = "server shutting down") -> None:
-        """End every session, and return at once: who can be told is told."""
+        """End every session, gracefully if the reason is. Returns at once.
+
+        Args:
+            reason: Why; default ``"server shutting down"``.
+        """
         for session in list(self.sessions.values()):
             session.end(reason)
 
     def statistics(self) -> EngineStatistics:
+        """Return the counters."""
         on_websocket = sum(session.transport == "websocket" for session in self.sessions.values())
         return EngineStatistics(
             polling=len(self.sessions) - on_websocket,
@@ -142,15 +164,16 @@ class Engine:
             waiting=sum(session.waiting for session in self.sessions.values()),
         )
 
-    # The sessions' side
+    # For the sessions
 
     def time(self, session: Session, due: float, fire: Fire) -> None:
-        """Call ``fire`` at ``due``, and whenever it says, in place of the session's timer."""
+        """Replace the session's timer by one that calls ``fire`` at ``due``."""
         if session.timer is not None:
             session.timer.cancel()
         session.timer = self.timers.add(due, fire, partial(self._failed, session))
 
     def forget(self, session: Session) -> None:
+        """Remove a session that is over. Its receiver is told from ``run``."""
         del self.sessions[session.id]
         if session.timer is not None:
             session.timer.cancel()
@@ -180,19 +203,18 @@ class Engine:
             traceback="".join(traceback.format_exception(error)),
         )
 
-    # Opening
+    # Opening a session
 
     def _open(
         self, request: Request, revision: Revision, websocket: WebSocket | None
     ) -> tuple[Session, Block]:
-        """Make a session, and its open packet; on a WebSocket that is sent here."""
+        """Return a new session and its open packet, which is sent here if it is on a WebSocket."""
         options = self.options
-        handshake = Handshake(request)
-        session = Session(secrets.token_urlsafe(_ID_BYTES), revision, handshake, self)
+        session = Session(secrets.token_urlsafe(_ID_BYTES), revision, Handshake(request), self)
         upgrades = (
             websocket is None and options.allow_upgrades and "websocket" in options.transports
         )
-        said = msgspec.json.encode(
+        handshake = msgspec.json.encode(
             _Open(
                 session.id,
                 ("websocket",) if upgrades else (),
@@ -201,7 +223,7 @@ class Engine:
                 options.max_payload,
             )
         )
-        greeting = Block.control(f"0{said.decode()}", revision)
+        greeting = Block.control(f"0{handshake.decode()}", revision)
         self.sessions[session.id] = session
         if websocket is not None:
             websocket.outbox.offer(greeting.frames, 0)
@@ -218,15 +240,15 @@ class Engine:
             self.time(session, due, session.fire)
         return session, greeting
 
-    # The checks
+    # Checking a request
 
     def _find_session(self, request: Request, *, upgrade: bool) -> Session | None:
-        """Find the session that a request is for; None where it would open one."""
+        """Return the session that a request is for; None if it is to open one."""
         query = request.query
         transport = query.get("transport")
         if transport not in self.options.transports:
             raise _RequestError(0)
-        if _NO_ORIGIN.search(request.header("origin") or ""):
+        if _INVALID_IN_HEADER.search(request.header("origin") or ""):
             raise _RequestError(3)
         sid = query.get("sid")
         if sid:
@@ -247,20 +269,20 @@ class Engine:
         return None
 
     async def _ask_application(self, request: Request) -> None:
-        """Ask the application about who would open a session."""
+        """Let ``allow_request`` decide on a request that would open a session."""
         if self.options.allow_request is not None:
-            words = await self.options.allow_request(request)
-            if words is not None:
-                raise _RequestError(4, words)
+            message = await self.options.allow_request(request)
+            if message is not None:
+                raise _RequestError(4, message)
 
     def _check_admission(self, request: Request) -> Revision:
-        """Check whether a session can be opened; give the revision that it speaks."""
+        """Return the revision of a session that may be opened."""
         revision = _REVISIONS.get(request.query.get("EIO"))
         if revision is None or (revision == 3 and not self.options.allow_eio3):
             raise _RequestError(5)
         if not self._running or len(self.sessions) >= self.options.max_sessions:
-            busy = refusal(503, "Too many sessions; come back in a while.", [("Retry-After", "10")])
-            raise Refused(busy)
+            message = "There are too many sessions. Try again in 10 seconds."
+            raise Refused(refusal(503, message, [("Retry-After", "10")]))
         return revision
 
     # HTTP
@@ -283,8 +305,8 @@ class Engine:
                 response = await polling.post(request, session, options)
             else:
                 response = polling.error(3)
-        except _RequestError as failed:
-            response = polling.error(failed.code, failed.words)
+        except _RequestError as error:
+            response = polling.error(error.code, error.message)
         except Refused as refused:
             response = refused.response
         if headers:
@@ -294,12 +316,11 @@ class Engine:
     async def _open_by_polling(self, request: Request) -> Response:
         await self._ask_application(request)
         revision = self._check_admission(request)
-        # The connection's own part of a request is not for the session to keep.
+        # The session keeps the request, and must not keep its connection alive with it.
         request.release()
         session, greeting = self._open(request, revision, None)
-        response = await polling.answer(
-            request, [greeting], revision, self.options, base64=session.base64
-        )
+        base64 = session.polling.base64
+        response = await polling.answer(request, [greeting], revision, self.options, base64=base64)
         if self.options.cookie is not None:
             cookie = self.options.cookie.written(session.id, over_tls=request.secure)
             headers = [*response.headers, ("Set-Cookie", cookie)]
@@ -317,42 +338,42 @@ class Engine:
                 self._log_origin(request)
                 raise _RequestError(4)
             if session is None:
-                opening = self._opener(self._check_admission(request))
+                opener = self._session_opener(self._check_admission(request))
             elif self.options.allow_upgrades:
-                opening = self._upgrader(session)
+                opener = self._upgrade_opener(session)
             else:
                 raise _RequestError(3)
-        except _RequestError as failed:
-            # A browser shows none of it; Node's form, for those who look.
-            words = failed.words or polling.ERRORS[failed.code]
-            return Response(400, words.encode(), "text/html")
+        except _RequestError as error:
+            # In Node's form. Browsers do not show it.
+            message = error.message or polling.ERRORS[error.code]
+            return Response(400, message.encode(), "text/html")
         except Refused as refused:
             return refused.response
         return Upgrade(
             None,
-            opening,
+            opener,
             max_message_bytes=self.options.max_payload,
             send_queue_bytes=self.options.send_queue_bytes,
             heartbeat=False,
         )
 
-    def _opener(self, revision: Revision) -> wire.Opener:
-        async def opening(websocket: WebSocket) -> wire.Receiver:
+    def _session_opener(self, revision: Revision) -> wire.Opener:
+        async def opener(websocket: WebSocket) -> wire.Receiver:
             if revision == 3 and self.options.handshake_pause:
                 # The official suite listens for the open packet only once it has seen the 101.
                 await trio.sleep(self.options.handshake_pause)
             session, _ = self._open(websocket.request, revision, websocket)
             return WebSocketTransport(session, websocket)
 
-        return opening
+        return opener
 
-    def _upgrader(self, session: Session) -> wire.Opener:
-        async def opening(websocket: WebSocket) -> wire.Receiver:
+    def _upgrade_opener(self, session: Session) -> wire.Opener:
+        async def opener(websocket: WebSocket) -> wire.Receiver:
             if session.upgrading or session.reason is not None:
-                return Unwanted(websocket)
+                return RejectedUpgrade(websocket)
             return UpgradeProbe(session, websocket, self.timers, self.options.upgrade_timeout)
 
-        return opening
+        return opener
 
     def _log_origin(self, request: Request) -> None:
         self._log.emit(

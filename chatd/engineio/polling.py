@@ -1,9 +1,12 @@
-"""What a session's GETs and POSTs are answered with. The checks before it are the engine's."""
+"""Polling: the transport of a session without WebSocket, and the answers to its GETs and POSTs.
+
+The engine has checked a request before it comes here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import trio
@@ -11,22 +14,35 @@ import trio
 from chatd.engineio import payloads
 from chatd.engineio.block import Block
 from chatd.engineio.options import Options
-from chatd.engineio.packets import PacketError, Revision
-from chatd.engineio.session import Session
+from chatd.engineio.packets import Packet, PacketError, Revision
 from chatd.wire.compression import compressed, preferred
 from chatd.wire.request import Refused, Request, Response
 
-__all__ = ["ERRORS", "answer", "error", "get", "post"]
+if TYPE_CHECKING:
+    from chatd.engineio.session import Session
 
-TEXT: Final = "text/plain; charset=UTF-8"
-# So that no browser offers a download of it: Node's, since 2012.
+__all__ = ["ERRORS", "PollingTransport", "answer", "error", "get", "post"]
+
+_TEXT: Final = "text/plain; charset=UTF-8"
+# Keeps browsers from offering a download: Node does it too, since 2012.
 _HTML: Final = "text/html"
 _OCTETS: Final = "application/octet-stream"
 _SCRIPT: Final = "text/javascript; charset=UTF-8"
 _NO_STORE: Final = (("Cache-Control", "no-store"),)
 
-# Above it an answer is compressed in a thread: zlib makes some 30 MB a second, and holds the loop.
+# A larger response is compressed in a thread: zlib makes some 30 MB a second and blocks the loop.
 _INLINE_BYTES: Final = 65536
+
+# Other tasks run after this many packets of one POST.
+_BATCH: Final = 64
+
+# The answer to a GET waits until this many rounds of the scheduler bring nothing more (a handler
+# that echoes has one message every two rounds), and at most this many in all.
+_QUIET_ROUNDS: Final = 3
+_COLLECT_ROUNDS: Final = 64
+
+_CLOSE: Final = {revision: Block.control("1", revision) for revision in (3, 4)}
+_NOOP: Final = {revision: Block.control("6", revision) for revision in (3, 4)}
 
 ERRORS: Final = {
     0: "Transport unknown",
@@ -36,24 +52,176 @@ ERRORS: Final = {
     4: "Forbidden",
     5: "Unsupported protocol version",
 }
+"""Node's codes and messages (engine.io 6.6, ``Server.errorMessages``)."""
 
 
-def error(code: int, words: str | None = None) -> Response:
-    """Make Node's refusal of this code; 4 may have words of its own."""
-    message = ERRORS[code] if words is None else words
-    body = msgspec.json.encode({"code": code, "message": message})
+class PollingTransport:
+    """What a session has queued for its GETs, and the GET that waits for it.
+
+    Attributes:
+        base64: Whether a client of revision 3 takes text only, as its handshake says.
+        getting: Whether a GET is being answered; a second one breaks the protocol.
+        posting: Whether a POST is being read; a second one breaks the protocol.
+        waiting: How many bytes are queued.
+    """
+
+    __slots__ = (
+        "_last",
+        "_parked",
+        "_progress",
+        "_queue",
+        "_session",
+        "base64",
+        "getting",
+        "posting",
+        "received_bytes",
+        "sent_bytes",
+        "sent_messages",
+        "waiting",
+    )
+
+    def __init__(self, session: Session) -> None:
+        query = session.handshake.query
+        self.base64: Final = "b64" in query or "j" in query
+        self.getting = False
+        self.posting = False
+        self.waiting = 0
+        self.received_bytes = 0
+        self.sent_bytes = 0
+        self.sent_messages = 0
+        self._session = session
+        self._queue: list[Block] = []
+        self._parked: trio.CancelScope | None = None
+        self._progress: trio.Event | None = None
+        # The answer to the last GET.
+        self._last = _CLOSE[session.revision]
+
+    def offer(self, block: Block, messages: int) -> None:
+        """Queue a block, and wake the GET that waits for one."""
+        self.sent_messages += messages
+        self.waiting += block.size
+        self._queue.append(block)
+        if self._parked is not None:
+            self._parked.cancel()
+
+    def ends_with(self, block: Block) -> bool:
+        """Return whether this block is the last one in the queue."""
+        return bool(self._queue) and self._queue[-1] is block
+
+    def take_queue(self) -> list[Block]:
+        """Empty the queue, and return its blocks."""
+        blocks, self._queue = self._queue, []
+        self.waiting = 0
+        self._notify()
+        return blocks
+
+    def drop_queue(self, *, noop: bool = False) -> None:
+        """Empty the queue. With ``noop``, the last GET is answered with NOOP in place of CLOSE."""
+        self.take_queue()
+        if noop:
+            self._last = _NOOP[self._session.revision]
+
+    def wake(self) -> None:
+        """Wake the waiting GET, and everything that waits for progress: the state has changed."""
+        if self._parked is not None:
+            self._parked.cancel()
+        self._notify()
+
+    async def wait_progress(self) -> None:
+        """Wait until the queue was taken or dropped."""
+        if self._progress is None:
+            self._progress = trio.Event()
+        await self._progress.wait()
+
+    def _notify(self) -> None:
+        if self._progress is not None:
+            self._progress.set()
+            self._progress = None
+
+    async def poll(self, gone: Callable[[], Awaitable[None]]) -> list[Block] | None:
+        """Wait for blocks, and return them as the answer to a GET.
+
+        Args:
+            gone: Returns when the client has closed the connection of this GET, which ends the
+                session.
+
+        Returns:
+            At least one block; None if the transport is a WebSocket by then.
+        """
+        session = self._session
+        self.getting = True
+        try:
+            if session.state == "polling" and not self._queue:
+                # Waiting for the client to close the connection is cancelled by what is offered. So
+                # a waiting GET needs neither a second task nor an event.
+                try:
+                    with trio.CancelScope() as self._parked:
+                        await gone()
+                        session.end("transport error")
+                finally:
+                    self._parked = None
+                await session.yield_to_io()
+            await self._collect()
+        finally:
+            self.getting = False
+        if session.state == "websocket":
+            return None
+        blocks = self._take()
+        for block in blocks:
+            self.sent_bytes += block.size
+        return blocks
+
+    async def _collect(self) -> None:
+        """Wait while more is being offered: each GET that this saves is worth many rounds."""
+        seen = quiet = 0
+        for _ in range(_COLLECT_ROUNDS):
+            if self._session.state != "polling" or quiet == _QUIET_ROUNDS:
+                return
+            quiet = quiet + 1 if len(self._queue) == seen else 0
+            seen = len(self._queue)
+            await trio.lowlevel.checkpoint()
+
+    def _take(self) -> list[Block]:
+        session = self._session
+        if session.state == "over":
+            return [self._last]
+        if self._queue:
+            return self.take_queue()
+        if session.state == "leaving":
+            # Not in one payload with the queue: socket.io-client 4 acts on CLOSE at once and on
+            # packets before it a moment later, when it takes the connection for lost.
+            session.finish()
+            return [self._last]
+        return [_NOOP[session.revision]]
+
+    async def take_packets(self, packets: Iterator[Packet], size: int) -> None:
+        """Handle the packets of a POST in order. Raises PacketError at the first invalid one."""
+        self.received_bytes += size
+        for count, packet in enumerate(packets, 1):
+            if self._session.reason is not None:
+                return
+            await self._session.packet(packet)
+            if not count % _BATCH:
+                await trio.lowlevel.checkpoint()
+
+
+def error(code: int, message: str | None = None) -> Response:
+    """Return Node's error response for a code; code 4 may have a message of its own."""
+    text = ERRORS[code] if message is None else message
+    body = msgspec.json.encode({"code": code, "message": text})
     return Response(403 if code == 4 else 400, body, "application/json")
 
 
 async def get(request: Request, session: Session, options: Options) -> Response:
-    """Answer a GET, when there is something for it."""
-    if session.getting:
+    """Answer a GET as soon as there is something to send."""
+    if session.polling.getting:
         session.end("transport error")
         return error(3)
-    blocks = await session.poll(request.gone)
+    blocks = await session.polling.poll(request.gone)
     if blocks is None:
         return error(3)
-    return await answer(request, blocks, session.revision, options, base64=session.base64)
+    base64 = session.polling.base64
+    return await answer(request, blocks, session.revision, options, base64=base64)
 
 
 async def answer(
@@ -64,13 +232,13 @@ async def answer(
     *,
     base64: bool,
 ) -> Response:
-    """Make a payload of these blocks, as this request wants it."""
+    """Return a response with the payload of these blocks, in the form that the request asks for."""
     index = request.query.get("j") if options.jsonp else None
     payload, octets = payloads.encode(blocks, revision, base64=base64 or index is not None)
     if index is not None:
         response = Response(200, payloads.encode_jsonp(payload, index), _SCRIPT, _NO_STORE)
     else:
-        response = Response(200, payload, _OCTETS if octets else TEXT, _NO_STORE)
+        response = Response(200, payload, _OCTETS if octets else _TEXT, _NO_STORE)
     threshold = options.compression_threshold
     if threshold is None or len(response.body) < threshold:
         return response
@@ -81,19 +249,28 @@ async def answer(
 
 
 async def post(request: Request, session: Session, options: Options) -> Response:
-    """Take a POST's packets; the answer waits until the receiver took their messages."""
+    """Handle the packets of a POST. The response waits until the receiver has handled them."""
+    polling = session.polling
     octets = (request.header("content-type") or "").startswith(_OCTETS)
-    if session.posting or (octets and session.revision == 4):
+    if polling.posting or (octets and session.revision == 4):
         session.end("transport error")
         return error(3)
-    session.posting = True
+    polling.posting = True
     try:
-        await _take(request, session, options, octets=octets)
+        body = await request.body(options.max_payload)
+        if octets:
+            packets = payloads.decode_octets(body)
+        else:
+            if options.jsonp and "j" in request.query:
+                body = payloads.decode_jsonp(body)
+            packets = payloads.decode(body, session.revision)
+        await polling.take_packets(packets, len(body))
     except PacketError:
         session.end("parse error")
         return error(3)
     except Refused as refused:
-        # Too much is refused, and the session goes on; else the client broke off or the rules.
+        # A body that is too large is refused, and the session goes on. Everything else means that
+        # the client broke off or sent malformed HTTP.
         if refused.response.status != 413:
             session.end("transport error")
         return refused.response
@@ -101,19 +278,8 @@ async def post(request: Request, session: Session, options: Options) -> Response
         session.end("transport error")
         raise
     finally:
-        session.posting = False
+        polling.posting = False
     if session.reason == "transport close":
-        # Once this is answered the session is unknown; a GET that was sent before may yet come.
+        # Once this is answered the session is unknown, but a GET sent before may still arrive.
         await session.wait_over()
     return Response(200, b"ok", _HTML, _NO_STORE)
-
-
-async def _take(request: Request, session: Session, options: Options, *, octets: bool) -> None:
-    body = await request.body(options.max_payload)
-    if octets:
-        packets = payloads.decode_octets(body)
-    else:
-        if options.jsonp and "j" in request.query:
-            body = payloads.decode_jsonp(body)
-        packets = payloads.decode(body, session.revision)
-    await session.post(packets, len(body))

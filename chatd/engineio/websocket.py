@@ -1,6 +1,6 @@
-"""An engine's WebSockets: one that is a session from the first, and one that would take one over.
+"""An engine's WebSockets: the transport of a session, and one that is to become it.
 
-Both are receivers of ``wire.websocket``'s: a frame is a packet.
+They are receivers of `chatd.wire.websocket`: each message is a packet.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from chatd.timers import Timers
 from chatd.wire import frames
 from chatd.wire.websocket import WebSocket
 
-__all__ = ["Unwanted", "UpgradeProbe", "WebSocketTransport"]
+__all__ = ["RejectedUpgrade", "UpgradeProbe", "WebSocketTransport"]
 
-_PROBED: Final = frames.text(b"3probe")
+_PROBE_ANSWER: Final = frames.text(b"3probe")
 
 
 class WebSocketTransport:
-    """The WebSocket that is a session's transport."""
+    """The WebSocket that is the transport of a session."""
 
     __slots__ = ("_session", "_websocket")
 
@@ -33,6 +33,7 @@ class WebSocketTransport:
         self._websocket = websocket
 
     async def received(self, message: str | bytes) -> None:
+        """Handle a packet."""
         session = self._session
         if isinstance(message, str) and message[:1] == "4":
             await session.deliver(message[1:])
@@ -45,20 +46,22 @@ class WebSocketTransport:
             await session.packet(packet)
 
     def goodbye_frames(self, close: Close, reason: str) -> bytes:
+        """Return nothing to send before the Close frame."""
         if self._session.reason is None:
-            # The wire ends it, for a fault: the session need not wait for the closing handshake.
+            # The wire closes it for a fault: the session need not wait for the closing handshake.
             self.ended(close, reason)
         return b""
 
     def ended(self, close: Close, reason: str) -> None:
+        """End the session."""
         self._session.end_now(reason_of(close, by_peer=self._websocket.peer_closed))
 
 
 class UpgradeProbe:
-    """A WebSocket that would like to take a session over from polling.
+    """A WebSocket that is to replace polling as the transport of a session.
 
-    It says ``2probe``, and ``5`` when its last GET was answered; anything else, or nothing in
-    ``seconds``, closes it and leaves the session on polling.
+    The client sends ``2probe``, and ``5`` once its last GET was answered. Anything else, or nothing
+    within ``seconds``, closes the WebSocket and leaves the session on polling.
     """
 
     __slots__ = ("_probed", "_session", "_timer", "_transport", "_websocket")
@@ -74,17 +77,18 @@ class UpgradeProbe:
         self._timer = timers.add(trio.current_time() + seconds, self._expire)
 
     async def received(self, message: str | bytes) -> None:
+        """Handle a packet of the upgrade, and then those of the session."""
         if self._transport is not None:
             await self._transport.received(message)
             return
         if not self._probed and message == f"{PING}probe":
             self._probed = True
-            self._websocket.outbox.offer(_PROBED, 0)
+            self._websocket.outbox.offer(_PROBE_ANSWER, 0)
             self._session.mark_probing()
         elif self._probed and message == str(UPGRADE):
+            self._timer.cancel()
             self._transport = WebSocketTransport(self._session, self._websocket)
             self._session.use_websocket(self._websocket)
-            self._timer.cancel()
         else:
             self._websocket.end(model.POLICY)
 
@@ -92,9 +96,11 @@ class UpgradeProbe:
         self._websocket.end(model.POLICY)
 
     def goodbye_frames(self, close: Close, reason: str) -> bytes:
+        """Return nothing to send before the Close frame."""
         return b"" if self._transport is None else self._transport.goodbye_frames(close, reason)
 
     def ended(self, close: Close, reason: str) -> None:
+        """Leave the session on polling, or end it if this is its transport."""
         self._timer.cancel()
         if self._transport is not None:
             self._transport.ended(close, reason)
@@ -102,8 +108,8 @@ class UpgradeProbe:
             self._session.abandon_upgrade()
 
 
-class Unwanted:
-    """A WebSocket for a session that has one already, or is about to end: it is closed."""
+class RejectedUpgrade:
+    """A WebSocket for a session that has one already, or has ended: it is closed at once."""
 
     __slots__ = ()
 
@@ -111,10 +117,11 @@ class Unwanted:
         websocket.end(model.POLICY)
 
     async def received(self, message: str | bytes) -> None:
-        """Never called: it is closing."""
+        """Do nothing: a closing WebSocket delivers no messages."""
 
     def goodbye_frames(self, close: Close, reason: str) -> bytes:
+        """Return nothing to send before the Close frame."""
         return b""
 
     def ended(self, close: Close, reason: str) -> None:
-        """Nothing ends with it."""
+        """Do nothing: no session ends with it."""

@@ -35,13 +35,13 @@ async def test_a_get_waits_for_what_comes() -> None:
     async with serve() as served, trio.open_nursery() as nursery:
         poller = await served.poller()
         answers = await waiting(nursery, poller)
-        assert poller.session.getting
+        assert poller.session.polling.getting
         # What is offered in one go is one answer.
         poller.session.send_nowait("a")
         poller.session.offer(Block(["b", "c"]), 2)
         await wait_all_tasks_blocked()
         assert [answer[2] for answer in answers] == [b"4a\x1e4b\x1e4c"]
-        assert not poller.session.getting
+        assert not poller.session.polling.getting
         assert poller.session.sent_messages == 3
 
 
@@ -104,7 +104,7 @@ async def test_a_second_post_ends_the_session() -> None:
             "Content-Length: 3\r\n\r\n4".encode()
         )
         await wait_all_tasks_blocked()
-        assert poller.session.posting
+        assert poller.session.polling.posting
         status, _, _ = await poller.post("4a")
         assert status == 400
         await served.last.over.wait()
@@ -122,7 +122,7 @@ async def test_a_client_that_goes_while_its_get_waits_is_gone() -> None:
         client = poller.getting
         nursery.start_soon(partial(ask_and_ignore, client, poller.line))
         await wait_all_tasks_blocked()
-        assert poller.session.getting
+        assert poller.session.polling.getting
         await client.aclose()
         await served.last.over.wait()
         assert served.last.reason == "transport error"
@@ -142,7 +142,7 @@ async def test_what_a_client_sends_ahead_of_an_answer_is_kept() -> None:
         await wait_all_tasks_blocked()
         await poller.getting.send(head)
         await wait_all_tasks_blocked()
-        assert poller.session.getting
+        assert poller.session.polling.getting
         poller.session.send_nowait("a")
         assert (await poller.getting.answer())[2] == b"4a"
         await wait_all_tasks_blocked()

@@ -180,7 +180,7 @@ async def test_cancelled_it_tells_who_waits() -> None:
             sid = json.loads(body[1:])["sid"]
             await opened(websocket)
             await poller.send(f"{line}&sid={sid} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-            while not server.sessions[sid].getting:  # noqa: ASYNC110  nobody is told when
+            while not server.sessions[sid].polling.getting:  # noqa: ASYNC110  nobody is told when
                 await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
             with trio.CancelScope(shield=True), trio.fail_after(10):
