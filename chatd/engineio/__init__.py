@@ -1,7 +1,22 @@
-"""Engine.IO for Trio: sessions over HTTP polling and WebSocket, revisions 4 and 3.
+"""Engine.IO for Trio: messages over HTTP polling and WebSocket, protocol revisions 4 and 3.
 
-``Server`` stands alone and calls a handler for each session. ``Engine`` is what it is made of, for
-protocols above: it hands each session to a function, which gives a receiver for its messages.
+::
+
+    import trio
+    from chatd import engineio
+
+    async def echo(session):
+        async for message in session:
+            await session.send(message)
+
+    trio.run(engineio.Server(echo).serve, "127.0.0.1:3000")
+
+`Server` listens by itself and calls a handler with each `Session`. `Engine` is for protocols on top
+of Engine.IO and for servers with a table of routes of their own: it calls a function with each
+session, which returns a `Receiver` for its messages. `Options` says what can be set.
+
+The protocol is that of https://socket.io/docs/v4/engine-io-protocol/ (revision 4) and, with
+``allow_eio3``, revision 3, which Socket.IO's clients 1.x and 2.x speak.
 """
 
 from chatd.engineio.block import Block

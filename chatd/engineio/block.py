@@ -1,7 +1,7 @@
-"""A block: messages that are encoded once, for every session of one revision that gets them.
+"""A block: messages that are encoded once for all sessions of one revision.
 
-What a poll is answered with and what a WebSocket is sent are both made of it, each when it is
-first asked for, so that an upgrade changes nothing for who offers.
+Both forms, the one for polling and the one for WebSocket, are made when they are first needed. So
+whoever offers a block need not know the transport.
 """
 
 from __future__ import annotations
@@ -17,15 +17,24 @@ __all__ = ["Block"]
 
 
 class Block:
-    """Messages for everybody of one revision: text is ``str``, everything else binary.
+    """Messages for sessions of one revision. ``len()`` is how many.
 
-    ``size`` is what it counts for where it waits, in bytes. ``frames`` are whole WebSocket frames,
-    joined. ``payload`` is its part of a poll's answer; ``octets`` is the same in revision 3's
-    binary form, which the whole answer must have if any block in it is ``binary`` and the client
-    did not ask for base64.
+    Args:
+        messages: The messages: ``str`` is sent as text, everything else as binary.
+        revision: The revision of the sessions; default 4.
 
-    Raises UnicodeEncodeError for text that is not Unicode (half a surrogate pair), at once, so
-    that nothing raises later in a fan-out.
+    Attributes:
+        revision: The revision.
+        binary: Whether a message is binary.
+        size: What it counts in a send queue, in bytes.
+        frames: The messages as WebSocket frames, joined.
+        payload: The messages as a part of a polling response.
+        octets: The same in revision 3's binary form, which the whole response must have if a block
+            in it is ``binary`` and the client did not ask for base64.
+
+    Raises:
+        UnicodeEncodeError: A text has half of a surrogate pair. It is raised here and not when the
+            block is sent, in a fan-out.
     """
 
     __slots__ = ("_parts", "binary", "frames", "octets", "payload", "revision", "size")
@@ -40,7 +49,7 @@ class Block:
         self.revision = revision
         self.binary = False
         self.size = 0
-        # A text packet with its type, and of a binary one the data alone.
+        # Text packets have their type; binary ones are the data only.
         self._parts: list[tuple[bool, bytes]] = []
         for message in messages:
             if isinstance(message, str):
@@ -64,8 +73,8 @@ class Block:
         return len(self._parts)
 
     if not TYPE_CHECKING:
-        # A slot that is not filled yet. Once filled it is read directly, which a property is not:
-        # this is read once for each receiver of a broadcast.
+        # Called for a slot that is not filled. Once filled it is faster than a property, and it is
+        # read once for each receiver of a broadcast.
         def __getattr__(self, name: str) -> bytes:
             make = _MAKERS.get(name)
             if make is None:
@@ -94,7 +103,7 @@ def _payload(parts: list[tuple[bool, bytes]], revision: Revision) -> bytes:
 
 
 def _with_length(data: bytes) -> bytes:
-    # Revision 3 counts as JavaScript does, in UTF-16 code units.
+    # Revision 3 counts UTF-16 code units, as JavaScript does.
     units = len(data) if data.isascii() else len(data.decode().encode("utf-16-le")) // 2
     return b"%d:%b" % (units, data)
 

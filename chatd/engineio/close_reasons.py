@@ -1,4 +1,4 @@
-"""Why a session ends, and what a WebSocket is closed with for it."""
+"""Why a session ends, and what its WebSocket is closed with."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ Reason: TypeAlias = Literal[
     "server shutting down",
     "too slow",
 ]
-"""Why a session ended, in Node's words; "too slow", the bound of what waits, is ours alone."""
+"""Why a session ended, in Node's words. ``"too slow"`` is this server's own: the client did not
+read, and its send queue was full."""
 
 CLOSES: Final[dict[Reason, Close]] = {
     "transport error": model.PROTOCOL_ERROR,
@@ -29,11 +30,12 @@ CLOSES: Final[dict[Reason, Close]] = {
     "server shutting down": model.GOING_AWAY,
     "too slow": model.TOO_SLOW,
 }
+"""What a WebSocket is closed with, by the reason for which the session ends."""
 
 GRACEFUL: Final = ("forced close", "server shutting down")
-"""The client is there and did nothing wrong: it gets what waits before it is sent away."""
+"""Reasons for which the send queue is still sent before the session is closed."""
 
-# What the wire ends a WebSocket for by itself.
+# For the closes that the wire makes by itself.
 _REASONS: Final[dict[int, Reason]] = {
     model.LOST.code: "transport close",
     model.TOO_SLOW.code: "too slow",
@@ -47,7 +49,11 @@ _REASONS: Final[dict[int, Reason]] = {
 
 
 class SessionClosed(Exception):  # noqa: N818 - Trio's closed resources are named so too
-    """There is nobody to send to any more; ``reason`` says why."""
+    """Raised for a message that is sent to a session that has ended.
+
+    Attributes:
+        reason: Why the session ended.
+    """
 
     def __init__(self, reason: Reason) -> None:
         super().__init__(reason)
@@ -55,5 +61,5 @@ class SessionClosed(Exception):  # noqa: N818 - Trio's closed resources are name
 
 
 def reason_of(close: Close, *, by_peer: bool) -> Reason:
-    """Say why a session ends whose WebSocket ended so."""
+    """Return the reason for which a session ends whose WebSocket was closed so."""
     return "transport close" if by_peer else _REASONS.get(close.code, "forced close")

@@ -1,7 +1,7 @@
-"""Which pages of other origins may talk to an engine, and the headers that tell browsers so.
+"""CORS: which other origins' pages may use an engine, and the headers that tell browsers so.
 
-The headers are those of Node's ``cors`` package. A browser does not hold a WebSocket to them, so
-that who is not allowed is refused there (RFC 6455 section 10.2).
+The headers are those of Node's ``cors`` package. Browsers do not apply them to WebSockets, so a
+WebSocket of an origin that is not allowed is refused (RFC 6455 section 10.2).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _METHODS = "GET,HEAD,PUT,PATCH,POST,DELETE"
 
 
 def allowed(request: Request, options: Options) -> bool:
-    """Tell whether the page that asks, if it is one, is the server's own or one of the list."""
+    """Return whether a request is from no page, a page of the server's own or an allowed one."""
     if check(request, ("same",), (), request.listener_loopback) is None:
         return True
     return options.cors_origins is not None and _listed(request, options)
@@ -30,7 +30,7 @@ def _listed(request: Request, options: Options) -> bool:
 
 
 def headers(request: Request, options: Options) -> list[tuple[str, str]]:
-    """Give the headers of any answer to this request; none where CORS is off."""
+    """Return the headers for any response to this request; none if CORS is off."""
     origins = options.cors_origins
     if origins is None:
         return []
@@ -38,7 +38,7 @@ def headers(request: Request, options: Options) -> list[tuple[str, str]]:
     if not callable(origins) and "*" in origins and not options.cors_credentials:
         fields = [("Access-Control-Allow-Origin", "*")]
     else:
-        # Browsers do not take "*" together with credentials.
+        # Browsers reject "*" together with credentials.
         fields = [("Vary", "Origin")]
         if origin is not None and _listed(request, options):
             fields.insert(0, ("Access-Control-Allow-Origin", origin))
@@ -48,7 +48,7 @@ def headers(request: Request, options: Options) -> list[tuple[str, str]]:
 
 
 def preflight(request: Request, options: Options) -> Response:
-    """Answer OPTIONS, where CORS is on."""
+    """Return the response to OPTIONS, if CORS is on."""
     fields = [*headers(request, options), ("Access-Control-Allow-Methods", _METHODS)]
     asked = request.header("access-control-request-headers")
     fields.append(("Vary", "Access-Control-Request-Headers"))

@@ -1,4 +1,4 @@
-"""How a session began: the request that opened it, as handlers and middleware see it."""
+"""The request that opened a session, as handlers and middleware see it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["Handshake"]
 
 
 class Handshake:
-    """The first request of a session, read only.
+    """The request that opened a session, read only.
 
-    ``address`` is the peer's IP address without port, ``"unix"`` or ``"memory"``. ``headers`` are
-    by lower-case name. ``query`` has the application's own fields beside ``EIO`` and ``transport``.
+    Attributes:
+        request: The request itself.
     """
 
     __slots__ = ("_headers", "request")
@@ -24,18 +24,22 @@ class Handshake:
 
     @property
     def method(self) -> str:
+        """The HTTP method, ``"GET"``."""
         return self.request.method
 
     @property
     def path(self) -> str:
+        """The path, without the query."""
         return self.request.path
 
     @property
     def query(self) -> dict[str, str]:
+        """The query: the application's own fields, ``EIO`` and ``transport``."""
         return self.request.query
 
     @property
     def headers(self) -> Mapping[str, str]:
+        """The headers, by lower-case name."""
         if self._headers is None:
             request = self.request
             names = dict.fromkeys(name for name, _ in request.headers)
@@ -44,9 +48,13 @@ class Handshake:
 
     @property
     def address(self) -> str:
+        """The client's IP address without port, ``"unix"`` or ``"memory"``.
+
+        Behind a proxy in ``http.trusted_proxies`` it is what the proxy says of its client.
+        """
         return self.request.peer.address
 
     @property
     def secure(self) -> bool:
-        """Tell whether it came over TLS."""
+        """Whether it came over TLS, to this server or to a trusted proxy."""
         return self.request.secure

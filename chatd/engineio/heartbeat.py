@@ -1,8 +1,8 @@
-"""A session's heartbeat: when a ping is due, and when its silence is its end. Sans-IO.
+"""A session's heartbeat: when a ping is due, and when the client counts as silent. Sans-IO.
 
-Revision 4: the server pings, ``ping_interval`` after the last pong, and the pong has
-``ping_timeout``. Revision 3: the client pings, and both times together may pass without.
-Times are on any one clock, in seconds.
+Revision 4: the server sends a ping ``ping_interval`` after the last pong, and the client has
+``ping_timeout`` to answer it. Revision 3: the client sends pings, and may be silent for both times
+together. All times are in seconds on the same clock.
 """
 
 from __future__ import annotations
@@ -15,44 +15,48 @@ from chatd.engineio.packets import PING, Revision
 
 __all__ = ["Heartbeat"]
 
-# What a timer's call may be late by. More, and it is the loop that stood still: the pong's time
-# then counts from the ping, and otherwise from when the ping was due, so that a client's own
-# reckoning of interval and timeout never ends before ours.
+# A timer may be this late. If it is later, the loop was blocked: then the time for the pong counts
+# from the ping, and otherwise from when the ping was due, so that the client, which counts both
+# times for itself, never gives up before the server.
 _LATE_SECONDS: Final = 0.005
 
 
 class Heartbeat:
-    """One session's. Between calls it rests, or (revision 4) awaits the pong of a ping."""
+    """The heartbeat of one session.
+
+    Attributes:
+        extendable: Whether a message would give the pong more time, so that ``heard_message`` is
+            to be called.
+    """
 
     __slots__ = ("_heard", "_options", "_pinged", "_revision", "extendable")
 
     def __init__(self, revision: Revision, options: Options, now: float) -> None:
         self._revision = revision
         self._options = options
-        # When the last life sign came; and the moment that the pong's time counts from.
+        # When the client's last heartbeat came, and when the time for the pong began.
         self._heard = now
         self._pinged: float | None = None
-        # Whether a message would give the pong more time: ``heard_message`` is then to be called.
         self.extendable = False
 
     @property
     def deadline(self) -> float:
-        """Tell when the silence is the end, where nothing comes before; inf while none is due."""
+        """When the client counts as silent unless a heartbeat comes before; inf if none is due."""
         if self._revision == 3:
             return self._heard + self._options.ping_interval + self._options.ping_timeout
         return math.inf if self._pinged is None else self._pinged + self._options.ping_timeout
 
     def heard_message(self, now: float) -> None:
-        """Count the pong's time anew; once for each ping, as Node does.
+        """Restart the time for the pong; once for each ping, as Node does.
 
-        What is long on its way may stand before the pong.
+        A large message may be on its way before the pong.
         """
         if self.extendable:
             self.extendable = False
             self._pinged = now
 
     def heard(self, kind: int, now: float) -> bool:
-        """Take a ping or a pong; False where it is not this revision's client that says it."""
+        """Take a client's ping or pong. Return False if its revision does not send that."""
         if (kind == PING) is not (self._revision == 3):
             return False
         self._heard = now
@@ -61,9 +65,11 @@ class Heartbeat:
         return True
 
     def look(self, now: float, *, reading: bool) -> tuple[Literal["rest", "ping", "silent"], float]:
-        """Say what is to be done, and when to look again.
+        """Return what to do now, and when to look again.
 
-        ``reading`` False: it is we who do not read what the client may have said.
+        Args:
+            now: The time.
+            reading: Whether the server reads from the client; if not, its silence proves nothing.
         """
         options = self._options
         if self._revision == 3:
@@ -77,7 +83,7 @@ class Heartbeat:
         else:
             due = self.deadline
             if now >= due and not reading:
-                # The client counts our silence, whatever keeps us.
+                # The client counts our silence, whatever the reason.
                 return self._ping(now)
         return ("rest" if now < due else "silent"), due
 

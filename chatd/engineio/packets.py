@@ -1,7 +1,7 @@
-"""Engine.IO's packets, revisions 4 and 3, as one WebSocket frame or one part of a payload has them.
+"""Engine.IO's packets, revisions 4 and 3, as a WebSocket message or a part of a payload. Sans-IO.
 
-Sans-IO. A packet is a type and data: one ASCII digit and text. Binary data is a message's alone;
-revision 3 puts the type before it, revision 4 does not. (engine.io-protocol v4 and v3, "Packet".)
+A packet is a type, one ASCII digit, and text. Only messages can be binary: revision 3 has the type
+before the data, revision 4 does not. (engine.io-protocol v4 and v3, "Packet".)
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ _TYPES: Final = {str(number): number for number in range(7)}
 
 
 class PacketError(ValueError):
-    """The peer sent what is no packet, or no payload: the session ends with "parse error"."""
+    """The client sent an invalid packet or payload: the session ends with ``"parse error"``."""
 
 
 class Packet(Struct, frozen=True):
-    """One packet. ``data`` is bytes only in a binary message."""
+    """One packet. ``data`` is bytes only for a binary message."""
 
     type: int
     data: str | bytes = ""
 
 
 def decode_frame(message: str | bytes, revision: Revision) -> Packet:
-    """Read a WebSocket message. Raises PacketError."""
+    """Return the packet of a WebSocket message. Raises PacketError."""
     if isinstance(message, str):
         return decode_text(message)
     if revision == 3:
@@ -63,27 +63,30 @@ def decode_frame(message: str | bytes, revision: Revision) -> Packet:
 
 
 def decode_text(text: str) -> Packet:
-    """Read a packet of text, its type first. Raises PacketError."""
+    """Return the packet of a text, which begins with the type. Raises PacketError."""
     number = _TYPES.get(text[:1])
     if number is None:
-        raise PacketError("a packet begins with its type, 0 to 6")
+        raise PacketError("a packet must begin with its type, 0 to 6")
     return Packet(number, text[1:])
 
 
 def decode_binary(data: bytes) -> Packet:
-    """Read revision 3's binary packet: a byte of type, and data. Raises PacketError."""
+    """Return the packet of revision 3's binary form: the type in a byte, and the data.
+
+    Raises PacketError.
+    """
     if data[:1] != b"\x04":
-        raise PacketError("binary data is a message's alone, which begins with the byte 4")
+        raise PacketError("a binary packet must be a message and begin with the byte 4")
     return Packet(MESSAGE, data[1:])
 
 
 def decode_base64(text: str, revision: Revision) -> Packet:
-    """Read what stands behind the ``b`` of a binary message in text. Raises PacketError."""
+    """Return the packet of a binary message in text, without its ``b``. Raises PacketError."""
     if revision == 3:
         if text[:1] != "4":
-            raise PacketError("binary data is a message's alone: b4")
+            raise PacketError("a binary packet must be a message and begin with b4")
         text = text[1:]
     try:
         return Packet(MESSAGE, base64.b64decode(text, validate=True))
     except (binascii.Error, ValueError) as error:
-        raise PacketError("a binary message that is not base64") from error
+        raise PacketError("the binary message is not base64") from error

@@ -1,4 +1,4 @@
-"""``Server``: a handler for each session, and listeners. Engine.IO that stands alone."""
+"""``Server``: Engine.IO by itself, with listeners and a handler for each session."""
 
 from __future__ import annotations
 
@@ -20,13 +20,27 @@ from chatd.wire.routes import Routes
 __all__ = ["Handler", "Server"]
 
 Handler: TypeAlias = Callable[[Session], Awaitable[None]]
+"""Called with each session. The session ends when it returns."""
 
 
 class Server:
-    """Calls ``handler`` with each session, in a task of its own; when it returns the session ends.
+    """An Engine.IO server that calls a handler with each session, in a task of its own.
 
-    ``async for message in session`` gives the messages and ends with the session. A handler is not
-    cancelled by that. An exception out of it is logged, and costs its own session alone.
+    ``async for message in session`` gives the messages, and ends with the session. The end of the
+    session does not cancel the handler. When the handler returns, the session ends as ``"forced
+    close"``; if it raises an `Exception`, that is logged and only its session ends (close code
+    1011).
+
+    Args:
+        handler: Called with each `Session`.
+        path: Where the protocol is served; default ``"/engine.io/"``.
+        settings: The limits and the certificate of the listeners, for ``serve``; default: those of
+            `chatd.settings.Settings`.
+        log: Where faults are logged; default: warnings and worse to stderr.
+        options: The other fields of `Options`, as keyword arguments.
+
+    Attributes:
+        engine: The engine; ``engine.statistics()`` counts sessions.
     """
 
     def __init__(
@@ -46,27 +60,37 @@ class Server:
 
     @property
     def routes(self) -> Routes:
-        """Give the table that answers at ``path``, with and without its slash."""
+        """A table of routes that serves ``path``, with and without its last slash."""
         return self.engine.routes
 
     @property
     def sessions(self) -> dict[str, Session]:
-        """Give the sessions that are not over, by id."""
+        """The sessions that are not over, by id."""
         return self.engine.sessions
 
     async def serve(
         self, *addresses: str, task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Listen on these addresses and serve until cancelled; started with the addresses bound.
+        """Listen on these addresses and serve until cancelled. Then every client is told.
 
-        Raises ListenError where an address cannot be had.
+        ``nursery.start`` returns the list of addresses that are bound.
+
+        Args:
+            addresses: Each is ``"127.0.0.1:3000"``, ``"localhost:3000"``, ``"[::]:3000"`` or
+                ``"unix:/path"``. Port 0 is any free port.
+            task_status: For ``nursery.start``.
+
+        Raises:
+            ListenError: An address cannot be bound.
+            TlsError: The certificate in ``settings`` cannot be used.
+            KeyboardInterrupt: Ctrl-C ended it; never in an exception group.
         """
         await serve(
             self, *addresses, log=self._log, settings=self._settings, task_status=task_status
         )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve sessions, without listeners, until cancelled."""
+        """Serve sessions that come by ``routes``, without listeners, until cancelled."""
         async with trio.open_nursery() as handlers:
             self._handlers = handlers
             await handlers.start(self.engine.run)

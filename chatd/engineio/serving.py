@@ -1,13 +1,13 @@
-"""An engine that stands alone: its listeners, its connections, and who owns them.
+"""Serving an engine by itself: its listeners, its connections, and the tasks that own them.
 
 ::
 
     serve
-    ├── run          the engine: heartbeats, and who hears of an end; handlers, where there are
-    ├── timers       pings of WebSockets that are no session's
+    ├── run          the engine: ends of sessions; the handlers, if it has any
+    ├── timers       pings of WebSockets that have no session
     ├── listeners    accept
-    └── connections  one task for each connection; they outlive the others by the time it takes to
-                     tell a waiting poll or a WebSocket that it is over
+    └── connections  one task for each connection; they outlive the others by the time that it takes
+                     to tell a waiting GET or a WebSocket of the end
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ from chatd.wire.tls import tls_context
 
 __all__ = ["Served", "serve"]
 
-# What connections have to say that they are over: a round trip, and some for a busy machine.
+# For connections to tell their clients of the end: a round trip, and more on a busy machine.
 _GOODBYE_SECONDS: Final = 0.5
 
 
 class Served(Protocol):
-    """What is served: an engine, or what is built on one."""
+    """What `serve` serves: `chatd.engineio.Server` or `chatd.socketio.Server`."""
 
     @property
-    def routes(self) -> Routes: ...
+    def routes(self) -> Routes:
+        """The table of routes."""
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Serve sessions until cancelled."""
@@ -49,11 +50,22 @@ async def serve(
     settings: Settings | None = None,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Listen on these addresses and serve until cancelled; started with the addresses bound.
+    """Listen on these addresses and serve until cancelled.
 
-    ``routes`` are ``served``'s own where they are None; ``settings`` are the wire's limits and
-    its certificate. Raises ListenError where an address cannot be had, TlsError for a certificate
-    that cannot be used, and KeyboardInterrupt, in no group, where Ctrl-C ends it.
+    ``nursery.start`` returns the list of addresses that are bound.
+
+    Args:
+        served: The server.
+        addresses: As for `Server.serve`.
+        log: Where refusals and faults of connections are logged.
+        routes: The table of routes; default: that of ``served``.
+        settings: The limits and the certificate of the listeners; default: those of `Settings`.
+        task_status: For ``nursery.start``.
+
+    Raises:
+        ListenError: An address cannot be bound.
+        TlsError: The certificate cannot be used.
+        KeyboardInterrupt: Ctrl-C ended it; never in an exception group.
     """
     settings = settings or Settings()
     timers = Timers(log)
@@ -76,7 +88,7 @@ async def serve(
                 nursery.start_soon(timers.run)
                 await nursery.start(served.run)
                 connections = await nursery.start(hold)
-                # Not before: a start that is cancelled waits for its task's end.
+                # Not earlier: a start that is cancelled waits for the end of its task.
                 goodbye.shield = True
                 await nursery.start(partial(server.serve, listeners, handlers=connections))
                 task_status.started(bound)
@@ -87,7 +99,7 @@ async def serve(
                 ending.set()
     except BaseExceptionGroup as group:
         if group.split(KeyboardInterrupt)[1] is None:
-            # Where this is all that a program runs, it ends by Ctrl-C as any program does.
+            # A program that runs nothing else ends by Ctrl-C as any program does.
             raise KeyboardInterrupt from None
         raise
     finally:
