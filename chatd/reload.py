@@ -1,7 +1,7 @@
-"""Reload: the configuration is read again and checked whole, then applied whole, or not at all.
+"""Reload: the configuration is read and checked again, then applied as a whole, or not at all.
 
-What it names is loaded before anything changes; whatever has a fault leaves all as it was. Keys
-that need a restart keep the value that is in force, and are named.
+The files that it names are loaded before anything changes, so a fault leaves everything as it was.
+Keys that need a restart keep the value that is in force, and are reported.
 """
 
 from __future__ import annotations
@@ -12,35 +12,36 @@ from typing import Final, NamedTuple, TypeAlias
 
 import trio
 
-from chatd.admin import Refused, Reloaded
+from chatd.admin import Reloaded
+from chatd.changed import Changed
 from chatd.chat.tokens import Keys
 from chatd.logs import Log
 from chatd.settings import Fault, Settings, SettingsError, changed, credentials, merged
 from chatd.systemd import Notifier
 from chatd.wire.tls import ServerContext
 
-__all__ = ["Configuration", "Loaded", "Reload", "fixed", "written"]
+__all__ = ["Configuration", "Loaded", "Reload", "fixed"]
 
 _FAULTS_LOGGED: Final = 20
 
 
 class Loaded(NamedTuple):
-    """What was loaded of the files that settings name: all there is of that kind."""
+    """What was loaded from the files that settings name."""
 
     keys: Keys
     tls: ServerContext | None
 
 
 Apply: TypeAlias = Callable[[Settings, Loaded | None], None]
-"""Puts settings, and what was loaded for them, in force. Cannot fail."""
+"""Puts settings, and what was loaded for them, in force. It cannot fail."""
 
 
 class Configuration(NamedTuple):
     """Where a daemon's settings come from.
 
-    ``read`` reads and checks them anew, ``load`` then loads the files that they name (None: they
-    are left as they are); both raise SettingsError, and change nothing. ``hangup``: whether SIGHUP
-    asks for a reload; it ends the daemon where it does not.
+    ``read`` reads and checks them, then ``load`` loads the files that they name (None: nothing is
+    loaded). Both raise SettingsError, and neither changes anything. ``hangup``: SIGHUP requests a
+    reload; otherwise it stops the daemon.
     """
 
     read: Callable[[], Awaitable[Settings]]
@@ -49,7 +50,7 @@ class Configuration(NamedTuple):
 
 
 def fixed(settings: Settings) -> Configuration:
-    """Give a configuration that never changes."""
+    """Return a configuration that never changes."""
 
     async def read() -> Settings:
         return settings
@@ -58,11 +59,15 @@ def fixed(settings: Settings) -> Configuration:
 
 
 class Reload:
-    """Reloads one daemon's configuration, one reload at a time, and has ``apply`` put it in force.
+    """Reloads the configuration of a daemon, one reload at a time.
 
-    ``settings`` are in force. ``refused`` are the faults of the last attempt, none where it was
-    applied; ``restart`` the keys that differ in the file and wait for a restart; ``at`` when that
-    was. ``news`` is set, and replaced by another event, when these have changed.
+    Attributes:
+        settings: The settings in force.
+        apply: Puts settings in force; set once the daemon runs.
+        refused: The faults of the last reload; empty if it was applied.
+        restart: The keys that differ in the file and wait for a restart.
+        at: The time of the last reload, in Unix milliseconds; None before the first.
+        changed: Notified after each reload.
     """
 
     def __init__(
@@ -75,30 +80,32 @@ class Reload:
         now: Callable[[], int],
     ) -> None:
         self.settings = settings
-        self.apply: Apply = _nowhere
+        self.apply: Apply = _apply_nowhere
         self.refused: Sequence[Fault] = ()
         self.restart: Sequence[str] = ()
         self.at: int | None = None
-        self.news = trio.Event()
+        self.changed = Changed()
         self._configuration = configuration
         self._log = log
         self._notifier = notifier
         self._now = now
         self._lock = trio.Lock()
-        self._asked = trio.Event()
+        self._requested = trio.Event()
 
-    def ask(self) -> None:
-        """Have ``run`` reload soon; asked several times before it comes to it, it does so once."""
-        self._asked.set()
+    def request(self) -> None:
+        """Make ``run`` reload soon, once for all requests before it."""
+        self._requested.set()
 
     async def run(self) -> None:
-        """Reload whenever somebody asked; until cancelled."""
+        """Reload at each request until cancelled."""
         while True:
-            await self._asked.wait()
-            self._asked = trio.Event()
+            await self._requested.wait()
+            self._requested = trio.Event()
             try:
                 await self.reload()
-            except Exception as error:  # a fault of ours costs this reload, not the daemon
+            except SettingsError:
+                pass  # it is logged
+            except Exception as error:  # a bug costs this reload, not the daemon
                 self._log.emit(
                     "fault",
                     detail="reload",
@@ -106,53 +113,47 @@ class Reload:
                     traceback=traceback.format_exc(),
                 )
 
-    async def reload(self) -> Reloaded | Refused:
-        """Reload once; return when the new settings are in force, or refused."""
+    async def reload(self) -> Reloaded:
+        """Reload once. Return when the new settings are in force.
+
+        Raises:
+            SettingsError: The configuration has faults, and nothing changed.
+        """
         async with self._lock:
             self._notifier.reloading()
-            began = trio.current_time()
             try:
-                result = await self._reload()
+                return await self._reload()
+            except SettingsError as error:
+                self.refused = error.faults
+                for fault in error.faults[:_FAULTS_LOGGED]:
+                    self._log.emit("reload_refused", detail=str(fault))
+                raise
             finally:
                 self.at = self._now()
-                self.news.set()
-                self.news = trio.Event()
+                self.changed.notify()
                 self._notifier.ready()
-            if isinstance(result, Reloaded):
-                self._log.emit(
-                    "reload",
-                    changed=" ".join(result.changed) or None,
-                    restart=" ".join(result.restart) or None,
-                    credentials=" ".join(result.credentials) or None,
-                    seconds=round(trio.current_time() - began, 3),
-                )
-            else:
-                for fault in result.faults[:_FAULTS_LOGGED]:
-                    self._log.emit("reload_refused", detail=written(fault))
-            return result
 
-    async def _reload(self) -> Reloaded | Refused:
+    async def _reload(self) -> Reloaded:
+        began = trio.current_time()
         load = self._configuration.load
-        try:
-            read = await self._configuration.read()
-            settings = merged(self.settings, read)
-            loaded = None if load is None else await load(settings)
-        except SettingsError as error:
-            self.refused = error.faults
-            return Refused(error.faults)
+        read = await self._configuration.read()
+        settings = merged(self.settings, read)
+        loaded = None if load is None else await load(settings)
         live, restart = changed(self.settings, read)
-        # No checkpoint from here on: nobody sees a half of it.
+        # No checkpoint from here on, so that no task sees half of it.
         self.settings = settings
         self.apply(settings, loaded)
         self.refused, self.restart = (), restart
-        return Reloaded(live, restart, credentials(settings))
+        credential_keys = credentials(settings)
+        self._log.emit(
+            "reload",
+            changed=" ".join(live) or None,
+            restart=" ".join(restart) or None,
+            credentials=" ".join(credential_keys) or None,
+            seconds=round(trio.current_time() - began, 3),
+        )
+        return Reloaded(live, restart, credential_keys)
 
 
-def _nowhere(settings: Settings, loaded: Loaded | None) -> None:
-    """Put it in force where nothing runs yet."""
-
-
-def written(fault: Fault) -> str:
-    """Write a fault in one line, as ``chatd check`` begins it."""
-    place = f":{fault.line}:{fault.column}" if fault.line else ""
-    return f"{fault.origin}{place}: {fault.message}"
+def _apply_nowhere(settings: Settings, loaded: Loaded | None) -> None:
+    """Do nothing: no daemon runs yet."""

@@ -94,6 +94,10 @@ class Fault(Struct, frozen=True):
     source_line: str
     origin: str
 
+    def __str__(self) -> str:
+        place = f":{self.line}:{self.column}" if self.line else ""
+        return f"{self.origin}{place}: {self.message}"
+
 
 class SettingsError(Exception):
     """The configuration is not valid. ``faults`` are all that was found, at least one."""

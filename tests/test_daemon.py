@@ -455,7 +455,7 @@ def test_status_has_clients_rooms_and_what_is_wrong_with_the_store() -> None:
         run_daemon(Recording(), journal=journal, beside=come, notifier=told)
     states = [state for _, state in told.words if state.startswith("STATUS=")]
     assert states[:2] == ["STATUS=0 clients, 0 rooms", "STATUS=1 clients, 1 rooms"]
-    assert "1 clients, 1 rooms; the store does not commit" in states[2]
+    assert "1 clients, 1 rooms; the store is failing" in states[2]
 
 
 async def test_a_request_begun_before_the_drain(autojump_clock: MockClock) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from chatd.admin import Refused, Reloaded
+from chatd.admin import Reloaded
 from chatd.chat.tokens import Keys
 from chatd.logs import Recording, open_log
 from chatd.reload import Configuration, Loaded, Reload
@@ -99,9 +100,12 @@ async def test_a_fault_changes_nothing_and_stays_until_it_is_mended() -> None:
         return settings
 
     reload, recording, manager = reloading(Configuration(read), applied.append)
-    news = reload.news
-    assert await reload.reload() == Refused(FAULTS)
-    assert news.is_set()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reload.changed.wait)
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(SettingsError) as caught:
+            await reload.reload()
+    assert caught.value.faults == FAULTS
     assert (applied, reload.settings, reload.refused) == ([], Settings(), FAULTS)
     assert recording.records == [
         ("reload_refused", {"detail": "f.toml:3:4: no"}),
@@ -130,7 +134,8 @@ async def test_what_a_configuration_names_is_loaded_before_anything_changes() ->
 
     reload, _, _ = reloading(giving(wanted, load))
     reload.apply = lambda settings, loaded: applied.append((settings, loaded))
-    assert await reload.reload() == Refused(FAULTS)
+    with pytest.raises(SettingsError):
+        await reload.reload()
     assert applied == []
     faulty.clear()
     assert await reload.reload() == Reloaded(["chat.backlog"], ["log.format"], [])
@@ -160,13 +165,13 @@ async def test_one_at_a_time_and_many_signals_are_one(autojump_clock: MockClock)
 
     reload, _, _ = reloading(Configuration(read))
     for _ in range(5):
-        reload.ask()
+        reload.request()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(reload.run)
         await trio.sleep(0.5)
         nursery.start_soon(reload.reload)
-        reload.ask()
-        reload.ask()
+        reload.request()
+        reload.request()
         await trio.sleep(10)
         nursery.cancel_scope.cancel()
     assert reads == 3
@@ -185,13 +190,13 @@ async def test_a_fault_of_ours_costs_a_reload_and_not_the_daemon(
     reload, recording, manager = reloading(Configuration(read))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(reload.run)
-        reload.ask()
+        reload.request()
         await trio.sleep(1)
         ((name, fields),) = recording.records
         assert (name, fields["error"]) == ("fault", "ValueError('boom')")
         assert manager.heard == ["RELOADING=1", "READY=1"]
         faulty.clear()
-        reload.ask()
+        reload.request()
         await trio.sleep(1)
         nursery.cancel_scope.cancel()
     assert reload.settings == of(chat__backlog=3)
@@ -245,14 +250,14 @@ async def test_a_broken_file_changes_nothing_and_a_sound_one_all(
 
     applied: list[Settings] = []
     reload, recording, manager = reloading(Configuration(read), applied.append)
-    result = await reload.reload()
-    if isinstance(result, Refused):
+    with contextlib.suppress(SettingsError):
+        await reload.reload()
+    if reload.refused:
         assert (applied, reload.settings) == ([], Settings())
-        assert result.faults
-        for fault in result.faults:
+        for fault in reload.refused:
             assert fault.origin == str(path)
             # What has a place is told with it.
-            assert fault.line >= 1 or "nested too deep" in fault.message
+            assert fault.line >= 1 or "nested too deeply" in fault.message
         assert {name for name, _ in recording.records} == {"reload_refused"}
     else:
         assert applied == [merged(Settings(), load(path))]

@@ -17,12 +17,12 @@ import trio
 from trio.testing import MockClock
 
 from chatd import client
-from chatd.admin import Refused, Reloaded
+from chatd.admin import Reloaded
 from chatd.chat.key_files import load_keys
 from chatd.chat.tokens import new_key
 from chatd.journal.memory import MemoryJournal
 from chatd.reload import Configuration, Loaded
-from chatd.settings import Settings, sections
+from chatd.settings import Settings, SettingsError, sections
 from chatd.testing import Harness
 from chatd.wire.transport import Peer
 from tests.admin.administered import Administered, administered
@@ -552,11 +552,12 @@ async def test_the_keys_of_tokens_are_read_again(autojump_clock: MockClock, tmp_
         ann = await one.chat.client("ann", token=one.chat.token("ann"))
         # A key that is not there, or none: nothing changes.
         files[:] = [str(new), str(old)]
-        result = await one.reload.reload()
-        assert isinstance(result, Refused)
-        assert [fault.origin for fault in result.faults] == [str(new)]
+        with pytest.raises(SettingsError) as caught:
+            await one.reload.reload()
+        assert [fault.origin for fault in caught.value.faults] == [str(new)]
         new.write_text("nonsense")
-        assert isinstance(await one.reload.reload(), Refused)
+        with pytest.raises(SettingsError):
+            await one.reload.reload()
         await ann.say("still here")
         # The new key signs, the old one is good still.
         new.write_text(new_key())

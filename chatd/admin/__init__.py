@@ -1,13 +1,12 @@
-"""The daemon under control: its admin socket, and the figures it gives to Prometheus.
+"""Administration: the admin socket that ``chatd ctl`` talks to, and the metrics for Prometheus.
 
-What there is to ask and to do stands in one table in ``admin.endpoints``; what is answered in
-``admin.answers``. ``chatd ctl`` is the other end.
+``admin.endpoints`` has the table of all endpoints, ``admin.answers`` the shapes of their answers.
 """
 
 from __future__ import annotations
 
-from chatd.admin.answers import Refused, Reloaded
-from chatd.admin.control import Control
+from chatd.admin.answers import Reloaded
+from chatd.admin.control import DaemonControl
 from chatd.admin.server import Administration
 
-__all__ = ["Administration", "Control", "Refused", "Reloaded"]
+__all__ = ["Administration", "DaemonControl", "Reloaded"]

@@ -1,4 +1,4 @@
-"""What the admin socket answers: the shape of each answer's JSON. Times are RFC 3339, in UTC."""
+"""The answers of the admin socket, as their JSON has them. Times are RFC 3339, in UTC."""
 
 from __future__ import annotations
 
@@ -16,16 +16,14 @@ __all__ = [
     "ConnectionEntry",
     "Connections",
     "Count",
+    "Done",
     "Draining",
-    "Failure",
     "Held",
     "HeldList",
     "Imported",
     "LogLevel",
     "LogState",
     "Members",
-    "Nothing",
-    "Refused",
     "ReloadState",
     "Reloaded",
     "Rooms",
@@ -33,29 +31,20 @@ __all__ = [
 ]
 
 
-class Failure(Struct, frozen=True):
-    """Anything that was not done: an HTTP status, and a code and words in the answer."""
-
-    status: int
-    code: str
-    message: str
-    faults: Sequence[Fault] = ()
-
-
 class Count(Struct, frozen=True):
-    """How many connections there are of a kind."""
+    """The number of connections of one transport and protocol."""
 
     transport: str
     protocol: str
     connections: int
 
 
-class Nothing(Struct, frozen=True):
-    """It was done, and there is nothing to tell."""
+class Done(Struct, frozen=True):
+    """The request was carried out, and there is nothing more to say."""
 
 
 class ReloadState(Struct, frozen=True):
-    """What became of the last reload. ``restart``: changed, but in force only after a restart."""
+    """The result of the last reload. ``restart``: changed keys that still need a restart."""
 
     at: str
     refused: Sequence[Fault]
@@ -63,7 +52,7 @@ class ReloadState(Struct, frozen=True):
 
 
 class Imported(Struct, frozen=True):
-    """How many lines were taken up, and the store's epoch since then."""
+    """The number of lines imported, and the store's epoch from then on."""
 
     events: int
     epoch: str
@@ -101,14 +90,14 @@ class Rooms(Struct, frozen=True):
 
 
 class Members(Struct, frozen=True):
-    """Who is in a room; without a room: who is here."""
+    """The members of a room; without a room, all connected users."""
 
     room: str | None
     members: Sequence[Member]
 
 
 class ConnectionEntry(Struct, frozen=True):
-    """One connection; ``user`` and ``nick`` are None until it has said who it is."""
+    """One connection. ``user`` and ``nick`` are None until it has authenticated."""
 
     id: str
     user: str | None
@@ -126,13 +115,13 @@ class Connections(Struct, frozen=True):
 
 
 class Announced(Struct, frozen=True):
-    """``receivers`` in connections."""
+    """How many connections received the announcement."""
 
     receivers: int
 
 
 class Held(Struct, frozen=True):
-    """A ban, a mute, slow mode or a closed room. Without a room: everywhere."""
+    """A ban, a mute, slow mode or a closed room. Without a room it applies everywhere."""
 
     kind: str
     user: str | None
@@ -155,9 +144,10 @@ class LogLevel(Struct, frozen=True):
 
 
 class Reloaded(Struct, frozen=True):
-    """The configuration is in force, but for the keys in ``restart``.
+    """The new configuration is in force, except for the keys in ``restart``.
 
-    What the keys in ``credentials`` name was not read anew: systemd hands it over at a start.
+    The files named by the keys in ``credentials`` were not read again: systemd provides them only
+    when the unit starts.
     """
 
     changed: Sequence[str]
@@ -165,14 +155,8 @@ class Reloaded(Struct, frozen=True):
     credentials: Sequence[str] = ()
 
 
-class Refused(Struct, frozen=True):
-    """The configuration has faults, at least one; nothing changed."""
-
-    faults: Sequence[Fault]
-
-
 class Draining(Struct, frozen=True):
-    """The daemon ends, in so many seconds at most."""
+    """The daemon is stopping, within ``seconds``."""
 
     clients: int
     seconds: float

@@ -1,63 +1,72 @@
-"""The daemon as it is administered."""
+"""The daemon as its operator sees it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-from chatd.admin.answers import Draining, Refused, Reloaded, ReloadState
-from chatd.chat import Chat
+import trio
+
+from chatd.admin.answers import Draining, Reloaded, ReloadState
 from chatd.engineio.engine import EngineStatistics
-from chatd.logs import Log
+from chatd.protocol.events import rfc3339
 from chatd.wire.server import ServerStatistics
 
-__all__ = ["Control"]
+if TYPE_CHECKING:
+    from chatd.daemon import Daemon
+    from chatd.reload import Reload
+
+__all__ = ["DaemonControl"]
 
 
-class Control(Protocol):
-    """What the endpoints and the metrics read, and what they may do."""
+class DaemonControl:
+    """What the endpoints and the metrics read of a running daemon, and what they can do.
 
-    @property
-    def chat(self) -> Chat: ...
+    ``stop`` is set to make the daemon drain. ``began`` is the start, on Trio's clock.
+    """
 
-    @property
-    def log(self) -> Log: ...
-
-    @property
-    def now(self) -> Callable[[], int]:
-        """The wall clock's milliseconds."""
-        ...
-
-    @property
-    def began(self) -> float:
-        """When it began, on Trio's clock."""
-        ...
+    def __init__(self, daemon: Daemon, reload: Reload, stop: trio.Event) -> None:
+        self.chat = daemon.chat
+        self.log = daemon.log
+        self.began = trio.current_time()
+        self._daemon = daemon
+        self._reload = reload
+        self._stop = stop
 
     @property
     def ready(self) -> bool:
-        """Whether new clients are welcome."""
-        ...
+        """True while new clients are accepted."""
+        return self._daemon.ready and not self._stop.is_set()
 
     @property
-    def draining(self) -> bool: ...
+    def draining(self) -> bool:
+        return self._daemon.draining or self._stop.is_set()
 
     @property
     def reloads(self) -> ReloadState | None:
-        """What became of the last reload."""
-        ...
+        """The result of the last reload."""
+        reload = self._reload
+        if reload.at is None:
+            return None
+        return ReloadState(rfc3339(reload.at), reload.refused, reload.restart)
 
     def http(self) -> ServerStatistics:
-        """Tell of the public port."""
-        ...
+        """Return the statistics of the public port."""
+        return self._daemon.server.statistics()
 
     def engine(self) -> EngineStatistics:
-        """Tell of Engine.IO's sessions."""
-        ...
+        """Return the statistics of Engine.IO's sessions."""
+        return self._daemon.socketio.io.engine.statistics()
 
-    async def reload(self) -> Reloaded | Refused:
-        """Read the configuration again; return when it is in force, or refused."""
-        ...
+    async def reload(self) -> Reloaded:
+        """Read the configuration again and put it in force.
+
+        Raises:
+            SettingsError: The configuration has faults, and nothing changed.
+        """
+        return await self._reload.reload()
 
     def drain(self) -> Draining:
-        """Begin to end, gently."""
-        ...
+        """Start to stop, gently."""
+        self._stop.set()
+        drain = self._daemon.settings.drain
+        return Draining(len(self.chat.connections), drain.delay_seconds + drain.seconds)

@@ -1,14 +1,14 @@
-"""The figures for Prometheus, read from everybody's ``statistics()`` when they are asked for.
+"""Metrics for Prometheus, read from the rooms' ``statistics()`` at each scrape.
 
-Names and units are Prometheus' conventions: base units, ``_total`` for what only grows. No label
-has a value that a client can choose, and those whose values are known are there from the start.
+Names and units follow Prometheus' conventions: base units, ``_total`` for what only grows. Clients
+cannot choose the value of any label, and series whose labels are known exist from the start.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import Final, TypeAlias, get_args
+from typing import TYPE_CHECKING, Final, TypeAlias, get_args
 
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import (
@@ -20,12 +20,14 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from chatd import __version__
-from chatd.admin.control import Control
 from chatd.admin.process import Process
 from chatd.chat import ChatStatistics
 from chatd.histogram import Histogram, HistogramStatistics
 from chatd.model import CLOSES, ErrorCode
 from chatd.wire.request import Request, Response
+
+if TYPE_CHECKING:
+    from chatd.admin.control import DaemonControl
 
 __all__ = ["Metrics"]
 
@@ -37,16 +39,16 @@ KINDS: Final = (
     ("websocket", "socket.io"),
     ("polling", "socket.io"),
 )
-"""What there is of transport and protocol."""
+"""The combinations of transport and protocol that exist."""
 
 Values: TypeAlias = float | Iterable[tuple[tuple[str, ...], float]]
-"""The value of a metric without labels, or the value for each set of labels."""
+"""The value of a metric without labels, or a value for each set of labels."""
 
 
 class Metrics(Collector):
-    """Answers ``GET /metrics``. ``lag`` is what the loop's turns are late by, in seconds."""
+    """Answers ``GET /metrics``. ``lag`` is how late the event loop is, in seconds."""
 
-    def __init__(self, control: Control, lag: Histogram) -> None:
+    def __init__(self, control: DaemonControl, lag: Histogram) -> None:
         self._control = control
         self._lag = lag
         self._process = Process()
@@ -60,84 +62,84 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         control, log = self._control, self._control.log.output.statistics()
         version = [((__version__,), 1)]
-        yield _gauge("build_info", "The version that runs.", version, "version")
-        yield _gauge("ready", "1 while new clients are welcome, as /readyz says.", control.ready)
+        yield _gauge("build_info", "The running version.", version, "version")
+        yield _gauge("ready", "1 while new clients are accepted, as /readyz says.", control.ready)
         yield from self._clients(control.chat.statistics())
         yield from self._wire()
         yield from self._bus()
         yield from self._store()
         lag = self._lag.statistics()
         yield _histogram(
-            "event_loop_lag_seconds", "What the loop was late by, twice a second.", lag
+            "event_loop_lag_seconds", "How late the event loop was, measured twice a second.", lag
         )
-        yield _counter("log_lines", "Log lines said.", log.lines)
-        dropped = "Log lines that were not written: their reader was too slow."
+        yield _counter("log_lines", "Log lines.", log.lines)
+        dropped = "Log lines dropped because their reader was too slow."
         yield _counter("log_lines_dropped", dropped, log.dropped)
-        yield _gauge("log_queue_bytes", "What waits for the log's reader.", log.waiting_bytes)
+        yield _gauge("log_queue_bytes", "Bytes that wait for the log's reader.", log.waiting_bytes)
         yield from self._process.collect()
 
     def _clients(self, chat: ChatStatistics) -> Iterator[Metric]:
         connections = {**dict.fromkeys(KINDS, 0), **chat.connections}.items()
-        says = "Chat connections that are open, by transport and protocol."
+        says = "Open chat connections, by transport and protocol."
         yield _gauge("connections", says, connections, "transport", "protocol")
-        yield _gauge("users", "Users who are here, or whose nick is held.", chat.users)
-        yield _gauge("rooms", "Rooms that somebody is in.", chat.rooms)
-        yield _gauge("send_queue_bytes", "What waits for all clients together.", chat.waiting)
+        yield _gauge("users", "Users who are connected or whose nick is reserved.", chat.users)
+        yield _gauge("rooms", "Rooms that have members.", chat.rooms)
+        yield _gauge("send_queue_bytes", "Bytes that wait for clients, all together.", chat.waiting)
         commands = (((name,), count) for name, count in chat.commands.items())
-        says = "Commands of clients, done or refused; say is the messages in."
+        says = "Commands from clients, carried out or refused; say counts messages."
         yield _counter("commands", says, commands, "command")
         codes = {**dict.fromkeys(get_args(ErrorCode), 0), **chat.refusals}
         refusals = (((code,), count) for code, count in codes.items())
-        yield _counter("refusals", "Commands refused, by the error's code.", refusals, "code")
+        yield _counter("refusals", "Refused commands, by error code.", refusals, "code")
         closes = (
             ((str(code), close.name), chat.closes.get(code, 0)) for code, close in CLOSES.items()
         )
-        says = "Chat connections ended, by close code."
+        says = "Ended chat connections, by close code."
         yield _counter("closes", says, closes, "code", "reason")
 
     def _wire(self) -> Iterator[Metric]:
         http, engine = self._control.http(), self._control.engine()
-        yield _gauge("http_connections", "Connections to the public port.", http.open)
+        yield _gauge("http_connections", "Open connections to the public port.", http.open)
         limit = self._control.chat.settings.limits.connections
-        says = "How many there may be: limits.connections, or what the descriptors allow."
+        says = "The limit: limits.connections, or what the file descriptors allow."
         yield _gauge("http_connections_limit", says, limit)
         yield _counter("http_connections_accepted", "Connections accepted.", http.accepted)
-        says = "When the TLS certificate expires, as a Unix time; +Inf where chatd has none."
+        says = "When the TLS certificate expires, as a Unix time; +Inf without one."
         yield _gauge("tls_certificate_expiration_timestamp_seconds", says, http.expires)
-        says = "Connections closed without a word, far above a limit."
+        says = "Connections closed without an answer, far above a limit."
         yield _counter("http_connections_turned_away", says, http.turned_away)
         refused = (((str(status),), count) for status, count in http.refused.items())
-        yield _counter("http_refusals", "Requests refused, by status.", refused, "status")
+        yield _counter("http_refusals", "Refused requests, by status.", refused, "status")
         sessions = [(("polling",), engine.polling), (("websocket",), engine.websocket)]
-        yield _gauge("engineio_sessions", "Sessions, by transport.", sessions, "transport")
+        yield _gauge("engineio_sessions", "Open sessions, by transport.", sessions, "transport")
         yield _counter("engineio_sessions_opened", "Sessions opened.", engine.opened)
 
     def _bus(self) -> Iterator[Metric]:
         bus = self._control.chat.bus.statistics()
-        yield _counter("events", "Events committed and shown, messages mostly.", bus.events)
-        yield _counter("deliveries", "Events times connections they went to.", bus.deliveries)
-        says = "A batch's commit to the store; its count is the batches."
+        yield _counter("events", "Events committed and fanned out, mostly messages.", bus.events)
+        yield _counter("deliveries", "Events times the connections they went to.", bus.deliveries)
+        says = "Duration of a batch's commit to the store; the count is the number of batches."
         yield _histogram("commit_seconds", says, bus.commit_seconds)
         says = "Batches that the store did not confirm."
         yield _counter("commits_failed", says, bus.failed_commits)
-        says = "Handing a committed batch to everybody's queue or socket."
+        says = "Duration of passing a committed batch to all queues and sockets."
         yield _histogram("fanout_seconds", says, bus.fanout_seconds)
-        yield _gauge("bus_queue_events", "What waits to be committed.", bus.waiting)
-        says = "How long the batch that is under way has been so; 0 where none is."
+        yield _gauge("bus_queue_events", "Events that wait to be committed.", bus.waiting)
+        says = "How long the current batch has taken so far; 0 if there is none."
         yield _gauge("bus_busy_seconds", says, bus.busy)
 
     def _store(self) -> Iterator[Metric]:
         store = self._control.chat.journal.statistics()
-        yield _gauge("store_bytes", "What the store has in use, as last looked at.", store.bytes)
+        yield _gauge("store_bytes", "Size of the store in use, when last measured.", store.bytes)
         limit = self._control.chat.settings.history.max_bytes
-        says = "Above it the oldest events are removed: history.max_bytes, +Inf where that is off."
+        says = "history.max_bytes, above which the oldest events are deleted; +Inf if off."
         yield _gauge("store_limit_bytes", says, math.inf if limit == "off" else limit)
-        says = "The write-ahead log at its last checkpoint."
+        says = "Size of the write-ahead log at its last checkpoint."
         yield _gauge("store_wal_bytes", says, store.log_bytes)
-        yield _counter("store_events_removed", "Events that retention removed.", store.swept)
-        says = "Messages said again with a key that was there."
+        yield _counter("store_events_removed", "Events deleted by retention.", store.swept)
+        says = "Messages sent again with a key that was already stored."
         yield _counter("duplicates", says, store.duplicates)
-        says = "1 while commits run in a thread: the disk is slow, or each commit waits for it."
+        says = "1 while commits run in a thread, because the disk is slow or durability is fsync."
         yield _gauge("store_threaded", says, store.threaded)
 
 

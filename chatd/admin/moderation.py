@@ -1,35 +1,29 @@
-"""The acts of operators, from the daemon's console: the chat's own, done by who may write here."""
+"""What operators do to users and rooms, from the admin socket."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from chatd.admin.answers import Failure, Held, HeldList
-from chatd.admin.control import Control
+from chatd.admin.answers import Held, HeldList
 from chatd.chat.moderation import moderate as chat_moderate
-from chatd.model import ErrorCode, Refused
 from chatd.protocol import commands
 from chatd.protocol.events import rfc3339
 
-__all__ = ["CONSOLE", "Person", "Place", "Slow", "bans", "moderate"]
+if TYPE_CHECKING:
+    from chatd.admin.control import DaemonControl
+
+__all__ = ["CONSOLE", "RoomArguments", "SlowArguments", "UserArguments", "bans", "moderate"]
 
 CONSOLE: Final = "console"
-"""Who did it, in the log and beside a ban. No user is called so: theirs are ids and subjects."""
-
-_STATUSES: Final[dict[ErrorCode, int]] = {
-    "forbidden": 403,
-    "not_found": 404,
-    "too_large": 413,
-    "unavailable": 503,
-}
+"""The operator, in the log and beside a ban. It is no user's id: those are longer, or subjects."""
 
 
-class Person(Struct, frozen=True, forbid_unknown_fields=True):
-    """Somebody, by nick or by user id, or a network; without a room: everywhere."""
+class UserArguments(Struct, frozen=True, forbid_unknown_fields=True):
+    """A user, by nick or by id, or a network; in a room, or without one everywhere."""
 
     nick: str | None = None
     user: str | None = None
@@ -39,7 +33,7 @@ class Person(Struct, frozen=True, forbid_unknown_fields=True):
     reason: str = ""
 
 
-class Place(Struct, frozen=True, forbid_unknown_fields=True):
+class RoomArguments(Struct, frozen=True, forbid_unknown_fields=True):
     """A room."""
 
     room: str
@@ -47,8 +41,8 @@ class Place(Struct, frozen=True, forbid_unknown_fields=True):
     reason: str = ""
 
 
-class Slow(Struct, frozen=True, forbid_unknown_fields=True):
-    """A room, and how long everybody waits between two messages."""
+class SlowArguments(Struct, frozen=True, forbid_unknown_fields=True):
+    """A room, and the seconds that each user has to wait between two messages."""
 
     room: str
     seconds: float
@@ -56,23 +50,21 @@ class Slow(Struct, frozen=True, forbid_unknown_fields=True):
 
 def moderate(
     command: type[commands.Moderate],
-) -> Callable[[Control, Person | Place | Slow], Awaitable[commands.Sanctioned | Failure]]:
+) -> Callable[
+    [DaemonControl, UserArguments | RoomArguments | SlowArguments], Awaitable[commands.Sanctioned]
+]:
     """Return the endpoint that carries out an operator's command."""
 
     async def endpoint(
-        control: Control, arguments: Person | Place | Slow
-    ) -> commands.Sanctioned | Failure:
-        try:
-            return await chat_moderate(control.chat, CONSOLE, command(**asdict(arguments)))
-        except Refused as refused:
-            refusal = refused.refusal
-            return Failure(_STATUSES.get(refusal.code, 400), refusal.code, refusal.message)
+        control: DaemonControl, arguments: UserArguments | RoomArguments | SlowArguments
+    ) -> commands.Sanctioned:
+        return await chat_moderate(control.chat, CONSOLE, command(**asdict(arguments)))
 
     return endpoint
 
 
-async def bans(control: Control, _: Struct) -> HeldList:
-    """Tell what is held against people and over rooms."""
+async def bans(control: DaemonControl, _: Struct) -> HeldList:
+    """Return the sanctions that are in force: bans, mutes, slow mode and closed rooms."""
     return HeldList(
         [
             Held(

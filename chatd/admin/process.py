@@ -1,7 +1,7 @@
-"""The process's own figures, under the names that every Prometheus client library gives them.
+"""Metrics of the process, under the names that all Prometheus client libraries use.
 
-The library's own collector reads /proc/stat, which the unit hides (``ProcSubset=pid``), and then
-gives nothing at all.
+The library's own collector reads /proc/stat, which the systemd unit hides (``ProcSubset=pid``), and
+then reports nothing at all.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PAGE_BYTES: Final = resource.getpagesize()
 
 
 class Process:
-    """Collects them; made when the process begins."""
+    """A collector, to be made when the process starts."""
 
     def __init__(self) -> None:
         self._began = time.time()

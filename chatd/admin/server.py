@@ -1,9 +1,9 @@
-"""The listeners of the administration, and the tasks behind them, to the very end of a drain.
+"""The listeners of the administration and the tasks behind them, until the end of a drain.
 
 ::
 
     Administration.run
-    ├── lag              looks twice a second how late the event loop is
+    ├── lag              measures twice a second how late the event loop is
     └── connections      one task for each
         ├── the admin socket     accept
         └── metrics.listen       accept
@@ -16,7 +16,7 @@ from typing import Final
 
 import trio
 
-from chatd.admin.control import Control
+from chatd.admin.control import DaemonControl
 from chatd.admin.metrics import Metrics
 from chatd.admin.routes import AdminRoutes
 from chatd.histogram import Histogram
@@ -31,38 +31,38 @@ __all__ = ["Administration"]
 LAG_SECONDS: Final = 0.5
 
 LAST_SECONDS: Final = 1.0
-"""What answers that are begun have when all else has ended."""
+"""How long answers that have begun may take when everything else has ended."""
 
 _LIMITS: Final = Limits(connections=64, connections_per_address="off")
-"""An operator's tools and a few scrapers; within the descriptors that clients leave."""
+"""Enough for an operator's tools and a few scrapers, and within the spare file descriptors."""
 
 
 class Administration:
-    """The admin socket and the metrics' port of one daemon."""
+    """The admin socket and the metrics listener of a daemon."""
 
     def __init__(
-        self, control: Control, *, admin: Sequence[Listener], metrics: Sequence[Listener]
+        self, control: DaemonControl, *, admin: Sequence[Listener], metrics: Sequence[Listener]
     ) -> None:
         lag = Histogram()
-        figures = Metrics(control, lag)
+        metrics_handler = Metrics(control, lag)
         beside: dict[str, Handler] = {
-            "/metrics": figures,
+            "/metrics": metrics_handler,
             "/healthz": _alive,
             "/readyz": self._ready,
         }
         settings = Settings(limits=_LIMITS, http=Http(trusted_proxies=()))
         self.admin = Server(settings, AdminRoutes(control, beside), control.log, name="a")
-        ported = Routes({path: {"GET": handler} for path, handler in beside.items()})
-        self.metrics = Server(settings, ported, control.log, name="m")
+        routes = Routes({path: {"GET": handler} for path, handler in beside.items()})
+        self.metrics = Server(settings, routes, control.log, name="m")
         self._served = ((self.admin, admin), (self.metrics, metrics))
         self._control = control
         self._lag = lag
         self._closing = trio.Event()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve until ``close``, and then to the end of what is being answered."""
-        async with trio.open_nursery() as looking:
-            looking.start_soon(self._look)
+        """Serve until ``close``, and then until the answers that have begun are sent."""
+        async with trio.open_nursery() as measuring:
+            measuring.start_soon(self._measure_lag)
             async with trio.open_nursery() as connections, trio.open_nursery() as listening:
                 for server, listeners in self._served:
                     listening.start_soon(_serve, server, listeners, connections)
@@ -72,13 +72,13 @@ class Administration:
                 for server, _ in self._served:
                     server.retire()
                 connections.cancel_scope.deadline = trio.current_time() + LAST_SECONDS
-            looking.cancel_scope.cancel()
+            measuring.cancel_scope.cancel()
 
     def close(self) -> None:
-        """Take nobody more; ``run`` returns in a second at most."""
+        """Stop accepting; ``run`` returns within `LAST_SECONDS`."""
         self._closing.set()
 
-    async def _look(self) -> None:
+    async def _measure_lag(self) -> None:
         while True:
             due = trio.current_time() + LAG_SECONDS
             await trio.sleep_until(due)

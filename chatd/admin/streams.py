@@ -1,63 +1,62 @@
-"""What is too long for one answer: exports, imports and backups, over the admin socket."""
+"""What is too long for one answer: export, import and backup, over the admin socket."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from chatd.admin.answers import Failure, Imported
-from chatd.admin.control import Control
-from chatd.admin.transfer import Importing, export_room, export_user
-from chatd.chat.names import Name, room_name
+from chatd.admin.answers import Imported
+from chatd.admin.errors import AdminError
+from chatd.admin.transfer import Importing, export_room, export_user, log_name
 from chatd.journal import Unavailable
 from chatd.model import Operation, Outcome, Refusal, Refused, Restore
 from chatd.wire.request import Request, Response
+from chatd.wire.routes import Handler
 
-__all__ = ["LINES_TYPE", "Stream", "streams"]
+if TYPE_CHECKING:
+    from chatd.admin.control import DaemonControl
+
+__all__ = ["LINES_TYPE", "streams"]
 
 LINES_TYPE: Final = "application/jsonl"
 """No form of a web page can send this."""
 
 
-Stream: TypeAlias = Callable[[Request], Awaitable[Response | Failure]]
-
-
 class _Streams:
-    def __init__(self, control: Control) -> None:
+    def __init__(self, control: DaemonControl) -> None:
         self._control = control
 
-    async def export(self, request: Request) -> Response | Failure:
+    async def export(self, request: Request) -> Response:
         journal, query = self._control.chat.journal, request.query
         match query:
             case {"user": user}:
                 lines = export_user(journal, user)
-            case {"room": spelled}:
-                try:
-                    name = Name(spelled, spelled) if spelled.startswith("@") else room_name(spelled)
-                except Refused as refused:
-                    return Failure(400, refused.refusal.code, refused.refusal.message)
+            case {"room": room}:
+                name = log_name(room)
                 if await journal.head(name.fold) is None:
-                    return Failure(404, "not_found", f"there is no room {name.shown}")
+                    raise AdminError(404, "not_found", f"There is no room named {name.shown}.")
                 lines = export_room(journal, name.fold)
             case _:
-                return Failure(400, "bad_request", "export what? a room or a user")
+                raise AdminError(400, "bad_request", "Name a room or a user to export.")
         self._control.log.emit("export", room=query.get("room"), target=query.get("user"))
         return Response(200, content_type=LINES_TYPE, stream=lines)
 
-    async def take(self, request: Request) -> Response | Failure:
+    async def import_(self, request: Request) -> Response:
         kind = (request.header("content-type") or "").partition(";")[0].strip().lower()
         if kind != LINES_TYPE:
-            return Failure(415, "bad_request", f"history comes as {LINES_TYPE}")
+            raise AdminError(415, "bad_request", f"Send history as {LINES_TYPE}.")
         importing = Importing(self._ask)
-        async with aclosing(request.pieces()) as pieces:
-            refusal = await importing.take(pieces)
-        self._control.log.emit("import", events=importing.taken)
-        if refusal is not None:
-            message = f"{refusal.message}; {importing.taken} lines before it are taken up"
-            return Failure(422, refusal.code, message)
+        try:
+            async with aclosing(request.pieces()) as pieces:
+                await importing.take(pieces)
+        except Refused as refused:
+            message = f"{refused} {importing.taken} lines before it were imported."
+            raise AdminError(422, refused.refusal.code, message) from None
+        finally:
+            self._control.log.emit("import", events=importing.taken)
         answer = Imported(importing.taken, self._control.chat.journal.epoch)
         return Response(200, msgspec.json.encode(answer) + b"\n", "application/json")
 
@@ -65,32 +64,32 @@ class _Streams:
         chat = self._control.chat
         if isinstance(operation, Restore) and chat.rooms.get(operation.room) is not None:
             name = operation.entries[0].room
-            return Refusal("forbidden", f"somebody is in {name}: import it when nobody is")
+            return Refusal("forbidden", f"{name} has members. Import it when nobody is in it.")
         return await chat.bus.commit(operation)
 
-    async def backup(self, _request: Request) -> Response | Failure:
+    async def backup(self, _request: Request) -> Response:
         pieces = self._control.chat.journal.backup()
         try:
-            # What cannot be begun is said in time.
+            # Read now, so that a backup that cannot start is an error and not a torn answer.
             first = await anext(pieces)
         except Unavailable as error:
-            return Failure(503, "unavailable", str(error))
+            raise AdminError(503, "unavailable", str(error)) from error
         self._control.log.emit("backup")
         return Response(200, content_type="application/vnd.sqlite3", stream=_all(first, pieces))
 
 
 async def _all(first: bytes, pieces: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
     async with aclosing(pieces):
-        yield first  # noqa: ASYNC119  who sends it closes it
+        yield first  # noqa: ASYNC119  the server closes the generator
         async for piece in pieces:
             yield piece  # noqa: ASYNC119  as above
 
 
-def streams(control: Control) -> Mapping[str, Mapping[str, Stream]]:
-    """Give what answers, by path and method."""
+def streams(control: DaemonControl) -> Mapping[str, Mapping[str, Handler]]:
+    """Return the handlers by path and method."""
     served = _Streams(control)
     return {
         "/export": {"GET": served.export},
-        "/import": {"POST": served.take},
+        "/import": {"POST": served.import_},
         "/backup": {"GET": served.backup},
     }

@@ -1,7 +1,8 @@
-"""History on its way out and in, as JSON Lines; and what the law asks to be forgotten.
+"""Export and import of history as JSON Lines, and the removal of a user's data.
 
-A line is an event of a room's log, with its present text, its key and its number; times are
-RFC 3339. A room exported, imported into an empty store and exported again gives the same bytes.
+A line is an event of a room's log with its current text, its key and its number; times are
+RFC 3339. A room that is exported, imported into an empty store and exported again gives the same
+bytes.
 """
 
 from __future__ import annotations
@@ -32,20 +33,20 @@ from chatd.model import (
 )
 from chatd.protocol.events import rfc3339
 
-__all__ = ["Ask", "Importing", "export_room", "export_user", "forget"]
+__all__ = ["Ask", "Importing", "export_room", "export_user", "forget", "log_name"]
 
 LINES: Final = 256
-"""Of an export, read and sent at a time; and of an import, committed at a time."""
+"""How many lines an export reads and sends, and an import commits, at a time."""
 
 LINE_BYTES: Final = 16 << 20
-"""The longest line that is read: longer than any message may be, doubled by escapes."""
+"""The longest line that is read: longer than any message, even doubled by escapes."""
 
 Ask: TypeAlias = Callable[[Operation], Awaitable[Outcome]]
-"""Has the journal's one writer do something."""
+"""Has the journal's single writer carry out an operation, and returns its outcome."""
 
 
 class Exported(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A line as it is written."""
+    """A line of an export."""
 
     room: str
     seq: int
@@ -86,7 +87,7 @@ def _written(lines: list[LogEntry]) -> bytes:
 
 
 def _read(text: bytes) -> LogEntry:
-    """Read one line. Raises ValueError."""
+    """Return the event in one line. Raises ValueError."""
     one = _DECODER.decode(text)
     return LogEntry(
         room=one.room,
@@ -107,12 +108,21 @@ def _read(text: bytes) -> LogEntry:
 def _milliseconds(text: str) -> int:
     at = datetime.fromisoformat(text)
     if at.tzinfo is None:
-        raise ValueError(f"{text} has no time zone")
+        raise ValueError(f"The time {text} has no time zone.")
     return round(at.timestamp() * 1000)
 
 
+def log_name(text: str) -> Name:
+    """Return the name of a room's log; logs of direct messages have names that begin with ``@``.
+
+    Raises:
+        Refused: No room can have this name.
+    """
+    return Name(text, text) if text.startswith("@") else room_name(text)
+
+
 async def export_room(journal: Journal, room: str) -> AsyncGenerator[bytes]:
-    """Give a room's log, by its fold, as lines. Raises Unavailable."""
+    """Yield the log of a room, by its key, as lines. Raises Unavailable."""
     after = 0
     while lines := await journal.entries(room, after, LINES):
         after = lines[-1].seq
@@ -120,7 +130,7 @@ async def export_room(journal: Journal, room: str) -> AsyncGenerator[bytes]:
 
 
 async def export_user(journal: Journal, user: str) -> AsyncGenerator[bytes]:
-    """Give everything a user said, in the order in which it was said. Raises Unavailable."""
+    """Yield everything that a user wrote, oldest first. Raises Unavailable."""
     after: int | None = 0
     while after is not None:
         lines, after = await journal.entries_of(user, after)
@@ -129,89 +139,84 @@ async def export_user(journal: Journal, user: str) -> AsyncGenerator[bytes]:
 
 
 class Importing:
-    """Takes up lines, which come in pieces of any size."""
+    """Imports lines, which come in pieces of any size. ``taken`` lines are committed."""
 
     def __init__(self, ask: Ask) -> None:
         self.taken = 0
-        """Lines that are committed."""
         self._ask = ask
         self._seen = 0
         self._rest = b""
         self._room = ""
         self._lines: list[LogEntry] = []
 
-    async def take(self, pieces: AsyncIterator[bytes]) -> Refusal | None:
-        """Take up everything, or tell at which line it stopped; what came before is taken up."""
+    async def take(self, pieces: AsyncIterator[bytes]) -> None:
+        """Import everything.
+
+        Raises:
+            Refused: A line is not valid, or the store refused; the lines before it are imported.
+        """
         async for piece in pieces:
             *whole, self._rest = (self._rest + piece).split(b"\n")
             if len(self._rest) > LINE_BYTES:
-                return self._at("the line is too long")
+                raise self._invalid("The line is too long.")
             for text in whole:
-                if refusal := await self._line(text):
-                    return refusal
-        if self._rest and (refusal := await self._line(self._rest)):
-            return refusal
-        return await self._commit()
+                await self._line(text)
+        if self._rest:
+            await self._line(self._rest)
+        await self._commit()
 
-    async def _line(self, text: bytes) -> Refusal | None:
+    async def _line(self, text: bytes) -> None:
         self._seen += 1
         if not text.strip():
-            return None
+            return
         try:
             line = _read(text)
-        except (ValueError, RecursionError) as error:
-            return self._at(str(error))
-        try:
-            name = Name(line.room, line.room) if line.room.startswith("@") else room_name(line.room)
-        except Refused as refused:
-            return self._at(str(refused))
+            name = log_name(line.room)
+        except (ValueError, RecursionError, Refused) as error:
+            raise self._invalid(str(error)) from error
         if line.seq < 1:
-            return self._at("a number is 1 or more")
+            raise self._invalid("seq must be 1 or more.")
         if name.fold != self._room or len(self._lines) == LINES:
-            if refusal := await self._commit():
-                return refusal
+            await self._commit()
             self._room = name.fold
         self._lines.append(line)
-        return None
 
-    async def _commit(self) -> Refusal | None:
-        if not self._lines:
-            return None
-        lines, self._lines = tuple(self._lines), []
-        outcome = await self._ask(Restore(self._room, lines))
-        if isinstance(outcome, Refusal):
-            return outcome
-        self.taken += len(lines)
-        return None
+    async def _commit(self) -> None:
+        if self._lines:
+            lines, self._lines = tuple(self._lines), []
+            _accepted(await self._ask(Restore(self._room, lines)))
+            self.taken += len(lines)
 
-    def _at(self, what: str) -> Refusal:
-        return Refusal("bad_request", f"line {self._seen}: {what}")
+    def _invalid(self, what: str) -> Refused:
+        return Refused("bad_request", f"LogEntry {self._seen}: {what.rstrip('.')}.")
 
 
-async def forget(journal: Journal, user: str, ask: Ask) -> Refusal | None:
-    """Remove what a user said, their direct messages and what is kept of them.
+async def forget(journal: Journal, user: str, ask: Ask) -> None:
+    """Remove a user's messages, direct messages and records.
 
-    Raises Unavailable. Refused half way it may be done again.
+    Raises:
+        Refused: The store failed half way. It can be done again.
+        Unavailable: The store could not be read.
     """
     prefix = f"{user}\0"
     rooms = [record.name.removeprefix(prefix) for record in await journal.records(DIRECT, prefix)]
     for room in rooms:
-        if refusal := await _through(Erase(room), ask):
-            return refusal
+        await _in_chunks(Erase(room), ask)
         await ask(Drop(DIRECT, f"{other_of(room, user)}\0{room}"))
-    if refusal := await _through(Wipe(user), ask):
-        return refusal
-    outcome = await ask(Forget(user))
-    return outcome if isinstance(outcome, Refusal) else None
+    await _in_chunks(Wipe(user), ask)
+    _accepted(await ask(Forget(user)))
 
 
-async def _through(operation: Wipe | Erase, ask: Ask) -> Refusal | None:
-    """Do it chunk by chunk, to its end."""
+async def _in_chunks(operation: Wipe | Erase, ask: Ask) -> None:
     while True:
-        outcome = await ask(operation)
-        if isinstance(outcome, Refusal):
-            return outcome
+        outcome = _accepted(await ask(operation))
         if not isinstance(outcome, Progress) or outcome.upto is None:
-            return None
+            return
         if isinstance(operation, Wipe):
             operation = Wipe(operation.user, outcome.upto)
+
+
+def _accepted(outcome: Outcome) -> Outcome:
+    if isinstance(outcome, Refusal):
+        raise Refused(outcome.code, outcome.message, outcome.retry_ms)
+    return outcome

@@ -11,6 +11,7 @@ import trio
 from msgspec import Struct
 
 from chatd.bus import Bus, Codec, Group, Submission, encode, fan_out
+from chatd.changed import Changed
 from chatd.chat.flood import Flood
 from chatd.chat.rooms import Rooms
 from chatd.chat.sanctions import Sanctions
@@ -120,6 +121,7 @@ class Chat:
         self.sanctions = Sanctions(now)
         self.flood = Flood()
         self.connections: set[Client] = set()
+        self.disconnected = Changed()
         self.commands: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
         self.closes: Counter[int] = Counter()

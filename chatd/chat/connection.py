@@ -368,6 +368,7 @@ class Connection:
             **asdict(traffic),
         )
         self.chat.connections.discard(self)
+        self.chat.disconnected.notify()
         self.chat.flood.exit(self.counted_as)
         if self._timer is not None:
             self._timer.cancel()

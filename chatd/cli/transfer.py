@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, TypeAlias
 
 import trio
 
-from chatd.admin.transfer import Importing, export_room, export_user
-from chatd.chat.names import Name, room_name
+from chatd.admin.transfer import Importing, export_room, export_user, log_name
 from chatd.cli.asking import AskError, NoDaemonError, find, receive, send
 from chatd.cli.check import report, say, visible
 from chatd.client.errors import unwrapped
@@ -141,13 +140,12 @@ async def _export(journal: Journal, room: str | None, user: str | None, out: Bin
     if user is not None:
         lines = export_user(journal, user)
     else:
-        spelled = room or ""
         try:
-            name = Name(spelled, spelled) if spelled.startswith("@") else room_name(spelled)
+            name = log_name(room or "")
         except Refused as refused:
             raise _RefusedError(str(refused)) from None
         if await journal.head(name.fold) is None:
-            raise _RefusedError(f"there is no room {name.shown}")
+            raise _RefusedError(f"There is no room named {name.shown}.")
         lines = export_room(journal, name.fold)
     async with aclosing(lines):
         async for piece in lines:
@@ -164,10 +162,12 @@ async def _import(journal: Journal, source: BinaryIO) -> int:
             yield piece
 
     importing = Importing(ask)
-    async with aclosing(pieces()) as given:
-        refusal = await importing.take(given)
-    if refusal is not None:
-        raise _RefusedError(f"{refusal.message}; {importing.taken} lines before it are taken up")
+    try:
+        async with aclosing(pieces()) as given:
+            await importing.take(given)
+    except Refused as refused:
+        message = f"{refused} {importing.taken} lines before it were imported."
+        raise _RefusedError(message) from None
     return importing.taken
 
 

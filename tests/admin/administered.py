@@ -9,8 +9,7 @@ from typing import Any
 
 import trio
 
-from chatd.admin import Administration
-from chatd.daemon import Operated
+from chatd.admin import Administration, DaemonControl
 from chatd.reload import Configuration, Reload, fixed
 from chatd.settings import Settings
 from chatd.systemd import Notifier
@@ -39,7 +38,7 @@ class Administered:
             now=lambda: 0,
         )
         self.reload.apply = chat.daemon.apply
-        control = Operated(chat.daemon, self.reload, self.stop)
+        control = DaemonControl(chat.daemon, self.reload, self.stop)
         self.administration = Administration(control, admin=(), metrics=())
         self._nursery = nursery
 

@@ -135,16 +135,6 @@ async def test_an_announcement_reaches_everybody_or_a_room(autojump_clock: MockC
             assert await one.refused("POST /announce", arguments) == refusal
 
 
-async def test_an_announcement_to_many_lets_others_have_their_turn(
-    autojump_clock: MockClock,
-) -> None:
-    limits = Limits(connections_per_address="off")
-    async with administered(Settings(limits=limits)) as one:
-        for number in range(300):
-            await one.chat.client(f"n{number}", "text")
-        assert await one.done("POST /announce", {"text": "hi"}) == {"receivers": 300}
-
-
 async def test_the_log_level(autojump_clock: MockClock) -> None:
     async with administered() as one:
         assert await one.done("GET /loglevel") == {"level": "info"}

@@ -8,8 +8,7 @@ from pathlib import Path
 import trio
 from trio.testing import MockClock
 
-from chatd.admin import Administration
-from chatd.daemon import Operated
+from chatd.admin import Administration, DaemonControl
 from chatd.wire.listener import Listener, open_listeners
 from tests.admin.administered import Administered, administered
 from tests.gateways.raw import Raw
@@ -18,7 +17,7 @@ from tests.gateways.raw import Raw
 def listening(one: Administered, *paths: Path) -> tuple[Administration, Sequence[Listener]]:
     """Make the administration on Unix sockets: the admin socket, and the metrics' address."""
     admin, metrics = open_listeners([f"unix:{path}" for path in paths], 0o600)
-    control = Operated(one.chat.daemon, one.reload, one.stop)
+    control = DaemonControl(one.chat.daemon, one.reload, one.stop)
     return Administration(control, admin=[admin], metrics=[metrics]), (admin, metrics)
 
 

@@ -70,7 +70,7 @@ def test_the_same_lines_in_any_split(data: st.DataObject) -> None:
         async def ask(operation: Operation) -> Outcome:
             return (await journal.commit([operation]))[0]
 
-        assert await Importing(ask).take(pieces(*parts)) is None
+        await Importing(ask).take(pieces(*parts))
         exported = [piece async for piece in export_room(journal, "lobby")]
         assert b"".join(exported) == text
 
@@ -105,19 +105,19 @@ async def test_export_import_export_gives_the_same_bytes(autojump_clock: MockClo
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (b"{}", "line 1: "),
-        (b"\n\nnonsense", "line 3: "),
+        (b"{}", "Line 1: "),
+        (b"\n\nnonsense", "Line 3: "),
         (
             b'{"room":"*","seq":1,"at":"2026-01-01T00:00:00Z","on":"message","from":"a","user":"u"}',
-            "line 1: a room",
+            "Line 1: a room",
         ),
         (
             b'{"room":"a","seq":0,"at":"2026-01-01T00:00:00Z","on":"message","from":"a","user":"u"}',
-            "line 1: a number",
+            "Line 1: seq must be",
         ),
         (
             b'{"room":"a","seq":1,"at":"2026-01-01","on":"message","from":"a","user":"u"}',
-            "line 1: ",
+            "Line 1: ",
         ),
     ],
 )
@@ -129,7 +129,7 @@ async def test_what_is_no_history_is_told_by_its_line(
         assert status == 422
         message = json.loads(answer)["error"]["message"]
         assert message.startswith(words)
-        assert message.endswith("0 lines before it are taken up")
+        assert message.endswith(" 0 lines before it were imported.")
 
 
 async def test_a_room_that_somebody_is_in_is_not_written_into(autojump_clock: MockClock) -> None:

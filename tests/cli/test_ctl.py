@@ -13,9 +13,8 @@ import pytest
 import trio
 
 from chatd.__main__ import main
-from chatd.admin import Administration
+from chatd.admin import Administration, DaemonControl
 from chatd.cli.ctl import COMMANDS
-from chatd.daemon import Operated
 from chatd.reload import Configuration
 from chatd.settings import Settings, load
 from chatd.wire.listener import open_listeners
@@ -62,7 +61,7 @@ def control(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Control:
     async def controlled(configuration: Configuration | None = None) -> AsyncGenerator[Controlled]:
         path = tmp_path / "admin.sock"
         async with administered(configuration=configuration) as one, trio.open_nursery() as nursery:
-            operated = Operated(one.chat.daemon, one.reload, one.stop)
+            operated = DaemonControl(one.chat.daemon, one.reload, one.stop)
             listeners = open_listeners([f"unix:{path}"], 0o600)
             administration = Administration(operated, admin=listeners, metrics=())
             await nursery.start(administration.run)
@@ -138,10 +137,10 @@ async def test_people_are_put_out_from_the_console(control: Control) -> None:
 async def test_a_refusal_is_one_line_and_1(control: Control) -> None:
     async with control() as at:
         assert await at.ctl("announce", "hi", "--room", "hall") == (
-            *(1, "", "chatd: nobody is in hall\n"),
+            *(1, "", "chatd: Nobody is in hall.\n"),
         )
         code, out, err = await at.ctl("announce", "hi", "--room", "hall", "--json")
-        assert (code, err) == (1, "chatd: nobody is in hall\n")
+        assert (code, err) == (1, "chatd: Nobody is in hall.\n")
         assert json.loads(out)["error"]["code"] == "not_found"
 
 
@@ -165,7 +164,9 @@ async def test_a_refused_reload_tells_every_fault_with_its_place(
         assert f"{path}:2:9: error: limits.rooms" in err
         assert f"{path}:4:1: error: " in err
         assert "\n    greting = 'hi'\n    ^\n" in err
-        assert err.endswith("chatd: the configuration has faults; the one in force stays\n")
+        assert err.endswith(
+            "chatd: The configuration has faults. The current one stays in force.\n"
+        )
         assert at.one.chat.daemon.settings.limits.rooms == 7
         lines = [" ".join(line) for line in await at.shown("status")]
         assert any(line.endswith("refused, for 2 faults") for line in lines)
