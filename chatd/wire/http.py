@@ -6,6 +6,7 @@ the end of a chunked body.
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -183,7 +184,11 @@ class HttpConnection:
         if not isinstance(event, h11.Request):
             raise malformed("no request")
         self._bodiless = event.method == b"HEAD"
-        headers = [(name.decode("ascii"), value.decode("latin-1")) for name, value in event.headers]
+        # Names are interned because an upgraded request is kept as long as its WebSocket.
+        headers = [
+            (sys.intern(name.decode("ascii")), value.decode("latin-1"))
+            for name, value in event.headers
+        ]
         target = event.target.decode("ascii")
         self._length = body_length(head, headers, event.http_version)
         self._body = None

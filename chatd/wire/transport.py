@@ -10,7 +10,7 @@ import ipaddress
 import socket
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import islice
 from typing import Final, Literal, TypeAlias
 
@@ -116,14 +116,13 @@ def _never_now(data: Block) -> int:
 class SocketTransport(Transport):
     """A connected socket that is ours alone, set to non-blocking here."""
 
-    __slots__ = ("_recv", "_sendmsg", "_socket")
+    __slots__ = ("_recv", "_socket")
 
     def __init__(self, sock: socket.socket, peer: Peer, *, listener_loopback: bool = False) -> None:
         sock.setblocking(False)
         super().__init__(peer, sock.send, listener_loopback=listener_loopback, secure=False)
         self._socket = sock
         self._recv: Callable[[int], bytes] = sock.recv
-        self._sendmsg: Callable[[Sequence[Block]], int] = sock.sendmsg
 
     async def recv(self, max_bytes: int) -> bytes:
         while True:
@@ -141,7 +140,7 @@ class SocketTransport(Transport):
         await trio.lowlevel.wait_writable(self._socket)
         try:
             # The list is made after the wait: what came in meanwhile goes out too.
-            return self._sendmsg(list(islice(blocks, _BLOCKS_A_CALL)))
+            return self._socket.sendmsg(list(islice(blocks, _BLOCKS_A_CALL)))
         except BlockingIOError:
             return 0
         except OSError as error:

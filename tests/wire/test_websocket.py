@@ -103,6 +103,45 @@ async def test_a_gateways_exception_is_noted_and_closes_with_1011(
     assert await other.hear() == "still here"
 
 
+@pytest.mark.parametrize("how", ["goodbye_frames", "ended", "keep-alive"])
+async def test_a_fault_elsewhere_costs_its_own_connection_alone(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    def fail(*args: object) -> bytes:
+        raise ValueError(f"boom in {how}")
+
+    async with serve(tcp=False) as served:
+        other, client = served.dial(), served.dial()
+        await client.upgrade()
+        await client.text("x")
+        assert await client.hear() == "x"
+        await other.upgrade()
+        await other.text("x")
+        assert await other.hear() == "x"
+        chatter = served.chatters[0]
+        code = 1011
+        if how == "keep-alive":
+            monkeypatch.setattr(WebSocket, "ping", fail)
+            await trio.sleep(24)
+            await other.text("y")
+            assert await other.hear() == "y"
+            await trio.sleep(2)
+            monkeypatch.undo()
+        else:
+            monkeypatch.setattr(chatter, how, fail)
+            chatter.websocket.end(model.KICKED)
+            code = 4500 if how == "ended" else 1011
+        assert (await client.closed())[0] == code
+        await client.aclose()
+        await trio.testing.wait_all_tasks_blocked()
+        assert served.faults == [f"ValueError('boom in {how}')"]
+        assert served.recording.records[-1][1]["connection"] == chatter.websocket.id
+        assert chatter.ends == (0 if how == "ended" else 1)
+        assert len(served.server.connections) == 1
+        await other.text("still here")
+        assert await other.hear() == "still here"
+
+
 async def test_an_opener_that_fails_closes_with_1011(served: Served, dial: Dial) -> None:
     async def fail(websocket: WebSocket) -> Receiver:
         raise ValueError("no")
@@ -223,6 +262,87 @@ async def test_both_close_at_once(served: Served, dial: Dial) -> None:
     await served.chatters[0].over.wait()
     assert (served.chatters[0].close, served.chatters[0].ends) == (model.KICKED, 1)
     assert served.faults == []
+
+
+async def test_after_our_close_data_is_ignored(served: Served, dial: Dial) -> None:
+    client = await dial()
+    await client.upgrade()
+    await client.text("kick")
+    assert await client.closed() == (4500, "kicked by ann")
+    await client.send(masked(0x81, b"late") * 10 + masked(0x01, b"half"))
+    await client.send(masked(0x88, b"\x11\x94"))
+    assert await client.frame() is None
+    await served.chatters[0].over.wait()
+    assert served.chatters[0].messages == ["kick"]
+
+
+async def test_garbage_after_our_close_ends_it(served: Served, dial: Dial) -> None:
+    client = await dial()
+    await client.upgrade()
+    await client.text("kick")
+    assert await client.closed() == (4500, "kicked by ann")
+    await client.send(b"\xff" * 100)
+    assert await client.frame() is None
+    await served.chatters[0].over.wait()
+    assert served.chatters[0].close is model.KICKED
+
+
+async def test_a_close_while_the_receiver_is_blocked_ends_it(served: Served, dial: Dial) -> None:
+    class Blocked(Chatter):
+        async def received(self, message: str | bytes) -> None:
+            await super().received(message)
+            await trio.sleep_forever()
+
+    async def block(websocket: WebSocket) -> Receiver:
+        served.chatters.append(Blocked(websocket))
+        return served.chatters[-1]
+
+    served.opening = block
+    client = await dial()
+    await client.upgrade()
+    await client.text("first")
+    assert await client.hear() == "first"
+    await client.text("second")
+    served.chatters[0].websocket.end(model.KICKED, "out")
+    assert await client.closed() == (4500, "out")
+    await client.send(masked(0x88, b"\x11\x94"))
+    assert await client.frame() is None
+    await served.chatters[0].over.wait()
+    assert served.chatters[0].messages == ["first"]
+    assert served.faults == []
+
+
+async def test_the_peers_close_overtakes_ours_behind_a_backlog(served: Served) -> None:
+    client = await served.dial_tcp()
+    await client.upgrade()
+    await client.text("x")
+    assert await client.hear() == "x"
+    websocket = served.chatters[0].websocket
+    block = frames.text(b"x" * 50_000)
+    count = 0
+    while not websocket.outbox.waiting:
+        websocket.outbox.offer(block)
+        count += 1
+    websocket.end(model.KICKED, "out")
+    await client.send(masked(0x88, b"\x03\xe8"))
+    for _ in range(count):
+        assert await client.frame() == (0x81, b"x" * 50_000)
+    assert await client.closed() == (4500, "out")
+    assert await client.frame() is None
+
+
+async def test_an_idle_connection_is_one_task_and_nothing_of_trio_websocket(
+    served: Served, dial: Dial
+) -> None:
+    before = trio.lowlevel.current_statistics().tasks_living
+    client = await dial()
+    await client.upgrade()
+    await client.text("x")
+    assert await client.hear() == "x"
+    await trio.testing.wait_all_tasks_blocked()
+    assert trio.lowlevel.current_statistics().tasks_living == before + 1
+    gc.collect()
+    assert not [thing for thing in gc.get_objects() if type(thing) is WebSocketConnection]
 
 
 async def test_pings_while_closing_are_passed_over(served: Served, dial: Dial) -> None:
