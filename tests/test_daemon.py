@@ -18,12 +18,13 @@ from chatd import daemon
 from chatd.daemon import Daemon, open_daemon
 from chatd.journal import Unavailable
 from chatd.journal.memory import MemoryJournal
-from chatd.logs import Recording, open_log
+from chatd.logs import open_log
 from chatd.model import Operation, Outcome, Post
 from chatd.settings import Drain, Limits, Settings
 from chatd.systemd import Notifier
 from chatd.testing import open_chat
 from chatd.testing.cable import PIPE_BYTES, PipeEnd, pipe
+from chatd.testing.recording import Recording
 from chatd.wire.listener import open_listeners
 from chatd.wire.transport import StreamTransport
 from tests.gateways.raw import LOOPBACK, Json, Raw, handshake, json_user, speak_json

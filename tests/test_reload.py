@@ -16,10 +16,11 @@ from trio.testing import MockClock
 
 from chatd.admin import Reloaded
 from chatd.chat.tokens import Keys
-from chatd.logs import Recording, open_log
+from chatd.logs import open_log
 from chatd.reload import Configuration, Loaded, Reload
 from chatd.settings import Fault, Settings, SettingsError, load, merged
 from chatd.systemd import Notifier
+from chatd.testing.recording import Recording
 
 # ---- the mechanism
 

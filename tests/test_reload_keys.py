@@ -140,7 +140,7 @@ async def default_room(live: Live) -> object:
 async def backlog(live: Live) -> object:
     room = await live.said(3)
     tom = await live.chat.client(live.name("tom"), "text", room=room)
-    await live.chat.settled()
+    await live.chat.wait_idle()
     return len(tom.waiting("message"))
 
 
@@ -262,7 +262,7 @@ async def close_unanswered(live: Live) -> object:
 async def who_came(live: Live) -> object:
     ann = await live.chat.client(live.name("ann"), room=(room := live.name("room")))
     await live.chat.client(live.name("bob"), room=room)
-    await live.chat.settled()
+    await live.chat.wait_idle()
     return bool(ann.waiting("joined"))
 
 
@@ -320,7 +320,7 @@ async def logged(live: Live) -> object:
     before = len(live.chat.log.records)
     ann = await live.chat.client(live.name("ann"))
     await ann.say("hello")
-    await live.chat.settled()
+    await live.chat.wait_idle()
     lines = dict(live.chat.log.records[before:])
     return (
         "connect" in lines,
@@ -528,7 +528,7 @@ async def test_a_reload_changes_what_is_seen(autojump_clock: MockClock, key: str
     async with administered(wanted, Configuration(read)) as one:
         live = Live(one)
         assert await case.seen(live) == case.before
-        await one.chat.settled()
+        await one.chat.wait_idle()
         wanted = settings_of({**base, key: case.value})
         result = await one.reload.reload()
         assert isinstance(result, Reloaded)

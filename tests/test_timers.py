@@ -7,7 +7,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from chatd.logs import Recording, open_log
+from chatd.logs import open_log
+from chatd.testing.recording import Recording
 from chatd.timers import Timers
 
 

@@ -12,9 +12,10 @@ from trio.testing import MockClock
 
 from chatd.bus import Bus, Submission
 from chatd.journal.memory import MemoryJournal
-from chatd.logs import Recording, open_log
+from chatd.logs import open_log
 from chatd.model import Event, Operation, Outcome, Post
 from chatd.systemd import Notifier
+from chatd.testing.recording import Recording
 from chatd.watchdog import Watchdog
 
 SECONDS = 40

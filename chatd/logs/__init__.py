@@ -24,7 +24,7 @@ from .processors import (
     render_journal,
     render_json,
 )
-from .sink import JOURNAL_SOCKET, Journald, LineStream, Recording, Sink
+from .sink import JOURNAL_SOCKET, Journald, LineStream, Sink
 from .vocabulary import FIELDS, LEVELS, VOCABULARY, Fields, Level, Meaning, Name
 
 __all__ = [
@@ -40,7 +40,6 @@ __all__ = [
     "Meaning",
     "Name",
     "Output",
-    "Recording",
     "Sink",
     "open_log",
 ]

@@ -23,12 +23,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
-import msgspec
 import trio
 
-__all__ = ["JOURNAL_SOCKET", "Journald", "LineStream", "Recording", "Sink", "Tell"]
+__all__ = ["JOURNAL_SOCKET", "Journald", "LineStream", "Sink", "Tell"]
 
 JOURNAL_SOCKET: Final = Path("/run/systemd/journal/socket")
 
@@ -62,36 +61,6 @@ class Sink(Protocol):
 
     def close(self, seconds: float) -> None:
         """Write what waits for at most ``seconds``, then close."""
-
-
-class Recording:
-    """A sink in memory, for tests: JSON lines and what they say."""
-
-    dropped = 0
-    waiting = 0
-
-    def __init__(self) -> None:
-        self.lines: list[bytes] = []
-
-    @property
-    def records(self) -> list[tuple[str, dict[str, Any]]]:
-        """Each line as (name, fields), without level and time."""
-        found = []
-        for line in self.lines:
-            fields = msgspec.json.decode(line, type=dict[str, Any])
-            del fields["level"], fields["at"]
-            found.append((fields.pop("event"), fields))
-        return found
-
-    def write(self, entries: Sequence[bytes]) -> None:
-        """See `Sink`."""
-        self.lines += entries
-
-    async def run(self) -> None:
-        """See `Sink`."""
-
-    def close(self, seconds: float) -> None:
-        """See `Sink`."""
 
 
 class _Stream(Protocol):

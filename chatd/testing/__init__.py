@@ -1,6 +1,6 @@
-"""The whole daemon inside a test: in memory, under trio's MockClock where the test asks for it.
+"""The whole daemon inside a test: in memory, and on Trio's virtual clock if the test asks for it.
 
-With pytest-trio, the fixture ``chat`` is there as soon as the package is installed::
+With pytest and pytest-trio the fixture ``chat`` is available once chatd is installed::
 
     async def test_a_short_outage_loses_nothing(chat, autojump_clock):
         ann = await chat.client("ann")
@@ -11,22 +11,38 @@ With pytest-trio, the fixture ``chat`` is there as soon as the package is instal
         await bob.reconnect()
         assert (await bob.next("message")).text == "are you there?"
 
-Without it, ``async with open_chat() as chat`` is the same.
+Override the fixture ``chat_settings`` to give it a configuration (`chatd.settings.Settings`).
+Without pytest, ``async with open_chat() as chat`` is the same.
 """
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from chatd.testing.clients import JsonClient, Line, SocketIoClient, TextClient
+    from chatd.testing.clients import JsonClient, SocketIoClient, TextClient, TextLine
+    from chatd.testing.clients import TextLine as Line
     from chatd.testing.harness import Harness, open_chat
 
-__all__ = ["Harness", "JsonClient", "Line", "SocketIoClient", "TextClient", "open_chat"]
+__all__ = [
+    "Harness",
+    "JsonClient",
+    "Line",
+    "SocketIoClient",
+    "TextClient",
+    "TextLine",
+    "open_chat",
+]
 
 
-# pytest imports this package in every run, for its plugin; trio and the daemon come when used.
+# pytest imports this package in every run, for its plugin. The daemon is imported when it is used.
 def __getattr__(name: str) -> object:
+    if name == "Line":
+        warnings.warn(
+            "chatd.testing.Line is now chatd.testing.TextLine.", DeprecationWarning, stacklevel=2
+        )
+        name = "TextLine"
     if name in {"Harness", "open_chat"}:
         from chatd.testing import harness as module  # noqa: PLC0415
     elif name in __all__:

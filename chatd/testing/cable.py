@@ -1,7 +1,7 @@
-"""The wire between a client and the daemon in one process, and what can happen to it.
+"""Streams between a client and the daemon that can be cut or stalled.
 
-`pipe` is a bounded stream in memory. `Cable` is the client's end of any stream: it can be cut, and
-reading from it can stall. `Plug` has all the cables of one client's connection.
+`pipe` is a bounded stream in memory. `Cable` is the client's end of any stream. `Plug` has all the
+cables of one client's connection.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ import trio
 __all__ = ["PIPE_BYTES", "Cable", "PipeEnd", "Plug", "pipe"]
 
 PIPE_BYTES: Final = 64 << 10
-"""What waits on its way, each way, before a sender has to wait: about what a socket holds."""
+"""How many bytes a stream holds in each direction: about as many as a socket."""
 
 
 def pipe(size: int = PIPE_BYTES) -> tuple[PipeEnd, PipeEnd]:
-    """Make a stream in memory, of which each way holds ``size`` bytes; gives its two ends."""
+    """Return the two ends of a stream in memory that holds ``size`` bytes in each direction."""
     there, back = _Way(size), _Way(size)
     return PipeEnd(there, back), PipeEnd(back, there)
 
 
 class _Way:
-    """One direction: a writer, a reader, and the bytes between."""
+    """One direction of a pipe: a writer, a reader, and the bytes between them."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.bytes = bytearray()
         self.writer_closed = False
         self.reader_closed = False
-        # Whatever changes, the few who wait (a reader, a writer) look again.
+        # At most a reader and a writer wait here; both look again after any change.
         self.changed = trio.lowlevel.ParkingLot()
 
     @property
@@ -42,7 +42,7 @@ class _Way:
 
 
 class PipeEnd(trio.abc.Stream):
-    """One end of a `pipe`. ``aclose`` is seen by the peer after what was sent before."""
+    """One end of a `pipe`. The peer gets what was sent before ``aclose``, and then the end."""
 
     def __init__(self, outgoing: _Way, incoming: _Way) -> None:
         self._outgoing = outgoing
@@ -125,14 +125,14 @@ class PipeEnd(trio.abc.Stream):
 
 
 class Cable(trio.abc.Stream):
-    """The client's plug in ``stream``.
+    """The client's end of ``stream``.
 
-    `cut` is the cable pulled out: the client's side breaks at once, as where the network card goes
-    down, and the peer is told nothing. What it sends fills the stream, then waits; what it waits
-    for never comes; only its own clock tells it. That lasts until `discard`: closing the client
-    tells the peer nothing over a cable that is not there.
+    After `cut` the client's side is broken, as when a network card goes down, and the peer gets no
+    sign of it: what it sends fills the stream, and only its own clock ends the connection. Closing
+    a cut cable does not close the stream either; `discard` does.
 
-    While it is stalled, nothing is read: what the peer sends fills the stream. Sending works.
+    While it is stalled, nothing is read, so that what the peer sends fills the stream. Sending
+    works.
     """
 
     def __init__(self, stream: trio.abc.Stream) -> None:
@@ -143,13 +143,13 @@ class Cable(trio.abc.Stream):
         self.is_cut = False
 
     def cut(self) -> None:
-        """Pull it out, for good."""
+        """Break the client's side for good."""
         self.is_cut = True
         for scope in self._scopes:
             scope.cancel()
 
     def stall(self) -> None:
-        """Read nothing more until `flow`."""
+        """Read nothing until `flow`."""
         if self._flows.is_set():
             self._flows = trio.Event()
 
@@ -174,7 +174,7 @@ class Cable(trio.abc.Stream):
         with self._breaking():
             await self._flow()
             data = await self._stream.receive_some(max_bytes)
-            # Stalled while it waited: what came then is not handed on before it flows.
+            # It may have been stalled while it waited; then the data waits too.
             await self._flow()
         return data
 
@@ -204,7 +204,7 @@ class Cable(trio.abc.Stream):
 
 
 class Plug:
-    """Where a client is plugged in. What befalls its connection befalls each of its cables."""
+    """All cables of one client's connection, which are cut and stalled together."""
 
     def __init__(self, dial: Callable[[], Awaitable[Cable]]) -> None:
         self._dial = dial
@@ -213,12 +213,12 @@ class Plug:
         self._is_stalled = False
 
     async def __call__(self) -> Cable:
-        """Open the one cable of a new connection."""
+        """Open the only cable of a new connection."""
         self.renew()
         return await self.another()
 
     def renew(self) -> None:
-        """Begin a new connection: what befell the last one is over."""
+        """Start a new connection, which is neither cut nor stalled."""
         self._cables = []
         self._is_cut = False
         self._is_stalled = False
@@ -234,18 +234,19 @@ class Plug:
         return cable
 
     def cut(self) -> None:
-        """Pull the cables of this connection out, and those that it may open yet."""
+        """Cut all cables of this connection, and those that it opens later."""
         self._is_cut = True
         for cable in self._cables:
             cable.cut()
 
     def stall(self) -> None:
-        """Have nothing more read on this connection until `flow`."""
+        """Stall all cables of this connection until `flow`."""
         self._is_stalled = True
         for cable in self._cables:
             cable.stall()
 
     def flow(self) -> None:
+        """Let the cables flow again."""
         self._is_stalled = False
         for cable in self._cables:
             cable.flow()

@@ -1,4 +1,4 @@
-"""The clients a test speaks through, one kind for each protocol."""
+"""The clients of tests, one class for each protocol."""
 
 from __future__ import annotations
 
@@ -14,68 +14,93 @@ from chatd import client
 from chatd.client.connection import Connection
 from chatd.client.inbox import Inbox
 from chatd.model import LOST
+from chatd.testing.buffer import DEADLINES, EVENTS, EventBuffer, wait_limit
 from chatd.testing.cable import Plug
-from chatd.testing.engineio import PollingTransport, Transport, WebSocketTransport
-from chatd.testing.hearer import Hearer
-from chatd.testing.mailbox import DEADLINES, EVENTS, Mailbox, patience
+from chatd.testing.engineio import Frame, PollingTransport, Transport, WebSocketTransport
+from chatd.testing.events import EventClient
 from chatd.testing.socketio import SocketIoClient
 
-__all__ = ["PROTOCOLS", "Client", "JsonClient", "Line", "SocketIoClient", "TextClient"]
+__all__ = ["PROTOCOLS", "Client", "JsonClient", "SocketIoClient", "TextClient", "TextLine"]
 
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
-def _patient(
+def _limited(
     command: Callable[Concatenate[client.Chat, _P], Awaitable[_T]],
 ) -> Callable[Concatenate[JsonClient, _P], Awaitable[_T]]:
-    """Give the client library's own method to a test's client, which does not wait for ever."""
+    """Return a method of `chatd.client.Chat` as one of `JsonClient` that does not wait for ever."""
 
     @wraps(command)
-    async def asked(one: JsonClient, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        with trio.fail_after(patience()):
+    async def limited(one: JsonClient, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        with trio.fail_after(wait_limit()):
             return await command(one.chat, *args, **kwargs)
 
-    return asked
+    return limited
 
 
-class JsonClient(Hearer):
-    """A client that speaks ``chatd.v1``, by `chatd.client`. It does not come back by itself."""
+class JsonClient(EventClient):
+    """A client that speaks ``chatd.v1``, made by `Harness.client`. It does not reconnect by itself.
+
+    Attributes:
+        chat: The `chatd.client.Chat` behind it.
+        room: The room that was joined last. `say` and others use it by default.
+        entered: The answer to the last `join`.
+    """
 
     protocol: ClassVar[str] = "json"
 
     def __init__(self, chat: client.Chat, plug: Plug, leave: trio.CancelScope) -> None:
         super().__init__(chat.next_event, chat.next_event_nowait)
         self.chat = chat
-        """The client library's own object, for what is not here."""
         self.plug = plug
         self.room: str | None = None
-        """The room that `say` speaks in where it is not told: the one that was joined last."""
         self.entered: client.Entered | None = None
-        """The answer to the last `join`."""
         self._leave = leave
 
     @property
     def nick(self) -> str:
+        """The client's present nick."""
         return self.chat.identity.nick or ""
 
     @property
     def user(self) -> str:
+        """The client's user id."""
         return self.chat.identity.user or ""
 
     async def join(
         self, room: str, *, since: client.Position | None = None, limit: int | None = None
     ) -> client.Entered:
-        """Join a room. What is on its page is in the answer, not among the events."""
-        with trio.fail_after(patience()):
+        """Join a room. The events of its page are in the answer and do not come as events.
+
+        Args:
+            room: The room's name, or ``@nick``.
+            since: The position to continue from. By default the page has the newest events.
+            limit: The size of the page: 100 by default, 0 to 500.
+
+        Returns:
+            The page and the state of the room.
+
+        Raises:
+            chatd.client.Refused: The daemon refused it.
+        """
+        with trio.fail_after(wait_limit()):
             self.entered = await self.chat.join(room, since=since, limit=limit)
         self.room = self.entered.room
         return self.entered
 
     async def leave(self, room: str | None = None) -> None:
+        """Leave a room.
+
+        Args:
+            room: The room's name. By default the room that was joined last.
+
+        Raises:
+            chatd.client.Refused: The daemon refused it.
+        """
         room = self._room(room)
-        with trio.fail_after(patience()):
+        with trio.fail_after(wait_limit()):
             await self.chat.leave(room)
         if room == self.room:
             self.room = None
@@ -83,17 +108,38 @@ class JsonClient(Hearer):
     async def say(
         self, text: str, *, room: str | None = None, key: str | None = None
     ) -> client.Said:
-        """Say it and wait for the answer, while the cable is cut too: until `reconnect`."""
-        with trio.fail_after(patience()):
+        """Send a message and wait for the answer, also while the cable is cut.
+
+        Args:
+            text: The text.
+            room: The room's name. By default the room that was joined last.
+            key: As for `chatd.client.Chat.say`. By default a random one.
+
+        Returns:
+            The message's number and time.
+
+        Raises:
+            chatd.client.Refused: The daemon refused it.
+        """
+        with trio.fail_after(wait_limit()):
             return await self.chat.say(text, room=self._room(room), key=key)
 
     async def nickname(self, nick: str) -> str:
-        with trio.fail_after(patience()):
+        """Change the client's nick and return it as it is displayed.
+
+        Raises:
+            chatd.client.Refused: The daemon refused it.
+        """
+        with trio.fail_after(wait_limit()):
             return await self.chat.nick(nick)
 
     async def who(self, room: str | None = None) -> list[str]:
-        """Give the nicks of who is in the room."""
-        with trio.fail_after(patience()):
+        """Return the nicks of a room's members.
+
+        Args:
+            room: The room's name. By default the room that was joined last.
+        """
+        with trio.fail_after(wait_limit()):
             members = await self.chat.who(self._room(room))
         return [member.nick for member in members.members]
 
@@ -105,54 +151,75 @@ class JsonClient(Hearer):
         after: int | None = None,
         limit: int | None = None,
     ) -> client.Page:
-        with trio.fail_after(patience()):
+        """Return a page of a room's log: before a number, after one, or the newest events.
+
+        Args:
+            room: The room's name. By default the room that was joined last.
+            before: Only events with smaller numbers.
+            after: Only events with greater numbers.
+            limit: The size of the page: 100 by default, 0 to 500.
+        """
+        with trio.fail_after(wait_limit()):
             return await self.chat.history(
                 self._room(room), before=before, after=after, limit=limit
             )
 
-    # As the library has them, with the room named.
-    edit = _patient(client.Chat.edit)
-    delete = _patient(client.Chat.delete)
-    topic = _patient(client.Chat.topic)
-    search = _patient(client.Chat.search)
-    read = _patient(client.Chat.read)
-    rooms = _patient(client.Chat.rooms)
-    kick = _patient(client.Chat.kick)
-    ban = _patient(client.Chat.ban)
-    unban = _patient(client.Chat.unban)
-    mute = _patient(client.Chat.mute)
-    unmute = _patient(client.Chat.unmute)
-    slow = _patient(client.Chat.slow)
-    close_room = _patient(client.Chat.close_room)
+    # As the client library has them, with the room named.
+    edit = _limited(client.Chat.edit)
+    delete = _limited(client.Chat.delete)
+    topic = _limited(client.Chat.topic)
+    search = _limited(client.Chat.search)
+    read = _limited(client.Chat.read)
+    rooms = _limited(client.Chat.rooms)
+    kick = _limited(client.Chat.kick)
+    ban = _limited(client.Chat.ban)
+    unban = _limited(client.Chat.unban)
+    mute = _limited(client.Chat.mute)
+    unmute = _limited(client.Chat.unmute)
+    slow = _limited(client.Chat.slow)
+    close_room = _limited(client.Chat.close_room)
 
     def typing(self, room: str, *, active: bool = True) -> None:
-        """Tell the others that this user is writing, or no more; it has no answer."""
+        """Tell the others that this user is typing. It has no answer.
+
+        Args:
+            room: The room's name, or ``@nick``.
+            active: False if the user stopped typing.
+        """
         self.chat.typing(room, active=active)
 
     async def lost(self) -> client.Ending:
-        """Wait until the connection has ended; tells why."""
-        with trio.fail_after(patience()):
+        """Wait until the connection has ended, and return why."""
+        with trio.fail_after(wait_limit()):
             return await self.chat.lost()
 
     async def reconnect(self) -> None:
-        """Connect again, be the same guest, be in the same rooms, say what waits.
+        """Connect again as the same guest, join the same rooms, send what waits.
 
-        What was missed comes as events.
+        Missed events come as events.
+
+        Raises:
+            chatd.client.ConnectError: The connection could not be made.
+            chatd.client.Closed: The client was closed, or the daemon ended it for good.
         """
-        with trio.fail_after(patience()):
+        with trio.fail_after(wait_limit()):
             await self.chat.reconnect()
 
     async def aclose(self) -> None:
-        """Leave, as a client does that ends."""
-        with trio.fail_after(patience()):
+        """Disconnect, as a client does that ends."""
+        with trio.fail_after(wait_limit()):
             await self.chat.aclose()
         self._leave.cancel()
 
 
-class Line(Struct, frozen=True):
-    """A frame of plain text: ``greeting``, ``message`` with its nick, ``notice`` without its star.
+class TextLine(Struct, frozen=True):
+    """One frame of plain text.
 
-    Later lines of a message have lost their indent.
+    Attributes:
+        on: What it is: the first frame and the answer to ``/join`` are greetings.
+        text: The text, without the nick of a message, the star of a notice and the indent of later
+            lines.
+        nick: The sender's nick; only messages have one.
     """
 
     on: Literal["greeting", "message", "notice"]
@@ -160,17 +227,15 @@ class Line(Struct, frozen=True):
     nick: str | None = None
 
 
-class Typed:
-    """A line on its way to the daemon."""
-
-    withdrawn = False
-
-    def __init__(self, frame: str) -> None:
-        self.frame = frame
-
-
 class TextClient:
-    """A client that speaks plain text. It cannot resume: coming back shows the backlog again."""
+    """A client that speaks plain text over WebSocket, made by `Harness.client`.
+
+    It cannot resume: when it reconnects, it is another guest and gets the backlog again.
+
+    Attributes:
+        nick: The nick that was asked for.
+        room: The room that was asked for at first.
+    """
 
     protocol: ClassVar[str] = "text"
 
@@ -180,77 +245,113 @@ class TextClient:
         self._headers = [] if token is None else [("Authorization", f"Bearer {token}")]
         self.plug = plug
         self.nick = nick
-        """The nick that was asked for."""
         self.room = room
-        """The room that was asked for when it connected."""
         self._nursery = nursery
         self._connection: Connection | None = None
         self._greeted = False
         self._fault = client.ConnectError("never connected")
-        self._opened = trio.Event()
+        self._attempted = trio.Event()
         self._ended = trio.Event()
         self._ending = client.Ending(LOST.code, "never connected", reconnect=True)
-        self._lines: Inbox[Line] = Inbox(EVENTS)
-        self._mailbox: Mailbox[Line] = Mailbox(self._lines.take, self._lines.take_nowait)
+        self._inbox: Inbox[TextLine] = Inbox(EVENTS)
+        self._lines: EventBuffer[TextLine] = EventBuffer(self._inbox.take, self._inbox.take_nowait)
 
     async def connect(self) -> None:
-        """Connect, and wait for the greeting. The harness does it."""
+        """Connect and wait for the greeting. `Harness.client` does it the first time.
+
+        Raises:
+            chatd.client.ConnectError: The connection could not be made.
+        """
         self._greeted = False
         self._fault = client.ConnectError("the connection ended before the greeting")
-        self._opened = trio.Event()
+        self._attempted = trio.Event()
         self._ended = trio.Event()
         self._nursery.start_soon(self._converse)
-        await self._opened.wait()
+        await self._attempted.wait()
         if not self._greeted:
             raise self._fault
 
     async def say(self, text: str) -> None:
-        """Send a line as it is typed: a message, or a command with a slash. It has no answer."""
+        """Send a frame: a message, or a command with a slash. It has no answer.
+
+        Args:
+            text: The frame's text.
+
+        Raises:
+            ConnectionError: The client is not connected.
+        """
         if self._connection is None:
             raise ConnectionError(f"{self.nick} is not connected: {self._ending.reason}")
-        self._connection.send(Typed(text))
+        self._connection.send(Frame(text))
         await trio.lowlevel.checkpoint()
 
-    async def join(self, room: str) -> Line:
-        """Go to another room; gives its greeting. Other lines stay to be taken."""
+    async def join(self, room: str) -> TextLine:
+        """Go to another room and return its greeting. Other lines stay to be taken.
+
+        Args:
+            room: The room's name.
+        """
         for _ in self.waiting("greeting"):
             await self.next("greeting")
         await self.say(f"/join {room}")
         return await self.next("greeting")
 
-    async def next(self, kind: Literal["greeting", "message", "notice"] | None = None) -> Line:
-        """Take the next line of ``kind``, or the very next one; the others stay for later calls.
+    async def next(self, kind: Literal["greeting", "message", "notice"] | None = None) -> TextLine:
+        """Wait for a line and take it. Others that come first stay for later calls.
 
-        Raises AssertionError where none comes: within an hour of a virtual clock, 10 seconds of a
-        real one.
+        Args:
+            kind: What it is. By default the very next line.
+
+        Returns:
+            The line.
+
+        Raises:
+            AssertionError: None came within an hour of a virtual clock, 10 seconds of a real one.
         """
-        return await self._mailbox.next(self.nick, kind)
+        return await self._lines.next(self.nick, kind)
 
-    def waiting(self, kind: Literal["greeting", "message", "notice"] | None = None) -> list[Line]:
-        """Give, and leave, the lines that have come and were not taken."""
-        return self._mailbox.waiting(kind)
+    def waiting(
+        self, kind: Literal["greeting", "message", "notice"] | None = None
+    ) -> list[TextLine]:
+        """Return the lines that came and were not taken. They stay.
+
+        Args:
+            kind: What they are. By default all lines.
+        """
+        return self._lines.waiting(kind)
 
     async def texts(self, count: int) -> list[str | None]:
-        """Take the next ``count`` messages; gives what they say."""
+        """Take the next messages and return their texts.
+
+        Args:
+            count: How many messages.
+
+        Raises:
+            AssertionError: One of them did not come in time, as for `next`.
+        """
         return [(await self.next("message")).text for _ in range(count)]
 
     async def lost(self) -> client.Ending:
-        """Wait until the connection has ended; tells why."""
-        with trio.fail_after(patience()):
+        """Wait until the connection has ended, and return why."""
+        with trio.fail_after(wait_limit()):
             await self._ended.wait()
         return self._ending
 
     async def reconnect(self) -> None:
-        """Connect again, in the first room, as somebody new with the same nick if that is free."""
+        """Connect again, to the first room, as another guest with the same nick if it is free.
+
+        Raises:
+            chatd.client.ConnectError: The connection could not be made.
+        """
         if self._connection is not None:
             self._connection.end(LOST.code, "connecting again")
             await self.lost()
         await self.connect()
 
     async def aclose(self) -> None:
-        """Leave, as a client does that ends."""
+        """Disconnect, as a client does that ends."""
         if self._connection is not None:
-            with trio.fail_after(patience()):
+            with trio.fail_after(wait_limit()):
                 await self._connection.aclose()
                 await self._ended.wait()
 
@@ -265,24 +366,26 @@ class TextClient:
             self._fault = fault
         finally:
             self._connection = None
-            self._opened.set()
+            self._attempted.set()
             self._ended.set()
 
     def _received(self, frame: str | bytes) -> None:
-        if not self._lines.fits(1):
+        if not self._inbox.fits(1):
             raise AssertionError(f"{self.nick}: {EVENTS} lines came that no test took")
-        self._lines.put(self._line(str(frame).replace("\n  ", "\n")))
+        self._inbox.put(self._line(str(frame).replace("\n  ", "\n")))
         self._greeted = True
-        self._opened.set()
+        self._attempted.set()
 
-    def _line(self, text: str) -> Line:
+    def _line(self, text: str) -> TextLine:
         if not self._greeted:
-            return Line("greeting", text)
+            return TextLine("greeting", text)
         if text.startswith("* "):
-            return Line("notice", text[2:])
+            return TextLine("notice", text[2:])
         nick, colon, said = text.partition(": ")
-        # A nick has neither space nor colon; a greeting, after /join, mostly has.
-        return Line("message", said, nick) if colon and " " not in nick else Line("greeting", text)
+        # A nick has neither space nor colon. The greeting after /join mostly has.
+        if colon and " " not in nick:
+            return TextLine("message", said, nick)
+        return TextLine("greeting", text)
 
 
 Client: TypeAlias = JsonClient | TextClient | SocketIoClient
@@ -295,56 +398,37 @@ Opener: TypeAlias = Callable[
 async def _open_json(
     nursery: trio.Nursery, plug: Plug, nick: str, room: str | None, token: client.Token | None
 ) -> Client:
-    opening = _Opening(plug, nick, token)
-    nursery.start_soon(opening.be_there)
-    one = await opening.client()
+    one: JsonClient = await nursery.start(_run_json, plug, nick, token)
     if room is not None:
         await one.join(room)
     return one
 
 
-class _Opening:
-    """A JSON client in the task that holds its connections, and what became of it."""
-
-    def __init__(self, plug: Plug, nick: str, token: client.Token | None) -> None:
-        self._plug = plug
-        self._nick = nick
-        self._token = token
-        self._opened = trio.Event()
-        self._client: JsonClient | None = None
-        self._fault: client.ChatError | None = None
-
-    async def client(self) -> JsonClient:
-        await self._opened.wait()
-        if self._client is None:
-            raise self._fault or client.ConnectError("the chat is being closed")
-        return self._client
-
-    async def be_there(self) -> None:
-        try:
-            with trio.CancelScope() as leave:
-                async with client.connect(
-                    client.Address(self._plug),
-                    nick=self._nick,
-                    token=self._token,
-                    reconnect=False,
-                    events=EVENTS,
-                    deadlines=DEADLINES,
-                ) as chat:
-                    self._client = JsonClient(chat, self._plug, leave)
-                    self._opened.set()
-                    await trio.sleep_forever()
-        except client.ChatError as fault:
-            self._fault = fault
-        finally:
-            self._opened.set()
+async def _run_json(
+    plug: Plug,
+    nick: str,
+    token: client.Token | None,
+    task_status: trio.TaskStatus[JsonClient],
+) -> None:
+    """Hold the connections of a JSON client until it leaves."""
+    with trio.CancelScope() as leave:
+        async with client.connect(
+            client.Address(plug),
+            nick=nick,
+            token=token,
+            reconnect=False,
+            events=EVENTS,
+            deadlines=DEADLINES,
+        ) as chat:
+            task_status.started(JsonClient(chat, plug, leave))
+            await trio.sleep_forever()
 
 
 async def _open_text(
     nursery: trio.Nursery, plug: Plug, nick: str, room: str | None, token: client.Token | None
 ) -> Client:
     if room is None:
-        raise ValueError("plain text is always in a room: room=None is for other protocols")
+        raise ValueError("Plain text is in a room from the start: it does not take room=None.")
     one = TextClient(plug, nick, room, nursery, _fixed(token))
     await one.connect()
     return one
@@ -355,9 +439,7 @@ def _open_socketio(protocol: str, transport: Callable[[Plug], Transport]) -> Ope
         nursery: trio.Nursery, plug: Plug, nick: str, room: str | None, token: client.Token | None
     ) -> Client:
         if room is None:
-            raise ValueError(
-                "Socket.IO is in a room from the start: room=None is for other protocols"
-            )
+            raise ValueError("Socket.IO is in a room from the start: it does not take room=None.")
         one = SocketIoClient(plug, nick, room, protocol, transport, nursery, _fixed(token))
         await one.connect()
         return one
@@ -367,7 +449,7 @@ def _open_socketio(protocol: str, transport: Callable[[Plug], Transport]) -> Ope
 
 def _fixed(token: client.Token | None) -> str | None:
     if callable(token):
-        raise ValueError("only JSON's client asks a function for its token")
+        raise ValueError("Only a JSON client calls a function for its token.")
     return token
 
 
@@ -377,4 +459,4 @@ PROTOCOLS: Final[dict[str, Opener]] = {
     "socketio": _open_socketio("socketio", WebSocketTransport),
     "polling": _open_socketio("polling", PollingTransport),
 }
-"""How a client is made for each protocol that tests can speak. Its tasks live in the nursery."""
+"""The function that opens a client of each protocol. Its tasks run in the nursery."""

@@ -1,7 +1,7 @@
-"""Engine.IO 4 as a client speaks it, on a WebSocket or by HTTP long polling: packets out and in.
+"""The client's side of Engine.IO 4, on a WebSocket or by HTTP long polling.
 
-Neither transport knows what the packets say, nor gives up by itself where no ping comes: that the
-daemon's clock ends what is silent is what tests are about.
+The transports do not look into messages, and do not end by themselves when no ping comes: tests are
+about the daemon's own timeouts.
 """
 
 from __future__ import annotations
@@ -23,41 +23,47 @@ from chatd.client.errors import may_reconnect
 from chatd.engineio import packets, payloads
 from chatd.engineio.packets import Packet
 from chatd.model import LOST
+from chatd.testing.buffer import DEADLINES
 from chatd.testing.cable import Cable, Plug
-from chatd.testing.mailbox import DEADLINES
 
-__all__ = ["PollingTransport", "Transport", "WebSocketTransport"]
+__all__ = ["Frame", "PollingTransport", "Transport", "WebSocketTransport"]
 
 _HOST: Final = "localhost"
 _TARGET: Final = "/socket.io/?EIO=4&transport={}"
 
 
 class Transport(Protocol):
-    """One connection, made for one `converse`, which is its whole life."""
+    """One connection. `converse` is called once and runs all of it."""
 
     def send(self, packet: str) -> None:
-        """Send a packet of text, its type first, after those before it."""
+        """Send a text packet, which begins with its type, after those before it."""
 
     def end(self, code: int, reason: str) -> None:
-        """Drop the connection without a word; the first reason counts."""
+        """Drop the connection without a Close frame or packet; the first reason counts."""
 
     async def converse(
         self, received: Callable[[Packet], None], beside: Callable[[], Awaitable[None]]
     ) -> Ending:
-        """Connect, hand every packet to ``received`` and run ``beside`` until the end.
+        """Connect, then pass every packet to ``received`` and run ``beside`` until the end.
 
-        Raises `chatd.client.ConnectError` where there was no connection.
+        Returns:
+            Why the connection ended.
+
+        Raises:
+            chatd.client.ConnectError: The connection could not be made.
         """
         ...
 
 
-class _Frame(Struct):
+class Frame(Struct):
+    """A text frame on its way to the daemon."""
+
     frame: str
     withdrawn: bool = False
 
 
 class WebSocketTransport:
-    """A session on a WebSocket from the first."""
+    """A session that is on a WebSocket from the start."""
 
     def __init__(self, plug: Plug) -> None:
         target = _TARGET.format("websocket")
@@ -65,7 +71,7 @@ class WebSocketTransport:
         self._connection = Connection(address, target, DEADLINES, subprotocol=None)
 
     def send(self, packet: str) -> None:
-        self._connection.send(_Frame(packet))
+        self._connection.send(Frame(packet))
 
     def end(self, code: int, reason: str) -> None:
         self._connection.end(code, reason)
@@ -80,26 +86,26 @@ class WebSocketTransport:
 
 
 class _Opened(Struct, rename="camel"):
-    """What the client needs of the open packet."""
+    """The fields of the open packet that the client needs."""
 
     sid: str
     max_payload: int
 
 
 class _Failed(Struct):
-    """What stands in an answer that is not 200."""
+    """The body of a response that is not 200."""
 
     message: str = ""
 
 
 class PollingTransport:
-    """A session on polling, which does not ask for more: a GET that waits, and POSTs beside it."""
+    """A session on polling that does not upgrade: a GET that waits, and POSTs beside it."""
 
     def __init__(self, plug: Plug) -> None:
-        # Engine.IO closes a session that has two GETs, or two POSTs, at once: a line for each.
+        # Engine.IO allows one GET and one POST at a time: each has a connection of its own.
         plug.renew()
-        self._gets = _Line(plug.another)
-        self._posts = _Line(plug.another)
+        self._gets = _HttpClient(plug.another)
+        self._posts = _HttpClient(plug.another)
         self._target = _TARGET.format("polling")
         self._most = 0
         self._packets: deque[str] = deque()
@@ -123,8 +129,8 @@ class PollingTransport:
             with self._scope:
                 await self._open(received)
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._while_there, partial(self._poll, received))
-                    nursery.start_soon(self._while_there, self._post)
+                    nursery.start_soon(self._guarded, partial(self._poll, received))
+                    nursery.start_soon(self._guarded, self._post)
                     nursery.start_soon(beside)
         finally:
             await trio.aclose_forcefully(self._gets)
@@ -143,7 +149,7 @@ class PollingTransport:
         except (OSError, *_GONE) as error:
             raise ConnectError(f"no connection to {_HOST}: {error}") from error
         if status != 200:
-            text = f"refused with {status}: {_words(body)}"
+            text = f"refused with {status}: {_message(body)}"
             raise ConnectError(text, status=status, hopeless=status < 500)
         greeting, *rest = payloads.decode(body, 4)
         opened = msgspec.json.decode(greeting.data, type=_Opened)
@@ -152,7 +158,7 @@ class PollingTransport:
         for packet in (greeting, *rest):
             received(packet)
 
-    async def _while_there(self, run: Callable[[], Awaitable[None]]) -> None:
+    async def _guarded(self, run: Callable[[], Awaitable[None]]) -> None:
         try:
             await run()
         except _GONE:
@@ -162,7 +168,7 @@ class PollingTransport:
         while True:
             status, body = await self._gets.ask("GET", self._target)
             if status != 200:
-                self.end(LOST.code, _words(body))
+                self.end(LOST.code, _message(body))
                 return
             for packet in payloads.decode(body, 4):
                 if packet.type == packets.CLOSE:
@@ -175,13 +181,13 @@ class PollingTransport:
             while self._packets:
                 status, body = await self._posts.ask("POST", self._target, self._payload())
                 if status != 200:
-                    self.end(LOST.code, _words(body))
+                    self.end(LOST.code, _message(body))
                     return
             self._more = trio.Event()
             await self._more.wait()
 
     def _payload(self) -> bytes:
-        """Take as many packets as one POST may carry, one at least."""
+        """Return as many of the waiting packets as one POST may carry, at least one."""
         payload = self._packets.popleft().encode()
         while self._packets:
             packet = self._packets[0].encode()
@@ -195,8 +201,8 @@ class PollingTransport:
 _GONE: Final = (trio.BrokenResourceError, trio.ClosedResourceError, h11.RemoteProtocolError)
 
 
-class _Line(trio.abc.AsyncResource):
-    """Requests one after another, on a cable that is opened anew where the daemon closed it."""
+class _HttpClient(trio.abc.AsyncResource):
+    """Requests one after another, on a cable that is opened again if the daemon closed it."""
 
     def __init__(self, dial: Callable[[], Awaitable[Cable]]) -> None:
         self._dial = dial
@@ -205,14 +211,14 @@ class _Line(trio.abc.AsyncResource):
         self._answered = False
 
     async def ask(self, method: str, target: str, body: bytes = b"") -> tuple[int, bytes]:
-        """Give the answer's status and body. Raises what is in `_GONE`, or OSError."""
+        """Return the response's status and body, or raise one of `_GONE` or OSError."""
         if self._cable is not None:
             try:
                 return await self._exchange(self._cable, method, target, body)
             except _GONE:
                 if self._answered:
                     raise
-            # RFC 9112 section 9.3.1: closed while idle, before the request was looked at.
+            # The daemon closed it while it was idle (RFC 9112 section 9.3.1).
             await self.aclose()
         self._cable = await self._dial()
         self._h11 = h11.Connection(h11.CLIENT)
@@ -255,8 +261,8 @@ class _Line(trio.abc.AsyncResource):
             await trio.aclose_forcefully(cable)
 
 
-def _words(body: bytes) -> str:
-    """Give what the body of a refusal says: Engine.IO's are JSON, HTTP's are lines."""
+def _message(body: bytes) -> str:
+    """Return the message in a refusal's body: Engine.IO's are JSON, HTTP's are text."""
     try:
         return msgspec.json.decode(body, type=_Failed).message
     except msgspec.DecodeError:

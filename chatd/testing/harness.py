@@ -1,9 +1,10 @@
-"""The daemon in memory, its clients, and what may befall them."""
+"""The daemon in memory, its clients, and the faults that a test causes."""
 
 from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, Literal, cast, overload
@@ -19,23 +20,24 @@ from chatd.daemon import Daemon, open_daemon
 from chatd.journal import Journal
 from chatd.journal.memory import MemoryJournal
 from chatd.journal.retention import retention_of
-from chatd.logs import Recording, open_log
+from chatd.logs import open_log
 from chatd.model import Refused
 from chatd.settings import Settings
 from chatd.testing.cable import PIPE_BYTES, Cable, Plug, pipe
 from chatd.testing.clients import PROTOCOLS, Client, JsonClient, SocketIoClient, TextClient
 from chatd.testing.disk import FaultyJournal
+from chatd.testing.recording import Recording
 from chatd.wire.listener import Listener, open_listeners
 from chatd.wire.transport import Peer, StreamTransport
 
 __all__ = ["VIRTUAL_EPOCH_MS", "Client", "Harness", "Room", "open_chat"]
 
 VIRTUAL_EPOCH_MS: Final = 1_735_689_600_000
-"""2025-01-01T00:00:00Z: what the wall clock says where Trio's virtual clock says 0."""
+"""2025-01-01T00:00:00Z: the wall clock when Trio's virtual clock is 0. In milliseconds."""
 
 
 class Room:
-    """The room a client is to be in, where it is not named: the configuration's own."""
+    """The type of the default of ``room``, which None is not."""
 
 
 _DEFAULT_ROOM: Final = Room()
@@ -44,7 +46,14 @@ _MEMORY: Final = Peer("memory", "memory", loopback=True)
 
 
 class Harness:
-    """A daemon that runs, and everything a test does to it; made by `open_chat`."""
+    """A running daemon, its clients, and the faults that a test causes; made by `open_chat`.
+
+    Attributes:
+        settings: The daemon's configuration.
+        daemon: The daemon itself.
+        log: The lines that the daemon logged; `logged` returns them by name.
+        listeners: The sockets that it listens on, unless it is in memory.
+    """
 
     def __init__(
         self,
@@ -58,9 +67,7 @@ class Harness:
         self.settings = settings
         self.daemon = daemon
         self.log = log
-        """What the daemon logged; `logged` gives it by name."""
         self.listeners = listeners
-        """The sockets it listens on: empty unless ``listen`` was given."""
         self._journal = journal
         self._nursery = nursery
         self._cables: list[Cable] = []
@@ -111,18 +118,28 @@ class Harness:
         room: str | Room | None = _DEFAULT_ROOM,
         token: client.Token | None = None,
     ) -> Client:
-        """Connect a client, in the configuration's default room; with ``room=None`` in none.
+        """Connect a client.
 
-        ``protocol`` is ``"json"``, ``"socketio"``, ``"polling"`` (Socket.IO too) or ``"text"``; the
-        last three are always in a room. ``token`` is what `token` gives, for ``auth.mode =
-        "token"``: JSON sends it by ``auth``, or asks a function for it; Socket.IO in its ``auth``,
-        text in a header.
+        Args:
+            nick: The nick to ask for.
+            protocol: ``"json"`` (the default; chatd.v1), ``"text"`` (plain text), ``"socketio"``
+                (Socket.IO on a WebSocket) or ``"polling"`` (Socket.IO by HTTP long polling).
+            room: The room to join, by default ``chat.default_room``; None joins none, which is for
+                ``"json"`` only.
+            token: What `token` returns, where ``auth.mode`` is ``"token"``; for ``"json"`` also a
+                function, plain or async, that returns one.
 
-        Raises ValueError for a protocol that tests cannot speak, and `chatd.client.ConnectError`.
+        Returns:
+            The client, connected. It does not reconnect by itself.
+
+        Raises:
+            ValueError: There is no such protocol, or it does not take these arguments.
+            chatd.client.ConnectError: The daemon refused the connection.
+            chatd.client.Closed: The daemon ended the connection for good, such as for a bad token.
         """
         if protocol not in PROTOCOLS:
             known = ", ".join(repr(name) for name in PROTOCOLS)
-            raise ValueError(f"there is no client for {protocol!r}; there are {known}")
+            raise ValueError(f"There is no protocol {protocol!r}. The protocols are {known}.")
         if isinstance(room, Room):
             room = self.settings.chat.default_room
         return await PROTOCOLS[protocol](self._nursery, Plug(self.dial), nick, room, token)
@@ -137,7 +154,22 @@ class Harness:
         op: bool = False,
         nick: str | None = None,
     ) -> str:
-        """Issue a token, as ``chatd token`` does. Raises ValueError for what cannot be one."""
+        """Issue a token, as ``chatd token`` does.
+
+        Args:
+            user: The user's id, of at most 32 characters. It may not look like a guest's.
+            seconds: How long it is valid. By default 12 hours.
+            rooms: Patterns of the rooms that the user may read and write in. By default all.
+            read: Patterns of the rooms that the user may only read.
+            op: True for an operator.
+            nick: The nick to start with. By default one made of the user's id.
+
+        Returns:
+            The token, for `client`.
+
+        Raises:
+            ValueError: One of them is not possible.
+        """
         chat = self.daemon.chat
         try:
             return chat.keys.issue(
@@ -147,9 +179,14 @@ class Harness:
             raise ValueError(str(refused)) from None
 
     async def dial(self, peer: Peer = _MEMORY) -> Cable:
-        """Open a plain stream to the daemon, for a test that speaks bytes.
+        """Open a stream to the daemon, for a test that sends bytes.
 
-        In memory ``peer`` is who the daemon takes it for.
+        Args:
+            peer: Who the client is to the daemon in memory. By default a client on the same
+                machine. On real sockets it has no effect.
+
+        Returns:
+            The client's end of the stream.
         """
         if self.listeners:
             cable = Cable(await _to(self.listeners[0]))
@@ -160,54 +197,77 @@ class Harness:
         self._cables.append(cable)
         return cable
 
-    # ---- what may befall them
+    # ---- faults
 
     async def cut(self, one: Client) -> None:
-        """Pull the client's cable, or cables, out. It notices at once, the daemon is told nothing.
+        """Pull out a client's cable, and wait until the client has noticed, which is at once.
 
-        The daemon goes on sending until the way is full, and learns of it by its own clock. A
-        client that comes back does so by another cable.
+        The daemon notices nothing. It goes on sending until the stream is full, and drops the
+        client when a ping is not answered in time. `reconnect` uses another cable.
+
+        Args:
+            one: The client.
         """
         one.plug.cut()
         await one.lost()
 
     def stall(self, one: Client) -> None:
-        """Have the client read nothing from now on. It still sends."""
+        """Let a client read nothing from now on. It still sends.
+
+        Args:
+            one: The client.
+        """
         one.plug.stall()
 
     def unstall(self, one: Client) -> None:
-        """Have it read again."""
+        """Let a client read again.
+
+        Args:
+            one: The client.
+        """
         one.plug.flow()
 
     def fill_disk(self) -> None:
-        """Have the store commit nothing from now on: what is said is ``unavailable``."""
+        """Let no commit succeed from now on: a ``say`` is refused with ``unavailable``."""
         self._journal.full = True
 
     def free_disk(self) -> None:
-        """Have the store commit again."""
+        """Let commits succeed again."""
         self._journal.full = False
 
     def lose_confirmation(self) -> None:
-        """Have the store's next commit be done, and not confirmed."""
+        """Let the next commit be done and not confirmed: its ``say`` is refused all the same."""
         self._journal.loses_confirmation = True
 
-    # ---- what became of it
+    # ---- observation
 
-    async def settled(self) -> None:
-        """Wait until nobody has anything to do at this moment: all that could arrive has.
+    async def wait_idle(self) -> None:
+        """Wait until no task has anything left to do now: everything that was sent has arrived.
 
-        On real sockets that is no more than likely.
+        On real sockets that is only likely.
         """
         await wait_all_tasks_blocked()
 
+    async def settled(self) -> None:
+        """Call `wait_idle`. Deprecated: this name goes in the next version."""
+        warnings.warn("Harness.settled is now Harness.wait_idle.", DeprecationWarning, stacklevel=2)
+        await self.wait_idle()
+
     def logged(self, name: str) -> list[dict[str, Any]]:
-        """Give the fields of each line of this name that was logged so far."""
+        """Return the fields of each line of this name that was logged so far.
+
+        Args:
+            name: The name of a log event, such as ``"disconnect"``: see docs/operations.md.
+
+        Returns:
+            One dict for each line, without its level and time.
+        """
         return [fields for logged, fields in self.log.records if logged == name]
 
     async def aclose(self) -> None:
-        """Drop every client and cable at once. `open_chat` does it."""
+        """Drop all clients and cables. `open_chat` does it at the end."""
         self._nursery.cancel_scope.cancel()
-        with trio.CancelScope(shield=True):  # closing forcefully waits for nobody
+        with trio.CancelScope(shield=True):  # closing forcefully does not wait
             for cable in self._cables:
                 await cable.discard()
 
@@ -219,13 +279,18 @@ async def open_chat(
     listen: str | Sequence[str] = (),
     journal: Journal | None = None,
 ) -> AsyncGenerator[Harness]:
-    """Run the whole daemon for as long as the block, without port, file or thread.
+    """Run the whole daemon in memory, without a port, a file or a thread.
 
-    Where ``settings`` name no key for tokens, it has one of its own.
+    Args:
+        settings: The configuration. By default all its defaults, limits included. If it names no
+            ``auth.key_files``, the harness has a key of its own for tokens.
+        listen: One or more addresses to listen on, such as ``"127.0.0.1:0"`` or ``"unix:/path"``.
+            Clients then use the first. By default the daemon is in memory only.
+        journal: The store; it is closed at the end. By default the log is kept in memory, whatever
+            ``settings`` say.
 
-    ``listen`` puts it on real sockets (``"127.0.0.1:0"``, ``"unix:/path"``); clients then use the
-    first. The journal is in memory, whatever ``settings`` say, unless one is given; it is closed at
-    the end. ``limits`` are the configuration's: they count here as elsewhere.
+    Yields:
+        The harness.
     """
     settings = Settings() if settings is None else settings
     now = _clock()

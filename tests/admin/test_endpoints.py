@@ -119,7 +119,7 @@ async def test_an_announcement_reaches_everybody_or_a_room(autojump_clock: MockC
             "receivers": 1
         }
         assert (await ann.next("notice")).text == "psst"
-        await one.chat.settled()
+        await one.chat.wait_idle()
         assert not tom.waiting("notice")
         assert not bob.waiting("notice")
         assert [fields["receivers"] for fields in one.chat.logged("announce")] == [3, 1]

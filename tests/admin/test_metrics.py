@@ -98,7 +98,7 @@ async def test_what_is_told_is_what_happened(autojump_clock: MockClock) -> None:
         with pytest.raises(client.Refused, match="rate_limited"):
             await ann.say("three")
         await tom.aclose()
-        await one.chat.settled()
+        await one.chat.wait_idle()
         after = await families(one)
         kinds = {
             (sample.labels["transport"], sample.labels["protocol"]): sample.value
@@ -133,7 +133,7 @@ async def test_what_waits_for_clients_is_counted(autojump_clock: MockClock) -> N
         one.chat.stall(bob)
         for _ in range(20):
             await ann.say("x" * 10_000)
-        await one.chat.settled()
+        await one.chat.wait_idle()
         assert value(await families(one), "chatd_send_queue_bytes") > 50_000
         one.chat.unstall(bob)
         await bob.texts(20)

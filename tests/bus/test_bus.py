@@ -16,8 +16,9 @@ from chatd.bus import bus as module
 from chatd.bus.feed import Feed
 from chatd.journal import Retention, Unavailable
 from chatd.journal.memory import MemoryJournal
-from chatd.logs import Recording, open_log
+from chatd.logs import open_log
 from chatd.model import Event, Operation, Outcome, Post, Receipt, Remember, UserRecord
+from chatd.testing.recording import Recording
 
 
 def post(text: str, room: str = "r", key: str | None = None) -> Post:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from chatd.bus import encode_page
-from chatd.logs import Recording, open_log
+from chatd.logs import open_log
 from chatd.model import Event
+from chatd.testing.recording import Recording
 
 
 class Picky:

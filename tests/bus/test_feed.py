@@ -9,8 +9,9 @@ import pytest
 
 from chatd.bus import Feed, fanout
 from chatd.bus import feed as module
-from chatd.logs import Recording, open_log
+from chatd.logs import open_log
 from chatd.model import Close, Event
+from chatd.testing.recording import Recording
 
 
 class Codec:

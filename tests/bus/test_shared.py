@@ -9,8 +9,9 @@ import trio.testing
 
 from chatd.bus import Bus, Submission
 from chatd.journal.memory import MemoryJournal
-from chatd.logs import Recording, open_log
+from chatd.logs import open_log
 from chatd.model import Event, Operation, Outcome, Post, Receipt
+from chatd.testing.recording import Recording
 
 
 def post(text: str) -> Post:

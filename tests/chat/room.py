@@ -14,10 +14,11 @@ from chatd.chat import Came, Chat, Connection, Traffic
 from chatd.chat.replies import SendAnswer
 from chatd.chat.tokens import Keys
 from chatd.journal.memory import MemoryJournal
-from chatd.logs import Recording, open_log
+from chatd.logs import open_log
 from chatd.model import LOST, Close, Event, Refusal, Refused
 from chatd.protocol import commands, events
 from chatd.settings import Settings
+from chatd.testing.recording import Recording
 from chatd.timers import Timers
 
 

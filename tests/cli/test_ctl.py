@@ -75,7 +75,7 @@ async def test_people_are_shown_tables(control: Control) -> None:
     async with control() as at:
         ann = await at.one.chat.client("ann")
         await ann.say("hello")
-        await at.one.chat.settled()
+        await at.one.chat.wait_idle()
         assert await at.shown("rooms") == [
             ["ROOM", "MEMBERS", "MESSAGES", "TOPIC"],
             ["lobby", "1", "1"],

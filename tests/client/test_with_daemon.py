@@ -28,7 +28,7 @@ async def test_who_takes_slowly_misses_nothing(autojump_clock: MockClock) -> Non
             await bob.join("lobby")
             for number in range(300):
                 await ann.say(str(number))
-            await harness.settled()
+            await harness.wait_idle()
             assert bob.statistics().late > 0
             assert await _texts(bob, 300) == [str(number) for number in range(300)]
             await ann.say("the last")
@@ -91,7 +91,7 @@ async def test_it_comes_back_by_itself(autojump_clock: MockClock) -> None:
                 await ann.say(str(number))
                 assert await _texts(bob, 1) == [str(number)]
                 # The missed message comes with the join; what follows that is to be done too.
-                await harness.settled()
+                await harness.wait_idle()
             assert (bob.identity.nick, bob.statistics().connections) == ("bob", 6)
 
 
@@ -146,7 +146,7 @@ async def test_a_function_gives_a_fresh_token_before_the_last_one_ends(
             assert len(given) == 7
             await ann.say("still here")
             assert await _texts(ann, 1) == ["still here"]
-        await harness.settled()
+        await harness.wait_idle()
         assert [line["code"] for line in harness.logged("disconnect")] == [1000]
 
 

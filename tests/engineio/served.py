@@ -14,6 +14,7 @@ import trio.testing
 from chatd import engineio, logs
 from chatd.engineio import Engine, Options, Session
 from chatd.settings import Settings
+from chatd.testing.recording import Recording
 from chatd.wire.server import Server
 from chatd.wire.transport import StreamTransport
 from tests.wire.served import KEY, MEMORY, Client
@@ -55,7 +56,7 @@ class Served:
     """The engine, who came, and ways to come."""
 
     def __init__(self, options: Options, handlers: trio.Nursery, *, echo: bool) -> None:
-        self.recording = logs.Recording()
+        self.recording = Recording()
         self.log = logs.open_log(sink=self.recording)
         self.echo = echo
         self.engine = Engine(self._opened, options, log=self.log)
@@ -233,9 +234,9 @@ async def serve(*, echo: bool = True, **options: Any) -> AsyncGenerator[Served]:
 @asynccontextmanager
 async def serve_handler(
     handler: Callable[[Session], Awaitable[None]], **options: Any
-) -> AsyncGenerator[tuple[engineio.Server, Callable[[], Client], logs.Recording]]:
+) -> AsyncGenerator[tuple[engineio.Server, Callable[[], Client], Recording]]:
     """Run a ``Server`` with this handler, without listeners; gives how to dial it too."""
-    recording = logs.Recording()
+    recording = Recording()
     log = logs.open_log(sink=recording)
     server = engineio.Server(handler, log=log, **options)
     wire = Server(Settings(), server.routes, log)

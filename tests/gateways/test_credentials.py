@@ -138,7 +138,7 @@ async def test_a_bad_token_is_4502_and_nobodys_connection(
         text = await speak_text(chat, headers=by(token))
         assert await text.hear() == f"* {bye['reason']}"
         assert (await text.closed())[0] == 4502
-        await chat.settled()
+        await chat.wait_idle()
         assert len(chat.daemon.chat.connections) == 0
         assert chat.logged("connect") == []
         assert [line["reason"] for line in chat.logged("refused")] == [bye["reason"]] * 2
@@ -341,7 +341,7 @@ async def test_socketio_without_a_token_is_sent_away_in_time(
     assert (name, bye["code"], bye["reconnect"]) == ("bye", 4502, False)
     assert await client.packet() == "1"  # so that they stay away
     assert await client.closed() == (4502, bye["reason"])
-    await chat.settled()
+    await chat.wait_idle()
     assert chat.logged("disconnect")[0]["code"] == 4502
 
 

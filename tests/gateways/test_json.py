@@ -102,7 +102,7 @@ async def test_a_binary_frame_is_1003(chat: Harness, autojump_clock: MockClock) 
     assert (await client.next())["code"] == 1003
     assert (await client.closed())[0] == 1003
     await client.aclose()
-    await chat.settled()
+    await chat.wait_idle()
     assert [line["code"] for line in chat.logged("disconnect")] == [1003]
 
 

@@ -99,7 +99,7 @@ async def lose(chat: Harness, client: Browser) -> None:
     """Tear its connection, and wait until the daemon knows."""
     gone = len(chat.logged("disconnect"))
     await client.aclose()
-    await chat.settled()
+    await chat.wait_idle()
     assert len(chat.logged("disconnect")) == gone + 1
 
 

@@ -113,7 +113,7 @@ async def test_not_ready_from_the_first_moment_of_a_drain(autojump_clock: MockCl
         assert (await ask(chat, "GET /readyz", client))[0] == 200
         async with trio.open_nursery() as nursery:
             nursery.start_soon(chat.daemon.drain)
-            await chat.settled()
+            await chat.wait_idle()
             assert (await ask(chat, "GET /readyz", client))[0] == 503
             assert (await ask(chat, "GET /healthz", client))[0] == 200
             # New clients are served still.
@@ -148,7 +148,7 @@ async def test_the_subprotocol_chooses(
     headers = {} if offered is None else {"Sec-WebSocket-Protocol": offered}
     status, fields, _ = await knock(chat, target, headers)
     assert (status, fields.get("sec-websocket-protocol")) == (101, taken)
-    await chat.settled()
+    await chat.wait_idle()
     assert [line["protocol"] for line in chat.logged("connect")] == [taken or "text"]
 
 

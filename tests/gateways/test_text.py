@@ -157,7 +157,7 @@ async def test_a_fault_while_it_enters_leaves_nobody_behind(
     ann = await speak_text(chat)
     assert (await ann.closed())[0] == 1011
     await ann.aclose()
-    await chat.settled()
+    await chat.wait_idle()
     assert not chat.daemon.chat.connections
     assert len(chat.daemon.chat.users) == 0
     assert [line["code"] for line in chat.logged("disconnect")] == [1011]

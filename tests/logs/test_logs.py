@@ -9,6 +9,7 @@ import pytest
 
 from chatd import logs
 from chatd.logs import sink as sinks
+from chatd.testing.recording import Recording
 
 NOW = 1_767_323_045_678
 ANN: logs.Fields = {"connection": "c1", "nick": "ann", "address": "203.0.113.7"}
@@ -16,8 +17,8 @@ ANN: logs.Fields = {"connection": "c1", "nick": "ann", "address": "203.0.113.7"}
 
 def recorded(
     level: logs.Level = "info", addresses: logs.AddressPolicy = "full"
-) -> tuple[logs.Log, logs.Recording]:
-    recording = logs.Recording()
+) -> tuple[logs.Log, Recording]:
+    recording = Recording()
     log = logs.open_log(sink=recording, now=lambda: NOW, level=level, addresses=addresses)
     return log, recording
 
@@ -122,7 +123,7 @@ def test_bound_logs_share_level_and_address_policy() -> None:
 
 
 def test_the_time_follows_the_clock() -> None:
-    recording = logs.Recording()
+    recording = Recording()
     times = iter([999, 1000, 1_000_000_001_001])
     log = logs.open_log(sink=recording, now=lambda: next(times))
     for _ in range(3):

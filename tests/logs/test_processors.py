@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatd.logs import AddressPolicy, Level, Output, Recording
+from chatd.logs import AddressPolicy, Level, Output
 from chatd.logs.processors import (
     TRACEBACK_CHARACTERS,
     Renderer,
@@ -17,6 +17,7 @@ from chatd.logs.processors import (
     render_journal,
     render_json,
 )
+from chatd.testing.recording import Recording
 
 HOSTILE = [
     "a\r\nlevel=error",

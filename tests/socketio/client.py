@@ -18,8 +18,9 @@ import trio.testing
 from chatd import socketio
 from chatd.engineio import payloads
 from chatd.engineio.packets import Revision
-from chatd.logs import Recording, open_log
+from chatd.logs import open_log
 from chatd.socketio.packets import Decoder, Packet, PacketType, encode
+from chatd.testing.recording import Recording
 from chatd.wire.request import Request, Response
 from chatd.wire.routes import ANY
 from chatd.wire.transport import Peer

@@ -10,9 +10,10 @@ import trio
 from trio.testing import MockClock, memory_stream_pair
 
 from chatd import socketio
-from chatd.logs import Log, Recording, open_log
+from chatd.logs import Log, open_log
 from chatd.settings import Settings
 from chatd.socketio import Refused, Socket
+from chatd.testing.recording import Recording
 from chatd.wire.server import Server
 from chatd.wire.transport import StreamTransport
 from tests.wire.served import HANDSHAKE, KEY, MEMORY, Client, masked

@@ -13,9 +13,10 @@ from trio.testing import MockClock, memory_stream_pair
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
 
 from chatd import socketio
-from chatd.logs import Recording, open_log
+from chatd.logs import open_log
 from chatd.settings import Settings
 from chatd.socketio import Acknowledging, Socket
+from chatd.testing.recording import Recording
 from chatd.wire.server import Server
 from chatd.wire.transport import Peer, StreamTransport
 from tests.socketio.client import quiet

@@ -1,4 +1,4 @@
-"""The whole daemon in memory, with clients of both protocols, and what may befall them."""
+"""The whole daemon in memory, with clients of its protocols, and faults."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from chatd import client
+from chatd import client, testing
 from chatd.journal.memory import MemoryJournal
 from chatd.settings import Auth, Chat, Limits, Settings
 from chatd.testing import Harness, open_chat
@@ -66,13 +66,13 @@ async def test_rooms(autojump_clock: MockClock) -> None:
         assert bob.room is None
         eve = await chat.client("eve", "text", room="kitchen")
         assert (await eve.join("hall")).text == "Hello, I am chatd. You are eve in #hall."
-        with pytest.raises(ValueError, match="plain text is always in a room"):
+        with pytest.raises(ValueError, match="Plain text is in a room from the start"):
             await chat.client("x", "text", room=None)
 
 
 async def test_an_unknown_protocol(autojump_clock: MockClock) -> None:
     async with open_chat() as chat:
-        with pytest.raises(ValueError, match="no client for 'irc'; there are 'json', 'text'"):
+        with pytest.raises(ValueError, match=r"The protocols are 'json', 'text'"):
             await chat.client("ann", protocol="irc")
 
 
@@ -82,16 +82,14 @@ async def test_taking_events(autojump_clock: MockClock) -> None:
         bob = await chat.client("bob")
         for number in range(3):
             await bob.say(str(number))
-        await chat.settled()
+        await chat.wait_idle()
         assert [one.text for one in ann.waiting("message")] == ["0", "1", "2"]
         assert (await ann.next("message")).text == "0"
         # What came before it is still there.
         assert (await ann.next()).on == "joined"
         assert await ann.texts(2) == ["1", "2"]
         assert ann.waiting() == []
-        with pytest.raises(
-            AssertionError, match="ann: no left within 3600 s; what came is nothing"
-        ):
+        with pytest.raises(AssertionError, match="ann: no left came within 3600 s, only: nothing"):
             await ann.next("left")
 
 
@@ -180,7 +178,7 @@ async def test_the_log(autojump_clock: MockClock) -> None:
         ann = await chat.client("ann")
         await ann.say("hello")
         await ann.aclose()
-        await chat.settled()
+        await chat.wait_idle()
         (connected,) = chat.logged("connect")
         assert (connected["nick"], connected["address"]) == ("ann", "memory")
         (message,) = chat.logged("message")
@@ -285,7 +283,7 @@ async def test_many_clients_cut_at_random(autojump_clock: MockClock) -> None:
             for number in range(clients):
                 nursery.start_soon(talk, number)
                 nursery.start_soon(trouble, number)
-        await chat.settled()
+        await chat.wait_idle()
         logs = [[(m.seq, m.text) for m in one.waiting("message")] for one in people]
     assert [seq for seq, _ in logs[0]] == list(range(1, clients * lines + 1))
     assert all(log == logs[0] for log in logs)
@@ -325,3 +323,11 @@ async def test_a_client_has_the_librarys_commands(autojump_clock: MockClock) -> 
         await chat.cut(bob)
         with pytest.raises(trio.TooSlowError):
             await bob.read("lobby", 1)
+
+
+async def test_old_names_are_deprecated(autojump_clock: MockClock) -> None:
+    async with open_chat() as chat:
+        with pytest.warns(DeprecationWarning, match="wait_idle"):
+            await chat.settled()
+    with pytest.warns(DeprecationWarning, match="TextLine"):
+        assert testing.Line is testing.TextLine

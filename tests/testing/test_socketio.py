@@ -58,7 +58,7 @@ async def test_an_outage_loses_nothing_and_tells_nothing_twice(
     assert (await bob.next("message")).text == "are you there?"
     await ann.say("good")
     assert (await bob.next("message")).text == "good"
-    await chat.settled()
+    await chat.wait_idle()
     assert bob.waiting("message") == []
     assert bob.waiting("gap") == []
     assert bob.nick == "bob"
@@ -133,7 +133,7 @@ async def test_every_room_is_as_it_was_after_an_outage(
         "in den",
         "in lobby",
     }
-    await chat.settled()
+    await chat.wait_idle()
     assert bob.waiting("message") == []
 
 
@@ -154,7 +154,7 @@ async def test_what_is_said_while_cut_is_said_once(
         await bob.reconnect()
     assert await bob.texts(2) == ["first", "second"]
     assert await ann.texts(1) == ["second"]
-    await chat.settled()
+    await chat.wait_idle()
     assert ann.waiting("message") == bob.waiting("message") == []
 
 
@@ -295,7 +295,7 @@ async def test_a_session_that_is_over_is_somebody_new(
     chat.stall(bob)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(say)
-        await chat.settled()
+        await chat.wait_idle()
         await chat.cut(bob)
         bob.identity = structs.replace(bob.identity, session="nonsense")
         await trio.sleep(700)
@@ -389,7 +389,7 @@ async def test_many_clients_cut_at_random(autojump_clock: MockClock) -> None:
             for number in range(clients):
                 nursery.start_soon(talk, number)
                 nursery.start_soon(trouble, number)
-        await chat.settled()
+        await chat.wait_idle()
         logs = [[(m.seq, m.text) for m in one.waiting("message")] for one in people]
     assert [seq for seq, _ in logs[0]] == list(range(1, clients * lines + 1))
     assert all(log == logs[0] for log in logs)

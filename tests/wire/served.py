@@ -14,6 +14,7 @@ import trio.testing
 
 from chatd import logs, model
 from chatd.settings import Settings
+from chatd.testing.recording import Recording
 from chatd.timers import Timers
 from chatd.wire import frames
 from chatd.wire.listener import Listener, open_listeners
@@ -95,7 +96,7 @@ class Served:
     def __init__(
         self, settings: Settings, handlers: trio.Nursery, paths: Mapping[str, Handler]
     ) -> None:
-        self.recording = logs.Recording()
+        self.recording = Recording()
         self.chatters: list[Chatter] = []
         self.handlers = handlers
         self.opening: Opening = self.chat

@@ -7,9 +7,10 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from chatd.logs import Recording, open_log
+from chatd.logs import open_log
 from chatd.model import SILENT, Close
 from chatd.settings import WebSocket as Options
+from chatd.testing.recording import Recording
 from chatd.timers import Timers
 from chatd.wire.keepalive import KeepAlive
 from chatd.wire.websocket import WebSocket

@@ -1,23 +1,23 @@
-"""How a test takes a client's events: the next of a kind, the others kept for later."""
+"""The events that a test has not taken yet: the next one of a kind is taken, others stay."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 import trio
 from trio.testing import MockClock
 
 from chatd.client import Closed, Deadlines
 
-__all__ = ["DEADLINES", "EVENTS", "Mailbox", "patience"]
+__all__ = ["DEADLINES", "EVENTS", "EventBuffer", "wait_limit"]
 
-EVENTS = 100_000
-"""What may wait for a test to take it, for each client."""
+EVENTS: Final = 100_000
+"""How many events of one client may wait to be taken."""
 
-# Who reads nothing for an hour, because a test has it so, is not to leave by itself.
-DEADLINES = Deadlines(ping=None)
+# A client that a test has stalled for an hour must not time itself out by its own pings.
+DEADLINES: Final = Deadlines(ping=None)
 
 
 class Named(Protocol):
@@ -28,13 +28,13 @@ class Named(Protocol):
 _E = TypeVar("_E", bound=Named)
 
 
-def patience() -> float:
-    """Give the seconds a test waits for what should come: an hour costs a virtual clock nothing."""
+def wait_limit() -> float:
+    """Return for how many seconds a test waits: an hour of a virtual clock, 10 of a real one."""
     return 3600.0 if isinstance(trio.lowlevel.current_clock(), MockClock) else 10.0
 
 
-class Mailbox(Generic[_E]):
-    """One client's events. ``take_nowait`` raises trio.WouldBlock where there is none."""
+class EventBuffer(Generic[_E]):
+    """One client's events. ``take_nowait`` raises trio.WouldBlock if there is none."""
 
     def __init__(self, take: Callable[[], Awaitable[_E]], take_nowait: Callable[[], _E]) -> None:
         self._take = take
@@ -42,13 +42,13 @@ class Mailbox(Generic[_E]):
         self._kept: deque[_E] = deque()
 
     async def next(self, owner: str, kind: str | None) -> _E:
-        """Take the next event of ``kind``, or the very next. AssertionError: none came."""
+        """Return the next event of ``kind``, or of any; AssertionError if none comes in time."""
         await trio.lowlevel.checkpoint()
         for index, event in enumerate(self._kept):
             if kind in {None, event.on}:
                 del self._kept[index]
                 return event
-        seconds = patience()
+        seconds = wait_limit()
         with trio.move_on_after(seconds):
             while True:
                 event = await self._take()
@@ -59,10 +59,10 @@ class Mailbox(Generic[_E]):
                 self._kept.append(event)
         wanted = "event" if kind is None else kind
         came = ", ".join(one.on for one in self._kept) or "nothing"
-        raise AssertionError(f"{owner}: no {wanted} within {seconds:g} s; what came is {came}")
+        raise AssertionError(f"{owner}: no {wanted} came within {seconds:g} s, only: {came}")
 
     def waiting(self, kind: str | None) -> list[_E]:
-        """Give, and leave, what has come and was not taken."""
+        """Return the events of ``kind``, or all, that came and were not taken. They stay."""
         while len(self._kept) < EVENTS:
             try:
                 self._kept.append(self._take_nowait())

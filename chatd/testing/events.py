@@ -1,4 +1,4 @@
-"""Somebody who is told the chat's events as objects, and a test that takes them."""
+"""What test clients have in common whose events are objects."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Literal, overload
 
 from chatd import client
-from chatd.testing.mailbox import Mailbox
+from chatd.testing.buffer import EventBuffer
 
-__all__ = ["Hearer"]
+__all__ = ["EventClient"]
 
 
-class Hearer(ABC):
-    """A client whose events are those of `chatd.client`."""
+class EventClient(ABC):
+    """A test's client whose events are those of `chatd.client`."""
 
     room: str | None
 
@@ -22,11 +22,12 @@ class Hearer(ABC):
         take: Callable[[], Awaitable[client.AnyEvent]],
         take_nowait: Callable[[], client.AnyEvent],
     ) -> None:
-        self._mailbox: Mailbox[client.AnyEvent] = Mailbox(take, take_nowait)
+        self._events: EventBuffer[client.AnyEvent] = EventBuffer(take, take_nowait)
 
     @property
     @abstractmethod
-    def nick(self) -> str: ...
+    def nick(self) -> str:
+        """The client's present nick."""
 
     @overload
     async def next(self, kind: Literal["message"]) -> client.Message: ...
@@ -51,23 +52,41 @@ class Hearer(ABC):
     @overload
     async def next(self, kind: str | None = None) -> client.AnyEvent: ...
     async def next(self, kind: str | None = None) -> Any:
-        """Take the next event of ``kind`` (its ``on``), or the very next one.
+        """Wait for an event and take it. Others that come first stay for later calls.
 
-        Others that come first stay for later calls. Raises AssertionError where none comes: within
-        an hour of a virtual clock, 10 seconds of a real one.
+        Args:
+            kind: The event's ``on``, such as ``"message"``. By default the very next event.
+
+        Returns:
+            The event.
+
+        Raises:
+            AssertionError: None came within an hour of a virtual clock, 10 seconds of a real one.
+            chatd.client.Closed: The client is closed, and has no more events.
         """
-        return await self._mailbox.next(self.nick, kind)
+        return await self._events.next(self.nick, kind)
 
     @overload
     def waiting(self, kind: Literal["message"]) -> Sequence[client.Message]: ...
     @overload
     def waiting(self, kind: str | None = None) -> Sequence[client.AnyEvent]: ...
     def waiting(self, kind: str | None = None) -> Any:
-        """Give, and leave, the events that have come and were not taken."""
-        return self._mailbox.waiting(kind)
+        """Return the events that came and were not taken. They stay.
+
+        Args:
+            kind: The events' ``on``. By default all events.
+        """
+        return self._events.waiting(kind)
 
     async def texts(self, count: int) -> list[str | None]:
-        """Take the next ``count`` messages; gives what they say."""
+        """Take the next messages and return their texts, None for a deleted one.
+
+        Args:
+            count: How many messages.
+
+        Raises:
+            AssertionError: One of them did not come in time, as for `next`.
+        """
         return [(await self.next("message")).text for _ in range(count)]
 
     def _room(self, room: str | None) -> str:
