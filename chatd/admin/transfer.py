@@ -8,11 +8,7 @@ bytes.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from datetime import datetime
 from typing import Final, TypeAlias
-
-import msgspec
-from msgspec import Struct, field
 
 from chatd.chat.direct import DIRECT, other_of
 from chatd.chat.names import Name, room_name
@@ -21,7 +17,6 @@ from chatd.model import (
     Drop,
     Erase,
     Forget,
-    Kind,
     LogEntry,
     Operation,
     Outcome,
@@ -31,7 +26,7 @@ from chatd.model import (
     Restore,
     Wipe,
 )
-from chatd.protocol.events import rfc3339
+from chatd.protocol.export import read_line, write_lines
 
 __all__ = ["Ask", "Importing", "export_room", "export_user", "forget", "log_name"]
 
@@ -43,73 +38,6 @@ LINE_BYTES: Final = 16 << 20
 
 Ask: TypeAlias = Callable[[Operation], Awaitable[Outcome]]
 """Has the journal's single writer carry out an operation, and returns its outcome."""
-
-
-class Exported(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A line of an export."""
-
-    room: str
-    seq: int
-    at: str
-    kind: Kind = field(name="on")
-    nick: str = field(name="from")
-    user: str
-    text: str | None = None
-    of: int | None = None
-    reply_to: int | None = None
-    edited: str | None = None
-    deleted: bool = False
-    key: str | None = None
-
-
-_DECODER: Final = msgspec.json.Decoder(Exported)
-
-
-def _written(lines: list[LogEntry]) -> bytes:
-    exported = (
-        Exported(
-            room=line.room,
-            seq=line.seq,
-            at=rfc3339(line.at),
-            kind=line.kind,
-            nick=line.nick,
-            user=line.user,
-            text=line.text,
-            of=line.of,
-            reply_to=line.reply_to,
-            edited=None if line.edited is None else rfc3339(line.edited),
-            deleted=line.deleted,
-            key=line.key,
-        )
-        for line in lines
-    )
-    return b"".join(msgspec.json.encode(one) + b"\n" for one in exported)
-
-
-def _read(text: bytes) -> LogEntry:
-    """Return the event in one line. Raises ValueError."""
-    one = _DECODER.decode(text)
-    return LogEntry(
-        room=one.room,
-        seq=one.seq,
-        at=_milliseconds(one.at),
-        kind=one.kind,
-        user=one.user,
-        nick=one.nick,
-        text=one.text,
-        of=one.of,
-        reply_to=one.reply_to,
-        edited=None if one.edited is None else _milliseconds(one.edited),
-        deleted=one.deleted,
-        key=one.key,
-    )
-
-
-def _milliseconds(text: str) -> int:
-    at = datetime.fromisoformat(text)
-    if at.tzinfo is None:
-        raise ValueError(f"The time {text} has no time zone.")
-    return round(at.timestamp() * 1000)
 
 
 def log_name(text: str) -> Name:
@@ -126,7 +54,7 @@ async def export_room(journal: Journal, room: str) -> AsyncGenerator[bytes]:
     after = 0
     while lines := await journal.entries(room, after, LINES):
         after = lines[-1].seq
-        yield _written(lines)
+        yield write_lines(lines)
 
 
 async def export_user(journal: Journal, user: str) -> AsyncGenerator[bytes]:
@@ -135,7 +63,7 @@ async def export_user(journal: Journal, user: str) -> AsyncGenerator[bytes]:
     while after is not None:
         lines, after = await journal.entries_of(user, after)
         for start in range(0, len(lines), LINES):
-            yield _written(lines[start : start + LINES])
+            yield write_lines(lines[start : start + LINES])
 
 
 class Importing:
@@ -170,9 +98,9 @@ class Importing:
         if not text.strip():
             return
         try:
-            line = _read(text)
+            line = read_line(text)
             name = log_name(line.room)
-        except (ValueError, RecursionError, Refused) as error:
+        except (ValueError, Refused) as error:
             raise self._invalid(str(error)) from error
         if line.seq < 1:
             raise self._invalid("seq must be 1 or more.")

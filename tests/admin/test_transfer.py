@@ -11,45 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from chatd.admin.transfer import LINES, Importing, _read, _written, export_room
+from chatd.admin.transfer import LINES, Importing, export_room
 from chatd.client import Message
 from chatd.journal.memory import MemoryJournal
 from chatd.model import LogEntry, Operation, Outcome
+from chatd.protocol.export import write_lines
 from chatd.settings import Auth, Limits, Settings
 from tests.admin.administered import administered
 
 FAST = Limits(messages_per_second="off", messages_burst="off", bytes_per_second="off")
 JSONL = "application/jsonl"
-
-TEXTS = st.none() | st.text(st.characters(exclude_categories=["Cs"]))
-LINES_OF_ALL_KINDS = st.builds(
-    LogEntry,
-    room=st.just("Lobby"),
-    seq=st.integers(1, 2**53),
-    at=st.integers(0, 253_402_300_799_999),
-    kind=st.sampled_from(["message", "edit", "delete", "topic"]),
-    user=st.text(st.characters(exclude_categories=["Cs"])),
-    nick=st.text(st.characters(exclude_categories=["Cs"])),
-    text=TEXTS,
-    of=st.none() | st.integers(1, 2**53),
-    reply_to=st.none() | st.integers(1, 2**53),
-    edited=st.none() | st.integers(0, 253_402_300_799_999),
-    deleted=st.booleans(),
-    key=TEXTS,
-)
-
-
-@given(LINES_OF_ALL_KINDS)
-def test_a_line_survives_its_way(line: LogEntry) -> None:
-    text = _written([line])
-    assert text.count(b"\n") == 1
-    assert _read(text) == line
-
-
-@given(st.binary() | st.text().map(str.encode))
-def test_garbage_is_a_value_error(text: bytes) -> None:
-    with pytest.raises((ValueError, RecursionError)):
-        _read(text)
 
 
 async def pieces(*parts: bytes) -> AsyncIterator[bytes]:
@@ -60,7 +31,7 @@ async def pieces(*parts: bytes) -> AsyncIterator[bytes]:
 @given(st.data())
 def test_the_same_lines_in_any_split(data: st.DataObject) -> None:
     lines = [LogEntry("Lobby", seq, seq, "message", "u", "n", f"text {seq}") for seq in range(1, 9)]
-    text = _written(lines)
+    text = write_lines(lines)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=5)))
     parts = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
 
@@ -135,7 +106,7 @@ async def test_what_is_no_history_is_told_by_its_line(
 async def test_a_room_that_somebody_is_in_is_not_written_into(autojump_clock: MockClock) -> None:
     async with administered() as one:
         await one.chat.client("ann", room="Lobby")
-        line = _written([LogEntry("lobby", 1, 0, "message", "u", "n", "x")])
+        line = write_lines([LogEntry("lobby", 1, 0, "message", "u", "n", "x")])
         status, _, answer = await one.raw("POST /import", line, kind=JSONL)
         assert (status, json.loads(answer)["error"]["code"]) == (422, "forbidden")
 
