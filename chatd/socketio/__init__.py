@@ -1,4 +1,4 @@
-"""Socket.IO for Trio: a server for clients of every age, from 1.x to 4.x.
+"""Socket.IO for Trio: a server for clients of every version from 1.x to 4.x.
 
 ::
 
@@ -8,13 +8,17 @@
     io = socketio.Server(static="public")
 
     @io.on("chat message")
-    async def chat_message(socket, text): await io.emit("chat message", text)
+    async def chat_message(socket, text):
+        await io.emit("chat message", text)
 
     trio.run(io.serve, "127.0.0.1:3000")
 
-A handler is given the socket and the event's arguments; what it returns acknowledges the event. One
-connection's handlers run one after another, in the order in which its events came. `Server` says
-what can be set, `Socket` and `Namespace` what can be done.
+A handler is called with the socket and the event's arguments; what it returns acknowledges the
+event. The handlers of one connection run one after another, in the order of its events.
+
+Begin with `Server`. `Options` says what can be set; `Socket`, `Namespace` and `Broadcast` say what
+can be done. The protocol is that of https://socket.io/docs/v4/socket-io-protocol/ (revision 5:
+clients 3.x and 4.x) and, with ``allow_eio3``, revision 4 (clients 1.x and 2.x).
 """
 
 from chatd.engineio import Cookie

@@ -1,4 +1,4 @@
-"""Acknowledgements that are waited for: of one client, and gathered from many."""
+"""Acknowledgements that the server waits for: from one client, or from many."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["AckCollector", "Answer", "Answers", "Reply", "value_of"]
 
 
 def value_of(args: Sequence[Any]) -> Any:
-    """Give what an acknowledgement says: nothing is None, one argument itself, several a tuple.
+    """Return the value of an acknowledgement: None for no argument, one by itself, else a tuple.
 
-    The way back of what a handler's return value becomes.
+    It is the inverse of what a handler's return value becomes.
     """
     if not args:
         return None
@@ -23,7 +23,7 @@ def value_of(args: Sequence[Any]) -> Any:
 
 
 class Answer:
-    """One client's acknowledgement."""
+    """The acknowledgement of one client."""
 
     __slots__ = ("_args", "_came", "_reason")
 
@@ -33,15 +33,17 @@ class Answer:
         self._reason: str | None = None
 
     def received(self, _socket_id: str, args: Sequence[Any]) -> None:
+        """Take the arguments of the acknowledgement."""
         self._args = args
         self._came.set()
 
     def lost(self, _socket_id: str, reason: str) -> None:
+        """Note that the socket is disconnected."""
         self._reason = reason
         self._came.set()
 
     async def wait(self) -> Any:
-        """Wait for it. Raises Disconnected where the client went."""
+        """Wait for it, and return its value. Raises Disconnected if the socket is disconnected."""
         await self._came.wait()
         if self._reason is not None:
             raise Disconnected(self._reason)
@@ -49,9 +51,10 @@ class Answer:
 
 
 class Answers(list[tuple[str, Any]]):
-    """What a gathered call brought: ``(socket_id, value)`` pairs, in the order they came.
+    """The result of `Broadcast.call`: ``(socket_id, value)`` pairs in the order of arrival.
 
-    ``missing`` are the ids of those who did not answer in time, or went.
+    Attributes:
+        missing: The ids of the sockets that did not answer in time, or were disconnected.
     """
 
     def __init__(self, pairs: Iterable[tuple[str, Any]] = (), missing: Iterable[str] = ()) -> None:
@@ -60,7 +63,7 @@ class Answers(list[tuple[str, Any]]):
 
 
 class AckCollector:
-    """The acknowledgements of many clients to one event."""
+    """Collects the acknowledgements of many clients to one event."""
 
     __slots__ = ("_answers", "_done", "_gone", "_waiting")
 
@@ -72,23 +75,25 @@ class AckCollector:
         self._check_done()
 
     def received(self, socket_id: str, args: Sequence[Any]) -> None:
+        """Take the arguments of one acknowledgement."""
         if socket_id in self._waiting:
             del self._waiting[socket_id]
             self._answers.append((socket_id, value_of(args)))
             self._check_done()
 
     def lost(self, socket_id: str, _reason: str) -> None:
+        """Note that a socket is disconnected."""
         if socket_id in self._waiting:
             del self._waiting[socket_id]
             self._gone.append(socket_id)
             self._check_done()
 
     async def wait(self) -> None:
-        """Wait until everybody answered or went."""
+        """Wait until every socket has answered or is disconnected."""
         await self._done.wait()
 
     def answers(self) -> Answers:
-        """Give what came so far."""
+        """Return what has arrived so far."""
         return Answers(self._answers, [*self._gone, *self._waiting])
 
     def _check_done(self) -> None:

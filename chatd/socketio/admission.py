@@ -69,7 +69,7 @@ async def admit(connection: Connection, name: str, auth: dict[str, Any]) -> None
     server = connection.server
     namespace: Namespace | None = None
     try:
-        await connection.run_middleware()
+        await connection.wait_middleware()
         if len(name) <= _NAME_CHARACTERS:
             namespace = await server.find_namespace(name, auth)
         if namespace is None:

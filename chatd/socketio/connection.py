@@ -1,22 +1,23 @@
-"""A connection: one Engine.IO session, the sockets it carries, and the worker of their handlers.
+"""A connection: one Engine.IO session, its sockets, and the worker that runs their handlers.
 
-Theory of operation. The engine's reader calls ``received`` and never runs a handler:
+Theory of operation. The task that reads from the client calls ``received``, and never runs a
+handler:
 
-| packet | what is done at once | what the worker does later |
+| packet | handled at once | handled by the worker |
 | --- | --- | --- |
-| CONNECT | a task of its own admits the client (``admission``); then the reply | ``connect`` |
+| CONNECT | a task of its own admits the client (``admission``) and replies | ``connect`` |
 | EVENT | waits for room in the inbox | middleware, handlers, acknowledgement |
-| ACK | whoever waits for it is woken | |
-| DISCONNECT | the socket is gone | ``disconnect`` |
+| ACK | wakes whoever waits for it | |
+| DISCONNECT | disconnects the socket | ``disconnect`` |
 
 What MUST hold:
 
-1. One worker runs what the inbox holds, in order; so one connection's handlers do not overlap,
-   ``connect`` comes before a socket's events and ``disconnect`` after them, each once.
-2. The client's end cancels admissions and what ``start_soon`` started, never a handler.
-3. A cancellation from outside ends the handler that runs, and leaves ``disconnect`` handlers, of
-   all sockets together, ``shutdown_timeout`` seconds.
-4. What a handler raises ends nothing but that handler.
+1. One worker runs what is in the inbox, in order. So the handlers of one connection do not overlap,
+   ``connect`` runs before a socket's events and ``disconnect`` after them, each once.
+2. The end of the session cancels admissions and what ``start_soon`` started, but no handler.
+3. A cancellation from outside cancels the handler that runs. Then the ``disconnect`` handlers of
+   all sockets have ``shutdown_timeout`` seconds together.
+4. An exception in a handler ends that handler only.
 """
 
 from __future__ import annotations
@@ -48,14 +49,20 @@ _BY_SERVER: Final = "server namespace disconnect"
 
 
 class Connection:
-    """One client's connection. ``session`` is its Engine.IO session, ``data`` its middleware's."""
+    """One client's connection, which can be in several namespaces.
+
+    Attributes:
+        session: Its Engine.IO session; ``session.handshake`` is the request that opened it.
+        data: A dict for the application, as ``use_connection`` middleware fills it.
+        sockets: Its sockets, by the names of their namespaces.
+    """
 
     def __init__(self, session: Session, server: Server) -> None:
         self.session = session
         self.server = server
         self.data: dict[str, Any] = {}
         self.sockets: dict[str, Socket] = {}
-        # Set when every connection's middleware has run; and what that refused it with.
+        # Set when the connection's middleware has run, and what it raised.
         self._middleware_done = trio.Event()
         self._refused: Refused | None = None
         options = server.options
@@ -65,7 +72,7 @@ class Connection:
             options.receive_queue_packets, options.receive_queue_bytes
         )
         self._admissions: dict[str, trio.CancelScope] = {}
-        # Where it was, and is no more: packets that were on their way then are no fault.
+        # Namespaces it has left: packets for them that were on their way are not an error.
         self._recently_left: dict[str, None] = {}
         self._leaving: dict[Socket, Namespace] = {}
         self._namespaces_of: dict[Socket, Namespace] = {}
@@ -83,13 +90,13 @@ class Connection:
 
     @property
     def queued(self) -> int:
-        """How many events wait for a handler."""
+        """How many events wait for the worker."""
         return len(self._inbox)
 
     # Its own task
 
     async def run(self) -> None:
-        """Live until the session is over and every handler has run."""
+        """Run until the session is over and every handler has run."""
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -104,7 +111,7 @@ class Connection:
                     raise
         finally:
             self.server.forget(self)
-            with trio.CancelScope(shield=True):  # each has its deadline
+            with trio.CancelScope(shield=True):  # each has a deadline of its own
                 for socket in list(self._leaving):
                     await self._finish(socket)
 
@@ -114,7 +121,7 @@ class Connection:
         else:
             self._middleware_done.set()
         if self.session.revision == 3:
-            # socket.io-protocol v4: everybody is in "/" without asking.
+            # socket.io-protocol v4: every client is in "/" without asking.
             self._connect("/", {})
         self._running.set()
 
@@ -149,20 +156,24 @@ class Connection:
         self._deadline_scope.deadline = min(self._connect_deadline, self._attachment_deadline)
 
     def _stop(self) -> None:
-        """Take no more, and give who is to hear of the end its time."""
+        """Handle no more events, and start the deadline for ``disconnect`` handlers."""
         self._finish_by = trio.current_time() + self.server.options.shutdown_timeout
         self._finish_scope.deadline = self._finish_by
-        # The engine ends with us, and the session with it.
+        # A cancellation from outside also cancels the engine, which ends the session.
         self.ended("server shutting down")
 
-    # The engine's side
+    # For the engine
 
     def end(self, reason: Reason) -> None:
-        """End the session, and with it this."""
+        """End the session, and with it the connection.
+
+        Args:
+            reason: Why.
+        """
         self.session.end(reason)
 
     def ended(self, reason: str) -> None:
-        """Hear that the session is over; the first reason stands."""
+        """Disconnect every socket: the session is over. The first reason stands."""
         if self._reason is not None:
             return
         self._reason = reason
@@ -171,10 +182,10 @@ class Connection:
         for scope in self._admissions.values():
             scope.cancel()
         for socket in list(self.sockets.values()):
-            self._lose(socket, reason)
+            self._remove(socket, reason)
 
     async def received(self, message: str | bytes) -> None:
-        """Take a message of the session's, in its reader's task."""
+        """Handle a message of the session, in the task that reads from the client."""
         if not self._running.is_set():
             await self._running.wait()
         if self._reason is not None or self.session.reason is not None:
@@ -186,7 +197,7 @@ class Connection:
             self.end("parse error")
             return
         if packet is None:
-            # Each attachment has a time of its own: what comes slowly comes.
+            # Each attachment has its own deadline, so that a slow client can send many.
             self._attachment_deadline = trio.current_time() + self.server.options.attachment_timeout
             self._rearm()
             return
@@ -199,12 +210,12 @@ class Connection:
     async def _dispatch(self, packet: Packet, size: int) -> None:
         name, auth = packet.namespace, packet.data
         if self.session.revision == 3:
-            # The namespace's own query stands behind its name.
+            # The query of the namespace follows its name.
             name, _, query = name.partition("?")
             auth = dict(parse_qsl(query, keep_blank_values=True)) if query else None
         if packet.type is PacketType.CONNECT:
             if self._inbox.full(0):
-                # Coming and going again and again fills the inbox too.
+                # Repeated CONNECT and DISCONNECT fill the inbox too.
                 await self._inbox.room(0)
             self._connect(name, auth or {})
             return
@@ -213,7 +224,7 @@ class Connection:
             if name not in self._recently_left:
                 self.end("parse error")
         elif packet.type is PacketType.DISCONNECT:
-            self._lose(socket, "client namespace disconnect")
+            self._remove(socket, "client namespace disconnect")
         elif packet.type is PacketType.ACK:
             socket.received_ack(packet.id, packet.data)
         else:
@@ -225,7 +236,7 @@ class Connection:
             if not self._working:
                 self._wake()
 
-    # Coming in
+    # Connecting
 
     def _connect(self, name: str, auth: dict[str, Any]) -> None:
         if self._reason is not None:
@@ -234,7 +245,7 @@ class Connection:
             self.end("parse error")
             return
         if name in self._admissions:
-            # Node's client asks twice where its user calls connect() twice. One answer is enough.
+            # Node's client asks twice if its user calls connect() twice. One reply is enough.
             return
         if len(self.sockets) + len(self._admissions) >= self.server.options.max_namespaces:
             self.refuse(name, Refused("Too many namespaces"))
@@ -249,14 +260,19 @@ class Connection:
         finally:
             del self._admissions[name]
 
-    async def run_middleware(self) -> None:
-        """Pass the connection's middleware, which runs once. Raises Refused."""
+    async def wait_middleware(self) -> None:
+        """Wait until the connection's middleware has run. Raises Refused if it did."""
         await self._middleware_done.wait()
         if self._refused is not None:
             raise self._refused
 
     def refuse(self, name: str, refused: Refused) -> None:
-        """Tell the client that it may not come into a namespace."""
+        """Send a CONNECT_ERROR.
+
+        Raises:
+            TypeError: The data of ``refused`` has a value that cannot be sent.
+            ValueError: The data has a string that is not valid Unicode.
+        """
         if self.session.revision == 3:
             data = refused.message if refused.data is None else refused.data
         else:
@@ -266,8 +282,8 @@ class Connection:
         messages = encode(Packet(PacketType.CONNECT_ERROR, name, data))
         self.session.offer(make_block(messages, self.session.revision))
 
-    def enter(self, socket: Socket, namespace: Namespace, behind: list[str | bytes]) -> None:
-        """Let a socket in, the CONNECT reply ``behind`` what it missed: all in one step."""
+    def enter(self, socket: Socket, namespace: Namespace, missed: list[str | bytes]) -> None:
+        """Connect a socket: send what it missed and the CONNECT reply, all in one step."""
         if self.session.reason is not None:
             return
         reply = None
@@ -275,8 +291,8 @@ class Connection:
             reply = {"sid": socket.id}
             if socket.pid is not None:
                 reply["pid"] = socket.pid
-        behind += encode(Packet(PacketType.CONNECT, namespace.name, reply))
-        self.session.offer(make_block(behind, self.session.revision))
+        messages = missed + encode(Packet(PacketType.CONNECT, namespace.name, reply))
+        self.session.offer(make_block(messages, self.session.revision))
         self._connect_deadline = math.inf
         self._rearm()
         self._recently_left.pop(namespace.name, None)
@@ -288,9 +304,10 @@ class Connection:
         self._inbox.put(partial(self._run_connect_handlers, socket, namespace))
         self._wake()
 
-    # Going
+    # Disconnecting
 
-    def _lose(self, socket: Socket, reason: str) -> None:
+    def _remove(self, socket: Socket, reason: str) -> None:
+        """Disconnect a socket, and let its ``disconnect`` handlers run."""
         del self.sockets[socket.namespace]
         namespace = self._namespaces_of.pop(socket)
         self._recently_left[socket.namespace] = None
@@ -303,14 +320,17 @@ class Connection:
         self._wake()
 
     def disconnect_socket(self, socket: Socket) -> None:
+        """Disconnect a socket, with a DISCONNECT to its client."""
         packet = Packet(PacketType.DISCONNECT, socket.namespace)
         self.session.offer(make_block(encode(packet), self.session.revision))
-        self._lose(socket, _BY_SERVER)
+        self._remove(socket, _BY_SERVER)
 
     def supersede(self) -> None:
+        """End: the client has come back on another connection."""
         self.end("transport close")
 
     def disconnect_all(self) -> None:
+        """Disconnect every socket, and end the connection."""
         for socket in list(self.sockets.values()):
             self.disconnect_socket(socket)
         self.end("forced close")
@@ -323,8 +343,8 @@ class Connection:
             self._nursery.start_soon(self._work)
 
     async def _work(self) -> None:
-        # Only while there is something to do: a task each would be a third of an idle
-        # connection's memory.
+        # The task exists only while there is something to do: it would be a third of the memory of
+        # an idle connection.
         try:
             while self._finish_by == math.inf and (job := self._inbox.take()) is not None:
                 await job()
@@ -335,7 +355,7 @@ class Connection:
 
     async def _run_connect_handlers(self, socket: Socket, namespace: Namespace) -> None:
         if self.server.options.handshake_pause and self.session.transport == "websocket":
-            await trio.sleep(self.server.options.handshake_pause)  # since the CONNECT reply
+            await trio.sleep(self.server.options.handshake_pause)  # after the CONNECT reply
         socket.connect_began = True
         try:
             await namespace.handlers.lifecycle("connect", socket)
@@ -392,9 +412,10 @@ class Connection:
         except Exception as error:  # a handler's boundary
             await self.server.report(error, socket, "disconnect")
 
-    # The socket's side
+    # For the sockets
 
     def start_task(self, socket: Socket, job: Callable[[], Awaitable[object]]) -> None:
+        """Run a task of a socket's in the connection's nursery."""
         self._nursery.start_soon(self._run_task, socket, job)
 
     async def _run_task(self, socket: Socket, job: Callable[[], Awaitable[object]]) -> None:

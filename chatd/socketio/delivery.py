@@ -1,14 +1,14 @@
-"""Delivery: one namespace's members and rooms, and how an event gets to some of them.
+"""Delivery: the sockets and rooms of one namespace, and how an event reaches some of them.
 
 What MUST hold:
 
-1. An event is encoded once for each revision its receivers speak, whoever they are.
-2. Emits of one namespace do not mix: one is logged and handed to every outbox before the next is,
-   so all members see them in one order, and that is the log's.
-3. Nobody is waited for but the log and other emits. Once an event is logged, nothing that is
-   cancelled keeps it from anybody.
-4. Every event that a socket which can recover gets ends in an offset: its own, or, where it is not
-   logged (volatile), the newest there is. Its client takes any last string for one.
+1. An event is encoded once for each revision of the protocol, however many sockets get it.
+2. Emits of one namespace do not interleave: each is logged and queued for every socket before the
+   next one. So all sockets see them in the same order, which is the log's.
+3. An emit waits only for the log and for other emits. Once an event is logged, no cancellation
+   keeps it from a socket.
+4. Every event for a socket that can recover ends in an offset: its own, or, if it is volatile and
+   not logged, the newest. The client takes any last string for an offset.
 """
 
 from __future__ import annotations
@@ -34,16 +34,20 @@ __all__ = ["Delivery", "Selection"]
 
 
 class Selection(Struct, frozen=True):
-    """The members of any of ``rooms`` (all sockets if there are none), without ``exclude``'s."""
+    """The sockets of any of ``rooms`` (all sockets if there are none), without ``exclude``'s."""
 
     rooms: frozenset[str] = frozenset()
     exclude: frozenset[str] = frozenset()
 
 
 class Delivery:
-    """Members, rooms and emits of the namespace ``name``.
+    """The sockets and rooms of a namespace, and what is sent to them.
 
-    ``turn`` is held while anything is emitted: who holds it sees the log and the outboxes agree.
+    Attributes:
+        name: The namespace's name.
+        log: The recovery log, if there is one.
+        rooms: The sockets and their rooms.
+        lock: Held during each emit. Whoever holds it finds in the log exactly what was queued.
     """
 
     def __init__(self, name: str, log: RecoveryLog | None = None) -> None:
@@ -54,12 +58,13 @@ class Delivery:
         self._next_id = 0
 
     def select(self, selection: Selection) -> list[Socket]:
+        """Return the selected sockets."""
         return self.rooms.select(selection.rooms, selection.exclude)
 
     async def emit(
         self, selection: Selection, event: str, args: Sequence[Any], *, volatile: bool = False
     ) -> None:
-        """Log an event and hand it to every outbox meant. Raises as `packets.encode` does."""
+        """Log an event, and queue it for the selected sockets; see `Broadcast.emit`."""
         messages = encode_event(event, args, namespace=self.name)
         async with self.lock:
             offset = None
@@ -72,64 +77,60 @@ class Delivery:
             await self._offer(self.select(selection), selection, messages, offset, volatile)
 
     async def send(
-        self, member: Socket, event: str, args: Sequence[Any], *, volatile: bool = False
+        self, socket: Socket, event: str, args: Sequence[Any], *, volatile: bool = False
     ) -> None:
-        """Do as ``emit`` does, for one member.
+        """Send an event to one socket; see `Socket.emit`.
 
-        What is for one that is gone is dropped; or logged, where it may come back.
+        If the socket is disconnected, the event is logged if the socket may recover, else dropped.
         """
-        if self.log is not None and (
-            member.disconnect_reason is None or member.disconnect_reason in RECOVERABLE
-        ):
-            await self.emit(Selection(frozenset((member.id,))), event, args, volatile=volatile)
+        reason = socket.disconnect_reason
+        if self.log is not None and (reason is None or reason in RECOVERABLE):
+            await self.emit(Selection(frozenset((socket.id,))), event, args, volatile=volatile)
             return
         messages = encode_event(event, args, namespace=self.name)
-        session = member.session
-        if member.disconnect_reason is None and not (volatile and session.waiting):
+        session = socket.session
+        if reason is None and not (volatile and session.waiting):
             session.offer(make_block(messages, session.revision))
         await trio.lowlevel.checkpoint()
 
-    async def call(self, member: Socket, event: str, args: Sequence[Any], seconds: float) -> Any:
-        """Give the acknowledgement of one member.
-
-        Raises trio.TooSlowError after ``seconds``, Disconnected where it is gone or goes.
-        """
+    async def call(self, socket: Socket, event: str, args: Sequence[Any], seconds: float) -> Any:
+        """Send an event to one socket, and return its acknowledgement; see `Socket.call`."""
         answer = Answer()
         packet_id = self._new_id()
         messages = encode_event(event, args, namespace=self.name, packet_id=packet_id)
-        if member.disconnect_reason is not None:
-            raise Disconnected(member.disconnect_reason)
-        member.expect_ack(packet_id, answer)
+        if socket.disconnect_reason is not None:
+            raise Disconnected(socket.disconnect_reason)
+        socket.expect_ack(packet_id, answer)
         try:
             with trio.fail_after(seconds):
-                member.session.offer(make_block(messages, member.session.revision))
+                socket.session.offer(make_block(messages, socket.session.revision))
                 return await answer.wait()
         finally:
-            member.forget_ack(packet_id)
+            socket.forget_ack(packet_id)
 
     async def call_all(
         self, selection: Selection, event: str, args: Sequence[Any], seconds: float
     ) -> Answers:
-        """Give the acknowledgements that came within ``seconds``, and who is missing."""
+        """Send an event, and return the acknowledgements; see `Broadcast.call`."""
         packet_id = self._new_id()
         messages = encode_event(event, args, namespace=self.name, packet_id=packet_id)
         asked: list[Socket] = []
-        gathering: AckCollector | None = None
+        collector: AckCollector | None = None
         try:
             with trio.move_on_after(seconds):
                 async with self.lock:
                     asked = self.select(selection)
-                    gathering = AckCollector(member.id for member in asked)
-                    for member in asked:
-                        member.expect_ack(packet_id, gathering)
+                    collector = AckCollector(socket.id for socket in asked)
+                    for socket in asked:
+                        socket.expect_ack(packet_id, collector)
                     await self._offer(asked, selection, messages, None, volatile=False)
-                await gathering.wait()
+                await collector.wait()
         finally:
-            for member in asked:
-                member.forget_ack(packet_id)
-        if gathering is None:  # other emits received all the time there was
-            return Answers((), [member.id for member in self.select(selection)])
-        return gathering.answers()
+            for socket in asked:
+                socket.forget_ack(packet_id)
+        if collector is None:  # other emits used up the time
+            return Answers((), [socket.id for socket in self.select(selection)])
+        return collector.answers()
 
     def _new_id(self) -> int:
         packet_id = self._next_id
@@ -138,22 +139,22 @@ class Delivery:
 
     async def _offer(
         self,
-        members: list[Socket],
+        sockets: list[Socket],
         selection: Selection,
         messages: Sequence[str | bytes],
         offset: str | None,
         volatile: bool,
     ) -> None:
-        def open_to(members: Iterable[Socket]) -> Iterator[Session]:
-            sessions = (member.session for member in members)
+        def open_to(sockets: Iterable[Socket]) -> Iterator[Session]:
+            sessions = (socket.session for socket in sockets)
             return (each for each in sessions if not (volatile and each.waiting))
 
         receivers: dict[Revision, list[Session]] = {}
-        for session in open_to(members):
+        for session in open_to(sockets):
             receivers.setdefault(session.revision, []).append(session)
         groups: list[Group[Session]] = []
         for revision, sessions in receivers.items():
-            # Revision 3's clients know of no offsets.
+            # Clients of revision 3 have no offsets.
             said = offset is not None and revision == 4
             block = make_block(with_offset(messages, offset or "") if said else messages, revision)
             groups.append((block, sessions, lambda: set(open_to(self.select(selection)))))

@@ -1,4 +1,4 @@
-"""What goes wrong between a server and its clients, as exceptions."""
+"""The exceptions of a Socket.IO server."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ __all__ = ["Disconnected", "NotRecovered", "PacketError", "Refused"]
 
 
 class PacketError(ValueError):
-    """A packet breaks the protocol; what sent it is not to be trusted with another."""
+    """A packet breaks the protocol. The connection that sent it is closed."""
 
 
 class Refused(Exception):  # noqa: N818 - it is an answer, not an error
-    """Raised by middleware: the client may not come in, or its event is not handled.
+    """Raise it in middleware to refuse a connection or a socket, or to drop an event.
 
-    To a client that asks for a namespace ``message`` and ``data`` are sent (CONNECT_ERROR); its
-    ``connect_error`` listener gets them as ``err.message`` and ``err.data``. Clients of Socket.IO 1
-    and 2 get ``data`` if there is any, else ``message``.
+    A client that is refused gets a CONNECT_ERROR: its ``connect_error`` listener is called with
+    ``err.message`` and ``err.data``. Clients 1.x and 2.x get an ``error`` with ``data`` if there is
+    any, else with ``message``. A client whose event is dropped is not told.
+
+    Args:
+        message: Sent as ``err.message``; default ``"refused"``.
+        data: Sent as ``err.data``: what JSON has; default None: none.
     """
 
     def __init__(self, message: str = "refused", data: Any = None) -> None:
@@ -26,16 +30,17 @@ class Refused(Exception):  # noqa: N818 - it is an answer, not an error
 
 
 class NotRecovered(Exception):  # noqa: N818 - it is an answer, not an error
-    """Raised by middleware for a socket that recovered: its client is let in as somebody new.
+    """Raise it in middleware for a socket that has recovered, to let it in as a new socket instead.
 
     The middleware then runs again, for the new socket.
     """
 
 
 class Disconnected(Exception):  # noqa: N818 - the protocol's word for it
-    """The socket is gone, or went while an acknowledgement was waited for.
+    """Raised by ``call`` if the socket is disconnected, before or during the wait.
 
-    ``reason`` is what its ``disconnect`` handlers are given.
+    Attributes:
+        reason: Why, as its ``disconnect`` handlers get it.
     """
 
     def __init__(self, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""Files over HTTP: a folder of a site's own, and Socket.IO's browser client beside the protocol."""
+"""Files over HTTP: a folder of static files, and Socket.IO's browser client."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ CLIENT_FILES: Final = (
     "socket.io.esm.min.js",
     "socket.io.msgpack.min.js",
 )
-"""What Node's server serves beside the protocol, each with its ``.map``."""
+"""The files that Node's server serves too, each with its ``.map``."""
 
 _INDEX: Final = "index.html"
-# One segment's worth: what is smaller gains nothing.
+# One TCP segment: a smaller file gains nothing.
 _COMPRESS_BYTES: Final = 1024
 _PACKED: Final = ("application/zip", "application/gzip", "font/woff", "font/woff2")
-# Without the machine's own tables, so that it is the same everywhere.
+# Without the tables of the machine, so that the types are the same everywhere.
 _TYPES: Final = mimetypes.MimeTypes()
 _TYPES.add_type("text/javascript", ".js")
 _TYPES.add_type("text/javascript", ".mjs")
@@ -37,10 +37,14 @@ _TYPES.add_type("font/woff2", ".woff2")
 
 
 class Folder:
-    """Serves the files of a folder; ``/`` is its ``index.html``.
+    """Serves the files of a folder; for a folder in it, its ``index.html``.
 
-    What lies outside, also by a symbolic link, and what begins with a dot does not exist. Changes
-    show at once: clients ask each time, and are answered 304 mostly.
+    Files outside of it, behind symbolic links too, and names that begin with a dot do not exist.
+    Changes are visible at once: browsers ask each time, and mostly get 304.
+
+    Args:
+        root: The folder.
+        prefix: The path at which it is served; default ``"/"``.
     """
 
     def __init__(self, root: str | Path, prefix: str = "/") -> None:
@@ -49,39 +53,39 @@ class Folder:
 
     @property
     def routes(self) -> dict[str, Methods]:
-        """Give what stands in a table of routes as a prefix."""
+        """The prefix and its methods, for a table of routes."""
         return {self._prefix: {"GET": self.get}}
 
     async def get(self, request: Request) -> Response:
-        """Answer with a file, 304, a redirect to a folder's slash, or 404."""
+        """Return a file, 304, a redirect to a folder with its slash, or 404."""
         try:
             return await trio.to_thread.run_sync(self._get, request)
         except OSError:
-            return _nothing()
+            return _not_found()
 
     def _get(self, request: Request) -> Response:
         parts = unquote(request.path.removeprefix(self._prefix)).split("/")
         if any(part.startswith(".") or "\\" in part or "\0" in part for part in parts):
-            return _nothing()
+            return _not_found()
         path = self._root.joinpath(*(part for part in parts if part)).resolve()
         if not path.is_relative_to(self._root.resolve()):
-            return _nothing()
+            return _not_found()
         if path.is_dir():
             if parts[-1]:
                 location = quote("/" + "/".join(filter(None, request.path.split("/"))), "/%") + "/"
-                return refusal(301, "It is a folder.", [("Location", location)])
+                return refusal(301, "This is a folder.", [("Location", location)])
             path /= _INDEX
         elif not parts[-1]:
-            return _nothing()
+            return _not_found()
         return answer(path, request)
 
 
 def answer(path: Path, request: Request) -> Response:
-    """Answer with this file, or 304 where the client has it. Raises OSError where it is not."""
+    """Return this file, or 304 if the client has it. Raises OSError if it cannot be read."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise FileNotFoundError(path)
-    # Weak, as both encodings have it: RFC 9110 section 8.8.1.
+    # Weak, because both encodings share it: RFC 9110 section 8.8.1.
     tag = f'W/"{status.st_size:x}-{status.st_mtime_ns:x}"'
     headers = [("Cache-Control", "public, max-age=0"), ("ETag", tag)]
     headers.append(("X-Content-Type-Options", "nosniff"))
@@ -101,16 +105,16 @@ def answer(path: Path, request: Request) -> Response:
 
 
 def _knows(request: Request, tag: str) -> bool:
-    # Compared weakly (RFC 9110 section 8.8.3.2): a proxy may have made a strong one of ours.
+    # Compared weakly (RFC 9110 section 8.8.3.2): a proxy may have made ours strong.
     opaque = tag.removeprefix("W/")
     known = (request.header("if-none-match") or "").split(",")
     return any(one.strip().removeprefix("W/") in ("*", opaque) for one in known)
 
 
 def client_routes(path: str, folder: Path) -> dict[str, Methods]:
-    """Give whole paths under ``path`` for Socket.IO's browser client, kept in ``folder``.
+    """Return the paths under ``path`` for Socket.IO's browser client, which is in ``folder``.
 
-    A file that is not there is 404, with a line on how to get it.
+    A file that does not exist is 404, with a line that says how to get it.
     """
 
     def route(name: str) -> Methods:
@@ -118,7 +122,7 @@ def client_routes(path: str, folder: Path) -> dict[str, Methods]:
             try:
                 return await trio.to_thread.run_sync(answer, folder / name, request)
             except OSError:
-                message = f"{name} is not here: `chatd fetch-client` gets it from npm."
+                message = f"{name} is not installed. Run `chatd fetch-client` to get it from npm."
                 return refusal(404, message)
 
         return {"GET": get}
@@ -127,5 +131,5 @@ def client_routes(path: str, folder: Path) -> dict[str, Methods]:
     return {f"{path}{name}": route(name) for name in names}
 
 
-def _nothing() -> Response:
-    return refusal(404, "There is nothing here.")
+def _not_found() -> Response:
+    return refusal(404, "Not found.")

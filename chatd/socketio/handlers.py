@@ -1,7 +1,7 @@
-"""Handlers and middleware: what a namespace's users registered, and how it is called.
+"""Handlers and middleware: what is registered for a namespace, and how it is called.
 
-A handler is an async function, or a plain one that has nothing to wait for. It is given the socket
-first, then what its event brings.
+A handler is an async function, or a plain one if it never waits. Its first argument is the socket,
+the others are those of the event.
 """
 
 from __future__ import annotations
@@ -18,17 +18,19 @@ Handler: TypeAlias = Callable[..., Any]
 H = TypeVar("H", bound=Handler)
 
 LIFECYCLE: Final = {"connect": "connect", "connection": "connect", "disconnect": "disconnect"}
-"""What the library tells of a socket's life. ``connection`` is what Node's servers call it."""
+"""The names under which handlers of a socket's life are registered; ``connection`` is Node's."""
 
 
 NEVER_SENT: Final = frozenset({"connect_error", "disconnecting", "newListener", "removeListener"})
-"""Names that are no event's (socket.io-protocol, "Event names"): a handler would never run."""
+"""Reserved names (socket.io-protocol, "Event names"): a handler of theirs would never run."""
 
 
 class Registrar(Protocol):
-    """A decorator that gives back what it is given."""
+    """A decorator that returns the function that it registers."""
 
-    def __call__(self, handler: H, /) -> H: ...
+    def __call__(self, handler: H, /) -> H:
+        """Register the handler, and return it."""
+        ...
 
 
 class Acknowledging:
@@ -53,24 +55,28 @@ class Acknowledging:
         return self._send is not None
 
     def __call__(self, *args: Any) -> None:
+        """Send the acknowledgement; see the class."""
         send, self._send = self._send, None
         if send is not None:
             send(args)
 
     def returned(self, value: Any) -> None:
-        """Acknowledge with what a handler returned: None is nothing, a tuple several arguments."""
+        """Acknowledge with what a handler returned.
+
+        None sends nothing, a tuple is several arguments, anything else is one.
+        """
         if value is not None:
             self(*(value if type(value) is tuple else (value,)))
 
 
 async def call(function: Handler, *args: Any) -> Any:
-    """Call an async function, or a plain one."""
+    """Call a function, async or plain, and return what it returns."""
     result = function(*args)
     return await result if inspect.isawaitable(result) else result
 
 
 class Handlers:
-    """What is registered for one namespace, or for all that one pattern makes."""
+    """What is registered for one namespace, or for all namespaces of one pattern."""
 
     __slots__ = ("_any", "_lifecycle", "_named", "_unhandled", "middleware", "on_events")
 
@@ -79,39 +85,38 @@ class Handlers:
         self._named: dict[str, list[tuple[Handler, bool]]] = {}
         self._any: list[tuple[Handler, bool]] = []
         self._unhandled: list[tuple[Handler, bool]] = []
-        # Middleware: what a socket passes before it is let in, and what each event passes.
+        # Middleware for each new socket, and for each event.
         self.middleware: list[Handler] = []
         self.on_events: list[Handler] = []
 
     def add(self, event: str, handler: Handler, *, ack: bool) -> None:
-        """Register a handler.
-
-        Raises TypeError for what cannot be called, ValueError for ``ack`` on what is no event.
-        """
+        """Register a handler; see `Listening.on`."""
         if not callable(handler):
             raise TypeError(f"the handler of {event!r} is not a function: {handler!r}")
         if event in NEVER_SENT:
-            raise ValueError(f"no client can send {event!r}; what ends a socket is 'disconnect'")
+            raise ValueError(f"no client can send {event!r}; for the end there is 'disconnect'")
         if event in LIFECYCLE:
             if ack:
-                raise ValueError(f"{event!r} is not acknowledged")
+                raise ValueError(f"{event!r} has no acknowledgement")
             self._lifecycle.setdefault(LIFECYCLE[event], []).append(handler)
         else:
             self._named.setdefault(event, []).append((handler, ack))
 
     def add_any(self, handler: Handler, *, ack: bool) -> None:
+        """Register a handler of every event; see `Listening.on_any`."""
         self._any.append((handler, ack))
 
     def add_unhandled(self, handler: Handler, *, ack: bool) -> None:
+        """Register a handler of other events; see `Listening.on_unhandled`."""
         self._unhandled.append((handler, ack))
 
     async def lifecycle(self, event: str, socket: Any, *args: Any) -> None:
-        """Run what is registered for ``connect`` or ``disconnect``. Raises what that raises."""
+        """Run the handlers of ``connect`` or ``disconnect``. Raises what they raise."""
         for handler in tuple(self._lifecycle.get(event, ())):
             await call(handler, socket, *args)
 
     async def event(self, socket: Any, event: str, args: Sequence[Any], ack: Acknowledging) -> None:
-        """Run an event's handlers, the catch-alls first. Raises what they raise."""
+        """Run the handlers of an event, those of every event first. Raises what they raise."""
         for handler, wants_ack in tuple(self._any):
             await call(handler, socket, event, *args, *([ack] if wants_ack else []))
         handlers = self._named.get(event)
@@ -126,7 +131,7 @@ class Handlers:
 
 
 class Listening:
-    """The decorators that register handlers: one face for servers and namespaces."""
+    """The methods that register handlers and middleware, for servers and namespaces."""
 
     @property
     def _handlers(self) -> Handlers:
@@ -141,15 +146,28 @@ class Listening:
     def on(self, event: str, handler: Handler | None = None, /, *, ack: bool = False) -> Any:
         """Register a handler: ``@io.on("event")``, or ``io.on("event", function)``.
 
-        ``connect(socket)`` runs when a client is in, before any event of its. ``disconnect(socket,
-        reason)`` runs last and once. Everything else is an event that clients send: ``handler(
-        socket, *args)``. What it returns is its acknowledgement, if the client asked for one: None
-        acknowledges nothing, a tuple is several arguments, anything else is one. With ``ack=True``
-        the handler is given ``ack(*args)`` as its last argument instead, to call once, at any
-        time; what it returns then means nothing.
+        ``connect`` handlers run when a client is connected, before its events:
+        ``handler(socket)``. ``disconnect`` handlers run once, after everything else:
+        ``handler(socket, reason)``. All other names are events: ``handler(socket, *args)``. What
+        the handler returns is the acknowledgement, if the client asked for one: None sends none, a
+        tuple is several arguments, anything else is one.
 
-        One connection's handlers run one after another. Several handlers of one event run in the
+        The handlers of one connection run one after another. Handlers of the same event run in the
         order in which they were registered.
+
+        Args:
+            event: The event's name, ``"connect"`` (or ``"connection"``) or ``"disconnect"``.
+            handler: An async function, or a plain one if it never waits. Without it, a decorator
+                is returned.
+            ack: Pass an `Acknowledging` as the last argument, and ignore what the handler returns;
+                default False.
+
+        Returns:
+            The handler, or a decorator.
+
+        Raises:
+            TypeError: ``handler`` is not callable.
+            ValueError: No client can send the event, or it has no acknowledgement.
         """
         if handler is not None:
             self._handlers.add(event, handler, ack=ack)
@@ -162,10 +180,14 @@ class Listening:
         return register
 
     def on_any(self, handler: H, /, *, ack: bool = False) -> H:
-        """Register a handler of every event, run before its own: ``handler(socket, event, *args)``.
+        """Register a handler of every event, which runs before the event's own handlers.
 
-        What it returns means nothing. With ``ack=True`` it is given ``ack(*args)`` as its last
-        argument, to call for events that have no handler of their own.
+        Args:
+            handler: Called as ``handler(socket, event, *args)``. What it returns is ignored.
+            ack: Pass an `Acknowledging` as the last argument; default False.
+
+        Returns:
+            The handler.
         """
         self._handlers.add_any(handler, ack=ack)
         return handler
@@ -185,19 +207,30 @@ class Listening:
         return handler
 
     def use(self, middleware: H) -> H:
-        """Register middleware that each socket passes before it is let in: ``middleware(socket)``.
+        """Register middleware that runs for each new socket, before it is connected.
 
-        It raises `Refused` to refuse it. ``socket.handshake`` is there, ``socket.data`` is to be
-        filled, and what it would emit is dropped: the client is not in yet.
+        Args:
+            middleware: Called as ``middleware(socket)``. It raises `Refused` to refuse the socket.
+                ``socket.handshake`` is there, ``socket.data`` and ``socket.join`` can be used; what
+                it emits to the socket is dropped, because the client is not connected yet.
+
+        Returns:
+            The middleware.
         """
         self._handlers.middleware.append(middleware)
         return middleware
 
     def use_event(self, middleware: H) -> H:
-        """Register middleware that each event passes before its handlers.
+        """Register middleware that runs for each event, before its handlers.
 
-        ``middleware(socket, event, args)``: ``args`` is a list that it may change. Raising
-        `Refused` drops the event without a word; ``socket.use`` is the same for one socket.
+        ``socket.use`` is the same for one socket.
+
+        Args:
+            middleware: Called as ``middleware(socket, event, args)``; ``args`` is a list that it
+                may change. It raises `Refused` to drop the event, of which the client is not told.
+
+        Returns:
+            The middleware.
         """
         self._handlers.on_events.append(middleware)
         return middleware

@@ -1,4 +1,4 @@
-"""Namespaces: the ones that are named, and those that a pattern makes as they are asked for."""
+"""Namespaces: those with a fixed name, and those that a pattern makes on demand."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from chatd.socketio.socket import Socket
 __all__ = ["DynamicNamespace", "Namespace", "Pattern"]
 
 Pattern: TypeAlias = re.Pattern[str] | Callable[[str, dict[str, Any]], Any]
-"""A regular expression that the whole name matches, or ``function(name, auth)``, async or plain,
-that tells whether there is such a namespace."""
+"""A regular expression that must match the whole name, or ``function(name, auth)``, async or plain,
+which returns whether the namespace exists."""
 
 
 class Namespace(Broadcast, Listening):
-    """A namespace: its sockets, and what is done with them. Made by ``Server.of``.
+    """A namespace: a `Broadcast` to all its sockets, with handlers. Returned by `Server.of`.
 
-    ``name`` begins with a slash.
+    Attributes:
+        name: Its name, which begins with a slash.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class Namespace(Broadcast, Listening):
         self.handlers = handlers
         self.delivery = Delivery(name, log)
         super().__init__(self.delivery, ack_timeout)
-        # Who can recover, from its CONNECT until its last handler has run.
+        # Sockets that can recover, from their CONNECT until their last handler has run.
         self.by_pid: dict[str, Socket] = {}
         self._sockets: dict[str, Socket] = {}
         self._unused = unused
@@ -54,38 +55,41 @@ class Namespace(Broadcast, Listening):
 
     @property
     def sockets(self) -> Mapping[str, Socket]:
-        """The sockets that are connected, by id."""
+        """The connected sockets, by id."""
         return MappingProxyType(self._sockets)
 
     @property
     def rooms(self) -> Mapping[str, int]:
-        """How many are in each room; each socket is in one of its own."""
+        """How many sockets each room has. Each socket has a room of its own, named by its id."""
         return self.delivery.rooms.sizes()
 
-    # The library's side
+    # For the library
 
     def hold(self) -> None:
-        """Keep it while a client is on its way in, and until its last handler has run."""
+        """Keep it, from the admission of a socket until its last handler has run."""
         self._held += 1
 
     def release(self) -> None:
+        """Undo one ``hold``. A namespace of a pattern is removed at the last one."""
         self._held -= 1
         if not self._held and self._unused is not None:
             self._unused(self.name)
 
     def add(self, socket: Socket) -> None:
+        """Add a connected socket."""
         self._sockets[socket.id] = socket
         if socket.pid is not None:
             self.by_pid[socket.pid] = socket
 
     def remove(self, socket: Socket) -> None:
+        """Remove a disconnected socket."""
         self._sockets.pop(socket.id, None)
 
 
 class DynamicNamespace(Listening):
-    """All namespaces that one pattern allows; handlers registered here are theirs.
+    """The namespaces of one pattern, with common handlers. Returned by `Server.of`.
 
-    A namespace of it exists from its first client to its last.
+    Each of them exists from its first client to its last.
     """
 
     def __init__(self, pattern: Pattern, *, log: RecoveryLog | None, ack_timeout: float) -> None:
@@ -101,22 +105,22 @@ class DynamicNamespace(Listening):
 
     @property
     def namespaces(self) -> Mapping[str, Namespace]:
-        """Those that have clients, by name."""
+        """Those that exist now, by name."""
         return MappingProxyType(self._namespaces)
 
     async def emit(self, event: str, *args: Any) -> None:
-        """Send an event to everybody in all of them; as ``Broadcast.emit``."""
+        """Send an event to all sockets of all of them; see `Broadcast.emit`."""
         for namespace in list(self._namespaces.values()):
             await namespace.emit(event, *args)
 
     async def allows(self, name: str, auth: dict[str, Any]) -> bool:
-        """Tell whether the pattern has this name. Raises what its function raises."""
+        """Return whether the pattern allows this name. Raises what its function raises."""
         if isinstance(self._pattern, re.Pattern):
             return self._pattern.fullmatch(name) is not None
         return bool(await call(self._pattern, name, auth))
 
     def namespace(self, name: str) -> Namespace:
-        """Give the namespace of a name that the pattern allows."""
+        """Return the namespace of a name that the pattern allows; make it if it is new."""
         namespace = self._namespaces.get(name)
         if namespace is None:
             namespace = self._namespaces[name] = Namespace(

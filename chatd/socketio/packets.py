@@ -1,15 +1,15 @@
-"""Socket.IO packets, revisions 5 and 4: text and binary attachments to values and back. Sans-IO.
+"""Socket.IO packets, revisions 5 and 4: from values to messages and back. Sans-IO.
 
-``<type>[<attachments>-][<namespace>,][<id>][<JSON>]``, one text message, then one binary message
-for each attachment (socket.io-protocol v5; v4 writes the same but for what CONNECT and
-CONNECT_ERROR carry). What lies here:
+``<type>[<attachments>-][<namespace>,][<id>][<JSON>]`` is one text message, followed by one binary
+message for each attachment (socket.io-protocol v5; v4 differs only in the payloads of CONNECT and
+CONNECT_ERROR). What MUST hold:
 
-1. A `Decoder` is given whole Engine.IO messages in order. It gives a packet or raises PacketError,
+1. A `Decoder` takes whole Engine.IO messages in order. It returns packets or raises PacketError,
    and nothing else, whatever it is given. After an error it is not used again.
-2. Between a packet's text and its last attachment no other packet can come (section "Sending and
-   receiving data", binary); text is an error then, and binary is one at any other time.
-3. At most ``max_attachments`` are waited for, so what one unfinished packet holds is bounded.
-4. Encoding takes what JSON takes and bytes anywhere in it; the caller's values are not changed.
+2. Between the text of a packet and its last attachment no other packet can come (section "Sending
+   and receiving data", binary). Text is an error then, and binary is an error at any other time.
+3. It waits for at most ``max_attachments``, so that an unfinished packet is bounded.
+4. What JSON has can be encoded, with bytes anywhere in it. The caller's values are not changed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 MAX_ATTACHMENTS: Final = 10
-"""What socket.io-parser 4.2.6 takes of one packet too."""
+"""The limit of socket.io-parser 4.2.6."""
 
 RESERVED: Final = frozenset(
     {
@@ -51,7 +51,7 @@ RESERVED: Final = frozenset(
         "removeListener",
     }
 )
-"""Names that no event may have: libraries on either side use them for their own."""
+"""Names that an event cannot have: the libraries on both sides use them."""
 
 # The type, of a binary packet the number of attachments too, the namespace and the id. JavaScript's
 # safe integers have 16 digits: a longer id could not be sent back unchanged.
@@ -78,11 +78,14 @@ class PacketType(IntEnum):
 
 
 class Packet(Struct, frozen=True):
-    """A packet, its attachments in their places.
+    """A packet, with its attachments in their places.
 
-    ``type`` is never one of the BINARY two: that is how it is sent, not what it is. ``data`` is a
-    list for EVENT (the name first) and ACK, a dict or None for CONNECT, None for DISCONNECT, any
-    value for CONNECT_ERROR.
+    Attributes:
+        type: Never one of the BINARY types, which are only a way of sending.
+        namespace: The namespace's name; default ``"/"``.
+        data: A list for EVENT (the name first) and ACK, a dict or None for CONNECT, None for
+            DISCONNECT, any value for CONNECT_ERROR.
+        id: The id of the acknowledgement, if there is one.
     """
 
     type: PacketType
@@ -252,7 +255,7 @@ def _parse(text: str) -> tuple[Packet, int]:
     """Return the packet of a text message, and how many attachments follow."""
     match = _HEAD.match(text)
     if match is None:
-        raise PacketError("no valid head of a packet")
+        raise PacketError("the text does not begin like a packet")
     kind, binary_kind, attachments, namespace, packet_id = match.groups()
     packet_type = _TYPES[kind or binary_kind]
     rest = text[match.end() :]
@@ -272,7 +275,7 @@ def _parse(text: str) -> tuple[Packet, int]:
     else:
         valid = bool(rest)
     if not valid:
-        raise PacketError(f"an invalid payload of {packet_type.name}")
+        raise PacketError(f"the payload is not one of {packet_type.name}")
     packet = Packet(packet_type, namespace or "/", data, int(packet_id) if packet_id else None)
     return packet, int(attachments or 0)
 
@@ -283,21 +286,21 @@ def _decode_lone_surrogates(text: str, error: Exception) -> Any:
     It is JSON by its grammar but not Unicode. The half pair becomes U+FFFD, as TextEncoder does it.
     """
     if isinstance(error, RecursionError) or _LONE_SURROGATE.search(text) is None:
-        raise PacketError("not JSON") from error
+        raise PacketError("the payload is not JSON") from error
     try:
         written = json.dumps(json.loads(text), ensure_ascii=False)
         return _decode_json(
             written.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
         )
     except (ValueError, RecursionError) as another:
-        raise PacketError("not JSON") from another
+        raise PacketError("the payload is not JSON") from another
 
 
 def _filled(packet: Packet, attachments: Sequence[bytes]) -> Packet:
     try:
         data = _put_back(packet.data, attachments)
     except RecursionError as error:
-        raise PacketError("nested too deeply") from error
+        raise PacketError("the packet is nested too deeply") from error
     return Packet(packet.type, packet.namespace, data, packet.id)
 
 
@@ -310,6 +313,6 @@ def _put_back(value: Any, attachments: Sequence[bytes]) -> Any:
     if value.get("_placeholder") is True:
         number = value.get("num")
         if type(number) is not int or not 0 <= number < len(attachments):
-            raise PacketError("a placeholder for no attachment")
+            raise PacketError("a placeholder without an attachment")
         return attachments[number]
     return {key: _put_back(item, attachments) for key, item in value.items()}

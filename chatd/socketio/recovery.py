@@ -1,10 +1,10 @@
 """Connection state recovery: the log that sockets recover from, and one in memory.
 
-A client whose connection broke comes back with its private id and the offset of the last event it
-saw; it gets what it missed, and its id, rooms and data (socket.io-protocol, "Connection state
-recovery"). An offset is an opaque string, appended to events as their last argument. Every event
-has one, volatile ones too (theirs is the newest in the log), and a client that has seen none yet
-goes on from where the log stood when it came.
+A client whose connection broke comes back with its secret id and the offset of the last event that
+it has received. It gets the events that it missed, and its id, rooms and data (socket.io-protocol,
+"Connection state recovery"). An offset is an opaque string, appended to events as their last
+argument. Every event has one: a volatile event has that of the newest event in the log. A client
+that has received no event yet goes on from where the log was when it connected.
 """
 
 from __future__ import annotations
@@ -39,14 +39,17 @@ RECOVERABLE: Final = frozenset(
         "forced server close",
     }
 )
-"""How a connection may end so that its client may recover: by anything but anybody's wish."""
+"""The reasons after which a client can recover: neither side wanted the connection to end."""
 
 
 class Logged(Struct, frozen=True):
-    """An event in the log: its packet (text, then attachments), and whom it was for.
+    """An event in the log.
 
-    ``rooms`` are those it went to (none: everybody), ``but`` those left out. ``offset`` is empty
-    until the log gave it.
+    Attributes:
+        messages: Its packet: the text, then the attachments, without an offset.
+        rooms: The rooms that it was sent to; empty: the whole namespace.
+        but: Rooms whose members were left out.
+        offset: Its offset; empty until the log has assigned one.
     """
 
     messages: Sequence[str | bytes]
@@ -56,10 +59,15 @@ class Logged(Struct, frozen=True):
 
 
 class Lost(Struct, frozen=True):
-    """A socket whose connection broke, as it comes back.
+    """A socket that was disconnected and can recover.
 
-    ``pid`` is its private id, known to its client alone. ``offset`` is where the log stood when
-    it first came: what it missed from the start if it has seen nothing yet.
+    Attributes:
+        pid: Its secret id, known only to its client.
+        id: Its id.
+        rooms: Its rooms.
+        data: Its data.
+        offset: Where the log was when it first connected: its recovery begins there if it has
+            received no event yet.
     """
 
     pid: str
@@ -70,28 +78,39 @@ class Lost(Struct, frozen=True):
 
 
 class RecoveryLog(Protocol):
-    """A log of events and of lost sockets, for each namespace.
+    """A log of events and of lost sockets, by namespace.
 
-    It bounds what it keeps, by time and by size. What it raises, an emit raises, and an admission
-    takes for "not recovered" after telling ``on_error``.
+    It bounds what it keeps, by time and by size. If ``append`` raises, the emit raises the same; if
+    another method raises, that goes to ``on_error`` and the client does not recover.
     """
 
     def head(self, namespace: str, /) -> str:
-        """Give the offset of the newest event, or of the log's begin."""
+        """Return the offset of the newest event, or of the beginning of the log."""
         ...
 
     async def append(self, namespace: str, event: Logged, /) -> str:
-        """Log an event, give its offset.
+        """Log an event, and return its offset.
 
         Called for one event of a namespace at a time, and never cancelled.
+
+        Args:
+            namespace: The namespace's name.
+            event: The event, without an offset.
         """
         ...
 
     async def read(self, namespace: str, after: str, lost: Lost, /) -> Sequence[Logged] | None:
-        """Give the events behind an offset, oldest first; None if that cannot be told (any more).
+        """Return events after an offset, oldest first.
 
-        ``after`` may be anything: it comes from a client. Events that do not concern ``lost`` may
-        be left out. Asked again, with the last one's offset, until there are none.
+        Called again with the offset of the last event, until there are no more.
+
+        Args:
+            namespace: The namespace's name.
+            after: The offset. It comes from a client, so it may be any string.
+            lost: The socket that recovers. Events that are not for it may be left out.
+
+        Returns:
+            The events; None if the log does not have all of them.
         """
         ...
 
@@ -99,16 +118,19 @@ class RecoveryLog(Protocol):
         """Keep a lost socket until it is recalled, or for as long as this log keeps them."""
 
     async def recall(self, namespace: str, pid: str, /) -> Lost | None:
-        """Give a lost socket, once; None for one that is not known (any more)."""
+        """Remove and return a lost socket; return None if it is not known."""
         ...
 
 
 class Recovery(Struct, frozen=True):
     """How sockets recover.
 
-    ``seconds`` is for how long the log in memory keeps what it is told; a ``log`` of one's own has
-    its own time. A recovered socket passes no middleware again where ``skip_middleware``: it did,
-    that short a time ago.
+    Attributes:
+        seconds: How long the log in memory keeps events and lost sockets; default 120. A ``log`` of
+            your own decides for itself.
+        skip_middleware: Whether a socket that recovers skips the ``use`` middleware, which it
+            passed a short time ago; default True.
+        log: A log of your own; default: a `MemoryLog`.
     """
 
     seconds: float = 120.0
@@ -117,7 +139,7 @@ class Recovery(Struct, frozen=True):
 
 
 def parse_recovery(recovery: Recovery | float | bool | None) -> Recovery | None:
-    """Give what ``recovery=`` means: True is the defaults, a number its seconds."""
+    """Return what the option ``recovery`` means: True is the default, a number its seconds."""
     if recovery is None or recovery is False:
         return None
     if recovery is True:
@@ -126,7 +148,7 @@ def parse_recovery(recovery: Recovery | float | bool | None) -> Recovery | None:
 
 
 class _NamespaceEvents:
-    """One namespace's events, by position; those up to ``floor`` are gone."""
+    """The events of one namespace, by position. Those up to ``floor`` are gone."""
 
     __slots__ = ("events", "floor")
 
@@ -143,12 +165,18 @@ class _Entry(Struct):
 
 
 class MemoryLog:
-    """A log in memory: events and lost sockets of the last ``seconds``, up to ``max_bytes``.
+    """A recovery log in memory. It ends with the process.
 
-    The bound counts the events' packets, of all namespaces; the oldest go first. At most
-    ``max_lost`` sockets, and empty namespaces, are remembered. It ends with the process.
+    A client that has received every event of a namespace recovers however long ago the last one
+    was.
 
-    Who saw all there was of a namespace recovers, however long ago that was.
+    Args:
+        seconds: How long events and lost sockets are kept; default 120.
+        max_bytes: A bound of the events' packets, of all namespaces together; default 16 MiB. The
+            oldest events go first.
+        max_lost: How many lost sockets, and how many namespaces without events, are kept; default
+            10,000.
+        clock: A monotonic clock in seconds; default Trio's.
     """
 
     def __init__(
@@ -163,24 +191,25 @@ class MemoryLog:
         self._max_bytes = max_bytes
         self._max_lost = max_lost
         self._clock = clock
-        # So that an offset of another process, or of another log of this one, is not taken for
-        # one of ours.
+        # Part of each offset, so that an offset of another log or process is not mistaken for ours.
         self._log_id = secrets.token_urlsafe(6)
         self._last = 0
         self._bytes = 0
         self._events: dict[str, _NamespaceEvents] = {}
-        # All events' namespaces, the oldest event's first.
+        # The namespace of each event, in the order of the events.
         self._order: deque[str] = deque()
-        # The floors of namespaces without events, and the highest of those forgotten.
+        # The floors of namespaces without events, and the highest floor that was dropped.
         self._floors: OrderedDict[str, int] = OrderedDict()
         self._forgotten = 0
-        # The longest lost first.
+        # Those that were lost first come first.
         self._lost: OrderedDict[tuple[str, str], tuple[float, Lost]] = OrderedDict()
 
     def head(self, namespace: str, /) -> str:
+        """See `RecoveryLog.head`."""
         return self._offset(self._last)
 
     async def append(self, namespace: str, event: Logged, /) -> str:
+        """See `RecoveryLog.append`."""
         kept = self._events.get(namespace)
         if kept is None:
             floor = self._floors.pop(namespace, self._forgotten)
@@ -196,6 +225,7 @@ class MemoryLog:
         return offset
 
     async def read(self, namespace: str, after: str, _lost: Lost, /) -> Sequence[Logged] | None:
+        """See `RecoveryLog.read`."""
         life, _, digits = after.rpartition(".")
         if life != self._log_id or not digits.isascii() or not digits.isdigit() or len(digits) > 16:
             return None
@@ -205,13 +235,14 @@ class MemoryLog:
         floor = self._floors.get(namespace, self._forgotten) if kept is None else kept.floor
         if not floor <= position <= self._last:
             return None
-        # From the newest back: what was missed is mostly little.
+        # From the newest event back: usually few were missed.
         missed = takewhile(
             lambda entry: entry.position > position, reversed(kept.events if kept else ())
         )
         return [entry.event for entry in missed][::-1]
 
     async def remember(self, namespace: str, lost: Lost, /) -> None:
+        """See `RecoveryLog.remember`."""
         now = self._clock()
         self._lost[namespace, lost.pid] = (now, lost)
         while self._lost:
@@ -221,6 +252,7 @@ class MemoryLog:
             self._lost.popitem(last=False)
 
     async def recall(self, namespace: str, pid: str, /) -> Lost | None:
+        """See `RecoveryLog.recall`."""
         since, lost = self._lost.pop((namespace, pid), (0.0, None))
         return lost if lost is not None and since + self._seconds > self._clock() else None
 

@@ -1,4 +1,4 @@
-"""Rooms: who is in which, and which members some rooms have and others do not. Sans-IO."""
+"""Rooms: the members of each, and the rooms of each member. Sans-IO."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ M = TypeVar("M")
 class Rooms(Generic[M]):
     """Members by room and rooms by member. A room without members does not exist.
 
-    Sets are dicts, so that members come in the order in which they joined.
+    The sets are dicts, so that members stay in the order in which they joined.
     """
 
     __slots__ = ("_members", "_rooms")
@@ -23,11 +23,11 @@ class Rooms(Generic[M]):
         self._rooms: dict[M, dict[str, None]] = {}
 
     def add(self, member: M) -> None:
-        """Let a member in; it is in no room yet."""
+        """Add a member; it is in no room yet."""
         self._rooms.setdefault(member, {})
 
     def join(self, member: M, rooms: Iterable[str]) -> None:
-        """Put a member that was let in, and is still there, into rooms."""
+        """Put a member into rooms; do nothing if it was not added or is removed."""
         joined = self._rooms.get(member)
         if joined is None:
             return
@@ -36,6 +36,7 @@ class Rooms(Generic[M]):
             self._members.setdefault(room, {})[member] = None
 
     def leave(self, member: M, rooms: Iterable[str]) -> None:
+        """Take a member out of rooms."""
         joined = self._rooms.get(member, {})
         for room in rooms:
             if room in joined:
@@ -43,19 +44,25 @@ class Rooms(Generic[M]):
                 self._forget(member, room)
 
     def remove(self, member: M) -> None:
-        """Let a member go, out of all its rooms."""
+        """Remove a member, from all its rooms too."""
         for room in self._rooms.pop(member, ()):
             self._forget(member, room)
 
     def of(self, member: M) -> Iterable[str]:
+        """Return the rooms of a member."""
         return self._rooms.get(member, {}).keys()
 
     def sizes(self) -> Mapping[str, int]:
-        """Give how many are in each room."""
+        """Return how many members each room has."""
         return {room: len(members) for room, members in self._members.items()}
 
     def select(self, rooms: Collection[str], exclude: Collection[str]) -> list[M]:
-        """Return the members of any of ``rooms`` (of none given: all) who are in no ``exclude``."""
+        """Return members, each once.
+
+        Args:
+            rooms: Members of any of these rooms; all members if there are none.
+            exclude: Members of these rooms are left out.
+        """
         members = self._members
         if not rooms:
             chosen: Iterable[M] = self._rooms

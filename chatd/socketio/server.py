@@ -1,4 +1,4 @@
-"""``Server``: Socket.IO on Engine.IO, alone or in somebody else's table of routes.
+"""``Server``: Socket.IO on Engine.IO, with listeners of its own or in another table of routes.
 
 ::
 
@@ -8,8 +8,8 @@
         ├── the engine: heartbeats, ends                     engineio.Engine
         └── one task for each Engine.IO session, with a nursery of its own: connection.py
             ├── a worker, while there are handlers to run
-            ├── one task for each CONNECT that is being decided
-            └── what socket.start_soon started
+            ├── one task for each CONNECT until it is answered
+            └── the tasks of socket.start_soon
 """
 
 from __future__ import annotations
@@ -45,13 +45,17 @@ from chatd.wire.routes import Methods, Routes
 __all__ = ["Server", "ServerStatistics"]
 
 CLIENT_FOLDER: Final = Path(__file__).with_name("client")
-"""Where the browser client is, if nothing else is said."""
+"""Where the browser client is by default."""
 
 
 class ServerStatistics(Struct, frozen=True):
-    """How many connections and sockets there are, sockets by namespace, and handlers' faults.
+    """Counters of a server.
 
-    ``queued`` is how many events wait for a handler, in all connections.
+    Attributes:
+        connections: Connections now.
+        sockets: Sockets now, by namespace.
+        queued: Events that wait for a handler now, in all connections.
+        faults: Exceptions of handlers since the server was made.
     """
 
     connections: int
@@ -61,10 +65,21 @@ class ServerStatistics(Struct, frozen=True):
 
 
 class Server(Broadcast, Listening):
-    """A Socket.IO server: protocol revision 5, and 4 where ``allow_eio3``.
+    """A Socket.IO server: protocol revision 5, and 4 with ``allow_eio3``.
 
-    What it has of a namespace's (``on``, ``use``, ``emit``, ``to`` …) is that of ``/``. Its options
-    are those of `Options`, as keyword arguments.
+    It is a `Broadcast` to all sockets of ``/``, and handlers and middleware that are registered on
+    it are those of ``/``. Other namespaces are ``server.of(name)``.
+
+    Args:
+        settings: The limits and the certificate of the listeners, for ``serve``; default: those of
+            `chatd.settings.Settings`.
+        timers: Timers that the caller runs, for heartbeats; by default the server runs its own.
+        log: Where faults are logged; default: warnings and worse to stderr.
+        options: The fields of `Options`, as keyword arguments.
+
+    Attributes:
+        options: Its options. ``tune`` replaces some of them.
+        engine: The Engine.IO engine; ``engine.statistics()`` counts sessions.
     """
 
     def __init__(
@@ -105,9 +120,12 @@ class Server(Broadcast, Listening):
         self._faults = 0
 
     def tune(self, **changes: Unpack[Tunable]) -> None:
-        """Replace these options while it serves.
+        """Replace options while the server serves.
 
-        Connections that are open keep the heartbeat that they were told, and their time to connect.
+        Open connections keep their heartbeat and their ``connect_timeout``.
+
+        Args:
+            changes: The fields of `Tunable`, as keyword arguments.
         """
         self.options = replace(self.options, **changes)
         self.engine.options = replace(self.options, allow_request=self._allows)
@@ -120,12 +138,12 @@ class Server(Broadcast, Listening):
 
     @property
     def sockets(self) -> Mapping[str, Socket]:
-        """The sockets of ``/`` that are connected, by id."""
+        """The connected sockets of ``/``, by id."""
         return self._main.sockets
 
     @property
     def namespaces(self) -> Mapping[str, Namespace]:
-        """The namespaces that were named, by name."""
+        """The namespaces with a fixed name, by name."""
         return MappingProxyType(self._namespaces)
 
     @overload
@@ -135,12 +153,21 @@ class Server(Broadcast, Listening):
     def of(self, pattern: Pattern, /) -> DynamicNamespace: ...
 
     def of(self, name: str | Pattern, /) -> Namespace | DynamicNamespace:
-        """Give the namespace of a name, one that a pattern made too; made now if it is new.
+        """Return a namespace, or the namespaces of a pattern.
 
-        A regular expression that the whole name matches, or ``function(name, auth)``, async or
-        plain, that tells whether there is such a one, gives a `DynamicNamespace`: each namespace
-        it allows is made when its first client asks for it. Names come before patterns, and
-        patterns are asked in the order in which they were given.
+        Args:
+            name: A name: the namespace is made if it is new; a missing slash is added. Or a
+                pattern: a regular expression that must match the whole name, or ``function(name,
+                auth)``, async or plain, which returns whether the namespace exists. A namespace of
+                a pattern is made when its first client connects. Fixed names come before patterns,
+                and patterns are tried in the order in which they were given.
+
+        Returns:
+            A `Namespace` for a name, also for one that a pattern has made and that still exists; a
+            `DynamicNamespace` for a pattern.
+
+        Raises:
+            ValueError: The name has a comma, which ends a name in the protocol.
         """
         if not isinstance(name, str):
             dynamic = DynamicNamespace(
@@ -151,7 +178,7 @@ class Server(Broadcast, Listening):
         if not name.startswith("/"):
             name = f"/{name}"
         if "," in name:
-            raise ValueError(f"no namespace can be called {name!r}: a comma ends its name")
+            raise ValueError(f"a namespace cannot be called {name!r}: a comma ends the name")
         namespace = self._namespaces.get(name) or next(
             (dynamic.namespaces[name] for dynamic in self._dynamic if name in dynamic.namespaces),
             None,
@@ -163,21 +190,31 @@ class Server(Broadcast, Listening):
         return namespace
 
     def use_connection(self, middleware: H) -> H:
-        """Register middleware that each connection passes, once: ``middleware(connection)``.
+        """Register middleware that runs once for each connection, before any namespace's.
 
-        ``connection.session.handshake`` is its request, ``connection.data`` is to be filled. It
-        runs before any namespace's; raising `Refused` refuses every namespace of the connection.
-        To refuse the request itself there is ``allow_request``.
+        To refuse the HTTP request itself there is ``allow_request``.
+
+        Args:
+            middleware: Called as ``middleware(connection)`` with a `Connection`. It raises
+                `Refused` to refuse every namespace of the connection.
+
+        Returns:
+            The middleware.
         """
         self.on_connections.append(middleware)
         return middleware
 
     def on_error(self, handler: H) -> H:
-        """Register who hears what handlers raise: ``handler(error, socket, event)``.
+        """Register a handler of exceptions. Without one they are logged.
 
-        ``socket`` is None where there is none yet; ``event`` is the event's name, or ``connect``,
-        ``disconnect``, ``connection``, ``task`` (of ``start_soon``), ``recovery``. Where nobody is
-        registered it goes to the log.
+        Args:
+            handler: Called as ``handler(error, socket, event)``. ``socket`` is None if there is
+                none yet; ``event`` is the event's name, or ``"connect"``, ``"disconnect"``,
+                ``"connection"`` (of ``use_connection``), ``"task"`` (of ``start_soon``) or
+                ``"recovery"``.
+
+        Returns:
+            The handler.
         """
         self._on_errors.append(handler)
         return handler
@@ -186,14 +223,14 @@ class Server(Broadcast, Listening):
 
     @property
     def routes(self) -> Routes:
-        """The table that answers under ``path``, and at ``/`` where there is ``static``."""
+        """A table of routes that serves ``path``, the browser client, and ``static`` at ``/``."""
         paths, prefixes = self.mounts()
         if self._folder is not None:
             prefixes.update(self._folder.routes)
         return Routes(paths, prefixes)
 
     def mounts(self) -> tuple[dict[str, Methods], dict[str, Methods]]:
-        """Give whole paths and prefixes for a table of one's own; ``run`` serves them."""
+        """Return whole paths and path prefixes for another table of routes; ``run`` serves them."""
         path = self.engine.options.path.rstrip("/")
         paths = client_routes(f"{path}/", self._client_folder)
         if path:
@@ -205,14 +242,24 @@ class Server(Broadcast, Listening):
     ) -> None:
         """Listen on these addresses and serve, until cancelled or drained.
 
-        An address is ``"127.0.0.1:3000"``, ``"localhost:3000"`` (both loopbacks), ``"[::]:3000"``
-        or ``"unix:/path"``; port 0 is a free one. Started with the list of addresses bound.
-        Cancelled, it closes transports without DISCONNECT, so that clients come back by
-        themselves, and gives ``disconnect`` handlers ``shutdown_timeout``. Raises ListenError where
-        an address cannot be had.
+        ``nursery.start`` returns the list of addresses that are bound. When it is cancelled it
+        closes all connections without DISCONNECT, so that clients reconnect, and ``disconnect``
+        handlers have ``shutdown_timeout``.
+
+        Args:
+            addresses: At least one. Each is ``"127.0.0.1:3000"``, ``"localhost:3000"`` (both
+                loopbacks), ``"[::]:3000"`` or ``"unix:/path"``. Port 0 is any free port.
+            task_status: For ``nursery.start``.
+
+        Raises:
+            ValueError: There is no address.
+            ListenError: An address cannot be bound.
+            TlsError: The certificate in ``settings`` cannot be used.
+            RuntimeError: The server runs already.
+            KeyboardInterrupt: Ctrl-C ended it; never in an exception group.
         """
         if not addresses:
-            raise ValueError('serve() wants an address, such as "127.0.0.1:3000"')
+            raise ValueError('serve() needs an address, such as "127.0.0.1:3000"')
         with trio.CancelScope() as self._scope:
             await engineio.serve(
                 self,
@@ -224,9 +271,13 @@ class Server(Broadcast, Listening):
             )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve connections that come by ``mounts``, without listeners, until cancelled."""
+        """Serve connections that come by ``routes`` or ``mounts``, without listeners.
+
+        Raises:
+            RuntimeError: The server runs already.
+        """
         if self._nursery is not None:
-            raise RuntimeError("this server runs already")
+            raise RuntimeError("the server runs already")
         self._draining = False
         try:
             async with trio.open_nursery() as self._nursery:
@@ -239,11 +290,15 @@ class Server(Broadcast, Listening):
         await self.engine.run(task_status=task_status)
 
     async def drain(self, seconds: float = 10.0) -> None:
-        """End gently: nobody new is let in, everybody is sent what waits and is then closed.
+        """Shut down gracefully: refuse new connections (503), send what is queued, then close.
 
-        Events that had come are handled, ``disconnect`` handlers run, and ``serve`` returns; after
-        ``seconds`` at most, and ``shutdown_timeout`` for handlers that did not end in time. Clients
-        get no DISCONNECT, so they come back by themselves.
+        Events that have arrived are handled, ``disconnect`` handlers run, and ``serve`` returns.
+        Clients get no DISCONNECT, so they reconnect. Do not call it in a handler, for which it
+        waits.
+
+        Args:
+            seconds: The time that all this may take; default 10. Handlers that still run then are
+                cancelled, and ``disconnect`` handlers have ``shutdown_timeout``.
         """
         self._draining = True
         self._emptied = trio.Event()
@@ -255,6 +310,7 @@ class Server(Broadcast, Listening):
         self._scope.cancel()
 
     def statistics(self) -> ServerStatistics:
+        """Return the counters."""
         namespaces = dict(self._namespaces)
         for dynamic in self._dynamic:
             namespaces.update(dynamic.namespaces)
@@ -265,11 +321,11 @@ class Server(Broadcast, Listening):
             faults=self._faults,
         )
 
-    # The engine's side
+    # For the engine
 
     def _opened(self, session: Session) -> Connection:
         if self._nursery is None:
-            raise RuntimeError("a session for a server that does not run")
+            raise RuntimeError("the server does not run")
         connection = Connection(session, self)
         self._connections.add(connection)
         self._nursery.start_soon(self._live, connection)
@@ -278,23 +334,24 @@ class Server(Broadcast, Listening):
     async def _live(self, connection: Connection) -> None:
         try:
             await connection.run()
-        except* Exception as group:  # the connection's boundary: a fault of ours
+        except* Exception as group:  # the connection's boundary
             self._faults += 1
             self._log_fault(group, None, "connection")
             connection.session.end("forced close", INTERNAL)
 
     async def _allows(self, request: Request) -> str | None:
         if self._draining:
-            # Another instance may take it.
-            later = refusal(503, "Closing; come back in a while.", [("Retry-After", "5")])
+            # Another instance may accept it.
+            message = "The server is shutting down. Try again in 5 seconds."
+            later = refusal(503, message, [("Retry-After", "5")])
             raise HttpRefused(later)
         allow_request = self.options.allow_request
         return None if allow_request is None else await allow_request(request)
 
-    # The connections' side
+    # For the connections
 
     async def find_namespace(self, name: str, auth: dict[str, Any], /) -> Namespace | None:
-        """Find a namespace, or make it where a pattern allows it."""
+        """Return a namespace, made now if a pattern allows it; None if there is none."""
         namespace = self._namespaces.get(name)
         if namespace is not None:
             return namespace
@@ -304,7 +361,7 @@ class Server(Broadcast, Listening):
         return None
 
     async def report(self, error: Exception, socket: Socket | None, event: str, /) -> None:
-        """Tell who hears of errors, or the log. Raises nothing."""
+        """Give an exception to the ``on_error`` handlers, or log it. Raises nothing."""
         self._faults += 1
         if not self._on_errors:
             self._log_fault(error, socket, event)
@@ -316,7 +373,7 @@ class Server(Broadcast, Listening):
                 self._log_fault(another, socket, "on_error")
 
     def forget(self, connection: Connection, /) -> None:
-        """Hear that a connection is no more."""
+        """Remove a connection that is over."""
         self._connections.discard(connection)
         if not self._connections:
             self._emptied.set()

@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 __all__ = ["Direct", "Handshake", "Socket"]
 
 NOT_YET: Final = "not connected yet"
-"""Why a socket that is still in middleware is not there."""
+"""The ``disconnect_reason`` of a socket that is still in middleware."""
 
 Ts = TypeVarTuple("Ts")
 
 
 class Handshake(engineio.Handshake):
-    """The request that opened the connection, and one namespace's ``auth``.
+    """The request that opened the connection, and the ``auth`` of one namespace.
 
-    ``auth`` is what the client gave for it: a dict, empty where it gave nothing; of clients of
-    Socket.IO 1 and 2 it is the namespace's own query. ``issued`` is the wall clock's time, in
-    seconds since 1970. ``headers``, ``query``, ``address``, ``secure``, ``method`` and ``path`` are
-    the request's.
+    Attributes:
+        auth: What the client gave for this namespace: a dict, empty if it gave nothing. For clients
+            1.x and 2.x it is the namespace's own query.
+        issued: When it was made, in seconds since 1970.
     """
 
     __slots__ = ("auth", "issued")
@@ -46,10 +46,17 @@ class Handshake(engineio.Handshake):
 class Socket:
     """One client in one namespace.
 
-    ``id`` names it to others, and is a room it is in. ``namespace`` is the namespace's name,
-    ``handshake`` how it came, ``data`` what its handlers keep with it. ``recovered`` tells whether
-    it came back as who it was. ``session`` is its Engine.IO session, whose id is secret, and so is
-    ``pid``: who knows it can recover as this client; None where sockets do not recover.
+    Attributes:
+        id: Its public id, and the name of a room that it alone is in. New with each connection,
+            unless it recovers.
+        namespace: The namespace's name.
+        handshake: The request that opened the connection, and ``auth``.
+        session: Its Engine.IO session. ``session.id`` is a secret of the client's.
+        data: A dict for the application; kept by a recovery.
+        recovered: Whether it has recovered from a lost connection.
+        pid: The secret id with which it can recover; None if it cannot.
+        offset: Where a recovery begins if the client has received no event yet. Set on connecting.
+        disconnect_reason: Why it is disconnected; None while it is connected.
     """
 
     __slots__ = (
@@ -91,21 +98,18 @@ class Socket:
         self.data: dict[str, Any] = {}
         self.recovered = False
         self.pid = pid
-        # Where the log stood when it came.
         self.offset = ""
-        # What its events pass: see ``use``.
         self.middleware: list[Handler] = []
-        # Why it is not there; None while it is.
         self.disconnect_reason: str | None = NOT_YET
         # Whether its first handler has connect_began, and so its last one is to run.
         self.connect_began = False
-        # Set when its last handler has run.
+        # Set when the last handler has run.
         self.finished = trio.Event()
         self._connection = connection
         self._delivery = delivery
         self._ack_timeout = ack_timeout
         self._replies: dict[int, Reply] = {}
-        # Its rooms before it is in, and after.
+        # Its rooms before it is connected, and after it is disconnected.
         self._saved_rooms = frozenset((socket_id,))
         self._tasks: set[trio.CancelScope] = set()
         self._tasks_ended: trio.Event | None = None
@@ -116,27 +120,35 @@ class Socket:
 
     @property
     def connected(self) -> bool:
-        """Whether the client is there."""
+        """Whether it is connected."""
         return self.disconnect_reason is None
 
     # Rooms
 
     @property
     def rooms(self) -> frozenset[str]:
-        """The rooms it is in; in ``disconnect`` handlers and after, those it was in."""
+        """The rooms it is in; once it is disconnected, those it was in."""
         if self.disconnect_reason is not None:
             return self._saved_rooms
         return frozenset(self._delivery.rooms.of(self))
 
     def join(self, *rooms: str) -> None:
-        """Enter rooms. Does nothing where the client is gone."""
+        """Add it to rooms. Does nothing once it is disconnected.
+
+        Args:
+            rooms: Names of rooms.
+        """
         if self.disconnect_reason is NOT_YET:
             self._saved_rooms = self._saved_rooms.union(rooms)
         else:
             self._delivery.rooms.join(self, rooms)
 
     def leave(self, *rooms: str) -> None:
-        """Leave rooms; nothing of them is sent to it after this."""
+        """Remove it from rooms: nothing more is sent to it for them.
+
+        Args:
+            rooms: Names of rooms.
+        """
         if self.disconnect_reason is NOT_YET:
             self._saved_rooms = self._saved_rooms.difference(rooms)
         else:
@@ -145,21 +157,34 @@ class Socket:
     # Sending
 
     async def emit(self, event: str, *args: Any) -> None:
-        """Send it an event; returns and raises as ``Broadcast.emit``. Dropped where it is gone."""
+        """Send it an event. Dropped if it is disconnected and cannot recover.
+
+        Returns when the event is logged (where the server has ``recovery``) and in its send queue.
+        It never waits for the client.
+
+        Args:
+            event: The event's name.
+            args: Its arguments: what JSON has, and bytes anywhere in it; see `Broadcast.emit`.
+
+        Raises:
+            TypeError: An argument is of a type that cannot be sent.
+            ValueError: The name is reserved, or a string is not valid Unicode.
+        """
         await self._delivery.send(self, event, args)
 
     def emit_nowait(self, event: str, *args: Any, offset: str | None = None) -> None:
-        """Put an event into the socket's send queue at once; drop it where the client is gone.
+        """Put an event into its send queue at once. Dropped if it is disconnected.
 
-        Unlike ``emit`` it does not wait for broadcasts that are under way and is not logged for
+        Unlike ``emit`` it does not wait for broadcasts that are in progress, and is not logged for
         recovery.
 
         Args:
             event: The event's name.
             args: Its arguments, as for ``emit``.
-            offset: Where a recovery begins that follows this event, appended as its last argument.
-                Default: none. With ``recovery``, an event whose last argument is a string needs
-                one: the client takes a last string for the offset.
+            offset: An offset of the recovery log, appended as the last argument: a recovery after
+                this event begins there. Default: none. With ``recovery``, an event whose last
+                argument is a string needs one, because the client takes a last string for the
+                offset.
 
         Raises:
             TypeError: An argument is of a type that cannot be sent.
@@ -170,51 +195,89 @@ class Socket:
             self.session.offer(make_block(messages, self.session.revision))
 
     async def call(self, event: str, *args: Any) -> Any:
-        """Send it an event and give its acknowledgement: None, a value, or a tuple of several.
+        """Send it an event, and wait for its acknowledgement.
 
-        Raises trio.TooSlowError after the server's ``ack_timeout`` (``timeout(seconds)`` sets
-        another), Disconnected where the client is gone or goes, else as ``emit``. In a handler,
-        events that came before the acknowledgement wait for this one to return; more of them than
-        the connection's queue takes keep the acknowledgement from being read.
+        A handler may call its own client: acknowledgements do not wait for handlers. But the
+        client's other events wait until the handler returns, and once ``receive_queue_packets`` of
+        them wait, the acknowledgement is not read either.
+
+        Args:
+            event: The event's name.
+            args: Its arguments, as for ``emit``.
+
+        Returns:
+            None if the client's callback got no argument, one argument by itself, several as a
+            tuple.
+
+        Raises:
+            trio.TooSlowError: There was no acknowledgement within the server's ``ack_timeout`` (or
+                that of ``timeout``).
+            Disconnected: It is disconnected, or was during the wait.
+            TypeError: As ``emit``.
+            ValueError: As ``emit``.
         """
         return await self._delivery.call(self, event, args, self._ack_timeout)
 
     def timeout(self, seconds: float) -> Direct:
-        """Wait so long for an acknowledgement: ``await socket.timeout(5).call("event")``."""
+        """Return the socket with another time limit: ``await socket.timeout(5).call("event")``.
+
+        Args:
+            seconds: How long ``call`` waits.
+        """
         return Direct(self, self._delivery, seconds)
 
     @property
     def volatile(self) -> Direct:
-        """Send what is dropped where anything still waits to be sent, and is not logged."""
+        """The socket, for events that are dropped while something waits to be sent to it.
+
+        They are not logged for recovery.
+        """
         return Direct(self, self._delivery, self._ack_timeout, volatile=True)
 
     @property
     def broadcast(self) -> Broadcast:
-        """Everybody in the namespace but this one."""
+        """A broadcast to all other sockets of the namespace."""
         return Broadcast(
             self._delivery, self._ack_timeout, Selection(exclude=frozenset((self.id,)))
         )
 
     def to(self, *rooms: str) -> Broadcast:
-        """Mean the members of any of these rooms, but not this one."""
+        """Return a broadcast to the members of any of these rooms, without this socket.
+
+        Args:
+            rooms: Names of rooms.
+        """
         return self.broadcast.to(*rooms)
 
     def except_(self, *rooms: str) -> Broadcast:
-        """Mean everybody but this one and who is in any of these rooms."""
+        """Return a broadcast to all other sockets that are in none of these rooms.
+
+        Args:
+            rooms: Names of rooms.
+        """
         return self.broadcast.except_(*rooms)
 
-    # Its life
+    # Middleware, tasks, the end
 
     def use(self, middleware: Handler) -> Handler:
-        """Let this socket's events pass ``middleware(socket, event, args)``; see ``use_event``."""
+        """Register middleware for the events of this socket; see `Server.use_event`.
+
+        Returns:
+            The middleware.
+        """
         self.middleware.append(middleware)
         return middleware
 
     def start_soon(self, async_fn: Callable[[*Ts], Awaitable[object]], /, *args: *Ts) -> None:
-        """Run a task for as long as the client is there, in its connection's nursery.
+        """Run a task while it is connected, in the nursery of its connection.
 
-        It is cancelled when the client goes; what it raises is treated as a handler's. Does
-        nothing where the client is gone.
+        The task is cancelled when the socket is disconnected, before its ``disconnect`` handlers
+        run. An `Exception` in it goes to ``on_error`` or the log. Does nothing once it is
+        disconnected.
+
+        Args:
+            async_fn: An async function.
+            args: Its arguments.
         """
         if self.disconnect_reason is None:
             scope = trio.CancelScope()
@@ -222,9 +285,13 @@ class Socket:
             self._connection.start_task(self, lambda: self._task(scope, async_fn, args))
 
     def disconnect(self, close: bool = False) -> None:
-        """Send the client away from this namespace, or, with ``close``, from the server.
+        """Disconnect it. Returns at once; its ``disconnect`` handlers run next.
 
-        It does not come back by itself. Returns at once; its ``disconnect`` handlers run next.
+        The client is told with a DISCONNECT, and does not reconnect by itself.
+
+        Args:
+            close: False: leave this namespace only. True: leave every namespace and close the
+                connection. Default False.
         """
         if self.disconnect_reason is None:
             if close:
@@ -232,41 +299,44 @@ class Socket:
             else:
                 self._connection.disconnect_socket(self)
 
-    # The library's side
+    # For the library
 
     def expect_ack(self, packet_id: int, reply: Reply) -> None:
+        """Give acknowledgements with this id to ``reply``, and tell it of the end."""
         if self.disconnect_reason is None:
             self._replies[packet_id] = reply
         else:
             reply.lost(self.id, self.disconnect_reason)
 
     def forget_ack(self, packet_id: int) -> None:
+        """Ignore acknowledgements with this id."""
         self._replies.pop(packet_id, None)
 
     def received_ack(self, packet_id: int | None, args: Sequence[Any]) -> None:
-        """Take a client's acknowledgement; one that nobody waits for is nothing."""
+        """Handle an acknowledgement; ignore one that nobody waits for."""
         reply = None if packet_id is None else self._replies.pop(packet_id, None)
         if reply is not None:
             reply.received(self.id, args)
 
     def send_ack(self, packet_id: int, args: Sequence[Any]) -> None:
-        """Send an acknowledgement, to a client that is there."""
+        """Send an acknowledgement, if it is connected."""
         if self.disconnect_reason is None:
             packet = Packet(PacketType.ACK, self.namespace, list(args), packet_id)
             self.session.offer(make_block(encode(packet), self.session.revision))
 
     def enter(self) -> None:
-        """Be there, in the rooms that middleware or an earlier life put it in."""
+        """Connect it, with the rooms that it has from middleware or from before its recovery."""
         self.disconnect_reason = None
         self._delivery.rooms.add(self)
         self._delivery.rooms.join(self, sorted(self._saved_rooms))
 
     def supersede(self) -> None:
+        """End its connection: the client has come back on another one."""
         if self.disconnect_reason is None:
             self._connection.supersede()
 
     def mark_disconnected(self, reason: str) -> None:
-        """Be gone: out of all rooms, heard and sent to no more; tasks and calls end."""
+        """Disconnect it: leave all rooms, cancel its tasks, end its calls."""
         self._saved_rooms = self.rooms
         self.disconnect_reason = reason
         self._delivery.rooms.remove(self)
@@ -277,7 +347,7 @@ class Socket:
             reply.lost(self.id, reason)
 
     async def wait_tasks(self) -> None:
-        """Wait until no task of this socket's runs any more."""
+        """Wait until its tasks have ended."""
         if self._tasks:
             self._tasks_ended = self._tasks_ended or trio.Event()
             await self._tasks_ended.wait()
@@ -298,7 +368,10 @@ class Socket:
 
 
 class Direct:
-    """One socket, with a time limit of its own or volatile."""
+    """One socket with a time limit for ``call``, or for volatile events.
+
+    Returned by `Socket.timeout` and `Socket.volatile`.
+    """
 
     __slots__ = ("_delivery", "_seconds", "_socket", "_volatile")
 
@@ -317,15 +390,17 @@ class Direct:
 
     @property
     def volatile(self) -> Direct:
+        """The same, for volatile events; see `Socket.volatile`."""
         return Direct(self._socket, self._delivery, self._seconds, volatile=True)
 
     def timeout(self, seconds: float) -> Direct:
+        """Return the same with another time limit; see `Socket.timeout`."""
         return Direct(self._socket, self._delivery, seconds, volatile=self._volatile)
 
     async def emit(self, event: str, *args: Any) -> None:
-        """Send an event; returns and raises as ``Socket.emit``."""
+        """Send an event; see `Socket.emit`."""
         await self._delivery.send(self._socket, event, args, volatile=self._volatile)
 
     async def call(self, event: str, *args: Any) -> Any:
-        """Give the acknowledgement of an event; raises as ``Socket.call``."""
+        """Send an event, and wait for its acknowledgement; see `Socket.call`."""
         return await self._delivery.call(self._socket, event, args, self._seconds)

@@ -27,7 +27,7 @@ def test_what_cannot_be_registered_is_refused() -> None:
     handlers = Handlers()
     with pytest.raises(TypeError, match="not a function"):
         handlers.add("x", 5, ack=False)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="not acknowledged"):
+    with pytest.raises(ValueError, match="no acknowledgement"):
         handlers.add("disconnect", print, ack=True)
 
 
