@@ -1,6 +1,6 @@
-"""The chat page: a fixed table of small files, read once, and the headers that fence them in.
+"""The chat page: a fixed table of small files, read once, and their security headers.
 
-What is not in the table does not exist: no request's path ever becomes a file's.
+Only files in the table are served: no request's path ever becomes a file's path.
 """
 
 from __future__ import annotations
@@ -67,12 +67,12 @@ FILES: Final = (
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-    # No text of anybody's can become markup or code, whatever the page's own code does.
+    # No message can become markup or code, even if the page's own code has a bug.
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 
 _HEADERS: Final = (
-    # The names never change, the contents do: asked for each time, answered 304 mostly.
+    # Contents change under the same name: browsers ask each time, and usually get 304.
     ("Cache-Control", "no-cache"),
     ("Content-Security-Policy", _POLICY),
     ("Cross-Origin-Opener-Policy", "same-origin"),
@@ -84,7 +84,7 @@ _HEADERS: Final = (
 
 
 def routes(settings: Settings) -> dict[str, Methods]:
-    """Give the page's part of the table of routes: ``/`` and, under ``/page/``, what it loads."""
+    """Return the page's routes: ``/`` and the files under ``/page/``."""
     table: dict[str, Methods] = {}
     for name, content in _contents().items():
         body = content
@@ -99,19 +99,19 @@ def routes(settings: Settings) -> dict[str, Methods]:
 
 @cache
 def _contents() -> Mapping[str, bytes]:
-    # Once: a reload must not fail for want of a descriptor, nor mix an upgrade's files in.
+    # Read once: a reload must not fail for lack of descriptors, nor mix the files of two versions.
     folder = resources.files("chatd.gateways") / _FOLDER
     return {name: (folder / name).read_bytes() for name in FILES}
 
 
 class _File:
-    """One file as it is served: its bytes, plain and packed, and its tag."""
+    """A served file: its bytes, plain and compressed, and its entity tag."""
 
     __slots__ = ("_body", "_content_type", "_headers", "_packed", "_tag")
 
     def __init__(self, body: bytes, content_type: str) -> None:
         self._body = body
-        # Without a time in it, so that the same file gives the same bytes.
+        # Without a time stamp, so that the same file gives the same bytes.
         self._packed = gzip.compress(body, mtime=0)
         self._content_type = content_type
         # Weak: one tag for both encodings (RFC 9110 section 8.8.1).
@@ -128,7 +128,7 @@ class _File:
 
 
 def _matches(condition: str | None, tag: str) -> bool:
-    """Compare weakly, as If-None-Match does (RFC 9110 section 13.1.2)."""
+    """Compare tags weakly, as If-None-Match requires (RFC 9110 section 13.1.2)."""
     if condition is None:
         return False
     strong = tag.removeprefix("W/")
@@ -137,7 +137,7 @@ def _matches(condition: str | None, tag: str) -> bool:
 
 
 def _accepts_gzip(accepted: str | None) -> bool:
-    """Whether the client takes gzip. What it only allows by ``*`` it is not given."""
+    """Return whether the client names gzip. ``*`` does not count."""
     for offer in (accepted or "").split(","):
         coding, _, weight = offer.partition(";")
         if coding.strip().lower() in ("gzip", "x-gzip"):

@@ -1,4 +1,4 @@
-"""docs/protocol.md: its examples are played against a daemon, and it leaves no command out."""
+"""docs/protocol.md: its examples are played against a daemon, and it covers every command."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from tests.gateways.test_socketio import SocketIo, come
 PAGE: Final = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
 
 WITHOUT_PLAIN: Final = {
-    "edit": "a line names no message",
-    "delete": "a line names no message",
-    "topic": "typed by mistake it would be said, or seen, by everybody",
-    "search": "its pages have no place among what is live",
-    "typing": "a line comes when it is written",
-    "read": "who gets a backlog keeps no position",
+    "edit": "lines have no message numbers",
+    "delete": "lines have no message numbers",
+    "topic": "a mistyped one would be sent to all members",
+    "search": "its pages would mix with live messages",
+    "typing": "a line arrives only when it is complete",
+    "read": "a client with a backlog keeps no position",
     "rooms": "its answer is a table",
-    "kick": "operators have a client that shows whom they mean",
+    "kick": "operators need a client that shows its target",
     "ban": "as kick",
     "unban": "as kick",
     "mute": "as kick",
@@ -39,11 +39,11 @@ WITHOUT_PLAIN: Final = {
     "slow": "as kick",
     "close": "as kick",
 }
-"""Commands that plain text has not, and why."""
+"""Commands that plain text does not have, and why."""
 
 
 class Line(NamedTuple):
-    """One line of an example: who, which way, and what."""
+    """A line of an example: the client, the direction and the frame."""
 
     who: str
     way: str
@@ -51,7 +51,7 @@ class Line(NamedTuple):
 
 
 def examples(kind: str) -> Iterator[Line]:
-    """Give every line of the page's examples of a protocol, in the page's order."""
+    """Yield every line of the page's examples of a protocol, in the page's order."""
     for block in re.findall(rf"^```{re.escape(kind)}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL):
         yield from (
             Line(who, way, re.sub(r"\n +", "", text))
@@ -60,7 +60,7 @@ def examples(kind: str) -> Iterator[Line]:
 
 
 def same(shown: Any, got: Any) -> bool:
-    """Tell whether what came is what the page shows; … is whatever comes."""
+    """Return whether a frame matches the page; … matches anything."""
     if shown == "…":
         return True
     if isinstance(shown, dict) and isinstance(got, dict):
@@ -73,7 +73,7 @@ def same(shown: Any, got: Any) -> bool:
 
 
 class JsonStory:
-    """The people of the page's examples; who was not seen before comes in."""
+    """The clients of the page's examples, connected when they first appear."""
 
     def __init__(self, chat: Harness) -> None:
         self._chat = chat
@@ -109,7 +109,7 @@ class JsonStory:
         return who
 
 
-async def test_the_examples_of_json(autojump_clock: MockClock) -> None:
+async def test_json_examples(autojump_clock: MockClock) -> None:
     settings = Settings(auth=Auth(mode="token", guests=True), chat=ChatSettings(operators=("ann",)))
     async with open_chat(settings) as chat:
         story = JsonStory(chat)
@@ -119,7 +119,7 @@ async def test_the_examples_of_json(autojump_clock: MockClock) -> None:
     assert len(lines) > 80
 
 
-async def test_the_examples_of_plain_text(autojump_clock: MockClock) -> None:
+async def test_plain_text_examples(autojump_clock: MockClock) -> None:
     async with open_chat() as chat:
         people: dict[str, Raw] = {}
         lines = list(examples("plain"))
@@ -134,7 +134,7 @@ async def test_the_examples_of_plain_text(autojump_clock: MockClock) -> None:
     assert len(lines) > 20
 
 
-async def test_the_examples_of_socketio(chat: Harness, autojump_clock: MockClock) -> None:
+async def test_socketio_examples(chat: Harness, autojump_clock: MockClock) -> None:
     client: SocketIo = await come(chat, {"nick": "ann"})
     assert (await client.event())[0] == "hello"
     lines = list(examples("json socket.io"))
@@ -158,7 +158,7 @@ def name_of(command: type[Command]) -> str:
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=name_of)
-def test_no_command_lacks_an_entry_an_example_or_a_protocol(command: type[Command]) -> None:
+def test_every_command_has_an_entry_and_an_example(command: type[Command]) -> None:
     name = name_of(command)
     headings = re.findall(r"^#### (.*)$", PAGE, re.MULTILINE)
     assert [each for each in headings if name in each.split(", ")], "no entry"
@@ -172,17 +172,17 @@ def test_no_command_lacks_an_entry_an_example_or_a_protocol(command: type[Comman
         assert codes & set(get_args(ErrorCode)) or "as `edit`" in section[0], "no error code"
     for field in command.__struct_fields__:
         if field != "id":
-            assert f"`{field}" in section[0], f"{field} is not told of"
+            assert f"`{field}" in section[0], f"{field} is not documented"
 
 
-def test_plain_text_says_every_command_or_why_not() -> None:
+def test_plain_text_has_every_command_or_a_reason() -> None:
     source = (Path(__file__).parents[2] / "chatd" / "gateways" / "text.py").read_text()
     said = set(re.findall(r"commands\.(\w+)\(", source))
     for command in COMMANDS.values():
         assert (command.__name__ in said) != (name_of(command) in WITHOUT_PLAIN), command
 
 
-def test_every_event_error_and_close_code_has_its_line() -> None:
+def test_every_event_error_and_close_code_is_listed() -> None:
     told = [
         each.__struct_config__.tag
         for each in vars(events).values()
