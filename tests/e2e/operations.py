@@ -108,7 +108,7 @@ def chat(machine: Sandbox, ann: subprocess.Popen[str]) -> str:
     heard = machine.client(*client("bob", "hello ann")).splitlines()
     until(ann, "bob: hello ann")
     assert heard[-1] == json.dumps("bob: hello ann")
-    return "chat: what bob says, ann reads and bob is shown"
+    return "chat: ann and bob both receive bob's message"
 
 
 def until(one: subprocess.Popen[str], frame: str) -> None:
@@ -138,7 +138,7 @@ def reload(machine: Sandbox) -> str:
         assert greeting(machine, f"fay{number}") == f"greeting {number} for fay{number}"
     assert machine.properties("chatd", "MainPID") == begun
     return (
-        "reload: the changed greeting is in force for the first connection after it, "
+        "reload: the changed greeting applies to the first connection after it, "
         f"{times} times of {times}"
     )
 
@@ -277,13 +277,13 @@ async def _restarts(machine: Sandbox, script: Path, clients: Steady) -> list[str
     connections, longest = met["asked"]["answered"], met["longest"]
     return [
         f"{RESTARTS} restarts: {connections} connections, none refused; longest {longest:.1f} s",
-        f"JSON: {met['said']} messages acknowledged; each is heard once, in order",
+        f"JSON: {met['said']} messages acknowledged; each received once, in order",
         f"Socket.IO {', '.join(BY_RECOVERY)}: recovered; nothing missed, nothing twice",
         f"Socket.IO {', '.join(BY_POSITION)}: resumed by `since`; nothing missed, nothing twice",
-        f"Socket.IO {', '.join(BY_BACKLOG)}: let in at once, with the last {BACKLOG} messages",
-        f"plain text: let in at once, with the last {BACKLOG} messages",
+        f"Socket.IO {', '.join(BY_BACKLOG)}: connected at once, with the last {BACKLOG} messages",
+        f"plain text: connected at once, with the last {BACKLOG} messages",
         f"each Socket.IO client by polling, WebSocket and upgrade: back in {away:.1f} s at most",
-        f"SIGKILL: back after {killed:.1f} s; nothing that was acknowledged is lost",
+        f"SIGKILL: back after {killed:.1f} s; no acknowledged message is lost",
     ]
 
 
@@ -406,7 +406,7 @@ def reboot(machine: Sandbox) -> str:
     machine.run("systemctl", "is-active", "chatd")
     frames = machine.client(*client("eve", "after it")).splitlines()
     assert json.dumps("dan: before the reboot") in frames
-    return "reboot: started by itself, and what was said before it is there"
+    return "reboot: started by itself, with the messages from before"
 
 
 def stop(machine: Sandbox) -> str:
@@ -428,8 +428,8 @@ def stop(machine: Sandbox) -> str:
     shown = machine.properties("chatd", "Result", "ExecMainStatus", "ActiveState")
     assert shown == {"Result": "success", "ExecMainStatus": "0", "ActiveState": "inactive"}
     return (
-        f"stop: with {number} clients {seconds:.1f} s of {DRAIN_SECONDS}; they are to come back "
-        f"after {min(waits)} to {max(waits)} ms"
+        f"stop: with {number} clients {seconds:.1f} s of {DRAIN_SECONDS}; they are told to "
+        f"reconnect after {min(waits)} to {max(waits)} ms"
     )
 
 
