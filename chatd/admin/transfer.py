@@ -116,7 +116,7 @@ class Importing:
             self.taken += len(lines)
 
     def _invalid(self, what: str) -> Refused:
-        return Refused("bad_request", f"LogEntry {self._seen}: {what.rstrip('.')}.")
+        return Refused("bad_request", f"Line {self._seen}: {what.rstrip('.')}.")
 
 
 async def forget(journal: Journal, user: str, ask: Ask) -> None:
