@@ -9,13 +9,13 @@ from typing import Final
 
 from chatd import __version__
 
-# Python takes no signal gently before its program does. What comes while the daemon is imported,
-# half a second, waits until there is somebody to take it.
+# Blocked while the daemon is imported (half a second), so that a signal waits until something can
+# receive it: Python's own handling would stop the program with a traceback, or kill it.
 _HELD: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Carry out one verb; ``serve`` where none is given. Gives the exit code."""
+    """Carry out a verb, ``serve`` by default, and return the exit code."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
     try:
         return _run(list(sys.argv[1:] if argv is None else argv), before)
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str], mask: set[int | signal.Signals]) -> int:
-    import argparse  # noqa: PLC0415  imports come after the signals are held
+    import argparse  # noqa: PLC0415  after the signals are blocked
 
     from chatd.cli import (  # noqa: PLC0415
         check,
@@ -52,7 +52,7 @@ def _run(arguments: list[str], mask: set[int | signal.Signals]) -> int:
     ):
         arguments.insert(0, "serve")
     args = parser.parse_args(arguments)
-    if args.run is not serve.run:  # which goes on to where it can end gently
+    if args.run is not serve.run:  # which unblocks them itself when it can stop gently
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     return int(args.run(args))
 

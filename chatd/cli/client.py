@@ -11,10 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from chatd.cli.check import say, visible
+from chatd.cli.output import visible, write
 
 if TYPE_CHECKING:
-    from chatd.cli.check import Verbs
+    from chatd.cli import Verbs
 
 __all__ = ["add_parser", "daemon_url", "run"]
 
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _failed(why: str) -> int:
-    say(f"chatd: {visible(why)}\n", sys.stderr)
+    write(f"chatd: {visible(why)}\n", sys.stderr)
     return 1
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from chatd.settings import Key, Settings, expects, sections
 
 if TYPE_CHECKING:
-    from chatd.cli.check import Verbs
+    from chatd.cli import Verbs
 
 __all__ = ["add_parser", "render", "run"]
 

@@ -1,4 +1,4 @@
-"""Times as people write them: ``90s``, ``15m``, ``12h``, ``30d``."""
+"""Durations as people write them: ``90s``, ``15m``, ``12h``, ``30d``."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ _UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 60 * 60, "d": 24 * 60 * 60}
 
 
 def duration(text: str) -> int:
-    """Read a time such as ``12h``, in seconds. Raises argparse.ArgumentTypeError."""
+    """Return a duration such as ``12h`` in seconds. Raises argparse.ArgumentTypeError."""
     match = re.fullmatch(r"([0-9]{1,9})([smhd])", text)
     if match is None or not int(match[1]):
-        raise argparse.ArgumentTypeError(f"expected a time such as 90s, 15m, 12h or 30d: {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"expected a duration such as 90s, 15m, 12h or 30d, not {text!r}"
+        )
     return int(match[1]) * _UNIT_SECONDS[match[2]]

@@ -1,7 +1,7 @@
-"""``chatd fetch-client``: Socket.IO's browser client from npm, to be served beside the protocol.
+"""``chatd fetch-client``: Socket.IO's browser client from npm, for the daemon to serve.
 
-One version, and only what has its sha512, whoever gives the file. Nothing is unpacked: the files
-that are served are read out of it by their names.
+Only one version, with a known sha512, is accepted, wherever the file comes from. The package is not
+unpacked: the files that are served are read from it by their names.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from chatd.cli.check import say
+from chatd.cli.output import fail, write
 from chatd.socketio.files import CLIENT_FILES
 from chatd.socketio.server import CLIENT_FOLDER
 
 if TYPE_CHECKING:
-    from chatd.cli.check import Verbs
+    from chatd.cli import Verbs
 
-__all__ = ["INTEGRITY", "PACKAGE", "FetchError", "add_parser", "fetch", "keep", "run", "verified"]
+__all__ = ["INTEGRITY", "PACKAGE", "FetchError", "add_parser", "fetch", "run", "store", "verified"]
 
 PACKAGE: Final = "socket.io-client@4.8.4"
 INTEGRITY: Final = (  # npm view socket.io-client@4.8.4 dist.integrity
@@ -40,22 +40,22 @@ _FILES: Final = {
     **{f"package/dist/{name}": name for name in CLIENT_FILES},
     **{f"package/dist/{name}.map": f"{name}.map" for name in CLIENT_FILES},
 }
-"""What is kept, by its name in the package."""
+"""The files that are kept, by their names in the package."""
 
-# The package has 0.3 MB, its files 1.2 MB: more than this is something else.
+# The package has 0.3 MB and its files 1.2 MB; anything larger is something else.
 _FILE_BYTES: Final = 16 << 20
 
-# npm's own patience is above a minute where there is no network.
+# By default npm tries for more than a minute without a network.
 _NPM_OPTIONS: Final = ("--prefer-offline", "--fetch-retries=1", "--fetch-retry-mintimeout=1000")
 _NPM_SECONDS: Final = 300
-# What Node.js and npm call a network that is not there.
+# The error codes of Node.js and npm for a network that cannot be reached.
 _NO_NETWORK: Final = re.compile(
     "E(AI_AGAIN|CONN|HOSTUNREACH|NETUNREACH|NOTFOUND|TIMEDOUT)|ERR_SOCKET|FETCH_ERROR"
 )
 
 
 class FetchError(Exception):
-    """It cannot be fetched or kept; the text is one line for the user."""
+    """It cannot be fetched or stored. The message is one line for the user."""
 
 
 def add_parser(verbs: Verbs) -> None:
@@ -63,44 +63,43 @@ def add_parser(verbs: Verbs) -> None:
     parser = verbs.add_parser(
         "fetch-client",
         help="fetch Socket.IO's browser client",
-        description=f"Fetch {PACKAGE} with npm, verify its sha512, and keep it to be served as "
-        "/socket.io/socket.io.js and the other names that Node's server has.",
+        description=f"Fetch {PACKAGE} with npm, verify its sha512, and store it. The daemon serves "
+        "it as /socket.io/socket.io.js and the other names that the Node.js server uses.",
     )
     parser.add_argument(
         "--from",
         dest="file",
         metavar="FILE.tgz",
         type=Path,
-        help=f"take this file, which `npm pack {PACKAGE}` made, and no network",
+        help=f"use this file, made by `npm pack {PACKAGE}`, instead of the network",
     )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Fetch the client and keep it; give the exit code."""
+    """Fetch and store the client and return the exit code."""
     try:
         package = fetch() if args.file is None else _read(args.file)
-        keep(verified(package, str(args.file or PACKAGE)), CLIENT_FOLDER)
+        store(verified(package, str(args.file or PACKAGE)), CLIENT_FOLDER)
     except FetchError as error:
-        say(f"chatd: {error}\n", sys.stderr)
-        return 1
-    say(f"{PACKAGE} is in {CLIENT_FOLDER}\n", sys.stdout)
+        return fail(str(error))
+    write(f"{PACKAGE} is stored in {CLIENT_FOLDER}.\n", sys.stdout)
     return 0
 
 
 def fetch() -> bytes:
-    """Give the package as npm has it. Raises FetchError."""
+    """Return the package from npm. Raises FetchError."""
     npm = shutil.which("npm")
     if npm is None:
         raise FetchError(
-            "there is no npm here; install it (Debian: apt install npm), or run "
-            f"`npm pack {PACKAGE}` where there is one and give its file with --from"
+            "npm was not found. Install it (Debian: apt install npm), or run "
+            f"`npm pack {PACKAGE}` on another machine and give its file with --from."
         )
     with tempfile.TemporaryDirectory(prefix="chatd-") as folder:
-        # In a folder of its own, so that no project's settings are taken for ours.
+        # In a folder of its own, so that npm does not use the settings of a project.
         command = [npm, "pack", PACKAGE, "--ignore-scripts", *_NPM_OPTIONS]
         try:
-            packed = subprocess.run(  # noqa: S603  no word of it comes from outside
+            packed = subprocess.run(  # noqa: S603  no part of it comes from outside
                 command,
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
@@ -109,22 +108,24 @@ def fetch() -> bytes:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise FetchError(f"npm did not fetch {PACKAGE} in {_NPM_SECONDS} seconds") from None
+            raise FetchError(
+                f"npm did not fetch {PACKAGE} within {_NPM_SECONDS} seconds."
+            ) from None
         except OSError as error:
-            raise FetchError(f"npm does not start: {error}") from None
+            raise FetchError(f"npm cannot be started: {error}.") from None
         if packed.returncode:
-            raise FetchError(_told(packed.stderr.decode(errors="backslashreplace")))
+            raise FetchError(_explained(packed.stderr.decode(errors="backslashreplace")))
         files = list(Path(folder).glob("*.tgz"))
         if len(files) != 1:
-            raise FetchError(f"npm made no package of {PACKAGE}")
+            raise FetchError(f"npm did not produce a package of {PACKAGE}.")
         return _read(files[0])
 
 
 def verified(package: bytes, name: str) -> dict[str, bytes]:
-    """Give the files to keep of the package, if it has the sha512. Raises FetchError."""
+    """Return the package's files to store, if its sha512 is right. Raises FetchError."""
     found = f"sha512-{base64.b64encode(hashlib.sha512(package).digest()).decode()}"
     if found != INTEGRITY:
-        raise FetchError(f"{name} is not npm's {PACKAGE}: its hash is {found}, not {INTEGRITY}")
+        raise FetchError(f"{name} is not npm's {PACKAGE}: its hash is {found}, not {INTEGRITY}.")
     files = {}
     try:
         with tarfile.open(fileobj=BytesIO(package), mode="r:gz") as archive:
@@ -135,22 +136,23 @@ def verified(package: bytes, name: str) -> dict[str, bytes]:
                 if (content := archive.extractfile(member)) is not None:
                     files[kept] = content.read()
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise FetchError(f"{name} is no package of npm: {error}") from None
+        raise FetchError(f"{name} is not an npm package: {error}.") from None
     if missing := sorted(_FILES.values() - files.keys()):
-        raise FetchError(f"{name} has no {', '.join(missing)}")
+        raise FetchError(f"{name} lacks {', '.join(missing)}.")
     return files
 
 
-def keep(files: Mapping[str, bytes], folder: Path) -> None:
-    """Put the files into ``folder``, each in one step, and only once all are written.
+def store(files: Mapping[str, bytes], folder: Path) -> None:
+    """Put the files into ``folder``, each in one step, after all have been written.
 
-    Raises FetchError.
+    Raises:
+        FetchError: The folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".fetched-", dir=folder) as fresh:
             for name, content in files.items():
-                # Readable for whoever the daemon runs as: a temporary folder's files are not.
+                # Readable for the daemon's user, which the files of a temporary folder are not.
                 path = Path(fresh, name)
                 path.write_bytes(content)
                 path.chmod(0o644)
@@ -159,7 +161,7 @@ def keep(files: Mapping[str, bytes], folder: Path) -> None:
     except OSError as error:
         why = error.strerror or str(error)
         raise FetchError(
-            f"{folder} cannot be written: {why}; it is for who installed chatd to fetch the client"
+            f"{folder} cannot be written: {why}. Run this as the user that installed chatd."
         ) from None
 
 
@@ -168,21 +170,21 @@ def _read(file: Path) -> bytes:
         with file.open("rb") as stream:
             package = stream.read(_FILE_BYTES + 1)
     except OSError as error:
-        raise FetchError(f"{file}: {error.strerror or error}") from None
+        raise FetchError(f"{file} cannot be read: {error.strerror or error}.") from None
     if len(package) > _FILE_BYTES:
-        raise FetchError(f"{file} is too large to be {PACKAGE}")
+        raise FetchError(f"{file} is too large to be {PACKAGE}.")
     return package
 
 
-def _told(stderr: str) -> str:
-    """Say in one line what npm says in many."""
+def _explained(stderr: str) -> str:
+    """Return npm's many lines as one."""
     code = re.search(r"^npm (?:error|ERR!) code (\S+)", stderr, re.MULTILINE)
     why = f" ({code[1]})" if code else ""
     if code and _NO_NETWORK.match(code[1]):
         return (
-            f"npm cannot reach its registry{why}; run `npm pack {PACKAGE}` where it can, and give "
-            "its file with --from"
+            f"npm cannot reach its registry{why}. Run `npm pack {PACKAGE}` on another machine, and "
+            "give its file with --from."
         )
-    words = [line for line in stderr.splitlines() if line.startswith(("npm error", "npm ERR!"))]
-    said = f": {words[1 if code and len(words) > 1 else 0]}" if words else ""
-    return f"npm cannot fetch {PACKAGE}{why}{said}"
+    lines = [line for line in stderr.splitlines() if line.startswith(("npm error", "npm ERR!"))]
+    reason = f": {lines[1 if code and len(lines) > 1 else 0]}" if lines else ""
+    return f"npm cannot fetch {PACKAGE}{why}{reason}."

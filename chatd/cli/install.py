@@ -1,4 +1,4 @@
-"""``chatd install`` and ``chatd uninstall``: the service of this very installation of chatd."""
+"""``chatd install`` and ``chatd uninstall``: the systemd service of this installation of chatd."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import sys
 import sysconfig
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from chatd.cli.check import say
-from chatd.cli.installation import CONFIGURATION, Piece, pieces, put, state
+from chatd.cli.installation import CONFIGURATION, InstalledFile, files, replace, state
+from chatd.cli.output import fail, write
 
 if TYPE_CHECKING:
-    from chatd.cli.check import Verbs
+    from chatd.cli import Verbs
 
 __all__ = ["InstallError", "add_parser", "run_install", "run_uninstall"]
 
-# What the unit cannot see: ProtectHome= and PrivateTmp=.
-_HIDDEN: Final = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108  no file is made there
+# Folders that the unit hides from the service: ProtectHome= and PrivateTmp=.
+_HIDDEN: Final = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108  nothing is written there
 
 _PACKAGED: Final = ("/usr/lib/systemd/system/chatd.service", "/lib/systemd/system/chatd.service")
 
 _COMMAND_SECONDS: Final = 120
-"""Longer than a drain, for the service may have to be stopped."""
+"""Longer than a drain, because the service may have to be stopped."""
 
 _AFTER_INSTALL: Final = (
     ("systemd-sysusers", "/etc/sysusers.d/chatd.conf"),
@@ -39,143 +39,151 @@ _BEFORE_UNINSTALL: Final = (
 _AFTER_UNINSTALL: Final = (("systemctl", "daemon-reload"),)
 
 
+class _Step(NamedTuple):
+    """What was done, or ``left`` to the administrator."""
+
+    text: str
+    left: bool = False
+
+
 class InstallError(Exception):
-    """It cannot be done; the message is one line for the administrator."""
+    """It cannot be done. The message is one line for the administrator."""
 
 
 def add_parser(verbs: Verbs) -> None:
     """Add both verbs to the command line."""
     for name, run, words in (
-        ("install", run_install, "write the service's files for this installation of chatd"),
+        ("install", run_install, "install the systemd service of this installation of chatd"),
         ("uninstall", run_uninstall, "stop the service and remove its files"),
     ):
         parser = verbs.add_parser(
             name,
             help=words,
-            description=f"{words[:1].upper()}{words[1:]}: units, user, folders, configuration. "
-            "A file that was changed is left as it is.",
+            description=f"{words[:1].upper()}{words[1:]}: units, user, folders and configuration. "
+            "Files that were changed are left as they are.",
         )
-        parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+        parser.add_argument("--dry-run", action="store_true", help="only print what would be done")
         parser.add_argument(
-            "--root", metavar="DIR", type=Path, help="in the system that lies there; nothing is run"
+            "--root", metavar="DIR", type=Path, help="in the system under DIR; no commands are run"
         )
         parser.set_defaults(run=run)
 
 
 def run_install(args: argparse.Namespace) -> int:
-    """Carry out ``install``; give the exit code."""
+    """Carry out ``install`` and return the exit code."""
     return _done(_install(args, _program()))
 
 
 def run_uninstall(args: argparse.Namespace) -> int:
-    """Carry out ``uninstall``; give the exit code."""
+    """Carry out ``uninstall`` and return the exit code."""
     return _done(_uninstall(args))
 
 
-def _done(steps: Iterator[str]) -> int:
-    """Say each step as it is taken. What was left aside, for the administrator, ends with 1."""
-    left = False
+def _done(steps: Iterator[_Step]) -> int:
+    """Print each step as it is taken. Return 1 if something is left to the administrator."""
+    code = 0
     try:
         for step in steps:
-            aside = step.startswith("left ")
-            left |= aside
-            say(f"{'chatd: ' if aside else ''}{step}\n", sys.stderr if aside else sys.stdout)
+            if step.left:
+                code = fail(step.text)
+            else:
+                write(f"{step.text}\n", sys.stdout)
     except InstallError as error:
-        say(f"chatd: {error}\n", sys.stderr)
-        return 1
+        return fail(str(error))
+    except PermissionError as error:
+        return fail(f"{error.filename} cannot be written. Run this as root.")
     except OSError as error:
-        why = "only root may do this" if isinstance(error, PermissionError) else error.strerror
-        say(f"chatd: {error.filename}: {why}\n", sys.stderr)
-        return 1
-    return int(left)
+        return fail(f"{error.filename}: {error.strerror}.")
+    return code
 
 
 def _program() -> Path:
     return Path(sysconfig.get_path("scripts"), "chatd")
 
 
-def _install(args: argparse.Namespace, program: Path) -> Iterator[str]:
+def _install(args: argparse.Namespace, program: Path) -> Iterator[_Step]:
     root = args.root or Path("/")
     _check(program, root)
-    for piece in pieces(program):
-        path = _under(root, piece)
-        match state(piece, path):
+    for file in files(program):
+        path = _under(root, file)
+        match state(file, path):
             case "same":
-                yield f"{path} is as it should be"
-            case "changed" if piece.path == CONFIGURATION:
-                yield f"{path} is yours, and stays"
+                yield _Step(f"{path} is up to date.")
+            case "changed" if file.path == CONFIGURATION:
+                yield _Step(f"{path} is your configuration and was kept.")
             case "changed":
-                yield (
-                    f"left {path} as it is, for it was changed: put your changes into a drop-in "
-                    f"(`systemctl edit {path.name}`), remove the file, and install again"
+                yield _Step(
+                    f"{path} was changed and was left as it is. Put your changes into a drop-in "
+                    f"(`systemctl edit {path.name}`), remove the file, and install again.",
+                    left=True,
                 )
             case "missing":
-                yield from _put(args, piece, path, "write", "wrote")
+                yield from _put(args, file, path, "write", "Wrote")
             case "older":
-                yield from _put(args, piece, path, "replace", "replaced")
+                yield from _put(args, file, path, "replace", "Replaced")
     yield from _run(args, _AFTER_INSTALL)
-    yield f"next: look at {root / CONFIGURATION[1:]}, then `systemctl enable --now chatd`"
+    yield _Step(f"Next: edit {root / CONFIGURATION[1:]}, then run `systemctl enable --now chatd`.")
 
 
 def _put(
-    args: argparse.Namespace, piece: Piece, path: Path, to_do: str, done: str
-) -> Iterator[str]:
+    args: argparse.Namespace, file: InstalledFile, path: Path, to_do: str, done: str
+) -> Iterator[_Step]:
     if args.dry_run:
-        yield f"would {to_do} {path}"
+        yield _Step(f"Would {to_do} {path}.")
     else:
-        put(piece, path)
-        yield f"{done} {path}"
+        replace(file, path)
+        yield _Step(f"{done} {path}.")
 
 
 def _check(program: Path, root: Path) -> None:
     for hidden in _HIDDEN:
         if program.is_relative_to(hidden):
             raise InstallError(
-                f"this chatd is in {hidden}, where a service cannot see it: make a virtual "
-                "environment in /opt/chatd, install chatd there, and run /opt/chatd/bin/chatd "
-                "install"
+                f"This chatd is in {hidden}, which is hidden from the service. Create a virtual "
+                "environment in /opt/chatd, install chatd there, and run `/opt/chatd/bin/chatd "
+                "install`."
             )
     if not program.is_file():
-        raise InstallError(f"{program} is not there: install chatd into a virtual environment")
+        raise InstallError(f"{program} does not exist. Install chatd into a virtual environment.")
     for packaged in _PACKAGED:
         if (root / packaged[1:]).exists():
             raise InstallError(
-                f"{root / packaged[1:]} is there: the system's own package of chatd has a service "
-                "already"
+                f"{root / packaged[1:]} exists: the system's package of chatd already installed a "
+                "service."
             )
 
 
-def _uninstall(args: argparse.Namespace) -> Iterator[str]:
+def _uninstall(args: argparse.Namespace) -> Iterator[_Step]:
     root = args.root or Path("/")
-    found = [(piece, _under(root, piece)) for piece in pieces(_program())]
-    if all(state(piece, path) == "missing" for piece, path in found):
-        yield "there is nothing to remove"
+    found = [(file, _under(root, file)) for file in files(_program())]
+    if all(state(file, path) == "missing" for file, path in found):
+        yield _Step("There is nothing to remove.")
         return
     yield from _run(args, _BEFORE_UNINSTALL)
-    for piece, path in found:
-        was = state(piece, path)
+    for file, path in found:
+        was = state(file, path)
         if was == "changed":
-            yield f"{path} was changed, and stays"
+            yield _Step(f"{path} was changed and was kept.")
         elif was != "missing":
             if not args.dry_run:
                 path.unlink()
-            yield f"would remove {path}" if args.dry_run else f"removed {path}"
+            yield _Step(f"Would remove {path}." if args.dry_run else f"Removed {path}.")
     yield from _run(args, _AFTER_UNINSTALL)
-    yield "the history in /var/lib/chatd and the user chatd stay"
+    yield _Step("The history in /var/lib/chatd and the user chatd were kept.")
 
 
-def _under(root: Path, piece: Piece) -> Path:
-    return root / piece.path.removeprefix("/")
+def _under(root: Path, file: InstalledFile) -> Path:
+    return root / file.path.removeprefix("/")
 
 
-def _run(args: argparse.Namespace, commands: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    """Have the running system take it in; one that lies elsewhere does so when it boots."""
+def _run(args: argparse.Namespace, commands: Sequence[tuple[str, ...]]) -> Iterator[_Step]:
+    """Tell the running system about the files. With ``--root`` it finds them when it boots."""
     if args.root is not None:
         return
     for command in commands:
         written = shlex.join(command)
         if args.dry_run:
-            yield f"would run {written}"
+            yield _Step(f"Would run `{written}`.")
             continue
         try:
             ran = subprocess.run(  # noqa: S603  no word of it comes from outside
@@ -186,10 +194,12 @@ def _run(args: argparse.Namespace, commands: Sequence[tuple[str, ...]]) -> Itera
                 check=False,
             )
         except FileNotFoundError:
-            raise InstallError(f"there is no {command[0]} here: this needs systemd") from None
+            raise InstallError(f"{command[0]} was not found. This needs systemd.") from None
         except subprocess.TimeoutExpired:
-            raise InstallError(f"`{written}` did not end in {_COMMAND_SECONDS} seconds") from None
+            raise InstallError(
+                f"`{written}` did not end within {_COMMAND_SECONDS} seconds."
+            ) from None
         if ran.returncode:
-            words = ran.stderr.decode(errors="backslashreplace").strip().splitlines()
-            raise InstallError(f"`{written}` failed: {words[-1] if words else ran.returncode}")
-        yield f"ran {written}"
+            lines = ran.stderr.decode(errors="backslashreplace").strip().splitlines()
+            raise InstallError(f"`{written}` failed: {lines[-1] if lines else ran.returncode}")
+        yield _Step(f"Ran `{written}`.")

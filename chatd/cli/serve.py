@@ -17,7 +17,8 @@ from msgspec.structs import replace
 from chatd import daemon
 from chatd.chat.key_files import load_keys
 from chatd.chat.tokens import Keys
-from chatd.cli.check import FILES, report, say
+from chatd.cli.check import FILE_CHECKS
+from chatd.cli.output import fail, report, write
 from chatd.journal import Journal, StoreError
 from chatd.journal.memory import MemoryJournal
 from chatd.journal.retention import retention_of
@@ -39,68 +40,79 @@ from chatd.wire.listener import SYSTEMD, Listener, ListenError, open_listeners
 from chatd.wire.tls import TlsError, tls_context
 
 if TYPE_CHECKING:
-    from chatd.cli.check import Verbs
+    from chatd.cli import Verbs
 
 __all__ = ["add_parser", "run"]
 
 _Flags: TypeAlias = tuple[Path | None, Sequence[str], Sequence[str]]
-"""What ``load`` takes: the file, ``--set``, ``--listen``."""
+"""The arguments of ``load``: the file, ``--set`` and ``--listen``."""
 
 SPARE_DESCRIPTORS: Final = 64
-"""Kept back from clients: for listeners, the store, the log, and accepting only to refuse."""
+"""Reserved for listeners, the store, the log, and connections that are accepted to be refused."""
 
 FAULTY_CONFIGURATION: Final = 78
-"""EX_CONFIG of sysexits.h: systemd is told not to try again."""
+"""EX_CONFIG of sysexits.h. The unit tells systemd not to restart after it."""
 
 
 def add_parser(verbs: Verbs) -> None:
     """Add the verb to the command line."""
     parser = verbs.add_parser(
         "serve",
-        help="run the daemon in the foreground (what chatd does without a verb)",
-        description="Run the daemon in the foreground. SIGTERM ends it gently, a second at once.",
+        help="run the daemon in the foreground (the default)",
+        description="Run the daemon in the foreground. SIGTERM stops it gently, a second at once.",
     )
     parser.add_argument(
-        "--config", metavar="FILE", type=Path, help="the configuration; else defaults"
+        "--config",
+        metavar="FILE",
+        type=Path,
+        help="the configuration (default: none)",
     )
     parser.add_argument(
-        "--listen", metavar="ADDR", action="append", default=[], help="in place of listen.addresses"
+        "--listen",
+        metavar="ADDR",
+        action="append",
+        default=[],
+        help="listen here, not on listen.addresses",
     )
     parser.add_argument(
-        "--set", metavar="KEY=VALUE", action="append", default=[], help="over what the file says"
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="set a key of the configuration",
     )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until told to stop; give the exit code."""
+    """Serve until a signal says to stop, and return the exit code."""
     try:
         flags = (args.config, args.set, args.listen)
-        settings = load(*flags, FILES)
-        # What is a credential was not looked at before: the daemon's own start has it.
+        settings = load(*flags, FILE_CHECKS)
+        # The checks pass over credentials, which only the service itself can read.
         tls_context(settings)
         path = history_path(settings, os.environ) if settings.history.store == "sqlite" else None
         keys = load_keys(settings, os.environ)
     except SettingsError as error:
-        say(report(error), sys.stderr)
+        write(report(error), sys.stderr)
         return FAULTY_CONFIGURATION
     except TlsError as error:
-        _fault(str(error))
+        fail(str(error))
         return FAULTY_CONFIGURATION
     try:
         log = open_log(
             level=settings.log.level, format=settings.log.format, addresses=settings.log.addresses
         )
     except LogError as error:
-        return _fault(str(error))
-    faults: list[str] = []
+        return fail(str(error))
+    errors: list[str] = []
     try:
         trio.run(_serve, settings, flags, path, keys, log)
-    except* (ListenError, StoreError, TlsError) as errors:
-        faults = [str(error) for error in _leaves(errors)]
+    except* (ListenError, StoreError, TlsError) as group:
+        errors = [str(error) for error in _leaves(group)]
     finally:
         log.output.close()
-    return _fault(*faults) if faults else 0
+    return fail(*errors) if errors else 0
 
 
 async def _serve(
@@ -118,8 +130,11 @@ async def _serve(
         if sys.stderr.isatty():
             scheme = "http" if settings.tls.certificate_file == "off" else "https"
             where = " and ".join(_where(listener, scheme) for listener in listeners)
-            kept = "not kept" if path is None else f"in {path}"
-            say(f"chatd serves on {where}; the history is {kept}; Ctrl+C ends it\n", sys.stderr)
+            kept = "not stored" if path is None else f"stored in {path}"
+            write(
+                f"chatd listens on {where}. The history is {kept}. Press Ctrl+C to stop.\n",
+                sys.stderr,
+            )
         await daemon.run(
             settings,
             listeners=listeners,
@@ -140,15 +155,15 @@ def _close_with(stack: ExitStack, listeners: Sequence[Listener]) -> None:
 
 
 def _configuration(flags: _Flags, log: Log) -> Configuration:
-    # In threads: a file of a MiB takes a second to judge, and any may lie on a slow disk.
+    # In threads: a file of a MiB takes a second to check, and any may be on a slow disk.
     async def read() -> Settings:
-        settings = await trio.to_thread.run_sync(load, *flags, FILES)
+        settings = await trio.to_thread.run_sync(load, *flags, FILE_CHECKS)
         return _within_descriptors(settings, log)
 
     async def load_files(settings: Settings) -> Loaded:
         return await trio.to_thread.run_sync(_loaded, settings)
 
-    # Without a file there is nothing that may have changed: SIGHUP then ends it like SIGINT.
+    # Without a file nothing can have changed, so SIGHUP stops the daemon as SIGINT does.
     return Configuration(read, load_files, hangup=flags[0] is not None)
 
 
@@ -156,7 +171,7 @@ def _loaded(settings: Settings) -> Loaded:
     try:
         return Loaded(load_keys(settings, os.environ), tls_context(settings))
     except TlsError as error:
-        # Of a credential, or of a file that changed since it was checked.
+        # A credential, or a file that changed since it was checked.
         raise SettingsError([Fault(0, 0, str(error), "", f"tls.{error.key}")]) from error
 
 
@@ -171,8 +186,8 @@ def _admin_listeners(settings: Settings, log: Log) -> Sequence[Listener]:
         path.parent.mkdir(mode=0o700, exist_ok=True)
         return open_listeners([f"unix:{path}"], mode)
     except (ListenError, OSError) as error:
-        # Nobody asked for it: another daemon of this user's may have it.
-        log.emit("warning", setting="admin.socket", detail=f"chatd ctl cannot come in: {error}")
+        # Not fatal: nobody asked for it, and another daemon of this user may have it.
+        log.emit("warning", setting="admin.socket", detail=f"chatd ctl cannot be used: {error}")
         return ()
 
 
@@ -182,11 +197,15 @@ def _metrics_listeners(settings: Settings) -> Sequence[Listener]:
 
 
 def _listeners(settings: Settings, notifier: Notifier, log: Log) -> list[Listener]:
-    """Open what is configured; under systemd they outlive this process. Raises ListenError."""
+    """Return the configured listeners; under systemd they outlive this process.
+
+    Raises:
+        ListenError: One cannot be opened.
+    """
     try:
         inherited = Inherited(passed_descriptors(), notifier)
     except OSError as error:
-        raise ListenError(f'"{SYSTEMD}": systemd handed over no socket: {error}') from error
+        raise ListenError(f'"{SYSTEMD}": systemd did not pass a socket: {error}') from error
     try:
         listeners = open_listeners(
             settings.listen.addresses, settings.listen.socket_mode_bits, inherited
@@ -197,8 +216,8 @@ def _listeners(settings: Settings, notifier: Notifier, log: Log) -> list[Listene
             log.emit(
                 "warning",
                 setting="listen.addresses",
-                detail=f"a .socket unit hands over {len(inherited.of_units)} sockets that nobody "
-                f'serves: add "{SYSTEMD}", or disable the unit',
+                detail=f"A .socket unit passes {len(inherited.of_units)} sockets that are not "
+                f'used. Add "{SYSTEMD}", or disable the unit.',
             )
         return listeners
     finally:
@@ -206,7 +225,7 @@ def _listeners(settings: Settings, notifier: Notifier, log: Log) -> list[Listene
 
 
 def _within_descriptors(settings: Settings, log: Log) -> Settings:
-    """Raise the soft limit of descriptors to the hard one, and admit no more than fit."""
+    """Raise the soft limit of file descriptors to the hard one, and limit connections to it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if hard == resource.RLIM_INFINITY or settings.limits.connections <= hard - SPARE_DESCRIPTORS:
@@ -215,8 +234,8 @@ def _within_descriptors(settings: Settings, log: Log) -> Settings:
     log.emit(
         "warning",
         setting="limits.connections",
-        detail=f"{settings.limits.connections} connections do not fit into {hard} descriptors: "
-        f"{fit} are admitted; raise LimitNOFILE or lower limits.connections",
+        detail=f"{settings.limits.connections} connections need more than {hard} file descriptors. "
+        f"At most {fit} are accepted. Raise LimitNOFILE or lower limits.connections.",
     )
     return replace(settings, limits=replace(settings.limits, connections=fit))
 
@@ -247,9 +266,3 @@ def _leaves(errors: BaseExceptionGroup[BaseException]) -> list[BaseException]:
         for error in errors.exceptions
         for leaf in (_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
     ]
-
-
-def _fault(*messages: str) -> int:
-    for message in messages:
-        say(f"chatd: {message}\n", sys.stderr)
-    return 1

@@ -1,4 +1,4 @@
-"""Answers for people: tables, coloured on a terminal, aligned plain text elsewhere."""
+"""Answers for people: tables, with colours on a terminal and as aligned plain text elsewhere."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeAlias
 
-from chatd.cli.check import say, visible
+from chatd.cli.output import visible, write
 
 __all__ = [
-    "Shown",
+    "Show",
     "show_announced",
     "show_bans",
     "show_connections",
@@ -22,8 +22,8 @@ __all__ = [
     "show_status",
 ]
 
-Shown: TypeAlias = Callable[[Any], None]
-"""Writes an answer to stdout."""
+Show: TypeAlias = Callable[[Any], None]
+"""Writes an answer to standard output."""
 
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -37,7 +37,7 @@ def show_status(status: Any) -> None:
     batches, failed = status["bus"]["batches"], status["bus"]["failed_commits"]
     rows = [
         ("chatd", f"{status['version']}, process {status['pid']}"),
-        ("state", f"{status['state']} since {_duration(status['uptime_seconds'])}"),
+        ("state", f"{status['state']}, up {_duration(status['uptime_seconds'])}"),
         ("clients", ": ".join([str(status["clients"]), ", ".join(kinds)]).rstrip(": ")),
         ("users", str(status["users"])),
         ("rooms", str(status["rooms"])),
@@ -45,20 +45,20 @@ def show_status(status: Any) -> None:
             "queues",
             f"{_size(status['queue_bytes'])} for clients, {status['bus']['waiting']} events",
         ),
-        ("messages", f"{status['bus']['events']} said, {status['bus']['deliveries']} delivered"),
+        ("messages", f"{status['bus']['events']} sent, {status['bus']['deliveries']} delivered"),
         ("commits", f"{batches} batches, {failed} failed"),
         ("store", f"{_size(store['bytes'])}, epoch {status['epoch']}"),
         ("log", f"{log['level']}: {log['lines']} lines, {log['dropped']} dropped"),
     ]
     if (expires := status["certificate_expires"]) is not None:
-        rows.append(("tls", f"certificate until {expires}"))
+        rows.append(("tls", f"certificate valid until {expires}"))
     if reload is not None:
         faults = reload["refused"]
-        told = "applied" if not faults else f"refused, for {len(faults)} faults"
-        rows.append(("reload", f"{reload['at']}: {told}"))
+        result = "applied" if not faults else f"refused, {len(faults)} faults"
+        rows.append(("reload", f"{reload['at']}: {result}"))
         rows += [("", _fault(fault)) for fault in faults]
         if reload["restart"]:
-            rows.append(("", f"a restart is needed for {', '.join(reload['restart'])}"))
+            rows.append(("", f"{', '.join(reload['restart'])} need a restart"))
     _listing(rows)
 
 
@@ -114,13 +114,13 @@ def show_bans(answer: Any) -> None:
 
 def show_done(answer: Any) -> None:
     networks = answer.get("networks")
-    with_networks = f", with {', '.join(networks)}" if networks else ""
+    with_networks = f", including {', '.join(networks)}" if networks else ""
     until = answer.get("until")
-    _line(f"done{with_networks}{f', until {until}' if until else ''}")
+    _line(f"Done{with_networks}{f', until {until}' if until else ''}.")
 
 
 def show_announced(answer: Any) -> None:
-    _line(f"told to {answer['receivers']} connections")
+    _line(f"Sent to {answer['receivers']} connections.")
 
 
 def show_level(answer: Any) -> None:
@@ -129,21 +129,22 @@ def show_level(answer: Any) -> None:
 
 def show_reloaded(answer: Any) -> None:
     changed, restart = answer["changed"], answer["restart"]
-    _line(f"reloaded: {', '.join(changed) if changed else 'nothing'} changed")
+    _line(f"Reloaded. Changed: {', '.join(changed) if changed else 'nothing'}.")
     if restart:
-        _line(f"needs a restart: {', '.join(restart)}")
+        _line(f"Changed, but a restart is needed: {', '.join(restart)}.")
     if credentials := answer["credentials"]:
-        _line(f"not read anew before a restart, a credential: {', '.join(credentials)}")
+        _line(f"Credentials, which only a restart reads again: {', '.join(credentials)}.")
 
 
 def show_draining(answer: Any) -> None:
-    _line(f"{answer['clients']} clients are sent away; it ends in {answer['seconds']:g} s at most")
+    clients, seconds = answer["clients"], answer["seconds"]
+    _line(f"Disconnecting {clients} clients. The daemon stops within {seconds:g} s.")
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     cells = [[visible(str(cell)) for cell in row] for row in rows]
     if sys.stdout.isatty():
-        # Late: it takes a quarter of the time of a command.
+        # Imported late: the import takes a quarter of the time of a command.
         from rich.console import Console  # noqa: PLC0415
         from rich.table import Table  # noqa: PLC0415
         from rich.text import Text  # noqa: PLC0415
@@ -167,7 +168,7 @@ def _listing(rows: Iterable[tuple[str, str]]) -> None:
 
 
 def _line(text: str) -> None:
-    say(f"{text}\n", sys.stdout)
+    write(f"{text}\n", sys.stdout)
 
 
 def _fault(fault: Any) -> str:

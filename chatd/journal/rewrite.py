@@ -29,7 +29,7 @@ def unfit(operation: Restore, last: int, *, empty: bool) -> Refusal | None:
     expected = operation.entries[0].seq if empty else last + 1
     for line in operation.entries:
         if line.seq <= last:
-            return Refusal("bad_request", f"{name} has a number {line.seq} already")
+            return Refusal("bad_request", f"{name} already has an event {line.seq}.")
         if line.seq != expected:
             return Refusal("bad_request", f"{name}: {line.seq} does not follow {expected - 1}")
         expected += 1

@@ -24,7 +24,7 @@ def test_every_endpoint_is_a_command_and_takes_what_it_gives() -> None:
         }
         assert names == fields
         methods = {endpoint.method for endpoint in ENDPOINTS[path]}
-        assert methods == {command.method} | ({"GET"} if command.asks else set())
+        assert methods == {command.method} | ({"GET"} if command.reads else set())
 
 
 async def test_status_counts_who_is_here(autojump_clock: MockClock) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import io
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatd.cli import check
-from chatd.settings import Fault, SettingsError
 
 
 def run(*words: str) -> int:
@@ -86,25 +84,6 @@ def test_a_name_that_is_no_utf_8_is_shown(
     path.touch()
     assert run(str(path)) == 0
     assert capsys.readouterr().out == f"{tmp_path}/chatd\\udcff.toml: ok\n"
-
-
-def test_no_stream_is_too_narrow() -> None:
-    raw = io.BytesIO()
-    stream = io.TextIOWrapper(raw, "ascii")
-    check.say("grüße\n", stream)
-    stream.flush()
-    assert raw.getvalue() == b"gr\\xfc\\xdfe\n"
-
-
-def test_the_caret_stands_under_wide_and_combined_characters() -> None:
-    error = SettingsError([Fault(1, 5, "here", "日e\u0301 x", "f")])
-    assert check.report(error) == "f:1:5: error: here\n    日e\u0301 x\n        ^\n"
-
-
-def test_a_line_cannot_write_to_the_terminal() -> None:
-    error = SettingsError([Fault(1, 1, "m\x1b[2J", "\x1b[2J\r", "f\n")])
-    assert "\x1b" not in check.report(error)
-    assert check.report(error).count("\n") == 3
 
 
 @given(st.binary(max_size=40))

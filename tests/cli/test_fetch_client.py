@@ -16,7 +16,7 @@ import pytest
 
 from chatd.__main__ import main
 from chatd.cli import fetch_client
-from chatd.cli.fetch_client import FetchError, keep, verified
+from chatd.cli.fetch_client import FetchError, store, verified
 from chatd.socketio.files import CLIENT_FILES
 
 Pin: TypeAlias = Callable[[bytes], bytes]
@@ -89,7 +89,7 @@ def test_it_fetches_with_npm(
     npm(f'echo "$@" > "{tmp_path}/words"\nexec /bin/cp "{packed}" client.tgz')
     assert main(["fetch-client"]) == 0
     assert (tmp_path / "words").read_text().startswith(f"pack {fetch_client.PACKAGE} ")
-    assert capsys.readouterr() == (f"{fetch_client.PACKAGE} is in {folder}\n", "")
+    assert capsys.readouterr() == (f"{fetch_client.PACKAGE} is stored in {folder}.\n", "")
     assert {path.name for path in folder.iterdir()} == {*SERVED, "LICENSE"}
     for path in folder.iterdir():
         assert stat.S_IMODE(path.stat().st_mode) == 0o644
@@ -118,8 +118,8 @@ def test_it_takes_a_file_and_needs_no_npm(
             "printf 'npm warn x\\nnpm error code ETARGET\\nnpm error notarget None\\n' >&2; exit 1",
             "(ETARGET): npm error notarget None",
         ),
-        ("echo segmentation >&2; exit 139", f"npm cannot fetch {fetch_client.PACKAGE}\n"),
-        ("exit 0", "npm made no package"),
+        ("echo segmentation >&2; exit 139", f"npm cannot fetch {fetch_client.PACKAGE}.\n"),
+        ("exit 0", "npm did not produce a package"),
         ("echo else > client.tgz", f"{fetch_client.PACKAGE} is not npm's"),
     ],
 )
@@ -138,12 +138,12 @@ def test_npm_fails(
 
 def test_npm_that_cannot_be_run(folder: Path, npm: NPM, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fetch-client"]) == 1
-    assert_one_line(capsys, "there is no npm here")
+    assert_one_line(capsys, "npm was not found")
     npm("")
     program = Path(os.environ["PATH"], "npm")
     program.write_bytes(b"\x7fELF of no machine")
     assert main(["fetch-client"]) == 1
-    assert_one_line(capsys, "npm does not start")
+    assert_one_line(capsys, "npm cannot be started")
     assert not folder.exists()
 
 
@@ -161,7 +161,7 @@ def test_npm_that_hangs(
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, "No such file"),
+        (None, "cannot be read: No such file"),
         (b"", "is not npm's"),
         (package(member("package/more")), "is not npm's"),
         (b"\0" * ((16 << 20) + 1), "is too large"),
@@ -201,7 +201,7 @@ def test_what_is_not_served_is_not_taken(pin: Pin, tmp_path: Path) -> None:
     )
     files = verified(pin(content), "it")
     assert files.keys() == {*SERVED, "LICENSE"}
-    keep(files, tmp_path / "client")
+    store(files, tmp_path / "client")
     assert [path.name for path in tmp_path.iterdir()] == ["client"]
 
 
@@ -209,19 +209,19 @@ def test_a_link_is_no_file(pin: Pin) -> None:
     link, _ = member("package/LICENSE")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
     content = package((link, b""), without="package/LICENSE")
-    with pytest.raises(FetchError, match="it has no LICENSE"):
+    with pytest.raises(FetchError, match="it lacks LICENSE"):
         verified(pin(content), "it")
 
 
 @pytest.mark.parametrize("content", [b"no package", package()[:-40], package()[:200]])
 def test_what_is_no_package(pin: Pin, content: bytes) -> None:
-    with pytest.raises(FetchError, match=r"it is no package of npm|it has no"):
+    with pytest.raises(FetchError, match=r"it is not an npm package|it lacks"):
         verified(pin(content), "it")
 
 
 def test_a_file_is_missing(pin: Pin) -> None:
     content = package(without="package/dist/socket.io.min.js.map")
-    with pytest.raises(FetchError, match=r"^it has no socket\.io\.min\.js\.map$"):
+    with pytest.raises(FetchError, match=r"^it lacks socket\.io\.min\.js\.map\.$"):
         verified(pin(content), "it")
 
 
@@ -239,7 +239,7 @@ def test_a_folder_that_cannot_be_written(
 
 
 def test_a_full_disk_leaves_what_was_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    keep({"socket.io.js": b"old", "LICENSE": b"old"}, folder)
+    store({"socket.io.js": b"old", "LICENSE": b"old"}, folder)
     written = Path.write_bytes
 
     def write_bytes(path: Path, content: bytes) -> int:
@@ -249,7 +249,7 @@ def test_a_full_disk_leaves_what_was_there(folder: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Path, "write_bytes", write_bytes)
     with pytest.raises(FetchError, match="No space left"):
-        keep({"socket.io.js": b"new", "LICENSE": b"new"}, folder)
+        store({"socket.io.js": b"new", "LICENSE": b"new"}, folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
         "socket.io.js": b"old",
         "LICENSE": b"old",

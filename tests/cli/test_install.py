@@ -63,7 +63,7 @@ def test_a_second_time_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFix
     capsys.readouterr()
     assert do(tmp_path, "install") == 0
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
-    assert capsys.readouterr().out.count("is as it should be") == len(FILES)
+    assert capsys.readouterr().out.count("is up to date") == len(FILES)
 
 
 def test_dry_it_only_says_what_it_would_do(
@@ -72,7 +72,7 @@ def test_dry_it_only_says_what_it_would_do(
     assert do(tmp_path, "install", "--dry-run") == 0
     assert files(tmp_path) == {}
     told = capsys.readouterr().out
-    assert all(f"would write {tmp_path / name}\n" in told for name in FILES)
+    assert all(f"Would write {tmp_path / name}.\n" in told for name in FILES)
 
 
 def test_a_changed_file_is_left_and_the_administrator_told(
@@ -85,10 +85,10 @@ def test_a_changed_file_is_left_and_the_administrator_told(
     capsys.readouterr()
     assert do(tmp_path, "install") == 1
     told = capsys.readouterr()
-    assert f"left {tmp_path / UNIT} as it is" in told.err
+    assert f"{tmp_path / UNIT} was changed and was left as it is" in told.err
     assert "systemctl edit chatd.service" in told.err
     # A configuration is there to be changed: no fault.
-    assert f"{tmp_path / CONFIGURATION} is yours, and stays" in told.out
+    assert f"{tmp_path / CONFIGURATION} is your configuration and was kept" in told.out
     assert (tmp_path / UNIT).read_text() == changed
     assert (tmp_path / CONFIGURATION).read_text() == "# mine\n"
 
@@ -109,7 +109,7 @@ def test_what_an_older_one_wrote_is_replaced(
         elsewhere.setattr(install, "_program", lambda: Path("/opt/older/bin/chatd"))
         do(tmp_path, "install")
     assert do(tmp_path, "install") == 0
-    assert f"replaced {tmp_path / UNIT}" in capsys.readouterr().out
+    assert f"Replaced {tmp_path / UNIT}." in capsys.readouterr().out
     assert "/srv/chat room/bin" in (tmp_path / UNIT).read_text()
 
 
@@ -123,7 +123,7 @@ def test_uninstall_takes_away_what_it_wrote_and_leaves_what_was_changed(
     assert do(tmp_path, "uninstall") == 0
     assert files(tmp_path) == {CONFIGURATION: "# mine\n"}
     told = capsys.readouterr().out
-    assert f"{tmp_path / CONFIGURATION} was changed, and stays" in told
+    assert f"{tmp_path / CONFIGURATION} was changed and was kept" in told
     assert "history" in told
     (tmp_path / CONFIGURATION).unlink()
     assert do(tmp_path, "uninstall") == 0
@@ -155,7 +155,7 @@ def test_a_program_that_is_not_there_is_told(
 ) -> None:
     monkeypatch.setattr(install, "_program", lambda: Path("/srv/absent"))
     assert do(tmp_path, "install") == 1
-    assert "/srv/absent is not there" in capsys.readouterr().err
+    assert "/srv/absent does not exist" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_written_is_told_in_one_line(
@@ -209,7 +209,7 @@ def test_the_running_system_is_told(
     ran.commands.clear()
     assert main(["install", "--dry-run"]) == 0
     assert ran.commands == []
-    assert "would run systemctl daemon-reload" in capsys.readouterr().out
+    assert "Would run `systemctl daemon-reload`" in capsys.readouterr().out
 
 
 def test_a_command_that_fails_is_told_in_one_line(

@@ -331,14 +331,16 @@ def on_terminal(folder: Path, *words: str, until: str, more: Mapping[str, str]) 
 def test_on_a_terminal_it_says_where_it_listens_and_where_its_history_is(tmp_path: Path) -> None:
     code, told = on_terminal(tmp_path, "--listen", "127.0.0.1:0", until="ready", more={})
     assert code == 0
-    assert "chatd serves on http://127.0.0.1:" in told
-    assert f"the history is in {tmp_path}/.local/state/chatd/chatd.db" in told
-    assert "Ctrl+C ends it" in told
+    assert "chatd listens on http://127.0.0.1:" in told
+    assert f"The history is stored in {tmp_path}/.local/state/chatd/chatd.db." in told
+    assert "Press Ctrl+C to stop." in told
     socket_path = f"unix:{tmp_path}/chat.sock"
     memory = ("--listen", socket_path, "--set", "history.store='memory'")
     code, told = on_terminal(tmp_path, *memory, until="ready", more={})
     assert code == 0
-    assert f"chatd serves on {socket_path}; the history is not kept; Ctrl+C ends it" in told
+    assert (
+        f"chatd listens on {socket_path}. The history is not stored. Press Ctrl+C to stop." in told
+    )
 
 
 @pytest.mark.parametrize("gone", [False, True])

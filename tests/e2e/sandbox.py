@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from chatd.cli.fetch_client import PACKAGE, FetchError, fetch, keep, verified
+from chatd.cli.fetch_client import PACKAGE, FetchError, fetch, store, verified
 
 __all__ = [
     "ROOT",
@@ -235,7 +235,7 @@ def build_package(machine: Sandbox, folder_inside: str, wheels: Path, folder: Pa
     client = cache_folder() / "chatd-tests" / PACKAGE
     if not (client / "LICENSE").is_file():
         try:
-            keep(verified(fetch(), PACKAGE), client)
+            store(verified(fetch(), PACKAGE), client)
         except FetchError as error:
             raise WheelsError(str(error)) from None
     for name in _SOURCES:

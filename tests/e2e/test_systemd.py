@@ -101,7 +101,7 @@ def test_an_upgrade_refuses_no_client_and_keeps_everything(service: Sandbox, par
 
 
 def test_metrics_work_in_the_hardened_unit(service: Sandbox) -> None:
-    assert "state     ready since" in service.run("/opt/chatd/bin/chatd", "ctl", "status")
+    assert "state     ready, up" in service.run("/opt/chatd/bin/chatd", "ctl", "status")
     # /proc shows only the daemon's own processes.
     figures = service.run(PROGRAM, "-c", METRICS)
     assert "process_open_fds " in figures

@@ -61,13 +61,13 @@ async def test_history_goes_out_and_in_and_out_again(
     assert (code, said.decode()) == (0, f"{copy.stat().st_size} bytes\n")
     assert copy.stat().st_mode & 0o777 == 0o600
     code, _, error = await chatd_says("ctl", "backup", copy, *of_it)
-    assert (code, error) == (1, f"chatd: {copy} is there already\n")
+    assert (code, error) == (1, f"chatd: {copy} exists already. Choose another name.\n")
     # Only the running daemon opens its store, and each error is one line.
     code, _, error = await chatd_says("import", *of_it, stdin=b"nonsense\n")
     assert code == 1
-    assert error.startswith("chatd: line 1: ")
+    assert error.startswith("chatd: Line 1: ")
     code, _, error = await chatd_says("export", "nowhere", *of_it)
-    assert (code, error) == (1, "chatd: there is no room nowhere\n")
+    assert (code, error) == (1, "chatd: There is no room named nowhere.\n")
     assert await chatd.stop() == 0
     # Now there is no daemon: the stores themselves are opened.
     assert (await chatd_says("export", "lobby", *of_it))[:2] == (0, live)
@@ -76,7 +76,7 @@ async def test_history_goes_out_and_in_and_out_again(
     code, said, error = await chatd_says("import", *of_copy, stdin=live)
     assert (code, error) == (
         1,
-        "chatd: lobby has a number 1 already; 0 lines before it are taken up\n",
+        "chatd: lobby already has an event 1. 0 lines before it were imported.\n",
     )
     code, _, error = await chatd_says("export", "lobby", "--config", config(tmp_path, Path("/x/y")))
     assert code == 1
@@ -84,7 +84,7 @@ async def test_history_goes_out_and_in_and_out_again(
     # Into an empty one, by a daemon; and out of it.
     empty = await start_chatd({**settings, "history.path": str(tmp_path / "empty.db")})
     code, said, _ = await chatd_says("import", *of_it, stdin=live)
-    assert (code, said) == (0, b"1000 lines are taken up\n")
+    assert (code, said) == (0, b"1000 lines were imported.\n")
     assert (await chatd_says("export", "lobby", *of_it))[:2] == (0, live)
     async with client.connect(empty.url, nick="bob") as bob:
         entered = await bob.join("lobby", limit=1)

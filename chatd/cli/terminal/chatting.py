@@ -14,7 +14,7 @@ import trio
 from msgspec import Struct
 
 from chatd import client
-from chatd.cli.check import say, visible
+from chatd.cli.output import visible, write
 from chatd.cli.terminal import sessions
 from chatd.cli.terminal.pipe import Pipe, open_pipe
 from chatd.cli.terminal.talk import Talk
@@ -72,7 +72,7 @@ def chat(options: Options, environment: Mapping[str, str], *, piped: bool) -> in
         if isinstance(error, BrokenPipeError):
             return 1  # the reader of the pipe is gone
         why = (error.strerror or str(error)).lower()
-    say(f"chatd: {visible(why)}\n", sys.stderr)
+    write(f"chatd: {visible(why)}\n", sys.stderr)
     return 1
 
 
@@ -122,7 +122,7 @@ def _save(one: client.Chat, file: Path, options: Options) -> bool:
         sessions.save(file, url=options.url, session=session)
     except OSError as error:
         why = f"{file.parent}: {(error.strerror or str(error)).lower()}"
-        say(f"chatd: cannot save your session for the next time: {visible(why)}\n", sys.stderr)
+        write(f"chatd: cannot save your session for the next time: {visible(why)}\n", sys.stderr)
         return False
     return True
 

@@ -14,7 +14,7 @@ from zlib import crc32
 
 from rich.text import Text
 
-from chatd.cli.check import visible
+from chatd.cli.output import visible
 from chatd.client import (
     Delete,
     Edit,

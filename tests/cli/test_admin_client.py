@@ -1,4 +1,4 @@
-"""Finding the daemon, and what is told where it cannot be asked."""
+"""Finding the daemon's admin socket, and the errors of requests to it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from chatd.cli import asking
-from chatd.cli.asking import AskError, ask, find
+from chatd.cli.admin_client import RequestError, find_socket, request
 
 
 @contextmanager
@@ -51,43 +50,43 @@ def answering(path: Path, answer: bytes) -> Iterator[None]:
 )
 def test_what_is_no_chatd(tmp_path: Path, answer: bytes) -> None:
     path = tmp_path / "a.sock"
-    with answering(path, answer), pytest.raises(AskError, match="is no chatd"):
-        ask(path, "GET", "/status", {})
+    with answering(path, answer), pytest.raises(RequestError, match="is not chatd"):
+        request(path, "GET", "/status", {})
 
 
 def test_a_daemon_that_ends_meanwhile(tmp_path: Path) -> None:
     path = tmp_path / "a.sock"
-    with answering(path, b""), pytest.raises(AskError, match="ended before it answered"):
-        ask(path, "GET", "/status", {})
+    with answering(path, b""), pytest.raises(RequestError, match="stopped before it answered"):
+        request(path, "GET", "/status", {})
 
 
 def test_a_daemon_that_has_a_fault(tmp_path: Path) -> None:
     path = tmp_path / "a.sock"
     answer = b"HTTP/1.1 500 Oops\r\nContent-Length: 6\r\n\r\nnoted\n"
-    with answering(path, answer), pytest.raises(AskError, match="its log tells"):
-        ask(path, "GET", "/status", {})
+    with answering(path, answer), pytest.raises(RequestError, match="See its log"):
+        request(path, "GET", "/status", {})
 
 
 def test_what_a_dead_daemon_left(tmp_path: Path) -> None:
     path = tmp_path / "a.sock"
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(path))
-    with pytest.raises(AskError, match="the daemon that made it is gone"):
-        ask(path, "GET", "/status", {})
+    with pytest.raises(RequestError, match="which a daemon left behind"):
+        request(path, "GET", "/status", {})
 
 
-def test_a_daemon_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking, "SECONDS", 0.05)
+def test_a_daemon_that_hangs(tmp_path: Path) -> None:
     path = tmp_path / "a.sock"
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(path))
         server.listen()
-        with pytest.raises(AskError, match="does not answer"):
-            ask(path, "GET", "/status", {})
+        with pytest.raises(RequestError, match="does not answer"):
+            request(path, "GET", "/status", {}, timeout=0.05)
 
 
 @pytest.mark.parametrize(
-    ("mode", "able"), [(0o600, "be {} or root"), (0o660, "be {}, in the group {}, or root")]
+    ("mode", "able"),
+    [(0o600, "as {} or root"), (0o660, "as {}, as a member of the group {}, or as root")],
 )
 def test_who_may_not_is_told_who_may(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, able: str
@@ -103,42 +102,40 @@ def test_who_may_not_is_told_who_may(
         connect = forbidden  # type: ignore[assignment]
 
     monkeypatch.setattr(socket, "socket", Forbidding)
-    with pytest.raises(AskError) as told:
-        ask(path, "GET", "/status", {})
+    with pytest.raises(RequestError) as told:
+        request(path, "GET", "/status", {})
     names = [pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(os.getgid()).gr_name]
-    assert f"mode {mode:04o}; {able.format(*names)}, or see admin.socket_mode" in str(told.value)
+    assert f"has mode {mode:04o}. Run this {able.format(*names)}, or" in str(told.value)
 
 
 # ---- where it is
 
 
 def test_a_named_socket_comes_first(tmp_path: Path) -> None:
-    assert find(Path("/x"), tmp_path / "absent.toml", {}) == Path("/x")
+    assert find_socket(Path("/x"), tmp_path / "absent.toml", {}) == Path("/x")
 
 
-def test_the_folders_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folders_in_their_order(tmp_path: Path) -> None:
     system, user, unit = tmp_path / "system.sock", tmp_path / "user", tmp_path / "unit"
-    monkeypatch.setattr(asking, "_SYSTEM", system)
     environ = {"XDG_RUNTIME_DIR": str(user), "RUNTIME_DIRECTORY": f"{unit}:/other"}
-    with pytest.raises(AskError) as told:
-        find(None, None, environ)
+    with pytest.raises(RequestError) as told:
+        find_socket(None, None, environ, system=system)
     for path in (unit / "admin.sock", system, user / "chatd" / "admin.sock"):
         assert str(path) in str(told.value)
     (user / "chatd").mkdir(parents=True)
     (user / "chatd" / "admin.sock").touch()
-    assert find(None, None, environ) == user / "chatd" / "admin.sock"
+    assert find_socket(None, None, environ, system=system) == user / "chatd" / "admin.sock"
     system.touch()
-    assert find(None, None, environ) == system
+    assert find_socket(None, None, environ, system=system) == system
     unit.mkdir()
     (unit / "admin.sock").touch()
-    assert find(None, None, environ) == unit / "admin.sock"
-    assert find(None, None, {"XDG_RUNTIME_DIR": "relative"}) == system
+    assert find_socket(None, None, environ, system=system) == unit / "admin.sock"
+    assert find_socket(None, None, {"XDG_RUNTIME_DIR": "relative"}, system=system) == system
 
 
-def test_a_configuration_says_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_configuration_says_where_it_is(tmp_path: Path) -> None:
     system = tmp_path / "system.sock"
     system.touch()
-    monkeypatch.setattr(asking, "_SYSTEM", system)
     path = tmp_path / "chatd.toml"
     for text, found in (
         ("[admin]\nsocket = '/run/x.sock'\n", Path("/run/x.sock")),
@@ -152,8 +149,8 @@ def test_a_configuration_says_where_it_is(tmp_path: Path, monkeypatch: pytest.Mo
         ("admin = 5\n", system),
     ):
         path.write_text(text)
-        assert find(None, path, {}) == found
-    assert find(None, tmp_path / "absent.toml", {}) == system
+        assert find_socket(None, path, {}, system=system) == found
+    assert find_socket(None, tmp_path / "absent.toml", {}, system=system) == system
     path.write_text("[admin]\nsocket = 'off'\n")
-    with pytest.raises(AskError, match='is "off"'):
-        find(None, path, {})
+    with pytest.raises(RequestError, match='is "off"'):
+        find_socket(None, path, {})
