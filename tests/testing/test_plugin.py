@@ -1,10 +1,14 @@
-"""The fixture as users of the package meet it: in a run of pytest of their own."""
+"""The fixture as users of the package get it: in a run of pytest of their own.
+
+One run serves all tests here, because starting pytest takes longer than the tests.
+"""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
+
+import pytest
 
 EXAMPLE = """
 import trio
@@ -40,49 +44,51 @@ async def test_real(chat):
     pass
 """
 
-ONLY_PYTEST = """
+# pytest imports test modules in the order of their names: this one first, before anything of the
+# others is imported.
+FIRST = """
 import sys
 
+LOADED = {name for name in sys.modules if name.startswith("chatd")}
+
 def test_nothing_is_imported():
-    import chatd.testing.plugin
-    assert {name for name in sys.modules if name.startswith("chatd")} == {
-        "chatd", "chatd.testing", "chatd.testing.plugin"
-    }
+    assert LOADED == {"chatd", "chatd.testing", "chatd.testing.plugin"}
 """
 
 
-def run(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return what pytest prints about the four modules above."""
+    folder = tmp_path_factory.mktemp("plugin")
     (folder / "pytest.ini").write_text("[pytest]\ntrio_mode = true\n")
-    (folder / "test_it.py").write_text(text)
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+    modules = {"0": FIRST, "example": EXAMPLE, "settings": SETTINGS, "real_clock": REAL_CLOCK}
+    for name, text in modules.items():
+        (folder / f"test_{name}.py").write_text(text)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-rA", "-p", "no:cacheprovider"],
         cwd=folder,
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
+    return done.stdout
 
 
-def test_the_example_of_the_docs(tmp_path: Path) -> None:
-    done = run(tmp_path, EXAMPLE)
-    assert done.returncode == 0, done.stdout
-    assert "2 passed" in done.stdout
+@pytest.mark.parametrize(
+    "test",
+    [
+        "test_example.py::test_a_short_outage_loses_nothing",
+        "test_example.py::test_again",
+        "test_settings.py::test_settings",
+        "test_0.py::test_nothing_is_imported",
+    ],
+)
+def test_it_passes(report: str, test: str) -> None:
+    assert f"PASSED {test}" in report, report
 
 
-def test_settings_are_a_fixture_to_override(tmp_path: Path) -> None:
-    done = run(tmp_path, SETTINGS)
-    assert done.returncode == 0, done.stdout
-
-
-def test_a_real_clock_is_told_in_one_line(tmp_path: Path) -> None:
-    done = run(tmp_path, REAL_CLOCK)
-    assert done.returncode == 1
-    lines = [line for line in done.stdout.splitlines() if "autojump_clock" in line]
-    assert lines, done.stdout
-    assert "Traceback" not in done.stdout
-
-
-def test_pytest_imports_nothing_for_it(tmp_path: Path) -> None:
-    done = run(tmp_path, ONLY_PYTEST)
-    assert done.returncode == 0, done.stdout
+def test_a_real_clock_fails_with_one_line(report: str) -> None:
+    assert "FAILED test_real_clock.py::test_real" in report
+    assert "The fixture chat needs a virtual clock: let the test take autojump_clock too." in report
+    assert "Traceback" not in report
