@@ -37,6 +37,11 @@ class _Way:
         self.changed = trio.lowlevel.ParkingLot()
 
     @property
+    def readable(self) -> bool:
+        """Whether a reader has no need to wait."""
+        return bool(self.bytes) or self.writer_closed or self.reader_closed
+
+    @property
     def full(self) -> bool:
         return len(self.bytes) >= self.size
 
@@ -98,15 +103,14 @@ class PipeEnd(trio.abc.Stream):
         self._receiving = True
         incoming = self._incoming
         try:
-            await trio.lowlevel.checkpoint()
-            while True:
-                if incoming.reader_closed:
-                    raise trio.ClosedResourceError("this end is closed")
-                if incoming.bytes or incoming.writer_closed:
-                    break
+            if incoming.readable:
+                await trio.lowlevel.checkpoint()
+            while not incoming.readable:  # parking is a checkpoint too
                 await incoming.changed.park()
         finally:
             self._receiving = False
+        if incoming.reader_closed:
+            raise trio.ClosedResourceError("this end is closed")
         data = bytes(incoming.bytes[:max_bytes])
         del incoming.bytes[:max_bytes]
         incoming.changed.unpark_all()
