@@ -1,23 +1,23 @@
-"""The rooms' logs: what a journal promises to the floors above, and how it says that it cannot.
+"""The journal: the rooms' logs, what is kept beside them, and what a store promises to the bus.
 
-A journal has one writer, the bus. ``commit`` gives each event its numbers and makes it durable,
-``answered`` releases what was committed to the bus's fan-out, and the reads give a room's past in
-present words. Nothing here knows who is connected.
+A journal has one writer, the bus. `Journal.commit` gives each event its numbers and makes it
+durable, `Journal.answered` releases what was committed to the bus's fan-out, and the reads return a
+room's past with its present texts. Nothing here knows who is connected.
 
-* `chatd.journal.memory.MemoryJournal` keeps all of it in the process, for as long as that lives;
+* `chatd.journal.memory.MemoryJournal` keeps everything in the process, for as long as that lives.
 * `chatd.journal.sqlite.open_sqlite` keeps it in one file.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Final, Literal, Protocol
 
 import trio
 from msgspec import Struct
 
-from chatd.journal.retention import Retention
-from chatd.journal.told import OperatorLog
+from chatd.journal.retention import OperatorLog, Retention
 from chatd.model import Event, Head, LogEntry, Operation, Outcome, Record, Refusal, UserRecord
 
 __all__ = [
@@ -33,26 +33,29 @@ __all__ = [
     "Statistics",
     "StoreError",
     "Unavailable",
+    "new_epoch",
 ]
 
 FORGOTTEN: Final = "forgotten"
-"""Who said what a forgotten user said, by user and by nick."""
+"""The user and the nick under which the events of a forgotten user stay in the log."""
 
 Durability = Literal["commit", "fsync"]
-"""What a commit outlives: the process (``commit``), or the machine's power too (``fsync``)."""
+"""What a commit survives: the end of the process (``commit``), or a loss of power (``fsync``)."""
 
 UNREAD_EVENTS = 10_000
-"""How many events are looked at to count what is unread: some 10 ms of a reader's time."""
+"""How many events are read at most to count unread messages: some 10 ms of a reader's time."""
 
-NO_MESSAGE = Refusal("not_found", "there is no such message")
-NOT_YOURS = Refusal("forbidden", "it is somebody else's message")
+NO_MESSAGE = Refusal("not_found", "There is no such message.")
+NOT_YOURS = Refusal("forbidden", "You can only change your own messages.")
 
 
 class Unavailable(Exception):  # noqa: N818  the error code's name, as clients know it
     """The store did not confirm: what was asked may have happened or not.
 
-    ``divisible`` says whether a part of the batch may fare better by itself: not where the whole
-    store is locked or broken, and trying each event would only wait as often.
+    Args:
+        reason: For the log.
+        divisible: Whether the operations of the batch may succeed one by one. Not if the whole
+            store is locked or broken: each attempt would only wait as long.
     """
 
     def __init__(self, reason: str, *, divisible: bool = False) -> None:
@@ -61,78 +64,84 @@ class Unavailable(Exception):  # noqa: N818  the error code's name, as clients k
 
 
 class StoreError(Exception):
-    """The store cannot be opened. Its text is one line for the operator: what is, what to do."""
+    """The store cannot be opened. The message is one line: the problem and the remedy."""
 
 
 class Statistics(Struct, frozen=True):
-    """What a journal did since it was opened, and how big it is."""
+    """What a journal did since it was opened, and its size."""
 
     events: int
     """Events committed."""
     duplicates: int
     """Posts answered with the first event of their key."""
     batches: int
-    """Transactions committed for `Journal.commit`."""
+    """Batches committed."""
     failures: int
-    """Times that `Unavailable` was raised."""
+    """Commits that raised `Unavailable`."""
     swept: int
     """Events removed by retention."""
     bytes: int
-    """What the store takes of the disk or of memory, without what it could use again."""
+    """Bytes in use on the disk or in memory, without those that are free to be used again."""
     log_bytes: int
-    """The write-ahead log at its last checkpoint."""
+    """The size of the write-ahead log at its last checkpoint."""
     commit_seconds: float
-    """Time spent in commits, in all."""
+    """The duration of all commits together."""
     slowest_seconds: float
-    """The longest commit."""
+    """The duration of the longest commit."""
     threaded: bool
-    """Whether commits run in a thread now."""
+    """Whether commits run in a thread at present."""
 
 
 class Journal(Protocol):
-    """Logs behind one small door. One task writes (`commit`, `recover`, `sweep`), any reads."""
+    """A store of room logs. One task calls `commit`, `recover`, `index` and `sweep`; any reads.
+
+    Every read raises `Unavailable` if the store cannot be read, or not in time.
+    """
 
     @property
     def epoch(self) -> str:
-        """Names this life of the store's numbers."""
+        """Names this generation of the store's numbers."""
         ...
 
     @property
     def key(self) -> bytes:
-        """32 random bytes made with the store, to sign sessions' secrets with."""
+        """32 random bytes, made with the store, for signing session secrets."""
         ...
 
     @property
     def position(self) -> int:
-        """The store's last position: of what was committed and told."""
+        """The position of the last event that was committed and confirmed."""
         ...
 
     @property
     def writer_blocked(self) -> bool:
-        """Whether a thread is inside a call of the one that writes."""
+        """Whether the writer is inside a call in its thread."""
         ...
+
+    # ---- writing
 
     def start(self, committed: trio.MemorySendChannel[list[Event]]) -> None:
         """Take the channel on which committed events are to be put, in the order of positions.
 
-        Whoever calls this closes the channel, after `aclose`. Until then a store that several
-        daemons share may put events of others there at any time.
+        The caller closes the channel after `aclose`. Until then a store that several daemons share
+        may put events of the others there at any time.
         """
         ...
 
     async def commit(self, batch: Sequence[Operation]) -> list[Outcome]:
-        """Commit the whole batch or nothing of it; outcomes come in the batch's order.
+        """Commit the whole batch or nothing of it, and return the outcomes in its order.
 
-        A room's ``seq``, the store's ``position`` and ``at`` are drawn inside. A key that was there
-        before, in the store or in this batch, gives the first event, as a duplicate. Once begun it
-        is not left half way: a cancellation waits for it.
+        The events' ``seq``, ``position`` and ``at`` are drawn inside the transaction. If a key has
+        been used before, in the store or in this batch, the outcome is the first event, as a
+        duplicate. A cancellation waits for a commit that has begun.
 
-        An ``edit`` gives the message its text and the time, a ``delete`` takes its text away, in
-        the store too. Either is refused, alone, with ``not_found`` where there is no such message
-        or it is deleted, and with ``forbidden`` where it is somebody else's (`Post`); so is, with
-        ``not_found``, a ``reply_to`` that names no message. A ``topic`` becomes its room's.
+        An ``edit`` replaces the text of its message, a ``delete`` removes it, in the store too.
+        Each is refused alone: with ``not_found`` if the message does not exist or is deleted, with
+        ``forbidden`` if it is another user's (see `Post`). So is, with ``not_found``, a
+        ``reply_to`` that names no message. A ``topic`` becomes the room's topic.
 
-        Raises `Unavailable`; then `recover` must come before the next commit.
+        Raises:
+            Unavailable: `recover` must be called before the next commit.
         """
         ...
 
@@ -145,108 +154,23 @@ class Journal(Protocol):
         ...
 
     async def answered(self, events: list[Event]) -> None:
-        """Release a batch's events, in the order of positions: their senders have their answers.
+        """Release a batch's events, in the order of positions: their senders have been answered.
 
-        This very list is put on ``committed``, at once or in its turn, as one block; so is an empty
-        one, by which the bus finds out whether its tasks move. Waits while the channel is full.
-        """
-        ...
-
-    async def read(self, room: str, after: int, upto: int, limit: int) -> list[Event]:
-        """Give the first ``limit`` events with ``after < seq <= upto``, oldest first.
-
-        Raises `Unavailable`, as the other reads do.
-        """
-        ...
-
-    async def read_back(self, room: str, before: int, limit: int) -> list[Event]:
-        """Give the last ``limit`` events with ``seq < before``, oldest first."""
-        ...
-
-    async def head(self, room: str) -> Head | None:
-        """Give the room as it was last committed; None if it never had an event."""
-        ...
-
-    async def rooms(self) -> list[Head]:
-        """Give the rooms that have events, in the order of their folded names.
-
-        Direct messages' rooms, which begin with ``@``, are left out.
-        """
-        ...
-
-    async def read_rooms(self, rooms: Mapping[str, int], upto: int, limit: int) -> list[Event]:
-        """Give events of several rooms, each behind a position of its own, up to another.
-
-        In the order of their positions; the first ``limit`` of them.
-        """
-        ...
-
-    async def seq_at(self, room: str, position: int) -> int:
-        """Give the room's last number up to a position of the store; 0 if there was none yet.
-
-        Also 0 where retention may have removed events behind that position, which nobody can tell.
-        """
-        ...
-
-    async def unread(self, room: str, user: str, after: int, most: int) -> int:
-        """Count messages of others that came after a number and stand; no further than ``most``.
-
-        Of the next `UNREAD_EVENTS` events.
-        """
-        ...
-
-    async def search(self, room: str, query: str, before: int, limit: int) -> list[Event]:
-        """Give the last ``limit`` messages with ``seq < before`` that have all the query's words.
-
-        The newest first. Words are found whole, without regard to case and accents; words in
-        quotes stand beside one another. What was not `index`-ed yet is not found. Raises
-        `Unavailable` also where it takes too long.
-        """
-        ...
-
-    async def records(self, kind: str, prefix: str = "", limit: int = -1) -> list[Record]:
-        """Give what stands on a shelf, by name: whose names begin so, whose time is not over."""
-        ...
-
-    async def entries(self, room: str, after: int, limit: int) -> list[LogEntry]:
-        """Give a room's log as it is stored, behind a number: the first ``limit`` lines."""
-        ...
-
-    async def entries_of(self, user: str, after: int) -> tuple[list[LogEntry], int | None]:
-        """Give what a user said behind a position, a chunk of it; and its end, None: of all."""
-        ...
-
-    def backup(self) -> AsyncGenerator[bytes]:
-        """Give a store that is as this one is now, in pieces, while this one goes on.
-
-        Raises `Unavailable`: where there is no file, or no room for another.
-        """
-        ...
-
-    async def user(self, user: str) -> UserRecord | None:
-        """Give what is kept of the user."""
-        ...
-
-    async def present(self, since: int) -> list[UserRecord]:
-        """Give users who are present or were at ``since`` or later.
-
-        A store that is opened first takes everybody in it as gone at that moment.
+        This very list is put on ``committed``, at once or in its turn, as one block. So is an empty
+        one, with which the bus checks that its tasks make progress. Waits while the channel is
+        full.
         """
         ...
 
     async def index(self) -> bool:
-        """Make one chunk of new words findable; True if more is left."""
-        ...
-
-    async def subjects(self) -> list[UserRecord]:
-        """Give everybody who is kept and came by a token."""
+        """Make one chunk of new words searchable; return True if more are left."""
         ...
 
     async def sweep(self) -> bool:
-        """Remove one chunk (at most 64 events) of what retention lets go; True if more is left.
+        """Remove one chunk, at most 64 events, of what retention drops; True if more is left.
 
-        Records whose time is over go too. What was deleted leaves the store's files, in further
-        chunks, within ``Retention.purge_seconds``.
+        Records that have ended and users who were away too long are removed too. Texts that were
+        deleted leave the store's files, in further chunks, within ``Retention.purge_seconds``.
         """
         ...
 
@@ -258,18 +182,116 @@ class Journal(Protocol):
         ...
 
     def retain(self, retention: Retention) -> None:
-        """Keep by this rule from the next sweep on."""
+        """Apply this rule from the next sweep on."""
+        ...
+
+    # ---- reading
+
+    async def read(self, room: str, after: int, upto: int, limit: int) -> list[Event]:
+        """Return the first ``limit`` events with ``after < seq <= upto``, oldest first."""
+        ...
+
+    async def read_back(self, room: str, before: int, limit: int) -> list[Event]:
+        """Return the last ``limit`` events with ``seq < before``, oldest first."""
+        ...
+
+    async def read_rooms(self, rooms: Mapping[str, int], upto: int, limit: int) -> list[Event]:
+        """Return the first ``limit`` events of several rooms, in the order of their positions.
+
+        Args:
+            rooms: The position behind which to read, for each room.
+            upto: The last position to read.
+            limit: How many events to return at most.
+        """
+        ...
+
+    async def head(self, room: str) -> Head | None:
+        """Return the room as it was last committed; None if it never had an event."""
+        ...
+
+    async def rooms(self) -> list[Head]:
+        """Return the rooms that have events, by their keys, without those of direct messages."""
+        ...
+
+    async def seq_at(self, room: str, position: int) -> int:
+        """Return the room's last number at a position of the store; 0 if it had none yet.
+
+        Also 0 if retention may have removed events behind that position.
+        """
+        ...
+
+    async def unread(self, room: str, user: str, after: int, most: int) -> int:
+        """Count the messages of others after a number, deleted ones aside, up to ``most``.
+
+        Only the next `UNREAD_EVENTS` events are read.
+        """
+        ...
+
+    async def search(self, room: str, query: str, before: int, limit: int) -> list[Event]:
+        """Return the last ``limit`` messages with ``seq < before`` that have all words of a query.
+
+        The newest come first. Only whole words match, regardless of case and accents; words in
+        quotes must stand side by side. What has not been `index`-ed yet is not found.
+        """
+        ...
+
+    async def records(self, kind: str, prefix: str = "", limit: int = -1) -> list[Record]:
+        """Return the records of a kind whose names begin with ``prefix``, by name.
+
+        Records that have ended are left out. A negative ``limit`` means no limit.
+        """
+        ...
+
+    async def user(self, user: str) -> UserRecord | None:
+        """Return what is kept of the user."""
+        ...
+
+    async def present(self, since: int) -> list[UserRecord]:
+        """Return the users who are present, or were at ``since`` (ms) or later.
+
+        Opening a store marks everybody in it as gone at that moment.
+        """
+        ...
+
+    async def subjects(self) -> list[UserRecord]:
+        """Return all users who are kept and came with a token."""
+        ...
+
+    # ---- copies
+
+    async def entries(self, room: str, after: int, limit: int) -> list[LogEntry]:
+        """Return the first ``limit`` entries of a room's log after a number, as stored."""
+        ...
+
+    async def entries_of(self, user: str, after: int) -> tuple[list[LogEntry], int | None]:
+        """Return a chunk of a user's entries after a position, and where the chunk ends.
+
+        The end is None after the last chunk.
+        """
+        ...
+
+    def backup(self) -> AsyncGenerator[bytes]:
+        """Return a copy of the store as it is now, in pieces, while the store stays in use.
+
+        Raises:
+            Unavailable: the store is in memory, or the disk has no space for a copy.
+        """
         ...
 
     async def aclose(self) -> None:
-        """Close the store, cleanly. A second call does nothing."""
+        """Close the store cleanly. A second call does nothing."""
         ...
 
     def statistics(self) -> Statistics: ...
 
 
+def new_epoch() -> str:
+    """Return a random epoch. It begins with a letter: SQLite would store digits as a number."""
+    return f"e{secrets.token_hex(8)[1:]}"
+
+
 class LocalJournal:
-    """The feed of a store that one daemon alone writes: what was answered goes straight on."""
+    """The way back to the bus of a store that one daemon alone writes: straight on."""
 
     _committed: trio.MemorySendChannel[list[Event]]
 

@@ -1,18 +1,16 @@
-"""One batch of operations made into rows, inside a transaction that is begun and ended elsewhere.
+"""A batch of operations made into rows, inside a transaction that the writer begins and ends.
 
-Plain messages are gathered and inserted together. Whatever looks at other events first has the rows
-before it inserted, so that it finds them.
+Plain messages are collected and inserted together. An operation that depends on other events has
+the rows before it inserted first, so that it finds them.
 """
 
 from __future__ import annotations
 
-import secrets
 import sqlite3
 from collections.abc import Sequence
 from typing import Any, Final
 
-from chatd.journal import NO_MESSAGE, NOT_YOURS, fulltext, rewrite, schema
-from chatd.journal.marks import POSITION
+from chatd.journal import NO_MESSAGE, NOT_YOURS, new_epoch, rewrite, schema, words
 from chatd.model import (
     Drop,
     Erase,
@@ -56,7 +54,14 @@ _MESSAGE: Final = (
 
 
 class Batch:
-    """Runs once. Then the writer commits, and takes over what stands here."""
+    """One run of a batch. The writer then commits, and takes over what is found here.
+
+    Args:
+        cursor: Inside a transaction.
+        at: The time of the events, in ms.
+        indexed: The position up to which messages are in the index of words.
+        keyed: Whether to look up the keys of plain messages; see `run`.
+    """
 
     __slots__ = (
         "_at",
@@ -69,8 +74,8 @@ class Batch:
         "duplicates",
         "epoch",
         "position",
+        "removed_text",
         "rooms",
-        "wiped",
     )
 
     def __init__(self, cursor: sqlite3.Cursor, *, at: int, indexed: int, keyed: bool) -> None:
@@ -81,22 +86,22 @@ class Batch:
         self._keyed = keyed
         self._rows: list[tuple[object, ...]] = []
         self.rooms: dict[str, list[int]] = {}
-        """By fold: the id and the last number."""
+        """The id and the last number of each room, by its key."""
         self.position = 0
         self.characters = 0
         self.duplicates = 0
         self.epoch: str | None = None
-        """The store's from now on, where lines were taken up from elsewhere."""
-        self.wiped = False
-        """Whether a text was taken away."""
+        """The store's new epoch, if log entries were restored."""
+        self.removed_text = False
 
     def run(self, batch: Sequence[Operation]) -> list[Outcome]:
-        """Do it all; what breaks a rule is refused by itself.
+        """Carry out all operations; what breaks a rule is refused alone.
 
-        Raises `sqlite3.IntegrityError` where a key was there before: that is rare, so that it is
-        looked for only where the batch is run again with ``keyed``.
+        Raises:
+            sqlite3.IntegrityError: The key of a plain message has been used before. That is rare,
+                so keys are looked up only if the batch is run again with ``keyed``.
         """
-        position: int = self._execute(POSITION).fetchone()[0]
+        position: int = self._execute(schema.POSITION).fetchone()[0]
         at, rows, rooms, keyed = self._at, self._rows, self.rooms, self._keyed
         outcomes: list[Outcome] = []
         characters = 0
@@ -106,7 +111,7 @@ class Batch:
                     position, refusal = self._restore(operation, position)
                     outcomes.append(refusal)
                 else:
-                    outcomes.append(self._keep(operation))
+                    outcomes.append(self._other(operation))
                 continue
             fold, user, nick, text = operation.room, operation.user, operation.nick, operation.text
             kind, key, of, reply_to = (
@@ -116,7 +121,7 @@ class Batch:
                 operation.reply_to,
             )
             plain = kind == "message" and reply_to is None
-            # What may be refused must not be, where it was done before.
+            # Before the rules: a retried operation must not be refused.
             if (
                 key is not None
                 and (keyed or not plain)
@@ -136,9 +141,9 @@ class Batch:
             position += 1
             room[1] = seq = room[1] + 1
             event = Event(position, fold, seq, at, kind, user, nick, text, of, reply_to)
-            # An edit's text stands with its message: so it goes when that is changed again.
-            kept = None if kind == "edit" else text
-            rows.append((position, room[0], seq, at, kind, user, nick, kept, of, reply_to, key))
+            # An edit's text is stored with its message, so that the next change removes it.
+            stored = None if kind == "edit" else text
+            rows.append((position, room[0], seq, at, kind, user, nick, stored, of, reply_to, key))
             if text is not None:
                 characters += len(text)
             outcomes.append(Receipt(event))
@@ -168,10 +173,10 @@ class Batch:
         row = self._execute(_BY_KEY, (fold, user, key)).fetchone()
         return None if row is None else schema.decode(row)
 
-    # What changes another event
+    # ---- operations that change other events
 
     def _change(self, post: Post) -> Refusal | None:
-        """Do to another event what this one asks; tell why not."""
+        """Apply an edit or a delete to its message; return why it is refused, or None."""
         self._insert()
         if post.reply_to is not None and self._message(post.room, post.reply_to) is None:
             return NO_MESSAGE
@@ -191,21 +196,21 @@ class Batch:
         else:
             change, new = "UPDATE events SET text = NULL, edited = NULL, deleted = 1", None
             self._execute(f"{change} WHERE position = ?", (position,))
-        self.wiped = True
+        self.removed_text = True
         if position <= self._indexed:
             if text is not None:
-                fulltext.take_out(self._cursor, [(position, text, room_id)])
+                words.remove(self._cursor, [(position, text, room_id)])
             if new is not None:
-                fulltext.add(self._cursor, [(position, new, room_id)])
+                words.add(self._cursor, [(position, new, room_id)])
         return None
 
     def _message(self, fold: str, seq: int) -> tuple[Any, ...] | None:
-        # Clients name numbers, of any size; SQLite's have 64 bits.
+        # Clients name numbers of any size; SQLite's have 64 bits.
         values = (fold, schema.number(seq))
         found: tuple[Any, ...] | None = self._execute(_MESSAGE, values).fetchone()
         return found
 
-    # What comes from elsewhere
+    # ---- operations on whole logs and on what is kept beside them
 
     def _restore(self, operation: Restore, position: int) -> tuple[int, Refusal | None]:
         self._insert()
@@ -216,39 +221,40 @@ class Batch:
         restored = rewrite.restore(self._cursor, operation, room, position)
         if isinstance(restored, Refusal):
             return position, restored
-        self.epoch = secrets.token_hex(8)
+        self.epoch = new_epoch()
         self._execute("UPDATE meta SET value = ? WHERE name = 'epoch'", (self.epoch,))
         return restored, None
 
-    # What stands beside the logs, and what is taken out of them
-
-    def _keep(self, operation: Remember | Put | Drop | Take | Wipe | Erase | Forget) -> Outcome:
-        if isinstance(operation, Wipe | Erase):
-            self._insert()
-            self.wiped = True
-            if isinstance(operation, Wipe):
+    def _other(self, operation: Remember | Put | Drop | Take | Wipe | Erase | Forget) -> Outcome:
+        match operation:
+            case Wipe():
+                self._insert()
+                self.removed_text = True
                 return rewrite.wipe(self._cursor, operation, self._indexed)
-            return rewrite.erase(self._cursor, operation, self._indexed)
-        if isinstance(operation, Forget):
-            self.wiped = True
-            rewrite.forget(self._cursor, operation)
-            return None
-        if isinstance(operation, Remember):
-            user = operation.record
-            self._execute(_REMEMBER, (user.user, user.nick, user.seen, user.subject))
-            return None
-        if isinstance(operation, Put):
-            record = operation.record
-            self._execute(
-                "INSERT OR REPLACE INTO records (shelf, name, value, until) VALUES (?, ?, ?, ?)",
-                (record.kind, record.name, record.value, record.until),
-            )
-            return None
-        shelf, name = operation.kind, operation.name
+            case Erase():
+                self._insert()
+                self.removed_text = True
+                return rewrite.erase(self._cursor, operation, self._indexed)
+            case Forget():
+                self.removed_text = True
+                rewrite.forget(self._cursor, operation)
+            case Remember(user):
+                self._execute(_REMEMBER, (user.user, user.nick, user.seen, user.subject))
+            case Put(record):
+                self._execute(
+                    "INSERT OR REPLACE INTO records (shelf, name, value, until)"
+                    " VALUES (?, ?, ?, ?)",
+                    (record.kind, record.name, record.value, record.until),
+                )
+            case Drop(kind, name):
+                self._take(kind, name)
+            case Take(kind, name):
+                return Taken(self._take(kind, name))
+        return None
+
+    def _take(self, kind: str, name: str) -> Record | None:
         query = "DELETE FROM records WHERE shelf = ? AND name = ? RETURNING value, until"
-        row = next(iter(self._execute(query, (shelf, name)).fetchall()), None)
-        if isinstance(operation, Drop):
-            return None
+        row = next(iter(self._execute(query, (kind, name)).fetchall()), None)
         if row is None or (row[1] is not None and row[1] <= self._at):
-            return Taken(None)
-        return Taken(Record(shelf, name, *row))
+            return None
+        return Record(kind, name, *row)

@@ -1,11 +1,11 @@
-"""Whose the store's file is, and whether it went back: the lock beside it, the marker of this boot.
+"""Who holds the store's file, and whether the store went back in time.
 
-The lock file holds the process that has the store, and below it the store's last *life* as this
-folder knows it: ``7 open`` or ``7 closed``. A store that has an earlier life in it than that was
-put back from a backup.
+The lock file beside the store holds the process that has it open and, in a second line, the store's
+last *generation* that this folder knows: ``7 open`` or ``7 closed``. It counts how often the store
+was opened. A store with an earlier generation was restored from a backup.
 
-A lock file, not the database itself, carries the lock: closing any descriptor of the database
-would drop SQLite's own locks on it (sqlite.org/howtocorrupt.html, 2.2).
+The lock is on a file of its own: closing any descriptor of the database would drop SQLite's own
+locks on it (sqlite.org/howtocorrupt.html, 2.2).
 """
 
 from __future__ import annotations
@@ -22,24 +22,26 @@ __all__ = ["BootMarker", "StoreLock"]
 
 
 class StoreLock:
-    """Holds the file for this process, until `release` or the process's end.
+    """Holds the file for this process, until `release` or the end of the process.
 
-    ``life`` is the store's last life that began in this folder, None where that is not known, and
+    ``generation`` is the store's last one that began in this folder, None if it is not known, and
     ``closed`` whether it ended cleanly.
     """
 
     def __init__(self, descriptor: int, record: str) -> None:
         self._descriptor = descriptor
-        life, _, state = record.partition(" ")
-        self.generation = int(life) if life.isdigit() and state in ("open", "closed") else None
+        generation, _, state = record.partition(" ")
+        known = generation.isdigit() and state in ("open", "closed")
+        self.generation = int(generation) if known else None
         self.closed = state == "closed"
         self._write(f"{os.getpid()}")
 
     @classmethod
     def take(cls, path: Path) -> Self:
-        """Make the folder (0700) and the file (0600) where they are missing, and lock the file.
+        """Lock the store's file, and make its folder (0700) and the file (0600) if missing.
 
-        Raises `StoreError` if another process has it, or the folder does not let us.
+        Raises:
+            StoreError: another process holds it, or the folder cannot be used.
         """
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -66,33 +68,35 @@ class StoreLock:
             os.close(descriptor)
             raise
 
-    def note(self, life: int, *, closed: bool) -> None:
-        """Write down that this life of the store began here, or ended cleanly."""
-        self.generation, self.closed = life, closed
+    def note(self, generation: int, *, closed: bool) -> None:
+        """Write down that a generation of the store began here, or ended cleanly."""
+        self.generation, self.closed = generation, closed
         self._write(f"{os.getpid()}")
         os.fsync(self._descriptor)
 
     def release(self) -> None:
-        # The file stays: to remove it would let two processes lock two files of that name.
+        # The file stays: removing it would let two processes lock two files of that name.
         self._write("")
         os.close(self._descriptor)
 
     def _write(self, holder: str) -> None:
-        record = (
-            ""
-            if self.generation is None
-            else f"{self.generation} {'closed' if self.closed else 'open'}\n"
-        )
+        state = "closed" if self.closed else "open"
+        record = "" if self.generation is None else f"{self.generation} {state}\n"
         content = f"{holder}\n{record}".encode()
         os.pwrite(self._descriptor, content, 0)
         os.ftruncate(self._descriptor, len(content))
 
 
 class BootMarker:
-    """A file that does not outlive the machine's boot: it stands while the store is open.
+    """A file that disappears when the machine boots; it exists while the store is open.
 
-    A store that was not closed cleanly and finds its marker lost nothing: the pages were in the
-    kernel's hands. ``folder`` is on a tmpfs; None: nobody knows, so it may have lost something.
+    A store that was not closed cleanly but finds its marker has lost nothing: its pages were in the
+    kernel's cache.
+
+    Args:
+        folder: A folder on a tmpfs. None means that there is no telling: the store may have lost
+            its last moments.
+        store: The store's file.
     """
 
     def __init__(self, folder: Path | None, store: Path) -> None:
@@ -101,12 +105,12 @@ class BootMarker:
         self._store = store
 
     def _content(self, epoch: str) -> str:
-        # The inode too: another file that was put in the store's place is not the one we left.
+        # With the inode: another file in the store's place is not the one that was left open.
         status = self._store.stat()
         return f"{epoch} {status.st_dev}:{status.st_ino}\n"
 
-    def stands(self, epoch: str) -> bool:
-        """Tell whether the store of that epoch was open in this boot of the machine."""
+    def exists(self, epoch: str) -> bool:
+        """Return whether the store of that epoch was opened since the machine booted."""
         if self._path is None:
             return False
         try:
@@ -114,8 +118,12 @@ class BootMarker:
         except (OSError, UnicodeDecodeError):
             return False
 
-    def put(self, epoch: str) -> None:
-        """Put the marker. Raises `StoreError` if the folder does not let us."""
+    def create(self, epoch: str) -> None:
+        """Write the marker.
+
+        Raises:
+            StoreError: the folder cannot be used.
+        """
         if self._path is None:
             return
         try:

@@ -1,6 +1,6 @@
-"""A journal in the process's memory: the same promises as the one in a file, but for its life.
+"""A journal in memory: everything the one in a file promises, except that it outlives the process.
 
-It never fails, and nothing in it waits, but for `LocalJournal.answered`.
+It never fails, and nothing in it waits except `LocalJournal.answered`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from chatd.journal import (
     OperatorLog,
     Statistics,
     Unavailable,
+    new_epoch,
     words,
 )
 from chatd.journal.retention import CHUNK, Retention, RetentionLog, no_report
@@ -50,6 +51,7 @@ from chatd.model import (
     Refusal,
     Remember,
     Restore,
+    Take,
     Taken,
     UserRecord,
     Wipe,
@@ -58,19 +60,20 @@ from chatd.model import (
 __all__ = ["MemoryJournal"]
 
 _EVENT_BYTES: Final = 700
-"""An event without its text: struct, numbers, entries in three dicts. Measured: 640."""
+"""The size of an event without its text: struct, numbers, entries in three dicts. Measured: 640."""
 
 _SEARCH_SECONDS: Final = 2.0
+"""How long a search may take, as in a file."""
+
 _SEARCH_EVENTS: Final = 64
-"""How long a search may take, as in a store of SQLite's, and after how many texts the scheduler has
-its turn."""
+"""Texts searched between two checkpoints."""
 
 _Key = tuple[str, str, str]
 
 
 @dataclass(slots=True)
 class _Kept:
-    """An event as it is stored: an edit's own text is not, its message's is (`_present`)."""
+    """An event as stored: an edit has no text of its own, its message has the present one."""
 
     event: Event
     key: _Key | None
@@ -86,7 +89,7 @@ class _Room:
     events: dict[int, _Kept] = field(default_factory=dict)
 
     def present(self, seq: int) -> Event:
-        """Give the event in present words."""
+        """Return the event with its present text."""
         event = self.events[seq].event
         if event.kind != "edit":
             return event
@@ -95,7 +98,7 @@ class _Room:
 
 
 class MemoryJournal(LocalJournal):
-    """`chatd.journal.Journal`, by plain dicts. ``now`` gives the time in ms."""
+    """`chatd.journal.Journal` on plain dicts. ``now`` returns the time in ms."""
 
     def __init__(
         self,
@@ -104,7 +107,7 @@ class MemoryJournal(LocalJournal):
         retention: Retention | None = None,
         report: OperatorLog = no_report,
     ) -> None:
-        self.epoch = secrets.token_hex(8)
+        self.epoch = new_epoch()
         self.key = secrets.token_bytes(32)
         self.position = 0
         self._now = now
@@ -133,31 +136,30 @@ class MemoryJournal(LocalJournal):
         return [self._do(operation, at) for operation in batch]
 
     def _do(self, operation: Operation, at: int) -> Outcome:
-        if isinstance(operation, Post):
-            return self._post(operation, at)
-        if isinstance(operation, Remember):
-            self._users[operation.record.user] = operation.record
-            self._users.move_to_end(operation.record.user)
-            return None
-        if isinstance(operation, Put):
-            self._records[operation.record.kind, operation.record.name] = operation.record
-            return None
-        if isinstance(operation, Restore):
-            return self._restore(operation)
-        if isinstance(operation, Wipe):
-            return self._wipe(operation)
-        if isinstance(operation, Erase):
-            return self._erase(operation)
-        if isinstance(operation, Forget):
-            self._users.pop(operation.user, None)
-            prefix = f"{operation.user}\0"
-            for key in [key for key in self._records if key[1].startswith(prefix)]:
-                del self._records[key]
-            return None
-        record = self._records.pop((operation.kind, operation.name), None)
-        if isinstance(operation, Drop):
-            return None
-        return Taken(record if record is not None and _stands(record, at) else None)
+        match operation:
+            case Post():
+                return self._post(operation, at)
+            case Restore():
+                return self._restore(operation)
+            case Wipe():
+                return self._wipe(operation)
+            case Erase():
+                return self._erase(operation)
+            case Forget(user):
+                self._users.pop(user, None)
+                for key in [key for key in self._records if key[1].startswith(f"{user}\0")]:
+                    del self._records[key]
+            case Remember(record):
+                self._users[record.user] = record
+                self._users.move_to_end(record.user)
+            case Put(record):
+                self._records[record.kind, record.name] = record
+            case Drop(kind, name):
+                self._records.pop((kind, name), None)
+            case Take(kind, name):
+                taken = self._records.pop((kind, name), None)
+                return Taken(taken if taken is not None and _lasts(taken, at) else None)
+        return None
 
     def _post(self, post: Post, at: int) -> Receipt | Refusal:
         key = None if post.key is None else (post.room, post.user, post.key)
@@ -196,7 +198,7 @@ class MemoryJournal(LocalJournal):
         return Receipt(event)
 
     def _change(self, post: Post, at: int) -> Refusal | None:
-        """Do to another event what this one asks; tell why not."""
+        """Apply an edit or a delete to its message; return why it is refused, or None."""
         if post.reply_to is not None and self._message(post.room, post.reply_to) is None:
             return NO_MESSAGE
         if post.kind not in ("edit", "delete"):
@@ -216,32 +218,34 @@ class MemoryJournal(LocalJournal):
         return None
 
     def _restore(self, operation: Restore) -> Refusal | None:
-        lines = operation.entries
-        room = self._rooms.get(operation.room) or _Room(lines[0].room)
-        keys = [(operation.room, line.user, line.key) for line in lines if line.key is not None]
+        entries = operation.entries
+        room = self._rooms.get(operation.room) or _Room(entries[0].room)
+        keys = [
+            (operation.room, entry.user, entry.key) for entry in entries if entry.key is not None
+        ]
         if (refusal := unfit(operation, room.seq, empty=not room.events)) is not None:
             return refusal
         if any(key in self._keys for key in keys):
-            return Refusal("bad_request", f"{lines[0].room} has a key of these already")
+            return Refusal("bad_request", f"{entries[0].room} already has a key of these.")
         if not room.events:
-            room.first = lines[0].seq
+            room.first = entries[0].seq
         self._rooms[operation.room] = room
-        for line in lines:
+        for entry in entries:
             self.position += 1
             event = Event(
-                *(self.position, operation.room, line.seq, line.at, line.kind, line.user),
-                *(line.nick, line.text, line.of, line.reply_to, line.edited, line.deleted),
+                *(self.position, operation.room, entry.seq, entry.at, entry.kind, entry.user),
+                *(entry.nick, entry.text, entry.of, entry.reply_to, entry.edited, entry.deleted),
             )
-            key = None if line.key is None else (operation.room, line.user, line.key)
-            kept = room.events[line.seq] = self._kept[self.position] = _Kept(event, key, 0)
+            key = None if entry.key is None else (operation.room, entry.user, entry.key)
+            kept = room.events[entry.seq] = self._kept[self.position] = _Kept(event, key, 0)
             kept.size = _size(event)
             self._bytes += kept.size
             if key is not None:
                 self._keys[key] = kept
-            if line.kind == "topic":
-                room.topic = line.text or ""
-        room.seq = lines[-1].seq
-        self.epoch = secrets.token_hex(8)
+            if entry.kind == "topic":
+                room.topic = entry.text or ""
+        room.seq = entries[-1].seq
+        self.epoch = new_epoch()
         return None
 
     def _wipe(self, operation: Wipe) -> Progress:
@@ -309,18 +313,18 @@ class MemoryJournal(LocalJournal):
             return []
         first = max(after + 1, log.first)
         last = min(log.seq, first + limit - 1)
-        return [_line(log, log.events[seq]) for seq in range(first, last + 1)]
+        return [_entry(log, log.events[seq]) for seq in range(first, last + 1)]
 
     async def entries_of(self, user: str, after: int) -> tuple[list[LogEntry], int | None]:
         said = (kept for kept in self._kept.values() if kept.event.user == user)
         return [
-            _line(self._rooms[kept.event.room], kept)
+            _entry(self._rooms[kept.event.room], kept)
             for kept in said
             if kept.event.position > after
         ], None
 
     async def backup(self) -> AsyncGenerator[bytes]:
-        raise Unavailable("the history is kept in memory: there is no store to be copied")
+        raise Unavailable("the history is in memory: there is no store to copy")
         yield b""
 
     async def rooms(self) -> list[Head]:
@@ -367,7 +371,7 @@ class MemoryJournal(LocalJournal):
         for seq in range(min(before - 1, log.seq), log.first - 1, -1):
             if len(found) >= limit:
                 break
-            kept = log.events.get(seq)  # the log goes on, and is swept, while this looks
+            kept = log.events.get(seq)  # the log changes meanwhile
             text = None if kept is None or kept.event.kind != "message" else kept.event.text
             if kept is not None and text is not None and words.matches(phrases, text):
                 found.append(kept.event)
@@ -383,7 +387,7 @@ class MemoryJournal(LocalJournal):
             (
                 record
                 for record in self._records.values()
-                if record.kind == kind and record.name.startswith(prefix) and _stands(record, now)
+                if record.kind == kind and record.name.startswith(prefix) and _lasts(record, now)
             ),
             key=attrgetter("name"),
         )
@@ -399,7 +403,7 @@ class MemoryJournal(LocalJournal):
         )
 
     async def index(self) -> bool:
-        return False  # `search` looks at the texts themselves
+        return False  # `search` reads the texts themselves
 
     async def subjects(self) -> list[UserRecord]:
         return sorted(
@@ -478,7 +482,7 @@ class MemoryJournal(LocalJournal):
 
     def _drop_records(self) -> int:
         now = self._now()
-        over = (name for name, record in self._records.items() if not _stands(record, now))
+        over = (name for name, record in self._records.items() if not _lasts(record, now))
         gone = list(islice(over, CHUNK))
         for name in gone:
             del self._records[name]
@@ -506,7 +510,7 @@ class MemoryJournal(LocalJournal):
         )
 
 
-def _line(room: _Room, kept: _Kept) -> LogEntry:
+def _entry(room: _Room, kept: _Kept) -> LogEntry:
     event, key = kept.event, kept.key
     return LogEntry(
         *(room.name, event.seq, event.at, event.kind, event.user, event.nick, event.text),
@@ -519,7 +523,7 @@ def _size(event: Event) -> int:
     return _EVENT_BYTES + sys.getsizeof(event.text)
 
 
-def _stands(record: Record, now: int) -> bool:
+def _lasts(record: Record, now: int) -> bool:
     return record.until is None or record.until > now
 
 
@@ -528,6 +532,6 @@ def _unread(event: Event, user: str) -> bool:
 
 
 def _count(log: _Room, position: int) -> int:
-    """Tell how many of the log's events are no further than that; both numbers grow alike."""
+    """Return how many of the log's events are at that position or before it."""
     numbers = range(log.first, log.seq + 1)
     return bisect_right(numbers, position, key=lambda seq: log.events[seq].event.position)

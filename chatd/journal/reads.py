@@ -1,21 +1,39 @@
-"""The reading half of the journal in a file: its queries, each of which reads what it gives."""
+"""The reading half of the store in a file: its queries, and the threads that they run in.
+
+Reads have connections of their own, so that none of them holds up a commit.
+"""
 
 from __future__ import annotations
 
 import sqlite3
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from heapq import merge
 from itertools import islice
 from operator import itemgetter
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, TypeVar
 
-from chatd.journal import UNREAD_EVENTS, fulltext, schema, words
-from chatd.journal.reader import Reader
+import trio
+
+from chatd.journal import UNREAD_EVENTS, Unavailable, schema, words
 from chatd.journal.schema import number
 from chatd.model import Event, Head, LogEntry, Record, UserRecord
 
-__all__ = ["Reads"]
+__all__ = ["Reader", "Reads"]
+
+_T = TypeVar("_T")
+
+_CONNECTIONS: Final = 2
+"""One slow read must not hold up the pages of those who join; more would only compete for the
+GIL."""
+
+_STEPS: Final = 10_000
+"""Instructions of SQLite's virtual machine between two looks at the clock: about 0.2 ms."""
+
+_BUSY_MS: Final = 1000
+"""Readers wait for a lock only while the log is recovered or removed."""
 
 _HEAD: Final = (
     "SELECT fold, name,"
@@ -23,25 +41,101 @@ _HEAD: Final = (
     " FROM rooms"
 )
 _LIVING: Final = "EXISTS (SELECT 1 FROM events WHERE room_id = id)"
-# Around the folds that begin with "@", which comes before "A".
+# Without the keys that begin with "@", which comes before "A".
 _ROOMS: Final = (
     f"{_HEAD} WHERE fold < '@' AND {_LIVING} UNION ALL"
     f" {_HEAD} WHERE fold >= 'A' AND {_LIVING} ORDER BY fold"
 )
-_LINE: Final = (
+_ENTRY: Final = (
     "SELECT r.name, e.seq, e.at, e.kind, e.user, e.nick, e.text, e.of, e.reply_to, e.edited,"
     " e.deleted, e.key FROM events AS e JOIN rooms AS r ON r.id = e.room_id"
 )
 _SCANNED: Final = 20_000
-"""Events that are looked at for one user's, of which there is no index: some 10 ms of a thread."""
+"""Events read at a time to find one user's, for which there is no index: some 10 ms of a thread."""
 
 _USER: Final = "SELECT user, nick, seen, subject FROM users"
 _LAST: Final = "\U0010ffff"
-"""The last character there is: what begins so is between the beginning and that."""
+"""The last character of Unicode: names with a prefix sort before prefix and this."""
+
+
+class _Watched:
+    """A connection, and the time at which its present query is given up."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self.deadline = 0.0
+        connection.execute("PRAGMA query_only = ON")
+        connection.set_progress_handler(lambda: time.monotonic() > self.deadline, _STEPS)
+
+
+class Reader:
+    """Runs queries in threads, each for ``seconds`` at most; then it raises `Unavailable`."""
+
+    def __init__(
+        self, path: Path, factory: type[sqlite3.Connection], *, seconds: float = 2.0
+    ) -> None:
+        self._path = path
+        self._factory = factory
+        self._seconds = seconds
+        self._idle: list[_Watched] = []
+        self._limiter = trio.CapacityLimiter(_CONNECTIONS)
+        self._closed = False
+
+    async def rows(self, query: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
+        """Return all rows of the query, which has a LIMIT of its own."""
+        return await self._in_thread(lambda store: store.execute(query, values).fetchall())
+
+    async def run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Run several queries on one snapshot of the store."""
+
+        def snapshot(store: sqlite3.Connection) -> _T:
+            store.execute("BEGIN")
+            try:
+                return work(store)
+            finally:
+                store.execute("ROLLBACK")
+
+        return await self._in_thread(snapshot)
+
+    async def _in_thread(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        return await trio.to_thread.run_sync(self._watch, work, limiter=self._limiter)
+
+    def _watch(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        if self._closed:
+            raise Unavailable("the store is closed")
+        watched: _Watched | None = None
+        try:
+            # pop and append are single steps, also between threads.
+            watched = self._idle.pop() if self._idle else self._open()
+            watched.deadline = time.monotonic() + self._seconds
+            done = work(watched.connection)
+        except sqlite3.Error as error:
+            if watched is not None:
+                watched.connection.close()
+            raise Unavailable(f"the store cannot be read: {error}") from error
+        if self._closed:
+            watched.connection.close()
+        else:
+            self._idle.append(watched)
+        return done
+
+    def _open(self) -> _Watched:
+        connection = schema.connect(self._path, self._factory, busy_ms=_BUSY_MS)
+        try:
+            return _Watched(connection)
+        except BaseException:
+            connection.close()
+            raise
+
+    def close(self) -> None:
+        """Close the idle connections; the others are closed when their query is done."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().connection.close()
 
 
 class Reads:
-    """`chatd.journal.Journal`'s reads, on a `Reader`. ``now`` gives the time in ms."""
+    """The reads of `chatd.journal.Journal`, by a `Reader`. ``now`` returns the time in ms."""
 
     def __init__(self, reader: Reader, now: Callable[[], int]) -> None:
         self._reader = reader
@@ -64,9 +158,9 @@ class Reads:
         return Head(*rows[0]) if rows else None
 
     async def entries(self, room: str, after: int, limit: int) -> list[LogEntry]:
-        query = _LINE + " WHERE r.fold = ? AND e.seq > ? ORDER BY e.seq LIMIT ?"
+        query = _ENTRY + " WHERE r.fold = ? AND e.seq > ? ORDER BY e.seq LIMIT ?"
         rows = await self._reader.rows(query, (room, number(after), number(limit)))
-        return [_line(row) for row in rows]
+        return [_entry(row) for row in rows]
 
     async def entries_of(self, user: str, after: int) -> tuple[list[LogEntry], int | None]:
         def work(store: sqlite3.Connection) -> tuple[list[tuple[Any, ...]], int | None]:
@@ -76,10 +170,10 @@ class Reads:
             upto = None if row is None else int(row[0])
             between = (number(after), number(2**63 if upto is None else upto), user)
             query = " WHERE e.position > ? AND e.position <= ? AND e.user = ? ORDER BY e.position"
-            return store.execute(_LINE + query, between).fetchall(), upto
+            return store.execute(_ENTRY + query, between).fetchall(), upto
 
         rows, upto = await self._reader.run(work)
-        return [_line(row) for row in rows], upto
+        return [_entry(row) for row in rows], upto
 
     async def rooms(self) -> list[Head]:
         return [Head(*row) for row in await self._reader.rows(_ROOMS)]
@@ -90,9 +184,9 @@ class Reads:
         def work(store: sqlite3.Connection) -> list[tuple[Any, ...]]:
             logs = []
             for room, after in rooms.items():
-                if (log := _Log.find(store, room)) is not None:
+                if (log := _RoomLog.find(store, room)) is not None:
                     seq = log.first - 1 + log.count(after)
-                    # Read on only as far as it is asked: each gives its rows one by one.
+                    # Lazily: of each room only the rows that are needed are read.
                     logs.append(
                         store.execute(schema.EVENT + where, (log.room_id, seq, number(upto)))
                     )
@@ -102,7 +196,7 @@ class Reads:
 
     async def seq_at(self, room: str, position: int) -> int:
         def work(store: sqlite3.Connection) -> int:
-            log = _Log.find(store, room)
+            log = _RoomLog.find(store, room)
             if log is None:
                 return 0
             count = log.count(position)
@@ -130,12 +224,12 @@ class Reads:
             return []
 
         def work(store: sqlite3.Connection) -> list[tuple[Any, ...]]:
-            log = _Log.find(store, room)
+            log = _RoomLog.find(store, room)
             if log is None or before <= log.first:
                 return []
             end = 2**63 - 1 if before > log.last else log.position(before)
-            values = (fulltext.expression(log.room_id, phrases), end, number(limit))
-            positions = store.execute(fulltext.FOUND, values).fetchall()
+            values = (words.expression(log.room_id, phrases), end, number(limit))
+            positions = store.execute(words.FOUND, values).fetchall()
             event = schema.EVENT + " WHERE e.position = ?"
             return [store.execute(event, position).fetchone() for position in positions]
 
@@ -163,11 +257,11 @@ class Reads:
         return [_record(row) for row in rows]
 
 
-class _Log:
-    """A room's numbers that are there, which have no gap, and the positions beside them.
+class _RoomLog:
+    """The numbers of a room's stored events, which have no gap, and their positions.
 
-    Both grow alike, so that a position is found among them by halves: an index by room and position
-    would cost every commit a page.
+    Both grow together, so a position is found by bisection: an index by room and position would
+    cost every commit a page.
     """
 
     def __init__(self, store: sqlite3.Connection, room_id: int, first: int, last: int) -> None:
@@ -177,7 +271,7 @@ class _Log:
         self.last = last
 
     @classmethod
-    def find(cls, store: sqlite3.Connection, room: str) -> _Log | None:
+    def find(cls, store: sqlite3.Connection, room: str) -> _RoomLog | None:
         row = store.execute("SELECT id, head FROM rooms WHERE fold = ?", (room,)).fetchone()
         if row is None:
             return None
@@ -195,7 +289,7 @@ class _Log:
         return found
 
     def count(self, position: int) -> int:
-        """Tell how many of them are no further than that position."""
+        """Return how many of them are at that position or before it."""
         return bisect_right(range(self.first, self.last + 1), position, key=self.position)
 
 
@@ -204,6 +298,6 @@ def _record(row: tuple[Any, ...]) -> UserRecord:
     return UserRecord(user, nick, seen, bool(subject))
 
 
-def _line(row: tuple[Any, ...]) -> LogEntry:
+def _entry(row: tuple[Any, ...]) -> LogEntry:
     room, seq, at, kind, user, nick, text, of, reply_to, edited, deleted, key = row
     return LogEntry(room, seq, at, kind, user, nick, text, of, reply_to, edited, bool(deleted), key)

@@ -1,55 +1,79 @@
-"""What of the past is kept: the rule alone, for every kind of store.
+"""Retention: how long, how many and how much of the past is kept, for every kind of store.
 
-The oldest go first. Age counts along positions, not times: the clock may have jumped, so a sweep
-goes from the oldest position on and stops at the first event that is young enough.
+The oldest events go first, in the order of positions, not of times: the clock may have jumped. So
+the age rule stops at the first event that is young enough.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 import trio
 from msgspec import Struct
 
-from chatd.journal.told import OperatorLog
 from chatd.settings import Settings
 
-__all__ = ["CHUNK", "Retention", "RetentionLog", "no_report", "retention_of"]
+__all__ = ["CHUNK", "OperatorLog", "Retention", "RetentionLog", "no_report", "retention_of"]
 
 CHUNK: Final = 64
-"""Events in a sweep: some 1 ms of the writer's time, which commits wait for."""
+"""Events removed by one sweep: some 1 ms of the writer's time, for which commits wait."""
 
 _REPORT_SECONDS: Final = 60.0
-"""A store at its bound sweeps after every commit: a line a minute is enough."""
+"""A store at its limit sweeps after every commit: a line a minute is enough."""
 
 _DAY: Final = 24 * 60 * 60 * 1000
 
 
+class OperatorLog(Protocol):
+    """Where a store reports what operators should know. Called in the loop, never in a thread.
+
+    ``store`` comes with ``state`` (``slow``, ``quick``, ``failed``, ``recovered``, ``renewed`` or
+    ``filling``) and a ``detail`` for people; ``retention`` with the number of events removed and
+    the size before.
+    """
+
+    def __call__(
+        self,
+        event: Literal["store", "retention"],
+        /,
+        *,
+        state: str | None = None,
+        detail: str | None = None,
+        seconds: float | None = None,
+        events: int | None = None,
+        store_bytes: int | None = None,
+    ) -> None: ...
+
+
+def no_report(_event: str, /, **_fields: object) -> None:
+    """Report nothing."""
+
+
 class Retention(Struct, frozen=True):
-    """How long, how many, how much."""
+    """What is kept."""
 
     keep_days: int | Literal["off"] = 365
-    """Events older than that go."""
+    """Events older than this many days are removed."""
     keep_events: int | Literal["off"] = "off"
-    """Of each room, all but the newest so many go."""
+    """Of each room, only this many of the newest events are kept."""
     max_bytes: int | Literal["off"] = 2 << 30
-    """While the store is bigger, its oldest events go."""
+    """While the store is bigger, its oldest events are removed."""
     user_days: int | Literal["off"] = 30
     """Users who were away longer are forgotten; a guest's session has ended by then."""
     purge_seconds: int = 3600
-    """After that no text that was deleted, changed or removed is in the store's files."""
+    """Within this time, texts that were deleted, changed or removed leave the store's files."""
 
     def events_before(self, now: int) -> int | None:
-        """Give the time before which events go, in ms; None: they stay."""
+        """Return the time before which events are removed, in ms; None if they are kept."""
         return None if self.keep_days == "off" else now - self.keep_days * _DAY
 
     def users_before(self, now: int) -> int | None:
-        """Give the time before which absent users are forgotten, in ms; None: never."""
+        """Return the time before which absent users are forgotten, in ms; None for never."""
         return None if self.user_days == "off" else now - self.user_days * _DAY
 
     def next_due(self, event: int | None, user: int | None, record: int | None) -> int | None:
-        """Return when the next of these goes, in ms; None if none of them ever does.
+        """Return when the next of these is removed, in ms; None if none of them ever is.
 
         Args:
             event: The time of the oldest event.
@@ -66,26 +90,26 @@ class Retention(Struct, frozen=True):
         return min(times, default=None)
 
     def purges(self, dirty: int | None, now: int) -> bool:
-        """Tell whether the files must be cleaned of what went first at that time, in ms.
+        """Return whether cleaning the files of texts that went at ``dirty`` is due, in ms.
 
-        The second half of the time is for the work. A clock that went back is not waited for.
+        A clock that was set back is not waited for.
         """
         return dirty is not None and not dirty <= now < self.purge_due(dirty)
 
     def purge_due(self, dirty: int) -> int:
-        """Return when cleaning the files begins of what went first at ``dirty``, both in ms."""
+        """Return when to begin cleaning the files; half of the time is left for the work."""
         return dirty + self.purge_seconds * 500
 
     def excess(self, size: int) -> bool:
         return self.max_bytes != "off" and size > self.max_bytes
 
     def filling(self, size: int, *, was: bool) -> bool:
-        """Tell whether the store is filling up: from 90 % on, until it is under 85 % again."""
+        """Return whether the store is filling up: from 90 %, until it is under 85 % again."""
         return self.max_bytes != "off" and size * 100 >= self.max_bytes * (85 if was else 90)
 
 
 def retention_of(settings: Settings) -> Retention:
-    """Give the rule that a configuration has."""
+    """Return the rule of a configuration."""
     history = settings.history
     return Retention(
         keep_days=history.keep_days,
@@ -96,12 +120,8 @@ def retention_of(settings: Settings) -> Retention:
     )
 
 
-def no_report(_event: str, /, **_fields: object) -> None:
-    """Tell nobody."""
-
-
 class RetentionLog:
-    """What retention did so far, and when it is worth a word to the operator."""
+    """Counts what retention removed, and reports it to the operators."""
 
     def __init__(self, retention: Retention, report: OperatorLog) -> None:
         self.retention = retention
@@ -113,7 +133,7 @@ class RetentionLog:
         self._reported_at = -math.inf
 
     def done(self, events: int, *, size: int, more: bool) -> None:
-        """Note one sweep: what it removed, the store's size before it, and if more is left."""
+        """Note one sweep: the events removed, the store's size before, whether more is left."""
         self.swept += events
         self.size = size
         self._unreported += events

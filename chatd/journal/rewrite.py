@@ -1,6 +1,6 @@
-"""What rewrites the logs: lines taken up from elsewhere, a user's words wiped, a room erased.
+"""Operations that rewrite the log: restore entries, redact a user, erase a room.
 
-Each is done inside a transaction that is begun and ended elsewhere, a chunk at a time.
+Each runs inside a transaction that the writer begins and ends, a chunk at a time.
 """
 
 from __future__ import annotations
@@ -8,14 +8,14 @@ from __future__ import annotations
 import sqlite3
 from typing import Final
 
-from chatd.journal import FORGOTTEN, fulltext, schema
+from chatd.journal import FORGOTTEN, schema, words
 from chatd.journal.retention import CHUNK
 from chatd.model import Erase, Forget, Progress, Refusal, Restore, Wipe
 
 __all__ = ["erase", "forget", "restore", "unfit", "wipe"]
 
 _SCANNED: Final = 2000
-"""Events that are looked at for one user's, of which there is no index: some 1 ms."""
+"""Events read at a time to find one user's, for which there is no index: some 1 ms."""
 
 _INSERT: Final = (
     "INSERT INTO events (position, room_id, seq, at, kind, user, nick, text, of, reply_to, edited,"
@@ -24,14 +24,20 @@ _INSERT: Final = (
 
 
 def unfit(operation: Restore, last: int, *, empty: bool) -> Refusal | None:
-    """Tell why lines cannot be taken up behind a room's last number; ``empty``: it has no event."""
+    """Return why a room's log cannot be continued by these entries; None if it can.
+
+    Args:
+        operation: The entries.
+        last: The room's last number.
+        empty: Whether the room has no event.
+    """
     name = operation.entries[0].room
     expected = operation.entries[0].seq if empty else last + 1
-    for line in operation.entries:
-        if line.seq <= last:
-            return Refusal("bad_request", f"{name} already has an event {line.seq}.")
-        if line.seq != expected:
-            return Refusal("bad_request", f"{name}: {line.seq} does not follow {expected - 1}")
+    for entry in operation.entries:
+        if entry.seq <= last:
+            return Refusal("bad_request", f"{name} already has an event {entry.seq}.")
+        if entry.seq != expected:
+            return Refusal("bad_request", f"{name}: {entry.seq} does not follow {expected - 1}.")
         expected += 1
     return None
 
@@ -39,29 +45,29 @@ def unfit(operation: Restore, last: int, *, empty: bool) -> Refusal | None:
 def restore(
     cursor: sqlite3.Cursor, operation: Restore, room: list[int], position: int
 ) -> int | Refusal:
-    """Take up lines in a room, given by its id and last number; give the store's new position."""
+    """Restore entries in a room, given by its id and last number; return the new position."""
     room_id, last = room
     count = "SELECT count(*) FROM (SELECT 1 FROM events WHERE room_id = ? LIMIT 1)"
     empty = not cursor.execute(count, (room_id,)).fetchone()[0]
     if (refusal := unfit(operation, last, empty=empty)) is not None:
         return refusal
-    for line in () if empty else operation.entries:
-        key = (room_id, line.user, line.key)
+    for entry in () if empty else operation.entries:
+        key = (room_id, entry.user, entry.key)
         query = "SELECT 1 FROM events WHERE room_id = ? AND user = ? AND key = ?"
-        if line.key is not None and cursor.execute(query, key).fetchone() is not None:
-            return Refusal("bad_request", f"{line.room} has a key of {line.seq} already")
+        if entry.key is not None and cursor.execute(query, key).fetchone() is not None:
+            return Refusal("bad_request", f"{entry.room} already has the key of {entry.seq}.")
     if empty:
         head = (operation.entries[0].seq - 1, room_id)
         cursor.execute("UPDATE rooms SET head = ? WHERE id = ?", head)
     rows = [
         (
-            *(position + number, room_id, line.seq, line.at, line.kind, line.user, line.nick),
-            *(line.text, line.of, line.reply_to, line.edited, line.deleted, line.key),
+            *(position + number, room_id, entry.seq, entry.at, entry.kind, entry.user, entry.nick),
+            *(entry.text, entry.of, entry.reply_to, entry.edited, entry.deleted, entry.key),
         )
-        for number, line in enumerate(operation.entries, 1)
+        for number, entry in enumerate(operation.entries, 1)
     ]
     cursor.executemany(_INSERT, rows)
-    topics = [line.text or "" for line in operation.entries if line.kind == "topic"]
+    topics = [entry.text or "" for entry in operation.entries if entry.kind == "topic"]
     if topics:
         cursor.execute("UPDATE rooms SET topic = ? WHERE id = ?", (topics[-1], room_id))
     room[1] = operation.entries[-1].seq
@@ -69,14 +75,14 @@ def restore(
 
 
 def wipe(cursor: sqlite3.Cursor, operation: Wipe, indexed: int) -> Progress:
-    """Take away what a user said in the next of the store's events."""
+    """Redact what a user said in the next chunk of the store's events."""
     query = (
         "SELECT position, user, text, room_id, kind FROM events WHERE position > ?"
         " ORDER BY position LIMIT ?"
     )
     rows = cursor.execute(query, (schema.number(operation.after), _SCANNED)).fetchall()
     said = [row for row in rows if row[1] == operation.user]
-    fulltext.take_out(
+    words.remove(
         cursor,
         [
             (position, text, room_id)
@@ -99,7 +105,7 @@ def wipe(cursor: sqlite3.Cursor, operation: Wipe, indexed: int) -> Progress:
 
 
 def erase(cursor: sqlite3.Cursor, operation: Erase, indexed: int) -> Progress:
-    """Remove the next of a room's events, the oldest first. Its numbers are not given again."""
+    """Remove the next of a room's events, oldest first. Their numbers are not given again."""
     query = (
         "SELECT position, text, room_id, kind, seq FROM events WHERE room_id ="
         " (SELECT id FROM rooms WHERE fold = ?) ORDER BY seq LIMIT ?"
@@ -107,7 +113,7 @@ def erase(cursor: sqlite3.Cursor, operation: Erase, indexed: int) -> Progress:
     rows = cursor.execute(query, (operation.room, CHUNK)).fetchall()
     if not rows:
         return Progress(None)
-    fulltext.take_out(
+    words.remove(
         cursor,
         [
             (position, text, room_id)
@@ -123,7 +129,7 @@ def erase(cursor: sqlite3.Cursor, operation: Erase, indexed: int) -> Progress:
 
 
 def forget(cursor: sqlite3.Cursor, operation: Forget) -> None:
-    """Remove what is kept of a user beside the logs."""
+    """Remove what is kept of a user beside the log."""
     user = operation.user
     cursor.execute("DELETE FROM users WHERE user = ?", (user,))
     between = (f"{user}\0", f"{user}\x01")

@@ -1,7 +1,7 @@
-"""The store's tables, how they came to be, and how a connection to them is opened.
+"""The store's tables, their history, and connections to them.
 
-`STEPS` is the history of the schema: a store at version n has had the first n steps, and opening it
-takes the rest, each in a transaction of its own that ends with the new version.
+`STEPS` is the history of the schema: a store at version n has had the first n steps. Opening it
+applies the rest, each in a transaction of its own that ends with the new version.
 """
 
 from __future__ import annotations
@@ -13,24 +13,37 @@ from typing import Any, Final
 from chatd.journal import StoreError
 from chatd.model import Event
 
-__all__ = ["EVENT", "PAGE_BYTES", "STEPS", "connect", "decode", "migrate", "number", "refused"]
+__all__ = [
+    "EVENT",
+    "PAGE_BYTES",
+    "POSITION",
+    "STEPS",
+    "connect",
+    "decode",
+    "migrate",
+    "number",
+    "store_error",
+]
 
 _APPLICATION: Final = 0x63686174
-"""``chat``, in the file's header: tells a store of ours from any other SQLite file."""
+"""``chat`` in ASCII, in the file's header, where other SQLite files have another number."""
 
 PAGE_BYTES: Final = 2048
-"""Of a new store. A commit writes whole pages into the log, three for one event: 23 us against 27
-with SQLite's 4096, the same in a batch of 64; with 1024 large texts and batches cost more."""
+"""Of a new store. A commit writes whole pages into the log, three for one event: 23 µs, against 27
+with SQLite's 4096; in a batch of 64 there is no difference. With 1024, large texts and batches cost
+more."""
 
-# What makes each table so:
-# - events: the key stands with its event and goes with it. Nothing else is written for an event,
-#   not even a head: each further page costs a commit 4 us and a frame of 4 KiB in the log.
-# - rooms.head: the number of the last event that is gone; the room's last number where no event
-#   is left. So is meta's position for the store.
-# - meta: epoch, key, state (`clean`, or the durability under which it was opened), position,
-#   life (how many times it was opened), indexed and dirty (see `Watermarks`).
+# Why the tables are as they are:
+# - events: the key is stored with its event and goes with it. Nothing else is written for an event,
+#   not even a head: each further page costs a commit 4 µs and a frame of 4 KiB in the log.
+# - rooms.head: the number of the last event that was removed, which is the room's last number if no
+#   event is left. meta's position is the same for the store.
+# - records.shelf: the kind of the record.
+# - meta: epoch, key, state (`clean`, or the durability under which it was opened), position, life
+#   (how many times it was opened), indexed and dirty (see `maintenance.Watermarks`). A text that
+#   looks like a number becomes one: outside STRICT tables ANY has numeric affinity (`new_epoch`).
 # - words: columnsize is for ranking alone. A leaf of it (pgsz) fits a page beside the row's header.
-#   It is merged by us in slices (see `fulltext`): SQLite's own automerge does 64 pages at once.
+#   `maintenance.merge_index` merges it in slices: SQLite's automerge does 64 pages at once.
 STEPS: tuple[tuple[str, ...], ...] = (
     (
         """CREATE TABLE rooms (
@@ -65,7 +78,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX users_seen ON users (seen)",
         "CREATE TABLE meta (name TEXT PRIMARY KEY, value ANY) WITHOUT ROWID",
         """INSERT INTO meta VALUES
-            ('epoch', lower(hex(randomblob(8)))),
+            ('epoch', ''),
             ('key', randomblob(32)),
             ('state', 'clean'),
             ('position', 0),
@@ -95,10 +108,16 @@ STEPS: tuple[tuple[str, ...], ...] = (
     ),
     (
         "ALTER TABLE users ADD COLUMN subject INTEGER NOT NULL DEFAULT 0",
-        # They are few among the guests, and read at each start.
+        # A partial index: subjects are few among the guests, and all are read at startup.
         "CREATE INDEX users_subject ON users (user) WHERE subject",
     ),
 )
+
+POSITION: Final = (
+    "SELECT max(ifnull((SELECT max(position) FROM events), 0),"
+    " (SELECT value FROM meta WHERE name = 'position'))"
+)
+"""Selects the store's last position, even if that event was removed."""
 
 EVENT: Final = (
     "SELECT e.position, r.fold, e.seq, e.at, e.kind, e.user, e.nick,"
@@ -107,16 +126,16 @@ EVENT: Final = (
     " ELSE e.text END,"
     " e.of, e.reply_to, e.edited, e.deleted FROM events AS e JOIN rooms AS r ON r.id = e.room_id"
 )
-"""Begins a query whose rows `decode` reads: events in present words."""
+"""The beginning of a query whose rows `decode` reads: events with their present texts."""
 
 
 def number(value: int) -> int:
-    """Clamp what a client names to what SQLite takes; a negative LIMIT would be none at all."""
+    """Clamp a client's number to SQLite's range; a negative LIMIT would mean no limit at all."""
     return max(0, min(value, 2**63 - 1))
 
 
 def decode(row: tuple[Any, ...]) -> Event:
-    """Give the event of one row of an `EVENT` query."""
+    """Return the event of one row of an `EVENT` query."""
     position, room, seq, at, kind, user, nick, text, of, reply_to, edited, deleted = row
     return Event(
         position, room, seq, at, kind, user, nick, text, of, reply_to, edited, bool(deleted)
@@ -124,12 +143,12 @@ def decode(row: tuple[Any, ...]) -> Event:
 
 
 def connect(path: Path, factory: type[sqlite3.Connection], *, busy_ms: int) -> sqlite3.Connection:
-    """Open the existing file. Transactions are begun and ended by hand.
+    """Open the existing file. Transactions are begun and ended explicitly.
 
     A connection is used by one thread at a time, but not always by the same one.
     """
     connection = sqlite3.connect(
-        f"{path.as_uri()}?mode=rw",  # never makes a file: one that is gone must not be begun anew
+        f"{path.as_uri()}?mode=rw",  # never makes a file: a store that is gone must not begin anew
         uri=True,
         timeout=busy_ms / 1000,
         isolation_level=None,
@@ -147,9 +166,10 @@ def connect(path: Path, factory: type[sqlite3.Connection], *, busy_ms: int) -> s
 
 
 def migrate(connection: sqlite3.Connection, path: Path) -> None:
-    """Bring the store to the newest version; makes the tables of an empty file.
+    """Bring the store to the newest version; make the tables of an empty file.
 
-    Raises `StoreError` for a newer store and for a file that is not a store.
+    Raises:
+        StoreError: The store is newer, or the file is not a store.
     """
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     application: int = connection.execute("PRAGMA application_id").fetchone()[0]
@@ -182,9 +202,9 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
             raise
 
 
-def refused(path: Path, error: sqlite3.Error) -> StoreError:
-    """Say in one line why SQLite would not open the store, and what to do."""
-    # The low byte is the primary code; the higher ones only tell more (sqlite.org/rescode.html).
+def store_error(path: Path, error: sqlite3.Error) -> StoreError:
+    """Return the error with one line: why SQLite does not open the store, and what to do."""
+    # The low byte is the primary code (sqlite.org/rescode.html).
     code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
     if code in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}:
         return StoreError(

@@ -1,8 +1,8 @@
-"""A journal in one SQLite file: where its work runs, and what becomes of it when the disk fails.
+"""A journal in one SQLite file: where its work runs, and what happens if the disk fails.
 
-A commit takes some 25 us, a hop to a thread some 50; so commits run in the loop while the disk is
-quick, and in a thread while it is not, or where each waits for the disk (``fsync``). Checkpoints
-and reads are always in threads, on connections of their own.
+A commit takes some 25 µs, a hop to a thread some 50. So commits run in the loop while the disk is
+quick, and in a thread while it is slow, or if each waits for the disk (``fsync``). Checkpoints and
+reads always run in threads, on connections of their own.
 
 ::
 
@@ -25,32 +25,84 @@ from typing import Any, BinaryIO, Final, TypeVar
 import trio
 
 from chatd.journal import Durability, LocalJournal, OperatorLog, Statistics, Unavailable, schema
-from chatd.journal.pace import CommitPlacement
-from chatd.journal.reader import Reader
-from chatd.journal.reads import Reads
+from chatd.journal.reads import Reader, Reads
 from chatd.journal.retention import Retention, RetentionLog, no_report
 from chatd.journal.writer import BUSY_MS, Writer
 from chatd.model import Event, Operation, Outcome
 
-__all__ = ["SqliteJournal", "open_sqlite"]
+__all__ = ["CommitPlacement", "SqliteJournal", "open_sqlite"]
 
 _T = TypeVar("_T")
 
 _PIECE_BYTES: Final = 256 * 1024
-"""Of a backup, at a time."""
+"""The size of one piece of a backup."""
 
 _COPY: Final = ".chatd-backup-"
-"""A copy's name begins so. Its file is gone by the time it is read: one that stays is a crash's."""
+"""The beginning of a copy's name. It is unlinked once it is open: what remains is a crash's."""
 
 _CHECKPOINT_PAGES: Final = 2000
 """Pages written between two checkpoints: 4 MiB, as much as SQLite's own wal_autocheckpoint."""
 
 _LOG_PAGES: Final = 8192
-"""A log of 16 MiB is begun anew: the next commit first copies what is left of it, in the thread."""
-
+"""From 16 MiB on the log is begun anew: the next commit first copies what is left of it, in its
+thread."""
 
 _TRUNCATE_MS: Final = 100
-"""How long commits wait for the readers of the log before it is emptied; a page takes some 1 ms."""
+"""How long commits wait for readers of the log before it is emptied; a page takes some 1 ms."""
+
+SLOW_SECONDS: Final = 0.005
+"""A commit in the loop that took longer held everybody up: the next ones run in a thread."""
+
+QUICK_SECONDS: Final = 0.03
+"""A commit in a thread hands the GIL over some five times, each up to 5 ms beside a busy loop."""
+
+_STREAK: Final = 16
+_LONGEST_STREAK: Final = 1024
+
+
+class CommitPlacement:
+    """Decides where the next commit runs: in the loop while commits are quick, else in a thread.
+
+    Each return to the loop must be earned by twice as many quick commits as the last one, until
+    ``_LONGEST_STREAK`` quick ones in the loop have set that back.
+    """
+
+    def __init__(
+        self,
+        *,
+        always_threaded: bool,
+        slow_seconds: float = SLOW_SECONDS,
+        quick_seconds: float = QUICK_SECONDS,
+    ) -> None:
+        self.threaded = always_threaded
+        self.slow_seconds = slow_seconds
+        self.quick_seconds = quick_seconds
+        self._always_threaded = always_threaded
+        self._quick = 0
+        self._needed = _STREAK
+
+    def ran_inline(self, seconds: float) -> bool:
+        """Note a commit in the loop; return True if the next one is to run in a thread."""
+        if seconds <= self.slow_seconds:
+            self._quick += 1
+            if self._quick >= _LONGEST_STREAK:
+                self._needed = _STREAK
+            return False
+        self.threaded = True
+        self._quick = 0
+        return True
+
+    def ran_in_thread(self, seconds: float) -> bool:
+        """Note a commit in a thread; return True if the next one is to run in the loop again."""
+        if self._always_threaded or not self.threaded:
+            return False
+        self._quick = self._quick + 1 if seconds <= self.quick_seconds else 0
+        if self._quick < self._needed:
+            return False
+        self.threaded = False
+        self._quick = 0
+        self._needed = min(self._needed * 2, _LONGEST_STREAK)
+        return True
 
 
 class SqliteJournal(LocalJournal, Reads):
@@ -61,7 +113,7 @@ class SqliteJournal(LocalJournal, Reads):
         writer: Writer,
         reader: Reader,
         *,
-        durability: Durability,
+        placement: CommitPlacement,
         retention_log: RetentionLog,
         report: OperatorLog,
         now: Callable[[], int],
@@ -70,16 +122,16 @@ class SqliteJournal(LocalJournal, Reads):
         super().__init__(reader, now)
         self.key = writer.key
         self._writer = writer
+        self._placement = placement
         self._retention_log = retention_log
         self._report = report
         self._factory = factory
-        self._placement = CommitPlacement(always_threaded=durability == "fsync")
         self._limiter = trio.CapacityLimiter(1)
-        self._written = trio.Event()  # a checkpoint is due
-        self._restart = False  # the log is to be begun anew by the next commit
+        self._checkpoint_due = trio.Event()
+        self._restart_log = False  # by the next commit
         self._closed = False
         self._failing: set[str] = set()
-        self._due: int | None = None
+        self._sweep_due: int | None = None
         self._batches = 0
         self._failures = 0
         self._log_pages = 0
@@ -94,7 +146,7 @@ class SqliteJournal(LocalJournal, Reads):
     def position(self) -> int:
         return self._writer.marks.position
 
-    # Writing
+    # ---- writing
 
     @property
     def writer_blocked(self) -> bool:
@@ -119,42 +171,42 @@ class SqliteJournal(LocalJournal, Reads):
         self._batches += 1
         self._seconds += seconds
         self._slowest = max(self._slowest, seconds)
-        if self._writer.pages >= _CHECKPOINT_PAGES:
-            self._written.set()
+        if self._writer.marks.pages >= _CHECKPOINT_PAGES:
+            self._checkpoint_due.set()
         return outcomes
 
     async def _commit(self, batch: Sequence[Operation]) -> tuple[list[Outcome], float]:
-        if not self._placement.threaded and not self._restart:
+        if not self._placement.threaded and not self._restart_log:
             self._writer.set_busy_timeout(0)
             started = time.perf_counter()
             try:
                 outcomes = self._writer.commit(batch)
             except sqlite3.OperationalError as error:
-                # Another program holds the lock: nothing was begun. The thread can wait for it.
-                if self._writer.doubt or _primary(error) != sqlite3.SQLITE_BUSY:
+                # Another program holds the lock and nothing was begun: the thread can wait for it.
+                if self._writer.doubt or _primary_code(error) != sqlite3.SQLITE_BUSY:
                     raise
             else:
                 seconds = time.perf_counter() - started
-                if self._placement.inline(seconds):
+                if self._placement.ran_inline(seconds):
                     self._report("store", state="slow", seconds=round(seconds, 3))
                 return outcomes, seconds
-        outcomes, seconds = await self._in_thread(self._timed, batch)
-        if self._placement.in_thread(seconds):
+        outcomes, seconds = await self._in_thread(self._timed_commit, batch)
+        if self._placement.ran_in_thread(seconds):
             self._report("store", state="quick")
         return outcomes, seconds
 
-    def _timed(self, batch: Sequence[Operation]) -> tuple[list[Outcome], float]:
+    def _timed_commit(self, batch: Sequence[Operation]) -> tuple[list[Outcome], float]:
         self._writer.set_busy_timeout(BUSY_MS)
-        if self._restart:
-            self._restart = False
-            with suppress(sqlite3.Error):  # the next of `_checkpoints` tells
+        if self._restart_log:
+            self._restart_log = False
+            with suppress(sqlite3.Error):  # the next of `_checkpoints` reports it
                 self._writer.checkpoint()
         started = time.perf_counter()
         outcomes = self._writer.commit(batch)
         return outcomes, time.perf_counter() - started
 
     async def _in_thread(self, work: Callable[..., _T], *values: object) -> _T:
-        # Never left half way: what was begun is waited for, whoever is cancelled meanwhile.
+        # Never left half way: a cancellation waits for what has begun.
         return await trio.to_thread.run_sync(
             work, *values, abandon_on_cancel=False, limiter=self._limiter
         )
@@ -166,34 +218,30 @@ class SqliteJournal(LocalJournal, Reads):
             self._failed("commit", error)
             return []
 
+    # ---- maintenance
+
     async def index(self) -> bool:
         return bool(await self._maintain("index", self._writer.index))
 
     async def sweep(self) -> bool:
         swept = await self._maintain("retention", self._writer.sweep, self._retention_log.retention)
         if swept is None:
-            self._due = self._now()
+            self._sweep_due = self._now()
             return False
-        self._due = swept.due
+        self._sweep_due = swept.due
         self._retention_log.done(swept.events, size=swept.size, more=swept.more)
-        return swept.more or (swept.dirty and bool(await self._maintain("purge", self._purge)))
-
-    def due_in(self) -> float | None:
-        times = [] if self._due is None else [self._due]
-        if (dirty := self._writer.marks.dirty) is not None:
-            times.append(self._retention_log.retention.purge_due(dirty))
-        return max(0, min(times) - self._now()) / 1000 if times else None
+        return swept.more or (swept.purge and bool(await self._maintain("purge", self._purge)))
 
     def _purge(self) -> bool:
         self._writer.set_busy_timeout(_TRUNCATE_MS)
         return self._writer.purge()
 
     async def _maintain(self, part: str, work: Callable[..., _T], *values: object) -> _T | None:
-        """Do what is due behind the commits; None where it cannot be done now."""
+        """Do a chunk of maintenance; return None if that is not possible now."""
         if self._writer.doubt or self._closed:
             return None
         try:
-            # To clean the files may take long: few statements, and the disk's own confirmation.
+            # A purge may take long: few statements, but each waits for the disk itself.
             if self._placement.threaded or part == "purge":
                 done = await self._in_thread(work, *values)
             else:
@@ -204,25 +252,31 @@ class SqliteJournal(LocalJournal, Reads):
             await self.recover()
             return None
         self._recovered(part)
-        if self._writer.pages >= _CHECKPOINT_PAGES:
-            self._written.set()
+        if self._writer.marks.pages >= _CHECKPOINT_PAGES:
+            self._checkpoint_due.set()
         return done
+
+    def due_in(self) -> float | None:
+        times = [] if self._sweep_due is None else [self._sweep_due]
+        if (dirty := self._writer.marks.dirty) is not None:
+            times.append(self._retention_log.retention.purge_due(dirty))
+        return max(0, min(times) - self._now()) / 1000 if times else None
 
     def retain(self, retention: Retention) -> None:
         self._retention_log.retention = retention
 
     async def _checkpoints(self) -> None:
         while True:
-            await self._written.wait()
-            self._written = trio.Event()
-            self._writer.pages = 0
+            await self._checkpoint_due.wait()
+            self._checkpoint_due = trio.Event()
+            self._writer.marks.pages = 0
             try:
                 self._log_pages = await trio.to_thread.run_sync(self._checkpoint)
             except sqlite3.Error as error:
                 self._failed("checkpoint", error)
                 continue
             self._recovered("checkpoint")
-            self._restart = self._log_pages > _LOG_PAGES
+            self._restart_log = self._log_pages > _LOG_PAGES
 
     def _checkpoint(self) -> int:
         connection = schema.connect(self._writer.path, self._factory, busy_ms=0)
@@ -230,20 +284,20 @@ class SqliteJournal(LocalJournal, Reads):
             busy, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         finally:
             connection.close()
-        # Busy: the writer is at it by itself, or another program is.
+        # Busy: the writer is doing one itself, or another program is.
         return self._log_pages if busy else int(pages)
 
-    # Elsewhere
+    # ---- backups
 
     async def backup(self) -> AsyncGenerator[bytes]:
         copy = await trio.to_thread.run_sync(self._copy)
         with copy:
             while piece := await trio.to_thread.run_sync(copy.read, _PIECE_BYTES):
-                yield piece  # noqa: ASYNC119  who reads it closes it (`aclosing`)
+                yield piece  # noqa: ASYNC119  its reader closes it (`aclosing`)
 
     def _copy(self) -> BinaryIO:
-        """Make a copy of the store, of one moment, that nobody but its reader can find."""
-        # Of the store's own disk: no other has room for it for sure.
+        """Make a copy of the store at one moment, which only its reader can find."""
+        # On the store's own disk: no other is sure to have the space.
         path = self._writer.path.with_name(f"{_COPY}{secrets.token_hex(8)}")
         try:
             connection = schema.connect(self._writer.path, self._factory, busy_ms=BUSY_MS)
@@ -257,10 +311,10 @@ class SqliteJournal(LocalJournal, Reads):
         finally:
             path.unlink(missing_ok=True)
 
-    # The rest
+    # ---- faults, the end, statistics
 
     def _failed(self, part: str, error: Exception) -> None:
-        # Once for each time it begins: a full disk would else fill the log with its own line.
+        # Only the first of a series: a full disk would else fill the log with its own line.
         if part not in self._failing:
             self._failing.add(part)
             self._report("store", state="failed", detail=f"{part}: {error}")
@@ -296,19 +350,19 @@ class SqliteJournal(LocalJournal, Reads):
         )
 
 
-def _primary(error: Exception) -> int:
+def _primary_code(error: Exception) -> int:
     code: Any = getattr(error, "sqlite_errorcode", None)
     return (code or 0) & 0xFF
 
 
 def _divisible(error: Exception) -> bool:
-    """Tell whether the fault may lie in one event: it is too big, or no row can hold it."""
-    return not isinstance(error, sqlite3.Error) or _primary(error) in {
+    """Return whether one operation may be the cause: too big, or not to be held by any row."""
+    return not isinstance(error, sqlite3.Error) or _primary_code(error) in {
         sqlite3.SQLITE_FULL,
         sqlite3.SQLITE_TOOBIG,
         sqlite3.SQLITE_CONSTRAINT,
         sqlite3.SQLITE_MISMATCH,
-        0,  # of Python's module, not of SQLite: a parameter that it cannot bind
+        0,  # raised by Python's module, not by SQLite: a parameter that it cannot bind
     }
 
 
@@ -321,15 +375,25 @@ async def open_sqlite(
     now: Callable[[], int],
     runtime_dir: Path | None = None,
     report: OperatorLog = no_report,
+    placement: CommitPlacement | None = None,
     factory: type[sqlite3.Connection] = sqlite3.Connection,
 ) -> AsyncIterator[SqliteJournal]:
-    """Open the store, made if it is missing; close it cleanly at the end.
+    """Open the store for the duration of the block, and close it cleanly.
 
-    ``now`` gives ms since 1970. ``runtime_dir`` is a folder that does not outlive the machine's
-    boot: without one, a store that was not closed cleanly gets a new epoch, as its last moments
-    may be lost (not under ``"fsync"``). ``factory`` makes the connections; tests put faults there.
+    Args:
+        path: The store's file; made if it is missing, with its folder.
+        durability: What a commit survives; see `Durability`.
+        retention: What is kept; by default `Retention`'s defaults.
+        now: Returns the time in ms since 1970.
+        runtime_dir: A folder that does not survive a boot of the machine. Without one, a store that
+            was not closed cleanly gets a new epoch, as its last moments may be lost (except under
+            ``"fsync"``).
+        report: Where to report what operators should know.
+        placement: Decides where commits run; by default as ``durability`` asks.
+        factory: Makes the connections; tests inject faults there.
 
-    Raises `StoreError`.
+    Raises:
+        StoreError: the store cannot be opened.
     """
     writer = Writer(path, durability=durability, now=now, runtime_dir=runtime_dir, factory=factory)
     await trio.to_thread.run_sync(writer.open)
@@ -342,7 +406,7 @@ async def open_sqlite(
     journal = SqliteJournal(
         writer,
         Reader(writer.path, factory),
-        durability=durability,
+        placement=placement or CommitPlacement(always_threaded=durability == "fsync"),
         retention_log=retention_log,
         report=report,
         now=now,
@@ -350,7 +414,7 @@ async def open_sqlite(
     )
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(journal._checkpoints)  # noqa: SLF001  it is this module's
+            nursery.start_soon(journal._checkpoints)  # noqa: SLF001  this module's
             try:
                 yield journal
             finally:

@@ -1,34 +1,62 @@
-"""The words of a search: what of a query is looked for, and what it is to be found in a text.
+"""The words of a search: how a query is read, how a text matches it, and SQLite's index of words.
 
-A word is a run of letters and digits, as in the tokenizer ``unicode61`` of SQLite's FTS5: without
-regard to case and to the accents of Latin letters. Sans-IO; both journals follow it.
+A word is a run of letters and digits, as in the tokenizer ``unicode61`` of SQLite's FTS5,
+regardless of case and of the accents of Latin letters. Both journals read queries by `parse`.
+
+The index is fed in chunks between commits (`chatd.journal.maintenance.index`), and holds the
+present words of messages up to there. The text itself is stored in ``events`` alone (FTS5's
+external content), so removing words takes the text once more. The room's id is a word of its own,
+so that a search walks the events of its room.
 """
 
 from __future__ import annotations
 
 import re
+import sqlite3
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
-__all__ = ["expression", "matches", "parse"]
+__all__ = [
+    "FOUND",
+    "MERGE_PAGES",
+    "Row",
+    "add",
+    "expression",
+    "matches",
+    "merge",
+    "parse",
+    "remove",
+]
 
 MOST_PHRASES: Final = 16
 MOST_BYTES: Final = 512
-"""What is looked for of one query; each phrase costs a walk through its word's list of events."""
+"""Bounds of a query; each phrase costs a walk through its word's list of events."""
 
-# A phrase in quotes, its last quote may be missing; or what stands between spaces.
+MERGE_PAGES: Final = 16
+"""Pages that are merged with each chunk that is added: more than the chunk writes, times the levels
+that it goes through, so that no merge of thousands of pages is ever due at once."""
+
+FOUND: Final = (
+    "SELECT rowid FROM words WHERE words MATCH ? AND rowid < ? ORDER BY rowid DESC LIMIT ?"
+)
+"""Selects the positions of messages that match an `expression`, the newest first."""
+
+Row = tuple[int, str, int]
+"""The position of a message, its text, and its room's id."""
+
+# A phrase in quotes, of which the last may be missing; or what is between spaces.
 _PART: Final = re.compile(r'"([^"]*)"?|([^\s"]+)')
-# What is no letter, digit or combining accent. `\w` has the underscore too.
+# What is no letter, digit or combining accent. `\w` includes the underscore.
 _BETWEEN: Final = re.compile(r"(?:[^\w\u0300-\u036f]|_)+")
 _WORD: Final = re.compile(r"[^\W_]+")
 _ACCENT: Final = re.compile(r"[\u0300-\u036f]+")
 
 
 def parse(query: str) -> tuple[str, ...]:
-    """Give the phrases of a query, each of words with a space between; none: nothing to look for.
+    """Return the phrases of a query, each of words with a space between; empty if it has no word.
 
-    What is over the bounds is not looked for.
+    What exceeds the bounds is ignored.
     """
     phrases: list[str] = []
     size = 0
@@ -43,13 +71,8 @@ def parse(query: str) -> tuple[str, ...]:
     return tuple(phrases)
 
 
-def expression(phrases: Sequence[str]) -> str:
-    """Say it in FTS5's language, of which nothing can be in a phrase."""
-    return " AND ".join(f'"{phrase}"' for phrase in phrases)
-
-
 def matches(phrases: Sequence[str], text: str) -> bool:
-    """Tell whether the text has all the phrases."""
+    """Return whether the text has all the phrases."""
     have = f" {' '.join(_folded(text))} "
     return all(f" {' '.join(_folded(phrase))} " in have for phrase in phrases)
 
@@ -57,3 +80,34 @@ def matches(phrases: Sequence[str], text: str) -> bool:
 def _folded(text: str) -> list[str]:
     plain = _ACCENT.sub("", unicodedata.normalize("NFD", text))
     return _WORD.findall(plain.lower())
+
+
+# ---- the index
+
+
+def expression(room_id: int, phrases: Sequence[str]) -> str:
+    """Return the phrases in FTS5's query language, of whose syntax a phrase can have nothing."""
+    text = " AND ".join(f'"{phrase}"' for phrase in phrases)
+    return f'room_id : "{room_id}" AND text : ({text})'
+
+
+def add(cursor: sqlite3.Cursor, rows: Iterable[Row]) -> None:
+    cursor.executemany("INSERT INTO words (rowid, text, room_id) VALUES (?, ?, ?)", rows)
+
+
+def remove(cursor: sqlite3.Cursor, rows: Iterable[Row]) -> None:
+    """Remove what was added with exactly these values."""
+    cursor.executemany(
+        "INSERT INTO words (words, rowid, text, room_id) VALUES ('delete', ?, ?, ?)", rows
+    )
+
+
+def merge(cursor: sqlite3.Cursor, pages: int) -> bool:
+    """Merge about this many pages; a negative number begins to merge everything into one part.
+
+    Returns False if there was nothing to merge. (sqlite.org/fts5.html, 6.7 and 6.8.)
+    """
+    connection = cursor.connection
+    before = connection.total_changes
+    cursor.execute("INSERT INTO words (words, rank) VALUES ('merge', ?)", (pages,))
+    return connection.total_changes - before > 1

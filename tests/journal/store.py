@@ -1,4 +1,4 @@
-"""A store of a test's own, whose disk fails when it is told to."""
+"""A store of a test's own, whose disk fails on command."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 
 from chatd.journal import Durability
 from chatd.journal.retention import Retention
-from chatd.journal.sqlite import SqliteJournal, open_sqlite
+from chatd.journal.sqlite import CommitPlacement, SqliteJournal, open_sqlite
 from chatd.model import Event, Operation, Post, Receipt
 
 KEPT = Retention(keep_days="off", keep_events="off", max_bytes="off", user_days="off")
@@ -62,7 +62,7 @@ class FaultyConnection(sqlite3.Connection):
 
 
 class Store:
-    """A store's path, its clock, and what it told; opened as often as wanted."""
+    """A store's path, its clock, and its reports; opened as often as wanted."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "store" / "chat.db"
@@ -71,7 +71,7 @@ class Store:
         self.faults = FaultyConnection
         self.reports: list[tuple[str, dict[str, object]]] = []
 
-    def tell(self, event: str, /, **fields: object) -> None:
+    def report(self, event: str, /, **fields: object) -> None:
         self.reports.append((event, fields))
 
     def states(self) -> list[object]:
@@ -86,7 +86,9 @@ class Store:
             retention=retention,
             now=self.now,
             runtime_dir=self.runtime,
-            report=self.tell,
+            report=self.report,
+            # A commit may be slow on a machine that others use: that is not what is tested.
+            placement=CommitPlacement(always_threaded=durability == "fsync", slow_seconds=60.0),
             factory=FaultyConnection,
         )
 

@@ -39,14 +39,14 @@ def test_a_marker_stands_for_one_epoch_of_one_file(tmp_path: Path) -> None:
     store = tmp_path / "chat.db"
     store.write_text("")
     marker = BootMarker(tmp_path / "run", store)
-    assert not marker.stands("e")
-    marker.put("e")
-    assert marker.stands("e")
-    assert not marker.stands("f")
-    assert not BootMarker(tmp_path / "run", tmp_path / "other.db").stands("e")
+    assert not marker.exists("e")
+    marker.create("e")
+    assert marker.exists("e")
+    assert not marker.exists("f")
+    assert not BootMarker(tmp_path / "run", tmp_path / "other.db").exists("e")
     (tmp_path / "copy").write_text("")
     (tmp_path / "copy").rename(store)
-    assert not marker.stands("e")
+    assert not marker.exists("e")
     marker.remove()
     marker.remove()
     assert list((tmp_path / "run").iterdir()) == []
@@ -54,8 +54,8 @@ def test_a_marker_stands_for_one_epoch_of_one_file(tmp_path: Path) -> None:
 
 def test_without_a_folder_nothing_is_known(tmp_path: Path) -> None:
     marker = BootMarker(None, tmp_path / "chat.db")
-    marker.put("e")
-    assert not marker.stands("e")
+    marker.create("e")
+    assert not marker.exists("e")
     marker.remove()
 
 
@@ -63,4 +63,4 @@ def test_a_runtime_folder_that_is_none_is_told(tmp_path: Path) -> None:
     store = tmp_path / "chat.db"
     store.write_text("")
     with pytest.raises(StoreError, match="give the folder"):
-        BootMarker(store, store).put("e")
+        BootMarker(store, store).create("e")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from chatd.journal import fulltext
 from chatd.journal import sqlite as sqlite_module
+from chatd.journal import words
 from chatd.journal.retention import CHUNK, Retention
 from chatd.journal.sqlite import SqliteJournal
 from chatd.model import Post
@@ -259,7 +259,7 @@ async def test_the_index_is_merged_as_it_grows(store: Store) -> None:
         connection = journal._writer._connection
         parts = connection.execute("SELECT count(DISTINCT segid) FROM words_idx").fetchone()[0]
         assert parts < 16
-        assert fulltext.MERGE_PAGES > 0
+        assert words.MERGE_PAGES > 0
 
 
 async def test_an_old_store_is_indexed_from_its_beginning(store: Store) -> None:

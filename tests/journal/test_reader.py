@@ -9,7 +9,7 @@ import pytest
 import trio.testing
 
 from chatd.journal import Unavailable
-from chatd.journal.reader import Reader
+from chatd.journal.reads import Reader
 
 ENDLESS = (
     "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT max(x) FROM n LIMIT 1"

@@ -9,7 +9,6 @@ import pytest
 import trio
 
 from chatd.journal import Unavailable, schema
-from chatd.journal import pace as pace_module
 from chatd.journal import sqlite as sqlite_module
 from chatd.journal.retention import Retention
 from chatd.model import Event, LogEntry, Post, Receipt, Remember, Restore, UserRecord
@@ -329,16 +328,15 @@ async def test_with_fsync_commits_run_in_the_thread(store: Store) -> None:
         assert threads.inline() == [False] * 20
 
 
-async def test_slow_commits_move_to_the_thread_until_they_are_quick(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pace_module, "QUICK_SECONDS", 60.0)
+async def test_slow_commits_move_to_the_thread_until_they_are_quick(store: Store) -> None:
     async with store.open() as journal:
+        placement = journal._placement
+        placement.quick_seconds = 60.0
         threads = Threads(store)
-        monkeypatch.setattr(pace_module, "SLOW_SECONDS", -1.0)
+        placement.slow_seconds = -1.0
         await commit(journal, post())
         assert journal.statistics().threaded
-        monkeypatch.setattr(pace_module, "SLOW_SECONDS", 60.0)
+        placement.slow_seconds = 60.0
         for _ in range(17):
             await commit(journal, post())
         assert threads.inline() == [True] + [False] * 16 + [True]

@@ -59,9 +59,12 @@ def test_both_find_alike(texts: list[str], query: str) -> None:
         return
     with closing(sqlite3.connect(":memory:")) as store:
         store.execute(
-            "CREATE VIRTUAL TABLE w USING fts5 (t, tokenize = 'unicode61 remove_diacritics 2')"
+            "CREATE VIRTUAL TABLE w"
+            " USING fts5 (text, room_id, tokenize = 'unicode61 remove_diacritics 2')"
         )
-        store.executemany("INSERT INTO w (t) VALUES (?)", [(text,) for text in texts])
-        rows = store.execute("SELECT rowid FROM w WHERE w MATCH ?", (expression(phrases),))
+        store.executemany(
+            "INSERT INTO w (text, room_id) VALUES (?, 1)", [(text,) for text in texts]
+        )
+        rows = store.execute("SELECT rowid FROM w WHERE w MATCH ?", (expression(1, phrases),))
         found = {row[0] for row in rows}
     assert found == {row for row, text in enumerate(texts, 1) if matches(phrases, text)}

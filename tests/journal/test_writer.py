@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from chatd.journal import Durability, StoreError, schema
+from chatd.journal import Durability, StoreError, new_epoch, schema
 from chatd.journal.retention import Retention
 from chatd.journal.writer import Writer
 from chatd.model import Receipt, Remember, UserRecord
@@ -128,6 +128,23 @@ async def test_a_backup_that_is_put_back_gets_a_new_epoch(
         assert event.seq == 2
     async with store.open(durability) as journal:
         assert journal.epoch == renewed
+
+
+async def test_an_epoch_that_looks_like_a_number_stays_a_text(store: Store) -> None:
+    """Stores that were made before `new_epoch` may have one, which SQLite took for a number."""
+    async with store.open():
+        pass
+    with closing(sqlite3.connect(store.path)) as connection, connection:
+        connection.execute("UPDATE meta SET value = '1497772785948700' WHERE name = 'epoch'")
+    async with store.open() as journal:
+        assert journal.epoch == "1497772785948700"
+        journal._writer.doubt = True
+        assert await journal.recover() == []
+        assert journal.epoch == "1497772785948700"
+
+
+async def test_a_new_epoch_never_looks_like_a_number() -> None:
+    assert not new_epoch()[0].isdigit()
 
 
 async def test_a_store_that_is_moved_elsewhere_gets_a_new_epoch(
