@@ -7,7 +7,6 @@
     └── log                      writes what a slow reader left waiting
         └── bus                  collects and commits; fans out
             ├── timers           everything that waits for a time: pings, expiry
-            ├── chat             removes users who did not return
             ├── Socket.IO        the handlers of each Socket.IO connection
             └── handlers         one task for each connection
                 └── listeners    accept
@@ -110,7 +109,7 @@ class Daemon:
         self.socketio.apply()
         self.server.settings = settings
         if loaded is not None:
-            self.chat.rekey(loaded.keys)
+            self.chat.use_keys(loaded.keys)
             self.server.tls = loaded.tls
         if settings.chat.default_room != before.chat.default_room:
             self.server.routes = self._routes()  # the page contains it
@@ -176,7 +175,6 @@ async def open_daemon(
             bus_nursery.start_soon(chat.bus.run)
             async with trio.open_nursery() as helpers:
                 helpers.start_soon(timers.run)
-                helpers.start_soon(chat.run)
                 async with trio.open_nursery() as handlers:
                     daemon = Daemon(settings, chat, log, handlers)
                     await helpers.start(daemon.socketio.io.run)
@@ -185,7 +183,7 @@ async def open_daemon(
                 # Before the bus is closed: it publishes.
                 helpers.cancel_scope.cancel()
             bus_nursery.cancel_scope.deadline = daemon.ends
-            await chat.save()
+            await chat.users.save()
             chat.bus.close()
         log_nursery.cancel_scope.cancel()
 

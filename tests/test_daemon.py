@@ -234,8 +234,7 @@ async def test_who_was_here_is_saved_however_many_they_are(autojump_clock: MockC
         journal.gate = trio.Event()
         nursery.start_soon(open_gate)
         for number in range(3000):
-            one.chat.users.guest(f"n{number}")
-        one.chat.stir()
+            one.chat.users.new_guest(f"n{number}")
         await trio.sleep(5)
         assert one.chat.bus.statistics().waiting == 1024
     assert len(await journal.present(0)) == 3000
@@ -265,7 +264,7 @@ async def test_a_nick_is_held_across_a_restart(autojump_clock: MockClock) -> Non
     second = MemoryJournal(now=lambda: 0)
     second._users = first._users
     async with running(journal=second) as (one, _):
-        assert one.chat.users.guest("ann")[1] == "the nick ann is taken; you are ann-2"
+        assert one.chat.users.new_guest("ann")[1] == "The nick ann is taken. You are ann-2."
 
 
 # ---- signals

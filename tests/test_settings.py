@@ -244,7 +244,7 @@ def test_values_are_judged(key: str, good: list[str], bad: list[str]) -> None:
 
 
 def test_a_near_origin_word_is_named() -> None:
-    assert one(None, ['http.origins=["loopbak"]']).endswith('Did you mean "loopback"?')
+    assert one(None, ['http.origins=["loopbak"]']).endswith('Did you mean "Loopback"?')
 
 
 def test_a_queue_holds_a_message(write: Write) -> None:

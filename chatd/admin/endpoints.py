@@ -99,19 +99,19 @@ async def status(control: DaemonControl, _: NoArguments) -> answers.Status:
 
 
 async def rooms(control: DaemonControl, _: NoArguments) -> answers.Rooms:
-    return answers.Rooms([entry for _, entry in await control.chat.rooms.entries()])
+    return answers.Rooms([entry for _, entry in await control.chat.rooms.infos()])
 
 
 async def who(control: DaemonControl, arguments: WhoArguments) -> answers.Members:
     chat = control.chat
     if arguments.room is None:
-        present = {client.user for client in chat.connections if client.known}
-        members = [Member(user.nick.shown, user.id, user.op) for user in present]
+        present = {client.user for client in chat.connections if client.authenticated}
+        members = [Member(user.nick.display, user.id, user.op) for user in present]
         return answers.Members(None, sorted(members, key=lambda member: member.nick))
     name = room_name(arguments.room)
-    room = chat.rooms.get(name.fold)
+    room = chat.rooms.get(name.key)
     if room is None:
-        return answers.Members(name.shown, [])
+        return answers.Members(name.display, [])
     return answers.Members(room.name, room.member_list(limit=len(room.members)))
 
 
@@ -122,8 +122,8 @@ async def connections(control: DaemonControl, _: NoArguments) -> answers.Connect
         rows.append(
             answers.ConnectionEntry(
                 id=client.id,
-                user=client.user.id if client.known else None,
-                nick=client.user.nick.shown if client.known else None,
+                user=client.user.id if client.authenticated else None,
+                nick=client.user.nick.display if client.authenticated else None,
                 address=client.address,
                 transport=client.transport,
                 protocol=client.protocol,
@@ -153,9 +153,9 @@ async def announce(control: DaemonControl, arguments: AnnounceArguments) -> answ
     room = None
     if arguments.room is not None:
         name = room_name(arguments.room)
-        room = name.fold
+        room = name.key
         if chat.rooms.get(room) is None:
-            raise AdminError(404, "not_found", f"Nobody is in {name.shown}.")
+            raise AdminError(404, "not_found", f"Nobody is in {name.display}.")
     receivers = await chat.announce(text, room)
     control.log.emit("announce", room=arguments.room, receivers=receivers, bytes=size)
     return answers.Announced(receivers)
@@ -180,7 +180,9 @@ async def set_log_level(control: DaemonControl, arguments: LogLevelArguments) ->
 async def forget_user(control: DaemonControl, arguments: ForgetArguments) -> answers.Done:
     """Remove a user's messages and records, after disconnecting the user."""
     chat, user = control.chat, arguments.user
-    here = [client for client in chat.connections if client.known and client.user.id == user]
+    here = [
+        client for client in chat.connections if client.authenticated and client.user.id == user
+    ]
     known = here or await chat.journal.user(user) or await chat.journal.records(DIRECT, f"{user}\0")
     if not known and not (await chat.journal.entries_of(user, 0))[0]:
         raise AdminError(404, "not_found", f"There is no user {user}.")

@@ -36,9 +36,9 @@ class _Streams:
                 lines = export_user(journal, user)
             case {"room": room}:
                 name = log_name(room)
-                if await journal.head(name.fold) is None:
-                    raise AdminError(404, "not_found", f"There is no room named {name.shown}.")
-                lines = export_room(journal, name.fold)
+                if await journal.head(name.key) is None:
+                    raise AdminError(404, "not_found", f"There is no room named {name.display}.")
+                lines = export_room(journal, name.key)
             case _:
                 raise AdminError(400, "bad_request", "Name a room or a user to export.")
         self._control.log.emit("export", room=query.get("room"), target=query.get("user"))

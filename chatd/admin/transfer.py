@@ -104,9 +104,9 @@ class Importing:
             raise self._invalid(str(error)) from error
         if line.seq < 1:
             raise self._invalid("seq must be 1 or more.")
-        if name.fold != self._room or len(self._lines) == LINES:
+        if name.key != self._room or len(self._lines) == LINES:
             await self._commit()
-            self._room = name.fold
+            self._room = name.key
         self._lines.append(line)
 
     async def _commit(self) -> None:

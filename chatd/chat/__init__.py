@@ -6,13 +6,13 @@ from chatd.chat.chat import Chat, ChatStatistics
 from chatd.chat.connection import Connection, Traffic
 from chatd.chat.membership import Outbox
 from chatd.chat.rules import perform
-from chatd.chat.users import Came
+from chatd.chat.users import Login
 
 __all__ = [
-    "Came",
     "Chat",
     "ChatStatistics",
     "Connection",
+    "Login",
     "Outbox",
     "Traffic",
     "perform",

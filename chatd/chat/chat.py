@@ -1,87 +1,45 @@
-"""The chat as all its connections share it: users, rooms, the bus, the log."""
+"""What all connections of the chat share: users, rooms, the bus, and announcements."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from random import randrange
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
-import trio
 from msgspec import Struct
 
-from chatd.bus import Bus, Codec, Group, Submission, encode, fan_out
+from chatd.bus import Bus, Codec, Group, encode, fan_out
 from chatd.changed import Changed
 from chatd.chat.flood import Flood
 from chatd.chat.rooms import Rooms
 from chatd.chat.sanctions import Sanctions
 from chatd.chat.tokens import Grant, Keys
-from chatd.chat.users import User, Users
+from chatd.chat.users import Users
 from chatd.journal import Journal
 from chatd.logs import Log
-from chatd.model import UNAUTHORIZED, Close, Event, Refused, Remember
+from chatd.model import UNAUTHORIZED, Close, Event, Refused
 from chatd.protocol import events
 from chatd.settings import Settings
 from chatd.timers import Timers
 
-__all__ = ["Chat", "ChatStatistics", "Client"]
+if TYPE_CHECKING:
+    from chatd.chat.connection import Connection
+    from chatd.chat.membership import Outbox
 
-TEND_SECONDS: Final = 1.0
-"""How often somebody looks who is gone for good: presence is best effort, to the second."""
+__all__ = ["Chat", "ChatStatistics"]
 
-RETRY_LEAST_MS: Final = 200
-SPREAD_LEAST_MS: Final = 800
+MIN_RETRY_MS: Final = 200
+MIN_SPREAD_MS: Final = 800
 SPREAD_MS_EACH: Final = 2
-SPREAD_MOST_MS: Final = 30_000
-"""When to come back: one of a thousand clients every 2 ms is what one core greets with ease."""
-
-
-class Outlet(Protocol):
-    """What waits for a client."""
-
-    @property
-    def waiting(self) -> int: ...
-
-    def offer(self, block: Any, messages: int = 1, /) -> None: ...
-
-
-class Client(Protocol):
-    """A connection, as far as the chat as a whole is concerned."""
-
-    id: str
-    address: str
-    transport: str
-    protocol: str
-    opened: float
-    codec: Codec
-    log: Log
-
-    @property
-    def known(self) -> bool: ...
-
-    @property
-    def user(self) -> User: ...
-
-    @property
-    def outbox(self) -> Outlet: ...
-
-    @property
-    def memberships(self) -> Mapping[str, Any]: ...
-
-    @property
-    def grant(self) -> Grant | None: ...
-
-    @property
-    def end(self) -> Callable[[Close, str], None]: ...
-
-    def shown(self) -> None:
-        """Hear that one thing it said has been shown."""
+MAX_SPREAD_MS: Final = 30_000
+"""When clients come back after a restart: one core greets one of a thousand every 2 ms easily."""
 
 
 class ChatStatistics(Struct, frozen=True):
-    """Who is here, by transport and protocol, and the bytes that wait for them.
+    """Counts as of now: connections by transport and protocol, and the bytes that wait for them.
 
-    Since the start: commands by name, refusals by code, ends of connections by close code.
+    Counts since the start: commands by name, refusals by code, closed connections by close code.
     """
 
     connections: dict[tuple[str, str], int]
@@ -94,9 +52,15 @@ class ChatStatistics(Struct, frozen=True):
 
 
 class Chat:
-    """Everything that is shared by its connections. ``run`` owns its tasks.
+    """What all connections share.
 
-    ``keys`` verify tokens. ``timers`` are run by the caller.
+    Args:
+        settings: The configuration.
+        journal: Stores the rooms' logs and what is kept of users.
+        log: The operator's log.
+        now: Returns the time in milliseconds since 1970.
+        timers: Run by the caller.
+        keys: The keys that verify tokens.
     """
 
     def __init__(
@@ -115,32 +79,31 @@ class Chat:
         self.journal = journal
         self.log = log
         self.now = now
-        self.bus = Bus(journal, self._shown, log)
-        self.users = Users(settings, journal, now)
-        self.rooms = Rooms(settings, journal, self.bus)
+        self.bus = Bus(journal, self._fanned_out, log)
+        self.users = Users(self)
+        self.rooms = Rooms(self)
         self.sanctions = Sanctions(now)
-        self.flood = Flood()
-        self.connections: set[Client] = set()
+        self.flood = Flood(self)
+        self.connections: set[Connection] = set()
         self.disconnected = Changed()
+        self.senders: dict[int, Connection] = {}
+        """Who sent what is committed and not fanned out yet, by its position."""
         self.commands: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
         self.closes: Counter[int] = Counter()
-        self._said_by: dict[int, Client] = {}
-        self._stirred = trio.Event()
 
     async def load(self) -> None:
-        """Take up what the store keeps of users and of what operators did."""
+        """Read what the store keeps of users and of operators' sanctions."""
         await self.users.load()
         await self.sanctions.load(self.journal)
 
     def apply(self, settings: Settings) -> None:
-        """Go by these settings from now on."""
-        self.settings = self.users.settings = self.rooms.settings = settings
-        self.stir()
-        if not self.guests:
-            for client in list(self.connections):
-                if client.known and client.grant is None:
-                    client.end(UNAUTHORIZED, "guests are let in no more")
+        """Use other settings from now on."""
+        self.settings = settings
+        for connection in list(self.connections):
+            connection.apply_settings()
+            if connection.authenticated and connection.grant is None and not self.allows_guests:
+                connection.end(UNAUTHORIZED, "guests are no longer allowed")
 
     def statistics(self) -> ChatStatistics:
         return ChatStatistics(
@@ -153,56 +116,28 @@ class Chat:
             closes=dict(self.closes),
         )
 
-    async def run(self) -> None:
-        """Look after users and rooms until cancelled, every second while something is due."""
-        while True:
-            if not (self.users.restless or self.rooms.restless or self.flood.restless):
-                self._stirred = trio.Event()
-                await self._stirred.wait()
-            await trio.sleep(TEND_SECONDS)
-            self.users.sweep()
-            self.rooms.sweep()
-            self.flood.sweep(self.settings.limits)
-            await self.save()
-
-    def stir(self) -> None:
-        """Say that somebody came, went, or is called otherwise: something may be due."""
-        self._stirred.set()
-
-    async def save(self) -> None:
-        """Publish what is to be kept of users and is not yet. Cancelled, the rest is left to do.
-
-        What the store does not take is asked of it again when that user next comes or goes.
-        """
-        unsaved = self.users.unsaved
-        while unsaved:
-            user, record = next(iter(unsaved.items()))
-            await self.bus.publish(Submission(Remember(record)))
-            if unsaved.get(user) is record:
-                del unsaved[user]
-
     # ---- tokens
 
     @property
-    def guests(self) -> bool:
-        """Whether who brings no token is let in."""
+    def allows_guests(self) -> bool:
+        """Whether clients without a token may enter."""
         return self.settings.auth.mode == "open" or self.settings.auth.guests
 
     def verify(self, token: str) -> Grant:
         """Return what a token grants now. Raise Refused if it is invalid."""
         if self.settings.auth.mode == "open":
-            raise Refused("unauthorized", "no tokens are taken here: everybody is a guest")
+            raise Refused("unauthorized", "This server does not take tokens. Everyone is a guest.")
         return self.keys.verify(token, self.now())
 
-    def check_may_enter(self, user: str, address: str, grant: Grant | None) -> None:
-        """Raise Refused if somebody is banned; ``user`` is empty where it is not known yet."""
+    def check_may_enter(self, user: str, limit_key: str, grant: Grant | None) -> None:
+        """Raise Refused if a client is banned; ``user`` is empty if it is not known yet."""
         if grant is not None and (grant.op or grant.user in self.settings.chat.operators):
             return
-        if ban := self.sanctions.ban("", user, address, guest=grant is None):
-            raise self.sanctions.refused(ban, "you are banned")
+        if ban := self.sanctions.ban("", user, limit_key, guest=grant is None):
+            raise self.sanctions.refused(ban, "You are banned")
 
-    def rekey(self, keys: Keys) -> None:
-        """Go by other keys from now on; who has a token of one that is gone goes with it."""
+    def use_keys(self, keys: Keys) -> None:
+        """Verify tokens with other keys. Connections whose token's key is gone are closed."""
         self.keys = keys
         for connection in list(self.connections):
             if connection.grant is not None and connection.grant.key not in keys:
@@ -211,65 +146,59 @@ class Chat:
     # ---- connections
 
     def bye(self, close: Close, reason: str) -> events.Bye:
-        """Give the last thing to be said. Those who may come back come back one after another."""
+        """Return the last event for a client. Clients come back one after another."""
         retry_ms = 0
         if close.reconnect:
-            spread = max(SPREAD_LEAST_MS, len(self.connections) * SPREAD_MS_EACH)
-            retry_ms = RETRY_LEAST_MS + randrange(min(spread, SPREAD_MOST_MS))  # noqa: S311  no secret
+            spread = max(MIN_SPREAD_MS, len(self.connections) * SPREAD_MS_EACH)
+            retry_ms = MIN_RETRY_MS + randrange(min(spread, MAX_SPREAD_MS))  # noqa: S311  no secret
         return events.Bye(close.code, reason or close.reason, close.reconnect, retry_ms)
 
     async def announce(self, text: str, room: str | None = None) -> int:
-        """Tell everybody, or who is in the room of this fold; gives how many connections heard.
+        """Send a notice to everybody, or to a room; return the number of connections it went to.
 
-        Each gets it at once, so the last one may hear it a moment after the first.
+        ``room`` is the room's key. Other tasks run in between, so the last may get it later.
         """
-        listeners: dict[Codec, list[Client]] = {}
-        for client in self.connections:
-            if room is None or room in client.memberships:
-                listeners.setdefault(client.codec, []).append(client)
-        groups: list[Group[Outlet]] = []
-        for codec, clients in listeners.items():
-            block = encode(codec, "", [events.Notice(text)], clients, self.log)
-            groups.append((block, [client.outbox for client in clients], self._outboxes))
+        listeners: dict[Codec, list[Connection]] = {}
+        for connection in self.connections:
+            if room is None or room in connection.memberships:
+                listeners.setdefault(connection.codec, []).append(connection)
+        groups: list[Group[Outbox]] = []
+        for codec, connections in listeners.items():
+            block = encode(codec, "", [events.Notice(text)], connections, self.log)
+            groups.append((block, [each.outbox for each in connections], self._outboxes))
         await fan_out(groups, 1)
         return sum(map(len, listeners.values()))
 
-    def _outboxes(self) -> set[Outlet]:
-        return {client.outbox for client in self.connections}
+    def _outboxes(self) -> set[Outbox]:
+        return {connection.outbox for connection in self.connections}
 
-    # ---- words
+    # ---- events
 
-    def said_by(self, position: int, speaker: Client) -> None:
-        """Note who said it, until it has been shown."""
-        self._said_by[position] = speaker
-
-    def _shown(self, room: str, shown: Sequence[Event], receivers: int) -> None:
-        speakers = [self._said_by.pop(event.position, None) for event in shown]
-        for speaker in speakers:
-            if speaker is not None:
-                speaker.shown()
-        live = self.rooms.get(room)
-        name = room if live is None else live.name
+    def _fanned_out(self, key: str, fanned_out: Sequence[Event], receivers: int) -> None:
+        """Log a room's events, and let their senders go on that wait for it."""
+        room = self.rooms.get(key)
+        logs_messages, logs_text = self.settings.log.messages, self.settings.log.bodies
         lines: list[bytes] = []
-        for event, speaker in zip(shown, speakers, strict=True):
-            if event.kind == "topic" and live is not None:
-                live.about = event.text or ""
-            if event.kind == "message" and not self.settings.log.messages:
-                continue
-            if not self.log.enabled(event.kind):
-                continue
-            log = self.log if speaker is None else speaker.log
-            line = log.line(
-                event.kind,
-                room=name,
-                seq=event.seq,
-                of=event.of,
-                bytes=len((event.text or "").encode()),
-                receivers=receivers,
-                user=event.user,
-                nick=event.nick,
-                text=event.text if self.settings.log.bodies else None,
-            )
-            lines.append(line)
+        for event in fanned_out:
+            log = self.log
+            if (sender := self.senders.pop(event.position, None)) is not None:
+                sender.unseen -= 1
+                sender.progress.notify()
+                log = sender.log
+            if event.kind == "topic" and room is not None:
+                room.topic = event.text or ""
+            if (event.kind != "message" or logs_messages) and log.enabled(event.kind):
+                line = log.line(
+                    event.kind,
+                    room=key if room is None else room.name,
+                    seq=event.seq,
+                    of=event.of,
+                    bytes=len((event.text or "").encode()),
+                    receivers=receivers,
+                    user=event.user,
+                    nick=event.nick,
+                    text=event.text if logs_text else None,
+                )
+                lines.append(line)
         if lines:
             self.log.output.write(lines)

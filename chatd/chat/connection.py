@@ -1,8 +1,7 @@
-"""One client's connection as the chat knows it: who it is, where it is, what it has unanswered."""
+"""One client's connection as the chat knows it: its user, its rooms, and what is under way."""
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final, Literal
@@ -13,6 +12,8 @@ from msgspec.structs import asdict
 
 from chatd import __version__
 from chatd.bus import Codec, Submission
+from chatd.bus.codec import report
+from chatd.changed import Changed
 from chatd.chat.chat import Chat
 from chatd.chat.expiry import Expiry
 from chatd.chat.membership import Membership, Outbox, StartSoon
@@ -22,7 +23,7 @@ from chatd.chat.rights import check_may_read, may_read
 from chatd.chat.rooms import Room
 from chatd.chat.sanctions import Sanction
 from chatd.chat.tokens import Grant
-from chatd.chat.users import Came, User
+from chatd.chat.users import Login, User
 from chatd.model import INTERNAL, UNAUTHORIZED, Close, Refused
 from chatd.protocol import events
 from chatd.timers import Timer
@@ -43,12 +44,21 @@ class Traffic(Struct, frozen=True):
 
 
 class Connection:
-    """A client of the chat, from its making on somebody or, where guests are off, nobody yet.
+    """One client's connection. Unauthenticated until ``auth`` if guests are not allowed.
 
-    ``counted_as`` is whom limits by address count it for; empty where they do not hold.
-    ``came`` is who it is by a token that it came with. ``nick`` is what it would like to be called;
-    ``why_not`` says why it is called otherwise, if so. ``end`` closes the client's connection;
-    whoever closes it calls ``close``, once.
+    Args:
+        chat: The chat.
+        connection_id: Names it in the log.
+        outbox: Takes what is sent to the client. It never blocks and never raises.
+        codec: Encodes events for all clients of its protocol.
+        start_soon: Runs a task for as long as the connection lasts.
+        address: The client's address, for the log.
+        limit_key: The address or network that limits and bans see; empty if none applies.
+        transport: For the log.
+        protocol: For the log.
+        nick: The nick that the client asked for.
+        end: Closes the connection. Whoever closes it then calls `close`, once.
+        login: The user of the token that the client came with.
     """
 
     def __init__(
@@ -60,12 +70,12 @@ class Connection:
         start_soon: StartSoon,
         *,
         address: str,
-        counted_as: str,
+        limit_key: str,
         transport: str,
         protocol: str,
         nick: str | None,
         end: Callable[[Close, str], None],
-        came: Came | None = None,
+        login: Login | None = None,
     ) -> None:
         self.chat = chat
         self.id = connection_id
@@ -73,103 +83,161 @@ class Connection:
         self.codec = codec
         self.start_soon = start_soon
         self.address = address
-        self.counted_as = counted_as
+        self.limit_key = limit_key
         self.transport = transport
         self.protocol = protocol
         self.nick = nick
         self.end = end
-        self.why_not: str | None = None
+        self.nick_notice: str | None = None
+        """Says why the nick is not the one that the client asked for."""
         self.grant: Grant | None = None
-        self._user: User | None = None
-        self._guest: User | None = None
-        self._timer: Timer | None = None
+        """What the client's token grants; None for a guest."""
+        self.op = False
+        """Whether it is an operator's."""
         self.memberships: dict[str, Membership] = {}
-        self._spelled: dict[str, Membership] = {}
+        """The rooms that it is in, by their keys."""
         self.opened = trio.current_time()
         self.unanswered = 0
-        self._unseen = 0
-        self._progress = trio.Event()
+        self.unseen = 0
+        """Events of its commands that are committed, but not fanned out yet."""
+        self.progress = Changed()
+        """Notified when one of these two becomes less. Only the reader's task ever waits for it."""
+        self._user: User | None = None
+        self._first_guest: User | None = None
+        self._timer: Timer | None = None
+        self._by_written_name: dict[str, Membership] = {}
         self.log = chat.log.bind(
             connection=connection_id, address=address, transport=transport, protocol=protocol
         )
         chat.connections.add(self)
-        chat.flood.enter(counted_as)
-        if came is not None:
-            self.why_not = came.why_not
-            self._be(came.user, came.grant)
-        elif chat.guests:
-            self._guest, self.why_not = chat.users.guest(nick)
-            self._be(self._guest, None)
+        chat.flood.enter(limit_key)
+        if login is not None:
+            self.nick_notice = login.nick_notice
+            self._set_user(login.user, login.grant)
+        elif chat.allows_guests:
+            self._first_guest, self.nick_notice = chat.users.new_guest(nick)
+            self._set_user(self._first_guest, None)
         else:
             timeout = chat.settings.limits.handshake_seconds
             self._timer = chat.timers.add(self.opened + timeout, self._auth_timed_out, self.fault)
         self.log.emit("connect")
 
+    # ---- who
+
     @property
-    def known(self) -> bool:
-        """Whether it is somebody. Who is nobody may do nothing but say who it is."""
+    def authenticated(self) -> bool:
+        """Whether it has a user. Without one, only ``auth`` is accepted."""
         return self._user is not None
 
     @property
-    def stranger(self) -> User | None:
-        """The guest it began as, where nobody else is that guest; None where it is no such."""
-        guest = self._guest
-        alone = guest is self._user and guest is not None and guest.connections == {self}
-        return guest if alone else None
-
-    @property
     def user(self) -> User:
-        """Who it is; asked of a connection that is ``known``."""
-        assert self._user is not None  # noqa: S101  see `rules.perform`
+        """The user. Raises Refused until there is one."""
+        if self._user is None:
+            raise Refused("unauthorized", "Authenticate first: send auth with a token.")
         return self._user
 
     @property
-    def op(self) -> bool:
-        """Whether it is an operator's."""
-        grant = self.grant
-        return grant is not None and (grant.op or grant.user in self.chat.settings.chat.operators)
+    def provisional_guest(self) -> User | None:
+        """The guest created for this connection, if no other connection shares it."""
+        guest = self._first_guest
+        alone = guest is self._user and guest is not None and guest.connections == {self}
+        return guest if alone else None
+
+    def switch_user(self, user: User, grant: Grant | None = None) -> None:
+        """Become another user. A provisional guest is dropped."""
+        before, users = self._user, self.chat.users
+        for membership in list(self.memberships.values()):
+            self.exit(membership)
+        if before is not None:
+            if before is self.provisional_guest and not before.rooms:
+                users.forget(before)
+            else:
+                users.detach(before, self)
+        self._set_user(user, grant)
+        self.log.emit("auth")
+
+    def renew_grant(self, grant: Grant) -> None:
+        """Use another token of the same user, and leave the rooms that it does not let read."""
+        self._set_grant(grant)
+        self.log.emit("auth")
+        for membership in list(self.memberships.values()):
+            try:
+                check_may_read(self, membership.room.key)
+            except Refused as refused:
+                self.exit(membership)
+                self.notify(events.Notice(f"You left {membership.room.name}. {refused}"))
+
+    def apply_settings(self) -> None:
+        """Follow settings that have changed."""
+        operators = self.chat.settings.chat.operators
+        self.op = self.grant is not None and (self.grant.op or self.grant.user in operators)
 
     def bind_log(self) -> None:
-        """Put the user, under its present nick, into the lines that this connection logs."""
-        self.log = self.log.bind(user=self.user.id, nick=self.user.nick.shown)
+        """Put the user, under the present nick, into the lines that this connection logs."""
+        self.log = self.log.bind(user=self.user.id, nick=self.user.nick.display)
+
+    def _set_user(self, user: User, grant: Grant | None) -> None:
+        self._user = user
+        self.bind_log()
+        self._set_grant(grant)
+        self.chat.users.attach(user, self)
+        for room in self.chat.rooms.direct(user.id):
+            self.enter_direct(room)
+
+    def _set_grant(self, grant: Grant | None) -> None:
+        self.grant = grant
+        self.apply_settings()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if grant is not None:
+            expiry = Expiry(self, grant)
+            self._timer = self.chat.timers.add(trio.current_time(), expiry.fire, self.fault)
+
+    def _auth_timed_out(self, now: float) -> None:
+        self.end(UNAUTHORIZED, "not authenticated in time")
+
+    # ---- what it may do
 
     def banned(self, room: str = "") -> Sanction | None:
-        """Tell what keeps it out of a room, or of everything; nothing does that to operators."""
+        """Return what bans it from a room, or from the chat. Operators are never banned."""
         if self.op:
             return None
         user = self._user
         return self.chat.sanctions.ban(
             room,
             "" if user is None else user.id,
-            self.counted_as,
+            self.limit_key,
             guest=user is None or not user.subject,
         )
 
     def charge_message(self, size: int) -> None:
-        """Count a message of ``size`` bytes. Refused, and not counted, if too many."""
-        limits = self.chat.settings.limits
-        if self.op and limits.operators_exempt:
+        """Count a message of ``size`` bytes, or raise Refused if there are too many."""
+        chat = self.chat
+        if self.op and chat.settings.limits.operators_exempt:
             return
-        if wait := self.chat.flood.says(self.user, self.counted_as, size, limits):
-            raise Refused("rate_limited", "that is too much at once", wait)
+        if wait := chat.flood.charge(self.user, self.limit_key, size):
+            raise Refused("rate_limited", "You are sending messages too fast.", wait)
 
     def charge_page(self) -> None:
-        """Count a page or a list. Refused, and not counted, if too many."""
+        """Count a page or a list, or raise Refused if there are too many."""
         limits = self.chat.settings.limits
         if self.op and limits.operators_exempt:
             return
-        if wait := self.user.asks(limits):
-            raise Refused("rate_limited", "that is asked too often", wait)
+        if wait := self.user.pages.take(1, limits.requests_per_second, limits.requests_burst):
+            raise Refused("rate_limited", "You are asking too often.", wait)
+
+    # ---- what is sent to it
 
     def hello(self) -> events.Hello:
-        """Give the first thing to be said to this client."""
+        """Return the first event for this client."""
         user, limits = self._user, self.chat.settings.limits
         rate, burst = limits.messages_per_second, limits.messages_burst
         return events.Hello(
             server=f"chatd/{__version__}",
-            session=None if user is None else self.chat.users.secret(user),
+            session=None if user is None else self.chat.users.session(user),
             user=None if user is None else user.id,
-            nick=None if user is None else user.nick.shown,
+            nick=None if user is None else user.nick.display,
             op=self.op,
             limits=events.Limits(
                 limits.message_bytes,
@@ -178,53 +246,17 @@ class Connection:
             ),
         )
 
-    def become(self, user: User, grant: Grant | None = None) -> None:
-        """Be somebody from now on, in place of the guest it began as, or of nobody."""
-        before, users = self._user, self.chat.users
-        for membership in list(self.memberships.values()):
-            self.exit(membership)
-        if before is not None:
-            if before is self.stranger and not before.rooms:
-                users.forget(before)
-            else:
-                users.detach(before, self)
-        self._be(user, grant)
-        self.log.emit("auth")
+    def notify(self, *items: Any) -> None:
+        """Send events to this client alone.
 
-    def renew(self, grant: Grant) -> None:
-        """Have another token of the same user's. What it does not let read is left, and told."""
-        self._bear(grant)
-        self.log.emit("auth")
-        for membership in list(self.memberships.values()):
-            try:
-                check_may_read(self, membership.room.feed.key)
-            except Refused as refused:
-                self.exit(membership)
-                self.tell(events.Notice(f"{membership.room.name}: {refused}"))
-
-    def _be(self, user: User, grant: Grant | None) -> None:
-        self._user = user
-        self.bind_log()
-        self._bear(grant)
-        self.chat.users.attach(user, self)
-        self._enter_directs()
-        self.chat.stir()
-
-    def _bear(self, grant: Grant | None) -> None:
-        self.grant = grant
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if grant is not None:
-            expiry = Expiry(self, grant, self.chat.now)
-            self._timer = self.chat.timers.add(trio.current_time(), expiry.fire, self.fault)
-
-    def _auth_timed_out(self, now: float) -> None:
-        self.end(UNAUTHORIZED, "nobody said who this is in time")
-
-    def tell(self, *items: Any) -> None:
-        """Say something to this client alone."""
-        if block := self.codec.encode("", items):
+        Any task may call it: if they cannot be encoded, only this connection is closed.
+        """
+        try:
+            block = self.codec.encode("", items)
+        except Exception as error:  # the connection's boundary
+            self.fault(error)
+            return
+        if block:
             self.outbox.offer(block, len(items))
 
     # ---- what is under way
@@ -245,7 +277,7 @@ class Connection:
 
     async def _publish(self, commit: Commit) -> None:
         while self.unanswered >= MAX_UNANSWERED:
-            await self._progressed()
+            await self.progress.wait()
         self.unanswered += 1
         try:
             for operation in commit.before:
@@ -259,107 +291,72 @@ class Connection:
         if commit.barrier:
             await self.flushed()
 
-    def committed(self, position: int) -> None:
-        """Note that an event of this client's is committed, and about to be fanned out."""
-        self._unseen += 1
-        self.chat.said_by(position, self)
-
-    def shown(self) -> None:
-        """Note that one of them has been fanned out."""
-        self._unseen -= 1
-        self.wake()
-
-    def wake(self) -> None:
-        """Let the connection's reader look again whether it may go on."""
-        self._progress.set()
-
     async def flushed(self) -> None:
         """Wait until every command is answered, and every event that they caused is fanned out."""
-        while self.unanswered or self._unseen:
-            await self._progressed()
-
-    async def _progressed(self) -> None:
-        # Only the connection's reader task ever waits here.
-        self._progress = trio.Event()
-        await self._progress.wait()
+        while self.unanswered or self.unseen:
+            await self.progress.wait()
 
     # ---- rooms
 
-    def member(self, spelled: str) -> Membership | None:
-        """Find the room this connection is in, however its name is written."""
-        if membership := self._spelled.get(spelled):
+    def membership(self, written_name: str) -> Membership | None:
+        """Return the membership in a room, however its name is written; None if there is none."""
+        if membership := self._by_written_name.get(written_name):
             return membership
-        try:
-            return self.memberships.get(room_name(spelled).fold)
-        except Refused:
-            return None
+        with suppress(Refused):
+            return self.memberships.get(room_name(written_name).key)
+        return None
 
     @property
     def joined(self) -> int:
-        """How many rooms it joined: direct messages' are not joined."""
+        """The number of rooms that it joined. Rooms of direct messages are not joined."""
         return sum(not membership.room.direct for membership in self.memberships.values())
 
     def enter(self, room: Room) -> Membership:
-        """Be in a room from now on."""
-        membership = Membership(room, self)
-        room.enter(self.user, membership, self.chat.settings.limits.presence_members)
-        self.memberships[room.feed.key] = self._spelled[room.name] = membership
-        self.chat.stir()
+        """Enter a room. Nothing is delivered until the membership is started."""
+        membership = Membership(room, self, self.user)
+        room.enter(self.user, membership)
+        self.memberships[room.key] = self._by_written_name[room.name] = membership
         if not room.direct:
             self.log.emit("join", room=room.name)
         return membership
 
-    def enter_direct(self, room: Room, /) -> None:
-        """Be in a room of direct messages from now on, if it is not and may be."""
-        if room.feed.key not in self.memberships and may_read(self, room.feed.key):
+    def enter_direct(self, room: Room) -> None:
+        """Enter a room of direct messages, if it may and is not in it yet."""
+        if room.key not in self.memberships and may_read(self, room.key):
             self.enter(room).start(room.feed.visible)
-
-    def _enter_directs(self) -> None:
-        for room in self.chat.rooms.direct(self.user.id):
-            self.enter_direct(room)
 
     def exit(
         self, membership: Membership, reason: Literal["leave", "kicked", "banned"] = "leave"
     ) -> None:
-        """Be in it no more, by one's own will or an operator's."""
+        """Leave a room."""
         room = membership.room
-        del self.memberships[room.feed.key], self._spelled[room.name]
+        del self.memberships[room.key], self._by_written_name[room.name]
         membership.stop()
-        crowd = self.chat.settings.limits.presence_members
-        room.exit(self.user, membership, None, crowd, reason)
+        room.exit(membership.user, membership, reason)
         if not room.direct:
             self.log.emit("leave", room=room.name, reason=reason)
-        self.chat.rooms.release(room)
-        self.chat.stir()
 
-    def put_out(self, membership: Membership, reason: Literal["kicked", "banned"]) -> None:
-        """Be put out of it: told as the others are, for it is not asked."""
+    def kick(self, membership: Membership, reason: Literal["kicked", "banned"]) -> None:
+        """Leave a room at an operator's wish, and tell this client as the room's members."""
         user, room = self.user, membership.room
         self.exit(membership, reason)
-        self.tell(events.Left(room.name, user.nick.shown, user.id, reason))
+        self.notify(events.Left(room.name, user.nick.display, user.id, reason))
 
     # ---- the end
 
     def fault(self, error: Exception) -> None:
         """Log an exception that this connection's code raised elsewhere, and close it with 1011."""
-        self.log.emit(
-            "fault", error=repr(error), traceback="".join(traceback.format_exception(error))
-        )
+        report(self.log, error)
         self.end(INTERNAL, INTERNAL.reason)
 
     def close(self, close: Close, reason: str, traffic: Traffic) -> None:
         """Leave everything, once: the client is gone, or the daemon ends."""
-        settings = self.chat.settings
         self.chat.closes[close.code] += 1
         for membership in self.memberships.values():
-            room = membership.room
             membership.stop()
-            grace = None if room.direct else settings.chat.presence_grace_seconds
-            room.exit(self.user, membership, grace, settings.limits.presence_members)
-            if room.direct:
-                self.chat.rooms.release(room)
+            membership.room.lose(membership.user, membership)
         self.memberships.clear()
-        self._spelled.clear()
+        self._by_written_name.clear()
         self.log.emit(
             "disconnect",
             code=close.code,
@@ -369,9 +366,8 @@ class Connection:
         )
         self.chat.connections.discard(self)
         self.chat.disconnected.notify()
-        self.chat.flood.exit(self.counted_as)
+        self.chat.flood.exit(self.limit_key)
         if self._timer is not None:
             self._timer.cancel()
         if self._user is not None:
             self.chat.users.detach(self._user, self)
-        self.chat.stir()

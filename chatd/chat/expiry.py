@@ -2,55 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from chatd.chat.tokens import Grant
-from chatd.model import UNAUTHORIZED, Close
+from chatd.model import UNAUTHORIZED
 from chatd.protocol import events
+
+if TYPE_CHECKING:
+    from chatd.chat.connection import Connection
 
 __all__ = ["Expiry"]
 
 NOTICE_SECONDS: Final = 60.0
 NOTICE_SHARE: Final = 0.1
-"""So long before its end, but not more than this part of its life, a token's end is told."""
+"""Warn this long before expiry, but at most this fraction of the token's lifetime."""
 
 LOOK_SECONDS: Final = 60.0
-"""At least this often it is looked at: a token ends by the wall clock, which may be set."""
-
-
-class Bearer(Protocol):
-    """A connection, as far as its end is concerned."""
-
-    @property
-    def end(self) -> Callable[[Close, str], None]: ...
-
-    def tell(self, *items: Any) -> None: ...
+"""Look at the wall clock at least this often, because it may be set."""
 
 
 class Expiry:
-    """Tells a connection that its token is about to end, and ends it with it.
+    """Warns a connection before its token expires, and ends it then."""
 
-    ``wall`` gives the time in ms since 1970.
-    """
-
-    def __init__(self, bearer: Bearer, grant: Grant, wall: Callable[[], int]) -> None:
-        self._bearer = bearer
+    def __init__(self, connection: Connection, grant: Grant) -> None:
+        self._connection = connection
         self._expires = grant.expires
         self._notice = min(NOTICE_SECONDS, grant.lifetime / 1000 * NOTICE_SHARE)
-        self._told = False
-        self._wall = wall
+        self._warned = False
 
     def fire(self, now: float) -> float | None:
-        left = (self._expires - self._wall()) / 1000
+        connection = self._connection
+        left = (self._expires - connection.chat.now()) / 1000
         if left <= 0:
-            self._bearer.end(UNAUTHORIZED, "your token has expired")
+            connection.end(UNAUTHORIZED, "your token has expired")
             return None
         if left > self._notice:
             return now + min(left - self._notice, LOOK_SECONDS)
-        if not self._told:
-            self._told = True
+        if not self._warned:
+            self._warned = True
             when = "a second" if left < 1.5 else f"{left:.0f} seconds"
-            text = f"your token expires in {when}; give a new one by auth"
-            self._bearer.tell(events.Notice(text, do="auth"))
+            text = f"Your token expires in {when}. Send a new one with auth."
+            connection.notify(events.Notice(text, do="auth"))
         return now + min(left, LOOK_SECONDS)

@@ -1,60 +1,97 @@
-"""Flood control by address: what is said over all the connections that come from one."""
+"""Flood control: how much may be said, by one user and from one address."""
 
 from __future__ import annotations
 
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import trio
+
 from chatd.chat.limits import Bucket
-from chatd.chat.users import User
-from chatd.settings import Limits
+
+if TYPE_CHECKING:
+    from chatd.chat.chat import Chat
+    from chatd.chat.users import User
 
 __all__ = ["Flood"]
 
+BURST_SECONDS: Final = 2
+"""This many seconds' worth of ``limits.bytes_per_second`` may be said at once."""
 
-class _Place:
-    """An address: how many connections come from it, and what they may still say."""
 
-    __slots__ = ("connections", "messages")
+class _Address:
+    """An address: how many connections it has, and what they may still say together."""
+
+    __slots__ = ("connections", "leaving", "messages")
 
     def __init__(self) -> None:
         self.connections = 0
         self.messages = Bucket()
+        self.leaving = False
+        """Whether a timer is going to look whether it can be forgotten."""
 
 
 class Flood:
-    """The buckets of addresses, by whom limits count them for; empty is whom they do not count."""
+    """The buckets of users and addresses. An empty address is not limited."""
 
-    def __init__(self) -> None:
-        self._places: dict[str, _Place] = {}
+    def __init__(self, chat: Chat) -> None:
+        self._chat = chat
+        self._addresses: dict[str, _Address] = {}
 
     def __len__(self) -> int:
-        return len(self._places)
-
-    @property
-    def restless(self) -> bool:
-        """Whether an address is remembered from which nobody is here."""
-        return any(not place.connections for place in self._places.values())
+        return len(self._addresses)
 
     def enter(self, address: str) -> None:
         if address:
-            self._places.setdefault(address, _Place()).connections += 1
+            self._addresses.setdefault(address, _Address()).connections += 1
 
     def exit(self, address: str) -> None:
-        if address:
-            self._places[address].connections -= 1
+        """Note that a connection ended. An address without any is forgotten in a while."""
+        if not address:
+            return
+        place = self._addresses[address]
+        place.connections -= 1
+        if not place.connections and not place.leaving:
+            place.leaving = True
+            now = trio.current_time()
+            self._chat.timers.add(now + self._full_in(place), partial(self._forget, address))
 
-    def says(self, user: User, address: str, size: int, limits: Limits) -> int:
-        """Give the milliseconds until a user may say ``size`` bytes from there; 0: now."""
-        rate, burst = limits.messages_per_second_per_address, limits.messages_burst_per_address
-        place = self._places.get(address)
-        if place is not None and (wait := place.messages.wait(1, rate, burst)):
-            return wait
-        wait = user.floods(size, limits)
-        if place is not None and not wait:
-            place.messages.spend(1)
-        return wait
+    def charge(self, user: User, address: str, size: int) -> int:
+        """Count a message of ``size`` bytes and return 0, or return the milliseconds to wait."""
+        limits = self._chat.settings.limits
+        place = self._addresses.get(address)
+        by_address = 0
+        if place is not None:
+            by_address = place.messages.take(
+                1, limits.messages_per_second_per_address, limits.messages_burst_per_address
+            )
+        by_count = user.messages.take(1, limits.messages_per_second, limits.messages_burst)
+        rate = limits.bytes_per_second
+        burst = 0 if rate == "off" else max(limits.message_bytes, BURST_SECONDS * rate)
+        by_size = user.bytes.take(size, rate, burst)
+        if not (by_address or by_count or by_size):
+            return 0
+        # A refused message costs nothing.
+        if place is not None and not by_address:
+            place.messages.put_back(1)
+        if not by_count:
+            user.messages.put_back(1)
+        if not by_size:
+            user.bytes.put_back(size)
+        return max(by_address, by_count, by_size)
 
-    def sweep(self, limits: Limits) -> None:
-        """Forget addresses from which nobody is here, once there is nothing to remember of them."""
-        rate, burst = limits.messages_per_second_per_address, limits.messages_burst_per_address
-        for address, place in list(self._places.items()):
-            if not place.connections and place.messages.full(rate, burst):
-                del self._places[address]
+    def _full_in(self, place: _Address) -> float:
+        limits = self._chat.settings.limits
+        return place.messages.full_in(
+            limits.messages_per_second_per_address, limits.messages_burst_per_address
+        )
+
+    def _forget(self, address: str, now: float) -> float | None:
+        """Forget an address that nobody came back from, unless a new bucket would allow more."""
+        place = self._addresses[address]
+        if not place.connections and (seconds := self._full_in(place)):
+            return now + seconds
+        place.leaving = False
+        if not place.connections:
+            del self._addresses[address]
+        return None

@@ -1,4 +1,4 @@
-"""Flood control: how much may be said in a while, over all the connections of somebody."""
+"""Rate limits: a token bucket."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["Bucket"]
 
 
 class Bucket:
-    """A token bucket: ``rate`` tokens a second come in, ``burst`` at most are kept.
+    """A token bucket: ``rate`` tokens a second come in, and at most ``burst`` are kept.
 
-    An amount over the burst is allowed when the bucket is full, and then leaves a debt. Asking
-    costs nothing, so a refusal does not.
+    Either may be "off": then nothing is limited. A full bucket allows an amount over the burst, and
+    is then in debt.
     """
 
     __slots__ = ("_at", "_tokens")
@@ -23,21 +23,27 @@ class Bucket:
         self._tokens = math.inf
         self._at = -math.inf
 
-    def wait(
+    def take(
         self, amount: float, rate: float | Literal["off"], burst: float | Literal["off"]
     ) -> int:
-        """Give the milliseconds until ``amount`` may be spent; 0: now."""
+        """Take an amount and return 0, or take nothing and return the milliseconds to wait."""
         if rate == "off" or burst == "off":
             return 0
         now = trio.current_time()
-        self._tokens = min(burst, self._tokens + (now - self._at) * rate)
-        self._at = now
-        return max(0, math.ceil((min(amount, burst) - self._tokens) / rate * 1000))
-
-    def full(self, rate: float | Literal["off"], burst: float | Literal["off"]) -> bool:
-        """Tell whether nothing is remembered by it: a new one would do as well."""
-        return burst == "off" or not self.wait(burst, rate, burst)
-
-    def spend(self, amount: float) -> None:
-        """Take the amount that ``wait`` allowed."""
+        tokens = min(burst, self._tokens + (now - self._at) * rate)
+        self._tokens, self._at = tokens, now
+        missing = min(amount, burst) - tokens
+        if missing > 0:
+            return math.ceil(missing / rate * 1000)
         self._tokens -= amount
+        return 0
+
+    def put_back(self, amount: float) -> None:
+        """Undo a `take`."""
+        self._tokens += amount
+
+    def full_in(self, rate: float | Literal["off"], burst: float | Literal["off"]) -> float:
+        """Return the seconds until nothing is remembered by it; 0: a new one would do as well."""
+        if rate == "off" or burst == "off":
+            return 0
+        return max(0, (burst - self._tokens) / rate - (trio.current_time() - self._at))

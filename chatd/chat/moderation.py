@@ -17,7 +17,6 @@ from chatd.chat.chat import Chat
 from chatd.chat.connection import Connection
 from chatd.chat.names import Name, nick_name, room_name, usable_nick
 from chatd.chat.sanctions import Kind, Sanction, network_of
-from chatd.chat.users import User
 from chatd.model import BANNED, KICKED, Drop, Operation, Put, Refusal, Refused
 from chatd.protocol import commands, events
 
@@ -72,7 +71,7 @@ class Target(Struct, frozen=True):
     @property
     def addresses(self) -> set[str]:
         """The addresses and networks that limits count the user's connections for."""
-        return {each.counted_as for each in self.connections if each.counted_as}
+        return {each.limit_key for each in self.connections if each.limit_key}
 
 
 # ---- users
@@ -83,7 +82,7 @@ async def kick(chat: Chat, by: str, command: commands.Kick) -> commands.Sanction
     where = _where(command.room)
     target = await _target(chat, by, command)
     if not target.connections:
-        raise Refused("not_found", f"{target.nick} is not here")
+        raise Refused("not_found", f"{target.nick} is not here.")
     _log(chat, "kick", by, command, target=target)
     _remove(target.connections, where, "kicked", command.reason)
     return commands.Sanctioned(user=target.user)
@@ -107,7 +106,7 @@ async def ban(chat: Chat, by: str, command: commands.Ban) -> commands.Sanctioned
         [sanction, *(replace(sanction, user="", network=one, of=target.user) for one in banned)],
     )
     _log(chat, "ban", by, command, target=target, network=", ".join(banned) or None)
-    removed = dict.fromkeys([*target.connections, *_banned(chat, where.fold)])
+    removed = dict.fromkeys([*target.connections, *_banned(chat, where.key)])
     _remove(removed, where, "banned", command.reason)
     return commands.Sanctioned(
         user=target.user, networks=banned or None, until=_until(sanction.until)
@@ -119,22 +118,24 @@ async def _ban_network(
 ) -> commands.Sanctioned:
     network = network_of(text)
     if network is None:
-        raise Refused("bad_request", "network is an address or a network such as 192.0.2.0/24")
+        raise Refused(
+            "bad_request", "network must be an address, or a network such as 192.0.2.0/24."
+        )
     if isinstance(network, ipaddress.IPv6Network) and network.prefixlen > GUEST_BITS:
         network = network.supernet(new_prefix=GUEST_BITS)
     if network.overlaps(_LOOPBACK[network.version]):
-        raise Refused("forbidden", "loopback is this machine itself: ban the user instead")
+        raise Refused("forbidden", "Loopback is this machine itself. Ban the user instead.")
     for proxy in chat.settings.http.trusted_proxies:
         trusted = network_of(proxy)
         if trusted and trusted.version == network.version and trusted.overlaps(network):
             raise Refused(
                 "forbidden",
-                f"{proxy} is in http.trusted_proxies: everybody behind it would be banned",
+                f"{proxy} is in http.trusted_proxies: everyone behind it would be banned.",
             )
     sanction = _sanction(chat, "ban", by, command, where, network=str(network))
     await _impose(chat, [sanction])
     _log(chat, "ban", by, command, network=str(network))
-    _remove(_banned(chat, where.fold), where, "banned", command.reason)
+    _remove(_banned(chat, where.key), where, "banned", command.reason)
     return commands.Sanctioned(networks=[str(network)], until=_until(sanction.until))
 
 
@@ -146,7 +147,7 @@ async def unban(chat: Chat, by: str, command: commands.Unban) -> commands.Sancti
         of = str(network)
         if isinstance(network, ipaddress.IPv6Network) and network.prefixlen > GUEST_BITS:
             of = str(network.supernet(new_prefix=GUEST_BITS))
-        held = chat.sanctions.get("ban", where.fold, of)
+        held = chat.sanctions.get("ban", where.key, of)
         found = [held] if held else []
     else:
         found = _of(chat, "ban", command, where)
@@ -161,8 +162,8 @@ async def mute(chat: Chat, by: str, command: commands.Mute) -> commands.Sanction
     sanction = _sanction(chat, "mute", by, command, where, user=target.user, nick=target.nick)
     await _impose(chat, [sanction])
     _log(chat, "mute", by, command, target=target)
-    place = f"in {where.shown} " if where.fold else ""
-    _notify(target.connections, f"you may say nothing {place}now", command.reason)
+    place = f" in {where.display}" if where.key else ""
+    _notify(target.connections, f"You are muted{place}", command.reason)
     return commands.Sanctioned(user=target.user, until=_until(sanction.until))
 
 
@@ -172,10 +173,10 @@ async def unmute(chat: Chat, by: str, command: commands.Unmute) -> commands.Sanc
     found = _of(chat, "mute", command, where)
     done = await _lift(chat, "unmute", by, command, found)
     still = {one.user for one in chat.sanctions.all(["mute"]) if not one.room}
-    place = f" in {where.shown}" if where.fold else ""
+    place = f" in {where.display}" if where.key else ""
     for muted in {one.user for one in found} - still:
         if user := chat.users.get(muted):
-            _notify(_here(user), f"you may speak again{place}", command.reason)
+            _notify(tuple(user.connections), f"You are no longer muted{place}", command.reason)
     return done
 
 
@@ -186,19 +187,21 @@ async def slow(chat: Chat, by: str, command: commands.Slow) -> commands.Sanction
     """Set the seconds between two messages of a user in a room; 0: no slow mode."""
     where, seconds = _where(command.room), command.seconds
     if not 0 <= seconds <= MAX_SLOW_SECONDS:
-        raise Refused("bad_request", f"slow mode has 0 to {MAX_SLOW_SECONDS} seconds")
+        raise Refused("bad_request", f"seconds must be from 0 to {MAX_SLOW_SECONDS}.")
     if seconds:
         await _impose(
             chat,
-            [Sanction("slow", by=by, at=chat.now(), room=where.fold, seconds=seconds)],
+            [Sanction("slow", by=by, at=chat.now(), room=where.key, seconds=seconds)],
         )
         _log(chat, "slow", by, command)
         done = commands.Sanctioned()
     else:
         done = await _lift_from_room(chat, "slow", by, command, where)
-    if room := chat.rooms.get(where.fold):
-        words = f"one message every {seconds:g} seconds" if seconds else "no slow mode any more"
-        room.feed.broadcast([events.Notice(f"{room.name}: {words}")])
+    if room := chat.rooms.get(where.key):
+        text = f"Slow mode is off in {room.name}."
+        if seconds:
+            text = f"Slow mode is on in {room.name}: one message every {seconds:g} seconds."
+        room.feed.broadcast([events.Notice(text)])
     return done
 
 
@@ -210,7 +213,7 @@ async def close(chat: Chat, by: str, command: commands.Close) -> commands.Sancti
     sanction = _sanction(chat, "close", by, command, where)
     await _impose(chat, [sanction])
     _log(chat, "close", by, command)
-    inside = [each for each in _connections(chat) if where.fold in each.memberships]
+    inside = [each for each in chat.connections if where.key in each.memberships]
     _remove(
         [each for each in inside if not each.op],
         where,
@@ -240,17 +243,9 @@ def _where(room: str | None) -> Name:
     return _EVERYWHERE if room is None else room_name(room)
 
 
-def _connections(chat: Chat) -> list[Connection]:
-    return [each for each in chat.connections if isinstance(each, Connection)]
-
-
-def _here(user: User) -> tuple[Connection, ...]:
-    return tuple(each for each in user.connections if isinstance(each, Connection))
-
-
 def _banned(chat: Chat, room: str) -> list[Connection]:
     """Return the connections that are banned from a room now."""
-    return [each for each in _connections(chat) if each.banned(room) is not None]
+    return [each for each in chat.connections if each.banned(room) is not None]
 
 
 async def _target(chat: Chat, by: str, command: commands.Sanction) -> Target:
@@ -258,29 +253,29 @@ async def _target(chat: Chat, by: str, command: commands.Sanction) -> Target:
     users = chat.users
     if command.nick is not None:
         name = nick_name(command.nick.removeprefix("@"))
-        user = users.called(name.fold)
+        user = users.by_nick(name.key)
         if user is None:
-            raise Refused("not_found", f"nobody here is called {name.shown}")
+            raise Refused("not_found", f"There is no user named {name.display} here.")
     elif command.user is not None:
         user = users.get(command.user)
         if user is None:
             record = await chat.journal.user(command.user)
             if record is None:
-                raise Refused("not_found", "there is no such user")
+                raise Refused("not_found", "There is no user with this id.")
             return Target(record.user, record.nick, (), not record.subject)
     else:
-        raise Refused("bad_request", "whom? give a nick")
-    target = Target(user.id, user.nick.shown, _here(user), not user.subject)
+        raise Refused("bad_request", "Give a nick, a user or a network.")
+    target = Target(user.id, user.nick.display, tuple(user.connections), not user.subject)
     if user.id == by:
-        raise Refused("bad_request", "that is you yourself")
+        raise Refused("bad_request", "You cannot do this to yourself.")
     if target.op:
-        raise Refused("forbidden", f"{target.nick} is an operator")
+        raise Refused("forbidden", f"You cannot do this to {target.nick}, who is an operator.")
     return target
 
 
 def _check_reason(reason: str | None) -> None:
     if len((reason or "").encode()) > REASON_BYTES:
-        raise Refused("too_large", f"a reason has {REASON_BYTES} bytes at most")
+        raise Refused("too_large", f"Reasons can have at most {REASON_BYTES} bytes.")
 
 
 def _sanction(
@@ -299,13 +294,16 @@ def _sanction(
     until = None
     if command.seconds is not None:
         if not 0 < command.seconds <= MAX_SECONDS:
-            raise Refused("bad_request", "seconds are more than 0; without them it stays")
+            raise Refused(
+                "bad_request",
+                f"seconds must be over 0 and at most {MAX_SECONDS}. Omit it for no end.",
+            )
         until = at + int(command.seconds * 1000)
     return Sanction(
         kind,
         by=by,
         at=at,
-        room=where.fold,
+        room=where.key,
         user=user,
         nick=nick,
         network=network,
@@ -317,16 +315,16 @@ def _sanction(
 def _of(chat: Chat, kind: Kind, command: commands.Sanction, where: Name) -> list[Sanction]:
     """Return a user's sanctions, found by id, or by nick: the present one or the one it was."""
     wanted = {command.user}
-    fold = None
+    key = None
     if command.nick is not None and (name := usable_nick(command.nick)):
-        fold = name.fold
-        if user := chat.users.called(fold):
+        key = name.key
+        if user := chat.users.by_nick(key):
             wanted.add(user.id)
     found: list[Sanction] = []
     for one in chat.sanctions.all([kind]):
         then = usable_nick(one.nick) if one.nick and not one.of else None
-        same = then is not None and then.fold == fold
-        if one.room == where.fold and one.user and (one.user in wanted or same):
+        same = then is not None and then.key == key
+        if one.room == where.key and one.user and (one.user in wanted or same):
             found.append(one)
     return found
 
@@ -336,7 +334,7 @@ def _with(chat: Chat, users: list[str], where: Name) -> list[Sanction]:
     return [
         one
         for one in chat.sanctions.all(["ban"])
-        if one.of and one.of in users and one.room == where.fold
+        if one.of and one.of in users and one.room == where.key
     ]
 
 
@@ -351,7 +349,7 @@ async def _impose(chat: Chat, sanctions: list[Sanction]) -> None:
     if len(held) + len(sanctions) > MAX_SANCTIONS:
         held.sweep()
         if len(held) + len(sanctions) > MAX_SANCTIONS:
-            raise Refused("forbidden", f"there are {MAX_SANCTIONS} of these: lift some first")
+            raise Refused("forbidden", f"There are already {MAX_SANCTIONS} of these. Lift some.")
     for sanction in sanctions:
         await _commit(chat, Put(sanction.record()))
         held.add(sanction)
@@ -365,7 +363,7 @@ async def _lift(
     found: list[Sanction],
 ) -> commands.Sanctioned:
     if not found:
-        raise Refused("not_found", "there is none to be taken back")
+        raise Refused("not_found", f"There is no such {action.removeprefix('un')}.")
     await _drop(chat, found)
     _log(chat, action, by, command)
     return commands.Sanctioned()
@@ -378,7 +376,7 @@ async def _lift_from_room(
     command: commands.Slow | commands.Close,
     where: Name,
 ) -> commands.Sanctioned:
-    held = chat.sanctions.get(kind, where.fold, "")
+    held = chat.sanctions.get(kind, where.key, "")
     await _drop(chat, [held] if held else [])
     _log(chat, kind, by, command)
     return commands.Sanctioned()
@@ -398,18 +396,18 @@ def _remove(
 ) -> None:
     close = KICKED if how == "kicked" else BANNED
     for connection in list(connections):
-        if not where.fold:
+        if not where.key:
             for each in list(connection.memberships.values()):
                 connection.exit(each, how)
             connection.end(close, reason or "")
-        elif membership := connection.memberships.get(where.fold):
-            connection.put_out(membership, how)
-            _notify([connection], f"you were {how} from {membership.room.name}", reason)
+        elif membership := connection.memberships.get(where.key):
+            connection.kick(membership, how)
+            _notify([connection], f"You were {how} from {membership.room.name}", reason)
 
 
 def _notify(connections: Iterable[Connection], text: str, reason: str | None) -> None:
     for connection in connections:
-        connection.tell(events.Notice(f"{text}: {reason}" if reason else text))
+        connection.notify(events.Notice(f"{text}: {reason}" if reason else f"{text}."))
 
 
 def _log(

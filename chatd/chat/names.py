@@ -1,6 +1,6 @@
-"""Names of people and rooms: what may be one, and which are the same.
+"""Names of users and rooms: what may be one, and which are the same.
 
-PRECIS IdentifierClass (RFC 8264 section 4.2), shown as given under UsernameCasePreserved and
+PRECIS IdentifierClass (RFC 8264 section 4.2): displayed as written under UsernameCasePreserved, and
 compared under UsernameCaseMapped (RFC 8265 section 3).
 """
 
@@ -27,15 +27,15 @@ _MAPPED: Final = get_profile("UsernameCaseMapped")
 
 
 class Name(Struct, frozen=True):
-    """A name as it is shown, and the fold by which it is compared."""
+    """A name as it is displayed, and the key by which it is compared and found."""
 
-    shown: str
-    fold: str
+    display: str
+    key: str
 
 
 def nick_name(text: str) -> Name:
     """Return a nick: 1-32 characters, none of ``* : @ # , /``. Raise Refused for anything else."""
-    return _name("nick", text, NICK_CHARACTERS, _RESERVED_IN_NICKS)
+    return _name("Nicks", "Try ann-smith.", text, NICK_CHARACTERS, _RESERVED_IN_NICKS)
 
 
 def usable_nick(text: str) -> Name | None:
@@ -51,58 +51,62 @@ def room_name(text: str) -> Name:
 
     Raise Refused for anything else.
     """
-    return _name("room", text, ROOM_CHARACTERS, _RESERVED_IN_ROOMS)
+    return _name("Room names", "Try coffee-room.", text, ROOM_CHARACTERS, _RESERVED_IN_ROOMS)
 
 
-# PRECIS takes some 30 µs a name and every command carries one; the bound holds some 4 MiB.
+# PRECIS takes some 30 µs a name, and most commands carry one. The bound holds some 4 MiB.
 @lru_cache(maxsize=8192)
-def _name(what: str, text: str, characters: int, reserved: frozenset[str]) -> Name:
+def _name(what: str, example: str, text: str, characters: int, reserved: frozenset[str]) -> Name:
     if not 1 <= len(text) <= characters:
-        raise Refused("bad_request", f"a {what} has 1 to {characters} characters")
+        raise Refused("bad_request", f"{what} have 1 to {characters} characters.")
     if text.startswith("/"):
-        raise Refused("bad_request", f"a {what} does not begin with /")
+        raise Refused("bad_request", f"{what} cannot begin with /. {example}")
+    if " " in text:
+        raise Refused("bad_request", f"{what} cannot contain spaces. {example}")
     try:
-        shown = _PRESERVED.enforce(text)
-        fold = _MAPPED.enforce(text)
+        display = _PRESERVED.enforce(text)
+        key = _MAPPED.enforce(text)
     except UnicodeEncodeError as error:
-        raise Refused("bad_request", f"this {what} cannot be used: {_reason(error)}") from None
-    # Looked for after the mapping, which turns full-width forms into these.
-    if not reserved.isdisjoint(shown):
-        raise Refused("bad_request", f"a {what} has none of {' '.join(sorted(reserved))}")
-    if len(shown) > characters or shown.startswith("/"):
-        raise Refused("bad_request", f"a {what} has 1 to {characters} characters")
-    return Name(shown, fold)
+        raise Refused("bad_request", f"{what} cannot {_reason(error)}. {example}") from None
+    # After the mapping, which turns full-width forms into these.
+    if not reserved.isdisjoint(display):
+        *others, last = sorted(reserved)
+        listed = f"{' '.join(others)} or {last}"
+        raise Refused("bad_request", f"{what} cannot contain {listed}. {example}")
+    if len(display) > characters or display.startswith("/"):
+        raise Refused("bad_request", f"{what} have 1 to {characters} characters.")
+    return Name(display, key)
 
 
 def _reason(error: UnicodeEncodeError) -> str:
     character = error.object[error.start : error.start + 1]
     if not character:
-        return "nothing is left of it"
-    return f"U+{ord(character):04X} is not allowed there"
+        return "consist of such characters alone"
+    return f"contain the character U+{ord(character):04X}"
 
 
 class Pattern(Struct, frozen=True):
-    """A pattern of rooms' folds, by the parts between its ``*``."""
+    """A pattern of rooms' keys: the parts between its ``*``."""
 
     parts: tuple[str, ...]
 
-    def matches(self, fold: str) -> bool:
+    def matches(self, key: str) -> bool:
         if len(self.parts) == 1:
-            return fold == self.parts[0]
+            return key == self.parts[0]
         first, *middle, last = self.parts
-        # Each part at its first place after the one before: linear in both, whoever wrote it.
-        if not fold.startswith(first):
+        # Each part at its first place after the one before: linear, whatever the pattern.
+        if not key.startswith(first):
             return False
         at = len(first)
         for part in middle:
-            found = fold.find(part, at)
+            found = key.find(part, at)
             if found < 0:
                 return False
             at = found + len(part)
-        return fold.endswith(last) and len(fold) - len(last) >= at
+        return key.endswith(last) and len(key) - len(last) >= at
 
 
-# Direct messages have rooms of their own, whose names begin with it.
+# The names of direct messages' rooms begin with it.
 _DIRECT: Final = "@"
 
 
@@ -112,13 +116,13 @@ def room_pattern(text: str) -> Pattern:
     Raise Refused for anything else.
     """
     if not 1 <= len(text) <= ROOM_CHARACTERS:
-        raise Refused("bad_request", f"a pattern of rooms has 1 to {ROOM_CHARACTERS} characters")
+        raise Refused("bad_request", f"Patterns of rooms have 1 to {ROOM_CHARACTERS} characters.")
     if text == f"{_DIRECT}*":
         return Pattern((_DIRECT, ""))
     parts = []
     for part in text.split("*"):
         try:
-            parts.append(room_name(part).fold if part else "")
+            parts.append(room_name(part).key if part else "")
         except Refused as refused:
-            raise Refused("bad_request", f"this is no pattern of rooms: {refused}") from None
+            raise Refused("bad_request", f"{text!r} is not a pattern of rooms. {refused}") from None
     return Pattern(tuple(parts))

@@ -1,4 +1,4 @@
-"""Pages of a room's log: bounded in events and in bytes, and never past what is visible."""
+"""Pages of a room's log: bounded in events and in bytes, and never past the visible head."""
 
 from __future__ import annotations
 
@@ -14,38 +14,41 @@ from chatd.protocol.commands import Position
 
 __all__ = [
     "QUEUE_SHARE",
-    "Caught",
-    "catch",
+    "JoinPage",
     "fitting",
     "last_messages",
-    "missed",
-    "newest",
     "page_size",
+    "read_after",
+    "read_join_page",
+    "read_latest",
 ]
 
 PAGE_EVENTS: Final = 100
-MOST_PAGE_EVENTS: Final = 500
+MAX_PAGE_EVENTS: Final = 500
 
 QUEUE_SHARE: Final = 4
-"""A page's texts fill at most this part of the send queue: doubled by escapes, and with what else
-waits, they still fit."""
+"""A page's texts fill at most this fraction of the send queue: doubled by escapes, and together
+with what else waits, they still fit."""
 
 
-class Caught(Struct, frozen=True):
-    """A join's page, the position at which it ends, and whether it goes on from ``since``."""
+class JoinPage(Struct, frozen=True):
+    """A join's page, the number at which it ends, and whether it continues from ``since``."""
 
-    page: Sequence[Event]
-    position: int
+    events: Sequence[Event]
+    seq: int
     recovered: bool
 
 
 def page_size(limit: int | None) -> int:
-    """Clamp what a client asks for."""
-    return PAGE_EVENTS if limit is None else max(0, min(limit, MOST_PAGE_EVENTS))
+    """Return the number of events for a client's ``limit``: 100 by default, 500 at most."""
+    return PAGE_EVENTS if limit is None else max(0, min(limit, MAX_PAGE_EVENTS))
 
 
 def fitting(page: Sequence[Event], queue_bytes: int, *, back: bool = False) -> Sequence[Event]:
-    """Cut a page to what a send queue has room for: at its end, or else at its beginning."""
+    """Return what a send queue has room for of a page: its first events, or with ``back`` its last.
+
+    It is at least one event.
+    """
     room = queue_bytes // QUEUE_SHARE
     for count, event in enumerate(reversed(page) if back else page):
         room -= len(event.text or "")
@@ -54,22 +57,22 @@ def fitting(page: Sequence[Event], queue_bytes: int, *, back: bool = False) -> S
     return page
 
 
-async def missed(
+async def read_after(
     journal: Journal, feed: Feed, after: int, limit: int, queue_bytes: int
 ) -> Sequence[Event]:
-    """Give the first of what was shown after ``after``, from the feed's tail or from the store."""
-    shown = feed.after(after)
-    if shown is None:
-        shown = await journal.read(feed.key, after, feed.visible, limit)
-    return fitting(shown[:limit], queue_bytes)
+    """Return the first visible events after a number, from the feed's tail or from the store."""
+    events = feed.after(after)
+    if events is None:
+        events = await journal.read(feed.key, after, feed.visible, limit)
+    return fitting(events[:limit], queue_bytes)
 
 
-async def newest(
+async def read_latest(
     journal: Journal, room: str, before: int, limit: int, *, messages: bool = False
 ) -> list[Event]:
-    """Give the last ``limit`` events before a number; where ``messages``, so many messages.
+    """Return the last ``limit`` events before a number, or, with ``messages``, as many messages.
 
-    Whatever was changed so often, a page has no more than so many events.
+    However often messages were changed, a page has no more than `MAX_PAGE_EVENTS` events.
     """
     count = limit
     while True:
@@ -77,20 +80,20 @@ async def newest(
         if not messages:
             return page
         trimmed = last_messages(page, limit)
-        if len(trimmed) < len(page) or len(page) < count or count >= MOST_PAGE_EVENTS:
+        if len(trimmed) < len(page) or len(page) < count or count >= MAX_PAGE_EVENTS:
             return trimmed
-        count = min(2 * count, MOST_PAGE_EVENTS)
+        count = min(2 * count, MAX_PAGE_EVENTS)
 
 
 def last_messages(page: list[Event], limit: int) -> list[Event]:
-    """Cut a page at its beginning, so that it has ``limit`` messages at most."""
-    said = [index for index, event in enumerate(page) if event.kind == "message"]
-    if len(said) <= limit:
+    """Return the end of a page that has at most ``limit`` messages."""
+    messages = [index for index, event in enumerate(page) if event.kind == "message"]
+    if len(messages) <= limit:
         return page
-    return page[said[-limit] :] if limit else []
+    return page[messages[-limit] :] if limit else []
 
 
-async def catch(
+async def read_join_page(
     journal: Journal,
     feed: Feed,
     since: Position | None,
@@ -98,27 +101,32 @@ async def catch(
     queue_bytes: int,
     *,
     messages: bool = False,
-) -> Caught:
-    """Read a join's page: what was missed since a position that holds here, else the newest.
+) -> JoinPage:
+    """Return what was missed since a position, if that is possible, else the latest events.
 
-    Where ``messages``, the newest are so many messages and what came between them.
+    Args:
+        journal: The store.
+        feed: The room's feed.
+        since: The client's position.
+        limit: The number of events.
+        queue_bytes: The size of the client's send queue.
+        messages: Whether ``limit`` counts only messages, if the page does not begin at ``since``.
 
     Raises:
         chatd.journal.Unavailable: the store cannot be read now.
-
     """
     if since is not None and since.epoch == journal.epoch and 0 <= since.seq <= feed.visible:
-        page = await missed(journal, feed, since.seq, max(limit, 1), queue_bytes)
-        # What retention took is not there to be given: then this is no recovery.
+        page = await read_after(journal, feed, since.seq, max(limit, 1), queue_bytes)
+        # If retention removed the next event, the client has missed something for good.
         if since.seq == feed.visible or (page and page[0].seq == since.seq + 1):
             page = page[:limit]
-            return Caught(page, page[-1].seq if page else since.seq, recovered=True)
+            return JoinPage(page, page[-1].seq if page else since.seq, recovered=True)
     while True:
         visible = feed.visible
         last = feed.after(max(0, visible - limit))
         if last is None or (messages and any(event.kind != "message" for event in last)):
-            last = await newest(journal, feed.key, visible + 1, limit, messages=messages)
-        # Where more was shown than the tail holds while this was read, it is read again.
+            last = await read_latest(journal, feed.key, visible + 1, limit, messages=messages)
+        # If more events became visible during the read than the tail holds, read again.
         if (rest := feed.after(visible)) is not None:
             page = [*last, *rest]
             if not limit:
@@ -126,4 +134,4 @@ async def catch(
             elif not messages:
                 page = page[-limit:]
             page = fitting(page, queue_bytes, back=True)
-            return Caught(page, feed.visible, recovered=False)
+            return JoinPage(page, feed.visible, recovered=False)

@@ -72,7 +72,7 @@ class Commit(Submission):
     def resolve(self, outcome: Outcome) -> None:
         connection = self.connection
         connection.unanswered -= 1
-        connection.wake()
+        connection.progress.notify()
         if isinstance(outcome, Refusal):
             if self.undo is not None:
                 self.undo()
@@ -80,11 +80,12 @@ class Commit(Submission):
             self.answer(outcome)
             return
         if isinstance(outcome, Receipt) and not outcome.duplicate:
-            connection.committed(outcome.event.position)
+            connection.unseen += 1
+            connection.chat.senders[outcome.event.position] = connection
         try:
             self.answer(self.to_answer(outcome))
         finally:
-            # What others are to hear does not depend on whether this client can be answered.
+            # Others are told even if this client cannot be answered.
             if self.then is not None:
                 self.then()
 

@@ -1,8 +1,8 @@
-"""Rooms: who is in them, and what is told of their coming and going.
+"""Rooms: who is in them, and what members hear of others who come and go.
 
-A room lives while somebody is in it; without members and events nothing of it is left. ``joined``
-and ``left`` are told of a user's first and last connection; ``left`` of a lost one waits, and of
-who is back in time neither is told.
+A room exists while somebody is in it; after that only its log is left. ``joined`` and ``left`` are
+sent for a user's first and last connection. A user whose last connection was lost has a while to
+come back, and then neither is sent.
 """
 
 from __future__ import annotations
@@ -10,87 +10,85 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
-from typing import Final, Literal, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Final, Literal
 
 import trio
 
-from chatd.bus import Bus, Feed, Subscription
+from chatd.bus import Feed, Subscription
 from chatd.chat.names import Name
 from chatd.chat.users import User
-from chatd.journal import Journal
 from chatd.model import Refused
 from chatd.protocol import events
 from chatd.protocol.commands import Member, RoomInfo
-from chatd.settings import Settings
+from chatd.timers import Timer
+
+if TYPE_CHECKING:
+    from chatd.chat.chat import Chat
+    from chatd.chat.membership import Membership
 
 __all__ = ["Room", "Rooms"]
 
 TOTALS_SECONDS: Final = 1.0
-"""A crowded room's ``presence`` is told at most this often."""
+"""A crowded room's ``presence`` is sent at most this often."""
 
 
-def _fold(user: User) -> str:
-    return user.nick.fold
-
-
-class Place(Protocol):
-    """One connection's place in a room; ``subscription`` is by what it hears live events."""
-
-    subscription: Subscription | None
+def _nick(user: User) -> str:
+    return user.nick.key
 
 
 class Room:
-    """A room in which somebody is, or was a moment ago."""
+    """A room that somebody is in, or was a moment ago."""
 
     __slots__ = (
-        "_roll",
+        "_away",
+        "_chat",
+        "_index",
         "_spoke",
         "_total_at",
-        "_total_due",
-        "about",
+        "_total_timer",
         "direct",
         "feed",
-        "leaving",
+        "key",
         "members",
+        "name",
+        "topic",
     )
 
-    def __init__(self, feed: Feed, about: str = "") -> None:
+    def __init__(self, chat: Chat, feed: Feed, topic: str = "") -> None:
         self.feed = feed
-        self.about = about
-        """What the room's people say it is about: the last ``topic`` that was shown."""
-        self.direct = feed.key.startswith("@")
-        """Whether it is the room of two users, who are in it without coming and going."""
-        self.members: dict[User, set[Place]] = {}
-        self.leaving: dict[User, float] = {}
-        """Users whose last connection was lost, and when they are taken for gone."""
-        self._roll: list[User] = []
-        """The members by their nicks' folds: kept in order, for with 10,000 of them sorting takes
-        longer than all else a join does."""
+        self.key = feed.key
+        """The name by which the room is found."""
+        self.name = feed.name
+        """The name as it was written first."""
+        self.topic = topic
+        """The text of the last ``topic`` that was fanned out."""
+        self.direct = self.key.startswith("@")
+        """Whether it is a room of direct messages: two users, who are in it without joining."""
+        self.members: dict[User, set[Membership]] = {}
+        self._chat = chat
+        self._away: dict[User, Timer] = {}
+        """Members whose last connection was lost, and who are removed when their time is over."""
+        self._index: list[User] = []
+        """The members in the order of their nicks. Sorting 10,000 would take longer than a join."""
         self._spoke: dict[str, float] = {}
-        """When each user last said something in slow mode, the longest ago first."""
+        """When each user last sent a message in slow mode, the longest ago first."""
         self._total_at = -TOTALS_SECONDS
-        self._total_due = False
-
-    @property
-    def name(self) -> str:
-        return self.feed.name
-
-    @property
-    def restless(self) -> bool:
-        return bool(self.leaving) or self._total_due
+        self._total_timer: Timer | None = None
 
     def member_list(self, after: str = "", limit: int = 100) -> list[Member]:
-        """Members by nick's fold, from past ``after`` on."""
-        start = bisect_right(self._roll, after, key=_fold)
+        """Return members in the order of their nicks, beginning behind the key ``after``."""
+        start = bisect_right(self._index, after, key=_nick)
         return [
-            Member(user.nick.shown, user.id, user.op) for user in self._roll[start : start + limit]
+            Member(user.nick.display, user.id, user.op)
+            for user in self._index[start : start + limit]
         ]
 
-    def entry(self) -> RoomInfo:
-        return RoomInfo(self.name, len(self.members), self.feed.visible, self.about)
+    def info(self) -> RoomInfo:
+        return RoomInfo(self.name, len(self.members), self.feed.visible, self.topic)
 
-    def slowed(self, user: User, seconds: float) -> int:
-        """Give the milliseconds until a user may speak in slow mode."""
+    def slow_mode_wait(self, user: User, seconds: float) -> int:
+        """Return the milliseconds until a user may send a message in slow mode; 0: now."""
         now = trio.current_time()
         while self._spoke and next(iter(self._spoke.values())) + seconds <= now:
             del self._spoke[next(iter(self._spoke))]
@@ -99,113 +97,116 @@ class Room:
         return 0
 
     def spoke(self, user: User) -> None:
-        """Note that a user says something in slow mode now."""
+        """Note that a user sends a message in slow mode now."""
         self._spoke[user.id] = trio.current_time()
 
     # ---- coming and going
 
-    def enter(self, user: User, place: Place, crowd: int) -> None:
-        """Take a connection in. ``crowd``: with more members than this nobody is told of each."""
-        mine = self.members.get(user)
-        if mine is None:
-            self.members[user] = {place}
-            user.rooms[self] = None
-            insort(self._roll, user, key=_fold)
-            joined = events.Joined(self.name, user.nick.shown, user.id, user.op)
-            self._tell(joined, user, crowd)
-        else:
-            self.leaving.pop(user, None)
-            mine.add(place)
+    def enter(self, user: User, membership: Membership) -> None:
+        """Add a connection."""
+        memberships = self.members.get(user)
+        if memberships is not None:
+            if away := self._away.pop(user, None):
+                away.cancel()
+            memberships.add(membership)
+            return
+        self.members[user] = {membership}
+        user.rooms[self] = None
+        insort(self._index, user, key=_nick)
+        self._announce(events.Joined(self.name, user.nick.display, user.id, user.op), user)
 
     def exit(
-        self,
-        user: User,
-        place: Place,
-        grace: float | None,
-        crowd: int,
-        reason: Literal["leave", "kicked", "banned"] = "leave",
+        self, user: User, membership: Membership, reason: Literal["leave", "kicked", "banned"]
     ) -> None:
-        """Let a connection out: told at once, or in ``grace`` seconds where it was lost."""
-        mine = self.members[user]
-        mine.discard(place)
-        if mine:
+        """Remove a connection, and the user with the last one."""
+        memberships = self.members[user]
+        memberships.discard(membership)
+        if not memberships:
+            self._remove(user, reason)
+
+    def lose(self, user: User, membership: Membership) -> None:
+        """Remove a connection that ended. The user may come back within the grace period."""
+        memberships = self.members[user]
+        memberships.discard(membership)
+        if memberships:
             return
+        grace = 0 if self.direct else self._chat.settings.chat.presence_grace_seconds
         if grace:
-            self.leaving[user] = trio.current_time() + grace
+            due = trio.current_time() + grace
+            self._away[user] = self._chat.timers.add(due, partial(self._grace_over, user))
         else:
-            self._gone(user, reason if grace is None else "lost", crowd)
+            self._remove(user, "lost")
 
-    def sweep(self, now: float, crowd: int) -> None:
-        """Tell of those whose time to come back is over, and the total where it is due."""
-        for user in [user for user, due in self.leaving.items() if due <= now]:
-            del self.leaving[user]
-            self._gone(user, "lost", crowd)
-        if self._total_due and now - self._total_at >= TOTALS_SECONDS:
-            self._tell_total(now)
+    def _grace_over(self, user: User, now: float) -> None:
+        del self._away[user]
+        self._remove(user, "lost")
 
-    def strike(self, user: User) -> None:
-        """Take a member off the roll, whose nick is about to change."""
-        del self._roll[bisect_left(self._roll, user.nick.fold, key=_fold)]
-
-    def rename(self, user: User, old: str) -> None:
-        """Put a member that was struck back on the roll, and tell of the nick."""
-        insort(self._roll, user, key=_fold)
-        self.feed.broadcast([events.NickChange(self.name, user.id, old, user.nick.shown)])
-
-    def _gone(
-        self, user: User, reason: Literal["leave", "lost", "kicked", "banned"], crowd: int
-    ) -> None:
+    def _remove(self, user: User, reason: Literal["leave", "lost", "kicked", "banned"]) -> None:
         del self.members[user]
         user.rooms.pop(self, None)
-        self.strike(user)
-        self._tell(events.Left(self.name, user.nick.shown, user.id, reason), user, crowd)
+        self.remove_from_index(user)
+        self._announce(events.Left(self.name, user.nick.display, user.id, reason), user)
+        if not self.members:
+            if self._total_timer is not None:
+                self._total_timer.cancel()
+            self._chat.rooms.close(self)
 
-    def places(self, user: User) -> set[Subscription]:
-        """Give by what a member's connections hear the room."""
-        mine = self.members.get(user, ())
-        return {place.subscription for place in mine if place.subscription is not None}
+    def remove_from_index(self, user: User) -> None:
+        """Remove a member from the index, before the nick changes."""
+        del self._index[bisect_left(self._index, user.nick.key, key=_nick)]
 
-    def _tell(self, event: events.Joined | events.Left, user: User, crowd: int) -> None:
+    def add_to_index(self, user: User) -> None:
+        """Add a member again, after the nick has changed."""
+        insort(self._index, user, key=_nick)
+
+    def announce_nick(self, user: User, before: str) -> None:
+        """Tell the members of a user's new nick."""
+        self.feed.broadcast([events.NickChange(self.name, user.id, before, user.nick.display)])
+
+    def subscriptions(self, user: User) -> set[Subscription]:
+        """Return the subscriptions of a member's connections."""
+        memberships = self.members.get(user, ())
+        return {each.subscription for each in memberships if each.subscription is not None}
+
+    @property
+    def crowded(self) -> bool:
+        """Whether the room has so many members that they do not hear of each single one."""
+        return len(self.members) > self._chat.settings.limits.presence_members
+
+    def _announce(self, event: events.Joined | events.Left, user: User) -> None:
         if self.direct:
             return
-        if len(self.members) <= crowd:
-            self.feed.broadcast([event], self.places(user))
-            return
-        now = trio.current_time()
-        if now - self._total_at >= TOTALS_SECONDS:
-            self._tell_total(now)
-        else:
-            self._total_due = True
+        if not self.crowded:
+            self.feed.broadcast([event], self.subscriptions(user))
+        elif self._total_timer is None:
+            now, due = trio.current_time(), self._total_at + TOTALS_SECONDS
+            if due <= now:
+                self._send_total(now)
+            else:
+                self._total_timer = self._chat.timers.add(due, self._send_total)
 
-    def _tell_total(self, now: float) -> None:
-        self._total_at, self._total_due = now, False
+    def _send_total(self, now: float) -> None:
+        self._total_at, self._total_timer = now, None
         self.feed.broadcast([events.Presence(self.name, len(self.members))])
 
 
 class Rooms:
-    """The rooms that live now."""
+    """The rooms that somebody is in."""
 
-    def __init__(self, settings: Settings, journal: Journal, bus: Bus) -> None:
-        self.settings = settings
-        self._journal = journal
-        self._bus = bus
-        self._live: dict[str, Room] = {}
+    def __init__(self, chat: Chat) -> None:
+        self._chat = chat
+        self._open: dict[str, Room] = {}
         self._direct: dict[str, set[Room]] = {}
         self._opening = trio.Lock()
 
     def __len__(self) -> int:
-        return len(self._live)
+        return len(self._open)
 
     def __iter__(self) -> Iterator[Room]:
-        return iter(self._live.values())
+        return iter(self._open.values())
 
-    @property
-    def restless(self) -> bool:
-        """Whether somebody's coming or going is yet to be told."""
-        return any(room.restless for room in self._live.values())
-
-    def get(self, fold: str) -> Room | None:
-        return self._live.get(fold)
+    def get(self, key: str) -> Room | None:
+        return self._open.get(key)
 
     async def open(self, name: Name) -> Room:
         """Return the room of this name; create it if that is allowed. The caller enters it at once.
@@ -214,70 +215,65 @@ class Rooms:
             Refused: there is no such room, and it may not be created.
             chatd.journal.Unavailable: the store cannot be read now.
         """
-        if room := self._live.get(name.fold):
+        if room := self._open.get(name.key):
             return room
+        chat = self._chat
         async with self._opening:
-            if room := self._live.get(name.fold):
+            if room := self._open.get(name.key):
                 return room
-            # Registered before the head is read: what is committed meanwhile is shown through it.
-            feed = self._bus.open_feed(name.fold, name.shown)
+            # Before the head is read: what is committed meanwhile is fanned out through it.
+            feed = chat.bus.open_feed(name.key, name.display)
             try:
-                head = await self._journal.head(name.fold)
+                head = await chat.journal.head(name.key)
                 if head is None:
                     await self._check_may_create(name)
             except BaseException:
-                self._bus.close_feed(feed)
+                chat.bus.close_feed(feed)
                 raise
             if head is not None:
                 feed.name = head.name
                 feed.set_head(head.seq)
-            room = self._live[name.fold] = Room(feed, "" if head is None else head.topic)
+            room = self._open[name.key] = Room(chat, feed, "" if head is None else head.topic)
             if room.direct:
-                for user in name.fold[1:].split(","):
+                for user in name.key[1:].split(","):
                     self._direct.setdefault(user, set()).add(room)
             return room
 
-    def direct(self, user: str) -> list[Room]:
-        """Give the live rooms of a user's direct messages."""
-        return list(self._direct.get(user, ()))
+    def direct(self, user_id: str) -> list[Room]:
+        """Return the open rooms of a user's direct messages."""
+        return list(self._direct.get(user_id, ()))
 
     async def _check_may_create(self, name: Name) -> None:
-        if name.fold.startswith("@"):
+        settings = self._chat.settings
+        if name.key.startswith("@"):
             return
-        if not self.settings.chat.create_rooms and name.shown != self.settings.chat.default_room:
-            raise Refused("not_found", f"there is no room {name.shown}")
-        known = {head.room for head in await self._journal.rooms()} | self._live.keys()
-        if len(known) >= self.settings.limits.rooms:
-            raise Refused("forbidden", "there are as many rooms as there may be")
+        if not settings.chat.create_rooms and name.display != settings.chat.default_room:
+            raise Refused("not_found", f"There is no room named {name.display}.")
+        known = {head.room for head in await self._chat.journal.rooms()} | self._open.keys()
+        if len(known) >= settings.limits.rooms:
+            raise Refused(
+                "forbidden", "There are too many rooms to create another one. Join one of them."
+            )
 
-    def release(self, room: Room) -> None:
-        """Let go of a room in which nobody is."""
-        if not room.members:
-            self._bus.close_feed(room.feed)
-            del self._live[room.feed.key]
-            if room.direct:
-                for user in room.feed.key[1:].split(","):
-                    mine = self._direct[user]
-                    mine.discard(room)
-                    if not mine:
-                        del self._direct[user]
+    def close(self, room: Room) -> None:
+        """Forget a room that has no members."""
+        self._chat.bus.close_feed(room.feed)
+        del self._open[room.key]
+        if room.direct:
+            for user in room.key[1:].split(","):
+                rooms = self._direct[user]
+                rooms.discard(room)
+                if not rooms:
+                    del self._direct[user]
 
-    async def entries(self) -> list[tuple[str, RoomInfo]]:
-        """Give every room that has members or events, but for direct messages', by their folds."""
-        entries = {
-            room.feed.key: room.entry()
-            for room in self._live.values()
+    async def infos(self) -> list[tuple[str, RoomInfo]]:
+        """Return all rooms that have members or events, but for direct messages, by their keys."""
+        infos = {
+            room.key: room.info()
+            for room in self._open.values()
             if room.members and not room.direct
         }
-        for head in await self._journal.rooms():
-            if head.room not in entries:
-                entries[head.room] = RoomInfo(head.name, 0, head.seq, head.topic)
-        return sorted(entries.items())
-
-    def sweep(self) -> None:
-        """Tell what is due, and let go of the rooms that are empty by it."""
-        now = trio.current_time()
-        crowd = self.settings.limits.presence_members
-        for room in list(self._live.values()):
-            room.sweep(now, crowd)
-            self.release(room)
+        for head in await self._chat.journal.rooms():
+            if head.room not in infos:
+                infos[head.room] = RoomInfo(head.name, 0, head.seq, head.topic)
+        return sorted(infos.items())

@@ -1,7 +1,7 @@
-"""What is held against somebody or over a room: bans, mutes, slow mode, closed rooms.
+"""Bans, mutes, slow mode and closed rooms.
 
-Each is a record of the journal, so that it outlives the process; here is what is asked at every
-door. Nothing here acts: see `chatd.chat.moderation`.
+Each is a record of the journal, so that it outlives the process. This module only looks them up:
+`chatd.chat.moderation` imposes and lifts them.
 """
 
 from __future__ import annotations
@@ -26,12 +26,20 @@ Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Sanction(Struct, frozen=True, omit_defaults=True):
-    """One of them. Times are in ms since 1970; ``until`` None: until it is taken back.
+    """A ban, a mute, a room's slow mode, or a closed room.
 
-    ``room`` is a fold; empty: everywhere. A ban or a mute is of a ``user``, and a ban may be of a
-    ``network`` (in CIDR) in place of one; of the guests there alone, where it came with the ban
-    ``of`` a guest.
-    ``seconds`` is what slow mode asks for between two messages.
+    Attributes:
+        kind: Which of them.
+        by: The operator's user id, or the console.
+        at: When it was imposed, in milliseconds since 1970.
+        room: The room's key; empty for the whole chat.
+        user: Whom it applies to; empty for a network or a room.
+        nick: The user's nick at that time.
+        network: The network that is banned, in CIDR.
+        of: The guest whose ban brought this one of a network with it: it applies only to guests.
+        until: When it ends, in milliseconds since 1970; None if it lasts until it is lifted.
+        seconds: How long slow mode makes a user wait between two messages.
+        reason: What the operator gave as the reason.
     """
 
     kind: Kind
@@ -48,7 +56,7 @@ class Sanction(Struct, frozen=True, omit_defaults=True):
 
     @property
     def name(self) -> str:
-        """Its record's name: what it is of, so that one is kept of each."""
+        """The name of its record. There is one for each room and user or network."""
         return f"{self.room}\0{self.user or self.network}"
 
     def record(self) -> Record:
@@ -56,7 +64,7 @@ class Sanction(Struct, frozen=True, omit_defaults=True):
 
 
 def network_of(text: str) -> Network | None:
-    """Read an address or a network in CIDR; None where it is neither."""
+    """Return the network of an address or in CIDR; None if the text is neither."""
     try:
         network = ipaddress.ip_network(text, strict=False)
     except ValueError:
@@ -69,33 +77,34 @@ def network_of(text: str) -> Network | None:
 
 
 class Sanctions:
-    """All that hold, found by whom or what they are of. ``now`` gives ms since 1970."""
+    """All sanctions, by what they apply to. ``now`` returns milliseconds since 1970."""
 
     def __init__(self, now: Callable[[], int]) -> None:
         self._now = now
-        self._held: dict[tuple[Kind, str], Sanction] = {}
+        self.held: dict[tuple[Kind, str], Sanction] = {}
+        """All of them, by kind and name; empty in most chats, which then look no further."""
         # By room and prefix length: few lengths are in use, whatever the number of networks.
         self._networks: dict[str, dict[tuple[int, int], dict[int, Sanction]]] = {}
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self.held)
 
     async def load(self, journal: Journal) -> None:
-        """Take what the store has."""
+        """Read those that the store has."""
         for kind in KINDS:
             for record in await journal.records(kind):
                 self.add(msgspec.json.decode(record.value, type=Sanction))
 
     def add(self, sanction: Sanction) -> None:
-        """Hold it, in place of what was held of the same."""
-        self._held[sanction.kind, sanction.name] = sanction
+        """Add a sanction, in place of the one with the same name."""
+        self.held[sanction.kind, sanction.name] = sanction
         if sanction.network:
             length, address = _key(ipaddress.ip_network(sanction.network))
             self._networks.setdefault(sanction.room, {}).setdefault(length, {})[address] = sanction
 
     def remove(self, sanction: Sanction) -> None:
-        """Hold it no more."""
-        if self._held.pop((sanction.kind, sanction.name), None) is not None and sanction.network:
+        """Remove a sanction."""
+        if self.held.pop((sanction.kind, sanction.name), None) is not None and sanction.network:
             length, address = _key(ipaddress.ip_network(sanction.network))
             lengths = self._networks[sanction.room]
             del lengths[length][address]
@@ -105,26 +114,30 @@ class Sanctions:
                 del self._networks[sanction.room]
 
     def sweep(self) -> None:
-        """Let go of those that have ended: the store does so by itself."""
-        for sanction in [one for one in self._held.values() if not self._holds(one)]:
+        """Remove those that have ended. The store does so by itself."""
+        for sanction in [one for one in self.held.values() if not self._holds(one)]:
             self.remove(sanction)
 
     def get(self, kind: Kind, room: str, of: str) -> Sanction | None:
-        """Give one by what it is of: a user, a network, or nothing but the room."""
-        return self._live(self._held.get((kind, f"{room}\0{of}")))
+        """Return the sanction of a user or a network in a room, or of the room itself."""
+        return self._live(self.held.get((kind, f"{room}\0{of}")))
 
     def all(self, kinds: Iterable[Kind] = KINDS) -> Iterator[Sanction]:
-        """Give those that hold, of these kinds, the newest last."""
+        """Return those of these kinds, the newest last."""
         wanted = set(kinds)
-        held = [one for one in self._held.values() if one.kind in wanted and self._holds(one)]
+        held = [one for one in self.held.values() if one.kind in wanted and self._holds(one)]
         yield from sorted(held, key=lambda one: one.at)
 
     def ban(self, room: str, user: str, address: str, *, guest: bool) -> Sanction | None:
-        """Tell what keeps somebody out of a room; ``""``: out of everything.
+        """Return what bans a client from a room; ``""``: from the chat.
 
-        ``address`` is empty where no limit by address holds.
+        Args:
+            room: The room's key.
+            user: The user's id; empty if it is not known yet.
+            address: The client's address or network; empty if limits do not apply to it.
+            guest: Whether the client is a guest: only guests are banned along with another guest.
         """
-        if not self._held:
+        if not self.held:
             return None
         if user and (held := self.get("ban", room, user)):
             return held
@@ -142,8 +155,8 @@ class Sanctions:
         return None
 
     def mute(self, room: str, user: str) -> Sanction | None:
-        """Tell what keeps somebody from saying anything in a room."""
-        if not self._held:
+        """Return what mutes a user in a room."""
+        if not self.held:
             return None
         return self.get("mute", room, user) or self.get("mute", "", user)
 
@@ -154,7 +167,7 @@ class Sanctions:
             code = "banned"
         elif sanction.kind == "mute":
             code = "muted"
-        reason = f": {sanction.reason}" if sanction.reason else ""
+        reason = f": {sanction.reason}" if sanction.reason else "."
         left = None if sanction.until is None else max(1, sanction.until - self._now())
         return Refused(code, f"{text}{reason}", left)
 

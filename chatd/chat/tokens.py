@@ -23,8 +23,8 @@ from joserfc.jws import JWSRegistry
 from joserfc.util import urlsafe_b64decode, urlsafe_b64encode
 from msgspec import Struct, field
 
-from chatd.chat.credentials import is_guest
 from chatd.chat.names import Pattern, nick_name, room_pattern
+from chatd.chat.sessions import is_guest
 from chatd.model import Refused
 
 __all__ = ["TOKEN_BYTES", "Grant", "Key", "Keys", "UnusableKey", "new_key", "read_key"]
@@ -63,15 +63,15 @@ class Grant(Struct, frozen=True):
     op: bool = False
     nick: str | None = None
 
-    def may_read(self, fold: str) -> bool:
-        return self.rooms is None or _any(self.rooms, fold) or _any(self.read, fold)
+    def may_read(self, room: str) -> bool:
+        return self.rooms is None or _any(self.rooms, room) or _any(self.read, room)
 
-    def may_write(self, fold: str) -> bool:
-        return (self.rooms is None or _any(self.rooms, fold)) and not _any(self.read, fold)
+    def may_write(self, room: str) -> bool:
+        return (self.rooms is None or _any(self.rooms, room)) and not _any(self.read, room)
 
 
-def _any(patterns: Iterable[Pattern], fold: str) -> bool:
-    return any(pattern.matches(fold) for pattern in patterns)
+def _any(patterns: Iterable[Pattern], room: str) -> bool:
+    return any(pattern.matches(room) for pattern in patterns)
 
 
 class UnusableKey(Exception):  # noqa: N818  what the file is
@@ -195,7 +195,7 @@ class Keys:
             key, claims = self._signed(text)
             return _grant(key, claims, now / 1000)
         except _Bad as bad:
-            raise Refused("unauthorized", f"this token is not good: {bad}") from None
+            raise Refused("unauthorized", f"This token is not valid: {bad}.") from None
 
     def issue(
         self,
@@ -215,7 +215,7 @@ class Keys:
         """
         key = next((key for key in self._keys.values() if key.signs), None)
         if key is None:
-            raise Refused("not_found", "there is no private key to sign with")
+            raise Refused("not_found", "There is no private key to sign with.")
         claims = _Claims(
             sub=user,
             exp=now // 1000 + seconds,
@@ -228,30 +228,32 @@ class Keys:
         try:
             _grant(key, claims, now / 1000)
         except _Bad as bad:
-            raise Refused("bad_request", str(bad)) from None
+            raise Refused("bad_request", f"There can be no such token: {bad}.") from None
         header = {"typ": "JWT", "alg": key.algorithms[0], "kid": key.id}
         body = b".".join(urlsafe_b64encode(msgspec.json.encode(part)) for part in (header, claims))
         token = b".".join((body, urlsafe_b64encode(key.sign(body)))).decode()
         if len(token) > TOKEN_BYTES:
-            raise Refused("too_large", f"a token has {TOKEN_BYTES} bytes at most: fewer rooms")
+            raise Refused(
+                "too_large", f"Tokens have at most {TOKEN_BYTES} bytes. Name fewer rooms."
+            )
         return token
 
     def _signed(self, text: str) -> tuple[Key, _Claims]:
         if len(text) > TOKEN_BYTES or not text.isascii():
-            raise _Bad("it is no token")
+            raise _Bad("it is malformed")
         body, _, signature = text.encode().rpartition(b".")
         head, _, claims = body.partition(b".")
         header = _decoded(head, _Header, "header")
         if header.crit is not None:
-            raise _Bad("it asks for what is not understood here (crit)")
+            raise _Bad("it has critical extensions (crit), which are not supported")
         try:
             seal = urlsafe_b64decode(signature)
         except binascii.Error:
-            raise _Bad("it is no token") from None
+            raise _Bad("it is malformed") from None
         for key in self._candidates(header):
             if key.verify(body, seal):
-                return key, _decoded(claims, _Claims, "claims")
-        raise _Bad("none of the keys here signed it")
+                return key, _decoded(claims, _Claims, "body")
+        raise _Bad("it was not signed with a key of this server")
 
     def _candidates(self, header: _Header) -> Iterator[Key]:
         # An issuer of its own may name its keys otherwise: then each of that type is tried.
@@ -265,13 +267,13 @@ def _decoded(part: bytes, kind: type[_T], what: str) -> _T:
     try:
         return msgspec.json.decode(urlsafe_b64decode(part), type=kind)
     except (ValueError, RecursionError):
-        raise _Bad(f"its {what} cannot be read") from None
+        raise _Bad(f"its {what} is malformed") from None
 
 
 def _grant(key: Key, claims: _Claims, now: float) -> Grant:
     times = (claims.exp, claims.nbf, claims.iat)
     if not all(time is None or 0 <= time < _MOST_SECONDS for time in times):
-        raise _Bad("one of its times is none")
+        raise _Bad("invalid exp, nbf or iat")
     if claims.exp <= now:
         raise _Bad("it has expired")
     begins = max(claims.nbf or 0, claims.iat or 0)
@@ -280,16 +282,16 @@ def _grant(key: Key, claims: _Claims, now: float) -> Grant:
     if claims.aud is not None and AUDIENCE not in (
         [claims.aud] if isinstance(claims.aud, str) else claims.aud
     ):
-        raise _Bad(f"it is for somebody else (aud is not {AUDIENCE})")
+        raise _Bad(f"its aud is not {AUDIENCE}")
     try:
         user = nick_name(claims.sub)
     except Refused as refused:
-        raise _Bad(f"its sub cannot be a user: {refused}") from None
-    if is_guest(user.fold):
+        raise _Bad(f"invalid sub. {refused}".removesuffix(".")) from None
+    if is_guest(user.key):
         raise _Bad("its sub looks like a guest's id")
     issued = now if claims.iat is None else min(claims.iat, now)
     return Grant(
-        user=user.shown,
+        user=user.display,
         key=key.id,
         expires=int(claims.exp * 1000),
         lifetime=int((claims.exp - issued) * 1000),
@@ -304,4 +306,4 @@ def _patterns(texts: Sequence[str]) -> tuple[Pattern, ...]:
     try:
         return tuple(room_pattern(text) for text in texts)
     except Refused as refused:
-        raise _Bad(f"one of its rooms is none: {refused}") from None
+        raise _Bad(f"invalid rooms or read. {refused}".removesuffix(".")) from None

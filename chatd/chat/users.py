@@ -1,82 +1,59 @@
-"""Users and their nicks: who somebody is, what others call them, and how a guest comes back.
+"""Users and their nicks: who a user is, what others see, and how a guest comes back.
 
-A nick belongs to its user, is unique by its fold among the users present, and is held for a while
-after. What must outlive the process (a chosen nick, when its user was last here) is asked of the
-journal: ``unsaved`` holds it until somebody publishes it.
+A user's nick is unique among the users present, and is held for a while after the user left. What
+must outlive the process, the nick and the last visit, is published to the journal a moment later.
 
-A subject is who a token names. Nobody else is called as one is named, and no guest as one was last
-called: who was here by a token is kept, and so known after a restart.
+A subject is a user that a token names. Nobody else may take a subject's id as a nick, and no guest
+may take a subject's last nick: subjects are read from the journal at startup.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from heapq import heappop, heappush
-from itertools import count
-from typing import Any, Final, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
 
 import trio
 from msgspec import Struct
 
-from chatd.chat.credentials import new_user, open_secret, seal
+from chatd.bus import Submission
 from chatd.chat.limits import Bucket
 from chatd.chat.names import NICK_CHARACTERS, Name, nick_name, usable_nick
+from chatd.chat.sessions import new_user, sign_session, verify_session
 from chatd.chat.tokens import Grant
-from chatd.journal import Journal, Unavailable
-from chatd.model import Refused, UserRecord
-from chatd.settings import Limits, Settings
+from chatd.journal import Unavailable
+from chatd.model import Refused, Remember, UserRecord
+from chatd.timers import Timer
 
-__all__ = ["MARK", "Came", "User", "Users"]
+if TYPE_CHECKING:
+    from chatd.chat.chat import Chat
+    from chatd.chat.connection import Connection
+    from chatd.chat.rooms import Room
+
+__all__ = ["MARK", "Login", "User", "Users"]
 
 MARK: Final = "mark"
-"""The shelf of read marks: by user, a NUL and the room's fold; each is a number."""
+"""The namespace of read marks: records named by the user, a NUL and the room's key."""
 
 GENERATED_CHARACTERS: Final = 5
-"""Of a guest's id in the nick we give: 25 bits; another is given where that is taken."""
+"""The part of a guest's id in a generated nick: 25 bits. If it is taken, another one is made."""
 
 ALTERNATIVES: Final = 100
-"""``ann-2`` to ``ann-99`` are tried before a generated nick is given."""
-
-BURST_SECONDS: Final = 2
-"""So many seconds' worth of ``limits.bytes_per_second`` may be said at once."""
+"""``ann-2`` to ``ann-99`` are tried before a nick is generated."""
 
 DAY_SECONDS: Final = 24 * 60 * 60
 
-
-class Whereabouts(Protocol):
-    """A room, as far as its members' nicks are concerned."""
-
-    def strike(self, user: User) -> None:
-        """Take a member off the roll, whose nick is about to change."""
-
-    def rename(self, user: User, old: str) -> None:
-        """Put the member back on it, and tell of the nick."""
-
-
-class Line(Protocol):
-    """A connection, as far as its user is concerned."""
-
-    @property
-    def op(self) -> bool: ...
-
-    def bind_log(self) -> None:
-        """Note the user's present nick for the log."""
-
-    def enter_direct(self, room: Any, /) -> None:
-        """Be in a room of direct messages from now on, if it is not."""
-
-    def tell(self, *items: Any) -> None:
-        """Say something to this client alone."""
+SAVE_SECONDS: Final = 1.0
+"""Changes are saved together after this time: many a user comes, goes and comes back."""
 
 
 class User:
-    """Somebody, over all their connections."""
+    """A user, over all their connections."""
 
     __slots__ = (
         "bytes",
         "chosen",
         "connections",
-        "held",
+        "hold",
         "id",
         "marks",
         "messages",
@@ -94,97 +71,69 @@ class User:
         self.subject = subject
         """Whether a token names this user; else it is a guest."""
         self.chosen = chosen
-        """Whether the nick was asked for: only then is it held and kept."""
-        self.connections: set[Line] = set()
-        self.rooms: dict[Whereabouts, None] = {}
-        """Where they are, in the order in which they came in: they tell of a nick in that order."""
+        """Whether the user asked for the nick. Only then is it held and saved."""
+        self.connections: set[Connection] = set()
+        self.rooms: dict[Room, None] = {}
+        """The rooms that the user is in, in the order of entering."""
         self.marks: dict[str, int] = {}
-        """Up to where the user has read, by room."""
+        """The last number that the user has read, by the room's key."""
         self.since = trio.current_time()
         self.released: float | None = None
-        """When the last connection went (trio's clock); None while present."""
-        self.held = False
-        """Whether it has its place in the line of those to be dropped; one, however often it
-        comes and goes."""
+        """When the last connection ended, on Trio's clock; None while present."""
+        self.hold: Timer | None = None
+        """Drops the user when the nick is held no longer; None while present."""
         self.messages = Bucket()
         self.bytes = Bucket()
         self.pages = Bucket()
 
     @property
     def op(self) -> bool:
-        """Whether one of the user's connections is an operator's: what others are shown."""
+        """Whether others see the user as an operator: one of the connections is an operator's."""
         return any(connection.op for connection in self.connections)
 
-    def has_read(self, marks: Mapping[str, int]) -> None:
-        """Take in what the store knows of how far the user has read: never back."""
+    def merge_marks(self, marks: Mapping[str, int]) -> None:
+        """Take in stored read marks. A mark never goes back."""
         for room, seq in marks.items():
             self.marks[room] = max(seq, self.marks.get(room, 0))
 
-    def floods(self, size: int, limits: Limits) -> int:
-        """Give the milliseconds until this user may say ``size`` bytes; 0, and they count: now."""
-        rate = limits.bytes_per_second
-        burst = max(limits.message_bytes, BURST_SECONDS * rate) if rate != "off" else rate
-        wait = max(
-            self.messages.wait(1, limits.messages_per_second, limits.messages_burst),
-            self.bytes.wait(size, rate, burst),
-        )
-        if not wait:
-            self.messages.spend(1)
-            self.bytes.spend(size)
-        return wait
 
-    def asks(self, limits: Limits) -> int:
-        """Give the milliseconds until this user may ask for a page; 0, and it counts: now."""
-        wait = self.pages.wait(1, limits.requests_per_second, limits.requests_burst)
-        if not wait:
-            self.pages.spend(1)
-        return wait
-
-
-class Came(Struct, frozen=True):
-    """Who somebody is by a token; ``why_not`` says why they are called otherwise than wished."""
+class Login(Struct, frozen=True):
+    """The user that a token names; ``nick_notice`` says why the nick is not the one asked for."""
 
     user: User
     grant: Grant
-    why_not: str | None = None
+    nick_notice: str | None = None
 
 
 class Users:
-    """Everybody present or lately so."""
+    """All users who are present, or were so lately."""
 
-    def __init__(self, settings: Settings, journal: Journal, now: Callable[[], int]) -> None:
-        self.settings = settings
+    def __init__(self, chat: Chat) -> None:
         self.unsaved: dict[str, UserRecord] = {}
-        self._journal = journal
-        self._now = now
+        self._chat = chat
+        self._journal = chat.journal
+        self._now = chat.now
+        self._saving: Timer | None = None
         self._by_id: dict[str, User] = {}
-        self._by_fold: dict[str, User] = {}
-        self._subjects: dict[str, str] = {}
-        """Ids of known subjects, by their own fold."""
-        self._called: dict[str, str] = {}
-        """The same by the fold of what each is called, or was last."""
-        self._held: list[tuple[float, int, User]] = []
-        """A heap: when to look again, a number that settles ties, whom to look at."""
-        self._order = count()
+        self._by_nick: dict[str, User] = {}
+        self._subject_ids: dict[str, str] = {}
+        """Ids of known subjects, by their key as a name."""
+        self._subject_nicks: dict[str, str] = {}
+        """Ids of known subjects, by the key of their present or last nick."""
 
     def __len__(self) -> int:
         return len(self._by_id)
 
-    @property
-    def restless(self) -> bool:
-        """Whether something is to be swept or saved in a while."""
-        return bool(self._held or self.unsaved)
-
     async def load(self) -> None:
-        """Hold the nicks of those who were here shortly before this process was."""
+        """Read the subjects, and hold the nicks of users who were here shortly before a restart."""
         for record in await self._journal.subjects():
             if name := usable_nick(record.nick):
-                self._know(record.user, name)
+                self._learn_subject(record.user, name)
         now = self._now()
-        hold = self.settings.chat.nick_hold_seconds
+        hold = self._chat.settings.chat.nick_hold_seconds
         for record in await self._journal.present(now - int(hold * 1000)):
             name = usable_nick(record.nick)
-            if name is not None and name.fold not in self._by_fold:
+            if name is not None and name.key not in self._by_nick:
                 user = User(record.user, name, chosen=True, subject=record.subject)
                 self._add(user)
                 gone = max(0, now - (record.seen or now)) / 1000
@@ -193,16 +142,16 @@ class Users:
 
     # ---- who
 
-    def get(self, user: str) -> User | None:
-        """Give who has this id, if present or lately so."""
-        return self._by_id.get(user)
+    def get(self, user_id: str) -> User | None:
+        """Return the user of an id, if present or lately so."""
+        return self._by_id.get(user_id)
 
-    def called(self, fold: str) -> User | None:
-        """Give who has the nick of this fold, if present or lately so."""
-        return self._by_fold.get(fold)
+    def by_nick(self, key: str) -> User | None:
+        """Return the user whose nick has this key, if present or lately so."""
+        return self._by_nick.get(key)
 
-    def guest(self, wanted: str | None) -> tuple[User, str | None]:
-        """Make a guest; the second value says why ``wanted`` could not be the nick, if so."""
+    def new_guest(self, wanted: str | None) -> tuple[User, str | None]:
+        """Return a new guest, and a notice if ``wanted`` could not be the nick."""
         user_id = new_user()
         if wanted is None:
             return self._add(User(user_id, self._generated(user_id), chosen=False)), None
@@ -210,99 +159,101 @@ class Users:
             name = nick_name(wanted)
         except Refused as refused:
             user = self._add(User(user_id, self._generated(user_id), chosen=False))
-            return user, f"{refused}; you are {user.nick.shown}"
+            return user, f"{refused} You are {user.nick.display}."
         free = self._free(name, user_id)
         user = self._add(User(user_id, free, chosen=True))
         self._remember(user)
-        if free is name:
-            return user, None
-        return user, f"the nick {name.shown} is taken; you are {free.shown}"
+        return user, _taken(name, free)
 
-    async def subject(self, grant: Grant, wanted: str | None, instead: User | None = None) -> Came:
-        """Give who a token names; ``instead`` is a guest whose nick is free by it.
+    async def subject(
+        self, grant: Grant, wanted: str | None, replaced: User | None = None
+    ) -> Login:
+        """Return the user that a token names. The caller attaches a connection at once.
 
-        Their nick is the one they had, else the one ``wanted``, the token's or their own name.
-        The caller attaches them at once.
+        The nick is the user's last one, else the wanted one, the token's or the user's id.
+
+        Args:
+            grant: What the token grants.
+            wanted: The nick that the client asked for.
+            replaced: A guest whose nick becomes free by this login.
         """
         if (user := self._by_id.get(grant.user)) is not None and user.connections:
-            return Came(user, grant)
+            return Login(user, grant)
         record = None
         marks: dict[str, int] = {}
         try:
             record = await self._journal.user(grant.user)
             marks = await self._marks(grant.user)
         except Unavailable:
-            pass  # nobody is kept out for a nick
+            pass  # an unknown nick keeps nobody out
         if (user := self._by_id.get(grant.user)) is not None:
-            user.has_read(marks)
-            return Came(user, grant)
-        kept = None if record is None else record.nick
-        nicks = (kept, wanted, grant.nick, grant.user)
+            user.merge_marks(marks)
+            return Login(user, grant)
+        saved = None if record is None else record.nick
+        nicks = (saved, wanted, grant.nick, grant.user)
         names = (usable_nick(nick) for nick in nicks if nick is not None)
         name = next(name for name in names if name is not None)
-        if instead is not None and self._by_fold.get(name.fold) is instead:
-            del self._by_fold[name.fold]
+        if replaced is not None and self._by_nick.get(name.key) is replaced:
+            del self._by_nick[name.key]
         free = self._free(name, grant.user, subject=True)
         user = User(grant.user, free, chosen=True, subject=True)
         user.marks = marks
-        self._know(user.id, free)
+        self._learn_subject(user.id, free)
         self._remember(self._add(user))
-        taken = f"the nick {name.shown} is taken; you are {free.shown}"
-        return Came(user, grant, None if free is name else taken)
+        return Login(user, grant, _taken(name, free))
 
-    async def restore(self, secret_text: str) -> User | None:
-        """Give the guest to whom this secret was given; None where it is not good (any more).
+    async def restore(self, session: str) -> User | None:
+        """Return the guest to whom a session was issued; None if it is invalid or has expired.
 
         Raises:
             chatd.journal.Unavailable: the store cannot be read now.
         """
-        secret = open_secret(self._journal.key, secret_text)
-        if secret is None:
+        verified = verify_session(self._journal.key, session)
+        if verified is None:
             return None
-        if (user := self._by_id.get(secret.user)) and user.connections:
+        user_id = verified.user
+        if (user := self._by_id.get(user_id)) and user.connections:
             return user
-        record = await self._journal.user(secret.user)
-        marks = await self._marks(secret.user)
+        record = await self._journal.user(user_id)
+        marks = await self._marks(user_id)
         # The same guest may have come by another connection meanwhile.
-        if (user := self._by_id.get(secret.user)) and user.connections:
+        if (user := self._by_id.get(user_id)) and user.connections:
             return user
-        unsaved = self.unsaved.get(secret.user)
-        last = max(
-            secret.issued * 1000,
-            *(
-                self._now() if r.seen is None else r.seen
-                for r in (record, unsaved)
-                if r is not None
-            ),
-            0,
-        )
-        if self._now() - last > self.settings.auth.session_days * DAY_SECONDS * 1000:
+        last = verified.issued * 1000
+        for each in (record, self.unsaved.get(user_id)):
+            if each is not None:
+                last = max(last, self._now() if each.seen is None else each.seen)
+        if self._now() - last > self._chat.settings.auth.session_days * DAY_SECONDS * 1000:
             return None
         if user is not None:
-            user.has_read(marks)
+            user.merge_marks(marks)
             return user
-        kept = None if record is None else usable_nick(record.nick)
-        if kept is not None:
-            user = User(secret.user, self._free(kept, secret.user), chosen=True)
+        saved = None if record is None else usable_nick(record.nick)
+        if saved is not None:
+            user = User(user_id, self._free(saved, user_id), chosen=True)
         else:
-            user = User(secret.user, self._generated(secret.user), chosen=False)
+            user = User(user_id, self._generated(user_id), chosen=False)
         user.marks = marks
         return self._add(user)
 
-    async def _marks(self, user: str) -> dict[str, int]:
-        prefix = f"{user}\0"
+    async def _marks(self, user_id: str) -> dict[str, int]:
+        prefix = f"{user_id}\0"
         records = await self._journal.records(MARK, prefix)
         return {record.name.removeprefix(prefix): int(record.value) for record in records}
 
-    def secret(self, user: User) -> str | None:
-        """Give the secret that makes a guest this user again; None for who needs a token."""
-        return None if user.subject else self.secret_of(user.id)
+    def session(self, user: User) -> str | None:
+        """Return a guest's session, with which the guest can come back; None for a subject."""
+        return None if user.subject else self.session_of(user.id)
 
-    def secret_of(self, guest: str) -> str:
-        """Give the secret of the guest with this id."""
-        return seal(self._journal.key, guest, self._now() // 1000)
+    def session_of(self, guest: str) -> str:
+        """Return the session of the guest with this id."""
+        return sign_session(self._journal.key, guest, self._now() // 1000)
 
-    def attach(self, user: User, connection: Line) -> None:
+    def attach(self, user: User, connection: Connection) -> None:
+        """Note that a connection is the user's."""
+        if user.hold is not None:
+            user.hold.cancel()
+            user.hold = None
         if user.released is not None:
             user.released = None
             user.since = trio.current_time()
@@ -310,106 +261,101 @@ class Users:
                 self._remember(user)
         user.connections.add(connection)
 
-    def detach(self, user: User, connection: Line) -> None:
-        """Note that a connection ended; after the last one the nick is held for a while."""
+    def detach(self, user: User, connection: Connection) -> None:
+        """Note that a connection ended. After the last one the nick is held for a while."""
         user.connections.discard(connection)
         if user.connections:
             return
         user.released = trio.current_time()
         if user.chosen or user.released - user.since > DAY_SECONDS:
             self._remember(user, self._now())
-        # Who is still shown in a room is to be the same when back in time.
+        # A user whom a room still lists must be the same one if back in time.
         if user.chosen or user.rooms:
             self._hold(user, user.released)
         else:
             self._drop(user)
 
     def forget(self, user: User) -> None:
-        """Drop a guest that nobody has seen, because its client turned out to be somebody else."""
+        """Drop a guest that nobody has seen, because its client turned out to be another user."""
         self.unsaved.pop(user.id, None)
         self._drop(user)
 
     def erase(self, user_id: str) -> None:
-        """Let go of a user who is not here and of the nick, and keep nothing of them."""
+        """Drop a user who is not here, free the nick, and save nothing of the user."""
         self.unsaved.pop(user_id, None)
-        self._subjects = {fold: user for fold, user in self._subjects.items() if user != user_id}
-        self._called = {fold: user for fold, user in self._called.items() if user != user_id}
+        self._subject_ids = {
+            key: subject for key, subject in self._subject_ids.items() if subject != user_id
+        }
+        self._subject_nicks = {
+            key: subject for key, subject in self._subject_nicks.items() if subject != user_id
+        }
         if (user := self._by_id.get(user_id)) is not None:
             self._drop(user)
-
-    def sweep(self) -> None:
-        """Let go of the users, and their nicks, whose time is over."""
-        now = trio.current_time()
-        while self._held and self._held[0][0] <= now:
-            user = heappop(self._held)[2]
-            user.held = False
-            if user.released is None:
-                continue
-            if self._hold_ends(user, user.released) > now:
-                self._hold(user, user.released)
-            else:
-                self._drop(user)
 
     # ---- nicks
 
     def claim(self, user: User, name: Name) -> bool:
-        """Set a nick aside for the user, until ``rename`` or ``unclaim``; False if it is taken."""
-        if self._is_subjects(name.fold, user.id, subject=user.subject):
+        """Reserve a nick until `rename` or `unclaim`. Return False if it is taken."""
+        if self._belongs_to_subject(name.key, user.id, subject=user.subject):
             return False
-        return self._by_fold.setdefault(name.fold, user) is user
+        return self._by_nick.setdefault(name.key, user) is user
 
     def unclaim(self, user: User, name: Name) -> None:
-        if name.fold != user.nick.fold and self._by_fold.get(name.fold) is user:
-            del self._by_fold[name.fold]
+        """Free a nick that was reserved."""
+        if name.key != user.nick.key and self._by_nick.get(name.key) is user:
+            del self._by_nick[name.key]
 
     def rename(self, user: User, name: Name) -> None:
-        """Give the user the nick that was claimed; the old one is free."""
+        """Give the user the nick that was reserved; the old one is free."""
         old, user.nick = user.nick, name
         user.chosen = True
         self.unclaim(user, old)
         if user.subject:
-            if self._called.get(old.fold) == user.id:
-                del self._called[old.fold]
-            self._know(user.id, name)
+            if self._subject_nicks.get(old.key) == user.id:
+                del self._subject_nicks[old.key]
+            self._learn_subject(user.id, name)
         if self._by_id.get(user.id) is not user:
-            # Dropped while the store took its time: nobody else would free the nick.
+            # Dropped while the store was busy: nobody else would free the nick.
             self._drop(user)
         elif user.released is not None or user.id in self.unsaved:
-            # What was to be kept when it came or went has the old nick.
+            # What is to be saved has the old nick.
             self._remember(user, None if user.released is None else self._now())
 
     def _free(self, name: Name, user_id: str, *, subject: bool = False) -> Name:
-        holder = self._by_fold.get(name.fold)
+        """Return the name itself if the user may have it, else one like it that is free."""
+        holder = self._by_nick.get(name.key)
         mine = holder is None or holder.id == user_id
-        if mine and not self._is_subjects(name.fold, user_id, subject=subject):
+        if mine and not self._belongs_to_subject(name.key, user_id, subject=subject):
             return name
         for number in range(2, ALTERNATIVES):
-            other = usable_nick(f"{name.shown[: NICK_CHARACTERS - 3]}-{number}")
-            if other is not None and not self._is_taken(other.fold, user_id):
+            other = usable_nick(f"{name.display[: NICK_CHARACTERS - 3]}-{number}")
+            if other is not None and not self._is_taken(other.key, user_id):
                 return other
         return self._generated(user_id)
 
-    def _is_taken(self, fold: str, user_id: str) -> bool:
-        return fold in self._by_fold or self._is_subjects(fold, user_id, subject=False)
+    def _is_taken(self, key: str, user_id: str) -> bool:
+        return key in self._by_nick or self._belongs_to_subject(key, user_id, subject=False)
 
-    def _is_subjects(self, fold: str, user_id: str, *, subject: bool) -> bool:
-        """Tell whether it is the name of a subject that this one, ``subject`` or not, is not."""
-        owner = self._subjects.get(fold)
+    def _belongs_to_subject(self, key: str, user_id: str, *, subject: bool) -> bool:
+        """Return whether a nick is reserved for a subject other than this user.
+
+        ``subject``: whether this user is one. Only guests are kept from other subjects' nicks.
+        """
+        owner = self._subject_ids.get(key)
         if owner is None and not subject:
-            owner = self._called.get(fold)
+            owner = self._subject_nicks.get(key)
         if owner is None:
-            owner = next(
-                (one for one in self.settings.chat.operators if _fold_of(one) == fold), None
-            )
+            operators = self._chat.settings.chat.operators
+            owner = next((one for one in operators if _key_of(one) == key), None)
         return owner is not None and owner != user_id
 
-    def _know(self, subject: str, nick: Name) -> None:
-        self._subjects[_fold_of(subject)] = subject
-        self._called[nick.fold] = subject
+    def _learn_subject(self, user_id: str, nick: Name) -> None:
+        self._subject_ids[_key_of(user_id)] = user_id
+        self._subject_nicks[nick.key] = user_id
 
     def _generated(self, user_id: str) -> Name:
         nick = f"guest-{user_id[1 : 1 + GENERATED_CHARACTERS]}"
-        # Ids can be seen, so any nick made of one may have been taken on purpose.
+        # Ids are public, so any nick made of one may have been taken on purpose.
         while self._is_taken(nick, user_id):
             nick = f"guest-{new_user()[1:]}"
         return Name(nick, nick)
@@ -418,29 +364,73 @@ class Users:
 
     def _add(self, user: User) -> User:
         self._by_id[user.id] = user
-        self._by_fold[user.nick.fold] = user
+        self._by_nick[user.nick.key] = user
         return user
 
     def _hold(self, user: User, released: float) -> None:
-        if not user.held:
-            user.held = True
-            heappush(self._held, (self._hold_ends(user, released), next(self._order), user))
+        """Drop a user when neither the nick nor a place in a room is held any longer."""
 
-    def _hold_ends(self, user: User, released: float) -> float:
-        chat = self.settings.chat
-        nick = chat.nick_hold_seconds if user.chosen else 0
-        return released + max(nick, chat.presence_grace_seconds if user.rooms else 0)
+        def ends() -> float:
+            chat = self._chat.settings.chat
+            nick = chat.nick_hold_seconds if user.chosen else 0
+            return released + max(nick, chat.presence_grace_seconds if user.rooms else 0)
+
+        def fire(now: float) -> float | None:
+            due = ends()
+            if due > now:
+                return due
+            self._drop(user)
+            return None
+
+        user.hold = self._chat.timers.add(ends(), fire)
 
     def _drop(self, user: User) -> None:
+        if user.hold is not None:
+            user.hold.cancel()
+            user.hold = None
         if self._by_id.get(user.id) is user:
             del self._by_id[user.id]
-        if self._by_fold.get(user.nick.fold) is user:
-            del self._by_fold[user.nick.fold]
+        if self._by_nick.get(user.nick.key) is user:
+            del self._by_nick[user.nick.key]
+
+    # ---- what is saved
 
     def _remember(self, user: User, seen: int | None = None) -> None:
-        self.unsaved[user.id] = UserRecord(user.id, user.nick.shown, seen, user.subject)
+        self.unsaved[user.id] = UserRecord(user.id, user.nick.display, seen, user.subject)
+        if self._saving is None:
+            due = trio.current_time() + SAVE_SECONDS
+            self._saving = self._chat.timers.add(due, self._save)
+
+    def _save(self, now: float) -> float | None:
+        try:
+            while self.unsaved:
+                user_id, record = next(iter(self.unsaved.items()))
+                self._chat.bus.publish_nowait(Submission(Remember(record)))
+                del self.unsaved[user_id]
+        except trio.WouldBlock:
+            return now + SAVE_SECONDS
+        self._saving = None
+        return None
+
+    async def save(self) -> None:
+        """Publish everything that is not saved yet. If cancelled, the rest is left to do.
+
+        What the store refuses is saved when that user next comes or goes.
+        """
+        while self.unsaved:
+            user_id, record = next(iter(self.unsaved.items()))
+            await self._chat.bus.publish(Submission(Remember(record)))
+            if self.unsaved.get(user_id) is record:
+                del self.unsaved[user_id]
 
 
-def _fold_of(user: str) -> str:
-    name = usable_nick(user)
-    return user if name is None else name.fold
+def _taken(wanted: Name, given: Name) -> str | None:
+    """Return the notice for a user whose wanted nick was taken."""
+    if given is wanted:
+        return None
+    return f"The nick {wanted.display} is taken. You are {given.display}."
+
+
+def _key_of(user_id: str) -> str:
+    name = usable_nick(user_id)
+    return user_id if name is None else name.key

@@ -156,9 +156,9 @@ async def _export(journal: Journal, room: str | None, user: str | None, out: Bin
             name = log_name(room or "")
         except Refused as refused:
             raise _TransferError(str(refused)) from None
-        if await journal.head(name.fold) is None:
-            raise _TransferError(f"There is no room named {name.shown}.")
-        lines = export_room(journal, name.fold)
+        if await journal.head(name.key) is None:
+            raise _TransferError(f"There is no room named {name.display}.")
+        lines = export_room(journal, name.key)
     async with aclosing(lines):
         async for piece in lines:
             out.write(piece)

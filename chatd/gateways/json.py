@@ -46,9 +46,9 @@ class JsonGateway:
         self._chat = chat
         self._websocket = websocket
         self._connection = connection
-        self._connection.tell(self._connection.hello())
-        if self._connection.why_not is not None:
-            self._connection.tell(events.Notice(self._connection.why_not))
+        self._connection.notify(self._connection.hello())
+        if self._connection.nick_notice is not None:
+            self._connection.notify(events.Notice(self._connection.nick_notice))
 
     async def received(self, message: str | bytes) -> None:
         if isinstance(message, bytes):

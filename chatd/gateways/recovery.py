@@ -68,8 +68,8 @@ class Whereabouts(Struct, frozen=True):
                 how = "first"
             elif membership.starts == 1 and membership.room.direct:
                 how = "direct"
-            rooms[fold] = _Place(how, membership.followed)
-        where = Whereabouts(connection.user.id, first.room.feed.key, rooms)
+            rooms[fold] = _Place(how, membership.live_since)
+        where = Whereabouts(connection.user.id, first.room.key, rooms)
         data[_KEY] = msgspec.to_builtins(where)
 
     @staticmethod

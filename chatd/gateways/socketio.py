@@ -15,9 +15,9 @@ import msgspec
 
 from chatd import engineio
 from chatd.chat import Chat, Connection, Traffic, perform
-from chatd.chat.credentials import is_guest
 from chatd.chat.membership import Membership
 from chatd.chat.rules import COMMANDS, enter
+from chatd.chat.sessions import is_guest
 from chatd.chat.tokens import Grant
 from chatd.engineio import CLOSES, Block
 from chatd.gateways.credentials import admitted, bearer, origin_refusal
@@ -179,7 +179,7 @@ class SocketIoGateway:
     def farewell(self) -> None:
         """Say goodbye to everybody, and close their transports: they come back by themselves."""
         for client in self._clients.values():
-            client.connection.tell(self._chat.bye(GOING_AWAY, ""))
+            client.connection.notify(self._chat.bye(GOING_AWAY, ""))
         self.io.engine.end_all("server shutting down")
 
     # ---- who may come
@@ -237,7 +237,7 @@ class SocketIoGateway:
             if grant is not None:
                 same = where.user == grant.user
             else:
-                same = self._chat.guests and is_guest(where.user)
+                same = self._chat.allows_guests and is_guest(where.user)
                 try:
                     self._chat.check_may_enter(where.user, request.peer.counted_as, None)
                 except Refused:
@@ -258,12 +258,12 @@ class SocketIoGateway:
             self._codecs[session.revision],
             socket.start_soon,
             address=socket.handshake.address,
-            counted_as=socket.handshake.request.peer.counted_as,
+            limit_key=socket.handshake.request.peer.counted_as,
             transport=session.transport,
             protocol="socket.io",
             nick=None if socket.recovered else auth.nick,
             end=partial(self._end, socket),
-            came=came,
+            login=came,
         )
         client = self._clients[socket] = _Client(connection, socket, auth)
         if socket.recovered:
@@ -276,7 +276,7 @@ class SocketIoGateway:
         if client is None or client.closing is not None:
             return
         client.closing = close, reason
-        client.connection.tell(self._chat.bye(close, reason))
+        client.connection.notify(self._chat.bye(close, reason))
         if not close.reconnect:
             # With a DISCONNECT before the close they stay away.
             socket.disconnect()
@@ -343,11 +343,11 @@ class _Client:
     async def begin(self) -> None:
         """Be who it says it was, and in a room."""
         connection, session = self.connection, self._auth.session
-        if connection.why_not is not None:
-            connection.tell(events.Notice(connection.why_not))
+        if connection.nick_notice is not None:
+            connection.notify(events.Notice(connection.nick_notice))
         if session is not None and connection.grant is None:
             await self._perform(commands.Auth(session=session), "auth")
-        if connection.known:
+        if connection.authenticated:
             await self._enter()
         else:
             self._hello({})
@@ -371,7 +371,7 @@ class _Client:
         """Be who it was and where it was: what it missed it has been given."""
         chat = self.connection.chat
         if self.connection.grant is None:
-            secret = chat.users.secret_of(where.user)
+            secret = chat.users.session_of(where.user)
             await self._perform(commands.Auth(session=secret), "auth")
         for fold in (where.room, *(room for room in where.rooms if room != where.room)):
             if fold in where.rooms:
@@ -402,7 +402,7 @@ class _Client:
 
     def _greet(self, answer: commands.Entered, since: commands.Position | None) -> None:
         self.room = answer.room
-        self._first = self.connection.member(answer.room)
+        self._first = self.connection.membership(answer.room)
         seq = since.seq if since is not None and answer.recovered else answer.seq
         if answer.events and (first := events.number(answer.events[0])) is not None:
             seq = first - 1
@@ -410,7 +410,7 @@ class _Client:
         self._socket.offset = page_offset(answer.epoch, seq)
         self._hello({"joined": {**msgspec.to_builtins(answer), "events": []}})
         # What was changed before is in its present words; who resumes is told of the changes too.
-        self.connection.tell(
+        self.connection.notify(
             *(
                 event
                 for event in answer.events
@@ -432,11 +432,11 @@ class _Client:
         except msgspec.ValidationError as error:
             self.refuse(f"this is no {name}: {error}", name, ack)
         else:
-            before = self.connection.known
+            before = self.connection.authenticated
             pending = perform(self.connection, command, self._answered(name, ack))
             if pending is not None:
                 await pending
-                if not before and self.connection.known:
+                if not before and self.connection.authenticated:
                     await self._enter()
 
     async def _perform(self, command: commands.Command, name: str) -> None:
@@ -459,7 +459,7 @@ class _Client:
         def answered(answer: commands.Result | Refusal) -> None:
             if isinstance(answer, Refusal):
                 notice = events.Notice(answer.message, name, answer.code, answer.retry_ms)
-                self.connection.tell(notice)
+                self.connection.notify(notice)
 
         return answered
 

@@ -78,7 +78,7 @@ class TextCodec:
             return item.nick
         other = other_of(room, item.user)
         user = self._chat.users.get(other)
-        return f"{item.nick} -> {user.nick.shown if user else other}"
+        return f"{item.nick} -> {user.nick.display if user else other}"
 
 
 def _indented(text: str) -> str:
@@ -100,13 +100,13 @@ class TextGateway:
 
     async def enter(self) -> None:
         """Join the room of ``?room=``, or the default one where that cannot be; greet there."""
-        if not self._connection.known:
+        if not self._connection.authenticated:
             self._notice(WHO)
             return
         query = self._websocket.request.query
         wanted = query.get("room", self._room)
-        why_not = self._connection.why_not
-        notices = [] if why_not is None else [events.Notice(why_not)]
+        nick_notice = self._connection.nick_notice
+        notices = [] if nick_notice is None else [events.Notice(nick_notice)]
         for room in dict.fromkeys((wanted, self._room)):
             try:
                 await self._join(room, notices)
@@ -114,7 +114,7 @@ class TextGateway:
                 notices.append(_notice(refused.refusal))
             else:
                 return
-        self._connection.tell(notices[-1])
+        self._connection.notify(notices[-1])
 
     async def received(self, message: str | bytes) -> None:
         if isinstance(message, bytes):
@@ -123,7 +123,7 @@ class TextGateway:
         text = message[:-2] if message.endswith("\r\n") else message.removesuffix("\n")
         if text == "/auth" or text.startswith("/auth "):
             await self._auth(text.removeprefix("/auth").strip())
-        elif not (self._connection.known or text in ("", "/help", "/quit")):
+        elif not (self._connection.authenticated or text in ("", "/help", "/quit")):
             self._notice(WHO)
         elif text.startswith("/") and not text.startswith("//"):
             await self._command(text)
@@ -170,15 +170,15 @@ class TextGateway:
     async def _auth(self, token: str) -> None:
         """Be who the token names, in the room of the beginning; or renew the token."""
         connection, before = self._connection, self._connection.grant
-        renews = connection.known and connection.user.subject
+        renews = connection.authenticated and connection.user.subject
         changes = not renews and self._is_valid(token)
-        if changes and connection.member(self._room) is not None:
+        if changes and connection.membership(self._room) is not None:
             # A guest was let in already: another user's token is for before the first join.
             await self._perform(commands.Leave(room=self._room))
         await self._perform(commands.Auth(token=token))
         if renews and connection.grant is not before:
-            self._notice(f"you are {connection.user.nick.shown}")
-        if changes and connection.known:
+            self._notice(f"you are {connection.user.nick.display}")
+        if changes and connection.authenticated:
             await self.enter()
 
     def _is_valid(self, token: str) -> bool:
@@ -210,7 +210,7 @@ class TextGateway:
         try:
             await self._join(room, [])
         except Refused as refused:
-            connection.tell(_notice(refused.refusal))
+            connection.notify(_notice(refused.refusal))
             if not connection.joined:
                 await self._perform(commands.Join(room=before, limit=0))
 
@@ -226,8 +226,8 @@ class TextGateway:
     def _enter(self, room: str) -> None:
         """Talk in a room from now on, and be in no other: nothing of that follows the greeting."""
         connection = self._connection
-        before = connection.member(self._room)
-        if before is not None and before is not connection.member(room):
+        before = connection.membership(self._room)
+        if before is not None and before is not connection.membership(room):
             connection.exit(before)
         self._room = room
 
@@ -238,7 +238,7 @@ class TextGateway:
         return self._chat.settings.chat.backlog
 
     def _greet(self, joined: commands.Entered, notices: Sequence[events.Notice]) -> None:
-        names = {"{nick}": self._connection.user.nick.shown, "{room}": joined.room}
+        names = {"{nick}": self._connection.user.nick.display, "{room}": joined.room}
         # In one pass: a nick may look like a place to fill in.
         greeting = _PLACES.sub(lambda place: names[place[0]], self._chat.settings.chat.greeting)
         past = _messages(joined.events)
@@ -255,7 +255,7 @@ class TextGateway:
     def _answer(self, answer: commands.Result | Refusal) -> None:
         match answer:
             case Refusal():
-                self._connection.tell(_notice(answer))
+                self._connection.notify(_notice(answer))
             case commands.Members(members=members, member_count=count):
                 nicks = ", ".join(member.nick for member in members)
                 more = f" and {count - len(members)} more" if count > len(members) else ""
@@ -268,7 +268,7 @@ class TextGateway:
                 pass
 
     def _notice(self, text: str) -> None:
-        self._connection.tell(events.Notice(text))
+        self._connection.notify(events.Notice(text))
 
 
 def _messages(page: Sequence[Any]) -> list[events.Message]:
@@ -283,4 +283,5 @@ def _messages(page: Sequence[Any]) -> list[events.Message]:
 def _notice(refusal: Refusal) -> events.Notice:
     if refusal.retry_ms is None:
         return events.Notice(refusal.message)
-    return events.Notice(f"{refusal.message}; try again in {refusal.retry_ms / 1000:.1f} s")
+    text = refusal.message.removesuffix(".")
+    return events.Notice(f"{text}. Try again in {refusal.retry_ms / 1000:.1f} s.")

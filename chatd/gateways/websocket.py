@@ -62,12 +62,12 @@ async def connect(chat: Chat, websocket: WebSocket, codec: Codec, protocol: str)
         codec,
         websocket.start_soon,
         address=request.peer.address,
-        counted_as=request.peer.counted_as,
+        limit_key=request.peer.counted_as,
         transport="websocket",
         protocol=protocol,
         nick=nick,
         end=websocket.end,
-        came=came,
+        login=came,
     )
 
 

@@ -80,7 +80,7 @@ async def test_export_import_export_gives_the_same_bytes(autojump_clock: MockClo
         (b"\n\nnonsense", "Line 3: "),
         (
             b'{"room":"*","seq":1,"at":"2026-01-01T00:00:00Z","on":"message","from":"a","user":"u"}',
-            "Line 1: a room",
+            "Line 1: Room names",
         ),
         (
             b'{"room":"a","seq":0,"at":"2026-01-01T00:00:00Z","on":"message","from":"a","user":"u"}',

@@ -10,7 +10,7 @@ from typing import Any
 import trio
 
 from chatd import chat as package
-from chatd.chat import Came, Chat, Connection, Traffic
+from chatd.chat import Chat, Connection, Login, Traffic
 from chatd.chat.replies import SendAnswer
 from chatd.chat.tokens import Keys
 from chatd.journal.memory import MemoryJournal
@@ -47,7 +47,7 @@ class Client:
         room: Room,
         nick: str | None,
         nursery: trio.Nursery,
-        came: Came | None = None,
+        came: Login | None = None,
         address: str = "",
     ) -> None:
         self.closed: list[tuple[Close, str]] = []
@@ -64,14 +64,14 @@ class Client:
             CODEC,
             nursery.start_soon,
             address=address or "192.0.2.1",
-            counted_as=address,
+            limit_key=address,
             transport="memory",
             protocol="test",
             nick=nick,
             end=self.end,
-            came=came,
+            login=came,
         )
-        self.why_not = self.connection.why_not
+        self.nick_notice = self.connection.nick_notice
 
     def end(self, close: Close, reason: str) -> None:
         """Be closed by the chat."""
@@ -195,13 +195,12 @@ async def open_room(
     await chat.load()
     async with trio.open_nursery() as tending:
         tending.start_soon(timers.run)
-        tending.start_soon(chat.run)
         async with trio.open_nursery() as flowing:
             flowing.start_soon(chat.bus.run)
             async with trio.open_nursery() as nursery:
                 yield Room(chat, nursery, recording)
                 nursery.cancel_scope.cancel()
-            await chat.save()
+            await chat.users.save()
             chat.bus.close()
         tending.cancel_scope.cancel()
 

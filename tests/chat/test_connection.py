@@ -153,7 +153,7 @@ async def test_a_flood_is_refused_with_the_time_to_wait_and_costs_nothing_else(
 async def test_bytes_are_limited_too_and_over_all_connections_of_a_user(room: Room) -> None:
     ann = room.client("ann")
     other = room.client()
-    session = room.chat.users.secret(ann.connection.user)
+    session = room.chat.users.session(ann.connection.user)
     await other.do(commands.Auth(session=session))
     await ann.join()
     await other.join()
@@ -332,7 +332,7 @@ async def test_joined_again_amid_a_fan_out_doubles_nothing(
     def amid(block: Any, messages: int = 1, /) -> None:
         offer(block, messages)
         if isinstance(block[0], events.Message):
-            membership = bob.connection.member("lobby")
+            membership = bob.connection.membership("lobby")
             assert membership is not None
             membership.pause()
             membership.start(0)
@@ -471,7 +471,7 @@ async def test_an_empty_room_is_forgotten_and_its_log_is_not(room: Room) -> None
 
 async def test_limits_on_rooms(room: Room) -> None:
     limits = replace(room.chat.settings.limits, rooms_per_client=2, rooms=3)
-    room.chat.settings = room.chat.rooms.settings = replace(room.chat.settings, limits=limits)
+    room.chat.settings = replace(room.chat.settings, limits=limits)
     ann, bob = room.client("ann"), room.client("bob")
     await ann.join("a")
     await ann.join("b")
@@ -484,7 +484,7 @@ async def test_limits_on_rooms(room: Room) -> None:
 
 async def test_rooms_are_made_only_where_that_is_allowed(room: Room) -> None:
     chat = replace(room.chat.settings.chat, create_rooms=False)
-    room.chat.settings = room.chat.rooms.settings = replace(room.chat.settings, chat=chat)
+    room.chat.settings = replace(room.chat.settings, chat=chat)
     ann = room.client("ann")
     assert refused(await ann.join("new")) == "not_found"
     assert refused(await ann.join("lobby")) is None

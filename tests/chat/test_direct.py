@@ -6,9 +6,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from chatd.chat.credentials import is_kept, new_user
 from chatd.chat.direct import other_of
 from chatd.chat.names import Name
+from chatd.chat.sessions import is_kept, new_user
 from chatd.chat.users import User
 from chatd.protocol import commands, events
 from tests.chat.room import Client, Room, refused
@@ -19,14 +19,14 @@ def subject(room: Room, name: str) -> Client:
     user = User(name, Name(name, name), chosen=True)
     room.chat.users._add(user)
     client = room.client()
-    client.connection.become(user)
+    client.connection.switch_user(user)
     return client
 
 
 async def test_rooms_of_two_come_first_in_the_list_on_all_its_pages(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chatd.chat.rules.rooms.MOST_ROOMS", 1)
+    monkeypatch.setattr("chatd.chat.rules.rooms.MAX_ROOMS", 1)
     ann, bob = subject(room, "ann"), room.client("bob")
     for name in ("0a", "0b", "zoo"):
         await bob.join(name)
@@ -53,7 +53,7 @@ def test_whose_words_are_kept() -> None:
 async def test_both_hear_it_on_all_their_connections(room: Room, autojump_clock: MockClock) -> None:
     ann, bob, eve = subject(room, "ann"), room.client("bob"), room.client("eve")
     second = room.client()
-    second.connection.become(ann.connection.user)
+    second.connection.switch_user(ann.connection.user)
     said = await ann.say("psst", "@BOB")
     name = "@" + ",".join(sorted(("ann", bob.connection.user.id)))
     assert (said.room, said.seq, said.kept) == (name, 1, True)
@@ -66,7 +66,7 @@ async def test_both_hear_it_on_all_their_connections(room: Room, autojump_clock:
     await second.until(lambda: second.texts() == ["psst", "what?"])
     # Who comes later is in it too.
     third = room.client()
-    third.connection.become(ann.connection.user)
+    third.connection.switch_user(ann.connection.user)
     await bob.say("hello?", name)
     await third.until(lambda: third.texts() == ["hello?"])
     assert eve.got == []
@@ -88,7 +88,7 @@ async def test_nobody_is_told_of_coming_and_going(room: Room, autojump_clock: Mo
     ann, bob = subject(room, "ann"), room.client("bob")
     await ann.say("hi", "@bob")
     second = room.client()
-    second.connection.become(ann.connection.user)
+    second.connection.switch_user(ann.connection.user)
     ann.close()
     second.close()
     await trio.sleep(60)

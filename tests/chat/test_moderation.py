@@ -93,14 +93,14 @@ async def test_each_act_is_in_the_log_with_who_did_it(
 
 async def test_a_kick_from_a_room(room: Room, root: Client, eve: Client) -> None:
     second = room.client()
-    second.connection.become(eve.connection.user)
+    second.connection.switch_user(eve.connection.user)
     await second.join()
     done = await root.do(commands.Kick(room="Lobby", nick="EVE", reason="calm down"))
     assert done.user == eve.connection.user.id
     assert [(left.nick, left.reason) for left in root.told(events.Left)] == [("eve", "kicked")]
     for client in (eve, second):
         assert [left.reason for left in client.told(events.Left)] == ["kicked"]
-        assert client.told(events.Notice)[-1].text == "you were kicked from lobby: calm down"
+        assert client.told(events.Notice)[-1].text == "You were kicked from lobby: calm down"
         assert client.connection.memberships == {}
         assert client.closed == []
     assert refused(await eve.say("x")) == "not_joined"
@@ -151,7 +151,7 @@ async def test_whom_one_cannot_kick(
 async def test_a_ban_meets_the_session_and_the_address(
     room: Room, root: Client, eve: Client, autojump_clock: MockClock
 ) -> None:
-    secret = room.chat.users.secret(eve.connection.user)
+    secret = room.chat.users.session(eve.connection.user)
     assert secret is not None
     neighbour = room.client("neighbour", ADDRESS)
     colleague = await room.subject("colleague")
@@ -164,7 +164,7 @@ async def test_a_ban_meets_the_session_and_the_address(
     assert colleague.closed == root.closed == []
     banned = refusal(room.chat.check_may_enter, "", ADDRESS, None)
     assert banned is not None
-    assert (banned.code, banned.message) == ("banned", "you are banned: enough")
+    assert (banned.code, banned.message) == ("banned", "You are banned: enough")
     assert banned.retry_ms is not None
     assert 3_590_000 < banned.retry_ms <= 3_600_000
     # Elsewhere, with the old session.
@@ -263,9 +263,9 @@ async def test_a_network_is_banned(
 @pytest.mark.parametrize(
     ("network", "code", "hint"),
     [
-        ("127.0.0.1", "forbidden", "loopback"),
-        ("0.0.0.0/0", "forbidden", "loopback"),
-        ("::1", "forbidden", "loopback"),
+        ("127.0.0.1", "forbidden", "Loopback"),
+        ("0.0.0.0/0", "forbidden", "Loopback"),
+        ("::1", "forbidden", "Loopback"),
         ("198.51.100.7", "forbidden", "http.trusted_proxies"),
         ("198.51.0.0/16", "forbidden", "http.trusted_proxies"),
         ("everybody", "bad_request", "192.0.2.0/24"),
@@ -315,7 +315,7 @@ async def test_who_is_muted_says_nothing(
     said = await eve.say("before")
     await eve.join("den")
     await root.do(commands.Mute(room="lobby", nick="eve", seconds=60, reason="spam"))
-    assert eve.told(events.Notice)[-1].text == "you may say nothing in lobby now: spam"
+    assert eve.told(events.Notice)[-1].text == "You are muted in lobby: spam"
     for command in (
         commands.Say(room="lobby", text="x"),
         commands.Edit(room="lobby", seq=said.seq, text="x"),
@@ -336,7 +336,7 @@ async def test_a_mute_everywhere_and_back(room: Room, root: Client, eve: Client)
     for name in ("lobby", "@root"):
         assert refused(await eve.say("x", name)) == "muted"
     assert refused(await root.do(commands.Unmute(nick="eve"))) is None
-    assert eve.told(events.Notice)[-1].text == "you may speak again"
+    assert eve.told(events.Notice)[-1].text == "You are no longer muted."
     assert refused(await eve.say("x")) is None
     assert refused(await root.do(commands.Unmute(nick="eve"))) == "not_found"
 
@@ -353,7 +353,7 @@ async def test_a_mute_taken_back_is_told_when_one_may_speak(
     await root.do(commands.Unmute(nick="eve"))
     await root.do(commands.Unmute(nick="eve", room="lobby", reason="sorry"))
     texts = [notice.text for notice in eve.told(events.Notice)]
-    assert texts[-2:] == ["you may speak again", "you may speak again in lobby: sorry"]
+    assert texts[-2:] == ["You are no longer muted.", "You are no longer muted in lobby: sorry"]
 
 
 # ---- slow, close
@@ -361,9 +361,12 @@ async def test_a_mute_taken_back_is_told_when_one_may_speak(
 
 async def test_slow_mode(room: Room, root: Client, eve: Client, autojump_clock: MockClock) -> None:
     await root.do(commands.Slow(room="lobby", seconds=30))
-    assert eve.told(events.Notice)[-1].text == "lobby: one message every 30 seconds"
+    assert (
+        eve.told(events.Notice)[-1].text
+        == "Slow mode is on in lobby: one message every 30 seconds."
+    )
     second = room.client()
-    second.connection.become(eve.connection.user)
+    second.connection.switch_user(eve.connection.user)
     await second.join()
     assert refused(await eve.say("one")) is None
     answer = await second.say("two")
@@ -383,7 +386,7 @@ async def test_what_slow_mode_refuses_costs_nothing_else(
     await root.do(commands.Slow(room="lobby", seconds=60))
     await eve.say("one")
     for _ in range(50):
-        assert (await eve.say("more")).message == "the room is in slow mode"
+        assert (await eve.say("more")).message == "This room is in slow mode."
     await eve.join("den")
     assert refused(await eve.say("elsewhere", "den")) is None
 

@@ -74,7 +74,7 @@ def test_any_text_is_a_name_or_refused_and_a_name_names_itself(text: str) -> Non
     for make in (nick_name, room_name):
         with suppress(Refused):
             name = make(text)
-            assert make(name.shown) == name
+            assert make(name.display) == name
 
 
 @pytest.mark.parametrize(

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import cast
 
 import pytest
 
 from chatd.chat.names import Pattern
-from chatd.chat.rights import Laws, User, check_may_read, check_may_write
-from chatd.chat.sanctions import Sanction, Sanctions
+from chatd.chat.rights import check_may_read, check_may_write
+from chatd.chat.sanctions import Sanctions
 from chatd.chat.tokens import Grant
 from chatd.protocol import commands
 from chatd.settings import Chat, Settings
 from tests.chat.room import open_room, refusal, refused
 
 
-class Bearer:
+class Connection:
     op = False
 
     def __init__(self, grant: Grant | None, *rules: str) -> None:
         self.grant = grant
         settings = Settings(chat=Chat(rules=rules))
-        self.chat = cast("Laws", SimpleNamespace(settings=settings, sanctions=Sanctions(lambda: 0)))
-        user = SimpleNamespace(id="guest" if grant is None else grant.user)
-        self.user = cast("User", user)
-
-    def banned(self, room: str = "") -> Sanction | None:
-        return None
+        self.chat = SimpleNamespace(settings=settings, sanctions=Sanctions(lambda: 0))
+        self.user = SimpleNamespace(id="guest" if grant is None else grant.user)
 
     def may(self, room: str) -> tuple[bool, bool]:
         return not refusal(check_may_read, self, room), not refusal(check_may_write, self, room)
@@ -38,13 +33,13 @@ def grant(user: str = "ann", **fields: object) -> Grant:
 
 
 def test_a_guest_may_read_and_write() -> None:
-    assert Bearer(None).may("lobby") == (True, True)
+    assert Connection(None).may("lobby") == (True, True)
 
 
 def test_a_token_lets_do_what_it_says() -> None:
-    bearer = Bearer(grant(rooms=(Pattern(("a",)),), read=(Pattern(("b",)),)))
-    assert [bearer.may(room) for room in "abc"] == [(True, True), (True, False), (False, False)]
-    refusals = [refusal(check_may_read, bearer, "c"), refusal(check_may_write, bearer, "c")]
+    connection = Connection(grant(rooms=(Pattern(("a",)),), read=(Pattern(("b",)),)))
+    assert [connection.may(room) for room in "abc"] == [(True, True), (True, False), (False, False)]
+    refusals = [refusal(check_may_read, connection, "c"), refusal(check_may_write, connection, "c")]
     assert [each.code for each in refusals if each] == ["forbidden", "forbidden"]
 
 
@@ -62,22 +57,22 @@ def test_a_token_lets_do_what_it_says() -> None:
 def test_rules_of_the_configuration(
     rule: str, of_guests: tuple[bool, bool], of_bob: tuple[bool, bool], of_ann: tuple[bool, bool]
 ) -> None:
-    assert Bearer(None, rule).may("news") == of_guests
-    assert Bearer(grant("bob"), rule).may("news") == of_bob
-    assert Bearer(grant("ann"), rule).may("news") == of_ann
+    assert Connection(None, rule).may("news") == of_guests
+    assert Connection(grant("bob"), rule).may("news") == of_bob
+    assert Connection(grant("ann"), rule).may("news") == of_ann
 
 
 def test_the_first_rule_that_fits_counts_and_operators_may() -> None:
     rules = ("staff-news read=everybody", "staff-* read=operators")
-    bearer = Bearer(None, *rules)
-    assert bearer.may("staff-news") == (True, True)
-    assert bearer.may("staff-only") == (False, False)
-    bearer.op = True
-    assert bearer.may("staff-only") == (True, True)
+    connection = Connection(None, *rules)
+    assert connection.may("staff-news") == (True, True)
+    assert connection.may("staff-only") == (False, False)
+    connection.op = True
+    assert connection.may("staff-only") == (True, True)
 
 
 def test_direct_messages_are_not_the_rules_affair() -> None:
-    assert Bearer(None, "* read=operators").may("@a,b") == (True, True)
+    assert Connection(None, "* read=operators").may("@a,b") == (True, True)
 
 
 async def test_rules_hold_for_every_command() -> None:

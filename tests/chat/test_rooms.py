@@ -30,7 +30,8 @@ async def test_joined_and_left_are_told_to_the_others(
 async def test_of_an_operator_it_is_told_that_it_is_one(room: Room) -> None:
     ann, bob = room.client("ann"), room.client("bob")
     await ann.join()
-    bob.connection.grant = Grant("bob", key="", expires=2**50, lifetime=2**50, op=True)
+    grant = Grant("bob", key="", expires=2**50, lifetime=2**50, op=True)
+    bob.connection.renew_grant(grant)
     await bob.join()
     assert [joined.op for joined in ann.told(events.Joined)] == [True]
 
@@ -39,7 +40,7 @@ async def test_who_is_back_in_time_was_never_away(room: Room, autojump_clock: Mo
     ann, bob = room.client("ann"), room.client("bob")
     await ann.join()
     await bob.join()
-    session = room.chat.users.secret(bob.connection.user)
+    session = room.chat.users.session(bob.connection.user)
     bob.close()
     await trio.sleep(5)
     back = room.client()
@@ -54,7 +55,7 @@ async def test_a_crowd_is_told_as_a_number_once_a_second(
     room: Room, autojump_clock: MockClock
 ) -> None:
     limits = replace(room.chat.settings.limits, presence_members=5)
-    room.chat.settings = room.chat.rooms.settings = replace(room.chat.settings, limits=limits)
+    room.chat.settings = replace(room.chat.settings, limits=limits)
     first = room.client("first")
     await first.join()
     others = [room.client() for _ in range(20)]

@@ -35,7 +35,8 @@ async def bob(room: Room, ann: Client) -> Client:
 def promote(client: Client) -> None:
     """Make an operator of it, as a token would."""
     user = client.connection.user.id
-    client.connection.grant = Grant(user, key="", expires=2**50, lifetime=2**50, op=True)
+    grant = Grant(user, key="", expires=2**50, lifetime=2**50, op=True)
+    client.connection.renew_grant(grant)
 
 
 def edit(seq: int, text: str, room: str = "lobby") -> commands.Edit:
@@ -240,7 +241,7 @@ async def test_typing_is_told_to_the_others(
     room: Room, ann: Client, bob: Client, autojump_clock: MockClock
 ) -> None:
     second = room.client()
-    second.connection.become(ann.connection.user)
+    second.connection.switch_user(ann.connection.user)
     await second.join()
     for on in (True, True, False, False):
         await _typing(ann, on=on)
@@ -288,7 +289,7 @@ async def test_read_marks_are_kept_and_never_go_back(
         await bob.say(str(number))
     await ann.say("mine")
     second = room.client()
-    second.connection.become(ann.connection.user)
+    second.connection.switch_user(ann.connection.user)
     marked = await ann.do(commands.Read(room="lobby", seq=2))
     assert (marked.room, marked.seq) == ("lobby", 2)
     assert [event.seq for event in second.told(events.Read)] == [2]
@@ -310,7 +311,7 @@ async def test_read_marks_outlive_the_process(
 ) -> None:
     await ann.say("x")
     await ann.do(commands.Read(room="lobby", seq=1))
-    secret = room.chat.users.secret(ann.connection.user)
+    secret = room.chat.users.session(ann.connection.user)
     ann.close()
     await trio.sleep(3600)
     assert room.chat.users.get(ann.connection.user.id) is None

@@ -55,7 +55,7 @@ def test_a_user_that_cannot_be_one_is_told(
     assert main(["token", "--config", str(config), "--user", "a,b"]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err.startswith("chatd: its sub cannot be a user: ")
+    assert printed.err.startswith("chatd: There can be no such token: invalid sub. ")
     assert printed.err.count("\n") == 1
 
 

@@ -160,7 +160,7 @@ async def test_a_token_that_is_refused_ends_it_for_good_without_a_word_of_it(
             async with client.connect(harness.dial, token=token):
                 raise AssertionError("it was let in")
         assert caught.value.ending == client.Ending(
-            4502, "this token is not good: it has expired", reconnect=False
+            4502, "This token is not valid: it has expired.", reconnect=False
         )
 
 

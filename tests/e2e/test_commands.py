@@ -249,12 +249,12 @@ def steady(value: Any) -> Any:
 
 PLAIN: Final = (
     ("hello", "bob: hello", {"on": "message", "room": "lobby", "from": "bob", "text": "hello"}),
-    ("/nick ann", "* ann is somebody else", None),
+    ("/nick ann", "* The nick ann is taken. Try another one.", None),
     ("/nick Bobby", "* bob is now Bobby", {"on": "nick", "from": "bob", "to": "Bobby"}),
     ("/who", "* in #lobby: ann, Bobby", None),
     ("/history 1", "bob: hello", None),
     ("/msg ann psst", "Bobby -> ann: psst", {"on": "message", "from": "Bobby", "text": "psst"}),
-    ("/join *", "* a room has none of", None),
+    ("/join *", "* Room names cannot contain", None),
     ("/join garden", "#garden", {"on": "left", "nick": "Bobby", "reason": "leave"}),
     ("/join lobby", "#lobby", {"on": "joined", "nick": "Bobby"}),
     ("/auth nonsense", "* no tokens are taken here", None),

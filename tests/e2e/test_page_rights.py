@@ -177,13 +177,13 @@ async def test_an_operator_slows_and_closes_a_room(
     await bob.line("notice", "lobby: one message every 600 seconds")
     await bob.say("one")
     await bob.send("two")
-    await bob.tab.until_text("Not sent yet. the room is in slow mode", within="#log")
+    await bob.tab.until_text("Not sent yet. This room is in slow mode.", within="#log")
     await ann.say("slow is for others")
     await in_room_menu(ann, "Slow")
     await ann.tab.evaluate("document.querySelector('#act-seconds').select()")
     await ann.tab.type("0")
     await ann.tab.press("Enter")
-    await bob.line("notice", "lobby: no slow mode any more")
+    await bob.line("notice", "Slow mode is off in lobby.")
     await bob.tab.click("[data-state=held] [data-do=retry]")
     await ann.shows("one", "two")
 
@@ -191,9 +191,9 @@ async def test_an_operator_slows_and_closes_a_room(
     await ann.tab.type("night")
     await ann.tab.press("Enter")
     await ann.line("notice", "The room is closed to everyone except operators.")
-    await bob.line("notice", "you were kicked from lobby: night")
+    await bob.line("notice", "You were kicked from lobby: night")
     await bob.tab.click("#room-list button")
-    await bob.tab.until_text("the room is closed", within="#log")
+    await bob.tab.until_text("This room is closed", within="#log")
     await in_room_menu(ann, "Reopen")
     await ann.line("notice", "The room is open.")
     await bob.tab.click("#room-list button")
@@ -267,13 +267,13 @@ async def test_a_late_answer_does_not_close_the_next_dialog(
         " document.querySelector('#question-no').click(),"
         f" document.querySelector('#room-menu').click(), {choose}.click()"
     )
-    await bob.line("notice", "lobby: one message every 30 seconds")
+    await bob.line("notice", "Slow mode is on in lobby: one message every 30 seconds.")
     await bob.say("the answer came before this")
     await ann.shows("the answer came before this")
     await ann.tab.until_text("Close #lobby?", within="#question[open]")
     await ann.tab.type("late")
     await ann.tab.press("Enter")
-    await bob.line("notice", "you were kicked from lobby: late")
+    await bob.line("notice", "You were kicked from lobby: late")
     assert ann.faults == bob.faults == []
 
 
@@ -295,19 +295,19 @@ async def test_messages_of_a_muted_user_wait(
     await ann.tab.until(ASKED)
     await ann.tab.type("hush")
     await ann.tab.press("Enter")
-    await bob.line("notice", "you may say nothing")
+    await bob.line("notice", "You are muted")
     await bob.send("one")
     await bob.send("two")
     held = "document.querySelectorAll('.message[data-state=held]').length"
     await bob.tab.until(f"{held} === 1")
-    await bob.tab.until_text("Not sent yet. you may say nothing", within="#log")
+    await bob.tab.until_text("Not sent yet. You are muted", within="#log")
     await bob.reload()
     await bob.shows("one", "two")
     await bob.tab.until(f"{held} === 1")
     await menu(ann, "bob", "Unmute")
     await ann.line("notice", "bob is no longer muted.")
-    await bob.line("notice", "you may speak again")
-    assert "none to be taken back" not in await ann.tab.evaluate(
+    await bob.line("notice", "You are no longer muted.")
+    assert "There is no such" not in await ann.tab.evaluate(
         "document.querySelector('#log').textContent"
     )
     async with client.connect(chatd.url, nick="json") as program:

@@ -187,7 +187,7 @@ async def test_an_operator_at_a_terminal_and_a_guest_on_the_page(
     await olga.until("* You are in lobby: bob, olga.")
     await olga.type("/mute bob 10m calm down")
     await olga.until("* bob is muted.")
-    await bob.line("notice", "you may say nothing in lobby now: calm down")
+    await bob.line("notice", "You are muted in lobby: calm down")
     await olga.type("/unmute bob")
     await olga.until("* bob is no longer muted.")
     await olga.type("/topic peace")
@@ -378,11 +378,11 @@ async def test_failures_are_reported_and_counted(chatd: ChatdProcess, tmp_path: 
     assert cron.out[-1].endswith("#1 cron: fine")
     assert cron.err == [
         "! Unknown command /nope. Type /help for a list, or // to begin a message with a slash.",
-        "! a message has 16384 bytes at most",
+        "! Messages can have at most 16384 bytes.",
     ]
     token = await piped(tmp_path, chatd, b"hello\n", CHATD_TOKEN="nonsense")
     assert (token.code, token.out) == (1, [])
-    assert token.err == ["chatd: no tokens are taken here: everybody is a guest"]
+    assert token.err == ["chatd: This server does not take tokens. Everyone is a guest."]
 
 
 async def test_a_closed_stdout(chatd: ChatdProcess, tmp_path: Path) -> None:

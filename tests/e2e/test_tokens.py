@@ -44,7 +44,9 @@ async def test_what_chatd_token_prints_lets_in(tmp_path: Path, start_chatd: Chat
     chatd = await start_chatd({"auth.mode": "token", "auth.key_files": [str(key)]})
     await run(str(CLIENTS), str(chatd.port), TOKEN=token, BAD_TOKEN=bad)
     assert await chatd.stop() == 0
-    await chatd.line("refused", reason="this token is not good: none of the keys here signed it")
+    await chatd.line(
+        "refused", reason="This token is not valid: it was not signed with a key of this server."
+    )
     for word in (token, bad):
         # Neither whole nor its telling parts, in no line.
         assert not any(part in chatd.log() for part in word.split(".")[1:])

@@ -69,7 +69,7 @@ async def test_the_nick_that_was_asked_for(chat: Harness, autojump_clock: MockCl
     second = await speak_json(chat, "/?nick=ann")
     assert (await second.next())["nick"] == "ann-2"
     notice = await second.next()
-    assert notice == {"on": "notice", "text": "the nick ann is taken; you are ann-2"}
+    assert notice == {"on": "notice", "text": "The nick ann is taken. You are ann-2."}
     third = await speak_json(chat, "/?nick=%2A%20bob")
     assert (await third.next())["nick"].startswith("guest-")
     assert (await third.next())["on"] == "notice"

@@ -211,7 +211,7 @@ async def test_a_nick_or_room_that_cannot_be_is_told(
     await come(chat, {"nick": "ann"})
     since = {"epoch": chat.daemon.chat.journal.epoch, "seq": 0}
     client = await come(chat, {"nick": "ann", "room": "#", "since": since})
-    assert (await client.event())[1]["text"] == "the nick ann is taken; you are ann-2"
+    assert (await client.event())[1]["text"] == "The nick ann is taken. You are ann-2."
     assert (await client.event())[1]["do"] == "join"
     hello = (await client.event())[1]
     assert (hello["nick"], hello["joined"]["room"]) == ("ann-2", "lobby")

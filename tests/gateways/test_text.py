@@ -118,7 +118,7 @@ async def test_the_room_that_was_asked_for(chat: Harness, autojump_clock: MockCl
     eve = await speak_text(chat, "/ws?nick=eve&room=%2A")
     assert await hear(eve, 2) == [
         "Hello, I am chatd. You are eve in #lobby.",
-        "* a room has none of # * , : @",
+        "* Room names cannot contain # * , : or @. Try coffee-room.",
     ]
 
 
@@ -127,7 +127,7 @@ async def test_a_nick_that_cannot_be_had_is_told(chat: Harness, autojump_clock: 
     second = await speak_text(chat, "/?nick=ANN")
     assert await hear(second, 2) == [
         "Hello, I am chatd. You are ANN-2 in #lobby.",
-        "* the nick ANN is taken; you are ANN-2",
+        "* The nick ANN is taken. You are ANN-2.",
     ]
     third = await speak_text(chat)
     assert (await third.hear()).startswith("Hello, I am chatd. You are guest-")
@@ -141,7 +141,7 @@ async def test_while_the_store_cannot_be_read_it_is_told_so(
 
     monkeypatch.setattr(chat.daemon.chat.journal, "head", fail)
     ann = await speak_text(chat)
-    assert await ann.hear() == "* the store cannot be read now; try again in 1.0 s"
+    assert await ann.hear() == "* The store cannot be read now. Try again in 1.0 s."
     monkeypatch.undo()
     await ann.text("/join lobby")
     assert (await ann.hear()).startswith("Hello")
@@ -227,7 +227,7 @@ async def test_a_flood_is_told_when_to_go_on(chat: Harness, autojump_clock: Mock
     ann = await chat.client("ann", "text")
     for number in range(20):
         await ann.say(str(number))
-    assert await typed(ann, "20") == "that is too much at once; try again in 0.2 s"
+    assert await typed(ann, "20") == "You are sending messages too fast. Try again in 0.2 s."
 
 
 async def test_a_store_that_does_not_confirm_is_told(
@@ -235,7 +235,7 @@ async def test_a_store_that_does_not_confirm_is_told(
 ) -> None:
     ann = await chat.client("ann", "text")
     chat.fill_disk()
-    assert (await typed(ann, "x")).endswith("try again in 1.0 s")
+    assert (await typed(ann, "x")).endswith("Try again in 1.0 s.")
 
 
 async def test_a_binary_frame_is_1003(chat: Harness, autojump_clock: MockClock) -> None:
@@ -282,8 +282,8 @@ async def test_nick(chat: Harness, autojump_clock: MockClock) -> None:
     assert (await ann.next("notice")).text == "bob joined"
     assert await typed(bob, "/nick  Robert ") == "bob is now Robert"
     assert (await ann.next("notice")).text == "bob is now Robert"
-    assert await typed(bob, "/nick ANN") == "ANN is somebody else"
-    assert await typed(bob, "/nick a b") == "this nick cannot be used: U+0020 is not allowed there"
+    assert await typed(bob, "/nick ANN") == "The nick ANN is taken. Try another one."
+    assert await typed(bob, "/nick a b") == "Nicks cannot contain spaces. Try ann-smith."
     await bob.say("hi")
     assert (await ann.next("message")).nick == "Robert"
 
@@ -351,8 +351,8 @@ async def test_join_of_the_room_it_is_in_is_no_leaving(
 async def test_join_of_a_room_that_cannot_be_stays(autojump_clock: MockClock) -> None:
     async with open_chat(Settings(chat=ChatSettings(create_rooms=False))) as chat:
         bob = await chat.client("bob", "text")
-        assert await typed(bob, "/join other") == "there is no room other"
-        assert (await typed(bob, "/join a b")).startswith("this room cannot be used")
+        assert await typed(bob, "/join other") == "There is no room named other."
+        assert (await typed(bob, "/join a b")).startswith("Room names cannot contain spaces.")
         await bob.say("still here")
         assert (await bob.next("message")).text == "still here"
 
@@ -364,8 +364,8 @@ async def test_a_join_that_is_refused_is_seen_by_nobody(autojump_clock: MockCloc
         bob = await chat.client("bob", "text")
         assert (await ann.event())["on"] == "joined"
         answers = [await typed(bob, "/who") for _ in range(4)]
-        assert answers[-1].startswith("that is asked too often")
-        assert (await typed(bob, "/join den")).startswith("that is asked too often")
+        assert answers[-1].startswith("You are asking too often.")
+        assert (await typed(bob, "/join den")).startswith("You are asking too often.")
         await bob.say("still here")
         assert (await ann.event())["text"] == "still here"
 
@@ -374,7 +374,7 @@ async def test_a_client_with_room_for_one_changes_it(autojump_clock: MockClock) 
     settings = Settings(limits=Limits(rooms_per_client=1), chat=ChatSettings(create_rooms=False))
     async with open_chat(settings) as chat:
         bob = await chat.client("bob", "text")
-        assert await typed(bob, "/join other") == "there is no room other"
+        assert await typed(bob, "/join other") == "There is no room named other."
         await bob.say("still here")
         assert (await bob.next("message")).text == "still here"
 
@@ -450,7 +450,7 @@ class Called:
     """A chat in which the user ``u`` is ann, and nobody else is here."""
 
     def __init__(self) -> None:
-        self.users = {"u": SimpleNamespace(nick=SimpleNamespace(shown="ann"))}
+        self.users = {"u": SimpleNamespace(nick=SimpleNamespace(display="ann"))}
 
 
 CODEC = TextCodec(cast("Chat", Called()))

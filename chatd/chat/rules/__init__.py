@@ -92,7 +92,7 @@ def perform(
         None if the connection's next command may be performed at once, as after a ``say``.
         Otherwise what must be awaited first. It raises nothing for what a client may send.
     """
-    membership = connection.member(command.room) if isinstance(command, InRoom) else None
+    membership = connection.membership(command.room) if isinstance(command, InRoom) else None
     if membership is None:
         return _perform(connection, command, answer)
     chat, kind = connection.chat, type(command)
@@ -103,7 +103,10 @@ def perform(
         chat.refusals[refused.refusal.code] += 1
         answer(refused.refusal)
         return None
-    return _finish(connection, result, answer)
+    if isinstance(result, Commit):
+        return connection.publish(result, answer)
+    _reply(connection, result, answer)
+    return None
 
 
 async def enter(connection: Connection, command: commands.Join) -> Reply[commands.Entered]:
@@ -130,9 +133,12 @@ async def _perform(connection: Connection, command: commands.Command, answer: Se
     except Refused as refused:
         answer(refused.refusal)
         return
-    pending = _finish(connection, result, answer)
-    if pending is not None:
-        await pending
+    if isinstance(result, Commit):
+        pending = connection.publish(result, answer)
+        if pending is not None:
+            await pending
+    else:
+        _reply(connection, result, answer)
 
 
 @contextmanager
@@ -141,26 +147,23 @@ def _counted(connection: Connection, command: commands.Command) -> Iterator[None
     chat, kind = connection.chat, type(command)
     chat.commands[_NAMES[kind]] += 1
     try:
-        if connection.known:
+        if connection.authenticated:
             if kind in PAGED:
                 connection.charge_page()
         elif kind is not commands.Auth:
-            raise Refused("unauthorized", "say who you are first: auth with a token")
+            raise Refused("unauthorized", "Authenticate first: send auth with a token.")
         yield
     except Unavailable:
         chat.refusals["unavailable"] += 1
-        raise Refused("unavailable", "the store cannot be read now", 1000) from None
+        raise Refused("unavailable", "The store cannot be read now.", 1000) from None
     except Refused as refused:
         chat.refusals[refused.refusal.code] += 1
         raise
 
 
-def _finish(connection: Connection, result: Response, answer: SendAnswer) -> Awaitable[None] | None:
-    if isinstance(result, Commit):
-        return connection.publish(result, answer)
-    if result.answer is not None:
-        if isinstance(result.answer, Refusal):
-            connection.chat.refusals[result.answer.code] += 1
-        answer(result.answer)
-    result.then()
-    return None
+def _reply(connection: Connection, reply: Reply[Any], answer: SendAnswer) -> None:
+    if reply.answer is not None:
+        if isinstance(reply.answer, Refusal):
+            connection.chat.refusals[reply.answer.code] += 1
+        answer(reply.answer)
+    reply.then()

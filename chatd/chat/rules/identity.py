@@ -30,42 +30,44 @@ async def auth(
             # No second try under another name.
             return Reply(refusal, partial(connection.end, BANNED, refusal.message))
         raise
-    raise Refused("bad_request", "auth has a token or a session")
+    raise Refused("bad_request", "auth needs a token or a session.")
 
 
 async def _by_token(connection: Connection, token: str) -> Reply[commands.Identity]:
     chat = connection.chat
     grant = chat.verify(token)
-    chat.check_may_enter(grant.user, connection.counted_as, grant)
-    if connection.known and connection.user.subject and connection.user.id == grant.user:
-        connection.renew(grant)
+    chat.check_may_enter(grant.user, connection.limit_key, grant)
+    if connection.authenticated and connection.user.subject and connection.user.id == grant.user:
+        connection.renew_grant(grant)
         return Reply(_identity(connection))
     if connection.joined:
-        raise Refused("forbidden", "another user's token is for before the first join")
-    came = await chat.users.subject(grant, connection.nick, connection.stranger)
-    connection.become(came.user, came.grant)
-    if came.why_not is None:
+        raise Refused("forbidden", "You are in a room as another user. Connect again.")
+    login = await chat.users.subject(grant, connection.nick, connection.provisional_guest)
+    connection.switch_user(login.user, login.grant)
+    if login.nick_notice is None:
         return Reply(_identity(connection))
-    return Reply(_identity(connection), partial(connection.tell, events.Notice(came.why_not)))
+    return Reply(
+        _identity(connection), partial(connection.notify, events.Notice(login.nick_notice))
+    )
 
 
 async def _by_session(connection: Connection, session: str) -> Reply[commands.Identity]:
     chat = connection.chat
-    user = await chat.users.restore(session) if chat.guests else None
+    user = await chat.users.restore(session) if chat.allows_guests else None
     if user is None:
-        raise Refused("unauthorized", "this session is not known here, or over")
-    chat.check_may_enter(user.id, connection.counted_as, None)
-    if not connection.known or user is not connection.user:
+        raise Refused("unauthorized", "This session is not valid, or has expired.")
+    chat.check_may_enter(user.id, connection.limit_key, None)
+    if not connection.authenticated or user is not connection.user:
         if connection.joined:
-            raise Refused("forbidden", "another user's session is for before the first join")
-        connection.become(user)
+            raise Refused("forbidden", "You are in a room as another user. Connect again.")
+        connection.switch_user(user)
     return Reply(_identity(connection))
 
 
 def _identity(connection: Connection) -> commands.Identity:
     user = connection.user
-    session = connection.chat.users.secret(user)
-    return commands.Identity(user.id, user.nick.shown, connection.op, session)
+    session = connection.chat.users.session(user)
+    return commands.Identity(user.id, user.nick.display, connection.op, session)
 
 
 async def nick(connection: Connection, command: commands.Nick) -> Commit | Reply[commands.Renamed]:
@@ -77,29 +79,31 @@ async def nick(connection: Connection, command: commands.Nick) -> Commit | Reply
     user, users = connection.user, connection.chat.users
     name = nick_name(command.nick)
     if name == user.nick and user.chosen:
-        return Reply(commands.Renamed(name.shown))
+        return Reply(commands.Renamed(name.display))
     connection.charge_message(0)
     if not users.claim(user, name):
-        raise Refused("nick_taken", f"{name.shown} is somebody else")
-    old = user.nick.shown
+        raise Refused("nick_taken", f"The nick {name.display} is taken. Try another one.")
+    old = user.nick.display
 
     def rename(_: None) -> commands.Renamed:
         nonlocal old
-        old = user.nick.shown  # another connection of the user may have been quicker
+        old = user.nick.display  # another connection of the user may have been quicker
         for room in user.rooms:
-            room.strike(user)
+            room.remove_from_index(user)
         users.rename(user, name)
+        for room in user.rooms:
+            room.add_to_index(user)
         for one in user.connections:
             one.bind_log()
-        return commands.Renamed(name.shown)
+        return commands.Renamed(name.display)
 
     def tell_rooms() -> None:
         connection.log.emit("nick", old=old)
         for room in user.rooms:
-            room.rename(user, old)
+            room.announce_nick(user, old)
 
     return Commit(
-        Remember(UserRecord(user.id, name.shown, None, user.subject)),
+        Remember(UserRecord(user.id, name.display, None, user.subject)),
         rename,
         then=tell_rooms,
         undo=partial(users.unclaim, user, name),

@@ -6,11 +6,11 @@ import re
 from typing import Final, Literal
 
 from chatd.chat.connection import Connection
-from chatd.chat.credentials import is_kept
 from chatd.chat.direct import DIRECT
 from chatd.chat.membership import Membership
 from chatd.chat.replies import Commit, Reply
 from chatd.chat.rights import check_may_set_topic, check_may_write
+from chatd.chat.sessions import is_kept
 from chatd.model import Post, Put, Receipt, Record, Refused
 from chatd.protocol import commands, events
 
@@ -31,18 +31,19 @@ def say(
     connection: Connection, command: commands.Say, membership: Membership
 ) -> Commit | Reply[commands.Said]:
     """Publish a message."""
-    chat, room, user = connection.chat, membership.room, connection.user
-    key = room.feed.key
-    check_may_write(connection, key)
+    chat, room, user = connection.chat, membership.room, membership.user
+    check_may_write(connection, room.key)
     text = command.text.replace("\r\n", "\n")
     size = _check_text(connection, text)
     if command.key is not None and not 1 <= len(command.key.encode()) <= KEY_BYTES:
-        raise Refused("bad_request", f"a key has 1 to {KEY_BYTES} bytes")
+        raise Refused("bad_request", f"Keys have 1 to {KEY_BYTES} bytes.")
     if command.reply_to is not None:
         _check_seq(command.reply_to, "reply_to")
-    slow = None if connection.op else chat.sanctions.get("slow", key, "")
-    if slow and (wait := room.slowed(user, slow.seconds)):
-        raise Refused("rate_limited", "the room is in slow mode", wait)
+    slow = None
+    if chat.sanctions.held and not connection.op:
+        slow = chat.sanctions.get("slow", room.key, "")
+    if slow and (wait := room.slow_mode_wait(user, slow.seconds)):
+        raise Refused("rate_limited", "This room is in slow mode.", wait)
     # Last, because a message that is refused costs nothing.
     connection.charge_message(size)
     if slow:
@@ -62,10 +63,10 @@ def say(
 
     return Commit(
         Post(
-            room=key,
+            room=room.key,
             name=room.name,
             user=user.id,
-            nick=user.nick.shown,
+            nick=user.nick.display,
             text=text,
             key=command.key,
             reply_to=command.reply_to,
@@ -93,16 +94,16 @@ def _change(
     kind: Literal["edit", "delete"],
     text: str | None,
 ) -> Commit:
-    room, user = membership.room, connection.user
-    check_may_write(connection, room.feed.key, muted=kind == "edit")
+    room, user = membership.room, membership.user
+    check_may_write(connection, room.key, muted=kind == "edit")
     _check_seq(command.seq, "seq")
     connection.charge_message(0 if text is None else _check_text(connection, text))
     return Commit(
         Post(
-            room=room.feed.key,
+            room=room.key,
             name=room.name,
             user=user.id,
-            nick=user.nick.shown,
+            nick=user.nick.display,
             text=text,
             kind=kind,
             of=command.seq,
@@ -114,20 +115,20 @@ def _change(
 
 def topic(connection: Connection, command: commands.Topic, membership: Membership) -> Commit:
     """Set a room's topic: operators, and either user of direct messages."""
-    text, room, user = command.text, membership.room, connection.user
-    check_may_set_topic(connection, room.feed.key)
+    text, room, user = command.text, membership.room, membership.user
+    check_may_set_topic(connection, room.key)
     size = len(text.encode())
     if size > TOPIC_BYTES:
-        raise Refused("too_large", f"a topic has {TOPIC_BYTES} bytes at most")
+        raise Refused("too_large", f"Topics can have at most {TOPIC_BYTES} bytes.")
     if _CONTROLS.search(text) or "\n" in text:
-        raise Refused("bad_request", "a topic is one line, without control characters")
+        raise Refused("bad_request", "Topics have a single line, without control characters.")
     connection.charge_message(size)
     return Commit(
         Post(
-            room=room.feed.key,
+            room=room.key,
             name=room.name,
             user=user.id,
-            nick=user.nick.shown,
+            nick=user.nick.display,
             text=text,
             kind="topic",
         ),
@@ -143,15 +144,15 @@ def _check_text(connection: Connection, text: str) -> int:
     """Return the text's size in bytes. Raise Refused if it cannot be a message."""
     size, limit = len(text.encode()), connection.chat.settings.limits.message_bytes
     if size > limit:
-        raise Refused("too_large", f"a message has {limit} bytes at most")
+        raise Refused("too_large", f"Messages can have at most {limit} bytes.")
     if not text or _CONTROLS.search(text):
-        raise Refused("bad_request", "a text is not empty and has no control characters")
+        raise Refused("bad_request", "Messages cannot be empty or contain control characters.")
     return size
 
 
 def _check_seq(seq: int, field: str) -> None:
     if not 1 <= seq <= MAX_SEQ:
-        raise Refused("bad_request", f"{field} is the number of a message")
+        raise Refused("bad_request", f"{field} must be the number of a message.")
 
 
 def _listings(room: str) -> list[Put]:
@@ -164,9 +165,9 @@ def _listings(room: str) -> list[Put]:
 
 def _ephemeral(connection: Connection, membership: Membership, text: str) -> Reply[commands.Said]:
     """Send a direct message between guests, which is not stored."""
-    chat, room, user = connection.chat, membership.room, connection.user
+    chat, room, user = connection.chat, membership.room, membership.user
     at = events.rfc3339(chat.now())
-    message = events.Message(room=room.name, at=at, nick=user.nick.shown, user=user.id, text=text)
+    message = events.Message(room=room.name, at=at, nick=user.nick.display, user=user.id, text=text)
 
     def send() -> None:
         room.feed.broadcast([message], droppable=False)

@@ -18,11 +18,11 @@ async def moderate(
     if not connection.op:
         connection.log.emit(
             "refused",
-            reason=f"no operator: {command.__struct_config__.tag}",
+            reason=f"not an operator: {command.__struct_config__.tag}",
             code="forbidden",
             room=command.room,
         )
-        raise Refused("forbidden", "that is the operators' to do")
+        raise Refused("forbidden", "Only operators can do this.")
     # What the operator said before is seen before it.
     await connection.flushed()
     return Reply(await moderation.moderate(connection.chat, connection.user.id, command))

@@ -7,11 +7,11 @@ from typing import Final
 import trio
 
 from chatd.chat.connection import Connection
-from chatd.chat.credentials import is_guest
 from chatd.chat.direct import require_membership
 from chatd.chat.membership import Membership
 from chatd.chat.replies import Commit, Reply
 from chatd.chat.rights import check_may_write
+from chatd.chat.sessions import is_guest
 from chatd.chat.users import DAY_SECONDS, MARK
 from chatd.model import Put, Record, Refused
 from chatd.protocol import commands, events
@@ -24,19 +24,19 @@ TYPING_SECONDS: Final = 1.0
 
 def typing(connection: Connection, command: commands.Typing, membership: Membership) -> Reply[None]:
     """Tell the other members that the user started or stopped typing. There is no answer."""
-    room, user, now = membership.room, connection.user, trio.current_time()
-    check_may_write(connection, room.feed.key)
+    room, user, now = membership.room, membership.user, trio.current_time()
+    check_may_write(connection, room.key)
     if command.on:
-        if now - membership.typed < TYPING_SECONDS:
+        if now - membership.typing_at < TYPING_SECONDS:
             return Reply(None)
-        membership.typed, membership.types = now, True
-    elif membership.types:
-        membership.types = False
+        membership.typing_at, membership.typing = now, True
+    elif membership.typing:
+        membership.typing = False
     else:
         return Reply(None)
-    if len(room.members) <= connection.chat.settings.limits.presence_members:
-        told = events.Typing(room.name, user.nick.shown, user.id, command.on)
-        room.feed.broadcast([told], room.places(user))
+    if not room.crowded:
+        event = events.Typing(room.name, user.nick.display, user.id, command.on)
+        room.feed.broadcast([event], room.subscriptions(user))
     return Reply(None)
 
 
@@ -45,9 +45,9 @@ async def read(connection: Connection, command: commands.Read) -> Commit | Reply
     # The user has read a message of their own once it is answered.
     await connection.flushed()
     room = (await require_membership(connection, command.room)).room
-    chat, user, key, seq = connection.chat, connection.user, room.feed.key, command.seq
+    chat, user, key, seq = connection.chat, connection.user, room.key, command.seq
     if not 0 <= seq <= room.feed.visible:
-        raise Refused("bad_request", f"the room's numbers go from 1 to {room.feed.visible}")
+        raise Refused("bad_request", f"seq must be from 0 to {room.feed.visible}.")
     before = user.marks.get(key, 0)
     if seq <= before:
         return Reply(commands.ReadMark(room.name, before))
@@ -59,7 +59,7 @@ async def read(connection: Connection, command: commands.Read) -> Commit | Reply
     def tell_others() -> None:
         for other in list(user.connections):
             if other is not connection:
-                other.tell(events.Read(room.name, seq))
+                other.notify(events.Read(room.name, seq))
 
     def undo() -> None:
         if user.marks.get(key) == seq:

@@ -1,4 +1,4 @@
-"""Being in rooms: join and resume, leave, and who and what is there."""
+"""Joining and leaving rooms, their members, and the list of rooms."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from chatd.chat.connection import Connection
 from chatd.chat.direct import DIRECT, open_direct, other_of, require_membership, resolve
 from chatd.chat.names import nick_name
-from chatd.chat.pages import QUEUE_SHARE, catch, page_size
+from chatd.chat.pages import QUEUE_SHARE, page_size, read_join_page
 from chatd.chat.replies import Reply
 from chatd.chat.rights import check_may_read, may_read, may_set_topic
 from chatd.journal import Unavailable
@@ -19,32 +19,35 @@ from chatd.protocol import commands, events
 
 __all__ = ["join", "leave", "list_rooms", "who"]
 
-MOST_UNREAD: Final = 1000
-"""Nobody counts further; and nobody has to wait until that many are counted."""
+MAX_UNREAD: Final = 1000
+"""Counting stops here: nobody reads a larger number, and counting takes time."""
 
-MOST_ROOMS: Final = 1000
+MAX_ROOMS: Final = 1000
 ENTRY_BYTES: Final = 300
-"""A list of rooms has so many at most, and what its room in the send queue takes: a room's name
-of 64 characters, doubled by escapes, and its numbers."""
+"""At most this many rooms are on a page, each estimated at this size in the send queue: a name of
+64 characters, doubled by escapes, and the numbers."""
 
 
 async def join(connection: Connection, command: commands.Join) -> Reply[commands.Entered]:
-    """Enter a room, or resume in it. The answer's page comes first, live events after it."""
+    """Enter a room, or resume in it. The answer has a page of events; live events follow it."""
     chat, limits = connection.chat, connection.chat.settings.limits
     name = resolve(chat, connection.user, command.room)
-    check_may_read(connection, name.fold)
+    check_may_read(connection, name.key)
     memberships = connection.memberships
-    direct = name.fold.startswith("@")
-    if not direct and name.fold not in memberships and connection.joined >= limits.rooms_per_client:
-        raise Refused("forbidden", f"{limits.rooms_per_client} rooms at once are enough")
+    direct = name.key.startswith("@")
+    if not direct and name.key not in memberships and connection.joined >= limits.rooms_per_client:
+        raise Refused(
+            "forbidden",
+            f"You can be in at most {limits.rooms_per_client} rooms. Leave one of them first.",
+        )
     await connection.outbox.drained()
     room = await (open_direct(connection, name) if direct else chat.rooms.open(name))
-    membership = memberships.get(name.fold)
+    membership = memberships.get(name.key)
     if membership is None:
         membership = connection.enter(room)
     membership.pause()
     try:
-        caught = await catch(
+        page = await read_join_page(
             chat.journal,
             room.feed,
             command.since,
@@ -52,7 +55,7 @@ async def join(connection: Connection, command: commands.Join) -> Reply[commands
             limits.send_queue_bytes,
             messages=command.messages,
         )
-        read, unread = await _unread(connection, room.feed.key)
+        read, unread = await _unread(connection, room.key)
     except Unavailable:
         connection.exit(membership)
         raise
@@ -61,27 +64,27 @@ async def join(connection: Connection, command: commands.Join) -> Reply[commands
             room=room.name,
             epoch=chat.journal.epoch,
             seq=room.feed.visible,
-            topic=room.about,
-            may_set_topic=may_set_topic(connection, room.feed.key),
+            topic=room.topic,
+            may_set_topic=may_set_topic(connection, room.key),
             members=room.member_list(),
             member_count=len(room.members),
-            events=[events.shape(room.name, event) for event in caught.page],
-            recovered=caught.recovered,
+            events=[events.shape(room.name, event) for event in page.events],
+            recovered=page.recovered,
             read=read,
             unread=unread,
         ),
-        partial(membership.start, caught.position),
+        partial(membership.start, page.seq),
     )
 
 
 async def _unread(connection: Connection, room: str) -> tuple[int, int] | tuple[None, None]:
-    """Give up to where the user has read a room, and how much of others is behind that."""
+    """Return the user's read mark in a room, and the number of others' messages after it."""
     user = connection.user
     read = user.marks.get(room)
     if read is None and not room.startswith("@"):
         return None, None
-    unread = await connection.chat.journal.unread(room, user.id, read or 0, MOST_UNREAD)
-    if read is None and not unread:  # nothing is kept between guests, who count for themselves
+    unread = await connection.chat.journal.unread(room, user.id, read or 0, MAX_UNREAD)
+    if read is None and not unread:  # nothing is stored between guests: their clients count
         return None, None
     return read or 0, unread
 
@@ -92,68 +95,68 @@ async def leave(connection: Connection, command: commands.Leave) -> Reply[comman
     await connection.flushed()
     membership = await require_membership(connection, command.room)
     if membership.room.direct:
-        raise Refused("bad_request", "direct messages are not joined and not left")
+        raise Refused("bad_request", "You cannot leave a room of direct messages.")
     return Reply(commands.RoomLeft(membership.room.name), partial(connection.exit, membership))
 
 
 async def who(connection: Connection, command: commands.Who) -> Reply[commands.Members]:
-    """Tell who is in a room, a page at a time."""
+    """List the members of a room, a page at a time."""
     chat = connection.chat
     name = resolve(chat, connection.user, command.room)
     after = None if command.after is None else nick_name(command.after)
-    check_may_read(connection, name.fold)
-    if room := chat.rooms.get(name.fold):
-        members = room.member_list(after.fold if after else "", page_size(command.limit))
+    check_may_read(connection, name.key)
+    if room := chat.rooms.get(name.key):
+        members = room.member_list(after.key if after else "", page_size(command.limit))
         return Reply(commands.Members(members, len(room.members)))
-    if await chat.journal.head(name.fold) is None:
-        raise Refused("not_found", f"there is no room {name.shown}")
+    if await chat.journal.head(name.key) is None:
+        raise Refused("not_found", f"There is no room named {name.display}.")
     return Reply(commands.Members([], 0))
 
 
 async def list_rooms(connection: Connection, command: commands.Rooms) -> Reply[commands.RoomList]:
-    """Tell which rooms have members or events: direct messages' first, then the others by name."""
+    """List the rooms that have members or events, direct messages first, then by name."""
     chat, user = connection.chat, connection.user
     await connection.outbox.drained()
     after = None if command.after is None else resolve(chat, user, command.after)
-    found = [*await _conversations(connection), *await chat.rooms.entries()]
+    found = [*await _conversations(connection), *await chat.rooms.infos()]
     room = chat.settings.limits.send_queue_bytes // QUEUE_SHARE
     listed: list[commands.RoomInfo] = []
     more = False
-    for fold, entry in found:
-        if after is not None and _place(fold) <= _place(after.fold):
+    for key, info in found:
+        if after is not None and _order(key) <= _order(after.key):
             continue
-        if not may_read(connection, fold):
+        if not may_read(connection, key):
             continue
-        room -= ENTRY_BYTES + len(entry.topic)
-        if len(listed) == MOST_ROOMS or (room < 0 and listed):
+        room -= ENTRY_BYTES + len(info.topic)
+        if len(listed) == MAX_ROOMS or (room < 0 and listed):
             more = True
             break
-        read, unread = await _unread(connection, fold)
-        listed.append(replace(entry, read=read, unread=unread))
+        read, unread = await _unread(connection, key)
+        listed.append(replace(info, read=read, unread=unread))
     return Reply(commands.RoomList(listed, more))
 
 
-def _place(fold: str) -> tuple[bool, str]:
-    """Give what the list of rooms is ordered by."""
-    return not fold.startswith("@"), fold
+def _order(key: str) -> tuple[bool, str]:
+    """Return what the list of rooms is sorted by."""
+    return not key.startswith("@"), key
 
 
 async def _conversations(connection: Connection) -> list[tuple[str, commands.RoomInfo]]:
-    """Give the rooms of the user's direct messages."""
+    """Return the rooms of the user's direct messages."""
     chat, user = connection.chat, connection.user
     prefix = f"{user.id}\0"
     kept = [
         record.name.removeprefix(prefix) for record in await chat.journal.records(DIRECT, prefix)
     ]
-    live = [room.feed.key for room in chat.rooms.direct(user.id)]
+    live = [room.key for room in chat.rooms.direct(user.id)]
     entries: list[tuple[str, commands.RoomInfo]] = []
-    for fold in sorted({*kept, *live}):
-        other = other_of(fold, user.id)
+    for key in sorted({*kept, *live}):
+        other = other_of(key, user.id)
         here = chat.users.get(other)
         record = None if here else await chat.journal.user(other)
-        nick = here.nick.shown if here else record.nick if record else None
-        if room := chat.rooms.get(fold):
-            entries.append((fold, replace(room.entry(), nick=nick)))
-        elif head := await chat.journal.head(fold):
-            entries.append((fold, commands.RoomInfo(fold, 0, head.seq, head.topic, nick)))
+        nick = here.nick.display if here else record.nick if record else None
+        if room := chat.rooms.get(key):
+            entries.append((key, replace(room.info(), nick=nick)))
+        elif head := await chat.journal.head(key):
+            entries.append((key, commands.RoomInfo(key, 0, head.seq, head.topic, nick)))
     return entries

@@ -5,31 +5,33 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatd.chat.credentials import Secret, new_user, open_secret, seal
+from chatd.chat.sessions import Session, new_user, sign_session, verify_session
 
 KEY = bytes(range(32))
 
 
 def test_what_was_sealed_opens() -> None:
     user = new_user()
-    assert open_secret(KEY, seal(KEY, user, 1_750_000_000)) == Secret(user, 1_750_000_000)
+    assert verify_session(KEY, sign_session(KEY, user, 1_750_000_000)) == Session(
+        user, 1_750_000_000
+    )
 
 
 def test_another_key_opens_nothing() -> None:
-    assert open_secret(bytes(32), seal(KEY, new_user(), 1)) is None
+    assert verify_session(bytes(32), sign_session(KEY, new_user(), 1)) is None
 
 
 @given(st.data())
 def test_a_changed_secret_opens_nothing(data: st.DataObject) -> None:
-    secret = seal(KEY, "gabc", 1_750_000_000)
+    secret = sign_session(KEY, "gabc", 1_750_000_000)
     at = data.draw(st.integers(0, len(secret) - 1))
     other = data.draw(st.characters().filter(lambda c: c != secret[at]))
-    assert open_secret(KEY, secret[:at] + other + secret[at + 1 :]) is None
+    assert verify_session(KEY, secret[:at] + other + secret[at + 1 :]) is None
 
 
 @given(st.text(max_size=200))
 def test_garbage_opens_nothing(text: str) -> None:
-    assert open_secret(KEY, text) is None
+    assert verify_session(KEY, text) is None
 
 
 def test_guests_do_not_share_an_id() -> None:

@@ -1,0 +1,69 @@
+"""A guest's id, and the session with which the guest comes back: signed, so nothing is stored.
+
+A session is ``user.issued.signature``: the user's id, seconds since the epoch, and 128 bits of
+HMAC-SHA256 over both under the store's key. Only its owner ever sees it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from base64 import b32encode, urlsafe_b64encode
+from secrets import token_bytes
+from typing import Final
+
+from msgspec import Struct
+
+__all__ = ["Session", "is_guest", "is_kept", "new_user", "sign_session", "verify_session"]
+
+SESSION_CHARACTERS: Final = 100
+"""Anything longer is not ours, and is not hashed."""
+
+
+class Session(Struct, frozen=True):
+    """A valid session: whose it is, and when it was issued, in seconds since the epoch."""
+
+    user: str
+    issued: int
+
+
+_GUEST: Final = re.compile(r"g[a-z2-7]{16}")
+
+
+def is_guest(user: str) -> bool:
+    """Return whether this is a guest's id. No subject's id looks like one."""
+    return _GUEST.fullmatch(user) is not None
+
+
+def is_kept(room: str) -> bool:
+    """Return whether the messages of a room of two are stored: not between two guests."""
+    first, _, second = room[1:].partition(",")
+    return not (is_guest(first) and is_guest(second))
+
+
+def new_user() -> str:
+    """Return a new guest's id: 80 random bits, so that no two guests share keys or read marks."""
+    return "g" + b32encode(token_bytes(10)).decode().lower()
+
+
+def sign_session(key: bytes, user: str, issued: int) -> str:
+    """Return the session with which ``user`` can come back."""
+    body = f"{user}.{issued}"
+    return f"{body}.{_signature(key, body)}"
+
+
+def verify_session(key: bytes, text: str) -> Session | None:
+    """Return what a session says; None if it was not signed with this key."""
+    if len(text) > SESSION_CHARACTERS or not text.isascii():
+        return None
+    body, _, signature = text.rpartition(".")
+    user, _, issued = body.rpartition(".")
+    if not hmac.compare_digest(signature, _signature(key, body)):
+        return None
+    return Session(user, int(issued))
+
+
+def _signature(key: bytes, body: str) -> str:
+    mac = hmac.digest(key, b"chatd session 1 " + body.encode(), hashlib.sha256)
+    return urlsafe_b64encode(mac[:16]).rstrip(b"=").decode()
