@@ -5,43 +5,23 @@ One run serves all tests here, because starting pytest takes longer than the tes
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-EXAMPLE = """
-import trio
+PAGE = Path(__file__).parents[2] / "docs" / "testing.md"
+EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+NAMES = [re.findall(r"^async def (test_\w+)", example, re.MULTILINE)[0] for example in EXAMPLES]
 
-async def test_a_short_outage_loses_nothing(chat, autojump_clock):
-    ann = await chat.client("ann")
-    bob = await chat.client("bob", protocol="socketio")
-    await chat.cut(bob)
-    await ann.say("are you there?")
-    await trio.sleep(600)
-    await bob.reconnect()
-    assert (await bob.next("message")).text == "are you there?"
-
-async def test_again(chat, mock_clock):
-    await chat.client("ann", protocol="text")
-    await chat.client("bob", protocol="polling")
-"""
-
-SETTINGS = """
-import pytest
-from chatd.settings import Chat, Settings
-
-@pytest.fixture
-def chat_settings():
-    return Settings(chat=Chat(default_room="hall"))
-
-async def test_settings(chat, autojump_clock):
-    assert (await chat.client("ann")).room == "hall"
-"""
-
-REAL_CLOCK = """
+CLOCKS = """
 async def test_real(chat):
     pass
+
+async def test_that_stands_still(chat, mock_clock):
+    await chat.client("ann", protocol="polling")
 """
 
 # pytest imports test modules in the order of their names: this one first, before anything of the
@@ -58,12 +38,13 @@ def test_nothing_is_imported():
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return what pytest prints about the four modules above."""
+    """Return what pytest prints about the modules above and the examples of docs/testing.md."""
     folder = tmp_path_factory.mktemp("plugin")
     (folder / "pytest.ini").write_text("[pytest]\ntrio_mode = true\n")
-    modules = {"0": FIRST, "example": EXAMPLE, "settings": SETTINGS, "real_clock": REAL_CLOCK}
-    for name, text in modules.items():
-        (folder / f"test_{name}.py").write_text(text)
+    (folder / "test_0.py").write_text(FIRST)
+    (folder / "test_clocks.py").write_text(CLOCKS)
+    for name, example in zip(NAMES, EXAMPLES, strict=True):
+        (folder / f"{name}.py").write_text(example)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-rA", "-p", "no:cacheprovider"],
         cwd=folder,
@@ -75,20 +56,20 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize(
-    "test",
-    [
-        "test_example.py::test_a_short_outage_loses_nothing",
-        "test_example.py::test_again",
-        "test_settings.py::test_settings",
-        "test_0.py::test_nothing_is_imported",
-    ],
-)
-def test_it_passes(report: str, test: str) -> None:
-    assert f"PASSED {test}" in report, report
+def test_nothing_is_imported_before_it_is_used(report: str) -> None:
+    assert "PASSED test_0.py::test_nothing_is_imported" in report, report
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_example_of_the_docs_passes(report: str, name: str) -> None:
+    assert f"PASSED {name}.py::{name}" in report, report
+
+
+def test_a_clock_may_stand_still(report: str) -> None:
+    assert "PASSED test_clocks.py::test_that_stands_still" in report, report
 
 
 def test_a_real_clock_fails_with_one_line(report: str) -> None:
-    assert "FAILED test_real_clock.py::test_real" in report
+    assert "FAILED test_clocks.py::test_real" in report
     assert "The fixture chat needs a virtual clock: let the test take autojump_clock too." in report
     assert "Traceback" not in report
