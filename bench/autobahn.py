@@ -29,7 +29,7 @@ from chatd.wire import frames
 from chatd.wire.listener import open_listeners
 from chatd.wire.request import Request
 from chatd.wire.routes import Routes
-from chatd.wire.server import Server
+from chatd.wire.server import HttpServer
 from chatd.wire.websocket import Receiver, Upgrade, WebSocket
 
 SUITE = "autobahntestsuite==0.8.2"
@@ -75,7 +75,7 @@ def install(python: str, folder: Path) -> None:
 async def run(python: str, folder: Path, cases: list[str]) -> int:
     log = open_log(level="warning")
     timers = Timers(log)
-    server = Server(Settings(), Routes({"/": {"WEBSOCKET": upgrade}}), log, timers=timers)
+    server = HttpServer(Settings(), Routes({"/": {"WEBSOCKET": upgrade}}), log, timers=timers)
     listeners = open_listeners(["127.0.0.1:0"])
     report = folder / "report"
     specification = folder / "fuzzingclient.json"

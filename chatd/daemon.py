@@ -44,7 +44,7 @@ from chatd.timers import Timers
 from chatd.watchdog import Watchdog
 from chatd.wire.listener import Listener
 from chatd.wire.routes import Routes
-from chatd.wire.server import Server
+from chatd.wire.server import HttpServer
 from chatd.wire.tls import tls_context
 from chatd.wire.transport import Transport
 
@@ -77,7 +77,7 @@ class Daemon:
         self.chat = chat
         self.log = log
         self.socketio = SocketIoGateway(chat, log, self._closing)
-        self.server = Server(
+        self.server = HttpServer(
             settings, self._routes(), log, tls=tls_context(settings), timers=chat.timers
         )
         self._handlers = handlers

@@ -9,7 +9,7 @@ import trio
 from chatd.admin.answers import Draining, Reloaded, ReloadState
 from chatd.engineio.engine import EngineStatistics
 from chatd.protocol.events import rfc3339
-from chatd.wire.server import ServerStatistics
+from chatd.wire.server import HttpServerStatistics
 
 if TYPE_CHECKING:
     from chatd.daemon import Daemon
@@ -49,7 +49,7 @@ class DaemonControl:
             return None
         return ReloadState(rfc3339(reload.at), reload.refused, reload.restart)
 
-    def http(self) -> ServerStatistics:
+    def http(self) -> HttpServerStatistics:
         """Return the statistics of the public port."""
         return self._daemon.server.statistics()
 

@@ -24,7 +24,7 @@ from chatd.settings import Http, Limits, Settings
 from chatd.wire.listener import Listener
 from chatd.wire.request import Request, Response, refusal
 from chatd.wire.routes import Handler, Routes
-from chatd.wire.server import Server
+from chatd.wire.server import HttpServer
 
 __all__ = ["Administration"]
 
@@ -51,9 +51,9 @@ class Administration:
             "/readyz": self._ready,
         }
         settings = Settings(limits=_LIMITS, http=Http(trusted_proxies=()))
-        self.admin = Server(settings, AdminRoutes(control, beside), control.log, name="a")
+        self.admin = HttpServer(settings, AdminRoutes(control, beside), control.log, name="a")
         routes = Routes({path: {"GET": handler} for path, handler in beside.items()})
-        self.metrics = Server(settings, routes, control.log, name="m")
+        self.metrics = HttpServer(settings, routes, control.log, name="m")
         self._served = ((self.admin, admin), (self.metrics, metrics))
         self._control = control
         self._lag = lag
@@ -88,7 +88,9 @@ class Administration:
         return Response(200, b"ready\n") if self._control.ready else refusal(503, "not now")
 
 
-async def _serve(server: Server, listeners: Sequence[Listener], connections: trio.Nursery) -> None:
+async def _serve(
+    server: HttpServer, listeners: Sequence[Listener], connections: trio.Nursery
+) -> None:
     await server.serve(listeners, handlers=connections)
 
 

@@ -22,7 +22,7 @@ from chatd.settings import Settings
 from chatd.timers import Timers
 from chatd.wire.listener import open_listeners
 from chatd.wire.routes import Routes
-from chatd.wire.server import Server
+from chatd.wire.server import HttpServer
 from chatd.wire.tls import tls_context
 
 __all__ = ["Served", "serve"]
@@ -56,7 +56,7 @@ async def serve(
 
     Args:
         served: The server.
-        addresses: As for `Server.serve`.
+        addresses: As for `HttpServer.serve`.
         log: Where refusals and faults of connections are logged.
         routes: The table of routes; default: that of ``served``.
         settings: The limits and the certificate of the listeners; default: those of `Settings`.
@@ -70,7 +70,7 @@ async def serve(
     settings = settings or Settings()
     timers = Timers(log)
     routes = routes or served.routes
-    server = Server(settings, routes, log, tls=tls_context(settings), timers=timers)
+    server = HttpServer(settings, routes, log, tls=tls_context(settings), timers=timers)
     listeners = open_listeners(addresses)
     bound = [listener.address for listener in listeners]
     goodbye = trio.CancelScope()

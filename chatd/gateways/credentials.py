@@ -55,7 +55,7 @@ def admitted(chat: Chat, request: Request, token: str | None) -> Grant | None:
     Raise Refused if the token is invalid, or its bearer is banned.
     """
     grant = None if token is None else chat.verify(token)
-    chat.check_may_enter("" if grant is None else grant.user, request.peer.counted_as, grant)
+    chat.check_may_enter("" if grant is None else grant.user, request.peer.limit_key, grant)
     return grant
 
 

@@ -239,7 +239,7 @@ class SocketIoGateway:
             else:
                 same = self._chat.allows_guests and is_guest(where.user)
                 try:
-                    self._chat.check_may_enter(where.user, request.peer.counted_as, None)
+                    self._chat.check_may_enter(where.user, request.peer.limit_key, None)
                 except Refused:
                     same = False
             if not same:
@@ -258,7 +258,7 @@ class SocketIoGateway:
             self._codecs[session.revision],
             socket.start_soon,
             address=socket.handshake.address,
-            limit_key=socket.handshake.request.peer.counted_as,
+            limit_key=socket.handshake.request.peer.limit_key,
             transport=session.transport,
             protocol="socket.io",
             nick=None if socket.recovered else auth.nick,

@@ -62,7 +62,7 @@ async def connect(chat: Chat, websocket: WebSocket, codec: Codec, protocol: str)
         codec,
         websocket.start_soon,
         address=request.peer.address,
-        limit_key=request.peer.counted_as,
+        limit_key=request.peer.limit_key,
         transport="websocket",
         protocol=protocol,
         nick=nick,

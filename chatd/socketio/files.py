@@ -132,4 +132,4 @@ def client_routes(path: str, folder: Path) -> dict[str, Methods]:
 
 
 def _not_found() -> Response:
-    return refusal(404, "Not found.")
+    return refusal(404, "Not found. Check the path.")

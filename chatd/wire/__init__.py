@@ -1,1 +1,1 @@
-"""The wire: listeners, HTTP/1.1, WebSocket, and the outbox. It never knows what the bytes mean."""
+"""The wire: listeners, TLS, HTTP/1.1, WebSocket, the outbox. It knows no messages."""

@@ -1,4 +1,4 @@
-"""Answers made smaller, where the client says that it can read them so. Sans-IO."""
+"""Compression of responses for clients that accept it. Sans-IO."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from chatd.wire.request import Response
 
 __all__ = ["compressed", "preferred"]
 
-# zlib's own default, and Node's. Level 9 takes three times as long for some hundredths less.
+# The default of zlib and Node. Level 9 takes three times as long for a few per cent.
 _LEVEL: Final = 6
 _VARY: Final = ("Vary", "Accept-Encoding")
 
 
 def preferred(accepted: str | None, offered: Sequence[str] = ("gzip", "deflate")) -> str | None:
-    """Choose the coding that an Accept-Encoding likes best, the first of ``offered`` among equals.
+    """Return the coding that an Accept-Encoding prefers, the first of ``offered`` among equals.
 
-    None where it takes none of them, or likes none better than the plain answer: RFC 9110 section
-    12.5.3.
+    Return None if it accepts none of them or prefers the plain response: RFC 9110 section 12.5.3.
     """
     weights: dict[str, float] = {}
     for element in (accepted or "").split(","):
@@ -46,9 +45,9 @@ def preferred(accepted: str | None, offered: Sequence[str] = ("gzip", "deflate")
 
 
 def compressed(response: Response, accepted: str | None, threshold: int) -> Response:
-    """Give the answer as a client that sent this Accept-Encoding is best given it.
+    """Return the response, compressed as the Accept-Encoding header ``accepted`` prefers.
 
-    What has fewer than ``threshold`` bytes is left as it is.
+    A body of fewer than ``threshold`` bytes is not compressed.
     """
     if len(response.body) < threshold:
         return response

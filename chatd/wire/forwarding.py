@@ -1,8 +1,8 @@
-"""For whom a proxy asks: what its headers say, believed only where it is trusted. Sans-IO.
+"""The client that a trusted proxy names in its headers. Sans-IO.
 
-The headers are X-Forwarded-For, -Host and -Proto, and where none of these is there the standard's
-one, Forwarded (RFC 7239). A proxy adds its own words at the end, so all is read from there: what
-stands before the first address that is no proxy's of ours may be anybody's invention.
+The headers are X-Forwarded-For, -Host and -Proto, or without any of these Forwarded (RFC 7239).
+Each proxy appends to them, so they are read from the end, up to the first address that is not a
+trusted proxy's. Whatever precedes that may be invented.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ __all__ = ["FORWARDING", "Forwarded", "TrustedProxies", "client_address", "forwa
 FORWARDING: Final = frozenset(
     {"forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"}
 )
-"""The headers that are read here, by their lower-case names."""
+"""The names of these headers, in lower case."""
 
-# A chain of more proxies than this is a loop, or a flood of commas.
+# A longer chain of proxies is a loop, or a flood of commas.
 _HOPS: Final = 32
 
-# One pair, and what ends it: token = token, or token = quoted-string.
+# One pair and its end: token = token, or token = quoted-string.
 _PAIR: Final = re.compile(
     r"""\s*([!#$%&'*+.^_`|~0-9A-Za-z-]+)=("(?:[^"\\]|\\.)*"|[^\s;,"]*)\s*([;,]|$)"""
 )
@@ -36,7 +36,7 @@ _Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class TrustedProxies:
-    """Who may speak for others: ``http.trusted_proxies``, made ready to be asked."""
+    """The proxies that may name clients: ``http.trusted_proxies``, parsed."""
 
     def __init__(self, entries: Sequence[str]) -> None:
         self._unix = "unix" in entries
@@ -45,13 +45,13 @@ class TrustedProxies:
         )
 
     def trusts(self, peer: Peer) -> bool:
-        """Tell whether ``peer`` is one of them."""
+        """Return whether ``peer`` is one of them."""
         if peer.kind == "unix" and not peer.forwarded:
             return self._unix
         return self.has(peer.address)
 
     def has(self, address: str) -> bool:
-        """Tell whether an address is one of theirs; ``unix:`` is how nginx writes a Unix peer's."""
+        """Return whether an address is one of theirs. nginx writes ``unix:`` for a Unix peer."""
         if address in ("unix", "unix:"):
             return self._unix
         if not self._networks:
@@ -64,7 +64,7 @@ class TrustedProxies:
 
 
 class Forwarded(NamedTuple):
-    """What a trusted proxy says of a request; None where it says nothing of it."""
+    """What a trusted proxy says of a request. None where it says nothing."""
 
     peer: Peer
     host: str | None = None
@@ -80,14 +80,14 @@ class _Hop(NamedTuple):
 def forwarded(
     headers: Sequence[tuple[str, str]], proxy: Peer, trusted: TrustedProxies
 ) -> Forwarded:
-    """Read the headers of a request that came from ``proxy``, which is trusted.
+    """Parse the headers of a request from ``proxy``, which is trusted.
 
-    The client is the last address that is no trusted proxy's; the first of all where all are. Where
-    a proxy names none (``unknown``, a name it made up), it is itself whom the request counts for.
+    The client is the last address that is not a trusted proxy's, or the first if all are. If a
+    proxy names no address (``unknown``, or a made-up name), the request counts as the proxy's.
     """
-    told = [(name, value) for name, value in headers if name in FORWARDING]
-    customary = any(name != "forwarded" for name, _ in told)
-    hops = _x_forwarded(told) if customary else _standard(told)
+    relevant = [(name, value) for name, value in headers if name in FORWARDING]
+    customary = any(name != "forwarded" for name, _ in relevant)
+    hops = _x_forwarded(relevant) if customary else _standard(relevant)
     peer = proxy
     host: str | None = None
     proto: str | None = None
@@ -108,9 +108,9 @@ def forwarded(
 
 
 def client_address(text: str) -> str | None:
-    """Read an IP address as proxies write one: bare, in brackets, with a port. None: it is none.
+    """Parse an IP address as proxies write it: bare, in brackets, with a port, or as IPv6 for IPv4.
 
-    An IPv4 address that is written as IPv6 comes out as IPv4.
+    Return None if it is not one.
     """
     text = text.strip()
     if text.startswith("["):
@@ -126,23 +126,23 @@ def client_address(text: str) -> str | None:
     return str(address)
 
 
-def _x_forwarded(told: Sequence[tuple[str, str]]) -> Iterator[_Hop]:
-    # Several headers of a name are one list: RFC 9110 section 5.3.
-    host, proto = (_last(told, f"x-forwarded-{what}") for what in ("host", "proto"))
-    addresses = ",".join(value for name, value in told if name == "x-forwarded-for")
-    # What is left of the most hops stays one piece, and is no address.
+def _x_forwarded(headers: Sequence[tuple[str, str]]) -> Iterator[_Hop]:
+    # Several headers of a name form one list: RFC 9110 section 5.3.
+    host, proto = (_last(headers, f"x-forwarded-{what}") for what in ("host", "proto"))
+    addresses = ",".join(value for name, value in headers if name == "x-forwarded-for")
+    # Beyond the limit the rest is one piece, which is not an address.
     for address in reversed(addresses.rsplit(",", _HOPS)):
         yield _Hop(address.strip() or None, host, proto)
 
 
-def _last(told: Sequence[tuple[str, str]], name: str) -> str | None:
-    values = [value for key, value in told if key == name]
+def _last(headers: Sequence[tuple[str, str]], name: str) -> str | None:
+    values = [value for key, value in headers if key == name]
     return values[-1].rpartition(",")[2].strip() or None if values else None
 
 
-def _standard(told: Sequence[tuple[str, str]]) -> Iterator[_Hop]:
-    # Line by line: a proxy that adds one of its own is not to be spoilt by what it passes on.
-    for _, line in reversed(told):
+def _standard(headers: Sequence[tuple[str, str]]) -> Iterator[_Hop]:
+    # Line by line, so that a malformed line does not spoil the one that a proxy adds after it.
+    for _, line in reversed(headers):
         elements = _elements(line)
         if elements is None:
             yield _Hop("malformed", None, None)
@@ -152,7 +152,7 @@ def _standard(told: Sequence[tuple[str, str]]) -> Iterator[_Hop]:
 
 
 def _elements(line: str) -> list[dict[str, str]] | None:
-    """Split one Forwarded header; None where it is malformed. RFC 7239 section 4."""
+    """Parse one Forwarded header, RFC 7239 section 4. Return None if it is malformed."""
     elements: list[dict[str, str]] = [{}]
     at = 0
     while at < len(line):

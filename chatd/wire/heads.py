@@ -1,7 +1,7 @@
-"""What a request's head must be before anybody answers it: sizes, line ends, framing, upgrades.
+"""Checks of a request's head: sizes, line ends, framing, upgrades. Sans-IO.
 
-Sans-IO, and stricter than h11: what h11 does not bound or is lenient in has been a way to smuggle.
-Everything here raises ``Refused`` with the answer.
+Stricter than h11, whose missing limits and leniencies have been ways of request smuggling. Every
+check raises ``Refused`` with the response.
 """
 
 from __future__ import annotations
@@ -25,76 +25,79 @@ __all__ = [
     "tokens",
 ]
 
-# RFC 9112 section 3 asks for at least 8,000 bytes of request line; nothing chatd serves is longer.
+# RFC 9112 section 3 asks for 8,000 bytes at least. No path that chatd serves is longer.
 _LINE_BYTES: Final = 8192
-# Node's bound of a whole head, and twice Tomcat's.
+# Node's limit of a whole head, and twice Tomcat's.
 HEAD_BYTES: Final = 16384
 _HEADERS: Final = 100
 
-# Bare LF, bare CR, and obsolete folding: each has been a way to smuggle (RFC 9112 2.2 and 5.2).
+# Bare LF, bare CR and obsolete folding: RFC 9112 sections 2.2 and 5.2.
 _UNSOUND: Final = re.compile(rb"(?<!\r)\n|\r[^\n]|\r\n[ \t]")
-# h11 makes one of equal lengths; here a second one is refused, on a line of its own or in a list.
+# h11 merges equal lengths. Here a second one is refused, in a line of its own or in a list.
 _LENGTHS: Final = re.compile(rb"\r\ncontent-length:|(?<=\r\ncontent-length:)[^\r]*,", re.IGNORECASE)
-# The second is without the empty lines with which it begins, for which HTTP has a use.
+# Without the empty lines at the beginning of the second, which HTTP allows.
 _PROXY_HEADERS: Final = tuple(signature.lstrip(b"\r\n") for signature in SIGNATURES)
 _HOST: Final = re.compile(r"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]*")
 _VERSION: Final = "13"
 
 
 def malformed(reason: str, status: int = 400) -> Refused:
-    """Make the refusal of bytes that are not HTTP/1.1."""
-    return Refused(refusal(status, f"Not HTTP as it should be: {reason}."))
+    """Return the refusal of a malformed request. ``reason`` is a clause for people."""
+    return Refused(refusal(status, f"Malformed request: {reason}."))
 
 
 def check_head(buffer: bytearray, end: int, scanned: int) -> None:
-    """Refuse a head, or what there is of one (``end`` -1), for its size and its lines' ends."""
+    """Check the size and the line ends of a head, or of its beginning if ``end`` is -1."""
     line = buffer.find(b"\r\n")
     if line > _LINE_BYTES or (line < 0 and len(buffer) > _LINE_BYTES):
-        raise Refused(refusal(414, f"A request line has at most {_LINE_BYTES} bytes."))
+        raise Refused(
+            refusal(414, f"The request line is too long. Send at most {_LINE_BYTES} bytes.")
+        )
     size = len(buffer) if end < 0 else end
     if size > HEAD_BYTES or buffer.count(b"\r\n", 0, size) > _HEADERS:
-        reason = f"A head has at most {HEAD_BYTES} bytes and {_HEADERS} fields."
+        reason = f"The head is too large. Send at most {HEAD_BYTES} bytes and {_HEADERS} fields."
         raise Refused(refusal(431, reason))
     if buffer.startswith(_PROXY_HEADERS):
-        raise Refused(refusal(400, "The PROXY protocol is taken from http.trusted_proxies alone."))
+        reason = "PROXY headers are accepted from http.trusted_proxies only. Add your proxy there."
+        raise Refused(refusal(400, reason))
     if buffer and not buffer[:1].isalpha():
-        raise malformed("no method")
-    # With the last line's own end: a bare CR may stand right before it.
+        raise malformed("it does not begin with a method")
+    # Including the end of the last line: a bare CR may precede it.
     if _UNSOUND.search(buffer, max(0, scanned - 2), size if end < 0 else end + 2) is not None:
-        raise malformed("a line that does not end in CRLF, or a folded one")
+        raise malformed("a line is folded or does not end in CRLF")
 
 
 def body_length(head: bytes, headers: Sequence[tuple[str, str]], version: bytes) -> int:
-    """Find the length that a head declares, -1 for chunked. RFC 9112 section 6.3, strictly."""
+    """Return the length that a head declares, -1 for chunked. RFC 9112 section 6.3, strictly."""
     lengths = [value for name, value in headers if name == "content-length"]
     encodings = [value for name, value in headers if name == "transfer-encoding"]
     if not version.startswith(b"1."):
-        raise Refused(refusal(505, "HTTP/1.1 is spoken here."))
+        raise Refused(refusal(505, "Use HTTP/1.1."))
     if len(_LENGTHS.findall(head)) > 1:
-        raise malformed("more than one Content-Length")
+        raise malformed("it has more than one Content-Length")
     if lengths and encodings:
-        raise malformed("both Content-Length and Transfer-Encoding")
+        raise malformed("it has both Content-Length and Transfer-Encoding")
     if encodings:
         if version == b"1.0" or len(encodings) > 1:
-            raise malformed("Transfer-Encoding where there is none")
+            raise malformed("Transfer-Encoding is repeated, or sent in HTTP/1.0")
         return -1
     return int(lengths[0]) if lengths else 0
 
 
 def check_host(host: str) -> None:
-    """Refuse what cannot be a host and a port."""
+    """Check that a Host header can be a host and a port."""
     if _HOST.fullmatch(host) is None:
-        raise malformed("an impossible Host")
+        raise malformed("the Host header is invalid")
 
 
 def check_upgrade(request: Request, version: bytes | None) -> None:
-    """Hold RFC 6455 section 4.2.1, but for Host, which every request has, and Origin."""
+    """Check RFC 6455 section 4.2.1, without Host, which every request has, and Origin."""
     if request.method != "GET" or version != b"1.1":
         raise _no_websocket("GET and HTTP/1.1")
     if "upgrade" not in tokens(request.header("connection")):
         raise _no_websocket("Connection: Upgrade")
     if request.header("sec-websocket-version") != _VERSION:
-        reason = f"WebSocket's version is {_VERSION} here."
+        reason = f"Use version {_VERSION} of WebSocket."
         raise Refused(refusal(426, reason, [("Sec-WebSocket-Version", _VERSION)]))
     if request.header("content-length") or request.header("transfer-encoding"):
         raise _no_websocket("no body")
@@ -107,9 +110,9 @@ def check_upgrade(request: Request, version: bytes | None) -> None:
 
 
 def _no_websocket(wanted: str) -> Refused:
-    return Refused(refusal(400, f"A WebSocket handshake needs {wanted}."))
+    return Refused(refusal(400, f"A WebSocket handshake must have {wanted}."))
 
 
 def tokens(value: str | None) -> list[str]:
-    """Split a list of tokens, in lower case."""
+    """Return the tokens of a list, in lower case."""
     return [token.strip().lower() for token in (value or "").split(",")]

@@ -1,7 +1,7 @@
-"""One connection's HTTP/1.1: heads within limits and deadlines, handlers' answers, in order.
+"""One connection's HTTP/1.1: reads requests within limits and deadlines, and sends the answers.
 
-h11 parses; what it does not bound, or is lenient in, is checked by ``heads`` before, and here for
-the end of a chunked body.
+h11 parses. ``heads`` first checks what h11 does not limit or is lenient about; the end of a chunked
+body is checked here.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ import sys
 import traceback
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import h11
 import trio
 
-from chatd.logs import Log
-from chatd.wire.forwarding import FORWARDING, Forwarded
+from chatd.wire.forwarding import FORWARDING
 from chatd.wire.heads import (
     HEAD_BYTES,
     body_length,
@@ -26,96 +25,90 @@ from chatd.wire.heads import (
     malformed,
     tokens,
 )
+from chatd.wire.preamble import AcceptedStream
 from chatd.wire.request import Refused, Request, Response, refusal
-from chatd.wire.routes import WEBSOCKET, Routes
-from chatd.wire.transport import Peer, Transport
+from chatd.wire.routes import WEBSOCKET
 from chatd.wire.websocket import Handover, Upgrade
 
-__all__ = ["Gate", "HttpConnection"]
+if TYPE_CHECKING:
+    from chatd.wire.limiter import ConnectionSlot
+    from chatd.wire.server import HttpServer
+
+__all__ = ["HttpConnection"]
 
 _RECV_BYTES: Final = 8192
-# A page's assets go out in pieces of this size, each with a deadline of its own.
+# A page's assets are sent in pieces of this size, each with a deadline of its own.
 _SEND_BYTES: Final = 65536
-# A body that nobody asked for is read past up to here; beyond, closing is cheaper.
-_DRAIN_BYTES: Final = 65536
-# A body that says its length has at least the time that a phone on a bad line needs: 128 kbit/s.
+# A body that no handler read is skipped up to this size. Above it, closing is cheaper.
+_SKIP_BYTES: Final = 65536
+# The bytes a second that a body of known length is given time for: a phone on a bad line.
 _SLOWEST_BYTES: Final = 16384
-# What a peer still sends after a refusal is read for so long, so that the kernel does not answer
+# After a refusal what the peer still sends is read for this long, because the kernel would answer
 # it with a reset that overtakes the refusal (RFC 9112 section 9.6).
 _LINGER_SECONDS: Final = 1.0
 _LINGER_BYTES: Final = 1 << 20
-
-
-class Gate(Protocol):
-    """Who asks, and whether they are let in."""
-
-    def forwarded(self, headers: Sequence[tuple[str, str]], peer: Peer) -> Forwarded:
-        """Tell for whom a peer asks that sent forwarding headers."""
-        raise NotImplementedError
-
-    def admit(self, peer: Peer) -> Response | None:
-        """Give the answer to a request of this peer's that is not welcome."""
-
-    def refused(self, status: int) -> None:
-        """Hear of each refusal that is made here."""
+_PLAIN: Final = refusal(400, "This port speaks TLS. Use https:// or wss://.")
 
 
 class HttpConnection:
     """Serves one connection until it ends or becomes a WebSocket.
 
-    ``seconds`` bounds each wait on the peer: the whole of a head, the whole of a body, the time
-    between requests, each piece of an answer. ``early`` are bytes that were read already.
+    ``limits.handshake_seconds`` limits each wait for the peer: a whole head, a whole body, the time
+    between requests, each piece of an answer.
+
+    Args:
+        server: Gives routes, log and settings, and counts refusals.
+        stream: The connection.
+        slot: Its count in the limits of connections.
+        connection: Its id in the log.
     """
 
     def __init__(
-        self,
-        transport: Transport,
-        routes: Routes,
-        log: Log,
-        *,
-        connection: str,
-        seconds: float,
-        gate: Gate,
-        early: bytes = b"",
+        self, server: HttpServer, stream: AcceptedStream, slot: ConnectionSlot, *, connection: str
     ) -> None:
-        self._transport = transport
-        self._routes = routes
-        self._log = log
+        self._server = server
+        self._routes = server.routes
+        self._log = server.log
+        self._seconds = server.settings.limits.handshake_seconds
+        self._slot = slot
+        self._plain = stream.plain
+        self._transport = stream.transport
         self._id = connection
-        self._seconds = seconds
-        self._gate = gate
-        # Who asks: the peer, or for whom it asks at present.
-        self._asker = transport.peer
+        # The sender of the present request: the peer, or the client that a proxy names.
+        self._sender = stream.transport.peer
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES)
         self._scope = trio.CancelScope()
-        # What came and was not given to h11 yet.
-        self._buffer = bytearray(early)
+        # Bytes that were read and not yet passed to h11.
+        self._buffer = bytearray(stream.early)
         self._reading_head = False
         self._last = False
-        # The end of what h11 was given of a body.
+        # The last bytes of a body that were passed to h11.
         self._tail = b""
-        # HEAD: the answer tells its length, and has no body.
+        # HEAD: the answer has a length and no body.
         self._bodiless = False
-        # The present request's body: how long it says it is (-1: chunked), itself once read, and
-        # whether reading it failed half way.
+        # The present request's body: its declared length (-1: chunked), its bytes once read, and
+        # whether reading it stopped half way.
         self._length = 0
         self._body: bytes | None = None
         self._torn = False
 
     async def run(self) -> Handover | None:
-        """Serve until the connection is through: None. The caller closes the transport.
+        """Serve until the connection ends, or return the WebSocket request that it accepted.
 
-        Raises trio.BrokenResourceError where the peer is gone.
+        The caller closes the transport.
+
+        Raises:
+            trio.BrokenResourceError: The peer is gone.
         """
         with self._scope:
             return await self._serve()
         if self._reading_head and self._buffer:
             with trio.move_on_after(_LINGER_SECONDS):
-                await self._refuse(refusal(408, "The request came too slowly."))
+                await self._refuse(refusal(408, "The request took too long. Send it at once."))
         return None
 
     def retire(self) -> None:
-        """Answer what is begun, and no further request; where nothing is begun, end now."""
+        """Close after the present request, or now if there is none."""
         self._last = True
         if self._reading_head and not self._buffer:
             self._scope.cancel()
@@ -133,20 +126,20 @@ class HttpConnection:
                     return Handover(request, answer, bytes(self._buffer))
                 if not await self._finish(answer):
                     return None
-        except Refused as refused:
+        except Refused as error:
             self._reading_head = False
-            await self._refuse(refused.response)
+            await self._refuse(error.response)
             await self._linger()
             return None
 
     # The head
 
     async def _head(self) -> bytes | None:
-        """Read a whole head; None where the peer ended between requests."""
+        """Read a whole head. Return None if the peer closed."""
         if self._h11.our_state is not h11.IDLE:
             self._next_cycle()
         self._bodiless = False
-        self._asker = self._transport.peer
+        self._sender = self._transport.peer
         self._reading_head = True
         self._rearm()
         buffer = self._buffer
@@ -171,7 +164,7 @@ class HttpConnection:
             if not data:
                 return None
             if first:
-                # The wait between requests is over: the head has a time of its own, once.
+                # The wait between requests is over, and the head has its own time limit.
                 self._rearm()
             buffer += data
 
@@ -182,7 +175,7 @@ class HttpConnection:
         except h11.RemoteProtocolError as error:
             raise malformed(str(error), error.error_status_hint) from error
         if not isinstance(event, h11.Request):
-            raise malformed("no request")
+            raise malformed("not a request")
         self._bodiless = event.method == b"HEAD"
         # Names are interned because an upgraded request is kept as long as its WebSocket.
         headers = [
@@ -198,25 +191,25 @@ class HttpConnection:
             self._h11.next_event()  # the end of a message without a body
             self._body = b""
         if target.startswith(("http://", "https://")):
-            # RFC 9112 section 3.2.2: the absolute form must be understood, its host counts.
+            # RFC 9112 section 3.2.2: servers must accept the absolute form, and its host counts.
             authority, slash, rest = target.partition("://")[2].partition("/")
             target = slash + rest or "/"
             headers = _with_host(headers, authority)
         if not target.startswith("/") and target != "*":
-            raise malformed("a target that is no path")
+            raise malformed("the target is not a path")
         secure = self._transport.secure
         if any(name in FORWARDING for name, _ in headers):
-            told = self._gate.forwarded(headers, self._transport.peer)
-            self._asker = told.peer
-            secure = secure if told.secure is None else told.secure
-            if told.host is not None:
-                headers = _with_host(headers, told.host)
+            forwarded = self._server.forwarded(headers, self._transport.peer)
+            self._sender = forwarded.peer
+            secure = secure if forwarded.secure is None else forwarded.secure
+            if forwarded.host is not None:
+                headers = _with_host(headers, forwarded.host)
         check_host(next((value for name, value in headers if name == "host"), ""))
         return Request(
             event.method.decode("ascii"),
             target,
             headers,
-            self._asker,
+            self._sender,
             connection=self._id,
             listener_loopback=self._transport.listener_loopback,
             secure=secure,
@@ -229,15 +222,15 @@ class HttpConnection:
         if self._h11.trailing_data == (b"", False):
             self._h11.start_next_cycle()
         else:
-            # What lay behind a body is in our buffer again; h11 must not see it twice.
+            # The bytes behind a body are in our buffer again, and h11 must not see them twice.
             self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES)
 
     # The answer
 
     async def _answer(self, request: Request) -> Response | Upgrade:
-        refusing = self._gate.admit(request.peer)
-        if refusing is not None:
-            raise Refused(refusing)
+        refused = _PLAIN if self._plain else self._slot.count_for(request.peer)
+        if refused is not None:
+            raise Refused(refused)
         method = request.method
         if "websocket" in tokens(request.header("upgrade")):
             method = WEBSOCKET
@@ -249,27 +242,27 @@ class HttpConnection:
         try:
             answer = await handler(request)
             if isinstance(answer, Upgrade) and method != WEBSOCKET:
-                raise TypeError(f"{request.path} upgrades a request that is no WebSocket's")
-        except Refused as refused:
-            self._note(refused.response, request)
-            return refused.response
+                raise TypeError(f"{request.path} upgrades a request that is not a WebSocket's")
+        except Refused as error:
+            self._report(error.response, request)
+            return error.response
         except Exception as error:  # the connection's boundary
             self._log.emit(
                 "fault",
                 connection=self._id,
-                address=self._asker.address,
+                address=self._sender.address,
                 detail=f"{request.method} {request.path}",
                 error=repr(error),
                 traceback=traceback.format_exc(),
             )
-            return refusal(500, "Something went wrong here; it was noted.")
+            return refusal(500, "Internal server error. Tell the operator: it is in the log.")
         return answer
 
     async def _finish(self, answer: Response) -> bool:
-        """Send the answer and pass over a small body that nobody read; tell whether to go on."""
+        """Send the answer, and skip a small unread body. Return whether the connection stays."""
         unread = self._body is None
         close = unread and (
-            not 0 <= self._length <= _DRAIN_BYTES
+            not 0 <= self._length <= _SKIP_BYTES
             or self._torn
             or self._h11.they_are_waiting_for_100_continue
         )
@@ -279,20 +272,20 @@ class HttpConnection:
                 await self._linger()
             return False
         if unread:
-            await self._read_body(_DRAIN_BYTES)
+            await self._read_body(_SKIP_BYTES)
         return True
 
     async def _refuse(self, response: Response) -> None:
-        self._note(response, None)
+        self._report(response, None)
         if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             await self._send(response, close=True)
 
-    def _note(self, response: Response, request: Request | None) -> None:
-        self._gate.refused(response.status)
+    def _report(self, response: Response, request: Request | None) -> None:
+        self._server.count_refusal(response.status)
         self._log.emit(
             "refused",
             connection=self._id,
-            address=self._asker.address,
+            address=self._sender.address,
             status=response.status,
             reason=response.body.decode(errors="replace").rstrip(),
             method=request.method if request is not None else None,
@@ -307,7 +300,7 @@ class HttpConnection:
             headers.append(("Content-Type", response.content_type))
         if close:
             headers.append(("Connection", "close"))
-        # Without a length h11 frames the body in chunks, or ends it by closing (HTTP/1.0).
+        # Without a length h11 sends the body in chunks, or ends it by closing (HTTP/1.0).
         data = self._h11.send(h11.Response(status_code=response.status, headers=headers)) or b""
         if response.stream is not None:
             async with aclosing(response.stream) as stream:
@@ -336,13 +329,13 @@ class HttpConnection:
     async def _read_body(self, limit: int) -> bytes:
         if self._body is None:
             if self._length > limit:
-                raise Refused(refusal(413, f"At most {limit} bytes are taken here."))
+                raise _too_large(limit)
             self._torn = True
             seconds = max(self._seconds, self._length / _SLOWEST_BYTES)
             with trio.move_on_after(seconds) as scope:
                 self._body = await self._whole_body(limit)
             if scope.cancelled_caught or self._body is None:
-                raise Refused(refusal(408, "The body came too slowly."))
+                raise Refused(refusal(408, "The body took too long. Send it faster."))
         return self._body
 
     async def _whole_body(self, limit: int) -> bytes:
@@ -351,16 +344,18 @@ class HttpConnection:
             async for piece in pieces:
                 body += piece
                 if len(body) > limit:
-                    raise Refused(refusal(413, f"At most {limit} bytes are taken here."))
+                    raise Refused(
+                        refusal(413, f"The body is too large. Send at most {limit} bytes.")
+                    )
         return bytes(body)
 
     def _pieces(self) -> AsyncGenerator[bytes]:
-        # Torn until its end is seen: who breaks off leaves a connection that cannot go on.
+        # A reader that stops early leaves the body incomplete, and the connection unusable.
         self._torn = self._body is None
         return self._data(self._seconds)
 
     async def _data(self, seconds: float = float("inf")) -> AsyncGenerator[bytes]:
-        """Read on to the body's end; each wait on the peer has so many seconds."""
+        """Read the rest of the body, waiting ``seconds`` at most for each piece."""
         if self._body is not None:
             return
         if self._h11.they_are_waiting_for_100_continue:
@@ -385,9 +380,9 @@ class HttpConnection:
                 with trio.move_on_after(seconds):
                     data = await self._transport.recv(_RECV_BYTES)
                 if data is None:
-                    raise Refused(refusal(408, "The body came too slowly."))
+                    raise Refused(refusal(408, "The body took too long. Send it faster."))
                 if not data:
-                    raise malformed("a body that ends too soon")
+                    raise malformed("the body ends too soon")
                 self._feed(data)
 
     def _feed(self, data: bytes) -> None:
@@ -399,13 +394,13 @@ class HttpConnection:
         rest = bytes(self._h11.trailing_data[0])
         self._buffer += rest
         if self._length < 0:
-            # h11 takes a bare LF for the end of a trailer; and trailers have no use here.
+            # h11 accepts a bare LF at the end of a trailer. Trailers have no use here.
             consumed = self._tail[: len(self._tail) - len(rest)]
             if list(event.headers) or not consumed.endswith(b"\r\n\r\n"):
-                raise malformed("a chunked body with an unsound end")
+                raise malformed("the chunked body ends wrongly")
 
     async def _gone(self) -> None:
-        while len(self._buffer) < _DRAIN_BYTES:
+        while len(self._buffer) < _SKIP_BYTES:
             try:
                 data = await self._transport.recv(_RECV_BYTES)
             except trio.BrokenResourceError:
@@ -413,16 +408,16 @@ class HttpConnection:
             if not data:
                 return
             self._buffer += data
-        # So much sent ahead is not read on: whether it is still there shows when it is answered.
+        # The buffer is full. A lost peer is noticed when the answer is sent.
         await trio.sleep_forever()
 
-    # The wait on the peer
+    # Waiting for the peer
 
     def _rearm(self) -> None:
         self._scope.deadline = trio.current_time() + self._seconds
 
     async def _linger(self) -> None:
-        """End our side, and read past what the peer still sends, for a moment."""
+        """Close our side, and discard what the peer still sends for a moment."""
         self._scope.deadline = trio.current_time() + _LINGER_SECONDS
         await self._transport.send_eof()
         read = 0
@@ -431,6 +426,10 @@ class HttpConnection:
             if not data:
                 return
             read += len(data)
+
+
+def _too_large(limit: int) -> Refused:
+    return Refused(refusal(413, f"The body is too large. Send at most {limit} bytes."))
 
 
 def _with_host(headers: Sequence[tuple[str, str]], host: str) -> list[tuple[str, str]]:

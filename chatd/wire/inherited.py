@@ -1,8 +1,8 @@
-"""Listening sockets from before this process, by address, until a listener takes them.
+"""Listening sockets that systemd passed to this process, until a listener takes them.
 
-Two kinds come in by the same door. Those of a ``.socket`` unit are systemd's own. The others are
-ours from an earlier start: systemd kept them in the unit's descriptor store, clients have queued
-in them meanwhile, and they are told by their names.
+There are two kinds. Those of a ``.socket`` unit are systemd's own. The others were opened by an
+earlier start of chatd and kept in the unit's descriptor store, where clients have queued meanwhile.
+Their names begin with ``listener-``.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from chatd.systemd import Notifier, PassedDescriptor
 __all__ = ["Inherited", "Site", "kept_name"]
 
 Site: TypeAlias = tuple[int, str | tuple[str, int]]
-"""An address family, and a path or a host and a port, as bind(2) is given them."""
+"""An address family, and a path or a host and a port: the arguments of bind(2)."""
 
 _PREFIX: Final = "listener-"
 
 
 def kept_name(site: Site) -> str | None:
-    """Name a socket bound there for systemd's store; None where nothing is bound any more.
+    """Return the name in systemd's store of a socket bound there; None if nothing is bound.
 
-    A Unix socket is named after its file: one under the same path may be another program's.
+    A Unix socket is named by its inode, because its path may be another program's by now.
     """
     address = site[1]
     if isinstance(address, tuple):
         host, port = address
-        # A name has no colon: sd_notify(3).
+        # A name must not have a colon: sd_notify(3).
         return f"{_PREFIX}{host}-{port}".replace(":", "_")
     try:
         status = os.lstat(address)
@@ -41,7 +41,13 @@ def kept_name(site: Site) -> str | None:
 
 
 class Inherited:
-    """What was handed over at the start. Raises OSError for a descriptor that is no socket."""
+    """The sockets that were passed at the start.
+
+    ``of_units`` are those of ``.socket`` units that no listener has taken yet.
+
+    Raises:
+        OSError: A descriptor is not a socket.
+    """
 
     def __init__(
         self, passed: Sequence[PassedDescriptor] = (), notifier: Notifier | None = None
@@ -49,7 +55,6 @@ class Inherited:
         self._notifier: Final = Notifier({}) if notifier is None else notifier
         self._kept: Final[dict[str, socket.socket]] = {}
         self.of_units: Final[list[socket.socket]] = []
-        """Sockets of ``.socket`` units that no listener has taken yet."""
         for number, name in passed:
             os.set_inheritable(number, False)
             sock = socket.socket(fileno=number)
@@ -59,7 +64,7 @@ class Inherited:
                 self.of_units.append(sock)
 
     def keep_only(self, sites: Collection[Site]) -> None:
-        """Have systemd close what it kept for other addresses, so that they are free to bind."""
+        """Close the kept sockets of other addresses, in systemd's store too, to free them."""
         wanted = {kept_name(site) for site in sites}
         gone = [name for name in self._kept if name not in wanted]
         for name in gone:
@@ -69,12 +74,12 @@ class Inherited:
             self._notifier.barrier()
 
     def take_kept(self, site: Site) -> socket.socket | None:
-        """Give the socket of an earlier start that is bound there."""
+        """Return the socket of an earlier start that is bound there, or None."""
         name = kept_name(site)
         return None if name is None else self._kept.pop(name, None)
 
     def take_of_unit(self, site: Site) -> socket.socket | None:
-        """Give the socket of a ``.socket`` unit that is bound there."""
+        """Return the socket of a ``.socket`` unit that is bound there, or None."""
         for sock in self.of_units:
             if _site(sock) == site:
                 self.of_units.remove(sock)
@@ -82,7 +87,7 @@ class Inherited:
         return None
 
     def close(self) -> None:
-        """Close our copies of what nobody took."""
+        """Close this process's copies of the sockets that were not taken."""
         for sock in (*self._kept.values(), *self.of_units):
             with contextlib.suppress(OSError):
                 sock.close()

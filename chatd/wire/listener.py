@@ -1,4 +1,4 @@
-"""Listeners: opening every configured address with clear errors, and accepting without spinning."""
+"""Listeners: open every configured address, and accept connections."""
 
 from __future__ import annotations
 
@@ -21,19 +21,18 @@ from chatd.wire.transport import Peer, SocketTransport
 __all__ = ["SYSTEMD", "ListenError", "Listener", "open_listeners"]
 
 SYSTEMD: Final = "systemd:"
-"""The address of whatever sockets the ``.socket`` unit has."""
+"""The address that means the sockets of the ``.socket`` unit."""
 
 _FAMILIES: Final = {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX}
 
-# The kernel cuts it to net.core.somaxconn (4,096 on Linux since 5.4).
+# The kernel reduces it to net.core.somaxconn (4,096 on Linux since 5.4).
 _BACKLOG: Final = 4096
-# Accepting is bounded a wakeup, so that a flood of connections does not hold those that are there.
+# Per wakeup, so that a flood of connections does not hold up the existing ones.
 _ACCEPTS: Final = 64
-# Without descriptors the socket stays readable: the wait is what keeps the loop from spinning.
+# Without descriptors the socket stays readable, and the loop would spin without a pause.
 _EXHAUSTED_SECONDS: Final = 0.1
 _EXHAUSTED: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-# What accept(2) gives for a connection that died in the queue, or for its network: the next one
-# may be fine.
+# From accept(2), for a connection that failed while queued. The next one may be fine.
 _TRANSIENT: Final = {
     errno.ECONNABORTED,
     errno.EPROTO,
@@ -51,15 +50,19 @@ _NO_IPV6: Final = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPOR
 
 
 class ListenError(Exception):
-    """An address cannot be listened on; the message is one line for the operator."""
+    """An address cannot be listened on. The message is one line: the problem and the remedy."""
 
 
 class Listener:
     """One listening socket.
 
-    ``address`` is how it is written in the configuration, with its real port; ``loopback`` whether
-    only this machine can reach it by IP; ``path`` a Unix socket's, None of any other. ``lasting``
-    is whether it was bound here for an address that a later start will ask for again.
+    Attributes:
+        socket: The socket.
+        address: As in the configuration, with the actual port.
+        port: The port, 0 for a Unix socket.
+        path: The path of a Unix socket, else None.
+        loopback: Whether only this machine can reach it by IP.
+        lasting: Whether it was bound here, to an address that a later start will ask for again.
     """
 
     def __init__(self, sock: socket.socket, *, lasting: bool = False) -> None:
@@ -70,7 +73,7 @@ class Listener:
         self.port = 0
         name = sock.getsockname()
         if sock.family == socket.AF_UNIX:
-            # A name in the abstract namespace begins with a NUL: unix(7).
+            # A name in the abstract namespace begins with NUL: unix(7).
             self.path = Path(name if isinstance(name, str) else f"@{os.fsdecode(name[1:])}")
             self.site: Site = (sock.family, str(self.path))
             self.address = f"unix:{self.path}"
@@ -88,9 +91,9 @@ class Listener:
     async def accept(
         self, welcome: Callable[[SocketTransport], None], exhausted: Callable[[], None]
     ) -> None:
-        """Hand each connection to ``welcome``, until cancelled or closed.
+        """Pass each connection to ``welcome``, until cancelled or closed.
 
-        ``exhausted`` is called each time no descriptor was left, with a pause after it.
+        ``exhausted`` is called each time no descriptor was left, before a pause.
         """
         while True:
             try:
@@ -118,7 +121,7 @@ class Listener:
             if self.path is not None:
                 peer = Peer("unix", "unix", loopback=False)
             else:
-                # A chat's frames are small and wait for nothing (Nagle would hold them).
+                # Chat messages are small, and Nagle's algorithm would delay them.
                 with contextlib.suppress(OSError):
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 host = address[0].partition("%")[0].removeprefix("::ffff:")
@@ -126,19 +129,19 @@ class Listener:
             welcome(SocketTransport(sock, peer, listener_loopback=self.loopback))
 
     def keep(self, notifier: Notifier) -> None:
-        """Have systemd keep a copy: clients queue in it from our end to the next start."""
+        """Store a copy in systemd, in which clients queue until the next start."""
         name = kept_name(self.site)
         if self.lasting and name is not None and notifier.store(self.socket.fileno(), name):
             self._inode = None
 
     def close(self) -> None:
-        """Stop listening; a Unix socket's file goes, if it is still ours and nobody keeps it."""
+        """Stop listening, and remove a Unix socket's file unless systemd keeps the socket."""
         if self.socket.fileno() == -1:
             return
         if self.path is not None and self._inode is not None and _inode(self.path) == self._inode:
             with contextlib.suppress(OSError):
                 self.path.unlink()
-        with contextlib.suppress(RuntimeError):  # not in a Trio run: then nobody waits either
+        with contextlib.suppress(RuntimeError):  # outside of Trio, where nothing waits
             trio.lowlevel.notify_closing(self.socket)
         self.socket.close()
 
@@ -146,10 +149,18 @@ class Listener:
 def open_listeners(
     addresses: Sequence[str], socket_mode: int = 0o666, inherited: Inherited | None = None
 ) -> list[Listener]:
-    """Open all or none. Raises ListenError, naming the address that cannot be had.
+    """Open all listeners, or none.
 
-    A socket that is ``inherited`` is taken in place of a bind. One that was kept for an address
-    that is not asked for any more is given up first, for it may stand in the way.
+    An inherited socket is used instead of binding. Sockets that systemd kept for other addresses
+    are given up first, because they may be in the way.
+
+    Args:
+        addresses: As in the configuration.
+        socket_mode: The permissions of Unix sockets.
+        inherited: Sockets that were passed to this process.
+
+    Raises:
+        ListenError: One address cannot be opened. The message names it.
     """
     inherited = Inherited() if inherited is None else inherited
     sites = {address: _sites(address) for address in addresses if address != SYSTEMD}
@@ -163,14 +174,14 @@ def open_listeners(
 
         if SYSTEMD in addresses and not inherited.of_units:
             raise ListenError(
-                f'"{SYSTEMD}" stands in listen.addresses, but systemd handed no socket over: '
-                "enable the .socket unit (`systemctl enable --now chatd.socket`), or name addresses"
+                f'listen.addresses has "{SYSTEMD}", but systemd passed no socket: enable the '
+                ".socket unit (`systemctl enable --now chatd.socket`), or name addresses"
             )
         for address, of_one in sites.items():
             port = 0
             for family, where in of_one:
                 if isinstance(where, tuple):
-                    where = (where[0], where[1] or port)  # noqa: PLW2901  both of localhost:0
+                    where = (where[0], where[1] or port)  # noqa: PLW2901  localhost:0 has one port for both
                 try:
                     add(_open((family, where), socket_mode, inherited))
                 except _NoIPv6Error:
@@ -178,7 +189,7 @@ def open_listeners(
                         raise
                 port = listeners[-1].port
         if SYSTEMD in addresses:
-            # After the others: a socket whose address is given beside it was taken there.
+            # After the others, which take the sockets that are bound to their addresses.
             while inherited.of_units:
                 add(_of_unit(inherited.of_units.pop(0)))
         stack.pop_all()
@@ -191,7 +202,7 @@ def _sites(address: str) -> list[Site]:
     host, _, digits = address.rpartition(":")
     if not host or not digits.isdecimal() or int(digits) > 65535:
         raise ListenError(
-            f'{address!r} is no address: write "127.0.0.1:3000", "[::]:3000" or "unix:/path"'
+            f'{address!r} is not an address: write "127.0.0.1:3000", "[::]:3000" or "unix:/path"'
         )
     port = int(digits)
     if host != "localhost":
@@ -205,7 +216,7 @@ def _resolve(host: str, port: int) -> list[Site]:
             host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except (socket.gaierror, UnicodeError) as error:
-        raise ListenError(f"{host}: no such host, so nothing can listen there ({error})") from error
+        raise ListenError(f"{host}: there is no such host ({error})") from error
     return list(dict.fromkeys((int(entry[0]), (str(entry[4][0]), port)) for entry in found))
 
 
@@ -232,8 +243,8 @@ def _of_unit(sock: socket.socket) -> Listener:
     if not listens or sock.type != socket.SOCK_STREAM or sock.family not in _FAMILIES:
         sock.close()
         raise ListenError(
-            f'"{SYSTEMD}": systemd handed over something else than a listening stream socket; a '
-            ".socket unit for chatd has ListenStream= alone, and Accept=no"
+            f'"{SYSTEMD}": systemd passed a socket that is not a listening stream socket: use only '
+            "ListenStream= and Accept=no in the .socket unit"
         )
     return Listener(sock)
 
@@ -254,7 +265,9 @@ def _open_tcp(family: int, sockaddr: tuple[str, int]) -> Listener:
             return Listener(sock, lasting=sockaddr[1] != 0)
     except OSError as error:
         if family == socket.AF_INET6 and error.errno in _NO_IPV6:
-            raise _NoIPv6Error(f"{written}: this machine has no such IPv6 address") from error
+            raise _NoIPv6Error(
+                f"{written}: this machine does not have this IPv6 address"
+            ) from error
         raise ListenError(_explained(written, sockaddr[1], error)) from error
 
 
@@ -264,7 +277,7 @@ def _open_unix(path: Path, mode: int) -> Listener:
     try:
         with contextlib.ExitStack() as stack:
             sock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-            # Nobody may connect between bind and chmod: it is born with no more than its mode.
+            # Nobody may connect between bind and chmod, so the umask limits it from the start.
             umask = os.umask(0o777 & ~mode)
             try:
                 sock.bind(str(path))
@@ -279,10 +292,10 @@ def _open_unix(path: Path, mode: int) -> Listener:
 
 
 def _remove_stale(path: Path, written: str) -> None:
-    """Remove the socket of a daemon that died. One that still answers, or a file, is left."""
+    """Remove the socket of a daemon that has died. One that answers, or a file, is left."""
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise ListenError(f"{written}: there is a file of that name, and it is no socket")
+            raise ListenError(f"{written}: this file is not a socket; remove it")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.setblocking(False)
             probe.connect(str(path))
@@ -293,10 +306,10 @@ def _remove_stale(path: Path, written: str) -> None:
             path.unlink()
         return
     except BlockingIOError:
-        pass  # its queue is full: somebody is there
+        pass  # its queue is full, so a daemon is there
     except OSError as error:
         raise ListenError(_explained(written, None, error)) from error
-    raise ListenError(f"{written}: another program listens there")
+    raise ListenError(f"{written}: another program listens there; end it, or set listen.addresses")
 
 
 def _inode(path: Path) -> tuple[int, int] | None:
@@ -315,13 +328,13 @@ def _explained(written: str, port: int | None, error: OSError) -> str:
                 "; end it, or set listen.addresses"
             )
         case errno.EADDRNOTAVAIL:
-            return f"{written}: this machine has no such address; set listen.addresses"
+            return f"{written}: this machine does not have this address; set listen.addresses"
         case errno.EACCES | errno.EPERM if port is not None:
-            return f"{written}: not allowed; ports below 1024 need the right to bind them"
+            return f"{written}: not allowed; ports below 1024 need CAP_NET_BIND_SERVICE"
         case errno.EACCES | errno.EPERM:
-            return f"{written}: not allowed; the folder must be writable for this user"
+            return f"{written}: not allowed; make the folder writable for this user"
         case errno.ENOENT:
-            return f"{written}: there is no such folder"
+            return f"{written}: the folder does not exist; create it"
         case _:
             return f"{written}: {os.strerror(error.errno or 0)}"
 

@@ -1,19 +1,21 @@
-"""Which web pages may connect: the Origin of a request against the operator's list. Sans-IO."""
+"""Which web pages may connect: a request's Origin against the operator's list. Sans-IO."""
 
 from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-__all__ = ["Asker", "OriginRefusal", "check", "is_loopback_name"]
+from chatd.wire.request import Request
+
+__all__ = ["OriginRefusal", "check", "is_loopback_name"]
 
 _PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
-# A request that somebody forwarded only looks local.
+# A forwarded request only looks local.
 _FORWARDED: Final = (
     "forwarded",
     "x-forwarded-for",
@@ -21,30 +23,12 @@ _FORWARDED: Final = (
     "x-forwarded-proto",
     "x-real-ip",
 )
-
-
-class _Peer(Protocol):
-    @property
-    def loopback(self) -> bool: ...
-
-    @property
-    def forwarded(self) -> bool: ...
-
-
-class Asker(Protocol):
-    """What is asked of a request here."""
-
-    @property
-    def peer(self) -> _Peer: ...
-
-    @property
-    def secure(self) -> bool: ...
-
-    def header(self, name: str) -> str | None: ...
+# How much of a header a refusal repeats.
+_SHOWN_CHARACTERS: Final = 200
 
 
 class OriginRefusal(Struct, frozen=True):
-    """Why a page may not connect. ``message`` names the origin and ``setting`` the key to set."""
+    """Why a page may not connect. ``message`` names the origin, ``setting`` the key to set."""
 
     origin: str
     host: str
@@ -52,44 +36,51 @@ class OriginRefusal(Struct, frozen=True):
     message: str
 
 
-def check(
-    request: Asker, origins: Sequence[str], hosts: Sequence[str], listener_loopback: bool
-) -> OriginRefusal | None:
-    """Give None where the request may pass: it names no Origin, or one ``origins`` allows.
+class _Origin(NamedTuple):
+    scheme: str
+    host: str
+    port: int
 
-    ``origins`` holds ``same``, ``loopback``, ``file`` and whole origins; ``hosts`` the names this
-    server goes by (empty: any), which bounds ``same`` alone.
+
+def check(
+    request: Request, origins: Sequence[str], hosts: Sequence[str], listener_loopback: bool
+) -> OriginRefusal | None:
+    """Return None if the page that sent the request may connect.
+
+    A request without an Origin is not a page's and passes.
+
+    Args:
+        request: The request.
+        origins: ``http.origins``: ``same``, ``loopback``, ``file`` and whole origins.
+        hosts: ``http.hosts``: the names of this server, which limit ``same``. Empty allows any.
+        listener_loopback: Whether the request's listener is bound to loopback.
     """
-    origin = request.header("origin")
-    if origin is None:
+    written = request.header("origin")
+    if written is None:
         return None
     host = request.header("host") or ""
-    setting = "http.origins"
-    asked = _parts(origin)
-    for allowed in origins:
-        if allowed == "same":
-            # Whether it came over TLS is known where it did: else a proxy may have ended it.
-            scheme = "https" if request.secure else asked and asked[0]
-            if asked is not None and _authority(host, scheme or "") == asked[1:]:
-                if not hosts or any(_names(name, asked) for name in hosts):
-                    return None
-                setting = "http.hosts"
-        elif allowed in ("loopback", "file"):
-            wanted = origin == "null" if allowed == "file" else _is_local(asked)
-            if wanted and listener_loopback and _came_locally(request, host):
-                return None
-        elif asked is not None and _parts(allowed) == asked:
+    origin = _parsed(written)
+    local = listener_loopback and _is_local(request, host)
+    same = "same" in origins and origin is not None and _is_same(request, host, origin)
+    if same and origin is not None and _is_ours(origin, hosts):
+        return None
+    if local and "file" in origins and written == "null":
+        return None
+    if origin is not None:
+        if local and "loopback" in origins and is_loopback_name(origin.host):
             return None
-    named = origin[:200]
-    if setting == "http.hosts":
-        message = f"{host[:200]} is not a name of this server: add it to http.hosts"
-    else:
-        message = f"a page of origin {named} may not connect: add it to http.origins"
-    return OriginRefusal(named, host[:200], setting, message)
+        if any(_parsed(allowed) == origin for allowed in origins):
+            return None
+    shown, host = written[:_SHOWN_CHARACTERS], host[:_SHOWN_CHARACTERS]
+    if same:
+        message = f"{host} is not a name of this server. Add it to http.hosts."
+        return OriginRefusal(shown, host, "http.hosts", message)
+    message = f"Pages of the origin {shown} may not connect. Add it to http.origins."
+    return OriginRefusal(shown, host, "http.origins", message)
 
 
 def is_loopback_name(host: str) -> bool:
-    """Tell ``localhost``, what ends in it (RFC 6761 section 6.3), 127.0.0.0/8 and ::1."""
+    """Return whether this is ``localhost`` or below (RFC 6761 section 6.3), 127.0.0.0/8 or ::1."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
@@ -98,7 +89,26 @@ def is_loopback_name(host: str) -> bool:
         return False
 
 
-def _came_locally(request: Asker, host: str) -> bool:
+def _is_same(request: Request, host: str, origin: _Origin) -> bool:
+    # Without TLS here the page may still have been loaded over TLS, from a proxy that ended it.
+    scheme = "https" if request.secure else origin.scheme
+    return _authority(host, scheme) == (origin.host, origin.port)
+
+
+def _is_ours(origin: _Origin, hosts: Sequence[str]) -> bool:
+    return not hosts or any(_names(name, origin) for name in hosts)
+
+
+def _names(name: str, origin: _Origin) -> bool:
+    named = _authority(name, origin.scheme)
+    if named is None or named[0] != origin.host:
+        return False
+    # A name without a port means the host on every port.
+    has_port = name.rpartition("]")[2].count(":") == 1
+    return not has_port or named[1] == origin.port
+
+
+def _is_local(request: Request, host: str) -> bool:
     named = _authority(host, "http")
     return (
         request.peer.loopback
@@ -109,31 +119,17 @@ def _came_locally(request: Asker, host: str) -> bool:
     )
 
 
-def _is_local(asked: tuple[str, str, int] | None) -> bool:
-    return asked is not None and is_loopback_name(asked[1])
-
-
-def _names(name: str, asked: tuple[str, str, int]) -> bool:
-    scheme, host, port = asked
-    named = _authority(name, scheme)
-    if named is None or named[0] != host:
-        return False
-    # A name without a port stands for the host on every port.
-    has_port = name.rpartition("]")[2].count(":") == 1
-    return not has_port or named[1] == port
-
-
-def _parts(origin: str) -> tuple[str, str, int] | None:
-    """Split off scheme, host and port of a serialized origin (RFC 6454 section 6.2), or None."""
+def _parsed(origin: str) -> _Origin | None:
+    """Parse a serialized origin (RFC 6454 section 6.2). Return None if it is not one."""
     scheme, separator, authority = origin.lower().partition("://")
     if not separator:
         return None
     named = _authority(authority, scheme)
-    return None if named is None else (scheme, *named)
+    return None if named is None else _Origin(scheme, *named)
 
 
 def _authority(authority: str, scheme: str) -> tuple[str, int] | None:
-    """Split host and port (the scheme's where none is written); None where it is no authority."""
+    """Return host and port, by default the scheme's. Return None if it is not an authority."""
     if not authority or any(mark in authority for mark in "/?#@\\, \t"):
         return None
     try:

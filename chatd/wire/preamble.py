@@ -1,4 +1,4 @@
-"""What may stand before HTTP on a connection: a trusted proxy's PROXY header, then TLS."""
+"""What precedes HTTP on a connection: a trusted proxy's PROXY header, then TLS."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from chatd.wire.proxy_protocol import Header, ProxyError, parse
 from chatd.wire.tls import HANDSHAKE, HandshakeError, shake_hands
 from chatd.wire.transport import Transport
 
-__all__ = ["Opened", "Preamble", "PreambleError"]
+__all__ = ["AcceptedStream", "Preamble", "PreambleError"]
 
 _RECV_BYTES: Final = 8192
 
 
 class PreambleError(Exception):
-    """What came is no good, or came too slowly; the message is for the log."""
+    """The preamble is malformed or late. The message is for the log."""
 
 
-class Opened(Struct, frozen=True):
+class AcceptedStream(Struct, frozen=True):
     """A connection on which HTTP begins.
 
-    ``early`` are its first bytes, as far as they were read. ``plain``: TLS is spoken here, and the
-    peer does not.
+    Attributes:
+        transport: The connection, with TLS if it has any.
+        early: The bytes of HTTP that have been read.
+        plain: True if the listener speaks TLS and the peer does not.
     """
 
     transport: Transport
@@ -38,8 +40,11 @@ class Opened(Struct, frozen=True):
 class Preamble:
     """Reads the preamble of one connection.
 
-    ``trusted``: it may have a PROXY header. What that says becomes the transport's ``peer``.
-    ``seconds`` is how long all of it may take.
+    Args:
+        transport: The connection. A PROXY header replaces its ``peer``.
+        trusted: Whether the peer may send a PROXY header.
+        tls: The context for TLS, or None for none.
+        seconds: The time limit for the whole preamble.
     """
 
     def __init__(
@@ -52,38 +57,42 @@ class Preamble:
         self._begun = False
         self._scope = trio.CancelScope(deadline=trio.current_time() + seconds)
 
-    async def run(self) -> Opened | None:
-        """Read it; None where the peer said nothing. The caller closes the transport.
+    async def run(self) -> AcceptedStream | None:
+        """Read the preamble. Return None if the peer sent nothing.
 
-        Raises PreambleError, and trio.BrokenResourceError where the peer is gone.
+        The caller closes the transport.
+
+        Raises:
+            PreambleError: The preamble is malformed or late.
+            trio.BrokenResourceError: The peer is gone.
         """
         with self._scope:
-            if self._trusted and not await self._proxy_header():
+            if self._trusted and not await self._read_proxy_header():
                 return None
             if self._tls is None:
-                return Opened(self._transport, self._early)
+                return AcceptedStream(self._transport, self._early)
             return await self._secure(self._tls)
         if self._begun:
-            raise PreambleError("what stands before HTTP came too slowly")
+            raise PreambleError("the PROXY header or the TLS handshake took too long")
         return None
 
     def retire(self) -> None:
-        """End now, where nothing is begun."""
+        """Stop waiting if the peer has sent nothing yet."""
         if not self._begun:
             self._scope.cancel()
 
-    async def _proxy_header(self) -> bool:
+    async def _read_proxy_header(self) -> bool:
         try:
             while (header := parse(self._early)) is None:
-                if not await self._more():
+                if not await self._read():
                     return False
         except ProxyError as error:
-            raise PreambleError(f"a malformed PROXY header: {error}") from error
+            raise PreambleError(f"malformed PROXY header: {error}") from error
         self._early = self._early[header.size :]
-        self._believe(header)
+        self._apply(header)
         return True
 
-    def _believe(self, header: Header) -> None:
+    def _apply(self, header: Header) -> None:
         if header.address is not None:
             self._transport.peer = replace(
                 self._transport.peer,
@@ -92,17 +101,17 @@ class Preamble:
                 forwarded=True,
             )
 
-    async def _secure(self, context: ssl.SSLContext) -> Opened | None:
-        if not self._early and not await self._more():
+    async def _secure(self, context: ssl.SSLContext) -> AcceptedStream | None:
+        if not self._early and not await self._read():
             return None
         if self._early[0] != HANDSHAKE:
-            return Opened(self._transport, self._early, plain=True)
+            return AcceptedStream(self._transport, self._early, plain=True)
         try:
-            return Opened(await shake_hands(self._transport, context, self._early))
+            return AcceptedStream(await shake_hands(self._transport, context, self._early))
         except HandshakeError as error:
             raise PreambleError(str(error)) from error
 
-    async def _more(self) -> bool:
+    async def _read(self) -> bool:
         data = await self._transport.recv(_RECV_BYTES)
         self._early += data
         self._begun = True

@@ -1,7 +1,7 @@
-r"""The PROXY protocol's header, versions 1 and 2, as haproxy's proxy-protocol.txt has it. Sans-IO.
+r"""The header of the PROXY protocol, versions 1 and 2: haproxy's proxy-protocol.txt. Sans-IO.
 
-A proxy sends it before anything else, to say whose connection it passes on. Neither version can be
-the begin of an HTTP request or of a TLS handshake.
+A proxy sends it first, to name the client whose connection it forwards. Neither version can be the
+beginning of an HTTP request or of a TLS handshake.
 
 ::
 
@@ -25,10 +25,10 @@ _V1: Final = b"PROXY "
 _V2: Final = b"\r\n\r\n\0\r\nQUIT\n"
 
 SIGNATURES: Final = (_V1, _V2)
-"""How the header begins, of either version."""
+"""The beginning of the header, in either version."""
 
 _LINE_BYTES: Final = 107
-# A client's certificate among the TLVs takes some KiB; nothing else comes near.
+# The largest TLV is a client's certificate, of a few KiB.
 _V2_BYTES: Final = 16384
 _V2_FIXED: Final = 16
 
@@ -40,20 +40,22 @@ _TCP: Final = re.compile(
 _LOCAL: Final = 0x20
 _PROXY: Final = 0x21
 _UNSPEC, _INET, _INET6, _UNIX = range(4)
-# How long the two addresses of a family are, with the ports, where it has any.
+# The size of a family's two addresses and two ports.
 _FAMILY_BYTES: Final = {_UNSPEC: 0, _INET: 12, _INET6: 36, _UNIX: 216}
 _TRANSPORTS: Final = 3
 
 
 class ProxyError(Exception):
-    """These bytes began as a PROXY header and are none; the message says why."""
+    """The bytes begin like a PROXY header and are not one. The message says why."""
 
 
 class Header(Struct, frozen=True):
-    """A whole header. ``size`` is how many bytes it takes: 0 where there is none.
+    """A header.
 
-    ``address`` is the client's IP address, None where the header does not tell one: the connection
-    is the proxy's own, such as a health check, or nothing that has an address.
+    Attributes:
+        size: Its length in bytes, 0 if there is no header.
+        address: The client's IP address. None if the header has none, because the connection is
+            the proxy's own, such as a health check, or came by another protocol.
     """
 
     size: int
@@ -61,9 +63,10 @@ class Header(Struct, frozen=True):
 
 
 def parse(data: bytes) -> Header | None:
-    """Read the header from a connection's first bytes; None where more of them must come.
+    """Parse the header in a connection's first bytes. Return None if more bytes are needed.
 
-    Raises ProxyError.
+    Raises:
+        ProxyError: The header is malformed.
     """
     if data.startswith(_V1):
         return _line(data)
@@ -78,19 +81,19 @@ def _line(data: bytes) -> Header | None:
     end = data.find(b"\r\n", 0, _LINE_BYTES)
     if end < 0:
         if len(data) >= _LINE_BYTES:
-            raise ProxyError(f"a line of over {_LINE_BYTES} bytes")
+            raise ProxyError(f"the line exceeds {_LINE_BYTES} bytes")
         return None
     line = data[:end]
     if line == b"PROXY UNKNOWN" or line.startswith(b"PROXY UNKNOWN "):
         return Header(end + 2)
     fields = _TCP.fullmatch(line)
     if fields is None or max(int(fields[4]), int(fields[5])) > 65535:
-        raise ProxyError("a line that is not PROXY, a protocol, two addresses and two ports")
+        raise ProxyError("the line is not PROXY, a protocol, two addresses and two ports")
     kind = ipaddress.IPv4Address if fields[1] == b"4" else ipaddress.IPv6Address
     try:
         source, _ = (kind(fields[at].decode()) for at in (2, 3))
     except ValueError:
-        raise ProxyError("a line with an address that is none") from None
+        raise ProxyError("the line has an invalid address") from None
     return Header(end + 2, _written(source))
 
 
@@ -101,14 +104,14 @@ def _binary(data: bytes) -> Header | None:
     size = _V2_FIXED + int.from_bytes(data[14:16], "big")
     family, transport = kind >> 4, kind & 0x0F
     if command not in (_LOCAL, _PROXY):
-        raise ProxyError(f"an unknown version or command {command:#04x}")
+        raise ProxyError(f"unknown version or command {command:#04x}")
     if size > _V2_BYTES:
-        raise ProxyError(f"a header of {size} bytes, over {_V2_BYTES}")
+        raise ProxyError(f"the header has {size} bytes, more than {_V2_BYTES}")
     if command == _PROXY:
         if family not in _FAMILY_BYTES or transport >= _TRANSPORTS:
-            raise ProxyError(f"an unknown family or transport {kind:#04x}")
+            raise ProxyError(f"unknown family or transport {kind:#04x}")
         if size - _V2_FIXED < _FAMILY_BYTES[family]:
-            raise ProxyError(f"{size - _V2_FIXED} bytes of addresses, too few for their family")
+            raise ProxyError(f"{size - _V2_FIXED} bytes of addresses are too few for their family")
     if len(data) < size:
         return None
     if command == _LOCAL or transport == 0:
@@ -121,6 +124,6 @@ def _binary(data: bytes) -> Header | None:
 
 
 def _written(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
-    """Write an address as ``Peer`` has it: an IPv4 one never as IPv6."""
+    """Return an address as in ``Peer``: an IPv4 one is never written as IPv6."""
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return str(mapped or address)

@@ -1,4 +1,4 @@
-"""What an HTTP request and its answer are. Sans-IO but for bodies, read when asked for."""
+"""An HTTP request and its response. Sans-IO, but for a body, which is read on demand."""
 
 from __future__ import annotations
 
@@ -17,11 +17,16 @@ _QUERY_FIELDS: Final = 64
 
 
 class Response(Struct, frozen=True):
-    """A whole answer. ``content_type`` is left out where there is no body.
+    """A response to a request.
 
-    ``stream``, where given, is the body in place of ``body``: of any length, piece by piece as the
-    client takes it, closed in any case. What it raises ends the connection: the client sees that
-    the body is torn.
+    Attributes:
+        status: The status code.
+        body: The whole body.
+        content_type: Sent if there is a body.
+        headers: Further headers.
+        stream: The body in place of ``body``, sent piece by piece as the client takes it. It is
+            always closed. An exception that it raises ends the connection, so that the client
+            sees an incomplete body.
     """
 
     status: int
@@ -31,8 +36,8 @@ class Response(Struct, frozen=True):
     stream: AsyncGenerator[bytes] | None = None
 
 
-class Refused(Exception):  # noqa: N818 - it is an answer, not an error
-    """Raised out of a handler, also by ``Request.body``: this is the answer."""
+class Refused(Exception):  # noqa: N818  it is a response, not an error
+    """Raised by a handler, and by ``Request.body``, to answer with ``response``."""
 
     def __init__(self, response: Response) -> None:
         super().__init__(response.status)
@@ -40,7 +45,7 @@ class Refused(Exception):  # noqa: N818 - it is an answer, not an error
 
 
 def refusal(status: int, message: str, headers: Sequence[tuple[str, str]] = ()) -> Response:
-    """Make a small typed answer of one line."""
+    """Return a response of one line of text."""
     return Response(status, f"{message}\n".encode(), headers=headers)
 
 
@@ -58,10 +63,17 @@ async def _never() -> None:
 
 
 class Request:
-    """A request whose head was read and found sound.
+    """A request whose head has been read and checked.
 
-    ``path`` is as it was sent, undecoded, without the query. ``headers`` have lower-case names.
-    ``connection`` is the id of the connection it came on, ``secure`` whether that is TLS.
+    Attributes:
+        method: The method, such as ``GET``.
+        path: The path as it was sent: not decoded, without the query.
+        query_string: The query as it was sent.
+        headers: Names in lower case, and values.
+        peer: The client, which may be one that a trusted proxy names.
+        connection: The id of its connection.
+        listener_loopback: Whether the listener is bound to loopback.
+        secure: Whether the client uses TLS, to this server or to a trusted proxy.
     """
 
     __slots__ = (
@@ -107,7 +119,7 @@ class Request:
 
     @property
     def query(self) -> dict[str, str]:
-        """Give the query's fields, decoded; the last of a name counts. Too many fields: none."""
+        """The decoded fields of the query, the last of each name. Empty if it has more than 64."""
         if self._query is None:
             try:
                 fields = parse_qsl(
@@ -119,9 +131,9 @@ class Request:
         return self._query
 
     def header(self, name: str) -> str | None:
-        """Give a header by its lower-case name; None where it is not there.
+        """Return a header by its lower-case name, or None.
 
-        Several are joined as RFC 9110 section 5.3 has it, cookies as RFC 6265 does.
+        Several of a name are joined as RFC 9110 section 5.3 says, cookies as RFC 6265 says.
         """
         values = [value for key, value in self.headers if key == name]
         if not values:
@@ -129,25 +141,32 @@ class Request:
         return ("; " if name == "cookie" else ", ").join(values)
 
     async def body(self, limit: int) -> bytes:
-        """Read the whole body. Raises Refused: 413 over ``limit``, 408 too slow, 400 malformed."""
+        """Read and return the whole body.
+
+        Raises:
+            Refused: It exceeds ``limit`` bytes (413), is late (408) or malformed (400).
+        """
         return await self._read(limit)
 
     def pieces(self) -> AsyncGenerator[bytes]:
-        """Give the body, of any length, as it comes; each piece has the time of a head.
+        """Return an iterator of the body, of any length, with a time limit for each piece.
 
-        To be closed by who breaks off. Raises Refused: 408 too slow, 400 malformed.
+        A caller that stops early closes it.
+
+        Raises:
+            Refused: A piece is late (408) or malformed (400).
         """
         return self._pieces()
 
     async def gone(self) -> None:
-        """Return when the client has gone away, where a handler waits for something else.
+        """Wait until the client has gone, while a handler waits for something else.
 
-        Its body must have been read. What the client sends meanwhile is kept for what follows.
+        The body must have been read. Bytes that arrive meanwhile are kept for the next request.
         """
         await self._gone()
 
     def release(self) -> None:
-        """Let go of the connection's HTTP: a WebSocket keeps its request, and not 10 KiB more."""
+        """Release the HTTP connection: a WebSocket keeps its request, without 10 KiB of that."""
         self._read = _no_body
         self._pieces = _no_pieces
         self._gone = _never

@@ -1,4 +1,4 @@
-"""Which handler answers what: whole paths, and prefixes. Sans-IO."""
+"""Which handler answers a request, by path or prefix and by method. Sans-IO."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from chatd.wire.websocket import Upgrade
 __all__ = ["ANY", "WEBSOCKET", "Handler", "Methods", "Routes"]
 
 WEBSOCKET: Final = "WEBSOCKET"
-"""The method under which a path's handler of WebSocket upgrades stands in ``Routes``."""
+"""The method of a path's handler of WebSocket upgrades."""
 
 ANY: Final = "*"
-"""The method under which stands who answers every method of a path that is not named beside it."""
+"""The method of a path's handler of every method that has none of its own."""
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Response | Upgrade]]
 Methods: TypeAlias = Mapping[str, Handler]
 
 
 class Routes:
-    """A fixed table: whole paths, and prefixes that end in a slash."""
+    """A fixed table of paths, and of prefixes that end in a slash."""
 
     def __init__(
         self, paths: Mapping[str, Methods], prefixes: Mapping[str, Methods] | None = None
@@ -30,17 +30,17 @@ class Routes:
         self._prefixes = dict(prefixes or {})
 
     def find(self, method: str, path: str) -> Handler | Response:
-        """Find the handler, or the answer where there is none: 404, 405 with Allow, 426."""
+        """Return the handler, or without one the answer: 404, 405 with Allow, or 426."""
         methods = self._paths.get(path)
         if methods is None:
             methods = next(
                 (found for prefix, found in self._prefixes.items() if path.startswith(prefix)), None
             )
         if methods is None:
-            return refusal(404, "There is nothing here.")
+            return refusal(404, "Not found. Check the path.")
         handler = methods.get(method)
         if handler is None and method in ("HEAD", WEBSOCKET):
-            # RFC 9110 section 9.3.2, and 7.8: an Upgrade that is not wanted may be ignored.
+            # RFC 9110: HEAD is answered as GET is (9.3.2), and an Upgrade may be ignored (7.8).
             handler = methods.get("GET")
         if handler is None:
             handler = methods.get(ANY)
@@ -48,8 +48,9 @@ class Routes:
             return handler
         if method in ("GET", "HEAD") and WEBSOCKET in methods:
             upgrade = (("Upgrade", "websocket"), ("Connection", "Upgrade"))
-            return refusal(426, "WebSocket is spoken here.", upgrade)
+            return refusal(426, "Connect with a WebSocket client.", upgrade)
         allowed = {"GET" if each == WEBSOCKET else each for each in methods}
         if "GET" in methods:
             allowed.add("HEAD")
-        return refusal(405, "Not this way.", [("Allow", ", ".join(sorted(allowed)))])
+        names = ", ".join(sorted(allowed))
+        return refusal(405, f"Method not allowed. Use {names}.", [("Allow", names)])

@@ -1,4 +1,4 @@
-"""TLS: the server's certificate, and a connection's handshake and bytes."""
+"""TLS: the server's certificate, the handshake, and the transport."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ __all__ = [
 HANDSHAKE: Final = 0x16
 """The first byte of a TLS connection, and never of a plain one: RFC 8446 section 5.1."""
 
-# Those of TLS 1.2 with forward secrecy and authenticated encryption, as Mozilla's "intermediate"
-# has them but for finite-field Diffie-Hellman; TLS 1.3 has no others.
+# For TLS 1.2, those with forward secrecy and authenticated encryption: Mozilla's "intermediate"
+# without finite-field Diffie-Hellman. TLS 1.3 has no others.
 _CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
-# A record of 16 KiB with all that may stand around it: RFC 8446 section 5.2.
+# A record of 16 KiB with its overhead: RFC 8446 section 5.2.
 _RECORD_BYTES: Final = 16384 + 256 + 5
-# A chain of certificates is some KiB; more is the wrong file.
+# A chain of certificates has a few KiB. A larger file is the wrong one.
 _FILE_BYTES: Final = 1 << 20
 
 
 class TlsError(Exception):
-    """The certificate or its key cannot be used; the message is one line. ``key`` is whose."""
+    """The certificate or its key cannot be used. ``key`` is the configuration's, below ``tls``."""
 
     def __init__(self, key: str, message: str) -> None:
         super().__init__(f"tls.{key}: {message}")
@@ -46,22 +46,23 @@ class TlsError(Exception):
 
 
 class HandshakeError(Exception):
-    """A peer's handshake failed; the message says why."""
+    """A peer's handshake failed. The message says why."""
 
 
 class ServerContext(ssl.SSLContext):
     """A server's context that knows when its certificate expires."""
 
     expires: float = math.inf
-    """When the first of its chain expires, as a Unix time; inf where that is not known."""
+    """When the first certificate of the chain expires, as a Unix time. Infinite if unknown."""
 
 
 def tls_context(
     settings: Settings, environ: Mapping[str, str] = os.environ
 ) -> ServerContext | None:
-    """Load the certificate and its key; None where TLS is off.
+    """Load the certificate and its key. Return None if TLS is off.
 
-    Raises TlsError.
+    Raises:
+        TlsError: They cannot be used.
     """
     tls = settings.tls
     if tls.certificate_file == "off":
@@ -71,13 +72,13 @@ def tls_context(
     context = ServerContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(_CIPHERS)
-    # No client gains by a handshake anew, and each costs us more than it (CVE-2011-1473).
+    # No client needs renegotiation, and each costs the server more (CVE-2011-1473).
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
     context.set_alpn_protocols(["http/1.1"])
 
     def no_passphrase() -> str:
-        # Else OpenSSL asks for one on the terminal.
+        # Otherwise OpenSSL asks for it on the terminal.
         raise TlsError("key_file", f"{key} has a passphrase; chatd cannot ask for it")
 
     try:
@@ -96,9 +97,9 @@ def tls_context(
 
 
 def check_files(settings: Settings, environ: Mapping[str, str] = os.environ) -> Iterator[Rule]:
-    """Tell what is wrong with the certificate or its key, as ``settings.load`` wants it told.
+    """Yield what is wrong with the certificate or its key, for ``settings.load``.
 
-    Credentials are seen by the service alone: where there are none, nothing is told of them.
+    Only the service sees credentials: elsewhere they are not checked.
     """
     tls = settings.tls
     try:
@@ -113,12 +114,12 @@ def check_files(settings: Settings, environ: Mapping[str, str] = os.environ) -> 
 
 
 def _expires(file: Path) -> float:
-    from cryptography import x509  # noqa: PLC0415  what only TLS needs
+    from cryptography import x509  # noqa: PLC0415  needed by TLS only
 
     try:
         chain = x509.load_pem_x509_certificates(file.read_bytes())
     except (OSError, ValueError):
-        return math.inf  # OpenSSL took it, and it takes more than this
+        return math.inf  # OpenSSL accepted it, and accepts more formats than this
     return min(each.not_valid_after_utc.timestamp() for each in chain)
 
 
@@ -133,16 +134,19 @@ def _readable(key: str, name: str, environ: Mapping[str, str], label: str) -> Pa
         reason = (error.strerror or str(error)).lower()
         raise TlsError(key, f"{name} cannot be read: {reason}") from error
     if f"{label}-----".encode() not in text:
-        raise TlsError(key, f"there is no {label.lower()} in PEM in {name}")
+        raise TlsError(key, f"{name} has no {label.lower()} in PEM")
     return path
 
 
 async def shake_hands(
     transport: Transport, context: ssl.SSLContext, early: bytes
 ) -> StreamTransport:
-    """Make the server's side of the handshake; ``early`` are bytes that came already.
+    """Make the server's side of the handshake. ``early`` are bytes that have been read.
 
-    The caller gives it a deadline, and closes ``transport`` where this raises HandshakeError.
+    The caller sets a deadline, and closes ``transport`` if this raises.
+
+    Raises:
+        HandshakeError: The handshake failed.
     """
     carrier = _Carrier(transport, early)
     stream = trio.SSLStream(carrier, context, server_side=True)
@@ -150,24 +154,24 @@ async def shake_hands(
         await stream.do_handshake()
     except trio.BrokenResourceError as error:
         cause = error.__cause__
-        why = _reason(cause) if isinstance(cause, ssl.SSLError) else "the peer went away"
+        why = _reason(cause) if isinstance(cause, ssl.SSLError) else "the peer is gone"
         raise HandshakeError(f"the TLS handshake failed: {why}") from error
     return _TlsTransport(stream, carrier)
 
 
 def _reason(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLEOFError):
-        return "the peer went away"
+        return "the peer is gone"
     return (error.reason or str(error)).replace("_", " ").lower()
 
 
 class _Carrier(trio.abc.Stream):
-    """A transport as trio's TLS wants one, with the bytes of it that were read before."""
+    """A transport as the stream below trio's TLS, with the bytes that have been read."""
 
     def __init__(self, transport: Transport, early: bytes) -> None:
         self.transport: Final = transport
         self._early = early
-        # Once closing, nothing is waited for: what the kernel does not take is lost.
+        # While closing, nothing is waited for: what the kernel does not take is lost.
         self.closing = False
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
@@ -193,7 +197,7 @@ class _Carrier(trio.abc.Stream):
 
 
 class _TlsTransport(StreamTransport):
-    """TLS over a transport of ours."""
+    """TLS over another transport."""
 
     __slots__ = ("_carrier",)
 
@@ -203,13 +207,13 @@ class _TlsTransport(StreamTransport):
         self._carrier = carrier
 
     async def send_eof(self) -> None:
-        # TLS 1.2 cannot end one side alone. The carrier can, and the peer's last bytes are still
-        # read then; what was to be said before has its own end, a length or a Close frame.
+        # TLS 1.2 cannot close one side alone. The carrier can, and the peer's last bytes are still
+        # read. What was sent before marks its own end, by a length or a Close frame.
         await self._carrier.transport.send_eof()
 
     async def aclose(self) -> None:
-        # With a close_notify, where there is room for it at once. The shield holds up nothing: see
-        # the carrier.
+        # With a close_notify, if the kernel takes it at once. The shield delays nothing: the
+        # carrier does not wait.
         self._carrier.closing = True
         try:
             with trio.CancelScope(shield=True):

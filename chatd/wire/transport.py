@@ -1,6 +1,6 @@
-"""What carries a connection's bytes: a plain non-blocking socket of ours, or any stream of Trio's.
+"""What carries a connection's bytes: a plain non-blocking socket, or any stream of Trio's.
 
-Both have one face. Reading and whole writes are here; what a connection queues is the outbox's.
+Both have the same interface. It reads, and writes whole blocks; the outbox has the queue.
 """
 
 from __future__ import annotations
@@ -21,20 +21,23 @@ __all__ = ["Block", "Peer", "SocketTransport", "StreamTransport", "Transport"]
 
 Block: TypeAlias = bytes | memoryview
 
-# Linux takes 1,024 buffers in one call (IOV_MAX). 64 small frames fill a segment several times
-# over, and the list of them is built anew for each call.
+# Linux takes 1,024 buffers in one call (IOV_MAX). 64 small frames fill several segments, and the
+# list of them is built for each call.
 _BLOCKS_A_CALL: Final = 64
-# What a stream writer joins for one send_all: a TLS record holds 16 KiB, four of them are enough
-# to make the calls cheap, and a cut connection loses no more than that much work.
+# A stream writer joins blocks up to this size for one send_all: four TLS records of 16 KiB, which
+# make the call's own cost small.
 _JOIN_BYTES: Final = 65536
 
 
 class Peer(Struct, frozen=True):
-    """Who is at the other end.
+    """The other end of a connection.
 
-    ``address`` is an IP address without port (an IPv4 one is never written as IPv6), ``"unix"`` or
-    ``"memory"``. ``kind`` is what carries the bytes to us. ``loopback`` is true for this machine's
-    own IP addresses and for memory. ``forwarded``: a trusted proxy says so, and speaks for them.
+    Attributes:
+        address: An IP address without port, ``"unix"`` or ``"memory"``. An IPv4 address is never
+            written as IPv6.
+        kind: What carries the bytes to this process.
+        loopback: True for this machine's IP addresses and for memory.
+        forwarded: True if a trusted proxy named it.
     """
 
     address: str
@@ -44,15 +47,14 @@ class Peer(Struct, frozen=True):
 
     @property
     def exempt(self) -> bool:
-        """Tell whether limits by address do not hold: for loopback, and Unix without a proxy."""
+        """Whether limits by address do not apply: to loopback, and to Unix without a proxy."""
         return self.loopback or (self.kind != "tcp" and not self.forwarded)
 
     @property
-    def counted_as(self) -> str:
-        """Name whom limits by address count this for; ``""`` where it is exempt.
+    def limit_key(self) -> str:
+        """The key under which limits by address count it, ``""`` if it is exempt.
 
-        An IPv4 address, or an IPv6 network: a household has a whole /64, so one address of it says
-        nothing.
+        An IPv4 address, or an IPv6 network, because a household has a whole /64.
         """
         if self.exempt:
             return ""
@@ -62,14 +64,15 @@ class Peer(Struct, frozen=True):
 
 
 class Transport(ABC):
-    """The face both kinds have. Every error of the connection is ``trio.BrokenResourceError``.
+    """A connection's bytes. Every error of the connection is ``trio.BrokenResourceError``.
 
-    ``peer`` may be replaced by whom it speaks for, as a PROXY header tells.
-    ``listener_loopback`` tells whether the listener that took the connection is bound to loopback,
-    ``secure`` whether it is TLS.
-    ``send_now`` gives the kernel what it takes at once, and raises BlockingIOError where it takes
-    nothing. It is an attribute, so that the outbox can keep the socket's own method and call
-    nothing in between. ``writes_directly`` tells whether it is worth calling.
+    Attributes:
+        peer: The other end. A PROXY header replaces it.
+        listener_loopback: Whether the listener is bound to loopback.
+        secure: Whether it is TLS.
+        send_now: Sends what the kernel takes at once, and raises BlockingIOError if it takes
+            nothing. An attribute, so that the outbox calls the socket's own method.
+        writes_directly: Whether ``send_now`` can ever send.
     """
 
     __slots__ = ("listener_loopback", "peer", "secure", "send_now", "writes_directly")
@@ -90,23 +93,23 @@ class Transport(ABC):
 
     @abstractmethod
     async def recv(self, max_bytes: int) -> bytes:
-        """Wait for bytes; ``b""`` when the peer has ended its side."""
+        """Wait for bytes. Return ``b""`` when the peer has closed its side."""
 
     @abstractmethod
     async def send_some(self, blocks: deque[Block]) -> int:
-        """Wait until some of ``blocks`` can go out; return how many bytes went."""
+        """Wait until some of ``blocks`` can be sent. Return how many bytes were."""
 
     @abstractmethod
     async def send_all(self, data: bytes) -> None:
-        """Send all of it. Cancelled, it may have sent a part."""
+        """Send all of it. If cancelled, a part may have been sent."""
 
     @abstractmethod
     async def send_eof(self) -> None:
-        """End our side where the carrier can; the peer may still send."""
+        """Close our side if the carrier can; the peer may still send."""
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Close at once, whatever waits. Always closes, cancelled or not."""
+        """Close at once, even if cancelled."""
 
 
 def _never_now(data: Block) -> int:
@@ -114,7 +117,7 @@ def _never_now(data: Block) -> int:
 
 
 class SocketTransport(Transport):
-    """A connected socket that is ours alone, set to non-blocking here."""
+    """A connected socket, which nothing else uses. It is made non-blocking."""
 
     __slots__ = ("_recv", "_socket")
 
@@ -126,8 +129,8 @@ class SocketTransport(Transport):
 
     async def recv(self, max_bytes: int) -> bytes:
         while True:
-            # Waiting first costs no more than trying first where the peer is asked and answers,
-            # and it is a checkpoint in any case: a peer that floods does not hold the loop.
+            # With one message in flight, waiting first costs no more than trying first, and as a
+            # checkpoint it keeps a flooding peer from holding the loop.
             await trio.lowlevel.wait_readable(self._socket)
             try:
                 return self._recv(max_bytes)
@@ -139,7 +142,7 @@ class SocketTransport(Transport):
     async def send_some(self, blocks: deque[Block]) -> int:
         await trio.lowlevel.wait_writable(self._socket)
         try:
-            # The list is made after the wait: what came in meanwhile goes out too.
+            # The list is made after the wait, to include what was queued meanwhile.
             return self._socket.sendmsg(list(islice(blocks, _BLOCKS_A_CALL)))
         except BlockingIOError:
             return 0
@@ -165,7 +168,7 @@ class SocketTransport(Transport):
         try:
             self._socket.shutdown(socket.SHUT_WR)
         except OSError as error:
-            # The peer may be gone already: then there is nobody to tell.
+            # The peer may be gone already.
             if error.errno not in (errno.ENOTCONN, errno.EBADF):
                 raise trio.BrokenResourceError from error
 
@@ -177,7 +180,7 @@ class SocketTransport(Transport):
 
 
 class StreamTransport(Transport):
-    """Any stream of Trio's: memory streams in tests, TLS."""
+    """Any stream of Trio's: TLS, and memory streams in tests."""
 
     __slots__ = ("_stream",)
 

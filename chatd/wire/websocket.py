@@ -120,7 +120,6 @@ class WebSocket:
 
     def __init__(
         self,
-        connection: str,
         transport: Transport,
         handover: Handover,
         *,
@@ -128,8 +127,8 @@ class WebSocket:
         log: Log,
     ) -> None:
         upgrade = handover.upgrade
-        self.id = connection
         self.request = handover.request
+        self.id = handover.request.connection
         self.opened = self.last_heard = trio.current_time()
         self.received_messages = 0
         self.received_bytes = 0

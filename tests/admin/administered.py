@@ -15,7 +15,7 @@ from chatd.settings import Settings
 from chatd.systemd import Notifier
 from chatd.testing import Harness, open_chat
 from chatd.testing.cable import PIPE_BYTES, pipe
-from chatd.wire.server import Server
+from chatd.wire.server import HttpServer
 from chatd.wire.transport import Peer, StreamTransport
 from tests.gateways.raw import Raw
 
@@ -42,7 +42,7 @@ class Administered:
         self.administration = Administration(control, admin=(), metrics=())
         self._nursery = nursery
 
-    def dial(self, server: Server | None = None) -> Raw:
+    def dial(self, server: HttpServer | None = None) -> Raw:
         """Come in on the admin socket, or another server of the administration."""
         near, far = pipe(PIPE_BYTES)
         transport = StreamTransport(far, UNIX, listener_loopback=False)

@@ -15,7 +15,7 @@ from chatd import engineio, logs
 from chatd.engineio import Engine, Options, Session
 from chatd.settings import Settings
 from chatd.testing.recording import Recording
-from chatd.wire.server import Server
+from chatd.wire.server import HttpServer
 from chatd.wire.transport import StreamTransport
 from tests.wire.served import KEY, MEMORY, Client
 
@@ -60,7 +60,7 @@ class Served:
         self.log = logs.open_log(sink=self.recording)
         self.echo = echo
         self.engine = Engine(self._opened, options, log=self.log)
-        self.wire = Server(Settings(), self.engine.routes, self.log, timers=self.engine.timers)
+        self.wire = HttpServer(Settings(), self.engine.routes, self.log, timers=self.engine.timers)
         self.came: list[Recorder] = []
         self.clients: list[Client] = []
         self._handlers = handlers
@@ -239,7 +239,7 @@ async def serve_handler(
     recording = Recording()
     log = logs.open_log(sink=recording)
     server = engineio.Server(handler, log=log, **options)
-    wire = Server(Settings(), server.routes, log)
+    wire = HttpServer(Settings(), server.routes, log)
     clients: list[Client] = []
     async with trio.open_nursery() as nursery:
         await nursery.start(server.run)

@@ -44,7 +44,7 @@ class Only:
 async def websocket(stage: Stage) -> AsyncGenerator[WebSocketClient, None]:
     """Connect by WebSocket and join "/"."""
     ours, theirs = memory_stream_pair()
-    server = wire.Server(Settings(), stage.io.routes, open_log(level="error"))
+    server = wire.HttpServer(Settings(), stage.io.routes, open_log(level="error"))
     stage.nursery.start_soon(server.handle, StreamTransport(theirs, PEER, listener_loopback=True))
     client = WebSocketClient(ours)
     await client.send(HANDSHAKE.replace(b"/ws", b"/socket.io/?EIO=4&transport=websocket"))

@@ -14,7 +14,7 @@ from chatd.logs import Log, open_log
 from chatd.settings import Settings
 from chatd.socketio import Refused, Socket
 from chatd.testing.recording import Recording
-from chatd.wire.server import Server
+from chatd.wire.server import HttpServer
 from chatd.wire.transport import StreamTransport
 from tests.wire.served import HANDSHAKE, KEY, MEMORY, Client, masked
 
@@ -201,7 +201,7 @@ async def storm(seed: int) -> None:
     recording = Recording()
     log = open_log(sink=recording)
     io = odd_server(log)
-    wire = Server(Settings(), io.routes, log)
+    wire = HttpServer(Settings(), io.routes, log)
     chance = random.Random(seed)
     sids: list[str] = []
     streams: list[trio.abc.AsyncResource] = []

@@ -17,7 +17,7 @@ from chatd.logs import open_log
 from chatd.settings import Settings
 from chatd.socketio import Acknowledging, Socket
 from chatd.testing.recording import Recording
-from chatd.wire.server import Server
+from chatd.wire.server import HttpServer
 from chatd.wire.transport import Peer, StreamTransport
 from tests.socketio.client import quiet
 from tests.wire.served import HANDSHAKE, Client
@@ -78,7 +78,7 @@ async def test_a_pause_after_the_reply_is_an_option(
     io = echoing(handshake_pause=pause)
     ours, theirs = memory_stream_pair()
     peer = Peer("127.0.0.1", "tcp", loopback=True)
-    wire = Server(Settings(), io.routes, open_log(sink=Recording()))
+    wire = HttpServer(Settings(), io.routes, open_log(sink=Recording()))
     async with trio.open_nursery() as nursery:
         await nursery.start(io.run)
         nursery.start_soon(wire.handle, StreamTransport(theirs, peer, listener_loopback=True))

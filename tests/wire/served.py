@@ -20,7 +20,7 @@ from chatd.wire import frames
 from chatd.wire.listener import Listener, open_listeners
 from chatd.wire.request import Request, Response
 from chatd.wire.routes import Handler, Routes
-from chatd.wire.server import Server
+from chatd.wire.server import HttpServer
 from chatd.wire.transport import Peer, StreamTransport
 from chatd.wire.websocket import Receiver, Upgrade, WebSocket
 
@@ -112,7 +112,7 @@ class Served:
         table.update({path: {"GET": handler} for path, handler in paths.items()})
         log = logs.open_log(sink=self.recording)
         self.timers = Timers(log)
-        self.server = Server(settings, Routes(table), log, timers=self.timers)
+        self.server = HttpServer(settings, Routes(table), log, timers=self.timers)
 
     async def page(self, request: Request) -> Response:
         return Response(200, b"hello\n")

@@ -43,7 +43,7 @@ def test_the_rightmost_that_is_no_proxy_asks(values: list[str], address: str) ->
 @pytest.mark.parametrize("value", ["unknown", "_hidden", "garbage", "192.0.2.1, <script>", "1.2.3"])
 def test_who_is_named_by_no_address_counts_for_the_proxy(value: str) -> None:
     assert asker(value) == Peer("unix", "unix", loopback=False, forwarded=True)
-    assert asker(value).counted_as == "unix"
+    assert asker(value).limit_key == "unix"
 
 
 def test_a_client_of_this_very_machine_is_loopback_and_still_forwarded() -> None:

@@ -113,7 +113,7 @@ def test_a_living_daemons_socket_is_left_alone(tmp_path: Path) -> None:
 def test_a_file_is_never_removed(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("mine")
-    with pytest.raises(ListenError, match="it is no socket"):
+    with pytest.raises(ListenError, match="is not a socket"):
         open_listeners([f"unix:{path}"])
     assert path.read_text() == "mine"
 
@@ -142,13 +142,13 @@ def test_an_address_in_use_is_told_and_nothing_stays_open() -> None:
 @pytest.mark.parametrize(
     ("address", "said"),
     [
-        ("192.0.2.1:3000", "no such address"),
-        ("unix:/nowhere/chat.sock", "no such folder"),
+        ("192.0.2.1:3000", "does not have this address"),
+        ("unix:/nowhere/chat.sock", "the folder does not exist"),
         ("no.such.host.invalid:3000", "no such host"),
-        ("3000", "is no address"),
-        ("localhost", "is no address"),
-        ("localhost:http", "is no address"),
-        ("127.0.0.1:70000", "is no address"),
+        ("3000", "is not an address"),
+        ("localhost", "is not an address"),
+        ("localhost:http", "is not an address"),
+        ("127.0.0.1:70000", "is not an address"),
     ],
 )
 def test_what_cannot_be_had_is_said_in_one_line(address: str, said: str) -> None:

@@ -106,7 +106,7 @@ async def test_a_malformed_header_ends_it_with_one_line(header: bytes) -> None:
         await client.send(header + b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert await client.rest() == b""
         [refused] = lines(served, "refused")
-        assert str(refused["reason"]).startswith("a malformed PROXY header: ")
+        assert str(refused["reason"]).startswith("malformed PROXY header: ")
         assert served.server.statistics().turned_away == 1
         assert served.faults == []
 

@@ -266,7 +266,7 @@ def refusals(served: Served) -> list[str]:
     ("sent", "said"),
     [
         (b"\x16\x03\x01\x00\x05hello", "the TLS handshake failed: "),
-        (b"\x16\x03", "the TLS handshake failed: the peer went away"),
+        (b"\x16\x03", "the TLS handshake failed: the peer is gone"),
     ],
 )
 async def test_a_failed_handshake_is_one_line(sure: Settings, sent: bytes, said: str) -> None:
