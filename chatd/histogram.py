@@ -1,6 +1,6 @@
-"""A histogram: how many of what was observed lay below each bound, and their sum. Sans-IO.
+"""A histogram as Prometheus defines it: counts of observations up to each bound, and their sum.
 
-As Prometheus has it, so that quantiles over any time can be told from two readings of it.
+Two readings of it give the quantiles over the time between them.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from msgspec import Struct
 __all__ = ["SECONDS", "Histogram", "HistogramStatistics"]
 
 SECONDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
-"""From what a batch takes on a quick disk to what people notice, some 2.5 apart."""
+"""Bounds from the duration of a batch on a quick disk to what people notice, a factor of some 2.5
+apart."""
 
 
 class HistogramStatistics(Struct, frozen=True):
-    """What was observed: by bound, cumulative (the last count is of all), and in all."""
+    """Cumulative counts of observations by bound, of which the last is the total, and the sum."""
 
     bounds: tuple[float, ...]
     counts: tuple[int, ...]
@@ -27,7 +28,7 @@ class HistogramStatistics(Struct, frozen=True):
 
 
 class Histogram:
-    """Counts observations; an observation costs less than half a microsecond."""
+    """Counts observations, at less than half a microsecond each."""
 
     __slots__ = ("_bounds", "_counts", "_sum")
 
@@ -37,8 +38,8 @@ class Histogram:
         self._sum = 0.0
 
     def observe(self, value: float) -> None:
-        """Count one."""
-        # A bound is within its bucket, as Prometheus' "le" says.
+        """Count one observation."""
+        # A bound belongs to its bucket: Prometheus' "le" is "less or equal".
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 

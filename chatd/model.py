@@ -1,4 +1,4 @@
-"""The data every floor speaks of: a room's log, what is asked of its journal, closes and refusals.
+"""The data that all rooms share: events, operations and their outcomes, refusals, closes.
 
 Nothing here does anything. Times are integers: milliseconds since the Unix epoch.
 """
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 Kind: TypeAlias = Literal["message", "edit", "delete", "topic"]
-"""What an event of a room's log is."""
+"""The kinds of events in a room's log."""
 
 ErrorCode: TypeAlias = Literal[
     "bad_request",
@@ -54,13 +54,14 @@ ErrorCode: TypeAlias = Literal[
     "room_full",
     "unavailable",
 ]
-"""Why something was refused; clients decide by it, so the list only grows."""
+"""Why a command was refused. Clients act on it, so the list only grows."""
 
 
 class Refusal(Struct, frozen=True, omit_defaults=True):
-    """Why a command was refused, as its sender is answered.
+    """A refusal as it is sent: the value of `Refused`.
 
-    ``message`` is for people. ``retry_ms`` is set if it may succeed after that many milliseconds.
+    ``message`` is for people. ``retry_ms`` is set if the command may succeed after that many
+    milliseconds.
     """
 
     code: ErrorCode
@@ -69,7 +70,7 @@ class Refusal(Struct, frozen=True, omit_defaults=True):
 
 
 class Refused(Exception):  # noqa: N818  an answer, not an error
-    """Raised where a command is refused; ``refusal`` is the answer."""
+    """Raised by whatever refuses a command; ``refusal`` is the value to be sent."""
 
     def __init__(self, code: ErrorCode, message: str, retry_ms: int | None = None) -> None:
         super().__init__(message)
@@ -77,9 +78,9 @@ class Refused(Exception):  # noqa: N818  an answer, not an error
 
 
 class Close(Struct, frozen=True):
-    """Why a connection ended: for the Close frame, the log line and the metric alike.
+    """Why a connection ended, for the Close frame, the log line and the metric.
 
-    ``reconnect`` tells a client whether coming back can help.
+    ``reconnect`` tells the client whether reconnecting can help.
     """
 
     code: int
@@ -88,18 +89,18 @@ class Close(Struct, frozen=True):
     reconnect: bool
 
 
-# The table. 1005 and 1006 are never sent: RFC 6455 section 7.4.1 keeps them for what logs say.
+# 1005 and 1006 are never sent: RFC 6455 section 7.4.1 reserves them for local use.
 NORMAL: Final = Close(1000, "normal", "the client left", reconnect=False)
 GOING_AWAY: Final = Close(1001, "going_away", "the server is restarting", reconnect=True)
-PROTOCOL_ERROR: Final = Close(1002, "protocol_error", "not RFC 6455", reconnect=True)
-UNSUPPORTED: Final = Close(1003, "unsupported", "text is spoken here", reconnect=True)
+PROTOCOL_ERROR: Final = Close(1002, "protocol_error", "not valid WebSocket", reconnect=True)
+UNSUPPORTED: Final = Close(1003, "unsupported", "only text is accepted", reconnect=True)
 NO_STATUS: Final = Close(1005, "no_status", "closed without a code", reconnect=True)
 LOST: Final = Close(1006, "lost", "the connection was lost", reconnect=True)
 INVALID_TEXT: Final = Close(1007, "invalid_text", "not UTF-8", reconnect=True)
-POLICY: Final = Close(1008, "policy", "against the rules", reconnect=False)
+POLICY: Final = Close(1008, "policy", "the client broke a rule", reconnect=False)
 TOO_BIG: Final = Close(1009, "too_big", "the message is too big", reconnect=False)
-INTERNAL: Final = Close(1011, "internal", "a fault of the server", reconnect=True)
-TOO_SLOW: Final = Close(4001, "too_slow", "too slow: more waits than may", reconnect=True)
+INTERNAL: Final = Close(1011, "internal", "an internal error", reconnect=True)
+TOO_SLOW: Final = Close(4001, "too_slow", "too slow: too much was waiting", reconnect=True)
 SILENT: Final = Close(4002, "silent", "no life sign in time", reconnect=True)
 KICKED: Final = Close(4500, "kicked", "kicked", reconnect=False)
 BANNED: Final = Close(4501, "banned", "banned", reconnect=False)
@@ -127,17 +128,16 @@ CLOSES: Final = {
         TOO_MANY,
     )
 }
-"""Every close code there is, by its number. The wire, the log and the metrics read this table."""
+"""All closes by their codes. The wire, the log and the metrics read this table."""
 
 
 class Event(Struct, frozen=True):
-    """One event of a room's log, as it was committed and as it reads now.
+    """One event of a room's log: as it was committed, but with its present text.
 
-    ``room`` is the room's folded name; how the room is written is the room's own affair.
-    ``seq`` counts in the room, ``position`` across the whole store; both without a gap.
-    ``text`` is the present one: of a message that was edited since, and of an ``edit`` that was
-    followed by another; None where the message that ``of`` names is deleted or gone. ``edited``
-    is when a message's text last changed.
+    ``room`` is the room's key (see `chatd.chat.names.Name`). ``seq`` counts the room's events,
+    ``position`` those of the whole store, both without a gap. ``text`` is the present text of the
+    message, also in an ``edit`` that was followed by another; None if the message (for an ``edit``:
+    the one that ``of`` names) was deleted or is gone. ``edited`` is when the text last changed.
     """
 
     position: int
@@ -155,12 +155,12 @@ class Event(Struct, frozen=True):
 
 
 class Post(Struct, frozen=True):
-    """Asks the journal for one more event in a room's log.
+    """Append an event to a room's log. The outcome is a `Receipt` or a `Refusal`.
 
-    ``name`` is how the room is written, kept when this is the room's first event. ``key`` is the
-    sender's own: the same ``(room, user, key)`` is committed once, whatever else differs.
-    ``of`` is the message that an ``edit`` or a ``delete`` changes: its author's alone, where
-    ``operator`` is not set. ``reply_to`` is a message that must be there.
+    ``name`` is the room's name as written, kept if this is its first event. ``key`` is chosen by
+    the sender: only the first post of a ``(room, user, key)`` is committed. ``of`` is the message
+    that an ``edit`` or a ``delete`` changes; it must be the user's own, unless ``operator`` is set
+    on a ``delete``. ``reply_to`` is a message that must exist.
     """
 
     room: str
@@ -176,9 +176,9 @@ class Post(Struct, frozen=True):
 
 
 class UserRecord(Struct, frozen=True):
-    """What is kept of a user: the nick they chose and when they were last here.
+    """What is kept of a user: the nick and when the user was last here.
 
-    ``seen`` is None while the user is present. ``subject``: they came by a token, not as a guest.
+    ``seen`` is None while the user is present. ``subject`` is set for users who came with a token.
     """
 
     user: str
@@ -188,15 +188,15 @@ class UserRecord(Struct, frozen=True):
 
 
 class Remember(Struct, frozen=True):
-    """Asks the journal to keep this of a user, in place of what was kept."""
+    """Store a user's record in place of the former one."""
 
     record: UserRecord
 
 
 class Record(Struct, frozen=True):
-    """Something kept beside the logs, found by its shelf and name: a read mark, a ban.
+    """Something kept beside the logs, found by its kind and name: a read mark, a ban.
 
-    The journal does not look into ``value``. ``until`` is when it may be thrown away; None: never.
+    ``value`` is opaque to the journal. ``until`` is when the record ends; None for never.
     """
 
     kind: str
@@ -206,29 +206,29 @@ class Record(Struct, frozen=True):
 
 
 class Put(Struct, frozen=True):
-    """Asks the journal to keep a record, in place of what had its name."""
+    """Store a record in place of the one with its kind and name."""
 
     record: Record
 
 
 class Drop(Struct, frozen=True):
-    """Asks the journal to keep a record no more; none by that name is no fault."""
+    """Delete a record; a missing one is not an error."""
 
     kind: str
     name: str
 
 
 class Take(Struct, frozen=True):
-    """Asks the journal for a record and to keep it no more, in one step: answered by `Taken`."""
+    """Read and delete a record in one step. The outcome is `Taken`."""
 
     kind: str
     name: str
 
 
 class LogEntry(Struct, frozen=True):
-    """An event of a room's log as it is stored, to be taken elsewhere: with its key.
+    """An event as stored, with its key, for export and import.
 
-    ``room`` is how the room is written. An edit has no text of its own: its message has.
+    ``room`` is the room's name as written. An edit has no text of its own: its message has.
     """
 
     room: str
@@ -246,10 +246,10 @@ class LogEntry(Struct, frozen=True):
 
 
 class Restore(Struct, frozen=True):
-    """Asks the journal to take up lines that come from elsewhere, at the end of a room's log.
+    """Append exported entries to a room's log, all or none of them.
 
-    All or none of them: they are refused where they do not go on from the room's last number.
-    After it the store has another epoch, as its numbers have two origins.
+    They are refused unless they continue the room's numbers. The store then gets a new epoch,
+    because its numbers have two origins.
     """
 
     room: str
@@ -257,9 +257,9 @@ class Restore(Struct, frozen=True):
 
 
 class Wipe(Struct, frozen=True):
-    """Asks for all that a user said to be taken away, behind a position, one chunk of it.
+    """Redact one chunk of a user's events after a position; their numbers remain.
 
-    What is left are the numbers. Answered by `Progress`.
+    The outcome is `Progress`.
     """
 
     user: str
@@ -267,15 +267,15 @@ class Wipe(Struct, frozen=True):
 
 
 class Erase(Struct, frozen=True):
-    """Asks for a room's whole log to be removed, one chunk of it. Answered by `Progress`."""
+    """Remove one chunk of a room's log. The outcome is `Progress`."""
 
     room: str
 
 
 class Forget(Struct, frozen=True):
-    """Asks for what is kept of a user beside the logs to be removed: nick, read marks and such.
+    """Remove what is kept of a user beside the logs: the nick, read marks and other records.
 
-    Records are the user's if their name begins with the user's id and a NUL.
+    A user's records are those whose names begin with the user's id and a NUL.
     """
 
     user: str
@@ -285,31 +285,31 @@ Operation: TypeAlias = Post | Remember | Put | Drop | Take | Restore | Wipe | Er
 
 
 class Receipt(Struct, frozen=True):
-    """The journal's word that ``event`` is committed; ``duplicate`` if its key was there before."""
+    """The event was committed; with ``duplicate``, earlier, by a post with the same key."""
 
     event: Event
     duplicate: bool = False
 
 
 class Taken(Struct, frozen=True):
-    """Answers a `Take`: what was there, or None where nothing was, or its time was over."""
+    """The outcome of `Take`: the record; None if there was none, or it had ended."""
 
     record: Record | None
 
 
 class Progress(Struct, frozen=True):
-    """Answers what is done in chunks: up to which position it is, or None where it is done."""
+    """The outcome of a chunk: the position up to which it is done, or None at the end."""
 
     upto: int | None
 
 
 Outcome: TypeAlias = Receipt | Refusal | Taken | Progress | None
-"""What became of an operation. None: done, with nothing to tell. A Refusal, where the rest of the
-batch was committed: this one broke a rule that only the store can tell (`Post`)."""
+"""What became of an operation. None: it was done. A `Refusal`: it broke a rule that only the store
+can check (see `Post`), while the rest of the batch was committed."""
 
 
 class Head(Struct, frozen=True):
-    """A room as its journal knows it: its fold, how it is written, its last number, its topic."""
+    """A room as the journal knows it: its key, its name as written, its last number, its topic."""
 
     room: str
     name: str

@@ -89,10 +89,7 @@ UNAVAILABLE: Final = Refusal(
 
 
 class Submission:
-    """An operation on its way to the journal. A subclass decides what happens with its outcome.
-
-    As it is, nobody waits for the outcome.
-    """
+    """An operation on its way to the journal. This class ignores the outcome, subclasses use it."""
 
     __slots__ = ("operation",)
 
@@ -100,7 +97,7 @@ class Submission:
         self.operation = operation
 
     def resolve(self, outcome: Outcome) -> None:
-        """Take the outcome: called once, before anybody is sent the event that it caused."""
+        """Use the outcome. Called once, before the event that it caused is sent to anyone."""
 
     def fault(self, error: Exception) -> None:
         """Report what `resolve` raised, and close the connection that made the submission."""
@@ -219,7 +216,7 @@ class Bus:
 
     @property
     def fanning_out(self) -> int:
-        """The store's position up to which fanning out has begun: nobody was sent more."""
+        """The store's position up to which fanning out has begun."""
         return self._fanning_out
 
     def statistics(self) -> BusStatistics:
@@ -240,7 +237,7 @@ class Bus:
     # ---- topics
 
     def open_feed(self, key: str, name: str) -> Feed:
-        """Register a feed. What is fanned out from now on goes to its subscribers."""
+        """Register a feed: its subscribers receive the room's events from now on."""
         feed = self._feeds[key] = Feed(key, name, self._log)
         return feed
 
@@ -380,10 +377,10 @@ class Bus:
             report(self._log, another, detail="the end of a connection")
 
     async def _outcomes(self, operations: list[Operation]) -> tuple[list[Outcome], list[Event]]:
-        """Commit; return the outcomes, and events of earlier operations that were found after all.
+        """Commit; return the outcomes, and the events of doubtful commits that were found.
 
-        Nothing tells whose events those are: their senders were told `UNAVAILABLE`, and those who
-        send again with the same key are told that it is a duplicate.
+        The senders of a doubtful commit are answered `UNAVAILABLE`, because nothing connects the
+        events to their submissions. If they send again with the same key, they get a duplicate.
         """
         found: list[Event] = []
         try:
@@ -463,7 +460,7 @@ class Bus:
                 await trio.sleep(SWEEP_AGAIN_SECONDS)
 
     async def _do(self, work: Callable[[], Awaitable[bool]]) -> bool:
-        """Have the collector do a chunk of work in its turn; return True if more is left."""
+        """Let the collector do a chunk of work in its turn; return True if more is left."""
         chore = _Chore(work)
         with suppress(trio.ClosedResourceError):
             await self._submit.send(chore)

@@ -1,7 +1,7 @@
-"""Codecs: how events become blocks for everybody who speaks alike, and what happens if one raises.
+"""Codecs: how events become blocks that many connections share, and what happens if one raises.
 
-A codec is a connection's code, but it runs in the bus's tasks. So its errors end here: they are
-logged, and only the subscribers who need this codec are closed.
+A codec is a connection's code that runs in the bus's tasks. So its errors end here: they are
+logged, and only the connections that need the codec are closed.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from chatd.model import INTERNAL, Close, Event
 __all__ = ["Block", "Codec", "Subscriber", "encode", "encode_page", "readable", "report"]
 
 Block: TypeAlias = Any
-"""What a codec makes and its outboxes take: bytes for a WebSocket, packets for a poll."""
+"""The output of a codec, as its outboxes take it: bytes for a WebSocket, packets for a poll."""
 
 
 class Codec(Protocol):
-    """Encodes events for everybody who speaks one (protocol, revision, transport).
+    """Encodes events for all connections of one (protocol, revision, transport).
 
-    Two codecs are the same if they compare equal: one block is made for all of them.
+    Codecs that compare equal share their blocks.
     """
 
     def encode(self, room: str, items: Sequence[Any]) -> Block:
@@ -38,7 +38,7 @@ class Codec(Protocol):
 
 
 class Outbox(Protocol):
-    """Where blocks go. Its methods never block, never await and never raise."""
+    """Takes blocks for one connection. Its methods never block, never await and never raise."""
 
     def offer(self, block: Block, messages: int = 1, /) -> None: ...
 
@@ -46,14 +46,14 @@ class Outbox(Protocol):
 
 
 class Closing(Protocol):
-    """What has a connection that can be closed with a close and a reason."""
+    """A connection, or something that stands for one, which can be closed."""
 
     @property
     def end(self) -> Callable[[Close, str], None]: ...
 
 
 class Subscriber(Closing, Protocol):
-    """A connection, as far as the bus is concerned."""
+    """A connection with an outbox and the codec for it."""
 
     @property
     def outbox(self) -> Outbox: ...
@@ -72,14 +72,14 @@ def report(log: Log, error: Exception, /, **fields: Unpack[Fields]) -> None:
 def encode(
     codec: Codec, room: str, items: Sequence[Any], receivers: Iterable[Closing], log: Log
 ) -> Block:
-    """Return a block for the receivers, who use this codec.
+    """Return a block of the items for receivers that use the codec.
 
-    If the codec raises, the items are encoded one by one, to log those that it cannot encode. The
-    receivers are closed with 1011, and the block is empty: they come back and read a page.
+    If the codec raises, the items are encoded one by one, to log those that fail. The receivers are
+    closed with 1011, and the block is empty: the clients reconnect and read a page.
     """
     try:
         return codec.encode(room, items)
-    except Exception as error:  # the boundary of the connections that use this codec
+    except Exception as error:  # the boundary of the connections that use the codec
         if not _report_each(codec, room, items, log):
             report(log, error, detail=_name(codec), room=room or None)
     for receiver in list(receivers):
@@ -88,17 +88,17 @@ def encode(
 
 
 def encode_page(codec: Codec, room: str, events: Sequence[Event], log: Log) -> Block:
-    """Return a block of a page of events, made `readable` if the codec raises."""
+    """Return a block of a page of events; if the codec raises, of the `readable` ones."""
     try:
         return codec.encode(room, events)
-    except Exception:  # the boundary again: whoever comes back for this page must not loop
+    except Exception:  # a client that reconnects for this page must not fail again and again
         return codec.encode(room, readable(codec, room, events, log))
 
 
 def readable(codec: Codec, room: str, events: Iterable[Event], log: Log) -> list[Event]:
-    """Return the events as the codec can encode them: if need be without the text, or not at all.
+    """Return the events in a form that the codec can encode, and log those that it cannot.
 
-    Each event that it cannot encode as it is is logged.
+    These are returned without their text, or left out if that fails too.
     """
     found: list[Event] = []
     for event in events:
@@ -115,7 +115,7 @@ def _report_each(codec: Codec, room: str, items: Iterable[Any], log: Log) -> boo
     for item in items:
         try:
             codec.encode(room, [item])
-        except Exception as error:  # the same boundary
+        except Exception as error:  # the same boundary as in `encode`
             found = True
             seq = item.seq if isinstance(item, Event) else None
             report(log, error, detail=_name(codec), room=room or None, seq=seq)

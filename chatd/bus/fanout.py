@@ -1,7 +1,7 @@
-"""The fan-out loop, for whatever goes to many: rooms, announcements, Socket.IO's broadcasts.
+"""The fan-out loop of rooms, announcements and Socket.IO's broadcasts.
 
-The receivers are a snapshot that the caller takes. They are offered the block in slices, so that
-others have their turn; after a pause those who have left meanwhile are passed over.
+The caller takes a snapshot of the receivers. They are offered the block in slices, between which
+other tasks run; receivers that have left meanwhile are skipped.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from chatd.bus.codec import Block
 __all__ = ["Group", "Receiver", "fan_out"]
 
 SLICE_SECONDS: Final = 0.002
-"""How long a fan-out may hold the loop: well under the 5 ms at which people's pings notice."""
+"""How long a fan-out may hold the loop: well under the 5 ms that become noticeable."""
 
 SLICE_RECEIVERS: Final = 128
-"""How many offers go by between two looks at the clock: some 0.3 ms of them."""
+"""Offers between two looks at the clock: some 0.3 ms."""
 
 
 class Receiver(Protocol):
@@ -33,14 +33,17 @@ class Receiver(Protocol):
 R = TypeVar("R", bound=Receiver)
 
 Group: TypeAlias = tuple[Block, Sequence[R], Callable[[], Container[R]]]
-"""A block, its receivers, and what returns those of them who are still there after a pause."""
+"""A block, its receivers, and a function that returns those still there, called after a pause."""
 
 
 async def fan_out(groups: Iterable[Group[R]], messages: int) -> None:
-    """Offer each group's block, of so many messages, to its receivers; skip empty blocks.
+    """Offer each group's block to its receivers; skip empty blocks.
 
-    Checkpoints only if it takes longer than `SLICE_SECONDS`. A cancellation does not keep the block
-    from the rest of its receivers.
+    Checkpoints only if it takes longer than `SLICE_SECONDS`. A cancellation does not interrupt it.
+
+    Args:
+        groups: See `Group`.
+        messages: The number of messages in each block.
     """
     slice_ends = perf_counter() + SLICE_SECONDS
     paused = False

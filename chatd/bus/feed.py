@@ -1,11 +1,12 @@
-"""A feed: the subscribers of one room, what they have been shown, and the newest of it.
+"""A feed: one room's subscribers, its visible head, and a tail of its newest events.
 
-Two heads. A room has a committed head, which is the journal's, and a visible head, which is here.
-``show`` moves the visible head and takes its snapshot of the subscribers in one step without a
-checkpoint; a join subscribes in the same step in which it reads the visible head at which its page
-ends. So no event is shown twice to anybody, and none is missed. Nothing past the visible head is
-given to anybody by any other way. What is told and not kept has no number: who is still on the way
-to the visible head is told it at once, for no page will bring it.
+A room has two heads. The committed head is the journal's; the visible head is here. `Feed.fan_out`
+moves the visible head and takes its snapshot of the subscribers in one step without a checkpoint. A
+join subscribes in the same step in which it reads the visible head at which its page ends. So every
+member receives each event once. No page and no answer contains an event past the visible head.
+
+Ephemeral events (presence, typing) have no number and are in no page, so they are sent even to
+members who are still catching up.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ from chatd.model import Close, Event
 __all__ = ["Feed", "Subscription"]
 
 TAIL_EVENTS: Final = 512
-"""The newest events kept for joins: two batches of the collector, which is what may be shown
-while a join reads the store."""
+"""How many of the newest events are kept for joins: two batches of the collector, which is what may
+be fanned out while a join reads the store."""
 
 TAIL_BYTES: Final = 64 * 1024
-"""The same in bytes of text, so that ten thousand busy rooms hold no more than 640 MiB."""
+"""The same bound in bytes of text, so that ten thousand busy rooms hold at most 640 MiB."""
 
 
 class Subscription:
-    """A subscriber's place in one feed. Coming back makes a new one, so the two differ."""
+    """A subscriber's place in one feed. Subscribing again makes another one."""
 
     __slots__ = ("_subscriber", "codec", "feed", "offer", "offer_droppable")
 
@@ -49,7 +50,7 @@ class Subscription:
         self._subscriber.end(close, reason)
 
     def cancel(self) -> None:
-        """Leave the feed: nothing of it is offered after this."""
+        """Leave the feed: nothing is offered after this."""
         self.feed.unsubscribe(self)
 
 
@@ -57,7 +58,13 @@ Subscriptions: TypeAlias = dict[Codec, dict[Subscription, None]]
 
 
 class Feed:
-    """One room's subscribers and its visible head."""
+    """One room's subscribers, visible head and newest events.
+
+    Args:
+        key: The room's key.
+        name: The room's name as written, which codecs are given.
+        log: See `Bus`.
+    """
 
     __slots__ = ("_behind", "_live", "_log", "_tail", "_tail_bytes", "key", "name", "visible")
 
@@ -75,17 +82,14 @@ class Feed:
         return sum(len(each) for of in (self._live, self._behind) for each in of.values())
 
     def subscribe(self, subscriber: Subscriber, *, live: bool = True) -> Subscription:
-        """Offer everything that is told from now on; ``live``, what is shown too.
-
-        What is shown from now on is what lies past the visible head.
-        """
+        """Subscribe to ephemeral events and, if ``live``, to the events past the visible head."""
         subscription = Subscription(self, subscriber)
         subscriptions = self._live if live else self._behind
         subscriptions.setdefault(subscription.codec, {})[subscription] = None
         return subscription
 
     def follow(self, subscription: Subscription) -> None:
-        """Offer what is shown from now on to one that was not live."""
+        """Make a subscription live: it receives the events past the visible head."""
         self.unsubscribe(subscription)
         self._live.setdefault(subscription.codec, {})[subscription] = None
 
@@ -98,18 +102,18 @@ class Feed:
                     del subscriptions[subscription.codec]
 
     def set_head(self, seq: int) -> None:
-        """Take the store's head for visible, when the feed has just been opened."""
+        """Make the committed head visible: the feed has just been opened."""
         if seq > self.visible:
             self.visible = seq
             self.drop_tail()
 
     def drop_tail(self) -> None:
-        """Let go of the tail: what the store removed is not to be given from here."""
+        """Forget the newest events: the store has removed or changed some."""
         self._tail.clear()
         self._tail_bytes = 0
 
     def after(self, seq: int) -> list[Event] | None:
-        """Give what was shown after ``seq``, or None where the tail does not reach back so far."""
+        """Return the visible events after ``seq``; None if the tail does not reach that far."""
         missing = self.visible - seq
         if missing <= 0:
             return []
@@ -118,9 +122,10 @@ class Feed:
         return [self._tail[i] for i in range(len(self._tail) - missing, len(self._tail))]
 
     async def fan_out(self, events: Sequence[Event]) -> int:
-        """Move the visible head to the last of these and offer them to everybody subscribed.
+        """Move the visible head to the last of these events and offer them to the subscribers.
 
-        Returns the number of subscribers it went to. Checkpoints only when it takes long.
+        Events that are visible already are left out: a store may bring them again. Returns the
+        number of subscribers that they were offered to.
         """
         if events[0].seq <= self.visible:
             events = [event for event in events if event.seq > self.visible]
@@ -149,9 +154,12 @@ class Feed:
         *,
         droppable: bool = True,
     ) -> None:
-        """Offer what is told and forgotten (presence, typing).
+        """Offer ephemeral events to all subscribers.
 
-        A slow subscriber goes without it, where it is ``droppable``.
+        Args:
+            items: The events.
+            exclude: Subscriptions to leave out.
+            droppable: Whether slow subscribers may be left out too.
         """
         for codec, subscriptions in [*self._live.items(), *self._behind.items()]:
             block = encode(codec, self.name, items, subscriptions, self._log)
@@ -165,14 +173,14 @@ class Feed:
     def _remember(self, events: Iterable[Event]) -> None:
         for event in events:
             if event.kind in ("edit", "delete"):
-                self._reword(event)
+                self._apply_change(event)
             self._tail.append(event)
             self._tail_bytes += len(event.text or "")
         while len(self._tail) > TAIL_EVENTS or self._tail_bytes > TAIL_BYTES:
             self._tail_bytes -= len(self._tail.popleft().text or "")
 
-    def _reword(self, change: Event) -> None:
-        """Give the changed message its present words, and each edit of it that came before."""
+    def _apply_change(self, change: Event) -> None:
+        """Put the present text into a changed message, and into earlier edits of it."""
         for place, event in enumerate(self._tail):
             if event.seq == change.of and event.kind == "message":
                 gone = change.kind == "delete"

@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 _EPOCH: Final = "SELECT value FROM meta WHERE name = 'epoch'"
 
 BUSY_MS: Final = 2000
-"""How long to wait for another program's lock where nobody else waits meanwhile."""
+"""How long to wait for another program's lock in a thread."""
 
 
 class Writer:
