@@ -1,7 +1,7 @@
-"""What the daemon and systemd tell each other.
+"""The protocols between a service and systemd.
 
-sd_notify(3) over the socket in NOTIFY_SOCKET, sockets handed over as sd_listen_fds(3) has it, and
-the watchdog's time as sd_watchdog_enabled(3) has it.
+Notifications: sd_notify(3). Passed sockets: sd_listen_fds(3). The watchdog's time:
+sd_watchdog_enabled(3).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ __all__ = ["Notifier", "PassedDescriptor", "passed_descriptors", "watchdog_secon
 _FIRST_DESCRIPTOR: Final = 3  # SD_LISTEN_FDS_START
 
 _BARRIER_SECONDS: Final = 5.0
-"""How long the manager has to act on what it was told; it takes a millisecond."""
+"""The time that systemd has to handle the notifications. It takes a millisecond."""
 
 
 class PassedDescriptor(NamedTuple):
-    """A descriptor that the manager handed over, and the name it has there."""
+    """A descriptor that systemd passed to this process, and its name."""
 
     number: int
     name: str
@@ -32,7 +32,7 @@ class PassedDescriptor(NamedTuple):
 def passed_descriptors(
     environ: Mapping[str, str] = os.environ, pid: int | None = None
 ) -> list[PassedDescriptor]:
-    """Give what was handed over to this process; nothing where it was meant for another one."""
+    """Return the descriptors passed to this process; none if they were for another one."""
     if environ.get("LISTEN_PID") != str(os.getpid() if pid is None else pid):
         return []
     count = environ.get("LISTEN_FDS", "")
@@ -47,7 +47,7 @@ def passed_descriptors(
 def watchdog_seconds(
     environ: Mapping[str, str] = os.environ, pid: int | None = None
 ) -> float | None:
-    """Tell within what time the manager wants a sign of life; None where it wants none."""
+    """Return the time within which systemd expects each notification, or None for no watchdog."""
     if environ.get("WATCHDOG_PID", "") not in ("", str(os.getpid() if pid is None else pid)):
         return None
     microseconds = environ.get("WATCHDOG_USEC", "")
@@ -55,61 +55,65 @@ def watchdog_seconds(
 
 
 class Notifier:
-    """Tells the service's manager how the daemon is; says nothing where nobody listens.
+    """Notifies systemd, the service's manager. Without a NOTIFY_SOCKET it does nothing.
 
-    Each call is one datagram, never waits and never raises. It gives whether the datagram was
-    taken: False without a NOTIFY_SOCKET, or when the manager's queue is full.
+    Each method sends one datagram, never waits and never raises. It returns whether the datagram
+    was sent: False without a NOTIFY_SOCKET, or when systemd's queue is full.
     """
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         path = environ.get("NOTIFY_SOCKET", "")
-        # A path, or a name in the abstract namespace: unix(7) has a NUL where the variable has @.
-        # What else sd_notify(3) allows (vsock) speaks to a virtual machine's host.
+        # A path, or a name in the abstract namespace, which has NUL in place of @: unix(7). The
+        # other addresses of sd_notify(3) (vsock) are for a virtual machine's host.
         self._address: Final = f"\0{path[1:]}" if path.startswith("@") else path
         self._listens: Final = path.startswith(("/", "@"))
 
     def ready(self) -> bool:
-        """Tell that clients are served from now on."""
+        """Notify that clients are served from now on."""
         return self._send("READY=1")
 
     def reloading(self) -> bool:
-        """Tell that the configuration is read again; ``ready`` follows, whatever becomes of it."""
-        # One datagram: systemd takes READY=1 for this reload's end by the time in it.
+        """Notify that a reload has begun. `ready` must follow, whether it succeeds or not."""
+        # In one datagram: by this time systemd recognizes the READY=1 that ends the reload.
         return self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def status(self, text: str) -> bool:
-        """Tell in one line what ``systemctl status`` is to show."""
+        """Set the line that ``systemctl status`` shows."""
         # A line break would begin the next assignment.
         return self._send(f"STATUS={' '.join(text.splitlines())}")
 
     def stopping(self) -> bool:
-        """Tell that the daemon has begun to end."""
+        """Notify that the daemon is stopping."""
         return self._send("STOPPING=1")
 
     def extend_timeout(self, microseconds: int) -> bool:
-        """Ask for so many more microseconds, from now, to start or to stop in."""
+        """Extend the time to start or to stop in, to this many microseconds from now."""
         return self._send(f"EXTEND_TIMEOUT_USEC={microseconds}")
 
     def watchdog(self) -> bool:
-        """Give the sign of life that the unit's WatchdogSec= asks for."""
+        """Reset the timer of WatchdogSec=."""
         return self._send("WATCHDOG=1")
 
     def store(self, descriptor: int, name: str) -> bool:
-        """Have the manager keep a copy of the descriptor, and hand it to the next start.
+        """Store a copy of the descriptor in systemd, which passes it to the next start.
 
-        ``name`` is of printable ASCII without a colon, at most 255 characters. What the manager has
-        already, or has no room for (FileDescriptorStoreMax=), it does not take, and does not tell.
+        A descriptor that systemd has already, or has no room for (FileDescriptorStoreMax=), is
+        ignored silently.
+
+        Args:
+            descriptor: An open descriptor.
+            name: At most 255 characters of printable ASCII, without a colon.
         """
-        # FDPOLL=0: a listening socket's events are no reason to drop it.
+        # FDPOLL=0: otherwise systemd drops a descriptor on a hangup or an error.
         return self._send(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", (descriptor,))
 
     def forget(self, name: str) -> bool:
-        """Have the manager close what it keeps under this name."""
+        """Close the stored descriptors of this name."""
         return self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
 
     def barrier(self, seconds: float = _BARRIER_SECONDS) -> bool:
-        """Wait until the manager has acted on all it was told so far; False if it does not."""
-        # sd_notify_barrier(3): it closes its copy of the pipe's end, which hangs up ours.
+        """Wait until systemd has handled every notification so far. Return False if it has not."""
+        # sd_notify_barrier(3): systemd closes its end of the pipe, which hangs up ours.
         ours, theirs = os.pipe2(os.O_CLOEXEC)
         try:
             try:

@@ -1,7 +1,6 @@
-"""Where every task of this Trio run stands, as text: for a log when something hangs.
+"""The tree of this Trio run's tasks with their stacks, as text: for the log when something hangs.
 
-faulthandler shows the loop's own stack alone. What hangs is a task, and its stack hangs on its
-coroutine.
+faulthandler shows only the stack of the event loop. A task's own stack is in its coroutine.
 """
 
 from __future__ import annotations
@@ -18,20 +17,20 @@ import trio
 __all__ = ["task_tree"]
 
 TREE_CHARACTERS: Final = 24_000
-"""The whole tree: some 50 different stacks, which is more than there are kinds of tasks."""
+"""Of the whole tree: some 50 different stacks, more than there are kinds of tasks."""
 
 SIBLINGS: Final = 200
-"""Looked at in one nursery, which may hold ten thousand connections that all stand alike."""
+"""Tasks to describe in one nursery, which may have ten thousand connections in the same place."""
 
 FRAMES: Final = 24
-"""Of one stack, the innermost."""
+"""Innermost frames of each stack."""
 
 
 def task_tree(root: trio.lowlevel.Task | None = None) -> str:
-    """Write the tree below ``root`` (None: the whole run's), each task with its stack.
+    """Return the tree of tasks below ``root``, by default of the whole run, with their stacks.
 
-    Siblings that stand alike are written once, with their number. The text is bounded; where more
-    is left out, it says so.
+    Siblings with the same stack are written once, with their number. The text is limited to
+    ``TREE_CHARACTERS``, and says what it leaves out.
     """
     root = trio.lowlevel.current_root_task() if root is None else root
     text = "" if root is None else "\n".join(_described(root))
@@ -53,7 +52,7 @@ def _described(task: trio.lowlevel.Task) -> list[str]:
 def _children(nursery: trio.Nursery) -> Iterator[str]:
     children = list(nursery.child_tasks)
     alike = Counter("\n".join(_described(child)) for child in children[:SIBLINGS])
-    for described, number in sorted(alike.items()):  # a nursery's are in no order
+    for described, number in sorted(alike.items()):  # a nursery's tasks have no order
         name, *rest = described.split("\n")
         yield name if number == 1 else f"{name} ({number} alike)"
         yield from rest
@@ -62,7 +61,7 @@ def _children(nursery: trio.Nursery) -> Iterator[str]:
 
 
 def _frames(awaited: Any) -> Iterator[str]:
-    """Tell the frames from a coroutine in to what it waits for, outermost first."""
+    """Yield the frames of a coroutine and of what it waits for, outermost first."""
     while awaited is not None:
         match awaited:
             case types.CoroutineType():
@@ -72,10 +71,10 @@ def _frames(awaited: Any) -> Iterator[str]:
             case types.AsyncGeneratorType():
                 frame, inner = awaited.ag_frame, awaited.ag_await
             case _:
-                # What __anext__ and the like give names its generator to the collector alone.
+                # An awaitable such as __anext__'s: only the garbage collector knows its generator.
                 awaited = _generator_of(awaited)
                 continue
-        # Where every task that waits ends, inside Trio.
+        # The innermost frame of every waiting task, inside Trio.
         if frame is not None and frame.f_code.co_name != "_real_async_yield":
             code = frame.f_code
             file = "/".join(Path(code.co_filename).parts[-3:])
