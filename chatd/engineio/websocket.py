@@ -74,7 +74,7 @@ class UpgradeProbe:
         self._probed = False
         self._transport: WebSocketTransport | None = None
         session.begin_upgrade(websocket)
-        self._timer = timers.add(trio.current_time() + seconds, self._expire)
+        self._timer = timers.add(trio.current_time() + seconds, self._expire, websocket.fault)
 
     async def received(self, message: str | bytes) -> None:
         """Handle a packet of the upgrade, and then those of the session."""

@@ -9,11 +9,12 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from chatd.chat.expiry import Expiry
 from chatd.chat.tokens import Keys, new_key, read_key
 from chatd.chat.users import MARK
 from chatd.journal import Unavailable
 from chatd.journal.memory import MemoryJournal
-from chatd.model import UNAUTHORIZED, Record, UserRecord
+from chatd.model import INTERNAL, UNAUTHORIZED, Record, UserRecord
 from chatd.protocol import commands, events
 from chatd.settings import Auth, Chat, Settings
 from tests.chat.room import Client, Room, Wall, open_room, refusal, refused
@@ -374,6 +375,25 @@ async def test_a_wall_clock_that_is_set_is_noticed(room: Room, autojump_clock: M
     room.chat.now.ahead = 35_990_000
     await trio.sleep(61)
     assert len(client.closed) == 1
+
+
+async def test_a_fault_in_an_expiry_costs_its_connection_alone(
+    room: Room, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Expiry, now: float) -> float | None:
+        raise ValueError("expiry")
+
+    other = await room.subject("bob", seconds=36_000)
+    await trio.sleep(1)
+    monkeypatch.setattr(Expiry, "fire", fail)
+    client = await room.subject("ann", seconds=36_000)
+    await trio.sleep(1)
+    assert client.closed == [(INTERNAL, INTERNAL.reason)]
+    [fault] = [fields for name, fields in room.log.records if name == "fault"]
+    assert (fault["error"], fault["user"]) == ("ValueError('expiry')", "ann")
+    monkeypatch.undo()
+    assert other.closed == []
+    await other.join()
 
 
 async def test_who_has_a_token_of_a_key_that_is_gone_goes_with_it(room: Room) -> None:

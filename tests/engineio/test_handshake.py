@@ -4,9 +4,11 @@ import json
 from typing import Any
 
 import pytest
+import trio
 from trio.testing import MockClock
 
 from chatd.engineio import Cookie
+from chatd.engineio.heartbeat import Heartbeat
 from chatd.wire.request import Request
 from tests.engineio.served import ask, serve, upgrade
 
@@ -241,6 +243,32 @@ async def test_a_fault_of_what_is_above_costs_its_session_alone(autojump_clock: 
         assert served.last.reason == "transport error"
         assert served.faults == ["ValueError('boom')"] * 2
         assert not served.engine.sessions
+
+
+async def test_a_fault_in_a_heartbeat_costs_its_session_alone(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise ValueError("heartbeat")
+
+    async with serve() as served:
+        client = await served.websocket()
+        await client.hear()
+        faulty = served.last
+        await trio.sleep(10)
+        other = await served.websocket()
+        await other.hear()
+        monkeypatch.setattr(Heartbeat, "look", fail)
+        await trio.sleep(16)
+        monkeypatch.undo()
+        assert (await client.closed())[0] == 1011
+        await client.aclose()
+        await faulty.over.wait()
+        assert served.faults == ["ValueError('heartbeat')"]
+        assert await other.hear() == "2"
+        await other.text("3")
+        await other.text("4still here")
+        assert await other.hear() == "4still here"
 
 
 async def test_what_cannot_open_a_session_leaves_none(autojump_clock: MockClock) -> None:
