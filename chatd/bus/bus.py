@@ -169,16 +169,30 @@ class Bus:
         journal: The store. The bus is its only writer and closes it.
         on_fanned_out: See `FannedOut`.
         log: Takes a ``fault`` line for what the code of a connection raises here.
+        waiting_submissions: The capacity of ``submitted``.
+        batch_events: The most submissions in a batch.
+        batch_bytes: A batch is closed at this many characters of text.
     """
 
-    def __init__(self, journal: Journal, on_fanned_out: FannedOut, log: Log) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        on_fanned_out: FannedOut,
+        log: Log,
+        *,
+        waiting_submissions: int = WAITING_SUBMISSIONS,
+        batch_events: int = BATCH_EVENTS,
+        batch_bytes: int = BATCH_BYTES,
+    ) -> None:
         self._journal = journal
         self._on_fanned_out = on_fanned_out
         self._log = log
         self._fanned_out = self._fanning_out = journal.position
         self._feeds: dict[str, Feed] = {}
-        self._submit, self._submitted = trio.open_memory_channel[_Item](WAITING_SUBMISSIONS)
+        self._submit, self._submitted = trio.open_memory_channel[_Item](waiting_submissions)
         self._release, self._committed = trio.open_memory_channel[list[Event]](BLOCKS)
+        self._batch_events = batch_events
+        self._batch_bytes = batch_bytes
         self._commit_began = math.inf
         self._fanout_began = math.inf
         self._in_doubt = False
@@ -336,7 +350,7 @@ class Bus:
         while quiet < QUIET_ROUNDS and perf_counter() < ends:
             await trio.lowlevel.checkpoint()
             quiet += 1
-            while len(batch) < BATCH_EVENTS and size < BATCH_BYTES:
+            while len(batch) < self._batch_events and size < self._batch_bytes:
                 try:
                     item = self._submitted.receive_nowait()
                 except (trio.WouldBlock, trio.EndOfChannel):

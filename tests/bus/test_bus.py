@@ -143,13 +143,9 @@ async def test_what_waits_together_is_committed_together_and_sorted_by_room(scri
     assert bus.statistics().batches == 1
 
 
-async def test_a_batch_is_bounded_in_events_and_bytes(
-    script: Script, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_batch_is_bounded_in_events_and_bytes(script: Script) -> None:
     journal = FaultyJournal()
-    monkeypatch.setattr(module, "BATCH_EVENTS", 10)
-    monkeypatch.setattr(module, "BATCH_BYTES", 50)
-    bus = Bus(journal, script.shown, script.log)
+    bus = Bus(journal, script.shown, script.log, batch_events=10, batch_bytes=50)
     for number in range(25):
         await bus.publish(script.submission(post(str(number)), "x"))
     for _ in range(3):
@@ -161,11 +157,9 @@ async def test_a_batch_is_bounded_in_events_and_bytes(
     assert sum(map(len, journal.committed)) == 28
 
 
-async def test_publishers_wait_while_the_collector_is_full(
-    script: Script, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "WAITING_SUBMISSIONS", 2)
-    bus = Bus(MemoryJournal(now=lambda: 1), script.shown, script.log)
+async def test_publishers_wait_while_the_collector_is_full(script: Script) -> None:
+    journal = MemoryJournal(now=lambda: 1)
+    bus = Bus(journal, script.shown, script.log, waiting_submissions=2)
     await bus.publish(script.submission(post("1"), "1"))
     await bus.publish(script.submission(post("2"), "2"))
     with trio.move_on_after(0) as scope:

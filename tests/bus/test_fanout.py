@@ -1,0 +1,96 @@
+"""The fan-out loop: slices, and who is passed over after a pause."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+from typing import Any
+
+import pytest
+import trio
+
+from chatd.bus import fan_out, fanout
+
+
+class Receiver:
+    def __init__(self, on_offer: Callable[[], None] = lambda: None) -> None:
+        self.got: list[tuple[Any, int]] = []
+        self._on_offer = on_offer
+
+    def offer(self, block: Any, messages: int) -> None:
+        self.got.append((block, messages))
+        self._on_offer()
+
+
+def all_of(receivers: list[Receiver]) -> Callable[[], Container[Receiver]]:
+    return lambda: receivers
+
+
+@pytest.fixture
+def slices_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fanout, "SLICE_SECONDS", -1.0)
+    monkeypatch.setattr(fanout, "SLICE_RECEIVERS", 2)
+
+
+async def test_each_group_gets_its_block_and_an_empty_one_is_skipped() -> None:
+    groups = [[Receiver(), Receiver()] for _ in range(3)]
+    blocks = [b"a", b"", b"c"]
+    await fan_out(
+        [(block, group, all_of(group)) for block, group in zip(blocks, groups, strict=True)], 7
+    )
+    assert [[one.got for one in group] for group in groups] == [
+        [[(b"a", 7)]] * 2,
+        [[]] * 2,
+        [[(b"c", 7)]] * 2,
+    ]
+
+
+async def test_a_short_fan_out_does_not_checkpoint() -> None:
+    receiver = Receiver()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await fan_out([(b"a", [receiver], all_of([receiver]))], 1)
+    assert receiver.got == [(b"a", 1)]
+    assert not scope.cancelled_caught
+
+
+async def test_who_left_during_a_pause_is_passed_over_in_later_slices_and_groups(
+    slices_of_two: None,
+) -> None:
+    def leave() -> None:
+        there.discard(rest[0])
+        there.discard(others[1])
+
+    first = [Receiver(leave), Receiver()]
+    rest = [Receiver(), Receiver()]
+    others = [Receiver(), Receiver()]
+    there = {*first, *rest, *others}
+    await fan_out(
+        [(b"a", [*first, *rest], lambda: there), (b"b", others, lambda: there)],
+        1,
+    )
+    assert [len(one.got) for one in (*first, *rest, *others)] == [1, 1, 0, 1, 1, 0]
+
+
+async def test_others_run_between_slices(slices_of_two: None) -> None:
+    rounds = 0
+
+    async def count() -> None:
+        nonlocal rounds
+        while True:
+            await trio.lowlevel.checkpoint()
+            rounds += 1
+
+    receivers = [Receiver() for _ in range(20)]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count)
+        await fan_out([(b"a", receivers, all_of(receivers))], 1)
+        nursery.cancel_scope.cancel()
+    assert rounds >= 9
+
+
+async def test_a_cancellation_does_not_keep_it_from_anybody(slices_of_two: None) -> None:
+    receivers = [Receiver() for _ in range(5)]
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await fan_out([(b"a", receivers, all_of(receivers))], 1)
+    assert [len(one.got) for one in receivers] == [1] * 5
