@@ -354,7 +354,7 @@ class Engine:
             opener,
             max_message_bytes=self.options.max_payload,
             send_queue_bytes=self.options.send_queue_bytes,
-            heartbeat=False,
+            keep_alive=False,
         )
 
     def _session_opener(self, revision: Revision) -> wire.Opener:

@@ -266,7 +266,7 @@ class HttpServer:
     async def _serve_websocket(self, transport: Transport, handover: Handover) -> None:
         websocket = WebSocket(transport, handover, settings=self._settings, log=self.log)
         timer = None
-        if handover.upgrade.heartbeat and self._timers is not None:
+        if handover.upgrade.keep_alive and self._timers is not None:
             timer = self._timers.add(
                 websocket.last_heard + self._settings.websocket.ping_interval_seconds,
                 KeepAlive(websocket, self._keep_alive_options).fire,

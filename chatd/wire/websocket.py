@@ -31,6 +31,7 @@ __all__ = ["Handover", "Opener", "Receiver", "Upgrade", "WebSocket"]
 # A chat message needs one system call, and so does a burst of messages up to this size.
 _RECV_BYTES: Final = 8192
 _PING: Final = frames.ping()
+_GONE: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 class Receiver(Protocol):
@@ -59,14 +60,14 @@ class Upgrade(Struct, frozen=True):
         open: Called after the handshake. The receiver that it returns takes the messages.
         max_message_bytes: In place of the settings' limit.
         send_queue_bytes: In place of the settings' limit.
-        heartbeat: Whether silent peers are pinged. False if the protocol has its own heartbeat.
+        keep_alive: Whether silent peers are pinged. False if the protocol has a heartbeat.
     """
 
     subprotocol: str | None
     open: Opener
     max_message_bytes: int | None = None
     send_queue_bytes: int | None = None
-    heartbeat: bool = True
+    keep_alive: bool = True
 
 
 class Handover(Struct, frozen=True):
@@ -83,7 +84,6 @@ class WebSocket:
     Attributes:
         id: The connection's id in the log.
         request: The request that was upgraded.
-        opened: When the handshake was complete, on Trio's clock.
         last_heard: When the peer's last byte arrived, on Trio's clock.
         received_bytes: How many bytes have been read.
         received_messages: How many messages have been handed to the receiver.
@@ -96,6 +96,7 @@ class WebSocket:
         "_failed",
         "_items",
         "_log",
+        "_nursery",
         "_reader",
         "_reading",
         "_receiver",
@@ -106,8 +107,6 @@ class WebSocket:
         "closing",
         "id",
         "last_heard",
-        "nursery",
-        "opened",
         "outbox",
         "peer_closed",
         "received_bytes",
@@ -115,7 +114,7 @@ class WebSocket:
         "request",
     )
 
-    nursery: trio.Nursery
+    _nursery: trio.Nursery
     outbox: Outbox
 
     def __init__(
@@ -129,7 +128,7 @@ class WebSocket:
         upgrade = handover.upgrade
         self.request = handover.request
         self.id = handover.request.connection
-        self.opened = self.last_heard = trio.current_time()
+        self.last_heard = trio.current_time()
         self.received_messages = 0
         self.received_bytes = 0
         self.busy = True
@@ -157,7 +156,7 @@ class WebSocket:
 
         An exception that it raises is logged and closes the connection with 1011.
         """
-        self.nursery.start_soon(self._guarded, job)
+        self._nursery.start_soon(self._guarded, job)
 
     def ping(self) -> None:
         """Send a ping."""
@@ -180,7 +179,7 @@ class WebSocket:
         """Serve the connection. Its transport is closed when this returns."""
         try:
             async with trio.open_nursery() as nursery:
-                self.nursery = nursery
+                self._nursery = nursery
                 self.outbox = Outbox(
                     self._transport,
                     nursery,
@@ -232,7 +231,7 @@ class WebSocket:
         return accepted
 
     async def _serve(self) -> None:
-        self.opened = self.last_heard = trio.current_time()
+        self.last_heard = trio.current_time()
         try:
             self._receiver = await self._upgrade.open(self)
         except Exception as error:  # the connection's boundary
@@ -267,19 +266,16 @@ class WebSocket:
                     self.end(item.close, item.reason)
                 if self.closing is not None:
                     return
-            if not await self._read():
+            try:
+                data = await self._transport.recv(_RECV_BYTES)
+            except _GONE:
+                data = b""
+            if not data:
                 self.end(LOST)
-
-    async def _read(self) -> bool:
-        """Read the next items. Return False at the end of the stream."""
-        try:
-            data = await self._transport.recv(_RECV_BYTES)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            data = b""
-        self.received_bytes += len(data)
-        self.last_heard = trio.current_time()
-        self._items = iter(self._reader.feed(data))
-        return bool(data)
+                return
+            self.received_bytes += len(data)
+            self.last_heard = trio.current_time()
+            self._items = iter(self._reader.feed(data))
 
     def _answer(self, closing: Closing) -> None:
         """Answer the peer's Close frame, which came first. Nothing may follow the answer."""
@@ -306,9 +302,12 @@ class WebSocket:
 
     async def _await_close(self) -> None:
         """Ignore what comes until the peer's Close frame, a fault, or the end of the stream."""
-        while not any(isinstance(item, Closing | Fault) for item in self._items):
-            if not await self._read():
-                return
+        with suppress(*_GONE):
+            while not any(isinstance(item, Closing | Fault) for item in self._items):
+                data = await self._transport.recv(_RECV_BYTES)
+                if not data:
+                    return
+                self._items = iter(self._reader.feed(data))
 
     async def _discard(self) -> None:
         """Wait until the peer closes TCP: section 7.1.7.
@@ -316,7 +315,7 @@ class WebSocket:
         After a fault its Close frame cannot be found. Closing with bytes unread would reset the
         connection, and the reset may overtake our Close frame.
         """
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        with suppress(*_GONE):
             await self._transport.send_eof()
             while await self._transport.recv(_RECV_BYTES):
                 pass

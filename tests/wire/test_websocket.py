@@ -402,7 +402,7 @@ async def test_a_protocol_may_have_bounds_and_a_heartbeat_of_its_own(
 ) -> None:
     async with serve(SMALL, tcp=False) as served:
         served.upgrades = Upgrade(
-            None, served.open, max_message_bytes=10, send_queue_bytes=20, heartbeat=False
+            None, served.open, max_message_bytes=10, send_queue_bytes=20, keep_alive=False
         )
         client = served.dial()
         await client.upgrade()
