@@ -1,11 +1,11 @@
-"""Where log lines go, and that a reader who takes none never stops the daemon.
+"""Where log lines go. A reader that reads nothing never stops the daemon.
 
 What MUST hold of a sink:
 1. ``write()`` never blocks, never awaits, never raises.
-2. Only whole lines, in order; a line of which a part was taken is finished first.
-3. What waits is bounded in bytes. Over it lines are dropped and counted, and one line tells how
-   many, in the place where they are missing.
-4. No flag of a file description that somebody shares is changed: stderr is often the shell's.
+2. Lines are written whole and in order; a line that was partly written is finished first.
+3. What waits is bounded in bytes. Beyond that, lines are dropped and counted, and one line in their
+   place says how many.
+4. No flag of a shared file description is changed: stderr is often the shell's.
 
 Sinks belong to the thread of the event loop.
 """
@@ -27,44 +27,44 @@ from typing import Final, Protocol, TypeAlias
 
 import trio
 
-__all__ = ["JOURNAL_SOCKET", "Journald", "LineStream", "Sink", "Tell"]
+__all__ = ["JOURNAL_SOCKET", "DropNotice", "Journald", "LineStream", "Sink"]
 
 JOURNAL_SOCKET: Final = Path("/run/systemd/journal/socket")
 
 WAITING_BYTES: Final = 1 << 20
-"""Some 4,000 lines: at a thousand messages a second a reader may pause for four seconds."""
+"""About 4,000 lines: at a thousand messages per second a reader can pause for four seconds."""
 
-_BLOCK_BYTES: Final = 1 << 16  # a pipe's capacity; it takes no more at once
+_BLOCK_BYTES: Final = 1 << 16  # the capacity of a pipe
 
-Tell: TypeAlias = Callable[[int, int], bytes]
-"""Renders the line about lines dropped: (since the last such line, in all)."""
+DropNotice: TypeAlias = Callable[[int, int], bytes]
+"""Returns the line about dropped lines: (since the last such line, in all)."""
 
 
 class Sink(Protocol):
-    """What a log writes to."""
+    """The destination of a log."""
 
     @property
     def dropped(self) -> int:
-        """Lines dropped so far."""
+        """How many lines were dropped so far."""
         ...
 
     @property
     def waiting(self) -> int:
-        """Bytes that the reader has not taken yet."""
+        """How many bytes the reader has not read yet."""
         ...
 
     def write(self, entries: Sequence[bytes]) -> None:
-        """Take whole entries, each a line with its end or an entry of the journal."""
+        """Write whole entries: lines with their ends, or entries of the journal."""
 
     async def run(self) -> None:
-        """Write what waits as its reader takes it. Returns when the sink never has to wait."""
+        """Write what waits, as fast as it is read. Return if nothing ever has to wait."""
 
     def close(self, seconds: float) -> None:
-        """Write what waits for at most ``seconds``, then close."""
+        """Write what waits, for at most ``seconds``, then close."""
 
 
 class _Stream(Protocol):
-    """A descriptor of our own, and how to write to it without ever blocking."""
+    """A descriptor of our own, and a way to write to it that never blocks."""
 
     def fileno(self) -> int: ...
     def push(self, block: bytes) -> int: ...
@@ -72,7 +72,7 @@ class _Stream(Protocol):
 
 
 class _Descriptor:
-    """A file, which has no reader to wait for, or a description that is non-blocking by itself."""
+    """A file, which has no reader to wait for, or a description that is non-blocking already."""
 
     def __init__(self, fd: int) -> None:
         self._fd: Final = fd
@@ -88,10 +88,10 @@ class _Descriptor:
 
 
 class _Polled(_Descriptor):
-    """A blocking description that is shared: written only when, and as much as, there is room.
+    """A blocking description that is shared: it is written only as far as there is room.
 
-    A pipe that polls writable has a free page, which takes PIPE_BUF bytes: pipe(7). A terminal
-    promises less; it is here only where it may not be opened again (after su).
+    A pipe that polls as writable has a free page, which takes PIPE_BUF bytes: pipe(7). A terminal
+    guarantees less; it comes here only if it cannot be opened again (after su).
     """
 
     def __init__(self, fd: int) -> None:
@@ -105,7 +105,7 @@ class _Polled(_Descriptor):
 
 
 class _Socket:
-    """A stream socket, which cannot be opened again but can be told not to wait."""
+    """A stream socket, which cannot be opened again but can be written without waiting."""
 
     def __init__(self, fd: int) -> None:
         self._socket: Final = socket.socket(fileno=fd)
@@ -125,35 +125,37 @@ def _opened(fd: int) -> _Stream:
     if stat.S_ISSOCK(mode):
         return _Socket(os.dup(fd))
     if stat.S_ISREG(mode):
-        # The offset stays shared: reopened, the file would be written from its begin.
+        # Not opened again: it would have an offset of its own and overwrite the file.
         return _Descriptor(os.dup(fd))
     flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
-        return _Descriptor(os.open(f"/proc/self/fd/{fd}", flags))  # proc(5): a description of ours
-    except OSError:  # a terminal of another user's, no /proc, a pipe whose reader has gone
+        return _Descriptor(os.open(f"/proc/self/fd/{fd}", flags))  # our own description: proc(5)
+    except OSError:  # another user's terminal, no /proc, a pipe whose reader is gone
         return _Polled(os.dup(fd))
 
 
-class _Note(bytes):
-    """What the stream itself says between lines; ``lines`` are the dropped ones it tells of."""
+class _Notice(bytes):
+    """What the stream writes between lines; it reports that ``lines`` lines were dropped."""
 
     lines = 0
 
 
 class LineStream:
-    """Lines into a pipe, a terminal, a file or a stream socket, mostly the one at stderr.
+    """Writes lines to a pipe, a terminal, a file or a stream socket, usually stderr.
 
-    ``fd`` itself stays its owner's. Raises OSError if ``fd`` is not open.
+    ``fd`` itself stays open. Raises OSError if it is not open.
     """
 
-    def __init__(self, fd: int, tell: Tell, *, waiting_bytes: int = WAITING_BYTES) -> None:
+    def __init__(
+        self, fd: int, drop_notice: DropNotice, *, waiting_bytes: int = WAITING_BYTES
+    ) -> None:
         self._stream: Final = _opened(fd)
         self._is_file: Final = stat.S_ISREG(os.fstat(fd).st_mode)
-        self._tell: Final = tell
+        self._drop_notice: Final = drop_notice
         self._bound: Final = waiting_bytes
         self._entries: deque[bytes] = deque()
-        self._halfway = False  # a part of the first entry has been taken
-        self._untold = 0
+        self._torn = False  # a part of the first entry has been written
+        self._unreported = 0
         self._stuck = trio.Event()
         self._closed = False
         self.dropped = 0
@@ -164,9 +166,9 @@ class LineStream:
         if self._closed:
             self._drop(len(entries))
             return
-        if self._entries or self._untold:
+        if self._entries or self._unreported:
             self._flush()
-        if self._entries or self._untold:
+        if self._entries or self._unreported:
             for entry in entries:
                 self._keep(entry)
             return
@@ -179,15 +181,15 @@ class LineStream:
                 taken -= len(entry)
             elif taken > 0:
                 self._append(entry[taken:])
-                self._halfway = True
+                self._torn = True
                 taken = 0
             else:
                 self._keep(entry)
         self._flush()
 
     def _keep(self, entry: bytes) -> None:
-        # Once a line is dropped all are, until _flush tells of it: the gap is in one place.
-        if self._untold or self.waiting + len(entry) > self._bound:
+        # Once a line is dropped all are, until _flush reports it, so that the gap is in one place.
+        if self._unreported or self.waiting + len(entry) > self._bound:
             self._drop(1)
         else:
             self._append(entry)
@@ -197,26 +199,26 @@ class LineStream:
         self.waiting += len(entry)
 
     def _drop(self, count: int) -> None:
-        self._untold += count
+        self._unreported += count
         self.dropped += count
 
     def _push(self, block: bytes) -> int:
-        """Give how many bytes were taken; -1: nothing ever will take these."""
+        """Return how many bytes were written; -1 if these never will be."""
         try:
             return self._stream.push(block)
         except BlockingIOError:
             return 0
-        except OSError:  # the reader has gone, the disk is full
+        except OSError:  # the reader is gone, or the disk is full
             return -1
 
     def _flush(self) -> None:
         while True:
-            # Half the bound, so that a slow reader gets long pieces with few gaps.
-            if self._untold and self.waiting <= self._bound // 2:
-                note = _Note(self._tell(self._untold, self.dropped))
-                note.lines = self._untold
-                self._append(note)
-                self._untold = 0
+            # Only at half the bound, so that a slow reader gets long stretches with few gaps.
+            if self._unreported and self.waiting <= self._bound // 2:
+                notice = _Notice(self._drop_notice(self._unreported, self.dropped))
+                notice.lines = self._unreported
+                self._append(notice)
+                self._unreported = 0
             if not self._entries:
                 return
             taken = self._push(self._block())
@@ -226,7 +228,7 @@ class LineStream:
             if taken == 0:
                 self._stuck.set()
                 return
-            self._take_off(taken)
+            self._remove(taken)
 
     def _block(self) -> bytes:
         length = 0
@@ -238,25 +240,25 @@ class LineStream:
                 break
         return b"".join(block)
 
-    def _take_off(self, taken: int) -> None:
+    def _remove(self, taken: int) -> None:
         self.waiting -= taken
         while taken:
             entry = self._entries.popleft()
-            self._halfway = len(entry) > taken
-            if self._halfway:
+            self._torn = len(entry) > taken
+            if self._torn:
                 self._entries.appendleft(entry[taken:])
             taken -= min(taken, len(entry))
 
     def _lose(self) -> None:
         for entry in self._entries:
-            if isinstance(entry, _Note):
-                self._untold += entry.lines
+            if isinstance(entry, _Notice):
+                self._unreported += entry.lines
             else:
                 self._drop(1)
         self._entries.clear()
         self.waiting = 0
-        if self._halfway and self._is_file:
-            self._append(_Note(b"\n"))  # when the disk has room again, the next line is a line
+        if self._torn and self._is_file:
+            self._append(_Notice(b"\n"))  # once the disk has room again, the next line is whole
 
     async def run(self) -> None:
         """See `Sink`."""
@@ -283,7 +285,7 @@ class LineStream:
         while self._entries and not self._is_file and (left := deadline - time.monotonic()) > 0:
             poll.poll(left * 1000)
             self._flush()
-        self._halfway = False
+        self._torn = False
         self._lose()
         self._closed = True
         if trio.lowlevel.in_trio_run():
@@ -296,44 +298,44 @@ _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | f
 
 
 class Journald:
-    """Entries for systemd's journal, one datagram each, on a socket of our own.
+    """Sends entries to systemd's journal, one datagram each.
 
-    A large entry goes as a sealed memfd (the journal's native protocol). When the journal's queue
-    is full or it is being restarted, entries are dropped: nothing waits here.
+    A large entry is sent as a sealed memfd, as the journal's native protocol has it. While the
+    journal's queue is full or it restarts, entries are dropped: nothing waits here.
     """
 
     waiting = 0
 
-    def __init__(self, tell: Tell, *, path: Path = JOURNAL_SOCKET) -> None:
-        # Never connected: the journal's path outlives its restarts, a connection does not.
+    def __init__(self, drop_notice: DropNotice, *, path: Path = JOURNAL_SOCKET) -> None:
+        # Not connected: the path stays valid when the journal restarts, a connection does not.
         self._socket: Final = socket.socket(
             socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         )
         self._path: Final = str(path)
-        self._tell: Final = tell
-        self._untold = 0
+        self._drop_notice: Final = drop_notice
+        self._unreported = 0
         self.dropped = 0
 
     def write(self, entries: Sequence[bytes]) -> None:
         """See `Sink`."""
         for entry in entries:
-            self._tell_dropped()
-            if self._untold or not self._sent(entry):
-                self._untold += 1
+            self._report_dropped()
+            if self._unreported or not self._sent(entry):
+                self._unreported += 1
                 self.dropped += 1
 
-    def _tell_dropped(self) -> None:
-        if self._untold and self._sent(self._tell(self._untold, self.dropped)):
-            self._untold = 0
+    def _report_dropped(self) -> None:
+        if self._unreported and self._sent(self._drop_notice(self._unreported, self.dropped)):
+            self._unreported = 0
 
     def _sent(self, entry: bytes) -> bool:
         try:
             self._socket.sendto(entry, self._path)
         except OSError as error:
-            return error.errno == errno.EMSGSIZE and self._sent_by_memory(entry)
+            return error.errno == errno.EMSGSIZE and self._sent_as_memfd(entry)
         return True
 
-    def _sent_by_memory(self, entry: bytes) -> bool:
+    def _sent_as_memfd(self, entry: bytes) -> bool:
         try:
             memory = os.memfd_create("chatd-log", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         except OSError:
@@ -354,5 +356,5 @@ class Journald:
 
     def close(self, seconds: float) -> None:
         """See `Sink`."""
-        self._tell_dropped()
+        self._report_dropped()
         self._socket.close()

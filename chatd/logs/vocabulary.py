@@ -1,8 +1,8 @@
-"""What may stand in the log: every event by name with its level, every field with its meaning.
+"""The vocabulary of the log: all events with their levels, and all fields.
 
-The list is closed. A name that is not in it is refused by the type checker and at run time, so
-whoever reads the log (people, alerts, queries in systemd's journal) can rely on this page. No
-field holds a token, a key or a secret: there is none to put it in.
+The list is closed: the type checker and the log itself refuse any other name, so that people,
+alerts and queries of systemd's journal can rely on it. No field is meant for a token, a key or a
+secret.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from msgspec import Struct
 __all__ = ["FIELDS", "LEVELS", "VOCABULARY", "Fields", "Level", "Meaning", "Name"]
 
 Level: TypeAlias = Literal["debug", "info", "warning", "error"]
-"""How much an event matters. ``log.level`` names the least that is written."""
+"""How important an event is. ``log.level`` is the lowest level that is written."""
 
 LEVELS: Final[dict[Level, int]] = {"debug": 7, "info": 6, "warning": 4, "error": 3}
-"""The levels with syslog's severities (RFC 5424 section 6.2.1): the journal's PRIORITY."""
+"""The levels as syslog's severities (RFC 5424 section 6.2.1), which are the journal's PRIORITY."""
 
 Name: TypeAlias = Literal[
     "start",
@@ -62,46 +62,46 @@ Name: TypeAlias = Literal[
 
 
 class Meaning(Struct, frozen=True):
-    """What one event says: its level, what happened, and the fields it comes with."""
+    """An event: its level, what happened, and its fields."""
 
     level: Level
-    says: str
+    description: str
     fields: tuple[str, ...]
 
 
 _CONNECTION: Final = ("connection", "user", "nick", "address", "transport", "protocol")
-# What an operator did: who it was, to whom or what, where (no room: everywhere), for how long.
-_DEED: Final = ("by", "target", "nick", "network", "room", "seconds", "reason")
+# What an operator did: by whom, to whom, where (no room: everywhere), for how long and why.
+_ACTION: Final = ("by", "target", "nick", "network", "room", "seconds", "reason")
 
-_LOGGED: Final = ("room", "seq", "bytes", "receivers", "text")  # an event of a room's log
+_EVENT: Final = ("room", "seq", "bytes", "receivers", "text")  # of a room's log
 
 VOCABULARY: Final[dict[Name, Meaning]] = {
-    "start": Meaning("info", "the daemon begins", ("version", "pid")),
+    "start": Meaning("info", "the daemon starts", ("version", "pid")),
     "listening": Meaning("info", "a listener is open", ("listener",)),
     "ready": Meaning("info", "clients are served from now on", ("seconds",)),
     "warning": Meaning(
-        "warning", "something the operator should mend", ("detail", "setting", "address")
+        "warning", "something the operator should fix", ("detail", "setting", "address")
     ),
     "connect": Meaning("info", "a chat connection is open", _CONNECTION),
-    "auth": Meaning("info", "a connection is somebody who was here before", _CONNECTION),
+    "auth": Meaning("info", "a connection authenticated", _CONNECTION),
     "join": Meaning("info", "a connection entered a room", (*_CONNECTION, "room")),
     "leave": Meaning("info", "a connection left a room", (*_CONNECTION, "room", "reason")),
-    "nick": Meaning("info", "a user is called otherwise now", (*_CONNECTION, "old")),
+    "nick": Meaning("info", "a user changed the nick", (*_CONNECTION, "old")),
     "message": Meaning(
         "info",
-        "a message was said and committed",
-        (*_CONNECTION, *_LOGGED),
+        "a message was committed and fanned out",
+        (*_CONNECTION, *_EVENT),
     ),
-    "edit": Meaning("info", "a message has another text", (*_CONNECTION, *_LOGGED, "of")),
-    "delete": Meaning("info", "a message was taken away", (*_CONNECTION, *_LOGGED, "of")),
-    "topic": Meaning("info", "a room has another topic", (*_CONNECTION, *_LOGGED)),
-    "kick": Meaning("info", "an operator put somebody out", _DEED),
-    "ban": Meaning("info", "an operator keeps somebody, or a network, out", _DEED),
-    "unban": Meaning("info", "an operator took a ban back", _DEED),
-    "mute": Meaning("info", "an operator lets somebody say nothing", _DEED),
-    "unmute": Meaning("info", "an operator lets somebody speak again", _DEED),
-    "slow": Meaning("info", "an operator set a room's slow mode", _DEED),
-    "close": Meaning("info", "an operator shut a room, or opened it again", _DEED),
+    "edit": Meaning("info", "a message was edited", (*_CONNECTION, *_EVENT, "of")),
+    "delete": Meaning("info", "a message was deleted", (*_CONNECTION, *_EVENT, "of")),
+    "topic": Meaning("info", "a room's topic changed", (*_CONNECTION, *_EVENT)),
+    "kick": Meaning("info", "an operator removed a user", _ACTION),
+    "ban": Meaning("info", "an operator banned a user or a network", _ACTION),
+    "unban": Meaning("info", "an operator lifted a ban", _ACTION),
+    "mute": Meaning("info", "an operator muted a user", _ACTION),
+    "unmute": Meaning("info", "an operator lifted a mute", _ACTION),
+    "slow": Meaning("info", "an operator set a room's slow mode", _ACTION),
+    "close": Meaning("info", "an operator closed a room, or opened it again", _ACTION),
     "refused": Meaning(
         "info",
         "a request was refused",
@@ -120,40 +120,38 @@ VOCABULARY: Final[dict[Name, Meaning]] = {
     ),
     "fault": Meaning(
         "error",
-        "an error of chatd's own",
+        "an internal error",
         (*_CONNECTION, "room", "seq", "detail", "error", "traceback"),
     ),
     "hang": Meaning(
-        "error", "events do not get through; this is where every task stands", ("seconds", "tasks")
+        "error", "events do not get through; the stack of every task", ("seconds", "tasks")
     ),
     "store": Meaning(
         "warning",
-        "the store is not as it should be, or is again",
+        "the state of the store changed",
         ("state", "detail", "seconds", "store_bytes"),
     ),
     "retention": Meaning("info", "old events were deleted", ("events", "store_bytes")),
     "reload": Meaning(
         "info",
-        "a changed configuration is in force; what is named as needing a restart is not",
+        "a changed configuration is in force, except for the keys that need a restart",
         ("changed", "restart", "credentials", "seconds"),
     ),
     "reload_refused": Meaning(
-        "error", "the configuration has a fault, and the one in force stays", ("detail",)
+        "error", "the configuration has a fault, and the current one stays in force", ("detail",)
     ),
-    "announce": Meaning(
-        "info", "an operator told everybody something", ("room", "receivers", "bytes")
-    ),
-    "loglevel": Meaning("info", "an operator changed what is logged", ("state",)),
-    "export": Meaning("info", "history was given to an operator", ("room", "target")),
-    "import": Meaning("info", "history was taken up from elsewhere", ("events",)),
-    "backup": Meaning("info", "a copy of the store was given to an operator", ()),
-    "forget": Meaning(
-        "info", "what a user said, and what was kept of them, is removed", ("target",)
-    ),
-    "drain": Meaning("info", "the daemon sends its clients away", ("clients", "rooms", "seconds")),
-    "stop": Meaning("info", "the daemon ended", ("seconds",)),
+    "announce": Meaning("info", "an operator sent a notice", ("room", "receivers", "bytes")),
+    "loglevel": Meaning("info", "an operator changed the log level", ("state",)),
+    "export": Meaning("info", "an operator exported history", ("room", "target")),
+    "import": Meaning("info", "an operator imported history", ("events",)),
+    "backup": Meaning("info", "an operator copied the store", ()),
+    "forget": Meaning("info", "a user's messages and records were deleted", ("target",)),
+    "drain": Meaning("info", "the daemon disconnects its clients", ("clients", "rooms", "seconds")),
+    "stop": Meaning("info", "the daemon stopped", ("seconds",)),
     "dropped": Meaning(
-        "warning", "the log's reader was too slow; lines are missing here", ("lines", "total")
+        "warning",
+        "lines are missing here: the log's reader was too slow",
+        ("lines", "total"),
     ),
 }
 """Every event there is."""
@@ -169,31 +167,31 @@ class Fields(TypedDict, total=False):
     address: str | None
     transport: str | None
     protocol: str | None
-    # How a connection ended or a request failed: a close code, a refusal's code, and words.
+    # How a connection ended or a request failed: a close code or a refusal's code, and why.
     code: str | int | None
     reason: str | None
     bytes_in: int | None
     bytes_out: int | None
     messages_in: int | None
     messages_out: int | None
-    # A message: where, its number there, its size, how many it went to; its words if
-    # ``log.bodies`` is on. Of an edit or a delete, the message's number too.
+    # A message: its room, number, size and number of receivers, and its text with ``log.bodies``.
+    # For an edit or a delete also the number of the message.
     room: str | None
     seq: int | None
     of: int | None
     bytes: int | None
     receivers: int | None
     text: str | None
-    # A request: its path never has its query, in which tokens may stand.
+    # A request: its path is logged without its query, which may contain tokens.
     method: str | None
     path: str | None
     status: int | None
     origin: str | None
     host: str | None
-    # A fault: the exception's class or words, and where it came from.
+    # A fault: the exception, and where it was raised.
     error: str | None
     traceback: str | None
-    # What an operator did, to whom.
+    # What an operator did.
     by: str | None
     target: str | None
     network: str | None

@@ -17,7 +17,7 @@ def test_the_table_speaks_of_fields_there_are_and_of_all() -> None:
 
 
 def test_every_event_is_explained_and_no_field_can_hold_a_token() -> None:
-    assert all(meaning.says for meaning in VOCABULARY.values())
+    assert all(meaning.description for meaning in VOCABULARY.values())
     assert not FIELDS & {"token", "session", "key", "secret", "cookie", "query", "headers"}
 
 
