@@ -9,9 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
@@ -30,20 +31,27 @@ def environ(folder: Path, **more: str) -> dict[str, str]:
     return {"PATH": os.environ["PATH"], "HOME": str(folder), "LANG": "C.UTF-8", **more}
 
 
-def fails(folder: Path, *words: str, **more: str) -> tuple[int, list[str]]:
-    """Run it to its end; give the exit code and the lines on stderr that are no log lines."""
-    ended = subprocess.run(
-        command(*words),
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        env=environ(folder, **more),
-        cwd=folder,
-        check=False,
-    )
-    assert ended.stdout == ""
-    assert "Traceback" not in ended.stderr
-    return ended.returncode, [line for line in ended.stderr.splitlines() if line[:1] != "{"]
+Fails: TypeAlias = Callable[..., tuple[int, list[str]]]
+
+
+@pytest.fixture
+def fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Fails:
+    """Run chatd in this process; return the exit code and the lines on stderr but the log's."""
+    for name in ("STATE_DIRECTORY", "RUNTIME_DIRECTORY", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> tuple[int, list[str]]:
+        code = main([*words])
+        out, err = capfd.readouterr()
+        assert out == ""
+        assert "Traceback" not in err
+        return code, [line for line in err.splitlines() if line[:1] != "{"]
+
+    return run
 
 
 class Serving:
@@ -170,20 +178,20 @@ def test_help_is_0(words: list[str], capsys: pytest.CaptureFixture[str]) -> None
         assert all(flag in told for flag in ("--config", "--listen", "--set"))
 
 
-def test_an_address_in_use_is_1(tmp_path: Path) -> None:
+def test_an_address_in_use_is_1(fails: Fails) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        code, lines = fails(tmp_path, "--listen", f"127.0.0.1:{port}")
+        code, lines = fails("--listen", f"127.0.0.1:{port}")
     assert code == 1
     (line,) = lines
     assert line.startswith(f"chatd: 127.0.0.1:{port} is in use by another program")
     assert "listen.addresses" in line
 
 
-def test_a_store_that_another_daemon_holds_is_1(tmp_path: Path) -> None:
+def test_a_store_that_another_daemon_holds_is_1(tmp_path: Path, fails: Fails) -> None:
     with serving(tmp_path) as one:
         other = tmp_path / "other.sock"
-        code, lines = fails(tmp_path, "--listen", f"unix:{other}")
+        code, lines = fails("--listen", f"unix:{other}")
         assert code == 1
         (line,) = lines
         assert f"is in use by process {one.process.pid}" in line
@@ -192,16 +200,14 @@ def test_a_store_that_another_daemon_holds_is_1(tmp_path: Path) -> None:
         assert not other.exists()
         assert one.ask("/readyz").startswith(b"HTTP/1.1 200")
         # Nor may it take the other's address.
-        code, lines = fails(
-            tmp_path, "--listen", f"unix:{one.path}", "--set", "history.store='memory'"
-        )
+        code, lines = fails("--listen", f"unix:{one.path}", "--set", "history.store='memory'")
         assert code == 1
         (line,) = lines
         assert line.startswith(f"chatd: unix:{one.path}: another program listens there")
         assert one.ask("/healthz").startswith(b"HTTP/1.1 200")
 
 
-def test_a_store_that_cannot_be_opened_is_1(tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_opened_is_1(tmp_path: Path, fails: Fails) -> None:
     listen = ("--listen", f"unix:{tmp_path}/chat.sock")
     damaged = tmp_path / "damaged.db"
     damaged.write_bytes(b"not a database at all, and long enough to be looked at" * 100)
@@ -211,7 +217,7 @@ def test_a_store_that_cannot_be_opened_is_1(tmp_path: Path) -> None:
         (tmp_path, ""),
         (tmp_path / "file" / "chatd.db", "give the folder"),
     ):
-        code, lines = fails(tmp_path, *listen, "--set", f"history.path='{path}'")
+        code, lines = fails(*listen, "--set", f"history.path='{path}'")
         assert code == 1
         (line,) = lines
         assert line.startswith("chatd: ")
@@ -219,8 +225,8 @@ def test_a_store_that_cannot_be_opened_is_1(tmp_path: Path) -> None:
         assert told in line
 
 
-def test_a_socket_in_a_folder_that_is_not_there_is_1(tmp_path: Path) -> None:
-    code, lines = fails(tmp_path, "--listen", f"unix:{tmp_path}/absent/chat.sock")
+def test_a_socket_in_a_folder_that_is_not_there_is_1(tmp_path: Path, fails: Fails) -> None:
+    code, lines = fails("--listen", f"unix:{tmp_path}/absent/chat.sock")
     assert (code, lines) == (
         1,
         [f"chatd: unix:{tmp_path}/absent/chat.sock: the folder does not exist; create it"],
@@ -230,16 +236,26 @@ def test_a_socket_in_a_folder_that_is_not_there_is_1(tmp_path: Path) -> None:
 # ---- serving
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_ends_it_with_0(tmp_path: Path, number: signal.Signals) -> None:
-    with serving(tmp_path, "--set", "log.format='json'") as one:
+@pytest.mark.parametrize(
+    ("number", "more", "history"),
+    [
+        (signal.SIGTERM, {}, ".local/state/chatd/chatd.db"),
+        (signal.SIGINT, {"STATE_DIRECTORY": "state"}, "state/chatd.db"),
+        (signal.SIGHUP, {"XDG_STATE_HOME": "state"}, "state/chatd/chatd.db"),
+    ],
+    ids=lambda value: value.name if isinstance(value, signal.Signals) else "",
+)
+def test_a_signal_ends_it_with_0_and_the_history_is_where_the_environment_says(
+    tmp_path: Path, number: signal.Signals, more: dict[str, str], history: str
+) -> None:
+    folders = {name: str(tmp_path / folder) for name, folder in more.items()}
+    with serving(tmp_path, "--set", "log.format='json'", **folders) as one:
         assert one.ask("/readyz").startswith(b"HTTP/1.1 200")
         one.signal(number)
         one.until("stop")
         assert one.ended() == 0
     assert not one.path.exists()
-    # The user's state folder, where nothing else is said.
-    assert (tmp_path / ".local/state/chatd/chatd.db").is_file()
+    assert (tmp_path / history).is_file()
 
 
 @pytest.mark.parametrize("module", ["trio", "chatd.daemon"])
@@ -268,14 +284,6 @@ sys.exit(main(["--listen", "unix:{tmp_path}/chat.sock", "--set", "history.store=
     )
     assert ended.returncode == 0
     assert [json.loads(line)["event"] for line in ended.stderr.splitlines()][-1] == "stop"
-
-
-def test_where_systemd_says(tmp_path: Path) -> None:
-    state = tmp_path / "state"
-    with serving(tmp_path, STATE_DIRECTORY=str(state)) as one:
-        one.signal(signal.SIGTERM)
-        assert one.ended() == 0
-    assert (state / "chatd.db").is_file()
 
 
 def test_flags_go_over_the_file(tmp_path: Path) -> None:
