@@ -46,4 +46,6 @@ class Bucket:
         """Return the seconds until nothing is remembered by it; 0: a new one would do as well."""
         if rate == "off" or burst == "off":
             return 0
-        return max(0, (burst - self._tokens) / rate - (trio.current_time() - self._at))
+        seconds = (burst - self._tokens) / rate - (trio.current_time() - self._at)
+        # Whole milliseconds: a timer that is due within the clock's rounding would fire forever.
+        return math.ceil(seconds * 1000) / 1000 if seconds > 0 else 0
