@@ -183,7 +183,8 @@ class Chat:
             log = self.log
             if (sender := self.senders.pop(event.position, None)) is not None:
                 sender.unseen -= 1
-                sender.progress.notify()
+                if sender.progress is not None:
+                    sender.progress.set()
                 log = sender.log
             if event.kind == "topic" and room is not None:
                 room.topic = event.text or ""

@@ -13,7 +13,6 @@ from msgspec.structs import asdict
 from chatd import __version__
 from chatd.bus import Codec, Submission
 from chatd.bus.codec import report
-from chatd.changed import Changed
 from chatd.chat.chat import Chat
 from chatd.chat.expiry import Expiry
 from chatd.chat.membership import Membership, Outbox, StartSoon
@@ -100,8 +99,8 @@ class Connection:
         self.unanswered = 0
         self.unseen = 0
         """Events of its commands that are committed, but not fanned out yet."""
-        self.progress = Changed()
-        """Notified when one of these two becomes less. Only the reader's task ever waits for it."""
+        self.progress: trio.Event | None = None
+        """Set when one of these two becomes less. Only the reader's task ever waits for it."""
         self._user: User | None = None
         self._first_guest: User | None = None
         self._timer: Timer | None = None
@@ -211,14 +210,6 @@ class Connection:
             guest=user is None or not user.subject,
         )
 
-    def charge_message(self, size: int) -> None:
-        """Count a message of ``size`` bytes, or raise Refused if there are too many."""
-        chat = self.chat
-        if self.op and chat.settings.limits.operators_exempt:
-            return
-        if wait := chat.flood.charge(self.user, self.limit_key, size):
-            raise Refused("rate_limited", "You are sending messages too fast.", wait)
-
     def charge_page(self) -> None:
         """Count a page or a list, or raise Refused if there are too many."""
         limits = self.chat.settings.limits
@@ -277,7 +268,7 @@ class Connection:
 
     async def _publish(self, commit: Commit) -> None:
         while self.unanswered >= MAX_UNANSWERED:
-            await self.progress.wait()
+            await self._progressed()
         self.unanswered += 1
         try:
             for operation in commit.before:
@@ -294,7 +285,12 @@ class Connection:
     async def flushed(self) -> None:
         """Wait until every command is answered, and every event that they caused is fanned out."""
         while self.unanswered or self.unseen:
-            await self.progress.wait()
+            await self._progressed()
+
+    async def _progressed(self) -> None:
+        self.progress = trio.Event()
+        await self.progress.wait()
+        self.progress = None
 
     # ---- rooms
 

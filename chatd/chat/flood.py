@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from chatd.chat.limits import Bucket
+from chatd.model import Refused
 
 if TYPE_CHECKING:
     from chatd.chat.chat import Chat
-    from chatd.chat.users import User
+    from chatd.chat.connection import Connection
 
 __all__ = ["Flood"]
 
@@ -56,10 +57,12 @@ class Flood:
             now = trio.current_time()
             self._chat.timers.add(now + self._full_in(place), partial(self._forget, address))
 
-    def charge(self, user: User, address: str, size: int) -> int:
-        """Count a message of ``size`` bytes and return 0, or return the milliseconds to wait."""
+    def charge(self, connection: Connection, size: int) -> None:
+        """Count a message of ``size`` bytes, or raise Refused if there are too many."""
         limits = self._chat.settings.limits
-        place = self._addresses.get(address)
+        if connection.op and limits.operators_exempt:
+            return
+        user, place = connection.user, self._addresses.get(connection.limit_key)
         by_address = 0
         if place is not None:
             by_address = place.messages.take(
@@ -70,7 +73,7 @@ class Flood:
         burst = 0 if rate == "off" else max(limits.message_bytes, BURST_SECONDS * rate)
         by_size = user.bytes.take(size, rate, burst)
         if not (by_address or by_count or by_size):
-            return 0
+            return
         # A refused message costs nothing.
         if place is not None and not by_address:
             place.messages.put_back(1)
@@ -78,7 +81,8 @@ class Flood:
             user.messages.put_back(1)
         if not by_size:
             user.bytes.put_back(size)
-        return max(by_address, by_count, by_size)
+        wait = max(by_address, by_count, by_size)
+        raise Refused("rate_limited", "You are sending messages too fast.", wait)
 
     def _full_in(self, place: _Address) -> float:
         limits = self._chat.settings.limits

@@ -72,7 +72,8 @@ class Commit(Submission):
     def resolve(self, outcome: Outcome) -> None:
         connection = self.connection
         connection.unanswered -= 1
-        connection.progress.notify()
+        if connection.progress is not None:
+            connection.progress.set()
         if isinstance(outcome, Refusal):
             if self.undo is not None:
                 self.undo()

@@ -196,6 +196,8 @@ class Rooms:
     def __init__(self, chat: Chat) -> None:
         self._chat = chat
         self._open: dict[str, Room] = {}
+        self.get = self._open.get
+        """Returns the room of a key, or None if nobody is in it."""
         self._direct: dict[str, set[Room]] = {}
         self._opening = trio.Lock()
 
@@ -204,9 +206,6 @@ class Rooms:
 
     def __iter__(self) -> Iterator[Room]:
         return iter(self._open.values())
-
-    def get(self, key: str) -> Room | None:
-        return self._open.get(key)
 
     async def open(self, name: Name) -> Room:
         """Return the room of this name; create it if that is allowed. The caller enters it at once.

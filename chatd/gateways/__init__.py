@@ -1,4 +1,4 @@
-"""How each protocol says the chat's commands and events, and what is answered on the one port."""
+"""The chat's commands and events in each protocol, and the routes of the public port."""
 
 from __future__ import annotations
 
@@ -31,9 +31,14 @@ def routes(
     ready: Callable[[], bool],
     closing: Callable[[], bool],
 ) -> Routes:
-    """Give the table of the public port.
+    """Return the routes of the public port.
 
-    ``ready`` tells whether new clients are welcome, ``closing`` whether they are refused.
+    Args:
+        chat: The chat.
+        log: The operator's log.
+        socketio: Serves the Socket.IO clients.
+        ready: Returns whether new clients should connect here, for ``/readyz``.
+        closing: Returns whether new clients are refused.
     """
     websocket = _websocket(chat, log, closing)
     pages = page.routes(chat.settings)
@@ -81,7 +86,7 @@ def _websocket(chat: Chat, log: Log, closing: Callable[[], bool]) -> Handler:
         try:
             await gateway.enter()
         except BaseException:
-            # The wire tells the end to what this returns alone; and the chat knows the client.
+            # ended() is only called on the returned receiver, and the chat has the connection.
             gateway.ended(*(websocket.closing or (INTERNAL, INTERNAL.reason)))
             raise
         return gateway
@@ -106,7 +111,7 @@ def _websocket(chat: Chat, log: Log, closing: Callable[[], bool]) -> Handler:
             return Upgrade(None, open_text)
         if SUBPROTOCOL in (name.strip() for name in offered.split(",")):
             return Upgrade(SUBPROTOCOL, open_json)
-        message = f"the subprotocol spoken here is {SUBPROTOCOL}; none is plain text"
+        message = f"The subprotocol here is {SUBPROTOCOL}. Without one, plain text is spoken."
         raise HttpRefused(refusal(400, message))
 
     return handler

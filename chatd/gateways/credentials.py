@@ -1,6 +1,6 @@
-"""What a request brings with it: a page's origin that may come or not, and a token.
+"""What a request brings with it: the origin of a web page, and a token.
 
-A token is never taken from a URL: those are kept in histories and logs.
+Tokens are never read from a URL, because URLs are kept in histories and logs.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ __all__ = ["admitted", "bearer", "origin_refusal"]
 _BEARER: Final = "bearer"
 
 _OURS: Final = frozenset({"same-origin", "none"})
-"""What a browser says of a request that no page of another site made (W3C Fetch Metadata)."""
+"""``Sec-Fetch-Site`` of a request that no page of another site made (W3C Fetch Metadata)."""
 
 
 def origin_refusal(request: Request, settings: Settings) -> OriginRefusal | None:
-    """Tell why the page that asks may not connect; None: it may, or it is no page."""
+    """Return why the page that sent a request may not connect; None if it may, or is not a page."""
     origins = settings.http.origins
     if settings.auth.mode != "open":
-        # Any file that somebody was sent could ask with the reader's cookie.
+        # A file that a user was sent could connect with that user's cookie.
         origins = tuple(origin for origin in origins if origin != "file")
     return check(request, origins, settings.http.hosts, request.listener_loopback)
 
 
 def bearer(request: Request, settings: Settings) -> str | None:
-    """Give the token of the ``Authorization`` header, or else of the configured cookie.
+    """Return the token of the ``Authorization`` header, or else of the configured cookie.
 
-    The caller has asked `origin_refusal` first: a cookie counts only for a page that may come.
+    The caller has checked `origin_refusal` first, so a cookie comes from a page that may connect.
     """
     if settings.auth.mode == "open":
         return None
@@ -60,9 +60,9 @@ def admitted(chat: Chat, request: Request, token: str | None) -> Grant | None:
 
 
 def _is_foreign(request: Request) -> bool:
-    """Tell whether another site's page may have made it without an Origin, by a script's URL."""
+    """Return whether a page of another site may have sent it by a script's URL, without Origin."""
     if request.header("origin") is not None:
         return False
     site = request.header("sec-fetch-site")
-    # JSONP is made for that; and old browsers, who use it, do not say whose page it is.
+    # JSONP does just that, and the old browsers that use it do not send Sec-Fetch-Site.
     return (site is not None and site not in _OURS) or "j" in request.query

@@ -1,4 +1,4 @@
-"""``chatd.v1``: one JSON object a text frame, the commands and events of the chat as they are."""
+"""``chatd.v1``: the commands and events of the chat, each as a JSON object in a text frame."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Final
 
 from chatd.chat import Chat, Connection, perform
+from chatd.gateways.pages import readable
 from chatd.gateways.websocket import disconnect
 from chatd.model import UNSUPPORTED, Close, Event, Refusal
 from chatd.protocol import commands, events
@@ -16,31 +17,33 @@ from chatd.wire.websocket import WebSocket
 
 __all__ = ["CODEC", "SUBPROTOCOL", "JsonCodec", "JsonGateway", "goodbye_frames"]
 
-WHY_CHARACTERS: Final = 200
-"""A refusal may quote what it refuses: so much of it."""
+ERROR_CHARACTERS: Final = 200
+"""A refusal may quote the frame that it refuses: at most this much of it."""
 
 
 class JsonCodec:
-    """Says events as frames of one JSON object each."""
+    """Encodes each event as a frame with a JSON object."""
 
     def encode(self, room: str, items: Sequence[Any]) -> bytes:
-        return b"".join(
-            frames.text(encode(events.shape(room, item) if isinstance(item, Event) else item))
-            for item in items
-        )
+        block = b""
+        for item in items:
+            block += frames.text(
+                encode(events.shape(room, item) if isinstance(item, Event) else item)
+            )
+        return block
 
 
 CODEC: Final = JsonCodec()
-"""One for everybody: it keeps nothing, so one block serves all who speak JSON."""
+"""The one of all clients, so that an event is encoded once for all of them."""
 
 
 def goodbye_frames(chat: Chat, close: Close, reason: str) -> bytes:
-    """Give the last thing to be said."""
+    """Return the ``bye`` that is sent before the Close frame."""
     return CODEC.encode("", [chat.bye(close, reason)])
 
 
 class JsonGateway:
-    """One client that speaks ``chatd.v1``."""
+    """A client that speaks ``chatd.v1``."""
 
     def __init__(self, chat: Chat, websocket: WebSocket, connection: Connection) -> None:
         self._chat = chat
@@ -73,12 +76,21 @@ class JsonGateway:
     def _answer(self, mark: Any, answer: commands.Result | Refusal) -> None:
         if isinstance(answer, Refusal):
             frame = frames.text(encode(commands.Answer(mark, error=answer)))
-        elif mark is not None:
-            frame = frames.text(encode(commands.Answer(mark, answer)))
-        else:
+        elif mark is None:
             return
+        else:
+            try:
+                frame = _answer_frame(mark, answer)
+            except Exception:  # the connection's boundary
+                encode_answer = partial(_answer_frame, mark)
+                frame = encode_answer(readable(answer, encode_answer, self._connection.log))
         self._websocket.outbox.offer(frame)
 
     def _refuse(self, message: str, error: ValueError) -> None:
-        why = str(error)[:WHY_CHARACTERS]
-        self._answer(read_id(message), Refusal("bad_request", f"no command of chatd.v1: {why}"))
+        why = str(error)[:ERROR_CHARACTERS]
+        refusal = Refusal("bad_request", f"This is not a command of chatd.v1: {why}.")
+        self._answer(read_id(message), refusal)
+
+
+def _answer_frame(mark: Any, answer: commands.Result) -> bytes:
+    return frames.text(encode(commands.Answer(mark, answer)))

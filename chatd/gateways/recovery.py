@@ -1,12 +1,11 @@
-"""Connection state recovery from the chat's own journal, so that it outlives a restart.
+"""Socket.IO's connection state recovery from the chat's journal, so that it survives a restart.
 
-An offset names the last thing a client was given: ``epoch.position`` for what was live,
-``epoch/seq`` for a page of the room it came in by. The events of the journal are the log; who was
-lost is kept beside it, as a record, for ``engineio.recovery_seconds``.
+An offset names the last event that a client got: ``epoch.position`` for a live event,
+``epoch/seq`` for one on the page of its first room. The events of the journal are the log; a lost
+client is kept beside it, as a record, for ``engineio.recovery_seconds``.
 
-What an offset does not tell is how far the client had got in rooms that it joined later, or was
-still catching up in, before the offset. Where that matters there is no recovery: the client is told
-so, and reads the room's state anew.
+An offset does not tell how far the client had got in rooms that it joined later, or in which it was
+still catching up. If that matters, the client is not recovered, and joins its rooms again.
 """
 
 from __future__ import annotations
@@ -35,12 +34,13 @@ _PAGE_EVENTS: Final = 500
 _KEY: Final = "chat"
 
 
-class _Place(Struct, frozen=True):
-    """A room the client was in, and how it came to be.
+class _RoomState(Struct, frozen=True):
+    """A room that a lost client was in.
 
-    ``how``: it was the first, by which the client came in; or a direct one, in which it is without
-    an answer; or it was joined, and the answer said what had been before. ``followed`` is the
-    store's position when it began to be live; None where it was still catching up.
+    Attributes:
+        how: "first" if the client began there, "direct" for a room of direct messages, which it
+            entered without an answer, or "joined", with a page in the answer.
+        followed: The store's position from which it got live events; None if it was catching up.
     """
 
     how: Literal["first", "direct", "joined"]
@@ -48,63 +48,69 @@ class _Place(Struct, frozen=True):
 
 
 class Whereabouts(Struct, frozen=True):
-    """Where a lost client was: who it is, the room it came in by, all its rooms by their folds.
+    """What is kept of a lost client.
 
-    ``upto`` is the position of the last event that a recovery gave it.
+    Attributes:
+        user: The user's id.
+        room: The key of its first room.
+        rooms: All its rooms, by their keys.
+        upto: The position of the last event that a recovery sent; 0 if there was none.
     """
 
     user: str
     room: str
-    rooms: Mapping[str, _Place]
+    rooms: Mapping[str, _RoomState]
     upto: int = 0
 
     @staticmethod
     def note(connection: Connection, first: Membership, data: dict[str, Any]) -> None:
-        """Note where a connection is, in what is kept of its socket."""
-        rooms: dict[str, _Place] = {}
-        for fold, membership in connection.memberships.items():
+        """Put the state of a connection into the data that is kept of its socket."""
+        rooms: dict[str, _RoomState] = {}
+        for key, membership in connection.memberships.items():
             how: Literal["first", "direct", "joined"] = "joined"
             if membership.starts == 1 and membership is first:
                 how = "first"
             elif membership.starts == 1 and membership.room.direct:
                 how = "direct"
-            rooms[fold] = _Place(how, membership.live_since)
+            rooms[key] = _RoomState(how, membership.live_since)
         where = Whereabouts(connection.user.id, first.room.key, rooms)
         data[_KEY] = msgspec.to_builtins(where)
 
     @staticmethod
     def of(data: Mapping[str, Any]) -> Whereabouts:
-        """Give what was noted."""
+        """Return the state that `note` put there."""
         return msgspec.convert(data[_KEY], Whereabouts)
 
 
 def live_offset(epoch: str, position: int) -> str:
-    """Give the offset of an event of the log."""
+    """Return the offset of a live event."""
     return f"{epoch}.{position}"
 
 
 def page_offset(epoch: str, seq: int) -> str:
-    """Give the offset of an event on the page with which a client came into its first room."""
+    """Return the offset of an event on the page of a client's first room."""
     return f"{epoch}/{seq}"
 
 
 class ChatLog:
-    """`chatd.socketio.RecoveryLog` over the journal; at most ``limits.connections`` are kept lost.
+    """A `chatd.socketio.RecoveryLog` over the journal. Keeps ``limits.connections`` lost clients.
 
-    ``encode`` gives an event as the messages of its packet, without an offset.
+    Args:
+        chat: The chat.
+        encode: Returns the messages of an event's packet, without an offset.
     """
 
     def __init__(self, chat: Chat, encode: Callable[[Event], list[str | bytes]]) -> None:
         self._chat = chat
         self._encode = encode
-        # By name, the longest lost first; of this process's life, the others end by their time.
+        # By name, the longest lost first. Those of an earlier process end when their time is over.
         self._lost: OrderedDict[str, None] = OrderedDict()
 
     def head(self, _namespace: str, /) -> str:
         return live_offset(self._chat.journal.epoch, self._chat.bus.fanned_out)
 
     async def append(self, namespace: str, _event: Logged, /) -> str:
-        """Give the offset of what is told and not kept: the bus alone adds to this log."""
+        """Return the offset of an ephemeral event. Only the bus adds events to this log."""
         return self.head(namespace)
 
     async def read(self, _namespace: str, after: str, lost: Lost, /) -> Sequence[Logged] | None:
@@ -126,7 +132,7 @@ class ChatLog:
         ]
 
     async def _behind(self, after: str, where: Whereabouts, upto: int) -> dict[str, int] | None:
-        """Tell behind which position each room was missed; None where that cannot be told."""
+        """Return the position after which each room was missed; None if that is not known."""
         epoch = self._chat.journal.epoch
         position = _number(after, f"{epoch}.")
         live = position is not None
@@ -135,22 +141,22 @@ class ChatLog:
         if position is None or position > upto:
             return None
         behind: dict[str, int] = {}
-        for fold, place in where.rooms.items():
-            if place.how == "first" and (len(where.rooms) == 1 or not live):
-                behind[fold] = position
-            elif place.followed is None:
+        for key, state in where.rooms.items():
+            if state.how == "first" and (len(where.rooms) == 1 or not live):
+                behind[key] = position
+            elif state.followed is None:
                 return None
-            elif place.how == "direct":
-                behind[fold] = max(position, place.followed) if live else place.followed
-            elif where.upto or (live and position > place.followed):
-                behind[fold] = position
+            elif state.how == "direct":
+                behind[key] = max(position, state.followed) if live else state.followed
+            elif where.upto or (live and position > state.followed):
+                behind[key] = position
             else:
-                # Whether the answer with what had been before came is not known.
+                # It is not known whether the answer with the page arrived.
                 return None
         return behind
 
     async def _before(self, room: str, seq: int, upto: int) -> int | None:
-        """Give a position behind which the room goes on with ``seq``."""
+        """Return a position after which the room continues with ``seq``."""
         found = await self._chat.journal.read(room, seq - 1, seq, 1)
         if found:
             return found[0].position - 1
@@ -158,16 +164,16 @@ class ChatLog:
         return upto if (head.seq if head else 0) == seq - 1 else None
 
     async def _goes_on(self, missed: Sequence[Event], behind: Mapping[str, int], upto: int) -> bool:
-        """Tell whether nothing is gone between what the client had and what it missed."""
+        """Return whether no event is missing between what the client had and what it missed."""
         next_seq: dict[str, int] = {}
         for event in missed:
             next_seq.setdefault(event.room, event.seq)
         journal = self._chat.journal
-        for fold, position in behind.items():
-            expected = await journal.seq_at(fold, position)
-            found = next_seq.get(fold)
+        for key, position in behind.items():
+            expected = await journal.seq_at(key, position)
+            found = next_seq.get(key)
             if found is None:
-                if await journal.seq_at(fold, upto) != expected:
+                if await journal.seq_at(key, upto) != expected:
                     return False
             elif found != expected + 1:
                 return False
@@ -179,8 +185,8 @@ class ChatLog:
         if seconds == "off":
             return
         if _KEY not in lost.data:
-            return  # it was nobody yet
-        # The private id stays private: its hash is its name. So does what it was let in by.
+            return  # it was not authenticated
+        # The private id and the credentials stay private: the name is a hash of the id.
         where = lost.data[_KEY]
         value = msgspec.json.encode({"id": lost.id, "where": where, "offset": lost.offset})
         until = chat.now() + int(seconds * 1000)

@@ -1,7 +1,7 @@
 """Socket.IO: ``chat message`` as in every tutorial, and the chat's commands and events by name.
 
-A client is in a room from the start: ``hello`` tells it which, then come the last messages, then
-what is live. Events of a room's log are encoded once for all clients of one protocol revision.
+A client is in a room from the start: ``hello`` names it, the last messages follow, and then live
+events. An event of a room's log is encoded once for all clients of a protocol revision.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from chatd.chat.sessions import is_guest
 from chatd.chat.tokens import Grant
 from chatd.engineio import CLOSES, Block
 from chatd.gateways.credentials import admitted, bearer, origin_refusal
+from chatd.gateways.pages import readable
 from chatd.gateways.recovery import ChatLog, Whereabouts, live_offset, page_offset
 from chatd.logs import Log
 from chatd.model import GOING_AWAY, LOST, NORMAL, Close, Event, Refusal, Refused
@@ -46,22 +47,22 @@ __all__ = ["PATH", "SocketIoCodec", "SocketIoGateway"]
 PATH: Final = "/socket.io/"
 
 _NAME_CHARACTERS: Final = 64
-"""So much of an unknown event's name is said back."""
+"""An answer quotes at most this much of an unknown event's name."""
 
 _CLOSES: Final[dict[str, Close]] = {
     **{str(reason): close for reason, close in CLOSES.items()},
-    # Without a DISCONNECT before it: nobody said goodbye.
+    # There was no DISCONNECT before it.
     "transport close": LOST,
     "transport error": LOST,
 }
-"""What ends a session, as the table of closes has it; the rest is somebody's wish."""
+"""The closes of the reasons for which a session ends; all others are NORMAL."""
 
 
 class SocketIoCodec:
-    """Says events to all clients of one protocol revision.
+    """Encodes events for all clients of one protocol revision.
 
-    Those of revision 4 are told with each event of the log where they may go on from, as its last
-    argument.
+    For revision 4 each event of the log has its offset as its last argument, which the client
+    sends to be recovered.
     """
 
     def __init__(self, chat: Chat, revision: engineio.Revision) -> None:
@@ -74,34 +75,34 @@ class SocketIoCodec:
         messages: list[str | bytes] = []
         for item in items:
             offset: str | None = None
-            told = item
+            event = item
             if isinstance(item, Event):
-                told = events.shape(room, item)
+                event = events.shape(room, item)
                 offset = live_offset(epoch, item.position)
             elif isinstance(item, events.Message) and isinstance(item.seq, int):
                 offset = page_offset(epoch, item.seq)
-            packet = self.packet(told)
+            packet = self.packet(event)
             if offset is not None and self._recovers:
                 packet = with_offset(packet, offset)
             messages += packet
         return make_block(messages, self._revision)
 
-    def packet(self, told: Any) -> list[str | bytes]:
-        """Give the messages of one event's packet, without an offset."""
-        fields: dict[str, Any] = msgspec.to_builtins(told)
+    def packet(self, event: Any) -> list[str | bytes]:
+        """Return the messages of one event's packet, without an offset."""
+        fields: dict[str, Any] = msgspec.to_builtins(event)
         name = fields.pop("on")
         if name == "typing":
-            # Where the event's name stands elsewhere there is room for the command's word.
+            # The field's name in the command, which in JSON is the name of the event.
             fields["on"] = fields["active"]
         if name != "message":
             return encode_event(name, [fields])
         text = fields.pop("text", "")
-        # The second argument by itself is where to resume from.
+        # The second argument can be sent as it is to resume from there.
         return encode_event("chat message", [text, {"epoch": self._chat.journal.epoch, **fields}])
 
 
 def _tuning(settings: Settings) -> Tunable:
-    """Give the options that are the configuration's."""
+    """Return the options that the configuration sets."""
     options = settings.engineio
     return {
         "ping_interval": options.ping_interval_seconds,
@@ -116,7 +117,7 @@ def _tuning(settings: Settings) -> Tunable:
 
 
 class Auth(msgspec.Struct):
-    """What a client gives to be let in; whatever is of another type counts as not given."""
+    """What a client sends when it connects. A value of a wrong type is ignored."""
 
     token: str | None = None
     nick: str | None = None
@@ -127,9 +128,12 @@ class Auth(msgspec.Struct):
 
 
 class SocketIoGateway:
-    """All clients that speak Socket.IO: ``io`` serves them, ``farewell`` sends them away.
+    """All clients that speak Socket.IO. ``io`` serves them.
 
-    ``closing`` tells whether new ones are refused.
+    Args:
+        chat: The chat.
+        log: The operator's log.
+        closing: Returns whether new clients are refused.
     """
 
     def __init__(self, chat: Chat, log: Log, closing: Callable[[], bool]) -> None:
@@ -164,7 +168,7 @@ class SocketIoGateway:
         seconds = self._chat.settings.engineio.recovery_seconds
         if seconds == "off":
             return None
-        # Who comes back passes `_admit` again: a token may have ended, somebody been banned.
+        # A recovered client passes `_admit` too: its token may have expired, or its user be banned.
         log = ChatLog(self._chat, self._packet)
         return Recovery(seconds=seconds, skip_middleware=False, log=log)
 
@@ -173,16 +177,16 @@ class SocketIoGateway:
         return self._codecs[4].packet(events.shape(live.name if live else event.room, event))
 
     def apply(self) -> None:
-        """Go by the chat's settings as they are now."""
+        """Use the chat's present settings."""
         self.io.tune(**_tuning(self._chat.settings))
 
     def farewell(self) -> None:
-        """Say goodbye to everybody, and close their transports: they come back by themselves."""
+        """Send everyone ``bye`` and close their transports: they reconnect by themselves."""
         for client in self._clients.values():
             client.connection.notify(self._chat.bye(GOING_AWAY, ""))
         self.io.engine.end_all("server shutting down")
 
-    # ---- who may come
+    # ---- admission
 
     def _is_allowed(self, request: Request) -> bool:
         return origin_refusal(request, self._chat.settings) is None
@@ -204,10 +208,10 @@ class SocketIoGateway:
             raise HttpRefused(refusal(403, refused.message))
         return None
 
-    # ---- a client's life
+    # ---- connections
 
     def _admit(self, socket: Socket) -> None:
-        """Let in who brings a good token, or none: what it may then do is the chat's affair."""
+        """Admit a client with a valid token, or with none: the chat decides what it may do."""
         auth = _given(socket)
         request = socket.handshake.request
         token = auth.token
@@ -230,7 +234,7 @@ class SocketIoGateway:
             if why.retry_ms is not None:
                 data["retry_ms"] = why.retry_ms
             if socket.session.revision == 3:
-                data["message"] = why.message  # these clients are given nothing beside the data
+                data["message"] = why.message  # these clients get only the data
             raise NotLetIn(why.message, data) from None
         if socket.recovered:
             where = Whereabouts.of(socket.data)
@@ -250,7 +254,7 @@ class SocketIoGateway:
         session = socket.session
         auth: Auth = socket.data["auth"]
         grant: Grant | None = socket.data["grant"]
-        came = None if grant is None else await self._chat.users.subject(grant, auth.nick)
+        login = None if grant is None else await self._chat.users.subject(grant, auth.nick)
         connection = Connection(
             self._chat,
             f"s{next(self._ids)}",
@@ -263,7 +267,7 @@ class SocketIoGateway:
             protocol="socket.io",
             nick=None if socket.recovered else auth.nick,
             end=partial(self._end, socket),
-            login=came,
+            login=login,
         )
         client = self._clients[socket] = _Client(connection, socket, auth)
         if socket.recovered:
@@ -276,11 +280,13 @@ class SocketIoGateway:
         if client is None or client.closing is not None:
             return
         client.closing = close, reason
-        client.connection.notify(self._chat.bye(close, reason))
-        if not close.reconnect:
-            # With a DISCONNECT before the close they stay away.
-            socket.disconnect()
-        socket.session.end("forced close", close, reason or None)
+        try:
+            client.connection.notify(self._chat.bye(close, reason))
+            if not close.reconnect:
+                # A client that gets a DISCONNECT does not reconnect by itself.
+                socket.disconnect()
+        finally:
+            socket.session.end("forced close", close, reason or None)
 
     def _disconnect(self, socket: Socket, reason: str) -> None:
         client = self._clients.pop(socket, None)
@@ -299,7 +305,7 @@ class SocketIoGateway:
                 ),
             )
 
-    # ---- what it asks
+    # ---- commands
 
     async def _chat_message(self, socket: Socket, *args: Any) -> None:
         *given, ack = args
@@ -325,23 +331,23 @@ class SocketIoGateway:
 
     def _unknown(self, socket: Socket, event: str, *args: Any) -> None:
         *_, ack = args
-        self._clients[socket].refuse("there is no such command", event[:_NAME_CHARACTERS], ack)
+        self._clients[socket].refuse("There is no such command.", event[:_NAME_CHARACTERS], ack)
 
 
 class _Client:
-    """One socket and its place in the chat."""
+    """One socket and its connection of the chat."""
 
     def __init__(self, connection: Connection, socket: Socket, auth: Auth) -> None:
         self.connection = connection
         self.room = ""
         self._first: Membership | None = None
         self.closing: tuple[Close, str] | None = None
-        """Why the chat closes it; None where somebody else does."""
+        """The close and the reason, if the chat closes it."""
         self._socket = socket
         self._auth = auth
 
     async def begin(self) -> None:
-        """Be who it says it was, and in a room."""
+        """Restore the client's session, if it has one, and join a room."""
         connection, session = self.connection, self._auth.session
         if connection.nick_notice is not None:
             connection.notify(events.Notice(connection.nick_notice))
@@ -353,14 +359,14 @@ class _Client:
             self._hello({})
 
     async def _enter(self) -> None:
-        """Be in the room it would like, or the default one."""
+        """Join the room that the client asked for, or else the default room."""
         connection, auth = self.connection, self._auth
         default_room = connection.chat.settings.chat.default_room
         backlog = connection.chat.settings.chat.backlog
         limit = backlog if auth.limit is None else auth.limit
         wanted = auth.room or default_room
         for room in dict.fromkeys((wanted, default_room)):
-            # A position in one room says nothing of another.
+            # A position is one of the room that was asked for.
             since = auth.since if room == wanted else None
             command = commands.Join(room=room, since=since, limit=limit, messages=True)
             if await self._join_first(command):
@@ -368,7 +374,7 @@ class _Client:
         self._hello({})
 
     async def come_back(self, where: Whereabouts) -> None:
-        """Be who it was and where it was: what it missed it has been given."""
+        """Restore a recovered client's user and rooms. It has been sent what it missed."""
         chat = self.connection.chat
         if self.connection.grant is None:
             secret = chat.users.session_of(where.user)
@@ -385,12 +391,12 @@ class _Client:
                     await self._join_first(command)
 
     def note(self) -> None:
-        """Note where it is, for when it comes back."""
+        """Keep the client's state for a recovery."""
         if self._first is not None:
             Whereabouts.note(self.connection, self._first, self._socket.data)
 
     async def _join_first(self, command: commands.Join) -> bool:
-        """Join the client's first room, and say hello there; return whether that worked."""
+        """Join the client's first room and send ``hello``. Return whether that worked."""
         try:
             reply = await enter(self.connection, command)
         except Refused as refused:
@@ -406,17 +412,26 @@ class _Client:
         seq = since.seq if since is not None and answer.recovered else answer.seq
         if answer.events and (first := events.number(answer.events[0])) is not None:
             seq = first - 1
-        # Who sees nothing of what follows goes on from before it.
+        # A client that loses what follows is recovered from before it.
         self._socket.offset = page_offset(answer.epoch, seq)
         self._hello({"joined": {**msgspec.to_builtins(answer), "events": []}})
-        # What was changed before is in its present words; who resumes is told of the changes too.
-        self.connection.notify(
-            *(
-                event
-                for event in answer.events
-                if answer.recovered or isinstance(event, events.Message)
-            )
-        )
+        connection = self.connection
+        try:
+            block = self._page(answer)
+        except Exception:  # the connection's boundary
+            block = self._page(readable(answer, self._page, connection.log))
+        if block:
+            connection.outbox.offer(block, len(answer.events))
+
+    def _page(self, answer: commands.Entered) -> Block:
+        # Messages have their present text, so changes are only sent to a client that resumes.
+        shown = [
+            event
+            for event in answer.events
+            if answer.recovered or isinstance(event, events.Message)
+        ]
+        block: Block = self.connection.codec.encode("", shown)
+        return block
 
     def _hello(self, joined: dict[str, Any]) -> None:
         hello = {**msgspec.to_builtins(self.connection.hello()), **joined}
@@ -426,11 +441,11 @@ class _Client:
     async def perform(
         self, kind: type[commands.Command], name: str, fields: Any, ack: Acknowledging
     ) -> None:
-        """Carry out a command whose fields are as they came."""
+        """Carry out a command, whose fields have not been checked."""
         try:
             command = msgspec.convert(fields, kind)
         except msgspec.ValidationError as error:
-            self.refuse(f"this is no {name}: {error}", name, ack)
+            self.refuse(f"This is not a {name}: {error}.", name, ack)
         else:
             before = self.connection.authenticated
             pending = perform(self.connection, command, self._answered(name, ack))
@@ -440,20 +455,22 @@ class _Client:
                     await self._enter()
 
     async def _perform(self, command: commands.Command, name: str) -> None:
-        """Carry out a command that the client did not give by an event."""
+        """Carry out a command that the client did not send as an event."""
         pending = perform(self.connection, command, self._noticed(name))
         if pending is not None:
             await pending
 
     def refuse(self, why: str, name: str, ack: Acknowledging) -> None:
-        """Answer what is no command."""
+        """Answer an event that is not a command."""
         self.connection.chat.refusals["bad_request"] += 1
         self._answered(name, ack)(Refusal("bad_request", why))
 
     def _answered(
         self, name: str, ack: Acknowledging
     ) -> Callable[[commands.Result | Refusal], None]:
-        return partial(_acknowledge, ack) if ack.wanted else self._noticed(name)
+        if ack.wanted:
+            return partial(_acknowledge, ack, self.connection.log)
+        return self._noticed(name)
 
     def _noticed(self, name: str) -> Callable[[commands.Result | Refusal], None]:
         def answered(answer: commands.Result | Refusal) -> None:
@@ -464,16 +481,26 @@ class _Client:
         return answered
 
 
-def _acknowledge(ack: Acknowledging, answer: commands.Result | Refusal) -> None:
-    kind = "error" if isinstance(answer, Refusal) else "ok"
-    ack({kind: msgspec.to_builtins(answer)})
+def _acknowledge(ack: Acknowledging, log: Log, answer: commands.Result | Refusal) -> None:
+    if isinstance(answer, Refusal):
+        ack({"error": msgspec.to_builtins(answer)})
+        return
+
+    try:
+        ack({"ok": msgspec.to_builtins(answer)})
+    except Exception:  # the connection's boundary
+        ack({"ok": msgspec.to_builtins(readable(answer, _encoded, log))})
+
+
+def _encoded(answer: commands.Result) -> list[str | bytes]:
+    return encode_event("answer", [msgspec.to_builtins(answer)])
 
 
 def _given(socket: Socket) -> Auth:
-    """Read what a client gave to be let in."""
+    """Return what a client sent when it connected."""
     given = socket.handshake.auth
     if socket.session.revision == 3:
-        # It cannot give more; and a URL is no place for a secret.
+        # These clients only have the query, and a URL is no place for a secret.
         query = socket.handshake.query
         given = {name: query[name] for name in ("nick", "room") if name in query}
     elif "since" not in given and "serverOffset" in given:
@@ -482,7 +509,7 @@ def _given(socket: Socket) -> Auth:
 
 
 def _taken(given: dict[str, Any]) -> Auth:
-    """Take what is of its type; the rest counts as not given."""
+    """Return the values that are of the right type."""
     auth = Auth()
     for name, wanted in (
         ("token", str),

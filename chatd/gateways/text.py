@@ -1,20 +1,23 @@
-"""Plain text: a WebSocket with no library behind it is in one room, every frame is a message.
+"""Plain text: a bare WebSocket that is in one room, where every frame is a message.
 
-Lines to people are ``nick: text``; notices begin with ``* ``. Later lines of a message are
-indented, so that no message looks like somebody else's. Which room it is in is this gateway's own
-affair: the chat lets a connection be in many.
+Messages are sent as ``nick: text``, and notices begin with ``* ``. The further lines of a message
+are indented, so that no message can imitate another one. The chat allows a connection several
+rooms; it is this gateway that keeps its clients in one.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+from msgspec.structs import replace
 
 from chatd.chat import Chat, Connection, perform
 from chatd.chat.direct import other_of
 from chatd.chat.names import room_name
 from chatd.chat.rules import enter
+from chatd.gateways.pages import readable
 from chatd.gateways.websocket import disconnect
 from chatd.model import NORMAL, UNSUPPORTED, Close, Event, Refusal, Refused
 from chatd.protocol import commands, events
@@ -23,26 +26,27 @@ from chatd.wire.websocket import WebSocket
 
 __all__ = ["TextCodec", "TextGateway", "goodbye_frames"]
 
-_PLACES: Final = re.compile(r"\{nick\}|\{room\}")
+_Page = TypeVar("_Page", commands.Entered, commands.Page)
+
+_PLACEHOLDERS: Final = re.compile(r"\{nick\}|\{room\}")
 
 HELP: Final = (
-    "/nick N: be called N; /join R: go to another room; /who: who is here; /history [N]: the last"
-    " N messages; /msg N TEXT: say it to N alone; /me TEXT: do something;"
-    " /auth TOKEN: be who it names; /quit: leave; // begins"
-    " a message with a slash"
+    "/nick NICK: change your nick; /join ROOM: go to another room; /who: list who is here;"
+    " /history [N]: show the last N messages; /msg NICK TEXT: send a direct message;"
+    " /me TEXT: say what you do; /auth TOKEN: sign in; /quit: leave;"
+    " // begins a message with a slash"
 )
 
-
-WHO: Final = "say who you are first: /auth TOKEN"
+AUTHENTICATE: Final = "Sign in first: type /auth TOKEN."
 
 
 def goodbye_frames(codec: TextCodec, close: Close, reason: str) -> bytes:
-    """Give the last line to be said."""
+    """Return the notice that is sent before the Close frame."""
     return codec.encode("", [events.Notice(reason or close.reason)])
 
 
 class TextCodec:
-    """Says events as lines for people, one frame each. One for all who speak plain text."""
+    """Encodes each event as a frame with text for people; no frame for some kinds of events."""
 
     def __init__(self, chat: Chat) -> None:
         self._chat = chat
@@ -60,6 +64,8 @@ class TextCodec:
             case Event(kind="delete"):
                 return f"* {self._by(room, item)} deleted a message"
             case Event(kind="topic", text=str(text)):
+                if not text:
+                    return f"* {self._by(room, item)} removed the topic"
                 return f"* {self._by(room, item)} set the topic: {text}"
             case events.Joined(nick=nick):
                 return f"* {nick} joined"
@@ -73,7 +79,7 @@ class TextCodec:
                 return ""
 
     def _by(self, room: str, item: Event | events.Message) -> str:
-        """Say who it is from. No nick has a space, so none looks like a direct message."""
+        """Return the sender; both nicks of a direct message. No nick has spaces to imitate that."""
         if not room.startswith("@"):
             return item.nick
         other = other_of(room, item.user)
@@ -82,12 +88,12 @@ class TextCodec:
 
 
 def _indented(text: str) -> str:
-    # Unicode's own line ends too: many a client breaks lines there.
+    # Unicode's line separators too, because many clients break lines there.
     return text.replace("\n", "\n  ").replace("\u2028", "\u2028  ").replace("\u2029", "\u2029  ")
 
 
 class TextGateway:
-    """One client that speaks plain text. ``enter`` takes it into its first room."""
+    """A client that speaks plain text. ``enter`` joins its first room."""
 
     def __init__(
         self, chat: Chat, websocket: WebSocket, codec: TextCodec, connection: Connection
@@ -99,9 +105,9 @@ class TextGateway:
         self._connection = connection
 
     async def enter(self) -> None:
-        """Join the room of ``?room=``, or the default one where that cannot be; greet there."""
+        """Join the room of ``?room=``, or else the default room, and greet the user there."""
         if not self._connection.authenticated:
-            self._notice(WHO)
+            self._notice(AUTHENTICATE)
             return
         query = self._websocket.request.query
         wanted = query.get("room", self._room)
@@ -118,13 +124,13 @@ class TextGateway:
 
     async def received(self, message: str | bytes) -> None:
         if isinstance(message, bytes):
-            self._websocket.end(UNSUPPORTED, "plain text is text")
+            self._websocket.end(UNSUPPORTED, "binary frames are not supported")
             return
         text = message[:-2] if message.endswith("\r\n") else message.removesuffix("\n")
         if text == "/auth" or text.startswith("/auth "):
             await self._auth(text.removeprefix("/auth").strip())
         elif not (self._connection.authenticated or text in ("", "/help", "/quit")):
-            self._notice(WHO)
+            self._notice(AUTHENTICATE)
         elif text.startswith("/") and not text.startswith("//"):
             await self._command(text)
         elif text:
@@ -159,25 +165,26 @@ class TextGateway:
             case "/help":
                 self._notice(HELP)
             case "/msg":
-                self._notice("/msg N TEXT: to whom, and what?")
+                self._notice("Name a nick and a text: /msg NICK TEXT.")
             case "/nick" | "/join" | "/me":
-                self._notice(f"{name} what? /help tells")
+                self._notice(f"{name} needs something behind it. Type /help for the list.")
             case _:
                 self._notice(
-                    f"there is no {name[:32]}; /help tells, // begins a message with a slash"
+                    f"Unknown command {name[:32]}. Type /help for the list,"
+                    " or // to begin a message with a slash."
                 )
 
     async def _auth(self, token: str) -> None:
-        """Be who the token names, in the room of the beginning; or renew the token."""
+        """Sign in with a token, and join the first room again; or renew the token."""
         connection, before = self._connection, self._connection.grant
         renews = connection.authenticated and connection.user.subject
         changes = not renews and self._is_valid(token)
         if changes and connection.membership(self._room) is not None:
-            # A guest was let in already: another user's token is for before the first join.
+            # The user can only change while the connection is in no room.
             await self._perform(commands.Leave(room=self._room))
         await self._perform(commands.Auth(token=token))
         if renews and connection.grant is not before:
-            self._notice(f"you are {connection.user.nick.display}")
+            self._notice(f"You are {connection.user.nick.display}.")
         if changes and connection.authenticated:
             await self.enter()
 
@@ -193,19 +200,19 @@ class TextGateway:
 
     async def _history(self, rest: str) -> None:
         if rest and not (rest.isascii() and rest.isdigit() and len(rest) < 10):
-            self._notice("/history N: N is a number")
+            self._notice("Name a number: /history N.")
             return
         limit = int(rest) if rest else self._chat.settings.chat.backlog
         await self._perform(commands.History(room=self._room, limit=limit, messages=True))
 
     async def _move(self, room: str) -> None:
-        """Go to another room; where that is refused, stay."""
+        """Go to another room; stay if that is refused."""
         connection, before = self._connection, self._room
         if self._chat.settings.limits.rooms_per_client == 1 and connection.joined:
-            # No room for both, if only for a moment.
+            # It may not be in both, not even for a moment.
             await self._perform(commands.Leave(room=before))
         else:
-            # What was said before is seen before the greeting.
+            # What the user said before appears before the greeting.
             await connection.flushed()
         try:
             await self._join(room, [])
@@ -224,7 +231,7 @@ class TextGateway:
         reply.then()
 
     def _enter(self, room: str) -> None:
-        """Talk in a room from now on, and be in no other: nothing of that follows the greeting."""
+        """Make a room the current one, and leave the other: nothing of it follows the greeting."""
         connection = self._connection
         before = connection.membership(self._room)
         if before is not None and before is not connection.membership(room):
@@ -239,11 +246,13 @@ class TextGateway:
 
     def _greet(self, joined: commands.Entered, notices: Sequence[events.Notice]) -> None:
         names = {"{nick}": self._connection.user.nick.display, "{room}": joined.room}
-        # In one pass: a nick may look like a place to fill in.
-        greeting = _PLACES.sub(lambda place: names[place[0]], self._chat.settings.chat.greeting)
-        past = _messages(joined.events)
-        block = frames.text(greeting.encode()) + self._codec.encode(joined.room, [*notices, *past])
-        self._websocket.outbox.offer(block, 1 + len(notices) + len(past))
+        # In one pass, because a nick may look like a placeholder.
+        template = self._chat.settings.chat.greeting
+        greeting = _PLACEHOLDERS.sub(lambda found: names[found[0]], template)
+        block = frames.text(greeting.encode()) + self._codec.encode(joined.room, notices)
+        page = _messages(joined)
+        block += self._encode_page(page)
+        self._websocket.outbox.offer(block, 1 + len(notices) + len(page.events))
 
     # ---- what is answered
 
@@ -259,25 +268,35 @@ class TextGateway:
             case commands.Members(members=members, member_count=count):
                 nicks = ", ".join(member.nick for member in members)
                 more = f" and {count - len(members)} more" if count > len(members) else ""
-                self._notice(f"in #{self._room}: {nicks}{more}")
-            case commands.Page(events=page):
-                past = _messages(page)
-                self._websocket.outbox.offer(self._codec.encode(self._room, past), len(past))
+                self._notice(f"In #{self._room}: {nicks}{more}")
+            case commands.Page():
+                page = _messages(answer)
+                self._websocket.outbox.offer(self._encode_page(page), len(page.events))
             case _:
-                # What was said and who is called what is seen by the lines everybody gets.
+                # The client sees what it did by the lines that everyone gets.
                 pass
+
+    def _encode_page(self, page: commands.Entered | commands.Page) -> bytes:
+        def encode(page: commands.Entered | commands.Page) -> bytes:
+            return self._codec.encode(self._room, page.events)
+
+        try:
+            return encode(page)
+        except Exception:  # the connection's boundary
+            return encode(readable(page, encode, self._connection.log))
 
     def _notice(self, text: str) -> None:
         self._connection.notify(events.Notice(text))
 
 
-def _messages(page: Sequence[Any]) -> list[events.Message]:
-    """Give what is said like the live lines; deleted messages are passed over."""
-    return [
-        message
-        for message in page
-        if isinstance(message, events.Message) and isinstance(message.text, str)
+def _messages(page: _Page) -> _Page:
+    """Return a page without what is no line of its own: deleted messages, and changes."""
+    messages = [
+        event
+        for event in page.events
+        if isinstance(event, events.Message) and event.text is not None
     ]
+    return replace(page, events=messages)
 
 
 def _notice(refusal: Refusal) -> events.Notice:

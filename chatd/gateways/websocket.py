@@ -1,4 +1,4 @@
-"""What plain text and ``chatd.v1`` share: one chat connection on one WebSocket."""
+"""What plain text and ``chatd.v1`` share: one connection of the chat on one WebSocket."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GoodbyeFrames = Callable[[Close, str], bytes]
 
 
 class Unwelcome:
-    """A client that is not let in: it is told why, and that is all."""
+    """A client that is refused: it is told why, and closed."""
 
     def __init__(self, websocket: WebSocket, refusal: Refusal, goodbye: GoodbyeFrames) -> None:
         self._goodbye = goodbye
@@ -27,10 +27,10 @@ class Unwelcome:
         return self._goodbye(close, reason)
 
     async def received(self, message: str | bytes) -> None:
-        """Take nothing: it has been told to go."""
+        """Ignore the message: the connection is being closed."""
 
     def ended(self, close: Close, reason: str) -> None:
-        """Have nothing to end: the chat does not know it."""
+        """Do nothing: the chat does not know this client."""
 
 
 async def connect(chat: Chat, websocket: WebSocket, codec: Codec, protocol: str) -> Connection:
@@ -54,7 +54,7 @@ async def connect(chat: Chat, websocket: WebSocket, codec: Codec, protocol: str)
             reason=refused.refusal.message,
         )
         raise
-    came = None if grant is None else await chat.users.subject(grant, nick)
+    login = None if grant is None else await chat.users.subject(grant, nick)
     return Connection(
         chat,
         websocket.id,
@@ -67,12 +67,12 @@ async def connect(chat: Chat, websocket: WebSocket, codec: Codec, protocol: str)
         protocol=protocol,
         nick=nick,
         end=websocket.end,
-        login=came,
+        login=login,
     )
 
 
 def disconnect(connection: Connection, websocket: WebSocket, close: Close, reason: str) -> None:
-    """Let it go, once, and say what went over it."""
+    """Close the chat's connection, once, and log what went over it."""
     outbox = websocket.outbox
     connection.close(
         close,

@@ -56,9 +56,9 @@ class Acknowledging:
 
     def __call__(self, *args: Any) -> None:
         """Send the acknowledgement; see the class."""
-        send, self._send = self._send, None
-        if send is not None:
-            send(args)
+        if self._send is not None:
+            self._send(args)
+            self._send = None  # not before: what cannot be sent may be sent otherwise
 
     def returned(self, value: Any) -> None:
         """Acknowledge with what a handler returned.

@@ -251,7 +251,7 @@ PLAIN: Final = (
     ("hello", "bob: hello", {"on": "message", "room": "lobby", "from": "bob", "text": "hello"}),
     ("/nick ann", "* The nick ann is taken. Try another one.", None),
     ("/nick Bobby", "* bob is now Bobby", {"on": "nick", "from": "bob", "to": "Bobby"}),
-    ("/who", "* in #lobby: ann, Bobby", None),
+    ("/who", "* In #lobby: ann, Bobby", None),
     ("/history 1", "bob: hello", None),
     ("/msg ann psst", "Bobby -> ann: psst", {"on": "message", "from": "Bobby", "text": "psst"}),
     ("/join *", "* Room names cannot contain", None),

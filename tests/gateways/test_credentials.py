@@ -216,7 +216,7 @@ async def test_a_key_that_is_gone_closes(chat: Harness, autojump_clock: MockCloc
 
 async def test_text_by_its_first_line(chat: Harness, autojump_clock: MockClock) -> None:
     client = await speak_text(chat, "/ws?room=hall")
-    asked = "* say who you are first: /auth TOKEN"
+    asked = "* Sign in first: type /auth TOKEN."
     assert await client.hear() == asked
     for line in ("hello", "/join lobby", "/nick x", "//slash"):
         await client.text(line)
@@ -228,7 +228,7 @@ async def test_text_by_its_first_line(chat: Harness, autojump_clock: MockClock) 
     await client.text("hi")
     assert await client.hear() == "ann: hi"
     await client.text(f"/auth {chat.token('ann')}")
-    assert await client.hear() == "* you are ann"
+    assert await client.hear() == "* You are ann."
     await client.text(f"/auth {chat.token('bob')}")
     assert "You are in a room as another user." in await client.hear()
     assert chat.token("ann")[:20] not in repr(chat.log.records)

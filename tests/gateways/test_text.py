@@ -17,7 +17,7 @@ from chatd.gateways import text as module
 from chatd.gateways.text import TextCodec, TextGateway
 from chatd.journal import Unavailable
 from chatd.model import Event
-from chatd.protocol import events
+from chatd.protocol import commands, events
 from chatd.settings import Chat as ChatSettings
 from chatd.settings import Limits, Settings
 from chatd.testing import Harness, TextClient, open_chat
@@ -242,8 +242,8 @@ async def test_a_binary_frame_is_1003(chat: Harness, autojump_clock: MockClock) 
     ann = await speak_text(chat)
     await ann.hear()
     await ann.send(masked_binary(b"hello"))
-    assert await ann.hear() == "* plain text is text"
-    assert await ann.closed() == (1003, "plain text is text")
+    assert await ann.hear() == "* binary frames are not supported"
+    assert await ann.closed() == (1003, "binary frames are not supported")
 
 
 # ---- what is typed with a slash
@@ -262,7 +262,7 @@ async def test_a_command_without_what_it_needs(
     chat: Harness, autojump_clock: MockClock, command: str
 ) -> None:
     ann = await chat.client("ann", "text")
-    assert (await typed(ann, command)).endswith("what? /help tells")
+    assert (await typed(ann, command)).endswith("Type /help for the list.")
 
 
 @pytest.mark.parametrize("command", ["/dance", "/", "/ nick", "/" + "x" * 1000, "/a\n* bob left"])
@@ -271,8 +271,8 @@ async def test_an_unknown_command(chat: Harness, autojump_clock: MockClock, comm
     await ann.hear()
     await ann.text(command)
     line = await ann.hear()
-    assert line.startswith("* there is no /")
-    assert "/help tells, // begins a message with a slash" in line
+    assert line.startswith("* Unknown command /")
+    assert "Type /help for the list, or // to begin a message with a slash." in line
     assert len(line) < 120
     assert "\n*" not in line
 
@@ -290,13 +290,13 @@ async def test_nick(chat: Harness, autojump_clock: MockClock) -> None:
 
 async def test_who(chat: Harness, autojump_clock: MockClock) -> None:
     ann = await chat.client("ann", "text")
-    assert await typed(ann, "/who") == "in #lobby: ann"
+    assert await typed(ann, "/who") == "In #lobby: ann"
     for number in range(120):
         await json_user(chat, f"n{number:03}", "lobby")
     told = await typed(ann, "/who")
-    while not told.startswith("in "):
+    while not told.startswith("In "):
         told = (await ann.next("notice")).text
-    assert told.startswith("in #lobby: ann, n000, n001")
+    assert told.startswith("In #lobby: ann, n000, n001")
     assert told.endswith("n098 and 21 more")
 
 
@@ -310,7 +310,7 @@ async def test_history(chat: Harness, autojump_clock: MockClock) -> None:
     await ann.say("/history")
     assert await ann.texts(3) == ["a", "b\nB", "c"]
     for wrong in ("x", "-1", "1.5", "9" * 10, "²"):
-        assert await typed(ann, f"/history {wrong}") == "/history N: N is a number"
+        assert await typed(ann, f"/history {wrong}") == "Name a number: /history N."
     await ann.say("/history 0")
     await ann.say("on")
     assert (await ann.next("message")).text == "on"
@@ -471,7 +471,8 @@ def test_what_plain_text_is_not_told() -> None:
     ]
     assert CODEC.encode("lobby", told) == b""
     deleted = Event(1, "lobby", 1, 0, "message", "u", "ann", None, deleted=True)
-    assert module._messages([events.shape("lobby", deleted)]) == []
+    page = commands.Page("e", [events.shape("lobby", deleted)], more=False)
+    assert module._messages(page).events == []
 
 
 @pytest.mark.parametrize(

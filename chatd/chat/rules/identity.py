@@ -80,7 +80,7 @@ async def nick(connection: Connection, command: commands.Nick) -> Commit | Reply
     name = nick_name(command.nick)
     if name == user.nick and user.chosen:
         return Reply(commands.Renamed(name.display))
-    connection.charge_message(0)
+    connection.chat.flood.charge(connection, 0)
     if not users.claim(user, name):
         raise Refused("nick_taken", f"The nick {name.display} is taken. Try another one.")
     old = user.nick.display

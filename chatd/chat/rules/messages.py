@@ -45,7 +45,7 @@ def say(
     if slow and (wait := room.slow_mode_wait(user, slow.seconds)):
         raise Refused("rate_limited", "This room is in slow mode.", wait)
     # Last, because a message that is refused costs nothing.
-    connection.charge_message(size)
+    chat.flood.charge(connection, size)
     if slow:
         room.spoke(user)
     if room.direct and not is_kept(room.name):
@@ -97,7 +97,7 @@ def _change(
     room, user = membership.room, membership.user
     check_may_write(connection, room.key, muted=kind == "edit")
     _check_seq(command.seq, "seq")
-    connection.charge_message(0 if text is None else _check_text(connection, text))
+    connection.chat.flood.charge(connection, 0 if text is None else _check_text(connection, text))
     return Commit(
         Post(
             room=room.key,
@@ -122,7 +122,7 @@ def topic(connection: Connection, command: commands.Topic, membership: Membershi
         raise Refused("too_large", f"Topics can have at most {TOPIC_BYTES} bytes.")
     if _CONTROLS.search(text) or "\n" in text:
         raise Refused("bad_request", "Topics have a single line, without control characters.")
-    connection.charge_message(size)
+    connection.chat.flood.charge(connection, size)
     return Commit(
         Post(
             room=room.key,

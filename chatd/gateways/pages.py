@@ -1,0 +1,52 @@
+"""Pages with events that cannot be encoded: a codec has a bug, or a stored text is broken.
+
+Where that is a live event, its subscribers are closed with 1011. They come back, and read it on a
+page: a page leaves out what cannot be encoded, because otherwise they would loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from msgspec.structs import replace
+
+from chatd.bus.codec import report
+from chatd.logs import Log
+from chatd.protocol import commands, events
+
+__all__ = ["readable"]
+
+_Answer = TypeVar("_Answer")
+
+
+def readable(answer: _Answer, encode: Callable[[_Answer], object], log: Log) -> _Answer:
+    """Return a page without the texts of those events that cannot be encoded.
+
+    Called while the exception that ``encode`` raised is handled, which is raised again if the
+    answer is not a page. Each event that cannot be encoded is logged.
+
+    Args:
+        answer: The answer of a command.
+        encode: Encodes an answer.
+        log: The connection's log.
+    """
+    if not isinstance(answer, commands.Entered | commands.Page | commands.Found):
+        raise  # noqa: PLE0704  within the caller's handler
+    found: list[Any] = []
+    for event in answer.events:
+        for variant in _variants(event):
+            try:
+                encode(replace(answer, events=[variant]))
+            except Exception as error:  # the connection's boundary
+                report(log, error, seq=events.number(event))
+            else:
+                found.append(variant)
+                break
+    return replace(answer, events=found)
+
+
+def _variants(event: Any) -> list[Any]:
+    if isinstance(event, events.Message | events.Edit):
+        return [event, replace(event, text=None)]
+    return [event]
