@@ -81,6 +81,8 @@ INDEX_AGAIN_SECONDS: Final = 0.01
 INDEXED_SECONDS: Final = 1.0
 """How long a search waits for the index: an old store may have millions of words to index."""
 
+_OPERATION: Final = attrgetter("operation")
+
 UNAVAILABLE: Final = Refusal(
     "unavailable",
     "The server could not confirm that this was saved. Send it again with the same key.",
@@ -317,15 +319,15 @@ class Bus:
         self._journal.start(self._release)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._fan_out)
-            async with trio.open_nursery() as upkeep:
-                upkeep.start_soon(self._sweep)
-                upkeep.start_soon(self._keep_indexed)
-                await self._collect()
-                upkeep.cancel_scope.cancel()
+            async with trio.open_nursery() as writing:
+                writing.start_soon(self._sweep)
+                writing.start_soon(self._keep_indexed)
+                writing.start_soon(self._collect, writing.cancel_scope)
             await self._journal.aclose()
             self._release.close()  # the fan-out ends when it has taken what is there
 
-    async def _collect(self) -> None:
+    async def _collect(self, writing: trio.CancelScope) -> None:
+        """Commit batch after batch until `close`, then end the tasks that need this one."""
         async for first in self._submitted:
             batch = await self._gather(first)
             self._commit_began = trio.current_time()
@@ -340,6 +342,7 @@ class Bus:
             for item in batch:
                 if isinstance(item, _Probe):
                     await self._journal.answered(item)
+        writing.cancel()
 
     async def _gather(self, first: _Item) -> list[_Item]:
         """Take what is there, and let the scheduler run while new submissions still arrive."""
@@ -365,8 +368,16 @@ class Bus:
     async def _commit(self, batch: list[Submission]) -> None:
         if len(batch) > 1:
             batch.sort(key=_room)  # stable: one room's events stay in the order of their arrival
+        operations = list(map(_OPERATION, batch))
+        events: list[Event] = []
         began = perf_counter()
-        outcomes, events = await self._outcomes([submission.operation for submission in batch])
+        try:
+            if self._in_doubt:
+                events += await self._journal.recover()
+                self._in_doubt = False
+            outcomes = await self._journal.commit(operations)
+        except Unavailable as error:
+            outcomes = await self._recover(operations, events, divisible=error.divisible)
         self._commit_seconds.observe(perf_counter() - began)
         self._batches += 1
         for submission, outcome in zip(batch, outcomes, strict=True):
@@ -390,44 +401,33 @@ class Bus:
         except Exception as another:  # the same boundary
             report(self._log, another, detail="the end of a connection")
 
-    async def _outcomes(self, operations: list[Operation]) -> tuple[list[Outcome], list[Event]]:
-        """Commit; return the outcomes, and the events of doubtful commits that were found.
-
-        The senders of a doubtful commit are answered `UNAVAILABLE`, because nothing connects the
-        events to their submissions. If they send again with the same key, they get a duplicate.
-        """
-        found: list[Event] = []
-        try:
-            if self._in_doubt:
-                found += await self._journal.recover()
-                self._in_doubt = False
-            return await self._journal.commit(operations), found
-        except Unavailable as error:
-            now = await self._recover()
-            if error.divisible and not now and len(operations) > 1:
-                return await self._outcomes_one_by_one(operations, found), found
-            return [UNAVAILABLE] * len(operations), found + now
-
-    async def _outcomes_one_by_one(
-        self, operations: list[Operation], found: list[Event]
+    async def _recover(
+        self, operations: list[Operation], events: list[Event], *, divisible: bool
     ) -> list[Outcome]:
-        """Commit each operation alone, so that one which the store cannot take harms no other."""
+        """After a failed commit, add events that are in the store after all; return the outcomes.
+
+        Nothing connects these events to their submissions, so all senders are answered
+        `UNAVAILABLE`. If they send again with the same key, they get a duplicate. If the batch is
+        divisible and none of it was committed, each operation is committed alone, so that one which
+        the store cannot take harms no other.
+        """
+        found = await self._find_committed()
+        events += found
         outcomes: list[Outcome] = []
         failures = 0
-        for operation in operations:
+        for operation in operations if divisible and not found and len(operations) > 1 else ():
             try:
                 outcomes += await self._journal.commit([operation])
                 failures = 0
             except Unavailable as error:
-                found += await self._recover()
+                events += await self._find_committed()
                 outcomes.append(UNAVAILABLE)
                 failures += 1
                 if failures == FAILURES_IN_A_ROW or not error.divisible:
                     break
         return outcomes + [UNAVAILABLE] * (len(operations) - len(outcomes))
 
-    async def _recover(self) -> list[Event]:
-        """After a failed commit, return the events that are in the store after all."""
+    async def _find_committed(self) -> list[Event]:
         self._failed_commits += 1
         self._failed_at = trio.current_time()
         self._in_doubt = True

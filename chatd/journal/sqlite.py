@@ -120,6 +120,7 @@ class SqliteJournal(LocalJournal, Reads):
         factory: type[sqlite3.Connection],
     ) -> None:
         super().__init__(reader, now)
+        self.epoch = writer.epoch
         self.key = writer.key
         self._writer = writer
         self._placement = placement
@@ -137,10 +138,6 @@ class SqliteJournal(LocalJournal, Reads):
         self._log_pages = 0
         self._seconds = 0.0
         self._slowest = 0.0
-
-    @property
-    def epoch(self) -> str:
-        return self._writer.epoch
 
     @property
     def position(self) -> int:
@@ -168,6 +165,7 @@ class SqliteJournal(LocalJournal, Reads):
             ) from error
         if self._failing:
             self._recovered("commit")
+        self.epoch = self._writer.epoch
         self._batches += 1
         self._seconds += seconds
         self._slowest = max(self._slowest, seconds)
@@ -177,7 +175,8 @@ class SqliteJournal(LocalJournal, Reads):
 
     async def _commit(self, batch: Sequence[Operation]) -> tuple[list[Outcome], float]:
         if not self._placement.threaded and not self._restart_log:
-            self._writer.set_busy_timeout(0)
+            if self._writer.busy_ms:
+                self._writer.set_busy_timeout(0)
             started = time.perf_counter()
             try:
                 outcomes = self._writer.commit(batch)
@@ -213,10 +212,12 @@ class SqliteJournal(LocalJournal, Reads):
 
     async def recover(self) -> list[Event]:
         try:
-            return await self._in_thread(self._writer.recover)
+            found = await self._in_thread(self._writer.recover)
         except sqlite3.Error as error:
             self._failed("commit", error)
             return []
+        self.epoch = self._writer.epoch
+        return found
 
     # ---- maintenance
 

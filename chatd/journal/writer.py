@@ -60,7 +60,7 @@ class Writer:
         self._cursor: sqlite3.Cursor
         self._generation = 0
         self._next_epoch: str | None = None  # of the last commit that began to restore entries
-        self._busy_ms = BUSY_MS
+        self.busy_ms = BUSY_MS
 
     # ---- opening and closing
 
@@ -72,7 +72,7 @@ class Writer:
         """
         lock = StoreLock.take(self.path)
         try:
-            connection = schema.connect(self.path, self._factory, busy_ms=self._busy_ms)
+            connection = schema.connect(self.path, self._factory, busy_ms=self.busy_ms)
             try:
                 schema.migrate(connection, self.path)
                 self._begin(connection, lock)
@@ -155,9 +155,9 @@ class Writer:
 
     def set_busy_timeout(self, busy_ms: int) -> None:
         """Set how long to wait for another program's lock."""
-        if busy_ms != self._busy_ms:
+        if busy_ms != self.busy_ms:
             self._connection.execute(f"PRAGMA busy_timeout = {busy_ms}")
-            self._busy_ms = busy_ms
+            self.busy_ms = busy_ms
 
     def commit(self, batch: Sequence[Operation]) -> list[Outcome]:
         """Commit the whole batch or nothing of it.
@@ -167,25 +167,22 @@ class Writer:
                 is not set.
             ValueError: No row can hold a value; so with OverflowError.
         """
-        self._cursor.execute("BEGIN IMMEDIATE")
+        execute, marks, at = self._cursor.execute, self.marks, self._now()
+        execute("BEGIN IMMEDIATE")
         self.doubt = True
+        made = Batch(self._cursor, at=at, indexed=marks.indexed, keyed=False)
         try:
-            outcomes = self._transact(batch, keyed=False)
+            outcomes = made.run(batch)
         except sqlite3.IntegrityError:
-            self._cursor.execute("ROLLBACK")
-            self._cursor.execute("BEGIN IMMEDIATE")
-            outcomes = self._transact(batch, keyed=True)
-        self.doubt = False
-        return outcomes
-
-    def _transact(self, batch: Sequence[Operation], *, keyed: bool) -> list[Outcome]:
-        marks, at = self.marks, self._now()
-        made = Batch(self._cursor, at=at, indexed=marks.indexed, keyed=keyed)
-        outcomes = made.run(batch)
+            execute("ROLLBACK")
+            execute("BEGIN IMMEDIATE")
+            made = Batch(self._cursor, at=at, indexed=marks.indexed, keyed=True)
+            outcomes = made.run(batch)
         if made.removed_text:
             marks.note_removed_text(self._cursor, at)
         self._next_epoch = made.epoch
-        self._cursor.execute("COMMIT")
+        execute("COMMIT")
+        self.doubt = False
         self.events += made.position - marks.position
         marks.position = made.position
         if made.epoch is not None:
@@ -230,7 +227,7 @@ class Writer:
         return found
 
     def _reopen(self) -> None:
-        connection = schema.connect(self.path, self._factory, busy_ms=self._busy_ms)
+        connection = schema.connect(self.path, self._factory, busy_ms=self.busy_ms)
         try:
             if str(connection.execute(_EPOCH).fetchone()[0]) not in (self.epoch, self._next_epoch):
                 raise sqlite3.DatabaseError("another store was put in this one's place")
