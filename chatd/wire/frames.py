@@ -71,6 +71,9 @@ Item: TypeAlias = str | bytes | Ping | Closing | Fault
 
 def text(payload: bytes) -> bytes:
     """Return a text frame, unmasked as servers send it. The caller knows that it is UTF-8."""
+    size = len(payload)
+    if size < 126:  # most frames that are sent: no further call for them
+        return bytes((_FIN | _TEXT, size)) + payload
     return _frame(_FIN | _TEXT, payload)
 
 

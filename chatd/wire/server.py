@@ -15,7 +15,7 @@ from msgspec import Struct
 from chatd.logs import Log
 from chatd.settings import Settings
 from chatd.settings import WebSocket as KeepAliveOptions
-from chatd.timers import Timers
+from chatd.timers import Timer, Timers
 from chatd.wire.forwarding import FORWARDING, Forwarded, TrustedProxies, forwarded
 from chatd.wire.http import HttpConnection
 from chatd.wire.keepalive import KeepAlive
@@ -25,7 +25,7 @@ from chatd.wire.preamble import AcceptedStream, Preamble, PreambleError
 from chatd.wire.routes import Routes
 from chatd.wire.tls import ServerContext
 from chatd.wire.transport import Peer, SocketTransport, Transport
-from chatd.wire.websocket import Handover, WebSocket
+from chatd.wire.websocket import WebSocket
 
 __all__ = ["HttpServer", "HttpServerStatistics"]
 
@@ -141,6 +141,7 @@ class HttpServer:
         An exception of the connection's is logged and not raised.
         """
         self._accepted += 1
+        websocket = timer = None
         slot = self._limiter.take()
         trusted = self._trusted.trusts(transport.peer)
         if not trusted:
@@ -157,9 +158,11 @@ class HttpServer:
                 slot.count_for(transport.peer)
                 if self._turns_away(slot):
                     return
-            handover = await self._serve_http(stream, connection, slot)
-            if handover is not None:
-                await self._serve_websocket(transport, handover)
+            websocket = await self._serve_http(stream, connection, slot)
+            if websocket is not None:
+                self.connections.add(websocket)
+                timer = self._keep_alive(websocket)
+                await websocket.run()
         except trio.BrokenResourceError:
             pass  # the peer is gone
         except Exception as error:  # the connection's boundary
@@ -170,6 +173,10 @@ class HttpServer:
                 traceback=traceback.format_exc(),
             )
         finally:
+            if websocket is not None:
+                self.connections.discard(websocket)
+            if timer is not None:
+                timer.cancel()
             slot.release()
             await transport.aclose()
 
@@ -252,33 +259,28 @@ class HttpServer:
 
     async def _serve_http(
         self, stream: AcceptedStream, connection: str, slot: ConnectionSlot
-    ) -> Handover | None:
+    ) -> WebSocket | None:
         # In a call of its own, so that HTTP's objects are freed before a WebSocket's life begins.
         http = HttpConnection(self, stream, slot, connection=connection)
         if self._retiring:
             http.retire()
         self._idle.add(http)
         try:
-            return await http.run()
+            handover = await http.run()
         finally:
             self._idle.discard(http)
+        if handover is None:
+            return None
+        return WebSocket(stream.transport, handover, settings=self._settings, log=self.log)
 
-    async def _serve_websocket(self, transport: Transport, handover: Handover) -> None:
-        websocket = WebSocket(transport, handover, settings=self._settings, log=self.log)
-        timer = None
-        if handover.upgrade.keep_alive and self._timers is not None:
-            timer = self._timers.add(
-                websocket.last_heard + self._settings.websocket.ping_interval_seconds,
-                KeepAlive(websocket, self._keep_alive_options).fire,
-                websocket.fault,
-            )
-        self.connections.add(websocket)
-        try:
-            await websocket.run()
-        finally:
-            self.connections.discard(websocket)
-            if timer is not None:
-                timer.cancel()
+    def _keep_alive(self, websocket: WebSocket) -> Timer | None:
+        if self._timers is None or not websocket.upgrade.keep_alive:
+            return None
+        return self._timers.add(
+            websocket.last_heard + self._settings.websocket.ping_interval_seconds,
+            KeepAlive(websocket, self._keep_alive_options).fire,
+            websocket.fault,
+        )
 
     def _keep_alive_options(self) -> KeepAliveOptions:
         return self._settings.websocket

@@ -84,6 +84,7 @@ class WebSocket:
     Attributes:
         id: The connection's id in the log.
         request: The request that was upgraded.
+        upgrade: The handler's answer to it.
         last_heard: When the peer's last byte arrived, on Trio's clock.
         received_bytes: How many bytes have been read.
         received_messages: How many messages have been handed to the receiver.
@@ -102,7 +103,6 @@ class WebSocket:
         "_receiver",
         "_settings",
         "_transport",
-        "_upgrade",
         "busy",
         "closing",
         "id",
@@ -112,6 +112,7 @@ class WebSocket:
         "received_bytes",
         "received_messages",
         "request",
+        "upgrade",
     )
 
     _nursery: trio.Nursery
@@ -137,7 +138,7 @@ class WebSocket:
         self._transport = transport
         self._settings = settings
         self._log = log
-        self._upgrade = upgrade
+        self.upgrade = upgrade
         self._reader = FrameReader(upgrade.max_message_bytes or settings.max_message_bytes)
         self._items: Iterator[Item] = iter(self._reader.feed(handover.early))
         self._failed = False
@@ -183,13 +184,16 @@ class WebSocket:
                 self.outbox = Outbox(
                     self._transport,
                     nursery,
-                    self._upgrade.send_queue_bytes or self._settings.limits.send_queue_bytes,
+                    self.upgrade.send_queue_bytes or self._settings.limits.send_queue_bytes,
                     overflowed=self._overflowed,
                     lost=self._lost,
                 )
                 try:
-                    if await self._accept():
-                        await self._serve()
+                    if await self._accept() and (receiver := await self._open()) is not None:
+                        with trio.CancelScope() as self._reading:
+                            await self._receive(receiver)
+                    with trio.move_on_after(self._settings.limits.close_seconds):
+                        await self._close()
                 finally:
                     # Before the nursery closes: see the outbox's first MUST.
                     self.outbox.end()
@@ -220,9 +224,9 @@ class WebSocket:
         with trio.move_on_after(self._settings.limits.handshake_seconds):
             try:
                 async with trio.open_nursery() as handshake:
-                    stream = _HandshakeStream(self._transport, self.request, self._upgrade)
+                    stream = _HandshakeStream(self._transport, self.request, self.upgrade)
                     proposal = await wrap_server_stream(handshake, stream)
-                    await proposal.accept(subprotocol=self._upgrade.subprotocol)
+                    await proposal.accept(subprotocol=self.upgrade.subprotocol)
                     accepted = True
                     # Its reader must never see a frame: they are ours from here on.
                     handshake.cancel_scope.cancel()
@@ -230,18 +234,15 @@ class WebSocket:
                 accepted = False
         return accepted
 
-    async def _serve(self) -> None:
+    async def _open(self) -> Receiver | None:
+        """Return the gateway's receiver, or None if the gateway fails."""
         self.last_heard = trio.current_time()
         try:
-            self._receiver = await self._upgrade.open(self)
+            self._receiver = await self.upgrade.open(self)
         except Exception as error:  # the connection's boundary
             self.fault(error)
-        else:
-            self.busy = False
-            with trio.CancelScope() as self._reading:
-                await self._receive(self._receiver)
-        with trio.move_on_after(self._settings.limits.close_seconds):
-            await self._close()
+        self.busy = False
+        return self._receiver
 
     async def _receive(self, receiver: Receiver) -> None:
         """Hand messages to the receiver until either side closes."""
