@@ -1,4 +1,11 @@
-"""The broadcast bus: collect, commit, answer, fan out; encoded once for all who speak alike."""
+"""The broadcast bus: it collects submissions, commits and answers them, and fans events out.
+
+* `chatd.bus.bus`: the order of all this, two tasks, and the two channels that join them. It also
+  says why a subscriber has an outbox in place of a third channel.
+* `chatd.bus.feed`: one room's subscribers and its visible head.
+* `chatd.bus.codec`: blocks that many connections share, and what happens if a codec raises.
+* `chatd.bus.fanout`: the loop that offers a block to many.
+"""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""The broadcast bus: what is submitted is collected, committed, answered and fanned out.
+"""The broadcast bus: it collects, commits and answers submissions, and fans their events out.
 
 The order of commit, answer and fan-out is decided here. Two tasks do it, joined by a channel, so
 that one batch is committed while the last one is fanned out::
 
     publish ─ submitted ► collect (journal.commit, resolve, journal.answered) ─ committed ► fan out
 
-The bus opens both channels. The journal is given the sending end of ``committed``: a store of this
-daemon alone puts what was answered there, and a store that several daemons share would put there
-everybody's events, in the store's order.
+The bus opens both channels. The journal is given the sending end of ``committed``. A store that one
+daemon alone writes puts the answered batches there. A store that several daemons share would put
+the events of all of them there, in the store's order.
 
 A subscriber has an outbox in place of a third channel. A channel and a writer task for each
 subscriber cost 36 to 50 µs a delivery; offering an outbox the block, which it writes to the socket

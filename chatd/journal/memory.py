@@ -1,4 +1,4 @@
-"""A journal in memory: everything the one in a file promises, except that it outlives the process.
+"""A journal in memory. It keeps every promise of the one in a file, but ends with the process.
 
 It never fails, and nothing in it waits except `LocalJournal.answered`.
 """

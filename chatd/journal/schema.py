@@ -148,7 +148,7 @@ def connect(path: Path, factory: type[sqlite3.Connection], *, busy_ms: int) -> s
     A connection is used by one thread at a time, but not always by the same one.
     """
     connection = sqlite3.connect(
-        f"{path.as_uri()}?mode=rw",  # never makes a file: a store that is gone must not begin anew
+        f"{path.as_uri()}?mode=rw",  # a store that is gone must not be made anew
         uri=True,
         timeout=busy_ms / 1000,
         isolation_level=None,
