@@ -43,10 +43,8 @@ _SEND_BYTES: Final = 65536
 _SKIP_BYTES: Final = 65536
 # The bytes a second that a body of known length is given time for: a phone on a bad line.
 _SLOWEST_BYTES: Final = 16384
-# After a refusal what the peer still sends is read for this long, because the kernel would answer
-# it with a reset that overtakes the refusal (RFC 9112 section 9.6).
+# The peer's time to read a refusal and to close: RFC 9112 section 9.6.
 _LINGER_SECONDS: Final = 1.0
-_LINGER_BYTES: Final = 1 << 20
 _PLAIN: Final = refusal(400, "This port speaks TLS. Use https:// or wss://.")
 
 
@@ -417,15 +415,8 @@ class HttpConnection:
         self._scope.deadline = trio.current_time() + self._seconds
 
     async def _linger(self) -> None:
-        """Close our side, and discard what the peer still sends for a moment."""
         self._scope.deadline = trio.current_time() + _LINGER_SECONDS
-        await self._transport.send_eof()
-        read = 0
-        while read < _LINGER_BYTES:
-            data = await self._transport.recv(_RECV_BYTES)
-            if not data:
-                return
-            read += len(data)
+        await self._transport.linger()
 
 
 def _too_large(limit: int) -> Refused:

@@ -10,28 +10,11 @@ from collections import deque
 from collections.abc import Callable
 
 import trio
-from msgspec import Struct
 
 from chatd.changed import Changed
 from chatd.wire.transport import Block, Transport
 
-__all__ = ["Outbox", "OutboxStatistics"]
-
-
-class OutboxStatistics(Struct, frozen=True):
-    """What became of the blocks that were offered.
-
-    Attributes:
-        waiting: Bytes in the queue.
-        sent: Bytes that the kernel has taken.
-        messages: Messages in the blocks that were taken.
-        dropped: Droppable blocks that were left out.
-    """
-
-    waiting: int
-    sent: int
-    messages: int
-    dropped: int
+__all__ = ["Outbox"]
 
 
 class Outbox:
@@ -54,12 +37,17 @@ class Outbox:
     5. A transport without a plain socket has the same outbox, which always uses the writer.
 
     ``lost`` is called once if the transport turns out to be broken.
+
+    Attributes:
+        waiting: Bytes in the queue.
+        sent_bytes: Bytes that the kernel has taken.
+        sent_messages: Messages in the blocks that were taken.
+        dropped: Droppable blocks that were left out.
     """
 
     __slots__ = (
         "_bound",
         "_direct",
-        "_dropped",
         "_ended",
         "_final",
         "_lost",
@@ -70,6 +58,7 @@ class Outbox:
         "_send",
         "_taking",
         "_transport",
+        "dropped",
         "sent_bytes",
         "sent_messages",
         "waiting",
@@ -98,7 +87,7 @@ class Outbox:
         self._taking = True
         self._final = False
         self._ended = False
-        self._dropped = 0
+        self.dropped = 0
         self.waiting = 0
         self.sent_bytes = 0
         self.sent_messages = 0
@@ -131,7 +120,7 @@ class Outbox:
     def offer_droppable(self, data: bytes, messages: int = 1) -> None:
         """Offer a block, or drop it while the queue is more than half full."""
         if self.waiting * 2 > self._bound:
-            self._dropped += 1
+            self.dropped += 1
         else:
             self.offer(data, messages)
 
@@ -165,14 +154,6 @@ class Outbox:
         await trio.lowlevel.checkpoint()
         while self.waiting and self.waiting + size > self._bound:
             await self._progress.wait()
-
-    def statistics(self) -> OutboxStatistics:
-        return OutboxStatistics(
-            waiting=self.waiting,
-            sent=self.sent_bytes,
-            messages=self.sent_messages,
-            dropped=self._dropped,
-        )
 
     def _enqueue(self, data: Block) -> None:
         self._direct = False

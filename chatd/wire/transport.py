@@ -27,6 +27,7 @@ _BLOCKS_A_CALL: Final = 64
 # A stream writer joins blocks up to this size for one send_all: four TLS records of 16 KiB, which
 # make the call's own cost small.
 _JOIN_BYTES: Final = 65536
+_DISCARD_BYTES: Final = 65536
 
 
 class Peer(Struct, frozen=True):
@@ -110,6 +111,16 @@ class Transport(ABC):
     @abstractmethod
     async def aclose(self) -> None:
         """Close at once, even if cancelled."""
+
+    async def linger(self) -> None:
+        """Close our side, and discard what the peer sends until it closes too.
+
+        Closing with bytes unread would reset the connection, and the reset may overtake the last
+        bytes that were sent. The caller sets a deadline.
+        """
+        await self.send_eof()
+        while await self.recv(_DISCARD_BYTES):
+            pass
 
 
 def _never_now(data: Block) -> int:

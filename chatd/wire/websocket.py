@@ -299,7 +299,9 @@ class WebSocket:
                 await self._await_close()
         await self.outbox.drained()
         if self._failed:
-            await self._discard()
+            # After a fault the peer's Close frame cannot be found: section 7.1.7.
+            with suppress(*_GONE):
+                await self._transport.linger()
 
     async def _await_close(self) -> None:
         """Ignore what comes until the peer's Close frame, a fault, or the end of the stream."""
@@ -309,17 +311,6 @@ class WebSocket:
                 if not data:
                     return
                 self._items = iter(self._reader.feed(data))
-
-    async def _discard(self) -> None:
-        """Wait until the peer closes TCP: section 7.1.7.
-
-        After a fault its Close frame cannot be found. Closing with bytes unread would reset the
-        connection, and the reset may overtake our Close frame.
-        """
-        with suppress(*_GONE):
-            await self._transport.send_eof()
-            while await self._transport.recv(_RECV_BYTES):
-                pass
 
     def _goodbye_frames(self) -> bytes:
         if self._receiver is None or self.closing is None:

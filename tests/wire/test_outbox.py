@@ -97,7 +97,7 @@ async def test_1_an_offer_after_the_end_does_nothing(bench: Bench) -> None:
     bench.outbox.offer_droppable(b"x" * 10)
     bench.outbox.send_final(b"x" * 10)
     assert bench.outbox.waiting == 0
-    assert bench.outbox.statistics().sent == 0
+    assert bench.outbox.sent_bytes == 0
     assert tasks() == before
     assert bench.calls == []
 
@@ -144,7 +144,7 @@ async def test_3_a_socket_is_written_at_once_and_without_a_task(nursery: trio.Nu
     bench.outbox.offer(b"now", messages=2)
     assert tasks() == before
     assert bench.outbox.waiting == 0
-    assert bench.outbox.statistics().messages == 2
+    assert bench.outbox.sent_messages == 2
     assert await bench.far.receive_some() == b"now"
     await bench.transport.aclose()
     await bench.far.aclose()
@@ -207,7 +207,7 @@ async def test_4_a_block_over_the_bound_is_taken_when_nothing_waits(bench: Bench
 async def test_4_droppable_is_left_out_above_half_the_bound(bench: Bench) -> None:
     offered = bench.fill(BOUND // 2 + 1)
     bench.outbox.offer_droppable(b"presence")
-    assert bench.outbox.statistics().dropped == 1
+    assert bench.outbox.dropped == 1
     assert await bench.read(len(offered)) == offered
     await bench.outbox.drained()
     bench.outbox.offer_droppable(b"presence")
