@@ -20,7 +20,11 @@ SHIFT: Final = 8  # of Input.dispatchKeyEvent's modifiers
 _IN_ROOM: Final = f"{OPEN} && document.querySelector('#member-count').textContent"
 
 # Chromium logs this when the daemon is not there, or is killed while it answers.
-_NOBODY_THERE: Final = ("WebSocket connection to ", "Failed to load resource: net::ERR_CONNECTION_")
+_NOBODY_THERE: Final = (
+    "WebSocket connection to ",
+    "Failed to load resource: net::ERR_CONNECTION_",
+    "Failed to load resource: net::ERR_EMPTY_RESPONSE",
+)
 
 
 async def open_page(

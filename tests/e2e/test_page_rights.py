@@ -223,7 +223,7 @@ async def test_a_ban_is_lifted_by_name_and_by_network(
             await in_room_menu(ann, "Unban")
             await ann.tab.type("boob")
             await ann.tab.press("Enter")
-            await ann.tab.until_text("there is none", within="#question-error")
+            await ann.tab.until_text("There is no such ban.", within="#question-error")
             await ann.tab.evaluate("document.querySelector('#act-name').select()")
             await ann.tab.type("Bob")
             await ann.tab.press("Enter")
@@ -239,7 +239,7 @@ async def test_a_ban_is_lifted_by_name_and_by_network(
     await in_room_menu(ann, "Unban")
     await ann.tab.type("192.0.2.0/24")
     await ann.tab.press("Enter")
-    await ann.tab.until_text("there is none", within="#question-error")
+    await ann.tab.until_text("There is no such ban.", within="#question-error")
     await ann.tab.press("Escape")
     async with client.connect(
         chatd.url, token=await issued(tmp_path, "--user", "op", "--op")
@@ -249,7 +249,7 @@ async def test_a_ban_is_lifted_by_name_and_by_network(
         await ann.tab.type("192.0.2.0/24")
         await ann.tab.press("Enter")
         await ann.line("notice", "192.0.2.0/24 is no longer banned.")
-        with pytest.raises(client.Refused, match="there is none"):
+        with pytest.raises(client.Refused, match="There is no such ban"):
             await op.unban(network="192.0.2.0/24")
     assert ann.faults == bob.faults == []
 
@@ -306,7 +306,7 @@ async def test_messages_of_a_muted_user_wait(
     await bob.tab.until(f"{held} === 1")
     await menu(ann, "bob", "Unmute")
     await ann.line("notice", "bob is no longer muted.")
-    await bob.line("notice", "You are no longer muted.")
+    await bob.line("notice", "You are no longer muted")
     assert "There is no such" not in await ann.tab.evaluate(
         "document.querySelector('#log').textContent"
     )
