@@ -26,7 +26,7 @@ async def test_every_waiting_task_is_woken_each_time(nursery: trio.Nursery) -> N
         assert seen == [1, 2, 2][: 1 if count == 1 else 3]
 
 
-async def test_a_change_that_nobody_waits_for_is_not_remembered() -> None:
+async def test_a_change_without_waiting_tasks_is_not_remembered() -> None:
     changed = Changed()
     changed.notify()
     with trio.move_on_after(0) as scope:

@@ -99,7 +99,7 @@ async def test_first_not_ready_then_no_listeners_then_goodbye(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(chat.daemon.drain)
             assert await look(1) == (503, True)
-            # Whoever comes in that time is served.
+            # Clients that connect in that time are served.
             bob = await json_user(chat, "bob")
             assert await look(19) == (503, True)
         assert trio.current_time() == began + 20
@@ -112,7 +112,7 @@ async def test_first_not_ready_then_no_listeners_then_goodbye(
         assert (line["clients"], line["rooms"], line["seconds"]) == (1, 0, 10.0)
 
 
-async def test_everybody_comes_back_at_a_time_of_their_own(autojump_clock: MockClock) -> None:
+async def test_each_client_gets_its_own_time_to_reconnect(autojump_clock: MockClock) -> None:
     async with open_chat() as chat:
         clients = [await json_user(chat, f"n{number}", None) for number in range(30)]
         await chat.daemon.drain()
@@ -153,7 +153,9 @@ async def _until_the_end(client: Json) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0, 1, 3, 10, 60])
-async def test_who_never_reads_cannot_hold_it(autojump_clock: MockClock, seconds: float) -> None:
+async def test_a_client_that_never_reads_cannot_delay_it(
+    autojump_clock: MockClock, seconds: float
+) -> None:
     settings = Settings(limits=FAST, drain=Drain(seconds=seconds))
     async with running(settings) as (one, recording):
         ann, bob = await come_in(one, "ann"), await come_in(one, "bob", size=1000)
@@ -219,7 +221,7 @@ async def test_a_store_that_hangs_cannot_hold_it(autojump_clock: MockClock) -> N
     assert await journal.read("lobby", 0, 9, 9) == []
 
 
-async def test_who_was_here_is_saved_however_many_they_are(autojump_clock: MockClock) -> None:
+async def test_all_present_users_are_saved(autojump_clock: MockClock) -> None:
     """More users than the bus takes at once, while its tender is saving them too."""
     journal = Gated()
 
@@ -372,7 +374,7 @@ def test_a_second_signal_ends_an_opening_that_hangs() -> None:
 
 
 class Told(Notifier):
-    """A manager that notes what it is told, and when."""
+    """A service manager that records its notifications and their times."""
 
     def __init__(self) -> None:
         super().__init__({})
@@ -387,7 +389,7 @@ class Told(Notifier):
         return (state for _, state in self.words if not state.startswith("STATUS="))
 
 
-def test_systemd_is_told() -> None:
+def test_systemd_is_notified() -> None:
     told = Told()
     run_daemon(Striking({"ready": signal.SIGTERM}), notifier=told)
     assert list(told) == ["READY=1", "STOPPING=1", "EXTEND_TIMEOUT_USEC=10000000"]
@@ -421,7 +423,7 @@ def test_systemd_gets_its_sign_of_life_to_the_end() -> None:
     assert signs[-1] - signs[0] > 150
 
 
-def test_status_has_clients_rooms_and_what_is_wrong_with_the_store() -> None:
+def test_status_has_clients_rooms_and_store_errors() -> None:
     class Full(MemoryJournal):
         async def commit(self, batch: Sequence[Operation]) -> list[Outcome]:
             if any(isinstance(operation, Post) for operation in batch):

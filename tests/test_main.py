@@ -60,7 +60,7 @@ def test_a_signal_that_comes_while_the_daemon_is_imported_waits(
     taken: list[int] = []
 
     def run(_args: argparse.Namespace) -> int:
-        signal.raise_signal(signal.SIGTERM)  # to this thread, whatever others there are
+        signal.raise_signal(signal.SIGTERM)  # to this thread, even if there are others
         assert taken == []
         assert signal.sigpending() == {signal.SIGTERM}
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])

@@ -26,7 +26,7 @@ from chatd.testing.recording import Recording
 
 
 class Manager(Notifier):
-    """What systemd was told."""
+    """The notifications to systemd."""
 
     def __init__(self) -> None:
         super().__init__({})
@@ -48,7 +48,7 @@ def reloading(
 
 
 def of(**changes: Any) -> Settings:
-    """Give settings with these keys: ``of(limits__rooms=5)``."""
+    """Return settings with these keys: ``of(limits__rooms=5)``."""
     values: dict[str, dict[str, Any]] = {}
     for name, value in changes.items():
         section, _, key = name.partition("__")
@@ -65,7 +65,7 @@ def giving(
     return Configuration(read, load)
 
 
-async def test_what_is_live_is_applied_and_what_is_not_is_named(
+async def test_live_keys_are_applied_and_others_are_named(
     autojump_clock: MockClock,
 ) -> None:
     applied: list[Settings] = []
@@ -73,7 +73,7 @@ async def test_what_is_live_is_applied_and_what_is_not_is_named(
     reload, recording, manager = reloading(giving(wanted), applied.append)
     restart = ["listen.addresses", "history.store"]
     assert await reload.reload() == Reloaded(["limits.rooms"], restart, [])
-    # What needs a restart is in nobody's settings meanwhile.
+    # A change that needs a restart is in no part's settings meanwhile.
     assert applied == [of(limits__rooms=5)] == [reload.settings]
     assert (reload.refused, reload.restart, reload.at) == ((), restart, 7)
     assert recording.records == [
@@ -90,7 +90,7 @@ async def test_what_is_live_is_applied_and_what_is_not_is_named(
 FAULTS = (Fault(3, 4, "no", "x = no", "f.toml"), Fault(0, 0, "nor this", "", "--set x"))
 
 
-async def test_a_fault_changes_nothing_and_stays_until_it_is_mended() -> None:
+async def test_an_error_changes_nothing_and_stays_until_it_is_corrected() -> None:
     applied: list[Settings] = []
     settings = of(chat__backlog=3)
     faulty = [True]
@@ -126,7 +126,7 @@ async def test_what_a_configuration_names_is_loaded_before_anything_changes() ->
 
     async def load(settings: Settings) -> Loaded:
         await trio.lowlevel.checkpoint()
-        # As it is to be in force.
+        # As it should be applied.
         assert settings == of(chat__backlog=3)
         assert applied == []
         if faulty:
@@ -178,7 +178,7 @@ async def test_one_at_a_time_and_many_signals_are_one(autojump_clock: MockClock)
     assert reads == 3
 
 
-async def test_a_fault_of_ours_costs_a_reload_and_not_the_daemon(
+async def test_an_internal_error_ends_the_reload_and_not_the_daemon(
     autojump_clock: MockClock,
 ) -> None:
     faulty = [True]
@@ -257,7 +257,7 @@ async def test_a_broken_file_changes_nothing_and_a_sound_one_all(
         assert (applied, reload.settings) == ([], Settings())
         for fault in reload.refused:
             assert fault.origin == str(path)
-            # What has a place is told with it.
+            # Errors with a place are reported with it.
             assert fault.line >= 1 or "nested too deeply" in fault.message
         assert {name for name, _ in recording.records} == {"reload_refused"}
     else:

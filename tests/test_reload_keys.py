@@ -35,7 +35,7 @@ BASE: Final = {
     "limits.messages_burst": "off",
     "limits.bytes_per_second": "off",
 }
-"""What all of these tests have, but for the key that each is about."""
+"""The common settings of all these tests, without the key under test."""
 
 
 def settings_of(values: dict[str, Any]) -> Settings:
@@ -71,7 +71,7 @@ class Live:
         return status
 
     async def said(self, count: int, size: int = 1) -> str:
-        """Say so many texts in a new room and leave it; give the room."""
+        """Send this number of texts to a new room and leave it; return the room."""
         room = self.name("room")
         ann = await self.chat.client(self.name("ann"), room=room)
         for _ in range(count):
@@ -87,14 +87,14 @@ class Live:
 
 
 async def seconds(waited: Awaitable[object]) -> float:
-    """Tell how long it took, in whole seconds."""
+    """Return how long it took, in whole seconds."""
     began = trio.current_time()
     await waited
     return round(trio.current_time() - began)
 
 
 async def refused(asked: Awaitable[object]) -> str | None:
-    """Tell the code of what was refused."""
+    """Return the code of a refusal."""
     try:
         await asked
     except client.Refused as error:
@@ -366,7 +366,7 @@ async def announced(live: Live) -> object:
 
 
 async def say_from_afar(live: Live) -> object:
-    """Tell how many messages pass at once from one address, and how long the next one waits."""
+    """Return how many messages one address may send at once, and how long the next one waits."""
     raw = Json(await live.chat.dial(AFAR))
     await raw.send(handshake("/ws", {"Sec-WebSocket-Protocol": "chatd.v1"}))
     await raw.answer()
@@ -376,7 +376,7 @@ async def say_from_afar(live: Live) -> object:
 
 
 async def ask_at_once(live: Live) -> object:
-    """Tell how many requests pass at once, and how long the next one waits."""
+    """Return how many requests pass at once, and how long the next one waits."""
     ann = await speak_json(live.chat)
     await ann.next()
     return await _until_refused(ann, "rooms")
@@ -401,7 +401,7 @@ async def ask_as_operator(live: Live) -> object:
 
 
 class Case(NamedTuple):
-    """What is seen before the key is ``value``, and after; ``base`` is what else is set."""
+    """The observations before and after the key gets ``value``; ``base`` has the other settings."""
 
     seen: Callable[[Live], Awaitable[object]]
     value: Any
@@ -507,7 +507,7 @@ RESTART: Final[dict[str, Any]] = {
 
 
 BY_FILES: Final = {"auth.key_files", "tls.certificate_file", "tls.key_file"}
-"""Keys that name files; what becomes of those has a test of its own."""
+"""Keys that name files; other tests cover the files."""
 
 
 def test_every_key_is_live_or_needs_a_restart() -> None:
@@ -560,19 +560,19 @@ async def test_the_keys_of_tokens_are_read_again(autojump_clock: MockClock, tmp_
         with pytest.raises(SettingsError):
             await one.reload.reload()
         await ann.say("still here")
-        # The new key signs, the old one is good still.
+        # The new key signs, and the old one still verifies.
         new.write_text(new_key())
         assert await one.reload.reload() == Reloaded(["auth.key_files"], [], [])
         bob = await one.chat.client("bob", token=one.chat.token("bob"))
         await ann.say("still here")
-        # The same names, another content: who has a token of the old key goes.
+        # The same names with new content: users with a token of the old key are closed.
         old.write_text(new_key())
         assert await one.reload.reload() == Reloaded([], [], [])
         assert (await ann.lost()).code == 4502
         await bob.say("and so am I")
 
 
-async def test_who_was_a_guest_goes_where_guests_are_let_in_no_more(
+async def test_guests_are_closed_when_guests_are_turned_off(
     autojump_clock: MockClock,
 ) -> None:
     wanted = settings_of(TOKENS | {"auth.guests": True})

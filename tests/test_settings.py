@@ -1,4 +1,4 @@
-"""Each fault of a configuration is told, and where it stands; what is sound is read as it is."""
+"""Every error of a configuration is reported with its place; valid ones are read."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_what_a_file_sets_is_set(write: Write) -> None:
     assert settings.history.keep_days == "off"
 
 
-def test_every_fault_is_told_with_its_place(write: Write) -> None:
+def test_every_error_is_reported_with_its_place(write: Write) -> None:
     found = faults(
         write(
             """\
@@ -204,12 +204,12 @@ def test_no_addresses(address: str) -> None:
     assert one(None, (), [address]).startswith('listen.addresses: Expected "HOST:PORT"')
 
 
-def test_an_address_stands_there_once(write: Write) -> None:
+def test_an_address_may_be_listed_once(write: Write) -> None:
     path = write('[listen]\naddresses = ["localhost:1",\n "localhost:1"]')
     assert faults(path) == [(3, 2, 'listen.addresses must not contain "localhost:1" twice.')]
 
 
-def test_listening_nowhere_is_a_fault(write: Write) -> None:
+def test_listening_nowhere_is_an_error(write: Write) -> None:
     assert one(write("[listen]\naddresses = []")).startswith(
         "listen.addresses: Expected a list of one or more of"
     )
@@ -305,7 +305,7 @@ def test_bytes_that_are_no_utf_8_have_their_place(write: Write) -> None:
     assert faults(write(b"# gr\xc3\xbc\xc3\x9fe\r\n# a\xff")) == [(2, 4, "This is not UTF-8.")]
 
 
-def test_deep_nesting_is_a_fault(write: Write) -> None:
+def test_deep_nesting_is_an_error(write: Write) -> None:
     assert "nested too deeply" in one(write("a = " + "[" * 100_000))
 
 
@@ -352,7 +352,7 @@ def test_a_flag_is_toml_or_a_bare_word(flag: str, value: str) -> None:
         ("chat.greeting=\udcff", "This is not UTF-8."),
     ],
 )
-def test_a_fault_of_a_flag_names_it(flag: str, message: str) -> None:
+def test_an_error_in_a_flag_names_it(flag: str, message: str) -> None:
     with pytest.raises(SettingsError) as caught:
         load(None, [flag])
     [fault] = caught.value.faults
@@ -360,7 +360,7 @@ def test_a_fault_of_a_flag_names_it(flag: str, message: str) -> None:
     assert (fault.origin, fault.line, fault.column) == (f"--set {flag}", 0, 0)
 
 
-def test_faults_of_file_and_flags_are_told_together(write: Write) -> None:
+def test_errors_of_file_and_flags_are_reported_together(write: Write) -> None:
     path = write("[limits]\nrooms = 0")
     with pytest.raises(SettingsError) as caught:
         load(path, ["limits.rooms=none", "log.level=loud"], ["nowhere"])
@@ -416,7 +416,7 @@ def test_the_mode_of_a_socket_is_octal() -> None:
         ({"STATE_DIRECTORY": "", "HOME": "/h"}, "/h/.local/state/chatd/chatd.db"),
     ],
 )
-def test_the_history_stands_in_the_state_folder(environ: dict[str, str], path: str) -> None:
+def test_the_history_is_in_the_state_folder(environ: dict[str, str], path: str) -> None:
     assert history_path(Settings(), environ) == Path(path)
 
 
@@ -425,7 +425,7 @@ def test_the_history_stands_where_it_is_set() -> None:
     assert history_path(settings, {"STATE_DIRECTORY": "/s"}) == Path("/a/b.db")
 
 
-def test_a_user_without_a_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_without_a_home_gets_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def homeless() -> Path:
         raise RuntimeError
 
@@ -456,7 +456,7 @@ def test_a_mode_with_tokens_wants_a_key(write: Write) -> None:
         ("chat.operators", '[""]'),
     ],
 )
-def test_what_names_no_file_no_cookie_and_nobody(key: str, value: str) -> None:
+def test_invalid_files_cookies_and_users(key: str, value: str) -> None:
     assert one(None, [f"{key}={value}"]).startswith(f"{key}: Expected ")
 
 

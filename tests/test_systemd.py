@@ -71,7 +71,7 @@ def test_a_full_queue_is_not_waited_for(manager: tuple[socket.socket, str]) -> N
         {"NOTIFY_SOCKET": "/a\0b"},
     ],
 )
-def test_where_nobody_listens_nothing_happens(environ: dict[str, str]) -> None:
+def test_without_a_listener_nothing_happens(environ: dict[str, str]) -> None:
     notifier = Notifier(environ)
     assert not notifier.ready()
     assert not notifier.stopping()
@@ -104,7 +104,7 @@ def test_a_barrier_waits_for_the_manager_to_come_by(manager: tuple[socket.socket
     assert notifier.barrier(seconds=60)
     assert acted == [b"BARRIER=1"]
     acting.join()
-    # A manager that does not come by, and none at all, hold nobody up.
+    # A manager that does not respond, or none at all, delays nothing.
     assert not notifier.barrier(seconds=0)
     assert not Notifier({}).barrier(seconds=60)
 

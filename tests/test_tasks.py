@@ -1,4 +1,4 @@
-"""What a log says of tasks when something hangs."""
+"""The log's account of tasks when something hangs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def indent(tree: str, words: str) -> int:
     return len(line) - len(line.lstrip())
 
 
-async def test_a_task_is_told_with_its_stack_and_its_place() -> None:
+async def test_a_task_is_logged_with_its_stack_and_its_place() -> None:
     async def parent() -> None:
         async with trio.open_nursery() as inner:
             inner.start_soon(calls_it, name="the child")
@@ -75,7 +75,7 @@ async def test_what_waits_in_a_generator_is_seen_through_it() -> None:
     assert " numbers\n" in tree
 
 
-async def test_those_that_stand_alike_are_told_once() -> None:
+async def test_tasks_with_the_same_stack_are_logged_once() -> None:
     async with trio.open_nursery() as nursery:
         for _ in range(SIBLINGS + 7):
             nursery.start_soon(calls_it, name="client")

@@ -190,7 +190,7 @@ def fail_again(error: Exception) -> None:
     [(None, "ValueError('boom')"), (fail_again, "KeyError('again')")],
     ids=["no callback", "failing callback"],
 )
-async def test_an_exception_that_nobody_takes_is_logged(
+async def test_an_unhandled_exception_is_logged(
     timers: Timers,
     recording: Recording,
     autojump_clock: MockClock,

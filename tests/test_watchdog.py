@@ -1,4 +1,4 @@
-"""When systemd is told that the daemon lives, and when it is not."""
+"""When systemd gets a sign of life, and when it does not."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Manager(Notifier):
 
 
 class Disk(MemoryJournal):
-    """A store whose commits wait for ``spins``, in a thread if it is told so."""
+    """A store whose commits wait for ``spins``, optionally in a thread."""
 
     def __init__(self) -> None:
         super().__init__(now=lambda: 0)
@@ -89,7 +89,7 @@ async def watched() -> AsyncIterator[Scene]:
         nursery.cancel_scope.cancel()
 
 
-async def test_a_bus_that_moves_is_told_of_twice_in_the_time(autojump_clock: MockClock) -> None:
+async def test_a_working_bus_notifies_twice_in_the_interval(autojump_clock: MockClock) -> None:
     async with watched() as scene:
         began = trio.current_time()
         await trio.sleep(100)
@@ -98,7 +98,7 @@ async def test_a_bus_that_moves_is_told_of_twice_in_the_time(autojump_clock: Moc
         assert scene.bus.available
 
 
-async def test_a_fan_out_that_hangs_is_told_in_the_log_and_to_nobody_else(
+async def test_a_hanging_fan_out_is_logged_and_stops_the_notifications(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def _fan_out(_: Bus) -> None:
@@ -149,7 +149,7 @@ async def test_a_slow_disk_is_not_killed_but_sends_new_clients_away(
         assert scene.hangs == []
 
 
-async def test_what_hangs_again_is_told_again(autojump_clock: MockClock) -> None:
+async def test_a_second_hang_is_logged_again(autojump_clock: MockClock) -> None:
     async with watched() as scene:
         for _ in range(2):
             scene.disk.spins = trio.Event()

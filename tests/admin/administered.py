@@ -23,7 +23,7 @@ UNIX = Peer("unix", "unix", loopback=False)
 
 
 class Administered:
-    """``chat`` is the daemon in memory, ``stop`` is set when it is told to drain."""
+    """``chat`` is the daemon in memory, ``stop`` is set by a drain."""
 
     def __init__(
         self, chat: Harness, nursery: trio.Nursery, configuration: Configuration | None
@@ -43,7 +43,7 @@ class Administered:
         self._nursery = nursery
 
     def dial(self, server: HttpServer | None = None) -> Raw:
-        """Come in on the admin socket, or another server of the administration."""
+        """Connect to the admin socket, or to another server of the administration."""
         near, far = pipe(PIPE_BYTES)
         transport = StreamTransport(far, UNIX, listener_loopback=False)
         self._nursery.start_soon((server or self.administration.admin).handle, transport)
@@ -52,7 +52,7 @@ class Administered:
     async def raw(
         self, line: str, body: bytes = b"", host: str = "chatd", kind: str = "application/json"
     ) -> tuple[int, dict[str, str], bytes]:
-        """Ask on a connection of its own; give status, headers and body."""
+        """Send a request on a new connection; return status, headers and body."""
         client = self.dial()
         head = f"{line} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n"
         typed = f"Content-Type: {kind}\r\n" if kind else ""
@@ -66,20 +66,20 @@ class Administered:
             await client.aclose()
 
     async def ask(self, line: str, arguments: Any = None) -> tuple[int, Any]:
-        """Ask; give the status and what the JSON says."""
+        """Send a request; return the status and the decoded JSON."""
         body = b"" if arguments is None else json.dumps(arguments).encode()
         status, headers, answer = await self.raw(line, body)
         assert headers["content-type"] == "application/json"
         return status, json.loads(answer)
 
     async def done(self, line: str, arguments: Any = None) -> Any:
-        """Ask for what is done."""
+        """Send a request that must succeed."""
         status, answer = await self.ask(line, arguments)
         assert status == 200, answer
         return answer
 
     async def refused(self, line: str, arguments: Any = None) -> tuple[int, str]:
-        """Ask for what is refused; give the status and the code."""
+        """Send a request that must be refused; return the status and the code."""
         status, answer = await self.ask(line, arguments)
         assert status >= 400
         assert answer["error"]["message"]
@@ -96,7 +96,7 @@ async def administered(
 
 
 def _joined(chunked: bytes) -> bytes:
-    """Give the body whose chunks these are (RFC 9112 section 7.1)."""
+    """Return the body of these chunks (RFC 9112 section 7.1)."""
     body = b""
     while chunked:
         size, _, chunked = chunked.partition(b"\r\n")

@@ -1,4 +1,4 @@
-"""Each endpoint: what it tells, what it does, what it refuses."""
+"""Each endpoint: its answers, effects and refusals."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ async def test_rooms_and_who(autojump_clock: MockClock) -> None:
         assert await one.refused("GET /who?rom=hall") == (400, "bad_request")
 
 
-async def test_connections_are_told_one_by_one(autojump_clock: MockClock) -> None:
+async def test_connections_are_listed_one_by_one(autojump_clock: MockClock) -> None:
     async with administered() as one:
         ann = await one.chat.client("ann")
         await ann.join("hall")
@@ -104,7 +104,7 @@ async def test_connections_are_told_one_by_one(autojump_clock: MockClock) -> Non
         assert {row["address"] for row in rows} == {"memory"}
 
 
-async def test_an_announcement_reaches_everybody_or_a_room(autojump_clock: MockClock) -> None:
+async def test_an_announcement_reaches_all_clients_or_a_room(autojump_clock: MockClock) -> None:
     async with administered() as one:
         ann = await one.chat.client("ann")
         tom = await one.chat.client("tom", "text")
@@ -144,7 +144,7 @@ async def test_the_log_level(autojump_clock: MockClock) -> None:
         assert await one.done("POST /loglevel", {"level": "debug"}) == {"level": "debug"}
         await one.chat.client("bob")
         assert [fields["nick"] for fields in one.chat.logged("connect")] == ["bob"]
-        # Both changes are told, whatever the level was.
+        # Both changes are logged, whatever the level was.
         assert [fields["state"] for fields in one.chat.logged("loglevel")] == ["error", "debug"]
         assert await one.refused("POST /loglevel", {"level": "loud"}) == (400, "bad_request")
 

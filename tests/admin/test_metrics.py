@@ -82,11 +82,11 @@ async def test_what_is_asked_for_as_openmetrics_comes_so(autojump_clock: MockClo
     assert "chatd_events" in {metric.name for metric in parsed}
 
 
-async def test_what_is_told_is_what_happened(autojump_clock: MockClock) -> None:
+async def test_the_metrics_match_the_events(autojump_clock: MockClock) -> None:
     limits = Limits(messages_per_second=1, messages_burst=2)
     async with administered(Settings(limits=limits)) as one:
         before = await families(one)
-        # What is known to be possible is there from the start, at nothing.
+        # All known label values exist from the start, at zero.
         assert value(before, "chatd_refusals_total", code="rate_limited") == 0
         assert value(before, "chatd_closes_total", code="4001", reason="too_slow") == 0
         assert value(before, "chatd_connections", transport="websocket", protocol="text") == 0

@@ -1,4 +1,4 @@
-"""Operators' acts from the console: the chat's own, and told as theirs."""
+"""Moderation from the console: the chat's own actions, logged as the console's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.admin.administered import administered
 from tests.gateways.raw import speak_json
 
 
-async def test_who_is_kicked_goes_and_may_come_back(autojump_clock: MockClock) -> None:
+async def test_a_kicked_user_may_return(autojump_clock: MockClock) -> None:
     async with administered() as one:
         ann, bob = await one.chat.client("ann"), await one.chat.client("bob")
         kick = {"nick": "bob", "room": "lobby", "reason": "enough"}
@@ -24,7 +24,7 @@ async def test_who_is_kicked_goes_and_may_come_back(autojump_clock: MockClock) -
         assert await one.refused("POST /kick", {}) == (400, "bad_request")
 
 
-async def test_a_ban_is_told_and_taken_back(autojump_clock: MockClock) -> None:
+async def test_a_ban_is_listed_and_lifted(autojump_clock: MockClock) -> None:
     async with administered() as one:
         bob = await one.chat.client("bob")
         ban = {"nick": "bob", "seconds": 3600.0, "reason": "spam"}
@@ -44,7 +44,7 @@ async def test_a_ban_is_told_and_taken_back(autojump_clock: MockClock) -> None:
         assert (await one.done("POST /ban", network))["networks"] == ["192.0.2.0/24"]
 
 
-async def test_who_is_muted_says_nothing(autojump_clock: MockClock) -> None:
+async def test_a_muted_user_cannot_send(autojump_clock: MockClock) -> None:
     async with administered() as one:
         bob = await one.chat.client("bob")
         await one.done("POST /mute", {"user": bob.user})

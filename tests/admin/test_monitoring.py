@@ -1,4 +1,4 @@
-"""What the documentation gives to operators asks for metrics that there are."""
+"""The documented queries use existing metrics."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def names(text: str) -> set[str]:
 
 
 def under(of: Any, key: str) -> Iterator[Any]:
-    """Give what stands under that key, wherever."""
+    """Yield all values under that key, at any depth."""
     if isinstance(of, dict):
         for name, value in of.items():
             if name == key:
@@ -40,7 +40,7 @@ def under(of: Any, key: str) -> Iterator[Any]:
 
 
 async def exposed() -> dict[str, tuple[str, set[str]]]:
-    """Give type and labels of every metric, by the names that queries know it by."""
+    """Return type and labels of every metric, by its names in queries."""
     async with administered() as one:
         ann = await one.chat.client("ann")
         await ann.say("hello")

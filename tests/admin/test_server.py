@@ -50,7 +50,7 @@ async def test_each_listener_has_its_own_table(tmp_path: Path) -> None:
     assert not metrics.exists()
 
 
-async def test_what_is_begun_is_answered_and_nobody_idle_is_waited_for(
+async def test_pending_requests_are_answered_and_idle_clients_are_not_awaited(
     autojump_clock: MockClock,
 ) -> None:
     async with administered() as one:

@@ -1,4 +1,4 @@
-"""History out and in as JSON Lines, and what is forgotten, over the admin socket."""
+"""Export, import and forget over the admin socket."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ async def test_export_import_export_gives_the_same_bytes(autojump_clock: MockClo
         ),
     ],
 )
-async def test_what_is_no_history_is_told_by_its_line(
+async def test_an_invalid_import_is_reported_with_its_line(
     text: bytes, words: str, autojump_clock: MockClock
 ) -> None:
     async with administered() as one:
@@ -103,7 +103,7 @@ async def test_what_is_no_history_is_told_by_its_line(
         assert message.endswith(" 0 lines before it were imported.")
 
 
-async def test_a_room_that_somebody_is_in_is_not_written_into(autojump_clock: MockClock) -> None:
+async def test_a_room_with_members_is_not_imported_into(autojump_clock: MockClock) -> None:
     async with administered() as one:
         await one.chat.client("ann", room="Lobby")
         line = write_lines([LogEntry("lobby", 1, 0, "message", "u", "n", "x")])

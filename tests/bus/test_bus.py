@@ -1,4 +1,4 @@
-"""Collect, commit, answer, fan out: in that order, and whatever the store does."""
+"""Collect, commit, answer, fan out: in that order, whatever the store does."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Script:
 
 
 class FaultyJournal(MemoryJournal):
-    """Fails when told: before the commit, or after it (doubtful: it is there after all)."""
+    """Fails on demand, before or after the commit (doubtful: the events are stored after all)."""
 
     def __init__(self) -> None:
         super().__init__(now=lambda: 1)
@@ -255,7 +255,7 @@ async def test_an_end_that_raises_too_does_not_end_the_bus(script: Script) -> No
     assert [name for name, _ in script.records.records] == ["fault"]
 
 
-async def test_what_could_not_be_told_is_refused_and_shown_when_it_turns_up(script: Script) -> None:
+async def test_a_doubtful_event_is_refused_and_fanned_out_if_it_was_stored(script: Script) -> None:
     journal = FaultyJournal()
     journal.faults = ["after, and unreadable"]
     async with running(journal, script) as bus:
@@ -304,7 +304,7 @@ class Sweeping(MemoryJournal):
         return None if self.due is None else max(0.0, self.due - trio.current_time())
 
 
-async def test_a_sweep_goes_on_while_more_is_left(
+async def test_a_sweep_continues_while_more_is_left(
     script: Script, autojump_clock: MockClock
 ) -> None:
     journal = Sweeping(chunks=3)
@@ -386,7 +386,7 @@ async def test_words_are_indexed_in_chunks_a_second_later(
         assert journal.asked[3:] == pytest.approx([11])
 
 
-async def test_a_search_waits_for_what_was_committed_before_it(
+async def test_a_search_waits_for_earlier_commits(
     script: Script, autojump_clock: trio.testing.MockClock
 ) -> None:
     journal = Indexing(1)
@@ -462,7 +462,7 @@ async def test_a_closed_bus_takes_no_probe(script: Script) -> None:
 
 
 @pytest.mark.parametrize("task", ["collect", "fan out"])
-async def test_how_long_a_task_has_been_at_its_batch_is_told(
+async def test_the_age_of_the_current_batch(
     script: Script, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock, task: str
 ) -> None:
     journal = MemoryJournal(now=lambda: 1)

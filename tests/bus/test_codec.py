@@ -1,4 +1,4 @@
-"""A page for somebody whose codec raises: readable, so that nobody comes back for it for ever."""
+"""A page for a codec that raises: readable, so that no client asks for it again and again."""
 
 from __future__ import annotations
 

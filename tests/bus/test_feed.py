@@ -1,4 +1,4 @@
-"""One room's fan-out: each event once, in order, to whoever is subscribed when it is shown."""
+"""A room's fan-out: each event once, in order, to all current subscribers."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def feed(records: Recording) -> Feed:
     return Feed("r", "R", open_log(sink=records))
 
 
-async def test_everybody_who_speaks_alike_gets_one_block(feed: Feed) -> None:
+async def test_subscribers_of_one_codec_get_one_block(feed: Feed) -> None:
     codec = Codec()
     members = [Member(codec) for _ in range(300)]
     for member in members:
@@ -85,7 +85,7 @@ async def test_what_was_visible_when_the_topic_opened_is_not_shown_again(feed: F
     assert feed.visible == 4
 
 
-async def test_the_tail_gives_what_was_shown_and_knows_how_far_it_reaches(feed: Feed) -> None:
+async def test_the_tail_holds_the_newest_events_and_its_start(feed: Feed) -> None:
     feed.set_head(5)
     await feed.fan_out(events(6, 9))
     assert [event.seq for event in feed.after(7) or ()] == [8, 9]
@@ -104,7 +104,7 @@ async def test_the_tail_is_bounded_in_events_and_in_bytes(feed: Feed) -> None:
     assert feed.after(2007) is None
 
 
-async def test_told_events_pass_over_those_named(feed: Feed) -> None:
+async def test_ephemeral_events_skip_excluded_subscribers(feed: Feed) -> None:
     codec = Codec()
     mine, other = Member(codec), Member(codec)
     subscription = feed.subscribe(mine)
@@ -113,7 +113,7 @@ async def test_told_events_pass_over_those_named(feed: Feed) -> None:
     assert (mine.got, other.got) == ([], ["ann joined"])
 
 
-async def test_who_is_not_live_is_told_and_not_shown(feed: Feed) -> None:
+async def test_a_subscriber_that_is_not_live_gets_only_ephemeral_events(feed: Feed) -> None:
     member = Member()
     subscription = feed.subscribe(member, live=False)
     feed.broadcast(["ann joined"])
@@ -129,7 +129,7 @@ async def test_who_is_not_live_is_told_and_not_shown(feed: Feed) -> None:
     assert (len(member.got), len(feed)) == (3, 0)
 
 
-async def test_who_leaves_during_a_long_fan_out_gets_nothing_more_and_who_returns_no_double(
+async def test_leaving_and_returning_during_a_long_fan_out(
     feed: Feed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fan-out that checkpoints passes over members that went, also if they are back since."""

@@ -1,4 +1,4 @@
-"""Direct messages: both are in the room without joining, nobody else, and what is kept."""
+"""Direct messages: only the two users are in the room, without joining; storage."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.chat.room import Client, Room, refused
 
 
 def subject(room: Room, name: str) -> Client:
-    """Give a client of somebody who is more than a guest."""
+    """Return a client of a signed-in user."""
     user = User(name, Name(name, name), chosen=True)
     room.chat.users._add(user)
     client = room.client()
@@ -50,7 +50,9 @@ def test_whose_words_are_kept() -> None:
     assert is_kept("@a,b")
 
 
-async def test_both_hear_it_on_all_their_connections(room: Room, autojump_clock: MockClock) -> None:
+async def test_both_users_get_it_on_all_their_connections(
+    room: Room, autojump_clock: MockClock
+) -> None:
     ann, bob, eve = subject(room, "ann"), room.client("bob"), room.client("eve")
     second = room.client()
     second.connection.switch_user(ann.connection.user)
@@ -64,7 +66,7 @@ async def test_both_hear_it_on_all_their_connections(room: Room, autojump_clock:
     answered = await bob.say("what?", "@ann")
     assert (answered.room, answered.seq) == (name, 2)
     await second.until(lambda: second.texts() == ["psst", "what?"])
-    # Who comes later is in it too.
+    # A later connection is in the room too.
     third = room.client()
     third.connection.switch_user(ann.connection.user)
     await bob.say("hello?", name)
@@ -84,7 +86,7 @@ async def test_both_hear_it_on_all_their_connections(room: Room, autojump_clock:
     assert (await eve.do(commands.Rooms())).rooms == []
 
 
-async def test_nobody_is_told_of_coming_and_going(room: Room, autojump_clock: MockClock) -> None:
+async def test_there_is_no_presence(room: Room, autojump_clock: MockClock) -> None:
     ann, bob = subject(room, "ann"), room.client("bob")
     await ann.say("hi", "@bob")
     second = room.client()
@@ -96,7 +98,7 @@ async def test_nobody_is_told_of_coming_and_going(room: Room, autojump_clock: Mo
     assert refused(await bob.do(commands.Leave(room="@ann"))) in {"bad_request", "not_found"}
 
 
-async def test_between_guests_it_is_told_and_not_kept(
+async def test_between_guests_it_is_delivered_but_not_stored(
     room: Room, autojump_clock: MockClock
 ) -> None:
     ann, bob = room.client("ann"), room.client("bob")
@@ -181,7 +183,7 @@ async def test_rules_as_elsewhere(room: Room, autojump_clock: MockClock) -> None
         ("@ann," + "x" * 10_000, "not_found"),
     ],
 )
-async def test_whom_one_cannot_write_to(
+async def test_invalid_recipients(
     room: Room, spelled: str, code: str, autojump_clock: MockClock
 ) -> None:
     ann = subject(room, "ann")

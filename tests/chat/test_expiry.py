@@ -26,7 +26,7 @@ class Connection:
         self.ended.append(close.code)
 
 
-def test_it_is_looked_at_once_a_minute_then_told_then_ended() -> None:
+def test_it_is_checked_once_a_minute_then_announced_then_ended() -> None:
     connection = Connection()
     grant = Grant("ann", "k", 600_000, 600_000)
     expiry = Expiry(cast("chatd.chat.Connection", connection), grant)

@@ -1,4 +1,4 @@
-"""Flood control by address, and of what is asked."""
+"""Flood control by address, and for requests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def say(client: Client, count: int) -> list[str | None]:
     return [refused(await client.say("x")) for _ in range(count)]
 
 
-async def test_an_address_says_only_so_much_whoever_speaks(autojump_clock: MockClock) -> None:
+async def test_the_limit_of_an_address_holds_for_all_its_users(autojump_clock: MockClock) -> None:
     async with open_room(Settings(limits=LIMITS)) as room:
         ann, bob = room.client("ann", ADDRESS), room.client("bob", ADDRESS)
         near, far = room.client("near"), room.client("far", "198.51.100.1")
@@ -60,7 +60,7 @@ async def test_going_and_coming_again_is_no_way_around(autojump_clock: MockClock
         assert len(room.chat.flood) == 0
 
 
-async def test_who_asks_too_often_waits(autojump_clock: MockClock) -> None:
+async def test_too_many_requests_have_to_wait(autojump_clock: MockClock) -> None:
     async with open_room(Settings(limits=LIMITS)) as room:
         ann = room.client("ann")
         asked = [
@@ -74,13 +74,13 @@ async def test_who_asks_too_often_waits(autojump_clock: MockClock) -> None:
         for command in asked:
             refusal = await ann.do(command)
             assert (refusal.code, refusal.retry_ms) == ("rate_limited", 500)
-        # What is said does not wait for it.
+        # Messages do not wait for it.
         assert await say(ann, 1) == [None]
         await trio.sleep(0.5)
         assert refused(await ann.join()) is None
 
 
-async def test_operators_are_exempt_where_that_is_configured(autojump_clock: MockClock) -> None:
+async def test_operators_are_exempt_if_configured(autojump_clock: MockClock) -> None:
     for exempt in (True, False):
         settings = Settings(
             limits=replace(LIMITS, messages_per_second=1, operators_exempt=exempt),

@@ -1,4 +1,4 @@
-"""The files that hold keys: read whole, and each fault told."""
+"""Key files: read completely, and every error reported."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_credential_is_systemds(tmp_path: Path) -> None:
     assert "LoadCredential=" in fault.message
 
 
-def test_every_fault_is_told_and_nothing_of_the_key(tmp_path: Path) -> None:
+def test_every_error_is_reported_without_the_key(tmp_path: Path) -> None:
     large, wrong = tmp_path / "large", tmp_path / "wrong"
     large.write_bytes(b" " * 70_000)
     wrong.write_text('{"kty": "oct", "k": "c2VjcmV0"}')

@@ -1,4 +1,4 @@
-"""Kick, ban, mute, slow, close: who may, whom it meets, what gets around it, when it ends."""
+"""Kick, ban, mute, slow, close: permissions, targets, evasion, and their end."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ async def test_only_an_operator_may(room: Room, eve: Client, command: commands.M
     assert len(room.chat.sanctions) == 0
 
 
-async def test_each_act_is_in_the_log_with_who_did_it(
+async def test_each_action_is_in_the_log_with_its_operator(
     room: Room, root: Client, eve: Client
 ) -> None:
     await root.do(commands.Slow(room="lobby", seconds=1))
@@ -111,7 +111,7 @@ async def test_a_kick_from_a_room(room: Room, root: Client, eve: Client) -> None
     ("act", "close", "how"),
     [(commands.Kick, KICKED, "kicked"), (commands.Ban, BANNED, "banned")],
 )
-async def test_who_is_put_out_of_the_chat_is_gone_at_once(
+async def test_a_user_kicked_from_the_chat_is_gone_at_once(
     root: Client, eve: Client, act: type[commands.Kick | commands.Ban], close: Close, how: str
 ) -> None:
     await root.do(act(nick="eve", reason="bye"))
@@ -137,7 +137,7 @@ async def test_who_is_put_out_of_the_chat_is_gone_at_once(
         ({"nick": "eve", "reason": "x" * 600}, "too_large"),
     ],
 )
-async def test_whom_one_cannot_kick(
+async def test_invalid_targets_of_a_kick(
     room: Room, root: Client, eve: Client, fields: dict[str, Any], code: str
 ) -> None:
     await room.subject("other", op=True)
@@ -172,7 +172,7 @@ async def test_a_ban_meets_the_session_and_the_address(
     assert refused(await again.do(commands.Auth(session=secret))) == "banned"
     assert [close for close, _ in again.closed] == [BANNED]
     assert again.connection.user.id != eve.connection.user.id
-    # A subject has a name of its own, wherever it comes from.
+    # A subject keeps its identity, whatever its address.
     grant = room.chat.verify(room.token("colleague"))
     assert refusal(room.chat.check_may_enter, "colleague", ADDRESS, grant) is None
     assert refusal(room.chat.check_may_enter, "", "203.0.113.9", None) is None
@@ -225,7 +225,7 @@ async def test_a_subjects_ban_is_the_subjects_alone(room: Room, root: Client) ->
     assert refusal(room.chat.check_may_enter, "", ADDRESS, None) is None
     client = room.client()
     assert refused(await client.do(commands.Auth(token=room.token("ann")))) == "banned"
-    # By the id, when nobody here is called so any more.
+    # By the id, when no user present has the nick any more.
     ann.close()
     assert refused(await root.do(commands.Unban(user="ann"))) is None
     client = room.client()
@@ -252,7 +252,7 @@ async def test_a_network_is_banned(
     assert spared.closed == []
     assert refusal(room.chat.check_may_enter, "", meets, None) is not None
     assert refusal(room.chat.check_may_enter, "", spares, None) is None
-    # Whoever it is, but for operators.
+    # Everyone except operators.
     ann, chief = room.chat.verify(room.token("ann")), room.chat.verify(room.token("root"))
     assert refusal(room.chat.check_may_enter, "ann", meets, ann) is not None
     assert refusal(room.chat.check_may_enter, "root", meets, chief) is None
@@ -288,7 +288,7 @@ async def test_a_guest_on_loopback_is_banned_alone(room: Room, root: Client) -> 
     assert other.closed == []
 
 
-async def test_there_are_only_so_many(
+async def test_the_number_of_sanctions_is_limited(
     room: Room, root: Client, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
     monkeypatch.setattr("chatd.chat.moderation.MAX_SANCTIONS", 2)
@@ -309,7 +309,7 @@ async def test_a_ban_has_a_time_or_none(root: Client, eve: Client, seconds: floa
 # ---- mute
 
 
-async def test_who_is_muted_says_nothing(
+async def test_a_muted_user_cannot_send(
     room: Room, root: Client, eve: Client, autojump_clock: MockClock
 ) -> None:
     said = await eve.say("before")
@@ -341,7 +341,7 @@ async def test_a_mute_everywhere_and_back(room: Room, root: Client, eve: Client)
     assert refused(await root.do(commands.Unmute(nick="eve"))) == "not_found"
 
 
-async def test_a_mute_taken_back_is_told_when_one_may_speak(
+async def test_a_lifted_mute_is_announced_if_the_user_may_send(
     room: Room, root: Client, eve: Client
 ) -> None:
     for where in (None, "lobby"):

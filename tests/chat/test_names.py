@@ -1,4 +1,4 @@
-"""What may be a name, and which names are the same."""
+"""Valid names, and names that are equal."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.chat.room import refusal
         ("日本", "日本", "日本"),
     ],
 )
-def test_names_are_shown_as_given_and_compared_folded(
+def test_names_are_displayed_as_given_and_compared_folded(
     given_name: str, shown: str, fold: str
 ) -> None:
     assert nick_name(given_name) == Name(shown, fold)

@@ -1,4 +1,4 @@
-"""Coming and going: told once, never to oneself, and not at all where it was but a moment."""
+"""Presence: announced once, never to the user, and not for short absences."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from chatd.protocol import commands, events
 from tests.chat.room import Room
 
 
-async def test_joined_and_left_are_told_to_the_others(
+async def test_joined_and_left_go_to_the_other_members(
     room: Room, autojump_clock: MockClock
 ) -> None:
     ann, bob = room.client("ann"), room.client("bob")
@@ -27,7 +27,7 @@ async def test_joined_and_left_are_told_to_the_others(
     assert ann.told(events.Left) == [events.Left("lobby", "bob", user, "lost")]
 
 
-async def test_of_an_operator_it_is_told_that_it_is_one(room: Room) -> None:
+async def test_joined_says_whether_the_user_is_an_operator(room: Room) -> None:
     ann, bob = room.client("ann"), room.client("bob")
     await ann.join()
     grant = Grant("bob", key="", expires=2**50, lifetime=2**50, op=True)
@@ -36,7 +36,7 @@ async def test_of_an_operator_it_is_told_that_it_is_one(room: Room) -> None:
     assert [joined.op for joined in ann.told(events.Joined)] == [True]
 
 
-async def test_who_is_back_in_time_was_never_away(room: Room, autojump_clock: MockClock) -> None:
+async def test_a_short_absence_is_not_announced(room: Room, autojump_clock: MockClock) -> None:
     ann, bob = room.client("ann"), room.client("bob")
     await ann.join()
     await bob.join()
@@ -51,7 +51,7 @@ async def test_who_is_back_in_time_was_never_away(room: Room, autojump_clock: Mo
     assert ann.told(events.Left) == []
 
 
-async def test_a_crowd_is_told_as_a_number_once_a_second(
+async def test_in_a_large_room_only_the_total_is_sent_once_a_second(
     room: Room, autojump_clock: MockClock
 ) -> None:
     limits = replace(room.chat.settings.limits, presence_members=5)

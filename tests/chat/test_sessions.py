@@ -1,4 +1,4 @@
-"""A session's secret: nobody makes one without the key, and nothing that is not one is taken."""
+"""Session secrets: they cannot be forged without the key, and only valid ones are accepted."""
 
 from __future__ import annotations
 

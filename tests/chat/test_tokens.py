@@ -1,4 +1,4 @@
-"""What a token says, and all that makes it say nothing."""
+"""Valid tokens, and every reason to refuse one."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def b64(data: bytes) -> str:
 
 
 def signed(payload: Claims | bytes, key: Key = KEY, **header: Any) -> str:
-    """Sign whatever it is, by whatever the header says it was."""
+    """Sign any claims with any header."""
     fields = {"alg": key.algorithms[0], **header}
     content = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
     body = f"{b64(json.dumps(fields).encode())}.{b64(content)}"
@@ -167,12 +167,12 @@ def test_what_would_not_be_taken_is_not_issued() -> None:
         (signed(claims(read=["@ann"])), "invalid rooms or read"),
     ],
 )
-def test_a_token_that_is_not_good_is_told_why(token: str, why: str) -> None:
+def test_invalid_tokens_are_refused_with_the_reason(token: str, why: str) -> None:
     assert bad(token).startswith(why)
 
 
 def test_the_public_half_is_no_secret_for_hs256() -> None:
-    # RFC 8725 section 2.1: whoever knows the public key signs with it as a secret.
+    # RFC 8725 section 2.1: an attacker signs with the public key as the HMAC secret.
     public = KEY.material.as_dict(private=False)
     forged = Key("x", True, OctKey.import_key({"kty": "oct", "k": str(public["x"])}))
     assert bad(signed(claims(), forged)) == "it was not signed with a key of this server"
@@ -186,7 +186,7 @@ def test_clocks_may_differ_at_the_beginning_but_not_at_the_end() -> None:
     assert bad(token, now=NOW + 3_600_000) == "it has expired"
 
 
-def test_a_key_that_is_gone_verifies_no_more() -> None:
+def test_a_removed_key_verifies_no_tokens() -> None:
     token = signed(claims())
     assert bad(token, Keys([SECRET])) == "it was not signed with a key of this server"
     assert bad(token, Keys()) == "it was not signed with a key of this server"
@@ -213,7 +213,7 @@ NAMES = ["sub", "exp", "nbf", "iat", "aud", "rooms", "read", "op", "nick"]
 
 
 @given(st.dictionaries(st.sampled_from(NAMES), JSON))
-def test_whatever_is_signed_is_a_grant_or_a_refusal(payload: Claims) -> None:
+def test_any_signed_claims_give_a_grant_or_a_refusal(payload: Claims) -> None:
     for whole in (payload, claims() | payload):
         refusal(KEYS.verify, signed(whole, SECRET), NOW)  # raises Refused, or nothing
 
@@ -288,7 +288,7 @@ NO_KEY = "it holds no Ed25519 key, nor a secret for HS256"
         (lambda: b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----", NO_KEY),
     ],
 )
-def test_a_file_that_is_no_key_is_told_why(make: Callable[[], bytes], why: str) -> None:
+def test_invalid_key_files_are_refused_with_the_reason(make: Callable[[], bytes], why: str) -> None:
     with pytest.raises(UnusableKey) as caught:
         read_key(make())
     assert str(caught.value) == why

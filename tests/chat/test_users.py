@@ -1,4 +1,4 @@
-"""Who somebody is, what they are called, and how a guest comes back."""
+"""Users: identity, nicks, and returning guests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def test_a_guest_is_named_at_once(room: Room) -> None:
     assert (hello.limits.message_bytes, hello.limits.messages_burst) == (16384, 20)
 
 
-async def test_a_starting_nick_that_is_taken_or_bad_is_replaced_and_told(room: Room) -> None:
+async def test_a_taken_or_invalid_first_nick_is_replaced_with_a_notice(room: Room) -> None:
     assert room.client("ann").nick_notice is None
     second = room.client("ANN")
     assert second.nick_notice == "The nick ANN is taken. You are ANN-2."
@@ -36,7 +36,7 @@ async def test_a_starting_nick_that_is_taken_or_bad_is_replaced_and_told(room: R
     assert third.nick_notice.endswith(f"You are {third.connection.user.nick.display}.")
 
 
-async def test_a_new_nick_is_told_once_for_each_shared_room(room: Room) -> None:
+async def test_a_new_nick_is_announced_once_for_each_shared_room(room: Room) -> None:
     ann, bob = room.client("ann"), room.client("bob")
     for name in ("a", "b"):
         await ann.join(name)
@@ -85,7 +85,7 @@ async def test_a_chosen_nick_is_held_for_a_while_after_its_user_went(
     assert room.client("ann").nick_notice is None
 
 
-async def test_a_guest_who_was_nobody_leaves_nothing_behind(room: Room) -> None:
+async def test_an_unused_guest_leaves_no_record(room: Room) -> None:
     for _ in range(100):
         room.client().close()
     assert len(room.chat.users) == 0
@@ -132,7 +132,7 @@ async def test_a_nick_that_is_committed_when_its_user_has_gone_is_held_and_then_
         assert room.client("zoe").nick_notice is None
 
 
-async def test_a_guest_who_became_somebody_else_keeps_no_nick(autojump_clock: MockClock) -> None:
+async def test_a_guest_who_became_another_user_keeps_no_nick(autojump_clock: MockClock) -> None:
     journal = Gated()
     async with trio.open_nursery() as nursery, open_room(journal=journal) as room:
         ann, guest = room.client("ann"), room.client()
@@ -147,7 +147,7 @@ async def test_a_guest_who_became_somebody_else_keeps_no_nick(autojump_clock: Mo
         assert len(room.chat.users) == 2
 
 
-async def test_who_shares_a_guest_with_another_connection_is_not_forgotten(
+async def test_a_guest_with_another_connection_is_not_forgotten(
     room: Room, autojump_clock: MockClock
 ) -> None:
     first, second, ann = room.client("bob"), room.client(), room.client("ann")
@@ -165,7 +165,7 @@ async def test_who_shares_a_guest_with_another_connection_is_not_forgotten(
 
 
 @pytest.mark.parametrize("nick", ["bob", None])
-async def test_who_is_back_in_time_is_told_neither_as_left_nor_as_joined(
+async def test_a_return_in_time_sends_neither_left_nor_joined(
     room: Room, autojump_clock: MockClock, nick: str | None
 ) -> None:
     ann, bob = room.client("ann"), room.client(nick)
@@ -186,7 +186,7 @@ async def test_who_is_back_in_time_is_told_neither_as_left_nor_as_joined(
     assert [left.reason for left in ann.told(events.Left)] == ["lost"]
 
 
-async def test_who_comes_and_goes_holds_nobody_elses_nick(
+async def test_a_passing_guest_reserves_no_other_users_nick(
     room: Room, autojump_clock: MockClock
 ) -> None:
     restless = room.client("restless")
@@ -264,7 +264,7 @@ async def test_a_secret_ends_after_its_days_unused(room: Room, autojump_clock: M
     assert refused(await room.client().do(commands.Auth(session=session))) == "unauthorized"
 
 
-async def test_who_somebody_is_outlives_the_daemon(
+async def test_identities_survive_a_restart(
     autojump_clock: MockClock,
 ) -> None:
     first = MemoryJournal(now=Wall())

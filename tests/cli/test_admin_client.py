@@ -60,7 +60,7 @@ def test_a_daemon_that_ends_meanwhile(tmp_path: Path) -> None:
         request(path, "GET", "/status", {})
 
 
-def test_a_daemon_that_has_a_fault(tmp_path: Path) -> None:
+def test_a_daemon_with_an_internal_error(tmp_path: Path) -> None:
     path = tmp_path / "a.sock"
     answer = b"HTTP/1.1 500 Oops\r\nContent-Length: 6\r\n\r\nnoted\n"
     with answering(path, answer), pytest.raises(RequestError, match="See its log"):
@@ -88,7 +88,7 @@ def test_a_daemon_that_hangs(tmp_path: Path) -> None:
     ("mode", "able"),
     [(0o600, "as {} or root"), (0o660, "as {}, as a member of the group {}, or as root")],
 )
-def test_who_may_not_is_told_who_may(
+def test_without_permission_the_error_says_who_has_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, able: str
 ) -> None:
     def forbidden(self: object, path: str) -> None:
@@ -141,7 +141,7 @@ def test_a_configuration_says_where_it_is(tmp_path: Path) -> None:
         ("[admin]\nsocket = '/run/x.sock'\n", Path("/run/x.sock")),
         ("[admin]\nsocket = 'auto'\n", system),
         ("", system),
-        # Faults elsewhere are what a reload is to tell of.
+        # Other errors are for a reload to report.
         ("[chat]\nbacklog = -1\n[admin]\nsocket = '/run/x.sock'\n", Path("/run/x.sock")),
         ("[admin]\nsocket = 5\n", system),
         ("[admin]\nsocket = 'relative'\n", system),

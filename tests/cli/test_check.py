@@ -1,4 +1,4 @@
-"""``chatd check`` tells a person where to look, and never shows a traceback."""
+"""``chatd check`` shows the places of errors, and never a traceback."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_sound_file_is_ok(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr() == (f"{path}: ok\n", "")
 
 
-def test_faults_are_shown_with_line_and_caret(
+def test_errors_are_shown_with_line_and_caret(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "chatd.toml"
@@ -77,7 +77,7 @@ def test_a_forbidden_file_is_one_line(
     )
 
 
-def test_a_name_that_is_no_utf_8_is_shown(
+def test_a_name_that_is_not_utf_8_is_shown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "chatd\udcff.toml"
@@ -87,7 +87,7 @@ def test_a_name_that_is_no_utf_8_is_shown(
 
 
 @given(st.binary(max_size=40))
-def test_garbage_is_told(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+def test_garbage_is_reported(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "garbage.toml"
     path.write_bytes(data)
     assert run(str(path)) in (0, 1)

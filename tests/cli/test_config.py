@@ -38,7 +38,7 @@ def test_the_shipped_file_is_the_defaults() -> None:
     assert load(SHIPPED) == Settings()
 
 
-def test_every_key_stands_there_once_and_explained() -> None:
+def test_every_key_is_printed_once_with_an_explanation() -> None:
     text = render(Settings())
     for name, section in sections().items():
         assert text.count(f"\n[{name}]\n") == 1
@@ -55,7 +55,7 @@ def texts(alphabet: str | None = None) -> st.SearchStrategy[str]:
     return st.text(alphabet) if alphabet else st.text(st.characters(exclude_categories=["Cs"]))
 
 
-# What a type alone does not tell: strings that a check of their own judges.
+# Constraints beyond the type: strings with a check of their own.
 STRINGS: dict[str, st.SearchStrategy[Any]] = {
     "listen.addresses": st.lists(
         st.sampled_from(["localhost:1", "[::]:2", "unix:/a b\"'\\#"]), min_size=1, unique=True
@@ -126,7 +126,7 @@ def test_what_is_printed_loads_as_it_was(
             raise
 
 
-def test_a_reader_that_has_enough_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_pipe_is_not_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w") as stream:

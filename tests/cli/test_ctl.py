@@ -1,4 +1,4 @@
-"""``chatd ctl`` against a daemon: what people and machines are shown, and its exit codes."""
+"""``chatd ctl`` against a daemon: tables, JSON and exit codes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Controlled:
         self._capsys = capsys
 
     async def ctl(self, *words: str) -> tuple[int, str, str]:
-        """Run it; give the exit code, and what it said on stdout and on stderr."""
+        """Run it; return the exit code, stdout and stderr."""
         argv = ["ctl", "--socket", str(self.path), *words]
         code = await trio.to_thread.run_sync(main, argv)
         told = self._capsys.readouterr()
@@ -71,7 +71,7 @@ def control(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Control:
     return controlled
 
 
-async def test_people_are_shown_tables(control: Control) -> None:
+async def test_tables_for_people(control: Control) -> None:
     async with control() as at:
         ann = await at.one.chat.client("ann")
         await ann.say("hello")
@@ -93,7 +93,7 @@ async def test_people_are_shown_tables(control: Control) -> None:
         assert lines["messages"] == "1 sent, 1 delivered"
 
 
-async def test_machines_are_told_json(control: Control) -> None:
+async def test_json_for_machines(control: Control) -> None:
     async with control() as at:
         await at.one.chat.client("ann")
         assert (await at.told("status"))["clients"] == 1
@@ -118,7 +118,7 @@ async def test_what_it_does_is_said(control: Control) -> None:
         assert at.one.stop.is_set()
 
 
-async def test_people_are_put_out_from_the_console(control: Control) -> None:
+async def test_users_are_kicked_from_the_console(control: Control) -> None:
     async with control() as at:
         bob = await at.one.chat.client("bob")
         assert await at.shown("mute", "bob", "--seconds", "60", "--reason", "too loud") != []
@@ -144,7 +144,7 @@ async def test_a_refusal_is_one_line_and_1(control: Control) -> None:
         assert json.loads(out)["error"]["code"] == "not_found"
 
 
-async def test_a_refused_reload_tells_every_fault_with_its_place(
+async def test_a_refused_reload_reports_every_error_with_its_place(
     control: Control, tmp_path: Path
 ) -> None:
     path = tmp_path / "chatd.toml"
@@ -173,7 +173,7 @@ async def test_a_refused_reload_tells_every_fault_with_its_place(
         assert any(line.startswith(f"{path}:2:9: limits.rooms") for line in lines)
 
 
-async def test_status_tells_when_the_certificate_expires(control: Control, tmp_path: Path) -> None:
+async def test_status_shows_when_the_certificate_expires(control: Control, tmp_path: Path) -> None:
     async with control() as at:
         expires = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
         at.one.chat.daemon.server.tls = tls_context(issue(tmp_path, expires=expires))

@@ -52,7 +52,7 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def pin(monkeypatch: pytest.MonkeyPatch) -> Pin:
-    """Give what makes a package the one that is known."""
+    """Return a function that makes a package the pinned one."""
 
     def pinned(content: bytes) -> bytes:
         digest = base64.b64encode(hashlib.sha512(content).digest()).decode()
@@ -64,7 +64,7 @@ def pin(monkeypatch: pytest.MonkeyPatch) -> Pin:
 
 @pytest.fixture
 def npm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> NPM:
-    """Give what makes a shell script the only npm there is."""
+    """Return a function that makes a shell script the only npm."""
     programs = tmp_path / "programs"
     programs.mkdir()
     monkeypatch.setenv("PATH", str(programs))

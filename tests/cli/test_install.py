@@ -1,4 +1,4 @@
-"""``chatd install``, ``chatd uninstall``: what they write, and what they leave alone."""
+"""``chatd install``, ``chatd uninstall``: the files they write and those they leave alone."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def files(root: Path) -> dict[str, str]:
     }
 
 
-def test_it_writes_the_service_of_this_very_installation(tmp_path: Path) -> None:
+def test_it_writes_the_service_of_this_installation(tmp_path: Path) -> None:
     assert do(tmp_path, "install") == 0
     written = files(tmp_path)
     assert written.keys() == FILES
@@ -75,7 +75,7 @@ def test_dry_it_only_says_what_it_would_do(
     assert all(f"Would write {tmp_path / name}.\n" in told for name in FILES)
 
 
-def test_a_changed_file_is_left_and_the_administrator_told(
+def test_a_changed_file_is_kept_and_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     do(tmp_path, "install")
@@ -87,14 +87,14 @@ def test_a_changed_file_is_left_and_the_administrator_told(
     told = capsys.readouterr()
     assert f"{tmp_path / UNIT} was changed and was left as it is" in told.err
     assert "systemctl edit chatd.service" in told.err
-    # A configuration is there to be changed: no fault.
+    # A changed configuration is expected: not an error.
     assert f"{tmp_path / CONFIGURATION} is your configuration and was kept" in told.out
     assert (tmp_path / UNIT).read_text() == changed
     assert (tmp_path / CONFIGURATION).read_text() == "# mine\n"
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff", b"# somebody else's unit\n"])
-def test_a_file_of_somebody_elses_is_left(tmp_path: Path, content: bytes) -> None:
+def test_a_foreign_file_is_kept(tmp_path: Path, content: bytes) -> None:
     (tmp_path / UNIT).parent.mkdir(parents=True)
     (tmp_path / UNIT).write_bytes(content)
     assert do(tmp_path, "install") == 1
@@ -113,7 +113,7 @@ def test_what_an_older_one_wrote_is_replaced(
     assert "/srv/chat room/bin" in (tmp_path / UNIT).read_text()
 
 
-def test_uninstall_takes_away_what_it_wrote_and_leaves_what_was_changed(
+def test_uninstall_removes_its_files_and_keeps_changed_ones(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     do(tmp_path, "install")
@@ -150,7 +150,7 @@ def test_beside_the_systems_own_package_nothing_is_written(
     assert len(files(tmp_path)) == 1
 
 
-def test_a_program_that_is_not_there_is_told(
+def test_a_missing_program_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(install, "_program", lambda: Path("/srv/absent"))
@@ -158,7 +158,7 @@ def test_a_program_that_is_not_there_is_told(
     assert "/srv/absent does not exist" in capsys.readouterr().err
 
 
-def test_a_folder_that_cannot_be_written_is_told_in_one_line(
+def test_a_read_only_folder_is_reported_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "etc").touch()
@@ -185,12 +185,12 @@ class Ran:
 
 @pytest.fixture
 def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give a folder that is taken for the running system's root."""
+    """Return a folder that is taken for the running system's root."""
     monkeypatch.setattr(install, "_under", lambda _, piece: tmp_path / piece.path[1:])
     return tmp_path
 
 
-def test_the_running_system_is_told(
+def test_the_running_system_is_reloaded(
     system: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ran = Ran()
@@ -212,7 +212,7 @@ def test_the_running_system_is_told(
     assert "Would run `systemctl daemon-reload`" in capsys.readouterr().out
 
 
-def test_a_command_that_fails_is_told_in_one_line(
+def test_a_failing_command_is_reported_in_one_line(
     system: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(subprocess, "run", Ran(fails="systemd-sysusers"))
@@ -224,7 +224,7 @@ def test_a_command_that_fails_is_told_in_one_line(
 # ---- the units
 
 
-def test_the_template_is_the_unit_but_for_its_names() -> None:
+def test_the_template_is_the_unit_except_for_its_names() -> None:
     """So that whoever changes one changes the other."""
 
     def settings(name: str) -> list[str]:

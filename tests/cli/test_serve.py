@@ -260,7 +260,7 @@ def test_a_signal_ends_it_with_0_and_the_history_is_where_the_environment_says(
 
 @pytest.mark.parametrize("module", ["trio", "chatd.daemon"])
 def test_a_signal_during_the_imports_ends_it_with_0(tmp_path: Path, module: str) -> None:
-    """A program that runs chatd, and is told to end while a module is imported."""
+    """A program that runs chatd and gets a signal while a module is imported."""
     program = f"""
 import os, signal, sys
 from importlib.abc import MetaPathFinder
@@ -310,7 +310,7 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
 
 
 def on_terminal(folder: Path, *words: str, until: str, more: Mapping[str, str]) -> tuple[int, str]:
-    """Run it on a terminal until it has said so; press Ctrl+C; give the exit code and all."""
+    """Run it on a terminal, press Ctrl+C when it is ready; return the exit code and the output."""
     ours, theirs = pty.openpty()
     try:
         process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Tables: aligned where nobody looks, and nothing in them that commands a terminal."""
+"""Tables: aligned, and without control characters."""
 
 from __future__ import annotations
 

@@ -49,9 +49,7 @@ def test_a_new_key_is_one_line_and_signs(
     assert json.loads(line)["kid"] == key.id
 
 
-def test_a_user_that_cannot_be_one_is_told(
-    config: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_invalid_user_is_reported(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["token", "--config", str(config), "--user", "a,b"]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -59,7 +57,7 @@ def test_a_user_that_cannot_be_one_is_told(
     assert printed.err.count("\n") == 1
 
 
-def test_without_a_private_key_it_is_told_how_to_make_one(
+def test_without_a_private_key_the_error_says_how_to_make_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "chatd.toml"
@@ -68,7 +66,7 @@ def test_without_a_private_key_it_is_told_how_to_make_one(
     assert "chatd token --new-key" in capsys.readouterr().err
 
 
-def test_a_key_that_cannot_be_read_is_told_with_its_file(
+def test_an_unreadable_key_is_reported_with_its_file(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     key = config.parent / "key"

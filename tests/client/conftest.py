@@ -1,4 +1,4 @@
-"""A daemon that says what the test tells it to, on trio-websocket's server side."""
+"""A scripted daemon on trio-websocket's server side."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Scripted:
 
 
 class Script:
-    """What a client dials. ``refusing`` is raised by the dial while it is set."""
+    """The clients' dial. While ``refusing`` is set, dialing raises it."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
@@ -118,19 +118,19 @@ class Script:
         return near
 
     async def stream(self) -> trio.abc.Stream:
-        """Take the next stream that was dialed, before any handshake."""
+        """Return the next dialed stream, before any handshake."""
         with trio.fail_after(1000):
             return await self._streams.receive()
 
     async def accept(self, subprotocol: str | None = "chatd.v1") -> Scripted:
-        """Take the next connection."""
+        """Return the next connection."""
         stream = await self.stream()
         request = await wrap_server_stream(self._nursery, stream)
         websocket = await request.accept(subprotocol=subprotocol)
         return Scripted(websocket, stream, request.path)
 
     async def greet(self, **fields: object) -> Scripted:
-        """Take the next connection and say hello."""
+        """Return the next connection, after sending ``hello``."""
         daemon = await self.accept()
         await daemon.hello(**fields)
         return daemon

@@ -1,4 +1,4 @@
-"""Commands, events and the end of a chat, against a daemon that says what the test tells it to."""
+"""Commands, events and the end of a chat, against a scripted daemon."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ async def test_refused_by_http(
     assert error.value.retry_ms == retry_ms
 
 
-async def test_another_servers_page_is_not_told(script: Script, autojump_clock: MockClock) -> None:
+async def test_another_servers_page_is_not_shown(script: Script, autojump_clock: MockClock) -> None:
     async def daemon() -> None:
         stream = await script.stream()
         await stream.receive_some()
@@ -127,7 +127,7 @@ async def test_no_connection_in_time(autojump_clock: MockClock) -> None:
     assert trio.current_time() == 4
 
 
-async def test_nobody_there(script: Script, autojump_clock: MockClock) -> None:
+async def test_no_server(script: Script, autojump_clock: MockClock) -> None:
     script.refusing = ConnectionRefusedError("nobody listens")
     with pytest.raises(client.ConnectError, match="nobody listens"):
         async with client.connect(script.dial):
@@ -165,7 +165,7 @@ async def test_coming_back_to_where_it_is_not_wanted(
 @pytest.mark.parametrize(
     ("code", "reconnect"), [(1001, True), (1011, True), (4001, True), (4002, True), (4503, True)]
 )
-async def test_a_close_frame_is_told(
+async def test_a_close_frame_is_reported(
     code: int, reconnect: bool, script: Script, autojump_clock: MockClock
 ) -> None:
     async def daemon() -> None:
@@ -232,7 +232,7 @@ async def test_a_quiet_daemon_that_lives(script: Script, autojump_clock: MockClo
         assert chat.connected
 
 
-async def test_nobody_at_a_socket(tmp_path: Path) -> None:
+async def test_no_server_at_a_socket(tmp_path: Path) -> None:
     with pytest.raises(client.ConnectError, match="no connection to localhost"):
         async with client.connect(f"unix:{tmp_path}/nobody"):
             pass

@@ -1,4 +1,4 @@
-"""One room's log, whatever way its events come: each once, in order; what is missing is told."""
+"""A room's log, however its events arrive: each once, in order; gaps are reported."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_what_does_not_fit_comes_from_the_log() -> None:
     assert following.take(4, fits=True) is Take.NOW
 
 
-def test_what_is_gone_is_told_and_not_waited_for() -> None:
+def test_removed_events_are_reported_as_a_gap() -> None:
     following = Following(entered(1), None)
     assert following.take(9, fits=True) is Take.LATE
     assert following.read(Page("e", []), 9) == [Gap("lobby", Position("e", 1))]

@@ -45,7 +45,7 @@ async def test_a_cancelled_taker_takes_nothing() -> None:
     assert len(inbox) == 1
 
 
-async def test_the_end_comes_after_what_is_there() -> None:
+async def test_the_end_comes_after_the_queued_events() -> None:
     inbox: Inbox[int] = Inbox(10)
     inbox.put(1)
     inbox.end(EOFError("over"))

@@ -1,4 +1,4 @@
-"""What a chat does over lost connections: comes back, resumes, says again what has no answer."""
+"""A chat over lost connections: it reconnects, resumes, and sends unanswered messages again."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ async def test_numbers_that_come_twice_are_dropped(
         assert chat.statistics().duplicates == 4
 
 
-async def test_a_log_that_is_another_one_is_told(
+async def test_another_log_is_reported(
     script: Script, message: Said, autojump_clock: MockClock
 ) -> None:
     async def daemon() -> None:
@@ -118,7 +118,7 @@ async def test_a_log_that_is_another_one_is_told(
         await to.drop()
         to = await script.greet()
         await to.know()
-        # And one whose page is empty: the gap is told all the same.
+        # And one with an empty page: the gap is reported all the same.
         joined = await to.let_in(0, epoch="e3")
         assert joined["since"] == {"epoch": "e2", "seq": 4}
         history = await to.asked("history")
@@ -211,7 +211,7 @@ async def test_a_room_that_does_not_let_it_back(script: Script, autojump_clock: 
     assert (events[2].room, events[2].refused.code) == ("other", "banned")
 
 
-async def test_who_takes_slowly_gets_the_rest_from_the_log(
+async def test_a_slow_reader_gets_the_rest_from_the_log(
     script: Script, message: Said, autojump_clock: MockClock
 ) -> None:
     live = trio.Event()
@@ -255,7 +255,7 @@ async def test_a_hole_is_read_from_the_log(
         await to.refuse(await to.asked("history"), "rate_limited", retry_ms=500)
         command = await to.asked("history")
         assert command["after"] == 1
-        # What was between is gone.
+        # The events in between are gone.
         await to.answer(command, epoch="e1", events=[message(3), message(4)], more=False)
 
     script.run(daemon)

@@ -21,7 +21,7 @@ FAST = Settings(
 )
 
 
-async def test_who_takes_slowly_misses_nothing(autojump_clock: MockClock) -> None:
+async def test_a_slow_reader_misses_nothing(autojump_clock: MockClock) -> None:
     async with open_chat(FAST) as harness:
         ann = await harness.client("ann")
         async with client.connect(harness.dial, nick="bob", events=16) as bob:
@@ -49,7 +49,7 @@ async def test_more_was_missed_than_a_page_holds(autojump_clock: MockClock) -> N
         assert bob.chat.statistics().duplicates == 0
 
 
-async def test_a_later_run_goes_on_where_the_first_was(autojump_clock: MockClock) -> None:
+async def test_a_later_run_continues_where_the_first_ended(autojump_clock: MockClock) -> None:
     async with open_chat(FAST) as harness:
         ann = await harness.client("ann")
         async with client.connect(harness.dial, nick="bob") as bob:
@@ -90,7 +90,7 @@ async def test_it_comes_back_by_itself(autojump_clock: MockClock) -> None:
                 cables[-1].cut()
                 await ann.say(str(number))
                 assert await _texts(bob, 1) == [str(number)]
-                # The missed message comes with the join; what follows that is to be done too.
+                # The missed message comes with the join; later steps must be done too.
                 await harness.wait_idle()
             assert (bob.identity.nick, bob.statistics().connections) == ("bob", 6)
 
@@ -107,7 +107,7 @@ async def _texts(chat: client.Chat, count: int) -> list[str | None]:
 BY_TOKEN = Settings(auth=Auth(mode="token"), limits=FAST.limits)
 
 
-async def test_a_token_says_who_one_is_over_lost_connections_too(
+async def test_a_token_identifies_the_user_across_lost_connections(
     autojump_clock: MockClock,
 ) -> None:
     async with open_chat(BY_TOKEN) as harness:
@@ -263,7 +263,7 @@ async def test_more_rooms_than_a_page_has(autojump_clock: MockClock) -> None:
         assert [one.room for one in await ann.rooms()] == [f"room{n:04}" for n in range(1001)]
 
 
-async def test_direct_messages_are_resumed_though_nobody_joined_them(
+async def test_direct_messages_are_resumed_without_a_join(
     autojump_clock: MockClock,
 ) -> None:
     cables: list[Cable] = []

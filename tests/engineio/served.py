@@ -23,7 +23,7 @@ Answer = tuple[int, dict[str, str], bytes]
 
 
 class Recorder:
-    """A receiver that keeps what it hears, and echoes unless told not to."""
+    """A receiver that records messages, and echoes them unless told not to."""
 
     def __init__(self, session: Session, *, echo: bool = True) -> None:
         self.session = session
@@ -53,7 +53,7 @@ class Recorder:
 
 
 class Served:
-    """The engine, who came, and ways to come."""
+    """The engine, its sessions, and ways to connect."""
 
     def __init__(self, options: Options, handlers: trio.Nursery, *, echo: bool) -> None:
         self.recording = Recording()
@@ -78,7 +78,7 @@ class Served:
         return self.came[-1]
 
     def fails(self, when: str) -> None:
-        """Have what is above fail, from the next session on."""
+        """Make the layer above fail, from the next session on."""
         self._fails = when
 
     @property
@@ -86,7 +86,7 @@ class Served:
         return [fields["error"] for name, fields in self.recording.records if name == "fault"]
 
     def dial(self, *, lockstep: bool = False) -> Client:
-        """Come in on a memory stream; in lockstep nothing is sent that is not read."""
+        """Connect on a memory stream; in lockstep, sends wait until they are read."""
         make = trio.testing.lockstep_stream_pair if lockstep else trio.testing.memory_stream_pair
         ours, theirs = make()
         transport = StreamTransport(theirs, MEMORY, listener_loopback=True)
@@ -95,7 +95,7 @@ class Served:
         return self.clients[-1]
 
     async def ask(self, method: str, query: str, headers: str = "", body: bytes = b"") -> Answer:
-        """Ask on a connection of its own."""
+        """Send a request on a new connection."""
         return await ask(self.dial(), method, query, headers, body)
 
     async def poller(self, revision: int = 4, **query: str) -> Poller:
@@ -196,7 +196,7 @@ class Poller:
         )
 
     async def upgraded(self) -> Client:
-        """Take the session over to a WebSocket, as clients do."""
+        """Upgrade the session to a WebSocket, as clients do."""
         client = await self.candidate()
         await client.text("2probe")
         assert await client.hear() == "3probe"
@@ -205,7 +205,7 @@ class Poller:
 
 
 async def waiting(nursery: trio.Nursery, poller: Poller) -> list[Answer]:
-    """Let a GET wait; its answer will be in the list."""
+    """Start a GET that waits; its answer will be in the list."""
     answers: list[Answer] = []
 
     async def get() -> None:

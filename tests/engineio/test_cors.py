@@ -26,7 +26,7 @@ async def test_any_origin() -> None:
         assert (await upgrade(served.dial(), "EIO=4&transport=websocket", PAGE))[0] == 101
 
 
-async def test_any_origin_with_credentials_is_told_its_own() -> None:
+async def test_any_origin_with_credentials_gets_its_own_name() -> None:
     async with serve(cors_origins="*", cors_credentials=True) as served:
         _, headers, _ = await served.ask("GET", OPEN, PAGE)
         assert headers["access-control-allow-origin"] == "https://page.example"

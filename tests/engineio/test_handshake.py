@@ -67,7 +67,7 @@ async def test_a_session_opens_by_websocket() -> None:
 
 
 @pytest.mark.parametrize("options", [{"allow_upgrades": False}, {"transports": ("polling",)}])
-async def test_no_upgrade_is_offered_where_there_is_none(options: dict[str, Any]) -> None:
+async def test_no_upgrade_is_offered_without_websocket(options: dict[str, Any]) -> None:
     async with serve(**options) as served:
         poller = await served.poller()
         assert poller.handshake["upgrades"] == []
@@ -77,7 +77,7 @@ async def test_no_upgrade_is_offered_where_there_is_none(options: dict[str, Any]
         assert headers["content-type"] == "text/html"
 
 
-async def test_the_handshake_is_there_for_who_asks() -> None:
+async def test_the_handshake_is_available() -> None:
     async with serve() as served:
         await served.ask("GET", OPEN + "&tok=%C3%A9", "X-One: 1\nX-One: 2\n")
         handshake = served.last.session.handshake
@@ -157,7 +157,7 @@ async def test_a_session_keeps_its_revision() -> None:
 
 
 @pytest.mark.parametrize("origin", ["http://a\x01b", "http://\x7f"])
-async def test_an_origin_that_cannot_be_one_is_refused(origin: str) -> None:
+async def test_an_invalid_origin_is_refused(origin: str) -> None:
     async with serve(cors_origins=["*"]) as served:
         request = f"GET /engine.io/?{OPEN} HTTP/1.1\r\nHost: localhost\r\nOrigin: {origin}\r\n\r\n"
         client = served.dial()
@@ -166,7 +166,7 @@ async def test_an_origin_that_cannot_be_one_is_refused(origin: str) -> None:
         assert (status, json.loads(body)["code"]) == (400, 3)
 
 
-async def test_who_asks_before_may_refuse() -> None:
+async def test_allow_request_may_refuse() -> None:
     async def asked(request: Request) -> str | None:
         return None if request.query.get("token") == "good" else "who are you?"
 
@@ -228,7 +228,7 @@ async def test_another_path() -> None:
             assert status == 200
 
 
-async def test_a_fault_of_what_is_above_costs_its_session_alone(autojump_clock: MockClock) -> None:
+async def test_an_error_of_the_layer_above_ends_only_its_session(autojump_clock: MockClock) -> None:
     async with serve() as served:
         poller = await served.poller()
         status, _, _ = await poller.post("4boom")
@@ -285,7 +285,7 @@ async def test_what_cannot_open_a_session_leaves_none(autojump_clock: MockClock)
         await served.poller()
 
 
-async def test_what_cannot_hear_an_end_harms_nobody_else() -> None:
+async def test_a_failing_end_callback_affects_no_other_session() -> None:
     async with serve() as served:
         served.fails("ended")
         first, second = await served.poller(), await served.poller()

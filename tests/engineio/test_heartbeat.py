@@ -43,7 +43,7 @@ def test_a_timer_s_lateness_is_not_the_client_s() -> None:
     heartbeat = Heartbeat(4, Options(), 0.0)
     assert look(heartbeat, 25.003) == ("ping", 45.0)
     assert look(heartbeat, 45.0)[0] == "silent"
-    # But where the loop stood still, the client has its time from the ping.
+    # But if the event loop was blocked, the client has its time from the ping.
     heartbeat = Heartbeat(4, Options(), 0.0)
     verdict, due = look(heartbeat, 60.0)
     assert verdict == "ping"
@@ -62,7 +62,7 @@ def test_a_message_puts_the_end_off_once() -> None:
     assert look(heartbeat, 60.0)[0] == "silent"
 
 
-def test_who_does_not_read_does_not_count_silence_but_pings() -> None:
+def test_for_a_client_that_does_not_read_pings_count_instead_of_silence() -> None:
     heartbeat = Heartbeat(4, Options(), 0.0)
     assert look(heartbeat, 25.0) == ("ping", 45.0)
     assert look(heartbeat, 45.0, reading=False) == ("ping", 65.0)

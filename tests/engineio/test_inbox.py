@@ -35,7 +35,7 @@ async def test_the_filling_task_waits_for_room() -> None:
     assert inbox.take() is None
 
 
-async def test_nobody_waits_for_room_in_a_closed_queue() -> None:
+async def test_no_task_waits_for_space_in_a_closed_queue() -> None:
     inbox: Inbox[int] = Inbox(1, 1)
     inbox.put(1, 1)
     async with trio.open_nursery() as nursery:

@@ -17,7 +17,8 @@ from chatd.engineio.packets import (
     Revision,
 )
 
-# No surrogates: they are no Unicode. U+001E separates revision 4's packets, for whoever says it.
+# No surrogates: they are not valid Unicode. U+001E separates revision 4's packets, whoever sends
+# it.
 TEXT = st.text(st.characters(codec="utf-8"))
 PLAIN = st.text(st.characters(codec="utf-8", exclude_characters="\x1e"))
 

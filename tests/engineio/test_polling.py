@@ -31,12 +31,12 @@ async def test_messages_go_both_ways() -> None:
         assert int(headers["content-length"]) == len(body)
 
 
-async def test_a_get_waits_for_what_comes() -> None:
+async def test_a_get_waits_for_the_next_packet() -> None:
     async with serve() as served, trio.open_nursery() as nursery:
         poller = await served.poller()
         answers = await waiting(nursery, poller)
         assert poller.session.polling.getting
-        # What is offered in one go is one answer.
+        # Packets offered at once are one answer.
         poller.session.send_nowait("a")
         poller.session.offer(Block(["b", "c"]), 2)
         await wait_all_tasks_blocked()
@@ -65,7 +65,7 @@ async def test_what_is_said_in_one_go_comes_in_one_answer(waits: bool) -> None:
         assert [answer[2] for answer in answers] == [b"4a\x1e4b\x1e4c"]
 
 
-async def test_who_never_pauses_does_not_keep_a_get_for_ever() -> None:
+async def test_a_busy_sender_does_not_hold_a_get_for_ever() -> None:
     async with serve(send_queue_bytes=1 << 30) as served, trio.open_nursery() as nursery:
         poller = await served.poller()
         session = poller.session
@@ -198,7 +198,7 @@ async def test_binary_bodies_are_revision_3_s() -> None:
         assert served.last.reason == "transport error"
 
 
-async def test_a_body_that_is_too_large_is_refused_and_the_session_goes_on() -> None:
+async def test_a_body_that_is_too_large_is_refused_and_the_session_continues() -> None:
     async with serve(max_payload=1000) as served:
         poller = await served.poller()
         status, _, _ = await ask(served.dial(), "POST", poller.line, body=b"4" * 1001)
@@ -254,7 +254,7 @@ async def test_a_close_may_overtake_a_get() -> None:
         assert (await poller.get())[0] == 400
 
 
-async def test_nothing_is_heard_behind_a_close() -> None:
+async def test_packets_after_a_close_are_ignored() -> None:
     async with serve() as served:
         poller = await served.poller()
         await poller.say("4a\x1e1\x1e4b")
@@ -272,7 +272,7 @@ async def test_another_transport_without_an_upgrade_is_refused() -> None:
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "HEAD"])
-async def test_another_method_is_refused_and_the_session_goes_on(method: str) -> None:
+async def test_another_method_is_refused_and_the_session_continues(method: str) -> None:
     async with serve() as served:
         poller = await served.poller()
         client = served.dial()

@@ -23,8 +23,8 @@ async def test_the_post_waits_until_its_messages_are_taken(autojump_clock: MockC
 
         nursery.start_soon(post)
         await trio.sleep(200)
-        # For 200 seconds nobody reads, and nobody calls that the client's silence; but it is told
-        # that the server lives.
+        # For 200 seconds the client does not read. That does not count as its silence, but pings
+        # are queued.
         assert not done
         assert poller.session.reason is None
         assert await poller.poll() == "2"
@@ -60,13 +60,13 @@ async def test_a_request_at_the_very_end_of_a_silence_is_too_late(mock_clock: Mo
         mock_clock.jump(25)
         await wait_all_tasks_blocked()
         mock_clock.jump(20)
-        # No task but this one has run since.
+        # No other task has run since.
         assert not session.alive(trio.current_time())
         assert session.reason == "ping timeout"
         assert (await poller.get())[0] == 400
 
 
-async def test_a_silent_client_is_told_where_it_polls(autojump_clock: MockClock) -> None:
+async def test_a_silent_client_gets_a_close_by_its_poll(autojump_clock: MockClock) -> None:
     async with serve() as served:
         poller = await served.poller()
         assert await poller.poll() == "2"
@@ -85,7 +85,7 @@ async def test_a_client_of_revision_4_may_not_ping() -> None:
 # Sent away
 
 
-async def test_who_is_sent_away_is_told_by_the_poll_that_waits() -> None:
+async def test_a_disconnected_client_gets_a_close_by_its_waiting_poll() -> None:
     async with serve() as served, trio.open_nursery() as nursery:
         poller = await served.poller()
         answers = await waiting(nursery, poller)
@@ -98,7 +98,7 @@ async def test_who_is_sent_away_is_told_by_the_poll_that_waits() -> None:
         assert served.last.reason == "forced close"
 
 
-async def test_who_is_sent_away_is_told_by_its_next_poll() -> None:
+async def test_a_disconnected_client_gets_a_close_by_its_next_poll() -> None:
     async with serve() as served:
         poller = await served.poller()
         session = poller.session
@@ -113,7 +113,9 @@ async def test_who_is_sent_away_is_told_by_its_next_poll() -> None:
         assert served.last.reason == "forced close"
 
 
-async def test_who_is_sent_away_and_never_polls_is_let_go(autojump_clock: MockClock) -> None:
+async def test_a_disconnected_client_that_never_polls_is_forgotten(
+    autojump_clock: MockClock,
+) -> None:
     async with serve(close_timeout=70.0) as served:
         poller = await served.poller()
         start = trio.current_time()
@@ -130,7 +132,7 @@ async def test_the_engine_ends() -> None:
     assert [recorder.ends for recorder in served.came] == [1, 1]
 
 
-async def test_a_drain_tells_everybody(autojump_clock: MockClock) -> None:
+async def test_a_drain_closes_all_sessions(autojump_clock: MockClock) -> None:
     async with serve() as served, trio.open_nursery() as nursery:
         poller = await served.poller()
         answers = await waiting(nursery, poller)

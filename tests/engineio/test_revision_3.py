@@ -56,7 +56,7 @@ async def test_revision_3_pings_by_itself() -> None:
         poller = await served.poller(3)
         await poller.say("1:2")
         assert await poller.poll() == "1:3"
-        # Pongs that nobody fetches are not piled up.
+        # Pongs that are not fetched do not pile up.
         await poller.say("1:2" * 100)
         assert await poller.poll() == "1:3"
 

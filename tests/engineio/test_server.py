@@ -121,7 +121,7 @@ async def test_a_session_with_a_receiver_is_no_iterator() -> None:
             await anext(aiter(poller.session))
 
 
-async def test_nobody_is_served_outside_of_run() -> None:
+async def test_no_client_is_served_outside_of_run() -> None:
     server = engineio.Server(echo)
     request = Request("GET", "/engine.io/?EIO=4&transport=polling", [], MEMORY)
     handler = server.routes.find("GET", request.path)
@@ -164,7 +164,7 @@ async def test_it_stands_alone() -> None:
     assert got == [[], "4hello", b"\x01", "2"]
 
 
-async def test_cancelled_it_tells_who_waits() -> None:
+async def test_cancellation_wakes_waiting_tasks() -> None:
     server = engineio.Server(echo)
     line = "GET /engine.io/?EIO=4&transport=polling"
     last: list[object] = []

@@ -71,7 +71,7 @@ async def test_a_bus_s_block_is_made_once_for_all_transports_of_a_revision() -> 
         assert [codec.encoded for codec in codecs.values()] == [2, 2]
 
 
-async def test_an_end_in_a_fan_out_calls_nobody() -> None:
+async def test_an_end_during_a_fan_out_calls_no_receiver() -> None:
     async with serve(send_queue_bytes=10) as served:
         feed = Feed("lobby", "Lobby", served.log)
         codec = Codec(4)
@@ -84,7 +84,7 @@ async def test_an_end_in_a_fan_out_calls_nobody() -> None:
         sessions[1].offer(Block(["y" * 10]))
         feed.broadcast(["z"])
         assert [session.reason for session in sessions] == [None, "too slow", None]
-        # Its receiver hears so later, from a task of the engine's.
+        # Its receiver is notified later, from a task of the engine.
         assert served.came[1].reason is None
         await served.came[1].over.wait()
         assert served.came[1].reason == "too slow"

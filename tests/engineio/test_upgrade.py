@@ -121,7 +121,7 @@ async def test_nothing_is_lost_nor_turned_round() -> None:
 
 
 @pytest.mark.parametrize("says", [["5"], ["2probe", "4a"], ["2"], ["abc"], ["2probe", "2probe"]])
-async def test_a_candidate_that_says_something_else_is_closed_alone(says: list[str]) -> None:
+async def test_a_candidate_that_sends_something_else_is_closed_alone(says: list[str]) -> None:
     async with serve() as served:
         poller = await served.poller()
         client = await poller.candidate()
@@ -201,7 +201,7 @@ async def test_a_session_that_ends_takes_its_candidate_along() -> None:
         assert served.last.reason == "transport close"
 
 
-async def test_who_is_sent_away_amid_an_upgrade_gets_what_waits() -> None:
+async def test_a_client_disconnected_during_an_upgrade_gets_the_queue() -> None:
     async with serve() as served:
         poller = await served.poller()
         client = await poller.candidate()
@@ -217,7 +217,7 @@ async def test_who_is_sent_away_amid_an_upgrade_gets_what_waits() -> None:
         assert served.last.reason == "forced close"
 
 
-async def test_the_heartbeat_goes_on_across_the_upgrade(autojump_clock: MockClock) -> None:
+async def test_the_heartbeat_continues_across_the_upgrade(autojump_clock: MockClock) -> None:
     async with serve() as served:
         poller = await served.poller()
         start = trio.current_time()

@@ -84,7 +84,7 @@ async def test_a_close_packet_closes_at_once() -> None:
         assert served.last.reason == "transport close"
 
 
-async def test_nothing_is_heard_behind_the_end() -> None:
+async def test_messages_after_the_end_are_ignored() -> None:
     async with serve() as served:
         client = await opened(served)
         await client.send(masked(0x81, b"4a") + masked(0x81, b"1") + masked(0x81, b"4b"))
@@ -204,7 +204,7 @@ async def test_a_slow_receiver_holds_the_reader_and_not_the_heartbeat(
         assert await client.hear() == "2"
 
 
-async def test_who_is_sent_away_gets_what_waits() -> None:
+async def test_a_disconnected_client_gets_the_queue() -> None:
     async with serve() as served, trio.open_nursery() as nursery:
         client = await opened(served)
         session = served.last.session

@@ -89,7 +89,7 @@ def handshake(target: str = "/ws", headers: Mapping[str, str] | None = None) -> 
 async def speak_text(
     chat: Harness, target: str = "/ws", headers: Mapping[str, str] | None = None
 ) -> Raw:
-    """Come in as a WebSocket with no subprotocol."""
+    """Connect by WebSocket without a subprotocol."""
     client = Raw(await chat.dial())
     await client.send(handshake(target, headers))
     assert (await client.answer())[0] == 101
@@ -99,7 +99,7 @@ async def speak_text(
 async def speak_json(
     chat: Harness, target: str = "/ws", headers: Mapping[str, str] | None = None
 ) -> Json:
-    """Come in with ``chatd.v1``; the hello is yet to be heard."""
+    """Connect with ``chatd.v1``, before its ``hello`` is read."""
     client = Json(await chat.dial())
     fields = {"Sec-WebSocket-Protocol": "chatd.v1", **(headers or {})}
     await client.send(handshake(target, fields))
@@ -109,7 +109,7 @@ async def speak_json(
 
 
 async def json_user(chat: Harness, nick: str, room: str | None = "lobby") -> Json:
-    """Come in with ``chatd.v1``, by this nick, into this room; the hello has been heard."""
+    """Connect with ``chatd.v1`` and this nick, read ``hello`` and join this room."""
     client = await speak_json(chat, f"/ws?nick={nick}")
     assert (await client.next())["nick"] == nick
     if room is not None:

@@ -82,12 +82,12 @@ def test_what_a_request_brings(headers: dict[str, str], target: str, token: str 
     assert bearer(request(headers, target), Settings()) is None
 
 
-def test_no_cookie_counts_where_none_is_named() -> None:
+def test_cookies_are_ignored_without_auth_cookie() -> None:
     settings = Settings(auth=Auth(mode="token"))
     assert bearer(request({"Cookie": "off=c; token=c"}), settings) is None
 
 
-def test_a_page_from_a_file_may_come_only_where_nobody_signs_in() -> None:
+def test_pages_from_files_are_allowed_only_without_cookies() -> None:
     asked = request({"Origin": "null", "Host": "localhost:3000"})
     assert origin_refusal(asked, Settings()) is None
     refused = origin_refusal(asked, ALONE)
@@ -144,7 +144,7 @@ async def test_a_bad_token_is_4502_and_nobodys_connection(
         assert [line["reason"] for line in chat.logged("refused")] == [bye["reason"]] * 2
 
 
-async def test_a_token_in_a_url_is_none(chat: Harness, autojump_clock: MockClock) -> None:
+async def test_a_token_in_a_url_is_ignored(chat: Harness, autojump_clock: MockClock) -> None:
     token = chat.token("ann")
     speaking = await speak_json(chat, f"/ws?token={token}&auth={token}")
     assert (await speaking.next())["user"] is None
@@ -165,9 +165,7 @@ async def test_guests_beside_tokens(autojump_clock: MockClock) -> None:
         assert (await guest.do("nick", nick="ANN"))["error"]["code"] == "nick_taken"
 
 
-async def test_who_says_nothing_is_told_and_closed(
-    chat: Harness, autojump_clock: MockClock
-) -> None:
+async def test_a_silent_client_is_told_and_closed(chat: Harness, autojump_clock: MockClock) -> None:
     client = await speak_json(chat)
     await client.next()
     began = trio.current_time()
@@ -266,7 +264,7 @@ async def come(
     headers: Mapping[str, str] | None = None,
     hello: bool = True,
 ) -> SocketIo:
-    """Come in, as far as the answer to CONNECT, which is not heard; or as far as hello."""
+    """Connect up to the answer to CONNECT, which is not read, or up to ``hello``."""
     client = SocketIo(await chat.dial())
     target = f"/socket.io/?EIO={revision}&transport=websocket{query}"
     await client.send(handshake(target, headers))
@@ -298,7 +296,7 @@ async def test_socketio_by_header_or_cookie(
     assert (await client.event())[1]["user"] == "ann"
 
 
-async def test_socketio_is_told_of_a_bad_token_as_its_clients_know_it(
+async def test_socketio_gets_a_connect_error_for_a_bad_token(
     chat: Harness, autojump_clock: MockClock
 ) -> None:
     message = "This token is not valid: its header is malformed."
@@ -311,7 +309,7 @@ async def test_socketio_is_told_of_a_bad_token_as_its_clients_know_it(
     client = await come(chat, revision=3, headers=bad)
     error = json.loads((await client.packet()).removeprefix("4"))
     assert error == {"code": "unauthorized", "message": message}
-    # What is given in auth goes before the header.
+    # The token in ``auth`` takes precedence over the header.
     client = await come(chat, {"token": chat.token("ann")}, headers=bad, hello=False)
     assert (await client.event())[1]["user"] == "ann"
     assert chat.logged("refused")[0]["reason"] == message
@@ -345,7 +343,7 @@ async def test_socketio_without_a_token_is_sent_away_in_time(
     assert chat.logged("disconnect")[0]["code"] == 4502
 
 
-async def test_what_a_guest_gives_is_nothing_where_everybody_is_one(
+async def test_tokens_are_ignored_in_open_mode(
     autojump_clock: MockClock,
 ) -> None:
     async with open_chat() as chat:

@@ -1,4 +1,4 @@
-"""Socket.IO clients that were lost and come back as who they were, with what they missed."""
+"""Socket.IO clients that recover a lost connection, with the events that they missed."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Browser(Raw):
 
 
 async def come(chat: Harness, former: Browser | None = None, **auth: Any) -> Browser:
-    """Come in, or back, as far as the CONNECT reply."""
+    """Connect, or reconnect, up to the CONNECT reply."""
     client = Browser(await chat.dial())
     client.missed = []
     if former is not None:
@@ -107,7 +107,7 @@ def texts(missed: list[list[Any]]) -> list[str]:
     return [args[0] for name, *args in missed if name == "chat message"]
 
 
-async def test_who_was_lost_is_the_same_again_and_missed_nothing(
+async def test_a_lost_client_recovers_and_misses_nothing(
     chat: Harness, autojump_clock: MockClock
 ) -> None:
     ann = await json_user(chat, "ann")
@@ -135,7 +135,7 @@ async def test_who_was_lost_is_the_same_again_and_missed_nothing(
     assert (await again.call("chat message", "back"))["ok"]["room"] == "lobby"
 
 
-async def test_who_saw_only_a_part_of_the_first_page(
+async def test_a_client_that_saw_only_a_part_of_the_first_page(
     chat: Harness, autojump_clock: MockClock
 ) -> None:
     ann = await json_user(chat, "ann")
@@ -192,7 +192,7 @@ async def test_all_its_rooms_are_as_they_were(chat: Harness, autojump_clock: Moc
     assert await again.texts(2) == ["live in den", "live in lobby"]
 
 
-async def test_where_an_answer_may_be_lost_it_is_somebody_new(
+async def test_if_an_answer_may_be_lost_the_client_is_a_new_user(
     chat: Harness, autojump_clock: MockClock
 ) -> None:
     ann = await json_user(chat, "ann")
@@ -231,7 +231,7 @@ async def test_it_has_an_hour(chat: Harness, autojump_clock: MockClock, seconds:
     assert (again.pid == bob.pid) == (seconds < 3600)
 
 
-async def test_who_left_by_its_own_will_is_forgotten(
+async def test_a_client_that_disconnected_is_forgotten(
     chat: Harness, autojump_clock: MockClock
 ) -> None:
     bob = await come(chat)
@@ -248,7 +248,7 @@ async def test_an_offset_is_good_once_for_its_pid_alone(
     await hello(bob)
     await lose(chat, bob)
     assert (await come(chat, bob)).pid == bob.pid
-    # The first one is here: it gives way, as its connection may be dead.
+    # The first connection still exists: it gives way, because it may be dead.
     third = await come(chat, bob)
     assert third.pid == bob.pid
     stranger = await come(chat)
@@ -336,7 +336,7 @@ async def test_at_any_moment_of_a_storm_nothing_is_lost_or_doubled(
 
 @given(st.text() | st.from_regex(r"e[./][0-9]{0,20}", fullmatch=True))
 def test_any_offset_is_taken_or_refused(offset: str) -> None:
-    """Whatever a client says, it is a page of the log or nothing."""
+    """Any offset from a client gives a page of the log or nothing."""
 
     async def main() -> None:
         async with open_chat() as chat:

@@ -1,4 +1,4 @@
-"""The one port: what each path answers, and who may open a WebSocket there."""
+"""The port: the answer of each path, and the origins that may open a WebSocket."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ async def test_what_watches(
         *("/page/../../model.py", "/page/%2e%2e/page.py", "/page/%00", "/page//etc/passwd"),
     ],
 )
-async def test_anything_else_is_404_and_closes_nothing(
+async def test_anything_else_is_404_and_keeps_the_connection(
     chat: Harness, autojump_clock: MockClock, path: str
 ) -> None:
     client = Raw(await chat.dial())
@@ -194,7 +194,7 @@ async def test_whose_pages_may_connect(
     assert (await knock(chat, "/", headers, peer))[0] == status
 
 
-async def test_a_foreign_page_is_told_the_origin_and_the_key(
+async def test_the_refusal_of_a_foreign_page_names_the_origin_and_the_key(
     chat: Harness, autojump_clock: MockClock
 ) -> None:
     status, _, body = await knock(chat, "/ws?nick=secret", OTHER, FAR)

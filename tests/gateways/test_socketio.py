@@ -22,7 +22,7 @@ class SocketIo(Raw):
     acks = 0
 
     async def packet(self) -> str:
-        """Give the next packet of Socket.IO's, answering pings."""
+        """Return the next Socket.IO packet, answering pings."""
         while True:
             frame = await self.hear()
             if frame == "2":
@@ -50,7 +50,7 @@ class SocketIo(Raw):
 
 
 async def come(chat: Harness, auth: Any = None, *, revision: int = 4, query: str = "") -> SocketIo:
-    """Come in, as far as the CONNECT reply."""
+    """Connect up to the CONNECT reply."""
     client = SocketIo(await chat.dial())
     await client.send(handshake(TARGET.format(revision=revision) + query))
     assert (await client.answer())[0] == 101
@@ -184,7 +184,7 @@ async def test_since_and_its_other_name_resume(chat: Harness, autojump_clock: Mo
         client = await come(chat, {name: since})
         assert (await client.event())[1]["joined"]["recovered"] is True
         assert [(await client.event())[1] for _ in range(3)] == ["2", "3", "4"]
-    # What a message carries is itself a position.
+    # A message's second argument is itself a position.
     client = await come(chat, {"limit": 1})
     await client.event()
     about = (await client.event())[2]
@@ -205,7 +205,7 @@ async def test_a_session_makes_it_the_same_guest(chat: Harness, autojump_clock: 
     assert (await stranger.event())[1]["joined"]["room"] == "lobby"
 
 
-async def test_a_nick_or_room_that_cannot_be_is_told(
+async def test_an_invalid_nick_or_room_gets_a_notice(
     chat: Harness, autojump_clock: MockClock
 ) -> None:
     await come(chat, {"nick": "ann"})
@@ -218,7 +218,7 @@ async def test_a_nick_or_room_that_cannot_be_is_told(
     assert hello["joined"]["recovered"] is False  # it was another room's position
 
 
-async def test_who_can_be_in_no_room_is_greeted_all_the_same(
+async def test_a_client_without_any_room_gets_hello_all_the_same(
     autojump_clock: MockClock,
 ) -> None:
     async with open_chat(Settings(limits=Limits(rooms=1))) as chat:
@@ -242,7 +242,7 @@ async def test_old_clients_choose_by_the_query_and_give_no_secrets_in_it(
     assert (await old.event())[:2] == ["chat message", "hi"]
 
 
-async def test_old_clients_come_only_where_that_is_allowed(autojump_clock: MockClock) -> None:
+async def test_old_clients_are_accepted_only_if_allowed(autojump_clock: MockClock) -> None:
     async with open_chat(Settings(engineio=EngineIo(allow_eio3=False))) as chat:
         client = SocketIo(await chat.dial())
         await client.send(handshake(TARGET.format(revision=3)))
@@ -270,7 +270,7 @@ async def test_a_foreign_page_is_refused_before_any_session_stands(
     assert refused == [(403, "http.origins")] * 2
 
 
-async def test_whose_connection_is_lost_is_told_as_lost_and_logged(
+async def test_a_lost_connection_is_announced_and_logged_as_lost(
     chat: Harness, autojump_clock: MockClock
 ) -> None:
     ann = await json_user(chat, "ann")

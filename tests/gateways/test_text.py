@@ -114,7 +114,7 @@ async def test_the_room_that_was_asked_for(chat: Harness, autojump_clock: MockCl
     assert (await ann.next("joined")).nick == "bob"
     await bob.text("hi")
     assert await bob.hear() == "bob: hi"
-    # One that cannot be is told, and the default one taken.
+    # An invalid one gets a notice and the default.
     eve = await speak_text(chat, "/ws?nick=eve&room=%2A")
     assert await hear(eve, 2) == [
         "Hello, I am chatd. You are eve in #lobby.",
@@ -122,7 +122,7 @@ async def test_the_room_that_was_asked_for(chat: Harness, autojump_clock: MockCl
     ]
 
 
-async def test_a_nick_that_cannot_be_had_is_told(chat: Harness, autojump_clock: MockClock) -> None:
+async def test_an_unavailable_nick_gets_a_notice(chat: Harness, autojump_clock: MockClock) -> None:
     await chat.client("ann")
     second = await speak_text(chat, "/?nick=ANN")
     assert await hear(second, 2) == [
@@ -133,7 +133,7 @@ async def test_a_nick_that_cannot_be_had_is_told(chat: Harness, autojump_clock: 
     assert (await third.hear()).startswith("Hello, I am chatd. You are guest-")
 
 
-async def test_while_the_store_cannot_be_read_it_is_told_so(
+async def test_an_unreadable_store_gets_a_notice(
     chat: Harness, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(*_: object) -> None:
@@ -147,7 +147,7 @@ async def test_while_the_store_cannot_be_read_it_is_told_so(
     assert (await ann.hear()).startswith("Hello")
 
 
-async def test_a_fault_while_it_enters_leaves_nobody_behind(
+async def test_an_error_while_connecting_leaves_no_member_behind(
     chat: Harness, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(*_: object) -> None:
@@ -193,7 +193,7 @@ async def test_a_frame_is_a_message(
     await bob.text(frame)
     assert (await ann.event())["on"] == "joined"
     assert (await ann.event())["text"] == text
-    # Its sender gets it as everybody does.
+    # Its sender gets it like all members.
     assert await bob.hear() == "bob: " + text.replace("\n", "\n  ")
 
 
@@ -209,7 +209,7 @@ async def test_an_empty_frame_is_nothing(
 
 
 @pytest.mark.parametrize("frame", ["\r", "a\x07", "\x1b[2J", "a\rb", "\x85", "x" * 16385])
-async def test_what_may_not_be_said_is_told_to_its_sender_alone(
+async def test_a_refusal_goes_only_to_the_sender(
     chat: Harness, autojump_clock: MockClock, frame: str
 ) -> None:
     ann = await json_user(chat, "ann")
@@ -223,14 +223,14 @@ async def test_what_may_not_be_said_is_told_to_its_sender_alone(
     assert await bob.texts(1) == ["still here"]
 
 
-async def test_a_flood_is_told_when_to_go_on(chat: Harness, autojump_clock: MockClock) -> None:
+async def test_a_flood_gets_the_time_to_wait(chat: Harness, autojump_clock: MockClock) -> None:
     ann = await chat.client("ann", "text")
     for number in range(20):
         await ann.say(str(number))
     assert await typed(ann, "20") == "You are sending messages too fast. Try again in 0.2 s."
 
 
-async def test_a_store_that_does_not_confirm_is_told(
+async def test_an_unconfirmed_message_gets_a_notice(
     chat: Harness, autojump_clock: MockClock
 ) -> None:
     ann = await chat.client("ann", "text")
@@ -326,7 +326,7 @@ async def test_join_leaves_greets_and_shows_the_past(
     await bob.text("/join #DEN")
     assert await hear(bob, 2) == ["Hello, I am chatd. You are bob in #den.", "eve: psst"]
     assert [(await ann.event())["on"], (await ann.event())["on"]] == ["joined", "left"]
-    # Nothing of the old room comes any more, and what is said goes to the new one.
+    # Nothing from the old room arrives any more, and messages go to the new one.
     await ann.do("say", room="lobby", text="gone?")
     await bob.text("hi")
     assert await bob.hear() == "bob: hi"
@@ -357,7 +357,7 @@ async def test_join_of_a_room_that_cannot_be_stays(autojump_clock: MockClock) ->
         assert (await bob.next("message")).text == "still here"
 
 
-async def test_a_join_that_is_refused_is_seen_by_nobody(autojump_clock: MockClock) -> None:
+async def test_a_refused_join_is_invisible_to_others(autojump_clock: MockClock) -> None:
     limits = Limits(requests_per_second=1, requests_burst=3)
     async with open_chat(Settings(limits=limits)) as chat:
         ann = await json_user(chat, "ann")
@@ -395,7 +395,7 @@ async def test_quit(chat: Harness, autojump_clock: MockClock) -> None:
     assert await ann.closed() == (1000, "bye")
 
 
-# ---- what is told
+# ---- notices
 
 
 async def test_presence(chat: Harness, autojump_clock: MockClock) -> None:
@@ -414,7 +414,7 @@ async def test_presence(chat: Harness, autojump_clock: MockClock) -> None:
     assert [line.on for line in ann.waiting()] == ["greeting"]
 
 
-async def test_in_a_crowd_nothing_is_told_of_who_comes(autojump_clock: MockClock) -> None:
+async def test_a_large_room_gets_no_presence(autojump_clock: MockClock) -> None:
     async with open_chat(Settings(limits=Limits(presence_members=2))) as chat:
         ann = await chat.client("ann", "text")
         for nick in ("bob", "eve", "joe"):
@@ -423,7 +423,7 @@ async def test_in_a_crowd_nothing_is_told_of_who_comes(autojump_clock: MockClock
         assert [line.text for line in ann.waiting("notice")] == ["bob joined"]
 
 
-async def test_a_drain_is_told_before_the_close(autojump_clock: MockClock) -> None:
+async def test_a_drain_is_announced_before_the_close(autojump_clock: MockClock) -> None:
     async with open_chat() as chat:
         ann = await speak_text(chat)
         await ann.hear()
@@ -447,7 +447,7 @@ def test_no_message_forges_a_line(text: str) -> None:
 
 
 class Called:
-    """A chat in which the user ``u`` is ann, and nobody else is here."""
+    """A chat in which the user ``u`` is ann and the only one present."""
 
     def __init__(self) -> None:
         self.users = {"u": SimpleNamespace(nick=SimpleNamespace(display="ann"))}
@@ -461,7 +461,7 @@ def _line(item: object, room: str = "lobby") -> str:
     return block[{126: 4, 127: 10}.get(block[1], 2) :].decode()
 
 
-def test_what_plain_text_is_not_told() -> None:
+def test_events_that_plain_text_does_not_show() -> None:
     told = [
         events.Presence("lobby", 3),
         events.Typing("lobby", "ann", "u", active=True),
@@ -490,13 +490,13 @@ def test_what_is_changed_is_a_notice(event: Event, line: str) -> None:
 def test_a_direct_message_names_both() -> None:
     said = Event(1, "@u,v", 1, 0, "message", "v", "bob", "hi")
     assert _line(said, "@u,v") == "bob -> ann: hi"
-    # Who is not here is called by the id.
+    # Absent users appear by their id.
     said = Event(1, "@u,v", 1, 0, "message", "u", "ann", "hi")
     assert _line(said, "@u,v") == "ann -> v: hi"
 
 
 async def test_the_same_story_over_both(autojump_clock: MockClock) -> None:
-    """What the chat's rules give does not depend on the protocol."""
+    """The result of the chat's rules does not depend on the protocol."""
     seen: dict[str, list[str]] = {}
     for protocol in ("json", "text"):
         async with open_chat() as chat:

@@ -18,7 +18,7 @@ def post(text: str) -> Post:
     return Post("lobby", "Lobby", "u", "n", text)
 
 
-async def test_a_copy_is_a_store_with_an_epoch_of_its_own(tmp_path: Path) -> None:
+async def test_a_copy_is_a_store_with_its_own_epoch(tmp_path: Path) -> None:
     clock, store, copy = Clock(), tmp_path / "a" / "chatd.db", tmp_path / "b" / "chatd.db"
     copy.parent.mkdir()
     async with open_sqlite(store, now=clock) as journal:
@@ -26,7 +26,7 @@ async def test_a_copy_is_a_store_with_an_epoch_of_its_own(tmp_path: Path) -> Non
         with copy.open("wb") as out:
             async for piece in journal.backup():
                 out.write(piece)
-                # The store goes on meanwhile.
+                # The store keeps working meanwhile.
                 await journal.commit([post("later")])
         assert not list(store.parent.glob(".chatd-backup-*"))
         epoch = journal.epoch

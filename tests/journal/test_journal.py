@@ -64,7 +64,7 @@ def reply(to: int, *, room: str = "lobby") -> Post:
 
 
 def codes(outcomes: list[Outcome]) -> list[str | None]:
-    """Give the code of each refusal, None for what was done."""
+    """Return the code of each refusal, None for a success."""
     return [outcome.code if isinstance(outcome, Refusal) else None for outcome in outcomes]
 
 
@@ -190,7 +190,7 @@ async def test_users_are_remembered(journal: Journal) -> None:
     assert await journal.user("u1") == later
 
 
-async def test_subjects_are_told_from_guests(journal: Journal) -> None:
+async def test_subjects_are_distinguished_from_guests(journal: Journal) -> None:
     ann, bob = UserRecord("ann", "Ann", None, True), UserRecord("bob", "bob", NOW, True)
     guest = UserRecord("g1", "x", None)
     await journal.commit([Remember(bob), Remember(guest), Remember(ann)])
@@ -199,7 +199,7 @@ async def test_subjects_are_told_from_guests(journal: Journal) -> None:
     assert await journal.present(0) == [ann, bob, guest]
 
 
-async def test_what_was_answered_goes_on_as_the_block_that_it_is(journal: Journal) -> None:
+async def test_answered_events_are_published_as_one_block(journal: Journal) -> None:
     sending, committed = trio.open_memory_channel[list[Event]](1)
     journal.start(sending)
     made = events(await journal.commit([post("a"), post("b")]))
@@ -693,7 +693,7 @@ async def test_what_was_stored_elsewhere_is_the_same_here(journal: Journal) -> N
         assert there.epoch != epoch
         assert await entries(there) == stored
         assert (await there.head("lobby")) == Head("lobby", "Lobby", 5, "tea")
-        # Keys hold on, and numbers go on.
+        # Keys stay valid, and numbers continue.
         [again] = await there.commit([post("other", key="k")])
         assert isinstance(again, Receipt)
         assert (again.duplicate, again.event.seq) == (True, 1)
@@ -707,7 +707,7 @@ async def test_what_was_stored_elsewhere_is_the_same_here(journal: Journal) -> N
 
 @asynccontextmanager
 async def other_store(memory: MemoryJournal, like: Journal) -> AsyncIterator[Journal]:
-    """Give another store of the same kind."""
+    """Return another store of the same kind."""
     if isinstance(like, MemoryJournal):
         yield memory
         return
@@ -716,7 +716,7 @@ async def other_store(memory: MemoryJournal, like: Journal) -> AsyncIterator[Jou
             yield journal
 
 
-async def test_lines_that_do_not_go_on_are_refused(journal: Journal) -> None:
+async def test_lines_that_do_not_continue_the_log_are_refused(journal: Journal) -> None:
     def restore(*seqs: int) -> Restore:
         return Restore("lobby", tuple(map(a_line, seqs)))
 

@@ -63,7 +63,7 @@ trio.run(main, Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
 
 
 def _killed(path: Path, runtime: Path, durability: str, seconds: float) -> list[str]:
-    """Let a child commit for that long after its first line, kill it; give its whole lines."""
+    """Kill a child process that long after its first commit; return its complete lines."""
     child = subprocess.Popen(
         [sys.executable, "-c", _CHILD, str(path), str(runtime), durability],
         stdout=subprocess.PIPE,

@@ -26,7 +26,7 @@ def test_what_another_process_left_is_overwritten(tmp_path: Path) -> None:
     lock.release()
 
 
-def test_an_unusable_folder_is_told(tmp_path: Path) -> None:
+def test_an_unusable_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="give the folder"):
         StoreLock.take(tmp_path / "file" / "chat.db")
@@ -35,7 +35,7 @@ def test_an_unusable_folder_is_told(tmp_path: Path) -> None:
         StoreLock.take(tmp_path / "folder")
 
 
-def test_a_marker_stands_for_one_epoch_of_one_file(tmp_path: Path) -> None:
+def test_a_marker_is_for_one_epoch_of_one_file(tmp_path: Path) -> None:
     store = tmp_path / "chat.db"
     store.write_text("")
     marker = BootMarker(tmp_path / "run", store)
@@ -59,7 +59,7 @@ def test_without_a_folder_nothing_is_known(tmp_path: Path) -> None:
     marker.remove()
 
 
-def test_a_runtime_folder_that_is_none_is_told(tmp_path: Path) -> None:
+def test_an_invalid_runtime_folder_is_reported(tmp_path: Path) -> None:
     store = tmp_path / "chat.db"
     store.write_text("")
     with pytest.raises(StoreError, match="give the folder"):

@@ -31,7 +31,7 @@ def delete(of: int) -> Post:
 
 
 def files(store: Store) -> bytes:
-    """Give the bytes of all the store's files, in lower case, as the index has its words."""
+    """Return the bytes of all the store's files, in lower case like the index."""
     return b"".join(path.read_bytes() for path in store.path.parent.iterdir()).lower()
 
 
@@ -152,7 +152,7 @@ async def test_a_clock_that_went_back_is_not_waited_for(store: Store) -> None:
         assert b"zebra" not in files(store)
 
 
-async def test_the_log_is_emptied_later_where_somebody_reads_it(
+async def test_the_log_is_emptied_later_if_it_is_being_read(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite_module, "_TRUNCATE_MS", 0)
@@ -169,7 +169,7 @@ async def test_the_log_is_emptied_later_where_somebody_reads_it(
         assert b"zebra" not in files(store)
 
 
-async def test_a_purge_that_fails_is_told_and_made_good(store: Store) -> None:
+async def test_a_failed_purge_is_reported_and_repeated(store: Store) -> None:
     def fail(sql: str) -> None:
         if "TRUNCATE" in sql:
             raise error("SQLITE_IOERR")
@@ -203,7 +203,7 @@ async def test_an_index_chunk_is_bounded(store: Store, monkeypatch: pytest.Monke
         assert [await journal.index() for _ in range(3)] == [True, True, False]
 
 
-async def test_the_index_goes_on_after_a_restart(store: Store) -> None:
+async def test_the_index_continues_after_a_restart(store: Store) -> None:
     async with store.open() as journal:
         await commit(journal, post("one"))
         await index(journal)

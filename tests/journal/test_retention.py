@@ -1,4 +1,4 @@
-"""Retention on both stores: who goes, in which order, how much at once, what is told."""
+"""Retention in both stores: order and size of the removals, and their reports."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ async def test_the_next_sweep_is_due_when_the_first_thing_goes(
         journal.retain(rule(keep_days=1))
         assert await due_in(journal) == (DAY - 4999) / 1000
         now.ms += DAY
-        # In a file the text that went is to be overwritten within half of purge_seconds.
+        # In a file, removed text must be overwritten within half of purge_seconds.
         assert await due_in(journal) in (None, 1800)
         assert await numbers(journal) == []
 
@@ -241,7 +241,7 @@ async def test_a_sweep_with_nothing_to_do_does_not_grow(tmp_path: Path, now: Clo
     assert costs[0] == costs[1]
 
 
-async def test_filling_is_told_once_until_it_was_emptier(
+async def test_a_nearly_full_store_is_reported_once_until_it_is_emptier(
     mock_clock: trio.testing.MockClock,
 ) -> None:
     told: list[dict[str, object]] = []

@@ -166,7 +166,7 @@ async def test_the_doubt_stays_until_the_store_can_be_read(store: Store) -> None
         assert [event.seq for event in await commit(journal, post("more"))] == [2]
 
 
-async def test_a_broken_connection_is_opened_anew(store: Store) -> None:
+async def test_a_broken_connection_is_reopened(store: Store) -> None:
     async with store.open() as journal:
         made = await commit(journal, post("a"))
         journal._writer._connection.close()
@@ -177,7 +177,7 @@ async def test_a_broken_connection_is_opened_anew(store: Store) -> None:
         assert await journal.read("lobby", 0, 9, 9) == made
 
 
-async def test_a_store_that_was_taken_away_is_not_begun_anew(store: Store) -> None:
+async def test_a_removed_store_is_not_created_again(store: Store) -> None:
     async with store.open() as journal:
         await commit(journal, post("a"))
         away = store.path.with_name("away")
@@ -372,7 +372,7 @@ async def test_a_commit_in_the_thread_is_not_left_half_way(store: Store) -> None
         assert [event.seq for event in await commit(journal, post())] == [2]
 
 
-async def test_the_log_is_copied_and_begun_anew(
+async def test_the_log_is_copied_and_restarted(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite_module, "_CHECKPOINT_PAGES", 500)
@@ -399,7 +399,7 @@ async def test_the_log_is_copied_and_begun_anew(
         assert len(await journal.read("lobby", 0, 999, 999)) == 592
 
 
-async def test_a_failed_checkpoint_is_told_and_made_good(
+async def test_a_failed_checkpoint_is_reported_and_repeated(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite_module, "_CHECKPOINT_PAGES", 1)

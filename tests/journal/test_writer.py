@@ -71,7 +71,7 @@ async def test_numbers_are_never_given_twice(store: Store) -> None:
 
 
 def copy_of(store: Store, folder: Path) -> Store:
-    """Give a store with the files as they lie there now, as if its process had been killed."""
+    """Return a store with the current files, as if its process had been killed."""
     copy = Store(folder)
     copy.path.parent.mkdir(parents=True)
     for path in store.path.parent.iterdir():
@@ -179,7 +179,7 @@ def writer_of(store: Store, durability: Durability = "commit") -> Writer:
 
 
 def kill(writer: Writer) -> None:
-    """Let go of everything as the end of the process does, without a word to the store."""
+    """Close all file descriptors, as the end of the process does, without closing the store."""
     writer._connection.close()
     assert writer._lock is not None
     writer._lock.release()
@@ -268,7 +268,7 @@ async def test_a_newer_store_is_refused(store: Store) -> None:
     assert "newer chatd" in await refusal(store)
 
 
-async def test_a_folder_that_is_none_is_refused(store: Store) -> None:
+async def test_a_path_that_is_not_a_folder_is_refused(store: Store) -> None:
     store.path.parent.write_text("a file")
     assert "give the folder" in await refusal(store)
 

@@ -118,7 +118,7 @@ def test_a_journal_entry_has_the_fields_queries_ask_for() -> None:
     ids=["json", "console", "journal"],
 )
 @pytest.mark.parametrize("value", ["\ud800", 2**70, object(), ["a"], b"bytes", float("nan")])
-def test_a_value_nobody_expected_is_no_fault(renderer: Renderer, value: object) -> None:
+def test_an_unexpected_value_is_not_an_error(renderer: Renderer, value: object) -> None:
     line = render(renderer, event(nick=value))
     assert line.count(b"\n") == line.strip().count(b"\n") + 1
 
@@ -141,7 +141,7 @@ def test_long_values_are_cut_and_say_so() -> None:
     assert cleaned("nick", "x" * 1000) == "x" * 1000
 
 
-def test_a_page_of_our_own_is_shown_to_people_as_it_is() -> None:
+def test_our_own_text_is_shown_unchanged() -> None:
     tree = "main\n  chatd/daemon.py:1 run\n" * 500
     assert cleaned("tasks", tree) == tree
     fields = dict(journal_fields(render(render_journal, event(tasks=tree, seconds=7.5), "error")))
@@ -201,7 +201,7 @@ def test_hiding_leaves_other_words_alone() -> None:
         ("203.0.113.7:80", "prefix", None),
     ],
 )
-def test_addresses_are_shown_as_far_as_allowed(
+def test_addresses_are_masked_as_configured(
     address: str, addresses: AddressPolicy, shown: str | None
 ) -> None:
     event = mask_address(Output(Recording(), addresses=addresses), "info", {"address": address})

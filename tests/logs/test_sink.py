@@ -38,7 +38,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 def read_all(fd: int) -> bytes:
-    """Give everything in ``fd`` now."""
+    """Return everything that ``fd`` holds now."""
     os.set_blocking(fd, False)
     data = b""
     with suppress(BlockingIOError):
@@ -52,7 +52,7 @@ def numbered(count: int) -> list[bytes]:
 
 
 def checked(output: bytes, written: int) -> tuple[list[int], int]:
-    """Check that ``output`` is whole lines in order with each gap told; give (numbers, dropped)."""
+    """Check for whole lines in order with reported gaps; return (numbers, dropped)."""
     assert not output or output.endswith(b"\n")
     numbers: list[int] = []
     dropped = 0
@@ -82,7 +82,7 @@ def test_lines_go_through_at_once() -> None:
         sink.close(0)
 
 
-def test_a_pipe_nobody_reads_stops_nobody_and_loses_whole_lines_only() -> None:
+def test_an_unread_pipe_blocks_nothing_and_loses_whole_lines_only() -> None:
     with pipe() as (reading, writing):
         sink = LineStream(writing, tell, waiting_bytes=100_000)
         lines = numbered(5000)
@@ -192,7 +192,7 @@ async def received(fd: int, length: int) -> bytes:
     return data
 
 
-async def test_the_task_tells_of_dropped_lines_without_another_line() -> None:
+async def test_the_task_reports_dropped_lines_without_another_line() -> None:
     with pipe() as (reading, writing):
         sink = LineStream(writing, tell, waiting_bytes=1000)
         sink.write(numbered(2000))
@@ -343,7 +343,7 @@ async def test_a_file_is_written_where_its_sharers_stand(tmp_path: Path) -> None
     assert (tmp_path / "log").read_bytes() == b"first\n" + LINE + b"last\n"
 
 
-def test_a_socket_nobody_reads_stops_nobody_and_stays_blocking_for_others() -> None:
+def test_an_unread_socket_blocks_nothing_and_stays_blocking_for_others() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         sink = LineStream(ours.fileno(), tell, waiting_bytes=10_000)
@@ -364,7 +364,7 @@ def test_a_socket_nobody_reads_stops_nobody_and_stays_blocking_for_others() -> N
         sink.close(0)
 
 
-def test_a_terminal_nobody_reads_stops_nobody() -> None:
+def test_an_unread_terminal_blocks_nothing() -> None:
     reading, writing = pty.openpty()
     sink = LineStream(writing, tell, waiting_bytes=10_000)
     for line in numbered(5000):
@@ -451,7 +451,7 @@ def test_a_large_entry_goes_as_sealed_memory(tmp_path: Path) -> None:
         sink.close(1)
 
 
-def test_a_full_journal_loses_entries_and_tells(tmp_path: Path) -> None:
+def test_a_full_journal_loses_entries_and_reports_them(tmp_path: Path) -> None:
     with journal(tmp_path) as (server, path):
         sink = Journald(tell, path=path)
         entries = [b"MESSAGE=%d\n" % number for number in range(5000)]

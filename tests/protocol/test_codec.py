@@ -1,4 +1,4 @@
-"""Frames to values, and values to frames; whatever comes, nothing but ValueError is raised."""
+"""Frames to values and values to frames; invalid input raises only ValueError."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_defaults_that_are_written_and_those_that_are_not(frame: bytes) -> None:
     assert encode(ALWAYS[frame]) == frame
 
 
-def test_said_tells_whether_it_is_a_duplicate() -> None:
+def test_said_shows_whether_it_is_a_duplicate() -> None:
     at = events.rfc3339(0)
     assert encode(commands.Said("r", at, "e", 1)) == (
         b'{"room":"r","at":"1970-01-01T00:00:00.000Z","epoch":"e","seq":1,"duplicate":false}'

@@ -98,15 +98,15 @@ class Client:
         return False
 
     def stall(self) -> None:
-        """Poll no more, say nothing more."""
+        """Stop polling and sending."""
         self._polls.cancel()
 
     def cut(self) -> None:
-        """Be gone without a word: "transport error"."""
+        """Disappear without a packet: "transport error"."""
         self._cut.set()
 
     async def close(self) -> None:
-        """Say goodbye to the engine: "transport close"."""
+        """Close the engine's session: "transport close"."""
         await self.post_raw("1" if self.revision == 4 else "1:1")
 
     async def post_raw(self, body: str) -> Response:
@@ -133,7 +133,7 @@ class Client:
         await self.say(*encode(Packet(PacketType.EVENT, namespace, [event, *args], ack)))
 
     async def heard(self) -> str | bytes:
-        """Give the next message as it came. Raises Gone."""
+        """Return the next message undecoded. Raises Gone."""
         try:
             return await self._messages.receive()
         except trio.EndOfChannel:
@@ -175,13 +175,13 @@ class Stage:
     async def client(
         self, query: str = "", *, revision: Revision = 4, headers: Sequence[tuple[str, str]] = ()
     ) -> Client:
-        """Come with an engine session alone."""
+        """Open only an engine session."""
         client = Client(self.io, self.nursery, revision)
         await client.open("".join(f"&{quote(query, '=&')}" if query else ""), headers)
         return client
 
     async def joined(self, namespace: str = "/", auth: Any = None) -> Client:
-        """Come, and be in a namespace."""
+        """Connect to a namespace."""
         client = await self.client()
         await client.join(namespace, auth)
         return client
@@ -199,5 +199,5 @@ async def running(io: socketio.Server) -> AsyncGenerator[Stage, None]:
 
 
 async def settled() -> None:
-    """Let everybody do what can be done now."""
+    """Wait until all tasks are blocked."""
     await trio.testing.wait_all_tasks_blocked()

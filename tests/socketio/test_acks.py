@@ -24,7 +24,7 @@ async def test_an_answer_comes_or_its_client_goes() -> None:
     assert caught.value.reason == "ping timeout"
 
 
-async def test_gathering_ends_when_everybody_answered_or_went() -> None:
+async def test_gathering_ends_when_all_have_answered_or_left() -> None:
     gathering = AckCollector(["a", "b", "c", "d"])
     gathering.received("b", [2])
     gathering.received("b", [3])

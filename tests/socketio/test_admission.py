@@ -153,7 +153,7 @@ async def test_namespaces_are_made_by_patterns() -> None:
         await first.say('0/other,{"break":true}')
         assert (await first.packet()).data == {"message": "internal error"}
         assert len(recording.records) == 1
-        # They are no more when their last client is gone.
+        # They end with their last client.
         await first.close()
         await first.over.wait()
         await settled()
@@ -221,7 +221,9 @@ async def test_a_connections_middleware_refuses_every_namespace(
         assert len(recording.records) == (said is None)
 
 
-async def test_who_goes_while_it_is_decided_is_not_let_in(autojump_clock: MockClock) -> None:
+async def test_a_client_that_leaves_during_the_decision_is_not_admitted(
+    autojump_clock: MockClock,
+) -> None:
     io, recording = quiet()
     lines: list[str] = []
     io.on("connect", lambda socket: lines.append("connect"))

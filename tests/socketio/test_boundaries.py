@@ -75,7 +75,7 @@ FAULTS: dict[str, tuple[type, str, Callable[[Socket, Connection], object]]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_a_fault_while_reading_costs_one_client(
+async def test_an_error_while_reading_ends_one_client(
     fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     io, _ = echoing()
@@ -95,7 +95,7 @@ async def test_a_fault_while_reading_costs_one_client(
     assert io.statistics().connections == 0
 
 
-async def test_a_fault_when_the_session_ends_is_logged_and_the_connection_is_gone(
+async def test_an_error_when_the_session_ends_is_logged_and_the_connection_is_gone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     io, recording = echoing()
@@ -112,7 +112,7 @@ async def test_a_fault_when_the_session_ends_is_logged_and_the_connection_is_gon
         await check_the_other(other)
 
 
-async def test_a_fault_of_a_connections_task_closes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_error_of_a_connections_task_closes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     io, recording = echoing()
     async with running(io) as stage, websocket(stage) as other:
         monkeypatch.setattr(Connection, "_begin", fail)
@@ -126,7 +126,7 @@ async def test_a_fault_of_a_connections_task_closes_it(monkeypatch: pytest.Monke
         await check_the_other(other)
 
 
-async def test_a_fault_of_a_worker_closes_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_error_of_a_worker_closes_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     io, recording = echoing()
     only = Only(monkeypatch, Connection, "_event")
     ended: list[str] = []
@@ -144,7 +144,7 @@ async def test_a_fault_of_a_worker_closes_its_connection(monkeypatch: pytest.Mon
         await check_the_other(other)
 
 
-async def test_a_fault_of_a_heartbeat_closes_its_session(
+async def test_an_error_of_a_heartbeat_closes_its_session(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     io, recording = quiet(ping_interval=1.0, ping_timeout=1.0)

@@ -10,7 +10,7 @@ from tests.socketio.client import Client, Stage, quiet, running, settled
 
 
 async def three(stage: Stage) -> tuple[list[Client], list[Socket]]:
-    """Let in three: the first in rooms a and b, the second in b, the third in c."""
+    """Connect three: the first in rooms a and b, the second in b, the third in c."""
     clients = [await stage.joined() for _ in range(3)]
     sockets = stage.io.fetch_sockets()
     for socket, rooms in zip(sockets, ("ab", "b", "c"), strict=True):
@@ -104,7 +104,7 @@ async def test_acknowledgements_are_gathered(autojump_clock: MockClock) -> None:
         assert all(not socket._replies for socket in (a, b, c))
 
 
-async def test_a_call_that_never_had_its_turn_misses_everybody(
+async def test_a_call_without_a_turn_gets_no_answers(
     autojump_clock: MockClock,
 ) -> None:
     io, _ = quiet()
@@ -123,7 +123,7 @@ async def test_a_call_that_never_had_its_turn_misses_everybody(
         assert set(answers.missing) == {a.id, b.id, c.id}
 
 
-async def test_volatile_is_for_those_for_whom_nothing_waits() -> None:
+async def test_volatile_events_go_to_clients_with_an_empty_queue() -> None:
     io, _ = quiet()
     async with running(io) as stage:
         (first, second, _), (a, b, _) = await three(stage)

@@ -35,7 +35,7 @@ class Diary:
         self.lines.append(args)
 
 
-async def test_the_reply_comes_before_what_the_connect_handler_emits() -> None:
+async def test_the_reply_comes_before_events_of_the_connect_handler() -> None:
     io, _ = quiet()
 
     @io.on("connect")
@@ -235,7 +235,7 @@ async def test_start_soon_ends_with_the_client_and_before_disconnect() -> None:
     assert recording.records == []
 
 
-async def test_what_a_task_raises_costs_nobody_anything() -> None:
+async def test_an_exception_of_a_task_affects_no_other_client() -> None:
     io, recording = quiet()
 
     async def boom() -> None:
@@ -303,7 +303,9 @@ async def test_what_a_handler_raises_is_logged_and_costs_its_connection_nothing(
         ('511-["a"]', "parse error"),
     ],
 )
-async def test_who_breaks_the_protocol_is_gone_at_once(message: str | bytes, reason: str) -> None:
+async def test_a_client_that_breaks_the_protocol_is_closed_at_once(
+    message: str | bytes, reason: str
+) -> None:
     io, _ = quiet()
     diary = Diary(io)
     async with running(io) as stage:
@@ -438,7 +440,7 @@ async def test_a_client_that_reads_too_slowly_is_gone(autojump_clock: MockClock)
         assert diary.lines[-1] == ("disconnect", "too slow")
 
 
-async def test_who_asks_for_a_namespace_twice_is_answered_once() -> None:
+async def test_a_second_connect_to_a_namespace_gets_no_answer() -> None:
     io, _ = quiet()
     gate = trio.Event()
     io.use(lambda socket: gate.wait())
@@ -451,12 +453,12 @@ async def test_who_asks_for_a_namespace_twice_is_answered_once() -> None:
         assert (await client.packet()).type is PacketType.CONNECT
         await settled()
         assert client.silent
-        # Who is in already has lost count.
+        # A client that is already connected has lost track.
         await client.say("0")
         await client.over.wait()
 
 
-async def test_a_connection_has_so_many_namespaces_and_no_more() -> None:
+async def test_the_namespaces_of_a_connection_are_limited() -> None:
     io, _ = quiet(max_namespaces=2)
     io.of(lambda name, auth: name.startswith("/d"))
     async with running(io) as stage:
@@ -577,7 +579,7 @@ async def test_a_disconnect_handler_that_runs_already_is_given_the_same_time(
     assert ended - connect_began == 3.0
 
 
-async def test_who_was_never_greeted_is_not_seen_off() -> None:
+async def test_without_a_connect_handler_there_is_no_disconnect_handler() -> None:
     io, _ = quiet()
     lines: list[str] = []
     gate = trio.Event()
@@ -592,7 +594,7 @@ async def test_who_was_never_greeted_is_not_seen_off() -> None:
     assert lines == ["/a"]
 
 
-async def test_who_comes_and_goes_again_and_again_waits_for_handlers_too() -> None:
+async def test_repeated_connects_wait_for_handlers() -> None:
     io, _ = quiet(receive_queue_packets=10)
     gate = trio.Event()
     lines: list[str] = []

@@ -117,7 +117,7 @@ async def test_a_long_fan_out_lets_others_run_and_passes_over_who_left(
     assert [len(member.session.blocks) for member in members] == [1, 1, 1, 1, 0, 0]
 
 
-async def test_once_logged_an_event_reaches_everybody_cancelled_or_not(
+async def test_a_logged_event_reaches_all_sockets_even_after_cancellation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(fanout, "SLICE_SECONDS", 0.0)

@@ -1,4 +1,4 @@
-"""Whatever comes to ``/socket.io/``: no fault, and nothing of it stays."""
+"""Garbage at ``/socket.io/`` causes no internal error and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def odd_server(log: Log) -> socketio.Server:
 
 
 async def storm(seed: int) -> None:
-    """Let many attack one server, and see that nothing is left."""
+    """Attack one server with many clients, and check that nothing is left."""
     recording = Recording()
     log = open_log(sink=recording)
     io = odd_server(log)

@@ -17,7 +17,7 @@ def test_a_name_is_one_namespace() -> None:
     assert isinstance(io.of(lambda name, auth: False), socketio.DynamicNamespace)
 
 
-async def test_namespaces_are_worlds_of_their_own() -> None:
+async def test_namespaces_are_separate() -> None:
     io, _ = quiet()
     admin = io.of("/admin")
     seen: list[str] = []

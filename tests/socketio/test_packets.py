@@ -51,7 +51,7 @@ def attachments_of(value: Any) -> int:
 
 
 def forged(value: Any) -> bool:
-    """Tell whether there is something in it that looks like a placeholder."""
+    """Return whether a value contains something like a placeholder."""
     if isinstance(value, dict):
         return "_placeholder" in value or any(map(forged, value.values()))
     return isinstance(value, list) and any(map(forged, value))

@@ -101,7 +101,7 @@ async def test_namespaces_without_events_are_forgotten_in_time() -> None:
     assert await log.read("/4", offsets[4], LOST) == []
     assert await log.read("/4", offsets[3], LOST) is None
     assert (len(log._floors), len(log._events)) == (2, 0)
-    # What is forgotten gives nobody less than there was.
+    # Dropping old entries loses no recoverable event.
     assert await log.read("/0", offsets[1], LOST) is None
     assert await log.read("/never", offsets[1], LOST) is None
     assert await log.read("/0", offsets[2], LOST) == []
@@ -110,7 +110,7 @@ async def test_namespaces_without_events_are_forgotten_in_time() -> None:
     assert texts(await log.read("/0", offsets[2], LOST)) == ["y"]
 
 
-async def test_lost_sockets_are_given_once_and_for_so_long() -> None:
+async def test_lost_sockets_are_restored_once_and_in_time() -> None:
     clock = Clock()
     log = MemoryLog(10.0, max_lost=2, clock=clock)
     lost = [Lost(str(number), "id", ["room"], {}, "") for number in range(4)]
@@ -146,7 +146,7 @@ def test_recovery_is_said_in_several_ways(said: Any, meant: Recovery | None) -> 
 
 
 class Page:
-    """What a client of Socket.IO keeps, and how it comes back."""
+    """A Socket.IO client's state, and how it reconnects."""
 
     def __init__(self, client: Client, reply: dict[str, Any], namespace: str = "/") -> None:
         self.client = client
@@ -156,14 +156,14 @@ class Page:
         self.offset: str | None = None
 
     async def event(self) -> list[Any]:
-        """Take an event as Node's client does: any last string is the offset."""
+        """Handle an event as Node's client does: a last string argument is the offset."""
         name, *args = await self.client.event()
         if args and isinstance(args[-1], str):
             self.offset = args.pop()
         return [name, *args]
 
     async def back(self, stage: Stage, **auth: Any) -> tuple[bool, list[list[Any]]]:
-        """Come back; tell whether it recovered, and give what it missed."""
+        """Reconnect; return whether it recovered, and the missed events."""
         self.client = await stage.client()
         given = {"pid": self.pid}
         if self.offset is not None:
@@ -236,7 +236,7 @@ async def test_a_client_that_comes_back_is_who_it_was_and_misses_nothing() -> No
         assert await bob.event() == ["one", 1]
 
 
-async def test_who_has_seen_nothing_yet_recovers_too() -> None:
+async def test_a_client_without_events_recovers_too() -> None:
     io, _ = quiet(recovery=True)
     async with running(io) as stage:
         await io.emit("before its time")
@@ -287,7 +287,7 @@ async def test_a_call_is_not_logged_and_has_no_offset() -> None:
         {"offset": ["x"]},
     ],
 )
-async def test_what_cannot_be_recovered_begins_anew(auth: dict[str, Any]) -> None:
+async def test_without_recovery_a_new_session_starts(auth: dict[str, Any]) -> None:
     io, recording = quiet(recovery=True)
     async with running(io) as stage:
         ann = await page(stage)
@@ -310,7 +310,7 @@ async def test_recovery_has_its_time(after: float, autojump_clock: MockClock) ->
 
 
 @pytest.mark.parametrize("how", ["client", "server", "close", "parse"])
-async def test_who_left_or_was_sent_away_does_not_recover(how: str) -> None:
+async def test_a_client_that_left_or_was_disconnected_does_not_recover(how: str) -> None:
     io, _ = quiet(recovery=True)
     async with running(io) as stage:
         ann = await page(stage)
@@ -325,7 +325,7 @@ async def test_who_left_or_was_sent_away_does_not_recover(how: str) -> None:
         assert await ann.back(stage) == (False, [])
 
 
-async def test_who_comes_back_before_its_end_was_seen_takes_over() -> None:
+async def test_a_client_that_returns_before_its_end_was_noticed_takes_over() -> None:
     io, _ = quiet(recovery=True)
     lines: list[Any] = []
     gate = trio.Event()
@@ -439,7 +439,7 @@ async def test_an_event_in_the_moment_of_coming_back_is_neither_lost_nor_doubled
 
 
 @pytest.mark.parametrize("broken", ["recall", "read", "remember"])
-async def test_a_log_that_breaks_is_told_of_and_recovers_nobody(broken: str) -> None:
+async def test_a_broken_log_is_reported_and_recovers_no_client(broken: str) -> None:
     async def fail(*args: Any) -> Any:
         raise OSError("disk full")
 
@@ -467,7 +467,9 @@ async def test_a_log_that_outlives_the_server_recovers_across_a_restart() -> Non
         assert await ann.back(stage) == (True, [["said before anybody was back"]])
 
 
-async def test_who_saw_all_there_was_long_ago_recovers(autojump_clock: MockClock) -> None:
+async def test_a_client_that_saw_everything_recovers_after_a_long_time(
+    autojump_clock: MockClock,
+) -> None:
     io, _ = quiet(recovery=120.0)
     async with running(io) as stage:
         ann = await page(stage)
@@ -480,7 +482,7 @@ async def test_who_saw_all_there_was_long_ago_recovers(autojump_clock: MockClock
         assert await ann.back(stage) == (True, [["y"]])
 
 
-async def test_middleware_may_take_one_that_recovered_for_somebody_new() -> None:
+async def test_middleware_may_treat_a_recovered_client_as_new() -> None:
     io, _ = quiet(recovery=Recovery(skip_middleware=False))
     asked: list[bool] = []
 

@@ -34,7 +34,7 @@ trio.run(io.serve, "127.0.0.1:3000")
 
 
 async def speak(port: int, *lines: str) -> list[str]:
-    """Come by WebSocket, say these, and give what comes until the answer to the last."""
+    """Connect by WebSocket, send these, and return all packets up to the answer to the last."""
     heard: list[str] = []
     async with trio.open_nursery() as nursery:
         websocket = await connect_websocket(
@@ -56,7 +56,7 @@ async def test_the_tutorials_program_runs_word_for_word(
     (tmp_path / "public" / "index.html").write_text("<h1>chat")
     monkeypatch.chdir(tmp_path)
     runs: list[Any] = []
-    # Nothing of it is changed but the port, which may be taken, and who runs it.
+    # Only the port, which may be taken, and the runner are changed.
     monkeypatch.setattr(trio, "run", lambda *args: runs.append(args))
     exec(TUTORIAL, {"__name__": "__main__"})
     ((serve, address),) = runs
@@ -105,7 +105,7 @@ async def test_serve_is_started_with_the_addresses_bound_and_ends_when_drained()
         await io.serve()
 
 
-async def test_drain_lets_handlers_end_and_lets_nobody_in(autojump_clock: MockClock) -> None:
+async def test_drain_waits_for_handlers_and_refuses_new_clients(autojump_clock: MockClock) -> None:
     io, _ = quiet()
     lines: list[Any] = []
 
@@ -141,7 +141,7 @@ async def test_drain_lets_handlers_end_and_lets_nobody_in(autojump_clock: MockCl
         assert client.silent
 
 
-async def test_drain_waits_so_long_and_no_longer(autojump_clock: MockClock) -> None:
+async def test_drain_waits_for_a_limited_time(autojump_clock: MockClock) -> None:
     io, _ = quiet(shutdown_timeout=2.0)
     lines: list[str] = []
 
@@ -165,7 +165,7 @@ async def test_drain_waits_so_long_and_no_longer(autojump_clock: MockClock) -> N
     assert lines == ["server shutting down"]
 
 
-async def test_errors_go_to_who_asked_for_them() -> None:
+async def test_errors_go_to_the_error_handler() -> None:
     io, recording = quiet()
     told: list[Any] = []
 
@@ -218,7 +218,7 @@ def test_it_needs_no_loop_to_be_made() -> None:
     assert list(prefixes) == ["/socket.io/"]
 
 
-async def test_a_fault_of_its_own_costs_one_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_internal_error_ends_one_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     io, recording = quiet()
     ended: list[str] = []
     io.on("disconnect", lambda socket, reason: ended.append(reason))

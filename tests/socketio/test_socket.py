@@ -27,7 +27,7 @@ async def test_what_a_handler_returns_is_its_acknowledgement() -> None:
         client = await stage.joined()
         for number, name in enumerate(values):
             await client.emit("get", name, ack=number)
-            # Without an id nobody asked.
+            # Without an id no answer is expected.
             await client.emit("get", name)
         answers = {}
         for _ in range(len(values) - 1):
@@ -104,7 +104,9 @@ async def test_call_gives_the_clients_acknowledgement(answer: str, value: Any) -
         assert values == [value, value]
 
 
-async def test_call_waits_so_long_and_not_for_who_is_gone(autojump_clock: MockClock) -> None:
+async def test_call_waits_for_a_limited_time_and_not_for_a_lost_client(
+    autojump_clock: MockClock,
+) -> None:
     io, _ = quiet(ack_timeout=9.0)
     async with running(io) as stage:
         client = await stage.joined()
@@ -150,7 +152,7 @@ async def test_what_one_task_sends_to_a_socket_arrives_in_that_order() -> None:
         assert got == [["a"], ["b", b"binary"], ["c"], ["d"], ["e"]]
 
 
-async def test_broadcast_means_everybody_else() -> None:
+async def test_broadcast_goes_to_all_others() -> None:
     io, _ = quiet()
 
     @io.on("x")

@@ -61,7 +61,7 @@ async def opened(revision: int = 4) -> AsyncGenerator[WebSocketConnection, None]
 
 @pytest.mark.parametrize("at", ["", "/custom,"])
 @pytest.mark.parametrize("auth", [None, {"token": "123"}])
-async def test_connect_is_answered_before_what_the_handler_says(at: str, auth: Any) -> None:
+async def test_connect_is_answered_before_events_of_the_handler(at: str, auth: Any) -> None:
     async with opened() as websocket:
         await websocket.send_message(f"40{at}" + (json.dumps(auth) if auth else ""))
         reply = str(await websocket.get_message())

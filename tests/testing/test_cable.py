@@ -1,4 +1,4 @@
-"""The pipe is a stream like any other; a cut cable tells its peer nothing."""
+"""The pipe is a stream like any other; a cut cable does not notify its peer."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ async def test_a_cut_breaks_the_clients_side_at_once(nursery: trio.Nursery) -> N
         await cable.send_all(b"anybody there?")
 
 
-async def test_the_peer_of_a_cut_cable_is_told_nothing(nursery: trio.Nursery) -> None:
+async def test_the_peer_of_a_cut_cable_is_not_notified(nursery: trio.Nursery) -> None:
     near, far = pipe(10)
     cable = Cable(near)
     told: list[bytes] = []

@@ -93,7 +93,7 @@ async def test_taking_events(autojump_clock: MockClock) -> None:
             await ann.next("left")
 
 
-async def test_a_cut_is_told_to_nobody(autojump_clock: MockClock) -> None:
+async def test_a_cut_is_not_announced(autojump_clock: MockClock) -> None:
     async with open_chat() as chat:
         ann = await chat.client("ann")
         bob = await chat.client("bob")
@@ -106,12 +106,12 @@ async def test_a_cut_is_told_to_nobody(autojump_clock: MockClock) -> None:
         assert (await bob.lost()).code == 1006
         assert chat.logged("disconnect") == []
         assert await ann.who() == ["ann", "bob", "eve"]
-        # The daemon's own clock tells it: a ping after 25 s, silence for 20, and then some grace.
+        # By the daemon's own clock: a ping after 25 s, silence for 20, and then some grace.
         assert {(await ann.next("left")).nick, (await ann.next("left")).nick} == {"bob", "eve"}
         assert trio.current_time() - began > 45
         assert [line["code"] for line in chat.logged("disconnect")] == [4002, 4002]
         await eve.reconnect()
-        # Plain text has no session: this is somebody new, and the nick is held for who was here.
+        # Plain text has no session: this is a new user, and the nick is reserved for the old one.
         assert (await ann.next("joined")).nick == "eve-2"
 
 

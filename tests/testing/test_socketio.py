@@ -41,7 +41,7 @@ async def test_a_short_outage_loses_nothing(
     assert (await bob.next("message")).text == "are you there?"
 
 
-async def test_an_outage_loses_nothing_and_tells_nothing_twice(
+async def test_an_outage_loses_nothing_and_sends_nothing_twice(
     chat: Harness, autojump_clock: MockClock, protocol: Protocol
 ) -> None:
     ann = await chat.client("ann")
@@ -243,7 +243,7 @@ async def test_leaving(chat: Harness, autojump_clock: MockClock, protocol: Proto
         await bob.reconnect()
 
 
-async def test_a_drain_sends_everybody_away(autojump_clock: MockClock, protocol: Protocol) -> None:
+async def test_a_drain_closes_all_clients(autojump_clock: MockClock, protocol: Protocol) -> None:
     async with open_chat() as chat:
         bob = await chat.client("bob", protocol=protocol)
         await chat.daemon.drain()
@@ -252,7 +252,7 @@ async def test_a_drain_sends_everybody_away(autojump_clock: MockClock, protocol:
         assert ending.retry_ms == (await bob.next("bye")).retry_ms
 
 
-async def test_who_is_refused(autojump_clock: MockClock, protocol: Protocol) -> None:
+async def test_refusals(autojump_clock: MockClock, protocol: Protocol) -> None:
     async with open_chat(Settings(limits=Limits(connections=1))) as chat:
         await chat.client("ann")
         with pytest.raises(client.ConnectError, match="refused with 503") as error:
@@ -282,7 +282,7 @@ async def test_a_disconnect_packet_is_for_good(
         await bob.reconnect()
 
 
-async def test_a_session_that_is_over_is_somebody_new(
+async def test_after_an_expired_session_the_client_is_a_new_user(
     chat: Harness, autojump_clock: MockClock, protocol: Protocol
 ) -> None:
     bob = await chat.client("bob", protocol)
@@ -316,7 +316,9 @@ async def test_a_room_is_named_or_the_default_one(
             await chat.client("eve", protocol, room=None)
 
 
-async def test_a_gap_is_told(chat: Harness, autojump_clock: MockClock, protocol: Protocol) -> None:
+async def test_a_gap_is_reported(
+    chat: Harness, autojump_clock: MockClock, protocol: Protocol
+) -> None:
     ann = await chat.client("ann")
     bob = await chat.client("bob", protocol)
     await bob.join("den")

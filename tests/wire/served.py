@@ -50,7 +50,7 @@ def masked(head: int, payload: bytes, mask: bytes = b"\x12\xa4\x56\x78") -> byte
 
 
 class Chatter:
-    """A receiver that echoes, and does as it is told."""
+    """A receiver that echoes and obeys commands."""
 
     def __init__(self, websocket: WebSocket) -> None:
         self.websocket = websocket
@@ -91,7 +91,7 @@ Opening: TypeAlias = Callable[[WebSocket], Awaitable[Receiver]]
 
 
 class Served:
-    """The server with its listeners. ``chatters`` are those who came, ``arrived`` tells of them."""
+    """The server with its listeners. ``chatters`` are its clients, ``arrived`` announces them."""
 
     def __init__(
         self, settings: Settings, handlers: trio.Nursery, paths: Mapping[str, Handler]
@@ -135,7 +135,7 @@ class Served:
         return chatter
 
     def dial(self, peer: Peer = MEMORY) -> Client:
-        """Come in on a memory stream."""
+        """Connect on a memory stream."""
         ours, theirs = trio.testing.memory_stream_pair()
         transport = StreamTransport(theirs, peer, listener_loopback=True)
         self.handlers.start_soon(self.server.handle, transport)

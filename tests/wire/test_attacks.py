@@ -1,4 +1,4 @@
-"""Attacks on the wire, over loopback: refused in time, and everybody else is served meanwhile."""
+"""Attacks on the wire, over loopback: refused in time, while all other clients are served."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def besieged(configured: Settings = QUICK) -> AsyncIterator[Served]:
                 nursery.start_soon(watch, witness, times)
                 yield served
                 with trio.fail_after(10):
-                    # Nothing tells when the server has noticed the last of them.
+                    # No event says when the server has noticed the last of them.
                     while served.server.statistics().open > 1:  # noqa: ASYNC110  # as said
                         await trio.sleep(0.01)
                 watching.cancel()

@@ -23,7 +23,7 @@ def asker(*values: str, name: str = "x-forwarded-for") -> Peer:
         (["2001:db8::1"], "2001:db8::1"),
         (["[2001:DB8::1]:4711"], "2001:db8::1"),
         (["::ffff:192.0.2.1"], "192.0.2.1"),
-        # Forged ones stand left of what a proxy adds.
+        # Forged entries are to the left of the proxy's own.
         (["127.0.0.1, 192.0.2.1"], "192.0.2.1"),
         (["unix:, 192.0.2.1"], "192.0.2.1"),
         (["127.0.0.1", "192.0.2.1"], "192.0.2.1"),
@@ -41,12 +41,12 @@ def test_the_rightmost_that_is_no_proxy_asks(values: list[str], address: str) ->
 
 
 @pytest.mark.parametrize("value", ["unknown", "_hidden", "garbage", "192.0.2.1, <script>", "1.2.3"])
-def test_who_is_named_by_no_address_counts_for_the_proxy(value: str) -> None:
+def test_a_client_without_an_address_counts_as_the_proxy(value: str) -> None:
     assert asker(value) == Peer("unix", "unix", loopback=False, forwarded=True)
     assert asker(value).limit_key == "unix"
 
 
-def test_a_client_of_this_very_machine_is_loopback_and_still_forwarded() -> None:
+def test_a_local_client_is_loopback_and_still_forwarded() -> None:
     peer = asker("127.0.0.1")
     assert (peer.loopback, peer.forwarded, peer.exempt) == (True, True, True)
 
@@ -76,7 +76,7 @@ def test_the_last_host_and_scheme_count() -> None:
         (["for=127.0.0.1, for=192.0.2.1;proto=https"], "192.0.2.1"),
         (['for="a, for=127.0.0.1", for=192.0.2.1 , for=10.0.0.1'], "192.0.2.1"),
         (['for="\\1\\92.0.2.1"'], "192.0.2.1"),
-        # What a client spoilt stands on a line of its own.
+        # A malformed entry of the client's has its own header line.
         (['for="', "for=192.0.2.1"], "192.0.2.1"),
     ],
 )
@@ -85,7 +85,7 @@ def test_the_standards_header(values: list[str], address: str) -> None:
 
 
 @pytest.mark.parametrize("value", ['for="', "for", "for=192.0.2.1;;", "=", 'for="a, for=192.0.2.1'])
-def test_a_malformed_one_exempts_nobody(value: str) -> None:
+def test_a_malformed_header_exempts_no_client(value: str) -> None:
     assert asker(value, name="forwarded") == Peer("unix", "unix", loopback=False, forwarded=True)
 
 
@@ -115,7 +115,7 @@ def test_beside_the_customary_ones_the_standards_header_is_not_read() -> None:
         (Peer("10.9.9.9", "unix", loopback=False, forwarded=True), True),
     ],
 )
-def test_who_is_trusted(peer: Peer, trusted: bool) -> None:
+def test_trusted_proxies(peer: Peer, trusted: bool) -> None:
     assert TRUSTED.trusts(peer) is trusted
     assert not TrustedProxies([]).trusts(peer)
 
@@ -129,7 +129,7 @@ def test_who_is_trusted(peer: Peer, trusted: bool) -> None:
         max_size=4,
     )
 )
-def test_garbage_raises_nothing_and_exempts_nobody(headers: list[tuple[str, str]]) -> None:
+def test_garbage_raises_nothing_and_exempts_no_client(headers: list[tuple[str, str]]) -> None:
     told = forwarded([*headers, ("x-forwarded-for", "192.0.2.1")], PROXY, TRUSTED)
     assert told.peer.address == "192.0.2.1"
     peer = forwarded(headers, PROXY, TRUSTED).peer

@@ -38,7 +38,7 @@ messages = st.one_of(
 
 @st.composite
 def conversations(draw: st.DrawFn) -> tuple[bytes, list[Any]]:
-    """Frames of whole and fragmented messages with pings between, and what they mean."""
+    """Frames of whole and fragmented messages with pings in between, and their meaning."""
     wire = b""
     meaning: list[Any] = []
     for _ in range(draw(st.integers(0, 4))):
@@ -66,7 +66,7 @@ def test_any_split_gives_the_same(conversation: tuple[bytes, list[Any]], cuts: l
 
 
 @given(st.binary(max_size=400), st.lists(st.integers(0, 400), max_size=10))
-def test_garbage_gives_a_fault_or_nothing_in_any_split(data: bytes, cuts: list[int]) -> None:
+def test_garbage_gives_an_error_or_nothing_in_any_split(data: bytes, cuts: list[int]) -> None:
     items = in_pieces(data, cuts)
     assert items == read(data)
     assert not any(isinstance(item, Fault) for item in items[:-1])
@@ -234,7 +234,7 @@ def test_an_honest_client_may_cut_the_largest_message_into_pieces_of_64() -> Non
     assert read(wire + masked(0x80, b"")) == [payload.decode()]
 
 
-def test_a_whole_message_may_have_the_limit_and_no_more() -> None:
+def test_a_whole_message_may_have_exactly_the_limit() -> None:
     assert read(masked(0x81, b"x" * 100), limit=100) == ["x" * 100]
     small = read(masked(0x81, b"x" * 101), limit=100)
     assert isinstance(small[0], Fault)

@@ -258,12 +258,12 @@ async def test_a_bad_upgrade_is_refused(
     assert served.chatters == []
 
 
-async def test_an_upgrade_where_none_is_wanted_is_an_ordinary_request(served: Served) -> None:
+async def test_an_upgrade_to_an_ordinary_path_is_an_ordinary_request(served: Served) -> None:
     assert statuses(await raw(served, HANDSHAKE.replace(b"/ws", b"/"))) == [200]
     assert statuses(await raw(served, HANDSHAKE.replace(b"/ws", b"/nothing"))) == [404]
 
 
-async def test_an_upgrade_in_answer_to_nothing_of_the_sort_is_a_fault(served: Served) -> None:
+async def test_an_upgrade_answer_to_an_ordinary_request_is_an_error(served: Served) -> None:
     async def wrong(request: Request) -> Upgrade:
         return Upgrade(None, served.open)
 
@@ -323,7 +323,7 @@ async def test_a_slow_head_is_408_and_in_time(autojump_clock: MockClock) -> None
             nursery.cancel_scope.cancel()
 
 
-async def test_who_sends_nothing_is_closed_without_a_word(autojump_clock: MockClock) -> None:
+async def test_a_silent_client_is_closed_without_an_answer(autojump_clock: MockClock) -> None:
     async with serve(tcp=False) as served:
         client = served.dial()
         assert await client.rest() == b""
@@ -396,7 +396,7 @@ async def test_a_handler_may_take_its_time(autojump_clock: MockClock) -> None:
         assert (await served.dial().ask("GET /slow HTTP/1.1"))[2] == b"at last"
 
 
-async def test_who_does_not_read_the_answer_is_closed(autojump_clock: MockClock) -> None:
+async def test_a_client_that_does_not_read_the_answer_is_closed(autojump_clock: MockClock) -> None:
     async def big(request: Request) -> Response:
         return Response(200, b"x" * 1_000_000)
 
@@ -408,7 +408,7 @@ async def test_who_does_not_read_the_answer_is_closed(autojump_clock: MockClock)
         assert trio.current_time() >= 10
 
 
-async def test_a_handler_that_waits_hears_that_its_client_has_gone() -> None:
+async def test_a_waiting_handler_learns_that_its_client_has_gone() -> None:
     went = trio.Event()
 
     async def wait(request: Request) -> Response:
@@ -420,7 +420,7 @@ async def test_a_handler_that_waits_hears_that_its_client_has_gone() -> None:
         client = served.dial()
         await client.send(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n")
         await trio.testing.wait_all_tasks_blocked()
-        # What is sent ahead is no going, and is answered in its turn.
+        # A pipelined request is not a disconnection, and is answered in its turn.
         await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         await trio.testing.wait_all_tasks_blocked()
         assert not went.is_set()
@@ -429,7 +429,7 @@ async def test_a_handler_that_waits_hears_that_its_client_has_gone() -> None:
         assert statuses(await client.rest()) == [200, 200]
 
 
-async def test_who_sends_too_much_ahead_is_not_read_on() -> None:
+async def test_reading_pauses_after_too_much_pipelined_data() -> None:
     async def wait(request: Request) -> Response:
         with trio.CancelScope() as scope:
             scopes.append(scope)
@@ -447,7 +447,7 @@ async def test_who_sends_too_much_ahead_is_not_read_on() -> None:
         assert len(statuses(await client.rest())) == 4001
 
 
-async def test_a_request_that_is_kept_waits_for_nobody(autojump_clock: MockClock) -> None:
+async def test_a_held_request_delays_no_other(autojump_clock: MockClock) -> None:
     request = Request("GET", "/", [], MEMORY)
     with trio.move_on_after(1000) as scope:
         await request.gone()
@@ -459,7 +459,7 @@ async def test_a_request_that_is_kept_waits_for_nobody(autojump_clock: MockClock
 
 
 class Streaming:
-    """A handler whose answer comes in pieces; ``closed`` once nobody takes them any more."""
+    """A handler with a streamed answer; ``closed`` once the client stops reading."""
 
     def __init__(self, pieces: list[bytes], error: Exception | None = None) -> None:
         self.pieces = pieces
@@ -494,7 +494,7 @@ async def test_an_answer_in_pieces_is_chunked(autojump_clock: MockClock) -> None
     assert b"content-length" not in head.lower()
     assert b"content-type: text/csv" in head.lower()
     assert rest.startswith(b"3\r\none\r\n249f0\r\ntwotwo")
-    # The connection goes on behind it.
+    # The connection continues after it.
     assert rest.partition(b"two\r\n0\r\n\r\n")[2].startswith(b"HTTP/1.1 200")
     assert streaming.closed == 1
 
@@ -519,7 +519,7 @@ async def test_what_a_stream_raises_tears_the_body(autojump_clock: MockClock) ->
         assert served.faults == ["ValueError('half way')"]
 
 
-async def test_who_takes_no_piece_is_left_in_time(autojump_clock: MockClock) -> None:
+async def test_a_client_that_reads_no_piece_is_closed_in_time(autojump_clock: MockClock) -> None:
     streaming = Streaming([b"x" * 1000] * 1000)
     ours, theirs = trio.testing.lockstep_stream_pair()
     async with serve(settings(limits={"handshake_seconds": 3}), tcp=False, s=streaming) as served:

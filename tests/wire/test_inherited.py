@@ -73,7 +73,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_who_connects_between_two_lives_is_served_by_the_second(manager: Manager) -> None:
+def test_a_client_that_connects_between_two_runs_is_served_by_the_second(manager: Manager) -> None:
     port = free_port()
     end(life(manager, f"localhost:{port}"))
     with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
@@ -95,14 +95,14 @@ def test_a_unix_socket_is_kept_with_its_file(manager: Manager, tmp_path: Path) -
         second = life(manager, f"unix:{path}", mode=0o600)
         assert second[0].path == path
         second[0].socket.accept()[0].close()
-    # What the configuration says of the mode holds for one that was kept, too.
+    # The configured mode also applies to an inherited socket.
     assert path.stat().st_mode & 0o777 == 0o600
     assert manager.forgotten == []
     end(second)
     assert path.exists()
 
 
-def test_a_unix_socket_whose_file_is_gone_is_bound_anew(manager: Manager, tmp_path: Path) -> None:
+def test_a_unix_socket_without_its_file_is_bound_again(manager: Manager, tmp_path: Path) -> None:
     path = tmp_path / "chat.sock"
     end(life(manager, f"unix:{path}"))
     (first,) = manager.kept
@@ -131,7 +131,7 @@ def test_another_programs_socket_under_the_path_is_left_alone(
 def test_a_changed_address_frees_the_old_one_first(manager: Manager) -> None:
     port = free_port()
     end(life(manager, f"127.0.0.1:{port}"))
-    # It could not be bound while the narrower one is held.
+    # It could not be bound while the narrower one is open.
     with pytest.raises(ListenError, match="in use"):
         open_listeners([f"0.0.0.0:{port}"])
     second = life(manager, f"0.0.0.0:{port}")
@@ -192,7 +192,7 @@ def test_an_address_that_a_unit_has_is_taken_from_it(manager: Manager) -> None:
             end(listeners)
 
 
-def test_a_unit_that_hands_nothing_over_is_told(manager: Manager) -> None:
+def test_a_unit_without_sockets_is_reported(manager: Manager) -> None:
     with pytest.raises(ListenError, match=r"enable the \.socket unit"):
         open_listeners(["systemd:"], inherited=manager.start())
 

@@ -128,7 +128,7 @@ def test_another_daemons_new_socket_is_not_removed_by_our_end(tmp_path: Path) ->
         assert path.exists()
 
 
-def test_an_address_in_use_is_told_and_nothing_stays_open() -> None:
+def test_an_address_in_use_is_reported_and_nothing_stays_open() -> None:
     (first,) = open_listeners(["127.0.0.1:0"])
     with pytest.raises(ListenError) as caught:
         open_listeners(["127.0.0.1:0", first.address])
@@ -157,7 +157,7 @@ def test_what_cannot_be_had_is_said_in_one_line(address: str, said: str) -> None
     assert "\n" not in str(caught.value)
 
 
-async def test_without_descriptors_accepting_waits_and_goes_on(
+async def test_without_descriptors_accepting_pauses_and_continues(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """accept(2) fails as long as it must; the loop neither ends nor spins."""

@@ -117,7 +117,7 @@ def test_what_a_proxy_passed_on_is_not_local() -> None:
     [
         ("https://chat.example.org", "chat.example.org", True),
         ("https://chat.example.org:3000", "chat.example.org:3000", True),
-        # A page that came in the clear may be anybody's.
+        # A page sent without TLS may come from anyone.
         ("http://chat.example.org", "chat.example.org", False),
     ],
 )

@@ -1,4 +1,4 @@
-"""A PROXY header before HTTP, as a whole server takes it, and what it changes."""
+"""A PROXY header before HTTP on a whole server, and its effects."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def lines(served: Served, name: str) -> list[dict[str, object]]:
 @pytest.mark.parametrize("header", [V1, V2])
 @pytest.mark.parametrize("peer", [PROXY, BALANCER])
 @pytest.mark.parametrize("piece", [1, 20, 1000])
-async def test_the_header_tells_the_client(header: bytes, peer: Peer, piece: int) -> None:
+async def test_the_header_names_the_client(header: bytes, peer: Peer, piece: int) -> None:
     async with serve(TRUSTING, tcp=False, who=who) as served:
         client = served.dial(peer)
         request = header + b"GET /who HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -69,7 +69,7 @@ async def test_a_proxy_may_come_for_itself(header: bytes) -> None:
 
 @pytest.mark.parametrize("header", [V1, V2])
 @pytest.mark.parametrize("peer", [STRANGER, Peer("127.0.0.1", "tcp", loopback=True)])
-async def test_38_from_anybody_else_it_is_refused(header: bytes, peer: Peer) -> None:
+async def test_38_from_an_untrusted_peer_it_is_refused(header: bytes, peer: Peer) -> None:
     async with serve(TRUSTING, tcp=False) as served:
         client = served.dial(peer)
         await client.send(header + b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -132,7 +132,7 @@ async def test_the_limit_by_address_holds_for_whom_it_names() -> None:
             200,
             429,
         ]
-        # So far over it that it is not even told so.
+        # So far over the limit that it gets no answer.
         assert await clients[-1].rest() == b""
         assert served.server.statistics().turned_away == 100 - 2 - 16
         other = served.dial(PROXY)

@@ -22,7 +22,7 @@ async def status(client: Client) -> tuple[int, dict[str, str]]:
     return status, headers
 
 
-async def test_a_connection_too_many_is_told_so_and_room_comes_again() -> None:
+async def test_a_connection_over_the_limit_gets_an_answer_until_another_ends() -> None:
     async with serve(FEW, tcp=False) as served:
         held = [served.dial() for _ in range(3)]
         await held[0].upgrade()
@@ -108,7 +108,7 @@ async def test_listening_ends_and_connections_live_on() -> None:
         assert await client.hear() == "y"
 
 
-async def test_a_retiring_server_keeps_nobody_waiting(autojump_clock: MockClock) -> None:
+async def test_a_retiring_server_keeps_no_client_waiting(autojump_clock: MockClock) -> None:
     begun = trio.Event()
 
     async def slow(request: Request) -> Response:
@@ -164,7 +164,7 @@ async def who(request: Request) -> Response:
     return Response(200, told.encode())
 
 
-async def test_who_a_trusted_proxy_asks_for() -> None:
+async def test_a_trusted_proxys_client() -> None:
     async with serve(tcp=False, who=who) as served:
         client = served.dial(PROXY)
         asked = "GET /who HTTP/1.1\nX-Forwarded-For: 127.0.0.1, 192.0.2.1\nX-Forwarded-Proto: https"
@@ -202,7 +202,7 @@ async def test_trust_is_taken_up_while_running() -> None:
         assert (await client.ask(asked))[2].startswith(b"192.0.2.1 ")
 
 
-async def test_the_limit_by_address_holds_for_whom_a_proxy_asks() -> None:
+async def test_the_limit_by_address_applies_to_a_proxys_client() -> None:
     async with serve(settings(limits={"connections_per_address": 2}), tcp=False) as served:
         asked = "GET / HTTP/1.1\nX-Forwarded-For: "
         kept = [served.dial(PROXY) for _ in range(5)]
@@ -218,7 +218,7 @@ async def test_the_limit_by_address_holds_for_whom_a_proxy_asks() -> None:
         assert (await served.dial(PROXY).ask("GET / HTTP/1.1"))[0] == 200
 
 
-async def test_a_websocket_counts_for_whom_the_proxy_asked() -> None:
+async def test_a_websocket_counts_for_the_proxys_client() -> None:
     async with serve(settings(limits={"connections_per_address": 1}), tcp=False) as served:
         client = served.dial(PROXY)
         await client.send(HANDSHAKE.replace(b"\r\n\r\n", b"\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n"))

@@ -60,7 +60,7 @@ def test_no_certificate_is_no_tls() -> None:
     assert list(check_files(settings())) == []
 
 
-def test_a_certificate_tells_when_it_expires(tmp_path: Path) -> None:
+def test_a_certificates_expiry(tmp_path: Path) -> None:
     soon, later = datetime(2030, 1, 1, tzinfo=UTC), datetime(2031, 1, 1, tzinfo=UTC)
     context = tls_context(issue(tmp_path, expires=soon))
     assert context is not None
@@ -170,7 +170,7 @@ def test_a_credential_is_what_systemd_gave(tmp_path: Path) -> None:
     assert tls_context(configured, {"CREDENTIALS_DIRECTORY": str(tmp_path)}) is not None
     with pytest.raises(TlsError, match=r"credential:certificate.pem is not available"):
         tls_context(configured, {})
-    # Who checks the file by hand has not what the service has.
+    # A check by hand does not have the service's credentials.
     assert list(check_files(configured, {})) == []
     missing(tmp_path)
     assert list(check_files(configured, {"CREDENTIALS_DIRECTORY": str(tmp_path)}))
@@ -212,7 +212,7 @@ async def test_a_websocket_over_tls(sure: Settings) -> None:
         assert served.faults == []
 
 
-async def test_a_fault_over_tls_has_its_close_code_and_an_end(sure: Settings) -> None:
+async def test_an_error_over_tls_has_its_close_code_and_ends(sure: Settings) -> None:
     async with served_by_tls(sure, tcp=True) as served:
         client = Client(secured(await served.dial_tcp(), client_context()))  # type: ignore[arg-type]
         await client.upgrade()
@@ -248,7 +248,9 @@ async def test_plain_http_is_told_to_say_https(sure: Settings) -> None:
         assert served.server.statistics().refused == {400: 1}
 
 
-async def test_a_new_certificate_is_for_who_comes_then(sure: Settings, tmp_path: Path) -> None:
+async def test_a_new_certificate_is_used_for_new_connections(
+    sure: Settings, tmp_path: Path
+) -> None:
     async with served_by_tls(sure) as served:
         before = secured(served.dial(AWAY), client_context())
         await answered(before)
@@ -301,11 +303,11 @@ async def test_a_slow_handshake_is_closed_in_time(
         await client.send(begun)
         await client.rest()
         assert trio.current_time() == pytest.approx(sure.limits.handshake_seconds)
-        # Who says nothing, as a health check does, has no line.
+        # A connection without data, such as a health check, is not logged.
         assert len(refusals(served)) == len(begun and [1])
 
 
-async def test_a_drain_waits_for_nobody_who_has_not_begun(sure: Settings) -> None:
+async def test_a_drain_does_not_wait_for_unfinished_handshakes(sure: Settings) -> None:
     async with served_by_tls(sure) as served:
         idle = served.dial(AWAY)
         begun = secured(served.dial(AWAY), client_context())
@@ -315,7 +317,7 @@ async def test_a_drain_waits_for_nobody_who_has_not_begun(sure: Settings) -> Non
         assert await idle.rest() == b""
 
 
-async def test_the_limit_by_address_is_told_over_tls(sure: Settings) -> None:
+async def test_the_limit_by_address_is_answered_over_tls(sure: Settings) -> None:
     few = replace(sure, limits=replace(sure.limits, connections_per_address=1))
     async with served_by_tls(few) as served:
         await answered(secured(served.dial(AWAY), client_context()))

@@ -39,7 +39,7 @@ def dial(request: pytest.FixtureRequest, served: Served) -> Dial:
 
 
 async def joined(dial: Dial, nursery: trio.Nursery, path: str = "/ws") -> WebSocketConnection:
-    """Come in with trio-websocket's client."""
+    """Connect with trio-websocket's client."""
     client = await dial()
     wanted = ["chatd.v1"] if "protocol" in path else None
     return await wrap_client_stream(
@@ -68,7 +68,9 @@ async def test_a_real_client_talks(served: Served, dial: Dial, nursery: trio.Nur
     assert served.recording.records == []
 
 
-async def test_the_subprotocol_is_told(served: Served, dial: Dial, nursery: trio.Nursery) -> None:
+async def test_the_subprotocol_is_answered(
+    served: Served, dial: Dial, nursery: trio.Nursery
+) -> None:
     client = await joined(dial, nursery, "/ws?protocol=chatd.v1")
     assert client.subprotocol == "chatd.v1"
     await client.aclose()
@@ -397,7 +399,7 @@ async def test_a_silent_peer_is_pinged_and_closed_with_4002(autojump_clock: Mock
         assert served.chatters[0].close == model.SILENT
 
 
-async def test_a_protocol_may_have_bounds_and_a_heartbeat_of_its_own(
+async def test_a_protocol_may_have_its_own_limits_and_heartbeat(
     autojump_clock: MockClock,
 ) -> None:
     async with serve(SMALL, tcp=False) as served:
@@ -420,7 +422,7 @@ async def test_a_protocol_may_have_bounds_and_a_heartbeat_of_its_own(
         assert not served.chatters[1].websocket.peer_closed
 
 
-async def test_who_closed_first_is_known(served: Served) -> None:
+async def test_the_side_that_closed_first_is_known(served: Served) -> None:
     client = served.dial()
     await client.upgrade()
     await client.send(masked(0x88, b"\x03\xe9"))
@@ -532,7 +534,7 @@ async def test_a_flood_of_pings_stops_our_reading_and_nothing_grows(served: Serv
     assert served.faults == []
 
 
-async def test_cancelled_from_outside_all_is_closed_and_told() -> None:
+async def test_cancellation_from_outside_closes_and_reports() -> None:
     async with serve(SMALL, tcp=False) as served:
         client = served.dial()
         await client.upgrade()
