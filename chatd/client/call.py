@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 import trio
 from msgspec import structs
@@ -18,7 +18,7 @@ from chatd.client.errors import Garbled, Refused
 from chatd.protocol.codec import encode, read_result
 from chatd.protocol.commands import Answer, Command, Fault
 
-__all__ = ["Call", "Calls", "Wire", "retry_seconds"]
+__all__ = ["Call", "Calls", "retry_seconds"]
 
 _T = TypeVar("_T")
 
@@ -27,13 +27,6 @@ _T = TypeVar("_T")
 _RETRY_SECONDS: Final = 1.0
 
 _TEMPORARY: Final = frozenset({"rate_limited", "unavailable"})
-
-
-class Wire(Protocol):
-    """One connection, as it is used for sending commands."""
-
-    def send(self, call: Call[Any]) -> None:
-        """Send ``call.command`` after those before it, unless it is withdrawn by then."""
 
 
 class Call(Generic[_T]):
@@ -119,6 +112,10 @@ class Call(Generic[_T]):
         return self._result
 
 
+Send: TypeAlias = Callable[[Call[Any]], None]
+"""Sends ``call.command`` on one connection, unless the call is ``withdrawn`` by then."""
+
+
 class Calls:
     """All commands of a chat that have no answer yet, in the order in which they were made.
 
@@ -147,14 +144,14 @@ class Calls:
         self._calls[number] = call
         return call
 
-    def send(self, wire: Wire, call: Call[Any]) -> None:
+    def send(self, send: Send, call: Call[Any]) -> None:
         """Send a call on a living connection."""
         call.sending(self._seconds)
-        wire.send(call)
+        send(call)
 
-    def mention(self, wire: Wire, command: Command) -> None:
+    def mention(self, send: Send, command: Command) -> None:
         """Send a command that has no answer, on this connection or never."""
-        wire.send(Call(structs.replace(command, id=next(self._numbers)), object))
+        send(Call(structs.replace(command, id=next(self._numbers)), object))
 
     async def outcome(self, call: Call[_T]) -> _T:
         """Wait for the answer, return it and forget the call. It raises what `Call.outcome` does.
@@ -172,11 +169,11 @@ class Calls:
         assert isinstance(call.command.id, int)  # noqa: S101  as `new` made it
         self._calls.pop(call.command.id, None)
 
-    async def ask(self, wire: Wire, command: Command, kind: type[_T]) -> _T:
+    async def ask(self, send: Send, command: Command, kind: type[_T]) -> _T:
         """Send a command on this very connection, again where it is refused for the moment."""
         while True:
             call = self.new(command, kind)
-            self.send(wire, call)
+            self.send(send, call)
             try:
                 return await self.outcome(call)
             except Refused as refused:
@@ -195,7 +192,7 @@ class Calls:
         for call in self._calls.values():
             call.stranded()
 
-    def resend(self, wire: Wire, *, same_user: bool) -> None:
+    def resend(self, send: Send, *, same_user: bool) -> None:
         """Send all calls on a new connection.
 
         What was sent before with a key is not sent again as another user, whose keys are others.
@@ -205,7 +202,7 @@ class Calls:
                 text = "The session has expired; whether this message was sent is not known."
                 call.fail(Refused("unauthorized", text))
             else:
-                self.send(wire, call)
+                self.send(send, call)
 
     def fail(self, fault: Exception) -> None:
         """Let all calls raise ``fault``."""

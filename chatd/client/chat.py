@@ -382,7 +382,7 @@ class Chat:
             active: False if the user stopped typing.
         """
         if self._ready and self._connection is not None:
-            self._calls.mention(self._connection, commands.Typing(room=room, on=active))
+            self._calls.mention(self._connection.send, commands.Typing(room=room, on=active))
 
     async def read(self, room: str, seq: int) -> int:
         """Mark a room as read up to a number.
@@ -794,7 +794,7 @@ class Chat:
             raise self._over
         call = self._calls.new(command, kind, answered, keyed=keyed)
         if self._ready and self._connection is not None:
-            self._calls.send(self._connection, call)
+            self._calls.send(self._connection.send, call)
         return await self._calls.outcome(call)
 
     # ---- what is received; nothing here waits
@@ -913,7 +913,7 @@ class Chat:
         finally:
             for _, call in joins:
                 self._calls.forget(call)
-        self._calls.resend(connection, same_user=same_user)
+        self._calls.resend(connection.send, same_user=same_user)
         self._connections += 1
         self._failed = None
         self._ending = None
@@ -934,7 +934,7 @@ class Chat:
         known = True
         try:
             auth = commands.Auth(session=before.session)
-            self._identity = await self._calls.ask(connection, auth, Identity)
+            self._identity = await self._calls.ask(connection.send, auth, Identity)
         except Refused:
             self._identity = guest
             known = False
@@ -942,7 +942,7 @@ class Chat:
             # If another user has the nick by now, the program sees that in `identity`.
             with suppress(Refused):
                 nick = commands.Nick(nick=before.nick)
-                self._renamed(await self._calls.ask(connection, nick, Renamed))
+                self._renamed(await self._calls.ask(connection.send, nick, Renamed))
         return known
 
     async def _authenticate(self, connection: Connection) -> bool:
@@ -953,7 +953,7 @@ class Chat:
         before = self._identity
         try:
             auth = commands.Auth(token=token)
-            self._identity = await self._calls.ask(connection, auth, Identity)
+            self._identity = await self._calls.ask(connection.send, auth, Identity)
         except Refused as refused:
             connection.end(UNAUTHORIZED.code, refused.message)
             await trio.sleep_forever()
@@ -962,7 +962,7 @@ class Chat:
     def _rejoin(self, connection: Connection, following: Following) -> Call[Entered]:
         join = commands.Join(room=following.room, since=following.rejoining())
         call = self._calls.new(join, Entered, partial(self._rejoin_answered, following))
-        self._calls.send(connection, call)
+        self._calls.send(connection.send, call)
         return call
 
     async def _rejoined(
@@ -998,7 +998,7 @@ class Chat:
             limit=min(_PAGE, self._inbox.most // 2 - 2),
         )
         try:
-            page = await self._calls.ask(connection, history, Page)
+            page = await self._calls.ask(connection.send, history, Page)
         except Refused:
             page = Page(following.epoch, [])
         if self._rooms.get(following.room) is following:

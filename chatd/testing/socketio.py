@@ -219,7 +219,7 @@ class SocketIoClient(EventClient):
         with trio.fail_after(wait_limit()):
             call = self._calls.new(command, kind, answered, keyed=keyed)
             if self._ready or restoring:
-                self._calls.send(self, call)
+                self._calls.send(self._send, call)
             return await self._calls.outcome(call)
 
     # ---- the connection
@@ -331,7 +331,7 @@ class SocketIoClient(EventClient):
         if waiting.cancelled_caught:
             self._end(f"not let in within {DEADLINES.answer:g} s")
             return
-        self._calls.resend(self, same_user=self._same_user)
+        self._calls.resend(self._send, same_user=self._same_user)
         self._ready = True
         self._attempted.set()
 
@@ -350,8 +350,7 @@ class SocketIoClient(EventClient):
 
     # ---- packets out
 
-    def send(self, call: Call[Any]) -> None:
-        """Send a command as an event. `chatd.client.call.Calls` does it."""
+    def _send(self, call: Call[Any]) -> None:
         fields: dict[str, Any] = msgspec.to_builtins(call.command)
         name, number = fields.pop("do"), fields.pop("id")
         args = [name, fields]
