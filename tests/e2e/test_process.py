@@ -113,7 +113,7 @@ async def test_42_without_descriptors_new_clients_wait_and_others_chat_on(
         resource.prlimit(chatd.pid, resource.RLIMIT_NOFILE, (most, limits[1]))
         crowd = [await trio.open_tcp_stream("localhost", chatd.port) for _ in range(10)]
         warning = await chatd.line("warning")
-        assert "no descriptors left" in warning["detail"]
+        assert "no file descriptors left" in warning["detail"]
         assert (await say(ann, "still here"))[-1] == "ann: still here"
 
         came = trio.Event()

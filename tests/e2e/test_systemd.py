@@ -234,10 +234,10 @@ def test_chatd_install_makes_a_service_of_a_virtual_environment(
 ) -> None:
     """The last test: chatd's package is gone by now."""
     into_venv(bare_machine, parts.wheels, parts.wheel, "/srv/chatd")
-    assert "wrote /etc/systemd/system/chatd.service" in bare_machine.run(
+    assert "Wrote /etc/systemd/system/chatd.service" in bare_machine.run(
         "/srv/chatd/bin/chatd", "install"
     )
-    assert "wrote" not in bare_machine.run("/srv/chatd/bin/chatd", "install")
+    assert "Wrote" not in bare_machine.run("/srv/chatd/bin/chatd", "install")
     bare_machine.run("systemctl", "enable", "--now", "chatd")
     bare_machine.client(*client("zoe", "hello"))
     started = bare_machine.properties("chatd", "ExecStart")["ExecStart"]

@@ -80,7 +80,7 @@ async def test_history_goes_out_and_in_and_out_again(
     )
     code, _, error = await chatd_says("export", "lobby", "--config", config(tmp_path, Path("/x/y")))
     assert code == 1
-    assert error.endswith("there is no store at /x/y\n")
+    assert error.endswith("There is no store at /x/y either.\n")
     # Into an empty one, by a daemon; and out of it.
     empty = await start_chatd({**settings, "history.path": str(tmp_path / "empty.db")})
     code, said, _ = await chatd_says("import", *of_it, stdin=live)
