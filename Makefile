@@ -34,7 +34,7 @@ run: .venv/.run
 
 # As many processes as there are cores; ARGS="-n 0" runs the tests in one.
 test: .venv/.test test-programs
-	$(VENV) -m pytest --numprocesses=logical --dist=loadgroup $(ARGS)
+	$(VENV) -m pytest --numprocesses=logical --dist=worksteal $(ARGS)
 
 test-programs:
 	@sh tests/e2e/install-programs

@@ -1,6 +1,6 @@
 """Members of a room on plain sockets, so that no code of chatd's own is on the client's side.
 
-`PROTOCOLS` has one for each way to connect. `make_members` connects them to the room `lobby`.
+`PROTOCOLS` has one for each way to connect. `add_members` connects them to the room `lobby`.
 """
 
 from __future__ import annotations
@@ -145,13 +145,12 @@ PROTOCOLS = {
 ANSWERS = {"json": 1, "text": 0, "socketio": 1, "polling": 1}
 
 
-def make_members(protocol: str, port: int, count: int) -> list[Member]:
-    """Connect members, one after the other, each in the room before the next."""
-    members: list[Member] = []
+def add_members(members: list[Member], protocol: str, port: int, count: int) -> None:
+    """Connect so many more; return when all are in the room and have read what this caused."""
     for _ in range(count):
         members.append(PROTOCOLS[protocol](port))
-        read_until_quiet(members)
-    return members
+        read_until_quiet(members, 0)
+    read_until_quiet(members)
 
 
 def exchange(members: Sequence[Member], text: str, answers: int) -> None:

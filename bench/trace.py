@@ -28,7 +28,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from members import ANSWERS, PROTOCOLS, exchange, make_members, read_until_quiet
+from members import ANSWERS, PROTOCOLS, Member, add_members, exchange, read_until_quiet
 from receivers import BenchError
 from servers import UNLIMITED, ServerError, environment, free_port
 
@@ -146,7 +146,8 @@ def trace(protocol: str, checkout: Path) -> list[Call]:
         daemon = Daemon(checkout, Path(folder))
         try:
             daemon.wait_ready()
-            members = make_members(protocol, daemon.port, MEMBERS)
+            members: list[Member] = []
+            add_members(members, protocol, daemon.port, MEMBERS)
             for number in range(TIMES):
                 daemon.record()
                 exchange(members, f"text {number}", ANSWERS[protocol])

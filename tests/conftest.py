@@ -18,15 +18,17 @@ settings.load_profile("ci" if os.environ.get("CI") else "quick")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Tests that use these fixtures run one after another, in one of pytest-xdist's processes: each uses
-# a whole core, and there can be only one booted systemd.
-ONE_AT_A_TIME: Final = frozenset({"chromium_program", "script", "parts", "machine"})
+# Each process of pytest-xdist starts with its own part of the tests and, when that is done, takes
+# over tests from the end of another part. So the tests with these fixtures come first and mostly
+# run one after another: booted systems, then browsers, each of which needs a core.
+HEAVY: Final = ({"parts", "machine"}, {"chromium_program", "script"})
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put the tests that must not run side by side into one group of `--dist=loadgroup`."""
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    for item in items:
-        if isinstance(item, pytest.Function) and ONE_AT_A_TIME & set(item.fixturenames):
-            item.add_marker(pytest.mark.xdist_group("one-at-a-time"))
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the heavy tests first, so that the last tests are short."""
+
+    def order(item: pytest.Item) -> int:
+        names = set(item.fixturenames) if isinstance(item, pytest.Function) else set()
+        return next((i for i, fixtures in enumerate(HEAVY) if names & fixtures), len(HEAVY))
+
+    items.sort(key=order)

@@ -38,6 +38,9 @@ SCRIPT: Final = Path(__file__).with_name("systemd-sandbox")
 _DOCUMENTS: Final = ("README.md", "CHANGELOG.md", "LICENSE")
 _SOURCES: Final = (*_DOCUMENTS, "pyproject.toml", "chatd", "config", "docs", "systemd")
 """The files of the project that its package is built from."""
+INSTALL_SECONDS: Final = 140
+"""The limit of each step of an installation: two are less than pytest's faulthandler_timeout."""
+
 _CAP_SYS_ADMIN: Final = 1 << 21  # linux/capability.h
 _PROGRAMS: Final = {
     "systemd-nspawn": "systemd-container",
@@ -95,12 +98,13 @@ def _can_overlay() -> bool:
 class Sandbox:
     """One instance of the sandbox.
 
-    Its name is derived from the project's folder, so that a run finds and removes the remains of a
-    killed run in the same folder.
+    Its name is derived from the project's folder and the process of pytest-xdist (gw0, gw1 …), so
+    that a run finds and removes the remains of a killed run in the same folder.
     """
 
     def __init__(self) -> None:
-        name = hashlib.sha256(bytes(ROOT)).hexdigest()[:12]
+        process = os.environ.get("PYTEST_XDIST_WORKER", "")
+        name = hashlib.sha256(f"{ROOT} {process}".encode()).hexdigest()[:12]
         self._environ: Final = {
             "SYSD_DIR": str(cache_folder() / "chatd-systemd-sandbox"),
             **os.environ,
@@ -125,9 +129,10 @@ class Sandbox:
 
     def install_packages(self, *names: str) -> None:
         """Install packages inside with its own apt, which also starts their services."""
-        self._script("exec-net", "apt-get", "update", "--quiet")
-        apt = ("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "--yes", "--quiet")
-        self._script("exec-net", *apt, "--no-install-recommends", *names)
+        apt = ("timeout", str(INSTALL_SECONDS), "env", "DEBIAN_FRONTEND=noninteractive", "apt-get")
+        self._script("exec-net", *apt, "update", "--quiet")
+        install = ("install", "--yes", "--quiet", "--no-install-recommends")
+        self._script("exec-net", *apt, *install, *names)
 
     def copy_in(self, source: Path, folder: str) -> None:
         """Copy a file or folder from this machine into a folder inside."""
