@@ -11,8 +11,10 @@ import trio
 
 from chatd import chat as package
 from chatd.chat import Chat, Connection, Login, Traffic
+from chatd.chat.membership import Membership
+from chatd.chat.names import room_name
 from chatd.chat.replies import SendAnswer
-from chatd.chat.tokens import Keys
+from chatd.chat.tokens import Grant, Keys
 from chatd.journal.memory import MemoryJournal
 from chatd.logs import open_log
 from chatd.model import LOST, Close, Event, Refusal, Refused
@@ -203,6 +205,80 @@ async def open_room(
             await chat.users.save()
             chat.bus.close()
         tending.cancel_scope.cancel()
+
+
+class NoOutbox:
+    """Of a connection that is sent nothing: a rule returns its answer."""
+
+    waiting = 0
+
+    def offer(self, block: Any, messages: int = 1, /) -> None:
+        raise AssertionError(block)
+
+    offer_droppable = offer
+
+    async def drained(self) -> None:
+        """Return at once."""
+
+
+async def member(
+    settings: Settings | None = None, *, op: bool = False, room: str = "lobby"
+) -> tuple[Connection, Membership]:
+    """Return a guest, ann, in a room of a chat that runs no tasks, to call rules with."""
+    wall = Wall()
+    log = open_log(sink=Recording(), now=wall)
+    chat = Chat(
+        settings or Settings(),
+        journal=MemoryJournal(now=wall),
+        log=log,
+        now=wall,
+        timers=Timers(log),
+    )
+    connection = Connection(
+        chat,
+        "c1",
+        NoOutbox(),
+        CODEC,
+        lambda task: None,
+        address="192.0.2.1",
+        limit_key="",
+        transport="memory",
+        protocol="test",
+        nick="ann",
+        end=lambda close, reason: None,
+    )
+    if op:
+        user = connection.user.id
+        connection.renew_grant(Grant(user, key="", expires=2**50, lifetime=2**50, op=True))
+    return connection, connection.enter(await chat.rooms.open(room_name(room)))
+
+
+def promote(client: Client) -> None:
+    """Make the client an operator, as a token would."""
+    user = client.connection.user.id
+    grant = Grant(user, key="", expires=2**50, lifetime=2**50, op=True)
+    client.connection.renew_grant(grant)
+
+
+def edit(seq: int, text: str, room: str = "lobby") -> commands.Edit:
+    return commands.Edit(room=room, seq=seq, text=text)
+
+
+def delete(seq: int, room: str = "lobby") -> commands.Delete:
+    return commands.Delete(room=room, seq=seq)
+
+
+async def page(client: Client, **fields: Any) -> list[Any]:
+    answer = await client.do(commands.History(room="lobby", **fields))
+    return list(answer.events)
+
+
+def seqs(page: Sequence[events.Message]) -> list[Any]:
+    return [message.seq for message in page]
+
+
+async def auth(client: Client, token: str) -> Any:
+    return await client.do(commands.Auth(token=token))
 
 
 def refused(answer: Any) -> str | None:

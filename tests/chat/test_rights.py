@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 
 import pytest
+from trio.testing import wait_all_tasks_blocked
 
 from chatd.chat.names import Pattern
 from chatd.chat.rights import check_may_read, check_may_write
 from chatd.chat.sanctions import Sanctions
-from chatd.chat.tokens import Grant
-from chatd.protocol import commands
-from chatd.settings import Chat, Settings
-from tests.chat.room import open_room, refusal, refused
+from chatd.chat.tokens import Grant, Keys, new_key, read_key
+from chatd.protocol import commands, events
+from chatd.settings import Auth, Chat, Settings
+from tests.chat.room import Room, auth, open_room, refusal, refused
+
+KEYS = Keys([read_key(new_key(symmetric=True).encode())])
+SETTINGS = Settings(auth=Auth(mode="token", guests=True), chat=Chat(operators=("root",)))
 
 
 class Connection:
@@ -94,3 +99,73 @@ async def test_rules_hold_for_every_command() -> None:
             commands.Typing(room="news", on=True),
         ):
             assert refused(await ann.do(command)) == "forbidden"
+
+
+@pytest.fixture
+async def room() -> AsyncIterator[Room]:
+    async with open_room(SETTINGS, keys=KEYS) as room:
+        yield room
+
+
+async def test_rooms_that_a_token_does_not_name_are_closed_to_it(room: Room) -> None:
+    there = room.client()
+    for name in ("team-a", "news", "other"):
+        await there.join(name)
+        await there.say("hello", name)
+    ann = await room.subject("ann", rooms=["Team-*"], read=["news"])
+    for command in (
+        commands.Join(room="other"),
+        commands.Who(room="other"),
+        commands.History(room="other"),
+        commands.Search(room="other", query="hello"),
+    ):
+        assert refused(await ann.do(command)) == "forbidden"
+    for name in ("team-a", "NEWS"):
+        assert (await ann.join(name)).seq == 1
+        assert len((await ann.do(commands.History(room=name))).events) == 1
+    listed = (await ann.do(commands.Rooms())).rooms
+    assert [entry.room for entry in listed] == ["news", "team-a"]
+    assert (await ann.say("hi", "team-a")).seq == 2
+
+
+async def test_where_one_may_only_read_nothing_is_said_or_changed(room: Room) -> None:
+    ann = await room.subject("ann", read=["news"])
+    await ann.join("news")
+    for command in (
+        commands.Say(room="news", text="hi"),
+        commands.Edit(room="news", seq=1, text="hi"),
+        commands.Delete(room="news", seq=1),
+        commands.Topic(room="news", text="hi"),
+        commands.Typing(room="news", on=True),
+    ):
+        assert refused(await ann.do(command)) == "forbidden"
+    assert refused(await ann.do(commands.Read(room="news", seq=0))) is None
+
+
+async def test_direct_messages_are_asked_for_like_rooms(room: Room) -> None:
+    ann = await room.subject("ann", rooms=["lobby"])
+    bob, carol = await room.subject("bob"), await room.subject("carol", rooms=["lobby", "@*"])
+    assert refused(await ann.say("psst", "@bob")) == "forbidden"
+    assert refused(await ann.join("@bob")) == "forbidden"
+    assert (await bob.say("psst", "@ann")).seq == 1
+    await carol.say("psst", "@bob")
+    await wait_all_tasks_blocked()
+    assert (ann.texts(), bob.texts()) == ([], ["psst", "psst"])
+
+
+async def test_a_token_that_lets_read_less_leads_out_of_the_rooms(room: Room) -> None:
+    ann, there = await room.subject("ann"), room.client("bob")
+    for name in ("lobby", "team"):
+        await ann.join(name)
+        await there.join(name)
+    await auth(ann, room.token("ann", rooms=["lobby"]))
+    assert set(ann.connection.memberships) == {"lobby"}
+    assert (
+        ann.told(events.Notice)[0].text
+        == "You left team. Your token does not let you read in this room."
+    )
+    assert [(left.room, left.nick) for left in there.told(events.Left)] == [("team", "ann")]
+    await there.say("secret", "team")
+    await there.say("open", "lobby")
+    await ann.until(ann.texts)
+    assert ann.texts() == ["open"]
