@@ -31,7 +31,11 @@ class Address(Struct, frozen=True):
     target: str = "/ws"
 
     def beginning(self, nick: str | None) -> str:
-        """Return the request target with ``nick`` in its query."""
+        """Return the request target for a connection.
+
+        Args:
+            nick: The nick to start with; None leaves it to the daemon.
+        """
         if nick is None:
             return self.target
         mark = "&" if "?" in self.target else "?"
@@ -93,11 +97,21 @@ class Backoff(Struct, frozen=True):
     most_seconds: float = 30.0
 
     def seconds(self, attempt: int, chance: float) -> float:
-        """Return the seconds before attempt 0, 1, 2 …; ``chance`` is random, from 0 to 1."""
+        """Return the seconds to wait before an attempt.
+
+        Args:
+            attempt: 0 for the first attempt after a connection was lost, then 1, 2 and so on.
+            chance: A random number from 0 to 1.
+        """
         # 2 ** 16 is beyond every sensible cap; without a bound the power overflows.
         most = min(self.most_seconds, self.first_seconds * 2.0 ** min(attempt, 16))
         return most * (0.5 + 0.5 * chance)
 
     def after(self, retry_ms: int, chance: float) -> float:
-        """Return the seconds if the daemon asks for ``retry_ms``: that, and up to 10 % more."""
+        """Return the seconds to wait where the daemon asks for a wait: that, and up to 10 % more.
+
+        Args:
+            retry_ms: The wait that it asks for, in milliseconds.
+            chance: A random number from 0 to 1.
+        """
         return retry_ms / 1000 * (1 + 0.1 * chance)

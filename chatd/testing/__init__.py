@@ -50,3 +50,7 @@ def __getattr__(name: str) -> object:
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__} - {"Line"})

@@ -125,7 +125,13 @@ class JsonClient(EventClient):
             return await self.chat.say(text, room=self._room(room), key=key)
 
     async def nickname(self, nick: str) -> str:
-        """Change the client's nick and return it as it is displayed.
+        """Change the client's nick.
+
+        Args:
+            nick: The new nick, of at most 32 characters.
+
+        Returns:
+            The nick as it is displayed.
 
         Raises:
             chatd.client.Refused: The daemon refused it.
@@ -134,10 +140,13 @@ class JsonClient(EventClient):
             return await self.chat.nick(nick)
 
     async def who(self, room: str | None = None) -> list[str]:
-        """Return the nicks of a room's members.
+        """Return the nicks of a room's first 100 members.
 
         Args:
             room: The room's name. By default the room that was joined last.
+
+        Raises:
+            chatd.client.Refused: The daemon refused it.
         """
         with trio.fail_after(wait_limit()):
             members = await self.chat.who(self._room(room))
@@ -158,6 +167,9 @@ class JsonClient(EventClient):
             before: Only events with smaller numbers.
             after: Only events with greater numbers.
             limit: The size of the page: 100 by default, 0 to 500.
+
+        Raises:
+            chatd.client.Refused: The daemon refused it.
         """
         with trio.fail_after(wait_limit()):
             return await self.chat.history(

@@ -39,6 +39,9 @@ VIRTUAL_EPOCH_MS: Final = 1_735_689_600_000
 class Room:
     """The type of the default of ``room``, which None is not."""
 
+    def __repr__(self) -> str:
+        return "<the default room>"
+
 
 _DEFAULT_ROOM: Final = Room()
 

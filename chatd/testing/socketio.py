@@ -168,7 +168,13 @@ class SocketIoClient(EventClient):
         return await self._call(say, client.Said, keyed=True)
 
     async def nickname(self, nick: str) -> str:
-        """Change the client's nick and return it as it is displayed.
+        """Change the client's nick.
+
+        Args:
+            nick: The new nick, of at most 32 characters.
+
+        Returns:
+            The nick as it is displayed.
 
         Raises:
             chatd.client.Refused: The daemon refused it.
@@ -177,10 +183,13 @@ class SocketIoClient(EventClient):
         return nicked.nick
 
     async def who(self, room: str | None = None) -> list[str]:
-        """Return the nicks of a room's members.
+        """Return the nicks of a room's first 100 members.
 
         Args:
             room: The room's name. By default the room that was joined last.
+
+        Raises:
+            chatd.client.Refused: The daemon refused it.
         """
         members = await self._call(commands.Who(room=self._room(room)), client.Members)
         return [member.nick for member in members.members]
@@ -200,6 +209,9 @@ class SocketIoClient(EventClient):
             before: Only events with smaller numbers.
             after: Only events with greater numbers.
             limit: The size of the page: 100 by default, 0 to 500.
+
+        Raises:
+            chatd.client.Refused: The daemon refused it.
         """
         room = self._room(room)
         history = commands.History(room=room, before=before, after=after, limit=limit)
