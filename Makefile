@@ -21,7 +21,7 @@ ARGS ?=
 # All paths are relative and commands run as modules, so the project's path may have spaces.
 VENV := .venv/bin/python
 PIP := $(VENV) -m pip --disable-pip-version-check --quiet
-# What a changed pyproject.toml, Makefile or interpreter makes out of date.
+# A change of pyproject.toml, Makefile or the interpreter makes the installation out of date.
 INSTALLED_BY := pyproject.toml Makefile $(VENV)
 
 help:
@@ -52,7 +52,7 @@ story: .venv/.test test-programs
 # is. ASYNC114 and 128 too: a startable function may hand its task_status on. ASYNC9 is optional.
 ASYNC := --enable=ASYNC --disable=ASYNC9,ASYNC114,ASYNC124,ASYNC128
 
-# Every tool runs, so that one run tells all there is to mend.
+# Every tool runs, so that one run shows all errors.
 check: .venv/.check
 	@failed=; \
 	try() { echo "$$ $$*"; "$$@" || failed=1; }; \

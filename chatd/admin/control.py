@@ -19,7 +19,7 @@ __all__ = ["DaemonControl"]
 
 
 class DaemonControl:
-    """What the endpoints and the metrics read of a running daemon, and what they can do.
+    """The interface of a running daemon for the endpoints and the metrics.
 
     ``stop`` is set to make the daemon drain. ``began`` is the start, on Trio's clock.
     """

@@ -62,7 +62,7 @@ class LogLevelArguments(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Endpoint(Struct, frozen=True):
-    """A method of a path: the type of its arguments, and what it does."""
+    """A method of a path: the type of its arguments, and its handler."""
 
     method: Literal["GET", "POST"]
     arguments: type[Struct]
@@ -155,7 +155,7 @@ async def announce(control: DaemonControl, arguments: AnnounceArguments) -> answ
         name = room_name(arguments.room)
         room = name.key
         if chat.rooms.get(room) is None:
-            raise AdminError(404, "not_found", f"Nobody is in {name.display}.")
+            raise AdminError(404, "not_found", f"{name.display} has no members.")
     receivers = await chat.announce(text, room)
     control.log.emit("announce", room=arguments.room, receivers=receivers, bytes=size)
     return answers.Announced(receivers)
@@ -188,7 +188,7 @@ async def forget_user(control: DaemonControl, arguments: ForgetArguments) -> ans
         raise AdminError(404, "not_found", f"There is no user {user}.")
     for client in here:
         client.end(KICKED, "your data was deleted, as requested")
-    while chat.connections.intersection(here):  # each has a deadline of its own
+    while chat.connections.intersection(here):  # each has its own deadline
         await chat.disconnected.wait()
     chat.users.erase(user)
     try:

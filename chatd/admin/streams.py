@@ -1,4 +1,4 @@
-"""What is too long for one answer: export, import and backup, over the admin socket."""
+"""Requests with long bodies: export, import and backup, over the admin socket."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class _Streams:
         chat = self._control.chat
         if isinstance(operation, Restore) and chat.rooms.get(operation.room) is not None:
             name = operation.entries[0].room
-            return Refusal("forbidden", f"{name} has members. Import it when nobody is in it.")
+            return Refusal("forbidden", f"{name} has members. Import it when it has none.")
         return await chat.bus.commit(operation)
 
     async def backup(self, _request: Request) -> Response:

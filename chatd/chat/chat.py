@@ -56,7 +56,7 @@ class Chat:
 
     Args:
         settings: The configuration.
-        journal: Stores the rooms' logs and what is kept of users.
+        journal: Stores the rooms' logs and the users' records.
         log: The operator's log.
         now: Returns the time in milliseconds since 1970.
         timers: Run by the caller.
@@ -87,7 +87,7 @@ class Chat:
         self.connections: set[Connection] = set()
         self.disconnected = Changed()
         self.senders: dict[int, Connection] = {}
-        """Who sent what is committed and not fanned out yet, by its position."""
+        """The senders of committed events that are not fanned out yet, by position."""
         self.commands: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
         self.closes: Counter[int] = Counter()
@@ -154,7 +154,7 @@ class Chat:
         return events.Bye(close.code, reason or close.reason, close.reconnect, retry_ms)
 
     async def announce(self, text: str, room: str | None = None) -> int:
-        """Send a notice to everybody, or to a room; return the number of connections it went to.
+        """Send a notice to all clients, or to a room; return its number of connections.
 
         ``room`` is the room's key. Other tasks run in between, so the last may get it later.
         """
@@ -175,7 +175,7 @@ class Chat:
     # ---- events
 
     def _fanned_out(self, key: str, fanned_out: Sequence[Event], receivers: int) -> None:
-        """Log a room's events, and let their senders go on that wait for it."""
+        """Log a room's events, and wake their waiting senders."""
         room = self.rooms.get(key)
         logs_messages, logs_text = self.settings.log.messages, self.settings.log.bodies
         lines: list[bytes] = []

@@ -1,4 +1,4 @@
-"""One client's connection as the chat knows it: its user, its rooms, and what is under way."""
+"""One client's connection to the chat: its user, its rooms, and its pending commands."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Connection:
     Args:
         chat: The chat.
         connection_id: Names it in the log.
-        outbox: Takes what is sent to the client. It never blocks and never raises.
+        outbox: Takes the frames for the client. It never blocks and never raises.
         codec: Encodes events for all clients of its protocol.
         start_soon: Runs a task for as long as the connection lasts.
         address: The client's address, for the log.
@@ -90,7 +90,7 @@ class Connection:
         self.nick_notice: str | None = None
         """Says why the nick is not the one that the client asked for."""
         self.grant: Grant | None = None
-        """What the client's token grants; None for a guest."""
+        """The rights from the client's token; None for a guest."""
         self.op = False
         """Whether it is an operator's."""
         self.memberships: dict[str, Membership] = {}
@@ -172,7 +172,7 @@ class Connection:
         self.op = self.grant is not None and (self.grant.op or self.grant.user in operators)
 
     def bind_log(self) -> None:
-        """Put the user, under the present nick, into the lines that this connection logs."""
+        """Bind the user and the current nick to the lines that this connection logs."""
         self.log = self.log.bind(user=self.user.id, nick=self.user.nick.display)
 
     def _set_user(self, user: User, grant: Grant | None) -> None:
@@ -333,7 +333,7 @@ class Connection:
             self.log.emit("leave", room=room.name, reason=reason)
 
     def kick(self, membership: Membership, reason: Literal["kicked", "banned"]) -> None:
-        """Leave a room at an operator's wish, and tell this client as the room's members."""
+        """Leave a room on an operator's command, and send ``left`` to this client too."""
         user, room = self.user, membership.room
         self.exit(membership, reason)
         self.notify(events.Left(room.name, user.nick.display, user.id, reason))

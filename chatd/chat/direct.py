@@ -1,4 +1,4 @@
-"""Direct messages: the room of two users. Both are in it without joining, and nobody else.
+"""Direct messages: the room of two users. Both are in it without joining, and no other user can be.
 
 The room's name is made of the two users' ids. It is open while one of them is here, and all
 connections of both are in it. Its messages are stored unless both are guests.

@@ -18,7 +18,7 @@ NOTICE_SHARE: Final = 0.1
 """Warn this long before expiry, but at most this fraction of the token's lifetime."""
 
 LOOK_SECONDS: Final = 60.0
-"""Look at the wall clock at least this often, because it may be set."""
+"""The wall clock is read at least this often, because it may be set."""
 
 
 class Expiry:

@@ -21,7 +21,7 @@ BURST_SECONDS: Final = 2
 
 
 class _Address:
-    """An address: how many connections it has, and what they may still say together."""
+    """An address: its number of connections, and their common allowance of messages."""
 
     __slots__ = ("connections", "leaving", "messages")
 
@@ -47,7 +47,7 @@ class Flood:
             self._addresses.setdefault(address, _Address()).connections += 1
 
     def exit(self, address: str) -> None:
-        """Note that a connection ended. An address without any is forgotten in a while."""
+        """Record that a connection ended. An address without any is forgotten after a while."""
         if not address:
             return
         place = self._addresses[address]
@@ -91,7 +91,7 @@ class Flood:
         )
 
     def _forget(self, address: str, now: float) -> float | None:
-        """Forget an address that nobody came back from, unless a new bucket would allow more."""
+        """Forget an address without connections, unless a new bucket would allow more."""
         place = self._addresses[address]
         if not place.connections and (seconds := self._full_in(place)):
             return now + seconds

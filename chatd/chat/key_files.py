@@ -16,7 +16,7 @@ _FILE_BYTES: Final = 1 << 16
 
 
 def load_keys(settings: Settings, environ: Mapping[str, str]) -> Keys:
-    """Read every file of ``auth.key_files``. Raises SettingsError, with a fault for each."""
+    """Read every file of ``auth.key_files``. Raises SettingsError, with all errors."""
     keys: list[Key] = []
     faults: list[Fault] = []
     for name in settings.auth.key_files:
@@ -30,9 +30,9 @@ def load_keys(settings: Settings, environ: Mapping[str, str]) -> Keys:
 
 
 def check_files(settings: Settings, environ: Mapping[str, str] = os.environ) -> Iterator[Rule]:
-    """Tell what is wrong with the keys, as ``settings.load`` wants it told.
+    """Yield the errors of the key files, in the form for ``settings.load``.
 
-    Credentials are seen by the service alone: where there are none, nothing is told of them.
+    Only the service can see credentials: without any, they are not checked.
     """
     for index, name in enumerate(settings.auth.key_files):
         try:

@@ -26,7 +26,7 @@ class Bucket:
     def take(
         self, amount: float, rate: float | Literal["off"], burst: float | Literal["off"]
     ) -> int:
-        """Take an amount and return 0, or take nothing and return the milliseconds to wait."""
+        """Spend an amount and return 0, or spend nothing and return the milliseconds to wait."""
         if rate == "off" or burst == "off":
             return 0
         now = trio.current_time()

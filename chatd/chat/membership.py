@@ -29,7 +29,7 @@ StartSoon: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
 
 
 class Outbox(Protocol):
-    """What waits to be sent to the client: the wire's outbox, or an Engine.IO session."""
+    """The client's send queue: the wire's outbox, or an Engine.IO session."""
 
     @property
     def waiting(self) -> int: ...
@@ -68,9 +68,9 @@ class Membership:
         self.live_since: int | None = None
         """The store's position from which it delivers live events; None until then."""
         self.typing = False
-        """Whether the room was last told that the client is typing."""
+        """Whether the last ``typing`` event said that the client is typing."""
         self.typing_at = -math.inf
-        """When it was last told so, on Trio's clock."""
+        """The time of the last ``typing`` event, on Trio's clock."""
         self._connection = connection
         self._catching_up: trio.CancelScope | None = None
 

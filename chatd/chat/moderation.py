@@ -1,7 +1,7 @@
-"""What operators do to users and rooms: kick, ban, mute, slow, close, and their opposites.
+"""Operators' actions on users and rooms: kick, ban, mute, slow, close, and their opposites.
 
 An action is committed before it takes effect, and is logged with the operator's name. It is the
-same for an operator of the chat and for whoever may write to the daemon's admin socket.
+same for an operator of the chat and for the console (the daemon's admin socket).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MAX_SLOW_SECONDS: Final = 24 * 60 * 60
 REASON_BYTES: Final = 512
 
 GUEST_BITS: Final = 64
-"""A household has a /64, so a single IPv6 address identifies nobody."""
+"""A household has a /64, so a single IPv6 address identifies no household."""
 
 _LOOPBACK: Final[dict[int, ipaddress.IPv4Network | ipaddress.IPv6Network]] = {
     4: ipaddress.IPv4Network("127.0.0.0/8"),
@@ -168,7 +168,7 @@ async def mute(chat: Chat, by: str, command: commands.Mute) -> commands.Sanction
 
 
 async def unmute(chat: Chat, by: str, command: commands.Unmute) -> commands.Sanctioned:
-    """Let a user write again."""
+    """Lift a user's mute."""
     where = _where(command.room)
     found = _of(chat, "mute", command, where)
     done = await _lift(chat, "unmute", by, command, found)

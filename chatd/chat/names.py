@@ -94,7 +94,7 @@ class Pattern(Struct, frozen=True):
         if len(self.parts) == 1:
             return key == self.parts[0]
         first, *middle, last = self.parts
-        # Each part at its first place after the one before: linear, whatever the pattern.
+        # Each part is matched at its first place after the previous one: linear for any pattern.
         if not key.startswith(first):
             return False
         at = len(first)

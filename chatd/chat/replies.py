@@ -1,4 +1,4 @@
-"""What a rule returns: an answer, or an operation to be committed before it is answered."""
+"""The result of a rule: an answer, or an operation that must be committed before the answer."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Commit(Submission):
         to_answer: Makes the answer once it is committed. The event is not fanned out yet.
         then: Called after the answer was sent, before the event is fanned out.
         undo: Called if the operation was not committed.
-        before: Operations to submit first. Nobody waits for their outcome.
+        before: Operations to submit first. Their outcome is not awaited.
         barrier: Whether the connection's next command has to wait until this one is fanned out.
     """
 
@@ -86,7 +86,7 @@ class Commit(Submission):
         try:
             self.answer(self.to_answer(outcome))
         finally:
-            # Others are told even if this client cannot be answered.
+            # The event reaches others even if this client cannot be answered.
             if self.then is not None:
                 self.then()
 

@@ -1,4 +1,4 @@
-"""Who may read and write in which room. Every rule asks here, whatever a right depends on."""
+"""Permissions to read and write in rooms. Every rule asks this module."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["check_may_read", "check_may_set_topic", "check_may_write", "may_read
 
 
 class Rule(Struct, frozen=True):
-    """One of ``chat.rules``: who may read and write in the rooms of a pattern."""
+    """One of ``chat.rules``: the users who may read and write in the rooms of a pattern."""
 
     rooms: Pattern
     read: tuple[str, ...]

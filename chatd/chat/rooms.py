@@ -1,8 +1,8 @@
-"""Rooms: who is in them, and what members hear of others who come and go.
+"""Rooms: their members, and the presence events about them.
 
-A room exists while somebody is in it; after that only its log is left. ``joined`` and ``left`` are
+A room exists while it has members; after that only its log is left. ``joined`` and ``left`` are
 sent for a user's first and last connection. A user whose last connection was lost has a while to
-come back, and then neither is sent.
+return; in that case neither is sent.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _nick(user: User) -> str:
 
 
 class Room:
-    """A room that somebody is in, or was a moment ago."""
+    """A room with members, or that had some a moment ago."""
 
     __slots__ = (
         "_away",
@@ -68,7 +68,7 @@ class Room:
         self.members: dict[User, set[Membership]] = {}
         self._chat = chat
         self._away: dict[User, Timer] = {}
-        """Members whose last connection was lost, and who are removed when their time is over."""
+        """Members whose last connection was lost. They are removed when their time is over."""
         self._index: list[User] = []
         """The members in the order of their nicks. Sorting 10,000 would take longer than a join."""
         self._spoke: dict[str, float] = {}
@@ -97,7 +97,7 @@ class Room:
         return 0
 
     def spoke(self, user: User) -> None:
-        """Note that a user sends a message in slow mode now."""
+        """Record that a user sends a message in slow mode now."""
         self._spoke[user.id] = trio.current_time()
 
     # ---- coming and going
@@ -160,7 +160,7 @@ class Room:
         insort(self._index, user, key=_nick)
 
     def announce_nick(self, user: User, before: str) -> None:
-        """Tell the members of a user's new nick."""
+        """Send a user's new nick to the members."""
         self.feed.broadcast([events.NickChange(self.name, user.id, before, user.nick.display)])
 
     def subscriptions(self, user: User) -> set[Subscription]:
@@ -170,7 +170,7 @@ class Room:
 
     @property
     def crowded(self) -> bool:
-        """Whether the room has so many members that they do not hear of each single one."""
+        """Whether the room is too large for ``joined`` and ``left``."""
         return len(self.members) > self._chat.settings.limits.presence_members
 
     def _announce(self, event: events.Joined | events.Left, user: User) -> None:
@@ -191,7 +191,7 @@ class Room:
 
 
 class Rooms:
-    """The rooms that somebody is in."""
+    """The rooms with members."""
 
     def __init__(self, chat: Chat) -> None:
         self._chat = chat
@@ -266,7 +266,7 @@ class Rooms:
                     del self._direct[user]
 
     async def infos(self) -> list[tuple[str, RoomInfo]]:
-        """Return all rooms that have members or events, but for direct messages, by their keys."""
+        """Return all rooms that have members or events, without direct messages, by their keys."""
         infos = {
             room.key: room.info()
             for room in self._open.values()

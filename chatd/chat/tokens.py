@@ -33,25 +33,25 @@ TOKEN_BYTES: Final = 8192
 """More than this is not looked at: one of a few hundred rooms fits, and into an HTTP head too."""
 
 SKEW_SECONDS: Final = 60
-"""So far the issuer's clock may be ahead of ours."""
+"""The issuer's clock may be ahead of ours by this much."""
 
 SECRET_BYTES: Final = 32
 """An HS256 key has no fewer (RFC 7518 section 3.2)."""
 
 AUDIENCE: Final = "chatd"
-"""Who a token that names its audience must be for (RFC 7519 section 4.1.3)."""
+"""The audience that a token must include if it names any (RFC 7519 section 4.1.3)."""
 
 _MOST_SECONDS: Final = 2**40
-"""A time beyond this is none; it is some 35,000 years away."""
+"""A later time is invalid; this one is some 35,000 years away."""
 
 # EdDSA and Ed25519 (RFC 9864) name the same signature of such a key; issuers still say EdDSA.
 _NAMES: Final = {"OKP": ("EdDSA", "Ed25519"), "oct": ("HS256",)}
 
 
 class Grant(Struct, frozen=True):
-    """What a good token says. Times are in ms since 1970; ``key`` is the id of who signed it.
+    """The contents of a valid token. Times are in ms since 1970; ``key`` is the id of its key.
 
-    ``rooms`` None: all. ``read``: rooms in which nothing may be said, whatever ``rooms`` has.
+    ``rooms`` None: all. ``read``: rooms in which the user cannot write, whatever ``rooms`` has.
     """
 
     user: str
@@ -87,10 +87,10 @@ class Key(Struct, frozen=True):
 
     @property
     def algorithms(self) -> tuple[str, ...]:
-        """What a token's header may call its algorithm; the first is what ours say."""
+        """The names of the algorithm in a token's header; our tokens have the first."""
         return _NAMES[self.material.key_type]
 
-    # Not by the registry's `get_alg`, which warns of the name that everybody uses.
+    # Not by the registry's `get_alg`, which warns about the name in common use.
 
     def sign(self, body: bytes) -> bytes:
         return JWSRegistry.algorithms[self.algorithms[0]].sign(body, self.material)
@@ -256,7 +256,7 @@ class Keys:
         raise _Bad("it was not signed with a key of this server")
 
     def _candidates(self, header: _Header) -> Iterator[Key]:
-        # An issuer of its own may name its keys otherwise: then each of that type is tried.
+        # Another issuer may use other key ids: then every key of that type is tried.
         named = self._keys.get(header.kid or "")
         for key in self._keys.values() if named is None else (named,):
             if header.alg in key.algorithms:

@@ -69,7 +69,7 @@ class User:
         self.id = user_id
         self.nick = nick
         self.subject = subject
-        """Whether a token names this user; else it is a guest."""
+        """Whether a token names this user; otherwise it is a guest."""
         self.chosen = chosen
         """Whether the user asked for the nick. Only then is it held and saved."""
         self.connections: set[Connection] = set()
@@ -92,7 +92,7 @@ class User:
         return any(connection.op for connection in self.connections)
 
     def merge_marks(self, marks: Mapping[str, int]) -> None:
-        """Take in stored read marks. A mark never goes back."""
+        """Load stored read marks. A mark never moves back."""
         for room, seq in marks.items():
             self.marks[room] = max(seq, self.marks.get(room, 0))
 
@@ -173,7 +173,7 @@ class Users:
         The nick is the user's last one, else the wanted one, the token's or the user's id.
 
         Args:
-            grant: What the token grants.
+            grant: The rights from the token.
             wanted: The nick that the client asked for.
             replaced: A guest whose nick becomes free by this login.
         """
@@ -250,7 +250,7 @@ class Users:
         return sign_session(self._journal.key, guest, self._now() // 1000)
 
     def attach(self, user: User, connection: Connection) -> None:
-        """Note that a connection is the user's."""
+        """Record that a connection is the user's."""
         if user.hold is not None:
             user.hold.cancel()
             user.hold = None
@@ -262,7 +262,7 @@ class Users:
         user.connections.add(connection)
 
     def detach(self, user: User, connection: Connection) -> None:
-        """Note that a connection ended. After the last one the nick is held for a while."""
+        """Record that a connection ended. After the last one the nick is reserved for a while."""
         user.connections.discard(connection)
         if user.connections:
             return
@@ -276,7 +276,7 @@ class Users:
             self._drop(user)
 
     def forget(self, user: User) -> None:
-        """Drop a guest that nobody has seen, because its client turned out to be another user."""
+        """Drop a guest that was never seen, because its client turned out to be another user."""
         self.unsaved.pop(user.id, None)
         self._drop(user)
 
@@ -315,10 +315,10 @@ class Users:
                 del self._subject_nicks[old.key]
             self._learn_subject(user.id, name)
         if self._by_id.get(user.id) is not user:
-            # Dropped while the store was busy: nobody else would free the nick.
+            # Dropped while the store was busy: no other code would free the nick.
             self._drop(user)
         elif user.released is not None or user.id in self.unsaved:
-            # What is to be saved has the old nick.
+            # The unsaved record has the old nick.
             self._remember(user, None if user.released is None else self._now())
 
     def _free(self, name: Name, user_id: str, *, subject: bool = False) -> Name:
@@ -415,7 +415,7 @@ class Users:
     async def save(self) -> None:
         """Publish everything that is not saved yet. If cancelled, the rest is left to do.
 
-        What the store refuses is saved when that user next comes or goes.
+        A record that the store refuses is saved when that user next connects or leaves.
         """
         while self.unsaved:
             user_id, record = next(iter(self.unsaved.items()))

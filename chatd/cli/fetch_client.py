@@ -96,7 +96,7 @@ def fetch() -> bytes:
             f"`npm pack {PACKAGE}` on another machine and give its file with --from."
         )
     with tempfile.TemporaryDirectory(prefix="chatd-") as folder:
-        # In a folder of its own, so that npm does not use the settings of a project.
+        # In a separate folder, so that npm does not use a project's settings.
         command = [npm, "pack", PACKAGE, "--ignore-scripts", *_NPM_OPTIONS]
         try:
             packed = subprocess.run(  # noqa: S603  no part of it comes from outside

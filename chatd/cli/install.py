@@ -40,7 +40,7 @@ _AFTER_UNINSTALL: Final = (("systemctl", "daemon-reload"),)
 
 
 class _Step(NamedTuple):
-    """What was done, or ``left`` to the administrator."""
+    """The changes, or the files ``left`` to the administrator."""
 
     text: str
     left: bool = False
@@ -177,7 +177,7 @@ def _under(root: Path, file: InstalledFile) -> Path:
 
 
 def _run(args: argparse.Namespace, commands: Sequence[tuple[str, ...]]) -> Iterator[_Step]:
-    """Tell the running system about the files. With ``--root`` it finds them when it boots."""
+    """Notify the running system of the files. With ``--root`` it finds them at boot."""
     if args.root is not None:
         return
     for command in commands:

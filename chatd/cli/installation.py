@@ -1,7 +1,7 @@
 """The files that an installation puts on the system beside the program.
 
-Each of them ends with a line that holds the hash of the lines above it, which distinguishes a file
-that nobody touched from one that an administrator changed. Only the first is replaced or removed.
+Each of them ends with a line that holds the hash of the lines above it, which distinguishes an
+unchanged file from one that an administrator changed. Only the first is replaced or removed.
 """
 
 from __future__ import annotations

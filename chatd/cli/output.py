@@ -1,4 +1,4 @@
-"""Writing to the standard streams: whatever their encoding, and without commanding a terminal."""
+"""Writing to the standard streams, in any encoding and without control characters."""
 
 from __future__ import annotations
 

@@ -186,7 +186,7 @@ def _admin_listeners(settings: Settings, log: Log) -> Sequence[Listener]:
         path.parent.mkdir(mode=0o700, exist_ok=True)
         return open_listeners([f"unix:{path}"], mode)
     except (ListenError, OSError) as error:
-        # Not fatal: nobody asked for it, and another daemon of this user may have it.
+        # Not fatal: it was not set explicitly, and another daemon of this user may have it.
         log.emit("warning", setting="admin.socket", detail=f"chatd ctl cannot be used: {error}")
         return ()
 

@@ -62,7 +62,7 @@ def add_parser(verbs: Verbs) -> None:
     importing = verbs.add_parser(
         "import",
         help="import history from JSON Lines",
-        description="Import the history of rooms that was exported. Nobody may be in these rooms.",
+        description="Import the exported history of rooms. These rooms must have no members.",
     )
     importing.add_argument(
         "file", metavar="FILE", nargs="?", type=Path, help="the file (default: standard input)"

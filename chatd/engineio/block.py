@@ -17,7 +17,7 @@ __all__ = ["Block"]
 
 
 class Block:
-    """Messages for sessions of one revision. ``len()`` is how many.
+    """Messages for sessions of one revision. ``len()`` is their number.
 
     Args:
         messages: The messages: ``str`` is sent as text, everything else as binary.
@@ -26,7 +26,7 @@ class Block:
     Attributes:
         revision: The revision.
         binary: Whether a message is binary.
-        size: What it counts in a send queue, in bytes.
+        size: Its size in a send queue, in bytes.
         frames: The messages as WebSocket frames, joined.
         payload: The messages as a part of a polling response.
         octets: The same in revision 3's binary form, which the whole response must have if a block

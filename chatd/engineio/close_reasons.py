@@ -30,7 +30,7 @@ CLOSES: Final[dict[Reason, Close]] = {
     "server shutting down": model.GOING_AWAY,
     "too slow": model.TOO_SLOW,
 }
-"""What a WebSocket is closed with, by the reason for which the session ends."""
+"""The close code of a WebSocket, by the reason for which the session ends."""
 
 GRACEFUL: Final = ("forced close", "server shutting down")
 """Reasons for which the send queue is still sent before the session is closed."""

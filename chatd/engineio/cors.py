@@ -1,4 +1,4 @@
-"""CORS: which other origins' pages may use an engine, and the headers that tell browsers so.
+"""CORS: which other origins' pages may use an engine, and the headers for browsers.
 
 The headers are those of Node's ``cors`` package. Browsers do not apply them to WebSockets, so a
 WebSocket of an origin that is not allowed is refused (RFC 6455 section 10.2).

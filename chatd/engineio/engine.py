@@ -126,7 +126,8 @@ class Engine:
         """Serve sessions until cancelled.
 
         Before and after, requests for new sessions are refused with 503. When it is cancelled, all
-        sessions end as ``"server shutting down"``, and each receiver has been told when it returns.
+        sessions end as ``"server shutting down"``, and each receiver has been notified when it
+        returns.
         """
         try:
             async with trio.open_nursery() as nursery:
@@ -173,7 +174,7 @@ class Engine:
         session.timer = self.timers.add(due, fire, partial(self._failed, session))
 
     def forget(self, session: Session) -> None:
-        """Remove a session that is over. Its receiver is told from ``run``."""
+        """Remove a session that is over. Its receiver is notified from ``run``."""
         del self.sessions[session.id]
         if session.timer is not None:
             session.timer.cancel()
@@ -269,7 +270,7 @@ class Engine:
         return None
 
     async def _ask_application(self, request: Request) -> None:
-        """Let ``allow_request`` decide on a request that would open a session."""
+        """Ask ``allow_request`` about a request that would open a session."""
         if self.options.allow_request is not None:
             message = await self.options.allow_request(request)
             if message is not None:

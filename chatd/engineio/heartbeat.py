@@ -25,8 +25,8 @@ class Heartbeat:
     """The heartbeat of one session.
 
     Attributes:
-        extendable: Whether a message would give the pong more time, so that ``heard_message`` is
-            to be called.
+        extendable: Whether a message would give the pong more time, so that ``heard_message`` must
+            be called.
     """
 
     __slots__ = ("_heard", "_options", "_pinged", "_revision", "extendable")
@@ -56,7 +56,7 @@ class Heartbeat:
             self._pinged = now
 
     def heard(self, kind: int, now: float) -> bool:
-        """Take a client's ping or pong. Return False if its revision does not send that."""
+        """Handle a client's ping or pong. Return False if its revision does not send that."""
         if (kind == PING) is not (self._revision == 3):
             return False
         self._heard = now

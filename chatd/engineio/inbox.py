@@ -1,4 +1,4 @@
-"""A bounded queue of what a client sent and nobody has handled yet.
+"""A bounded queue of messages that a client sent and that are not handled yet.
 
 Bounded in items and in bytes. At a bound the task that reads from the client waits, so that nothing
 more is read from it and TCP holds the client back.
@@ -82,7 +82,7 @@ class Inbox(Generic[T]):
         return item
 
     def close(self) -> None:
-        """Let go of everybody who waits. The items stay."""
+        """Release all waiting tasks. The items stay."""
         self._closed = True
         if self._changed is not None:
             self._notify()
@@ -106,7 +106,7 @@ class MessageInbox(Inbox[str | bytes]):
         super().__init__(_MESSAGES, _MESSAGE_BYTES)
 
     async def received(self, message: str | bytes) -> None:
-        """Take a message as soon as there is room for it."""
+        """Accept a message as soon as there is space for it."""
         await self.room(len(message))
         self.put(message, len(message))
 

@@ -56,7 +56,7 @@ ERRORS: Final = {
 
 
 class PollingTransport:
-    """What a session has queued for its GETs, and the GET that waits for it.
+    """A session's queue for its GETs, and the GET that waits for it.
 
     Attributes:
         base64: Whether a client of revision 3 takes text only, as its handshake says.
@@ -152,8 +152,8 @@ class PollingTransport:
         self.getting = True
         try:
             if session.state == "polling" and not self._queue:
-                # Waiting for the client to close the connection is cancelled by what is offered. So
-                # a waiting GET needs neither a second task nor an event.
+                # An offered packet cancels the wait for the client to close the connection. So a
+                # waiting GET needs neither a second task nor an event.
                 try:
                     with trio.CancelScope() as self._parked:
                         await gone()
@@ -269,7 +269,7 @@ async def post(request: Request, session: Session, options: Options) -> Response
         session.end("parse error")
         return error(3)
     except Refused as refused:
-        # A body that is too large is refused, and the session goes on. Everything else means that
+        # A body that is too large is refused, and the session continues. Everything else means that
         # the client broke off or sent malformed HTTP.
         if refused.response.status != 413:
             session.end("transport error")

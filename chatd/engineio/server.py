@@ -24,7 +24,7 @@ Handler: TypeAlias = Callable[[Session], Awaitable[None]]
 
 
 class Server:
-    """An Engine.IO server that calls a handler with each session, in a task of its own.
+    """An Engine.IO server that calls a handler with each session, in a separate task.
 
     ``async for message in session`` gives the messages, and ends with the session. The end of the
     session does not cancel the handler. When the handler returns, the session ends as ``"forced
@@ -71,7 +71,7 @@ class Server:
     async def serve(
         self, *addresses: str, task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Listen on these addresses and serve until cancelled. Then every client is told.
+        """Listen on these addresses and serve until cancelled. Then every client is notified.
 
         ``nursery.start`` returns the list of addresses that are bound.
 

@@ -7,7 +7,7 @@
     ├── timers       pings of WebSockets that have no session
     ├── listeners    accept
     └── connections  one task for each connection; they outlive the others by the time that it takes
-                     to tell a waiting GET or a WebSocket of the end
+                     to notify a waiting GET or a WebSocket of the end
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from chatd.wire.tls import tls_context
 
 __all__ = ["Served", "serve"]
 
-# For connections to tell their clients of the end: a round trip, and more on a busy machine.
+# Time for connections to notify their clients: a round trip, and more on a busy machine.
 _GOODBYE_SECONDS: Final = 0.5
 
 

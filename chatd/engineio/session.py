@@ -254,7 +254,7 @@ class Session:
 
         Args:
             reason: Why; default ``"forced close"``.
-            close: What its WebSocket is closed with; by default what `CLOSES` has for the reason.
+            close: The close of its WebSocket; by default the reason's in `CLOSES`.
             words: The reason in the Close frame, with ``close``; default the close's own.
         """
         if self.reason is not None:
@@ -283,7 +283,7 @@ class Session:
         await self.wait_over()
 
     async def wait_over(self) -> None:
-        """Wait until the session is over: the client was told, is gone, or did not ask in time."""
+        """Wait for the end: the client was notified, is gone, or did not poll in time."""
         await trio.lowlevel.checkpoint()
         if self.state != "over":
             if self._finished is None:
@@ -296,7 +296,7 @@ class Session:
         self.finish()
 
     def finish(self) -> None:
-        """Be over, whatever is queued. ``end`` was called before."""
+        """Finish, whatever is queued. ``end`` was called before."""
         if self.state == "over":
             return
         self.state = "over"
@@ -353,7 +353,7 @@ class Session:
             self._take_heartbeat(packet.type)
 
     async def deliver(self, message: str | bytes) -> None:
-        """Give a message to the receiver."""
+        """Pass a message to the receiver."""
         if self._heartbeat.extendable:
             self._heartbeat.heard_message(trio.current_time())
         self.received_messages += 1
@@ -405,7 +405,7 @@ class Session:
         return self._probe is not None or self._websocket is not None
 
     def begin_upgrade(self, websocket: WebSocket) -> None:
-        """Note that this WebSocket may become the transport."""
+        """Record that this WebSocket may become the transport."""
         self._probe = websocket
 
     def mark_probing(self) -> None:
@@ -415,7 +415,7 @@ class Session:
         self.polling.wake()
 
     def abandon_upgrade(self) -> None:
-        """Go on with polling."""
+        """Continue with polling."""
         self._probe = None
         if self.state == "probing":
             self.state = "polling"

@@ -48,7 +48,8 @@ class WebSocketTransport:
     def goodbye_frames(self, close: Close, reason: str) -> bytes:
         """Return nothing to send before the Close frame."""
         if self._session.reason is None:
-            # The wire closes it for a fault: the session need not wait for the closing handshake.
+            # The wire closes it after an error: the session need not wait for the closing
+            # handshake.
             self.ended(close, reason)
         return b""
 

@@ -1,9 +1,9 @@
 """The log: one line for each event, from a closed vocabulary, never blocking the event loop.
 
-`open_log` returns the daemon's `Log`, a structlog logger: `bind` it to what a connection's lines
-have in common. Which events and fields there are stands in ``logs.vocabulary``, how they become
-bytes in ``logs.processors`` (structlog's), where those go in ``logs.sink``. A log belongs to the
-thread of the event loop.
+`open_log` returns the daemon's `Log`, a structlog logger: `bind` it to the common fields of a
+connection's lines. ``logs.vocabulary`` lists the events and fields, ``logs.processors``
+(structlog's) turns them into bytes, and ``logs.sink`` writes these. A log belongs to the thread of
+the event loop.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Log(BoundLoggerBase):
 
     @property
     def output(self) -> Output:
-        """Where the lines go, and at which level."""
+        """The destination and the level of the lines."""
         return self._logger
 
     # Only fields of the vocabulary can be bound, where structlog's takes any.

@@ -34,7 +34,7 @@ def now_ms() -> int:
 
 
 class Output:
-    """What a log and everything bound from it share: the sink, the level, the address policy.
+    """The shared state of all logs bound from one: the sink, the level, the address policy.
 
     ``level`` and ``addresses`` may be set at any time. ``now`` returns Unix milliseconds.
     """

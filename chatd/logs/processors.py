@@ -37,13 +37,13 @@ Renderer: TypeAlias = Callable[[Output, str, EventDict], bytes]
 """The last processor of a chain. structlog passes each processor the output and the level."""
 
 VALUE_CHARACTERS: Final = 1000
-"""The rest of a longer value tells an operator nothing and lets a client fill the disk."""
+"""The rest of a longer value is of no use to an operator and lets a client fill the disk."""
 
 TRACEBACK_CHARACTERS: Final = 8000
 """Some 60 frames: what Trio's nested nurseries give, with room for a group of exceptions."""
 
 MULTILINE: Final = frozenset({"tasks"})
-"""Text of many lines that the daemon makes itself, with a bound of its own: written unchanged."""
+"""Text of many lines that the daemon makes itself, with its own limit: written unchanged."""
 
 # Fields whose text may come from an exception, a header or a peer, and so may contain secrets.
 FREE_TEXT: Final = frozenset({"detail", "error", "origin", "path", "reason", "traceback"})
@@ -105,7 +105,7 @@ def _network(address: str) -> str | None:
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
-        # "unix" identifies nobody; anything with the punctuation of an address may be one.
+        # "unix" identifies no person; anything with the punctuation of an address may be one.
         return None if "." in address or ":" in address else address
     if isinstance(parsed, ipaddress.IPv6Address):
         if parsed.ipv4_mapped is None:

@@ -154,7 +154,7 @@ VOCABULARY: Final[dict[Name, Meaning]] = {
         ("lines", "total"),
     ),
 }
-"""Every event there is."""
+"""All events."""
 
 
 class Fields(TypedDict, total=False):

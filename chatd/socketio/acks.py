@@ -33,12 +33,12 @@ class Answer:
         self._reason: str | None = None
 
     def received(self, _socket_id: str, args: Sequence[Any]) -> None:
-        """Take the arguments of the acknowledgement."""
+        """Accept the arguments of the acknowledgement."""
         self._args = args
         self._came.set()
 
     def lost(self, _socket_id: str, reason: str) -> None:
-        """Note that the socket is disconnected."""
+        """Record that the socket is disconnected."""
         self._reason = reason
         self._came.set()
 
@@ -75,14 +75,14 @@ class AckCollector:
         self._check_done()
 
     def received(self, socket_id: str, args: Sequence[Any]) -> None:
-        """Take the arguments of one acknowledgement."""
+        """Accept the arguments of one acknowledgement."""
         if socket_id in self._waiting:
             del self._waiting[socket_id]
             self._answers.append((socket_id, value_of(args)))
             self._check_done()
 
     def lost(self, socket_id: str, _reason: str) -> None:
-        """Note that a socket is disconnected."""
+        """Record that a socket is disconnected."""
         if socket_id in self._waiting:
             del self._waiting[socket_id]
             self._gone.append(socket_id)
@@ -102,4 +102,4 @@ class AckCollector:
 
 
 Reply: TypeAlias = Answer | AckCollector
-"""What waits for acknowledgements with one id."""
+"""The recipient of acknowledgements with one id."""

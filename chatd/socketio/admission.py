@@ -65,7 +65,7 @@ class _Missed:
 
 
 async def admit(connection: Connection, name: str, auth: dict[str, Any]) -> None:
-    """Let a client into a namespace, or refuse it. Raises nothing but a cancellation."""
+    """Admit a client to a namespace, or refuse it. Raises only a cancellation."""
     server = connection.server
     namespace: Namespace | None = None
     try:
@@ -102,7 +102,7 @@ async def _refuse(connection: Connection, name: str, refused: Refused) -> None:
 async def _enter(
     connection: Connection, namespace: Namespace, auth: dict[str, Any], missed: _Missed | None
 ) -> bool:
-    """Let a client in. Return False if it cannot recover after all."""
+    """Admit a client. Return False if it cannot recover after all."""
     socket = _make_socket(connection, namespace, auth, missed)
     if missed is None or not connection.server.skip_middleware:
         try:
@@ -164,14 +164,15 @@ async def _recall(
         return None
     former = namespace.by_pid.get(pid)
     if former is not None:
-        # Either its old connection is dead and nobody has noticed, or its last handler still runs.
+        # Either its old connection is dead, which was not noticed yet, or its last handler still
+        # runs.
         former.supersede()
         await former.finished.wait()
     try:
         lost = await log.recall(namespace.name, pid)
         if lost is None:
             return None
-        # A client that has received no event has no offset: it goes on from where it came in.
+        # A client that has received no event has no offset: it continues from where it entered.
         after = lost.offset if offset is None else offset
     except Exception as error:  # the log's boundary
         await connection.server.report(error, None, "recovery")

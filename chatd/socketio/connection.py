@@ -5,7 +5,7 @@ handler:
 
 | packet | handled at once | handled by the worker |
 | --- | --- | --- |
-| CONNECT | a task of its own admits the client (``admission``) and replies | ``connect`` |
+| CONNECT | a separate task admits the client (``admission``) and replies | ``connect`` |
 | EVENT | waits for room in the inbox | middleware, handlers, acknowledgement |
 | ACK | wakes whoever waits for it | |
 | DISCONNECT | disconnects the socket | ``disconnect`` |
@@ -62,7 +62,7 @@ class Connection:
         self.server = server
         self.data: dict[str, Any] = {}
         self.sockets: dict[str, Socket] = {}
-        # Set when the connection's middleware has run, and what it raised.
+        # Set when the connection's middleware has run; and its exception.
         self._middleware_done = trio.Event()
         self._refused: Refused | None = None
         options = server.options
@@ -111,7 +111,7 @@ class Connection:
                     raise
         finally:
             self.server.forget(self)
-            with trio.CancelScope(shield=True):  # each has a deadline of its own
+            with trio.CancelScope(shield=True):  # each has its own deadline
                 for socket in list(self._leaving):
                     await self._finish(socket)
 
@@ -156,7 +156,7 @@ class Connection:
         self._deadline_scope.deadline = min(self._connect_deadline, self._attachment_deadline)
 
     def _stop(self) -> None:
-        """Handle no more events, and start the deadline for ``disconnect`` handlers."""
+        """Stop handling events, and start the deadline for ``disconnect`` handlers."""
         self._finish_by = trio.current_time() + self.server.options.shutdown_timeout
         self._finish_scope.deadline = self._finish_by
         # A cancellation from outside also cancels the engine, which ends the session.

@@ -41,7 +41,7 @@ class Selection(Struct, frozen=True):
 
 
 class Delivery:
-    """The sockets and rooms of a namespace, and what is sent to them.
+    """The sockets and rooms of a namespace, and their broadcasts.
 
     Attributes:
         name: The namespace's name.

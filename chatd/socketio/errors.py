@@ -16,7 +16,7 @@ class Refused(Exception):  # noqa: N818 - it is an answer, not an error
 
     A client that is refused gets a CONNECT_ERROR: its ``connect_error`` listener is called with
     ``err.message`` and ``err.data``. Clients 1.x and 2.x get an ``error`` with ``data`` if there is
-    any, else with ``message``. A client whose event is dropped is not told.
+    any, else with ``message``. A client whose event is dropped is not notified.
 
     Args:
         message: Sent as ``err.message``; default ``"refused"``.

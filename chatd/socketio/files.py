@@ -40,7 +40,7 @@ class Folder:
     """Serves the files of a folder; for a folder in it, its ``index.html``.
 
     Files outside of it, behind symbolic links too, and names that begin with a dot do not exist.
-    Changes are visible at once: browsers ask each time, and mostly get 304.
+    Changes are visible at once: browsers ask each time, and usually get 304.
 
     Args:
         root: The folder.

@@ -22,7 +22,7 @@ LIFECYCLE: Final = {"connect": "connect", "connection": "connect", "disconnect":
 
 
 NEVER_SENT: Final = frozenset({"connect_error", "disconnecting", "newListener", "removeListener"})
-"""Reserved names (socket.io-protocol, "Event names"): a handler of theirs would never run."""
+"""Reserved names (socket.io-protocol, "Event names"): a handler for them would never run."""
 
 
 class Registrar(Protocol):
@@ -76,7 +76,7 @@ async def call(function: Handler, *args: Any) -> Any:
 
 
 class Handlers:
-    """What is registered for one namespace, or for all namespaces of one pattern."""
+    """The handlers of one namespace, or of all namespaces of one pattern."""
 
     __slots__ = ("_any", "_lifecycle", "_named", "_unhandled", "middleware", "on_events")
 
@@ -183,7 +183,7 @@ class Listening:
         """Register a handler of every event, which runs before the event's own handlers.
 
         Args:
-            handler: Called as ``handler(socket, event, *args)``. What it returns is ignored.
+            handler: Called as ``handler(socket, event, *args)``. Its return value is ignored.
             ack: Pass an `Acknowledging` as the last argument; default False.
 
         Returns:
@@ -193,10 +193,10 @@ class Listening:
         return handler
 
     def on_unhandled(self, handler: H, /, *, ack: bool = False) -> H:
-        """Register a handler of events that have no handler of their own.
+        """Register a handler of events that have no other handler.
 
         Args:
-            handler: Called as ``handler(socket, event, *args)``. What it returns acknowledges the
+            handler: Called as ``handler(socket, event, *args)``. Its return value acknowledges the
                 event, as for ``on``. ``on_any`` handlers do not count as the event's own.
             ack: Pass an `Acknowledging` as the last argument instead; default False.
 
@@ -227,7 +227,8 @@ class Listening:
 
         Args:
             middleware: Called as ``middleware(socket, event, args)``; ``args`` is a list that it
-                may change. It raises `Refused` to drop the event, of which the client is not told.
+                may change. It raises `Refused` to drop the event, of which the client is not
+                notified.
 
         Returns:
             The middleware.

@@ -60,7 +60,7 @@ class Namespace(Broadcast, Listening):
 
     @property
     def rooms(self) -> Mapping[str, int]:
-        """How many sockets each room has. Each socket has a room of its own, named by its id."""
+        """How many sockets each room has. Each socket has its own room, named by its id."""
         return self.delivery.rooms.sizes()
 
     # For the library

@@ -230,7 +230,7 @@ class Decoder:
         self._attachments: list[bytes] = []
 
     def add(self, message: str | bytes) -> Packet | None:
-        """Take a message; return the packet that it completes, if it does. Raises PacketError."""
+        """Decode a message; return the packet that it completes, if it does. Raises PacketError."""
         if isinstance(message, str):
             if self._packet is not None:
                 raise PacketError("text in place of an attachment")

@@ -36,7 +36,7 @@ class Rooms(Generic[M]):
             self._members.setdefault(room, {})[member] = None
 
     def leave(self, member: M, rooms: Iterable[str]) -> None:
-        """Take a member out of rooms."""
+        """Remove a member from rooms."""
         joined = self._rooms.get(member, {})
         for room in rooms:
             if room in joined:

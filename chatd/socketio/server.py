@@ -1,4 +1,4 @@
-"""``Server``: Socket.IO on Engine.IO, with listeners of its own or in another table of routes.
+"""``Server``: Socket.IO on Engine.IO, with its own listeners or in another table of routes.
 
 ::
 
@@ -45,7 +45,7 @@ from chatd.wire.routes import Methods, Routes
 __all__ = ["Server", "ServerStatistics"]
 
 CLIENT_FOLDER: Final = Path(__file__).with_name("client")
-"""Where the browser client is by default."""
+"""The default location of the browser client."""
 
 
 class ServerStatistics(Struct, frozen=True):
@@ -361,7 +361,7 @@ class Server(Broadcast, Listening):
         return None
 
     async def report(self, error: Exception, socket: Socket | None, event: str, /) -> None:
-        """Give an exception to the ``on_error`` handlers, or log it. Raises nothing."""
+        """Pass an exception to the ``on_error`` handlers, or log it. Raises nothing."""
         self._faults += 1
         if not self._on_errors:
             self._log_fault(error, socket, event)

@@ -101,7 +101,7 @@ class Socket:
         self.offset = ""
         self.middleware: list[Handler] = []
         self.disconnect_reason: str | None = NOT_YET
-        # Whether its first handler has connect_began, and so its last one is to run.
+        # Whether its first handler has begun, so that its last one must run.
         self.connect_began = False
         # Set when the last handler has run.
         self.finished = trio.Event()
@@ -287,7 +287,7 @@ class Socket:
     def disconnect(self, close: bool = False) -> None:
         """Disconnect it. Returns at once; its ``disconnect`` handlers run next.
 
-        The client is told with a DISCONNECT, and does not reconnect by itself.
+        The client gets a DISCONNECT, and does not reconnect by itself.
 
         Args:
             close: False: leave this namespace only. True: leave every namespace and close the
@@ -302,7 +302,7 @@ class Socket:
     # For the library
 
     def expect_ack(self, packet_id: int, reply: Reply) -> None:
-        """Give acknowledgements with this id to ``reply``, and tell it of the end."""
+        """Pass acknowledgements with this id to ``reply``, and notify it of the end."""
         if self.disconnect_reason is None:
             self._replies[packet_id] = reply
         else:
@@ -313,7 +313,7 @@ class Socket:
         self._replies.pop(packet_id, None)
 
     def received_ack(self, packet_id: int | None, args: Sequence[Any]) -> None:
-        """Handle an acknowledgement; ignore one that nobody waits for."""
+        """Handle an acknowledgement; ignore one that is not awaited."""
         reply = None if packet_id is None else self._replies.pop(packet_id, None)
         if reply is not None:
             reply.received(self.id, args)

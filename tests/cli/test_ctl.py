@@ -137,10 +137,10 @@ async def test_users_are_kicked_from_the_console(control: Control) -> None:
 async def test_a_refusal_is_one_line_and_1(control: Control) -> None:
     async with control() as at:
         assert await at.ctl("announce", "hi", "--room", "hall") == (
-            *(1, "", "chatd: Nobody is in hall.\n"),
+            *(1, "", "chatd: hall has no members.\n"),
         )
         code, out, err = await at.ctl("announce", "hi", "--room", "hall", "--json")
-        assert (code, err) == (1, "chatd: Nobody is in hall.\n")
+        assert (code, err) == (1, "chatd: hall has no members.\n")
         assert json.loads(out)["error"]["code"] == "not_found"
 
 

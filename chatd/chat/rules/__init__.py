@@ -1,4 +1,4 @@
-"""The rule of each command: who may give it, what it does, and its answer.
+"""The rule of each command: its permissions, its effect and its answer.
 
 A rule returns a `Reply`, or a `Commit` whose outcome is the answer, or raises Refused. A command
 about a room that the connection is in has a plain function, which gets the membership; any other

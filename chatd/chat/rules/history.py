@@ -41,7 +41,7 @@ async def _log(connection: Connection, written_name: str) -> Log:
 
 
 async def history(connection: Connection, command: commands.History) -> Reply[commands.Page]:
-    """Read a page of a room's log, up to what is visible."""
+    """Read a page of a room's log, up to its visible head."""
     journal, limit = connection.chat.journal, page_size(command.limit)
     log = await _log(connection, command.room)
     queue_bytes = connection.chat.settings.limits.send_queue_bytes

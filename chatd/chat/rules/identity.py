@@ -1,4 +1,4 @@
-"""Who a user is, and what others call them."""
+"""Commands about identity: ``auth`` and ``nick``."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _identity(connection: Connection) -> commands.Identity:
 async def nick(connection: Connection, command: commands.Nick) -> Commit | Reply[commands.Renamed]:
     """Change the user's nick once that is committed, so that it survives a restart.
 
-    What was said before is seen under the old nick, and before the change.
+    Earlier messages are fanned out under the old nick, before the change.
     """
     await connection.flushed()
     user, users = connection.user, connection.chat.users

@@ -1,4 +1,4 @@
-"""What is said in rooms, and changed afterwards: say, edit, delete, topic."""
+"""Commands about messages: say, edit, delete, topic."""
 
 from __future__ import annotations
 

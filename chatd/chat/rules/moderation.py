@@ -14,7 +14,7 @@ __all__ = ["moderate"]
 async def moderate(
     connection: Connection, command: commands.Sanction | commands.Slow | commands.Close
 ) -> Reply[commands.Sanctioned]:
-    """Carry out an operator's command. Anybody else's is refused and logged."""
+    """Carry out an operator's command. Other users' are refused and logged."""
     if not connection.op:
         connection.log.emit(
             "refused",
@@ -23,6 +23,6 @@ async def moderate(
             room=command.room,
         )
         raise Refused("forbidden", "Only operators can do this.")
-    # What the operator said before is seen before it.
+    # The operator's earlier messages are fanned out before it.
     await connection.flushed()
     return Reply(await moderation.moderate(connection.chat, connection.user.id, command))

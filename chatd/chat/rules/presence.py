@@ -1,4 +1,4 @@
-"""Who is typing, and how far each user has read."""
+"""Commands about typing and read marks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TYPING_SECONDS: Final = 1.0
 
 
 def typing(connection: Connection, command: commands.Typing, membership: Membership) -> Reply[None]:
-    """Tell the other members that the user started or stopped typing. There is no answer."""
+    """Send ``typing`` to the other members. There is no answer."""
     room, user, now = membership.room, membership.user, trio.current_time()
     check_may_write(connection, room.key)
     if command.on:
@@ -41,8 +41,8 @@ def typing(connection: Connection, command: commands.Typing, membership: Members
 
 
 async def read(connection: Connection, command: commands.Read) -> Commit | Reply[commands.ReadMark]:
-    """Move the user's read mark forward, and tell the user's other connections."""
-    # The user has read a message of their own once it is answered.
+    """Move the user's read mark forward, and send it to the user's other connections."""
+    # A user has read their own message once it is answered.
     await connection.flushed()
     room = (await require_membership(connection, command.room)).room
     chat, user, key, seq = connection.chat, connection.user, room.key, command.seq

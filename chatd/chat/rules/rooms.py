@@ -20,7 +20,7 @@ from chatd.protocol import commands, events
 __all__ = ["join", "leave", "list_rooms", "who"]
 
 MAX_UNREAD: Final = 1000
-"""Counting stops here: nobody reads a larger number, and counting takes time."""
+"""Counting stops here: a larger number is of no use, and counting takes time."""
 
 MAX_ROOMS: Final = 1000
 ENTRY_BYTES: Final = 300
@@ -91,7 +91,7 @@ async def _unread(connection: Connection, room: str) -> tuple[int, int] | tuple[
 
 async def leave(connection: Connection, command: commands.Leave) -> Reply[commands.RoomLeft]:
     """Leave a room; nothing of it follows the answer."""
-    # What the client said before is seen before.
+    # The client's earlier messages are fanned out first.
     await connection.flushed()
     membership = await require_membership(connection, command.room)
     if membership.room.direct:
