@@ -22,8 +22,8 @@ __all__ = ["Call", "Calls", "retry_seconds"]
 
 _T = TypeVar("_T")
 
-# For refusals that name no time: by then the daemon's token buckets have refilled a little, and its
-# store is mostly back.
+# For refusals that name no time: the daemon's token buckets refill in about a second, and a store
+# that is briefly busy is back by then.
 _RETRY_SECONDS: Final = 1.0
 
 _TEMPORARY: Final = frozenset({"rate_limited", "unavailable"})
@@ -91,7 +91,7 @@ class Call(Generic[_T]):
         self._done.set()
 
     def fail(self, fault: Exception) -> None:
-        """Let `outcome` raise ``fault``."""
+        """Make `outcome` raise ``fault``."""
         self._fault = fault
         self._done.set()
 
@@ -164,13 +164,13 @@ class Calls:
             self.forget(call)
 
     def forget(self, call: Call[Any]) -> None:
-        """Wait no more for a call, and do not send it if that has not happened yet."""
+        """Stop waiting for a call, and do not send it if it was not sent yet."""
         call.withdrawn = True
         assert isinstance(call.command.id, int)  # noqa: S101  as `new` made it
         self._calls.pop(call.command.id, None)
 
     async def ask(self, send: Send, command: Command, kind: type[_T]) -> _T:
-        """Send a command on this very connection, again where it is refused for the moment."""
+        """Send a command on this connection, and again whenever the refusal is temporary."""
         while True:
             call = self.new(command, kind)
             self.send(send, call)
@@ -182,7 +182,7 @@ class Calls:
                 await trio.sleep(seconds)
 
     def answered(self, answer: Answer) -> None:
-        """Take an answer. One that nobody waits for any more is ignored."""
+        """Take an answer. It is ignored if its call was forgotten."""
         call = self._calls.get(answer.re) if isinstance(answer.re, int) else None
         if call is not None:
             call.answer(answer)
@@ -195,7 +195,7 @@ class Calls:
     def resend(self, send: Send, *, same_user: bool) -> None:
         """Send all calls on a new connection.
 
-        What was sent before with a key is not sent again as another user, whose keys are others.
+        Keys belong to users: a keyed call that was sent before fails if the user has changed.
         """
         for call in self._calls.values():
             if call.keyed and call.sent and not same_user:
@@ -205,7 +205,7 @@ class Calls:
                 self.send(send, call)
 
     def fail(self, fault: Exception) -> None:
-        """Let all calls raise ``fault``."""
+        """Make all calls raise ``fault``."""
         for call in self._calls.values():
             call.fail(fault)
 

@@ -1,4 +1,4 @@
-"""What the client reports itself, among the daemon's events and in order with them."""
+"""The events that the client itself reports, in order with the daemon's."""
 
 from __future__ import annotations
 
@@ -83,4 +83,4 @@ class RoomLost(Struct, frozen=True):
 
 
 Change: TypeAlias = Lost | Reconnected | Gap | RoomLost
-"""Whatever the client reports itself."""
+"""An event that the client itself reports."""

@@ -99,7 +99,8 @@ class Person(TypedDict, total=False):
     """The keywords by which operators name a person: one of the first three, and a reason.
 
     ``nick`` is a nick, with or without ``@``; ``user`` a user id; ``network``, for bans only, an
-    address or a network in CIDR notation. ``reason``, of at most 512 bytes, is shown to the person.
+    address or a network in CIDR notation. ``reason`` is at most 512 bytes long and is shown to the
+    person.
     """
 
     nick: str
@@ -275,7 +276,7 @@ class Chat:
         return await self._call(say, Said, keyed=True)
 
     async def edit(self, room: str, seq: int, text: str) -> Changed:
-        """Change the text of a message of one's own.
+        """Change the text of one of the user's own messages.
 
         Args:
             room: The room's name.
@@ -292,7 +293,7 @@ class Chat:
         return await self._call(commands.Edit(room=room, seq=seq, text=text), Changed)
 
     async def delete(self, room: str, seq: int) -> Changed:
-        """Delete a message: one's own, or, as an operator, anybody's.
+        """Delete one of the user's own messages, or, as an operator, any message.
 
         Args:
             room: The room's name.
@@ -375,7 +376,7 @@ class Chat:
         return await self._call(search, Found)
 
     def typing(self, room: str, *, active: bool = True) -> None:
-        """Tell the others that this user is typing. It is lost if there is no connection.
+        """Report that this user is typing. It does not wait, and is lost if there is no connection.
 
         Args:
             room: The room's name, or ``@nick``.
@@ -447,7 +448,7 @@ class Chat:
         return (await self._call(commands.Nick(nick=nick), Renamed, self._renamed)).nick
 
     async def auth(self, session: str | None = None, *, token: str | None = None) -> Identity:
-        """Become another user, before the first `join`; later only renew the token.
+        """Become another user. After the first `join` it can only renew the same user's token.
 
         Args:
             session: The ``session`` of an `Identity`, to become that guest again.
@@ -467,7 +468,7 @@ class Chat:
     # ---- commands of operators
 
     async def kick(self, *, room: str | None = None, **who: Unpack[Person]) -> Sanctioned:
-        """Remove a person, who may come back.
+        """Remove a person. The person may come back.
 
         Args:
             room: The room's name. By default the whole chat.
@@ -536,7 +537,7 @@ class Chat:
         return await self._call(commands.Mute(room=room, seconds=seconds, **who), Sanctioned)
 
     async def unmute(self, *, room: str | None = None, **who: Unpack[Person]) -> Sanctioned:
-        """Let a person send messages again.
+        """Lift a mute.
 
         Args:
             room: The room's name. By default a mute in the whole chat.

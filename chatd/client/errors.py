@@ -139,7 +139,7 @@ def may_reconnect(code: int) -> bool:
 
 
 def with_bye(ending: Ending, bye: Bye) -> Ending:
-    """Return ``ending`` with what the daemon said about it before, in ``bye``."""
+    """Return ``ending`` with the details of the daemon's ``bye``."""
     cut_short = ending.code == LOST.code
     return Ending(
         bye.code if cut_short else ending.code,

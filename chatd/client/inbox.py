@@ -35,7 +35,7 @@ class Inbox(Generic[_T]):
         self._waiting.unpark()
 
     def end(self, fault: Exception) -> None:
-        """Let `take` raise ``fault`` once all events are taken."""
+        """Make `take` raise ``fault`` once all events are taken."""
         self._ended = fault
         self._waiting.unpark_all()
 

@@ -1,7 +1,7 @@
-"""The commands that clients may send, and after them their answers, as objects.
+"""The commands that clients send, and then their answers.
 
-The field ``do`` of the JSON holds a command's name. Optional fields are None in Python and left out
-of the JSON, but for the answers that say otherwise.
+The field ``do`` of the JSON holds a command's name. An optional field is None in Python and missing
+in the JSON, unless an answer's docstring says otherwise.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ class Nick(Command, frozen=True, kw_only=True):
 
 
 class Edit(Command, frozen=True, kw_only=True):
-    """Change the text of a message of one's own."""
+    """Change the text of one of the user's own messages."""
 
     room: str
     seq: int
@@ -162,7 +162,7 @@ class Edit(Command, frozen=True, kw_only=True):
 
 
 class Delete(Command, frozen=True, kw_only=True):
-    """Delete a message: one's own, or, for operators, anybody's."""
+    """Delete one of the user's own messages, or, as an operator, any message."""
 
     room: str
     seq: int
@@ -199,11 +199,11 @@ class Read(Command, frozen=True, kw_only=True):
 
 
 class Moderate(Command, frozen=True, kw_only=True):
-    """The base of what only operators may do, in a room or, without one, everywhere."""
+    """The base of the operators' commands, for a room or, without one, for the whole chat."""
 
 
 class Sanction(Moderate, frozen=True, kw_only=True):
-    """The base of what is done to a user, by nick or user id, or to a network in CIDR notation."""
+    """The base of the sanctions against a user (by nick or id) or a network (in CIDR notation)."""
 
     room: str | None = None
     nick: str | None = None
@@ -214,7 +214,7 @@ class Sanction(Moderate, frozen=True, kw_only=True):
 
 
 class Kick(Sanction, frozen=True, kw_only=True):
-    """Remove a user, who may come back."""
+    """Remove a user. The user may come back."""
 
 
 class Ban(Sanction, frozen=True, kw_only=True):
@@ -230,7 +230,7 @@ class Mute(Sanction, frozen=True, kw_only=True):
 
 
 class Unmute(Sanction, frozen=True, kw_only=True):
-    """Let a user send messages again."""
+    """Lift a mute."""
 
 
 class Slow(Moderate, frozen=True, kw_only=True):
@@ -292,7 +292,7 @@ class Member(Struct, frozen=True):
 
 
 class Identity(Struct, frozen=True):
-    """Answers ``auth``: who the client is now. Its JSON has all fields.
+    """Answers ``auth``: the client's user. Its JSON has all fields.
 
     Attributes:
         user: The user's id; None until ``auth`` where guests are disabled, as is ``nick``.
@@ -309,7 +309,7 @@ class Identity(Struct, frozen=True):
 
 
 class Entered(Struct, frozen=True, omit_defaults=True):
-    """Answers ``join``. The JSON leaves out ``read`` and ``unread`` alone.
+    """Answers ``join``. Only ``read`` and ``unread`` may be missing in the JSON.
 
     Attributes:
         room: The room's name as it is written.
@@ -394,7 +394,7 @@ class Page(Struct, frozen=True):
     Attributes:
         epoch: The epoch of the log.
         events: Events of the log, oldest first.
-        more: True if the log goes on in the direction that was asked for.
+        more: True if there are more events in the direction that was asked for.
     """
 
     epoch: str
@@ -427,7 +427,7 @@ class Members(Struct, frozen=True):
 
 
 class RoomInfo(Struct, frozen=True, omit_defaults=True):
-    """One room of the answer to ``rooms``. The JSON leaves out the last three fields alone.
+    """One room of the answer to ``rooms``. Only the last three fields may be missing in the JSON.
 
     Attributes:
         room: The room's name as it is written.
@@ -488,7 +488,7 @@ class Sanctioned(Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         user: The id of the user concerned; None if it was a network or a room.
-        until: When it ends; None if it has no end, or is no matter of time.
+        until: When the sanction ends; None if it has no end.
         networks: The networks concerned, in CIDR notation; None if there are none.
     """
 
@@ -511,7 +511,7 @@ Result: TypeAlias = (
     | Renamed
     | ReadMark
 )
-"""What a command that was carried out is answered with."""
+"""The answer to a command that succeeded."""
 
 
 class Fault(Struct, frozen=True):
@@ -530,12 +530,12 @@ class Fault(Struct, frozen=True):
 
 
 class Answer(Struct, frozen=True, omit_defaults=True):
-    """What became of a command, in ``chatd.v1``.
+    """The answer to a command in ``chatd.v1``: exactly one of ``ok`` and ``error`` is set.
 
     Attributes:
         re: The command's ``id``; None if it had none, or none that could be read.
-        ok: The `Result`, if the command was carried out; not decoded yet where a client reads it.
-        error: Why it was refused, otherwise: a `chatd.model.Refusal`, or not decoded yet.
+        ok: The `Result`, if the command succeeded. A client reads it with `codec.read_result`.
+        error: A `chatd.model.Refusal`, otherwise. A client reads it as a `Fault`.
     """
 
     re: str | int | float | None

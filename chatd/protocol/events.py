@@ -1,7 +1,7 @@
-"""What the daemon sends unasked, as objects; the field ``on`` of the JSON holds an event's name.
+"""The events that the daemon sends to clients. The field ``on`` of the JSON holds an event's name.
 
 ``Message``, ``Edit``, ``Delete`` and ``Topic`` are events of a room's log: they have numbers and
-can be read again. All others are sent once and not kept.
+can be read again. The others are sent once and not kept.
 
 Optional fields are None in Python. `Message`, `Edit` and `Notice` leave them out of the JSON; the
 other events write all their fields.
@@ -99,7 +99,7 @@ class Message(EventBase, frozen=True, kw_only=True, omit_defaults=True):
         at: When it was sent.
         nick: The sender's nick at that time; ``from`` in the JSON.
         user: The sender's user id.
-        text: The present text, after all edits; None if the message was deleted.
+        text: The current text, after all edits; None if the message was deleted.
         reply_to: The number of the message that it answers.
         edited: When it was last edited; None if never.
         deleted: True if it was deleted.
@@ -124,9 +124,9 @@ class Edit(EventBase, frozen=True, omit_defaults=True):
         seq: The number of this event.
         of: The number of the edited message.
         at: When it was edited.
-        nick: The nick of who edited it; ``from`` in the JSON.
-        user: The user id of who edited it.
-        text: The message's present text, which may come from a later edit; None if the message was
+        nick: The editor's nick; ``from`` in the JSON.
+        user: The editor's user id.
+        text: The message's current text, which may come from a later edit; None if the message was
             deleted since.
     """
 
@@ -147,8 +147,8 @@ class Delete(EventBase, frozen=True):
         seq: The number of this event.
         of: The number of the deleted message.
         at: When it was deleted.
-        nick: The nick of who deleted it; ``from`` in the JSON.
-        user: The user id of who deleted it.
+        nick: The nick of the user that deleted it; ``from`` in the JSON.
+        user: That user's id.
     """
 
     room: str
@@ -166,8 +166,8 @@ class Topic(EventBase, frozen=True):
         room: The room's name.
         seq: The number of this event.
         at: When it was set.
-        nick: The nick of who set it; ``from`` in the JSON.
-        user: The user id of who set it.
+        nick: The nick of the user that set it; ``from`` in the JSON.
+        user: That user's id.
         text: The new topic; an empty text removes it.
     """
 
@@ -293,7 +293,7 @@ class Bye(EventBase, frozen=True):
         code: The close code.
         reason: Why, for people.
         reconnect: True if connecting again can help.
-        retry_ms: After how many milliseconds to connect again; None if it does not matter.
+        retry_ms: After how many milliseconds to connect again; None if the daemon names no time.
     """
 
     code: int
@@ -343,7 +343,7 @@ ServerEvent: TypeAlias = (
 
 
 def shape(room: str, event: Event) -> LogEvent:
-    """Return an event of the log as clients get it, with the present text.
+    """Return an event of the log as clients get it, with its current text.
 
     ``room`` is the room's name as it is written.
     """

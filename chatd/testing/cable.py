@@ -250,7 +250,7 @@ class Plug:
             cable.stall()
 
     def flow(self) -> None:
-        """Let the cables flow again."""
+        """Read again on all cables."""
         self._is_stalled = False
         for cable in self._cables:
             cable.flow()

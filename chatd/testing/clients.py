@@ -192,7 +192,7 @@ class JsonClient(EventClient):
     close_room = _limited(client.Chat.close_room)
 
     def typing(self, room: str, *, active: bool = True) -> None:
-        """Tell the others that this user is typing. It has no answer.
+        """Report that this user is typing. It has no answer.
 
         Args:
             room: The room's name, or ``@nick``.
@@ -394,7 +394,7 @@ class TextClient:
         if text.startswith("* "):
             return TextLine("notice", text[2:])
         nick, colon, said = text.partition(": ")
-        # A nick has neither space nor colon. The greeting after /join mostly has.
+        # A nick has no space and no colon; the greeting after /join usually has both.
         if colon and " " not in nick:
             return TextLine("message", said, nick)
         return TextLine("greeting", text)

@@ -215,7 +215,7 @@ class Harness:
         await one.lost()
 
     def stall(self, one: Client) -> None:
-        """Let a client read nothing from now on. It still sends.
+        """Make a client stop reading. It still sends.
 
         Args:
             one: The client.
@@ -223,7 +223,7 @@ class Harness:
         one.plug.stall()
 
     def unstall(self, one: Client) -> None:
-        """Let a client read again.
+        """Make a client read again.
 
         Args:
             one: The client.
@@ -231,15 +231,15 @@ class Harness:
         one.plug.flow()
 
     def fill_disk(self) -> None:
-        """Let no commit succeed from now on: a ``say`` is refused with ``unavailable``."""
+        """Make every commit fail: a ``say`` is refused with ``unavailable``."""
         self._journal.full = True
 
     def free_disk(self) -> None:
-        """Let commits succeed again."""
+        """Make commits succeed again."""
         self._journal.full = False
 
     def lose_confirmation(self) -> None:
-        """Let the next commit be done and not confirmed: its ``say`` is refused all the same."""
+        """Make the next commit succeed without confirmation: its ``say`` is still refused."""
         self._journal.loses_confirmation = True
 
     # ---- observation
