@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 import trio
+from msgspec import Struct
 
-from chatd.admin import Reloaded
 from chatd.changed import Changed
 from chatd.chat.tokens import Keys
 from chatd.logs import Log
@@ -20,7 +20,7 @@ from chatd.settings import Fault, Settings, SettingsError, changed, credentials,
 from chatd.systemd import Notifier
 from chatd.wire.tls import ServerContext
 
-__all__ = ["Configuration", "Loaded", "Reload", "fixed"]
+__all__ = ["Configuration", "Loaded", "Reload", "Reloaded", "fixed"]
 
 _FAULTS_LOGGED: Final = 20
 
@@ -56,6 +56,18 @@ def fixed(settings: Settings) -> Configuration:
         return settings
 
     return Configuration(read, hangup=False)
+
+
+class Reloaded(Struct, frozen=True):
+    """The new configuration is in force, except for the keys in ``restart``.
+
+    The files named by the keys in ``credentials`` were not read again: systemd provides them only
+    when the unit starts.
+    """
+
+    changed: Sequence[str]
+    restart: Sequence[str]
+    credentials: Sequence[str] = ()
 
 
 class Reload:

@@ -14,10 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from chatd.admin import Reloaded
 from chatd.chat.tokens import Keys
 from chatd.logs import open_log
-from chatd.reload import Configuration, Loaded, Reload
+from chatd.reload import Configuration, Loaded, Reload, Reloaded
 from chatd.settings import Fault, Settings, SettingsError, load, merged
 from chatd.systemd import Notifier
 from chatd.testing.recording import Recording

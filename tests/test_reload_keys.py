@@ -17,11 +17,10 @@ import trio
 from trio.testing import MockClock
 
 from chatd import client
-from chatd.admin import Reloaded
 from chatd.chat.key_files import load_keys
 from chatd.chat.tokens import new_key
 from chatd.journal.memory import MemoryJournal
-from chatd.reload import Configuration, Loaded
+from chatd.reload import Configuration, Loaded, Reloaded
 from chatd.settings import Settings, SettingsError, keys
 from chatd.testing import Harness
 from chatd.wire.transport import Peer

@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-from chatd.admin.answers import Reloaded
 from chatd.admin.control import DaemonControl
 from chatd.admin.server import Administration
 
-__all__ = ["Administration", "DaemonControl", "Reloaded"]
+__all__ = ["Administration", "DaemonControl"]

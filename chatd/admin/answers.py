@@ -25,7 +25,6 @@ __all__ = [
     "LogState",
     "Members",
     "ReloadState",
-    "Reloaded",
     "Rooms",
     "Status",
 ]
@@ -141,18 +140,6 @@ class HeldList(Struct, frozen=True):
 
 class LogLevel(Struct, frozen=True):
     level: str
-
-
-class Reloaded(Struct, frozen=True):
-    """The new configuration is in force, except for the keys in ``restart``.
-
-    The files named by the keys in ``credentials`` were not read again: systemd provides them only
-    when the unit starts.
-    """
-
-    changed: Sequence[str]
-    restart: Sequence[str]
-    credentials: Sequence[str] = ()
 
 
 class Draining(Struct, frozen=True):

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import trio
 
-from chatd.admin.answers import Draining, Reloaded, ReloadState
+from chatd.admin.answers import Draining, ReloadState
+from chatd.daemon import Daemon
 from chatd.engineio.engine import EngineStatistics
 from chatd.protocol.events import rfc3339
+from chatd.reload import Reload, Reloaded
 from chatd.wire.server import HttpServerStatistics
-
-if TYPE_CHECKING:
-    from chatd.daemon import Daemon
-    from chatd.reload import Reload
 
 __all__ = ["DaemonControl"]
 

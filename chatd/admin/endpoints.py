@@ -10,13 +10,14 @@ import math
 import os
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 import trio
 from msgspec import Struct
 
 from chatd import __version__
 from chatd.admin import answers
+from chatd.admin.control import DaemonControl
 from chatd.admin.errors import AdminError
 from chatd.admin.moderation import RoomArguments, SlowArguments, UserArguments, bans, moderate
 from chatd.admin.transfer import forget
@@ -27,10 +28,8 @@ from chatd.model import KICKED
 from chatd.protocol import commands
 from chatd.protocol.commands import Member
 from chatd.protocol.events import rfc3339
+from chatd.reload import Reloaded
 from chatd.settings import SettingsError
-
-if TYPE_CHECKING:
-    from chatd.admin.control import DaemonControl
 
 __all__ = ["ENDPOINTS", "Endpoint", "NoArguments"]
 
@@ -199,7 +198,7 @@ async def forget_user(control: DaemonControl, arguments: ForgetArguments) -> ans
     return answers.Done()
 
 
-async def reload(control: DaemonControl, _: NoArguments) -> answers.Reloaded:
+async def reload(control: DaemonControl, _: NoArguments) -> Reloaded:
     if control.draining:
         raise AdminError(503, "draining", "The daemon is stopping.")
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Final, TypeAlias, get_args
+from typing import Final, TypeAlias, get_args
 
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import (
@@ -20,14 +20,12 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from chatd import __version__
+from chatd.admin.control import DaemonControl
 from chatd.admin.process import Process
 from chatd.chat import ChatStatistics
 from chatd.histogram import Histogram, HistogramStatistics
 from chatd.model import CLOSES, ErrorCode
 from chatd.wire.request import Request, Response
-
-if TYPE_CHECKING:
-    from chatd.admin.control import DaemonControl
 
 __all__ = ["Metrics"]
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import asdict
 
 from chatd.admin.answers import Held, HeldList
+from chatd.admin.control import DaemonControl
 from chatd.chat.moderation import moderate as chat_moderate
 from chatd.protocol import commands
 from chatd.protocol.events import rfc3339
-
-if TYPE_CHECKING:
-    from chatd.admin.control import DaemonControl
 
 __all__ = ["CONSOLE", "RoomArguments", "SlowArguments", "UserArguments", "bans", "moderate"]
 

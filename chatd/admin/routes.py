@@ -7,21 +7,19 @@ only content types that no form can send.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 from msgspec import Struct
 
 from chatd import model
+from chatd.admin.control import DaemonControl
 from chatd.admin.endpoints import ENDPOINTS, Endpoint
 from chatd.admin.errors import AdminError, error_of
 from chatd.admin.streams import streams
 from chatd.wire.request import Refused, Request, Response
 from chatd.wire.routes import Handler, Routes
 from chatd.wire.websocket import Upgrade
-
-if TYPE_CHECKING:
-    from chatd.admin.control import DaemonControl
 
 __all__ = ["AdminRoutes"]
 

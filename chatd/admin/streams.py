@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
 from chatd.admin.answers import Imported
+from chatd.admin.control import DaemonControl
 from chatd.admin.errors import AdminError
 from chatd.admin.transfer import Importing, export_room, export_user, log_name
 from chatd.journal import Unavailable
 from chatd.model import Operation, Outcome, Refusal, Refused, Restore
 from chatd.wire.request import Request, Response
 from chatd.wire.routes import Handler
-
-if TYPE_CHECKING:
-    from chatd.admin.control import DaemonControl
 
 __all__ = ["LINES_TYPE", "streams"]
 

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import trio
 from msgspec.structs import replace
 
-from chatd import daemon
+from chatd import service
 from chatd.chat.key_files import load_keys
 from chatd.chat.tokens import Keys
 from chatd.cli.check import FILE_CHECKS
 from chatd.cli.output import fail, report, write
+from chatd.daemon import now_ms
 from chatd.journal import Journal, StoreError
 from chatd.journal.memory import MemoryJournal
 from chatd.journal.retention import retention_of
@@ -135,7 +136,7 @@ async def _serve(
                 f"chatd listens on {where}. The history is {kept}. Press Ctrl+C to stop.\n",
                 sys.stderr,
             )
-        await daemon.run(
+        await service.run(
             settings,
             listeners=listeners,
             admin=admin,
@@ -249,12 +250,12 @@ def _journal(
 ) -> AbstractAsyncContextManager[Journal]:
     retention = retention_of(settings)
     if path is None:
-        return nullcontext(MemoryJournal(now=daemon.now_ms, retention=retention, report=log.emit))
+        return nullcontext(MemoryJournal(now=now_ms, retention=retention, report=log.emit))
     return open_sqlite(
         path,
         durability=settings.history.durability,
         retention=retention,
-        now=daemon.now_ms,
+        now=now_ms,
         runtime_dir=runtime_folder(os.environ),
         report=log.emit,
     )

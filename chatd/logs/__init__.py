@@ -41,6 +41,7 @@ __all__ = [
     "Name",
     "Output",
     "Sink",
+    "now_ms",
     "open_log",
 ]
 

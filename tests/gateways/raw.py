@@ -8,8 +8,10 @@ from typing import Any, cast
 
 import trio
 
+from chatd.daemon import Daemon
 from chatd.testing import Harness
-from chatd.wire.transport import Peer
+from chatd.testing.cable import PIPE_BYTES, PipeEnd, pipe
+from chatd.wire.transport import Peer, StreamTransport
 from tests.wire.served import KEY, Client, masked
 
 LOOPBACK = Peer("127.0.0.1", "tcp", loopback=True)
@@ -105,6 +107,23 @@ async def speak_json(
     await client.send(handshake(target, fields))
     status, headers, _ = await client.answer()
     assert (status, headers["sec-websocket-protocol"]) == (101, "chatd.v1")
+    return client
+
+
+def attach(daemon: Daemon, size: int = PIPE_BYTES) -> PipeEnd:
+    """Connect to a daemon that is in no harness; the pipe holds ``size`` bytes each way."""
+    near, far = pipe(size)
+    daemon.attach(StreamTransport(far, LOOPBACK, listener_loopback=True))
+    return near
+
+
+async def attached_user(daemon: Daemon, nick: str, *, size: int = PIPE_BYTES) -> Json:
+    """Connect to a daemon that is in no harness with ``chatd.v1``, and join the lobby."""
+    client = Json(attach(daemon, size))
+    await client.send(handshake(f"/ws?nick={nick}", {"Sec-WebSocket-Protocol": "chatd.v1"}))
+    assert (await client.answer())[0] == 101
+    assert (await client.next())["on"] == "hello"
+    assert "ok" in await client.do("join", room="lobby")
     return client
 
 
