@@ -11,7 +11,7 @@ import trio
 from trio.testing import MockClock
 
 from chatd.chat.moderation import moderate
-from chatd.chat.sanctions import Sanction, Sanctions, network_of
+from chatd.chat.sanctions import Sanctions
 from chatd.chat.tokens import Keys, new_key, read_key
 from chatd.journal.memory import MemoryJournal
 from chatd.model import BANNED, KICKED, Close, Refusal
@@ -425,31 +425,6 @@ async def test_a_store_that_does_not_take_it_has_no_ban(room: Room, root: Client
     room.client("eve", ADDRESS)
     assert refused(await root.do(commands.Ban(nick="eve"))) == "unavailable"
     assert len(room.chat.sanctions) == 0
-
-
-# ---- what is held
-
-
-def test_networks_are_found_by_their_length() -> None:
-    now = 0
-    held = Sanctions(lambda: now)
-    for network, until in (("10.0.0.0/8", None), ("10.1.0.0/16", 5), ("2001:db8::/64", None)):
-        held.add(Sanction("ban", by="x", at=0, network=network, until=until))
-    assert held.ban("", "", "10.2.3.4", guest=False) is not None
-    assert held.ban("", "", "11.2.3.4", guest=False) is None
-    assert held.ban("", "", "2001:db8::/64", guest=False) is not None
-    assert held.ban("room", "", "10.2.3.4", guest=False) is None
-    now = 6
-    held.sweep()
-    assert len(held) == 2
-    for sanction in list(held.all()):
-        held.remove(sanction)
-    assert (len(held), held._networks) == (0, {})
-
-
-@pytest.mark.parametrize("text", ["", "x", "1.2.3", "1.2.3.4/33", "::/129", "1.2.3.4/x"])
-def test_what_is_no_network(text: str) -> None:
-    assert network_of(text) is None
 
 
 def test_done_says_only_what_there_is() -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from msgspec.structs import replace
 from trio.testing import MockClock
 
+from chatd.chat.rules import history
+from chatd.model import Post, Refused
 from chatd.protocol import commands, events
 from chatd.settings import Limits, Settings
-from tests.chat.room import Client, Room, delete, edit, open_room, page, refused, seqs
+from tests.chat.room import Client, Room, delete, edit, member, open_room, page, refused, seqs
 
 FAST = replace(Limits(), messages_per_second="off", bytes_per_second="off")
 
@@ -92,3 +95,62 @@ async def test_what_search_refuses(room: Room, ann: Client, autojump_clock: Mock
     assert refused(await ann.do(search("x" * 257))) == "too_large"
     for query in ("", "   ", "*", '"', "AND", "x OR y", "NEAR(", "a:b", "-x", "(" * 100):
         assert refused(await ann.do(search(query))) in {None, "rate_limited"}
+
+
+# ---- the rules by themselves
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected", "more"),
+    [
+        ({}, [1, 2, 3, 4, 5], False),
+        ({"limit": 2}, [4, 5], True),
+        ({"limit": 2, "before": 3}, [1, 2], False),
+        ({"limit": 1, "before": 3}, [2], True),
+        ({"before": 99}, [1, 2, 3, 4, 5], False),
+        ({"limit": 2, "after": 1}, [2, 3], True),
+        ({"limit": 9, "after": 3}, [4, 5], False),
+        ({"after": 99}, [], False),
+        ({"limit": 0}, [], True),
+        ({"limit": 0, "after": 1}, [], True),
+        ({"limit": -5}, [], True),
+    ],
+)
+async def test_what_a_page_has(
+    fields: dict[str, Any], expected: list[int], more: bool, mock_clock: MockClock
+) -> None:
+    connection, membership = await member()
+    post = Post("lobby", "lobby", "u", "ann", "x")
+    await connection.chat.journal.commit([post] * 5)
+    membership.room.feed.set_head(5)
+    reply = await history.history(connection, commands.History(room="lobby", **fields))
+    answer = reply.answer
+    assert [each.seq for each in answer.events if isinstance(each, events.Message)] == expected
+    assert (answer.more, answer.epoch) == (more, connection.chat.journal.epoch)
+
+
+async def test_a_page_ends_at_the_visible_head(mock_clock: MockClock) -> None:
+    connection, membership = await member()
+    await connection.chat.journal.commit([Post("lobby", "lobby", "u", "ann", "x")] * 5)
+    membership.room.feed.set_head(2)
+    for after, before in ((None, None), (0, None), (None, 5)):
+        command = commands.History(room="lobby", after=after, before=before)
+        reply = await history.history(connection, command)
+        assert len(reply.answer.events) == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (commands.History(room="nowhere"), "not_found"),
+        (commands.History(room="a b"), "bad_request"),
+        (commands.Search(room="nowhere", query="x"), "not_found"),
+        (commands.Search(room="lobby", query="x" * 257), "too_large"),
+    ],
+)
+async def test_what_is_refused(command: commands.Command, code: str, mock_clock: MockClock) -> None:
+    connection, _ = await member()
+    rule: Any = history.search if isinstance(command, commands.Search) else history.history
+    with pytest.raises(Refused) as refused:
+        await rule(connection, command)
+    assert refused.value.refusal.code == code

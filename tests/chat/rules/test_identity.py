@@ -9,14 +9,26 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from chatd.chat.expiry import Expiry
+from chatd.chat.replies import Commit, Reply
+from chatd.chat.rules import identity
+from chatd.chat.sanctions import Sanction
 from chatd.chat.tokens import Keys, new_key, read_key
 from chatd.chat.users import MARK
 from chatd.journal import Unavailable
 from chatd.journal.memory import MemoryJournal
-from chatd.model import INTERNAL, UNAUTHORIZED, Record, UserRecord
+from chatd.model import (
+    BANNED,
+    INTERNAL,
+    UNAUTHORIZED,
+    Record,
+    Refusal,
+    Refused,
+    Remember,
+    UserRecord,
+)
 from chatd.protocol import commands, events
 from chatd.settings import Auth, Chat, Settings
-from tests.chat.room import Room, Wall, auth, open_room, refusal, refused
+from tests.chat.room import Room, Wall, auth, member, open_room, refusal, refused
 
 KEY = read_key(new_key(symmetric=True).encode())
 KEYS = Keys([KEY])
@@ -388,3 +400,70 @@ async def test_who_has_a_token_of_a_key_that_is_gone_goes_with_it(room: Room) ->
     room.chat.use_keys(Keys([other]))
     assert ann.closed == [(UNAUTHORIZED, "the key of your token is gone")]
     assert (bob.closed, guest.closed) == ([], [])
+
+
+# ---- the rules by themselves
+
+
+@pytest.mark.parametrize(
+    ("wanted", "code"),
+    [
+        ("bob", None),
+        ("ANN", None),
+        ("a b", "bad_request"),
+        ("", "bad_request"),
+        ("taken", "nick_taken"),
+        ("TAKEN", "nick_taken"),
+    ],
+)
+async def test_which_nicks_are_committed(
+    wanted: str, code: str | None, mock_clock: MockClock
+) -> None:
+    connection, membership = await member()
+    users, user = connection.chat.users, connection.user
+    users.new_guest("taken")
+    if code is not None:
+        with pytest.raises(Refused) as refused:
+            await identity.nick(connection, commands.Nick(nick=wanted))
+        assert refused.value.refusal.code == code
+        return
+    commit = await identity.nick(connection, commands.Nick(nick=wanted))
+    assert isinstance(commit, Commit)
+    assert commit.operation == Remember(UserRecord(user.id, wanted, None))
+    assert commit.barrier
+    # It is reserved, but not the user's before it is committed.
+    assert users.by_nick(wanted.lower()) is user
+    assert user.nick.display == "ann"
+    assert commit.to_answer(None) == commands.Renamed(wanted)
+    assert user.nick.display == wanted
+    assert [each.nick for each in membership.room.member_list()] == [wanted]
+
+
+async def test_the_nick_that_the_user_has_needs_no_commit(mock_clock: MockClock) -> None:
+    connection, _ = await member()
+    reply = await identity.nick(connection, commands.Nick(nick="ann"))
+    assert reply == Reply(commands.Renamed("ann"))
+
+
+async def test_a_nick_that_is_not_committed_is_free_again(mock_clock: MockClock) -> None:
+    connection, _ = await member()
+    commit = await identity.nick(connection, commands.Nick(nick="bob"))
+    assert isinstance(commit, Commit)
+    assert commit.undo is not None
+    commit.undo()
+    assert connection.chat.users.by_nick("bob") is None
+    assert connection.user.nick.display == "ann"
+
+
+async def test_a_banned_user_is_answered_and_then_closed(mock_clock: MockClock) -> None:
+    connection, _ = await member()
+    chat, closed = connection.chat, []
+    connection.end = lambda close, reason: closed.append((close, reason))
+    guest, _notice = chat.users.new_guest("eve")
+    chat.sanctions.add(Sanction("ban", by="root", at=0, user=guest.id))
+    session = chat.users.session(guest)
+    reply = await identity.auth(connection, commands.Auth(session=session))
+    assert isinstance(reply.answer, Refusal)
+    assert (reply.answer.code, closed) == ("banned", [])
+    reply.then()
+    assert closed == [(BANNED, "You are banned.")]

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import trio
 from msgspec.structs import replace
 from trio.testing import MockClock
 
 from chatd.chat import pages
+from chatd.chat.names import room_name
+from chatd.chat.rules import rooms
 from chatd.journal import Unavailable
 from chatd.journal.memory import MemoryJournal
 from chatd.journal.retention import Retention
+from chatd.model import Refused
 from chatd.protocol import commands, events
 from chatd.protocol.commands import Position
-from chatd.settings import Settings
-from tests.chat.room import Room, Wall, open_room, perform, refused, seqs
+from chatd.settings import Chat, Limits, Settings
+from tests.chat.room import Room, Wall, member, open_room, perform, refused, seqs
 
 UNLIMITED = replace(Settings().limits, messages_per_second="off", bytes_per_second="off")
 
@@ -239,3 +244,93 @@ async def test_who_pages_by_nick(room: Room) -> None:
     rest = await ann.do(commands.Who(room="lobby", after=first.members[-1].nick))
     assert [member.nick for member in rest.members] == [f"user{n:03}" for n in range(100, 130)]
     assert len((await ann.do(commands.Who(room="lobby", after="user003", limit=2))).members) == 2
+
+
+# ---- the rules by themselves
+
+
+@pytest.mark.parametrize(
+    ("room", "settings", "code"),
+    [
+        ("lobby", {}, None),
+        ("a b", {}, "bad_request"),
+        ("@nobody", {}, "not_found"),
+        ("@ann", {}, "bad_request"),
+        ("@ga,gb", {}, "forbidden"),
+        ("new", {"chat": Chat(create_rooms=False)}, "not_found"),
+        ("new", {"limits": replace(Limits(), rooms=1)}, "forbidden"),
+        ("new", {"limits": replace(Limits(), rooms_per_client=1)}, "forbidden"),
+        ("staff", {"chat": Chat(rules=("staff read=operators",))}, "forbidden"),
+    ],
+)
+async def test_where_a_join_is_refused(
+    room: str, settings: dict[str, Any], code: str | None, mock_clock: MockClock
+) -> None:
+    connection, _ = await member(Settings(**settings))
+    if code is None:
+        reply = await rooms.join(connection, commands.Join(room=room))
+        assert (reply.answer.room, reply.answer.member_count) == ("lobby", 1)
+        return
+    with pytest.raises(Refused) as refused:
+        await rooms.join(connection, commands.Join(room=room))
+    assert refused.value.refusal.code == code
+    assert list(connection.memberships) == ["lobby"]
+
+
+async def test_live_events_begin_with_the_reply_to_a_join(mock_clock: MockClock) -> None:
+    connection, membership = await member()
+    reply = await rooms.join(connection, commands.Join(room="lobby"))
+    assert (membership.subscription, membership.live_since) == (None, None)
+    reply.then()
+    assert membership.live_since == 0
+
+
+async def test_a_room_is_left_after_the_answer(mock_clock: MockClock) -> None:
+    connection, membership = await member()
+    reply = await rooms.leave(connection, commands.Leave(room="LOBBY"))
+    assert reply.answer == commands.RoomLeft("lobby")
+    assert connection.memberships == {"lobby": membership}
+    reply.then()
+    assert (connection.memberships, len(connection.chat.rooms)) == ({}, 0)
+
+
+@pytest.mark.parametrize(
+    ("after", "limit", "nicks", "code"),
+    [
+        (None, None, ["ann"], None),
+        ("ANN", None, [], None),
+        ("am", None, ["ann"], None),
+        (None, 0, [], None),
+        ("a b", None, None, "bad_request"),
+    ],
+)
+async def test_members_are_listed_by_nick(
+    after: str | None, limit: int | None, nicks: list[str], code: str, mock_clock: MockClock
+) -> None:
+    connection, _ = await member()
+    command = commands.Who(room="lobby", after=after, limit=limit)
+    if code:
+        with pytest.raises(Refused):
+            await rooms.who(connection, command)
+        return
+    answer = (await rooms.who(connection, command)).answer
+    assert ([each.nick for each in answer.members], answer.member_count) == (nicks, 1)
+
+
+@pytest.mark.parametrize(
+    ("after", "names", "more"),
+    [(None, ["Hall", "lobby"], True), ("hall", ["lobby", "pub"], False), ("pub", [], False)],
+)
+async def test_rooms_are_listed_by_name_a_page_at_a_time(
+    after: str | None,
+    names: list[str],
+    more: bool,
+    mock_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rooms, "MAX_ROOMS", 2)
+    connection, _ = await member(Settings(chat=Chat(rules=("staff read=operators",))))
+    for name in ("pub", "Hall", "staff"):
+        connection.enter(await connection.chat.rooms.open(room_name(name)))
+    answer = (await rooms.list_rooms(connection, commands.Rooms(after=after))).answer
+    assert ([info.room for info in answer.rooms], answer.more) == (names, more)

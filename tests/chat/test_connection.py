@@ -1,0 +1,119 @@
+"""A connection: its rooms, its user, and what its own faults cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from trio.testing import MockClock
+
+from chatd.chat import Traffic
+from chatd.chat.names import Name, Pattern
+from chatd.chat.tokens import Grant
+from chatd.model import INTERNAL, NORMAL, Close, Refused
+from chatd.protocol import events
+from chatd.settings import Auth, Chat, Settings
+from tests.chat.room import Room, member, open_room
+
+
+def grant(user: str = "ann", **fields: Any) -> Grant:
+    return Grant(user, key="k", expires=2**50, lifetime=2**50, **fields)
+
+
+@pytest.mark.parametrize("written", ["Lobby", "lobby", "LOBBY", "ｌｏｂｂｙ"])  # noqa: RUF001
+async def test_a_membership_is_found_however_the_room_is_written(
+    written: str, mock_clock: MockClock
+) -> None:
+    connection, membership = await member(room="Lobby")
+    assert connection.membership(written) is membership
+
+
+@pytest.mark.parametrize("written", ["hall", "", "a b", "@ann"])
+async def test_there_is_none_in_other_rooms(written: str, mock_clock: MockClock) -> None:
+    connection, _ = await member()
+    assert connection.membership(written) is None
+
+
+async def test_only_joined_rooms_count(mock_clock: MockClock) -> None:
+    connection, _ = await member()
+    users = connection.chat.users
+    other, _notice = users.new_guest("bob")
+    name = "@" + ",".join(sorted((connection.user.id, other.id)))
+    direct = await connection.chat.rooms.open(Name(name, name))
+    connection.enter_direct(direct)
+    assert set(connection.memberships) == {"lobby", name}
+    assert connection.joined == 1
+
+
+async def test_without_a_user_asking_for_it_is_refused() -> None:
+    async with open_room(Settings(auth=Auth(mode="token"))) as room:
+        connection = room.client().connection
+        assert not connection.authenticated
+        with pytest.raises(Refused) as refused:
+            _ = connection.user
+        assert refused.value.refusal.code == "unauthorized"
+
+
+@pytest.mark.parametrize(
+    ("granted", "operators", "op"),
+    [
+        (None, ("ann",), False),
+        (grant(), (), False),
+        (grant(), ("ann",), True),
+        (grant(op=True), (), True),
+    ],
+)
+async def test_who_is_an_operator(
+    granted: Grant | None, operators: tuple[str, ...], op: bool, mock_clock: MockClock
+) -> None:
+    connection, _ = await member()
+    connection.grant = granted
+    connection.chat.apply(Settings(chat=Chat(operators=operators)))
+    assert connection.op == op
+
+
+async def test_a_token_that_reads_less_leaves_the_other_rooms(room: Room) -> None:
+    ann = room.client("ann")
+    for name in ("lobby", "hall"):
+        await ann.join(name)
+    ann.connection.renew_grant(grant(rooms=(Pattern(("lobby",)),)))
+    assert set(ann.connection.memberships) == {"lobby"}
+    assert ann.told(events.Notice)[-1].text.startswith("You left hall. ")
+
+
+async def test_a_kicked_client_is_told_as_the_others_are(room: Room) -> None:
+    ann, bob = room.client("ann"), room.client("bob")
+    for client in (ann, bob):
+        await client.join()
+    connection = ann.connection
+    connection.kick(connection.memberships["lobby"], "kicked")
+    left = events.Left("lobby", "ann", connection.user.id, "kicked")
+    assert (ann.told(events.Left), bob.told(events.Left)) == ([left], [left])
+
+
+async def test_a_notice_that_cannot_be_encoded_closes_this_connection_alone(room: Room) -> None:
+    class Broken:
+        def encode(self, room: str, items: object) -> list[object]:
+            raise ValueError("injected")
+
+    ann, bob = room.client("ann"), room.client("bob")
+    ann.connection.codec = Broken()
+    for client in (ann, bob):
+        client.connection.notify(events.Notice("hello"))
+    assert ann.closed == [(INTERNAL, INTERNAL.reason)]
+    assert (bob.closed, len(bob.got)) == ([], 1)
+    [(name, fields)] = [each for each in room.log.records if each[0] == "fault"]
+    assert (name, fields["connection"], "injected" in fields["error"]) == ("fault", "c1", True)
+
+
+async def test_what_a_closed_connection_leaves(mock_clock: MockClock) -> None:
+    connection, _ = await member()
+    chat, user = connection.chat, connection.user
+    close: Close = NORMAL
+    connection.close(close, "bye", Traffic(1, 2, 3, 4))
+    assert chat.connections == set()
+    assert chat.closes == {1000: 1}
+    # The room lists the user until the time to come back is over.
+    assert list(chat.rooms) == list(user.rooms)
+    assert user.connections == set()
+    assert chat.users.by_nick("ann") is user
