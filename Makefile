@@ -58,7 +58,7 @@ check: .venv/.check
 	try() { echo "$$ $$*"; "$$@" || failed=1; }; \
 	try $(VENV) -m ruff check .; \
 	try $(VENV) -m ruff format --check .; \
-	try find chatd tests bench -name '*.py' -exec $(VENV) -m flake8_async $(ASYNC) {} +; \
+	try sh -c 'find chatd tests bench -name "*.py" | xargs -P "$$(nproc)" -n 40 $(VENV) -m flake8_async $(ASYNC)'; \
 	try $(VENV) -m mypy; \
 	try $(VENV) -m pyright; \
 	[ -z "$$failed" ]

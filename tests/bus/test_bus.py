@@ -452,6 +452,8 @@ async def test_two_probes_at_once_come_out_alike(script: Script) -> None:
     ):
         for _ in range(3):
             nursery.start_soon(bus.probe)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not nursery.child_tasks
 
 
 async def test_a_closed_bus_takes_no_probe(script: Script) -> None:

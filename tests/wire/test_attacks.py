@@ -112,6 +112,7 @@ async def test_5_connections_that_are_reset_at_once_leave_nothing() -> None:
                     # Closing resets: SO_LINGER with no time.
                     victim.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             await trio.lowlevel.checkpoint()
+        assert served.server.statistics().refused == {}
 
 
 @pytest.mark.parametrize("network", ["192.0.2.1", "2001:db8::{:x}"])

@@ -98,6 +98,8 @@ def test_a_dead_daemons_socket_is_replaced(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
     (listener,) = open_listeners([f"unix:{path}"])
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
     listener.close()
 
 
