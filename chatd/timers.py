@@ -29,6 +29,10 @@ STALL_SECONDS: Final = 1.0
 """Only a loop that was blocked is this late. What clients sent meanwhile is read before timers
 fire, so that none of them is taken for silent."""
 
+# Between two calls of a timer. A due time that is not later than now, by rounding for example, must
+# not make the loop spin.
+_LEAST_SECONDS: Final = 0.001
+
 # A readable socket is found in one round of the scheduler and read in the next.
 _ROUNDS: Final = 3
 
@@ -126,7 +130,7 @@ class Timers:
         if due is None:
             timer.cancel()
         elif timer.fire is not None:  # not cancelled meanwhile
-            self._push(due, timer)
+            self._push(max(due, now + _LEAST_SECONDS), timer)
 
     def _report(self, error: Exception) -> None:
         self._log.emit(

@@ -63,6 +63,21 @@ async def test_a_due_time_that_has_passed_means_at_once(timers: Timers) -> None:
     assert len(callback.at) == 1
 
 
+async def test_a_timer_that_stays_due_does_not_spin(
+    timers: Timers, autojump_clock: MockClock
+) -> None:
+    at: list[float] = []
+
+    def fire(now: float) -> float:
+        at.append(now)
+        return now
+
+    timer = timers.add(trio.current_time() + 1, fire)
+    await trio.sleep(1.1)
+    timer.cancel()
+    assert 90 < len(at) < 110
+
+
 async def test_many_timers_that_are_due_together_all_fire(
     timers: Timers, autojump_clock: MockClock
 ) -> None:
