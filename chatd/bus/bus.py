@@ -250,7 +250,7 @@ class Bus:
             fanout_seconds=self._fanout_seconds.statistics(),
         )
 
-    # ---- topics
+    # ---- feeds
 
     def open_feed(self, key: str, name: str) -> Feed:
         """Register a feed: its subscribers receive the room's events from now on."""
