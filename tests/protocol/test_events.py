@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 from msgspec import json
 
@@ -60,3 +62,12 @@ def test_the_last_number_is_that_of_the_last_event_of_a_log() -> None:
     assert events.last([message, presence]) == 4
     assert events.last([presence]) is None
     assert events.last([]) is None
+
+
+def test_every_event_that_is_defined_is_read() -> None:
+    defined = {
+        kind
+        for kind in vars(events).values()
+        if isinstance(kind, type) and issubclass(kind, events.EventBase)
+    }
+    assert set(get_args(events.ServerEvent)) == defined - {events.EventBase, events.Unknown}

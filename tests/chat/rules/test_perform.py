@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from chatd.chat import connection as module
+from chatd.chat.rules import COMMANDS
 from chatd.journal import Unavailable
 from chatd.journal.memory import MemoryJournal
 from chatd.model import Operation, Outcome
@@ -80,3 +82,7 @@ async def test_a_fault_of_the_store_is_answered_and_the_room_goes_on(
         await ann.until(ann.texts)
         assert ann.texts() == ["x"]
         assert (await ann.do(commands.Nick(nick="anna"))).nick == "anna"
+
+
+def test_every_command_has_a_rule() -> None:
+    assert set(COMMANDS.values()) == set(get_args(commands.AnyCommand))
