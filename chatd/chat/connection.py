@@ -210,14 +210,6 @@ class Connection:
             guest=user is None or not user.subject,
         )
 
-    def charge_page(self) -> None:
-        """Count a page or a list, or raise Refused if there are too many."""
-        limits = self.chat.settings.limits
-        if self.op and limits.operators_exempt:
-            return
-        if wait := self.user.pages.take(1, limits.requests_per_second, limits.requests_burst):
-            raise Refused("rate_limited", "You are asking too often.", wait)
-
     # ---- what is sent to it
 
     def hello(self) -> events.Hello:

@@ -21,6 +21,10 @@ LOOK_SECONDS: Final = 60.0
 """The wall clock is read at least this often, because it may be set."""
 
 
+CLOCK_SECONDS: Final = 0.001
+"""The resolution of the wall clock. A shorter wait would not be seen to have passed."""
+
+
 class Expiry:
     """Warns a connection before its token expires, and ends it then."""
 
@@ -37,7 +41,7 @@ class Expiry:
             connection.end(UNAUTHORIZED, "your token has expired")
             return None
         if left > self._notice:
-            return now + min(left - self._notice, LOOK_SECONDS)
+            return now + min(max(left - self._notice, CLOCK_SECONDS), LOOK_SECONDS)
         if not self._warned:
             self._warned = True
             when = "a second" if left < 1.5 else f"{left:.0f} seconds"

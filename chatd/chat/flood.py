@@ -1,23 +1,64 @@
-"""Flood control: how much may be said, by one user and from one address."""
+"""Flood control: how much a user may send and ask, and all clients of an address may send."""
 
 from __future__ import annotations
 
+import math
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import trio
 
-from chatd.chat.limits import Bucket
 from chatd.model import Refused
 
 if TYPE_CHECKING:
     from chatd.chat.chat import Chat
     from chatd.chat.connection import Connection
 
-__all__ = ["Flood"]
+__all__ = ["Bucket", "Flood"]
 
 BURST_SECONDS: Final = 2
 """This many seconds' worth of ``limits.bytes_per_second`` may be said at once."""
+
+
+class Bucket:
+    """A token bucket: ``rate`` tokens a second come in, and at most ``burst`` are kept.
+
+    Either may be "off": then nothing is limited. A full bucket allows an amount over the burst, and
+    is then in debt.
+    """
+
+    __slots__ = ("_at", "_tokens")
+
+    def __init__(self) -> None:
+        self._tokens = math.inf
+        self._at = -math.inf
+
+    def take(
+        self, amount: float, rate: float | Literal["off"], burst: float | Literal["off"]
+    ) -> int:
+        """Spend an amount and return 0, or spend nothing and return the milliseconds to wait."""
+        if rate == "off" or burst == "off":
+            return 0
+        now = trio.current_time()
+        tokens = min(burst, self._tokens + (now - self._at) * rate)
+        self._tokens, self._at = tokens, now
+        missing = min(amount, burst) - tokens
+        if missing > 0:
+            return math.ceil(missing / rate * 1000)
+        self._tokens -= amount
+        return 0
+
+    def put_back(self, amount: float) -> None:
+        """Undo a `take`."""
+        self._tokens += amount
+
+    def full_in(self, rate: float | Literal["off"], burst: float | Literal["off"]) -> float:
+        """Return the seconds until nothing is remembered by it; 0: a new one would do as well."""
+        if rate == "off" or burst == "off":
+            return 0
+        seconds = (burst - self._tokens) / rate - (trio.current_time() - self._at)
+        # Whole milliseconds: a timer that is due within the clock's rounding would fire forever.
+        return math.ceil(seconds * 1000) / 1000 if seconds > 0 else 0
 
 
 class _Address:
@@ -83,6 +124,15 @@ class Flood:
             user.bytes.put_back(size)
         wait = max(by_address, by_count, by_size)
         raise Refused("rate_limited", "You are sending messages too fast.", wait)
+
+    def charge_page(self, connection: Connection) -> None:
+        """Count a page or a list, or raise Refused if there are too many."""
+        limits = self._chat.settings.limits
+        if connection.op and limits.operators_exempt:
+            return
+        pages = connection.user.pages
+        if wait := pages.take(1, limits.requests_per_second, limits.requests_burst):
+            raise Refused("rate_limited", "You are asking too often.", wait)
 
     def _full_in(self, place: _Address) -> float:
         limits = self._chat.settings.limits

@@ -16,7 +16,7 @@ import trio
 from msgspec import Struct
 
 from chatd.bus import Submission
-from chatd.chat.limits import Bucket
+from chatd.chat.flood import Bucket
 from chatd.chat.names import NICK_CHARACTERS, Name, nick_name, usable_nick
 from chatd.chat.sessions import new_user, sign_session, verify_session
 from chatd.chat.tokens import Grant

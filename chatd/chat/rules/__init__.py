@@ -149,7 +149,7 @@ def _counted(connection: Connection, command: commands.Command) -> Iterator[None
     try:
         if connection.authenticated:
             if kind in PAGED:
-                connection.charge_page()
+                chat.flood.charge_page(connection)
         elif kind is not commands.Auth:
             raise Refused("unauthorized", "Authenticate first: send auth with a token.")
         yield
