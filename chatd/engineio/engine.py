@@ -19,6 +19,7 @@ import trio
 from msgspec import Struct
 
 from chatd import model
+from chatd.changed import Changed
 from chatd.engineio import cors, polling
 from chatd.engineio.block import Block
 from chatd.engineio.close_reasons import Reason
@@ -118,7 +119,7 @@ class Engine:
         self._own_timers = timers is None
         self._running = False
         self._ended: deque[Session] = deque()
-        self._someone_ended = trio.Event()
+        self._someone_ended = Changed()
         self._count = 0
         self._reasons: dict[str, int] = {}
 
@@ -136,9 +137,8 @@ class Engine:
                     nursery.start_soon(self.timers.run)
                 task_status.started()
                 while True:
-                    await self._someone_ended.wait()
-                    self._someone_ended = trio.Event()
                     self._notify_ended()
+                    await self._someone_ended.wait()
         finally:
             self._running = False
             for session in list(self.sessions.values()):
@@ -180,7 +180,7 @@ class Engine:
             session.timer.cancel()
         self._reasons[str(session.reason)] = self._reasons.get(str(session.reason), 0) + 1
         self._ended.append(session)
-        self._someone_ended.set()
+        self._someone_ended.notify()
 
     def _notify_ended(self) -> None:
         while self._ended:

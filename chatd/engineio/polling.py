@@ -68,7 +68,6 @@ class PollingTransport:
     __slots__ = (
         "_last",
         "_parked",
-        "_progress",
         "_queue",
         "_session",
         "base64",
@@ -92,7 +91,6 @@ class PollingTransport:
         self._session = session
         self._queue: list[Block] = []
         self._parked: trio.CancelScope | None = None
-        self._progress: trio.Event | None = None
         # The answer to the last GET.
         self._last = _CLOSE[session.revision]
 
@@ -112,7 +110,7 @@ class PollingTransport:
         """Empty the queue, and return its blocks."""
         blocks, self._queue = self._queue, []
         self.waiting = 0
-        self._notify()
+        self._session.changed.notify()
         return blocks
 
     def drop_queue(self, *, noop: bool = False) -> None:
@@ -122,21 +120,9 @@ class PollingTransport:
             self._last = _NOOP[self._session.revision]
 
     def wake(self) -> None:
-        """Wake the waiting GET, and everything that waits for progress: the state has changed."""
+        """Answer the waiting GET with what there is now."""
         if self._parked is not None:
             self._parked.cancel()
-        self._notify()
-
-    async def wait_progress(self) -> None:
-        """Wait until the queue was taken or dropped."""
-        if self._progress is None:
-            self._progress = trio.Event()
-        await self._progress.wait()
-
-    def _notify(self) -> None:
-        if self._progress is not None:
-            self._progress.set()
-            self._progress = None
 
     async def poll(self, gone: Callable[[], Awaitable[None]]) -> list[Block] | None:
         """Wait for blocks, and return them as the answer to a GET.

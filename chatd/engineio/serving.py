@@ -37,6 +37,7 @@ class Served(Protocol):
     @property
     def routes(self) -> Routes:
         """The table of routes."""
+        raise NotImplementedError
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Serve sessions until cancelled."""

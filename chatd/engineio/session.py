@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 import trio
 
 from chatd import model
+from chatd.changed import Changed
 from chatd.engineio.block import Block
 from chatd.engineio.close_reasons import CLOSES, GRACEFUL, Reason, SessionClosed
 from chatd.engineio.handshake import Handshake
@@ -100,11 +101,11 @@ class Session:
     __slots__ = (
         "_busy",
         "_engine",
-        "_finished",
         "_heartbeat",
         "_probe",
         "_websocket",
         "_wire_offer",
+        "changed",
         "handshake",
         "id",
         "opened",
@@ -126,6 +127,8 @@ class Session:
         self.opened: Final = trio.current_time()
         self.reason: Reason | None = None
         self.state: State = "polling"
+        # Of the state or the queue.
+        self.changed: Final = Changed()
         self.polling: Final = PollingTransport(self)
         self.received_messages = 0
         self._engine = engine
@@ -133,7 +136,6 @@ class Session:
         self._probe: WebSocket | None = None
         self._websocket: WebSocket | None = None
         self._wire_offer: Callable[[bytes, int], None] | None = None
-        self._finished: trio.Event | None = None
         # How many messages the receiver is handling: until then we do not read, and cannot call the
         # client silent.
         self._busy = 0
@@ -214,7 +216,7 @@ class Session:
             if self._websocket is not None:
                 await self._websocket.outbox.room(size)
             else:
-                await self.polling.wait_progress()
+                await self.changed.wait()
 
     async def drained(self) -> None:
         """Wait until the queue is empty, or the session is over."""
@@ -223,7 +225,7 @@ class Session:
             if self._websocket is not None:
                 await self._websocket.outbox.drained()
             else:
-                await self.polling.wait_progress()
+                await self.changed.wait()
 
     # Receiving, if the application gave no receiver
 
@@ -276,6 +278,7 @@ class Session:
         if websocket is None:
             self._engine.time(self, trio.current_time() + seconds, self._expire)
         self.polling.wake()
+        self.changed.notify()
 
     async def aclose(self) -> None:
         """End the session as ``"forced close"``, and wait until it is over."""
@@ -285,10 +288,8 @@ class Session:
     async def wait_over(self) -> None:
         """Wait for the end: the client was notified, is gone, or did not poll in time."""
         await trio.lowlevel.checkpoint()
-        if self.state != "over":
-            if self._finished is None:
-                self._finished = trio.Event()
-            await self._finished.wait()
+        while self.state != "over":
+            await self.changed.wait()
 
     def end_now(self, reason: Reason) -> None:
         """End the session without telling the client."""
@@ -304,8 +305,6 @@ class Session:
             self._probe.end(model.NORMAL)
         self.polling.drop_queue()
         self.polling.wake()
-        if self._finished is not None:
-            self._finished.set()
         self._engine.forget(self)
 
     def _expire(self, _now: float) -> None:

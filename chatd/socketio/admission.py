@@ -167,7 +167,7 @@ async def _recall(
         # Either its old connection is dead, which was not noticed yet, or its last handler still
         # runs.
         former.supersede()
-        await former.finished.wait()
+        await former.wait_finished()
     try:
         lost = await log.recall(namespace.name, pid)
         if lost is None:

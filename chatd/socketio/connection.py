@@ -30,6 +30,7 @@ from urllib.parse import parse_qsl
 
 import trio
 
+from chatd.changed import Changed
 from chatd.engineio import Reason, Session
 from chatd.engineio.inbox import Inbox
 from chatd.socketio.admission import admit
@@ -62,8 +63,8 @@ class Connection:
         self.server = server
         self.data: dict[str, Any] = {}
         self.sockets: dict[str, Socket] = {}
-        # Set when the connection's middleware has run; and its exception.
-        self._middleware_done = trio.Event()
+        # Whether the connection's middleware has run, and what it raised.
+        self._middleware_done = False
         self._refused: Refused | None = None
         options = server.options
         self._decoder = Decoder(options.max_attachments)
@@ -77,11 +78,11 @@ class Connection:
         self._leaving: dict[Socket, Namespace] = {}
         self._namespaces_of: dict[Socket, Namespace] = {}
         self._reason: str | None = None
-        self._ended = trio.Event()
-        self._running = trio.Event()
+        self._running = False
         self._nursery: trio.Nursery
         self._working = False
-        self._idle: trio.Event | None = None
+        # Of ``_reason``, ``_running``, ``_working`` and ``_middleware_done``.
+        self._changed = Changed()
         self._connect_deadline = trio.current_time() + options.connect_timeout
         self._attachment_deadline = math.inf
         self._deadline_scope = trio.CancelScope()
@@ -104,8 +105,7 @@ class Connection:
                     self._begin()
                     await self._live()
                     while self._working:
-                        self._idle = trio.Event()
-                        await self._idle.wait()
+                        await self._changed.wait()
                 except BaseException:
                     self._stop()
                     raise
@@ -119,11 +119,12 @@ class Connection:
         if self.server.on_connections:
             self._nursery.start_soon(self._run_middleware)
         else:
-            self._middleware_done.set()
+            self._middleware_done = True
         if self.session.revision == 3:
             # socket.io-protocol v4: every client is in "/" without asking.
             self._connect("/", {})
-        self._running.set()
+        self._running = True
+        self._changed.notify()
 
     async def _run_middleware(self) -> None:
         with trio.CancelScope() as scope:
@@ -137,13 +138,15 @@ class Connection:
                 self._refused = Refused("internal error")
                 await self.server.report(error, None, "connection")
         del self._admissions[""]
-        self._middleware_done.set()
+        self._middleware_done = True
+        self._changed.notify()
 
     async def _live(self) -> None:
         while self._reason is None:
             deadline = min(self._connect_deadline, self._attachment_deadline)
             with trio.CancelScope(deadline=deadline) as self._deadline_scope:
-                await self._ended.wait()
+                while self._reason is None:
+                    await self._changed.wait()
             if self._deadline_scope.cancelled_caught:
                 now = trio.current_time()
                 if self._attachment_deadline <= now:
@@ -177,7 +180,7 @@ class Connection:
         if self._reason is not None:
             return
         self._reason = reason
-        self._ended.set()
+        self._changed.notify()
         self._inbox.close()
         for scope in self._admissions.values():
             scope.cancel()
@@ -186,8 +189,8 @@ class Connection:
 
     async def received(self, message: str | bytes) -> None:
         """Handle a message of the session, in the task that reads from the client."""
-        if not self._running.is_set():
-            await self._running.wait()
+        while not self._running:
+            await self._changed.wait()
         if self._reason is not None or self.session.reason is not None:
             return
         self._size += len(message)
@@ -262,7 +265,8 @@ class Connection:
 
     async def wait_middleware(self) -> None:
         """Wait until the connection's middleware has run. Raises Refused if it did."""
-        await self._middleware_done.wait()
+        while not self._middleware_done:
+            await self._changed.wait()
         if self._refused is not None:
             raise self._refused
 
@@ -350,8 +354,7 @@ class Connection:
                 await job()
         finally:
             self._working = False
-            if self._idle is not None:
-                self._idle.set()
+            self._changed.notify()
 
     async def _run_connect_handlers(self, socket: Socket, namespace: Namespace) -> None:
         if self.server.options.handshake_pause and self.session.transport == "websocket":
@@ -401,7 +404,7 @@ class Connection:
         finally:
             if socket.pid is not None:
                 del namespace.by_pid[socket.pid]
-            socket.finished.set()
+            socket.finish()
             namespace.release()
 
     async def _run_disconnect_handlers(

@@ -25,6 +25,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from chatd import engineio
+from chatd.changed import Changed
 from chatd.engineio import Engine, Session
 from chatd.logs import Log, open_log
 from chatd.model import INTERNAL
@@ -116,7 +117,7 @@ class Server(Broadcast, Listening):
         self._nursery: trio.Nursery | None = None
         self._scope = trio.CancelScope()
         self._draining = False
-        self._emptied = trio.Event()
+        self._emptied = Changed()
         self._faults = 0
 
     def tune(self, **changes: Unpack[Tunable]) -> None:
@@ -301,12 +302,10 @@ class Server(Broadcast, Listening):
                 cancelled, and ``disconnect`` handlers have ``shutdown_timeout``.
         """
         self._draining = True
-        self._emptied = trio.Event()
         self.engine.end_all("server shutting down")
         with trio.move_on_after(seconds):
             while self._connections:
                 await self._emptied.wait()
-                self._emptied = trio.Event()
         self._scope.cancel()
 
     def statistics(self) -> ServerStatistics:
@@ -376,7 +375,7 @@ class Server(Broadcast, Listening):
         """Remove a connection that is over."""
         self._connections.discard(connection)
         if not self._connections:
-            self._emptied.set()
+            self._emptied.notify()
 
     def _log_fault(self, error: Exception, socket: Socket | None, event: str) -> None:
         self._log.emit(

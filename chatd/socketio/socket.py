@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVarTuple
 import trio
 
 from chatd import engineio
+from chatd.changed import Changed
 from chatd.socketio.acks import Reply
 from chatd.socketio.broadcast import Broadcast
 from chatd.socketio.delivery import Delivery, Selection
@@ -61,16 +62,16 @@ class Socket:
 
     __slots__ = (
         "_ack_timeout",
+        "_changed",
         "_connection",
         "_delivery",
+        "_finished",
         "_replies",
         "_saved_rooms",
         "_tasks",
-        "_tasks_ended",
         "connect_began",
         "data",
         "disconnect_reason",
-        "finished",
         "handshake",
         "id",
         "middleware",
@@ -103,8 +104,8 @@ class Socket:
         self.disconnect_reason: str | None = NOT_YET
         # Whether its first handler has begun, so that its last one must run.
         self.connect_began = False
-        # Set when the last handler has run.
-        self.finished = trio.Event()
+        # Whether the last handler has run.
+        self._finished = False
         self._connection = connection
         self._delivery = delivery
         self._ack_timeout = ack_timeout
@@ -112,7 +113,8 @@ class Socket:
         # Its rooms before it is connected, and after it is disconnected.
         self._saved_rooms = frozenset((socket_id,))
         self._tasks: set[trio.CancelScope] = set()
-        self._tasks_ended: trio.Event | None = None
+        # Of the tasks, or of ``_finished``.
+        self._changed = Changed()
 
     def __repr__(self) -> str:
         state = self.disconnect_reason or "connected"
@@ -348,9 +350,18 @@ class Socket:
 
     async def wait_tasks(self) -> None:
         """Wait until its tasks have ended."""
-        if self._tasks:
-            self._tasks_ended = self._tasks_ended or trio.Event()
-            await self._tasks_ended.wait()
+        while self._tasks:
+            await self._changed.wait()
+
+    def finish(self) -> None:
+        """Note that its last handler has run."""
+        self._finished = True
+        self._changed.notify()
+
+    async def wait_finished(self) -> None:
+        """Wait until its last handler has run."""
+        while not self._finished:
+            await self._changed.wait()
 
     async def _task(
         self,
@@ -363,8 +374,7 @@ class Socket:
                 await async_fn(*args)
         finally:
             self._tasks.discard(scope)
-            if not self._tasks and self._tasks_ended is not None:
-                self._tasks_ended.set()
+            self._changed.notify()
 
 
 class Direct:

@@ -321,7 +321,7 @@ async def test_a_client_that_left_or_was_disconnected_does_not_recover(how: str)
             await ann.client.say("nonsense")
         else:
             socket.disconnect(close=how == "close")
-        await socket.finished.wait()
+        await socket.wait_finished()
         assert await ann.back(stage) == (False, [])
 
 

@@ -295,7 +295,7 @@ async def test_disconnect_waits_for_the_tasks_that_clean_up(autojump_clock: Mock
         (socket,) = io.fetch_sockets()
         await settled()
         client.cut()
-        await socket.finished.wait()
+        await socket.wait_finished()
         assert lines == ["cleaned up", "cleaned up", "disconnect"]
         socket.start_soon(careful)
 
