@@ -167,7 +167,7 @@ async def log_level(control: DaemonControl, _: NoArguments) -> answers.LogLevel:
 async def set_log_level(control: DaemonControl, arguments: LogLevelArguments) -> answers.LogLevel:
     log = control.log
     # Logged at whichever level writes it, the old one or the new one.
-    if log.enabled("loglevel"):
+    if log.output.enabled["loglevel"]:
         log.emit("loglevel", state=arguments.level)
         log.output.level = arguments.level
     else:

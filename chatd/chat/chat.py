@@ -178,6 +178,7 @@ class Chat:
         """Log a room's events, and wake their waiting senders."""
         room = self.rooms.get(key)
         logs_messages, logs_text = self.settings.log.messages, self.settings.log.bodies
+        logged = self.log.output.enabled
         lines: list[bytes] = []
         for event in fanned_out:
             log = self.log
@@ -188,7 +189,7 @@ class Chat:
                 log = sender.log
             if event.kind == "topic" and room is not None:
                 room.topic = event.text or ""
-            if (event.kind != "message" or logs_messages) and log.enabled(event.kind):
+            if (event.kind != "message" or logs_messages) and logged[event.kind]:
                 line = log.line(
                     event.kind,
                     room=key if room is None else room.name,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Final, Literal, TypeAlias
 
 from msgspec import Struct
 
 from .sink import Sink
-from .vocabulary import LEVELS, VOCABULARY, Level
+from .vocabulary import LEVELS, VOCABULARY, Level, Name
 
 __all__ = ["AddressPolicy", "LogStatistics", "Output", "now_ms"]
 
@@ -37,6 +37,11 @@ class Output:
     """The shared state of all logs bound from one: the sink, the level, the address policy.
 
     ``level`` and ``addresses`` may be set at any time. ``now`` returns Unix milliseconds.
+
+    Attributes:
+        write: Writes rendered lines: the sink's own method.
+        lines: How many lines were rendered.
+        enabled: Which events are written at the present level.
     """
 
     def __init__(
@@ -49,7 +54,8 @@ class Output:
     ) -> None:
         self._sink: Final = sink
         self._now: Final = now
-        self._written = 0
+        self.write: Final = sink.write
+        self.lines = 0
         self._stamped_ms = -1
         self._stamp = ""
         self._second = -1
@@ -65,7 +71,7 @@ class Output:
     @level.setter
     def level(self, level: Level) -> None:
         self._level: Level = level
-        self.enabled: Mapping[str, bool] = {
+        self.enabled: Mapping[Name, bool] = {
             name: LEVELS[meaning.level] <= LEVELS[level] for name, meaning in VOCABULARY.items()
         }
 
@@ -81,11 +87,6 @@ class Output:
             self._stamp = f"{self._second_text}.{millisecond:03d}Z"
         return self._stamp
 
-    def write(self, lines: Sequence[bytes]) -> None:
-        """Write rendered lines."""
-        self._sink.write(lines)
-        self._written += len(lines)
-
     async def run(self) -> None:
         """Write what a slow reader left waiting; a task for as long as the daemon lives."""
         await self._sink.run()
@@ -95,4 +96,4 @@ class Output:
         self._sink.close(seconds)
 
     def statistics(self) -> LogStatistics:
-        return LogStatistics(self._written, self._sink.dropped, self._sink.waiting)
+        return LogStatistics(self.lines, self._sink.dropped, self._sink.waiting)

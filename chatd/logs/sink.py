@@ -67,7 +67,11 @@ class _Stream(Protocol):
     """A descriptor of our own, and a way to write to it that never blocks."""
 
     def fileno(self) -> int: ...
-    def push(self, block: bytes) -> int: ...
+
+    def push(self, block: bytes) -> int:
+        """Return how many bytes were written; -1 if these never will be."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -81,7 +85,12 @@ class _Descriptor:
         return self._fd
 
     def push(self, block: bytes) -> int:
-        return os.write(self._fd, block)
+        try:
+            return os.write(self._fd, block)
+        except BlockingIOError:
+            return 0
+        except OSError:  # the reader is gone, or the disk is full
+            return -1
 
     def close(self) -> None:
         os.close(self._fd)
@@ -114,7 +123,12 @@ class _Socket:
         return self._socket.fileno()
 
     def push(self, block: bytes) -> int:
-        return self._socket.send(block, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        try:
+            return self._socket.send(block, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            return 0
+        except OSError:  # the reader is gone
+            return -1
 
     def close(self) -> None:
         self._socket.close()
@@ -173,7 +187,7 @@ class LineStream:
                 self._keep(entry)
             return
         block = b"".join(entries)
-        taken = self._push(block)
+        taken = self._stream.push(block)
         if taken == len(block):
             return
         for entry in entries:
@@ -202,15 +216,6 @@ class LineStream:
         self._unreported += count
         self.dropped += count
 
-    def _push(self, block: bytes) -> int:
-        """Return how many bytes were written; -1 if these never will be."""
-        try:
-            return self._stream.push(block)
-        except BlockingIOError:
-            return 0
-        except OSError:  # the reader is gone, or the disk is full
-            return -1
-
     def _flush(self) -> None:
         while True:
             # Only at half the bound, so that a slow reader gets long stretches with few gaps.
@@ -221,7 +226,7 @@ class LineStream:
                 self._unreported = 0
             if not self._entries:
                 return
-            taken = self._push(self._block())
+            taken = self._stream.push(self._block())
             if taken < 0:
                 self._lose()
                 return
