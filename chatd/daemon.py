@@ -76,7 +76,7 @@ class Daemon:
         return not self.draining and self.chat.bus.available
 
     def apply(self, settings: Settings, loaded: Loaded | None = None) -> None:
-        """Put settings, and what was loaded for them, in force, in one step without a checkpoint.
+        """Apply settings and their loaded files in one step without a checkpoint.
 
         Only clients that the new settings no longer admit are disconnected.
         """

@@ -70,7 +70,7 @@ class Refusal(Struct, frozen=True, omit_defaults=True):
 
 
 class Refused(Exception):  # noqa: N818  an answer, not an error
-    """Raised by whatever refuses a command; ``refusal`` is the value to be sent."""
+    """Raised to refuse a command; ``refusal`` is the value to send."""
 
     def __init__(self, code: ErrorCode, message: str, retry_ms: int | None = None) -> None:
         super().__init__(message)
@@ -176,7 +176,7 @@ class Post(Struct, frozen=True):
 
 
 class UserRecord(Struct, frozen=True):
-    """What is kept of a user: the nick and when the user was last here.
+    """The record of a user: the nick and the last visit.
 
     ``seen`` is None while the user is present. ``subject`` is set for users who came with a token.
     """
@@ -228,7 +228,7 @@ class Take(Struct, frozen=True):
 class LogEntry(Struct, frozen=True):
     """An event as stored, with its key, for export and import.
 
-    ``room`` is the room's name as written. An edit has no text of its own: its message has.
+    ``room`` is the room's name as written. An edit has no text: its message has it.
     """
 
     room: str

@@ -1,7 +1,7 @@
 """Reload: the configuration is read and checked again, then applied as a whole, or not at all.
 
-The files that it names are loaded before anything changes, so a fault leaves everything as it was.
-Keys that need a restart keep the value that is in force, and are reported.
+The files that it names are loaded before anything changes, so an error leaves everything as it was.
+Keys that need a restart keep their current value, and are reported.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ _FAULTS_LOGGED: Final = 20
 
 
 class Loaded(NamedTuple):
-    """What was loaded from the files that settings name."""
+    """The contents of the files that settings name."""
 
     keys: Keys
     tls: ServerContext | None
 
 
 Apply: TypeAlias = Callable[[Settings, Loaded | None], None]
-"""Puts settings, and what was loaded for them, in force. It cannot fail."""
+"""Applies settings and their loaded files. It cannot fail."""
 
 
 class Configuration(NamedTuple):
-    """Where a daemon's settings come from.
+    """The source of a daemon's settings.
 
     ``read`` reads and checks them, then ``load`` loads the files that they name (None: nothing is
     loaded). Both raise SettingsError, and neither changes anything. ``hangup``: SIGHUP requests a

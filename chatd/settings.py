@@ -114,7 +114,7 @@ class SecretError(Exception):
 class Rule(NamedTuple):
     """A rule across keys that is broken.
 
-    ``keys`` are the full names of the keys involved; the fault is shown at the first that is set,
+    ``keys`` are the full names of the keys involved; the error is shown at the first that is set,
     at ``element`` of its array if given.
     """
 
@@ -332,7 +332,7 @@ class _Source(NamedTuple):
     locations: Mapping[KeyPath, Location] = {}
 
     def fault(self, message: str, path: KeyPath = (), *, at_key: bool = False) -> Fault:
-        """Return a fault at a key, or at its value; in an inline table, at the table's."""
+        """Return an error at a key, or at its value; in an inline table, at the table's."""
         while path and path not in self.locations:
             path = path[:-1]
         if not path:

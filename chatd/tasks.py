@@ -61,7 +61,7 @@ def _children(nursery: trio.Nursery) -> Iterator[str]:
 
 
 def _frames(awaited: Any) -> Iterator[str]:
-    """Yield the frames of a coroutine and of what it waits for, outermost first."""
+    """Yield the frames of a coroutine and of its awaited ones, outermost first."""
     while awaited is not None:
         match awaited:
             case types.CoroutineType():

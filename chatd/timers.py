@@ -1,7 +1,8 @@
 """Timers: one task calls everything that is due at a time, and sleeps until then.
 
-A daemon has one `Timers` for keep-alives, heartbeats, token expiry and whatever else waits for a
-time. A timer costs a heap entry and no task, and an exception in it never reaches another one.
+A daemon has one `Timers` for keep-alives, heartbeats, token expiry and everything else that waits
+for a time. A timer costs a heap entry and no task, and an exception in it never reaches another
+one.
 """
 
 from __future__ import annotations

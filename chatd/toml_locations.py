@@ -1,7 +1,7 @@
-"""Finds where the keys and values of a TOML text stand, which tomllib does not tell.
+"""Finds the places of the keys and values of a TOML text, which tomllib does not report.
 
 The text is one that tomllib has accepted, so nothing is checked here. Keys inside inline tables
-have no location of their own: they share that of the key whose value they are in.
+have no separate location: they share that of the key whose value they are in.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Location(NamedTuple):
     value: int
 
 
-# A multi-line string may end in up to five quotes: two of its own before the three that close it.
+# A multi-line string may end in up to five quotes: two of the text before the three that close it.
 _TOKEN: Final = re.compile(
     r"""(?x)
     (?P<comment> \#[^\n]* )

@@ -52,7 +52,7 @@ class Watchdog:
     async def _probe(self) -> None:
         while True:
             self._sent = trio.current_time()
-            # The bus is closed at the end of a drain, which has a deadline of its own.
+            # The bus is closed at the end of a drain, which has its own deadline.
             with suppress(trio.ClosedResourceError):
                 await self._bus.probe()
             self._sent = math.inf

@@ -170,7 +170,7 @@ class Bus:
     Args:
         journal: The store. The bus is its only writer and closes it.
         on_fanned_out: See `FannedOut`.
-        log: Takes a ``fault`` line for what the code of a connection raises here.
+        log: Gets a ``fault`` line for each exception of a connection's code.
         waiting_submissions: The capacity of ``submitted``.
         batch_events: The most submissions in a batch.
         batch_bytes: A batch is closed at this many characters of text.
@@ -309,7 +309,7 @@ class Bus:
         await probe.fanned_out.wait()
 
     def close(self) -> None:
-        """Accept no more submissions. `run` ends when all accepted ones are fanned out."""
+        """Stop accepting submissions. `run` ends when all accepted ones are fanned out."""
         self._submit.close()
 
     # ---- the two tasks
@@ -345,7 +345,7 @@ class Bus:
         writing.cancel()
 
     async def _gather(self, first: _Item) -> list[_Item]:
-        """Take what is there, and let the scheduler run while new submissions still arrive."""
+        """Take the waiting submissions, and let the scheduler run while new ones still arrive."""
         batch = [first]
         size = _weight(first)
         ends = perf_counter() + BATCH_SECONDS
@@ -474,7 +474,7 @@ class Bus:
                 await trio.sleep(SWEEP_AGAIN_SECONDS)
 
     async def _do(self, work: Callable[[], Awaitable[bool]]) -> bool:
-        """Let the collector do a chunk of work in its turn; return True if more is left."""
+        """Have the collector do a portion of work in its turn; return True if more is left."""
         chore = _Chore(work)
         with suppress(trio.ClosedResourceError):
             await self._submit.send(chore)

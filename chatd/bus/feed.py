@@ -180,7 +180,7 @@ class Feed:
             self._tail_bytes -= len(self._tail.popleft().text or "")
 
     def _apply_change(self, change: Event) -> None:
-        """Put the present text into a changed message, and into earlier edits of it."""
+        """Put the current text into a changed message, and into its earlier edits."""
         for place, event in enumerate(self._tail):
             if event.seq == change.of and event.kind == "message":
                 gone = change.kind == "delete"

@@ -175,7 +175,7 @@ def download(
                 take(piece)
         except http.client.IncompleteRead:
             raise RequestError(
-                f"The daemon on {path} broke off. What was received is incomplete."
+                f"The daemon on {path} broke off. The received data is incomplete."
             ) from None
 
 

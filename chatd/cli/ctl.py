@@ -56,7 +56,7 @@ BACKUP: Final = "Write a copy of the running daemon's store, as of one moment, t
 _ROOM: Final = Argument("--room", "only in this room")
 
 _SECONDS: Final = Argument("--seconds", "for how long (default: until undone)", kind=float)
-_REASON: Final = Argument("--reason", "the reason that users are told")
+_REASON: Final = Argument("--reason", "the reason, which the users see")
 _USER: Final = (
     Argument("nick", "the user's nick", required=False),
     Argument("--user", "the user's id, instead of the nick"),
@@ -84,12 +84,12 @@ COMMANDS: Final = (
     Command("connections", "list the chat connections", "GET", tables.show_connections),
     Command(
         "announce",
-        "send a notice to everybody",
+        "send a notice to all clients",
         "POST",
         tables.show_announced,
         (Argument("text", "the notice"), _ROOM),
     ),
-    Command("kick", "remove a user, who may come back", "POST", tables.show_done, _USER),
+    Command("kick", "remove a user, who may return", "POST", tables.show_done, _USER),
     Command("ban", "keep a user or a network out", "POST", tables.show_done, _USER),
     Command("unban", "lift a ban", "POST", tables.show_done, _USER),
     Command("bans", "list bans, mutes, slow mode and closed rooms", "GET", tables.show_bans),
@@ -194,7 +194,7 @@ def run_backup(args: argparse.Namespace) -> int:
     try:
         if file.exists():
             raise RequestError(f"{file} exists already. Choose another name.")
-        # Private: it contains everybody's messages, and the key of everybody's session.
+        # Private: it contains all messages, and the key of all sessions.
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as out:
             socket = find_socket(args.socket, args.config, os.environ)

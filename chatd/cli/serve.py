@@ -52,7 +52,7 @@ SPARE_DESCRIPTORS: Final = 64
 """Reserved for listeners, the store, the log, and connections that are accepted to be refused."""
 
 FAULTY_CONFIGURATION: Final = 78
-"""EX_CONFIG of sysexits.h. The unit tells systemd not to restart after it."""
+"""EX_CONFIG of sysexits.h. With this status the unit is not restarted."""
 
 
 def add_parser(verbs: Verbs) -> None:

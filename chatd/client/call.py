@@ -108,7 +108,7 @@ class Call(Generic[_T]):
             raise self._fault
         if not self._done.is_set():
             raise trio.TooSlowError
-        assert self._result is not None  # noqa: S101  done without a fault
+        assert self._result is not None  # noqa: S101  done without an exception
         return self._result
 
 

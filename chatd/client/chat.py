@@ -80,7 +80,7 @@ Token: TypeAlias = str | Callable[[], str] | Callable[[], Awaitable[str]]
 """A token, or a function, plain or async, that returns a fresh one."""
 
 AnyEvent: TypeAlias = ServerEvent | Unknown | Change
-"""Whatever `Chat.next_event` returns. Its name is in ``on``."""
+"""Anything that `Chat.next_event` returns. Its name is in ``on``."""
 
 # The first character of the names of direct messages' rooms.
 _DIRECT: Final = "@"
@@ -860,7 +860,7 @@ class Chat:
                 self._put(event)
 
     def _follow(self, room: str, seq: int) -> None:
-        """Follow direct messages, which nobody joins, from the first one that comes."""
+        """Follow direct messages, which are not joined, from the first one that arrives."""
         self._rooms[room] = following = Following(Entered(room, _UNKNOWN, seq, []), None)
         following.seq = seq
         # The page that is read at once has the epoch of the number.

@@ -49,7 +49,7 @@ class Deadlines(Struct, frozen=True):
         connect: For the stream, and then for the WebSocket handshake.
         answer: For the answer to a command, on a living connection.
         close: For the daemon's Close frame, when the client closes.
-        ping: After so long without a byte from the daemon the client sends a ping; None: never.
+        ping: After this time without a byte from the daemon the client sends a ping; None: never.
         pong: For the answer to that ping; then the connection is lost.
     """
 
@@ -126,7 +126,7 @@ class Connection:
 
         Args:
             received: Called with each frame; it may raise `Garbled`.
-            beside: Run in a task of its own. The connection does not end with it.
+            beside: Run in a separate task. The connection does not end with it.
 
         Returns:
             Why the connection ended.

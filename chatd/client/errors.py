@@ -31,8 +31,8 @@ class Ending(Struct, frozen=True):
         code: The code of the Close frame (RFC 6455 section 7.4), or 1006 if there was none.
         reason: Why, for people.
         reconnect: True if connecting again can help.
-        retry_ms: After how many milliseconds the daemon asks the client to come back; None if it
-            does not ask for any.
+        retry_ms: After how many milliseconds the daemon asks the client to reconnect; None if it
+            does not say.
     """
 
     code: int

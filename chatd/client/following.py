@@ -85,7 +85,7 @@ class Following:
         return self.position
 
     def rejoined(self, entered: Entered) -> None:
-        """Take the answer to that join. The events of its page then go through `take`."""
+        """Accept the answer to that join. The events of its page then go through `take`."""
         since = self.position
         self.resuming = False
         self.room = entered.room
@@ -98,7 +98,7 @@ class Following:
         self.seq = entered.seq if first is None else first - 1
 
     def read(self, page: Page, newest: int) -> Sequence[ServerEvent | Unknown | Gap]:
-        """Take a page of the log after ``seq`` and return what to deliver, in order.
+        """Accept a page of the log after ``seq`` and return the events to deliver, in order.
 
         ``newest`` is the attribute's value when the page was asked for.
         """

@@ -1,4 +1,4 @@
-"""What a request brings with it: the origin of a web page, and a token.
+"""A request's credentials: the origin of a web page, and a token.
 
 Tokens are never read from a URL, because URLs are kept in histories and logs.
 """

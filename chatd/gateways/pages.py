@@ -1,7 +1,7 @@
 """Pages with events that cannot be encoded: a codec has a bug, or a stored text is broken.
 
-Where that is a live event, its subscribers are closed with 1011. They come back, and read it on a
-page: a page leaves out what cannot be encoded, because otherwise they would loop.
+If it is a live event, its subscribers are closed with 1011. They reconnect, and read it on a page:
+a page leaves out what cannot be encoded, because otherwise they would loop.
 """
 
 from __future__ import annotations

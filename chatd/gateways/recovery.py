@@ -48,7 +48,7 @@ class _RoomState(Struct, frozen=True):
 
 
 class Whereabouts(Struct, frozen=True):
-    """What is kept of a lost client.
+    """The stored state of a lost client.
 
     Attributes:
         user: The user's id.
@@ -64,7 +64,7 @@ class Whereabouts(Struct, frozen=True):
 
     @staticmethod
     def note(connection: Connection, first: Membership, data: dict[str, Any]) -> None:
-        """Put the state of a connection into the data that is kept of its socket."""
+        """Put the state of a connection into the stored data of its socket."""
         rooms: dict[str, _RoomState] = {}
         for key, membership in connection.memberships.items():
             how: Literal["first", "direct", "joined"] = "joined"
@@ -164,7 +164,7 @@ class ChatLog:
         return upto if (head.seq if head else 0) == seq - 1 else None
 
     async def _goes_on(self, missed: Sequence[Event], behind: Mapping[str, int], upto: int) -> bool:
-        """Return whether no event is missing between what the client had and what it missed."""
+        """Return whether the missed events continue the client's last one without a gap."""
         next_seq: dict[str, int] = {}
         for event in missed:
             next_seq.setdefault(event.room, event.seq)

@@ -117,7 +117,7 @@ def _tuning(settings: Settings) -> Tunable:
 
 
 class Auth(msgspec.Struct):
-    """What a client sends when it connects. A value of a wrong type is ignored."""
+    """The data from a client's ``auth``. A value of a wrong type is ignored."""
 
     token: str | None = None
     nick: str | None = None

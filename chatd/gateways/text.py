@@ -206,13 +206,13 @@ class TextGateway:
         await self._perform(commands.History(room=self._room, limit=limit, messages=True))
 
     async def _move(self, room: str) -> None:
-        """Go to another room; stay if that is refused."""
+        """Change the room; stay if that is refused."""
         connection, before = self._connection, self._room
         if self._chat.settings.limits.rooms_per_client == 1 and connection.joined:
             # It may not be in both, not even for a moment.
             await self._perform(commands.Leave(room=before))
         else:
-            # What the user said before appears before the greeting.
+            # The user's earlier messages appear before the greeting.
             await connection.flushed()
         try:
             await self._join(room, [])
@@ -290,7 +290,7 @@ class TextGateway:
 
 
 def _messages(page: _Page) -> _Page:
-    """Return a page without what is no line of its own: deleted messages, and changes."""
+    """Return a page without events that have no line: deleted messages, and changes."""
     messages = [
         event
         for event in page.events

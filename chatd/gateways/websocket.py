@@ -17,7 +17,7 @@ GoodbyeFrames = Callable[[Close, str], bytes]
 
 
 class Unwelcome:
-    """A client that is refused: it is told why, and closed."""
+    """A refused client: it gets the reason, and is closed."""
 
     def __init__(self, websocket: WebSocket, refusal: Refusal, goodbye: GoodbyeFrames) -> None:
         self._goodbye = goodbye

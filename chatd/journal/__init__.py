@@ -1,4 +1,4 @@
-"""The journal: the rooms' logs, what is kept beside them, and what a store promises to the bus.
+"""The journal: the rooms' logs, the records beside them, and a store's promises to the bus.
 
 A journal has one writer, the bus. `Journal.commit` gives each event its numbers and makes it
 durable, `Journal.answered` releases what was committed to the bus's fan-out, and the reads return a
@@ -40,7 +40,7 @@ FORGOTTEN: Final = "forgotten"
 """The user and the nick under which the events of a forgotten user stay in the log."""
 
 Durability = Literal["commit", "fsync"]
-"""What a commit survives: the end of the process (``commit``), or a loss of power (``fsync``)."""
+"""A commit survives the end of the process (``commit``), or a loss of power too (``fsync``)."""
 
 UNREAD_EVENTS = 10_000
 """How many events are read at most to count unread messages: some 10 ms of a reader's time."""
@@ -68,7 +68,7 @@ class StoreError(Exception):
 
 
 class Statistics(Struct, frozen=True):
-    """What a journal did since it was opened, and its size."""
+    """A journal's counters since it was opened, and its size."""
 
     events: int
     """Events committed."""
@@ -148,8 +148,8 @@ class Journal(Protocol):
     async def recover(self) -> list[Event]:
         """Read the store again; return the events of unconfirmed batches that it holds after all.
 
-        These events had no receipt. While the store cannot be read the list is empty, commits go on
-        to raise `Unavailable`, and the next call reads again.
+        These events had no receipt. While the store cannot be read the list is empty, commits keep
+        raising `Unavailable`, and the next call reads again.
         """
         ...
 
@@ -231,7 +231,7 @@ class Journal(Protocol):
         """Return the last ``limit`` messages with ``seq < before`` that have all words of a query.
 
         The newest come first. Only whole words match, regardless of case and accents; words in
-        quotes must stand side by side. What has not been `index`-ed yet is not found.
+        quotes must be adjacent. Messages that are not `index`-ed yet are not found.
         """
         ...
 
@@ -249,7 +249,7 @@ class Journal(Protocol):
     async def present(self, since: int) -> list[UserRecord]:
         """Return the users who are present, or were at ``since`` (ms) or later.
 
-        Opening a store marks everybody in it as gone at that moment.
+        Opening a store marks all its users as gone at that moment.
         """
         ...
 

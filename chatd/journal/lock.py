@@ -1,4 +1,4 @@
-"""Who holds the store's file, and whether the store went back in time.
+"""The store's lock, and the check whether the store went back in time.
 
 The lock file beside the store holds the process that has it open and, in a second line, the store's
 last *generation* that this folder knows: ``7 open`` or ``7 closed``. It counts how often the store

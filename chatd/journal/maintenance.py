@@ -1,7 +1,7 @@
-"""What the writer does between commits, in chunks: index new words, remove the past, clean files.
+"""The writer's work between commits, in chunks: index new words, remove old events, clean files.
 
 Each function is one transaction of about a millisecond, or none at all if nothing is due. If one
-raises, what was committed is in doubt.
+raises, its commit is in doubt.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Watermarks:
     """Pages written into the log since the last checkpoint: an estimate."""
 
     def note_removed_text(self, cursor: sqlite3.Cursor, now: int) -> None:
-        """Note, in the transaction that does it, that a text is removed."""
+        """Record, in the same transaction, that a text is removed."""
         if self.merge != "due" and self.later is None:
             self.later = now
         if self.dirty is None:

@@ -73,7 +73,7 @@ _Key = tuple[str, str, str]
 
 @dataclass(slots=True)
 class _Kept:
-    """An event as stored: an edit has no text of its own, its message has the present one."""
+    """An event as stored: an edit has no text, its message has the current one."""
 
     event: Event
     key: _Key | None
@@ -119,7 +119,7 @@ class MemoryJournal(LocalJournal):
         self._users: OrderedDict[str, UserRecord] = OrderedDict()  # last remembered, last
         self._records: dict[tuple[str, str], Record] = {}
         self._long: dict[str, None] = {}  # rooms that may hold more than keep_events
-        self._gone = 0  # the last position of what was removed
+        self._gone = 0  # the last removed position
         self._bytes = 0
         self._batches = 0
         self._duplicates = 0

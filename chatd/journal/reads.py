@@ -1,6 +1,6 @@
 """The reading half of the store in a file: its queries, and the threads that they run in.
 
-Reads have connections of their own, so that none of them holds up a commit.
+Reads have their own connections, so that none of them delays a commit.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Reader:
         self._closed = False
 
     async def rows(self, query: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
-        """Return all rows of the query, which has a LIMIT of its own."""
+        """Return all rows of the query, which has its own LIMIT."""
         return await self._in_thread(lambda store: store.execute(query, values).fetchall())
 
     async def run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:

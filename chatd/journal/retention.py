@@ -26,7 +26,7 @@ _DAY: Final = 24 * 60 * 60 * 1000
 
 
 class OperatorLog(Protocol):
-    """Where a store reports what operators should know. Called in the loop, never in a thread.
+    """The receiver of a store's reports to operators. Called in the loop, never in a thread.
 
     ``store`` comes with ``state`` (``slow``, ``quick``, ``failed``, ``recovered``, ``renewed`` or
     ``filling``) and a ``detail`` for people; ``retention`` with the number of events removed and
@@ -51,7 +51,7 @@ def no_report(_event: str, /, **_fields: object) -> None:
 
 
 class Retention(Struct, frozen=True):
-    """What is kept."""
+    """The limits of retention."""
 
     keep_days: int | Literal["off"] = 365
     """Events older than this many days are removed."""
@@ -133,7 +133,7 @@ class RetentionLog:
         self._reported_at = -math.inf
 
     def done(self, events: int, *, size: int, more: bool) -> None:
-        """Note one sweep: the events removed, the store's size before, whether more is left."""
+        """Record one sweep: the removed events, the store's size before, whether more is left."""
         self.swept += events
         self.size = size
         self._unreported += events

@@ -1,7 +1,7 @@
 """The store's tables, their history, and connections to them.
 
 `STEPS` is the history of the schema: a store at version n has had the first n steps. Opening it
-applies the rest, each in a transaction of its own that ends with the new version.
+applies the rest, each in its own transaction, which ends with the new version.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ more."""
 
 # Why the tables are as they are:
 # - events: the key is stored with its event and goes with it. Nothing else is written for an event,
-#   not even a head: each further page costs a commit 4 µs and a frame of 4 KiB in the log.
+#   not even a head: each additional page costs a commit 4 µs and a frame of 4 KiB in the log.
 # - rooms.head: the number of the last event that was removed, which is the room's last number if no
 #   event is left. meta's position is the same for the store.
 # - records.shelf: the kind of the record.
@@ -148,7 +148,7 @@ def connect(path: Path, factory: type[sqlite3.Connection], *, busy_ms: int) -> s
     A connection is used by one thread at a time, but not always by the same one.
     """
     connection = sqlite3.connect(
-        f"{path.as_uri()}?mode=rw",  # a store that is gone must not be made anew
+        f"{path.as_uri()}?mode=rw",  # a removed store must not be created again
         uri=True,
         timeout=busy_ms / 1000,
         isolation_level=None,
@@ -208,7 +208,7 @@ def store_error(path: Path, error: sqlite3.Error) -> StoreError:
     code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
     if code in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}:
         return StoreError(
-            f"{path} is damaged ({error}): restore a backup, or move it aside to begin anew"
+            f"{path} is damaged ({error}): restore a backup, or move it away to start empty"
         )
     if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
         return StoreError(f"{path} is locked by another program: end that one first")

@@ -44,14 +44,13 @@ _CHECKPOINT_PAGES: Final = 2000
 """Pages written between two checkpoints: 4 MiB, as much as SQLite's own wal_autocheckpoint."""
 
 _LOG_PAGES: Final = 8192
-"""From 16 MiB on the log is begun anew: the next commit first copies what is left of it, in its
-thread."""
+"""From 16 MiB on the log is restarted: the next commit first copies its rest, in its thread."""
 
 _TRUNCATE_MS: Final = 100
 """How long commits wait for readers of the log before it is emptied; a page takes some 1 ms."""
 
 SLOW_SECONDS: Final = 0.005
-"""A commit in the loop that took longer held everybody up: the next ones run in a thread."""
+"""A commit in the loop that took longer delayed all clients: the next ones run in a thread."""
 
 QUICK_SECONDS: Final = 0.03
 """A commit in a thread hands the GIL over some five times, each up to 5 ms beside a busy loop."""
@@ -82,7 +81,7 @@ class CommitPlacement:
         self._needed = _STREAK
 
     def ran_inline(self, seconds: float) -> bool:
-        """Note a commit in the loop; return True if the next one is to run in a thread."""
+        """Record a commit in the loop; return True if the next one must run in a thread."""
         if seconds <= self.slow_seconds:
             self._quick += 1
             if self._quick >= _LONGEST_STREAK:
@@ -93,7 +92,7 @@ class CommitPlacement:
         return True
 
     def ran_in_thread(self, seconds: float) -> bool:
-        """Note a commit in a thread; return True if the next one is to run in the loop again."""
+        """Record a commit in a thread; return True if the next one must run in the loop again."""
         if self._always_threaded or not self.threaded:
             return False
         self._quick = self._quick + 1 if seconds <= self.quick_seconds else 0
@@ -205,7 +204,7 @@ class SqliteJournal(LocalJournal, Reads):
         return outcomes, time.perf_counter() - started
 
     async def _in_thread(self, work: Callable[..., _T], *values: object) -> _T:
-        # Never left half way: a cancellation waits for what has begun.
+        # Never left halfway: a cancellation waits for a call in progress.
         return await trio.to_thread.run_sync(
             work, *values, abandon_on_cancel=False, limiter=self._limiter
         )
@@ -383,8 +382,8 @@ async def open_sqlite(
 
     Args:
         path: The store's file; made if it is missing, with its folder.
-        durability: What a commit survives; see `Durability`.
-        retention: What is kept; by default `Retention`'s defaults.
+        durability: How much a commit survives; see `Durability`.
+        retention: The limits of retention; by default `Retention`'s defaults.
         now: Returns the time in ms since 1970.
         runtime_dir: A folder that does not survive a boot of the machine. Without one, a store that
             was not closed cleanly gets a new epoch, as its last moments may be lost (except under

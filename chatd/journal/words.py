@@ -45,9 +45,9 @@ FOUND: Final = (
 Row = tuple[int, str, int]
 """The position of a message, its text, and its room's id."""
 
-# A phrase in quotes, of which the last may be missing; or what is between spaces.
+# A phrase in quotes, of which the last may be missing; or the text between spaces.
 _PART: Final = re.compile(r'"([^"]*)"?|([^\s"]+)')
-# What is no letter, digit or combining accent. `\w` includes the underscore.
+# Anything but letters, digits and combining accents. `\w` includes the underscore.
 _BETWEEN: Final = re.compile(r"(?:[^\w\u0300-\u036f]|_)+")
 _WORD: Final = re.compile(r"[^\W_]+")
 _ACCENT: Final = re.compile(r"[\u0300-\u036f]+")

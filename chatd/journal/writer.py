@@ -91,7 +91,7 @@ class Writer:
 
     def _begin(self, connection: sqlite3.Connection, lock: StoreLock) -> None:
         # The store must be marked open before the first number is given, even through a loss of
-        # power: else it could be taken for clean, without the numbers of this generation.
+        # power: otherwise it could be taken for clean, without the numbers of this generation.
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("BEGIN IMMEDIATE")
         meta: dict[str, Any] = dict(connection.execute("SELECT name, value FROM meta"))
@@ -240,7 +240,7 @@ class Writer:
         self._cursor = connection.cursor()
 
     def checkpoint(self) -> None:
-        """Copy the whole log into the file, so that the next commit begins the log anew.
+        """Copy the whole log into the file, so that the next commit restarts the log.
 
         A passive checkpoint beside a busy writer never gets to the end of what is being written.
         """

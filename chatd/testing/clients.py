@@ -309,7 +309,7 @@ class TextClient:
         return await self.next("greeting")
 
     async def next(self, kind: Literal["greeting", "message", "notice"] | None = None) -> TextLine:
-        """Wait for a line and take it. Others that come first stay for later calls.
+        """Wait for a line and take it. Other lines that arrive first stay for later calls.
 
         Args:
             kind: What it is. By default the very next line.
@@ -422,7 +422,7 @@ async def _run_json(
     token: client.Token | None,
     task_status: trio.TaskStatus[JsonClient],
 ) -> None:
-    """Hold the connections of a JSON client until it leaves."""
+    """Keep the connections of a JSON client open until it leaves."""
     with trio.CancelScope() as leave:
         async with client.connect(
             client.Address(plug),

@@ -102,7 +102,7 @@ class PollingTransport:
     """A session on polling that does not upgrade: a GET that waits, and POSTs beside it."""
 
     def __init__(self, plug: Plug) -> None:
-        # Engine.IO allows one GET and one POST at a time: each has a connection of its own.
+        # Engine.IO allows one GET and one POST at a time: each has its own connection.
         plug.renew()
         self._gets = _HttpClient(plug.another)
         self._posts = _HttpClient(plug.another)

@@ -205,8 +205,8 @@ class Harness:
     async def cut(self, one: Client) -> None:
         """Pull out a client's cable, and wait until the client has noticed, which is at once.
 
-        The daemon notices nothing. It goes on sending until the stream is full, and drops the
-        client when a ping is not answered in time. `reconnect` uses another cable.
+        The daemon does not notice. It keeps sending until the stream is full, and drops the client
+        when a ping is not answered in time. `reconnect` uses another cable.
 
         Args:
             one: The client.
@@ -286,7 +286,7 @@ async def open_chat(
 
     Args:
         settings: The configuration. By default all its defaults, limits included. If it names no
-            ``auth.key_files``, the harness has a key of its own for tokens.
+            ``auth.key_files``, the harness makes its own key for tokens.
         listen: One or more addresses to listen on, such as ``"127.0.0.1:0"`` or ``"unix:/path"``.
             Clients then use the first. By default the daemon is in memory only.
         journal: The store; it is closed at the end. By default the log is kept in memory, whatever

@@ -51,7 +51,7 @@ class TrustedProxies:
         return self.has(peer.address)
 
     def has(self, address: str) -> bool:
-        """Return whether an address is one of theirs. nginx writes ``unix:`` for a Unix peer."""
+        """Return whether an address is trusted. nginx writes ``unix:`` for a Unix peer."""
         if address in ("unix", "unix:"):
             return self._unix
         if not self._networks:
@@ -64,7 +64,7 @@ class TrustedProxies:
 
 
 class Forwarded(NamedTuple):
-    """What a trusted proxy says of a request. None where it says nothing."""
+    """A trusted proxy's information about a request. None where it says nothing."""
 
     peer: Peer
     host: str | None = None

@@ -1,8 +1,8 @@
 """RFC 6455's frames, sans-IO: writes a server's frames and reads a client's.
 
-The reader keeps two rules: a fault is found before anything behind it is read, and nothing follows
-a fault or a Close frame. It returns whole messages, pings and the Close frame in the order in which
-they were sent. Pongs need no answer and are dropped.
+The reader keeps two rules: an error is found before anything after it is read, and nothing follows
+an error or a Close frame. It returns whole messages, pings and the Close frame in the order in
+which they were sent. Pongs need no answer and are dropped.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ class FrameReader:
             self._take(piece, items)
 
     def _begin(self, data: bytes, at: int, end: int, items: list[Item]) -> int:
-        """Read a head, and its frame if that is complete. Return where to go on, -1: not yet."""
+        """Read a head, and its frame if complete. Return where to continue, or -1: not yet."""
         if end - at < 2:
             return -1
         first = data[at]
@@ -318,7 +318,7 @@ class FrameReader:
         self._reset()
 
 
-# Never added to: each message begins with a bytearray of its own.
+# Never added to: each message begins with a new bytearray.
 _NOTHING: Final = bytearray()
 _OPCODES: Final = frozenset({_CONTINUATION, _TEXT, _BINARY, _CLOSE, _PING, _PONG})
 _decoder: Final = codecs.getincrementaldecoder("utf-8")

@@ -33,7 +33,7 @@ _HEADERS: Final = 100
 
 # Bare LF, bare CR and obsolete folding: RFC 9112 sections 2.2 and 5.2.
 _UNSOUND: Final = re.compile(rb"(?<!\r)\n|\r[^\n]|\r\n[ \t]")
-# h11 merges equal lengths. Here a second one is refused, in a line of its own or in a list.
+# h11 merges equal lengths. Here a second one is refused, on a separate line or in a list.
 _LENGTHS: Final = re.compile(rb"\r\ncontent-length:|(?<=\r\ncontent-length:)[^\r]*,", re.IGNORECASE)
 # Without the empty lines at the beginning of the second, which HTTP allows.
 _PROXY_HEADERS: Final = tuple(signature.lstrip(b"\r\n") for signature in SIGNATURES)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["HttpConnection"]
 
 _RECV_BYTES: Final = 8192
-# A page's assets are sent in pieces of this size, each with a deadline of its own.
+# A page's assets are sent in pieces of this size, each with its own deadline.
 _SEND_BYTES: Final = 65536
 # A body that no handler read is skipped up to this size. Above it, closing is cheaper.
 _SKIP_BYTES: Final = 65536
@@ -106,7 +106,7 @@ class HttpConnection:
         return None
 
     def retire(self) -> None:
-        """Close after the present request, or now if there is none."""
+        """Close after the current request, or now if there is none."""
         self._last = True
         if self._reading_head and not self._buffer:
             self._scope.cancel()

@@ -277,7 +277,7 @@ def _open_unix(path: Path, mode: int) -> Listener:
     try:
         with contextlib.ExitStack() as stack:
             sock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-            # Nobody may connect between bind and chmod, so the umask limits it from the start.
+            # No client may connect between bind and chmod, so the umask limits it from the start.
             umask = os.umask(0o777 & ~mode)
             try:
                 sock.bind(str(path))

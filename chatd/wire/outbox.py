@@ -125,7 +125,7 @@ class Outbox:
             self.offer(data, messages)
 
     def send_final(self, data: bytes) -> None:
-        """Send one last block, whatever the bound. Later offers, and a second call, do nothing."""
+        """Send one last block, regardless of the limit. Later offers and calls do nothing."""
         self._direct = False
         self._taking = False
         if data and not (self._final or self._ended):

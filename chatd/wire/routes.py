@@ -14,7 +14,7 @@ WEBSOCKET: Final = "WEBSOCKET"
 """The method of a path's handler of WebSocket upgrades."""
 
 ANY: Final = "*"
-"""The method of a path's handler of every method that has none of its own."""
+"""The pseudo-method of a path's handler for all methods without a handler."""
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Response | Upgrade]]
 Methods: TypeAlias = Mapping[str, Handler]

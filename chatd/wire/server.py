@@ -65,7 +65,7 @@ class HttpServer:
 
     Args:
         settings: Limits, times, and the proxies to trust.
-        routes: What answers the requests.
+        routes: The handlers of the requests.
         log: Where refusals and faults are logged.
         tls: The certificate for connections by TCP, or None for plain HTTP.
         timers: Run by the caller. Without them WebSockets are not pinged.
@@ -228,7 +228,7 @@ class HttpServer:
     # The parts of a connection's life
 
     def _turns_away(self, slot: ConnectionSlot) -> bool:
-        """Return whether so many connections exceed a limit that this one gets no answer."""
+        """Return whether the limit is exceeded so far that this connection gets no answer."""
         if slot.excess <= _ANSWERED_EXCESS:
             return False
         self._turned_away += 1
@@ -260,7 +260,7 @@ class HttpServer:
     async def _serve_http(
         self, stream: AcceptedStream, connection: str, slot: ConnectionSlot
     ) -> WebSocket | None:
-        # In a call of its own, so that HTTP's objects are freed before a WebSocket's life begins.
+        # In a separate call, so that HTTP's objects are freed before the WebSocket starts.
         http = HttpConnection(self, stream, slot, connection=connection)
         if self._retiring:
             http.retire()

@@ -208,7 +208,7 @@ class _TlsTransport(StreamTransport):
 
     async def send_eof(self) -> None:
         # TLS 1.2 cannot close one side alone. The carrier can, and the peer's last bytes are still
-        # read. What was sent before marks its own end, by a length or a Close frame.
+        # read. The data sent before marks its own end, by a length or a Close frame.
         await self._carrier.transport.send_eof()
 
     async def aclose(self) -> None:

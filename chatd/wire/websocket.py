@@ -38,14 +38,14 @@ class Receiver(Protocol):
     """Takes the messages of one connection, for a gateway."""
 
     async def received(self, message: str | bytes) -> None:
-        """Take one message. Nothing more is read until this returns, and `end` cancels it."""
+        """Handle one message. Nothing more is read until this returns, and `end` cancels it."""
 
     def goodbye_frames(self, close: Close, reason: str) -> bytes:
         """Return frames to send before our Close frame. Not called if the peer closed first."""
         raise NotImplementedError
 
     def ended(self, close: Close, reason: str) -> None:
-        """Note that the connection has ended. Called once and last, when the outbox has ended."""
+        """Record that the connection has ended. Called once and last, when the outbox has ended."""
 
 
 Opener: TypeAlias = Callable[["WebSocket"], Awaitable[Receiver]]
@@ -258,7 +258,7 @@ class WebSocket:
                     self.busy = False
                 elif isinstance(item, Ping):
                     self.outbox.offer(item.pong, 0)
-                    # Whoever pings and does not read the pongs is not read either.
+                    # A client that pings and does not read the pongs is not read either.
                     await self.outbox.drained()
                 elif isinstance(item, Closing):
                     self._answer(item)
@@ -283,7 +283,7 @@ class WebSocket:
         self.peer_closed = True
         self.outbox.send_final(closing.answer)
         close = CLOSES.get(closing.code) or Close(
-            closing.code, "other", "a code of the client's own", reconnect=True
+            closing.code, "other", "a code chosen by the client", reconnect=True
         )
         self.end(close, closing.reason or "the client closed")
 
@@ -299,12 +299,12 @@ class WebSocket:
                 await self._await_close()
         await self.outbox.drained()
         if self._failed:
-            # After a fault the peer's Close frame cannot be found: section 7.1.7.
+            # After an error the peer's Close frame cannot be found: section 7.1.7.
             with suppress(*_GONE):
                 await self._transport.linger()
 
     async def _await_close(self) -> None:
-        """Ignore what comes until the peer's Close frame, a fault, or the end of the stream."""
+        """Ignore all data until the peer's Close frame, an error, or the end of the stream."""
         with suppress(*_GONE):
             while not any(isinstance(item, Closing | Fault) for item in self._items):
                 data = await self._transport.recv(_RECV_BYTES)
