@@ -8,7 +8,7 @@ from chatd.wire.origins import check, is_loopback_name
 from chatd.wire.request import Request
 from chatd.wire.transport import Peer
 
-DEFAULT = ("same", "Loopback", "file")
+DEFAULT = ("same", "loopback", "file")
 LOCAL = Peer("127.0.0.1", "tcp", loopback=True)
 AWAY = Peer("192.0.2.7", "tcp", loopback=False)
 
@@ -127,7 +127,7 @@ def test_over_tls_the_port_that_is_not_written_is_443(origin: str, host: str, pa
 
 
 def test_each_word_allows_its_own() -> None:
-    assert check(asked("null"), ["Loopback"], (), listener_loopback=True) is not None
+    assert check(asked("null"), ["loopback"], (), listener_loopback=True) is not None
     assert check(asked("http://localhost:1"), ["file"], (), listener_loopback=True) is not None
 
 
