@@ -6,7 +6,6 @@ Keys that need a restart keep their current value, and are reported.
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
@@ -118,11 +117,9 @@ class Reload:
             except SettingsError:
                 pass  # it is logged
             except Exception as error:  # a bug costs this reload, not the daemon
-                self._log.emit(
-                    "fault",
+                self._log.fault(
+                    error,
                     detail="reload",
-                    error=repr(error),
-                    traceback=traceback.format_exc(),
                 )
 
     async def reload(self) -> Reloaded:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import traceback
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
@@ -134,11 +133,9 @@ class Timers:
             self._push(max(due, now + _LEAST_SECONDS), timer)
 
     def _report(self, error: Exception) -> None:
-        self._log.emit(
-            "fault",
+        self._log.fault(
+            error,
             detail="a timer",
-            error=repr(error),
-            traceback="".join(traceback.format_exception(error)),
         )
 
     def _push(self, due: float, timer: Timer) -> None:

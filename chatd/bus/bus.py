@@ -27,7 +27,6 @@ from typing import Final, TypeAlias
 import trio
 from msgspec import Struct
 
-from chatd.bus.codec import report
 from chatd.bus.feed import Feed
 from chatd.histogram import Histogram, HistogramStatistics
 from chatd.journal import Journal, Retention, Unavailable
@@ -399,7 +398,7 @@ class Bus:
         try:
             submission.fault(error)
         except Exception as another:  # the same boundary
-            report(self._log, another, detail="the end of a connection")
+            self._log.fault(another, detail="the end of a connection")
 
     async def _recover(
         self, operations: list[Operation], events: list[Event], *, divisible: bool
@@ -449,7 +448,7 @@ class Bus:
                 try:
                     self._on_fanned_out(room, events, receivers)
                 except Exception as error:  # the boundary of the floors above
-                    report(self._log, error, detail=f"after the fan-out in {room}")
+                    self._log.fault(error, detail=f"after the fan-out in {room}")
             self._fanned_out = block[-1].position
             self._fanout_began = math.inf
             self._fanout_seconds.observe(perf_counter() - began)

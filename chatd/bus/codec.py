@@ -6,16 +6,15 @@ logged, and only the connections that need the codec are closed.
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol, TypeAlias, Unpack
+from typing import Any, Protocol, TypeAlias
 
 from msgspec.structs import replace
 
-from chatd.logs import Fields, Log
+from chatd.logs import Log
 from chatd.model import INTERNAL, Close, Event
 
-__all__ = ["Block", "Codec", "Subscriber", "encode", "encode_page", "readable", "report"]
+__all__ = ["Block", "Codec", "Subscriber", "encode", "encode_page", "readable"]
 
 Block: TypeAlias = Any
 """The output of a codec, as its outboxes take it: bytes for a WebSocket, packets for a poll."""
@@ -62,13 +61,6 @@ class Subscriber(Closing, Protocol):
     def codec(self) -> Codec: ...
 
 
-def report(log: Log, error: Exception, /, **fields: Unpack[Fields]) -> None:
-    """Log an error of chatd's own with its traceback."""
-    fields["error"] = repr(error)
-    fields["traceback"] = "".join(traceback.format_exception(error))
-    log.emit("fault", **fields)
-
-
 def encode(
     codec: Codec, room: str, items: Sequence[Any], receivers: Iterable[Closing], log: Log
 ) -> Block:
@@ -81,7 +73,7 @@ def encode(
         return codec.encode(room, items)
     except Exception as error:  # the boundary of the connections that use the codec
         if not _report_each(codec, room, items, log):
-            report(log, error, detail=_name(codec), room=room or None)
+            log.fault(error, detail=_name(codec), room=room or None)
     for receiver in list(receivers):
         _end(receiver, log)
     return b""
@@ -118,7 +110,7 @@ def _report_each(codec: Codec, room: str, items: Iterable[Any], log: Log) -> boo
         except Exception as error:  # the same boundary as in `encode`
             found = True
             seq = item.seq if isinstance(item, Event) else None
-            report(log, error, detail=_name(codec), room=room or None, seq=seq)
+            log.fault(error, detail=_name(codec), room=room or None, seq=seq)
     return found
 
 
@@ -130,4 +122,4 @@ def _end(receiver: Closing, log: Log) -> None:
     try:
         receiver.end(INTERNAL, INTERNAL.reason)
     except Exception as error:  # its goodbye may need the codec that has just raised
-        report(log, error, detail="the end of a connection")
+        log.fault(error, detail="the end of a connection")

@@ -12,7 +12,6 @@ from msgspec.structs import asdict
 
 from chatd import __version__
 from chatd.bus import Codec, Submission
-from chatd.bus.codec import report
 from chatd.chat.chat import Chat
 from chatd.chat.expiry import Expiry
 from chatd.chat.membership import Membership, Outbox, StartSoon
@@ -334,7 +333,7 @@ class Connection:
 
     def fault(self, error: Exception) -> None:
         """Log an exception that this connection's code raised elsewhere, and close it with 1011."""
-        report(self.log, error)
+        self.log.fault(error)
         self.end(INTERNAL, INTERNAL.reason)
 
     def close(self, close: Close, reason: str, traffic: Traffic) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import secrets
-import traceback
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -195,13 +194,11 @@ class Engine:
         session.end("transport error", model.INTERNAL)
 
     def _fault(self, session: Session, error: Exception) -> None:
-        self._log.emit(
-            "fault",
+        self._log.fault(
+            error,
             address=session.handshake.address,
             transport=session.transport,
             detail=session.handshake.path,
-            error=repr(error),
-            traceback="".join(traceback.format_exception(error)),
         )
 
     # Opening a session

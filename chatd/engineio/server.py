@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias, Unpack
 
@@ -104,13 +103,11 @@ class Server:
         try:
             await self._handler(session)
         except Exception as error:  # the session's boundary
-            self._log.emit(
-                "fault",
+            self._log.fault(
+                error,
                 address=session.handshake.address,
                 transport=session.transport,
                 detail="engineio handler",
-                error=repr(error),
-                traceback=traceback.format_exc(),
             )
             session.end("forced close", INTERNAL)
         else:

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
-from chatd.bus.codec import report
 from chatd.logs import Log
 from chatd.protocol import commands, events
 
@@ -39,7 +38,7 @@ def readable(answer: _Answer, encode: Callable[[_Answer], object], log: Log) -> 
             try:
                 encode(replace(answer, events=[variant]))
             except Exception as error:  # the connection's boundary
-                report(log, error, seq=events.number(event))
+                log.fault(error, seq=events.number(event))
             else:
                 found.append(variant)
                 break

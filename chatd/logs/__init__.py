@@ -9,6 +9,7 @@ the event loop.
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, Unpack
@@ -73,6 +74,12 @@ class Log(BoundLoggerBase):
         """Write one event. Raises KeyError for a name or a field outside the vocabulary."""
         if self.output.enabled[name]:
             self.output.write((self.line(name, **fields),))
+
+    def fault(self, error: BaseException, /, **fields: Unpack[Fields]) -> None:
+        """Write a ``fault``, an error of chatd's own, with its traceback."""
+        fields["error"] = repr(error)
+        fields["traceback"] = "".join(traceback.format_exception(error))
+        self.emit("fault", **fields)
 
     def line(self, name: Name, **fields: Unpack[Fields]) -> bytes:
         """Return the line of an event without writing it, for a batch in one `Output.write`."""

@@ -14,7 +14,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -378,12 +377,10 @@ class Server(Broadcast, Listening):
             self._emptied.notify()
 
     def _log_fault(self, error: Exception, socket: Socket | None, event: str) -> None:
-        self._log.emit(
-            "fault",
+        self._log.fault(
+            error,
             connection=None if socket is None else socket.id,
             address=None if socket is None else socket.handshake.address,
             transport=None if socket is None else socket.session.transport,
             detail=event if socket is None else f"{event} in {socket.namespace}",
-            error=repr(error),
-            traceback="".join(traceback.format_exception(error)),
         )

@@ -7,7 +7,6 @@ body is checked here.
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
@@ -245,13 +244,11 @@ class HttpConnection:
             self._report(error.response, request)
             return error.response
         except Exception as error:  # the connection's boundary
-            self._log.emit(
-                "fault",
+            self._log.fault(
+                error,
                 connection=self._id,
                 address=self._sender.address,
                 detail=f"{request.method} {request.path}",
-                error=repr(error),
-                traceback=traceback.format_exc(),
             )
             return refusal(500, "Internal server error. Tell the operator: it is in the log.")
         return answer

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import traceback
 from collections import Counter
 from collections.abc import Sequence
 from typing import Final
@@ -166,11 +165,9 @@ class HttpServer:
         except trio.BrokenResourceError:
             pass  # the peer is gone
         except Exception as error:  # the connection's boundary
-            self.log.emit(
-                "fault",
+            self.log.fault(
+                error,
                 address=transport.peer.address,
-                error=repr(error),
-                traceback=traceback.format_exc(),
             )
         finally:
             if websocket is not None:

@@ -8,7 +8,6 @@ interrupts it; what follows has one deadline.
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from typing import Final, Protocol, TypeAlias
@@ -165,14 +164,12 @@ class WebSocket:
 
     def fault(self, error: BaseException) -> None:
         """Log an exception of the gateway's and close the connection with 1011."""
-        self._log.emit(
-            "fault",
+        self._log.fault(
+            error,
             connection=self.id,
             address=self.request.peer.address,
             transport="websocket",
             detail=self.request.path,
-            error=repr(error),
-            traceback="".join(traceback.format_exception(error)),
         )
         self.end(INTERNAL)
 
