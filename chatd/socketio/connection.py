@@ -40,6 +40,7 @@ from chatd.socketio.namespace import Namespace
 from chatd.socketio.packets import Decoder, Packet, PacketType, encode, make_block
 from chatd.socketio.recovery import RECOVERABLE, Lost
 from chatd.socketio.socket import Socket
+from chatd.timers import Timer
 
 if TYPE_CHECKING:
     from chatd.socketio.server import Server
@@ -83,11 +84,10 @@ class Connection:
         self._working = False
         # Of ``_reason``, ``_running``, ``_working`` and ``_middleware_done``.
         self._changed = Changed()
-        self._connect_deadline = trio.current_time() + options.connect_timeout
-        self._attachment_deadline = math.inf
-        self._deadline_scope = trio.CancelScope()
+        self._connect_timer = self._end_after(options.connect_timeout, "forced close")
+        self._attachment_timer: Timer | None = None
         self._finish_by = math.inf
-        self._finish_scope = trio.CancelScope()
+        self._finish_scope: trio.CancelScope | None = None
 
     @property
     def queued(self) -> int:
@@ -103,8 +103,7 @@ class Connection:
                 self._nursery = nursery
                 try:
                     self._begin()
-                    await self._live()
-                    while self._working:
+                    while self._reason is None or self._working:
                         await self._changed.wait()
                 except BaseException:
                     self._stop()
@@ -141,27 +140,20 @@ class Connection:
         self._middleware_done = True
         self._changed.notify()
 
-    async def _live(self) -> None:
-        while self._reason is None:
-            deadline = min(self._connect_deadline, self._attachment_deadline)
-            with trio.CancelScope(deadline=deadline) as self._deadline_scope:
-                while self._reason is None:
-                    await self._changed.wait()
-            if self._deadline_scope.cancelled_caught:
-                now = trio.current_time()
-                if self._attachment_deadline <= now:
-                    self.end("parse error")
-                elif self._connect_deadline <= now:
-                    self.end("forced close")
-                self._connect_deadline = self._attachment_deadline = math.inf
+    def _end_after(self, seconds: float, reason: Reason) -> Timer:
+        due = trio.current_time() + seconds
+        return self.server.engine.timers.add(due, lambda _now: self.end(reason))
 
-    def _rearm(self) -> None:
-        self._deadline_scope.deadline = min(self._connect_deadline, self._attachment_deadline)
+    def _cancel_attachment_timer(self) -> None:
+        if self._attachment_timer is not None:
+            self._attachment_timer.cancel()
+            self._attachment_timer = None
 
     def _stop(self) -> None:
         """Stop handling events, and start the deadline for ``disconnect`` handlers."""
         self._finish_by = trio.current_time() + self.server.options.shutdown_timeout
-        self._finish_scope.deadline = self._finish_by
+        if self._finish_scope is not None:
+            self._finish_scope.deadline = self._finish_by
         # A cancellation from outside also cancels the engine, which ends the session.
         self.ended("server shutting down")
 
@@ -181,6 +173,8 @@ class Connection:
             return
         self._reason = reason
         self._changed.notify()
+        self._connect_timer.cancel()
+        self._cancel_attachment_timer()
         self._inbox.close()
         for scope in self._admissions.values():
             scope.cancel()
@@ -201,12 +195,12 @@ class Connection:
             return
         if packet is None:
             # Each attachment has its own deadline, so that a slow client can send many.
-            self._attachment_deadline = trio.current_time() + self.server.options.attachment_timeout
-            self._rearm()
+            self._cancel_attachment_timer()
+            seconds = self.server.options.attachment_timeout
+            self._attachment_timer = self._end_after(seconds, "parse error")
             return
-        if self._attachment_deadline != math.inf:
-            self._attachment_deadline = math.inf
-            self._rearm()
+        if self._attachment_timer is not None:
+            self._cancel_attachment_timer()
         size, self._size = self._size, 0
         await self._dispatch(packet, size)
 
@@ -297,8 +291,7 @@ class Connection:
                 reply["pid"] = socket.pid
         messages = missed + encode(Packet(PacketType.CONNECT, namespace.name, reply))
         self.session.offer(make_block(messages, self.session.revision))
-        self._connect_deadline = math.inf
-        self._rearm()
+        self._connect_timer.cancel()
         self._recently_left.pop(namespace.name, None)
         self.sockets[namespace.name] = socket
         self._namespaces_of[socket] = namespace
