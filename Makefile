@@ -41,9 +41,10 @@ test-programs:
 
 coverage: .venv/.test
 	$(VENV) -m coverage erase
-	$(VENV) -m coverage run -m pytest --numprocesses=logical --ignore=tests/e2e $(ARGS)
-	@$(VENV) -m coverage combine --quiet
-	$(VENV) -m coverage report
+	@failed=; \
+	$(VENV) -m coverage run -m pytest --numprocesses=logical --dist=worksteal --ignore=tests/e2e $(ARGS) || failed=1; \
+	$(VENV) -m coverage combine --quiet && $(VENV) -m coverage report || failed=1; \
+	[ -z "$$failed" ]
 
 story: .venv/.test test-programs
 	@$(VENV) -m tests.e2e.operations

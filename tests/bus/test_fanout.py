@@ -77,8 +77,8 @@ async def test_others_run_between_slices(slices_of_two: None) -> None:
     async def count() -> None:
         nonlocal rounds
         while True:
-            await trio.lowlevel.checkpoint()
             rounds += 1
+            await trio.lowlevel.checkpoint()
 
     receivers = [Receiver() for _ in range(20)]
     async with trio.open_nursery() as nursery:
