@@ -106,7 +106,7 @@ async def test_a_deep_stack_shows_its_inner_end(autojump_clock: MockClock) -> No
             await stands_here()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(deeper, 500, name="deep")
+        nursery.start_soon(deeper, 300, name="deep")
         await wait_all_tasks_blocked()
         tree = task_tree()
         nursery.cancel_scope.cancel()
