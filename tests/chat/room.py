@@ -1,4 +1,4 @@
-"""A chat on a memory journal, with clients that are no more than an outbox."""
+"""A chat on a memory journal, with clients that consist of an outbox."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def perform(connection: Connection, command: commands.Command, answer: Sen
 
 
 class Client:
-    """One connection: what it was told is ``got``; its answers are ``answers``."""
+    """A connection: its received frames are ``got``, its answers ``answers``."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Client:
         self.nick_notice = self.connection.nick_notice
 
     def end(self, close: Close, reason: str) -> None:
-        """Be closed by the chat."""
+        """Record that the chat closes this connection."""
         self.closed.append((close, reason))
         self._arrive()
 
@@ -151,7 +151,7 @@ class Room:
         self._nursery = nursery
 
     def client(self, nick: str | None = None, address: str = "") -> Client:
-        """Come in as a guest; ``address`` is whom limits count it for."""
+        """Connect a guest; ``address`` is the one that limits count."""
         return Client(self, nick, self._nursery, address=address)
 
     def token(self, user: str, seconds: int = 3600, **fields: Any) -> str:
@@ -161,14 +161,14 @@ class Room:
     async def subject(
         self, user: str, wish: str | None = None, *, address: str = "", **fields: Any
     ) -> Client:
-        """Come in with a token."""
+        """Connect with a token."""
         grant = self.chat.verify(self.token(user, **fields))
         came = await self.chat.users.subject(grant, wish)
         return Client(self, wish, self._nursery, came, address)
 
 
 class Wall:
-    """A wall clock on Trio's, ``ahead`` by so many ms: a MockClock makes days go by in no time."""
+    """A wall clock on Trio's clock, ``ahead`` by some ms, so that a MockClock can skip days."""
 
     ahead = 0
 

@@ -21,8 +21,8 @@ from tests.chat.room import Room, Wall, open_room, perform, seqs
 UNLIMITED = replace(Settings().limits, messages_per_second="off", bytes_per_second="off")
 
 
-async def test_who_catches_up_is_told_what_no_page_brings(room: Room) -> None:
-    """A list of members that misses one who came stays wrong for as long as somebody looks."""
+async def test_a_member_who_catches_up_gets_ephemeral_events(room: Room) -> None:
+    """A list of members that misses a newcomer would stay wrong."""
     ann, bob = room.client("ann"), room.client("bob")
     await ann.join()
     await ann.say("before")
@@ -41,7 +41,7 @@ async def test_who_catches_up_is_told_what_no_page_brings(room: Room) -> None:
     assert bob.texts() == []
     bob.read_on()
     await bob.until(lambda: bob.texts() == ["while bob catches up"])
-    # Joined again, it is the same: nothing is missed meanwhile, and nothing told twice.
+    # Joining again gives the same: no event is missed or sent twice.
     since = Position(answers[0].epoch, 2)
     await perform(bob.connection, commands.Join(room="lobby", since=since), answered)
     await cleo.do(commands.Leave(room="lobby"))
@@ -51,7 +51,7 @@ async def test_who_catches_up_is_told_what_no_page_brings(room: Room) -> None:
     await bob.until(lambda: bob.texts() == ["while bob catches up", "after"])
 
 
-async def test_joined_again_amid_a_fan_out_doubles_nothing(
+async def test_joining_again_during_a_fan_out_duplicates_nothing(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("chatd.bus.fanout.SLICE_SECONDS", -1.0)
@@ -76,7 +76,7 @@ async def test_joined_again_amid_a_fan_out_doubles_nothing(
 
 
 class SlowJournal(MemoryJournal):
-    """Reads that take a while, as a thread's do: the room goes on meanwhile."""
+    """Slow reads, as in a thread, while the room goes on."""
 
     def __init__(self) -> None:
         super().__init__(now=Wall())

@@ -1,4 +1,4 @@
-"""Who may read and write where."""
+"""Permissions to read and write."""
 
 from __future__ import annotations
 

@@ -320,7 +320,7 @@ async def test_an_id_comes_back_as_it_was(
         *('"' + "k" * 65 + '"', '"' + "é" * 33 + '"'),
     ],
 )
-async def test_an_id_that_is_none_is_refused(
+async def test_an_invalid_id_is_refused(
     chat: Harness, autojump_clock: MockClock, mark: str
 ) -> None:
     ann = await json_user(chat, "ann", None)
@@ -349,7 +349,7 @@ async def test_answers_may_overtake_one_another(chat: Harness, autojump_clock: M
 
 
 async def test_commands_take_effect_in_order(chat: Harness, autojump_clock: MockClock) -> None:
-    """Whatever the answers do: what was sent at once is seen in the order in which it was sent."""
+    """Messages sent at once keep their order, whatever the order of the answers."""
     ann, bob = await json_user(chat, "ann"), await json_user(chat, "bob")
     assert (await ann.event())["on"] == "joined"
     for number, (command, fields) in enumerate(

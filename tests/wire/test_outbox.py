@@ -17,7 +17,7 @@ PEER = Peer("127.0.0.1", "tcp", loopback=True)
 
 
 class Bench:
-    """An outbox, the other end of its transport, and what it called."""
+    """An outbox, the other end of its transport, and its callbacks."""
 
     def __init__(self, nursery: trio.Nursery, kind: str) -> None:
         self.nursery = nursery
@@ -42,7 +42,7 @@ class Bench:
         )
 
     def fill(self, up_to: int = 1) -> bytes:
-        """Offer until so many bytes wait; everything that was offered."""
+        """Offer until this number of bytes wait; return all that was offered."""
         offered = b""
         while self.outbox.waiting < up_to:
             block = b"%07d " % len(offered) * 64
@@ -79,7 +79,7 @@ async def test_1_an_offer_to_a_full_transport_returns(bench: Bench) -> None:
     assert bench.outbox.waiting > 1
 
 
-async def test_1_an_offer_to_a_broken_transport_raises_nothing_and_tells_once(
+async def test_1_an_offer_to_a_broken_transport_raises_nothing_and_reports_once(
     bench: Bench,
 ) -> None:
     await bench.far.aclose()
@@ -165,7 +165,7 @@ async def test_3_the_writer_ends_with_the_queue(bench: Bench) -> None:
 # 4. The bound in bytes, once, and the last word past it
 
 
-async def test_4_at_the_bound_nothing_more_is_taken_and_it_is_told_once(bench: Bench) -> None:
+async def test_4_at_the_limit_nothing_more_is_taken_and_it_is_reported_once(bench: Bench) -> None:
     bench.fill(BOUND - 600)
     waiting = bench.outbox.waiting
     for _ in range(3):
@@ -243,7 +243,7 @@ async def test_the_end_wakes_every_waiting_task(bench: Bench) -> None:
         bench.outbox.end()
 
 
-async def test_drained_does_not_wait_for_what_is_offered_later(bench: Bench) -> None:
+async def test_drained_does_not_wait_for_later_offers(bench: Bench) -> None:
     offered = bench.fill()
     done = trio.Event()
 

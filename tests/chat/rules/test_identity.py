@@ -44,12 +44,12 @@ async def room() -> AsyncIterator[Room]:
 
 @pytest.fixture
 async def alone() -> AsyncIterator[Room]:
-    """Give a chat without guests."""
+    """Return a chat without guests."""
     async with open_room(ALONE, keys=KEYS) as room:
         yield room
 
 
-async def test_a_token_says_who_somebody_is(room: Room) -> None:
+async def test_a_token_identifies_its_user(room: Room) -> None:
     ann = await room.subject("Ann")
     assert ann.connection.hello().user == "Ann"
     assert ann.connection.hello().nick == "Ann"
@@ -88,7 +88,7 @@ async def test_the_nick_is_the_kept_one_or_the_wish_or_the_tokens_or_the_name(ro
     assert (await room.subject("u4", "a b")).connection.user.nick.display == "u4"
 
 
-async def test_a_starting_nick_that_is_taken_is_replaced_and_told(room: Room) -> None:
+async def test_a_taken_first_nick_is_replaced_with_a_notice(room: Room) -> None:
     room.client("ann")
     came = await room.subject("ann")
     assert came.nick_notice == "The nick ann is taken. You are ann-2."
@@ -120,7 +120,7 @@ async def test_a_subjects_last_name_is_kept_from_guests_when_all_is_forgotten_bu
         assert len(room.chat.users) == 0
         for asked in ("ann", "Anna"):
             assert room.client(asked).nick_notice is not None
-        # Another subject may be called so by now, but as nobody is named.
+        # Another subject may have that nick by now, but the command names no user.
         bob = await room.subject("bob")
         assert refused(await bob.do(commands.Nick(nick="ann"))) == "nick_taken"
         assert (await bob.do(commands.Nick(nick="anna"))).nick == "anna"
@@ -157,7 +157,7 @@ async def test_a_guest_cannot_look_like_a_subject_nor_a_subject_like_a_guest(roo
     assert refused.code == "bad_request"
 
 
-async def test_who_comes_while_the_store_cannot_be_read_is_let_in() -> None:
+async def test_a_user_can_connect_while_the_store_cannot_be_read() -> None:
     class Broken(MemoryJournal):
         async def user(self, user: str) -> UserRecord | None:
             raise Unavailable("broken")
@@ -183,7 +183,7 @@ async def test_read_marks_are_the_subjects_own_again(autojump_clock: MockClock) 
         assert (await (await room.subject("ann")).join()).read == 1
 
 
-async def test_read_marks_are_there_for_who_was_here_before_a_restart(
+async def test_read_marks_survive_a_restart(
     autojump_clock: MockClock,
 ) -> None:
     journal = MemoryJournal(now=Wall())
@@ -239,12 +239,12 @@ async def test_another_user_is_for_before_the_first_join_and_the_same_at_any_tim
     assert (await changing.join()).member_count == 3
 
 
-async def test_tokens_are_not_taken_where_everybody_is_a_guest() -> None:
+async def test_tokens_are_refused_in_open_mode() -> None:
     async with open_room(keys=KEYS) as room:
         assert refused(await auth(room.client(), room.token("ann"))) == "unauthorized"
 
 
-async def test_a_session_is_a_guests_and_not_where_there_are_none(room: Room) -> None:
+async def test_sessions_are_for_guests_only(room: Room) -> None:
     guest = room.client("bob")
     session = room.chat.users.session(guest.connection.user)
     subject = await room.subject("ann")
@@ -275,7 +275,7 @@ async def test_operators_are_named_by_the_configuration_or_the_token(room: Room)
     assert not guest.connection.op
 
 
-async def test_nobody_may_do_nothing_but_say_who_they_are(alone: Room) -> None:
+async def test_an_unauthenticated_client_may_only_auth(alone: Room) -> None:
     client = alone.client("ann")
     hello = client.connection.hello()
     assert (hello.user, hello.nick, hello.session, hello.op) == (None, None, None, False)
@@ -301,7 +301,7 @@ async def test_nobody_may_do_nothing_but_say_who_they_are(alone: Room) -> None:
     assert "user" not in alone.log.records[-1][1]
 
 
-async def test_who_does_not_say_it_in_time_is_closed(
+async def test_a_client_that_does_not_auth_in_time_is_closed(
     alone: Room, autojump_clock: MockClock
 ) -> None:
     late, known = alone.client(), alone.client()
@@ -319,7 +319,7 @@ async def test_who_does_not_say_it_in_time_is_closed(
     assert len(alone.chat.timers) == 0
 
 
-async def test_a_tokens_end_is_told_before_and_closes(
+async def test_a_tokens_expiry_is_announced_and_closes(
     room: Room, autojump_clock: MockClock
 ) -> None:
     client = await room.subject("ann", seconds=3600)
@@ -336,7 +336,7 @@ async def test_a_tokens_end_is_told_before_and_closes(
     assert client.closed == [(UNAUTHORIZED, "your token has expired")]
 
 
-async def test_of_a_short_life_the_last_tenth_is_told(
+async def test_a_short_tokens_expiry_is_announced_in_its_last_tenth(
     room: Room, autojump_clock: MockClock
 ) -> None:
     client = await room.subject("ann", seconds=50)
@@ -348,7 +348,7 @@ async def test_of_a_short_life_the_last_tenth_is_told(
     assert len(client.closed) == 1
 
 
-async def test_a_renewed_token_goes_on(room: Room, autojump_clock: MockClock) -> None:
+async def test_a_renewed_token_keeps_the_connection(room: Room, autojump_clock: MockClock) -> None:
     client = await room.subject("ann", seconds=100)
     await client.join()
     await trio.sleep(95)
@@ -391,7 +391,7 @@ async def test_a_fault_in_an_expiry_costs_its_connection_alone(
     await other.join()
 
 
-async def test_who_has_a_token_of_a_key_that_is_gone_goes_with_it(room: Room) -> None:
+async def test_removing_a_key_closes_the_users_of_its_tokens(room: Room) -> None:
     other = read_key(new_key(symmetric=True).encode())
     ann = await room.subject("ann")
     room.chat.use_keys(Keys([other, KEY]))

@@ -29,7 +29,7 @@ from tests.chat.room import (
 # ---- say
 
 
-async def test_a_message_goes_to_everybody_in_the_room_the_sender_too(room: Room) -> None:
+async def test_a_message_goes_to_all_members_and_the_sender(room: Room) -> None:
     ann, bob, eve = room.client("ann"), room.client("bob"), room.client("eve")
     await ann.join()
     await bob.join("LOBBY")
@@ -114,7 +114,7 @@ async def test_a_reply_names_a_message(ann: Client, bob: Client) -> None:
     assert (await bob.say("gone", reply_to=said.seq)).seq == 4
 
 
-async def test_who_is_not_in_a_room_cannot_speak_there(room: Room) -> None:
+async def test_a_user_outside_a_room_cannot_send_there(room: Room) -> None:
     ann = room.client("ann")
     assert refused(await ann.say("x")) == "not_joined"
     assert refused(await ann.say("x", room="*")) == "not_joined"
@@ -178,7 +178,7 @@ async def test_a_deleted_message_leaves_its_number(ann: Client, bob: Client) -> 
         assert refused(await ann.do(again)) == "not_found"
 
 
-async def test_who_resumes_is_told_of_changes(room: Room, ann: Client) -> None:
+async def test_resuming_brings_edits_and_deletions(room: Room, ann: Client) -> None:
     said = await ann.say("one")
     since = commands.Position(said.epoch, said.seq)
     await ann.do(edit(said.seq, "two"))

@@ -58,7 +58,7 @@ async def test_what_a_client_has_unanswered_is_bounded(
     assert len(answers) == 3
 
 
-async def test_a_fault_of_the_store_is_answered_and_the_room_goes_on(
+async def test_a_store_error_is_answered_and_the_room_goes_on(
     autojump_clock: MockClock,
 ) -> None:
     class Full(MemoryJournal):

@@ -20,7 +20,7 @@ from tests.chat.room import Client, Room, delete, member, open_room, perform, re
 FAST = replace(Limits(), messages_per_second="off", bytes_per_second="off")
 
 
-async def test_typing_is_told_to_the_others(
+async def test_typing_goes_to_the_other_members(
     room: Room, ann: Client, bob: Client, autojump_clock: MockClock
 ) -> None:
     second = room.client()
@@ -32,7 +32,7 @@ async def test_typing_is_told_to_the_others(
     assert told == [True, False]
     assert bob.told(events.Typing)[0].nick == "ann"
     assert ann.told(events.Typing) == second.told(events.Typing) == []
-    # On and off again is told at most so often.
+    # Turning it on and off is announced at a limited rate.
     await _typing(ann, on=True)
     assert len(bob.told(events.Typing)) == 2
     await trio.sleep(presence.TYPING_SECONDS)
@@ -40,12 +40,12 @@ async def test_typing_is_told_to_the_others(
     assert len(bob.told(events.Typing)) == 3
 
 
-async def test_nobody_types_where_they_are_not(ann: Client) -> None:
+async def test_typing_needs_a_joined_room(ann: Client) -> None:
     answer = await ann.do(commands.Typing(room="elsewhere", on=True))
     assert refused(answer) == "not_joined"
 
 
-async def test_a_crowd_is_not_told_who_types(autojump_clock: MockClock) -> None:
+async def test_a_large_room_gets_no_typing(autojump_clock: MockClock) -> None:
     settings = Settings(limits=replace(Limits(), presence_members=1))
     async with open_room(settings) as room:
         ann, bob = room.client("ann"), room.client("bob")
@@ -84,7 +84,7 @@ async def test_read_marks_are_kept_and_never_go_back(
     assert (entry.read, entry.unread) == (2, 3)
     await bob.do(delete(4))
     assert (await second.join()).unread == 2
-    # Who never marked anything is told nothing.
+    # Without a read mark there is no count.
     joined = await bob.join()
     assert (joined.read, joined.unread) == (None, None)
 

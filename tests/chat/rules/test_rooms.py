@@ -214,7 +214,7 @@ async def test_limits_on_rooms(room: Room) -> None:
     assert refused(await bob.join("a")) is None
 
 
-async def test_rooms_are_made_only_where_that_is_allowed(room: Room) -> None:
+async def test_rooms_are_created_only_where_that_is_allowed(room: Room) -> None:
     chat = replace(room.chat.settings.chat, create_rooms=False)
     room.chat.settings = replace(room.chat.settings, chat=chat)
     ann = room.client("ann")
