@@ -1,6 +1,6 @@
-"""Every key of the configuration: a reload changes it, seen from outside, or names it.
+"""Every key of the configuration: a reload changes it, as seen from outside, or names it.
 
-A new key fails here until it stands in one of the two tables.
+A new key fails here until one of the two tables has it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The daemon as a process: its signals, and what systemd is told."""
+"""The daemon as a process: its signals, and its notifications to systemd."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from chatd.testing.recording import Recording
 
 
 class Picky:
-    """Encodes numbers and texts; not the text ``bad``, and nothing that ``nobody`` said."""
+    """Encodes numbers and texts, but not the text ``bad``, and nothing from the user ``nobody``."""
 
     def encode(self, room: str, items: Sequence[Any]) -> list[tuple[int, str | None]]:
         for item in items:

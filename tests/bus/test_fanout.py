@@ -1,4 +1,4 @@
-"""The fan-out loop: slices, and who is passed over after a pause."""
+"""The fan-out loop: slices, and subscribers that are skipped after a pause."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def test_a_short_fan_out_does_not_checkpoint() -> None:
     assert not scope.cancelled_caught
 
 
-async def test_who_left_during_a_pause_is_passed_over_in_later_slices_and_groups(
+async def test_a_subscriber_that_left_during_a_pause_is_skipped_later(
     slices_of_two: None,
 ) -> None:
     def leave() -> None:
@@ -88,7 +88,7 @@ async def test_others_run_between_slices(slices_of_two: None) -> None:
     assert rounds >= 9
 
 
-async def test_a_cancellation_does_not_keep_it_from_anybody(slices_of_two: None) -> None:
+async def test_a_cancellation_withholds_it_from_no_subscriber(slices_of_two: None) -> None:
     receivers = [Receiver() for _ in range(5)]
     with trio.CancelScope() as scope:
         scope.cancel()

@@ -241,7 +241,7 @@ async def test_the_tail_gives_present_words(feed: Feed) -> None:
         ("z", None),
         ("new", None),
     ]
-    await feed.fan_out([change("delete", 6, 1), change("edit", 7, 99, "of what is gone from here")])
+    await feed.fan_out([change("delete", 6, 1), change("edit", 7, 99, "from elsewhere in the log")])
     tail = feed.after(0)
     assert tail is not None
     assert [(one.text, one.edited, one.deleted) for one in tail[:6]] == [

@@ -1,4 +1,4 @@
-"""What is logged of messages and connections."""
+"""The log lines about messages and connections."""
 
 from __future__ import annotations
 

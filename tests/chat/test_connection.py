@@ -81,7 +81,7 @@ async def test_a_token_that_reads_less_leaves_the_other_rooms(room: Room) -> Non
     assert ann.told(events.Notice)[-1].text.startswith("You left hall. ")
 
 
-async def test_a_kicked_client_is_told_as_the_others_are(room: Room) -> None:
+async def test_a_kicked_client_gets_left_like_the_others(room: Room) -> None:
     ann, bob = room.client("ann"), room.client("bob")
     for client in (ann, bob):
         await client.join()

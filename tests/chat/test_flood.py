@@ -126,7 +126,7 @@ async def test_what_is_put_back_can_be_taken_again(
     assert [bucket.take(1, rate=1, burst=3) for _ in range(2)] == [0, 1000]
 
 
-async def test_a_bucket_tells_when_it_is_full(autojump_clock: MockClock) -> None:
+async def test_when_a_bucket_is_full(autojump_clock: MockClock) -> None:
     bucket = Bucket()
     assert bucket.full_in(rate=2, burst=10) == 0
     bucket.take(5, rate=2, burst=10)

@@ -1,4 +1,4 @@
-"""Nobody misses or doubles an event, whenever they join."""
+"""No member misses an event or gets one twice, whenever they join."""
 
 from __future__ import annotations
 

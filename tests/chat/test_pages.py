@@ -1,4 +1,4 @@
-"""Pages: how many events, what fits a send queue, and what a join begins with."""
+"""Pages: number of events, size, and the first page of a join."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of a commit: the answer, what follows it, and what is undone."""
+"""The outcome of a commit: its answer, later steps, and undoing."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ async def test_the_order_of_what_an_outcome_causes(
     assert connection.chat.refusals["unavailable"] == ("undo" in done)
 
 
-async def test_others_are_told_even_if_the_answer_cannot_be_sent(mock_clock: MockClock) -> None:
+async def test_the_event_reaches_others_even_if_the_answer_cannot_be_sent(
+    mock_clock: MockClock,
+) -> None:
     connection, _ = await member()
     done: list[str] = []
 

@@ -1,4 +1,4 @@
-"""Sanctions: which apply to whom, for how long, and what a client is told."""
+"""Sanctions: their targets, their time, and their refusals."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def ban(**fields: object) -> Sanction:
         (ban(network="2001:db8::/96"), "", "v", "2001:db8::/64", True, False),
     ],
 )
-def test_whom_a_ban_applies_to(
+def test_the_targets_of_a_ban(
     sanction: Sanction, room: str, user: str, address: str, guest: bool, applies: bool
 ) -> None:
     assert (held(sanction).ban(room, user, address, guest=guest) is sanction) == applies
@@ -61,7 +61,7 @@ def test_a_mute_applies_in_its_room_or_everywhere() -> None:
     ("kind", "code"),
     [("ban", "banned"), ("mute", "muted"), ("close", "forbidden"), ("slow", "forbidden")],
 )
-def test_what_a_client_is_told(kind: Kind, code: str) -> None:
+def test_the_refusals(kind: Kind, code: str) -> None:
     found = held()
     plain = found.refused(Sanction(kind, by="root", at=1), "You cannot").refusal
     assert (plain.code, plain.message, plain.retry_ms) == (code, "You cannot.", None)
@@ -78,7 +78,7 @@ def test_a_sanction_replaces_the_one_of_the_same_name() -> None:
     assert len(found) == 0
 
 
-def test_a_network_that_is_removed_bans_nobody() -> None:
+def test_a_lifted_network_ban_applies_to_no_address() -> None:
     wide, narrow = ban(network="192.0.2.0/24"), ban(network="192.0.2.9/32")
     found = held(wide, narrow)
     found.remove(wide)

@@ -1,4 +1,4 @@
-"""What is written fits any stream, and cannot command a terminal."""
+"""Output fits any stream, and cannot control a terminal."""
 
 from __future__ import annotations
 

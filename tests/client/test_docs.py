@@ -1,4 +1,4 @@
-"""The examples of docs/client.md, run as they are written but for the daemon's address."""
+"""The examples of docs/client.md, run as they are written except for the daemon's address."""
 
 from __future__ import annotations
 

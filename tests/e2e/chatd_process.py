@@ -210,7 +210,7 @@ class ChatdStarter:
         return chatd
 
     async def aclose(self) -> None:
-        """End all daemons. Fail if one logged a fault, or wrote anything that is not a log line."""
+        """End all daemons. Fail on an internal error, or output other than log lines."""
         for chatd in self.started:
             await chatd.aclose()
         for chatd in self.started:

@@ -30,7 +30,7 @@ async def start_chatd(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Ch
 
 @pytest.fixture
 async def chatd(start_chatd: ChatdStarter) -> ChatdProcess:
-    """Start a daemon with the default settings, on a port of its own and with an empty history."""
+    """Start a daemon with the default settings, on a free port and with an empty history."""
     return await start_chatd()
 
 

@@ -1,6 +1,6 @@
-"""chatd with a fault: ``faulty_daemon.py FAULT serve …``.
+"""chatd with an injected fault: ``faulty_daemon.py FAULT serve …``.
 
-``hang``: the fan-out of the word "hang" never ends, while the loop goes on. ``slow-disk``: the
+``hang``: the fan-out of the word "hang" never ends, while the event loop runs. ``slow-disk``: the
 commit of the word "slow" takes 8 seconds.
 """
 

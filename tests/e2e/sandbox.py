@@ -85,7 +85,7 @@ def _read(path: str) -> str:
 
 
 def _can_overlay() -> bool:
-    """Try an overlay mount where the sandbox makes one, in a mount namespace of its own."""
+    """Try an overlay mount where the sandbox makes one, in a separate mount namespace."""
     cache_folder().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache_folder()) as folder:
         for name in ("lower", "upper", "work", "root"):

@@ -54,8 +54,8 @@ def booted() -> Iterator[Sandbox]:
 class Parts:
     """The packages to install, built from this project's files for the Debian that is booted.
 
-    Wheels of the dependencies, our own wheel, and our Debian package, which is built in a machine
-    of its own. Raises WheelsError.
+    Wheels of the dependencies, our own wheel, and our Debian package, which is built in a separate
+    machine. Raises WheelsError.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -135,7 +135,7 @@ def steady(machine: Sandbox) -> Iterator[Steady]:
 
 
 def lost_nothing(clients: Steady) -> None:
-    """Check that nobody was refused and that every acknowledged message arrived once, in order."""
+    """Check that no client was refused and every acknowledged message arrived once, in order."""
     met = clients.met
     assert met["asked"]["answered"] > 100
     assert "refused" not in met["asked"]

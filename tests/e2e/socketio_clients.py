@@ -92,7 +92,7 @@ class SocketIOServer:
         assert self._process.stdout.readline().strip() == READY, self.noise()
 
     def end(self, number: signal.Signals) -> None:
-        """End it: SIGTERM drains, SIGINT cancels, SIGKILL kills. Fail if it had a fault."""
+        """End it: SIGTERM drains, SIGINT cancels, SIGKILL kills. Fail on an internal error."""
         self._process.send_signal(number)
         out, _ = self._process.communicate(timeout=START_SECONDS)
         assert not self.noise()
@@ -131,7 +131,7 @@ class Client:
         return await self._clients.next(self._name, event)
 
     def heard(self, event: str) -> list[list[Any]]:
-        """Return the arguments of all received events of this name that nobody waited for."""
+        """Return the arguments of all received events of this name that were not awaited."""
         return self._clients.waiting(self._name, event)
 
     async def emit(self, *args: Any) -> None:
@@ -236,7 +236,7 @@ class Clients:
         others = {key: self.waiting(*key)[:5] for key in list(self._channels)}
         others = {key: heard for key, heard in others.items() if heard}
         noise = self._noise.decode(errors="backslashreplace")
-        raise AssertionError(f"{name}: no {event or 'answer'}; heard {others}\n{noise}")
+        raise AssertionError(f"{name}: no {event or 'answer'}; got {others}\n{noise}")
 
     def waiting(self, name: str | int | None, event: str | None) -> list[list[Any]]:
         heard = []

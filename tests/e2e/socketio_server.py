@@ -58,7 +58,7 @@ def make_server(options: dict[str, Any], reasons: dict[str, str]) -> socketio.Se
         await socket.emit("answered", answered if isinstance(answered, tuple) else [answered])
 
     async def ask_all(socket: socketio.Socket, seconds: float) -> list[Any]:
-        """Call everybody in this client's room, and return the answers."""
+        """Call all clients in this client's room, and return the answers."""
         answers = await io.to(socket.id).timeout(seconds).call("question", "all")
         return [value for _, value in answers]
 

@@ -73,7 +73,7 @@ async def _asked(host: str, port: int) -> str:
 
 
 async def say(chat: client.Chat, stop: trio.Event, tally: Tally) -> None:
-    """Say numbers; each counts once it has been answered."""
+    """Send numbers; each counts once it has been answered."""
     await chat.join("lobby", limit=0)
     number = 0
     while not stop.is_set():

@@ -1,6 +1,6 @@
 """The service in a booted systemd: installed as an administrator would, used, and mistreated.
 
-What an operator is promised first stands in operations.py, in one go; here is the rest.
+The most important promises to operators are tested in operations.py, in one run; here is the rest.
 """
 
 from __future__ import annotations

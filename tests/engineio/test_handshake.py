@@ -245,7 +245,7 @@ async def test_an_error_of_the_layer_above_ends_only_its_session(autojump_clock:
         assert not served.engine.sessions
 
 
-async def test_a_fault_in_a_heartbeat_costs_its_session_alone(
+async def test_an_error_in_a_heartbeat_ends_only_its_session(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*args: object, **options: object) -> None:

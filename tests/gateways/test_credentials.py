@@ -165,7 +165,9 @@ async def test_guests_beside_tokens(autojump_clock: MockClock) -> None:
         assert (await guest.do("nick", nick="ANN"))["error"]["code"] == "nick_taken"
 
 
-async def test_a_silent_client_is_told_and_closed(chat: Harness, autojump_clock: MockClock) -> None:
+async def test_a_silent_client_gets_a_notice_and_is_closed(
+    chat: Harness, autojump_clock: MockClock
+) -> None:
     client = await speak_json(chat)
     await client.next()
     began = trio.current_time()

@@ -1,4 +1,4 @@
-"""A fault of a gateway's or a codec's costs the connections it belongs to, and nobody else."""
+"""An error in a gateway or a codec ends its own connections, and no others."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def fail(*_args: object) -> Any:
 def break_codec(
     monkeypatch: pytest.MonkeyPatch, protocol: str, breaks: Callable[[Any], bool]
 ) -> None:
-    """Let a protocol's codec raise for some items."""
+    """Make a protocol's codec raise for some items."""
     codec = CODECS[protocol]
     encode = codec.encode
 
@@ -80,7 +80,7 @@ async def test_an_event_that_a_codec_cannot_encode(
         assert [(line["room"], line["seq"]) for line in faults] == [("lobby", 1)]
         assert "ValueError" in faults[0]["traceback"]
         await chats_on(elsewhere)
-        # On a page the event has no text, so that nobody loops.
+        # On a page the event has no text, so that no client loops.
         await victims[0].reconnect()
         await chats_on(victims[0])
 

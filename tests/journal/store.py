@@ -1,4 +1,4 @@
-"""A store of a test's own, whose disk fails on command."""
+"""A store for one test, whose disk fails on command."""
 
 from __future__ import annotations
 

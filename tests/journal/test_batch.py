@@ -47,7 +47,7 @@ def numbers(outcomes: list[Outcome]) -> list[tuple[int, int] | None]:
     ]
 
 
-def test_numbers_go_on_from_batch_to_batch(cursor: sqlite3.Cursor) -> None:
+def test_numbers_continue_from_batch_to_batch(cursor: sqlite3.Cursor) -> None:
     tea = Post("tea", "Tea", "ann", "ann", "x")
     assert numbers(run(cursor, post(), tea, post())) == [(1, 1), (2, 1), (3, 2)]
     assert numbers(run(cursor, tea, post())) == [(4, 2), (5, 3)]
@@ -82,7 +82,7 @@ def test_what_breaks_a_rule_is_refused_alone(
         assert numbers(outcomes) == [(1, 1), None, (2, 2)]
 
 
-def test_a_deleted_message_is_there_no_more(cursor: sqlite3.Cursor) -> None:
+def test_a_deleted_message_is_gone(cursor: sqlite3.Cursor) -> None:
     outcomes = run(cursor, post(), post(None, kind="delete", of=1), post(kind="edit", of=1))
     assert outcomes[2] == NO_MESSAGE
 

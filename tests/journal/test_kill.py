@@ -1,6 +1,6 @@
-"""kill -9 at any moment: what was acknowledged is there, and a key gives its first number.
+"""kill -9 at any moment: every acknowledged event is stored, and a key gives its first number.
 
-Of edits and deletions too: a message, its edits and what a search finds have the same words.
+After edits and deletions too: a message, its edits and the search index agree.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ Opening: TypeAlias = Callable[[Retention, OperatorLog], AbstractAsyncContextMana
 
 
 def quiet(_event: str, /, **_fields: object) -> None:
-    """Hear nothing."""
+    """Ignore a report."""
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
-"""A client in memory: real sessions of the engine, by polling, with no sockets between.
+"""A client in memory: real polling sessions of the engine, without sockets in between.
 
-It says what a test tells it to say and nothing by itself but pongs.
+It sends what a test tells it to, and by itself only pongs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The fixture as users of the package get it: in a run of pytest of their own.
+"""The fixture as users of the package get it, in a separate run of pytest.
 
 One run serves all tests here, because starting pytest takes longer than the tests.
 """

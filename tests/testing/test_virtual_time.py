@@ -26,7 +26,7 @@ class Steps(trio.abc.Instrument):
 
 
 async def steps_in(seconds: float) -> int:
-    """Return how many steps all tasks make in so many seconds."""
+    """Return how many steps all tasks make in this number of seconds."""
     steps = Steps()
     trio.lowlevel.add_instrument(steps)
     await trio.sleep(seconds)

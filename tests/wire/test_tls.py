@@ -237,7 +237,7 @@ async def test_unix_sockets_stay_plain(sure: Settings, tmp_path: Path) -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_plain_http_is_told_to_say_https(sure: Settings) -> None:
+async def test_plain_http_gets_the_hint_to_use_https(sure: Settings) -> None:
     async with served_by_tls(sure) as served:
         client = served.dial(AWAY)
         status, headers, body = await client.ask("GET /?token=secret HTTP/1.1")

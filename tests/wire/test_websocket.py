@@ -44,7 +44,7 @@ async def joined(dial: Dial, nursery: trio.Nursery, path: str = "/ws") -> WebSoc
     wanted = ["chatd.v1"] if "protocol" in path else None
     return await wrap_client_stream(
         nursery,
-        client.stream,  # type: ignore[arg-type]  # any stream will do but for its addresses
+        client.stream,  # type: ignore[arg-type]  # any stream will do, except for its addresses
         "localhost",
         path,
         subprotocols=wanted,
@@ -106,7 +106,7 @@ async def test_a_gateways_exception_is_noted_and_closes_with_1011(
 
 
 @pytest.mark.parametrize("how", ["goodbye_frames", "ended", "keep-alive"])
-async def test_a_fault_elsewhere_costs_its_own_connection_alone(
+async def test_an_error_elsewhere_ends_only_its_own_connection(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     def fail(*args: object) -> bytes:

@@ -1,4 +1,4 @@
-"""Who a user is by a token or a session."""
+"""Identity by a token or a session."""
 
 from __future__ import annotations
 
@@ -372,7 +372,7 @@ async def test_a_wall_clock_that_is_set_is_noticed(room: Room, autojump_clock: M
     assert len(client.closed) == 1
 
 
-async def test_a_fault_in_an_expiry_costs_its_connection_alone(
+async def test_an_error_in_an_expiry_ends_only_its_connection(
     room: Room, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(self: Expiry, now: float) -> float | None:
