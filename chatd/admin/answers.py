@@ -27,6 +27,7 @@ __all__ = [
     "ReloadState",
     "Rooms",
     "Status",
+    "StoreState",
 ]
 
 
@@ -64,6 +65,12 @@ class LogState(Struct, frozen=True):
     waiting_bytes: int
 
 
+class StoreState(Statistics, frozen=True):
+    """The journal's statistics, and how many committed blocks wait for the fan-out."""
+
+    waiting_blocks: int
+
+
 class Status(Struct, frozen=True):
     version: str
     pid: int
@@ -77,7 +84,7 @@ class Status(Struct, frozen=True):
     http_connections: int
     certificate_expires: str | None
     queue_bytes: int
-    store: Statistics
+    store: StoreState
     epoch: str
     bus: BusStatistics
     reload: ReloadState | None

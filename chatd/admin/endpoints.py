@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 
 import trio
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from chatd import __version__
 from chatd.admin import answers
@@ -70,7 +71,7 @@ class Endpoint(Struct, frozen=True):
 
 async def status(control: DaemonControl, _: NoArguments) -> answers.Status:
     chat, log = control.chat, control.log.output.statistics()
-    counts, http = chat.statistics(), control.http()
+    counts, http, bus = chat.statistics(), control.http(), chat.bus.statistics()
     state = "ready" if control.ready else "unavailable"
     return answers.Status(
         version=__version__,
@@ -89,9 +90,11 @@ async def status(control: DaemonControl, _: NoArguments) -> answers.Status:
             rfc3339(int(http.expires * 1000)) if http.expires < math.inf else None
         ),
         queue_bytes=counts.waiting,
-        store=chat.journal.statistics(),
+        store=answers.StoreState(
+            **asdict(chat.journal.statistics()), waiting_blocks=bus.waiting_blocks
+        ),
         epoch=chat.journal.epoch,
-        bus=chat.bus.statistics(),
+        bus=bus,
         reload=control.reloads,
         log=answers.LogState(control.log.output.level, log.lines, log.dropped, log.waiting_bytes),
     )

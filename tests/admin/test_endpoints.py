@@ -45,6 +45,7 @@ async def test_status_counts_who_is_here(autojump_clock: MockClock) -> None:
         ]
         assert status["uptime_seconds"] >= 90
         assert status["bus"]["events"] == status["store"]["events"] == 1
+        assert status["bus"]["waiting_blocks"] == status["store"]["waiting_blocks"] == 0
         assert status["bus"]["deliveries"] == 3
         assert status["bus"]["commit_seconds"]["counts"][-1] == status["bus"]["batches"]
         assert status["reload"] is None
