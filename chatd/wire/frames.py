@@ -245,19 +245,19 @@ class FrameReader:
             raise _Broken(PROTOCOL_ERROR, "a frame without a mask")
         if opcode & 0x8:
             if not first & _FIN:
-                raise _Broken(PROTOCOL_ERROR, "a control frame in fragments")
+                raise _Broken(PROTOCOL_ERROR, "a fragmented control frame")
             if size > _CONTROL_BYTES:
-                raise _Broken(PROTOCOL_ERROR, "a control frame over 125 bytes")
+                raise _Broken(PROTOCOL_ERROR, "a control frame of more than 125 bytes")
         elif opcode == _CONTINUATION:
             if not self._kind:
-                raise _Broken(PROTOCOL_ERROR, "a continuation of nothing")
+                raise _Broken(PROTOCOL_ERROR, "a continuation frame outside of a message")
         elif self._kind:
-            raise _Broken(PROTOCOL_ERROR, "a new message within a fragmented one")
+            raise _Broken(PROTOCOL_ERROR, "a new message inside a fragmented one")
 
     def _charge(self, first: int, opcode: int, size: int) -> int:
         """Check the message's size by the length in this head, before its payload arrives."""
         if len(self._message) + size > self._max:
-            raise _Broken(TOO_BIG, f"a message may have {self._max} bytes")
+            raise _Broken(TOO_BIG, f"a message of more than {self._max} bytes")
         if first & _FIN and opcode:
             return 0
         charged = (0 if opcode else self._charged) + size + _FRAGMENT_CHARGE
@@ -278,7 +278,7 @@ class FrameReader:
                 # Its text is dropped: bytes are kept, because small strings cost 50 bytes each.
                 self._decoder.decode(plain, ends)
             except UnicodeDecodeError as error:
-                raise _Broken(INVALID_TEXT, "text that is not UTF-8") from error
+                raise _Broken(INVALID_TEXT, "text is not UTF-8") from error
         self._message += plain
         if ends:
             message = bytes(self._message)
@@ -298,11 +298,11 @@ class FrameReader:
             # Section 7.1.5: two bytes of code, then UTF-8.
             code = int.from_bytes(payload[:2], "big")
             if len(payload) == 1 or code not in _CLOSE_CODES:
-                raise _Broken(PROTOCOL_ERROR, "a Close frame without a code that may be sent")
+                raise _Broken(PROTOCOL_ERROR, "a Close frame with an invalid code")
             try:
                 reason = str(payload[2:], "utf-8")
             except UnicodeDecodeError as error:
-                raise _Broken(INVALID_TEXT, "a Close reason that is not UTF-8") from error
+                raise _Broken(INVALID_TEXT, "the Close reason is not UTF-8") from error
         self._finish()
         return Closing(code, reason, _frame(_FIN | _CLOSE, payload))
 
@@ -334,9 +334,9 @@ def _extended(size: bytes, wide: int) -> int:
     """Return an extended length. Section 5.2: in its shortest form, and at most 63 bits."""
     value = int.from_bytes(size, "big")
     if value < (126 if wide == 2 else 65536):
-        raise _Broken(PROTOCOL_ERROR, "a length in more bytes than it needs")
+        raise _Broken(PROTOCOL_ERROR, "a length that is not in its shortest form")
     if value >> 63:
-        raise _Broken(PROTOCOL_ERROR, "a length over 63 bits")
+        raise _Broken(PROTOCOL_ERROR, "a length of more than 63 bits")
     return value
 
 
@@ -346,4 +346,4 @@ def _whole(kind: int, message: bytes) -> str | bytes:
     try:
         return str(message, "utf-8")
     except UnicodeDecodeError as error:
-        raise _Broken(INVALID_TEXT, "text that is not UTF-8") from error
+        raise _Broken(INVALID_TEXT, "text is not UTF-8") from error
