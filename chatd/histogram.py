@@ -15,8 +15,7 @@ from msgspec import Struct
 __all__ = ["SECONDS", "Histogram", "HistogramStatistics"]
 
 SECONDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
-"""Bounds from the duration of a batch on a quick disk to what people notice, a factor of some 2.5
-apart."""
+"""Bounds from a batch on a fast disk to a noticeable delay, each about 2.5 times the last."""
 
 
 class HistogramStatistics(Struct, frozen=True):

@@ -54,10 +54,10 @@ class DaemonControl:
         return self._daemon.socketio.io.engine.statistics()
 
     async def reload(self) -> Reloaded:
-        """Read the configuration again and put it in force.
+        """Read the configuration again and apply it.
 
         Raises:
-            SettingsError: The configuration has faults, and nothing changed.
+            SettingsError: The configuration has errors, and nothing changed.
         """
         return await self._reload.reload()
 

@@ -207,7 +207,7 @@ async def reload(control: DaemonControl, _: NoArguments) -> Reloaded:
     try:
         return await control.reload()
     except SettingsError as error:
-        message = "The configuration has faults. The current one stays in force."
+        message = "The configuration has errors and was not applied."
         raise AdminError(422, "faulty", message, error.faults) from error
 
 

@@ -25,7 +25,7 @@ class AdminError(Exception):
         status: the HTTP status of the answer.
         code: what is wrong, for programs.
         message: what is wrong, for people.
-        faults: the faults of the configuration, if it is about one.
+        faults: the errors of the configuration, if it is about one.
     """
 
     def __init__(self, status: int, code: str, message: str, faults: Sequence[Fault] = ()) -> None:

@@ -72,7 +72,7 @@ LONGEST_SLEEP_SECONDS: Final = 3600.0
 """Due times are wall clock times, and that clock may be set: look at it at least this often."""
 
 INDEX_SECONDS: Final = 1.0
-"""How long new words wait to be indexed, so that a quiet chat does it once for many messages."""
+"""How long new messages wait to be indexed, so that a quiet chat indexes many at once."""
 
 INDEX_AGAIN_SECONDS: Final = 0.01
 """The pause between two chunks of some 2 ms each, of a store that has many words to index."""
@@ -121,7 +121,7 @@ class _Request(Submission):
 
 
 class _Probe(list[Event]):
-    """An empty block, which goes the way of a submission and then of its events."""
+    """An empty block, which takes the path of a submission and then of its events."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Bucket", "Flood"]
 
 BURST_SECONDS: Final = 2
-"""This many seconds' worth of ``limits.bytes_per_second`` may be said at once."""
+"""This many seconds' worth of ``limits.bytes_per_second`` may be sent at once."""
 
 
 class Bucket:

@@ -77,7 +77,7 @@ class Room:
         self._total_timer: Timer | None = None
 
     def member_list(self, after: str = "", limit: int = 100) -> list[Member]:
-        """Return members in the order of their nicks, beginning behind the key ``after``."""
+        """Return members in the order of their nicks, after the key ``after``."""
         start = bisect_right(self._index, after, key=_nick)
         return [
             Member(user.nick.display, user.id, user.op)

@@ -1,4 +1,4 @@
-"""Tokens: an issuer's signed word on who somebody is and what they may do. Sans-IO.
+"""Tokens: an issuer's signed statement of a user's identity and rights. Sans-IO.
 
 A token is a JWT (RFC 7519) in a JWS of three parts (RFC 7515), read as RFC 8725 advises:
 
@@ -75,7 +75,7 @@ def _any(patterns: Iterable[Pattern], room: str) -> bool:
 
 
 class UnusableKey(Exception):  # noqa: N818  what the file is
-    """A file holds no key for tokens; the text is what is wrong with it, without a word of it."""
+    """A file holds no key for tokens. The message is the reason, without any part of the file."""
 
 
 class Key(Struct, frozen=True):
@@ -122,7 +122,7 @@ def read_key(data: bytes) -> Key:
                 return _okp(OKPKey.import_key(data))
             return _jwk(data)
     except (JoseError, SecurityWarning, UnsupportedAlgorithm, ValueError, TypeError, KeyError):
-        raise UnusableKey("it holds no Ed25519 key, nor a secret for HS256") from None
+        raise UnusableKey("it holds neither an Ed25519 key nor a secret for HS256") from None
 
 
 def _jwk(data: bytes) -> Key:
@@ -228,7 +228,7 @@ class Keys:
         try:
             _grant(key, claims, now / 1000)
         except _Bad as bad:
-            raise Refused("bad_request", f"There can be no such token: {bad}.") from None
+            raise Refused("bad_request", f"This token cannot be issued: {bad}.") from None
         header = {"typ": "JWT", "alg": key.algorithms[0], "kid": key.id}
         body = b".".join(urlsafe_b64encode(msgspec.json.encode(part)) for part in (header, claims))
         token = b".".join((body, urlsafe_b64encode(key.sign(body)))).decode()

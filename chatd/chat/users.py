@@ -43,7 +43,7 @@ ALTERNATIVES: Final = 100
 DAY_SECONDS: Final = 24 * 60 * 60
 
 SAVE_SECONDS: Final = 1.0
-"""Changes are saved together after this time: many a user comes, goes and comes back."""
+"""Changes are saved together after this time, because many users leave and return quickly."""
 
 
 class User:
@@ -81,7 +81,7 @@ class User:
         self.released: float | None = None
         """When the last connection ended, on Trio's clock; None while present."""
         self.hold: Timer | None = None
-        """Drops the user when the nick is held no longer; None while present."""
+        """Drops the user when the nick is no longer reserved; None while present."""
         self.messages = Bucket()
         self.bytes = Bucket()
         self.pages = Bucket()
@@ -106,7 +106,7 @@ class Login(Struct, frozen=True):
 
 
 class Users:
-    """All users who are present, or were so lately."""
+    """All users who are present, or were recently."""
 
     def __init__(self, chat: Chat) -> None:
         self.unsaved: dict[str, UserRecord] = {}
@@ -143,11 +143,11 @@ class Users:
     # ---- who
 
     def get(self, user_id: str) -> User | None:
-        """Return the user of an id, if present or lately so."""
+        """Return the user of an id, if present now or recently."""
         return self._by_id.get(user_id)
 
     def by_nick(self, key: str) -> User | None:
-        """Return the user whose nick has this key, if present or lately so."""
+        """Return the user whose nick has this key, if present now or recently."""
         return self._by_nick.get(key)
 
     def new_guest(self, wanted: str | None) -> tuple[User, str | None]:

@@ -60,7 +60,7 @@ class Answer(msgspec.Struct, frozen=True):
 
     @property
     def faults(self) -> list[Fault]:
-        """The faults of the configuration that an error names."""
+        """The errors of the configuration that an answer names."""
         return msgspec.convert(self.value["error"].get("faults", []), list[Fault])
 
 
@@ -109,7 +109,7 @@ def _not_running(paths: Sequence[Path]) -> str:
 
 
 def _configured(config: Path) -> str:
-    """Return ``admin.socket``, if it can be read: the file of a reload may well have faults."""
+    """Return ``admin.socket``, if it can be read: the file of a reload may have errors."""
     try:
         return load(config).admin.socket
     except SettingsError:
@@ -209,7 +209,7 @@ def _answer(response: http.client.HTTPResponse, path: Path) -> Answer:
 
 @contextmanager
 def _connected(path: Path, timeout: float = TIMEOUT_SECONDS) -> Iterator[_Connection]:
-    """Connect, and turn whatever goes wrong into a RequestError."""
+    """Connect, and turn every error into a RequestError."""
     connection = _Connection(path, timeout)
     try:
         yield connection

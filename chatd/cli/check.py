@@ -1,4 +1,4 @@
-"""``chatd check``: reports all faults of a configuration, with their locations."""
+"""``chatd check``: reports all errors of a configuration, with their locations."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def add_parser(verbs: Verbs) -> None:
     parser = verbs.add_parser(
         "check",
         help="check a configuration",
-        description="Check a configuration. All faults are reported with line and column.",
+        description="Check a configuration. All errors are reported with line and column.",
     )
     parser.add_argument(
         "file",

@@ -54,7 +54,7 @@ def show_status(status: Any) -> None:
         rows.append(("tls", f"certificate valid until {expires}"))
     if reload is not None:
         faults = reload["refused"]
-        result = "applied" if not faults else f"refused, {len(faults)} faults"
+        result = "applied" if not faults else f"refused, errors: {len(faults)}"
         rows.append(("reload", f"{reload['at']}: {result}"))
         rows += [("", _fault(fault)) for fault in faults]
         if reload["restart"]:

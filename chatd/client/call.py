@@ -32,7 +32,7 @@ _TEMPORARY: Final = frozenset({"rate_limited", "unavailable"})
 class Call(Generic[_T]):
     """One command, whose answer is a ``kind``.
 
-    ``answered`` is called with the answer as soon as it is read, before the frame behind it.
+    ``answered`` is called with the answer as soon as it is read, before the next frame.
     """
 
     def __init__(

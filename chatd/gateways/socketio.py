@@ -177,7 +177,7 @@ class SocketIoGateway:
         return self._codecs[4].packet(events.shape(live.name if live else event.room, event))
 
     def apply(self) -> None:
-        """Use the chat's present settings."""
+        """Use the chat's current settings."""
         self.io.tune(**_tuning(self._chat.settings))
 
     def farewell(self) -> None:
@@ -424,7 +424,7 @@ class _Client:
             connection.outbox.offer(block, len(answer.events))
 
     def _page(self, answer: commands.Entered) -> Block:
-        # Messages have their present text, so changes are only sent to a client that resumes.
+        # Messages have their current text, so changes are only sent to a client that resumes.
         shown = [
             event
             for event in answer.events

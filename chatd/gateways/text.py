@@ -167,7 +167,7 @@ class TextGateway:
             case "/msg":
                 self._notice("Name a nick and a text: /msg NICK TEXT.")
             case "/nick" | "/join" | "/me":
-                self._notice(f"{name} needs something behind it. Type /help for the list.")
+                self._notice(f"{name} needs an argument. Type /help for the list.")
             case _:
                 self._notice(
                     f"Unknown command {name[:32]}. Type /help for the list,"

@@ -254,7 +254,7 @@ class Journal(Protocol):
         ...
 
     async def subjects(self) -> list[UserRecord]:
-        """Return all users who are kept and came with a token."""
+        """Return all stored users with tokens."""
         ...
 
     # ---- copies

@@ -26,8 +26,7 @@ __all__ = ["Reader", "Reads"]
 _T = TypeVar("_T")
 
 _CONNECTIONS: Final = 2
-"""One slow read must not hold up the pages of those who join; more would only compete for the
-GIL."""
+"""One slow read must not delay the pages of joins; more threads would only compete for the GIL."""
 
 _STEPS: Final = 10_000
 """Instructions of SQLite's virtual machine between two looks at the clock: about 0.2 ms."""
@@ -59,7 +58,7 @@ _LAST: Final = "\U0010ffff"
 
 
 class _Watched:
-    """A connection, and the time at which its present query is given up."""
+    """A connection, and the time at which its current query is given up."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection

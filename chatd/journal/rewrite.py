@@ -75,7 +75,7 @@ def restore(
 
 
 def wipe(cursor: sqlite3.Cursor, operation: Wipe, indexed: int) -> Progress:
-    """Redact what a user said in the next chunk of the store's events."""
+    """Redact a user's texts in the next chunk of the store's events."""
     query = (
         "SELECT position, user, text, room_id, kind FROM events WHERE position > ?"
         " ORDER BY position LIMIT ?"

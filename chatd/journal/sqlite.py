@@ -311,7 +311,7 @@ class SqliteJournal(LocalJournal, Reads):
         finally:
             path.unlink(missing_ok=True)
 
-    # ---- faults, the end, statistics
+    # ---- errors, the end, statistics
 
     def _failed(self, part: str, error: Exception) -> None:
         # Only the first of a series: a full disk would else fill the log with its own line.

@@ -76,7 +76,7 @@ class Log(BoundLoggerBase):
             self.output.write((self.line(name, **fields),))
 
     def fault(self, error: BaseException, /, **fields: Unpack[Fields]) -> None:
-        """Write a ``fault``, an error of chatd's own, with its traceback."""
+        """Write a ``fault``, an internal error, with its traceback."""
         fields["error"] = repr(error)
         fields["traceback"] = "".join(traceback.format_exception(error))
         self.emit("fault", **fields)

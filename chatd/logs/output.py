@@ -17,7 +17,7 @@ AddressPolicy: TypeAlias = Literal["full", "prefix", "off"]
 """How much of a client's address is logged: all of it, its /24 or /64, or nothing."""
 
 CLOSE_SECONDS: Final = 1.0
-"""Enough for a reader that is merely slow to take a full queue; shorter than any stop timeout."""
+"""Enough for a slow reader to read a full queue; shorter than any stop timeout."""
 
 
 class LogStatistics(Struct, frozen=True):
@@ -92,7 +92,7 @@ class Output:
         await self._sink.run()
 
     def close(self, seconds: float = CLOSE_SECONDS) -> None:
-        """Write what waits, for at most ``seconds``, blocking the loop: the last thing done."""
+        """Write the queue, for at most ``seconds``, blocking the loop: the last step."""
         self._sink.close(seconds)
 
     def statistics(self) -> LogStatistics:

@@ -185,9 +185,8 @@ _JOURNAL_KEYS: Final = {name: f"CHATD_{name.upper()}" for name in FIELDS}
 def render_journal(_output: Output, _level: str, event: EventDict) -> bytes:
     """Return an entry in the journal's native protocol.
 
-    MESSAGE is a line for people. Each field stands beside it unchanged, so that
-    ``journalctl CHATD_NICK=ann`` finds what ann did.
-    https://systemd.io/JOURNAL_NATIVE_PROTOCOL/
+    MESSAGE is a line for people. Each field is beside it unchanged, so that ``journalctl
+    CHATD_NICK=ann`` finds ann's lines. https://systemd.io/JOURNAL_NATIVE_PROTOCOL/
     """
     name: str = event.pop("event")
     level: Level = event.pop("level")

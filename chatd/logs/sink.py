@@ -57,10 +57,10 @@ class Sink(Protocol):
         """Write whole entries: lines with their ends, or entries of the journal."""
 
     async def run(self) -> None:
-        """Write what waits, as fast as it is read. Return if nothing ever has to wait."""
+        """Write the queue, as fast as it is read. Return at once if there is never a queue."""
 
     def close(self, seconds: float) -> None:
-        """Write what waits, for at most ``seconds``, then close."""
+        """Write the queue, for at most ``seconds``, then close."""
 
 
 class _Stream(Protocol):

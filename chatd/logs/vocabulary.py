@@ -138,7 +138,7 @@ VOCABULARY: Final[dict[Name, Meaning]] = {
         ("changed", "restart", "credentials", "seconds"),
     ),
     "reload_refused": Meaning(
-        "error", "the configuration has a fault, and the current one stays in force", ("detail",)
+        "error", "the configuration has an error and was not applied", ("detail",)
     ),
     "announce": Meaning("info", "an operator sent a notice", ("room", "receivers", "bytes")),
     "loglevel": Meaning("info", "an operator changed the log level", ("state",)),
@@ -188,7 +188,7 @@ class Fields(TypedDict, total=False):
     status: int | None
     origin: str | None
     host: str | None
-    # A fault: the exception, and where it was raised.
+    # An internal error: the exception, and its traceback.
     error: str | None
     traceback: str | None
     # What an operator did.

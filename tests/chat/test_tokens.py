@@ -262,7 +262,7 @@ def mismatched() -> bytes:
     return json.dumps({**one, "x": other["x"]}).encode()
 
 
-NO_KEY = "it holds no Ed25519 key, nor a secret for HS256"
+NO_KEY = "it holds neither an Ed25519 key nor a secret for HS256"
 
 
 @pytest.mark.parametrize(

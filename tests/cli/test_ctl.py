@@ -164,12 +164,10 @@ async def test_a_refused_reload_reports_every_error_with_its_place(
         assert f"{path}:2:9: error: limits.rooms" in err
         assert f"{path}:4:1: error: " in err
         assert "\n    greting = 'hi'\n    ^\n" in err
-        assert err.endswith(
-            "chatd: The configuration has faults. The current one stays in force.\n"
-        )
+        assert err.endswith("chatd: The configuration has errors and was not applied.\n")
         assert at.one.chat.daemon.settings.limits.rooms == 7
         lines = [" ".join(line) for line in await at.shown("status")]
-        assert any(line.endswith("refused, 2 faults") for line in lines)
+        assert any(line.endswith("refused, errors: 2") for line in lines)
         assert any(line.startswith(f"{path}:2:9: limits.rooms") for line in lines)
 
 

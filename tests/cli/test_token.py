@@ -53,7 +53,7 @@ def test_an_invalid_user_is_reported(config: Path, capsys: pytest.CaptureFixture
     assert main(["token", "--config", str(config), "--user", "a,b"]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err.startswith("chatd: There can be no such token: invalid sub. ")
+    assert printed.err.startswith("chatd: This token cannot be issued: invalid sub. ")
     assert printed.err.count("\n") == 1
 
 

@@ -377,7 +377,7 @@ async def test_failures_are_reported_and_counted(chatd: ChatdProcess, tmp_path: 
     assert cron.code == 1
     assert cron.out[-1].endswith("#1 cron: fine")
     assert cron.err == [
-        "! Unknown command /nope. Type /help for a list, or // to begin a message with a slash.",
+        "! Unknown command /nope. Type /help for the list, or // to begin a message with a slash.",
         "! Messages can have at most 16384 bytes.",
     ]
     token = await piped(tmp_path, chatd, b"hello\n", CHATD_TOKEN="nonsense")

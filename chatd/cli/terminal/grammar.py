@@ -72,7 +72,7 @@ def read(line: str, verbs: Mapping[str, Verb]) -> Say | tuple[Verb, list[Any]] |
     verb = verbs.get(name.lower())
     if verb is None:
         return Invalid(
-            f"Unknown command /{name[:32]}. Type /help for a list,"
+            f"Unknown command /{name[:32]}. Type /help for the list,"
             " or // to begin a message with a slash."
         )
     return _arguments(verb, rest.strip())
