@@ -94,12 +94,14 @@ def _frames(parts: list[tuple[bool, bytes]], revision: Revision) -> bytes:
 
 def _payload(parts: list[tuple[bool, bytes]], revision: Revision) -> bytes:
     if revision == 4:
-        return b"\x1e".join(
-            b"b" + base64.b64encode(data) if binary else data for binary, data in parts
-        )
-    return b"".join(
-        _with_length(b"b4" + base64.b64encode(data) if binary else data) for binary, data in parts
-    )
+        packets = []
+        for binary, data in parts:
+            packets.append(b"b" + base64.b64encode(data) if binary else data)
+        return b"\x1e".join(packets)
+    payload = b""
+    for binary, data in parts:
+        payload += _with_length(b"b4" + base64.b64encode(data) if binary else data)
+    return payload
 
 
 def _with_length(data: bytes) -> bytes:

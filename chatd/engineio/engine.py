@@ -26,6 +26,7 @@ from chatd.engineio.handshake import Handshake
 from chatd.engineio.inbox import MessageInbox
 from chatd.engineio.options import Options
 from chatd.engineio.packets import Revision
+from chatd.engineio.polling import Collector
 from chatd.engineio.session import Receiver, Session
 from chatd.engineio.websocket import RejectedUpgrade, UpgradeProbe, WebSocketTransport
 from chatd.logs import Log
@@ -114,6 +115,7 @@ class Engine:
         self.routes = Routes({path: self.methods} if path else {}, {f"{path}/": self.methods})
         self._opened = opened
         self._log = log
+        self.collector = Collector()
         self.timers = Timers(log) if timers is None else timers
         self._own_timers = timers is None
         self._running = False
@@ -132,6 +134,7 @@ class Engine:
         try:
             async with trio.open_nursery() as nursery:
                 self._running = True
+                nursery.start_soon(self.collector.run)
                 if self._own_timers:
                     nursery.start_soon(self.timers.run)
                 task_status.started()

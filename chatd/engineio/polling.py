@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import trio
 
+from chatd.changed import Changed
 from chatd.engineio import payloads
 from chatd.engineio.block import Block
 from chatd.engineio.options import Options
@@ -21,7 +22,7 @@ from chatd.wire.request import Refused, Request, Response
 if TYPE_CHECKING:
     from chatd.engineio.session import Session
 
-__all__ = ["ERRORS", "PollingTransport", "answer", "error", "get", "post"]
+__all__ = ["ERRORS", "Collector", "PollingTransport", "answer", "error", "get", "post"]
 
 _TEXT: Final = "text/plain; charset=UTF-8"
 # Keeps browsers from offering a download: Node does it too, since 2012.
@@ -36,8 +37,9 @@ _INLINE_BYTES: Final = 65536
 # Other tasks run after this many packets of one POST.
 _BATCH: Final = 64
 
-# The answer to a GET waits until this many rounds of the scheduler bring nothing more (a handler
-# that echoes has one message every two rounds), and at most this many in all.
+# A GET is answered once this many rounds of the scheduler have brought nothing more (a handler that
+# echoes has one message every two rounds), or after this many rounds in all: each GET that this
+# saves costs as much as many rounds.
 _QUIET_ROUNDS: Final = 3
 _COLLECT_ROUNDS: Final = 64
 
@@ -55,6 +57,33 @@ ERRORS: Final = {
 """Node's codes and messages (engine.io 6.6, ``Server.errorMessages``)."""
 
 
+class Collector:
+    """Answers waiting GETs, each once nothing more is offered to its session.
+
+    It counts the rounds of the scheduler in one task for all sessions of an engine: in the GET's
+    own task each round would resume the whole stack of its connection.
+    """
+
+    def __init__(self) -> None:
+        self._transports: dict[PollingTransport, None] = {}
+        self._added = Changed()
+
+    def add(self, transport: PollingTransport) -> None:
+        """Answer the GET that waits for this transport's queue."""
+        self._transports[transport] = None
+        self._added.notify()
+
+    async def run(self) -> None:
+        """Answer GETs until cancelled."""
+        while True:
+            while not self._transports:
+                await self._added.wait()
+            await trio.lowlevel.checkpoint()
+            for transport in list(self._transports):
+                if transport.collected():
+                    del self._transports[transport]
+
+
 class PollingTransport:
     """A session's queue for its GETs, and the GET that waits for it.
 
@@ -66,9 +95,14 @@ class PollingTransport:
     """
 
     __slots__ = (
+        "_collecting",
+        "_collector",
         "_last",
         "_parked",
         "_queue",
+        "_quiet",
+        "_rounds",
+        "_seen",
         "_session",
         "base64",
         "getting",
@@ -79,7 +113,7 @@ class PollingTransport:
         "waiting",
     )
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, collector: Collector) -> None:
         query = session.handshake.query
         self.base64: Final = "b64" in query or "j" in query
         self.getting = False
@@ -89,18 +123,22 @@ class PollingTransport:
         self.sent_bytes = 0
         self.sent_messages = 0
         self._session = session
+        self._collector = collector
         self._queue: list[Block] = []
         self._parked: trio.CancelScope | None = None
+        # Whether the collector counts rounds for the waiting GET, and how many there were.
+        self._collecting = False
+        self._rounds = self._quiet = self._seen = 0
         # The answer to the last GET.
         self._last = _CLOSE[session.revision]
 
     def offer(self, block: Block, messages: int) -> None:
-        """Queue a block, and wake the GET that waits for one."""
+        """Queue a block. The waiting GET is answered once nothing more is offered."""
         self.sent_messages += messages
         self.waiting += block.size
         self._queue.append(block)
-        if self._parked is not None:
-            self._parked.cancel()
+        if self._parked is not None and not self._collecting:
+            self._collect()
 
     def ends_with(self, block: Block) -> bool:
         """Return whether this block is the last one in the queue."""
@@ -137,17 +175,18 @@ class PollingTransport:
         session = self._session
         self.getting = True
         try:
-            if session.state == "polling" and not self._queue:
-                # An offered packet cancels the wait for the client to close the connection. So a
-                # waiting GET needs neither a second task nor an event.
+            if session.state == "polling":
+                # Waiting for the client to close the connection is cancelled when there is an
+                # answer. So a waiting GET needs neither a second task nor an event.
                 try:
                     with trio.CancelScope() as self._parked:
+                        if self._queue:
+                            self._collect()
                         await gone()
                         session.end("transport error")
                 finally:
                     self._parked = None
                 await session.yield_to_io()
-            await self._collect()
         finally:
             self.getting = False
         if session.state == "websocket":
@@ -157,15 +196,27 @@ class PollingTransport:
             self.sent_bytes += block.size
         return blocks
 
-    async def _collect(self) -> None:
-        """Wait while more is being offered: each GET that this saves is worth many rounds."""
-        seen = quiet = 0
-        for _ in range(_COLLECT_ROUNDS):
-            if self._session.state != "polling" or quiet == _QUIET_ROUNDS:
-                return
-            quiet = quiet + 1 if len(self._queue) == seen else 0
-            seen = len(self._queue)
-            await trio.lowlevel.checkpoint()
+    def _collect(self) -> None:
+        self._collecting = True
+        self._rounds = self._quiet = 0
+        self._seen = len(self._queue)
+        self._collector.add(self)
+
+    def collected(self) -> bool:
+        """Answer the waiting GET if nothing more is being offered. Called once each round.
+
+        Returns:
+            Whether it is answered, or none waits.
+        """
+        self._rounds += 1
+        self._quiet = self._quiet + 1 if len(self._queue) == self._seen else 0
+        self._seen = len(self._queue)
+        if self._parked is not None:
+            if self._quiet < _QUIET_ROUNDS and self._rounds < _COLLECT_ROUNDS:
+                return False
+            self._parked.cancel()
+        self._collecting = False
+        return True
 
     def _take(self) -> list[Block]:
         session = self._session

@@ -129,7 +129,7 @@ class Session:
         self.state: State = "polling"
         # Of the state or the queue.
         self.changed: Final = Changed()
-        self.polling: Final = PollingTransport(self)
+        self.polling: Final = PollingTransport(self, engine.collector)
         self.received_messages = 0
         self._engine = engine
         # The WebSocket that is to become the transport, and the one that is the transport.

@@ -347,7 +347,8 @@ class Connection:
                 await job()
         finally:
             self._working = False
-            self._changed.notify()
+            if self._reason is not None:
+                self._changed.notify()
 
     async def _run_connect_handlers(self, socket: Socket, namespace: Namespace) -> None:
         if self.server.options.handshake_pause and self.session.transport == "websocket":
