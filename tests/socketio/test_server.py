@@ -242,3 +242,21 @@ async def test_an_internal_error_ends_one_connection(monkeypatch: pytest.MonkeyP
         assert io.statistics().connections == 1
         await io.emit("still here")
         assert await other.event() == ["still here"]
+
+
+async def test_options_can_be_replaced_while_the_server_runs() -> None:
+    async def allow(request: Request) -> str | None:
+        return None if request.query.get("key") == "open" else "The key is wrong."
+
+    io, _ = quiet(allow_request=allow, max_sessions=5, ack_timeout=7.0)
+    async with running(io) as stage:
+        await stage.client("key=open")
+        io.tune(max_sessions=2, connect_timeout=9.0)
+        assert (io.options.max_sessions, io.options.connect_timeout) == (2, 9.0)
+        assert io.options.ack_timeout == 7.0
+        # What is not replaced still holds.
+        with pytest.raises(AssertionError, match="The key is wrong"):
+            await stage.client()
+        await stage.client("key=open")
+        with pytest.raises(AssertionError, match="too many sessions"):
+            await stage.client("key=open")
