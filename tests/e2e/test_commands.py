@@ -257,7 +257,7 @@ PLAIN: Final = (
     ("/join *", "* Room names cannot contain", None),
     ("/join garden", "#garden", {"on": "left", "nick": "Bobby", "reason": "leave"}),
     ("/join lobby", "#lobby", {"on": "joined", "nick": "Bobby"}),
-    ("/auth nonsense", "* no tokens are taken here", None),
+    ("/auth nonsense", "* This server does not take tokens.", None),
 )
 """A line, its sender's frames, and the events of a client that speaks JSON."""
 
