@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import trio
@@ -261,11 +262,17 @@ async def test_on_real_sockets(kind: str, tmp_path: Path) -> None:
             assert [one.nick for one in (await eve.who("lobby")).members].count("ann") == 1
 
 
-async def test_many_clients_cut_at_random(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("protocols", [["json"], ["socketio", "polling"]])
+async def test_many_clients_cut_at_random(
+    autojump_clock: MockClock, protocols: list[Literal["json", "socketio", "polling"]]
+) -> None:
     """Each talks while its cable is cut; each has every line of the room once, in order."""
     clients, lines = 6, 40
     async with open_chat(FAST) as chat:
-        people = [await chat.client(f"n{number}") for number in range(clients)]
+        people = [
+            await chat.client(f"n{number}", protocols[number % len(protocols)])
+            for number in range(clients)
+        ]
 
         async def talk(number: int) -> None:
             for line in range(lines):
@@ -284,7 +291,10 @@ async def test_many_clients_cut_at_random(autojump_clock: MockClock) -> None:
                 nursery.start_soon(talk, number)
                 nursery.start_soon(trouble, number)
         await chat.wait_idle()
-        logs = [[(m.seq, m.text) for m in one.waiting("message")] for one in people]
+        logs = [
+            [(m.seq, m.text) for m in one.waiting("message") if isinstance(m, client.Message)]
+            for one in people
+        ]
     assert [seq for seq, _ in logs[0]] == list(range(1, clients * lines + 1))
     assert all(log == logs[0] for log in logs)
     said = [tuple(json.loads(text or "")) for _, text in logs[0]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -364,37 +363,3 @@ async def test_on_real_sockets(kind: str, tmp_path: Path, protocol: Protocol) ->
         await bob.reconnect()
         assert (await bob.next("message")).text == "still there?"
         await bob.aclose()
-
-
-async def test_many_clients_cut_at_random(autojump_clock: MockClock) -> None:
-    """Each talks while its cable is cut; each has every line of the room once, in order."""
-    clients, lines = 6, 30
-    async with open_chat(FAST) as chat:
-        people = [
-            await chat.client(f"n{number}", "polling" if number % 2 else "socketio")
-            for number in range(clients)
-        ]
-
-        async def talk(number: int) -> None:
-            for line in range(lines):
-                await people[number].say(json.dumps([number, line]))
-                await trio.sleep(0.1)
-
-        async def trouble(number: int) -> None:
-            for turn in range(6):
-                await trio.sleep(0.37 + 0.11 * ((number * 7 + turn * 3) % 5))
-                await chat.cut(people[number])
-                await trio.sleep(0.05 * turn)
-                await people[number].reconnect()
-
-        async with trio.open_nursery() as nursery:
-            for number in range(clients):
-                nursery.start_soon(talk, number)
-                nursery.start_soon(trouble, number)
-        await chat.wait_idle()
-        logs = [[(m.seq, m.text) for m in one.waiting("message")] for one in people]
-    assert [seq for seq, _ in logs[0]] == list(range(1, clients * lines + 1))
-    assert all(log == logs[0] for log in logs)
-    said = [tuple(json.loads(text or "")) for _, text in logs[0]]
-    for number in range(clients):
-        assert [line for one, line in said if one == number] == list(range(lines))
