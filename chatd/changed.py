@@ -20,7 +20,7 @@ class Changed:
     __slots__ = ("_waiting",)
 
     def __init__(self) -> None:
-        # Most of those that a connection has are never waited for.
+        # A connection has several, and no task ever waits for most of them.
         self._waiting: ParkingLot | None = None
 
     def notify(self) -> None:

@@ -1,6 +1,6 @@
-"""The data that all rooms share: events, operations and their outcomes, refusals, closes.
+"""The data that all layers share: events, operations and their outcomes, refusals, closes.
 
-Nothing here does anything. Times are integers: milliseconds since the Unix epoch.
+Times are integers: milliseconds since the Unix epoch.
 """
 
 from __future__ import annotations

@@ -117,10 +117,7 @@ class Reload:
             except SettingsError:
                 pass  # it is logged
             except Exception as error:  # a bug costs this reload, not the daemon
-                self._log.fault(
-                    error,
-                    detail="reload",
-                )
+                self._log.fault(error, detail="reload")
 
     async def reload(self) -> Reloaded:
         """Reload once. Return when the new settings are in force.

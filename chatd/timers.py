@@ -1,8 +1,7 @@
 """Timers: one task calls everything that is due at a time, and sleeps until then.
 
 A daemon has one `Timers` for keep-alives, heartbeats, token expiry and everything else that waits
-for a time. A timer costs a heap entry and no task, and an exception in it never reaches another
-one.
+for a time. A timer costs a heap entry and no task. An exception in one timer never reaches another.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ Fire: TypeAlias = Callable[[float], float | None]
 _BATCH: Final = 64
 
 STALL_SECONDS: Final = 1.0
-"""Only a loop that was blocked is this late. What clients sent meanwhile is read before timers
-fire, so that none of them is taken for silent."""
+"""Timers are this late only if the loop was blocked. What clients sent meanwhile is then read
+before timers fire, so that no client is taken for silent."""
 
-# Between two calls of a timer. A due time that is not later than now, by rounding for example, must
-# not make the loop spin.
+# The shortest time between two calls of a timer: a due time that is not later than now, because of
+# rounding for example, must not make the loop spin.
 _LEAST_SECONDS: Final = 0.001
 
 # A readable socket is found in one round of the scheduler and read in the next.
@@ -133,10 +132,7 @@ class Timers:
             self._push(max(due, now + _LEAST_SECONDS), timer)
 
     def _report(self, error: Exception) -> None:
-        self._log.fault(
-            error,
-            detail="a timer",
-        )
+        self._log.fault(error, detail="a timer")
 
     def _push(self, due: float, timer: Timer) -> None:
         heapq.heappush(self._heap, (due, next(self._numbers), timer))

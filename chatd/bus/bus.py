@@ -90,7 +90,7 @@ UNAVAILABLE: Final = Refusal(
 
 
 class Submission:
-    """An operation on its way to the journal. This class ignores the outcome, subclasses use it."""
+    """An operation on its way to the journal. Subclasses use its outcome; this class ignores it."""
 
     __slots__ = ("operation",)
 
@@ -145,10 +145,10 @@ _Item: TypeAlias = Submission | _Chore | _Probe
 class BusStatistics(Struct, frozen=True):
     """Counts since the start; ``topics``, ``waiting``, ``waiting_blocks``, ``busy`` are of now.
 
-    ``waiting`` and ``waiting_blocks`` count what is in the two channels. ``busy``: for how many
-    seconds the store, or the fan-out, has been at work on its batch. ``commit_seconds``: of a
-    batch, with the recovery after a failure. ``fanout_seconds``: of a block, from its first event
-    to its last receiver.
+    ``topics`` is the number of feeds. ``waiting`` and ``waiting_blocks`` count what is in the two
+    channels. ``busy`` is for how many seconds the store, or the fan-out, has been at work on its
+    batch. ``commit_seconds`` are those of a batch, with the recovery after a failure;
+    ``fanout_seconds`` those of a block, from its first event to its last receiver.
     """
 
     batches: int
@@ -252,7 +252,7 @@ class Bus:
     # ---- feeds
 
     def open_feed(self, key: str, name: str) -> Feed:
-        """Register a feed: its subscribers receive the room's events from now on."""
+        """Return a new feed, whose subscribers receive the room's events from now on."""
         feed = self._feeds[key] = Feed(key, name, self._log)
         return feed
 
@@ -287,7 +287,7 @@ class Bus:
             await self._submit.send(submission)
 
     async def commit(self, operation: Operation) -> Outcome:
-        """Publish an operation and return its outcome.
+        """Return the outcome of an operation, once it is known.
 
         Raises:
             trio.ClosedResourceError: after `close`.
@@ -447,7 +447,7 @@ class Bus:
                 self._deliveries += receivers * len(events)
                 try:
                     self._on_fanned_out(room, events, receivers)
-                except Exception as error:  # the boundary of the floors above
+                except Exception as error:  # the boundary of the layers above
                     self._log.fault(error, detail=f"after the fan-out in {room}")
             self._fanned_out = block[-1].position
             self._fanout_began = math.inf
@@ -456,7 +456,7 @@ class Bus:
     # ---- retention
 
     def retain(self, retention: Retention) -> None:
-        """Apply another retention rule from the next sweep on, which is soon."""
+        """Apply other limits of retention from the next sweep on, which is soon."""
         self._journal.retain(retention)
         self._unswept.set()
 

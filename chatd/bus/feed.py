@@ -102,7 +102,7 @@ class Feed:
                     del subscriptions[subscription.codec]
 
     def set_head(self, seq: int) -> None:
-        """Make the committed head visible: the feed has just been opened."""
+        """Make the committed head visible. Called once, when the feed has been opened."""
         if seq > self.visible:
             self.visible = seq
             self.drop_tail()
@@ -124,7 +124,7 @@ class Feed:
     async def fan_out(self, events: Sequence[Event]) -> int:
         """Move the visible head to the last of these events and offer them to the subscribers.
 
-        Events that are visible already are left out: a store may bring them again. Returns the
+        Events that are visible already are left out: a store may bring them again. Return the
         number of subscribers that they were offered to.
         """
         if events[0].seq <= self.visible:

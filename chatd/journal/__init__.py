@@ -182,7 +182,7 @@ class Journal(Protocol):
         ...
 
     def retain(self, retention: Retention) -> None:
-        """Apply this rule from the next sweep on."""
+        """Apply these limits from the next sweep on."""
         ...
 
     # ---- reading
@@ -221,9 +221,9 @@ class Journal(Protocol):
         ...
 
     async def unread(self, room: str, user: str, after: int, most: int) -> int:
-        """Count the messages of others after a number, deleted ones aside, up to ``most``.
+        """Return how many messages of others follow a number, without deleted ones.
 
-        Only the next `UNREAD_EVENTS` events are read.
+        Counting stops at ``most``, and after `UNREAD_EVENTS` events.
         """
         ...
 
@@ -231,7 +231,7 @@ class Journal(Protocol):
         """Return the last ``limit`` messages with ``seq < before`` that have all words of a query.
 
         The newest come first. Only whole words match, regardless of case and accents; words in
-        quotes must be adjacent. Messages that are not `index`-ed yet are not found.
+        quotes must be adjacent. Messages that `index` has not reached yet are not found.
         """
         ...
 
@@ -291,7 +291,7 @@ def new_epoch() -> str:
 
 
 class LocalJournal:
-    """The way back to the bus of a store that one daemon alone writes: straight on."""
+    """The way back to the bus, for a store that one daemon alone writes: nothing lies between."""
 
     _committed: trio.MemorySendChannel[list[Event]]
 

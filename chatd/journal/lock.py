@@ -69,7 +69,7 @@ class StoreLock:
             raise
 
     def note(self, generation: int, *, closed: bool) -> None:
-        """Write down that a generation of the store began here, or ended cleanly."""
+        """Record that a generation of the store began here, or ended cleanly."""
         self.generation, self.closed = generation, closed
         self._write(f"{os.getpid()}")
         os.fsync(self._descriptor)
@@ -94,8 +94,8 @@ class BootMarker:
     kernel's cache.
 
     Args:
-        folder: A folder on a tmpfs. None means that there is no telling: the store may have lost
-            its last moments.
+        folder: A folder on a tmpfs. Without one, a store that was not closed cleanly may have
+            lost its last moments.
         store: The store's file.
     """
 

@@ -62,8 +62,8 @@ _LONGEST_STREAK: Final = 1024
 class CommitPlacement:
     """Decides where the next commit runs: in the loop while commits are quick, else in a thread.
 
-    Each return to the loop must be earned by twice as many quick commits as the last one, until
-    ``_LONGEST_STREAK`` quick ones in the loop have set that back.
+    Each return to the loop takes twice as many quick commits in the thread as the one before. After
+    ``_LONGEST_STREAK`` quick commits in the loop, ``_STREAK`` are enough again.
     """
 
     def __init__(

@@ -86,7 +86,7 @@ def _folded(text: str) -> list[str]:
 
 
 def expression(room_id: int, phrases: Sequence[str]) -> str:
-    """Return the phrases in FTS5's query language, of whose syntax a phrase can have nothing."""
+    """Return the phrases in FTS5's query language. No phrase contains any of its syntax."""
     text = " AND ".join(f'"{phrase}"' for phrase in phrases)
     return f'room_id : "{room_id}" AND text : ({text})'
 
@@ -105,7 +105,7 @@ def remove(cursor: sqlite3.Cursor, rows: Iterable[Row]) -> None:
 def merge(cursor: sqlite3.Cursor, pages: int) -> bool:
     """Merge about this many pages; a negative number begins to merge everything into one part.
 
-    Returns False if there was nothing to merge. (sqlite.org/fts5.html, 6.7 and 6.8.)
+    Return False if there was nothing to merge. (sqlite.org/fts5.html, 6.7 and 6.8.)
     """
     connection = cursor.connection
     before = connection.total_changes

@@ -165,7 +165,7 @@ class Writer:
         Raises:
             sqlite3.Error: If another program's lock kept the transaction from beginning, ``doubt``
                 is not set.
-            ValueError: No row can hold a value; so with OverflowError.
+            ValueError, OverflowError: No row can hold one of the values.
         """
         execute, marks, at = self._cursor.execute, self.marks, self._now()
         execute("BEGIN IMMEDIATE")
