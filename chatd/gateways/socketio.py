@@ -377,14 +377,14 @@ class _Client:
         """Restore a recovered client's user and rooms. It has been sent what it missed."""
         chat = self.connection.chat
         if self.connection.grant is None:
-            secret = chat.users.session_of(where.user)
-            await self._perform(commands.Auth(session=secret), "auth")
-        for fold in (where.room, *(room for room in where.rooms if room != where.room)):
-            if fold in where.rooms:
+            session = chat.users.session_of(where.user)
+            await self._perform(commands.Auth(session=session), "auth")
+        for key in (where.room, *(room for room in where.rooms if room != where.room)):
+            if key in where.rooms:
                 since = commands.Position(
-                    chat.journal.epoch, await chat.journal.seq_at(fold, where.upto)
+                    chat.journal.epoch, await chat.journal.seq_at(key, where.upto)
                 )
-                command = commands.Join(room=fold, since=since, limit=0)
+                command = commands.Join(room=key, since=since, limit=0)
                 if self.room:
                     await self._perform(command, "join")
                 else:
