@@ -127,7 +127,7 @@ class Session:
         self.opened: Final = trio.current_time()
         self.reason: Reason | None = None
         self.state: State = "polling"
-        # Of the state or the queue.
+        # Notified when the state or the queue changes.
         self.changed: Final = Changed()
         self.polling: Final = PollingTransport(self, engine.collector)
         self.received_messages = 0

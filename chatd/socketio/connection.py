@@ -82,7 +82,8 @@ class Connection:
         self._running = False
         self._nursery: trio.Nursery
         self._working = False
-        # Of ``_reason``, ``_running``, ``_working`` and ``_middleware_done``.
+        # Notified when the middleware is done, when the connection runs, when it ends, and when the
+        # worker stops after that.
         self._changed = Changed()
         self._connect_timer = self._end_after(options.connect_timeout, "forced close")
         self._attachment_timer: Timer | None = None

@@ -113,7 +113,7 @@ class Socket:
         # Its rooms before it is connected, and after it is disconnected.
         self._saved_rooms = frozenset((socket_id,))
         self._tasks: set[trio.CancelScope] = set()
-        # Of the tasks, or of ``_finished``.
+        # Notified when a task ends, or ``_finished`` is set.
         self._changed = Changed()
 
     def __repr__(self) -> str:
