@@ -18,6 +18,7 @@ from chatd import client
 
 LIMIT_SECONDS = 120  # ends a hang
 GOING_ON = 30  # messages
+REQUESTS = 100  # answered at least, however slow the machine is
 
 
 class Tally:
@@ -118,7 +119,9 @@ async def main(host: str, port: int) -> None:
             nursery.start_soon(until_closed, stop)
             print("ready", flush=True)  # noqa: T201  this program's output
             await say(talker, stop, tally)
-            while tally.heard[-1:] != tally.said[-1:]:  # noqa: ASYNC110  nothing signals it
+            while (  # noqa: ASYNC110  nothing signals it
+                tally.heard[-1:] != tally.said[-1:] or tally.asked["answered"] <= REQUESTS
+            ):
                 await trio.sleep(0.05)
             nursery.cancel_scope.cancel()
     told = {
