@@ -1,6 +1,6 @@
 """Count the instructions of chatd's operations, by Valgrind's callgrind.
 
-Unlike CPU time, instructions hardly depend on what else the machine does: a change of one per cent
+Unlike CPU time, instructions hardly depend on what else the machine does: a change of one percent
 is a change of the code. A real daemon with SQLite runs under callgrind with PYTHONHASHSEED=0, and
 each operation is done many times, the next when the last is done. Start-up is not counted, nor are
 the kernel's instructions.
@@ -33,7 +33,7 @@ SERIES = 10
 TIMES = 30  # in each
 WARM_UP_TIMES = 50
 IDLE_SECONDS = 4.0
-START_SECONDS = 300.0  # Valgrind makes a program some fifty times slower
+START_SECONDS = 300.0  # Valgrind slows a program down some fifty times
 
 
 def server(checkout: Path) -> Server:
@@ -58,7 +58,7 @@ class Counter:
         self._command("instrumentation on")
 
     def idle(self) -> float:
-        """Return the instructions a second of the daemon that has nothing to do."""
+        """Return the instructions per second of a daemon that has nothing to do."""
         self._dump()
         lowest = math.inf  # the first seconds after the start are not idle
         for _ in range(4):
@@ -67,7 +67,7 @@ class Counter:
         return lowest
 
     def count(self, times: int, operation: Callable[[int], None]) -> float:
-        """Return the instructions of one operation, which is given its number.
+        """Return the instructions of one operation, which takes its number.
 
         The lowest of several series counts: in the others a timer or a garbage collection ran, or
         the machine was so busy that the daemon woke up more often.
@@ -148,7 +148,7 @@ def joining(member: WebSocketMember) -> Callable[[int], None]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="count the instructions of chatd's operations")
+    parser = argparse.ArgumentParser(description="Count the instructions of chatd's operations.")
     parser.add_argument("--times", type=int, default=TIMES, help="of each operation in a series")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument(
@@ -156,11 +156,14 @@ def main() -> int:
         type=Path,
         action="append",
         metavar="FOLDER",
-        help="whose daemon is measured; this one's by default; several are compared",
+        help="a checkout whose daemon is measured (default: this one); repeat it to compare",
     )
     given = parser.parse_args()
     if not (shutil.which("valgrind") and shutil.which("vgdb")):
-        print("instructions: needs valgrind (Debian: apt install valgrind)", file=sys.stderr)
+        print(
+            "instructions: Valgrind is not installed (Debian: apt install valgrind).",
+            file=sys.stderr,
+        )
         return 1
     checkouts = [each.resolve() for each in given.checkout or [BENCH.parent]]
     try:

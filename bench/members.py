@@ -44,7 +44,7 @@ class WebSocketMember:
     def read(self, _readable: socket.socket) -> None:
         data = self._socket.recv(65536)
         if not data:
-            raise BenchError("the daemon hung up")
+            raise BenchError("the daemon closed the connection")
         self._rest += data
         while frame := server_frame(self._rest, 0):
             opcode, payload, end = frame
@@ -89,7 +89,7 @@ class PollingMember:
     def read(self, readable: socket.socket) -> None:
         data = readable.recv(65536)
         if not data:
-            raise BenchError("the daemon hung up")
+            raise BenchError("the daemon closed the connection")
         self._rest[readable] += data
         head, found, body = self._rest[readable].partition(b"\r\n\r\n")
         fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
@@ -141,12 +141,12 @@ PROTOCOLS = {
     "polling": PollingMember,
 }
 
-# What a sender gets beside the message itself: text is not answered.
+# The number of frames that a sender receives beside the message itself.
 ANSWERS = {"json": 1, "text": 0, "socketio": 1, "polling": 1}
 
 
 def add_members(members: list[Member], protocol: str, port: int, count: int) -> None:
-    """Connect so many more; return when all are in the room and have read what this caused."""
+    """Connect more members; return when all are in the room and nothing more arrives."""
     for _ in range(count):
         members.append(PROTOCOLS[protocol](port))
         read_until_quiet(members, 0)
@@ -154,7 +154,7 @@ def add_members(members: list[Member], protocol: str, port: int, count: int) -> 
 
 
 def exchange(members: Sequence[Member], text: str, answers: int) -> None:
-    """Let the middle one say something; wait until all have it and it has its answers too."""
+    """Let the middle member say something; wait until all have it and its answers have come."""
     sender = members[len(members) // 2]
     for member in members:
         member.texts.clear()
@@ -172,7 +172,7 @@ def _has(missing: set[Member], sender: Member, text: bytes, answers: int) -> boo
 
 
 def read_until_quiet(members: Sequence[Member], seconds: float = 0.1) -> None:
-    """Read until nothing has come for so long."""
+    """Read until nothing has arrived for this time."""
     sockets = {each: member for member in members for each in member.readable}
     while readable := select.select(list(sockets), (), (), seconds)[0]:
         for each in readable:

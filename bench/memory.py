@@ -1,8 +1,8 @@
-"""Measure the resident memory of an idle connection, beside Node's socket.io where Node is there.
+"""Measure the resident memory of an idle connection, beside Node's socket.io where there is Node.
 
-Every server runs as a fresh process. Clients connect and then only answer pings; the figure is the
-growth of the server's resident memory (VmRSS) from a warm start to 2,000 connections, divided by
-them. A warm start has had some connections, so that no import and no first pool is in it.
+Every server runs as a fresh process. Clients connect and do nothing. The figure is the growth of
+the server's resident memory (VmRSS) while 2,000 connections are added, divided by 2,000. There are
+100 connections before, so that imports and the first memory pools are not counted.
 
     python bench/memory.py
     python bench/memory.py --checkout ../old --servers chatd-text --rounds 5
@@ -67,7 +67,7 @@ def measure(server: Server, count: int) -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="measure the memory of an idle connection")
+    parser = argparse.ArgumentParser(description="Measure the memory of an idle connection.")
     parser.add_argument("--connections", type=int, default=CONNECTIONS)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--servers", nargs="+", choices=IDLE, default=list(IDLE))
@@ -77,7 +77,7 @@ def main() -> int:
         type=Path,
         default=BENCH.parent,
         metavar="FOLDER",
-        help="whose chatd is measured; this one's by default",
+        help="the checkout whose chatd is measured (default: this one)",
     )
     given = parser.parse_args()
     servers = [replace(IDLE[name], checkout=given.checkout.resolve()) for name in given.servers]

@@ -19,7 +19,7 @@ SLOWEST = 10
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="sum up how long the tests took, by folder")
+    parser = argparse.ArgumentParser(description="Sum up how long the tests took, by folder.")
     parser.add_argument("report", type=Path, help="what pytest's --junitxml wrote")
     parser.add_argument("--json", action="store_true", help="print the folders' seconds as JSON")
     given = parser.parse_args()

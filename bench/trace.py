@@ -2,12 +2,12 @@
 
 A real daemon with three members in one room and SQLite runs in a process of its own under
 `sys.setprofile`; one member says something, and everything is counted from the first byte that
-comes in until nobody is sent anything any more. Functions of the standard library, Trio, msgspec
-and other packages are left out. A coroutine that goes on after a wait is a call again, and so is a
-comprehension: both are places that a reader has to visit.
+arrives until nothing more is sent. Functions of the standard library, Trio, msgspec and other
+packages are left out. A coroutine that resumes after a wait counts as a call, and so does a
+comprehension: a reader has to visit both.
 
     python bench/trace.py                    # every protocol
-    python bench/trace.py json --tree        # and the calls, indented, each with its file and line
+    python bench/trace.py json --tree        # also prints the calls, indented, with files and lines
     python bench/trace.py --checkout ../old  # another checkout's daemon
 """
 
@@ -30,10 +30,10 @@ from typing import Any
 
 from members import ANSWERS, PROTOCOLS, Member, add_members, exchange, read_until_quiet
 from receivers import BenchError
-from servers import UNLIMITED, ServerError, environment, free_port
+from servers import BENCH, UNLIMITED, ServerError, environment, free_port
 
 MEMBERS = 3
-TIMES = 9  # a timer that fires in between adds calls, so the most common count is taken
+TIMES = 9  # the fewest calls count: timers, and a busy machine, add some
 LIMIT_SECONDS = 20.0
 NOT_COUNTED = ("client", "testing")
 
@@ -95,7 +95,7 @@ class Daemon:
     def __init__(self, checkout: Path, folder: Path) -> None:
         self.port = free_port()
         self._log = folder / "log"
-        command = [sys.executable, __file__, "--serve", str(checkout), "--"]
+        command = [sys.executable, __file__, "--serve", str(checkout)]
         command += ["--listen", f"127.0.0.1:{self.port}"]
         for setting in (*UNLIMITED, f'history.path="{folder / "chatd.db"}"'):
             command += ["--set", setting]
@@ -140,7 +140,7 @@ class Daemon:
 
 
 def trace(protocol: str, checkout: Path) -> list[Call]:
-    """Trace one `say` several times; return the calls of the most common count."""
+    """Trace one `say` several times; return the shortest trace."""
     traces: list[list[Call]] = []
     with tempfile.TemporaryDirectory() as folder:
         daemon = Daemon(checkout, Path(folder))
@@ -155,8 +155,7 @@ def trace(protocol: str, checkout: Path) -> list[Call]:
                 traces.append(daemon.recorded())
         finally:
             daemon.close()
-    ((count, _),) = Counter(map(len, traces)).most_common(1)
-    return next(calls for calls in traces if len(calls) == count)
+    return min(traces, key=len)
 
 
 def summary(calls: Sequence[Call]) -> dict[str, int]:
@@ -170,25 +169,22 @@ def summary(calls: Sequence[Call]) -> dict[str, int]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="count chatd's own calls of one `say`")
+    if sys.argv[1:2] == ["--serve"]:
+        return serve_traced(Path(sys.argv[2]), sys.argv[3:])
+    parser = argparse.ArgumentParser(description="Count chatd's own calls of one `say`.")
     parser.add_argument("protocols", nargs="*", metavar="PROTOCOL", help=", ".join(PROTOCOLS))
     parser.add_argument("--tree", action="store_true", help="print the calls too")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument(
         "--checkout",
         type=Path,
-        default=Path(__file__).resolve().parents[1],
+        default=BENCH.parent,
         metavar="FOLDER",
-        help="whose daemon is traced; this one's by default",
+        help="the checkout whose daemon is traced (default: this one)",
     )
-    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
-    given, rest = parser.parse_known_args()
-    if given.serve is not None:
-        return serve_traced(
-            given.serve, [each for each in [*given.protocols, *rest] if each != "--"]
-        )
-    if rest or set(given.protocols) - set(PROTOCOLS):
-        parser.error(f"the protocols are {', '.join(PROTOCOLS)}")
+    given = parser.parse_args()
+    if unknown := set(given.protocols) - set(PROTOCOLS):
+        parser.error(f"{', '.join(unknown)}: the protocols are {', '.join(PROTOCOLS)}")
     figures: dict[str, dict[str, int]] = {}
     try:
         for protocol in given.protocols or PROTOCOLS:
