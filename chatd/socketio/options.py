@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from chatd import engineio
 from chatd.engineio import options as engine_options
 from chatd.socketio.packets import MAX_ATTACHMENTS
-
-if TYPE_CHECKING:
-    from chatd.socketio.recovery import Recovery
+from chatd.socketio.recovery import Recovery
 
 __all__ = ["Options", "OptionsDict", "Tunable"]
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import pydoc
 import re
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 
 import pytest
 import trio
 from trio.testing import MockClock
 
+from chatd import engineio, socketio
 from chatd.socketio.packets import PacketType
 from tests.engineio.served import serve_handler, upgrade
 from tests.socketio.client import Client, Stage, running, settled
@@ -168,3 +171,15 @@ async def test_the_echo_of_engine_io(monkeypatch: pytest.MonkeyPatch) -> None:
         await client.hear()
         await client.text("4hello")
         assert await client.hear() == "4hello"
+
+
+@pytest.mark.parametrize("package", [engineio, socketio])
+def test_help_describes_every_public_name(package: ModuleType) -> None:
+    text = pydoc.plain(pydoc.render_doc(package))
+    for name in package.__all__:
+        value = getattr(package, name)
+        assert name in text
+        if isinstance(value, type):
+            assert value.__doc__, name
+            methods = [value for key, value in vars(value).items() if not key.startswith("_")]
+            assert all(method.__doc__ for method in methods if callable(method)), name
