@@ -33,7 +33,7 @@ MIN_RETRY_MS: Final = 200
 MIN_SPREAD_MS: Final = 800
 SPREAD_MS_EACH: Final = 2
 MAX_SPREAD_MS: Final = 30_000
-"""When clients come back after a restart: one core greets one of a thousand every 2 ms easily."""
+"""The time over which clients come back after a restart: one core easily greets one every 2 ms."""
 
 
 class ChatStatistics(Struct, frozen=True):
@@ -154,9 +154,9 @@ class Chat:
         return events.Bye(close.code, reason or close.reason, close.reconnect, retry_ms)
 
     async def announce(self, text: str, room: str | None = None) -> int:
-        """Send a notice to all clients, or to a room; return its number of connections.
+        """Send a notice to all clients, or to a room; return to how many connections.
 
-        ``room`` is the room's key. Other tasks run in between, so the last may get it later.
+        ``room`` is the room's key. Other tasks may run before the last client gets it.
         """
         listeners: dict[Codec, list[Connection]] = {}
         for connection in self.connections:

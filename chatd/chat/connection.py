@@ -29,7 +29,7 @@ from chatd.timers import Timer
 __all__ = ["Connection", "Traffic"]
 
 MAX_UNANSWERED: Final = 64
-"""Commands that may wait for their commit; then nothing more is read from this client."""
+"""How many commands may wait for their commit before reading from this client pauses."""
 
 
 class Traffic(Struct, frozen=True):
@@ -91,7 +91,7 @@ class Connection:
         self.grant: Grant | None = None
         """The rights from the client's token; None for a guest."""
         self.op = False
-        """Whether it is an operator's."""
+        """Whether it has the rights of an operator."""
         self.memberships: dict[str, Membership] = {}
         """The rooms that it is in, by their keys."""
         self.opened = trio.current_time()
@@ -99,7 +99,7 @@ class Connection:
         self.unseen = 0
         """Events of its commands that are committed, but not fanned out yet."""
         self.progress: trio.Event | None = None
-        """Set when one of these two becomes less. Only the reader's task ever waits for it."""
+        """Set when one of these two decreases. Only the task that reads from the client waits."""
         self._user: User | None = None
         self._first_guest: User | None = None
         self._timer: Timer | None = None

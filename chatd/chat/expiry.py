@@ -20,7 +20,6 @@ NOTICE_SHARE: Final = 0.1
 LOOK_SECONDS: Final = 60.0
 """The wall clock is read at least this often, because it may be set."""
 
-
 CLOCK_SECONDS: Final = 0.001
 """The resolution of the wall clock. A shorter wait would not be seen to have passed."""
 

@@ -53,7 +53,7 @@ class Bucket:
         self._tokens += amount
 
     def full_in(self, rate: float | Literal["off"], burst: float | Literal["off"]) -> float:
-        """Return the seconds until nothing is remembered by it; 0: a new one would do as well."""
+        """Return the seconds until it is full, and so like a new one; 0 if it is full."""
         if rate == "off" or burst == "off":
             return 0
         seconds = (burst - self._tokens) / rate - (trio.current_time() - self._at)
@@ -70,7 +70,7 @@ class _Address:
         self.connections = 0
         self.messages = Bucket()
         self.leaving = False
-        """Whether a timer is going to look whether it can be forgotten."""
+        """Whether a timer will check if it can be forgotten."""
 
 
 class Flood:

@@ -16,7 +16,7 @@ _FILE_BYTES: Final = 1 << 16
 
 
 def load_keys(settings: Settings, environ: Mapping[str, str]) -> Keys:
-    """Read every file of ``auth.key_files``. Raises SettingsError, with all errors."""
+    """Return the keys in the files of ``auth.key_files``. Raise SettingsError with all errors."""
     keys: list[Key] = []
     faults: list[Fault] = []
     for name in settings.auth.key_files:
@@ -44,7 +44,12 @@ def check_files(settings: Settings, environ: Mapping[str, str] = os.environ) -> 
 
 
 def _key(name: str, environ: Mapping[str, str]) -> Key:
-    """Read one. Raises UnusableKey, and SecretError where there are no credentials."""
+    """Return the key in a file.
+
+    Raises:
+        UnusableKey: the file cannot be read, or holds no key.
+        SecretError: it is a credential, and there are none.
+    """
     try:
         return read_key(_read(name, environ))
     except OSError as error:

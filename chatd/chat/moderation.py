@@ -23,7 +23,7 @@ from chatd.protocol import commands, events
 __all__ = ["moderate"]
 
 MAX_SANCTIONS: Final = 10_000
-"""They are looked up for every client and kept in memory: more is the firewall's work."""
+"""Sanctions are kept in memory and looked up for every client: use a firewall for more of them."""
 
 MAX_SECONDS: Final = 100 * 365 * 24 * 60 * 60
 MAX_SLOW_SECONDS: Final = 24 * 60 * 60
@@ -31,7 +31,7 @@ MAX_SLOW_SECONDS: Final = 24 * 60 * 60
 REASON_BYTES: Final = 512
 
 GUEST_BITS: Final = 64
-"""A household has a /64, so a single IPv6 address identifies no household."""
+"""A ban of IPv6 covers at least a /64: a household has one, and its addresses change."""
 
 _LOOPBACK: Final[dict[int, ipaddress.IPv4Network | ipaddress.IPv6Network]] = {
     4: ipaddress.IPv4Network("127.0.0.0/8"),
@@ -184,7 +184,7 @@ async def unmute(chat: Chat, by: str, command: commands.Unmute) -> commands.Sanc
 
 
 async def slow(chat: Chat, by: str, command: commands.Slow) -> commands.Sanctioned:
-    """Set the seconds between two messages of a user in a room; 0: no slow mode."""
+    """Set the seconds between two messages of a user in a room; 0 ends slow mode."""
     where, seconds = _where(command.room), command.seconds
     if not 0 <= seconds <= MAX_SLOW_SECONDS:
         raise Refused("bad_request", f"seconds must be from 0 to {MAX_SLOW_SECONDS}.")
@@ -206,7 +206,7 @@ async def slow(chat: Chat, by: str, command: commands.Slow) -> commands.Sanction
 
 
 async def close(chat: Chat, by: str, command: commands.Close) -> commands.Sanctioned:
-    """Close a room to all but operators; 0 seconds: open it again."""
+    """Close a room to all but operators; 0 seconds open it again."""
     where = _where(command.room)
     if command.seconds == 0:
         return await _lift_from_room(chat, "close", by, command, where)
@@ -313,7 +313,7 @@ def _sanction(
 
 
 def _of(chat: Chat, kind: Kind, command: commands.Sanction, where: Name) -> list[Sanction]:
-    """Return a user's sanctions, found by id, or by nick: the present one or the one it was."""
+    """Return a user's sanctions, found by id, by present nick, or by the nick at that time."""
     wanted = {command.user}
     key = None
     if command.nick is not None and (name := usable_nick(command.nick)):

@@ -45,14 +45,14 @@ def page_size(limit: int | None) -> int:
 
 
 def fitting(page: Sequence[Event], queue_bytes: int, *, back: bool = False) -> Sequence[Event]:
-    """Return what a send queue has room for of a page: its first events, or with ``back`` its last.
+    """Return as many events of a page as fit into a send queue, but at least one.
 
-    It is at least one event.
+    They are its first ones, or with ``back`` its last.
     """
-    room = queue_bytes // QUEUE_SHARE
+    left = queue_bytes // QUEUE_SHARE
     for count, event in enumerate(reversed(page) if back else page):
-        room -= len(event.text or "")
-        if room < 0 and count:
+        left -= len(event.text or "")
+        if left < 0 and count:
             return page[-count:] if back else page[:count]
     return page
 

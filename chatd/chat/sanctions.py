@@ -35,7 +35,7 @@ class Sanction(Struct, frozen=True, omit_defaults=True):
         room: The room's key; empty for the whole chat.
         user: Whom it applies to; empty for a network or a room.
         nick: The user's nick at that time.
-        network: The network that is banned, in CIDR.
+        network: The network that is banned, in CIDR notation.
         of: The guest whose ban brought this one of a network with it: it applies only to guests.
         until: When it ends, in milliseconds since 1970; None if it lasts until it is lifted.
         seconds: How long slow mode makes a user wait between two messages.
@@ -64,7 +64,7 @@ class Sanction(Struct, frozen=True, omit_defaults=True):
 
 
 def network_of(text: str) -> Network | None:
-    """Return the network of an address or in CIDR; None if the text is neither."""
+    """Return the network that an address or CIDR notation names; None if the text is neither."""
     try:
         network = ipaddress.ip_network(text, strict=False)
     except ValueError:
@@ -129,10 +129,10 @@ class Sanctions:
         yield from sorted(held, key=lambda one: one.at)
 
     def ban(self, room: str, user: str, address: str, *, guest: bool) -> Sanction | None:
-        """Return what bans a client from a room; ``""``: from the chat.
+        """Return what bans a client from a room or from the chat.
 
         Args:
-            room: The room's key.
+            room: The room's key; empty for the chat.
             user: The user's id; empty if it is not known yet.
             address: The client's address or network; empty if limits do not apply to it.
             guest: Whether the client is a guest: only guests are banned along with another guest.

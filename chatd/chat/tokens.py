@@ -2,9 +2,10 @@
 
 A token is a JWT (RFC 7519) in a JWS of three parts (RFC 7515), read as RFC 8725 advises:
 
-1. A key has one algorithm, by its type: Ed25519 signs by EdDSA, a secret by HS256. What the token's
-   header says must be that; it chooses nothing. ``kid`` only tells which key to try.
-2. A token is as good as its signature, its times and its ``sub``. A refusal has no word of it.
+1. A key has one algorithm, by its type: EdDSA for Ed25519, HS256 for a secret. The token's header
+   must name that one; it cannot choose another. ``kid`` only tells which key to try.
+2. Nothing in a token is believed, or quoted in a refusal, before its signature is verified. Then
+   its times and its ``sub`` are checked.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from chatd.model import Refused
 __all__ = ["TOKEN_BYTES", "Grant", "Key", "Keys", "UnusableKey", "new_key", "read_key"]
 
 TOKEN_BYTES: Final = 8192
-"""More than this is not looked at: one of a few hundred rooms fits, and into an HTTP head too."""
+"""A longer token is refused unread. One with a few hundred rooms fits, also into an HTTP head."""
 
 SKEW_SECONDS: Final = 60
 """The issuer's clock may be ahead of ours by this much."""
@@ -51,7 +52,8 @@ _NAMES: Final = {"OKP": ("EdDSA", "Ed25519"), "oct": ("HS256",)}
 class Grant(Struct, frozen=True):
     """The contents of a valid token. Times are in ms since 1970; ``key`` is the id of its key.
 
-    ``rooms`` None: all. ``read``: rooms in which the user cannot write, whatever ``rooms`` has.
+    ``rooms`` are the rooms that the user may read and write in; None for all. ``read`` are rooms in
+    which the user may only read, even if ``rooms`` has them too.
     """
 
     user: str
@@ -103,16 +105,19 @@ class Key(Struct, frozen=True):
 
 
 def new_key(*, symmetric: bool = False) -> str:
-    """Make a private key, as the one line of JSON that goes into a file."""
+    """Return a new private key, as the line of JSON that goes into a file."""
     key = OctKey.generate_key(8 * SECRET_BYTES) if symmetric else OKPKey.generate_key("Ed25519")
     parameters = {"use": "sig", "kid": key.thumbprint()}
     return json.dumps({**key.as_dict(private=True), **parameters})
 
 
 def read_key(data: bytes) -> Key:
-    """Read a key's file: a JWK (RFC 7517) or, of Ed25519, PEM. A public key verifies only.
+    """Return the key in a file's contents: a JWK (RFC 7517), or PEM for Ed25519.
 
-    Raises UnusableKey.
+    A public key can only verify.
+
+    Raises:
+        UnusableKey: there is no such key.
     """
     data = data.strip()
     try:
@@ -144,7 +149,7 @@ def _jwk(data: bytes) -> Key:
 def _okp(given: OKPKey) -> Key:
     if given.curve_name != "Ed25519":
         raise UnusableKey(f"it is a key of {given.curve_name}; tokens take Ed25519")
-    # Made of its numbers alone: a file may say what it likes of ``x``, ``kid`` and ``alg``.
+    # From the key's numbers alone: what the file says in ``x``, ``kid`` and ``alg`` may be wrong.
     key = OKPKey.import_key(given.private_key or given.public_key)
     if given.thumbprint() != key.thumbprint():
         raise UnusableKey("its public half (x) is not that of its private half (d)")
@@ -177,7 +182,7 @@ class _Bad(Exception):  # noqa: N818  what the token is; never leaves this file
 
 
 class Keys:
-    """The keys that are configured: the first that can signs, all verify."""
+    """The configured keys. All of them verify tokens; the first one that can sign issues them."""
 
     def __init__(self, keys: Sequence[Key] = ()) -> None:
         self._keys = {key.id: key for key in keys}

@@ -92,7 +92,7 @@ class User:
         return any(connection.op for connection in self.connections)
 
     def merge_marks(self, marks: Mapping[str, int]) -> None:
-        """Load stored read marks. A mark never moves back."""
+        """Add stored read marks. A mark never moves back."""
         for room, seq in marks.items():
             self.marks[room] = max(seq, self.marks.get(room, 0))
 
@@ -185,7 +185,7 @@ class Users:
             record = await self._journal.user(grant.user)
             marks = await self._marks(grant.user)
         except Unavailable:
-            pass  # an unknown nick keeps nobody out
+            pass  # the user comes without the last nick and the read marks
         if (user := self._by_id.get(grant.user)) is not None:
             user.merge_marks(marks)
             return Login(user, grant)

@@ -36,7 +36,7 @@ IN_ROOM: Final[dict[type[commands.Command], Callable[[Connection, Any, Membershi
     commands.Topic: messages.topic,
     commands.Typing: presence.typing,
 }
-"""Their rules."""
+"""The rules of commands about a room that the connection must be in."""
 
 ELSEWHERE: Final[dict[type[commands.Command], Callable[[Connection, Any], Awaitable[Response]]]] = {
     commands.Auth: identity.auth,
@@ -56,7 +56,7 @@ ELSEWHERE: Final[dict[type[commands.Command], Callable[[Connection, Any], Awaita
     commands.Slow: moderation.moderate,
     commands.Close: moderation.moderate,
 }
-"""Rules of all other commands."""
+"""The rules of all other commands."""
 
 COMMANDS: Final[dict[str, type[commands.Command]]] = {
     str(command.__struct_config__.tag): command for command in (*IN_ROOM, *ELSEWHERE)

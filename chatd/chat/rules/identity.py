@@ -27,7 +27,7 @@ async def auth(
         if refusal.code in ("unauthorized", "banned"):
             connection.log.emit("refused", reason=refusal.message)
         if refusal.code == "banned":
-            # No second try under another name.
+            # The answer comes first, and then the end: no second try under another name.
             return Reply(refusal, partial(connection.end, BANNED, refusal.message))
         raise
     raise Refused("bad_request", "auth needs a token or a session.")

@@ -90,7 +90,7 @@ async def _unread(connection: Connection, room: str) -> tuple[int, int] | tuple[
 
 
 async def leave(connection: Connection, command: commands.Leave) -> Reply[commands.RoomLeft]:
-    """Leave a room; nothing of it follows the answer."""
+    """Leave a room. No event of the room follows the answer."""
     # The client's earlier messages are fanned out first.
     await connection.flushed()
     membership = await require_membership(connection, command.room)
@@ -119,7 +119,7 @@ async def list_rooms(connection: Connection, command: commands.Rooms) -> Reply[c
     await connection.outbox.drained()
     after = None if command.after is None else resolve(chat, user, command.after)
     found = [*await _conversations(connection), *await chat.rooms.infos()]
-    room = chat.settings.limits.send_queue_bytes // QUEUE_SHARE
+    left = chat.settings.limits.send_queue_bytes // QUEUE_SHARE
     listed: list[commands.RoomInfo] = []
     more = False
     for key, info in found:
@@ -127,8 +127,8 @@ async def list_rooms(connection: Connection, command: commands.Rooms) -> Reply[c
             continue
         if not may_read(connection, key):
             continue
-        room -= ENTRY_BYTES + len(info.topic)
-        if len(listed) == MAX_ROOMS or (room < 0 and listed):
+        left -= ENTRY_BYTES + len(info.topic)
+        if len(listed) == MAX_ROOMS or (left < 0 and listed):
             more = True
             break
         read, unread = await _unread(connection, key)
@@ -137,7 +137,7 @@ async def list_rooms(connection: Connection, command: commands.Rooms) -> Reply[c
 
 
 def _order(key: str) -> tuple[bool, str]:
-    """Return what the list of rooms is sorted by."""
+    """Return the key by which the list of rooms is sorted."""
     return not key.startswith("@"), key
 
 
