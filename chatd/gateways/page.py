@@ -39,18 +39,18 @@ FILES: Final = (
     "connection.js",
     "dialog.js",
     "directs.js",
+    "history.js",
     "icon.svg",
     "identity.js",
     "log.js",
     "main.js",
-    "readmarks.js",
     "menu.js",
     "message.js",
     "moderation.js",
     "outbox.js",
-    "history.js",
     "people.js",
     "polling.js",
+    "readmarks.js",
     "room.js",
     "search.js",
     "sidebar.js",
@@ -131,9 +131,9 @@ def _matches(condition: str | None, tag: str) -> bool:
     """Compare tags weakly, as If-None-Match requires (RFC 9110 section 13.1.2)."""
     if condition is None:
         return False
-    strong = tag.removeprefix("W/")
+    opaque = tag.removeprefix("W/")
     tags = (each.strip().removeprefix("W/") for each in condition.split(","))
-    return any(each in ("*", strong) for each in tags)
+    return any(each in ("*", opaque) for each in tags)
 
 
 def _accepts_gzip(accepted: str | None) -> bool:

@@ -277,13 +277,13 @@ class TextGateway:
                 pass
 
     def _encode_page(self, page: commands.Entered | commands.Page) -> bytes:
-        def encode(page: commands.Entered | commands.Page) -> bytes:
-            return self._codec.encode(self._room, page.events)
-
         try:
-            return encode(page)
+            return self._lines(page)
         except Exception:  # the connection's boundary
-            return encode(readable(page, encode, self._connection.log))
+            return self._lines(readable(page, self._lines, self._connection.log))
+
+    def _lines(self, page: commands.Entered | commands.Page) -> bytes:
+        return self._codec.encode(self._room, page.events)
 
     def _notice(self, text: str) -> None:
         self._connection.notify(events.Notice(text))

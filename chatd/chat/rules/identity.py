@@ -83,11 +83,9 @@ async def nick(connection: Connection, command: commands.Nick) -> Commit | Reply
     connection.chat.flood.charge(connection, 0)
     if not users.claim(user, name):
         raise Refused("nick_taken", f"The nick {name.display} is taken. Try another one.")
-    old = user.nick.display
 
-    def rename(_: None) -> commands.Renamed:
-        nonlocal old
-        old = user.nick.display  # another connection of the user may have been quicker
+    def rename() -> None:
+        old = user.nick.display
         for room in user.rooms:
             room.remove_from_index(user)
         users.rename(user, name)
@@ -95,17 +93,14 @@ async def nick(connection: Connection, command: commands.Nick) -> Commit | Reply
             room.add_to_index(user)
         for one in user.connections:
             one.bind_log()
-        return commands.Renamed(name.display)
-
-    def tell_rooms() -> None:
         connection.log.emit("nick", old=old)
         for room in user.rooms:
             room.announce_nick(user, old)
 
     return Commit(
         Remember(UserRecord(user.id, name.display, None, user.subject)),
-        rename,
-        then=tell_rooms,
+        lambda _: commands.Renamed(name.display),
+        then=rename,
         undo=partial(users.unclaim, user, name),
         barrier=True,
     )

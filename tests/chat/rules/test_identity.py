@@ -435,6 +435,8 @@ async def test_which_nicks_are_committed(
     assert users.by_nick(wanted.lower()) is user
     assert user.nick.display == "ann"
     assert commit.to_answer(None) == commands.Renamed(wanted)
+    assert commit.then is not None
+    commit.then()
     assert user.nick.display == wanted
     assert [each.nick for each in membership.room.member_list()] == [wanted]
 
