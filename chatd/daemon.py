@@ -43,7 +43,7 @@ from chatd.wire.transport import Transport
 __all__ = ["Daemon", "now_ms", "open_daemon"]
 
 FLUSH_SECONDS: Final = 1.0
-"""Part of a drain's time, at most half, that is left for the bus to commit what it took."""
+"""The part of a drain's time, at most half, in which the bus commits what it has accepted."""
 
 
 class Daemon:
@@ -76,7 +76,7 @@ class Daemon:
         return not self.draining and self.chat.bus.available
 
     def apply(self, settings: Settings, loaded: Loaded | None = None) -> None:
-        """Apply settings and their loaded files in one step without a checkpoint.
+        """Apply settings and their loaded files in one step, without a checkpoint.
 
         Only clients that the new settings no longer admit are disconnected.
         """

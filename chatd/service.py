@@ -33,7 +33,7 @@ from chatd.wire.listener import Listener
 
 __all__ = ["run"]
 
-STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 _STDERR: Final = 2
 
@@ -59,17 +59,17 @@ async def run(
 ) -> None:
     """Serve until a signal says to stop. Return when everything is flushed and closed.
 
-    SIGHUP reloads ``configuration``, or, as its ``hangup`` says, stops as the other signals do.
-    Without a configuration nothing is reloaded. ``watchdog`` is the interval, in seconds, within
+    SIGHUP reloads ``configuration``, or stops as the other signals do if its ``hangup`` is False or
+    there is no configuration. ``watchdog`` is the interval, in seconds, within
     which systemd expects a sign of life.
     """
     began = trio.current_time()
     configuration = configuration or fixed(settings)
     reload = Reload(configuration, settings, log=log, notifier=notifier, now=now_ms)
     log.emit("start", version=__version__, pid=os.getpid())
-    with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
+    with trio.open_signal_receiver(*SIGNALS) as signals:
         # They were blocked until something received them: see `chatd.__main__`.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         async with trio.open_nursery() as nursery:
             stop = trio.Event()
             hangup = reload.request if configuration.hangup else stop.set

@@ -7,7 +7,7 @@ from functools import partial
 
 from chatd.chat import Chat
 from chatd.gateways import page
-from chatd.gateways.credentials import origin_refusal
+from chatd.gateways.credentials import refuse_origin
 from chatd.gateways.json import CODEC, SUBPROTOCOL, JsonGateway
 from chatd.gateways.json import goodbye_frames as json_goodbye
 from chatd.gateways.socketio import SocketIoGateway
@@ -94,18 +94,8 @@ def _websocket(chat: Chat, log: Log, closing: Callable[[], bool]) -> Handler:
     async def handler(request: Request) -> Response | Upgrade:
         if closing():
             raise HttpRefused(refusal(503, "the server is restarting", [("Retry-After", "1")]))
-        if refused := origin_refusal(request, chat.settings):
-            log.emit(
-                "refused",
-                address=request.peer.address,
-                path=request.path,
-                status=403,
-                origin=refused.origin,
-                host=refused.host,
-                setting=refused.setting,
-                reason=refused.message,
-            )
-            return refusal(403, refused.message)
+        if refused := refuse_origin(request, chat.settings, log):
+            return refused
         offered = request.header("sec-websocket-protocol")
         if offered is None:
             return Upgrade(None, open_text)

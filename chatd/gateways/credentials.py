@@ -9,11 +9,12 @@ from typing import Final
 
 from chatd.chat import Chat
 from chatd.chat.tokens import Grant
+from chatd.logs import Log
 from chatd.settings import Settings
 from chatd.wire.origins import OriginRefusal, check
-from chatd.wire.request import Request
+from chatd.wire.request import Request, Response, refusal
 
-__all__ = ["admitted", "bearer", "origin_refusal"]
+__all__ = ["admitted", "bearer", "origin_refusal", "refuse_origin"]
 
 _BEARER: Final = "bearer"
 
@@ -28,6 +29,24 @@ def origin_refusal(request: Request, settings: Settings) -> OriginRefusal | None
         # A file that a user was sent could connect with that user's cookie.
         origins = tuple(origin for origin in origins if origin != "file")
     return check(request, origins, settings.http.hosts, request.listener_loopback)
+
+
+def refuse_origin(request: Request, settings: Settings, log: Log) -> Response | None:
+    """Return the response to a page that may not connect, and log it; None if it may."""
+    refused = origin_refusal(request, settings)
+    if refused is None:
+        return None
+    log.emit(
+        "refused",
+        address=request.peer.address,
+        path=request.path,
+        status=403,
+        origin=refused.origin,
+        host=refused.host,
+        setting=refused.setting,
+        reason=refused.message,
+    )
+    return refusal(403, refused.message)
 
 
 def bearer(request: Request, settings: Settings) -> str | None:
@@ -60,7 +79,10 @@ def admitted(chat: Chat, request: Request, token: str | None) -> Grant | None:
 
 
 def _is_foreign(request: Request) -> bool:
-    """Return whether a page of another site may have sent it by a script's URL, without Origin."""
+    """Return whether a page of another site may have sent the request as a script's URL.
+
+    Browsers send no Origin with such a request.
+    """
     if request.header("origin") is not None:
         return False
     site = request.header("sec-fetch-site")

@@ -34,7 +34,7 @@ class JsonCodec:
 
 
 CODEC: Final = JsonCodec()
-"""The one of all clients, so that an event is encoded once for all of them."""
+"""One codec for all clients, so that an event is encoded once for all of them."""
 
 
 def goodbye_frames(chat: Chat, close: Close, reason: str) -> bytes:

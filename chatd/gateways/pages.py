@@ -1,7 +1,7 @@
 """Pages with events that cannot be encoded: a codec has a bug, or a stored text is broken.
 
-If it is a live event, its subscribers are closed with 1011. They reconnect, and read it on a page:
-a page leaves out what cannot be encoded, because otherwise they would loop.
+When such an event is live, its subscribers are closed with 1011. They reconnect and get it on a
+page. So a page leaves out what cannot be encoded: otherwise they would reconnect for ever.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ _Answer = TypeVar("_Answer")
 
 
 def readable(answer: _Answer, encode: Callable[[_Answer], object], log: Log) -> _Answer:
-    """Return a page without the texts of those events that cannot be encoded.
+    """Return a page without the texts of those events that cannot be encoded, which are logged.
 
-    Called while the exception that ``encode`` raised is handled, which is raised again if the
-    answer is not a page. Each event that cannot be encoded is logged.
+    An answer that is not a page is returned as it is.
 
     Args:
         answer: The answer of a command.
@@ -31,7 +30,7 @@ def readable(answer: _Answer, encode: Callable[[_Answer], object], log: Log) -> 
         log: The connection's log.
     """
     if not isinstance(answer, commands.Entered | commands.Page | commands.Found):
-        raise  # noqa: PLE0704  within the caller's handler
+        return answer
     found: list[Any] = []
     for event in answer.events:
         for variant in _variants(event):

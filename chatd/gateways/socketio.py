@@ -20,7 +20,7 @@ from chatd.chat.rules import COMMANDS, enter
 from chatd.chat.sessions import is_guest
 from chatd.chat.tokens import Grant
 from chatd.engineio import CLOSES, Block
-from chatd.gateways.credentials import admitted, bearer, origin_refusal
+from chatd.gateways.credentials import admitted, bearer, origin_refusal, refuse_origin
 from chatd.gateways.pages import readable
 from chatd.gateways.recovery import ChatLog, Whereabouts, live_offset, page_offset
 from chatd.logs import Log
@@ -55,7 +55,7 @@ _CLOSES: Final[dict[str, Close]] = {
     "transport close": LOST,
     "transport error": LOST,
 }
-"""The closes of the reasons for which a session ends; all others are NORMAL."""
+"""The close for each reason for which a session ends; NORMAL for all other reasons."""
 
 
 class SocketIoCodec:
@@ -92,7 +92,7 @@ class SocketIoCodec:
         fields: dict[str, Any] = msgspec.to_builtins(event)
         name = fields.pop("on")
         if name == "typing":
-            # The field's name in the command, which in JSON is the name of the event.
+            # As in the command. In the JSON of `chatd.v1` this name is taken by the event's own.
             fields["on"] = fields["active"]
         if name != "message":
             return encode_event(name, [fields])
@@ -194,18 +194,8 @@ class SocketIoGateway:
     async def _allow(self, request: Request) -> str | None:
         if self._closing():
             raise HttpRefused(refusal(503, "the server is restarting", [("Retry-After", "1")]))
-        if refused := origin_refusal(request, self._chat.settings):
-            self._log.emit(
-                "refused",
-                address=request.peer.address,
-                path=request.path,
-                status=403,
-                origin=refused.origin,
-                host=refused.host,
-                setting=refused.setting,
-                reason=refused.message,
-            )
-            raise HttpRefused(refusal(403, refused.message))
+        if refused := refuse_origin(request, self._chat.settings, self._log):
+            raise HttpRefused(refused)
         return None
 
     # ---- connections
@@ -366,7 +356,7 @@ class _Client:
         limit = backlog if auth.limit is None else auth.limit
         wanted = auth.room or default_room
         for room in dict.fromkeys((wanted, default_room)):
-            # A position is one of the room that was asked for.
+            # The client's position is one in the room that it asked for.
             since = auth.since if room == wanted else None
             command = commands.Join(room=room, since=since, limit=limit, messages=True)
             if await self._join_first(command):

@@ -46,7 +46,7 @@ def goodbye_frames(codec: TextCodec, close: Close, reason: str) -> bytes:
 
 
 class TextCodec:
-    """Encodes each event as a frame with text for people; no frame for some kinds of events."""
+    """Encodes each event as a frame with text for people. Some kinds of events have no frame."""
 
     def __init__(self, chat: Chat) -> None:
         self._chat = chat
@@ -79,7 +79,7 @@ class TextCodec:
                 return ""
 
     def _by(self, room: str, item: Event | events.Message) -> str:
-        """Return the sender; both nicks of a direct message. No nick has spaces to imitate that."""
+        """Return the sender, or both nicks of a direct message. No nick has spaces to fake it."""
         if not room.startswith("@"):
             return item.nick
         other = other_of(room, item.user)
@@ -246,7 +246,7 @@ class TextGateway:
 
     def _greet(self, joined: commands.Entered, notices: Sequence[events.Notice]) -> None:
         names = {"{nick}": self._connection.user.nick.display, "{room}": joined.room}
-        # In one pass, because a nick may look like a placeholder.
+        # Both in one pass, because a nick may look like a placeholder.
         template = self._chat.settings.chat.greeting
         greeting = _PLACEHOLDERS.sub(lambda found: names[found[0]], template)
         block = frames.text(greeting.encode()) + self._codec.encode(joined.room, notices)
