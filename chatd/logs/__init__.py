@@ -115,7 +115,7 @@ def open_log(
     environ: Mapping[str, str] = os.environ,
     sink: Sink | None = None,
     journal: Path = JOURNAL_SOCKET,
-    now: Callable[[], int] = now_ms,
+    now: Callable[[], int] | None = None,
 ) -> Log:
     """Open the log on ``fd``, the journal, or ``sink`` (where ``auto`` means JSON).
 

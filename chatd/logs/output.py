@@ -36,7 +36,8 @@ def now_ms() -> int:
 class Output:
     """The shared state of all logs bound from one: the sink, the level, the address policy.
 
-    ``level`` and ``addresses`` may be set at any time. ``now`` returns Unix milliseconds.
+    ``level`` and ``addresses`` may be set at any time. ``now``, in place of the wall clock, returns
+    Unix milliseconds.
 
     Attributes:
         write: Writes rendered lines: the sink's own method.
@@ -50,7 +51,7 @@ class Output:
         *,
         level: Level = "info",
         addresses: AddressPolicy = "full",
-        now: Callable[[], int] = now_ms,
+        now: Callable[[], int] | None = None,
     ) -> None:
         self._sink: Final = sink
         self._now: Final = now
@@ -77,7 +78,7 @@ class Output:
 
     def timestamp(self) -> str:
         """Return the time as RFC 3339 has it, in UTC with milliseconds."""
-        now = self._now()
+        now = time.time_ns() // 1_000_000 if self._now is None else self._now()
         if now != self._stamped_ms:
             self._stamped_ms = now
             second, millisecond = divmod(now, 1000)

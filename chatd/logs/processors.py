@@ -57,6 +57,8 @@ _SECRET: Final = re.compile(
     | eyJ[a-z0-9_.-]+
     """
 )
+# Text without spaces, quotes, "=" and backslashes. For ASCII one match decides.
+_BARE_ASCII: Final = re.compile(r"[!#-&(-<>-\[\]-~]+")
 _BARE: Final = re.compile(r"[^\s\"'=\\]+")
 
 
@@ -176,7 +178,9 @@ def console_renderer(*, colours: bool) -> Renderer:
 
 def _quoted(value: object) -> str:
     text = str(value)
-    return text if text.isprintable() and _BARE.fullmatch(text) else repr(text)
+    if _BARE_ASCII.fullmatch(text) or (text.isprintable() and _BARE.fullmatch(text)):
+        return text
+    return repr(text)
 
 
 _JOURNAL_KEYS: Final = {name: f"CHATD_{name.upper()}" for name in FIELDS}
@@ -196,11 +200,14 @@ def render_journal(_output: Output, _level: str, event: EventDict) -> bytes:
     lines = [f"\nPRIORITY={LEVELS[level]}\nSYSLOG_IDENTIFIER=chatd\nCHATD_EVENT={name}\n"]
     framed = []
     for field, value in event.items():
-        if isinstance(value, (int, float)):  # `int | float` takes 0.1 µs
+        if type(value) is str:
+            text = value
+        elif isinstance(value, (int, float)):  # `int | float` takes 0.1 µs
             words.append(f"{field}={value}")
             lines.append(f"{_JOURNAL_KEYS[field]}={value}\n")
             continue
-        text = str(value)
+        else:
+            text = str(value)
         if field in MULTILINE:
             pages.append(f"\n{text}")
         else:
