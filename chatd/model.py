@@ -107,27 +107,7 @@ BANNED: Final = Close(4501, "banned", "banned", reconnect=False)
 UNAUTHORIZED: Final = Close(4502, "unauthorized", "not authorized", reconnect=False)
 TOO_MANY: Final = Close(4503, "too_many", "too many connections", reconnect=True)
 
-CLOSES: Final = {
-    close.code: close
-    for close in (
-        NORMAL,
-        GOING_AWAY,
-        PROTOCOL_ERROR,
-        UNSUPPORTED,
-        NO_STATUS,
-        LOST,
-        INVALID_TEXT,
-        POLICY,
-        TOO_BIG,
-        INTERNAL,
-        TOO_SLOW,
-        SILENT,
-        KICKED,
-        BANNED,
-        UNAUTHORIZED,
-        TOO_MANY,
-    )
-}
+CLOSES: Final = {close.code: close for close in vars().values() if isinstance(close, Close)}
 """All closes by their codes. The wire, the log and the metrics read this table."""
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Final
 
 from chatd.chat import Chat, Connection, perform
-from chatd.gateways.pages import readable
+from chatd.gateways.pages import encode_answer
 from chatd.gateways.websocket import disconnect
 from chatd.model import UNSUPPORTED, Close, Event, Refusal
 from chatd.protocol import commands, events
@@ -79,11 +79,7 @@ class JsonGateway:
         elif mark is None:
             return
         else:
-            try:
-                frame = _answer_frame(mark, answer)
-            except Exception:  # the connection's boundary
-                encode_answer = partial(_answer_frame, mark)
-                frame = encode_answer(readable(answer, encode_answer, self._connection.log))
+            frame = encode_answer(answer, partial(_answer_frame, mark), self._connection.log)
         self._websocket.outbox.offer(frame)
 
     def _refuse(self, message: str, error: ValueError) -> None:

@@ -14,20 +14,33 @@ from msgspec.structs import replace
 from chatd.logs import Log
 from chatd.protocol import commands, events
 
-__all__ = ["readable"]
+__all__ = ["encode_answer", "readable"]
 
 _Answer = TypeVar("_Answer")
+_Encoded = TypeVar("_Encoded")
 
 
-def readable(answer: _Answer, encode: Callable[[_Answer], object], log: Log) -> _Answer:
-    """Return a page without the texts of those events that cannot be encoded, which are logged.
-
-    An answer that is not a page is returned as it is.
+def encode_answer(answer: _Answer, encode: Callable[[_Answer], _Encoded], log: Log) -> _Encoded:
+    """Return an encoded answer; if that raises, a page without what cannot be encoded.
 
     Args:
         answer: The answer of a command.
         encode: Encodes an answer.
-        log: The connection's log.
+        log: The connection's log. Each event that cannot be encoded is logged.
+
+    Raises:
+        Exception: What ``encode`` raised, if the answer is not a page.
+    """
+    try:
+        return encode(answer)
+    except Exception:  # the connection's boundary
+        return encode(readable(answer, encode, log))
+
+
+def readable(answer: _Answer, encode: Callable[[_Answer], object], log: Log) -> _Answer:
+    """Return a page without the texts of those events that cannot be encoded, and log each.
+
+    An answer that is not a page is returned as it is.
     """
     if not isinstance(answer, commands.Entered | commands.Page | commands.Found):
         return answer

@@ -21,7 +21,7 @@ from chatd.chat.sessions import is_guest
 from chatd.chat.tokens import Grant
 from chatd.engineio import CLOSES, Block
 from chatd.gateways.credentials import admitted, bearer, origin_refusal, refuse_origin
-from chatd.gateways.pages import readable
+from chatd.gateways.pages import encode_answer, readable
 from chatd.gateways.recovery import ChatLog, Whereabouts, live_offset, page_offset
 from chatd.logs import Log
 from chatd.model import GOING_AWAY, LOST, NORMAL, Close, Event, Refusal, Refused
@@ -406,10 +406,7 @@ class _Client:
         self._socket.offset = page_offset(answer.epoch, seq)
         self._hello({"joined": {**msgspec.to_builtins(answer), "events": []}})
         connection = self.connection
-        try:
-            block = self._page(answer)
-        except Exception:  # the connection's boundary
-            block = self._page(readable(answer, self._page, connection.log))
+        block = encode_answer(answer, self._page, connection.log)
         if block:
             connection.outbox.offer(block, len(answer.events))
 

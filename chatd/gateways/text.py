@@ -17,7 +17,7 @@ from chatd.chat import Chat, Connection, perform
 from chatd.chat.direct import other_of
 from chatd.chat.names import room_name
 from chatd.chat.rules import enter
-from chatd.gateways.pages import readable
+from chatd.gateways.pages import encode_answer
 from chatd.gateways.websocket import disconnect
 from chatd.model import NORMAL, UNSUPPORTED, Close, Event, Refusal, Refused
 from chatd.protocol import commands, events
@@ -277,13 +277,10 @@ class TextGateway:
                 pass
 
     def _encode_page(self, page: commands.Entered | commands.Page) -> bytes:
-        try:
-            return self._lines(page)
-        except Exception:  # the connection's boundary
-            return self._lines(readable(page, self._lines, self._connection.log))
+        def encode(page: commands.Entered | commands.Page) -> bytes:
+            return self._codec.encode(self._room, page.events)
 
-    def _lines(self, page: commands.Entered | commands.Page) -> bytes:
-        return self._codec.encode(self._room, page.events)
+        return encode_answer(page, encode, self._connection.log)
 
     def _notice(self, text: str) -> None:
         self._connection.notify(events.Notice(text))

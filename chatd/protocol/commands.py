@@ -28,6 +28,7 @@ __all__ = [
     "Found",
     "History",
     "Identity",
+    "InRoom",
     "Join",
     "Kick",
     "Leave",
@@ -81,6 +82,12 @@ class Position(Struct, frozen=True):
 # ---- commands
 
 
+class InRoom(Command, frozen=True, kw_only=True):
+    """The base of commands about a room that the connection must be in."""
+
+    room: str
+
+
 class Auth(Command, frozen=True, kw_only=True):
     """Become the user that ``token`` names, or the guest that was given ``session``."""
 
@@ -107,13 +114,12 @@ class Leave(Command, frozen=True, kw_only=True):
     room: str
 
 
-class Say(Command, frozen=True, kw_only=True):
+class Say(InRoom, frozen=True, kw_only=True):
     """Send a message. Of one user's messages with the same ``key`` only the first counts.
 
     ``reply_to`` is the number of the message that it answers.
     """
 
-    room: str
     text: str
     key: str | None = None
     reply_to: int | None = None
@@ -153,25 +159,22 @@ class Nick(Command, frozen=True, kw_only=True):
     nick: str
 
 
-class Edit(Command, frozen=True, kw_only=True):
+class Edit(InRoom, frozen=True, kw_only=True):
     """Change the text of one of the user's own messages."""
 
-    room: str
     seq: int
     text: str
 
 
-class Delete(Command, frozen=True, kw_only=True):
+class Delete(InRoom, frozen=True, kw_only=True):
     """Delete one of the user's own messages, or, as an operator, any message."""
 
-    room: str
     seq: int
 
 
-class Topic(Command, frozen=True, kw_only=True):
+class Topic(InRoom, frozen=True, kw_only=True):
     """Set a room's topic; an empty text removes it."""
 
-    room: str
     text: str
 
 
@@ -184,10 +187,9 @@ class Search(Command, frozen=True, kw_only=True):
     before: int | None = None
 
 
-class Typing(Command, frozen=True, kw_only=True):
+class Typing(InRoom, frozen=True, kw_only=True):
     """Report that the user started or stopped typing. It has no answer."""
 
-    room: str
     on: bool
 
 

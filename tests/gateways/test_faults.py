@@ -19,8 +19,8 @@ from chatd.model import Post
 from chatd.protocol import commands, events
 from chatd.settings import Auth, Settings
 from chatd.testing import Harness, open_chat
+from chatd.testing.clients import PROTOCOLS
 
-PROTOCOLS = ["json", "text", "socketio", "polling"]
 CODECS: dict[str, type[Any]] = {
     "json": json.JsonCodec,
     "text": text.TextCodec,

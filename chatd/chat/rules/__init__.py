@@ -24,11 +24,6 @@ __all__ = ["COMMANDS", "enter", "perform"]
 
 Response: TypeAlias = Reply[Any] | Commit
 
-InRoom: TypeAlias = (
-    commands.Say | commands.Edit | commands.Delete | commands.Topic | commands.Typing
-)
-"""Commands about a room that the connection must be in."""
-
 IN_ROOM: Final[dict[type[commands.Command], Callable[[Connection, Any, Membership], Response]]] = {
     commands.Say: messages.say,
     commands.Edit: messages.edit,
@@ -92,7 +87,9 @@ def perform(
         None if the connection's next command may be performed at once, as after a ``say``.
         Otherwise what must be awaited first. It raises nothing for what a client may send.
     """
-    membership = connection.membership(command.room) if isinstance(command, InRoom) else None
+    membership = (
+        connection.membership(command.room) if isinstance(command, commands.InRoom) else None
+    )
     if membership is None:
         return _perform(connection, command, answer)
     chat, kind = connection.chat, type(command)
@@ -125,7 +122,7 @@ async def enter(connection: Connection, command: commands.Join) -> Reply[command
 async def _perform(connection: Connection, command: commands.Command, answer: SendAnswer) -> None:
     try:
         with _counted(connection, command):
-            if isinstance(command, InRoom):
+            if isinstance(command, commands.InRoom):
                 membership = await require_membership(connection, command.room)
                 result = IN_ROOM[type(command)](connection, command, membership)
             else:
