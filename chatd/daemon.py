@@ -10,9 +10,9 @@
             └── handlers         one task for each connection
                 └── listeners    accept
 
-It stops from the leaves: listeners are cancelled, handlers say goodbye and have a deadline, the
-tasks beside them are cancelled, the bus commits and fans out the rest and closes the journal, the
-log is cancelled.
+It stops from the leaves to the root: listeners are cancelled, handlers say goodbye and have a
+deadline, the tasks beside them are cancelled, the bus commits and fans out the rest and closes the
+journal, the log is cancelled.
 """
 
 from __future__ import annotations

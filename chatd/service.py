@@ -6,6 +6,7 @@
     ├── administration           the admin socket and the metrics listener, until the very end
     ├── watchdog                 a sign of life for each probe that passes through the bus
     ├── status, reload           until the daemon drains
+    ├── checkpoints              copies the write-ahead log into the file (`chatd.journal.sqlite`)
     └── the daemon               see `chatd.daemon`
 """
 

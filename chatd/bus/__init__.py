@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from chatd.bus.bus import Bus, BusStatistics, FannedOut, Submission
-from chatd.bus.codec import Block, Codec, Subscriber, encode, encode_page, readable
+from chatd.bus.codec import Block, Codec, Subscriber, encode, encode_page
 from chatd.bus.fanout import Group, fan_out
 from chatd.bus.feed import Feed, Subscription
 
@@ -28,5 +28,4 @@ __all__ = [
     "encode",
     "encode_page",
     "fan_out",
-    "readable",
 ]

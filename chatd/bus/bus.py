@@ -5,9 +5,9 @@ that one batch is committed while the last one is fanned out::
 
     publish ─ submitted ► collect (journal.commit, resolve, journal.answered) ─ committed ► fan out
 
-The bus opens both channels. The journal is given the sending end of ``committed``. A store that one
-daemon alone writes puts the answered batches there. A store that several daemons share would put
-the events of all of them there, in the store's order.
+The bus opens both channels, and gives the journal the sending end of ``committed``. A store that
+one daemon alone writes puts the answered batches there. A store that several daemons share would
+put the events of all of them there, in the store's order.
 
 A subscriber has an outbox in place of a third channel. A channel and a writer task for each
 subscriber cost 36 to 50 µs a delivery; offering an outbox the block, which it writes to the socket
@@ -403,12 +403,12 @@ class Bus:
     async def _recover(
         self, operations: list[Operation], events: list[Event], *, divisible: bool
     ) -> list[Outcome]:
-        """After a failed commit, add events that are in the store after all; return the outcomes.
+        """Return the outcomes after a failed commit; add the events that the store holds after all.
 
         Nothing connects these events to their submissions, so all senders are answered
-        `UNAVAILABLE`. If they send again with the same key, they get a duplicate. If the batch is
-        divisible and none of it was committed, each operation is committed alone, so that one which
-        the store cannot take harms no other.
+        `UNAVAILABLE`. If they send again with the same key, the answer is the first event. If the
+        batch is divisible and none of it was committed, each operation is committed alone, so that
+        one which the store cannot take harms no other.
         """
         found = await self._find_committed()
         events += found

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from chatd.logs import Log
 from chatd.model import INTERNAL, Close, Event
 
-__all__ = ["Block", "Codec", "Subscriber", "encode", "encode_page", "readable"]
+__all__ = ["Block", "Codec", "Subscriber", "encode", "encode_page"]
 
 Block: TypeAlias = Any
 """The output of a codec, as its outboxes take it: bytes for a WebSocket, packets for a poll."""
@@ -80,14 +80,14 @@ def encode(
 
 
 def encode_page(codec: Codec, room: str, events: Sequence[Event], log: Log) -> Block:
-    """Return a block of a page of events; if the codec raises, of the `readable` ones."""
+    """Return a block of a page of events; if the codec raises, without those texts that raise."""
     try:
         return codec.encode(room, events)
     except Exception:  # a client that reconnects for this page must not fail again and again
-        return codec.encode(room, readable(codec, room, events, log))
+        return codec.encode(room, _readable(codec, room, events, log))
 
 
-def readable(codec: Codec, room: str, events: Iterable[Event], log: Log) -> list[Event]:
+def _readable(codec: Codec, room: str, events: Iterable[Event], log: Log) -> list[Event]:
     """Return the events in a form that the codec can encode, and log those that it cannot.
 
     These are returned without their text, or left out if that fails too.

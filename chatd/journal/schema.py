@@ -190,12 +190,12 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
         raise StoreError(
             f"{path} is on a file system without shared memory: move it to a local one"
         )
-    for number, step in enumerate(STEPS[version:], version + 1):
+    for reached, step in enumerate(STEPS[version:], version + 1):
         connection.execute("BEGIN IMMEDIATE")
         try:
             for statement in step:
                 connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {number}")
+            connection.execute(f"PRAGMA user_version = {reached}")
             connection.execute("COMMIT")
         except BaseException:
             connection.rollback()
