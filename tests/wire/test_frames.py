@@ -239,3 +239,10 @@ def test_a_whole_message_may_have_exactly_the_limit() -> None:
     small = read(masked(0x81, b"x" * 101), limit=100)
     assert isinstance(small[0], Fault)
     assert small[0].close.code == 1009
+
+
+@pytest.mark.parametrize("payload", [b"\xff", b"caf\xc3", b"\xed\xa0\x80"])
+def test_a_small_text_frame_that_is_not_utf8_is_a_fault(payload: bytes) -> None:
+    (fault,) = read(masked(0x81, payload))
+    assert isinstance(fault, Fault)
+    assert fault.close.code == 1007
