@@ -83,7 +83,7 @@ async def open_direct(connection: Connection, name: Name) -> Room:
         known = chat.users.get(other) is not None or await chat.journal.user(other) is not None
         if not known and await chat.journal.head(name.key) is None:
             raise Refused("not_found", f"There is no user with the id {other[:64]}.")
-        connection.chat.flood.charge(connection, 0)
+        chat.flood.charge(connection, 0)
         room = await chat.rooms.open(name)
     for party in name.key[1:].split(","):
         if (here := chat.users.get(party)) is not None:

@@ -107,9 +107,10 @@ class Membership:
         return self.room.feed.subscribe(self._connection, live=False)
 
     def _follow(self, subscription: Subscription, seq: int) -> bool:
-        """Deliver live events, if nothing waits and the events before them are in memory.
+        """Deliver live events if nothing waits and the events before them are in memory.
 
-        There is no checkpoint between reading the visible head and subscribing.
+        Return False if that is not so. There is no checkpoint between reading the visible head and
+        subscribing.
         """
         connection, feed = self._connection, self.room.feed
         if connection.outbox.waiting or (rest := feed.after(seq)) is None:

@@ -200,7 +200,8 @@ async def slow(chat: Chat, by: str, command: commands.Slow) -> commands.Sanction
     if room := chat.rooms.get(where.key):
         text = f"Slow mode is off in {room.name}."
         if seconds:
-            text = f"Slow mode is on in {room.name}: one message every {seconds:g} seconds."
+            time = "second" if seconds == 1 else f"{seconds:g} seconds"
+            text = f"Slow mode is on in {room.name}: one message every {time}."
         room.feed.broadcast([events.Notice(text)])
     return done
 
@@ -349,7 +350,10 @@ async def _impose(chat: Chat, sanctions: list[Sanction]) -> None:
     if len(held) + len(sanctions) > MAX_SANCTIONS:
         held.sweep()
         if len(held) + len(sanctions) > MAX_SANCTIONS:
-            raise Refused("forbidden", f"There are already {MAX_SANCTIONS} of these. Lift some.")
+            raise Refused(
+                "forbidden",
+                f"There are already {MAX_SANCTIONS} bans and other sanctions. Lift some of them.",
+            )
     for sanction in sanctions:
         await _commit(chat, Put(sanction.record()))
         held.add(sanction)

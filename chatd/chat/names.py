@@ -111,7 +111,7 @@ _DIRECT: Final = "@"
 
 
 def room_pattern(text: str) -> Pattern:
-    """Return a pattern: a room's name with ``*`` for any characters; ``@*``: direct messages.
+    """Return a pattern: a room's name with ``*`` for any characters, or ``@*``: direct messages.
 
     Raise Refused for anything else.
     """

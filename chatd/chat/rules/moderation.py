@@ -23,6 +23,6 @@ async def moderate(
             room=command.room,
         )
         raise Refused("forbidden", "Only operators can do this.")
-    # The operator's earlier messages are fanned out before it.
+    # The operator's earlier messages are fanned out before the command takes effect.
     await connection.flushed()
     return Reply(await moderation.moderate(connection.chat, connection.user.id, command))
