@@ -18,7 +18,7 @@ SHELL := /bin/sh
 PYTHON ?= python3
 ARGS ?=
 
-# All paths are relative and commands run as modules, so the project's path may have spaces.
+# Paths are relative and commands run as modules, so the project's path may contain spaces.
 VENV := .venv/bin/python
 PIP := $(VENV) -m pip --disable-pip-version-check --quiet
 # A change of pyproject.toml, Makefile or the interpreter makes the installation out of date.
@@ -49,8 +49,8 @@ coverage: .venv/.test
 story: .venv/.test test-programs
 	@$(VENV) -m tests.e2e.operations
 
-# ASYNC124 is off: a handler that has nothing to wait for is async all the same, because its interface
-# is. ASYNC114 and 128 too: a startable function may hand its task_status on. ASYNC9 is optional.
+# Off: ASYNC124, because a handler is async even if it has nothing to wait for; ASYNC114 and ASYNC128,
+# because a startable function may pass its task_status on; and the optional ASYNC9.
 ASYNC := --enable=ASYNC --disable=ASYNC9,ASYNC114,ASYNC124,ASYNC128
 
 # Every tool runs, so that one run shows all errors.
@@ -96,7 +96,7 @@ $(VENV):
 	@$(PIP) install --editable '.[bench]'
 	@touch $@
 
-# pyright runs on Node.js: where there is none, it comes as a wheel.
+# pyright runs on Node.js, which comes as a wheel if there is none.
 .venv/.check: $(INSTALLED_BY)
 	@echo "Installing chatd and the checkers into .venv …"
 	@$(PIP) install --editable '.[test,check]'
