@@ -40,7 +40,7 @@ from chatd.wire.server import HttpServer
 from chatd.wire.tls import tls_context
 from chatd.wire.transport import Transport
 
-__all__ = ["Daemon", "now_ms", "open_daemon"]
+__all__ = ["Daemon", "open_daemon"]
 
 FLUSH_SECONDS: Final = 1.0
 """The part of a drain's time, at most half, in which the bus commits what it has accepted."""

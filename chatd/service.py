@@ -23,9 +23,9 @@ import trio
 from chatd import __version__
 from chatd.admin import Administration, DaemonControl
 from chatd.chat.tokens import Keys
-from chatd.daemon import Daemon, now_ms, open_daemon
+from chatd.daemon import Daemon, open_daemon
 from chatd.journal import Journal
-from chatd.logs import Log
+from chatd.logs import Log, now_ms
 from chatd.reload import Configuration, Reload, fixed
 from chatd.settings import Settings
 from chatd.systemd import Notifier

@@ -19,12 +19,11 @@ from chatd.chat.key_files import load_keys
 from chatd.chat.tokens import Keys
 from chatd.cli.check import FILE_CHECKS
 from chatd.cli.output import fail, report, write
-from chatd.daemon import now_ms
 from chatd.journal import Journal, StoreError
 from chatd.journal.memory import MemoryJournal
 from chatd.journal.retention import retention_of
 from chatd.journal.sqlite import open_sqlite
-from chatd.logs import Log, LogError, open_log
+from chatd.logs import Log, LogError, now_ms, open_log
 from chatd.reload import Configuration, Loaded
 from chatd.settings import (
     Fault,

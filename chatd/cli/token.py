@@ -13,7 +13,7 @@ from chatd.chat.tokens import new_key
 from chatd.cli.check import DEFAULT_CONFIGURATION
 from chatd.cli.durations import duration
 from chatd.cli.output import report, write
-from chatd.daemon import now_ms
+from chatd.logs import now_ms
 from chatd.model import Refused
 from chatd.settings import Settings, SettingsError, load
 

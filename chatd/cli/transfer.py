@@ -26,9 +26,9 @@ from chatd.cli.admin_client import (
 from chatd.cli.check import DEFAULT_CONFIGURATION
 from chatd.cli.output import fail, report, write
 from chatd.client.errors import unwrapped
-from chatd.daemon import now_ms
 from chatd.journal import Journal, StoreError, Unavailable
 from chatd.journal.sqlite import open_sqlite
+from chatd.logs import now_ms
 from chatd.model import Operation, Outcome, Refused
 from chatd.settings import Settings, SettingsError, history_path, load, runtime_folder
 

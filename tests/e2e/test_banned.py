@@ -13,7 +13,7 @@ from typing import Final
 import trio
 
 from chatd.chat.tokens import Keys, new_key, read_key
-from chatd.daemon import now_ms
+from chatd.logs import now_ms
 from tests.e2e.chatd_process import ChatdProcess, ChatdStarter
 from tests.e2e.socketio_clients import Clients
 from tests.gateways.raw import Json, handshake

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from chatd.chat import Chat
-from chatd.daemon import now_ms
 from chatd.gateways.recovery import ChatLog
 from chatd.journal.sqlite import open_sqlite
+from chatd.logs import now_ms
 from chatd.settings import EngineIo, History, Limits, Settings
 from chatd.socketio import Lost
 from chatd.testing import Harness, open_chat
