@@ -8,16 +8,17 @@ from typing import Any
 import msgspec
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from chatd.chat.moderation import moderate
+from chatd.chat.pages import read_join_page
 from chatd.chat.sanctions import Sanctions
 from chatd.chat.tokens import Keys, new_key, read_key
 from chatd.journal.memory import MemoryJournal
 from chatd.model import BANNED, KICKED, Close, Refusal
 from chatd.protocol import commands, events
 from chatd.settings import Auth, Chat, Http, Settings
-from tests.chat.room import Client, Room, Wall, open_room, refusal, refused
+from tests.chat.room import Client, Room, Wall, open_room, perform, refusal, refused
 
 KEYS = Keys([read_key(new_key(symmetric=True).encode())])
 SETTINGS = Settings(
@@ -215,6 +216,51 @@ async def test_a_ban_from_a_room(room: Room, root: Client, eve: Client) -> None:
     assert refused(await eve.join()) is None
     assert refused(await newcomer.join()) is None
     assert len(room.chat.sanctions) == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (commands.Kick(room="den", nick="eve"), "forbidden"),
+        (commands.Ban(room="den", nick="eve"), "banned"),
+        (commands.Close(room="den"), "forbidden"),
+    ],
+    ids=["kick", "ban", "close"],
+)
+async def test_a_user_removed_during_a_join_is_not_in_the_room(
+    room: Room,
+    root: Client,
+    eve: Client,
+    command: commands.Moderate,
+    code: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def removed_meanwhile(*args: Any, **options: Any) -> Any:
+        page = await read_join_page(*args, **options)
+        await root.do(command)
+        return page
+
+    await root.join("den")
+    monkeypatch.setattr("chatd.chat.rules.rooms.read_join_page", removed_meanwhile)
+    assert refused(await eve.join("den")) == code
+    assert set(eve.connection.memberships) == {"lobby"}
+    await root.say("hidden", room="den")
+    assert eve.texts() == []
+
+
+async def test_a_user_banned_while_a_join_waits_does_not_join(
+    room: Room, root: Client, eve: Client
+) -> None:
+    eve.stall()
+    answers: list[Any] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(perform, eve.connection, commands.Join(room="den"), answers.append)
+        nursery.start_soon(perform, eve.connection, commands.History(room="den"), answers.append)
+        await wait_all_tasks_blocked()
+        await root.do(commands.Ban(room="den", nick="eve"))
+        eve.read_on()
+    assert [refused(answer) for answer in answers] == ["banned", "banned"]
+    assert room.chat.rooms.get("den") is None
 
 
 async def test_a_subjects_ban_is_the_subjects_alone(room: Room, root: Client) -> None:

@@ -30,9 +30,10 @@ class Log(Struct, frozen=True):
 
 async def _log(connection: Connection, written_name: str) -> Log:
     chat = connection.chat
+    # First, because a slow client may be banned while this waits.
+    await connection.outbox.drained()
     name = resolve(chat, connection.user, written_name)
     check_may_read(connection, name.key)
-    await connection.outbox.drained()
     if room := chat.rooms.get(name.key):
         return Log(name.key, room.name, room.feed.visible)
     if head := await chat.journal.head(name.key):

@@ -31,6 +31,7 @@ ENTRY_BYTES: Final = 300
 async def join(connection: Connection, command: commands.Join) -> Reply[commands.Entered]:
     """Enter a room, or resume in it. The answer has a page of events; live events follow it."""
     chat, limits = connection.chat, connection.chat.settings.limits
+    await connection.outbox.drained()
     name = resolve(chat, connection.user, command.room)
     check_may_read(connection, name.key)
     memberships = connection.memberships
@@ -40,7 +41,6 @@ async def join(connection: Connection, command: commands.Join) -> Reply[commands
             "forbidden",
             f"You can be in at most {limits.rooms_per_client} rooms. Leave one of them first.",
         )
-    await connection.outbox.drained()
     room = await (open_direct(connection, name) if direct else chat.rooms.open(name))
     membership = memberships.get(name.key)
     if membership is None:
@@ -56,9 +56,14 @@ async def join(connection: Connection, command: commands.Join) -> Reply[commands
             messages=command.messages,
         )
         read, unread = await _unread(connection, room.key)
-    except Unavailable:
-        connection.exit(membership)
+        # Again, because operators may have acted while the store was read.
+        check_may_read(connection, room.key)
+    except (Refused, Unavailable):
+        if memberships.get(room.key) is membership:
+            connection.exit(membership)
         raise
+    if memberships.get(room.key) is not membership:
+        raise Refused("forbidden", f"You were removed from {room.name}. Join it again.")
     return Reply(
         commands.Entered(
             room=room.name,
