@@ -21,7 +21,7 @@ from chatd.admin import answers
 from chatd.admin.control import DaemonControl
 from chatd.admin.errors import AdminError
 from chatd.admin.moderation import RoomArguments, SlowArguments, UserArguments, bans, moderate
-from chatd.admin.transfer import forget
+from chatd.admin.transfer import forget, has_written
 from chatd.chat.direct import DIRECT
 from chatd.chat.names import room_name
 from chatd.logs import Level
@@ -186,7 +186,7 @@ async def forget_user(control: DaemonControl, arguments: ForgetArguments) -> ans
         client for client in chat.connections if client.authenticated and client.user.id == user
     ]
     known = here or await chat.journal.user(user) or await chat.journal.records(DIRECT, f"{user}\0")
-    if not known and not (await chat.journal.entries_of(user, 0))[0]:
+    if not known and not await has_written(chat.journal, user):
         raise AdminError(404, "not_found", f"There is no user {user}.")
     for client in here:
         client.end(KICKED, "your data was deleted, as requested")

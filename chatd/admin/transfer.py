@@ -28,7 +28,7 @@ from chatd.model import (
 )
 from chatd.protocol.export import read_line, write_lines
 
-__all__ = ["Ask", "Importing", "export_room", "export_user", "forget", "log_name"]
+__all__ = ["Ask", "Importing", "export_room", "export_user", "forget", "has_written", "log_name"]
 
 LINES: Final = 256
 """How many lines an export reads and sends, and an import commits, at a time."""
@@ -64,6 +64,16 @@ async def export_user(journal: Journal, user: str) -> AsyncGenerator[bytes]:
         lines, after = await journal.entries_of(user, after)
         for start in range(0, len(lines), LINES):
             yield write_lines(lines[start : start + LINES])
+
+
+async def has_written(journal: Journal, user: str) -> bool:
+    """Return whether any stored event is the user's. Raise Unavailable."""
+    after: int | None = 0
+    while after is not None:
+        entries, after = await journal.entries_of(user, after)
+        if entries:
+            return True
+    return False
 
 
 class Importing:

@@ -150,6 +150,34 @@ async def test_a_user_is_forgotten(autojump_clock: MockClock) -> None:
         assert [fields["target"] for fields in one.chat.logged("forget")] == ["ann"]
 
 
+async def test_a_user_whose_record_is_gone_and_whose_messages_are_far_behind_is_forgotten(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries_of = MemoryJournal.entries_of
+
+    async def in_chunks(
+        self: MemoryJournal, user: str, after: int
+    ) -> tuple[list[LogEntry], int | None]:
+        return await entries_of(self, user, after) if after else ([], 1)
+
+    async def unknown(self: MemoryJournal, user: str) -> None:
+        return None
+
+    monkeypatch.setattr(MemoryJournal, "entries_of", in_chunks)
+    monkeypatch.setattr(MemoryJournal, "user", unknown)
+    async with administered() as one:
+        bob = await one.chat.client("bob")
+        await bob.say("the first message of the store")
+        ann = await one.chat.client("ann")
+        await ann.say("my words")
+        user = ann.user
+        await ann.aclose()
+        await bob.next("left")
+        await one.done("POST /forget", {"user": user})
+        page = await bob.history()
+        assert [event.text for event in page.events if isinstance(event, Message)][1] is None
+
+
 async def test_all_that_a_user_said(autojump_clock: MockClock) -> None:
     async with administered() as one:
         ann = await one.chat.client("ann")
