@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -264,7 +265,7 @@ async def test_stopping_it_gives_the_terminal_to_the_shell(
     # A shell that does not restore the terminal by itself, as bash does.
     shell = await Pane.open(nursery, tmp_path / "tmux", ["dash", "-i"], environ(tmp_path))
     try:
-        await shell.type(f"{' '.join(COMMAND)} {chatd.url} --nick cleo")
+        await shell.type(shlex.join([*COMMAND, chatd.url, "--nick", "cleo"]))
         await shell.until("* You are in lobby")
         await shell.begin("half a thought")
         await shell.until("half a thought")
