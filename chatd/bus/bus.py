@@ -473,7 +473,7 @@ class Bus:
                 await trio.sleep(SWEEP_AGAIN_SECONDS)
 
     async def _do(self, work: Callable[[], Awaitable[bool]]) -> bool:
-        """Have the collector do a portion of work in its turn; return True if more is left."""
+        """Run a portion of work in the collector, in its turn; return True if more is left."""
         chore = _Chore(work)
         with suppress(trio.ClosedResourceError):
             await self._submit.send(chore)

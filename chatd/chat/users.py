@@ -306,7 +306,7 @@ class Users:
             del self._by_nick[name.key]
 
     def rename(self, user: User, name: Name) -> None:
-        """Give the user the nick that was reserved; the old one is free."""
+        """Rename the user to the nick that was reserved, and free the old one."""
         old, user.nick = user.nick, name
         user.chosen = True
         self.unclaim(user, old)

@@ -39,9 +39,9 @@ from chatd.wire.websocket import Upgrade, WebSocket
 __all__ = ["Engine", "EngineStatistics", "Opened"]
 
 Opened: TypeAlias = Callable[[Session], Receiver | None]
-"""Called with each new session. What it sends arrives after the open packet.
+"""Called with each new session. Messages that it sends arrive after the open packet.
 
-Returns what gets the session's messages; None if they are to wait for ``async for`` on the session.
+Returns the receiver of the session's messages, or None to keep them for ``async for``.
 """
 
 # 120 random bits in 20 characters, as in Node: the id is the client's secret.

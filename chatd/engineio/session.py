@@ -18,9 +18,9 @@ that it sent before may still arrive, and gets ``6``.
 What MUST hold:
 
 1. ``offer`` never blocks, never awaits, never raises, and calls none of the application's code.
-2. What is offered is sent once and in order, across an upgrade too: polling is the only transport
-   until ``5``, and the WebSocket from then on.
-3. The receiver is told of the end once, after everything else, from a task of the engine's.
+2. Everything offered is sent once and in order, also across an upgrade: polling is the only
+   transport until ``5``, and the WebSocket from then on.
+3. The receiver's ``ended`` is called once, after everything else, by a task of the engine.
 4. The queue is bounded in bytes: an offer that would exceed the bound ends the session.
 """
 
@@ -435,7 +435,7 @@ class Session:
     async def yield_to_io(self) -> None:
         """Let a ``5`` arrive that the client sent before a GET, on another connection.
 
-        What the kernel has is read in one round of the scheduler and handled in the next.
+        Data in the kernel's buffer is read in one round of the scheduler and handled in the next.
         """
         if self._probe is not None:
             await trio.lowlevel.checkpoint()

@@ -58,7 +58,7 @@ class Acknowledging:
         """Send the acknowledgement; see the class."""
         if self._send is not None:
             self._send(args)
-            self._send = None  # not before: what cannot be sent may be sent otherwise
+            self._send = None  # only now: if sending raised, the caller may send something else
 
     def returned(self, value: Any) -> None:
         """Acknowledge with what a handler returned.

@@ -43,7 +43,7 @@ _TRACKED_MEMBERS: Final = 100
 
 
 class Screen(Protocol):
-    """Where a chat is shown: a terminal or a pipe."""
+    """The output of a chat: a terminal or a pipe."""
 
     def show(self, line: Text) -> None:
         """Show a line of the chat, or a command's output."""
