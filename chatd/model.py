@@ -16,9 +16,9 @@ __all__ = [
     "Erase",
     "ErrorCode",
     "Event",
+    "EventKind",
     "Forget",
     "Head",
-    "Kind",
     "LogEntry",
     "Operation",
     "Outcome",
@@ -37,7 +37,7 @@ __all__ = [
     "Wipe",
 ]
 
-Kind: TypeAlias = Literal["message", "edit", "delete", "topic"]
+EventKind: TypeAlias = Literal["message", "edit", "delete", "topic"]
 """The kinds of events in a room's log."""
 
 ErrorCode: TypeAlias = Literal[
@@ -124,7 +124,7 @@ class Event(Struct, frozen=True):
     room: str
     seq: int
     at: int
-    kind: Kind
+    kind: EventKind
     user: str
     nick: str
     text: str | None
@@ -148,7 +148,7 @@ class Post(Struct, frozen=True):
     user: str
     nick: str
     text: str | None
-    kind: Kind = "message"
+    kind: EventKind = "message"
     key: str | None = None
     of: int | None = None
     reply_to: int | None = None
@@ -214,7 +214,7 @@ class LogEntry(Struct, frozen=True):
     room: str
     seq: int
     at: int
-    kind: Kind
+    kind: EventKind
     user: str
     nick: str
     text: str | None = None

@@ -194,7 +194,7 @@ async def forget_user(control: DaemonControl, arguments: ForgetArguments) -> ans
         await chat.disconnected.wait()
     chat.users.erase(user)
     try:
-        await forget(chat.journal, user, chat.bus.commit)
+        await forget(chat.journal, user, chat.bus.submit_and_wait)
     finally:
         chat.bus.drop_tails()
         control.log.emit("forget", target=user)

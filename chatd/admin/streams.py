@@ -63,7 +63,7 @@ class _Streams:
         if isinstance(operation, Restore) and chat.rooms.get(operation.room) is not None:
             name = operation.entries[0].room
             return Refusal("forbidden", f"{name} has members. Import it when it has none.")
-        return await chat.bus.commit(operation)
+        return await chat.bus.submit_and_wait(operation)
 
     async def backup(self, _request: Request) -> Response:
         pieces = self._control.chat.journal.backup()

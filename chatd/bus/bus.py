@@ -143,9 +143,9 @@ _Item: TypeAlias = Submission | _Chore | _Probe
 
 
 class BusStatistics(Struct, frozen=True):
-    """Counts since the start; ``topics``, ``waiting``, ``waiting_blocks``, ``busy`` are of now.
+    """Counts since the start; ``feeds``, ``waiting``, ``waiting_blocks``, ``busy`` are of now.
 
-    ``topics`` is the number of feeds. ``waiting`` and ``waiting_blocks`` count what is in the two
+    ``feeds`` is the number of feeds. ``waiting`` and ``waiting_blocks`` count what is in the two
     channels. ``busy`` is for how many seconds the store, or the fan-out, has been at work on its
     batch. ``commit_seconds`` are those of a batch, with the recovery after a failure;
     ``fanout_seconds`` those of a block, from its first event to its last receiver.
@@ -155,7 +155,7 @@ class BusStatistics(Struct, frozen=True):
     events: int
     deliveries: int
     failed_commits: int
-    topics: int
+    feeds: int
     waiting: int
     waiting_blocks: int
     busy: float
@@ -241,7 +241,7 @@ class Bus:
             events=self._events,
             deliveries=self._deliveries,
             failed_commits=self._failed_commits,
-            topics=len(self._feeds),
+            feeds=len(self._feeds),
             waiting=self._submitted.statistics().current_buffer_used,
             waiting_blocks=self._committed.statistics().current_buffer_used,
             busy=max(0.0, trio.current_time() - since),
@@ -286,7 +286,7 @@ class Bus:
         except trio.WouldBlock:
             await self._submit.send(submission)
 
-    async def commit(self, operation: Operation) -> Outcome:
+    async def submit_and_wait(self, operation: Operation) -> Outcome:
         """Return the outcome of an operation, once it is known.
 
         Raises:

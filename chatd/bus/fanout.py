@@ -14,7 +14,7 @@ import trio
 
 from chatd.bus.codec import Block
 
-__all__ = ["Group", "Receiver", "fan_out"]
+__all__ = ["Group", "Recipient", "fan_out"]
 
 SLICE_SECONDS: Final = 0.002
 """How long a fan-out may hold the loop: well under the 5 ms that become noticeable."""
@@ -23,14 +23,14 @@ SLICE_RECEIVERS: Final = 128
 """Offers between two looks at the clock: some 0.3 ms."""
 
 
-class Receiver(Protocol):
+class Recipient(Protocol):
     """Takes blocks. ``offer`` never blocks, never awaits and never raises."""
 
     @property
     def offer(self) -> Callable[[Block, int], None]: ...
 
 
-R = TypeVar("R", bound=Receiver)
+R = TypeVar("R", bound=Recipient)
 
 Group: TypeAlias = tuple[Block, Sequence[R], Callable[[], Container[R]]]
 """A block, its receivers, and a function that returns those still there, called after a pause."""

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from chatd.chat.chat import Chat
 from chatd.chat.connection import Connection
 from chatd.chat.names import Name, nick_name, room_name, usable_nick
-from chatd.chat.sanctions import Kind, Sanction, network_of
+from chatd.chat.sanctions import Sanction, SanctionKind, network_of
 from chatd.model import BANNED, KICKED, Drop, Operation, Put, Refusal, Refused
 from chatd.protocol import commands, events
 
@@ -281,7 +281,7 @@ def _check_reason(reason: str | None) -> None:
 
 def _sanction(
     chat: Chat,
-    kind: Kind,
+    kind: SanctionKind,
     by: str,
     command: commands.Sanction | commands.Close,
     where: Name,
@@ -313,7 +313,7 @@ def _sanction(
     )
 
 
-def _of(chat: Chat, kind: Kind, command: commands.Sanction, where: Name) -> list[Sanction]:
+def _of(chat: Chat, kind: SanctionKind, command: commands.Sanction, where: Name) -> list[Sanction]:
     """Return a user's sanctions, found by id, by present nick, or by the nick at that time."""
     wanted = {command.user}
     key = None
@@ -340,7 +340,7 @@ def _with(chat: Chat, users: list[str], where: Name) -> list[Sanction]:
 
 
 async def _commit(chat: Chat, operation: Operation) -> None:
-    outcome = await chat.bus.commit(operation)
+    outcome = await chat.bus.submit_and_wait(operation)
     if isinstance(outcome, Refusal):
         raise Refused(outcome.code, outcome.message, outcome.retry_ms)
 

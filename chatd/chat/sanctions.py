@@ -16,11 +16,11 @@ from msgspec import Struct
 from chatd.journal import Journal
 from chatd.model import Record, Refused
 
-__all__ = ["KINDS", "Kind", "Sanction", "Sanctions", "network_of"]
+__all__ = ["KINDS", "Sanction", "SanctionKind", "Sanctions", "network_of"]
 
-Kind: TypeAlias = Literal["ban", "mute", "slow", "close"]
+SanctionKind: TypeAlias = Literal["ban", "mute", "slow", "close"]
 
-KINDS: Final[tuple[Kind, ...]] = ("ban", "mute", "slow", "close")
+KINDS: Final[tuple[SanctionKind, ...]] = ("ban", "mute", "slow", "close")
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -42,7 +42,7 @@ class Sanction(Struct, frozen=True, omit_defaults=True):
         reason: What the operator gave as the reason.
     """
 
-    kind: Kind
+    kind: SanctionKind
     by: str
     at: int
     room: str = ""
@@ -81,7 +81,7 @@ class Sanctions:
 
     def __init__(self, now: Callable[[], int]) -> None:
         self._now = now
-        self.held: dict[tuple[Kind, str], Sanction] = {}
+        self.held: dict[tuple[SanctionKind, str], Sanction] = {}
         """All of them, by kind and name; empty in most chats, which then look no further."""
         # By room and prefix length: few lengths are in use, whatever the number of networks.
         self._networks: dict[str, dict[tuple[int, int], dict[int, Sanction]]] = {}
@@ -118,11 +118,11 @@ class Sanctions:
         for sanction in [one for one in self.held.values() if not self._holds(one)]:
             self.remove(sanction)
 
-    def get(self, kind: Kind, room: str, of: str) -> Sanction | None:
+    def get(self, kind: SanctionKind, room: str, of: str) -> Sanction | None:
         """Return the sanction of a user or a network in a room, or of the room itself."""
         return self._live(self.held.get((kind, f"{room}\0{of}")))
 
-    def all(self, kinds: Iterable[Kind] = KINDS) -> Iterator[Sanction]:
+    def all(self, kinds: Iterable[SanctionKind] = KINDS) -> Iterator[Sanction]:
         """Return those of these kinds, the newest last."""
         wanted = set(kinds)
         held = [one for one in self.held.values() if one.kind in wanted and self._holds(one)]

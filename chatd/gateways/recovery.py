@@ -199,7 +199,7 @@ class ChatLog:
     async def recall(self, _namespace: str, pid: str, /) -> Lost | None:
         name = _name(pid)
         self._lost.pop(name, None)
-        outcome = await self._chat.bus.commit(Take(_KIND, name))
+        outcome = await self._chat.bus.submit_and_wait(Take(_KIND, name))
         if not isinstance(outcome, Taken) or outcome.record is None:
             return None
         kept = msgspec.json.decode(outcome.record.value)

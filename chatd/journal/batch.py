@@ -176,7 +176,7 @@ class Batch:
     # ---- operations that change other events
 
     def _change(self, post: Post) -> Refusal | None:
-        """Apply an edit or a delete to its message; return why it is refused, or None."""
+        """Check what a post refers to and apply an edit or a delete; return a refusal, or None."""
         self._insert()
         if post.reply_to is not None and self._message(post.room, post.reply_to) is None:
             return NO_MESSAGE

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct, field
 
-from chatd.model import Kind, LogEntry
+from chatd.model import EventKind, LogEntry
 from chatd.protocol.events import rfc3339
 
 __all__ = ["read_line", "write_lines"]
@@ -25,7 +25,7 @@ class Line(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     room: str
     seq: int
     at: str
-    kind: Kind = field(name="on")
+    kind: EventKind = field(name="on")
     nick: str = field(name="from")
     user: str
     text: str | None = None

@@ -11,7 +11,7 @@ import trio
 from chatd.bus import fan_out, fanout
 
 
-class Receiver:
+class Recipient:
     def __init__(self, on_offer: Callable[[], None] = lambda: None) -> None:
         self.got: list[tuple[Any, int]] = []
         self._on_offer = on_offer
@@ -21,7 +21,7 @@ class Receiver:
         self._on_offer()
 
 
-def all_of(receivers: list[Receiver]) -> Callable[[], Container[Receiver]]:
+def all_of(receivers: list[Recipient]) -> Callable[[], Container[Recipient]]:
     return lambda: receivers
 
 
@@ -32,7 +32,7 @@ def slices_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_each_group_gets_its_block_and_an_empty_one_is_skipped() -> None:
-    groups = [[Receiver(), Receiver()] for _ in range(3)]
+    groups = [[Recipient(), Recipient()] for _ in range(3)]
     blocks = [b"a", b"", b"c"]
     await fan_out(
         [(block, group, all_of(group)) for block, group in zip(blocks, groups, strict=True)], 7
@@ -45,7 +45,7 @@ async def test_each_group_gets_its_block_and_an_empty_one_is_skipped() -> None:
 
 
 async def test_a_short_fan_out_does_not_checkpoint() -> None:
-    receiver = Receiver()
+    receiver = Recipient()
     with trio.CancelScope() as scope:
         scope.cancel()
         await fan_out([(b"a", [receiver], all_of([receiver]))], 1)
@@ -60,9 +60,9 @@ async def test_a_subscriber_that_left_during_a_pause_is_skipped_later(
         there.discard(rest[0])
         there.discard(others[1])
 
-    first = [Receiver(leave), Receiver()]
-    rest = [Receiver(), Receiver()]
-    others = [Receiver(), Receiver()]
+    first = [Recipient(leave), Recipient()]
+    rest = [Recipient(), Recipient()]
+    others = [Recipient(), Recipient()]
     there = {*first, *rest, *others}
     await fan_out(
         [(b"a", [*first, *rest], lambda: there), (b"b", others, lambda: there)],
@@ -80,7 +80,7 @@ async def test_others_run_between_slices(slices_of_two: None) -> None:
             rounds += 1
             await trio.lowlevel.checkpoint()
 
-    receivers = [Receiver() for _ in range(20)]
+    receivers = [Recipient() for _ in range(20)]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(count)
         await fan_out([(b"a", receivers, all_of(receivers))], 1)
@@ -89,7 +89,7 @@ async def test_others_run_between_slices(slices_of_two: None) -> None:
 
 
 async def test_a_cancellation_withholds_it_from_no_subscriber(slices_of_two: None) -> None:
-    receivers = [Receiver() for _ in range(5)]
+    receivers = [Recipient() for _ in range(5)]
     with trio.CancelScope() as scope:
         scope.cancel()
         await fan_out([(b"a", receivers, all_of(receivers))], 1)

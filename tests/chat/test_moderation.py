@@ -467,7 +467,7 @@ async def test_a_store_that_does_not_take_it_has_no_ban(room: Room, root: Client
     async def broken(operation: object) -> object:
         return Refusal("unavailable", "no")
 
-    room.chat.bus.commit = broken  # type: ignore[assignment,method-assign]
+    room.chat.bus.submit_and_wait = broken  # type: ignore[assignment,method-assign]
     room.client("eve", ADDRESS)
     assert refused(await root.do(commands.Ban(nick="eve"))) == "unavailable"
     assert len(room.chat.sanctions) == 0

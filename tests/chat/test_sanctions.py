@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chatd.chat.sanctions import Kind, Sanction, Sanctions, network_of
+from chatd.chat.sanctions import Sanction, SanctionKind, Sanctions, network_of
 from chatd.journal.memory import MemoryJournal
 from chatd.model import Put
 
@@ -61,7 +61,7 @@ def test_a_mute_applies_in_its_room_or_everywhere() -> None:
     ("kind", "code"),
     [("ban", "banned"), ("mute", "muted"), ("close", "forbidden"), ("slow", "forbidden")],
 )
-def test_the_refusals(kind: Kind, code: str) -> None:
+def test_the_refusals(kind: SanctionKind, code: str) -> None:
     found = held()
     plain = found.refused(Sanction(kind, by="root", at=1), "You cannot").refusal
     assert (plain.code, plain.message, plain.retry_ms) == (code, "You cannot.", None)

@@ -92,8 +92,9 @@ async def test_a_stored_text_that_nobody_can_encode(
     async with open_chat() as chat:
         bus = chat.daemon.chat.bus
         post = Post(room="lobby", name="lobby", user="ann", nick="ann", text="\ud800")
-        await bus.commit(post)
-        await bus.commit(Post(room="lobby", name="lobby", user="ann", nick="ann", text="fine"))
+        await bus.submit_and_wait(post)
+        fine = Post(room="lobby", name="lobby", user="ann", nick="ann", text="fine")
+        await bus.submit_and_wait(fine)
         one: Any = await chat.client("one", protocol)
         if protocol == "text":
             await one.say("/history 9")

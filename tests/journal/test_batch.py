@@ -10,7 +10,18 @@ import pytest
 
 from chatd.journal import NO_MESSAGE, NOT_YOURS, schema
 from chatd.journal.batch import Batch
-from chatd.model import Kind, Operation, Outcome, Post, Put, Receipt, Record, Refusal, Take, Taken
+from chatd.model import (
+    EventKind,
+    Operation,
+    Outcome,
+    Post,
+    Put,
+    Receipt,
+    Record,
+    Refusal,
+    Take,
+    Taken,
+)
 
 AT = 1000
 
@@ -31,7 +42,7 @@ def post(
     text: str | None = "x",
     *,
     user: str = "ann",
-    kind: Kind = "message",
+    kind: EventKind = "message",
     of: int | None = None,
     reply_to: int | None = None,
     key: str | None = None,
