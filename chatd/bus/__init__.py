@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from chatd.bus.bus import Bus, BusStatistics, FannedOut, Submission
 from chatd.bus.codec import Block, Codec, Subscriber, encode, encode_page
-from chatd.bus.fanout import Group, fan_out
+from chatd.bus.fanout import SLICES, Group, Slices, fan_out
 from chatd.bus.feed import Feed, Subscription
 
 __all__ = [
+    "SLICES",
     "Block",
     "Bus",
     "BusStatistics",
@@ -22,6 +23,7 @@ __all__ = [
     "FannedOut",
     "Feed",
     "Group",
+    "Slices",
     "Submission",
     "Subscriber",
     "Subscription",

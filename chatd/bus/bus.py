@@ -27,7 +27,8 @@ from typing import Final, TypeAlias
 import trio
 from msgspec import Struct
 
-from chatd.bus.feed import Feed
+from chatd.bus.fanout import SLICES
+from chatd.bus.feed import TAIL_EVENTS, Feed
 from chatd.histogram import Histogram, HistogramStatistics
 from chatd.journal import Journal, Retention, Unavailable
 from chatd.logs import Log
@@ -173,6 +174,10 @@ class Bus:
         waiting_submissions: The capacity of ``submitted``.
         batch_events: The most submissions in a batch.
         batch_bytes: A batch is closed at this many characters of text.
+
+    Attributes:
+        slices: See `fan_out`; for feeds that are opened later.
+        tail_events: The most events that each of these feeds keeps in memory.
     """
 
     def __init__(
@@ -189,6 +194,8 @@ class Bus:
         self._on_fanned_out = on_fanned_out
         self._log = log
         self._fanned_out = self._fanning_out = journal.position
+        self.slices = SLICES
+        self.tail_events = TAIL_EVENTS
         self._feeds: dict[str, Feed] = {}
         self._submit, self._submitted = trio.open_memory_channel[_Item](waiting_submissions)
         self._release, self._committed = trio.open_memory_channel[list[Event]](BLOCKS)
@@ -253,7 +260,9 @@ class Bus:
 
     def open_feed(self, key: str, name: str) -> Feed:
         """Return a new feed, whose subscribers receive the room's events from now on."""
-        feed = self._feeds[key] = Feed(key, name, self._log)
+        feed = self._feeds[key] = Feed(
+            key, name, self._log, slices=self.slices, tail_events=self.tail_events
+        )
         return feed
 
     def close_feed(self, feed: Feed) -> None:

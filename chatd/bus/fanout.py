@@ -11,16 +11,26 @@ from time import perf_counter
 from typing import Final, Protocol, TypeAlias, TypeVar
 
 import trio
+from msgspec import Struct
 
 from chatd.bus.codec import Block
 
-__all__ = ["Group", "Recipient", "fan_out"]
+__all__ = ["SLICES", "Group", "Recipient", "Slices", "fan_out"]
 
-SLICE_SECONDS: Final = 0.002
-"""How long a fan-out may hold the loop: well under the 5 ms that become noticeable."""
 
-SLICE_RECEIVERS: Final = 128
-"""Offers between two looks at the clock: some 0.3 ms."""
+class Slices(Struct, frozen=True):
+    """How a fan-out is divided.
+
+    Attributes:
+        seconds: How long it may hold the loop: well under the 5 ms that become noticeable.
+        recipients: Offers between two looks at the clock: some 0.3 ms.
+    """
+
+    seconds: float = 0.002
+    recipients: int = 128
+
+
+SLICES: Final = Slices()
 
 
 class Recipient(Protocol):
@@ -36,23 +46,24 @@ Group: TypeAlias = tuple[Block, Sequence[R], Callable[[], Container[R]]]
 """A block, its receivers, and a function that returns those still there, called after a pause."""
 
 
-async def fan_out(groups: Iterable[Group[R]], messages: int) -> None:
+async def fan_out(groups: Iterable[Group[R]], messages: int, slices: Slices = SLICES) -> None:
     """Offer each group's block to its receivers; skip empty blocks.
 
-    Checkpoints only if it takes longer than `SLICE_SECONDS`. A cancellation does not interrupt it.
+    Checkpoints only if it takes longer than a slice. A cancellation does not interrupt it.
 
     Args:
         groups: See `Group`.
         messages: The number of messages in each block.
+        slices: When to let other tasks run.
     """
-    slice_ends = perf_counter() + SLICE_SECONDS
+    slice_ends = perf_counter() + slices.seconds
     paused = False
     for block, receivers, still_there in groups:
         if not block:
             continue
         there = still_there() if paused else None
-        for start in range(0, len(receivers), SLICE_RECEIVERS):
-            part = receivers[start : start + SLICE_RECEIVERS]
+        for start in range(0, len(receivers), slices.recipients):
+            part = receivers[start : start + slices.recipients]
             if there is not None:
                 part = [receiver for receiver in part if receiver in there]
             for receiver in part:
@@ -61,4 +72,4 @@ async def fan_out(groups: Iterable[Group[R]], messages: int) -> None:
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 paused = True
                 there = still_there()
-                slice_ends = perf_counter() + SLICE_SECONDS
+                slice_ends = perf_counter() + slices.seconds

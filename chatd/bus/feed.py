@@ -19,7 +19,7 @@ from typing import Any, Final, TypeAlias
 from msgspec.structs import replace
 
 from chatd.bus.codec import Codec, Subscriber, encode
-from chatd.bus.fanout import Group, fan_out
+from chatd.bus.fanout import SLICES, Group, Slices, fan_out
 from chatd.logs import Log
 from chatd.model import Close, Event
 
@@ -64,11 +64,32 @@ class Feed:
         key: The room's key.
         name: The room's name as written, which codecs are given.
         log: See `Bus`.
+        slices: See `fan_out`.
+        tail_events: The most events that are kept in memory.
     """
 
-    __slots__ = ("_behind", "_live", "_log", "_tail", "_tail_bytes", "key", "name", "visible")
+    __slots__ = (
+        "_behind",
+        "_live",
+        "_log",
+        "_slices",
+        "_tail",
+        "_tail_bytes",
+        "_tail_events",
+        "key",
+        "name",
+        "visible",
+    )
 
-    def __init__(self, key: str, name: str, log: Log) -> None:
+    def __init__(
+        self,
+        key: str,
+        name: str,
+        log: Log,
+        *,
+        slices: Slices = SLICES,
+        tail_events: int = TAIL_EVENTS,
+    ) -> None:
         self.key = key
         self.name = name
         self.visible = 0
@@ -77,6 +98,8 @@ class Feed:
         self._tail: deque[Event] = deque()
         self._tail_bytes = 0
         self._log = log
+        self._slices = slices
+        self._tail_events = tail_events
 
     def __len__(self) -> int:
         return sum(len(each) for of in (self._live, self._behind) for each in of.values())
@@ -141,7 +164,7 @@ class Feed:
             if block:
                 receivers += len(live)
                 groups.append((block, live, partial(self._subscribed, codec)))
-        await fan_out(groups, len(events))
+        await fan_out(groups, len(events), self._slices)
         return receivers
 
     def _subscribed(self, codec: Codec) -> Container[Subscription]:
@@ -176,7 +199,7 @@ class Feed:
                 self._apply_change(event)
             self._tail.append(event)
             self._tail_bytes += len(event.text or "")
-        while len(self._tail) > TAIL_EVENTS or self._tail_bytes > TAIL_BYTES:
+        while len(self._tail) > self._tail_events or self._tail_bytes > TAIL_BYTES:
             self._tail_bytes -= len(self._tail.popleft().text or "")
 
     def _apply_change(self, change: Event) -> None:

@@ -166,7 +166,7 @@ class Chat:
         for codec, connections in listeners.items():
             block = encode(codec, "", [events.Notice(text)], connections, self.log)
             groups.append((block, [each.outbox for each in connections], self._outboxes))
-        await fan_out(groups, 1)
+        await fan_out(groups, 1, self.bus.slices)
         return sum(map(len, listeners.values()))
 
     def _outboxes(self) -> set[Outbox]:

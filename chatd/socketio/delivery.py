@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 from msgspec import Struct
 
-from chatd.bus import Group, fan_out
+from chatd.bus import SLICES, Group, fan_out
 from chatd.engineio import Revision, Session
 from chatd.socketio.acks import AckCollector, Answer, Answers
 from chatd.socketio.errors import Disconnected
@@ -48,6 +48,7 @@ class Delivery:
         log: The recovery log, if there is one.
         rooms: The sockets and their rooms.
         lock: Held during each emit. Whoever holds it finds in the log exactly what was queued.
+        slices: See `fan_out`.
     """
 
     def __init__(self, name: str, log: RecoveryLog | None = None) -> None:
@@ -55,6 +56,7 @@ class Delivery:
         self.log = log
         self.rooms: Rooms[Socket] = Rooms()
         self.lock = trio.Lock()
+        self.slices = SLICES
         self._next_id = 0
 
     def select(self, selection: Selection) -> list[Socket]:
@@ -158,4 +160,4 @@ class Delivery:
             said = offset is not None and revision == 4
             block = make_block(with_offset(messages, offset or "") if said else messages, revision)
             groups.append((block, sessions, lambda: set(open_to(self.select(selection)))))
-        await fan_out(groups, 1)
+        await fan_out(groups, 1, self.slices)

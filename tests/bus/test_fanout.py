@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Container
 from typing import Any
 
-import pytest
 import trio
 
-from chatd.bus import fan_out, fanout
+from chatd.bus import Slices, fan_out
 
 
 class Recipient:
@@ -25,10 +24,7 @@ def all_of(receivers: list[Recipient]) -> Callable[[], Container[Recipient]]:
     return lambda: receivers
 
 
-@pytest.fixture
-def slices_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fanout, "SLICE_SECONDS", -1.0)
-    monkeypatch.setattr(fanout, "SLICE_RECEIVERS", 2)
+SLICES_OF_TWO = Slices(seconds=-1.0, recipients=2)
 
 
 async def test_each_group_gets_its_block_and_an_empty_one_is_skipped() -> None:
@@ -53,9 +49,7 @@ async def test_a_short_fan_out_does_not_checkpoint() -> None:
     assert not scope.cancelled_caught
 
 
-async def test_a_subscriber_that_left_during_a_pause_is_skipped_later(
-    slices_of_two: None,
-) -> None:
+async def test_a_subscriber_that_left_during_a_pause_is_skipped_later() -> None:
     def leave() -> None:
         there.discard(rest[0])
         there.discard(others[1])
@@ -67,11 +61,12 @@ async def test_a_subscriber_that_left_during_a_pause_is_skipped_later(
     await fan_out(
         [(b"a", [*first, *rest], lambda: there), (b"b", others, lambda: there)],
         1,
+        SLICES_OF_TWO,
     )
     assert [len(one.got) for one in (*first, *rest, *others)] == [1, 1, 0, 1, 1, 0]
 
 
-async def test_others_run_between_slices(slices_of_two: None) -> None:
+async def test_others_run_between_slices() -> None:
     rounds = 0
 
     async def count() -> None:
@@ -83,14 +78,14 @@ async def test_others_run_between_slices(slices_of_two: None) -> None:
     receivers = [Recipient() for _ in range(20)]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(count)
-        await fan_out([(b"a", receivers, all_of(receivers))], 1)
+        await fan_out([(b"a", receivers, all_of(receivers))], 1, SLICES_OF_TWO)
         nursery.cancel_scope.cancel()
     assert rounds >= 9
 
 
-async def test_a_cancellation_withholds_it_from_no_subscriber(slices_of_two: None) -> None:
+async def test_a_cancellation_withholds_it_from_no_subscriber() -> None:
     receivers = [Recipient() for _ in range(5)]
     with trio.CancelScope() as scope:
         scope.cancel()
-        await fan_out([(b"a", receivers, all_of(receivers))], 1)
+        await fan_out([(b"a", receivers, all_of(receivers))], 1, SLICES_OF_TWO)
     assert [len(one.got) for one in receivers] == [1] * 5

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 import pytest
 
-from chatd.bus import Feed, fanout
+from chatd.bus import Feed, Slices
 from chatd.bus import feed as module
 from chatd.logs import open_log
 from chatd.model import Close, Event
@@ -129,12 +129,10 @@ async def test_a_subscriber_that_is_not_live_gets_only_ephemeral_events(feed: Fe
     assert (len(member.got), len(feed)) == (3, 0)
 
 
-async def test_leaving_and_returning_during_a_long_fan_out(
-    feed: Feed, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_leaving_and_returning_during_a_long_fan_out() -> None:
     """A fan-out that checkpoints passes over members that went, also if they are back since."""
-    monkeypatch.setattr(fanout, "SLICE_SECONDS", -1.0)
-    monkeypatch.setattr(fanout, "SLICE_RECEIVERS", 1)
+    slices = Slices(seconds=-1.0, recipients=1)
+    feed = Feed("r", "R", open_log(sink=Recording()), slices=slices)
     codec = Codec()
     leaver, returner = Member(codec), Member(codec)
 

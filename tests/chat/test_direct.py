@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 import trio
+from msgspec.structs import replace
 from trio.testing import MockClock
 
 from chatd.chat.direct import other_of
 from chatd.chat.names import Name
+from chatd.chat.pages import QUEUE_SHARE
+from chatd.chat.rules.rooms import ENTRY_BYTES
 from chatd.chat.sessions import is_kept, new_user
 from chatd.chat.users import User
 from chatd.protocol import commands, events
@@ -24,9 +27,10 @@ def subject(room: Room, name: str) -> Client:
 
 
 async def test_rooms_of_two_come_first_in_the_list_on_all_its_pages(
-    room: Room, monkeypatch: pytest.MonkeyPatch
+    room: Room,
 ) -> None:
-    monkeypatch.setattr("chatd.chat.rules.rooms.MAX_ROOMS", 1)
+    one = replace(room.chat.settings.limits, send_queue_bytes=ENTRY_BYTES * QUEUE_SHARE)
+    room.chat.settings = replace(room.chat.settings, limits=one)
     ann, bob = subject(room, "ann"), room.client("bob")
     for name in ("0a", "0b", "zoo"):
         await bob.join(name)

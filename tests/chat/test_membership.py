@@ -11,6 +11,7 @@ import trio
 from msgspec.structs import replace
 from trio.testing import MockClock
 
+from chatd.bus import Slices
 from chatd.journal.memory import MemoryJournal
 from chatd.model import Event, Operation, Outcome
 from chatd.protocol import commands, events
@@ -54,8 +55,7 @@ async def test_a_member_who_catches_up_gets_ephemeral_events(room: Room) -> None
 async def test_joining_again_during_a_fan_out_duplicates_nothing(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chatd.bus.fanout.SLICE_SECONDS", -1.0)
-    monkeypatch.setattr("chatd.bus.fanout.SLICE_RECEIVERS", 1)
+    room.chat.bus.slices = Slices(seconds=-1.0, recipients=1)
     ann, bob, cleo = room.client("ann"), room.client("bob"), room.client("cleo")
     offer = ann.offer
 
@@ -103,17 +103,14 @@ class SlowJournal(MemoryJournal):
 
 
 @pytest.mark.parametrize("tail", [0, 3, 512])
-async def test_two_heads_no_join_doubles_or_loses(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, tail: int
-) -> None:
+async def test_two_heads_no_join_doubles_or_loses(autojump_clock: MockClock, tail: int) -> None:
     """Joins and resumes at every moment of commits and fan-outs: each sees each number once."""
-    monkeypatch.setattr("chatd.bus.feed.TAIL_EVENTS", tail)
-    monkeypatch.setattr("chatd.bus.fanout.SLICE_SECONDS", -1.0)
-    monkeypatch.setattr("chatd.bus.fanout.SLICE_RECEIVERS", 3)
     settings = replace(
         Settings(), limits=UNLIMITED, chat=replace(Settings().chat, presence_grace_seconds=0)
     )
     async with open_room(settings, SlowJournal()) as room:
+        room.chat.bus.slices = Slices(seconds=-1.0, recipients=3)
+        room.chat.bus.tail_events = tail
         speaker = room.client("speaker")
         await speaker.join()
         speaking = True

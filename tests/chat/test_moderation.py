@@ -10,9 +10,9 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from chatd.chat.moderation import moderate
+from chatd.chat.moderation import MAX_SANCTIONS, moderate
 from chatd.chat.pages import read_join_page
-from chatd.chat.sanctions import Sanctions
+from chatd.chat.sanctions import Sanction, Sanctions
 from chatd.chat.tokens import Keys, new_key, read_key
 from chatd.journal.memory import MemoryJournal
 from chatd.model import BANNED, KICKED, Close, Refusal
@@ -335,9 +335,12 @@ async def test_a_guest_on_loopback_is_banned_alone(room: Room, root: Client) -> 
 
 
 async def test_the_number_of_sanctions_is_limited(
-    room: Room, root: Client, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+    room: Room, root: Client, autojump_clock: MockClock
 ) -> None:
-    monkeypatch.setattr("chatd.chat.moderation.MAX_SANCTIONS", 2)
+    held = room.chat.sanctions.held
+    for number in range(MAX_SANCTIONS - 2):
+        sanction = Sanction("mute", "root", 0, user=str(number))
+        held["mute", sanction.name] = sanction
     for last, seconds in ((1, 5), (2, None)):
         ban = commands.Ban(network=f"203.0.113.{last}", seconds=seconds)
         assert refused(await root.do(ban)) is None

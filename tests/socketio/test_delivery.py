@@ -5,7 +5,7 @@ from typing import Any, Literal
 import pytest
 import trio
 
-from chatd.bus import fanout
+from chatd.bus import Slices
 from chatd.engineio import Block
 from chatd.socketio.acks import Reply
 from chatd.socketio.delivery import Delivery, Selection
@@ -86,13 +86,10 @@ async def test_what_is_for_one_that_may_come_back_is_logged() -> None:
     assert [(event.messages, set(event.rooms)) for event in events] == [(['2["x"]'], {"a"})]
 
 
-async def test_a_long_fan_out_lets_others_run_and_passes_over_who_left(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(fanout, "SLICE_SECONDS", 0.0)
-    monkeypatch.setattr(fanout, "SLICE_RECEIVERS", 2)
+async def test_a_long_fan_out_lets_others_run_and_skips_a_socket_that_left() -> None:
     members = [Member(str(number)) for number in range(6)]
     made = stage(*members)
+    made.slices = Slices(seconds=0.0, recipients=2)
 
     class Leaving(Outlet):
         def offer(self, block: Block, messages: int = 1, /) -> None:
@@ -117,11 +114,7 @@ async def test_a_long_fan_out_lets_others_run_and_passes_over_who_left(
     assert [len(member.session.blocks) for member in members] == [1, 1, 1, 1, 0, 0]
 
 
-async def test_a_logged_event_reaches_all_sockets_even_after_cancellation(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(fanout, "SLICE_SECONDS", 0.0)
-    monkeypatch.setattr(fanout, "SLICE_RECEIVERS", 1)
+async def test_a_logged_event_reaches_all_sockets_even_after_cancellation() -> None:
 
     class Slow(MemoryLog):
         async def append(self, *args: Any) -> str:
@@ -131,6 +124,7 @@ async def test_a_logged_event_reaches_all_sockets_even_after_cancellation(
 
     members = [Member(str(number)) for number in range(4)]
     made = stage(*members, log=Slow(clock=trio.current_time))
+    made.slices = Slices(seconds=0.0, recipients=1)
     with trio.CancelScope() as scope:
         await made.emit(Selection(), "x", [])
     assert [len(member.session.blocks) for member in members] == [1, 1, 1, 1]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import get_args
 
-import pytest
 import trio
+from msgspec.structs import replace
 from trio.testing import MockClock
 
-from chatd.chat import connection as module
+from chatd.chat.connection import MAX_UNANSWERED
 from chatd.chat.rules import COMMANDS
 from chatd.journal import Unavailable
 from chatd.journal.memory import MemoryJournal
@@ -41,21 +41,21 @@ async def test_a_say_holds_up_nothing_that_follows_it(room: Room) -> None:
     assert isinstance(answers[1], commands.Said)
 
 
-async def test_what_a_client_has_unanswered_is_bounded(
-    room: Room, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "MAX_UNANSWERED", 3)
+async def test_the_commands_that_a_client_has_unanswered_are_bounded(room: Room) -> None:
+    unlimited = replace(
+        room.chat.settings.limits, messages_per_second="off", bytes_per_second="off"
+    )
+    room.chat.settings = replace(room.chat.settings, limits=unlimited)
     ann = room.client("ann")
     await ann.join()
     answers: list[object] = []
     with trio.move_on_after(0) as scope:
-        for number in range(4):
-            await perform(
-                ann.connection, commands.Say(room="lobby", text=str(number)), answers.append
-            )
+        for number in range(MAX_UNANSWERED + 1):
+            say = commands.Say(room="lobby", text=str(number))
+            await perform(ann.connection, say, answers.append)
     assert scope.cancelled_caught
     await trio.testing.wait_all_tasks_blocked()
-    assert len(answers) == 3
+    assert len(answers) == MAX_UNANSWERED
 
 
 async def test_a_store_error_is_answered_and_the_room_goes_on(

@@ -326,11 +326,20 @@ async def test_rooms_are_listed_by_name_a_page_at_a_time(
     names: list[str],
     more: bool,
     mock_clock: MockClock,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(rooms, "MAX_ROOMS", 2)
-    connection, _ = await member(Settings(chat=Chat(rules=("staff read=operators",))))
+    two = replace(Settings().limits, send_queue_bytes=2 * rooms.ENTRY_BYTES * pages.QUEUE_SHARE)
+    rules = ("staff read=operators",)
+    connection, _ = await member(Settings(chat=Chat(rules=rules), limits=two))
     for name in ("pub", "Hall", "staff"):
         connection.enter(await connection.chat.rooms.open(room_name(name)))
     answer = (await rooms.list_rooms(connection, commands.Rooms(after=after))).answer
     assert ([info.room for info in answer.rooms], answer.more) == (names, more)
+
+
+async def test_a_page_of_the_list_is_bounded_in_rooms(mock_clock: MockClock) -> None:
+    limits = replace(Settings().limits, send_queue_bytes=2**22)
+    connection, _ = await member(Settings(limits=limits))
+    for number in range(rooms.MAX_ROOMS + 1):
+        connection.enter(await connection.chat.rooms.open(room_name(str(number))))
+    answer = (await rooms.list_rooms(connection, commands.Rooms())).answer
+    assert (len(answer.rooms), answer.more) == (rooms.MAX_ROOMS, True)
