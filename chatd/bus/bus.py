@@ -220,7 +220,8 @@ class Bus:
     def available(self) -> bool:
         """Whether the last commit succeeded, or the store has had time to recover."""
         return (
-            trio.current_time() - self._failed_at > STORE_DOWN_SECONDS
+            self._journal.in_place
+            and trio.current_time() - self._failed_at > STORE_DOWN_SECONDS
             and self.stalled_for < STORE_DOWN_SECONDS
         )
 

@@ -118,6 +118,14 @@ class Journal(Protocol):
         """Whether the writer is inside a call in its thread."""
         ...
 
+    @property
+    def in_place(self) -> bool:
+        """Whether the store is still where it was opened; looked up at each call, some 5 µs.
+
+        If not, commits raise `Unavailable` until it is back.
+        """
+        ...
+
     # ---- writing
 
     def start(self, committed: trio.MemorySendChannel[list[Event]]) -> None:
@@ -274,7 +282,8 @@ class Journal(Protocol):
         """Return a copy of the store as it is now, in pieces, while the store stays in use.
 
         Raises:
-            Unavailable: the store is in memory, or the disk has no space for a copy.
+            Unavailable: the store is in memory, or the disk has no space for a copy. The message
+                is a sentence for people.
         """
         ...
 

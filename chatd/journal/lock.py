@@ -1,8 +1,10 @@
 """The store's lock, and the check whether the store went back in time.
 
 The lock file beside the store holds the process that has it open and, in a second line, the store's
-last *generation* that this folder knows: ``7 open`` or ``7 closed``. It counts how often the store
-was opened. A store with an earlier generation was restored from a backup.
+last *generation* that this folder knows, and the inodes of the store's file and of its log:
+``7 open 4711 4713`` or ``7 closed 4711 4713``. The generation counts how often the store was
+opened. A store with an earlier generation was restored from a backup; one with another inode was
+put in its place.
 
 The lock is on a file of its own: closing any descriptor of the database would drop SQLite's own
 locks on it (sqlite.org/howtocorrupt.html, 2.2).
@@ -13,27 +15,33 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
 from chatd.journal import StoreError
 
-__all__ = ["BootMarker", "StoreLock"]
+__all__ = ["BootMarker", "Keepsake", "StoreLock"]
 
 
 class StoreLock:
     """Holds the file for this process, until `release` or the end of the process.
 
-    ``generation`` is the store's last one that began in this folder, None if it is not known, and
-    ``closed`` whether it ended cleanly.
+    ``generation`` is the store's last one that began in this folder, None if it is not known,
+    ``closed`` whether it ended cleanly, and ``inodes`` those of its file and its log, None if they
+    are not known.
     """
 
     def __init__(self, descriptor: int, record: str) -> None:
         self._descriptor = descriptor
-        generation, _, state = record.partition(" ")
+        generation, _, rest = record.partition(" ")
+        state, *inodes = rest.split(" ")
         known = generation.isdigit() and state in ("open", "closed")
         self.generation = int(generation) if known else None
         self.closed = state == "closed"
+        self.inodes: tuple[int, int] | None = None
+        if known and len(inodes) == 2 and all(map(str.isdigit, inodes)):
+            self.inodes = int(inodes[0]), int(inodes[1])
         self._write(f"{os.getpid()}")
 
     @classmethod
@@ -68,9 +76,9 @@ class StoreLock:
             os.close(descriptor)
             raise
 
-    def note(self, generation: int, *, closed: bool) -> None:
+    def note(self, generation: int, inodes: tuple[int, int], *, closed: bool) -> None:
         """Record that a generation of the store began here, or ended cleanly."""
-        self.generation, self.closed = generation, closed
+        self.generation, self.inodes, self.closed = generation, inodes, closed
         self._write(f"{os.getpid()}")
         os.fsync(self._descriptor)
 
@@ -81,7 +89,8 @@ class StoreLock:
 
     def _write(self, holder: str) -> None:
         state = "closed" if self.closed else "open"
-        record = "" if self.generation is None else f"{self.generation} {state}\n"
+        inodes = "" if self.inodes is None else " {} {}".format(*self.inodes)
+        record = "" if self.generation is None else f"{self.generation} {state}{inodes}\n"
         content = f"{holder}\n{record}".encode()
         os.pwrite(self._descriptor, content, 0)
         os.ftruncate(self._descriptor, len(content))
@@ -135,6 +144,32 @@ class BootMarker:
     def remove(self) -> None:
         if self._path is not None:
             self._path.unlink(missing_ok=True)
+
+
+class Keepsake:
+    """A hidden file beside the store, which says that there was one, how big, and when.
+
+    Its name does not begin like the others', so that ``rm chatd.db*`` leaves it. A start that finds
+    no store can then say what is missing. Nothing depends on it: a file that cannot be written or
+    read is passed over.
+    """
+
+    def __init__(self, store: Path) -> None:
+        self._path = store.with_name(f".{store.name}.keepsake")
+
+    def read(self) -> tuple[int, int] | None:
+        """Return the position of the last event, and the time in ms; None if nothing is known."""
+        try:
+            position, at = map(int, self._path.read_text().split())
+        except (OSError, ValueError):
+            return None
+        return position, at
+
+    def write(self, position: int, at: int) -> None:
+        with suppress(OSError):
+            # In place: the folder does not change.
+            self._path.touch(mode=0o600)
+            self._path.write_text(f"{position} {at}\n")
 
 
 def _unusable(path: Path, error: OSError) -> StoreError:

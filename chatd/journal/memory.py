@@ -128,6 +128,10 @@ class MemoryJournal(LocalJournal):
     def writer_blocked(self) -> bool:
         return False
 
+    @property
+    def in_place(self) -> bool:
+        return True
+
     async def commit(self, batch: Sequence[Operation]) -> list[Outcome]:
         if not batch:
             return []
@@ -324,7 +328,7 @@ class MemoryJournal(LocalJournal):
         ], None
 
     async def backup(self) -> AsyncGenerator[bytes]:
-        raise Unavailable("the history is in memory: there is no store to copy")
+        raise Unavailable("The history is in memory: there is no store to copy.")
         yield b""
 
     async def rooms(self) -> list[Head]:

@@ -68,12 +68,21 @@ class _Watched:
 
 
 class Reader:
-    """Runs queries in threads, each for ``seconds`` at most; then it raises `Unavailable`."""
+    """Runs queries in threads, each for ``seconds`` at most; then it raises `Unavailable`.
+
+    ``check`` raises an error of SQLite's if the file at ``path`` is not the store that is open.
+    """
 
     def __init__(
-        self, path: Path, factory: type[sqlite3.Connection], *, seconds: float = 2.0
+        self,
+        path: Path,
+        factory: type[sqlite3.Connection],
+        check: Callable[[], None],
+        *,
+        seconds: float = 2.0,
     ) -> None:
         self._path = path
+        self._check = check
         self._factory = factory
         self._seconds = seconds
         self._idle: list[_Watched] = []
@@ -119,6 +128,7 @@ class Reader:
         return done
 
     def _open(self) -> _Watched:
+        self._check()
         connection = schema.connect(self._path, self._factory, busy_ms=_BUSY_MS)
         try:
             return _Watched(connection)

@@ -28,9 +28,9 @@ _DAY: Final = 24 * 60 * 60 * 1000
 class OperatorLog(Protocol):
     """The receiver of a store's reports to operators. Called in the loop, never in a thread.
 
-    ``store`` comes with ``state`` (``slow``, ``quick``, ``failed``, ``recovered``, ``renewed`` or
-    ``filling``) and a ``detail`` for people; ``retention`` with the number of events removed and
-    the size before.
+    ``store`` comes with ``state`` (``slow``, ``quick``, ``failed``, ``recovered``, ``misplaced``,
+    ``missing``, ``renewed`` or ``filling``) and a ``detail`` for people; ``retention`` with the
+    number of events removed and the size before.
     """
 
     def __call__(

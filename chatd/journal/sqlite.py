@@ -14,17 +14,20 @@ reads always run in threads, on connections of their own.
 
 from __future__ import annotations
 
+import errno
 import secrets
 import sqlite3
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar
 
 import trio
 
 from chatd.journal import Durability, LocalJournal, OperatorLog, Statistics, Unavailable, schema
+from chatd.journal.files import Misplaced
 from chatd.journal.reads import Reader, Reads
 from chatd.journal.retention import Retention, RetentionLog, no_report
 from chatd.journal.writer import BUSY_MS, Writer
@@ -148,6 +151,17 @@ class SqliteJournal(LocalJournal, Reads):
     def writer_blocked(self) -> bool:
         return self._limiter.borrowed_tokens > 0
 
+    @property
+    def in_place(self) -> bool:
+        if not self._closed:
+            try:
+                self._writer.files.check()
+            except Misplaced as error:
+                self._failed("files", error)
+            else:
+                self._recovered("files")
+        return "files" not in self._failing
+
     async def commit(self, batch: Sequence[Operation]) -> list[Outcome]:
         if not batch:
             return []
@@ -164,6 +178,7 @@ class SqliteJournal(LocalJournal, Reads):
             ) from error
         if self._failing:
             self._recovered("commit")
+            self._recovered("files")
         self.epoch = self._writer.epoch
         self._batches += 1
         self._seconds += seconds
@@ -279,6 +294,8 @@ class SqliteJournal(LocalJournal, Reads):
             self._restart_log = self._log_pages > _LOG_PAGES
 
     def _checkpoint(self) -> int:
+        # Otherwise the log of the open file could be copied into another one.
+        self._writer.files.check()
         connection = schema.connect(self._writer.path, self._factory, busy_ms=0)
         try:
             busy, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
@@ -290,48 +307,65 @@ class SqliteJournal(LocalJournal, Reads):
     # ---- backups
 
     async def backup(self) -> AsyncGenerator[bytes]:
-        copy = await trio.to_thread.run_sync(self._copy)
+        if self.in_place:
+            copy = await trio.to_thread.run_sync(self._copy, self._copy_to)
+        else:
+            # Only the writer's connection still has the files that were open.
+            copy = await self._in_thread(self._copy, self._writer.copy_to)
         with copy:
             while piece := await trio.to_thread.run_sync(copy.read, _PIECE_BYTES):
                 yield piece  # noqa: ASYNC119  its reader closes it (`aclosing`)
 
-    def _copy(self) -> BinaryIO:
+    def _copy(self, copy_to: Callable[[Path], None]) -> BinaryIO:
         """Make a copy of the store at one moment, which only its reader can find."""
         # On the store's own disk: no other is sure to have the space.
         path = self._writer.path.with_name(f"{_COPY}{secrets.token_hex(8)}")
         try:
-            connection = schema.connect(self._writer.path, self._factory, busy_ms=BUSY_MS)
-            try:
-                connection.execute("VACUUM INTO ?", (str(path),))
-            finally:
-                connection.close()
+            copy_to(path)
             return path.open("rb")
         except (sqlite3.Error, OSError) as error:
-            raise Unavailable(f"the store cannot be copied: {error}") from error
+            raise Unavailable(_why_no_copy(path.parent, error)) from error
         finally:
             path.unlink(missing_ok=True)
+
+    def _copy_to(self, path: Path) -> None:
+        connection = schema.connect(self._writer.path, self._factory, busy_ms=BUSY_MS)
+        try:
+            connection.execute("VACUUM INTO ?", (str(path),))
+        finally:
+            connection.close()
 
     # ---- errors, the end, statistics
 
     def _failed(self, part: str, error: Exception) -> None:
+        misplaced = isinstance(error, Misplaced)
+        if misplaced:
+            part = "files"
         # Only the first of a series: a full disk would else fill the log with its own line.
         if part not in self._failing:
             self._failing.add(part)
-            self._report("store", state="failed", detail=f"{part}: {error}")
+            if misplaced:
+                self._writer.note_misplaced(misplaced=True)
+                self._report("store", state="misplaced", detail=str(error))
+            else:
+                self._report("store", state="failed", detail=f"{part}: {error}")
 
     def _recovered(self, part: str) -> None:
         if part in self._failing:
             self._failing.discard(part)
+            if part == "files":
+                self._writer.note_misplaced(misplaced=False)
             self._report("store", state="recovered", detail=part)
 
     async def aclose(self) -> None:
         if self._closed:
             return
+        in_place = self.in_place
         self._closed = True
         self._reader.close()
         with trio.CancelScope(shield=True):
             try:
-                await self._in_thread(self._writer.close)
+                await self._in_thread(self._writer.close if in_place else self._writer.abandon)
             except sqlite3.Error as error:
                 self._failed("close", error)
 
@@ -355,6 +389,16 @@ def _primary_code(error: Exception) -> int:
     return (code or 0) & 0xFF
 
 
+def _why_no_copy(folder: Path, error: Exception) -> str:
+    no_space = _primary_code(error) == sqlite3.SQLITE_FULL
+    if no_space or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
+        return (
+            f"The copy is first made in {folder}, and that disk has no space for it. Make room "
+            "there, as much as the store needs."
+        )
+    return f"The store cannot be copied: {error}."
+
+
 def _divisible(error: Exception) -> bool:
     """Return whether one operation may be the cause: too big, or not to be held by any row."""
     return not isinstance(error, sqlite3.Error) or _primary_code(error) in {
@@ -364,6 +408,14 @@ def _divisible(error: Exception) -> bool:
         sqlite3.SQLITE_MISMATCH,
         0,  # raised by Python's module, not by SQLite: a parameter that it cannot bind
     }
+
+
+def _missing(path: Path, events: int, at: int) -> str:
+    when = datetime.fromtimestamp(at / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return (
+        f"{path} was made anew: the store that was here, with events up to number {events} of "
+        f"{when}, is gone. If that was not intended, stop chatd and restore a backup"
+    )
 
 
 @asynccontextmanager
@@ -397,15 +449,15 @@ async def open_sqlite(
     """
     writer = Writer(path, durability=durability, now=now, runtime_dir=runtime_dir, factory=factory)
     await trio.to_thread.run_sync(writer.open)
-    for left in writer.path.parent.glob(f"{_COPY}*"):
-        left.unlink(missing_ok=True)
+    if writer.missing is not None and writer.missing[0]:
+        report("store", state="missing", detail=_missing(writer.path, *writer.missing))
     if writer.renewed:
         report("store", state="renewed", detail=f"epoch {writer.epoch}: {writer.renewed}")
     retention_log = RetentionLog(Retention() if retention is None else retention, report)
     retention_log.size = writer.size()
     journal = SqliteJournal(
         writer,
-        Reader(writer.path, factory),
+        Reader(writer.path, factory, writer.files.check),
         placement=placement or CommitPlacement(always_threaded=durability == "fsync"),
         retention_log=retention_log,
         report=report,
@@ -413,6 +465,9 @@ async def open_sqlite(
         factory=factory,
     )
     try:
+        for left in writer.path.parent.glob(f"{_COPY}*"):
+            with suppress(OSError):  # another user's file: the next start tries again
+                left.unlink(missing_ok=True)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(journal._checkpoints)  # noqa: SLF001  this module's
             try:

@@ -5,6 +5,8 @@ Everything here blocks. Whether it runs in the loop or in a thread is decided in
 
 from __future__ import annotations
 
+import ctypes
+import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +14,8 @@ from typing import Any, Final, TypeVar
 
 from chatd.journal import Durability, StoreError, maintenance, new_epoch, schema
 from chatd.journal.batch import Batch
-from chatd.journal.lock import BootMarker, StoreLock
+from chatd.journal.files import StoreFiles
+from chatd.journal.lock import BootMarker, Keepsake, StoreLock
 from chatd.journal.maintenance import Swept, Watermarks
 from chatd.journal.retention import Retention
 from chatd.model import Event, Operation, Outcome
@@ -48,6 +51,8 @@ class Writer:
         self.key = b""
         self.renewed = ""
         """Why the store got a new epoch when it was opened; empty if it did not."""
+        self.missing: tuple[int, int] | None = None
+        """What was here before, if the store was made anew; see `Keepsake.read`."""
         self.events = 0
         self.duplicates = 0
         self.marks = Watermarks()
@@ -55,6 +60,9 @@ class Writer:
         self._now = now
         self._factory = factory
         self._marker = BootMarker(runtime_dir, self.path)
+        self._keepsake = Keepsake(self.path)
+        self._kept = False
+        self.files: StoreFiles
         self._lock: StoreLock | None = None
         self._connection: sqlite3.Connection
         self._cursor: sqlite3.Cursor
@@ -72,13 +80,17 @@ class Writer:
         """
         lock = StoreLock.take(self.path)
         try:
+            replaced = self._put_aside(lock)
             connection = schema.connect(self.path, self._factory, busy_ms=self.busy_ms)
             try:
                 schema.migrate(connection, self.path)
-                self._begin(connection, lock)
+                self._begin(connection, lock, replaced=replaced)
             except BaseException:
                 connection.close()
                 raise
+        except OSError as error:
+            lock.release()
+            raise StoreError(f"{error.filename or self.path}: {error.strerror}") from error
         except sqlite3.Error as error:
             lock.release()
             raise schema.store_error(self.path, error) from error
@@ -89,7 +101,20 @@ class Writer:
         self._connection = connection
         self._cursor = connection.cursor()
 
-    def _begin(self, connection: sqlite3.Connection, lock: StoreLock) -> None:
+    def _put_aside(self, lock: StoreLock) -> bool:
+        """Return whether another file was put in the place of the last generation's.
+
+        The log of the former file is put aside: SQLite would play it into the new one.
+        """
+        if lock.inodes is None or self.path.stat().st_ino == lock.inodes[0]:
+            return False
+        log = Path(f"{self.path}-wal")
+        if log.exists() and log.stat().st_ino == lock.inodes[1]:
+            log.rename(f"{self.path}-wal.former")
+            Path(f"{self.path}-shm").unlink(missing_ok=True)
+        return True
+
+    def _begin(self, connection: sqlite3.Connection, lock: StoreLock, *, replaced: bool) -> None:
         # The store must be marked open before the first number is given, even through a loss of
         # power: otherwise it could be taken for clean, without the numbers of this generation.
         connection.execute("PRAGMA synchronous = FULL")
@@ -98,7 +123,9 @@ class Writer:
         if not meta.keys() >= {"epoch", "key", "state", "position", "life"}:
             raise StoreError(f"{self.path} is damaged: restore a backup, or move it aside")
         self.epoch, self.key = str(meta["epoch"]), meta["key"]
-        self.renewed = self._renewal_reason(meta, lock)
+        if not meta["life"]:
+            self.missing = self._keepsake.read()
+        self.renewed = self._renewal_reason(meta, lock, replaced=replaced)
         if self.renewed or not meta["life"]:
             self.epoch = new_epoch()
         self._generation = meta["life"] + 1
@@ -110,14 +137,22 @@ class Writer:
         self.marks.reload(connection)
         connection.execute("COMMIT")
         self._marker.create(self.epoch)
-        lock.note(self._generation, closed=False)
+        page: int = connection.execute("PRAGMA page_size").fetchone()[0]
+        self.files = StoreFiles(self.path, page)
+        lock.note(self._generation, self.files.inodes, closed=False)
+        self._keep(self.marks.position)
         self._set_durability(connection)
 
-    def _renewal_reason(self, meta: dict[str, Any], lock: StoreLock) -> str:
+    def _keep(self, position: int) -> None:
+        self._kept = position > 0
+        self._keepsake.write(position, self._now())
+
+    def _renewal_reason(self, meta: dict[str, Any], lock: StoreLock, *, replaced: bool) -> str:
         """Return why numbers may have been given that the store does not have; empty if none."""
         generation, clean = meta["life"], meta["state"] == "clean"
         if generation and (
-            lock.generation is None
+            replaced
+            or lock.generation is None
             or generation < lock.generation
             or (generation == lock.generation and lock.closed > clean)
         ):
@@ -138,6 +173,7 @@ class Writer:
             sqlite3.Error: the file is released all the same.
         """
         assert self._lock is not None  # noqa: S101  open() was called
+        self._keep(self.marks.position)
         try:
             try:
                 if self._connection.in_transaction:
@@ -146,10 +182,30 @@ class Writer:
                 self._connection.execute("UPDATE meta SET value = 'clean' WHERE name = 'state'")
             finally:
                 self._connection.close()
+                self.files.close()
             self._marker.remove()
-            self._lock.note(self._generation, closed=True)
+            self._lock.note(self._generation, self.files.inodes, closed=True)
         finally:
             self._lock.release()
+
+    def abandon(self) -> None:
+        """Release a store whose files are not in their place, and leave them as they are.
+
+        The connection stays open until the process ends: whichever closes last removes the log by
+        its name, and that may by now be the log of the store that was put in this one's place.
+        """
+        assert self._lock is not None  # noqa: S101  open() was called
+        self._keep(self.marks.position)
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
+        self._lock.release()
+
+    def note_misplaced(self, *, misplaced: bool) -> None:
+        """Record whether the store may lack numbers that this generation has given.
+
+        Whatever store is opened here next then gets a new epoch.
+        """
+        assert self._lock is not None  # noqa: S101  open() was called
+        self._lock.note(self._generation, self.files.inodes, closed=misplaced)
 
     # ---- committing
 
@@ -165,11 +221,13 @@ class Writer:
         Raises:
             sqlite3.Error: If another program's lock kept the transaction from beginning, ``doubt``
                 is not set.
+            Misplaced: What was committed may be gone with its file.
             ValueError, OverflowError: No row can hold one of the values.
         """
         execute, marks, at = self._cursor.execute, self.marks, self._now()
         execute("BEGIN IMMEDIATE")
         self.doubt = True
+        self.files.check_log()
         made = Batch(self._cursor, at=at, indexed=marks.indexed, keyed=False)
         try:
             outcomes = made.run(batch)
@@ -182,7 +240,10 @@ class Writer:
             marks.note_removed_text(self._cursor, at)
         self._next_epoch = made.epoch
         execute("COMMIT")
+        self.files.check_folder()
         self.doubt = False
+        if not self._kept:
+            self._keep(made.position)
         self.events += made.position - marks.position
         marks.position = made.position
         if made.epoch is not None:
@@ -205,6 +266,9 @@ class Writer:
         Raises:
             sqlite3.Error: the doubt stays.
         """
+        self.doubt = True
+        self.files.check()
+        self.files.check_log()
         try:
             found = self._unconfirmed()
         except sqlite3.Error:
@@ -279,6 +343,12 @@ class Writer:
             )
             marks.dirty, marks.merge = marks.later, "due"
         return False
+
+    def copy_to(self, path: Path) -> None:
+        """Copy the store into a new file, even if its own files are no longer in their place."""
+        if self._connection.in_transaction:
+            self._connection.rollback()
+        self._connection.execute("VACUUM INTO ?", (os.fspath(path),))
 
     def _in_doubt_until_done(self, work: Callable[..., _T], *arguments: object) -> _T:
         self.doubt = True

@@ -48,9 +48,22 @@ async def test_what_a_crash_left_is_removed(tmp_path: Path) -> None:
 async def test_a_copy_that_cannot_be_made_is_said_at_once(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="in memory"):
         await anext(MemoryJournal(now=Clock()).backup())
-    async with open_sqlite(tmp_path / "chatd.db", now=Clock()) as journal:
-        await trio.to_thread.run_sync((tmp_path / "chatd.db").rename, tmp_path / "gone")
-        pieces = journal.backup()
+    folder = tmp_path / "store"
+    async with open_sqlite(folder / "chatd.db", now=Clock()) as journal:
+        await trio.to_thread.run_sync(folder.rename, tmp_path / "gone")
         with pytest.raises(Unavailable, match="cannot be copied"):
-            await anext(pieces)
-        (tmp_path / "gone").rename(tmp_path / "chatd.db")
+            await anext(journal.backup())
+        (tmp_path / "gone").rename(folder)
+
+
+async def test_a_store_whose_files_were_removed_can_still_be_copied(tmp_path: Path) -> None:
+    store, copy = tmp_path / "chatd.db", tmp_path / "copy" / "chatd.db"
+    copy.parent.mkdir()
+    async with open_sqlite(store, now=Clock()) as journal:
+        await journal.commit([post("still there")])
+        for suffix in ("", "-wal", "-shm", ".lock"):
+            store.with_name(f"chatd.db{suffix}").unlink()
+        pieces = [piece async for piece in journal.backup()]
+        copy.write_bytes(b"".join(pieces))
+    async with open_sqlite(copy, now=Clock()) as journal:
+        assert [event.text for event in await journal.read("lobby", 0, 9, 9)] == ["still there"]

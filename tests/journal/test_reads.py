@@ -16,6 +16,10 @@ ENDLESS = (
 )
 
 
+def unchecked() -> None:
+    """Take any file for the store."""
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "chat.db"
@@ -27,7 +31,7 @@ def path(tmp_path: Path) -> Iterator[Path]:
 
 
 async def test_a_query_has_a_time_limit(path: Path) -> None:
-    reader = Reader(path, sqlite3.Connection, seconds=0.02)
+    reader = Reader(path, sqlite3.Connection, unchecked, seconds=0.02)
     with pytest.raises(Unavailable, match="interrupted"):
         await reader.rows(ENDLESS)
     assert await reader.rows("SELECT ?", (1,)) == [(1,)]
@@ -35,7 +39,7 @@ async def test_a_query_has_a_time_limit(path: Path) -> None:
 
 
 async def test_nothing_is_written(path: Path) -> None:
-    reader = Reader(path, sqlite3.Connection)
+    reader = Reader(path, sqlite3.Connection, unchecked)
     with pytest.raises(Unavailable, match="readonly"):
         await reader.rows("INSERT INTO t VALUES (1)")
     reader.close()
@@ -49,7 +53,7 @@ async def test_connections_are_bounded_and_used_again(path: Path) -> None:
             opened.append(threading.get_ident())
             super().__init__(*values, **named)  # type: ignore[arg-type]  # as they came
 
-    reader = Reader(path, Counted)
+    reader = Reader(path, Counted, unchecked)
     async with trio.open_nursery() as nursery:
         for _ in range(50):
             nursery.start_soon(reader.rows, "SELECT 1")
@@ -58,7 +62,7 @@ async def test_connections_are_bounded_and_used_again(path: Path) -> None:
 
 
 async def test_closed_under_a_read(path: Path) -> None:
-    reader = Reader(path, sqlite3.Connection, seconds=0.2)
+    reader = Reader(path, sqlite3.Connection, unchecked, seconds=0.2)
     async with trio.open_nursery() as nursery:
 
         async def read() -> None:

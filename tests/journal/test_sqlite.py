@@ -11,8 +11,16 @@ import trio
 from chatd.journal import Unavailable, schema
 from chatd.journal import sqlite as sqlite_module
 from chatd.journal.retention import Retention
+from chatd.journal.sqlite import SqliteJournal
 from chatd.model import Event, LogEntry, Post, Receipt, Remember, Restore, UserRecord
 from tests.journal.store import Store, commit, error, nothing, post
+
+
+def break_connection(journal: SqliteJournal) -> None:
+    """Close the writer's connection, while another one keeps the log from being removed."""
+    schema.connect(journal._writer.path, sqlite3.Connection, busy_ms=0).execute("BEGIN")
+    journal._writer._connection.close()
+
 
 # Faults of the disk
 
@@ -134,7 +142,7 @@ async def test_an_import_in_a_doubtful_commit_gives_the_epoch_that_the_store_has
             await journal.commit([Restore("lobby", (line,))])
         store.faults.after = staticmethod(nothing)
         if reopened:
-            journal._writer._connection.close()
+            break_connection(journal)
         assert [event.text for event in await journal.recover()] == ["from elsewhere"]
         epoch = journal.epoch
         assert epoch != before
@@ -169,7 +177,7 @@ async def test_the_doubt_stays_until_the_store_can_be_read(store: Store) -> None
 async def test_a_broken_connection_is_reopened(store: Store) -> None:
     async with store.open() as journal:
         made = await commit(journal, post("a"))
-        journal._writer._connection.close()
+        break_connection(journal)
         with pytest.raises(Unavailable):
             await journal.commit([post("b")])
         assert await journal.recover() == []
@@ -181,8 +189,8 @@ async def test_a_removed_store_is_not_created_again(store: Store) -> None:
     async with store.open() as journal:
         await commit(journal, post("a"))
         away = store.path.with_name("away")
+        break_connection(journal)
         store.path.rename(away)
-        journal._writer._connection.close()
         with pytest.raises(Unavailable):
             await journal.commit([post("b")])
         assert await journal.recover() == []

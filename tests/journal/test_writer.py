@@ -44,9 +44,10 @@ async def test_files_are_the_owners_alone(store: Store) -> None:
         assert store.path.parent.stat().st_mode & 0o777 == 0o700
         names = {path.name: path.stat().st_mode & 0o777 for path in store.path.parent.iterdir()}
         assert names == dict.fromkeys(
-            ("chat.db", "chat.db-wal", "chat.db-shm", "chat.db.lock"), 0o600
+            ("chat.db", "chat.db-wal", "chat.db-shm", "chat.db.lock", ".chat.db.keepsake"), 0o600
         )
-    assert {path.name for path in store.path.parent.iterdir()} == {"chat.db", "chat.db.lock"}
+    left = {path.name for path in store.path.parent.iterdir()}
+    assert left == {"chat.db", "chat.db.lock", ".chat.db.keepsake"}
     assert store.runtime is not None
     assert list(store.runtime.iterdir()) == []
 
@@ -179,8 +180,9 @@ def writer_of(store: Store, durability: Durability = "commit") -> Writer:
 
 
 def kill(writer: Writer) -> None:
-    """Close all file descriptors, as the end of the process does, without closing the store."""
+    """Let go of the store as the end of the process does, without closing it."""
     writer._connection.close()
+    writer.files.close()
     assert writer._lock is not None
     writer._lock.release()
 

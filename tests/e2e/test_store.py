@@ -1,0 +1,99 @@
+"""The daemon keeps its promises while somebody meddles with its store."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import trio
+
+from chatd import client
+from tests.e2e.chatd_process import ChatdProcess, ChatdStarter
+from tests.e2e.test_transfer import chatd_says
+
+
+async def status_of(chatd: ChatdProcess, path: str) -> int:
+    """Return the status of a GET request."""
+    stream = await trio.open_tcp_stream("localhost", chatd.port)
+    async with stream:
+        request = (
+            f"GET {path} HTTP/1.1\r\nHost: localhost:{chatd.port}\r\nConnection: close\r\n\r\n"
+        )
+        await stream.send_all(request.encode())
+        answer = b"".join([part async for part in stream])
+    return int(answer.split(b" ", 2)[1])
+
+
+async def says(chatd: ChatdProcess, text: str) -> int:
+    """Say a message once and return its number. Raise Refused if the store did not confirm it."""
+    async with client.connect(chatd.url, nick="ann") as ann:
+        await ann.join("lobby")
+        with trio.fail_after(30):
+            return (await ann.say(text)).seq or 0
+
+
+async def texts(chatd: ChatdProcess) -> list[str | None]:
+    async with client.connect(chatd.url, nick="bob") as bob:
+        entered = await bob.join("lobby", limit=100)
+        return [event.text for event in entered.events if isinstance(event, client.Message)]
+
+
+def remove(history: Path) -> None:
+    for path in history.parent.glob("chatd.db*"):
+        path.unlink()
+
+
+async def test_a_removed_store_is_told_at_once_and_at_the_next_start(
+    start_chatd: ChatdStarter, tmp_path: Path
+) -> None:
+    admin = tmp_path / "admin.sock"
+    chatd = await start_chatd({"admin.socket": str(admin)})
+    assert await says(chatd, "before") == 1
+    remove(chatd.history)
+    assert await status_of(chatd, "/readyz") == 503
+    with pytest.raises(client.Refused) as refused:
+        await says(chatd, "never acknowledged")
+    assert refused.value.code == "unavailable"
+    told = await chatd.line("store", state="misplaced")
+    assert str(chatd.history) in told["detail"]
+    # What was acknowledged can still be saved.
+    code, _, error = await chatd_says("ctl", "--socket", admin, "backup", tmp_path / "saved.db")
+    assert (code, error) == (0, "")
+    assert await chatd.stop() == 0
+    assert len([line for line in chatd.lines if line.get("state") == "misplaced"]) == 1
+    chatd = await start_chatd()
+    told = await chatd.line("store", state="missing")
+    assert str(chatd.history) in told["detail"]
+    assert await texts(chatd) == []
+    assert await status_of(chatd, "/readyz") == 200
+    assert await chatd.stop() == 0
+    remove(chatd.history)
+    (tmp_path / "saved.db").rename(chatd.history)
+    chatd = await start_chatd()
+    assert "before" in await texts(chatd)
+
+
+async def test_a_backup_that_replaces_the_open_store_gives_no_number_twice(
+    start_chatd: ChatdStarter, tmp_path: Path
+) -> None:
+    chatd = await start_chatd({"history.durability": "fsync"})
+    assert await says(chatd, "kept") == 1
+    copy = tmp_path / "copy.db"
+    with closing(sqlite3.connect(chatd.history)) as live:
+        live.execute("VACUUM INTO ?", (str(copy),))
+    assert await says(chatd, "after the backup") == 2
+    async with client.connect(chatd.url, nick="eve") as eve:
+        epoch = (await eve.join("lobby")).epoch
+    copy.rename(chatd.history)
+    with pytest.raises(client.Refused):
+        await says(chatd, "not the second number 2")
+    assert await status_of(chatd, "/readyz") == 503
+    await chatd.kill()
+    chatd = await start_chatd({"history.durability": "fsync"})
+    await chatd.line("store", state="renewed")
+    assert await texts(chatd) == ["kept"]
+    assert await says(chatd, "the second number 2") == 2
+    async with client.connect(chatd.url, nick="eve") as eve:
+        assert (await eve.join("lobby")).epoch != epoch
