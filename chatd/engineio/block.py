@@ -28,6 +28,7 @@ class Block:
         binary: Whether a message is binary.
         size: Its size in a send queue, in bytes.
         frames: The messages as WebSocket frames, joined.
+        text_frames: The same with binary messages in base64, for clients that asked for ``b64``.
         payload: The messages as a part of a polling response.
         octets: The same in revision 3's binary form, which the whole response must have if a block
             in it is ``binary`` and the client did not ask for base64.
@@ -37,9 +38,19 @@ class Block:
             block is sent, in a fan-out.
     """
 
-    __slots__ = ("_parts", "binary", "frames", "octets", "payload", "revision", "size")
+    __slots__ = (
+        "_parts",
+        "binary",
+        "frames",
+        "octets",
+        "payload",
+        "revision",
+        "size",
+        "text_frames",
+    )
 
     frames: bytes
+    text_frames: bytes
     payload: bytes
     octets: bytes
 
@@ -92,16 +103,19 @@ def _frames(parts: list[tuple[bool, bytes]], revision: Revision) -> bytes:
     return joined
 
 
+def _texts(parts: list[tuple[bool, bytes]], revision: Revision) -> list[bytes]:
+    """Return the packets as text: binary ones in base64, in revision 3 with their type."""
+    mark = b"b4" if revision == 3 else b"b"
+    return [mark + base64.b64encode(data) if binary else data for binary, data in parts]
+
+
+def _text_frames(parts: list[tuple[bool, bytes]], revision: Revision) -> bytes:
+    return b"".join(map(frames.text, _texts(parts, revision)))
+
+
 def _payload(parts: list[tuple[bool, bytes]], revision: Revision) -> bytes:
-    if revision == 4:
-        packets = []
-        for binary, data in parts:
-            packets.append(b"b" + base64.b64encode(data) if binary else data)
-        return b"\x1e".join(packets)
-    payload = b""
-    for binary, data in parts:
-        payload += _with_length(b"b4" + base64.b64encode(data) if binary else data)
-    return payload
+    texts = _texts(parts, revision)
+    return b"\x1e".join(texts) if revision == 4 else b"".join(map(_with_length, texts))
 
 
 def _with_length(data: bytes) -> bytes:
@@ -121,4 +135,9 @@ def _octets(parts: list[tuple[bool, bytes]], _revision: Revision) -> bytes:
     return b"".join(pieces)
 
 
-_MAKERS = {"frames": _frames, "payload": _payload, "octets": _octets}
+_MAKERS = {
+    "frames": _frames,
+    "text_frames": _text_frames,
+    "payload": _payload,
+    "octets": _octets,
+}

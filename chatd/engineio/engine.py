@@ -32,6 +32,7 @@ from chatd.engineio.websocket import RejectedUpgrade, UpgradeProbe, WebSocketTra
 from chatd.logs import Log
 from chatd.timers import Fire, Timers
 from chatd.wire import websocket as wire
+from chatd.wire.heads import subprotocols
 from chatd.wire.request import Refused, Request, Response, refusal
 from chatd.wire.routes import ANY, WEBSOCKET, Methods, Routes
 from chatd.wire.websocket import Upgrade, WebSocket
@@ -46,7 +47,6 @@ Returns the receiver of the session's messages, or None to keep them for ``async
 
 # 120 random bits in 20 characters, as in Node: the id is the client's secret.
 _ID_BYTES: Final = 15
-_REVISIONS: Final[dict[str | None, Revision]] = {"4": 4, "3": 3}
 # Node's ``INVALID_HEADER_CHARACTERS``.
 _INVALID_IN_HEADER: Final = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
 
@@ -260,7 +260,7 @@ class Engine:
                 raise _RequestError(3)
             if not upgrade and session.transport != "polling":
                 raise _RequestError(3)
-            if "EIO" in query and _REVISIONS.get(query["EIO"]) != session.revision:
+            if "EIO" in query and _revision(request) != session.revision:
                 raise _RequestError(3)
             return session
         if request.method != "GET":
@@ -278,8 +278,8 @@ class Engine:
 
     def _check_admission(self, request: Request) -> Revision:
         """Return the revision of a session that may be opened."""
-        revision = _REVISIONS.get(request.query.get("EIO"))
-        if revision is None or (revision == 3 and not self.options.allow_eio3):
+        revision = _revision(request)
+        if revision == 3 and not self.options.allow_eio3:
             raise _RequestError(5)
         if not self._running or len(self.sessions) >= self.options.max_sessions:
             message = "There are too many sessions. Try again in 10 seconds."
@@ -350,8 +350,10 @@ class Engine:
             return Response(400, message.encode(), "text/html")
         except Refused as refused:
             return refused.response
+        offered = subprotocols(request)
         return Upgrade(
-            None,
+            # Engine.IO has none of its own. A browser closes a WebSocket of which none is selected.
+            offered[0] if offered else None,
             opener,
             max_message_bytes=self.options.max_payload,
             send_queue_bytes=self.options.send_queue_bytes,
@@ -387,3 +389,11 @@ class Engine:
             host=request.header("host"),
             setting="cors_origins",
         )
+
+
+def _revision(request: Request) -> Revision:
+    """Return the revision that a request asks for, as Node's server does: 3 unless it says 4.
+
+    Clients in Swift up to 15.2 say nothing, and browser bundles before 1.1 say 2.
+    """
+    return 4 if request.query.get("EIO") == "4" else 3

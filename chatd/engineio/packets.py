@@ -23,7 +23,6 @@ __all__ = [
     "Packet",
     "PacketError",
     "Revision",
-    "decode_base64",
     "decode_binary",
     "decode_frame",
     "decode_text",
@@ -41,6 +40,9 @@ NOOP: Final = 6
 
 _TYPES: Final = {str(number): number for number in range(7)}
 
+# Java's clients break the lines of base64: ``Base64.DEFAULT``.
+_LINE_BREAKS: Final = str.maketrans("", "", "\r\n")
+
 
 class PacketError(ValueError):
     """The client sent an invalid packet or payload: the session ends with ``"parse error"``."""
@@ -56,14 +58,20 @@ class Packet(Struct, frozen=True):
 def decode_frame(message: str | bytes, revision: Revision) -> Packet:
     """Return the packet of a WebSocket message. Raises PacketError."""
     if isinstance(message, str):
-        return decode_text(message)
+        return decode_text(message, revision)
     if revision == 3:
         return decode_binary(message)
     return Packet(MESSAGE, message)
 
 
-def decode_text(text: str) -> Packet:
-    """Return the packet of a text, which begins with the type. Raises PacketError."""
+def decode_text(text: str, revision: Revision) -> Packet:
+    """Return the packet of a text: its type and data, or ``b`` and a binary message in base64.
+
+    Clients send the second form by polling, and by WebSocket too with ``forceBase64``. Raises
+    PacketError.
+    """
+    if text[:1] == "b":
+        return _decode_base64(text[1:], revision)
     number = _TYPES.get(text[:1])
     if number is None:
         raise PacketError("a packet must begin with its type, 0 to 6")
@@ -80,12 +88,13 @@ def decode_binary(data: bytes) -> Packet:
     return Packet(MESSAGE, data[1:])
 
 
-def decode_base64(text: str, revision: Revision) -> Packet:
-    """Return the packet of a binary message in text, without its ``b``. Raises PacketError."""
+def _decode_base64(text: str, revision: Revision) -> Packet:
     if revision == 3:
         if text[:1] != "4":
             raise PacketError("a binary packet must be a message and begin with b4")
         text = text[1:]
+    if "\n" in text:
+        text = text.translate(_LINE_BREAKS)
     try:
         return Packet(MESSAGE, base64.b64decode(text, validate=True))
     except (binascii.Error, ValueError) as error:

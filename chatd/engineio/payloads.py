@@ -18,7 +18,6 @@ from chatd.engineio.packets import (
     Packet,
     PacketError,
     Revision,
-    decode_base64,
     decode_binary,
     decode_text,
 )
@@ -59,7 +58,7 @@ def decode(body: bytes, revision: Revision) -> Iterator[Packet]:
 
 def _decode_4(text: str) -> Iterator[Packet]:
     for part in text.split(_SEPARATOR):
-        yield decode_base64(part[1:], 4) if part[:1] == "b" else decode_text(part)
+        yield decode_text(part, 4)
 
 
 def _decode_3(text: str) -> Iterator[Packet]:
@@ -92,7 +91,7 @@ def _decode_3(text: str) -> Iterator[Packet]:
             if at > len(units):
                 raise PacketError("the packet is shorter than its length")
             start = colon + 1 + len(part)
-        yield (decode_base64(part[1:], 3) if part[:1] == "b" else decode_text(_repaired(part)))
+        yield decode_text(_repaired(part), 3)
 
 
 def _repaired(part: str) -> str:
@@ -126,7 +125,7 @@ def decode_octets(body: bytes) -> Iterator[Packet]:
             yield decode_binary(part)
         else:
             try:
-                yield decode_text(str(part, "utf-8"))
+                yield decode_text(str(part, "utf-8"), 3)
             except UnicodeDecodeError as error:
                 raise PacketError("the text of a packet is not UTF-8") from error
         at = end + 1 + size

@@ -115,7 +115,7 @@ class PollingTransport:
 
     def __init__(self, session: Session, collector: Collector) -> None:
         query = session.handshake.query
-        self.base64: Final = "b64" in query or "j" in query
+        self.base64: Final = bool(query.get("b64")) or "j" in query
         self.getting = False
         self.posting = False
         self.waiting = 0

@@ -135,6 +135,7 @@ class Session:
         # The WebSocket that is to become the transport, and the one that is the transport.
         self._probe: WebSocket | None = None
         self._websocket: WebSocket | None = None
+        # The WebSocket's ``offer``, unless its client asked for base64 (``b64``).
         self._wire_offer: Callable[[bytes, int], None] | None = None
         # How many messages the receiver is handling: until then we do not read, and cannot call the
         # client silent.
@@ -161,6 +162,8 @@ class Session:
         offer = self._wire_offer
         if offer is not None:
             offer(block.frames, messages)
+        elif self.reason is None and self._websocket is not None:
+            self._websocket.outbox.offer(block.text_frames, messages)
         elif self.reason is None:
             waiting = self.polling.waiting
             if waiting and waiting + block.size > self._engine.options.send_queue_bytes:
@@ -422,13 +425,16 @@ class Session:
     def use_websocket(self, websocket: WebSocket) -> None:
         """Make this WebSocket the transport. The queue is sent first."""
         blocks = self.polling.take_queue()
+        base64 = bool(websocket.request.query.get("b64"))
         self._probe = None
         self._websocket = websocket
         if blocks:
-            websocket.outbox.offer(b"".join([block.frames for block in blocks]), 0)
+            queued = [block.text_frames if base64 else block.frames for block in blocks]
+            websocket.outbox.offer(b"".join(queued), 0)
         if self.reason is None:
             self.state = "websocket"
-            self._wire_offer = websocket.outbox.offer
+            if not base64:
+                self._wire_offer = websocket.outbox.offer
         else:
             websocket.end(CLOSES[self.reason], self.reason)
 

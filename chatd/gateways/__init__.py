@@ -16,6 +16,7 @@ from chatd.gateways.text import goodbye_frames as text_goodbye
 from chatd.gateways.websocket import Unwelcome, connect
 from chatd.logs import Log
 from chatd.model import INTERNAL, Refused
+from chatd.wire.heads import subprotocols
 from chatd.wire.request import Refused as HttpRefused
 from chatd.wire.request import Request, Response, refusal
 from chatd.wire.routes import WEBSOCKET, Handler, Routes
@@ -96,10 +97,9 @@ def _websocket(chat: Chat, log: Log, closing: Callable[[], bool]) -> Handler:
             raise HttpRefused(refusal(503, "the server is restarting", [("Retry-After", "1")]))
         if refused := refuse_origin(request, chat.settings, log):
             return refused
-        offered = request.header("sec-websocket-protocol")
-        if offered is None:
+        if request.header("sec-websocket-protocol") is None:
             return Upgrade(None, open_text)
-        if SUBPROTOCOL in (name.strip() for name in offered.split(",")):
+        if SUBPROTOCOL in subprotocols(request):
             return Upgrade(SUBPROTOCOL, open_json)
         message = f"The subprotocol here is {SUBPROTOCOL}. Without one, plain text is spoken."
         raise HttpRefused(refusal(400, message))

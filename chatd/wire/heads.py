@@ -22,6 +22,7 @@ __all__ = [
     "check_host",
     "check_upgrade",
     "malformed",
+    "subprotocols",
     "tokens",
 ]
 
@@ -39,6 +40,7 @@ _LENGTHS: Final = re.compile(rb"\r\ncontent-length:|(?<=\r\ncontent-length:)[^\r
 _PROXY_HEADERS: Final = tuple(signature.lstrip(b"\r\n") for signature in SIGNATURES)
 _HOST: Final = re.compile(r"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]*")
 _VERSION: Final = "13"
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 def malformed(reason: str, status: int = 400) -> Refused:
@@ -116,3 +118,12 @@ def _no_websocket(wanted: str) -> Refused:
 def tokens(value: str | None) -> list[str]:
     """Return the tokens of a list, in lower case."""
     return [token.strip().lower() for token in (value or "").split(",")]
+
+
+def subprotocols(request: Request) -> list[str]:
+    """Return the subprotocols that a WebSocket client offers, without what cannot be one.
+
+    They are tokens: RFC 6455 section 4.1.
+    """
+    offered = (request.header("sec-websocket-protocol") or "").split(",")
+    return [name for name in map(str.strip, offered) if _TOKEN.fullmatch(name)]

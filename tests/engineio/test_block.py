@@ -14,12 +14,16 @@ def test_one_block_is_frames_and_payload() -> None:
     assert block.frames == (
         frames.text(b"4hello") + frames.binary(b"\x01\x02") + frames.binary(b"\x03")
     )
+    assert block.text_frames == (
+        frames.text(b"4hello") + frames.text(b"bAQI=") + frames.text(b"bAw==")
+    )
     assert block.payload == b"4hello\x1ebAQI=\x1ebAw=="
 
 
 def test_revision_3_has_a_type_before_binary_data() -> None:
     block = Block(["€", memoryview(b"\x01")], 3)
     assert block.frames == frames.text("4€".encode()) + frames.binary(b"\x04\x01")
+    assert block.text_frames == frames.text("4€".encode()) + frames.text(b"b4AQ==")
     assert block.payload == "2:4€6:b4AQ==".encode()
     assert block.octets == b"\x00\x04\xff4\xe2\x82\xac\x01\x02\xff\x04\x01"
 

@@ -127,13 +127,17 @@ async def test_an_upgrade_is_refused_before_the_101(query: str, message: str) ->
         assert not served.came
 
 
-async def test_revision_3_is_taken_only_when_it_says_so() -> None:
+@pytest.mark.parametrize("version", ["", "EIO&", "EIO=&", "EIO=2&", "EIO=3&", "EIO=33&", "EIO=04&"])
+async def test_every_version_but_4_is_revision_3_if_that_is_allowed(version: str) -> None:
     async with serve(allow_eio3=True) as served:
-        for version in ("", "EIO=2&", "EIO=33&", "EIO=&"):
-            _, _, body = await served.ask("GET", f"{version}transport=polling")
-            assert json.loads(body)["code"] == 5
-        poller = await served.poller(3)
-        assert poller.session.revision == 3
+        status, _, body = await served.ask("GET", f"{version}transport=polling")
+        assert status == 200
+        # Only revision 3 has lengths.
+        assert body.partition(b":")[0].isdigit()
+        client = await served.websocket(f"{version}transport=websocket")
+        assert (await client.hear())[0] == "0"
+        assert [recorder.session.revision for recorder in served.came] == [3, 3]
+        assert (await served.poller()).session.revision == 4
 
 
 async def test_a_session_keeps_its_revision() -> None:

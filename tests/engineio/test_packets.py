@@ -28,7 +28,8 @@ def test_any_frame_gives_a_packet_or_the_one_error(
         packet = decode_frame(message, revision)
     except PacketError:
         return
-    assert isinstance(packet.data, bytes) is isinstance(message, bytes)
+    binary = isinstance(message, bytes) or message[0] == "b"
+    assert isinstance(packet.data, bytes) is binary
 
 
 def test_frames() -> None:
@@ -38,3 +39,31 @@ def test_frames() -> None:
     for message in ("", "x", "٤a", b"", b"\x02"):
         with pytest.raises(PacketError):
             decode_frame(message, 3)
+
+
+@pytest.mark.parametrize(("revision", "mark"), [(4, "b"), (3, "b4")])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "+/79/AAB",
+        # Java's clients break the lines.
+        "+/79\r\n/AAB\n",
+        "+/79/A\nAB",
+    ],
+)
+def test_binary_messages_may_be_base64_in_text(revision: Revision, mark: str, text: str) -> None:
+    assert decode_frame(mark + text, revision) == Packet(MESSAGE, b"\xfb\xfe\xfd\xfc\x00\x01")
+
+
+def test_an_empty_binary_message_is_empty_base64() -> None:
+    assert decode_frame("b", 4) == Packet(MESSAGE, b"")
+    assert decode_frame("b4", 3) == Packet(MESSAGE, b"")
+
+
+@pytest.mark.parametrize(
+    ("text", "revision"),
+    [("b!", 4), ("bAQI", 4), ("bA", 4), ("bAé", 4), ("bAQI=", 3), ("b", 3), ("b2AQI=", 3)],
+)
+def test_what_is_not_base64_is_an_error(text: str, revision: Revision) -> None:
+    with pytest.raises(PacketError):
+        decode_frame(text, revision)

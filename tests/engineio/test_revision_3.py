@@ -51,6 +51,14 @@ async def test_revision_3_has_base64_where_its_handshake_asked_for_it() -> None:
         assert await poller.poll() == "10:b4AQIDBA=="
 
 
+async def test_the_text_of_a_binary_body_may_be_base64() -> None:
+    async with serve(allow_eio3=True) as served:
+        poller = await served.poller(3)
+        octets = "Content-Type: application/octet-stream\n"
+        assert (await poller.post(b"\x00\x06\xffb4AQI=", octets))[0] == 200
+        assert served.last.messages == [b"\x01\x02"]
+
+
 async def test_revision_3_pings_by_itself() -> None:
     async with serve(allow_eio3=True) as served:
         poller = await served.poller(3)

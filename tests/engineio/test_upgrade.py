@@ -39,6 +39,34 @@ async def test_revision_3_goes_over_too() -> None:
         assert await client.hear() == "4hello"
 
 
+@pytest.mark.parametrize(("revision", "mark"), [(4, "b"), (3, "b4")])
+async def test_base64_goes_over_too(revision: int, mark: str) -> None:
+    async with serve(allow_eio3=True) as served:
+        poller = await served.poller(revision, b64="1")
+        client = await poller.candidate()
+        await client.text("2probe")
+        assert await client.hear() == "3probe"
+        poller.session.send_nowait(b"\x01\x02")
+        await client.text("5")
+        assert await client.hear() == f"{mark}AQI="
+        await client.text(f"{mark}Aw==")
+        assert await client.hear() == f"{mark}Aw=="
+        assert served.last.messages == [b"\x03"]
+
+
+async def test_the_revision_need_not_be_named() -> None:
+    async with serve(allow_eio3=True) as served:
+        poller = await served.poller(3)
+        for query in ({}, {"EIO": "2"}):
+            poller.query.pop("EIO", None)
+            poller.query.update(query)
+            await poller.say("2:4a")
+            assert await poller.poll() == "2:4a"
+        client = await poller.upgraded()
+        await client.text("4b")
+        assert await client.hear() == "4b"
+
+
 async def test_a_get_between_probe_and_upgrade_is_answered_at_once() -> None:
     async with serve() as served:
         poller = await served.poller()

@@ -37,6 +37,50 @@ async def test_binary_messages_of_revision_3_have_a_type() -> None:
         assert served.last.messages == [b"\x01\x02"]
 
 
+@pytest.mark.parametrize(("revision", "mark"), [(4, "b"), (3, "b4")])
+async def test_base64_is_always_accepted_and_sent_to_clients_that_ask_for_it(
+    revision: int, mark: str
+) -> None:
+    query = f"EIO={revision}&transport=websocket"
+    async with serve(allow_eio3=True) as served:
+        client = await opened(served, f"{query}&b64=1")
+        await client.text(f"{mark}AQI=")
+        assert await client.hear() == f"{mark}AQI="
+        await client.text("4text")
+        assert await client.hear() == "4text"
+        served.last.session.offer(Block(["a", b"\x01"], served.last.session.revision), 2)
+        assert [await client.hear() for _ in range(2)] == ["4a", f"{mark}AQ=="]
+        assert served.last.messages == [b"\x01\x02", "text"]
+        assert served.last.session.sent_messages == 4
+        for asked in ("", "&b64="):
+            client = await opened(served, query + asked)
+            await client.text(f"{mark}AQI=")
+            binary = b"\x01\x02" if revision == 4 else b"\x04\x01\x02"
+            assert await client.frame() == (0x82, binary)
+
+
+@pytest.mark.parametrize(
+    ("offered", "selected"),
+    [
+        ("Sec-WebSocket-Protocol: my-protocol-v1\n", "my-protocol-v1"),
+        ("Sec-WebSocket-Protocol: a, b\n", "a"),
+        ("Sec-WebSocket-Protocol: a\nSec-WebSocket-Protocol: b\n", "a"),
+        ("Sec-WebSocket-Protocol: , s/p, Ax\n", "Ax"),
+        ("Sec-WebSocket-Protocol: s/p\n", None),
+        ("Sec-WebSocket-Protocol:\n", None),
+        ("", None),
+    ],
+)
+async def test_the_first_subprotocol_offered_is_selected(
+    offered: str, selected: str | None
+) -> None:
+    async with serve() as served:
+        client = served.dial()
+        status, headers, _ = await upgrade(client, "EIO=4&transport=websocket", offered)
+        assert (status, headers.get("sec-websocket-protocol")) == (101, selected)
+        assert (await client.hear())[0] == "0"
+
+
 async def test_a_block_is_the_outbox_s_own() -> None:
     async with serve() as served:
         client = await opened(served)
