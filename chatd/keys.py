@@ -184,14 +184,21 @@ class Http(Struct, frozen=True, kw_only=True):
         ],
         "The names of this server. Set it if browsers connect from other machines: a page from "
         "another domain that was pointed at this server's address (DNS rebinding) then no longer "
-        "counts as same. Empty: any name.",
+        "counts as same. Empty: any name, but a request from this machine to a loopback listener, "
+        "without a proxy, must name localhost or an IP address (else it is answered with 421).",
     ] = ()
     trusted_proxies: Annotated[
         tuple[_Proxy, ...],
-        "The proxies that may report a client's address, in X-Forwarded-For, -Host and -Proto, in "
-        "Forwarded, or by the PROXY protocol. unix: every peer on a Unix socket. From other peers "
-        "these headers are ignored and the PROXY protocol is refused.",
+        "The proxies that may report a client's address, in http.forwarded_header or by the PROXY "
+        "protocol. unix: every peer on a Unix socket. From other peers the header is ignored and "
+        "the PROXY protocol is refused.",
     ] = ("unix",)
+    forwarded_header: Annotated[
+        Literal["X-Forwarded-For", "Forwarded"],
+        "The header in which trusted proxies report a client. X-Forwarded-For: together with "
+        "X-Forwarded-Host and X-Forwarded-Proto. Forwarded: the header of RFC 7239. The other kind "
+        "is ignored, because a proxy passes on what a client wrote there.",
+    ] = "X-Forwarded-For"
 
 
 class Tls(Struct, frozen=True, kw_only=True):
@@ -401,8 +408,15 @@ class Limits(Struct, frozen=True, kw_only=True):
     handshake_seconds: Annotated[
         float,
         Meta(ge=0.1, le=600),
-        "How long a client may take to send the head of a request, and to authenticate.",
+        "How long a client may take to send the head of a request, and to authenticate, and how "
+        "long it may pause in a body, which may take longer if at least 1 KiB arrives per second.",
     ] = 10.0
+    idle_seconds: Annotated[
+        float,
+        Meta(ge=0.1, le=3600),
+        "How long an HTTP connection is kept open between two requests. Behind a load balancer it "
+        "must be longer than the balancer keeps its own connections idle.",
+    ] = 75.0
     close_seconds: Annotated[
         float,
         Meta(ge=0.1, le=600),

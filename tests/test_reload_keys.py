@@ -62,8 +62,8 @@ class Live:
         await raw.aclose()
         return status, body.decode()
 
-    async def upgrades(self, **headers: str) -> int:
-        raw = Raw(await self.chat.dial(LOOPBACK))
+    async def upgrades(self, peer: Peer = LOOPBACK, **headers: str) -> int:
+        raw = Raw(await self.chat.dial(peer))
         await raw.send(handshake("/ws", headers))
         status = (await raw.answer())[0]
         await raw.aclose()
@@ -109,12 +109,22 @@ async def origin(live: Live) -> object:
 
 
 async def own_page(live: Live) -> object:
-    return await live.upgrades(Origin="https://chat.example", Host="chat.example")
+    return await live.upgrades(AFAR, Origin="https://chat.example", Host="chat.example")
 
 
 async def spoken_for(live: Live) -> object:
     raw = Raw(await live.chat.dial(AFAR))
     await raw.send(handshake("/ws", {"X-Forwarded-For": "198.51.100.9"}))
+    await raw.answer()
+    await raw.hear()
+    await raw.aclose()
+    return live.chat.logged("connect")[-1]["address"]
+
+
+async def spoken_for_in_the_standard_header(live: Live) -> object:
+    raw = Raw(await live.chat.dial(AFAR))
+    headers = {"X-Forwarded-For": "198.51.100.8", "Forwarded": "for=198.51.100.9"}
+    await raw.send(handshake("/ws", headers))
     await raw.answer()
     await raw.hear()
     await raw.aclose()
@@ -250,6 +260,12 @@ async def half_a_head(live: Live) -> object:
     raw = Raw(await live.chat.dial(LOOPBACK))
     await raw.send(b"GET / HTTP/1.1\r\nHost")
     return await seconds(raw.answer())
+
+
+async def between_two_requests(live: Live) -> object:
+    raw = Raw(await live.chat.dial(LOOPBACK))
+    await raw.ask("GET /healthz HTTP/1.1")
+    return await seconds(raw.rest())
 
 
 async def close_unanswered(live: Live) -> object:
@@ -418,6 +434,13 @@ LIVE: Final = {
     "http.origins": Case(origin, ["https://page.example"], 403, 101),
     "http.hosts": Case(own_page, ["other.example"], 101, 403),
     "http.trusted_proxies": Case(spoken_for, ["192.0.2.77"], "192.0.2.77", "198.51.100.9"),
+    "http.forwarded_header": Case(
+        spoken_for_in_the_standard_header,
+        "Forwarded",
+        "198.51.100.8",
+        "198.51.100.9",
+        {"http.trusted_proxies": ["192.0.2.77"]},
+    ),
     "chat.greeting": Case(
         greeting, "in {room}", "Hello, I am chatd. You are tom in #lobby.", "in lobby"
     ),
@@ -443,6 +466,7 @@ LIVE: Final = {
     "limits.messages_burst": Case(limits, 9, HELLO, {**HELLO, "messages_burst": 9}),
     "limits.bytes_per_second": Case(said_at_once, 10, None, "rate_limited"),
     "limits.handshake_seconds": Case(half_a_head, 2, 10, 2),
+    "limits.idle_seconds": Case(between_two_requests, 20, 75, 20),
     "limits.close_seconds": Case(close_unanswered, 2, 5, 2),
     "limits.presence_members": Case(who_came, 0, True, False),
     "limits.rooms": Case(new_room, 1, None, "forbidden"),

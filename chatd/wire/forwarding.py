@@ -1,8 +1,9 @@
 """The client that a trusted proxy names in its headers. Sans-IO.
 
-The headers are X-Forwarded-For, -Host and -Proto, or without any of these Forwarded (RFC 7239).
-Each proxy appends to them, so they are read from the end, up to the first address that is not a
-trusted proxy's. Whatever precedes that may be invented.
+The headers are X-Forwarded-For, -Host and -Proto, or Forwarded (RFC 7239), as
+``http.forwarded_header`` says: a proxy writes one kind, and passes on what a client invented in the
+other. Each proxy appends to them, so they are read from the end, up to the first address that is
+not a trusted proxy's. Whatever precedes that may be invented.
 """
 
 from __future__ import annotations
@@ -17,7 +18,17 @@ from msgspec.structs import replace
 from chatd.wire.origins import is_loopback_name
 from chatd.wire.transport import Peer
 
-__all__ = ["FORWARDING", "Forwarded", "TrustedProxies", "client_address", "forwarded"]
+__all__ = [
+    "FORWARDING",
+    "STANDARD",
+    "Forwarded",
+    "TrustedProxies",
+    "client_address",
+    "forwarded",
+]
+
+STANDARD: Final = "Forwarded"
+"""The value of ``http.forwarded_header`` for RFC 7239; the other is X-Forwarded-For."""
 
 FORWARDING: Final = frozenset(
     {"forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"}
@@ -78,16 +89,19 @@ class _Hop(NamedTuple):
 
 
 def forwarded(
-    headers: Sequence[tuple[str, str]], proxy: Peer, trusted: TrustedProxies
+    headers: Sequence[tuple[str, str]],
+    proxy: Peer,
+    trusted: TrustedProxies,
+    *,
+    standard: bool = False,
 ) -> Forwarded:
     """Parse the headers of a request from ``proxy``, which is trusted.
 
-    The client is the last address that is not a trusted proxy's, or the first if all are. If a
-    proxy names no address (``unknown``, or a made-up name), the request counts as the proxy's.
+    With ``standard`` only Forwarded is read, without it only the others. The client is the last
+    address that is not a trusted proxy's, or the first if all are. If a proxy names no address
+    (``unknown``, or a made-up name), the request counts as the proxy's.
     """
-    relevant = [(name, value) for name, value in headers if name in FORWARDING]
-    customary = any(name != "forwarded" for name, _ in relevant)
-    hops = _x_forwarded(relevant) if customary else _standard(relevant)
+    hops = _standard(headers) if standard else _x_forwarded(headers)
     peer = proxy
     host: str | None = None
     proto: str | None = None
@@ -142,7 +156,7 @@ def _last(headers: Sequence[tuple[str, str]], name: str) -> str | None:
 
 def _standard(headers: Sequence[tuple[str, str]]) -> Iterator[_Hop]:
     # Line by line, so that a malformed line does not spoil the one that a proxy adds after it.
-    for _, line in reversed(headers):
+    for line in reversed([value for name, value in headers if name == "forwarded"]):
         elements = _elements(line)
         if elements is None:
             yield _Hop("malformed", None, None)

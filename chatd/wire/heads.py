@@ -92,7 +92,7 @@ def check_host(host: str) -> None:
         raise malformed("the Host header is invalid")
 
 
-def check_upgrade(request: Request, version: bytes | None) -> None:
+def check_upgrade(request: Request, version: bytes | None, *, has_body: bool) -> None:
     """Check RFC 6455 section 4.2.1, without Host, which every request has, and Origin."""
     if request.method != "GET" or version != b"1.1":
         raise _no_websocket("GET and HTTP/1.1")
@@ -101,7 +101,7 @@ def check_upgrade(request: Request, version: bytes | None) -> None:
     if request.header("sec-websocket-version") != _VERSION:
         reason = f"Use version {_VERSION} of WebSocket."
         raise Refused(refusal(426, reason, [("Sec-WebSocket-Version", _VERSION)]))
-    if request.header("content-length") or request.header("transfer-encoding"):
+    if has_body:
         raise _no_websocket("no body")
     try:
         key = base64.b64decode(request.header("sec-websocket-key") or "", validate=True)

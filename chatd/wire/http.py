@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import h11
 import trio
+from msgspec.structs import replace
 
 from chatd.wire.forwarding import FORWARDING
 from chatd.wire.heads import (
@@ -24,6 +25,7 @@ from chatd.wire.heads import (
     malformed,
     tokens,
 )
+from chatd.wire.origins import OriginRefusal, check_local_host
 from chatd.wire.preamble import AcceptedStream
 from chatd.wire.request import Refused, Request, Response, refusal
 from chatd.wire.routes import WEBSOCKET
@@ -36,12 +38,13 @@ if TYPE_CHECKING:
 __all__ = ["HttpConnection"]
 
 _RECV_BYTES: Final = 8192
-# A page's assets are sent in pieces of this size, each with its own deadline.
-_SEND_BYTES: Final = 65536
+# Answers are sent in pieces of this size, each with its own deadline. With the default of ten
+# seconds a reader may be as slow as a sender.
+_SEND_BYTES: Final = 8192
 # A body that no handler read is skipped up to this size. Above it, closing is cheaper.
 _SKIP_BYTES: Final = 65536
-# The bytes a second that a body of known length is given time for: a phone on a bad line.
-_SLOWEST_BYTES: Final = 16384
+# A body is given time for as long as this many bytes of it arrive a second: a phone on a bad line.
+_SLOWEST_BYTES: Final = 1024
 # The peer's time to read a refusal and to close: RFC 9112 section 9.6.
 _LINGER_SECONDS: Final = 1.0
 _PLAIN: Final = refusal(400, "This port speaks TLS. Use https:// or wss://.")
@@ -50,8 +53,9 @@ _PLAIN: Final = refusal(400, "This port speaks TLS. Use https:// or wss://.")
 class HttpConnection:
     """Serves one connection until it ends or becomes a WebSocket.
 
-    ``limits.handshake_seconds`` limits each wait for the peer: a whole head, a whole body, the time
-    between requests, each piece of an answer.
+    ``limits.handshake_seconds`` limits each wait for the peer: the first request, a whole head,
+    each pause in a body, each piece of an answer. A body that arrives at less than 1 KiB/s has that
+    time in all. Between two requests the connection is kept for ``limits.idle_seconds``.
 
     Args:
         server: Gives routes, log and settings, and counts refusals.
@@ -67,6 +71,7 @@ class HttpConnection:
         self._routes = server.routes
         self._log = server.log
         self._seconds = server.settings.limits.handshake_seconds
+        self._idle_seconds = server.settings.limits.idle_seconds
         self._slot = slot
         self._plain = stream.plain
         self._transport = stream.transport
@@ -78,6 +83,7 @@ class HttpConnection:
         # Bytes that were read and not yet passed to h11.
         self._buffer = bytearray(stream.early)
         self._reading_head = False
+        self._answered = False
         self._last = False
         # The last bytes of a body that were passed to h11.
         self._tail = b""
@@ -123,6 +129,7 @@ class HttpConnection:
                     return Handover(request, answer, bytes(self._buffer))
                 if not await self._finish(answer):
                     return None
+                self._answered = True
         except Refused as error:
             self._reading_head = False
             await self._refuse(error.response)
@@ -138,14 +145,19 @@ class HttpConnection:
         self._bodiless = False
         self._sender = self._transport.peer
         self._reading_head = True
-        self._rearm()
+        self._rearm(self._idle_seconds if self._answered else self._seconds)
         buffer = self._buffer
+        idle = True
         scanned = 0
         while True:
             if not scanned:
                 # RFC 9112 section 2.2: old clients send an empty line after a body.
                 while buffer.startswith(b"\r\n"):
                     del buffer[:2]
+            if idle and buffer:
+                # The wait between requests is over, and the head has its own time limit.
+                idle = False
+                self._rearm(self._seconds)
             end = buffer.find(b"\r\n\r\n", max(0, scanned - 3))
             if buffer != b"\r":
                 check_head(buffer, end, scanned)
@@ -156,13 +168,9 @@ class HttpConnection:
                 self._reading_head = False
                 self._scope.deadline = float("inf")
                 return head
-            first = not buffer
             data = await self._transport.recv(_RECV_BYTES)
             if not data:
                 return None
-            if first:
-                # The wait between requests is over, and the head has its own time limit.
-                self._rearm()
             buffer += data
 
     def _request(self, head: bytes) -> Request:
@@ -227,7 +235,22 @@ class HttpConnection:
     async def _answer(self, request: Request) -> Response | Upgrade:
         refused = _PLAIN if self._plain else self._slot.count_for(request.peer)
         if refused is not None:
-            raise Refused(refused)
+            raise Refused(await self._completed(refused, request))
+        misdirected = check_local_host(request, self._server.settings.http.hosts)
+        if misdirected is not None:
+            response = refusal(421, misdirected.message)
+            self._report(response, request, misdirected)
+            return response
+        try:
+            answer = await self._handled(request)
+        except Refused as error:
+            self._report(error.response, request)
+            answer = error.response
+        except Exception as error:  # the connection's boundary
+            answer = self._fault(error, request)
+        return answer if isinstance(answer, Upgrade) else await self._completed(answer, request)
+
+    async def _handled(self, request: Request) -> Response | Upgrade:
         method = request.method
         if "websocket" in tokens(request.header("upgrade")):
             method = WEBSOCKET
@@ -235,23 +258,32 @@ class HttpConnection:
         if isinstance(handler, Response):
             return handler
         if method == WEBSOCKET:
-            check_upgrade(request, self._h11.their_http_version)
-        try:
-            answer = await handler(request)
-            if isinstance(answer, Upgrade) and method != WEBSOCKET:
-                raise TypeError(f"{request.path} upgrades a request that is not a WebSocket's")
-        except Refused as error:
-            self._report(error.response, request)
-            return error.response
-        except Exception as error:  # the connection's boundary
-            self._log.fault(
-                error,
-                connection=self._id,
-                address=self._sender.address,
-                detail=f"{request.method} {request.path}",
-            )
-            return refusal(500, "Internal server error. Tell the operator: it is in the log.")
+            version = self._h11.their_http_version
+            check_upgrade(request, version, has_body=self._length != 0)
+        answer = await handler(request)
+        if isinstance(answer, Upgrade) and method != WEBSOCKET:
+            raise TypeError(f"{request.path} upgrades a request that is not a WebSocket's")
         return answer
+
+    async def _completed(self, response: Response, request: Request) -> Response:
+        """Return a response with the headers that its route adds to all of its responses."""
+        headers = self._routes.headers(request.path)
+        if headers is None:
+            return response
+        try:
+            added = await headers(request)
+        except Exception as error:  # the connection's boundary
+            return self._fault(error, request)
+        return replace(response, headers=[*response.headers, *added])
+
+    def _fault(self, error: Exception, request: Request) -> Response:
+        self._log.fault(
+            error,
+            connection=self._id,
+            address=self._sender.address,
+            detail=f"{request.method} {request.path}",
+        )
+        return refusal(500, "Internal server error. Tell the operator: it is in the log.")
 
     async def _finish(self, answer: Response) -> bool:
         """Send the answer, and skip a small unread body. Return whether the connection stays."""
@@ -275,7 +307,12 @@ class HttpConnection:
         if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             await self._send(response, close=True)
 
-    def _report(self, response: Response, request: Request | None) -> None:
+    def _report(
+        self,
+        response: Response,
+        request: Request | None,
+        misdirected: OriginRefusal | None = None,
+    ) -> None:
         self._server.count_refusal(response.status)
         self._log.emit(
             "refused",
@@ -285,6 +322,8 @@ class HttpConnection:
             reason=response.body.decode(errors="replace").rstrip(),
             method=request.method if request is not None else None,
             path=request.path if request is not None else None,
+            host=misdirected.host if misdirected is not None else None,
+            setting=misdirected.setting if misdirected is not None else None,
         )
 
     async def _send(self, response: Response, *, close: bool) -> None:
@@ -295,8 +334,13 @@ class HttpConnection:
             headers.append(("Content-Type", response.content_type))
         if close:
             headers.append(("Connection", "close"))
-        # Without a length h11 sends the body in chunks, or ends it by closing (HTTP/1.0).
-        data = self._h11.send(h11.Response(status_code=response.status, headers=headers)) or b""
+        # Without a length h11 sends the body in chunks, or ends it by closing (HTTP/1.0). Values
+        # that repeat a request's header have any of its bytes, which were decoded as Latin-1.
+        head = h11.Response(
+            status_code=response.status,
+            headers=[(name.encode(), value.encode("latin-1")) for name, value in headers],
+        )
+        data = self._h11.send(head) or b""
         if response.stream is not None:
             async with aclosing(response.stream) as stream:
                 await self._send_pieces(data, stream)
@@ -315,7 +359,7 @@ class HttpConnection:
 
     async def _send_data(self, data: bytes) -> None:
         for at in range(0, len(data), _SEND_BYTES):
-            self._rearm()
+            self._rearm(self._seconds)
             await self._transport.send_all(data[at : at + _SEND_BYTES])
         self._scope.deadline = float("inf")
 
@@ -326,33 +370,25 @@ class HttpConnection:
             if self._length > limit:
                 raise _too_large(limit)
             self._torn = True
-            seconds = max(self._seconds, self._length / _SLOWEST_BYTES)
-            with trio.move_on_after(seconds) as scope:
-                self._body = await self._whole_body(limit)
-            if scope.cancelled_caught or self._body is None:
-                raise Refused(refusal(408, "The body took too long. Send it faster."))
+            body = bytearray()
+            async with aclosing(self._data()) as pieces:
+                async for piece in pieces:
+                    body += piece
+                    if len(body) > limit:
+                        raise _too_large(limit)
+            self._body = bytes(body)
         return self._body
-
-    async def _whole_body(self, limit: int) -> bytes:
-        body = bytearray()
-        async with aclosing(self._data()) as pieces:
-            async for piece in pieces:
-                body += piece
-                if len(body) > limit:
-                    raise Refused(
-                        refusal(413, f"The body is too large. Send at most {limit} bytes.")
-                    )
-        return bytes(body)
 
     def _pieces(self) -> AsyncGenerator[bytes]:
         # A reader that stops early leaves the body incomplete, and the connection unusable.
         self._torn = self._body is None
-        return self._data(self._seconds)
+        return self._data()
 
-    async def _data(self, seconds: float = float("inf")) -> AsyncGenerator[bytes]:
-        """Read the rest of the body, waiting ``seconds`` at most for each piece."""
+    async def _data(self) -> AsyncGenerator[bytes]:
+        """Read the rest of the body. Only the time in which this waits for the peer counts."""
         if self._body is not None:
             return
+        received, waited = 0, 0.0
         if self._h11.they_are_waiting_for_100_continue:
             go_on = self._h11.send(h11.InformationalResponse(status_code=100, headers=[]))
             await self._transport.send_all(go_on or b"")
@@ -364,6 +400,7 @@ class HttpConnection:
             except h11.RemoteProtocolError as error:
                 raise malformed(str(error), error.error_status_hint) from error
             if isinstance(event, h11.Data):
+                received += len(event.data)
                 yield bytes(event.data)
             elif isinstance(event, h11.EndOfMessage):
                 self._end_body(event)
@@ -371,11 +408,14 @@ class HttpConnection:
                 self._torn = False
                 return
             else:
+                left = self._seconds + received // _SLOWEST_BYTES - waited
+                began = trio.current_time()
                 data = None
-                with trio.move_on_after(seconds):
+                with trio.move_on_after(max(0.0, min(left, self._seconds))):
                     data = await self._transport.recv(_RECV_BYTES)
                 if data is None:
                     raise Refused(refusal(408, "The body took too long. Send it faster."))
+                waited += trio.current_time() - began
                 if not data:
                     raise malformed("the body ends too soon")
                 self._feed(data)
@@ -408,8 +448,8 @@ class HttpConnection:
 
     # Waiting for the peer
 
-    def _rearm(self) -> None:
-        self._scope.deadline = trio.current_time() + self._seconds
+    def _rearm(self, seconds: float) -> None:
+        self._scope.deadline = trio.current_time() + seconds
 
     async def _linger(self) -> None:
         self._scope.deadline = trio.current_time() + _LINGER_SECONDS

@@ -1,4 +1,4 @@
-"""Which web pages may connect: a request's Origin against the operator's list. Sans-IO."""
+"""Which web pages may connect: a request's Origin and Host, and the operator's lists. Sans-IO."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from chatd.wire.request import Request
 
-__all__ = ["OriginRefusal", "check", "is_loopback_name"]
+__all__ = ["OriginRefusal", "check", "check_local_host", "is_loopback_name"]
 
 _PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
@@ -79,14 +79,48 @@ def check(
     return OriginRefusal(shown, host, "http.origins", message)
 
 
+def check_local_host(request: Request, hosts: Sequence[str]) -> OriginRefusal | None:
+    """Return None unless a request of this machine names a host that could be anywhere.
+
+    A page of another site can have its own name resolved to 127.0.0.1 (DNS rebinding). Its requests
+    then come from this machine, with an Origin that is the same as their Host. It cannot do that to
+    ``localhost`` or to an IP address, so where the server is reached by loopback, without a proxy,
+    only these are accepted.
+
+    Args:
+        request: The request.
+        hosts: ``http.hosts``. If it is set it limits ``same`` instead.
+    """
+    written = request.header("host")
+    # Every browser sends a Host. Some monitoring programs speak HTTP/1.0, and do not.
+    if hosts or written is None or not request.listener_loopback or request.peer.kind != "tcp":
+        return None
+    if not _is_direct(request):
+        return None
+    named = _authority(written, "http")
+    if named is not None and (is_loopback_name(named[0]) or _address(named[0]) is not None):
+        return None
+    host = written[:_SHOWN_CHARACTERS]
+    message = f'"{host}" is not a name of this server. Use localhost, or add it to http.hosts.'
+    return OriginRefusal("", host, "http.hosts", message)
+
+
 def is_loopback_name(host: str) -> bool:
     """Return whether this is ``localhost`` or below (RFC 6761 section 6.3), 127.0.0.0/8 or ::1."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
+    address = _address(host)
+    return address is not None and address.is_loopback
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return the address that a host is, an IPv4 one also if it is written as IPv6, or None."""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
     except ValueError:
-        return False
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
 
 
 def _is_same(request: Request, host: str, origin: _Origin) -> bool:
@@ -110,11 +144,14 @@ def _names(name: str, origin: _Origin) -> bool:
 
 def _is_local(request: Request, host: str) -> bool:
     named = _authority(host, "http")
+    return _is_direct(request) and named is not None and is_loopback_name(named[0])
+
+
+def _is_direct(request: Request) -> bool:
+    """Return whether a request comes from this machine, and not by a proxy on it."""
     return (
         request.peer.loopback
         and not request.peer.forwarded
-        and named is not None
-        and is_loopback_name(named[0])
         and all(request.header(name) is None for name in _FORWARDED)
     )
 
@@ -129,7 +166,10 @@ def _parsed(origin: str) -> _Origin | None:
 
 
 def _authority(authority: str, scheme: str) -> tuple[str, int] | None:
-    """Return host and port, by default the scheme's. Return None if it is not an authority."""
+    """Return host and port, by default the scheme's. Return None if it is not an authority.
+
+    Hosts are compared: without the dot that may end a complete name, and addresses in one form.
+    """
     if not authority or any(mark in authority for mark in "/?#@\\, \t"):
         return None
     try:
@@ -137,8 +177,10 @@ def _authority(authority: str, scheme: str) -> tuple[str, int] | None:
         port = parts.port
     except ValueError:
         return None
-    if not parts.hostname:
+    host = (parts.hostname or "").removesuffix(".")
+    if not host:
         return None
     if port is None:
         port = _PORTS.get(scheme, -1)
-    return parts.hostname, port
+    address = _address(host)
+    return host if address is None else str(address), port

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, TypeAlias
 
 from chatd.wire.request import Request, Response, refusal
 from chatd.wire.websocket import Upgrade
 
-__all__ = ["ANY", "WEBSOCKET", "Handler", "Methods", "Routes"]
+__all__ = ["ANY", "WEBSOCKET", "Handler", "Headers", "Methods", "Routes"]
 
 WEBSOCKET: Final = "WEBSOCKET"
 """The method of a path's handler of WebSocket upgrades."""
@@ -18,16 +18,31 @@ ANY: Final = "*"
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Response | Upgrade]]
 Methods: TypeAlias = Mapping[str, Handler]
+Headers: TypeAlias = Callable[[Request], Awaitable[Sequence[tuple[str, str]]]]
 
 
 class Routes:
-    """A fixed table of paths, and of prefixes that end in a slash."""
+    """A fixed table of paths, and of prefixes that end in a slash.
+
+    Args:
+        paths: The methods of whole paths.
+        prefixes: The methods of all paths that begin with a prefix.
+        headers: By the beginning of a path: the headers of every response there, errors included.
+    """
 
     def __init__(
-        self, paths: Mapping[str, Methods], prefixes: Mapping[str, Methods] | None = None
+        self,
+        paths: Mapping[str, Methods],
+        prefixes: Mapping[str, Methods] | None = None,
+        headers: Mapping[str, Headers] | None = None,
     ) -> None:
         self._paths = dict(paths)
         self._prefixes = dict(prefixes or {})
+        self._headers = dict(headers or {})
+
+    def headers(self, path: str) -> Headers | None:
+        """Return what makes the headers of every response at a path, or None."""
+        return next((made for start, made in self._headers.items() if path.startswith(start)), None)
 
     def find(self, method: str, path: str) -> Handler | Response:
         """Return the handler, or without one the answer: 404, 405 with Allow, or 426."""

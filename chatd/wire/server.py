@@ -15,7 +15,7 @@ from chatd.logs import Log
 from chatd.settings import Settings
 from chatd.settings import WebSocket as KeepAliveOptions
 from chatd.timers import Timer, Timers
-from chatd.wire.forwarding import FORWARDING, Forwarded, TrustedProxies, forwarded
+from chatd.wire.forwarding import FORWARDING, STANDARD, Forwarded, TrustedProxies, forwarded
 from chatd.wire.http import HttpConnection
 from chatd.wire.keepalive import KeepAlive
 from chatd.wire.limiter import ConnectionLimiter, ConnectionSlot
@@ -94,7 +94,8 @@ class HttpServer:
         self._retiring = False
         self._limiter = ConnectionLimiter(settings.limits)
         self._trusted = TrustedProxies(settings.http.trusted_proxies)
-        self._distrusted = False
+        # The keys for which an ignored forwarding header has been logged.
+        self._ignored: set[str] = set()
         self._refused: Counter[int] = Counter()
         self._accepted = 0
         self._turned_away = 0
@@ -202,21 +203,34 @@ class HttpServer:
     def forwarded(self, headers: Sequence[tuple[str, str]], peer: Peer) -> Forwarded:
         """Return who sent a request that has forwarding headers.
 
-        Headers of a peer that is not a trusted proxy are ignored, with one warning in the log.
+        Headers of a peer that is not a trusted proxy are ignored, and so are those of the kind that
+        ``http.forwarded_header`` does not name. The log has one warning for each.
         """
-        if self._trusted.trusts(peer):
-            return forwarded(headers, peer, self._trusted)
-        if not self._distrusted:
-            self._distrusted = True
-            name = next(name for name, _ in headers if name in FORWARDING)
-            self.log.emit(
-                "warning",
-                address=peer.address,
-                detail=f"ignoring {name} from an address that is not a trusted proxy; if it is "
-                "your proxy, add its address (this is logged once)",
-                setting="http.trusted_proxies",
+        names = [name for name, _ in headers if name in FORWARDING]
+        believed = self._settings.http.forwarded_header
+        if not self._trusted.trusts(peer):
+            self._warn_ignored(
+                names[0],
+                peer,
+                "from an address that is not a trusted proxy; if it is your proxy, add its address",
+                "http.trusted_proxies",
             )
-        return Forwarded(peer)
+            return Forwarded(peer)
+        ignored = [name for name in names if (name == "forwarded") is not (believed == STANDARD)]
+        if ignored and believed.lower() not in names:
+            self._warn_ignored(
+                ignored[0],
+                peer,
+                f"from a proxy that does not send {believed}; name the header that it sends",
+                "http.forwarded_header",
+            )
+        return forwarded(headers, peer, self._trusted, standard=believed == STANDARD)
+
+    def _warn_ignored(self, name: str, peer: Peer, why: str, setting: str) -> None:
+        if setting not in self._ignored:
+            self._ignored.add(setting)
+            detail = f"ignoring {name} {why} (this is logged once)"
+            self.log.emit("warning", address=peer.address, detail=detail, setting=setting)
 
     def count_refusal(self, status: int) -> None:
         """Count an answer that refuses a request."""

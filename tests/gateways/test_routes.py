@@ -183,7 +183,13 @@ OTHER = {"Host": "chat.example", "Origin": "https://evil.example"}
         (FILE, LOOPBACK, 101),
         (FILE, FAR, 403),
         ({**FILE, "X-Forwarded-For": "192.0.2.9"}, LOOPBACK, 403),
-        (OTHER, LOOPBACK, 403),
+        (OTHER, FAR, 403),
+        # A page whose own name was made to point here.
+        ({"Host": "evil.example:3000", "Origin": "http://evil.example:3000"}, LOOPBACK, 421),
+        (OTHER, LOOPBACK, 421),
+        ({"Host": "chat.example"}, LOOPBACK, 421),
+        ({"Host": "localhost.:3000", "Origin": "http://localhost:3000"}, LOOPBACK, 101),
+        ({"Host": "chat.example.", "Origin": "http://chat.example"}, FAR, 101),
         ({**OTHER, "Sec-WebSocket-Protocol": "chatd.v1"}, FAR, 403),
         ({**OTHER, "Sec-WebSocket-Protocol": "unknown"}, FAR, 403),
     ],
@@ -192,6 +198,34 @@ async def test_whose_pages_may_connect(
     chat: Harness, autojump_clock: MockClock, headers: dict[str, str], peer: Peer, status: int
 ) -> None:
     assert (await knock(chat, "/", headers, peer))[0] == status
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        *("/", "/page/main.js", "/healthz", "/readyz", "/nothing", "/ws"),
+        *("/socket.io/socket.io.js", "/socket.io/?EIO=4&transport=polling", "/socket.io/nothing"),
+    ],
+)
+async def test_on_loopback_a_foreign_host_is_421_on_every_route(
+    chat: Harness, autojump_clock: MockClock, target: str
+) -> None:
+    rebound = (
+        "GET {} HTTP/1.1\r\nHost: evil.example:3000\r\nOrigin: http://evil.example:3000\r\n\r\n"
+    )
+    client = Raw(await chat.dial(LOOPBACK))
+    await client.send(rebound.format(target).encode())
+    with trio.fail_after(5):
+        status, headers, body = await client.answer()
+    assert status == 421
+    assert b"http.hosts" in body
+    assert "access-control-allow-origin" not in headers
+    (line,) = chat.logged("refused")
+    assert (line["status"], line["host"], line["setting"]) == (
+        421,
+        "evil.example:3000",
+        "http.hosts",
+    )
 
 
 async def test_the_refusal_of_a_foreign_page_names_the_origin_and_the_key(

@@ -12,7 +12,8 @@ TRUSTED = TrustedProxies(["unix", "10.0.0.0/8", "2001:db8:99::/48", "127.0.0.1"]
 
 
 def asker(*values: str, name: str = "x-forwarded-for") -> Peer:
-    return forwarded([(name, value) for value in values], PROXY, TRUSTED).peer
+    headers = [(name, value) for value in values]
+    return forwarded(headers, PROXY, TRUSTED, standard=name == "forwarded").peer
 
 
 @pytest.mark.parametrize(
@@ -91,14 +92,25 @@ def test_a_malformed_header_exempts_no_client(value: str) -> None:
 
 def test_host_and_scheme_of_the_standards_header() -> None:
     headers = [("forwarded", 'host=evil.example, for=192.0.2.1;host="a.example:1";proto=https')]
-    told = forwarded(headers, PROXY, TRUSTED)
+    told = forwarded(headers, PROXY, TRUSTED, standard=True)
     assert (told.peer.address, told.host, told.secure) == ("192.0.2.1", "a.example:1", True)
 
 
-def test_beside_the_customary_ones_the_standards_header_is_not_read() -> None:
-    headers = [("forwarded", "for=127.0.0.1;host=evil.example"), ("x-forwarded-for", "192.0.2.1")]
-    told = forwarded(headers, PROXY, TRUSTED)
-    assert (told.peer.address, told.host) == ("192.0.2.1", None)
+def test_only_the_kind_of_header_that_the_proxy_writes_is_read() -> None:
+    headers = [
+        ("forwarded", "for=192.0.2.1;host=a.example;proto=http"),
+        ("x-forwarded-for", "192.0.2.2"),
+        ("x-forwarded-host", "b.example"),
+        ("x-forwarded-proto", "https"),
+    ]
+    for present in (headers, headers[::-1]):
+        told = forwarded(present, PROXY, TRUSTED)
+        assert (told.peer.address, told.host, told.secure) == ("192.0.2.2", "b.example", True)
+        told = forwarded(present, PROXY, TRUSTED, standard=True)
+        assert (told.peer.address, told.host, told.secure) == ("192.0.2.1", "a.example", False)
+    # The kind that it does not write was invented by the client.
+    assert forwarded(headers[:1], PROXY, TRUSTED) == (PROXY, None, None)
+    assert forwarded(headers[1:], PROXY, TRUSTED, standard=True) == (PROXY, None, None)
 
 
 @pytest.mark.parametrize(
@@ -121,16 +133,20 @@ def test_trusted_proxies(peer: Peer, trusted: bool) -> None:
 
 
 @given(
+    st.booleans(),
     st.lists(
         st.tuples(
             st.sampled_from(["x-forwarded-for", "x-forwarded-host", "forwarded"]),
             st.text('for=";,\\[]:.0129afunix _%', max_size=60) | st.text(max_size=40),
         ),
         max_size=4,
-    )
+    ),
 )
-def test_garbage_raises_nothing_and_exempts_no_client(headers: list[tuple[str, str]]) -> None:
-    told = forwarded([*headers, ("x-forwarded-for", "192.0.2.1")], PROXY, TRUSTED)
+def test_garbage_raises_nothing_and_exempts_no_client(
+    standard: bool, headers: list[tuple[str, str]]
+) -> None:
+    last = ("forwarded", "for=192.0.2.1") if standard else ("x-forwarded-for", "192.0.2.1")
+    told = forwarded([*headers, last], PROXY, TRUSTED, standard=standard)
     assert told.peer.address == "192.0.2.1"
-    peer = forwarded(headers, PROXY, TRUSTED).peer
+    peer = forwarded(headers, PROXY, TRUSTED, standard=standard).peer
     assert peer.address in ("unix", client_address(peer.address))

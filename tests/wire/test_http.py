@@ -15,7 +15,7 @@ from trio.testing import MockClock
 
 from chatd.wire.request import Request, Response
 from chatd.wire.routes import Routes
-from chatd.wire.transport import StreamTransport
+from chatd.wire.transport import Peer, StreamTransport
 from chatd.wire.websocket import Upgrade
 from tests.wire.served import HANDSHAKE, KEY, MEMORY, Served, serve, settings
 
@@ -247,6 +247,7 @@ async def test_an_unread_body_is_passed_over_or_the_connection_closed(served: Se
         ((b"HTTP/1.1", b"HTTP/1.0"), 400),
         ((b"GET", b"POST"), 400),
         ((b"Host:", b"Content-Length: 3\r\nHost:"), 400),
+        ((b"Host:", b"Transfer-Encoding: chunked\r\nHost:"), 400),
     ],
 )
 async def test_a_bad_upgrade_is_refused(
@@ -256,6 +257,103 @@ async def test_a_bad_upgrade_is_refused(
     assert statuses(answer) == [status]
     assert (b"Sec-WebSocket-Version: 13" in answer) == (status == 426)
     assert served.chatters == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        (b"Host:", b"Content-Length: 0\r\nHost:"),
+        (b"Host: localhost", b"Host: LOCALHOST.:3000"),
+        (b"Host: localhost", b"Host: [::1]:3000"),
+        (b"Connection: Upgrade", b"Connection: keep-alive, Upgrade"),
+        (b"Connection: Upgrade", b"Connection: keep-alive\r\nConnection: upgrade"),
+        (b"Upgrade: websocket", b"UPGRADE: WebSocket"),
+        (b"Upgrade: websocket", b"Upgrade: h2c\r\nUpgrade: websocket"),
+        (b"Upgrade: websocket", b"Upgrade:websocket\t"),
+    ],
+)
+async def test_an_unusual_upgrade_is_accepted(served: Served, change: tuple[bytes, bytes]) -> None:
+    assert change[0] in HANDSHAKE
+    client = served.dial()
+    await client.send(HANDSHAKE.replace(*change))
+    assert (await client.answer())[0] == 101
+    await client.text("x")
+    assert await client.hear() == "x"
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("localhost", 200), ("127.0.0.1:3000", 200), ("[::1]", 200), ("evil.example:3000", 421)],
+)
+@pytest.mark.parametrize(
+    "request_line", ["GET /", "GET /nothing", "POST /echo", "GET /ws", "BREW /"]
+)
+async def test_on_loopback_only_local_hosts_are_answered(
+    served: Served, request_line: str, host: str, status: int
+) -> None:
+    ask = f"{request_line} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
+    client = served.dial(Peer("127.0.0.1", "tcp", loopback=True))
+    await client.send(ask)
+    answer = await client.rest()
+    assert (statuses(answer) == [421]) is (status == 421)
+    refused = [fields for name, fields in served.recording.records if name == "refused"]
+    if status == 421:
+        assert b"http.hosts" in answer
+        assert (refused[0]["host"], refused[0]["setting"]) == (host, "http.hosts")
+        assert served.server.statistics().refused == {421: 1}
+        # Once the operator has named the hosts, `same` is limited to them instead.
+        served.server.settings = settings(http={"hosts": ["chat.example.org"]})
+        client = served.dial(Peer("127.0.0.1", "tcp", loopback=True))
+        await client.send(ask)
+        assert statuses(await client.rest()) != [421]
+
+
+async def test_on_loopback_a_rebound_name_opens_no_websocket(served: Served) -> None:
+    client = served.dial(Peer("::1", "tcp", loopback=True))
+    await client.send(HANDSHAKE.replace(b"localhost", b"evil.example:3000"))
+    status, headers, _ = await client.answer()
+    assert (status, "upgrade" in headers) == (421, False)
+    assert served.chatters == []
+
+
+ECHOED = [
+    *("Access-Control-Request-Headers", "Access-Control-Request-Method", "Authorization"),
+    *("Accept-Encoding", "Connection", "Cookie", "Content-Type", "Forwarded", "If-None-Match"),
+    *("Origin", "Sec-Fetch-Site", "Sec-WebSocket-Key", "Sec-WebSocket-Protocol", "User-Agent"),
+    *("Sec-WebSocket-Extensions", "Sec-WebSocket-Version", "Upgrade", "X-Forwarded-For"),
+    *("X-Forwarded-Host", "X-Forwarded-Proto", "Host", "Content-Length", "Transfer-Encoding"),
+    *("Expect", "Accept", "Last-Event-ID", "Idempotency-Key"),
+]
+
+
+@pytest.mark.parametrize("name", ECHOED)
+async def test_any_byte_of_any_header_is_answered(name: str) -> None:
+    async def repeat(request: Request) -> Response:
+        value = request.header(name.lower()) or ""
+        return Response(200, headers=[("X-Repeated", value)])
+
+    values = [b"a%cb" % byte for byte in (*range(1, 32), 127) if byte not in b"\r\n"]
+    values += [
+        bytes(range(128, 256)),
+        bytes(range(33, 127)),
+        b"\xe9",
+        b"\xc3\xa9",
+        b"\xb2",
+        b"q=\xb2",
+    ]
+    async with serve(tcp=False, repeat=repeat) as served:
+        for value in values:
+            for target in (b"/repeat", b"/ws"):
+                lines = {b"Host": b"localhost", b"Connection": b"close"}
+                if target == b"/ws":
+                    lines = dict(line.split(b": ") for line in HANDSHAKE.split(b"\r\n")[1:] if line)
+                lines[name.encode()] = value
+                client = served.dial(Peer("unix", "unix", loopback=False))
+                fields = b"".join(b"%b: %b\r\n" % line for line in lines.items())
+                await client.send(b"GET %b HTTP/1.1\r\n%b\r\n" % (target, fields))
+                await client.stream.send_eof()
+                assert (await client.rest()).startswith(b"HTTP/1.1 "), (name, value)
+        assert served.faults == []
 
 
 async def test_an_upgrade_to_an_ordinary_path_is_an_ordinary_request(served: Served) -> None:
@@ -344,11 +442,47 @@ async def test_between_requests_there_is_a_limit_too(autojump_clock: MockClock) 
     async with serve(tcp=False) as served:
         client = served.dial()
         for _ in range(5):
-            await trio.sleep(9)
             assert (await client.ask("GET / HTTP/1.1"))[0] == 200
+            await trio.sleep(74)
+        assert (await client.ask("GET / HTTP/1.1"))[0] == 200
         began = trio.current_time()
         assert await client.rest() == b""
+        assert trio.current_time() - began == 75
+        assert [name for name, _ in served.recording.records] == []
+
+
+async def test_the_limit_between_requests_has_its_own_key(autojump_clock: MockClock) -> None:
+    async with serve(settings(limits={"idle_seconds": 300}), tcp=False) as served:
+        client = served.dial()
+        assert (await client.ask("GET / HTTP/1.1"))[0] == 200
+        await trio.sleep(299)
+        # A head has the same time as the first one.
+        await client.send(b"GET / HTTP/1.1\r\n")
+        began = trio.current_time()
+        assert (await client.answer())[0] == 408
         assert trio.current_time() - began == 10
+
+
+@pytest.mark.parametrize(("answered", "seconds"), [(False, 10), (True, 75)])
+async def test_empty_lines_are_not_a_request(
+    autojump_clock: MockClock, answered: bool, seconds: int
+) -> None:
+    async with serve(tcp=False) as served:
+        client = served.dial()
+        if answered:
+            assert (await client.ask("GET / HTTP/1.1"))[0] == 200
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+
+            async def send_empty_lines() -> None:
+                while True:
+                    await client.send(b"\r\n")
+                    await trio.sleep(3)
+
+            nursery.start_soon(send_empty_lines)
+            assert await client.rest() == b""
+            assert trio.current_time() - began == seconds
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_slow_body_is_408(autojump_clock: MockClock) -> None:
@@ -369,22 +503,91 @@ async def test_a_slow_body_is_408(autojump_clock: MockClock) -> None:
             nursery.cancel_scope.cancel()
 
 
-async def test_a_large_body_may_take_longer(autojump_clock: MockClock) -> None:
-    async def take(request: Request) -> Response:
-        return Response(200, b"%d" % len(await request.body(1_000_000)))
+async def _take(request: Request) -> Response:
+    return Response(200, b"%d" % len(await request.body(1_000_000)))
 
+
+TAKING = Routes({"/take": {"POST": _take}})
+LENGTH = b"Content-Length: 153600\r\n\r\n"
+IN_CHUNKS = b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize(("size", "pause"), [(8192, 1), (1024, 1), (9600, 9)])
+async def test_a_body_that_keeps_coming_is_taken(
+    autojump_clock: MockClock, size: int, pause: float, chunked: bool
+) -> None:
     async with serve(tcp=False) as served:
-        served.server.routes = Routes({"/take": {"POST": take}})
+        served.server.routes = TAKING
         client = served.dial()
-        await client.send(b"POST /take HTTP/1.1\r\nHost: a\r\nContent-Length: 819200\r\n\r\n")
-        for _ in range(40):
-            await trio.sleep(1)
-            await client.send(b"x" * 20480)
-        assert (await client.answer())[2] == b"819200"
-        await client.send(b"POST /take HTTP/1.1\r\nHost: a\r\nContent-Length: 819200\r\n\r\n")
+        head = IN_CHUNKS if chunked else LENGTH
+        await client.send(b"POST /take HTTP/1.1\r\nHost: a\r\n" + head)
+        left = 153_600
+        while left:
+            await trio.sleep(pause)
+            piece = b"x" * min(left, size)
+            left -= len(piece)
+            await client.send(chunk(piece) if chunked else piece)
+        if chunked:
+            await client.send(b"0\r\n\r\n")
+        assert (await client.answer())[2] == b"153600"
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize(
+    ("first", "size", "pause", "seconds"),
+    [
+        # Nothing, a pause, and less than 1 KiB/s: that gives two seconds more for 2 KiB.
+        (0, 0, 1, 10),
+        (50_000, 0, 1, 10),
+        (0, 200, 1, 12),
+    ],
+)
+async def test_a_body_that_stops_or_drips_is_408(
+    autojump_clock: MockClock, first: int, size: int, pause: float, seconds: float, chunked: bool
+) -> None:
+    async with serve(tcp=False) as served:
+        served.server.routes = TAKING
+        client = served.dial()
+        head = IN_CHUNKS if chunked else LENGTH
+        await client.send(b"POST /take HTTP/1.1\r\nHost: a\r\n" + head)
         began = trio.current_time()
-        assert (await client.answer())[0] == 408
-        assert trio.current_time() - began == 50
+        async with trio.open_nursery() as nursery:
+
+            async def drip() -> None:
+                piece = b"x" * first
+                while True:
+                    if piece:
+                        await client.send(chunk(piece) if chunked else piece)
+                    await trio.sleep(pause)
+                    piece = b"x" * size
+
+            nursery.start_soon(drip)
+            status, headers, _ = await client.answer()
+            assert (status, headers["connection"]) == (408, "close")
+            assert trio.current_time() - began == pytest.approx(seconds, abs=1.1)
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_slow_reader_is_given_time(autojump_clock: MockClock) -> None:
+    async def big(request: Request) -> Response:
+        return Response(200, b"x" * 100_000)
+
+    async with serve(tcp=False, big=big) as served:
+        ours, theirs = trio.testing.lockstep_stream_pair()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(served.server.handle, StreamTransport(theirs, MEMORY))
+            await ours.send_all(b"GET /big HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            received = 0
+            while data := await ours.receive_some(1100):
+                received += len(data)
+                await trio.sleep(1)
+            assert received > 100_000
+            assert trio.current_time() > 90
 
 
 async def test_a_handler_may_take_its_time(autojump_clock: MockClock) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatd.wire.origins import check, is_loopback_name
+from chatd.wire.origins import check, check_local_host, is_loopback_name
 from chatd.wire.request import Request
 from chatd.wire.transport import Peer
 
@@ -38,6 +38,13 @@ def asked(
         ("https://chat.example.org", "CHAT.example.org:443"),
         ("http://chat.example.org:3000", "chat.example.org:3000"),
         ("http://[2001:db8::1]:3000", "[2001:db8::1]:3000"),
+        ("http://[2001:db8::1]", "[2001:0DB8:0:0::1]:80"),
+        ("http://[::ffff:c000:207]", "192.0.2.7"),
+        # The dot ends a complete name: RFC 1034 section 3.1.
+        ("http://chat.example.org", "chat.example.org."),
+        ("http://chat.example.org.:3000", "chat.example.org:3000"),
+        ("https://chat.example.org.", "Chat.Example.Org.:443"),
+        ("https://chat.example.org", "chat.example.org:"),
     ],
 )
 def test_the_same_passes_from_anywhere(origin: str | None, host: str) -> None:
@@ -61,6 +68,8 @@ def test_the_same_passes_from_anywhere(origin: str | None, host: str) -> None:
         "http://",
         "http://chat.example.org:port",
         "http://localhost:3000",
+        "http://chat.example.org..:3000",
+        "http://.:3000",
     ],
 )
 def test_a_foreign_page_is_refused_by_name(origin: str) -> None:
@@ -126,6 +135,51 @@ def test_over_tls_the_port_that_is_not_written_is_443(origin: str, host: str, pa
     assert (check(request, DEFAULT, (), listener_loopback=False) is None) is passes
 
 
+def named(
+    host: str | None, peer: Peer = LOCAL, more: str = "", *, listener_loopback: bool = True
+) -> Request:
+    headers = [] if host is None else [("host", host)]
+    if more:
+        headers.append((more, "192.0.2.1"))
+    return Request("GET", "/x", headers, peer, listener_loopback=listener_loopback)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("localhost", "localhost:3000", "LOCALHOST.", "app.localhost:3000", "127.0.0.1:3000"),
+        *("[::1]:3000", "[0:0:0:0:0:0:0:1]", "[::ffff:127.0.0.1]:3000", "192.168.1.7", "0.0.0.0"),
+        None,
+    ],
+)
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.2", "::1"])
+def test_on_loopback_local_names_and_addresses_are_ours(host: str | None, address: str) -> None:
+    assert check_local_host(named(host, Peer(address, "tcp", loopback=True)), ()) is None
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("evil.example:3000", "evil.example", "localhost.evil.example", "127.0.0.1.evil.example"),
+        *("notlocalhost", "", ":3000", "127.0.0.1:port", "localhost:99999", "localhost..", "1.2"),
+    ],
+)
+def test_on_loopback_a_name_that_could_be_anywhere_is_not_ours(host: str) -> None:
+    refusal = check_local_host(named(host), ())
+    assert refusal is not None
+    assert (refusal.host, refusal.setting) == (host, "http.hosts")
+    assert f'"{host}"' in refusal.message
+    assert "http.hosts" in refusal.message
+    # Elsewhere every name may be the server's.
+    assert check_local_host(named(host, AWAY), ()) is None
+    assert check_local_host(named(host, listener_loopback=False), ()) is None
+    assert check_local_host(named(host), ["chat.example.org"]) is None
+    for header in ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip"):
+        assert check_local_host(named(host, more=header), ()) is None
+    forwarded = Peer("127.0.0.1", "tcp", loopback=True, forwarded=True)
+    assert check_local_host(named(host, forwarded), ()) is None
+
+
 def test_each_word_allows_its_own() -> None:
     assert check(asked("null"), ["loopback"], (), listener_loopback=True) is not None
     assert check(asked("http://localhost:1"), ["file"], (), listener_loopback=True) is not None
@@ -144,9 +198,11 @@ def test_garbage_is_refused_or_passes_and_raises_nothing(origin: str, host: str)
     check(
         asked(origin, host), [*DEFAULT, "https://a.example"], ["b.example"], listener_loopback=True
     )
+    check_local_host(named(host), ())
     is_loopback_name(host)
 
 
 def test_loopback_names() -> None:
-    assert all(map(is_loopback_name, ["localhost", "a.localhost", "127.3.2.1", "::1"]))
+    local = ["localhost", "a.localhost", "127.3.2.1", "::1", "::ffff:127.0.0.1"]
+    assert all(map(is_loopback_name, local))
     assert not any(map(is_loopback_name, ["localhost.evil", "128.0.0.1", "::2", "", "0.0.0.0"]))

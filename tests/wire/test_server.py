@@ -193,6 +193,47 @@ async def test_38_forged_headers_are_ignored_and_warned_of_once() -> None:
         assert "x-forwarded-for" in warning["detail"]
 
 
+async def test_a_proxy_is_believed_in_one_kind_of_header() -> None:
+    both = "GET /who HTTP/1.1\nX-Forwarded-For: 192.0.2.1\nForwarded: for=192.0.2.2"
+    async with serve(tcp=False, who=who) as served:
+        client = served.dial(PROXY)
+        assert (await client.ask(both))[2].startswith(b"192.0.2.1 ")
+        served.server.settings = settings(http={"forwarded_header": "Forwarded"})
+        assert (await client.ask(both))[2].startswith(b"192.0.2.2 ")
+        assert [name for name, _ in served.recording.records if name == "warning"] == []
+
+
+@pytest.mark.parametrize(
+    ("believed", "sent", "named"),
+    [
+        ("X-Forwarded-For", "Forwarded: for=192.0.2.2", "forwarded"),
+        ("X-Forwarded-For", "X-Forwarded-Proto: http\nForwarded: for=192.0.2.2", "forwarded"),
+        ("Forwarded", "X-Forwarded-For: 192.0.2.2", "x-forwarded-for"),
+        ("Forwarded", "X-Forwarded-Host: evil.example", "x-forwarded-host"),
+    ],
+)
+async def test_a_proxy_that_writes_the_other_kind_is_warned_of_once(
+    believed: str, sent: str, named: str
+) -> None:
+    async with serve(settings(http={"forwarded_header": believed}), tcp=False, who=who) as served:
+        for _ in range(2):
+            answer = await served.dial(PROXY).ask(f"GET /who HTTP/1.1\n{sent}")
+            assert answer[2] == b"unix localhost False"
+        [warning] = [fields for name, fields in served.recording.records if name == "warning"]
+        assert warning["setting"] == "http.forwarded_header"
+        assert f"ignoring {named} " in warning["detail"]
+
+
+@pytest.mark.parametrize(("trusted", "address"), [(False, "192.0.2.9"), (True, "192.0.2.1")])
+async def test_behind_a_proxy_header_its_address_is_the_peer(trusted: bool, address: str) -> None:
+    proxies = ["unix", *(["192.0.2.9"] if trusted else [])]
+    async with serve(settings(http={"trusted_proxies": proxies}), tcp=False, who=who) as served:
+        client = served.dial(PROXY)
+        await client.send(b"PROXY TCP4 192.0.2.9 192.0.2.8 1 2\r\n")
+        answer = await client.ask("GET /who HTTP/1.1\nX-Forwarded-For: 192.0.2.1")
+        assert answer[2] == f"{address} localhost False".encode()
+
+
 async def test_trust_is_taken_up_while_running() -> None:
     async with serve(tcp=False, who=who) as served:
         client = served.dial(away("192.0.2.66"))
