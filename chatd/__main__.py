@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -13,18 +14,38 @@ from chatd import __version__
 # receive it: Python's own handling would stop the program with a traceback, or kill it.
 _HELD: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
+_STDERR: Final = 2
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry out a verb, ``serve`` by default, and return the exit code."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
     try:
-        return _run(list(sys.argv[1:] if argv is None else argv), before)
+        _occupy_standard_streams()
+        return _with_output(list(sys.argv[1:] if argv is None else argv), before)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        return 1
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _occupy_standard_streams() -> None:
+    """Open those that are closed on nothing, so that no file gets their numbers and their text."""
+    while (opened := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        pass
+    os.close(opened)
+
+
+def _with_output(arguments: list[str], mask: set[int | signal.Signals]) -> int:
+    from chatd.cli.output import OutputError, fail, flush  # noqa: PLC0415  as below
+
+    try:
+        try:
+            return _run(arguments, mask)
+        finally:
+            flush()
+    except OutputError as error:
+        return fail(str(error)) if str(error) else 1
 
 
 def _run(arguments: list[str], mask: set[int | signal.Signals]) -> int:

@@ -29,6 +29,8 @@ class Loaded(NamedTuple):
 
     keys: Keys
     tls: ServerContext | None
+    warnings: Sequence[tuple[str, str]] = ()
+    """What should be corrected in them: the key that names the file, and a sentence."""
 
 
 Apply: TypeAlias = Callable[[Settings, Loaded | None], None]
@@ -61,12 +63,13 @@ class Reloaded(Struct, frozen=True):
     """The new configuration is in force, except for the keys in ``restart``.
 
     The files named by the keys in ``credentials`` were not read again: systemd provides them only
-    when the unit starts.
+    when the unit starts. ``warnings`` are sentences about files that should be corrected.
     """
 
     changed: Sequence[str]
     restart: Sequence[str]
     credentials: Sequence[str] = ()
+    warnings: Sequence[str] = ()
 
 
 class Reload:
@@ -158,7 +161,10 @@ class Reload:
             credentials=" ".join(credential_keys) or None,
             seconds=round(trio.current_time() - began, 3),
         )
-        return Reloaded(live, restart, credential_keys)
+        warnings = () if loaded is None else loaded.warnings
+        for key, text in warnings:
+            self._log.emit("warning", setting=key, detail=text)
+        return Reloaded(live, restart, credential_keys, tuple(text for _, text in warnings))
 
 
 def _apply_nowhere(settings: Settings, loaded: Loaded | None) -> None:

@@ -13,10 +13,11 @@ import itertools
 import json
 import os
 import re
+import stat
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple, get_type_hints
+from typing import Any, Final, NamedTuple, TypeAlias, get_type_hints
 
 import msgspec
 from msgspec import Struct, inspect
@@ -62,11 +63,13 @@ __all__ = [
     "Settings",
     "SettingsError",
     "Tls",
+    "Warn",
     "WebSocket",
     "admin_socket",
     "changed",
     "credentials",
     "expects",
+    "exposed",
     "history_path",
     "keys",
     "load",
@@ -112,15 +115,16 @@ class SecretError(Exception):
 
 
 class Rule(NamedTuple):
-    """A rule across keys that is broken.
+    """A rule across keys, or about what a key names, that is broken.
 
     ``keys`` are the full names of the keys involved; the error is shown at the first that is set,
-    at ``element`` of its array if given.
+    at ``element`` of its array if given. A ``warning`` does not keep the settings from being used.
     """
 
     keys: Sequence[str]
     message: str
     element: int | None = None
+    warning: bool = False
 
 
 class Key(NamedTuple):
@@ -142,15 +146,24 @@ class Section(NamedTuple):
     keys: Mapping[str, Key]
 
 
+Warn: TypeAlias = Callable[[str, Fault], object]
+
+
+def _ignore(key: str, fault: Fault) -> None:
+    pass
+
+
 def load(
     path: Path | None = None,
     overrides: Sequence[str] = (),
     listen: Sequence[str] = (),
     checks: Sequence[Callable[[Settings], Iterable[Rule]]] = (),
+    warn: Warn = _ignore,
 ) -> Settings:
     """Read ``path`` (None: no file), then ``SECTION.KEY=VALUE`` flags, then ``--listen`` flags.
 
-    ``checks`` examine what the keys name, such as files, and yield what is wrong.
+    ``checks`` examine what the keys name, such as files, and yield what is wrong. ``warn`` is
+    called with each warning and the full name of its key, if there are no errors.
 
     Raises:
         SettingsError: The configuration has faults.
@@ -162,7 +175,7 @@ def load(
         reading.override(override)
     if listen:
         reading.listen(listen)
-    return reading.settings(checks)
+    return reading.settings(checks, warn)
 
 
 def history_path(settings: Settings, environ: Mapping[str, str]) -> Path:
@@ -230,6 +243,25 @@ def secret_file(name: str, environ: Mapping[str, str]) -> Path:
             "Add LoadCredential= to the unit."
         )
     return Path(folder) / name.removeprefix(CREDENTIAL)
+
+
+def exposed(path: Path) -> str | None:
+    """Return who else can read a file that holds a secret, as a sentence; None if nobody can.
+
+    A group may, unless it is this process's own: the service reads files of root by its group.
+    """
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    others = stat.S_IROTH | stat.S_IWOTH
+    if (status.st_uid, status.st_gid) == (os.getuid(), os.getgid()):
+        others |= stat.S_IRGRP | stat.S_IWGRP
+    if not status.st_mode & others:
+        return None
+    mode = f"{stat.S_IMODE(status.st_mode):04o}"
+    who = "go" if status.st_mode & others & stat.S_IRWXG else "o"
+    return f"Other users can read {path}, which has mode {mode}. Run `chmod {who}= {path}`."
 
 
 def changed(before: Settings, after: Settings) -> tuple[list[str], list[str]]:
@@ -396,12 +428,15 @@ class _Reading:
             self._key(_Source(f"--listen {address}"), "listen", "addresses", [address])
         self._values["listen.addresses"] = list(addresses)
 
-    def settings(self, checks: Sequence[Callable[[Settings], Iterable[Rule]]]) -> Settings:
+    def settings(
+        self, checks: Sequence[Callable[[Settings], Iterable[Rule]]], warn: Warn
+    ) -> Settings:
         valid: dict[str, dict[str, Any]] = {name: {} for name in sections()}
         for name in self._values.keys() - self._invalid:
             section, _, key = name.partition(".")
             valid[section][key] = self._values[name]
         settings = msgspec.convert(valid, Settings)
+        warnings: list[tuple[str, Fault]] = []
         for rule in itertools.chain(
             _broken_rules(settings), *(check(settings) for check in checks)
         ):
@@ -409,10 +444,16 @@ class _Reading:
                 name = next(name for name in rule.keys if name in self._sources)
                 element = () if rule.element is None else (rule.element,)
                 path = (*name.split("."), *element)
-                self._faults.append(self._sources[name].fault(rule.message, path))
+                fault = self._sources[name].fault(rule.message, path)
+                if rule.warning:
+                    warnings.append((name, fault))
+                else:
+                    self._faults.append(fault)
         if self._faults:
             # The file's first, by line; flags have no lines and keep their order.
             raise SettingsError(sorted(self._faults, key=lambda f: (not f.line, f.line, f.column)))
+        for name, fault in warnings:
+            warn(name, fault)
         return settings
 
     def _tree(self, source: _Source, tree: Mapping[str, Any]) -> None:

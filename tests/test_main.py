@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
 from chatd.__main__ import main
+from chatd.chat.tokens import new_key
 from chatd.cli import check, config, serve
 
 
@@ -43,15 +48,68 @@ def test_other_verbs_give_their_code(monkeypatch: pytest.MonkeyPatch, verb: obje
     assert main([getattr(verb, "__name__", "").rpartition(".")[2]]) == 5
 
 
-@pytest.mark.parametrize(("ended", "code"), [(KeyboardInterrupt, 130), (BrokenPipeError, 1)])
-def test_an_end_from_outside(
-    monkeypatch: pytest.MonkeyPatch, ended: type[BaseException], code: int
-) -> None:
+def test_an_interrupt_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(_args: argparse.Namespace) -> NoReturn:
-        raise ended
+        raise KeyboardInterrupt
 
     monkeypatch.setattr(serve, "run", run)
-    assert main([]) == code
+    assert main([]) == 130
+
+
+PRINTING = [
+    ["--help"],
+    ["--version"],
+    ["ctl", "--help"],
+    ["config"],
+    ["check", "chatd.toml"],
+    ["token", "--new-key"],
+    ["token", "--user", "ann", "--config", "chatd.toml"],
+    ["install", "--dry-run", "--root", "."],
+]
+
+
+def chatd(folder: Path, words: list[str], how: str) -> tuple[int, bytes, list[str]]:
+    """Run chatd, as "$@" of a shell's command; return its exit code and what it wrote."""
+    ran = subprocess.run(
+        ["sh", "-c", how, "sh", sys.executable, "-W", "error", "-m", "chatd", *words],
+        cwd=folder,
+        env={"PATH": os.environ["PATH"], "HOME": str(folder), "LANG": "C.UTF-8"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    return ran.returncode, ran.stdout, ran.stderr.decode().splitlines()
+
+
+@pytest.mark.parametrize("words", PRINTING, ids=" ".join)
+def test_output_that_cannot_be_written_is_reported(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "key.jwk").write_text(new_key())
+    (tmp_path / "key.jwk").chmod(0o600)
+    (tmp_path / "chatd.toml").write_text(
+        f'[auth]\nmode = "token"\nkey_files = ["{tmp_path}/key.jwk"]\n'
+    )
+    says = "chatd: Standard output cannot be written: "
+    assert chatd(tmp_path, words, '"$@" >/dev/full') == (
+        *(1, b"", [f"{says}no space left on device."]),
+    )
+    if words[-1] not in ("--help", "--version"):  # which argparse then writes to stderr
+        code, _, told = chatd(tmp_path, words, '"$@" >&-')
+        assert (code, told) == (1, [f"{says}bad file descriptor."])
+    # The reader of a pipe who has enough, as `head` has, is not an error to report.
+    code, _, told = chatd(tmp_path, words, '{ "$@"; echo $? >&2; } | exec sleep 0')
+    assert told in (["0"], ["1"])
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [(["check", "absent.toml"], 1), (["nonsense"], 2), (["ctl", "--socket", "absent", "who"], 1)],
+)
+def test_an_error_that_cannot_be_written_has_its_exit_code(
+    words: list[str], code: int, tmp_path: Path
+) -> None:
+    for redirected in ("2>/dev/full", "2>&-"):
+        assert chatd(tmp_path, words, f'"$@" {redirected}')[0] == code
 
 
 def test_a_signal_that_comes_while_the_daemon_is_imported_waits(

@@ -113,6 +113,8 @@ async def who(control: DaemonControl, arguments: WhoArguments) -> answers.Member
     name = room_name(arguments.room)
     room = chat.rooms.get(name.key)
     if room is None:
+        if not await chat.rooms.exists(name):
+            raise AdminError(404, "not_found", f"There is no room named {name.display}.")
         return answers.Members(name.display, [])
     return answers.Members(room.name, room.member_list(limit=len(room.members)))
 

@@ -17,6 +17,7 @@ from chatd.admin.control import DaemonControl
 from chatd.admin.endpoints import ENDPOINTS, Endpoint
 from chatd.admin.errors import AdminError, error_of
 from chatd.admin.streams import streams
+from chatd.journal import Unavailable
 from chatd.wire.request import Refused, Request, Response
 from chatd.wire.routes import Handler, Routes
 from chatd.wire.websocket import Upgrade
@@ -84,6 +85,8 @@ def _guarded(found: Handler | Response) -> Handler:
             return _failed(error)
         except model.Refused as refused:
             return _failed(error_of(refused.refusal))
+        except Unavailable as error:
+            return _failed(AdminError(503, "unavailable", str(error)))
         except Refused as refused:
             raise Refused(_as_json(refused.response)) from None
 

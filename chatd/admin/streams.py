@@ -12,8 +12,8 @@ from chatd.admin.answers import Imported
 from chatd.admin.control import DaemonControl
 from chatd.admin.errors import AdminError
 from chatd.admin.transfer import Importing, export_room, export_user, log_name
-from chatd.journal import Unavailable
-from chatd.model import Operation, Outcome, Refusal, Refused, Restore
+from chatd.chat.names import Name
+from chatd.model import Operation, Outcome, Refused, Restore
 from chatd.wire.request import Request, Response
 from chatd.wire.routes import Handler
 
@@ -60,18 +60,18 @@ class _Streams:
 
     async def _ask(self, operation: Operation) -> Outcome:
         chat = self._control.chat
-        if isinstance(operation, Restore) and chat.rooms.get(operation.room) is not None:
-            name = operation.entries[0].room
-            return Refusal("forbidden", f"{name} has members. Import it when it has none.")
-        return await chat.bus.submit_and_wait(operation)
+        if not isinstance(operation, Restore):
+            return await chat.bus.submit_and_wait(operation)
+        try:
+            async with chat.rooms.importing(Name(operation.entries[0].room, operation.room)):
+                return await chat.bus.submit_and_wait(operation)
+        except Refused as refused:
+            return refused.refusal
 
     async def backup(self, _request: Request) -> Response:
         pieces = self._control.chat.journal.backup()
-        try:
-            # Read now, so that a backup that cannot start is an error and not a torn answer.
-            first = await anext(pieces)
-        except Unavailable as error:
-            raise AdminError(503, "unavailable", str(error)) from error
+        # Read now, so that a backup that cannot start is an error and not a torn answer.
+        first = await anext(pieces)
         self._control.log.emit("backup")
         return Response(200, content_type="application/vnd.sqlite3", stream=_all(first, pieces))
 

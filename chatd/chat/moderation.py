@@ -79,10 +79,12 @@ class Target(Struct, frozen=True):
 
 async def kick(chat: Chat, by: str, command: commands.Kick) -> commands.Sanctioned:
     """Remove a user from a room, or from the chat; the user may come back."""
-    where = _where(command.room)
+    where = await _existing(chat, command.room)
     target = await _target(chat, by, command)
     if not target.connections:
         raise Refused("not_found", f"{target.nick} is not here.")
+    if where.key and not any(where.key in each.memberships for each in target.connections):
+        raise Refused("not_found", f"{target.nick} is not in {where.display}.")
     _log(chat, "kick", by, command, target=target)
     _remove(target.connections, where, "kicked", command.reason)
     return commands.Sanctioned(user=target.user)
@@ -90,7 +92,7 @@ async def kick(chat: Chat, by: str, command: commands.Kick) -> commands.Sanction
 
 async def ban(chat: Chat, by: str, command: commands.Ban) -> commands.Sanctioned:
     """Keep a user, or a network, out of a room or of the chat."""
-    where = _where(command.room)
+    where = await _existing(chat, command.room)
     if command.network is not None:
         return await _ban_network(chat, by, command, command.network, where)
     target = await _target(chat, by, command)
@@ -157,7 +159,7 @@ async def unban(chat: Chat, by: str, command: commands.Unban) -> commands.Sancti
 
 async def mute(chat: Chat, by: str, command: commands.Mute) -> commands.Sanctioned:
     """Keep a user from writing, in a room or anywhere."""
-    where = _where(command.room)
+    where = await _existing(chat, command.room)
     target = await _target(chat, by, command)
     sanction = _sanction(chat, "mute", by, command, where, user=target.user, nick=target.nick)
     await _impose(chat, [sanction])
@@ -185,7 +187,7 @@ async def unmute(chat: Chat, by: str, command: commands.Unmute) -> commands.Sanc
 
 async def slow(chat: Chat, by: str, command: commands.Slow) -> commands.Sanctioned:
     """Set the seconds between two messages of a user in a room; 0 ends slow mode."""
-    where, seconds = _where(command.room), command.seconds
+    where, seconds = await _existing(chat, command.room), command.seconds
     if not 0 <= seconds <= MAX_SLOW_SECONDS:
         raise Refused("bad_request", f"seconds must be from 0 to {MAX_SLOW_SECONDS}.")
     if seconds:
@@ -208,7 +210,7 @@ async def slow(chat: Chat, by: str, command: commands.Slow) -> commands.Sanction
 
 async def close(chat: Chat, by: str, command: commands.Close) -> commands.Sanctioned:
     """Close a room to all but operators; 0 seconds open it again."""
-    where = _where(command.room)
+    where = await _existing(chat, command.room)
     if command.seconds == 0:
         return await _lift_from_room(chat, "close", by, command, where)
     sanction = _sanction(chat, "close", by, command, where)
@@ -242,6 +244,20 @@ _ACTIONS: Final[dict[type[commands.Moderate], _Action]] = {
 
 def _where(room: str | None) -> Name:
     return _EVERYWHERE if room is None else room_name(room)
+
+
+async def _existing(chat: Chat, room: str | None) -> Name:
+    """Return the place of an action: a room that exists, or has a sanction, or the whole chat.
+
+    Raises:
+        Refused: there is no such room.
+    """
+    where = _where(room)
+    if where.key and not await chat.rooms.exists(where):
+        sanctioned = {one.room for one in chat.sanctions.all()}
+        if where.key not in sanctioned:
+            raise Refused("not_found", f"There is no room named {where.display}.")
+    return where
 
 
 def _banned(chat: Chat, room: str) -> list[Connection]:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
 
 import trio
 
 from chatd.bus import Feed, Subscription
-from chatd.chat.names import Name
+from chatd.chat.names import Name, room_name
 from chatd.chat.users import User
 from chatd.model import Refused
 from chatd.protocol import events
@@ -200,6 +201,8 @@ class Rooms:
         """Returns the room of a key, or None if nobody is in it."""
         self._direct: dict[str, set[Room]] = {}
         self._opening = trio.Lock()
+        self._importing: dict[str, trio.Event] = {}
+        """Rooms that nobody may come into, until their events are set."""
 
     def __len__(self) -> int:
         return len(self._open)
@@ -214,29 +217,63 @@ class Rooms:
             Refused: there is no such room, and it may not be created.
             chatd.journal.Unavailable: the store cannot be read now.
         """
-        if room := self._open.get(name.key):
-            return room
+        while (room := self._open.get(name.key)) is None:
+            async with self._opening:
+                if (over := self._importing.get(name.key)) is None:
+                    return self._open.get(name.key) or await self._opened(name)
+            await over.wait()
+        return room
+
+    async def _opened(self, name: Name) -> Room:
         chat = self._chat
+        # Before the head is read: what is committed meanwhile is fanned out through it.
+        feed = chat.bus.open_feed(name.key, name.display)
+        try:
+            head = await chat.journal.head(name.key)
+            if head is None:
+                await self._check_may_create(name)
+        except BaseException:
+            chat.bus.close_feed(feed)
+            raise
+        if head is not None:
+            feed.name = head.name
+            feed.set_head(head.seq)
+        room = self._open[name.key] = Room(chat, feed, "" if head is None else head.topic)
+        if room.direct:
+            for user in name.key[1:].split(","):
+                self._direct.setdefault(user, set()).add(room)
+        return room
+
+    @asynccontextmanager
+    async def importing(self, name: Name) -> AsyncGenerator[None]:
+        """Let nobody come into a room during the block: its log is changed and not fanned out.
+
+        Raises:
+            Refused: it has members, or is being imported already.
+        """
         async with self._opening:
-            if room := self._open.get(name.key):
-                return room
-            # Before the head is read: what is committed meanwhile is fanned out through it.
-            feed = chat.bus.open_feed(name.key, name.display)
-            try:
-                head = await chat.journal.head(name.key)
-                if head is None:
-                    await self._check_may_create(name)
-            except BaseException:
-                chat.bus.close_feed(feed)
-                raise
-            if head is not None:
-                feed.name = head.name
-                feed.set_head(head.seq)
-            room = self._open[name.key] = Room(chat, feed, "" if head is None else head.topic)
-            if room.direct:
-                for user in name.key[1:].split(","):
-                    self._direct.setdefault(user, set()).add(room)
-            return room
+            if name.key in self._open:
+                raise Refused(
+                    "forbidden", f"{name.display} has members. Import it when it has none."
+                )
+            if name.key in self._importing:
+                raise Refused("forbidden", f"{name.display} is being imported already.")
+            self._importing[name.key] = trio.Event()
+        try:
+            yield
+        finally:
+            self._importing.pop(name.key).set()
+
+    async def exists(self, name: Name) -> bool:
+        """Return whether a room has members or events. The default room always exists.
+
+        Raises:
+            chatd.journal.Unavailable: the store cannot be read now.
+        """
+        default = room_name(self._chat.settings.chat.default_room)
+        if name.key in self._open or name.key == default.key:
+            return True
+        return await self._chat.journal.head(name.key) is not None
 
     def direct(self, user_id: str) -> list[Room]:
         """Return the open rooms of a user's direct messages."""

@@ -11,7 +11,7 @@ import json
 import pwd
 import socket
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -85,8 +85,11 @@ def find_socket(
     if named is not None:
         return named
     candidates = [system]
+    unset = ""
     if (runtime := environ.get("XDG_RUNTIME_DIR", "")).startswith("/"):
         candidates.append(Path(runtime) / "chatd" / "admin.sock")
+    else:
+        unset = " XDG_RUNTIME_DIR, the folder of a user's own daemon, is not set."
     if runtime := environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]:
         # systemd gives ExecReload= the same environment as the daemon.
         candidates.insert(0, Path(runtime) / "admin.sock")
@@ -99,13 +102,11 @@ def find_socket(
     for path in candidates:
         if path.exists():
             return path
-    raise NoDaemonError(_not_running(candidates))
-
-
-def _not_running(paths: Sequence[Path]) -> str:
-    missing = " and ".join(map(str, paths))
-    verb = "does" if len(paths) == 1 else "do"
-    return f"No daemon is running: {missing} {verb} not exist. Name another socket with --socket."
+    missing = " and no ".join(map(str, candidates))
+    raise NoDaemonError(
+        f"No daemon was found: there is no {missing}.{unset} If one is running, its admin socket "
+        "is elsewhere, or it has none: its start says so. Name it with --socket or --config."
+    )
 
 
 def _configured(config: Path) -> str:
@@ -156,10 +157,10 @@ def request(
         return _answer(connection.getresponse(), path)
 
 
-def download(
-    path: Path, target: str, arguments: Mapping[str, str], take: Callable[[bytes], object]
-) -> None:
-    """Request something long, and pass each piece of it to ``take``.
+def download(path: Path, target: str, arguments: Mapping[str, str]) -> Generator[bytes]:
+    """Request something long, and yield it in pieces, none of which is empty.
+
+    What goes wrong with a piece after it was yielded is not taken for an error of the daemon.
 
     Raises:
         RequestError: The daemon refused, or broke off.
@@ -172,7 +173,7 @@ def download(
             raise RequestError(_answer(response, path).message)
         try:
             while piece := response.read(_PIECE_BYTES):
-                take(piece)
+                yield piece
         except http.client.IncompleteRead:
             raise RequestError(
                 f"The daemon on {path} broke off. The received data is incomplete."
@@ -181,6 +182,8 @@ def download(
 
 def upload(path: Path, target: str, pieces: Iterable[bytes]) -> int:
     """Send lines of any length, and return how many the daemon imported.
+
+    An OSError of ``pieces`` would be taken for the daemon's.
 
     Raises:
         RequestError: The daemon refused.
@@ -214,7 +217,10 @@ def _connected(path: Path, timeout: float = TIMEOUT_SECONDS) -> Iterator[_Connec
     try:
         yield connection
     except FileNotFoundError:
-        raise NoDaemonError(_not_running([path])) from None
+        raise NoDaemonError(
+            f"No daemon was found: there is no {path}. If one is running, its admin socket is "
+            "elsewhere, or it has none: its start says so."
+        ) from None
     except ConnectionRefusedError:
         raise NoDaemonError(
             f"No daemon is running: nothing listens on {path}, which a daemon left behind."

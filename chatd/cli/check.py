@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from chatd.chat.key_files import check_files as check_keys
-from chatd.cli.output import report, write
+from chatd.cli.output import report, reported, write
 from chatd.settings import SettingsError, load
 from chatd.wire.tls import check_files as check_certificate
 
@@ -27,8 +27,9 @@ def add_parser(verbs: Verbs) -> None:
     """Add the verb to the command line."""
     parser = verbs.add_parser(
         "check",
-        help="check a configuration",
-        description="Check a configuration. All errors are reported with line and column.",
+        help="Check a configuration.",
+        description="Check a configuration and the files that it names. Every error and every "
+        "warning is reported with its place. It fails if there is an error.",
     )
     parser.add_argument(
         "file",
@@ -36,7 +37,7 @@ def add_parser(verbs: Verbs) -> None:
         nargs="?",
         type=Path,
         default=DEFAULT_CONFIGURATION,
-        help=f"the configuration (default: {DEFAULT_CONFIGURATION})",
+        help=f"The configuration (default: {DEFAULT_CONFIGURATION}).",
     )
     parser.set_defaults(run=run)
 
@@ -44,7 +45,11 @@ def add_parser(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check ``args.file`` and return the exit code."""
     try:
-        load(args.file, checks=FILE_CHECKS)
+        load(
+            args.file,
+            checks=FILE_CHECKS,
+            warn=lambda _, fault: write(reported(fault, "warning"), sys.stderr),
+        )
     except SettingsError as error:
         write(report(error), sys.stderr)
         return 1

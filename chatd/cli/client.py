@@ -31,9 +31,9 @@ def add_parser(verbs: Verbs) -> None:
     """Add the verb to the command line."""
     parser = verbs.add_parser(
         "client",
-        help="chat on a terminal, or through a pipe",
-        description="Chat on a terminal or through a pipe: each line of stdin is sent as a "
-        "message, and each message is a line of stdout. Type /help for the other commands.",
+        help="Chat on a terminal, or through a pipe.",
+        description="Chat on a terminal, where /help lists the commands, or through a pipe: each "
+        "line of stdin is sent as it is, and each message is a line of stdout.",
         epilog=f"A token is read from --token-file, or from {_VARIABLE} in the environment.",
     )
     parser.add_argument(
@@ -42,22 +42,27 @@ def add_parser(verbs: Verbs) -> None:
         nargs="?",
         type=daemon_url,
         default=_DEFAULT_URL,
-        help=f"the server: ws://host:port, wss://host or unix:/path (default: {_DEFAULT_URL})",
+        help=f"The server: ws://host:port, wss://host or unix:/path (default: {_DEFAULT_URL}).",
     )
     parser.add_argument(
-        "--nick", metavar="N", type=_name, help="your name; by default the one you had"
+        "--nick", metavar="N", type=_name, help="Your name; by default the one you had."
     )
     parser.add_argument(
-        "--room", metavar="R", type=_name, default="lobby", help="the first room (default: lobby)"
+        "--room", metavar="R", type=_name, default="lobby", help="The first room (default: lobby)."
     )
     parser.add_argument(
         "--history",
         metavar="N",
         type=_count,
-        help=f"how many earlier messages to show (default: {_DEFAULT_HISTORY}; through a pipe: 0)",
+        help=f"How many earlier messages to show (default: {_DEFAULT_HISTORY}; through a pipe: 0).",
     )
     parser.add_argument(
-        "--token-file", metavar="FILE", type=Path, help="a file that holds your token"
+        "--commands",
+        action="store_true",
+        help="Through a pipe too, carry out lines that begin with /, as on a terminal.",
+    )
+    parser.add_argument(
+        "--token-file", metavar="FILE", type=Path, help="A file that holds your token."
     )
     parser.set_defaults(run=run)
 
@@ -105,9 +110,11 @@ def run(args: argparse.Namespace) -> int:
     except ValueError:
         return _failed(f"{args.token_file}: the file contains no token")
     # A stream is None where the program was started without it.
-    piped = not all(stream and stream.isatty() for stream in (sys.stdin, sys.stdout))
+    typed, seen = (bool(stream and stream.isatty()) for stream in (sys.stdin, sys.stdout))
+    piped = not (typed and seen)
     history = args.history if args.history is not None else 0 if piped else _DEFAULT_HISTORY
-    options = chatting.Options(args.url, args.nick, _login(), args.room, history, token)
+    commands = args.commands or typed
+    options = chatting.Options(args.url, args.nick, _login(), args.room, history, token, commands)
     return chatting.chat(options, os.environ, piped=piped)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
+from chatd.cli.output import write
 from chatd.settings import Key, Settings, expects, sections
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def add_parser(verbs: Verbs) -> None:
     """Add the verb to the command line."""
     parser = verbs.add_parser(
         "config",
-        help="print the whole configuration with explanations",
+        help="Print the whole configuration with explanations.",
         description="Print the whole configuration: every key with its default and an explanation.",
     )
     parser.set_defaults(run=run)
@@ -47,13 +47,7 @@ def add_parser(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the configuration and return the exit code."""
-    try:
-        sys.stdout.write(render(Settings()))
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader stopped reading, as `head` does. Python must not fail on it again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    write(render(Settings()), sys.stdout)
     return 0
 
 

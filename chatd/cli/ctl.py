@@ -6,9 +6,11 @@ Exit codes: 0 for an answer, 1 for a refusal or when there is no daemon, 2 for w
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,6 +19,7 @@ from msgspec import Struct
 
 from chatd.cli import tables
 from chatd.cli.admin_client import Answer, RequestError, download, find_socket, request
+from chatd.cli.durations import seconds
 from chatd.cli.output import fail, report, write
 from chatd.logs import LEVELS
 from chatd.settings import SettingsError
@@ -28,13 +31,18 @@ __all__ = ["COMMANDS", "Argument", "Command", "add_parser", "run"]
 
 
 class Argument(Struct, frozen=True):
-    """An argument, or an option if its name begins with ``--``; the request has the same name."""
+    """An argument, or an option if its name begins with ``--``; the request has the same name.
+
+    ``also`` is a second name of an option; ``shown`` stands for the value in the help.
+    """
 
     name: str
     help: str
     required: bool = True
     choices: Sequence[str] | None = None
-    kind: type = str
+    kind: Callable[[str], Any] = str
+    also: str | None = None
+    shown: str | None = None
 
 
 class Command(Struct, frozen=True):
@@ -53,67 +61,90 @@ class Command(Struct, frozen=True):
 
 BACKUP: Final = "Write a copy of the running daemon's store, as of one moment, to a new file."
 
-_ROOM: Final = Argument("--room", "only in this room")
+_ROOM: Final = Argument("--room", "Only in this room.", shown="ROOM")
 
-_SECONDS: Final = Argument("--seconds", "for how long (default: until undone)", kind=float)
-_REASON: Final = Argument("--reason", "the reason, which the users see")
+_SECONDS: Final = Argument(
+    "--seconds",
+    "For how long: 90s, 15m, 2h, 30d, or a number of seconds (default: until undone).",
+    kind=seconds,
+    also="--for",
+    shown="TIME",
+)
+_REASON: Final = Argument("--reason", "The reason, which the users see.", shown="TEXT")
 _USER: Final = (
-    Argument("nick", "the user's nick", required=False),
-    Argument("--user", "the user's id, instead of the nick"),
-    Argument("--network", "an address or a network such as 192.0.2.0/24, instead of a user"),
-    Argument("--room", "only in this room (default: everywhere)"),
+    Argument("nick", "The user's nick.", required=False, shown="NICK"),
+    Argument("--user", "The user's id, instead of the nick.", shown="ID"),
+    Argument(
+        "--network",
+        "An address or a network such as 192.0.2.0/24, instead of a user.",
+        shown="NETWORK",
+    ),
+    Argument("--room", "Only in this room (default: everywhere).", shown="ROOM"),
     _SECONDS,
     _REASON,
 )
-_CLOSE: Final = (Argument("room", "the room"), _SECONDS, _REASON)
+_CLOSE: Final = (Argument("room", "The room.", shown="ROOM"), _SECONDS, _REASON)
 _SLOW: Final = (
-    Argument("room", "the room"),
-    Argument("seconds", "how long a user must wait between two messages", kind=float),
+    Argument("room", "The room.", shown="ROOM"),
+    Argument(
+        "seconds",
+        "How long a user must wait between two messages: 30s, 5m, or a number of seconds.",
+        kind=seconds,
+        shown="TIME",
+    ),
 )
 
 COMMANDS: Final = (
-    Command("status", "show the state of the daemon", "GET", tables.show_status),
-    Command("rooms", "list the rooms", "GET", tables.show_rooms),
+    Command("status", "Show the state of the daemon.", "GET", tables.show_status),
+    Command("rooms", "List the rooms.", "GET", tables.show_rooms),
     Command(
         "who",
-        "list the connected users, or the members of a room",
+        "List the connected users, or the members of a room.",
         "GET",
         tables.show_members,
-        (Argument("room", "only this room", required=False),),
+        (Argument("room", "Only this room.", required=False, shown="ROOM"),),
     ),
-    Command("connections", "list the chat connections", "GET", tables.show_connections),
+    Command("connections", "List the chat connections.", "GET", tables.show_connections),
     Command(
         "announce",
-        "send a notice to all clients",
+        "Send a notice to all clients.",
         "POST",
         tables.show_announced,
-        (Argument("text", "the notice"), _ROOM),
+        (Argument("text", "The notice.", shown="TEXT"), _ROOM),
     ),
-    Command("kick", "remove a user, who may return", "POST", tables.show_done, _USER),
-    Command("ban", "keep a user or a network out", "POST", tables.show_done, _USER),
-    Command("unban", "lift a ban", "POST", tables.show_done, _USER),
-    Command("bans", "list bans, mutes, slow mode and closed rooms", "GET", tables.show_bans),
-    Command("mute", "keep a user from sending messages", "POST", tables.show_done, _USER),
-    Command("unmute", "lift a mute", "POST", tables.show_done, _USER),
-    Command("slow", "slow a room down; 0 seconds ends it", "POST", tables.show_done, _SLOW),
-    Command("close", "close a room; 0 seconds opens it", "POST", tables.show_done, _CLOSE),
+    Command("kick", "Remove a user, who may return.", "POST", tables.show_done, _USER),
+    Command("ban", "Keep a user or a network out.", "POST", tables.show_done, _USER),
+    Command("unban", "Lift a ban.", "POST", tables.show_done, _USER),
+    Command("bans", "List bans, mutes, slow mode and closed rooms.", "GET", tables.show_bans),
+    Command("mute", "Keep a user from sending messages.", "POST", tables.show_done, _USER),
+    Command("unmute", "Lift a mute.", "POST", tables.show_done, _USER),
+    Command("slow", "Slow a room down. 0 ends it.", "POST", tables.show_done, _SLOW),
+    Command("close", "Close a room. --for 0 opens it.", "POST", tables.show_done, _CLOSE),
     Command(
         "loglevel",
-        "show or set the log level, until the next reload",
+        "Show or set the log level, until the next reload.",
         "POST",
         tables.show_level,
-        (Argument("level", "the new level", required=False, choices=tuple(LEVELS)),),
+        (
+            Argument(
+                "level",
+                f"The new level: {', '.join(LEVELS)}.",
+                required=False,
+                choices=tuple(LEVELS),
+                shown="LEVEL",
+            ),
+        ),
         reads=True,
     ),
     Command(
         "forget",
-        "delete a user's messages and records",
+        "Delete a user's messages and records.",
         "POST",
         tables.show_done,
-        (Argument("user", "the user's id"),),
+        (Argument("user", "The user's id.", shown="ID"),),
     ),
-    Command("reload", "apply the changed configuration", "POST", tables.show_reloaded),
-    Command("drain", "disconnect all clients and stop", "POST", tables.show_draining),
+    Command("reload", "Apply the changed configuration.", "POST", tables.show_reloaded),
+    Command("drain", "Disconnect all clients and stop.", "POST", tables.show_draining),
 )
 """Every command, with the endpoint of the same name in ``admin.endpoints``."""
 
@@ -122,7 +153,7 @@ def add_parser(verbs: Verbs) -> None:
     """Add the verb to the command line."""
     parser = verbs.add_parser(
         "ctl",
-        help="control a running daemon",
+        help="Control a running daemon.",
         description="Control a running daemon over its admin socket.",
     )
     _add_options(parser, None)
@@ -135,35 +166,36 @@ def add_parser(verbs: Verbs) -> None:
             option = argument.name.startswith("--")
             optional: dict[str, Any] = {"nargs": None if argument.required else "?"}
             own.add_argument(
-                argument.name,
+                *filter(None, [argument.name, argument.also]),
                 help=argument.help,
                 choices=argument.choices,
                 type=argument.kind,
+                metavar=argument.shown,
                 **({} if option else optional),
             )
         own.set_defaults(run=run, command=command)
-    backup = commands.add_parser("backup", help="write a copy of the store", description=BACKUP)
+    backup = commands.add_parser("backup", help="Write a copy of the store.", description=BACKUP)
     _add_options(backup, argparse.SUPPRESS)
-    backup.add_argument("file", metavar="FILE", type=Path, help="the file, which must not exist")
+    backup.add_argument("file", metavar="FILE", type=Path, help="The file, which must not exist.")
     backup.set_defaults(run=run_backup)
 
 
 def _add_options(parser: argparse.ArgumentParser, default: Any) -> None:
     parser.add_argument(
-        "--socket", metavar="PATH", type=Path, default=default, help="the daemon's admin socket"
+        "--socket", metavar="PATH", type=Path, default=default, help="The daemon's admin socket."
     )
     parser.add_argument(
         "--config",
         metavar="FILE",
         type=Path,
         default=default,
-        help="the daemon's configuration, to find its socket",
+        help="The daemon's configuration, to find its socket.",
     )
     parser.add_argument(
         "--json",
         action="store_true",
         default=False if default is None else default,
-        help="print the answer as JSON",
+        help="Print the answer as JSON.",
     )
 
 
@@ -190,28 +222,63 @@ def run(args: argparse.Namespace) -> int:
 def run_backup(args: argparse.Namespace) -> int:
     """Write a copy of the store to a new file, whole or not at all. Return the exit code."""
     file: Path = args.file
-    partial = file.with_name(f".{file.name}.part")
     try:
         if file.exists():
             raise RequestError(f"{file} exists already. Choose another name.")
-        # Private: it contains all messages, and the key of all sessions.
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as out:
-            socket = find_socket(args.socket, args.config, os.environ)
-            download(socket, "/backup", {}, out.write)
-            out.flush()
-            os.fsync(out.fileno())
-            size = out.tell()
-        partial.rename(file)
+        socket = find_socket(args.socket, args.config, os.environ)
+        size = _backup(socket, file)
     except RequestError as error:
-        partial.unlink(missing_ok=True)
         return fail(str(error))
     except OSError as error:
-        partial.unlink(missing_ok=True)
         return fail(f"{file} cannot be written: {(error.strerror or str(error)).lower()}.")
     answer = {"file": str(file), "bytes": size}
     write(f"{msgspec.json.encode(answer).decode() if args.json else f'{size} bytes'}\n", sys.stdout)
     return 0
+
+
+def _backup(socket: Path, file: Path) -> int:
+    """Download a backup to ``file`` and return its size. Raises RequestError or OSError."""
+    partial = file.with_name(f".{file.name}.part")
+    descriptor = _own(partial)
+    try:
+        with os.fdopen(descriptor, "wb") as out, closing(download(socket, "/backup", {})) as pieces:
+            for piece in pieces:
+                out.write(piece)
+            out.flush()
+            os.fsync(out.fileno())
+            size = out.tell()
+            partial.rename(file)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    return size
+
+
+def _own(partial: Path) -> int:
+    """Open a file, empty and for this run alone; a run that was killed may have left one.
+
+    Raises RequestError or OSError.
+    """
+    while True:
+        # Private, because it contains all messages and the key of all sessions.
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            found = os.fstat(descriptor)
+            if found.st_uid != os.geteuid():
+                raise RequestError(f"{partial} belongs to another user. Remove it.")
+            with suppress(FileNotFoundError):
+                if os.path.samestat(found, partial.stat(follow_symlinks=False)):
+                    os.fchmod(descriptor, 0o600)
+                    os.truncate(descriptor, 0)
+                    return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            raise RequestError(f"Another backup is being written to {partial}.") from None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # the run that held it has renamed or removed it
 
 
 def _requested(command: Command, arguments: Mapping[str, Any], args: argparse.Namespace) -> Answer:

@@ -6,7 +6,7 @@ import argparse
 import re
 from typing import Final
 
-__all__ = ["duration"]
+__all__ = ["duration", "seconds"]
 
 _UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 60 * 60, "d": 24 * 60 * 60}
 
@@ -19,3 +19,13 @@ def duration(text: str) -> int:
             f"expected a duration such as 90s, 15m, 12h or 30d, not {text!r}"
         )
     return int(match[1]) * _UNIT_SECONDS[match[2]]
+
+
+def seconds(text: str) -> float:
+    """Return a duration such as ``2h``, or a number of seconds, in seconds.
+
+    Raises argparse.ArgumentTypeError.
+    """
+    if re.fullmatch(r"[0-9]{1,10}(\.[0-9]{1,3})?", text):
+        return float(text)
+    return duration(text)

@@ -62,7 +62,7 @@ def add_parser(verbs: Verbs) -> None:
     """Add the verb to the command line."""
     parser = verbs.add_parser(
         "fetch-client",
-        help="fetch Socket.IO's browser client",
+        help="Fetch Socket.IO's browser client.",
         description=f"Fetch {PACKAGE} with npm, verify its sha512, and store it. The daemon serves "
         "it as /socket.io/socket.io.js and the other names that the Node.js server uses.",
     )
@@ -71,7 +71,7 @@ def add_parser(verbs: Verbs) -> None:
         dest="file",
         metavar="FILE.tgz",
         type=Path,
-        help=f"use this file, made by `npm pack {PACKAGE}`, instead of the network",
+        help=f"Use this file, made by `npm pack {PACKAGE}`, instead of the network.",
     )
     parser.set_defaults(run=run)
 

@@ -53,18 +53,18 @@ class InstallError(Exception):
 def add_parser(verbs: Verbs) -> None:
     """Add both verbs to the command line."""
     for name, run, words in (
-        ("install", run_install, "install the systemd service of this installation of chatd"),
-        ("uninstall", run_uninstall, "stop the service and remove its files"),
+        ("install", run_install, "Install the systemd service of this installation of chatd"),
+        ("uninstall", run_uninstall, "Stop the service and remove its files"),
     ):
         parser = verbs.add_parser(
             name,
-            help=words,
-            description=f"{words[:1].upper()}{words[1:]}: units, user, folders and configuration. "
+            help=f"{words}.",
+            description=f"{words}: units, user, folders and configuration. "
             "Files that were changed are left as they are.",
         )
-        parser.add_argument("--dry-run", action="store_true", help="only print what would be done")
+        parser.add_argument("--dry-run", action="store_true", help="Only print what would be done.")
         parser.add_argument(
-            "--root", metavar="DIR", type=Path, help="in the system under DIR; no commands are run"
+            "--root", metavar="DIR", type=Path, help="In the system under DIR; no commands are run."
         )
         parser.set_defaults(run=run)
 

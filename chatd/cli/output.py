@@ -2,19 +2,77 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import sys
 import unicodedata
-from typing import TextIO
+from typing import Literal, TextIO
 
 from chatd.settings import Fault, SettingsError
 
-__all__ = ["fail", "report", "visible", "write"]
+__all__ = ["OutputError", "fail", "flush", "report", "reported", "visible", "write", "write_bytes"]
 
 
-def write(text: str, stream: TextIO) -> None:
-    """Write ``text``; characters that the stream's encoding does not have are escaped."""
-    encoding = stream.encoding or "utf-8"
-    stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+class OutputError(Exception):
+    """Standard output cannot be written.
+
+    The message is for the user. It is empty if the reader of a pipe has enough, as `head` does.
+    """
+
+    def __init__(self, error: OSError) -> None:
+        why = (error.strerror or str(error)).lower()
+        gone = isinstance(error, BrokenPipeError)
+        super().__init__("" if gone else f"Standard output cannot be written: {why}.")
+
+
+def write(text: str, stream: TextIO | None) -> None:
+    """Write ``text``; characters that the stream's encoding does not have are escaped.
+
+    Errors of standard error, which could be reported nowhere, are ignored.
+
+    Raises:
+        OutputError: It is standard output, and cannot be written.
+    """
+    try:
+        if stream is None:  # the program was started without it
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        encoding = stream.encoding or "utf-8"
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    except OSError as error:
+        _give_up(stream)
+        if stream is not sys.stderr:
+            raise OutputError(error) from error
+
+
+def write_bytes(data: bytes) -> None:
+    """Write to standard output. Raises OutputError."""
+    try:
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        sys.stdout.buffer.write(data)
+    except OSError as error:
+        _give_up(sys.stdout)
+        raise OutputError(error) from error
+
+
+def flush() -> None:
+    """Write what standard output and standard error have buffered. Raises OutputError."""
+    for stream in (sys.stderr, sys.stdout):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError as error:
+            _give_up(stream)
+            if stream is sys.stdout:
+                raise OutputError(error) from error
+
+
+def _give_up(stream: TextIO | None) -> None:
+    """Discard what is still buffered: Python would fail once more when it flushes at exit."""
+    if stream is not None:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def fail(*messages: str) -> int:
@@ -34,16 +92,17 @@ def report(error: SettingsError) -> str:
 
     A fault without a line, such as a flag's, is one line.
     """
-    return "".join(_reported(fault) for fault in error.faults)
+    return "".join(reported(fault, "error") for fault in error.faults)
 
 
-def _reported(fault: Fault) -> str:
+def reported(fault: Fault, kind: Literal["error", "warning"]) -> str:
+    """Return one fault in that form."""
     if not fault.line:
-        return f"{visible(fault.origin)}: error: {visible(fault.message)}\n"
+        return f"{visible(fault.origin)}: {kind}: {visible(fault.message)}\n"
     place = f"{visible(fault.origin)}:{fault.line}:{fault.column}"
     caret = "".join(_blank(char) for char in fault.source_line[: fault.column - 1]) + "^"
     source = visible(fault.source_line).rstrip()
-    return f"{place}: error: {visible(fault.message)}\n    {source}\n    {caret}\n"
+    return f"{place}: {kind}: {visible(fault.message)}\n    {source}\n    {caret}\n"
 
 
 def _is_control(char: str) -> bool:

@@ -18,6 +18,7 @@ from chatd import service
 from chatd.chat.key_files import load_keys
 from chatd.chat.tokens import Keys
 from chatd.cli.check import FILE_CHECKS
+from chatd.cli.failed_starts import Failures, wait
 from chatd.cli.output import fail, report, write
 from chatd.journal import Journal, StoreError
 from chatd.journal.memory import MemoryJournal
@@ -58,37 +59,40 @@ def add_parser(verbs: Verbs) -> None:
     """Add the verb to the command line."""
     parser = verbs.add_parser(
         "serve",
-        help="run the daemon in the foreground (the default)",
+        help="Run the daemon in the foreground (the default).",
         description="Run the daemon in the foreground. SIGTERM stops it gently, a second at once.",
     )
     parser.add_argument(
         "--config",
         metavar="FILE",
         type=Path,
-        help="the configuration (default: none)",
+        help="The configuration (default: none).",
     )
     parser.add_argument(
         "--listen",
         metavar="ADDR",
         action="append",
         default=[],
-        help="listen here, not on listen.addresses",
+        help="Listen here, not on listen.addresses.",
     )
     parser.add_argument(
         "--set",
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="set a key of the configuration",
+        help="Set a key of the configuration.",
     )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal says to stop, and return the exit code."""
+    warnings: list[tuple[str, str]] = []
     try:
         flags = (args.config, args.set, args.listen)
-        settings = load(*flags, FILE_CHECKS)
+        settings = load(
+            *flags, FILE_CHECKS, lambda key, fault: warnings.append((key, fault.message))
+        )
         # The checks pass over credentials, which only the service itself can read.
         tls_context(settings)
         path = history_path(settings, os.environ) if settings.history.store == "sqlite" else None
@@ -104,7 +108,9 @@ def run(args: argparse.Namespace) -> int:
             level=settings.log.level, format=settings.log.format, addresses=settings.log.addresses
         )
     except LogError as error:
-        return fail(str(error))
+        return _failed([str(error)])
+    for key, text in warnings:
+        log.emit("warning", setting=key, detail=text)
     errors: list[str] = []
     try:
         trio.run(_serve, settings, flags, path, keys, log)
@@ -112,7 +118,22 @@ def run(args: argparse.Namespace) -> int:
         errors = [str(error) for error in _leaves(group)]
     finally:
         log.output.close()
-    return fail(*errors) if errors else 0
+    return _failed(errors) if errors else 0
+
+
+def _failed(errors: Sequence[str]) -> int:
+    """Report errors that may pass, such as a port that is taken, and return the exit code.
+
+    As a service, return later each time, so that systemd starts it again more and more slowly.
+    """
+    fail(*errors)
+    seconds = Failures(os.environ).count()
+    if seconds:
+        fail(f"Trying again in {seconds:g} s.")
+        Notifier().status(f"{errors[0]} Trying again in {seconds:g} s.")
+        if wait(seconds):
+            return 0
+    return 1
 
 
 async def _serve(
@@ -155,13 +176,20 @@ def _close_with(stack: ExitStack, listeners: Sequence[Listener]) -> None:
 
 
 def _configuration(flags: _Flags, log: Log) -> Configuration:
+    warnings: list[tuple[str, str]] = []
+
+    def warn(key: str, fault: Fault) -> None:
+        warnings.append((key, fault.message))
+
     # In threads: a file of a MiB takes a second to check, and any may be on a slow disk.
     async def read() -> Settings:
-        settings = await trio.to_thread.run_sync(load, *flags, FILE_CHECKS)
+        warnings.clear()
+        settings = await trio.to_thread.run_sync(load, *flags, FILE_CHECKS, warn)
         return _within_descriptors(settings, log)
 
     async def load_files(settings: Settings) -> Loaded:
-        return await trio.to_thread.run_sync(_loaded, settings)
+        loaded = await trio.to_thread.run_sync(_loaded, settings)
+        return loaded._replace(warnings=tuple(warnings))
 
     # Without a file nothing can have changed, so SIGHUP stops the daemon as SIGINT does.
     return Configuration(read, load_files, hangup=flags[0] is not None)
@@ -177,17 +205,26 @@ def _loaded(settings: Settings) -> Loaded:
 
 def _admin_listeners(settings: Settings, log: Log) -> Sequence[Listener]:
     path = admin_socket(settings, os.environ)
-    if path is None:
-        return ()
     mode = settings.admin.socket_mode_bits
     if settings.admin.socket != "auto":
-        return open_listeners([f"unix:{path}"], mode)
+        return () if path is None else open_listeners([f"unix:{path}"], mode)
     try:
-        path.parent.mkdir(mode=0o700, exist_ok=True)
+        if path is None:
+            raise ListenError("neither RUNTIME_DIRECTORY nor XDG_RUNTIME_DIR is set")
+        try:
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            why = (error.strerror or str(error)).lower()
+            raise ListenError(f"{path.parent} cannot be created: {why}") from error
         return open_listeners([f"unix:{path}"], mode)
-    except (ListenError, OSError) as error:
+    except ListenError as error:
         # Not fatal: it was not set explicitly, and another daemon of this user may have it.
-        log.emit("warning", setting="admin.socket", detail=f"chatd ctl cannot be used: {error}")
+        log.emit(
+            "warning",
+            setting="admin.socket",
+            detail=f"There is no admin socket, so that chatd ctl cannot be used: {error}. "
+            "Set admin.socket to a path.",
+        )
         return ()
 
 

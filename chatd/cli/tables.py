@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias
 
 from chatd.cli.output import visible, write
 
 __all__ = [
     "Show",
+    "counted",
     "show_announced",
     "show_bans",
     "show_connections",
@@ -51,7 +53,8 @@ def show_status(status: Any) -> None:
         ("log", f"{log['level']}: {log['lines']} lines, {log['dropped']} dropped"),
     ]
     if (expires := status["certificate_expires"]) is not None:
-        rows.append(("tls", f"certificate valid until {expires}"))
+        ended = datetime.fromisoformat(expires) <= datetime.now(UTC)
+        rows.append(("tls", f"certificate {'EXPIRED on' if ended else 'valid until'} {expires}"))
     if reload is not None:
         faults = reload["refused"]
         result = "applied" if not faults else f"refused, errors: {len(faults)}"
@@ -120,7 +123,7 @@ def show_done(answer: Any) -> None:
 
 
 def show_announced(answer: Any) -> None:
-    _line(f"Sent to {answer['receivers']} connections.")
+    _line(f"Sent to {counted(answer['receivers'], 'connection')}.")
 
 
 def show_level(answer: Any) -> None:
@@ -134,11 +137,13 @@ def show_reloaded(answer: Any) -> None:
         _line(f"Changed, but a restart is needed: {', '.join(restart)}.")
     if credentials := answer["credentials"]:
         _line(f"Credentials, which only a restart reads again: {', '.join(credentials)}.")
+    for warning in answer["warnings"]:
+        _line(f"Warning: {warning}")
 
 
 def show_draining(answer: Any) -> None:
-    clients, seconds = answer["clients"], answer["seconds"]
-    _line(f"Disconnecting {clients} clients. The daemon stops within {seconds:g} s.")
+    clients = counted(answer["clients"], "client")
+    _line(f"Disconnecting {clients}. The daemon stops within {answer['seconds']:g} s.")
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -154,12 +159,20 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
             table.add_column(column, overflow="fold")
         for row in cells:
             table.add_row(*map(Text, row))
-        Console().print(table)
+        console = Console()
+        with console.capture() as rendered:
+            console.print(table)
+        write(rendered.get(), sys.stdout)
         return
     lines = [list(columns), *cells]
     widths = [max(len(line[at]) for line in lines) for at in range(len(columns))]
     for line in lines:
         _line("  ".join(map(str.ljust, line, widths)).rstrip())
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 client", "2 clients"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _listing(rows: Iterable[tuple[str, str]]) -> None:

@@ -9,7 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, TypeAlias
 
@@ -24,7 +24,8 @@ from chatd.cli.admin_client import (
     upload,
 )
 from chatd.cli.check import DEFAULT_CONFIGURATION
-from chatd.cli.output import fail, report, write
+from chatd.cli.output import fail, report, write, write_bytes
+from chatd.cli.tables import counted
 from chatd.client.errors import unwrapped
 from chatd.journal import Journal, StoreError, Unavailable
 from chatd.journal.sqlite import open_sqlite
@@ -51,47 +52,47 @@ def add_parser(verbs: Verbs) -> None:
     """Add both verbs to the command line."""
     exporting = verbs.add_parser(
         "export",
-        help="write the history of a room or a user as JSON Lines",
+        help="Write the history of a room or a user as JSON Lines.",
         description="Write the history of a room, or all messages of a user, as JSON Lines.",
     )
     what = exporting.add_mutually_exclusive_group(required=True)
-    what.add_argument("room", metavar="ROOM", nargs="?", help="the room")
-    what.add_argument("--user", metavar="USER", help="the messages of this user (an id) anywhere")
+    what.add_argument("room", metavar="ROOM", nargs="?", help="The room.")
+    what.add_argument("--user", metavar="USER", help="The messages of this user (an id) anywhere.")
     _add_options(exporting)
     exporting.set_defaults(run=run_export)
     importing = verbs.add_parser(
         "import",
-        help="import history from JSON Lines",
+        help="Import history from JSON Lines.",
         description="Import the exported history of rooms. These rooms must have no members.",
     )
     importing.add_argument(
-        "file", metavar="FILE", nargs="?", type=Path, help="the file (default: standard input)"
+        "file", metavar="FILE", nargs="?", type=Path, help="The file (default: standard input)."
     )
     _add_options(importing)
     importing.set_defaults(run=run_import)
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--socket", metavar="PATH", type=Path, help="the daemon's admin socket")
+    parser.add_argument("--socket", metavar="PATH", type=Path, help="The daemon's admin socket.")
     parser.add_argument(
         "--config",
         metavar="FILE",
         type=Path,
-        help="to find the admin socket or the store",
+        help="To find the admin socket or the store.",
     )
 
 
 def run_export(args: argparse.Namespace) -> int:
     """Export to standard output and return the exit code."""
     target = {"user": args.user} if args.user else {"room": args.room}
-    out = sys.stdout.buffer
     try:
         try:
             path = find_socket(args.socket, args.config, os.environ)
-            download(path, "/export", target, out.write)
+            with closing(download(path, "/export", target)) as pieces:
+                for piece in pieces:
+                    write_bytes(piece)
         except NoDaemonError as error:
-            _offline(args, error, lambda journal: _export(journal, args.room, args.user, out))
-        out.flush()
+            _offline(args, error, lambda journal: _export(journal, args.room, args.user))
     except (RequestError, _TransferError) as error:
         return fail(str(error))
     return 0
@@ -100,23 +101,41 @@ def run_export(args: argparse.Namespace) -> int:
 def run_import(args: argparse.Namespace) -> int:
     """Import the file or standard input and return the exit code."""
     try:
-        with args.file.open("rb") if args.file else sys.stdin.buffer as source:
+        with _opened(args.file) as source:
             try:
                 path = find_socket(args.socket, args.config, os.environ)
                 taken = upload(path, "/import", _pieces(source))
             except NoDaemonError as error:
                 taken = _offline(args, error, lambda journal: _import(journal, source))
-    except OSError as error:
-        return fail(f"{args.file} cannot be read: {(error.strerror or str(error)).lower()}.")
     except (RequestError, _TransferError) as error:
         return fail(str(error))
-    write(f"{taken} lines were imported.\n", sys.stdout)
+    write(f"Imported {counted(taken, 'line')}.\n", sys.stdout)
     return 0
 
 
+def _opened(file: Path | None) -> BinaryIO:
+    if file is None:
+        if sys.stdin is None:
+            raise _TransferError("Standard input is closed.")
+        return sys.stdin.buffer
+    try:
+        return file.open("rb")
+    except OSError as error:
+        raise _unreadable(str(file), error) from error
+
+
 def _pieces(source: BinaryIO) -> Iterator[bytes]:
-    while piece := source.read(_PIECE_BYTES):
-        yield piece
+    """Yield what is in a file. Raises _TransferError."""
+    try:
+        while piece := source.read(_PIECE_BYTES):
+            yield piece
+    except OSError as error:
+        raise _unreadable(source.name, error) from error
+
+
+def _unreadable(name: str, error: OSError) -> _TransferError:
+    why = (error.strerror or str(error)).lower()
+    return _TransferError(f"{name} cannot be read: {why}.")
 
 
 # ---- without a daemon
@@ -137,7 +156,7 @@ def _offline(args: argparse.Namespace, no_daemon: NoDaemonError, work: Work) -> 
         with unwrapped():
             return trio.run(_on_store, path, settings, work)
     except (StoreError, Unavailable) as error:
-        raise _TransferError(str(error)) from error
+        raise _TransferError(f"{no_daemon} {error}") from error
 
 
 async def _on_store(path: Path, settings: Settings, work: Work) -> int:
@@ -148,7 +167,7 @@ async def _on_store(path: Path, settings: Settings, work: Work) -> int:
         return await work(journal)
 
 
-async def _export(journal: Journal, room: str | None, user: str | None, out: BinaryIO) -> int:
+async def _export(journal: Journal, room: str | None, user: str | None) -> int:
     if user is not None:
         lines = export_user(journal, user)
     else:
@@ -161,7 +180,7 @@ async def _export(journal: Journal, room: str | None, user: str | None, out: Bin
         lines = export_room(journal, name.key)
     async with aclosing(lines):
         async for piece in lines:
-            out.write(piece)
+            write_bytes(piece)
     return 0
 
 

@@ -8,6 +8,7 @@ of its own, because a `send_message` that is cancelled leaves half a frame behin
 from __future__ import annotations
 
 import os
+import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -24,6 +25,7 @@ from trio_websocket import (
 
 from chatd.client.dialing import Address
 from chatd.client.errors import ConnectError, Ending, Garbled, may_reconnect
+from chatd.client.foreign import FIRST_BYTES, first_words, rejection, speaks_tls
 from chatd.model import CLOSES, LOST, NORMAL, PROTOCOL_ERROR, SILENT
 from chatd.protocol.codec import SUBPROTOCOL
 
@@ -37,9 +39,6 @@ _RECEIVE_BYTES: Final = 64 << 10
 
 # Frames between trio-websocket's reader and ours. Ours never waits, so this only saves switches.
 _FRAMES: Final = 64
-
-# How much of the body of a refusal is quoted; it should be one line for people.
-_REFUSAL_BYTES: Final = 500
 
 
 class Deadlines(Struct, frozen=True):
@@ -145,7 +144,7 @@ class Connection:
         if self._fault is not None:
             raise self._fault
         if self._ending is None:
-            raise ConnectError("the connection was dropped while it was made")
+            raise ConnectError("The connection was dropped while it was made.")
         return self._ending
 
     async def _dial(self) -> _MonitoredStream:
@@ -154,9 +153,11 @@ class Connection:
             with trio.fail_after(seconds):
                 return _MonitoredStream(await self._address.dial())
         except trio.TooSlowError:
-            raise ConnectError(f"no connection to {self._address.host} in {seconds:g} s") from None
-        except (OSError, trio.BrokenResourceError) as error:
-            raise ConnectError(f"no connection to {self._address.host}: {_why(error)}") from error
+            text = f"There was no connection to {self._address.host} in {seconds:g} s."
+            raise ConnectError(text) from None
+        except (OSError, UnicodeError, trio.BrokenResourceError) as error:
+            text = f"There is no connection to {self._address.host}: {_why(error)}."
+            raise ConnectError(text) from error
 
     async def _run(
         self,
@@ -180,7 +181,7 @@ class Connection:
             wire, rest = group.split(Exception)
             if rest is not None or wire is None:
                 raise
-            self._fail(_refused(wire.exceptions[0]))
+            self._fail(_refused(wire.exceptions[0], self._address.host, stream.first))
 
     async def _open(
         self, nursery: trio.Nursery, stream: _MonitoredStream
@@ -203,10 +204,13 @@ class Connection:
                 )
                 race.cancel_scope.cancel()
         if websocket is None:
-            how = "hung up" if stream.gone.is_set() else "did not answer"
-            self._fail(ConnectError(f"{self._address.host} {how} during the handshake"))
+            host, seconds = self._address.host, self._deadlines.connect
+            text = f"{host} did not answer in {seconds:g} s."
+            if stream.gone.is_set():
+                text = f"{host} hung up without an answer. If it expects TLS, use wss://."
+            self._fail(ConnectError(text))
         elif websocket.subprotocol != self._subprotocol:
-            text = f"{self._address.host} does not speak {self._subprotocol}"
+            text = f"{self._address.host} does not speak {self._subprotocol}."
             self._fail(ConnectError(text, hopeless=True))
             return None
         return websocket
@@ -277,10 +281,11 @@ class Connection:
 
 
 class _MonitoredStream(trio.abc.Stream):
-    """A stream that notes when something came last, and when it ends."""
+    """A stream that notes what came first, when something came last, and when it ends."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
+        self.first = b""
         self.heard_at = trio.current_time()
         self.gone = trio.Event()
 
@@ -301,6 +306,8 @@ class _MonitoredStream(trio.abc.Stream):
             self.gone.set()
             raise
         self.heard_at = trio.current_time()
+        if len(self.first) < FIRST_BYTES:
+            self.first += data[: FIRST_BYTES - len(self.first)]
         if not data:
             self.gone.set()
         return data
@@ -313,18 +320,23 @@ class _MonitoredStream(trio.abc.Stream):
         scope.cancel()
 
 
-def _refused(error: Exception) -> ConnectError:
-    """Return the `ConnectError` for what trio-websocket's reader raised."""
+def _refused(error: Exception, host: str, first: bytes) -> ConnectError:
+    """Return the `ConnectError` for what trio-websocket's reader raised.
+
+    ``first`` are the first bytes of the answer of ``host``.
+    """
     if not isinstance(error, ConnectionRejected):
-        return ConnectError(f"what answered is no WebSocket: {error}")
+        if speaks_tls(first):
+            return ConnectError(f"{host} speaks TLS. Use wss:// instead of ws://.")
+        words = (
+            str(error) if first.startswith(b"HTTP/") else f"It answered with {first_words(first)}"
+        )
+        return ConnectError(f"{host} does not speak WebSocket. {words.rstrip('.')}.")
     status = error.status_code
-    kind = next((value for name, value in error.headers if name.lower() == b"content-type"), b"")
-    # The page of another server is not one line for people.
-    text = b"" if kind.lower().startswith(b"text/html") else error.body or b""
-    body = text[:_REFUSAL_BYTES].decode("utf-8", "replace").strip()
     wait = next((value for name, value in error.headers if name.lower() == b"retry-after"), b"")
+    words = rejection(status, error.headers, error.body)
     return ConnectError(
-        f"refused with {status}" + (f": {body}" if body else ""),
+        f"{host} refused with {words}" if status >= 400 else f"{host} answered with {words}",
         status=status,
         # A wrong request stays wrong, but 408 and 429 pass with time.
         hopeless=300 <= status < 500 and status not in {408, 429},
@@ -336,6 +348,8 @@ def _why(error: BaseException) -> str:
     """Return an error's text. The errors of several addresses are a group, as the cause of one."""
     if isinstance(group := error.__cause__, BaseExceptionGroup):
         return "; ".join(dict.fromkeys(map(_why, group.exceptions)))
+    if isinstance(error, socket.gaierror):
+        return str(error.strerror or error).lower()
     if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
         return os.strerror(error.errno).lower()
-    return str(error)
+    return str(error) or type(error).__name__

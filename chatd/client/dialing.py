@@ -11,6 +11,9 @@ from urllib.parse import quote, urlsplit
 import trio
 from msgspec import Struct
 
+from chatd.client.errors import ConnectError
+from chatd.client.foreign import FIRST_BYTES, first_words, speaks_tls
+
 __all__ = ["Address", "Backoff", "Dial", "dial_url"]
 
 Dial: TypeAlias = Callable[[], Awaitable[trio.abc.Stream]]
@@ -56,7 +59,7 @@ def dial_url(url: str) -> Address:
         path = url.removeprefix("unix:").removeprefix("//")
         if not path:
             raise ValueError("A Unix socket is written unix:/path/of/the/socket.")
-        return Address(partial(trio.open_unix_socket, path))
+        return Address(partial(_open_unix, path))
     parts = urlsplit(url)
     if parts.scheme not in {"ws", "wss"} or not parts.hostname:
         raise ValueError(f"{url!r} is not ws://host:port, wss://host:port or unix:/path.")
@@ -71,16 +74,64 @@ def dial_url(url: str) -> Address:
     return Address(dial, parts.netloc.rpartition("@")[2], target)
 
 
+async def _open_unix(path: str) -> trio.abc.Stream:
+    try:
+        return await trio.open_unix_socket(path)
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise ConnectError(f"There is no connection to unix:{path}: {why}.") from error
+
+
 async def _open_secure(host: str, port: int) -> trio.abc.Stream:
-    stream = await trio.open_ssl_over_tcp_stream(
-        host, port, ssl_context=ssl.create_default_context(), https_compatible=True
+    carrier = _Overheard(await trio.open_tcp_stream(host, port))
+    stream = trio.SSLStream(
+        carrier, ssl.create_default_context(), server_hostname=host, https_compatible=True
     )
     try:
         await stream.do_handshake()
+    except trio.BrokenResourceError as error:
+        await trio.aclose_forcefully(stream)
+        raise ConnectError(_no_tls(f"{host}:{port}", error.__cause__, carrier.first)) from error
     except BaseException:
         await trio.aclose_forcefully(stream)
         raise
     return stream
+
+
+def _no_tls(where: str, cause: BaseException | None, first: bytes) -> str:
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        why = cause.verify_message.rstrip(".")
+        return f"The certificate of {where} was not accepted: {why}."
+    if isinstance(cause, ssl.SSLError) and speaks_tls(first):
+        reason = (cause.reason or str(cause)).replace("_", " ").lower()
+        return f"The TLS handshake with {where} failed: {reason}."
+    if words := first_words(first):
+        hint = " Use ws:// instead of wss://." if first.startswith(b"HTTP/") else ""
+        return f"{where} does not speak TLS. It answered with {words}.{hint}"
+    return f"{where} closed the connection during the TLS handshake."
+
+
+class _Overheard(trio.abc.Stream):
+    """A stream that keeps the first bytes that came."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self.first = b""
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        data = await self._stream.receive_some(max_bytes)
+        if len(self.first) < FIRST_BYTES:
+            self.first += data[: FIRST_BYTES - len(self.first)]
+        return data
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
 
 
 class Backoff(Struct, frozen=True):

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import ssl
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
-from chatd.settings import Rule, SecretError, Settings, secret_file
+from chatd.settings import Rule, SecretError, Settings, exposed, secret_file
 from chatd.wire.transport import StreamTransport, Transport
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 __all__ = [
     "HANDSHAKE",
@@ -21,6 +26,7 @@ __all__ = [
     "ServerContext",
     "TlsError",
     "check_files",
+    "doubts",
     "shake_hands",
     "tls_context",
 ]
@@ -35,6 +41,9 @@ _CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 _RECORD_BYTES: Final = 16384 + 256 + 5
 # A chain of certificates has a few KiB. A larger file is the wrong one.
 _FILE_BYTES: Final = 1 << 20
+
+_SOON_SECONDS: Final = 14 * 24 * 60 * 60
+"""Before its end a certificate is warned of: as docs/prometheus-alerts.yml does."""
 
 
 class TlsError(Exception):
@@ -85,7 +94,8 @@ def tls_context(
         context.load_cert_chain(certificate, key, no_passphrase)
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
-            raise TlsError("key_file", f"{key} is not the key of {certificate}") from error
+            message = f"{key} is not the key of {certificate}{_misplaced(certificate, key)}"
+            raise TlsError("key_file", message) from error
         why = _reason(error) if error.reason else "one of them is damaged"
         message = f"{certificate} and {key} cannot be used: {why}"
         raise TlsError("certificate_file", message) from error
@@ -103,24 +113,76 @@ def check_files(settings: Settings, environ: Mapping[str, str] = os.environ) -> 
     """
     tls = settings.tls
     try:
-        for name in (tls.certificate_file, tls.key_file):
-            secret_file(name, environ)
-        if tls.key_file != "off":
-            tls_context(settings, environ)
+        certificate, key = (
+            secret_file(name, environ) for name in (tls.certificate_file, tls.key_file)
+        )
+        if tls.key_file == "off" or tls_context(settings, environ) is None:
+            return
     except SecretError:
         return
     except TlsError as error:
         yield Rule([f"tls.{error.key}"], str(error))
+        return
+    for doubt in doubts(certificate, time.time()):
+        yield Rule(["tls.certificate_file"], f"tls.certificate_file: {doubt}", warning=True)
+    if warning := exposed(key):
+        yield Rule(["tls.key_file"], f"tls.key_file: {warning}", warning=True)
 
 
-def _expires(file: Path) -> float:
+def doubts(file: Path, now: float) -> Iterator[str]:
+    """Yield why clients may not accept a usable chain of certificates at a time, or soon after."""
+    chain = _chain(file)
+    for number, each in enumerate(chain, 1):
+        begins, ends = each.not_valid_before_utc, each.not_valid_after_utc
+        which = f"The certificate in {file}"
+        if number > 1:
+            which = f"Certificate {number} in {file}, an authority's,"
+        lifetime = ends.timestamp() - begins.timestamp()
+        if ends.timestamp() <= now:
+            yield f"{which} expired on {ends:%Y-%m-%d %H:%M} UTC. Clients do not accept it."
+        elif begins.timestamp() > now:
+            yield (
+                f"{which} is not valid before {begins:%Y-%m-%d %H:%M} UTC. Until then clients do "
+                "not accept it. Is this machine's clock right?"
+            )
+        elif ends.timestamp() - now < min(_SOON_SECONDS, lifetime / 3):
+            yield f"{which} expires on {ends:%Y-%m-%d %H:%M} UTC. Renew it, then reload."
+    for number, (each, issuer) in enumerate(itertools.pairwise(chain), 1):
+        if each.issuer != issuer.subject:
+            yield (
+                f"Certificate {number} in {file} was not issued by certificate {number + 1}. Put "
+                "the server's first, then its issuer's, then that one's issuer's, and no others."
+            )
+
+
+def _chain(file: Path) -> list[x509.Certificate]:
+    """Return the certificates in a file; none if they are in another format that OpenSSL reads."""
     from cryptography import x509  # noqa: PLC0415  needed by TLS only
 
     try:
-        chain = x509.load_pem_x509_certificates(file.read_bytes())
+        return x509.load_pem_x509_certificates(file.read_bytes())
     except (OSError, ValueError):
-        return math.inf  # OpenSSL accepted it, and accepts more formats than this
-    return min(each.not_valid_after_utc.timestamp() for each in chain)
+        return []
+
+
+def _misplaced(certificate: Path, key: Path) -> str:
+    """Return that a key belongs to another certificate than the first, if it does."""
+    from cryptography.hazmat.primitives.serialization import (  # noqa: PLC0415  as above
+        load_pem_private_key,
+    )
+
+    try:
+        public = load_pem_private_key(key.read_bytes(), None).public_key()
+    except (OSError, ValueError, TypeError):
+        return ""
+    for number, each in enumerate(_chain(certificate), 1):
+        if each.public_key() == public:
+            return f"'s first certificate, but of certificate {number}: put that one first"
+    return ""
+
+
+def _expires(file: Path) -> float:
+    return min((each.not_valid_after_utc.timestamp() for each in _chain(file)), default=math.inf)
 
 
 def _readable(key: str, name: str, environ: Mapping[str, str], label: str) -> Path:

@@ -81,7 +81,7 @@ async def test_rooms_and_who(autojump_clock: MockClock) -> None:
         assert [member["nick"] for member in everybody["members"]] == ["ann", "bob"]
         hall = await one.done("GET /who?room=hall")
         assert (hall["room"], [member["nick"] for member in hall["members"]]) == ("Hall", ["bob"])
-        assert (await one.done("GET /who?room=empty"))["members"] == []
+        assert await one.refused("GET /who?room=empty") == (404, "not_found")
         assert await one.refused("GET /who?room=a%20b") == (400, "bad_request")
         assert await one.refused("GET /who?rom=hall") == (400, "bad_request")
 
@@ -163,6 +163,7 @@ async def test_a_reload_is_answered_with_what_became_of_it(autojump_clock: MockC
             "changed": ["limits.rooms"],
             "restart": [],
             "credentials": [],
+            "warnings": [],
         }
         assert one.chat.daemon.settings.limits.rooms == 7
         faults.append(Fault(2, 9, "no", "rooms = no", "/etc/x.toml"))

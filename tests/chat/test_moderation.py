@@ -189,12 +189,12 @@ async def test_a_ban_outlives_the_process(autojump_clock: MockClock) -> None:
         root = await room.subject("root")
         room.client("eve", ADDRESS)
         await root.do(commands.Ban(nick="eve"))
-        await root.do(commands.Close(room="den"))
+        await root.do(commands.Close(room="lobby"))
         again = Sanctions(room.chat.now)
         await again.load(journal)
         assert len(again) == 3
         assert again.ban("", "", ADDRESS, guest=True) is not None
-        assert again.get("close", "den", "") is not None
+        assert again.get("close", "lobby", "") is not None
 
 
 async def test_a_ban_from_a_room(room: Room, root: Client, eve: Client) -> None:
@@ -251,6 +251,7 @@ async def test_a_user_removed_during_a_join_is_not_in_the_room(
 async def test_a_user_banned_while_a_join_waits_does_not_join(
     room: Room, root: Client, eve: Client
 ) -> None:
+    await root.join("den")
     eve.stall()
     answers: list[Any] = []
     async with trio.open_nursery() as nursery:
@@ -260,7 +261,9 @@ async def test_a_user_banned_while_a_join_waits_does_not_join(
         await root.do(commands.Ban(room="den", nick="eve"))
         eve.read_on()
     assert [refused(answer) for answer in answers] == ["banned", "banned"]
-    assert room.chat.rooms.get("den") is None
+    den = room.chat.rooms.get("den")
+    assert den is not None
+    assert list(den.members) == [root.connection.user]
 
 
 async def test_a_subjects_ban_is_the_subjects_alone(room: Room, root: Client) -> None:

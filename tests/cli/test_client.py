@@ -55,7 +55,8 @@ def test_no_server_listens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert main(["client", f"unix:{tmp_path}/no.sock"]) == 1
     told = capsys.readouterr()
     assert told.out == ""
-    assert told.err == "chatd: no connection to localhost: no such file or directory\n"
+    path = f"unix:{tmp_path}/no.sock"
+    assert told.err == f"chatd: There is no connection to {path}: no such file or directory.\n"
 
 
 def test_an_unreadable_token_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

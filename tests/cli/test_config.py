@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -124,11 +122,3 @@ def test_what_is_printed_loads_as_it_was(
         # Drawn key by key, they may break the rules across keys; those alone.
         if not all(" must " in fault.message for fault in error.faults):
             raise
-
-
-def test_a_closed_pipe_is_not_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    reading, writing = os.pipe()
-    os.close(reading)
-    with os.fdopen(writing, "w") as stream:
-        monkeypatch.setattr(sys, "stdout", stream)
-        assert run() == 1

@@ -82,7 +82,6 @@ async def test_tables_for_people(control: Control) -> None:
         ]
         assert await at.shown("who") == [["NICK", "USER", "OP"], ["ann", ann.user]]
         assert await at.shown("who", "lobby") == await at.shown("who")
-        assert await at.shown("who", "hall") == [["NICK", "USER", "OP"]]
         header, row = await at.shown("connections")
         assert header[:3] == ["ID", "NICK", "USER"]
         assert row[1:6] == ["ann", ann.user, "memory", "chatd.v1", "websocket"]
@@ -107,14 +106,14 @@ async def test_json_for_machines(control: Control) -> None:
 async def test_what_it_does_is_said(control: Control) -> None:
     async with control() as at:
         ann = await at.one.chat.client("ann")
-        assert await at.shown("announce", "a break") == [["Sent", "to", "1", "connections."]]
+        assert await at.shown("announce", "a break") == [["Sent", "to", "1", "connection."]]
         assert (await ann.next("notice")).text == "a break"
         assert await at.told("announce", "psst", "--room", "lobby") == {"receivers": 1}
         assert await at.shown("loglevel") == [["info"]]
         assert await at.shown("loglevel", "warning") == [["warning"]]
         assert await at.shown("loglevel") == [["warning"]]
         code, out, _ = await at.ctl("drain")
-        assert (code, out) == (0, "Disconnecting 1 clients. The daemon stops within 10 s.\n")
+        assert (code, out) == (0, "Disconnecting 1 client. The daemon stops within 10 s.\n")
         assert at.one.stop.is_set()
 
 
@@ -132,6 +131,80 @@ async def test_users_are_kicked_from_the_console(control: Control) -> None:
         assert await at.shown("unmute", "bob") == [["Done."]]
         assert await at.shown("kick", "bob") == [["Done."]]
         assert (await bob.lost()).code == 4500
+
+
+async def test_times_are_durations_or_seconds(control: Control) -> None:
+    async with control() as at:
+        bob = await at.one.chat.client("bob")
+        for words, seconds in (
+            (("mute", "bob", "--for", "2h"), 7200),
+            (("ban", "bob", "--seconds", "90"), 90),
+            (("close", "lobby", "--for", "1d"), 86400),
+        ):
+            assert await at.shown(*words) != []
+            (held,) = [one for one in (await at.told("bans"))["bans"] if one["kind"] == words[0]]
+            began, ended = map(datetime.fromisoformat, (held["at"], held["until"]))
+            assert (ended - began).total_seconds() == seconds
+        assert await at.shown("slow", "lobby", "5m") == [["Done."]]
+        assert [one["seconds"] for one in (await at.told("bans"))["bans"]].count(300) == 1
+        assert await at.shown("close", "lobby", "--for", "0") == [["Done."]]
+        assert (await bob.lost()).code == 4501
+
+
+NOWHERE = [
+    ["who", "nope"],
+    ["announce", "hi", "--room", "nope"],
+    ["slow", "nope", "5"],
+    ["slow", "nope", "0"],
+    ["close", "nope"],
+    ["close", "nope", "--seconds", "0"],
+    ["kick", "nobody"],
+    ["kick", "ann", "--room", "nope"],
+    ["kick", "ann", "--room", "hall"],
+    ["ban", "nobody"],
+    ["ban", "--user", "nobody"],
+    ["ban", "ann", "--room", "nope"],
+    ["ban", "--network", "192.0.2.1", "--room", "nope"],
+    ["unban", "ann"],
+    ["unban", "--user", "nobody"],
+    ["unban", "--network", "192.0.2.1"],
+    ["mute", "nobody"],
+    ["mute", "ann", "--room", "nope"],
+    ["unmute", "ann"],
+    ["unmute", "ann", "--room", "nope"],
+    ["forget", "nobody"],
+]
+
+
+async def test_what_does_not_exist_is_not_found_and_changes_nothing(control: Control) -> None:
+    async with control() as at:
+        ann = await at.one.chat.client("ann")
+        await at.one.chat.client("bob", room="hall")
+        for words in NOWHERE:
+            code, out, err = await at.ctl(*words, "--json")
+            assert (code, json.loads(out)["error"]["code"]) == (1, "not_found"), words
+            assert err.startswith("chatd: ")
+            assert err.endswith(".\n")
+            assert err.count("\n") == 1
+        assert (await at.told("bans"))["bans"] == []
+        await ann.say("still here")
+
+
+async def test_rooms_without_members_exist_while_they_have_events_or_a_sanction(
+    control: Control,
+) -> None:
+    async with control() as at:
+        ann = await at.one.chat.client("ann", room="garden")
+        await ann.say("hello")
+        await ann.leave("garden")
+        assert await at.shown("who", "garden") == [["NICK", "USER", "OP"]]
+        assert await at.shown("slow", "garden", "5") == [["Done."]]
+        # Nobody has said anything in the default room yet.
+        assert await at.shown("close", "lobby") == [["Done."]]
+        # Closed, a room without events is empty, and can be opened again.
+        await ann.join("shed")
+        assert await at.shown("close", "shed") == [["Done."]]
+        assert await at.shown("close", "shed", "--seconds", "0") == [["Done."]]
 
 
 async def test_a_refusal_is_one_line_and_1(control: Control) -> None:
@@ -201,7 +274,7 @@ def test_no_daemon_is_one_line_and_1(
         if argument.required and not argument.name.startswith("--")
     ]
     told = fails(capsys, "--socket", f"{tmp_path}/no.sock", command.name, *required)
-    assert told.startswith(f"chatd: No daemon is running: {tmp_path}/no.sock does not exist. ")
+    assert told.startswith(f"chatd: No daemon was found: there is no {tmp_path}/no.sock. ")
 
 
 def test_wrong_usage_is_2(capsys: pytest.CaptureFixture[str]) -> None:

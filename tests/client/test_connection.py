@@ -60,7 +60,7 @@ async def test_another_servers_page_is_not_shown(script: Script, autojump_clock:
         await stream.send_all(head + b"\r\n\r\n<html>")
 
     script.run(daemon)
-    with pytest.raises(client.ConnectError, match=r"refused with 200$"):
+    with pytest.raises(client.ConnectError, match=r"answered with 200 OK$"):
         async with client.connect(script.dial):
             pass
 
@@ -72,7 +72,7 @@ async def test_refused_without_a_word(script: Script, autojump_clock: MockClock)
         await stream.send_all(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n")
 
     script.run(daemon)
-    with pytest.raises(client.ConnectError, match=r"refused with 503$"):
+    with pytest.raises(client.ConnectError, match=r"refused with 503 Service Unavailable$"):
         async with client.connect(script.dial):
             pass
 
@@ -233,7 +233,7 @@ async def test_a_quiet_daemon_that_lives(script: Script, autojump_clock: MockClo
 
 
 async def test_no_server_at_a_socket(tmp_path: Path) -> None:
-    with pytest.raises(client.ConnectError, match="no connection to localhost"):
+    with pytest.raises(client.ConnectError, match=r"no connection to unix:.*/nobody: no such file"):
         async with client.connect(f"unix:{tmp_path}/nobody"):
             pass
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")

@@ -18,6 +18,7 @@ import pytest
 import trio
 
 from chatd import client
+from chatd.cli.admin_client import request
 from tests.e2e.chat_page import open_page
 from tests.e2e.chatd_process import ChatdProcess, ChatdStarter
 from tests.e2e.chromium import Chromium
@@ -335,7 +336,8 @@ async def test_lines_of_a_pipe_are_sent(chatd: ChatdProcess, tmp_path: Path) -> 
             "#4 cron: three",
         ]
         # The next run is the same guest, though its nick is reserved; this one asks for history.
-        cron = await piped(tmp_path, chatd, b"/who\n", "--nick", "cron", "--history", "2")
+        asking = ("--nick", "cron", "--history", "2", "--commands")
+        cron = await piped(tmp_path, chatd, b"/who\n", *asking)
         assert (cron.code, cron.err) == (0, [])
         assert [line[6:] for line in cron.out[:2]] == [
             "#3 cron: two \N{REPLACEMENT CHARACTER}",
@@ -349,7 +351,7 @@ async def test_lines_of_a_pipe_are_sent(chatd: ChatdProcess, tmp_path: Path) -> 
 async def test_missing_streams(chatd: ChatdProcess, tmp_path: Path) -> None:
     for redirected, code, told in (
         ("<&-", 0, b""),
-        (">/dev/full", 1, b"chatd: no space left on device\n"),
+        (">/dev/full", 1, b"chatd: The output cannot be written: no space left on device.\n"),
     ):
         with trio.fail_after(60):
             done = await trio.run_process(
@@ -373,8 +375,93 @@ async def test_lines_over_the_rate_limit_are_all_sent(
     assert [line.partition(": ")[2] for line in cron.out] == lines
 
 
+async def test_each_line_of_a_pipe_is_said_as_it_is(chatd: ChatdProcess, tmp_path: Path) -> None:
+    log = (
+        b"\xef\xbb\xbf/nick root\n"
+        b"/quit\r\n"
+        b"//two\n"
+        b"\n"
+        b" \t\n"
+        b"\tat main.py  \n"
+        b"\x1b[31mred\x1b[0m \x1b]8;;http://x\x1b\\link\x1b]8;;\x07\n"
+        b"\x1b[0m\n"
+        b"10%\r20%\r\n"
+        b"bell\x07 and \x9b \xff\n"
+        b"/usr/bin/true"
+    )
+    async with client.connect(chatd.url, nick="json") as program:
+        await program.join("lobby")
+        cron = await piped(tmp_path, chatd, log, "--nick", "cron")
+        page = await program.history("lobby")
+    assert (cron.code, cron.err) == (0, [])
+    texts = [event.text for event in page.events if isinstance(event, client.Message)]
+    assert texts == [
+        "/nick root",
+        "/quit",
+        "//two",
+        "\tat main.py  ",
+        "red link",
+        "10%\n20%",
+        "bell and \N{REPLACEMENT CHARACTER} \N{REPLACEMENT CHARACTER}",
+        "/usr/bin/true",
+    ]
+    assert {event.nick for event in page.events if isinstance(event, client.Message)} == {"cron"}
+
+
+async def test_a_line_that_is_too_long_is_sent_in_pieces(
+    start_chatd: ChatdStarter, tmp_path: Path
+) -> None:
+    off = ("messages_per_second", "messages_burst", "bytes_per_second")
+    chatd = await start_chatd({f"limits.{key}": "off" for key in off})
+    words = " ".join(f"wörd{number}" for number in range(5000))
+    lines = f"one\n{words}\n{'x' * 1_500_000}\nlast\n"
+    async with client.connect(chatd.url, nick="json") as program:
+        await program.join("lobby", limit=0)
+        cron = await piped(tmp_path, chatd, lines.encode(), "--nick", "cron")
+        texts: list[str | None] = []
+        while texts[-1:] != ["last"]:
+            if isinstance(event := await program.next_event(), client.Message):
+                texts.append(event.text)
+    assert cron.code == 0
+    assert cron.err[0] == (
+        f"* Line 2 has more than 16384 bytes and was sent as {texts.index(texts[3])} messages."
+    )
+    whole = "".join(text or "" for text in texts)
+    assert whole == lines.replace("\n", "")
+    assert all(len((text or "").encode()) <= 16384 for text in texts)
+
+
+async def test_a_pipe_that_is_out_of_its_room_ends(
+    start_chatd: ChatdStarter, tmp_path: Path
+) -> None:
+    admin = tmp_path / "admin.sock"
+    chatd = await start_chatd({"admin.socket": str(admin)})
+    async with client.connect(chatd.url, nick="json") as program:
+        await program.join("lobby")
+        process = await trio.lowlevel.open_process(
+            [*COMMAND, chatd.url, "--nick", "cron"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=environ(tmp_path),
+        )
+        assert process.stdin is not None
+        assert process.stderr is not None
+        await process.stdin.send_all(b"one\n")
+        with trio.fail_after(60):
+            while not isinstance(event := await program.next_event(), client.Message):
+                pass
+            kick = {"nick": event.nick, "room": "lobby"}
+            await trio.to_thread.run_sync(request, admin, "POST", "/kick", kick)
+            # It does not wait for a line that it could not send.
+            assert await process.wait() == 1
+            told = b"".join([data async for data in process.stderr])
+        assert told.splitlines()[0] == b"* You are not in a room."
+
+
 async def test_failures_are_reported_and_counted(chatd: ChatdProcess, tmp_path: Path) -> None:
-    cron = await piped(tmp_path, chatd, b"/nope\n" + b"a" * 20_000 + b"\nfine\n", "--nick", "cron")
+    lines = b"/nope\n" + b"a" * 20_000 + b"\nfine\n"
+    cron = await piped(tmp_path, chatd, lines, "--nick", "cron", "--commands")
     assert cron.code == 1
     assert cron.out[-1].endswith("#1 cron: fine")
     assert cron.err == [

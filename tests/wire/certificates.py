@@ -22,6 +22,7 @@ def issue(folder: Path, name: str = NAME, *, expires: datetime | None = None) ->
     certificate, key = folder / "certificate.pem", folder / "key.pem"
     certificate.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
     issued.private_key_pem.write_to_path(key)
+    key.chmod(0o600)
     return settings(tls={"certificate_file": str(certificate), "key_file": str(key)})
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -14,11 +13,12 @@ import trio
 from msgspec import Struct
 
 from chatd import client
-from chatd.cli.output import visible, write
+from chatd.cli.output import fail, visible, write
 from chatd.cli.terminal import sessions
-from chatd.cli.terminal.pipe import Pipe, open_pipe
+from chatd.cli.terminal.pipe import Line, Pipe, PipeError, open_pipe
+from chatd.cli.terminal.plain import split
 from chatd.cli.terminal.talk import Talk
-from chatd.cli.terminal.verbs import VERBS, carry_out
+from chatd.cli.terminal.verbs import VERBS, attempt, carry_out
 from chatd.client.errors import unwrapped
 from chatd.model import UNAUTHORIZED
 
@@ -36,7 +36,10 @@ _LEAVE_SECONDS: Final = 2.0
 
 
 class Options(Struct, frozen=True):
-    """How to begin. ``login`` is the nick if none was given and none is known."""
+    """How to begin. ``login`` is the nick if none was given and none is known.
+
+    ``commands``: through a pipe, lines that begin with ``/`` are commands.
+    """
 
     url: str
     nick: str | None
@@ -44,18 +47,19 @@ class Options(Struct, frozen=True):
     room: str
     history: int
     token: str | Callable[[], str] | None
+    commands: bool = True
 
 
 def chat(options: Options, environment: Mapping[str, str], *, piped: bool) -> int:
     """Chat until the end and return the exit code."""
-    # Unencodable characters must not crash the client.
-    for stream, errors in (
-        (sys.stdin, "replace"),
-        (sys.stdout, "backslashreplace"),
-        (sys.stderr, "backslashreplace"),
+    # Unencodable characters must not crash the client, and only a newline ends a line.
+    for stream, how in (
+        (sys.stdin, {"errors": "replace", "newline": "\n"}),
+        (sys.stdout, {"errors": "backslashreplace"}),
+        (sys.stderr, {"errors": "backslashreplace"}),
     ):
         if (reconfigure := getattr(stream, "reconfigure", None)) is not None:
-            reconfigure(errors=errors)
+            reconfigure(**how)
     try:
         with unwrapped():
             return trio.run(_chat, options, environment, piped)
@@ -65,15 +69,9 @@ def chat(options: Options, environment: Mapping[str, str], *, piped: bool) -> in
         why = closed.ending.reason or f"the server closed the connection ({closed.ending.code})"
         if closed.ending.code == UNAUTHORIZED.code and options.token is None:
             why = f"{why.removesuffix('.')}. {_HINT}"
-    except OSError as error:
-        # Otherwise Python would fail once more when it flushes stdout at exit.
-        if sys.stdout is not None:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):
-            return 1  # the reader of the pipe is gone
-        why = (error.strerror or str(error)).lower()
-    write(f"chatd: {visible(why)}\n", sys.stderr)
-    return 1
+    except PipeError as error:
+        why = str(error)
+    return fail(why) if why else 1
 
 
 async def _chat(options: Options, environment: Mapping[str, str], piped: bool) -> int:
@@ -182,7 +180,8 @@ async def _on_terminal(one: client.Chat, options: Options) -> int:
 
 async def _through_pipe(one: client.Chat, options: Options) -> int:
     async with open_pipe(sys.stdin, sys.stdout, sys.stderr) as pipe:
-        return await _carry_out_all(pipe, Talk(one, pipe, page=options.history), options)
+        talk = Talk(one, pipe, page=options.history, commands=options.commands)
+        return await _carry_out_all(pipe, talk, options)
 
 
 async def _carry_out_all(pipe: Pipe, talk: Talk, options: Options) -> int:
@@ -199,18 +198,26 @@ async def _carry_out_all(pipe: Pipe, talk: Talk, options: Options) -> int:
             await talk.show_events()
             nursery.cancel_scope.cancel()
 
+        async def end_outside() -> None:
+            # Without commands there is no way back into a room.
+            nonlocal good
+            while talk.room:
+                await talk.changed()
+            good = False
+            nursery.cancel_scope.cancel()
+
         nursery.start_soon(show_events)
+        if not options.commands:
+            nursery.start_soon(end_outside)
         while True:
             await pipe.writable()
-            try:
-                line = await pipe.line()
-            except ValueError as error:
-                talk.warn(str(error))
-                good = False
-                continue
+            line = await pipe.line()
             if line is None:
                 break
-            good = await carry_out(talk, line) and good
+            if options.commands:
+                good = await carry_out(talk, line.text) and good
+            else:
+                good = await _say(talk, line) and good
         while talk.behind():
             await pipe.flushed()
             with trio.move_on_after(_LEAVE_SECONDS) as limit:
@@ -219,3 +226,21 @@ async def _carry_out_all(pipe: Pipe, talk: Talk, options: Options) -> int:
                 break
         nursery.cancel_scope.cancel()
     return 0 if good else 1
+
+
+async def _say(talk: Talk, line: Line) -> bool:
+    """Send a line as it is, in several messages if it is too long for one."""
+    if not line.text.strip():
+        return True
+    hello = talk.chat.hello
+    limits = None if hello is None else hello.limits
+    most = (limits and limits.message_bytes) or len(line.text.encode())
+    parts = [part for part in split(line.text, most) if part.strip()]
+    for part in parts:
+        if not await attempt(talk, talk.say_here(part), f"Line {line.number} was not sent: "):
+            return False
+    if len(parts) > 1:
+        talk.notify(
+            f"Line {line.number} has more than {most} bytes and was sent as {len(parts)} messages."
+        )
+    return True

@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
-from typing import Final, TextIO
+from typing import Final, NamedTuple, TextIO
 
 import trio
 from rich.console import Console
 from rich.text import Text
 
-__all__ = ["Pipe", "open_pipe"]
+from chatd.cli.terminal.plain import plain
+
+__all__ = ["Line", "Pipe", "PipeError", "open_pipe"]
 
 _MAX_CHARACTERS: Final = 1_000_000
-"""The longest line that is read; the server's own limit is lower."""
+"""How much of a line is read at a time. The rest of it follows as another part of the line."""
+
+_SEQUENCE_CHARACTERS: Final = 32
+"""The longest control sequence that is not torn between two parts of a line; usual ones have 20."""
 
 _MAX_WAITING: Final = 100
 """With this many lines waiting to be written, events are no longer taken."""
@@ -27,7 +32,7 @@ _FLUSH_SECONDS: Final = 0.5
 async def open_pipe(
     reader: TextIO | None, out: TextIO | None, err: TextIO | None
 ) -> AsyncGenerator[Pipe]:
-    """Open a pipe, and write all that was shown before closing it. Raises OSError.
+    """Open a pipe, and write all that was shown before closing it. Raises PipeError.
 
     Writing has its own task and thread, so that a slow or stopped reader delays neither the
     connection nor a signal.
@@ -40,6 +45,17 @@ async def open_pipe(
         nursery.cancel_scope.cancel()
 
 
+class PipeError(Exception):
+    """A standard stream cannot be used. The message, for the user, is "" if the reader is gone."""
+
+
+class Line(NamedTuple):
+    """A line, or a part of a very long one, without control sequences, and its number from 1."""
+
+    number: int
+    text: str
+
+
 class Pipe:
     """Lines from ``reader``, if any; the chat to ``out``, notices and errors to ``err``."""
 
@@ -50,6 +66,8 @@ class Pipe:
         self._waiting: list[tuple[int, bytes]] = []
         self._writing = False
         self._changed = trio.Event()
+        self._number = 1
+        self._rest = ""
 
     def show(self, line: Text) -> None:
         self._put(self._out, line)
@@ -79,7 +97,7 @@ class Pipe:
                 await self.flushed()
 
     async def write(self) -> None:
-        """Write the lines that are shown, until cancelled. Raises OSError."""
+        """Write the lines that are shown, until cancelled. Raises PipeError."""
         try:
             while True:
                 while not self._waiting:
@@ -87,7 +105,12 @@ class Pipe:
                 lines, self._waiting = self._waiting, []
                 self._writing = True
                 self._change()
-                await trio.to_thread.run_sync(_write, lines, abandon_on_cancel=True)
+                try:
+                    await trio.to_thread.run_sync(_write, lines, abandon_on_cancel=True)
+                except BrokenPipeError as error:
+                    raise PipeError("") from error
+                except OSError as error:
+                    raise PipeError(f"The output cannot be written: {_why(error)}.") from error
                 self._writing = False
                 self._change()
         finally:
@@ -108,28 +131,40 @@ class Pipe:
         self._changed.set()
         self._changed = trio.Event()
 
-    async def line(self) -> str | None:
-        """Read the next line; None at the end. Raises ValueError if it is too long."""
+    async def line(self) -> Line | None:
+        """Read the next line; None at the end. Raises PipeError."""
         if self._reader is None:
             return None
-        line = await self._read(self._reader)
-        if len(line) < _MAX_CHARACTERS or line.endswith("\n"):
-            return line.rstrip("\r\n") if line else None
-        while line and not line.endswith("\n"):
-            line = await self._read(self._reader)
-        raise ValueError(f"Lines of {_MAX_CHARACTERS:,} or more characters cannot be sent.")
-
-    async def _read(self, reader: TextIO) -> str:
         # Reading a silent pipe blocks its thread until the process ends.
-        return await trio.to_thread.run_sync(
-            reader.readline, _MAX_CHARACTERS, abandon_on_cancel=True
-        )
+        try:
+            read = await trio.to_thread.run_sync(
+                self._reader.readline, _MAX_CHARACTERS, abandon_on_cancel=True
+            )
+        except OSError as error:
+            raise PipeError(f"Standard input cannot be read: {_why(error)}.") from error
+        text, self._rest = self._rest + read, ""
+        if not text:
+            return None
+        number = self._number
+        if number == 1:
+            text = text.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}")  # a byte order mark
+        if text.endswith("\n"):
+            self._number += 1
+        elif read:
+            begun = text.rfind("\x1b", -_SEQUENCE_CHARACTERS)
+            if begun > 0:
+                text, self._rest = text[:begun], text[begun:]
+        return Line(number, plain(text.rstrip("\r\n")))
 
 
 def _console(file: TextIO | None) -> Console | None:
     if file is None:
         return None
     return Console(file=file, highlight=False, markup=False, emoji=False)
+
+
+def _why(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
 
 
 def _write(lines: list[tuple[int, bytes]]) -> None:

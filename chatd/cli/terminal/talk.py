@@ -34,7 +34,7 @@ _MARK_SECONDS: Final = 1.0
 _LISTED_MEMBERS: Final = 30
 """At most this many members are listed when a room is entered."""
 
-NO_ROOM: Final = "You are not in a room. Type /join ROOM."
+_NO_ROOM: Final = "You are not in a room."
 
 _LOGGED: Final = (client.Message, client.Edit, client.Delete, client.Topic)
 
@@ -64,12 +64,18 @@ class _Writer(Struct):
 
 
 class Talk:
-    """A chat on ``screen``. ``page`` is how many earlier messages are shown at a time."""
+    """A chat on ``screen``. ``page`` is how many earlier messages are shown at a time.
 
-    def __init__(self, chat: client.Chat, screen: Screen, *, page: int) -> None:
+    ``commands``: lines that begin with ``/`` are commands, which hints may name.
+    """
+
+    def __init__(
+        self, chat: client.Chat, screen: Screen, *, page: int, commands: bool = True
+    ) -> None:
         self.chat = chat
         self.screen = screen
         self.page = page
+        self._no_room = f"{_NO_ROOM} Type /join ROOM." if commands else _NO_ROOM
         self.room = ""
         """The room that typed messages go to; "" for none."""
         self._last_sent: tuple[str, int] | None = None
@@ -109,12 +115,12 @@ class Talk:
 
     def notify_room(self) -> None:
         """Show which room is the current one."""
-        self.notify(f"You are now in {self.label(self.room)}." if self.room else NO_ROOM)
+        self.notify(f"You are now in {self.label(self.room)}." if self.room else self._no_room)
 
     def here(self) -> str:
         """Return the current room. Raises `client.Refused` if there is none."""
         if not self.room:
-            raise client.Refused("not_joined", NO_ROOM)
+            raise client.Refused("not_joined", self._no_room)
         return self.room
 
     def left(self, room: str, *, then: str = "") -> None:
@@ -180,6 +186,10 @@ class Talk:
         self._reached(said.room, room)
         if said.seq is not None:
             self._last_sent = (said.room, said.seq)
+
+    async def say_here(self, text: str) -> None:
+        """Send a message to the current room. Raises `client.Refused`."""
+        await self.say(text, room=self.here())
 
     def drafts(self, text: str) -> None:
         """Announce typing, given the unfinished line."""

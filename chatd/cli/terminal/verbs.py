@@ -14,7 +14,7 @@ from chatd.cli.terminal import lines
 from chatd.cli.terminal.grammar import Invalid, Parameter, Say, Verb, optional, read
 from chatd.cli.terminal.talk import Talk
 
-__all__ = ["VERBS", "carry_out"]
+__all__ = ["VERBS", "attempt", "carry_out"]
 
 CarryOut: TypeAlias = Callable[..., Coroutine[Any, Any, None]]
 
@@ -71,23 +71,27 @@ async def carry_out(talk: Talk, line: str) -> bool:
         case None:
             return True
         case Say(text):
-            doing = _say(talk, text)
+            doing = talk.say_here(text)
         case (verb, values):
             doing = _carried_out[verb.name](talk, *values)
+    return await attempt(talk, doing)
+
+
+async def attempt(talk: Talk, doing: Coroutine[Any, Any, None], what: str = "") -> bool:
+    """Await a command and show why it was refused, after ``what``. Return whether it succeeded.
+
+    Raises `client.Closed`.
+    """
     try:
         await doing
     except client.Refused as refused:
         wait = "" if refused.retry_ms is None else f" (wait {refused.retry_ms / 1000:.0f} s)"
-        talk.warn(f"{refused.message}{wait}")
+        talk.warn(f"{what}{refused.message}{wait}")
     except trio.TooSlowError:
-        talk.warn("No answer came. It may or may not have been done.")
+        talk.warn(f"{what}No answer came. It may or may not have been done.")
     else:
         return True
     return False
-
-
-async def _say(talk: Talk, text: str) -> None:
-    await talk.say(text, room=talk.here())
 
 
 # ---- people and rooms
@@ -157,7 +161,7 @@ async def _quit(talk: Talk) -> None:
 
 @_verb("me", "Say what you are doing.", _TEXT)
 async def _me(talk: Talk, text: str) -> None:
-    await _say(talk, f"_{text}_")
+    await talk.say_here(f"_{text}_")
 
 
 @_verb("msg", "Send a direct message to NICK.", _NICK, _TEXT)
