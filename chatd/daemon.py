@@ -6,6 +6,7 @@
     └── log                      writes what a slow reader left waiting
         └── bus                  collects and commits; fans out
             ├── timers           everything that waits for a time: pings, expiry
+            ├── issuer           fetches the keys at auth.jwks_url
             ├── Socket.IO        the handlers of each Socket.IO connection
             └── handlers         one task for each connection
                 └── listeners    accept
@@ -152,6 +153,7 @@ async def open_daemon(
             bus_nursery.start_soon(chat.bus.run)
             async with trio.open_nursery() as helpers:
                 helpers.start_soon(timers.run)
+                helpers.start_soon(chat.issuer.run)
                 async with trio.open_nursery() as handlers:
                     daemon = Daemon(settings, chat, log, handlers)
                     await helpers.start(daemon.socketio.io.run)

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from typing import Annotated, Final, Literal, TypeAlias
+from urllib.parse import urlsplit
 
 from msgspec import Meta, Struct
 
@@ -50,8 +51,9 @@ _HOST: Final = r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]
 _FILE: Final = r"/[^\0]*[^/\0]"
 # The name of a file in the credentials' folder: systemd.exec(5).
 _KEY_FILE: Final = rf"{_FILE}|{CREDENTIAL}(?!\.)[A-Za-z0-9_.-]+"
-_NICK: Final = r"[^\s*:@#,/\x00-\x1f\x7f]{1,32}"
-_WHO: Final = rf"(?!\S*=){_NICK}(?:,{_NICK})*"  # everybody, users and operators among them
+# A token's sub, percent-encoded where it has a space, a comma, = or %.
+_USER: Final = r"[^\s,=\x00-\x1f\x7f]{1,765}"
+_WHO: Final = rf"{_USER}(?:,{_USER})*"  # everybody, users and operators among them
 # sun_path holds 108 bytes with the NUL that ends it: unix(7).
 _UNIX_PATH_BYTES: Final = 107
 
@@ -86,6 +88,22 @@ def _is_network(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_https(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return (
+            text.isascii()
+            and text.isprintable()
+            and " " not in text
+            and parts.scheme == "https"
+            and bool(parts.hostname)
+            and parts.port != 0
+            and not (parts.username or parts.password or parts.fragment)
+        )
+    except ValueError:  # no port, or half an IPv6 address
+        return False
 
 
 def _text(
@@ -244,7 +262,8 @@ class Chat(Struct, frozen=True, kw_only=True):
     rules: Annotated[
         tuple[_RoomRule, ...],
         "Who may read and who may write in which rooms. In PATTERN, * stands for any text. WHO is "
-        "everybody, users (not guests), operators, or users' names separated by commas. Without "
+        "everybody, users (not guests), operators, or users' ids (sub) separated by commas; in an "
+        "id a space, a comma, = and % are written %20, %2C, %3D and %25. Without "
         "read= everybody may read; without write= everybody who may read may write. The first "
         "rule whose pattern matches applies. Operators always may.",
     ] = ()
@@ -265,13 +284,10 @@ class Chat(Struct, frozen=True, kw_only=True):
     ] = 600.0
     operators: Annotated[
         tuple[
-            Annotated[
-                str,
-                _text("a user's name: 1 to 32 characters without spaces or * : @ # , /", _NICK),
-            ],
+            Annotated[str, _text("a user's id: 1 to 255 ASCII characters", r"[ -~]{1,255}")],
             ...,
         ],
-        "Users who may do everything, by the name in their tokens (sub), so auth.mode must be "
+        "Users who may do everything, by the id in their tokens (sub), so auth.mode must be "
         '"token". A token can also say that its user is an operator.',
     ] = ()
 
@@ -279,19 +295,43 @@ class Chat(Struct, frozen=True, kw_only=True):
 class Auth(Struct, frozen=True, kw_only=True):
     mode: Annotated[
         Literal["open", "token"],
-        "open: everybody is a guest. token: clients identify themselves with a token, a JWT "
-        "signed by one of auth.key_files.",
+        "open: everybody is a guest. token: clients identify themselves with a token, a signed JWT "
+        "(RS256, ES256, EdDSA or HS256).",
     ] = "open"
     key_files: Annotated[
         tuple[
             Annotated[str, _text('the absolute path of a file or "credential:NAME"', _KEY_FILE)],
             ...,
         ],
-        "The keys for tokens, one per file, as `chatd token --new-key` makes them. `chatd token` "
-        "signs with the first private key. Tokens of all keys are accepted, so put a new key "
-        "first and keep the old one until its tokens have expired. A public key (JWK or PEM) can "
-        "only verify.",
+        "The files with the keys for tokens, as `chatd token --new-key` makes them: a JWK, a set "
+        "of JWKs, or PEM. `chatd token` signs with the first private key. Tokens of all keys are "
+        "accepted, so put a new key first and keep the old one until its tokens have expired. A "
+        "public key can only verify. The key's type fixes the algorithm.",
     ] = ()
+    jwks_url: Annotated[
+        str,
+        _text('"off" or an https:// address', words=("off",), check=_is_https),
+        "The address of the set of public keys (JWKS) of an identity provider, whose tokens are "
+        "accepted. It is fetched again every ten minutes, and when a token names a new key. Set "
+        "auth.issuer and auth.audience too.",
+    ] = "off"
+    issuer: Annotated[
+        str,
+        _text('"off" or the issuer\'s name, without spaces', r"[!-~]{1,512}", words=("off",)),
+        "The issuer (iss) that every token must name, exactly as written here. off: any.",
+    ] = "off"
+    audience: Annotated[
+        str,
+        _text('"off" or the name of an audience, without spaces', r"[!-~]{1,512}", words=("off",)),
+        "The audience (aud) that every token must include: the name of this chat at the identity "
+        "provider. off: a token need not name any, but must include chatd if it does.",
+    ] = "off"
+    nick_claim: Annotated[
+        str,
+        _text("the name of a claim, without spaces", r"[!-~]{1,255}"),
+        "The claim of a token that has the user's first nick, such as preferred_username. Of a "
+        "mail address, the part before the @ is used.",
+    ] = "nick"
     guests: Annotated[bool, 'Whether guests may connect too, with auth.mode = "token".'] = False
     cookie: Annotated[
         str,
@@ -580,6 +620,12 @@ class Settings(Struct, frozen=True, kw_only=True):
     admin: Annotated[Admin, "Controlling the daemon."] = Admin()
     metrics: Annotated[Metrics, "Metrics for Prometheus."] = Metrics()
     drain: Annotated[Drain, "Stopping, on SIGTERM."] = Drain()
+
+    @property
+    def jwks_url(self) -> str | None:
+        """The address of the keys of tokens; None if there is none, or tokens are not accepted."""
+        auth = self.auth
+        return None if auth.mode == "open" or auth.jwks_url == "off" else auth.jwks_url
 
     @property
     def max_message_bytes(self) -> int:

@@ -5,6 +5,7 @@ Times are integers: milliseconds since the Unix epoch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, Literal, TypeAlias
 
 from msgspec import Struct
@@ -70,11 +71,20 @@ class Refusal(Struct, frozen=True, omit_defaults=True):
 
 
 class Refused(Exception):  # noqa: N818  an answer, not an error
-    """Raised to refuse a command; ``refusal`` is the value to send."""
+    """Raised to refuse a command.
+
+    Attributes:
+        refusal: The value to send.
+        then: Called after it was sent.
+    """
 
     def __init__(self, code: ErrorCode, message: str, retry_ms: int | None = None) -> None:
         super().__init__(message)
         self.refusal = Refusal(code, message, retry_ms)
+        self.then: Callable[[], None] = _nothing
+
+
+def _nothing() -> None: ...
 
 
 class Close(Struct, frozen=True):

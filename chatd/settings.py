@@ -628,11 +628,12 @@ def _broken_rules(settings: Settings) -> Iterator[Rule]:
             f"websocket.ping_timeout_seconds ({websocket.ping_timeout_seconds:g}) must not exceed "
             f"websocket.ping_interval_seconds ({websocket.ping_interval_seconds:g}).",
         )
-    if settings.auth.mode == "token" and not settings.auth.key_files:
+    auth = settings.auth
+    if auth.mode == "token" and not auth.key_files and auth.jwks_url == "off":
         yield Rule(
             ["auth.mode", "auth.key_files"],
-            'auth.key_files must name a key if auth.mode is "token". '
-            "`chatd token --new-key` makes one.",
+            'auth.key_files or auth.jwks_url must be set if auth.mode is "token". '
+            "`chatd token --new-key` makes a key.",
         )
     if (tls.certificate_file == "off") != (tls.key_file == "off"):
         given, absent = "tls.certificate_file", "tls.key_file"

@@ -13,7 +13,7 @@ from typing import NoReturn
 import pytest
 
 from chatd.__main__ import main
-from chatd.chat.tokens import new_key
+from chatd.chat.token_keys import new_key
 from chatd.cli import check, config, serve
 
 

@@ -18,10 +18,10 @@ from trio.testing import MockClock
 
 from chatd import client
 from chatd.chat.key_files import load_keys
-from chatd.chat.tokens import new_key
+from chatd.chat.token_keys import new_key
 from chatd.journal.memory import MemoryJournal
 from chatd.reload import Configuration, Loaded, Reloaded
-from chatd.settings import Settings, SettingsError, keys
+from chatd.settings import Auth, Settings, SettingsError, keys
 from chatd.testing import Harness
 from chatd.wire.transport import Peer
 from tests.admin.administered import Administered, administered
@@ -369,6 +369,17 @@ async def named_by_cookie(live: Live) -> object:
     return (await raw.next())["user"]
 
 
+async def by_plain_token(live: Live) -> object:
+    ann = await speak_json(live.chat)
+    await ann.next()
+    chat = live.chat.daemon.chat
+    claim = Auth(nick_claim="name")
+    user = f"user{len(chat.users)}"
+    token = chat.keys.issue(user, now=chat.now(), seconds=60, nick="annie", expected=claim)
+    answer = await ann.do("auth", token=token)
+    return answer["ok"]["nick"] == "annie" if "ok" in answer else answer["error"]["code"]
+
+
 async def operator(live: Live) -> object:
     ann = await speak_json(live.chat)
     await ann.next()
@@ -452,6 +463,9 @@ LIVE: Final = {
     "chat.operators": Case(operator, ["ann"], False, True, TOKENS),
     "auth.mode": Case(named_at_once, "token", True, False),
     "auth.guests": Case(named_at_once, True, False, True, TOKENS),
+    "auth.issuer": Case(by_plain_token, "https://idp", False, "unauthorized", TOKENS),
+    "auth.audience": Case(by_plain_token, "chat", False, "unauthorized", TOKENS),
+    "auth.nick_claim": Case(by_plain_token, "name", False, True, TOKENS),
     "auth.cookie": Case(named_by_cookie, "chat", None, "ann", TOKENS),
     "auth.session_days": Case(session, 1, True, False),
     "history.keep_days": Case(after_days, 1, 1, 0),
@@ -529,8 +543,8 @@ RESTART: Final[dict[str, Any]] = {
 """Another value for each key that needs a restart."""
 
 
-BY_FILES: Final = {"auth.key_files", "tls.certificate_file", "tls.key_file"}
-"""Keys that name files; other tests cover the files."""
+BY_FILES: Final = {"auth.key_files", "auth.jwks_url", "tls.certificate_file", "tls.key_file"}
+"""Keys that name files or addresses; other tests cover these."""
 
 
 def test_every_key_is_live_or_needs_a_restart() -> None:

@@ -435,11 +435,15 @@ def test_a_user_without_a_home_gets_an_error(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_mode_with_tokens_wants_a_key(write: Write) -> None:
-    message = 'auth.key_files must name a key if auth.mode is "token"'
+    message = 'auth.key_files or auth.jwks_url must be set if auth.mode is "token"'
     [(line, column, told)] = faults(write('[auth]\nmode = "token"\n'))
     assert (line, column) == (2, 8)
     assert told.startswith(message)
     assert load(write('[auth]\nmode = "token"\nkey_files = ["/k"]\n')).auth.key_files == ("/k",)
+    url = "https://idp.example.org/keys?a=b"
+    loaded = load(write(f'[auth]\nmode = "token"\njwks_url = "{url}"\n'))
+    assert loaded.jwks_url == url
+    assert load(write(f'[auth]\njwks_url = "{url}"\n')).jwks_url is None
 
 
 @pytest.mark.parametrize(
@@ -452,7 +456,18 @@ def test_a_mode_with_tokens_wants_a_key(write: Write) -> None:
         ("auth.key_files", '["credential:.."]'),
         ("auth.cookie", '"a b"'),
         ("auth.cookie", '""'),
-        ("chat.operators", '["a,b"]'),
+        ("auth.jwks_url", '"http://idp.example.org/keys"'),
+        ("auth.jwks_url", '"https://"'),
+        ("auth.jwks_url", '"https://[::1/"'),
+        ("auth.jwks_url", '"https://idp.example.org:0/"'),
+        ("auth.jwks_url", '"https://idp.example.org:x/"'),
+        ("auth.jwks_url", '"https://me:secret@idp.example.org/"'),
+        ("auth.jwks_url", '"https://idp.example.org/ keys"'),
+        ("auth.jwks_url", '""'),
+        ("auth.issuer", '""'),
+        ("auth.audience", '"a b"'),
+        ("auth.nick_claim", '""'),
+        ("chat.operators", '["zoë"]'),
         ("chat.operators", '[""]'),
     ],
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import asdict
@@ -11,13 +10,11 @@ from msgspec.structs import asdict
 from chatd.admin.answers import Held, HeldList
 from chatd.admin.control import DaemonControl
 from chatd.chat.moderation import moderate as chat_moderate
+from chatd.chat.sanctions import CONSOLE
 from chatd.protocol import commands
 from chatd.protocol.events import rfc3339
 
-__all__ = ["CONSOLE", "RoomArguments", "SlowArguments", "UserArguments", "bans", "moderate"]
-
-CONSOLE: Final = "console"
-"""The operator, in the log and beside a ban. It is no user's id: those are longer, or subjects."""
+__all__ = ["RoomArguments", "SlowArguments", "UserArguments", "bans", "moderate"]
 
 
 class UserArguments(Struct, frozen=True, forbid_unknown_fields=True):

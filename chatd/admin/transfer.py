@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Final, TypeAlias
 
-from chatd.chat.direct import DIRECT, other_of
+from chatd.chat.direct import DIRECT
 from chatd.chat.names import Name, room_name
 from chatd.journal import Journal
 from chatd.model import (
@@ -27,6 +27,7 @@ from chatd.model import (
     Wipe,
 )
 from chatd.protocol.export import read_line, write_lines
+from chatd.protocol.pairs import other_of
 
 __all__ = ["Ask", "Importing", "export_room", "export_user", "forget", "has_written", "log_name"]
 

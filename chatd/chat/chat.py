@@ -12,10 +12,12 @@ from msgspec import Struct
 from chatd.bus import Bus, Codec, Group, encode, fan_out
 from chatd.changed import Changed
 from chatd.chat.flood import Flood
+from chatd.chat.issuer import IssuerKeys
 from chatd.chat.rooms import Rooms
 from chatd.chat.sanctions import Sanctions
-from chatd.chat.tokens import Grant, Keys
-from chatd.chat.users import Users
+from chatd.chat.token_keys import Key
+from chatd.chat.tokens import Grant, Keys, UnknownKey
+from chatd.chat.users import Login, User, Users
 from chatd.journal import Journal
 from chatd.logs import Log
 from chatd.model import UNAUTHORIZED, Close, Event, Refused
@@ -75,6 +77,9 @@ class Chat:
     ) -> None:
         self.settings = settings
         self.keys = Keys() if keys is None else keys
+        self.issuer = IssuerKeys(self._use_fetched, log)
+        """The keys at ``auth.jwks_url``. Run by the caller."""
+        self.issuer.follow(settings.jwks_url)
         self.timers = timers
         self.journal = journal
         self.log = log
@@ -100,6 +105,7 @@ class Chat:
     def apply(self, settings: Settings) -> None:
         """Use other settings from now on."""
         self.settings = settings
+        self.issuer.follow(settings.jwks_url)
         for connection in list(self.connections):
             connection.apply_settings()
             if connection.authenticated and connection.grant is None and not self.allows_guests:
@@ -124,10 +130,50 @@ class Chat:
         return self.settings.auth.mode == "open" or self.settings.auth.guests
 
     def verify(self, token: str) -> Grant:
-        """Return what a token grants now. Raise Refused if it is invalid."""
+        """Return what a token grants now, by the keys that are known. Raise Refused if invalid."""
         if self.settings.auth.mode == "open":
             raise Refused("unauthorized", "This server does not take tokens. Everyone is a guest.")
-        return self.keys.verify(token, self.now())
+        return self.keys.verify(token, self.now(), self.settings.auth)
+
+    async def admit(self, token: str, limit_key: str) -> Grant:
+        """Return what a token grants, by keys that may have to be fetched first.
+
+        Args:
+            token: The token.
+            limit_key: The address or network that bans see.
+
+        Raises:
+            Refused: The token is invalid, its user is banned, or the keys cannot be fetched now.
+        """
+        try:
+            grant = self.verify(token)
+        except UnknownKey:
+            await self.issuer.look_again()
+            grant = self.verify(token)
+        self.check_may_enter(grant.user, limit_key, grant)
+        return grant
+
+    async def log_in(
+        self, grant: Grant, limit_key: str, nick: str | None, replaced: User | None = None
+    ) -> Login:
+        """Return the user of a grant. The caller attaches a connection at once.
+
+        Args:
+            grant: What `admit` returned.
+            limit_key: The address or network that bans see.
+            nick: The nick that the client asked for.
+            replaced: A guest whose nick becomes free by this login.
+
+        Raises:
+            Refused: Meanwhile the user was banned, or the token's key removed.
+        """
+
+        def check() -> None:
+            self.check_may_enter(grant.user, limit_key, grant)
+            if grant.key not in self.keys:
+                raise Refused("unauthorized", "The key of this token is gone. Get a new token.")
+
+        return await self.users.subject(grant, nick, replaced, check)
 
     def check_may_enter(self, user: str, limit_key: str, grant: Grant | None) -> None:
         """Raise Refused if a client is banned; ``user`` is empty if it is not known yet."""
@@ -137,6 +183,13 @@ class Chat:
             raise self.sanctions.refused(ban, "You are banned")
 
     def use_keys(self, keys: Keys) -> None:
+        """Verify tokens with other configured keys."""
+        self._verify_with(keys.with_fetched(self.keys.fetched))
+
+    def _use_fetched(self, fetched: Sequence[Key]) -> None:
+        self._verify_with(self.keys.with_fetched(fetched))
+
+    def _verify_with(self, keys: Keys) -> None:
         """Verify tokens with other keys. Connections whose token's key is gone are closed."""
         self.keys = keys
         for connection in list(self.connections):

@@ -16,8 +16,9 @@ from chatd.chat.rights import check_may_read
 from chatd.chat.rooms import Room
 from chatd.chat.users import User
 from chatd.model import Refused
+from chatd.protocol.pairs import other_of, pair_name, users_of
 
-__all__ = ["DIRECT", "other_of", "require_membership", "resolve"]
+__all__ = ["DIRECT", "require_membership", "resolve"]
 
 DIRECT: Final = "direct"
 """The namespace of each user's conversations: records named by the user, a NUL and the room."""
@@ -31,10 +32,9 @@ def resolve(chat: Chat, user: User, written_name: str) -> Name:
     if not written_name.startswith("@"):
         return room_name(written_name)
     if "," in written_name:
-        first, _, second = written_name[1:].partition(",")
-        if user.id not in (first, second):
+        if user.id not in users_of(written_name):
             raise Refused("forbidden", "These are other users' direct messages.")
-        other = second if user.id == first else first
+        other = other_of(written_name, user.id)
     else:
         nick = usable_nick(written_name[1:])
         found = None if nick is None else chat.users.by_nick(nick.key)
@@ -43,14 +43,8 @@ def resolve(chat: Chat, user: User, written_name: str) -> Name:
         other = found.id
     if other == user.id:
         raise Refused("bad_request", "You cannot send direct messages to yourself.")
-    key = "@" + ",".join(sorted((user.id, other)))
+    key = pair_name(user.id, other)
     return Name(key, key)
-
-
-def other_of(room: str, user: str) -> str:
-    """Return the id of the other user."""
-    first, _, second = room[1:].partition(",")
-    return second if user == first else first
 
 
 async def require_membership(connection: Connection, written_name: str) -> Membership:
@@ -85,7 +79,7 @@ async def open_direct(connection: Connection, name: Name) -> Room:
             raise Refused("not_found", f"There is no user with the id {other[:64]}.")
         chat.flood.charge(connection, 0)
         room = await chat.rooms.open(name)
-    for party in name.key[1:].split(","):
+    for party in users_of(name.key):
         if (here := chat.users.get(party)) is not None:
             for each in list(here.connections):
                 each.enter_direct(room)

@@ -6,12 +6,13 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from chatd.chat.tokens import Key, Keys, UnusableKey, read_key
+from chatd.chat.token_keys import Key, UnusableKey, read_keys
+from chatd.chat.tokens import Keys
 from chatd.settings import Fault, Rule, SecretError, Settings, SettingsError, secret_file
 
 __all__ = ["check_files", "load_keys"]
 
-# A key is some hundred bytes; more is the wrong file, or one without end.
+# A key is some hundred bytes, one of a set some KiB; more is the wrong file, or one without end.
 _FILE_BYTES: Final = 1 << 16
 
 
@@ -21,7 +22,7 @@ def load_keys(settings: Settings, environ: Mapping[str, str]) -> Keys:
     faults: list[Fault] = []
     for name in settings.auth.key_files:
         try:
-            keys.append(_key(name, environ))
+            keys += _keys(name, environ)
         except (UnusableKey, SecretError) as error:
             faults.append(Fault(0, 0, f"auth.key_files: {error}", "", name))
     if faults:
@@ -36,22 +37,22 @@ def check_files(settings: Settings, environ: Mapping[str, str] = os.environ) -> 
     """
     for index, name in enumerate(settings.auth.key_files):
         try:
-            _key(name, environ)
+            _keys(name, environ)
         except SecretError:
             continue
         except UnusableKey as error:
             yield Rule(["auth.key_files"], f"auth.key_files: {error}", index)
 
 
-def _key(name: str, environ: Mapping[str, str]) -> Key:
-    """Return the key in a file.
+def _keys(name: str, environ: Mapping[str, str]) -> list[Key]:
+    """Return the keys in a file.
 
     Raises:
-        UnusableKey: the file cannot be read, or holds no key.
-        SecretError: it is a credential, and there are none.
+        UnusableKey: The file cannot be read, or holds no key.
+        SecretError: It is a credential, and there are none.
     """
     try:
-        return read_key(_read(name, environ))
+        return read_keys(_read(name, environ))
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise UnusableKey(f"it cannot be read: {reason}") from error

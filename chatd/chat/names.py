@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from functools import lru_cache
 from typing import Final
+from unicodedata import category, normalize
 
 from msgspec import Struct
 from precis_i18n import get_profile
 
 from chatd.model import Refused
 
-__all__ = ["Name", "Pattern", "nick_name", "room_name", "room_pattern", "usable_nick"]
+__all__ = ["Name", "Pattern", "nick_name", "nick_of", "room_name", "room_pattern", "usable_nick"]
 
 NICK_CHARACTERS: Final = 32
 ROOM_CHARACTERS: Final = 64
@@ -44,6 +45,21 @@ def usable_nick(text: str) -> Name | None:
         return nick_name(text)
     except Refused:
         return None
+
+
+def nick_of(text: str) -> str | None:
+    """Return a nick like a text, such as a person's name or mail address; None if there is none."""
+    if usable_nick(text) is not None:
+        return text
+    # Of a mail address, what is before the @.
+    first = normalize("NFC", text).partition("@")[0]
+    kept = "".join(each if _is_nicks(each) else " " for each in first)
+    nick = "-".join(kept.split()).strip("-.")
+    return nick if usable_nick(nick) is not None else None
+
+
+def _is_nicks(character: str) -> bool:
+    return character in "-_.'" or category(character)[0] in "LMN"
 
 
 def room_name(text: str) -> Name:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from msgspec import Struct
 
@@ -113,6 +114,10 @@ def _is_one_of(connection: Connection, who: tuple[str, ...]) -> bool:
             return connection.grant is not None and connection.grant.user in who
 
 
+def _who(text: str) -> tuple[str, ...]:
+    return tuple(map(unquote, text.split(",")))
+
+
 @lru_cache(maxsize=8)
 def _compiled(rules: tuple[str, ...]) -> list[Rule]:
     compiled: list[Rule] = []
@@ -123,5 +128,5 @@ def _compiled(rules: tuple[str, ...]) -> list[Rule]:
         write = given.get("write", read)
         with suppress(Refused):  # the settings have been checked
             rooms = room_pattern(name)
-            compiled.append(Rule(rooms, tuple(read.split(",")), tuple(write.split(","))))
+            compiled.append(Rule(rooms, _who(read), _who(write)))
     return compiled

@@ -22,6 +22,7 @@ from chatd.chat.users import User
 from chatd.model import Refused
 from chatd.protocol import events
 from chatd.protocol.commands import Member, RoomInfo
+from chatd.protocol.pairs import users_of
 from chatd.timers import Timer
 
 if TYPE_CHECKING:
@@ -240,7 +241,7 @@ class Rooms:
             feed.set_head(head.seq)
         room = self._open[name.key] = Room(chat, feed, "" if head is None else head.topic)
         if room.direct:
-            for user in name.key[1:].split(","):
+            for user in users_of(name.key):
                 self._direct.setdefault(user, set()).add(room)
         return room
 
@@ -296,7 +297,7 @@ class Rooms:
         self._chat.bus.close_feed(room.feed)
         del self._open[room.key]
         if room.direct:
-            for user in room.key[1:].split(","):
+            for user in users_of(room.key):
                 rooms = self._direct[user]
                 rooms.discard(room)
                 if not rooms:

@@ -16,7 +16,10 @@ from msgspec import Struct
 from chatd.journal import Journal
 from chatd.model import Record, Refused
 
-__all__ = ["KINDS", "Sanction", "SanctionKind", "Sanctions", "network_of"]
+__all__ = ["CONSOLE", "KINDS", "Sanction", "SanctionKind", "Sanctions", "network_of"]
+
+CONSOLE: Final = "console"
+"""The operator at the admin socket, beside a sanction and in the log. No user has this id."""
 
 SanctionKind: TypeAlias = Literal["ban", "mute", "slow", "close"]
 

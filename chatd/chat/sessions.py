@@ -15,6 +15,8 @@ from typing import Final
 
 from msgspec import Struct
 
+from chatd.protocol.pairs import users_of
+
 __all__ = ["Session", "is_guest", "is_kept", "new_user", "sign_session", "verify_session"]
 
 SESSION_CHARACTERS: Final = 100
@@ -38,8 +40,7 @@ def is_guest(user: str) -> bool:
 
 def is_kept(room: str) -> bool:
     """Return whether the messages of a room of two are stored: not between two guests."""
-    first, _, second = room[1:].partition(",")
-    return not (is_guest(first) and is_guest(second))
+    return not all(map(is_guest, users_of(room)))
 
 
 def new_user() -> str:

@@ -2,51 +2,59 @@
 
 A token is a JWT (RFC 7519) in a JWS of three parts (RFC 7515), read as RFC 8725 advises:
 
-1. A key has one algorithm, by its type: EdDSA for Ed25519, HS256 for a secret. The token's header
-   must name that one; it cannot choose another. ``kid`` only tells which key to try.
+1. A key has one algorithm, by its type (`chatd.chat.token_keys`). The token's header must name that
+   one; it cannot choose another, and the keys and addresses that a header may carry (``jwk``,
+   ``jku``, ``x5c``, ``x5u``) are not looked at. ``kid`` only tells which key to try.
 2. Nothing in a token is believed, or quoted in a refusal, before its signature is verified. Then
-   its times and its ``sub`` are checked.
+   its issuer, its audience, its times and its ``sub`` are checked.
 """
 
 from __future__ import annotations
 
 import binascii
-import json
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
-from cryptography.exceptions import UnsupportedAlgorithm
-from joserfc.errors import JoseError, SecurityWarning
-from joserfc.jwk import OctKey, OKPKey
-from joserfc.jws import JWSRegistry
 from joserfc.util import urlsafe_b64decode, urlsafe_b64encode
 from msgspec import Struct, field
 
-from chatd.chat.names import Pattern, nick_name, room_pattern
+from chatd.chat.names import Pattern, nick_of, room_pattern
+from chatd.chat.sanctions import CONSOLE
 from chatd.chat.sessions import is_guest
+from chatd.chat.token_keys import ALGORITHMS, Key
+from chatd.journal import FORGOTTEN
 from chatd.model import Refused
+from chatd.settings import Auth
 
-__all__ = ["TOKEN_BYTES", "Grant", "Key", "Keys", "UnusableKey", "new_key", "read_key"]
+__all__ = [
+    "TOKEN_BYTES",
+    "Grant",
+    "Keys",
+    "UnknownKey",
+    "why_unusable",
+]
 
-TOKEN_BYTES: Final = 8192
-"""A longer token is refused unread. One with a few hundred rooms fits, also into an HTTP head."""
+TOKEN_BYTES: Final = 16_384
+"""A longer token is refused unread. One with the 200 groups that Entra puts into a token fits."""
+
+SUBJECT_CHARACTERS: Final = 255
+"""The longest ``sub``, which is ASCII: OpenID Connect Core 1.0 section 2."""
 
 SKEW_SECONDS: Final = 60
-"""The issuer's clock may be ahead of ours by this much."""
+"""The issuer's clock may differ from ours by this much (RFC 7519 section 4.1.4: a few minutes)."""
 
-SECRET_BYTES: Final = 32
-"""An HS256 key has no fewer (RFC 7518 section 3.2)."""
+DEFAULT: Final = Auth()
+OFF: Final = "off"
 
 AUDIENCE: Final = "chatd"
-"""The audience that a token must include if it names any (RFC 7519 section 4.1.3)."""
+"""Where no audience is configured, a token need not name any, but must include this one if it does
+(RFC 7519 section 4.1.3)."""
+
+_RESERVED: Final = frozenset({CONSOLE, FORGOTTEN})
 
 _MOST_SECONDS: Final = 2**40
 """A later time is invalid; this one is some 35,000 years away."""
-
-# EdDSA and Ed25519 (RFC 9864) name the same signature of such a key; issuers still say EdDSA.
-_NAMES: Final = {"OKP": ("EdDSA", "Ed25519"), "oct": ("HS256",)}
 
 
 class Grant(Struct, frozen=True):
@@ -76,86 +84,6 @@ def _any(patterns: Iterable[Pattern], room: str) -> bool:
     return any(pattern.matches(room) for pattern in patterns)
 
 
-class UnusableKey(Exception):  # noqa: N818  what the file is
-    """A file holds no key for tokens. The message is the reason, without any part of the file."""
-
-
-class Key(Struct, frozen=True):
-    """A key: its id (RFC 7638's thumbprint) and whether it can sign."""
-
-    id: str
-    signs: bool
-    material: OKPKey | OctKey
-
-    @property
-    def algorithms(self) -> tuple[str, ...]:
-        """The names of the algorithm in a token's header; our tokens have the first."""
-        return _NAMES[self.material.key_type]
-
-    # Not by the registry's `get_alg`, which warns about the name in common use.
-
-    def sign(self, body: bytes) -> bytes:
-        return JWSRegistry.algorithms[self.algorithms[0]].sign(body, self.material)
-
-    def verify(self, body: bytes, signature: bytes) -> bool:
-        return JWSRegistry.algorithms[self.algorithms[0]].verify(body, signature, self.material)
-
-    def __repr__(self) -> str:
-        return f"<Key {self.id}>"
-
-
-def new_key(*, symmetric: bool = False) -> str:
-    """Return a new private key, as the line of JSON that goes into a file."""
-    key = OctKey.generate_key(8 * SECRET_BYTES) if symmetric else OKPKey.generate_key("Ed25519")
-    parameters = {"use": "sig", "kid": key.thumbprint()}
-    return json.dumps({**key.as_dict(private=True), **parameters})
-
-
-def read_key(data: bytes) -> Key:
-    """Return the key in a file's contents: a JWK (RFC 7517), or PEM for Ed25519.
-
-    A public key can only verify.
-
-    Raises:
-        UnusableKey: there is no such key.
-    """
-    data = data.strip()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", SecurityWarning)
-            if data.startswith(b"-----BEGIN "):
-                return _okp(OKPKey.import_key(data))
-            return _jwk(data)
-    except (JoseError, SecurityWarning, UnsupportedAlgorithm, ValueError, TypeError, KeyError):
-        raise UnusableKey("it holds neither an Ed25519 key nor a secret for HS256") from None
-
-
-def _jwk(data: bytes) -> Key:
-    try:
-        fields = msgspec.json.decode(data, type=dict[str, Any])
-    except (ValueError, RecursionError):
-        raise UnusableKey("it is neither a JWK (one JSON object) nor PEM") from None
-    if "keys" in fields:
-        raise UnusableKey("it is a set of keys: write each into a file of its own")
-    if fields.get("kty") != "oct":
-        return _okp(OKPKey.import_key(fields))
-    secret = urlsafe_b64decode(str(fields.get("k", "")).encode())
-    if len(secret) < SECRET_BYTES:
-        raise UnusableKey(f"its secret has {len(secret)} bytes; HS256 wants {SECRET_BYTES} or more")
-    key = OctKey.import_key({"kty": "oct", "k": fields["k"]})
-    return Key(key.thumbprint(), True, key)
-
-
-def _okp(given: OKPKey) -> Key:
-    if given.curve_name != "Ed25519":
-        raise UnusableKey(f"it is a key of {given.curve_name}; tokens take Ed25519")
-    # From the key's numbers alone: what the file says in ``x``, ``kid`` and ``alg`` may be wrong.
-    key = OKPKey.import_key(given.private_key or given.public_key)
-    if given.thumbprint() != key.thumbprint():
-        raise UnusableKey("its public half (x) is not that of its private half (d)")
-    return Key(key.thumbprint(), key.is_private, key)
-
-
 class _Header(Struct):
     alg: str
     kid: str | None = None
@@ -167,11 +95,11 @@ class _Claims(Struct, kw_only=True, omit_defaults=True):
     exp: int | float
     nbf: int | float | None = None
     iat: int | float | None = None
+    iss: str | None = None
     aud: str | list[str] | None = None
     rooms: list[str] | None = None
     read: list[str] = field(default_factory=list)
     op: bool = False
-    nick: str | None = None
 
 
 _T = TypeVar("_T")
@@ -181,24 +109,54 @@ class _Bad(Exception):  # noqa: N818  what the token is; never leaves this file
     pass
 
 
-class Keys:
-    """The configured keys. All of them verify tokens; the first one that can sign issues them."""
+class UnknownKey(Refused):
+    """A token is signed with none of the keys; its issuer may have made another one since."""
 
-    def __init__(self, keys: Sequence[Key] = ()) -> None:
-        self._keys = {key.id: key for key in keys}
+
+class Keys:
+    """The keys that verify tokens. The first one that can sign issues them.
+
+    Args:
+        keys: The keys of the configuration.
+        fetched: Keys of an issuer's, which came from its address.
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[Key] = (),
+        fetched: Sequence[Key] = (),
+    ) -> None:
+        self.fetched = tuple(fetched)
+        self._configured = tuple(keys)
+        # One of the configuration's may sign: it comes last, and stays.
+        self._keys = {key.id: key for key in (*fetched, *keys)}
+        self._named: dict[str, dict[str, Key]] = {}
+        for key in (*keys, *fetched):
+            for name in key.names:
+                self._named.setdefault(name, {})[key.id] = key
 
     def __contains__(self, key_id: str) -> bool:
         return key_id in self._keys
 
-    def verify(self, text: str, now: int) -> Grant:
+    def with_fetched(self, fetched: Sequence[Key]) -> Keys:
+        """Return these with other keys of the issuer's."""
+        return Keys(self._configured, fetched)
+
+    def verify(self, text: str, now: int, expected: Auth = DEFAULT) -> Grant:
         """Return what a token grants at ``now`` (ms).
 
+        Args:
+            text: The token.
+            now: The time.
+            expected: The settings that say which issuer and audience it must name.
+
         Raises:
-            Refused: the token is invalid. Nothing else is raised, whatever the text.
+            UnknownKey: It was not signed with any of the keys, and names none of them.
+            Refused: It is invalid. Nothing else is raised, whatever the text.
         """
         try:
-            key, claims = self._signed(text)
-            return _grant(key, claims, now / 1000)
+            key, fields = self._signed(text)
+            return _grant(key, fields, now / 1000, expected)
         except _Bad as bad:
             raise Refused("unauthorized", f"This token is not valid: {bad}.") from None
 
@@ -212,11 +170,12 @@ class Keys:
         read: Sequence[str] = (),
         op: bool = False,
         nick: str | None = None,
+        expected: Auth = DEFAULT,
     ) -> str:
         """Return a token that is valid for ``seconds`` from ``now`` (ms) on.
 
         Raises:
-            Refused: there is no key to sign with, or `verify` would refuse such a token.
+            Refused: There is no key to sign with, or `verify` would refuse such a token.
         """
         key = next((key for key in self._keys.values() if key.signs), None)
         if key is None:
@@ -225,17 +184,21 @@ class Keys:
             sub=user,
             exp=now // 1000 + seconds,
             iat=now // 1000,
+            iss=None if expected.issuer == OFF else expected.issuer,
+            aud=None if expected.audience == OFF else expected.audience,
             rooms=None if rooms is None else list(rooms),
             read=list(read),
             op=op,
-            nick=nick,
         )
+        fields = msgspec.to_builtins(claims)
+        if nick is not None:
+            fields[expected.nick_claim] = nick
         try:
-            _grant(key, claims, now / 1000)
+            _grant(key, fields, now / 1000, expected)
         except _Bad as bad:
             raise Refused("bad_request", f"This token cannot be issued: {bad}.") from None
         header = {"typ": "JWT", "alg": key.algorithms[0], "kid": key.id}
-        body = b".".join(urlsafe_b64encode(msgspec.json.encode(part)) for part in (header, claims))
+        body = b".".join(urlsafe_b64encode(msgspec.json.encode(part)) for part in (header, fields))
         token = b".".join((body, urlsafe_b64encode(key.sign(body)))).decode()
         if len(token) > TOKEN_BYTES:
             raise Refused(
@@ -243,9 +206,11 @@ class Keys:
             )
         return token
 
-    def _signed(self, text: str) -> tuple[Key, _Claims]:
+    def _signed(self, text: str) -> tuple[Key, dict[str, Any]]:
         if len(text) > TOKEN_BYTES or not text.isascii():
             raise _Bad("it is malformed")
+        if text.count(".") == 4:  # RFC 7516 section 3.1
+            raise _Bad("it is encrypted (JWE); only signed tokens are accepted")
         body, _, signature = text.encode().rpartition(b".")
         head, _, claims = body.partition(b".")
         header = _decoded(head, _Header, "header")
@@ -255,17 +220,78 @@ class Keys:
             seal = urlsafe_b64decode(signature)
         except binascii.Error:
             raise _Bad("it is malformed") from None
+        if header.alg not in ALGORITHMS:
+            raise _Bad("it is not signed with RS256, ES256, EdDSA or HS256")
         for key in self._candidates(header):
             if key.verify(body, seal):
-                return key, _decoded(claims, _Claims, "body")
-        raise _Bad("it was not signed with a key of this server")
+                return key, _decoded(claims, dict[str, Any], "body")
+        text = "it was not signed with a key of this server"
+        if header.kid in self._named:
+            raise _Bad(text)
+        raise UnknownKey("unauthorized", f"This token is not valid: {text}.")
 
     def _candidates(self, header: _Header) -> Iterator[Key]:
         # Another issuer may use other key ids: then every key of that type is tried.
-        named = self._keys.get(header.kid or "")
-        for key in self._keys.values() if named is None else (named,):
+        for key in self._named.get(header.kid or "", self._keys).values():
             if header.alg in key.algorithms:
                 yield key
+
+
+def _grant(key: Key, fields: dict[str, Any], now: float, expected: Auth) -> Grant:
+    try:
+        claims = msgspec.convert(fields, _Claims)
+    except msgspec.ValidationError as error:
+        raise _Bad(f"its body is malformed: {error}") from None
+    times = (claims.exp, claims.nbf, claims.iat)
+    if not all(time is None or 0 <= time < _MOST_SECONDS for time in times):
+        raise _Bad("invalid exp, nbf or iat")
+    if claims.exp + SKEW_SECONDS <= now:
+        raise _Bad("it has expired")
+    begins = max(claims.nbf or 0, claims.iat or 0)
+    if begins > now + SKEW_SECONDS:
+        raise _Bad("it is not valid yet")
+    _check_parties(claims, expected)
+    if (why := why_unusable(claims.sub)) is not None:
+        raise _Bad(why)
+    # An issuer's clock that is behind ours has not reached the end yet.
+    ends = claims.exp if now < claims.exp else claims.exp + SKEW_SECONDS
+    issued = now if claims.iat is None else min(claims.iat, now)
+    nick = fields.get(expected.nick_claim)
+    return Grant(
+        user=claims.sub,
+        key=key.id,
+        expires=int(ends * 1000),
+        lifetime=int((ends - issued) * 1000),
+        rooms=None if claims.rooms is None else _patterns(claims.rooms),
+        read=_patterns(claims.read),
+        op=claims.op,
+        nick=nick_of(nick) if isinstance(nick, str) else None,
+    )
+
+
+def _check_parties(claims: _Claims, expected: Auth) -> None:
+    if expected.issuer not in (OFF, claims.iss):
+        raise _Bad(f"its iss is not {expected.issuer}")
+    audiences = [claims.aud] if isinstance(claims.aud, str) else claims.aud
+    if expected.audience != OFF:
+        wanted = expected.audience
+    elif audiences is None:
+        return
+    else:
+        wanted = AUDIENCE
+    if wanted not in (audiences or ()):
+        raise _Bad(f"its aud is not {wanted}")
+
+
+def why_unusable(text: str) -> str | None:
+    """Return why a text cannot be a token's ``sub``, and so a user's id; None if it can be."""
+    if not (1 <= len(text) <= SUBJECT_CHARACTERS and text.isascii() and text.isprintable()):
+        return f"invalid sub. It has 1 to {SUBJECT_CHARACTERS} printable ASCII characters"
+    if is_guest(text.lower()):
+        return "its sub looks like a guest's id"
+    if text in _RESERVED:
+        return f"the sub {text} is reserved"
+    return None
 
 
 def _decoded(part: bytes, kind: type[_T], what: str) -> _T:
@@ -273,38 +299,6 @@ def _decoded(part: bytes, kind: type[_T], what: str) -> _T:
         return msgspec.json.decode(urlsafe_b64decode(part), type=kind)
     except (ValueError, RecursionError):
         raise _Bad(f"its {what} is malformed") from None
-
-
-def _grant(key: Key, claims: _Claims, now: float) -> Grant:
-    times = (claims.exp, claims.nbf, claims.iat)
-    if not all(time is None or 0 <= time < _MOST_SECONDS for time in times):
-        raise _Bad("invalid exp, nbf or iat")
-    if claims.exp <= now:
-        raise _Bad("it has expired")
-    begins = max(claims.nbf or 0, claims.iat or 0)
-    if begins > now + SKEW_SECONDS:
-        raise _Bad("it is not valid yet")
-    if claims.aud is not None and AUDIENCE not in (
-        [claims.aud] if isinstance(claims.aud, str) else claims.aud
-    ):
-        raise _Bad(f"its aud is not {AUDIENCE}")
-    try:
-        user = nick_name(claims.sub)
-    except Refused as refused:
-        raise _Bad(f"invalid sub. {refused}".removesuffix(".")) from None
-    if is_guest(user.key):
-        raise _Bad("its sub looks like a guest's id")
-    issued = now if claims.iat is None else min(claims.iat, now)
-    return Grant(
-        user=user.display,
-        key=key.id,
-        expires=int(claims.exp * 1000),
-        lifetime=int((claims.exp - issued) * 1000),
-        rooms=None if claims.rooms is None else _patterns(claims.rooms),
-        read=_patterns(claims.read),
-        op=claims.op,
-        nick=claims.nick,
-    )
 
 
 def _patterns(texts: Sequence[str]) -> tuple[Pattern, ...]:

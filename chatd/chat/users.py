@@ -9,7 +9,9 @@ may take a subject's last nick: subjects are read from the journal at startup.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from base64 import b32encode
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -17,7 +19,7 @@ from msgspec import Struct
 
 from chatd.bus import Submission
 from chatd.chat.flood import Bucket
-from chatd.chat.names import NICK_CHARACTERS, Name, nick_name, usable_nick
+from chatd.chat.names import NICK_CHARACTERS, Name, nick_name, nick_of, usable_nick
 from chatd.chat.sessions import new_user, sign_session, verify_session
 from chatd.chat.tokens import Grant
 from chatd.journal import Unavailable
@@ -166,16 +168,22 @@ class Users:
         return user, _taken(name, free)
 
     async def subject(
-        self, grant: Grant, wanted: str | None, replaced: User | None = None
+        self,
+        grant: Grant,
+        wanted: str | None,
+        replaced: User | None,
+        check: Callable[[], None],
     ) -> Login:
         """Return the user that a token names. The caller attaches a connection at once.
 
-        The nick is the user's last one, else the wanted one, the token's or the user's id.
+        The nick is the user's last one, else the wanted one, the token's, the user's id, or one
+        that is made up.
 
         Args:
             grant: The rights from the token.
             wanted: The nick that the client asked for.
             replaced: A guest whose nick becomes free by this login.
+            check: Called when the store was read, and raises Refused if the user may not enter.
         """
         if (user := self._by_id.get(grant.user)) is not None and user.connections:
             return Login(user, grant)
@@ -186,13 +194,14 @@ class Users:
             marks = await self._marks(grant.user)
         except Unavailable:
             pass  # the user comes without the last nick and the read marks
+        check()
         if (user := self._by_id.get(grant.user)) is not None:
             user.merge_marks(marks)
             return Login(user, grant)
         saved = None if record is None else record.nick
-        nicks = (saved, wanted, grant.nick, grant.user)
+        nicks = (saved, wanted, grant.nick, nick_of(grant.user))
         names = (usable_nick(nick) for nick in nicks if nick is not None)
-        name = next(name for name in names if name is not None)
+        name = next((name for name in names if name is not None), None) or self._made_up(grant.user)
         if replaced is not None and self._by_nick.get(name.key) is replaced:
             del self._by_nick[name.key]
         free = self._free(name, grant.user, subject=True)
@@ -202,8 +211,13 @@ class Users:
         self._remember(self._add(user))
         return Login(user, grant, _taken(name, free))
 
-    async def restore(self, session: str) -> User | None:
+    async def restore(self, session: str, check: Callable[[str], None]) -> User | None:
         """Return the guest to whom a session was issued; None if it is invalid or has expired.
+
+        Args:
+            session: The session.
+            check: Called with the guest's id when the store was read, and raises Refused if the
+                guest may not enter.
 
         Raises:
             chatd.journal.Unavailable: the store cannot be read now.
@@ -213,9 +227,11 @@ class Users:
             return None
         user_id = verified.user
         if (user := self._by_id.get(user_id)) and user.connections:
+            check(user_id)
             return user
         record = await self._journal.user(user_id)
         marks = await self._marks(user_id)
+        check(user_id)
         # The same guest may have come by another connection meanwhile.
         if (user := self._by_id.get(user_id)) and user.connections:
             return user
@@ -358,6 +374,12 @@ class Users:
         # Ids are public, so any nick made of one may have been taken on purpose.
         while self._is_taken(nick, user_id):
             nick = f"guest-{new_user()[1:]}"
+        return Name(nick, nick)
+
+    def _made_up(self, user_id: str) -> Name:
+        """Return a nick for a subject whose id cannot be one, such as a UUID."""
+        digest = b32encode(hashlib.sha256(user_id.encode()).digest()).decode().lower()
+        nick = f"user-{digest[:GENERATED_CHARACTERS]}"
         return Name(nick, nick)
 
     # ---- the registry

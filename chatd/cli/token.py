@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chatd.chat.key_files import load_keys
-from chatd.chat.tokens import new_key
+from chatd.chat.token_keys import new_key
 from chatd.cli.check import DEFAULT_CONFIGURATION
 from chatd.cli.durations import duration
 from chatd.cli.output import report, write

@@ -68,14 +68,16 @@ def bearer(request: Request, settings: Settings) -> str | None:
     return None
 
 
-def admitted(chat: Chat, request: Request, token: str | None) -> Grant | None:
+async def admitted(chat: Chat, request: Request, token: str | None) -> Grant | None:
     """Return what a token grants, or None without a token.
 
-    Raise Refused if the token is invalid, or its bearer is banned.
+    Raise Refused if the token is invalid or cannot be verified now, or its bearer is banned.
     """
-    grant = None if token is None else chat.verify(token)
-    chat.check_may_enter("" if grant is None else grant.user, request.peer.limit_key, grant)
-    return grant
+    limit_key = request.peer.limit_key
+    if token is not None:
+        return await chat.admit(token, limit_key)
+    chat.check_may_enter("", limit_key, None)
+    return None
 
 
 def _is_foreign(request: Request) -> bool:

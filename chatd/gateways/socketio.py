@@ -24,7 +24,17 @@ from chatd.gateways.credentials import admitted, bearer, origin_refusal, refuse_
 from chatd.gateways.pages import encode_answer, readable
 from chatd.gateways.recovery import ChatLog, Whereabouts, live_offset, page_offset
 from chatd.logs import Log
-from chatd.model import GOING_AWAY, LOST, NORMAL, Close, Event, Refusal, Refused
+from chatd.model import (
+    BANNED,
+    GOING_AWAY,
+    LOST,
+    NORMAL,
+    UNAUTHORIZED,
+    Close,
+    Event,
+    Refusal,
+    Refused,
+)
 from chatd.protocol import commands, events
 from chatd.settings import Settings
 from chatd.socketio import (
@@ -200,7 +210,7 @@ class SocketIoGateway:
 
     # ---- connections
 
-    def _admit(self, socket: Socket) -> None:
+    async def _admit(self, socket: Socket) -> None:
         """Admit a client with a valid token, or with none: the chat decides what it may do."""
         auth = _given(socket)
         request = socket.handshake.request
@@ -208,18 +218,10 @@ class SocketIoGateway:
         if token is None or self._chat.settings.auth.mode == "open":
             token = bearer(request, self._chat.settings)
         try:
-            grant = admitted(self._chat, request, token)
+            grant = await admitted(self._chat, request, token)
         except Refused as refused:
             why = refused.refusal
-            self._log.emit(
-                "refused",
-                address=request.peer.address,
-                transport=socket.session.transport,
-                protocol="socket.io",
-                path=request.path,
-                code=why.code,
-                reason=why.message,
-            )
+            self._log_refused(socket, why)
             data: dict[str, str | int] = {"code": why.code}
             if why.retry_ms is not None:
                 data["retry_ms"] = why.retry_ms
@@ -240,11 +242,38 @@ class SocketIoGateway:
                 raise NotRecovered
         socket.data.update(auth=auth, grant=grant)
 
+    def _log_refused(self, socket: Socket, why: Refusal) -> None:
+        request = socket.handshake.request
+        self._log.emit(
+            "refused",
+            address=request.peer.address,
+            transport=socket.session.transport,
+            protocol="socket.io",
+            path=request.path,
+            code=why.code,
+            reason=why.message,
+        )
+
     async def _connect(self, socket: Socket) -> None:
         session = socket.session
         auth: Auth = socket.data["auth"]
         grant: Grant | None = socket.data["grant"]
-        login = None if grant is None else await self._chat.users.subject(grant, auth.nick)
+        limit_key = socket.handshake.request.peer.limit_key
+        login = None
+        try:
+            if grant is not None:
+                login = await self._chat.log_in(grant, limit_key, auth.nick)
+            else:  # again, because operators may have acted since `_admit`
+                self._chat.check_may_enter("", limit_key, None)
+        except Refused as refused:
+            self._log_refused(socket, refused.refusal)
+            close = BANNED if refused.refusal.code == "banned" else UNAUTHORIZED
+            bye = msgspec.to_builtins(self._chat.bye(close, str(refused)))
+            del bye["on"]
+            socket.emit_nowait("bye", bye)
+            socket.disconnect()
+            session.end("forced close", close, str(refused))
+            return
         connection = Connection(
             self._chat,
             f"s{next(self._ids)}",
@@ -252,7 +281,7 @@ class SocketIoGateway:
             self._codecs[session.revision],
             socket.start_soon,
             address=socket.handshake.address,
-            limit_key=socket.handshake.request.peer.limit_key,
+            limit_key=limit_key,
             transport=session.transport,
             protocol="socket.io",
             nick=None if socket.recovered else auth.nick,

@@ -14,13 +14,13 @@ from typing import Any, Final, TypeVar
 from msgspec.structs import replace
 
 from chatd.chat import Chat, Connection, perform
-from chatd.chat.direct import other_of
 from chatd.chat.names import room_name
 from chatd.chat.rules import enter
 from chatd.gateways.pages import encode_answer
 from chatd.gateways.websocket import disconnect
 from chatd.model import NORMAL, UNSUPPORTED, Close, Event, Refusal, Refused
 from chatd.protocol import commands, events
+from chatd.protocol.pairs import other_of
 from chatd.wire import frames
 from chatd.wire.websocket import WebSocket
 
@@ -29,6 +29,9 @@ __all__ = ["TextCodec", "TextGateway", "goodbye_frames"]
 _Page = TypeVar("_Page", commands.Entered, commands.Page)
 
 _PLACEHOLDERS: Final = re.compile(r"\{nick\}|\{room\}")
+
+# Where `str.splitlines` and UAX #14 break lines.
+_BREAK: Final = re.compile("\r\n|[\n-\r\x1c-\x1e\x85\u2028\u2029]")
 
 HELP: Final = (
     "/nick NICK: change your nick; /join ROOM: go to another room; /who: list who is here;"
@@ -52,15 +55,15 @@ class TextCodec:
         self._chat = chat
 
     def encode(self, room: str, items: Sequence[Any]) -> bytes:
-        lines = (self._line(room, item) for item in items)
+        lines = (_indented(self._line(room, item)) for item in items)
         return b"".join(frames.text(line.encode()) for line in lines if line)
 
     def _line(self, room: str, item: Any) -> str:
         match item:
             case Event(kind="message", text=str(text)) | events.Message(text=str(text)):
-                return f"{self._by(room, item)}: {_indented(text)}"
+                return f"{self._by(room, item)}: {text}"
             case Event(kind="edit", text=str(text)):
-                return f"* {self._by(room, item)} edited: {_indented(text)}"
+                return f"* {self._by(room, item)} edited: {text}"
             case Event(kind="delete"):
                 return f"* {self._by(room, item)} deleted a message"
             case Event(kind="topic", text=str(text)):
@@ -74,7 +77,7 @@ class TextCodec:
             case events.NickChange(before=old, nick=new) if not room.startswith("@"):
                 return f"* {old} is now {new}"
             case events.Notice(text=text):
-                return f"* {_indented(text)}"
+                return f"* {text}"
             case _:
                 return ""
 
@@ -88,8 +91,8 @@ class TextCodec:
 
 
 def _indented(text: str) -> str:
-    # Unicode's line separators too, because many clients break lines there.
-    return text.replace("\n", "\n  ").replace("\u2028", "\u2028  ").replace("\u2029", "\u2029  ")
+    """Return a text whose later lines are indented, wherever a client may break lines."""
+    return text if text.isprintable() else _BREAK.sub(r"\g<0>  ", text)
 
 
 class TextGateway:
@@ -120,7 +123,7 @@ class TextGateway:
                 notices.append(_notice(refused.refusal))
             else:
                 return
-        self._connection.notify(notices[-1])
+        self._connection.notify(*notices)
 
     async def received(self, message: str | bytes) -> None:
         if isinstance(message, bytes):
@@ -178,7 +181,7 @@ class TextGateway:
         """Sign in with a token, and join the first room again; or renew the token."""
         connection, before = self._connection, self._connection.grant
         renews = connection.authenticated and connection.user.subject
-        changes = not renews and self._is_valid(token)
+        changes = not renews and await self._is_valid(token)
         if changes and connection.membership(self._room) is not None:
             # The user can only change while the connection is in no room.
             await self._perform(commands.Leave(room=self._room))
@@ -188,9 +191,9 @@ class TextGateway:
         if changes and connection.authenticated:
             await self.enter()
 
-    def _is_valid(self, token: str) -> bool:
+    async def _is_valid(self, token: str) -> bool:
         try:
-            self._chat.verify(token)
+            await self._chat.admit(token, self._connection.limit_key)
         except Refused:
             return False
         return True

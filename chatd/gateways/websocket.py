@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from chatd.bus import Codec
 from chatd.chat import Chat, Connection, Traffic
 from chatd.gateways.credentials import admitted, bearer
-from chatd.model import BANNED, UNAUTHORIZED, Close, Refusal, Refused
+from chatd.model import BANNED, GOING_AWAY, UNAUTHORIZED, Close, ErrorCode, Refusal, Refused
 from chatd.wire.websocket import WebSocket
 
 __all__ = ["GoodbyeFrames", "Unwelcome", "connect", "disconnect"]
@@ -16,12 +17,16 @@ GoodbyeFrames = Callable[[Close, str], bytes]
 """Returns the frames that a protocol sends before the Close frame."""
 
 
+_CLOSES: Final[dict[ErrorCode, Close]] = {"banned": BANNED, "unavailable": GOING_AWAY}
+"""The close for a client that was refused for this; UNAUTHORIZED for all other reasons."""
+
+
 class Unwelcome:
     """A refused client: it gets the reason, and is closed."""
 
     def __init__(self, websocket: WebSocket, refusal: Refusal, goodbye: GoodbyeFrames) -> None:
         self._goodbye = goodbye
-        websocket.end(BANNED if refusal.code == "banned" else UNAUTHORIZED, refusal.message)
+        websocket.end(_CLOSES.get(refusal.code, UNAUTHORIZED), refusal.message)
 
     def goodbye_frames(self, close: Close, reason: str) -> bytes:
         return self._goodbye(close, reason)
@@ -40,8 +45,10 @@ async def connect(chat: Chat, websocket: WebSocket, codec: Codec, protocol: str)
     """
     request = websocket.request
     nick = request.query.get("nick")
+    limit_key = request.peer.limit_key
     try:
-        grant = admitted(chat, request, bearer(request, chat.settings))
+        grant = await admitted(chat, request, bearer(request, chat.settings))
+        login = None if grant is None else await chat.log_in(grant, limit_key, nick)
     except Refused as refused:
         chat.log.emit(
             "refused",
@@ -54,7 +61,6 @@ async def connect(chat: Chat, websocket: WebSocket, codec: Codec, protocol: str)
             reason=refused.refusal.message,
         )
         raise
-    login = None if grant is None else await chat.users.subject(grant, nick)
     return Connection(
         chat,
         websocket.id,
@@ -62,7 +68,7 @@ async def connect(chat: Chat, websocket: WebSocket, codec: Codec, protocol: str)
         codec,
         websocket.start_soon,
         address=request.peer.address,
-        limit_key=request.peer.limit_key,
+        limit_key=limit_key,
         transport="websocket",
         protocol=protocol,
         nick=nick,

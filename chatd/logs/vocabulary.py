@@ -48,6 +48,7 @@ Name: TypeAlias = Literal[
     "retention",
     "reload",
     "reload_refused",
+    "keys",
     "announce",
     "loglevel",
     "export",
@@ -139,6 +140,9 @@ VOCABULARY: Final[dict[Name, Meaning]] = {
     ),
     "reload_refused": Meaning(
         "error", "the configuration has an error and was not applied", ("detail",)
+    ),
+    "keys": Meaning(
+        "info", "the keys of tokens were fetched, after a change or a failure", ("total",)
     ),
     "announce": Meaning("info", "an operator sent a notice", ("room", "receivers", "bytes")),
     "loglevel": Meaning("info", "an operator changed the log level", ("state",)),

@@ -14,7 +14,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from chatd import client
 from chatd.chat.key_files import load_keys
-from chatd.chat.tokens import Keys, new_key, read_key
+from chatd.chat.token_keys import new_key, read_keys
+from chatd.chat.tokens import Keys
 from chatd.client.errors import unwrapped
 from chatd.daemon import Daemon, open_daemon
 from chatd.journal import Journal
@@ -176,7 +177,14 @@ class Harness:
         chat = self.daemon.chat
         try:
             return chat.keys.issue(
-                user, now=chat.now(), seconds=seconds, rooms=rooms, read=read, op=op, nick=nick
+                user,
+                now=chat.now(),
+                seconds=seconds,
+                rooms=rooms,
+                read=read,
+                op=op,
+                nick=nick,
+                expected=chat.settings.auth,
             )
         except Refused as refused:
             raise ValueError(str(refused)) from None
@@ -324,7 +332,7 @@ async def open_chat(
 def _keys(settings: Settings) -> Keys:
     if settings.auth.key_files:
         return load_keys(settings, os.environ)
-    return Keys([read_key(new_key(symmetric=True).encode())])
+    return Keys(read_keys(new_key(symmetric=True).encode()))
 
 
 def _clock() -> Callable[[], int]:

@@ -163,7 +163,7 @@ class Room:
     ) -> Client:
         """Connect with a token."""
         grant = self.chat.verify(self.token(user, **fields))
-        came = await self.chat.users.subject(grant, wish)
+        came = await self.chat.log_in(grant, address, wish)
         return Client(self, wish, self._nursery, came, address)
 
 

@@ -7,13 +7,13 @@ import trio
 from msgspec.structs import replace
 from trio.testing import MockClock
 
-from chatd.chat.direct import other_of
 from chatd.chat.names import Name
 from chatd.chat.pages import QUEUE_SHARE
 from chatd.chat.rules.rooms import ENTRY_BYTES
 from chatd.chat.sessions import is_kept, new_user
 from chatd.chat.users import User
 from chatd.protocol import commands, events
+from chatd.protocol.pairs import other_of
 from tests.chat.room import Client, Room, refused
 
 

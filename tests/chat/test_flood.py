@@ -8,7 +8,8 @@ from msgspec.structs import replace
 from trio.testing import MockClock
 
 from chatd.chat.flood import Bucket
-from chatd.chat.tokens import Keys, new_key, read_key
+from chatd.chat.token_keys import new_key, read_keys
+from chatd.chat.tokens import Keys
 from chatd.protocol import commands
 from chatd.settings import Auth, Chat, Limits, Settings
 from tests.chat.room import Client, open_room, refused
@@ -23,7 +24,7 @@ LIMITS = replace(
     requests_per_second=2,
     requests_burst=5,
 )
-KEYS = Keys([read_key(new_key(symmetric=True).encode())])
+KEYS = Keys(read_keys(new_key(symmetric=True).encode()))
 
 
 async def say(client: Client, count: int) -> list[str | None]:

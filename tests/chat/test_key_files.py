@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from chatd.chat.key_files import load_keys
-from chatd.chat.tokens import new_key
+from chatd.chat.token_keys import new_key
 from chatd.settings import Auth, Settings, SettingsError
 from tests.chat.room import refusal
 

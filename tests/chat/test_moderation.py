@@ -13,14 +13,15 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from chatd.chat.moderation import MAX_SANCTIONS, moderate
 from chatd.chat.pages import read_join_page
 from chatd.chat.sanctions import Sanction, Sanctions
-from chatd.chat.tokens import Keys, new_key, read_key
+from chatd.chat.token_keys import new_key, read_keys
+from chatd.chat.tokens import Keys
 from chatd.journal.memory import MemoryJournal
 from chatd.model import BANNED, KICKED, Close, Refusal
 from chatd.protocol import commands, events
 from chatd.settings import Auth, Chat, Http, Settings
 from tests.chat.room import Client, Room, Wall, open_room, perform, refusal, refused
 
-KEYS = Keys([read_key(new_key(symmetric=True).encode())])
+KEYS = Keys(read_keys(new_key(symmetric=True).encode()))
 SETTINGS = Settings(
     auth=Auth(mode="token", guests=True),
     chat=Chat(operators=("root",)),

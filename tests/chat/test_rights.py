@@ -11,12 +11,13 @@ from trio.testing import wait_all_tasks_blocked
 from chatd.chat.names import Pattern
 from chatd.chat.rights import check_may_read, check_may_write
 from chatd.chat.sanctions import Sanctions
-from chatd.chat.tokens import Grant, Keys, new_key, read_key
+from chatd.chat.token_keys import new_key, read_keys
+from chatd.chat.tokens import Grant, Keys
 from chatd.protocol import commands, events
 from chatd.settings import Auth, Chat, Settings
 from tests.chat.room import Room, auth, open_room, refusal, refused
 
-KEYS = Keys([read_key(new_key(symmetric=True).encode())])
+KEYS = Keys(read_keys(new_key(symmetric=True).encode()))
 SETTINGS = Settings(auth=Auth(mode="token", guests=True), chat=Chat(operators=("root",)))
 
 

@@ -69,8 +69,12 @@ STRINGS: dict[str, st.SearchStrategy[Any]] = {
     "chat.rules": st.lists(
         st.sampled_from(["news write=operators", "a-* read=users write=ann,bob"])
     ),
-    "chat.operators": st.lists(st.sampled_from(["ann", "日本", "a\"'\\"])),
+    "chat.operators": st.lists(st.sampled_from(["ann", "CN=Ann, OU=x", "a\"'\\"])),
     "auth.key_files": st.lists(st.sampled_from(["/etc/key", "credential:key"]), min_size=1),
+    "auth.jwks_url": st.sampled_from(["off", "https://idp.example.org/keys?a=b"]),
+    "auth.issuer": st.sampled_from(["off", "https://idp.example.org/"]),
+    "auth.audience": st.sampled_from(["off", "chat"]),
+    "auth.nick_claim": st.sampled_from(["nick", "https://chat.example.org/name"]),
     "auth.cookie": st.sampled_from(["off", "token", "__Host-token"]),
     "admin.socket": st.sampled_from(["auto", "off", "/run/a b.sock"]),
     "admin.socket_mode": st.from_regex(r"\A0?[0-7]{3}\Z"),

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from chatd.__main__ import main
-from chatd.chat.tokens import Grant, Keys, new_key, read_key
+from chatd.chat.token_keys import new_key, read_keys
+from chatd.chat.tokens import Grant, Keys
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def test_a_token_is_printed_alone_and_good(
     assert printed.err == ""
     [token] = printed.out.splitlines()
     now = time.time_ns() // 1_000_000
-    grant = Keys([read_key((config.parent / "key").read_bytes())]).verify(token, now)
+    grant = Keys(read_keys((config.parent / "key").read_bytes())).verify(token, now)
     assert isinstance(grant, Grant)
     assert (grant.user, grant.nick, grant.op, grant.lifetime) == ("Ann", "annie", True, 900_000)
     assert 0 <= now + 900_000 - grant.expires < 60_000
@@ -43,14 +44,14 @@ def test_a_new_key_is_one_line_and_signs(
 ) -> None:
     assert main(["token", "--new-key", *flags]) == 0
     [line] = capsys.readouterr().out.splitlines()
-    key = read_key(line.encode())
+    key = read_keys(line.encode())[0]
     assert json.loads(line)["kty"] == kty
     assert key.signs
     assert json.loads(line)["kid"] == key.id
 
 
 def test_an_invalid_user_is_reported(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["token", "--config", str(config), "--user", "a,b"]) == 1
+    assert main(["token", "--config", str(config), "--user", "zoë"]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.startswith("chatd: This token cannot be issued: invalid sub. ")
@@ -73,7 +74,7 @@ def test_an_unreadable_key_is_reported_with_its_file(
     key.write_text("nonsense")
     assert main(["token", "--config", str(config), "--user", "ann"]) == 1
     assert capsys.readouterr().err == (
-        f"{key}: error: auth.key_files: it is neither a JWK (one JSON object) nor PEM\n"
+        f"{key}: error: auth.key_files: it is neither JSON (a JWK or a set of them) nor PEM\n"
     )
 
 

@@ -12,7 +12,8 @@ from typing import Final
 
 import trio
 
-from chatd.chat.tokens import Keys, new_key, read_key
+from chatd.chat.token_keys import new_key, read_keys
+from chatd.chat.tokens import Keys
 from chatd.logs import now_ms
 from tests.e2e.chatd_process import ChatdProcess, ChatdStarter
 from tests.e2e.socketio_clients import Clients
@@ -56,7 +57,7 @@ async def tell(
     """Run all steps."""
     key = tmp_path / "key.jwk"
     key.write_text(new_key(symmetric=True))
-    token = Keys([read_key(key.read_bytes())]).issue("root", now=now_ms(), seconds=600, op=True)
+    token = Keys(read_keys(key.read_bytes())).issue("root", now=now_ms(), seconds=600, op=True)
     settings = {
         "auth.mode": "token",
         "auth.guests": True,

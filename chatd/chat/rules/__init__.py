@@ -17,7 +17,7 @@ from chatd.chat.membership import Membership
 from chatd.chat.replies import Commit, Reply, SendAnswer
 from chatd.chat.rules import history, identity, messages, moderation, presence, rooms
 from chatd.journal import Unavailable
-from chatd.model import Refusal, Refused
+from chatd.model import Refused
 from chatd.protocol import commands
 
 __all__ = ["COMMANDS", "enter", "perform"]
@@ -102,7 +102,7 @@ def perform(
         return None
     if isinstance(result, Commit):
         return connection.publish(result, answer)
-    _reply(connection, result, answer)
+    _reply(result, answer)
     return None
 
 
@@ -129,13 +129,14 @@ async def _perform(connection: Connection, command: commands.Command, answer: Se
                 result = await ELSEWHERE[type(command)](connection, command)
     except Refused as refused:
         answer(refused.refusal)
+        refused.then()
         return
     if isinstance(result, Commit):
         pending = connection.publish(result, answer)
         if pending is not None:
             await pending
     else:
-        _reply(connection, result, answer)
+        _reply(result, answer)
 
 
 @contextmanager
@@ -158,9 +159,7 @@ def _counted(connection: Connection, command: commands.Command) -> Iterator[None
         raise
 
 
-def _reply(connection: Connection, reply: Reply[Any], answer: SendAnswer) -> None:
+def _reply(reply: Reply[Any], answer: SendAnswer) -> None:
     if reply.answer is not None:
-        if isinstance(reply.answer, Refusal):
-            connection.chat.refusals[reply.answer.code] += 1
         answer(reply.answer)
     reply.then()

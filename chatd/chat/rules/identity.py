@@ -7,15 +7,13 @@ from functools import partial
 from chatd.chat.connection import Connection
 from chatd.chat.names import nick_name
 from chatd.chat.replies import Commit, Reply
-from chatd.model import BANNED, Refusal, Refused, Remember, UserRecord
+from chatd.model import BANNED, Refused, Remember, UserRecord
 from chatd.protocol import commands, events
 
 __all__ = ["auth", "nick"]
 
 
-async def auth(
-    connection: Connection, command: commands.Auth
-) -> Reply[commands.Identity] | Reply[Refusal]:
+async def auth(connection: Connection, command: commands.Auth) -> Reply[commands.Identity]:
     """Become the user that a token names, or the guest to whom a session was issued."""
     try:
         if command.token is not None:
@@ -28,21 +26,22 @@ async def auth(
             connection.log.emit("refused", reason=refusal.message)
         if refusal.code == "banned":
             # The answer comes first, and then the end: no second try under another name.
-            return Reply(refusal, partial(connection.end, BANNED, refusal.message))
+            refused.then = partial(connection.end, BANNED, refusal.message)
         raise
     raise Refused("bad_request", "auth needs a token or a session.")
 
 
 async def _by_token(connection: Connection, token: str) -> Reply[commands.Identity]:
     chat = connection.chat
-    grant = chat.verify(token)
-    chat.check_may_enter(grant.user, connection.limit_key, grant)
+    grant = await chat.admit(token, connection.limit_key)
     if connection.authenticated and connection.user.subject and connection.user.id == grant.user:
         connection.renew_grant(grant)
         return Reply(_identity(connection))
     if connection.joined:
         raise Refused("forbidden", "You are in a room as another user. Connect again.")
-    login = await chat.users.subject(grant, connection.nick, connection.provisional_guest)
+    login = await chat.log_in(
+        grant, connection.limit_key, connection.nick, connection.provisional_guest
+    )
     connection.switch_user(login.user, login.grant)
     if login.nick_notice is None:
         return Reply(_identity(connection))
@@ -53,13 +52,16 @@ async def _by_token(connection: Connection, token: str) -> Reply[commands.Identi
 
 async def _by_session(connection: Connection, session: str) -> Reply[commands.Identity]:
     chat = connection.chat
-    user = await chat.users.restore(session) if chat.allows_guests else None
+
+    def check(user_id: str) -> None:
+        chat.check_may_enter(user_id, connection.limit_key, None)
+        if connection.joined and user_id != connection.user.id:
+            raise Refused("forbidden", "You are in a room as another user. Connect again.")
+
+    user = await chat.users.restore(session, check) if chat.allows_guests else None
     if user is None:
         raise Refused("unauthorized", "This session is not valid, or has expired.")
-    chat.check_may_enter(user.id, connection.limit_key, None)
     if not connection.authenticated or user is not connection.user:
-        if connection.joined:
-            raise Refused("forbidden", "You are in a room as another user. Connect again.")
         connection.switch_user(user)
     return Reply(_identity(connection))
 

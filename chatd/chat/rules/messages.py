@@ -13,6 +13,7 @@ from chatd.chat.rights import check_may_set_topic, check_may_write
 from chatd.chat.sessions import is_kept
 from chatd.model import Post, Put, Receipt, Record, Refused
 from chatd.protocol import commands, events
+from chatd.protocol.pairs import users_of
 
 __all__ = ["delete", "edit", "say", "topic"]
 
@@ -160,7 +161,7 @@ def _listings(room: str) -> list[Put]:
 
     If the store fails, they come again with the next message that may be the first.
     """
-    return [Put(Record(DIRECT, f"{user}\0{room}", b"")) for user in room[1:].split(",")]
+    return [Put(Record(DIRECT, f"{user}\0{room}", b"")) for user in users_of(room)]
 
 
 def _ephemeral(connection: Connection, membership: Membership, text: str) -> Reply[commands.Said]:

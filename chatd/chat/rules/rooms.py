@@ -8,7 +8,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from chatd.chat.connection import Connection
-from chatd.chat.direct import DIRECT, open_direct, other_of, require_membership, resolve
+from chatd.chat.direct import DIRECT, open_direct, require_membership, resolve
 from chatd.chat.names import nick_name
 from chatd.chat.pages import QUEUE_SHARE, page_size, read_join_page
 from chatd.chat.replies import Reply
@@ -16,6 +16,7 @@ from chatd.chat.rights import check_may_read, may_read, may_set_topic
 from chatd.journal import Unavailable
 from chatd.model import Refused
 from chatd.protocol import commands, events
+from chatd.protocol.pairs import other_of
 
 __all__ = ["join", "leave", "list_rooms", "who"]
 

@@ -20,6 +20,7 @@ from rich.text import Text
 from chatd import client
 from chatd.cli.terminal import lines
 from chatd.client.call import retry_seconds
+from chatd.protocol.pairs import other_of, users_of
 
 __all__ = ["Screen", "Talk"]
 
@@ -155,8 +156,7 @@ class Talk:
         if not room.startswith("@"):
             return room
         if room not in self._peers:
-            others = set(room[1:].split(",")) - {self.chat.identity.user}
-            other = others.pop() if others else room[1:]
+            other = other_of(room, self.chat.identity.user or "")
             self._peers[room] = self._nicks.get(other, other)
         return f"@{self._peers[room]}"
 
@@ -356,7 +356,7 @@ class Talk:
     def _renamed(self, event: client.NickChange) -> None:
         """Update the labels of direct messages with a user who changed their nick."""
         for room in self._peers:
-            if event.user in room[1:].split(",") and event.user != self.chat.identity.user:
+            if event.user in users_of(room) and event.user != self.chat.identity.user:
                 self._peers[room] = event.nick
 
     def _left(self, event: client.Left) -> None:

@@ -162,11 +162,7 @@ export class Sidebar {
         key: name,
         shape: `${name === current?.name} ${unread} ${nick}`,
         make: () => {
-          const user =
-            name
-              .slice(1)
-              .split(",")
-              .find((each) => each !== this.#chat.user) ?? "";
+          const user = directs.usersOf(name).find((each) => each !== this.#chat.user) ?? "";
           const button = element(
             "button",
             {

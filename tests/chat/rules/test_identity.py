@@ -12,7 +12,8 @@ from chatd.chat.expiry import Expiry
 from chatd.chat.replies import Commit, Reply
 from chatd.chat.rules import identity
 from chatd.chat.sanctions import Sanction
-from chatd.chat.tokens import Keys, new_key, read_key
+from chatd.chat.token_keys import new_key, read_keys
+from chatd.chat.tokens import Keys
 from chatd.chat.users import MARK
 from chatd.journal import Unavailable
 from chatd.journal.memory import MemoryJournal
@@ -21,7 +22,6 @@ from chatd.model import (
     INTERNAL,
     UNAUTHORIZED,
     Record,
-    Refusal,
     Refused,
     Remember,
     UserRecord,
@@ -30,7 +30,7 @@ from chatd.protocol import commands, events
 from chatd.settings import Auth, Chat, Settings
 from tests.chat.room import Room, Wall, auth, member, open_room, refusal, refused
 
-KEY = read_key(new_key(symmetric=True).encode())
+KEY = read_keys(new_key(symmetric=True).encode())[0]
 KEYS = Keys([KEY])
 SETTINGS = Settings(auth=Auth(mode="token", guests=True), chat=Chat(operators=("root",)))
 ALONE = Settings(auth=Auth(mode="token"))
@@ -392,7 +392,7 @@ async def test_an_error_in_an_expiry_ends_only_its_connection(
 
 
 async def test_removing_a_key_closes_the_users_of_its_tokens(room: Room) -> None:
-    other = read_key(new_key(symmetric=True).encode())
+    other = read_keys(new_key(symmetric=True).encode())[0]
     ann = await room.subject("ann")
     room.chat.use_keys(Keys([other, KEY]))
     bob, guest = await room.subject("bob"), room.client()
@@ -464,8 +464,8 @@ async def test_a_banned_user_is_answered_and_then_closed(mock_clock: MockClock) 
     guest, _notice = chat.users.new_guest("eve")
     chat.sanctions.add(Sanction("ban", by="root", at=0, user=guest.id))
     session = chat.users.session(guest)
-    reply = await identity.auth(connection, commands.Auth(session=session))
-    assert isinstance(reply.answer, Refusal)
-    assert (reply.answer.code, closed) == ("banned", [])
-    reply.then()
+    with pytest.raises(Refused) as caught:
+        await identity.auth(connection, commands.Auth(session=session))
+    assert (caught.value.refusal.code, closed) == ("banned", [])
+    caught.value.then()
     assert closed == [(BANNED, "You are banned.")]
