@@ -21,6 +21,7 @@ from chatd.settings import (
     SettingsError,
     WebSocket,
     expects,
+    exposed,
     history_path,
     load,
     secret_file,
@@ -401,6 +402,29 @@ def test_the_longest_websocket_message_follows_the_text() -> None:
     assert Settings().max_message_bytes == 4 * 16384 + 4096
     assert Settings(limits=Limits(message_bytes=100)).max_message_bytes == 4496
     assert Settings(websocket=WebSocket(max_message_bytes=99)).max_message_bytes == 99
+
+
+@pytest.mark.parametrize(
+    ("mode", "advice"),
+    [
+        (0o600, None),
+        (0o400, None),
+        (0o604, "chmod o="),
+        (0o602, "chmod o="),
+        (0o640, "chmod go="),
+        (0o644, "chmod go="),
+    ],
+)
+def test_a_secret_that_others_can_read_is_exposed(
+    tmp_path: Path, mode: int, advice: str | None
+) -> None:
+    path = tmp_path / "key"
+    path.touch()
+    path.chmod(mode)
+    told = exposed(path)
+    assert (told is None) == (advice is None)
+    assert told is None or f"mode {mode:04o}. Run `{advice} {path}`." in told
+    assert exposed(tmp_path / "absent") is None
 
 
 def test_the_mode_of_a_socket_is_octal() -> None:

@@ -109,7 +109,8 @@ def run_import(args: argparse.Namespace) -> int:
                 taken = _offline(args, error, lambda journal: _import(journal, source))
     except (RequestError, _TransferError) as error:
         return fail(str(error))
-    write(f"Imported {counted(taken, 'line')}.\n", sys.stdout)
+    were = "was" if taken == 1 else "were"
+    write(f"{counted(taken, 'line')} {were} imported.\n", sys.stdout)
     return 0
 
 

@@ -206,7 +206,9 @@ class Connection:
         if websocket is None:
             host, seconds = self._address.host, self._deadlines.connect
             text = f"{host} did not answer in {seconds:g} s."
-            if stream.gone.is_set():
+            if stream.first:
+                text = _misunderstood(host, stream.first, "")
+            elif stream.gone.is_set():
                 text = f"{host} hung up without an answer. If it expects TLS, use wss://."
             self._fail(ConnectError(text))
         elif websocket.subprotocol != self._subprotocol:
@@ -326,12 +328,7 @@ def _refused(error: Exception, host: str, first: bytes) -> ConnectError:
     ``first`` are the first bytes of the answer of ``host``.
     """
     if not isinstance(error, ConnectionRejected):
-        if speaks_tls(first):
-            return ConnectError(f"{host} speaks TLS. Use wss:// instead of ws://.")
-        words = (
-            str(error) if first.startswith(b"HTTP/") else f"It answered with {first_words(first)}"
-        )
-        return ConnectError(f"{host} does not speak WebSocket. {words.rstrip('.')}.")
+        return ConnectError(_misunderstood(host, first, str(error)))
     status = error.status_code
     wait = next((value for name, value in error.headers if name.lower() == b"retry-after"), b"")
     words = rejection(status, error.headers, error.body)
@@ -342,6 +339,15 @@ def _refused(error: Exception, host: str, first: bytes) -> ConnectError:
         hopeless=300 <= status < 500 and status not in {408, 429},
         retry_ms=int(wait) * 1000 if wait.isdigit() else None,
     )
+
+
+def _misunderstood(host: str, first: bytes, why: str) -> str:
+    """Return that the answer of ``host``, whose first bytes are ``first``, is no WebSocket's."""
+    if speaks_tls(first):
+        return f"{host} speaks TLS. Use wss:// instead of ws://."
+    if why and first.startswith(b"HTTP/"):
+        return f"{host} does not speak WebSocket: {why.rstrip('.')}."
+    return f"{host} does not speak WebSocket. It answered with {first_words(first)}."
 
 
 def _why(error: BaseException) -> str:

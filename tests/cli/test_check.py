@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatd.cli import check
+from tests.wire.certificates import issue
 
 
 def run(*words: str) -> int:
@@ -42,6 +44,28 @@ def test_errors_are_shown_with_line_and_caret(
         '    "greting" = 1\n'
         "    ^\n"
     )
+
+
+def test_warnings_have_their_place_and_do_not_fail(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tls = issue(tmp_path / "tls", expires=datetime(2021, 1, 1, tzinfo=UTC)).tls
+    path = tmp_path / "chatd.toml"
+    text = f'certificate_file = "{tls.certificate_file}"'
+    path.write_text(f'[tls]\n{text}\nkey_file = "{tls.key_file}"\n')
+    assert run(str(path)) == 0
+    told = capsys.readouterr()
+    assert told.out == f"{path}: ok\n"
+    assert told.err == (
+        f"{path}:2:20: warning: tls.certificate_file: The certificate in {tls.certificate_file} "
+        "expired on 2021-01-01 00:00 UTC. Clients do not accept it.\n"
+        f"    {text}\n"
+        f"    {' ' * 19}^\n"
+    )
+    # With an error, errors alone are reported.
+    path.write_text(path.read_text() + "[chat]\nbacklog = -1\n")
+    assert run(str(path)) == 1
+    assert "warning: " not in capsys.readouterr().err
 
 
 def test_the_file_is_the_installed_one_by_default(monkeypatch: pytest.MonkeyPatch) -> None:

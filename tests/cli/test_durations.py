@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 
-from chatd.cli.durations import duration
+from chatd.cli.durations import duration, seconds
 
 
 @pytest.mark.parametrize(
@@ -20,3 +20,16 @@ def test_a_time(text: str, seconds: int) -> None:
 def test_what_is_no_time(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="90s"):
         duration(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("0", 0), ("90", 90), ("2.5", 2.5), ("2h", 7200), ("30d", 2592000)]
+)
+def test_a_time_or_a_number_of_seconds(text: str, number: float) -> None:
+    assert seconds(text) == number
+
+
+@pytest.mark.parametrize("text", ["", "-1", "nan", "inf", "1e3", "2 h", "h", ".5", "9" * 11])
+def test_what_is_neither(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="90s"):
+        seconds(text)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeAlias
 
@@ -18,6 +19,7 @@ import pytest
 
 from chatd.__main__ import main
 from chatd.cli.serve import FAULTY_CONFIGURATION
+from tests.wire.certificates import issue
 
 # A limit of a hang, not of a speed.
 SECONDS = 60
@@ -351,6 +353,86 @@ def test_on_a_terminal_it_says_where_it_listens_and_where_its_history_is(tmp_pat
     assert (
         f"chatd listens on {socket_path}. The history is not stored. Press Ctrl+C to stop." in told
     )
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({}, "neither RUNTIME_DIRECTORY nor XDG_RUNTIME_DIR is set"),
+        ({"XDG_RUNTIME_DIR": "relative"}, "neither RUNTIME_DIRECTORY nor XDG_RUNTIME_DIR is set"),
+        ({"XDG_RUNTIME_DIR": "/nowhere"}, "/nowhere/chatd cannot be created: no such file"),
+    ],
+)
+def test_without_an_admin_socket_the_start_says_why(
+    tmp_path: Path, more: dict[str, str], why: str
+) -> None:
+    with serving(tmp_path, **more) as one:
+        (told,) = [line for line in one.log if line.get("setting") == "admin.socket"]
+        assert told["event"] == "warning"
+        assert why in str(told["detail"])
+        assert str(told["detail"]).endswith("Set admin.socket to a path.")
+
+
+def test_an_admin_socket_that_is_off_or_there_is_not_warned_of(tmp_path: Path) -> None:
+    for words, more in (
+        (("--set", "admin.socket=off"), {}),
+        (("--set", f"admin.socket={tmp_path}/a.sock"), {}),
+        ((), {"RUNTIME_DIRECTORY": str(tmp_path)}),
+    ):
+        with serving(tmp_path, *words, **more) as one:
+            assert [line for line in one.log if line["event"] == "warning"] == []
+
+
+def test_files_that_should_be_corrected_are_warned_of(tmp_path: Path) -> None:
+    tls = issue(tmp_path / "tls", expires=datetime(2021, 1, 1, tzinfo=UTC)).tls
+    Path(tls.key_file).chmod(0o644)
+    words = [f"tls.{name}={getattr(tls, name)}" for name in ("certificate_file", "key_file")]
+    admin = f"admin.socket={tmp_path}/a.sock"
+    with serving(tmp_path, *(f"--set={word}" for word in (*words, admin))) as one:
+        told = [line for line in one.log if line["event"] == "warning"]
+    assert [line["setting"] for line in told] == ["tls.certificate_file", "tls.key_file"]
+    assert "expired on 2021-01-01 00:00 UTC" in str(told[0]["detail"])
+    assert "which has mode 0644" in str(told[1]["detail"])
+
+
+# ---- as a service, a start that failed comes again
+
+
+def test_a_service_whose_start_failed_ends_later_each_time(tmp_path: Path) -> None:
+    with socket.socket() as taken, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        notify.bind(str(tmp_path / "notify"))
+        notify.settimeout(SECONDS)
+        port = taken.getsockname()[1]
+        service = {
+            "NOTIFY_SOCKET": str(tmp_path / "notify"),
+            "RUNTIME_DIRECTORY": str(tmp_path),
+            "XDG_STATE_HOME": str(tmp_path),
+        }
+
+        def start() -> subprocess.Popen[str]:
+            return subprocess.Popen(
+                command("serve", "--listen", f"127.0.0.1:{port}"),
+                stderr=subprocess.PIPE,
+                text=True,
+                env=environ(tmp_path, **service),
+                cwd=tmp_path,
+            )
+
+        with start() as first:
+            _, told = first.communicate(timeout=SECONDS)
+            assert (first.returncode, "Trying again" in told) == (1, False)
+            assert f"127.0.0.1:{port} is in use" in told
+        (tmp_path / "failed-starts").write_text("3")
+        with start() as later:
+            assert b"Trying again in 4 s." in notify.recv(4096)
+            # `systemctl stop` ends the wait.
+            later.send_signal(signal.SIGTERM)
+            _, told = later.communicate(timeout=SECONDS)
+            assert later.returncode == 0
+            assert told.splitlines()[-1] == "chatd: Trying again in 4 s."
+        assert (tmp_path / "failed-starts").read_text() == "4"
 
 
 @pytest.mark.parametrize("gone", [False, True])

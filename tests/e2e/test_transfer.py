@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import trio
@@ -89,3 +92,70 @@ async def test_history_goes_out_and_in_and_out_again(
     async with client.connect(empty.url, nick="bob") as bob:
         entered = await bob.join("lobby", limit=1)
         assert (entered.seq, [event.text for event in entered.events]) == (1000, ["text 999"])  # type: ignore[union-attr]
+
+
+async def shell(how: str, *arguments: object) -> tuple[int, str]:
+    """Run the program, as "$@" of a shell's command; return its exit code and stderr."""
+    done = await trio.run_process(
+        ["sh", "-c", how, "sh", sys.executable, "-m", "chatd", *map(str, arguments)],
+        capture_stderr=True,
+        check=False,
+    )
+    return done.returncode, done.stderr.decode()
+
+
+async def test_a_full_disk_and_a_closed_pipe_are_not_blamed_on_the_daemon(
+    start_chatd: ChatdStarter, tmp_path: Path
+) -> None:
+    admin = tmp_path / "admin.sock"
+    off = ("messages_per_second", "messages_burst", "bytes_per_second")
+    chatd = await start_chatd({"admin.socket": str(admin)} | {f"limits.{k}": "off" for k in off})
+    async with client.connect(chatd.url, nick="ann") as ann:
+        await ann.join("lobby")
+        for number in range(200):
+            await ann.say(f"{number} ".ljust(4000, "."))
+    at = ("--socket", admin)
+    full = "chatd: Standard output cannot be written: no space left on device.\n"
+    for exporting in (("export", "lobby"), ("export", "--user", ann.identity.user)):
+        assert await shell('"$@" >/dev/full', *exporting, *at) == (1, full)
+        assert await shell('{ "$@"; echo $? >&2; } | head -c 1 >/dev/null', *exporting, *at) == (
+            *(0, "1\n"),
+        )
+    assert await shell('"$@" >/dev/full', "ctl", "who", *at) == (1, full)
+    # A run that was killed left a file, which another one may be writing.
+    copy, partial = tmp_path / "copy.db", tmp_path / ".copy.db.part"
+    partial.write_bytes(b"left" * 1000)
+    with partial.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        code, told = await shell('"$@"', "ctl", "backup", copy, *at)
+        assert (code, told) == (1, f"chatd: Another backup is being written to {partial}.\n")
+    # The limit of a file's size stands for a disk that is full.
+    code, told = await shell('ulimit -f 1; "$@"', "ctl", "backup", copy, *at)
+    assert (code, told) == (1, f"chatd: {copy} cannot be written: file too large.\n")
+    assert not copy.exists()
+    assert not partial.exists()
+    partial.write_bytes(b"left" * 1000)
+    assert await shell('"$@" >/dev/null', "ctl", "backup", copy, *at) == (0, "")
+    assert not partial.exists()
+    assert copy.stat().st_mode & 0o777 == 0o600
+    with closing(sqlite3.connect(copy)) as store:
+        assert store.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    code, told = await shell('"$@"', "ctl", "backup", tmp_path / "absent" / "copy.db", *at)
+    assert (code, told.count("\n")) == (1, 1)
+    assert "cannot be written: no such file or directory." in told
+    # Nor is an input that cannot be read.
+    code, told = await shell('"$@"', "import", tmp_path, *at)
+    assert (code, told) == (1, f"chatd: {tmp_path} cannot be read: is a directory.\n")
+
+
+async def test_a_store_that_is_in_use_without_an_admin_socket_says_where_that_was_looked_for(
+    start_chatd: ChatdStarter, tmp_path: Path
+) -> None:
+    chatd = await start_chatd({"admin.socket": "off"})
+    of_it = ("--config", config(tmp_path, chatd.history))
+    for words in (("export", "lobby"), ("import",)):
+        code, _, told = await chatd_says(*words, *of_it)
+        assert code == 1
+        assert f"there is no {tmp_path}/admin.sock" in told
+        assert "is in use by process" in told
+        assert told.count("\n") == 1

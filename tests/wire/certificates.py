@@ -15,10 +15,16 @@ AUTHORITY = trustme.CA()
 NAME = "chat.example.org"
 
 
-def issue(folder: Path, name: str = NAME, *, expires: datetime | None = None) -> Settings:
+def issue(
+    folder: Path,
+    name: str = NAME,
+    *,
+    begins: datetime | None = None,
+    expires: datetime | None = None,
+) -> Settings:
     """Write a certificate and its key, and give settings that name them."""
     folder.mkdir(exist_ok=True)
-    issued = AUTHORITY.issue_cert(name, not_after=expires)
+    issued = AUTHORITY.issue_cert(name, not_before=begins, not_after=expires)
     certificate, key = folder / "certificate.pem", folder / "key.pem"
     certificate.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
     issued.private_key_pem.write_to_path(key)

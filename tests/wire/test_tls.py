@@ -4,18 +4,19 @@ import math
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
+import trustme
 from msgspec.structs import replace
 from trio.testing import MockClock
 
 from chatd.settings import Settings
 from chatd.wire.listener import open_listeners
-from chatd.wire.tls import TlsError, check_files, tls_context
+from chatd.wire.tls import TlsError, check_files, doubts, tls_context
 from chatd.wire.transport import Peer
 from tests.wire.certificates import NAME, client_context, issue
 from tests.wire.served import Client, Served, masked, serve, settings
@@ -73,6 +74,72 @@ def test_a_certificates_expiry(tmp_path: Path) -> None:
     context = tls_context(configured)
     assert context is not None
     assert context.expires == soon.timestamp()
+
+
+NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
+
+
+def chain_of(*files: Settings) -> Path:
+    """Append the certificates of the others to the first file, and return it."""
+    first, *others = (Path(each.tls.certificate_file) for each in files)
+    first.write_bytes(b"".join(file.read_bytes() for file in (first, *others)))
+    return first
+
+
+@pytest.mark.parametrize(
+    ("expires", "doubt"),
+    [
+        (NOW - timedelta(seconds=1), "expired on 2026-11-29 11:59 UTC. Clients do not accept it."),
+        (NOW, "expired on 2026-11-29 12:00 UTC. Clients do not accept it."),
+        (NOW + timedelta(days=13), "expires on 2026-12-12 12:00 UTC. Renew it, then reload."),
+        (NOW + timedelta(days=15), None),
+    ],
+)
+def test_certificates_are_doubted_by_their_end(
+    tmp_path: Path, expires: datetime, doubt: str | None
+) -> None:
+    file = Path(issue(tmp_path, expires=expires).tls.certificate_file)
+    told = list(doubts(file, NOW.timestamp()))
+    assert told == ([] if doubt is None else [f"The certificate in {file} {doubt}"])
+
+
+def test_a_certificate_that_is_not_valid_yet_is_doubted(tmp_path: Path) -> None:
+    file = Path(issue(tmp_path, begins=NOW + timedelta(hours=1)).tls.certificate_file)
+    (told,) = doubts(file, NOW.timestamp())
+    assert "is not valid before 2026-11-29 13:00 UTC" in told
+    assert "clock" in told
+
+
+def test_each_certificate_of_the_chain_is_doubted(tmp_path: Path) -> None:
+    later = NOW + timedelta(days=400)
+    file = chain_of(
+        issue(tmp_path / "a", expires=later), issue(tmp_path / "b", expires=NOW - timedelta(days=1))
+    )
+    expired, order = doubts(file, NOW.timestamp())
+    assert expired.startswith(f"Certificate 2 in {file}, an authority's, expired on 2026-11-28")
+    assert order.startswith(f"Certificate 1 in {file} was not issued by certificate 2.")
+
+
+def test_a_chain_in_its_order_is_not_doubted(tmp_path: Path) -> None:
+    authority = trustme.CA().create_child_ca()
+    issued = authority.issue_cert(NAME)
+    file = tmp_path / "chain.pem"
+    file.write_bytes(b"".join(each.bytes() for each in issued.cert_chain_pems))
+    assert file.read_bytes().count(b"BEGIN CERTIFICATE") == 2
+    assert list(doubts(file, NOW.timestamp())) == []
+
+
+def test_a_key_of_another_certificate_of_the_chain_is_told(tmp_path: Path) -> None:
+    wrong = issue(tmp_path / "wrong")
+    right = issue(tmp_path / "right")
+    chain_of(wrong, right)
+    mixed = settings(
+        tls={"certificate_file": wrong.tls.certificate_file, "key_file": right.tls.key_file}
+    )
+    (rule,) = check_files(mixed)
+    assert rule.keys == ["tls.key_file"]
+    assert not rule.warning
+    assert rule.message.endswith("but of certificate 2: put that one first")
 
 
 def test_a_certificate_whose_end_cannot_be_read_is_taken(tmp_path: Path) -> None:
