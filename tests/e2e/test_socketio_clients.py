@@ -283,7 +283,7 @@ async def test_silence_ends_a_connection_on_either_side(
     script: Path, clients: Clients, nursery: trio.Nursery, tmp_path: Path
 ) -> None:
     # Room enough for a machine that does much else; it is waited for twice.
-    options = {"ping_interval": 0.6, "ping_timeout": 0.9}
+    options = {"ping_interval": 1.0, "ping_timeout": 2.0}
     server = await trio.to_thread.run_sync(SocketIOServer, free_port(), options, tmp_path)
     sleepers = await Clients.start(script, nursery)
     try:
