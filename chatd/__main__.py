@@ -16,6 +16,21 @@ _HELD: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 _STDERR: Final = 2
 
+_VERBS: Final = {
+    "serve": "serve",
+    "client": "client",
+    "check": "check",
+    "config": "config",
+    "ctl": "ctl",
+    "fetch-client": "fetch_client",
+    "install": "install",
+    "uninstall": "install",
+    "token": "token",
+    "export": "transfer",
+    "import": "transfer",
+}
+"""The module of `chatd.cli` that adds each verb."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry out a verb, ``serve`` by default, and return the exit code."""
@@ -50,30 +65,22 @@ def _with_output(arguments: list[str], mask: set[int | signal.Signals]) -> int:
 
 def _run(arguments: list[str], mask: set[int | signal.Signals]) -> int:
     import argparse  # noqa: PLC0415  after the signals are blocked
+    from importlib import import_module  # noqa: PLC0415
 
-    from chatd.cli import (  # noqa: PLC0415
-        check,
-        client,
-        config,
-        ctl,
-        fetch_client,
-        install,
-        serve,
-        token,
-        transfer,
-    )
-
-    parser = argparse.ArgumentParser(prog="chatd", description="A chat daemon: one port, one file.")
-    parser.add_argument("--version", action="version", version=f"chatd {__version__}")
-    verbs = parser.add_subparsers(metavar="VERB")
-    for verb in (serve, client, check, config, ctl, fetch_client, install, token, transfer):
-        verb.add_parser(verbs)
     if not arguments or (
         arguments[0].startswith("-") and arguments[0] not in {"-h", "--help", "--version"}
     ):
         arguments.insert(0, "serve")
+    # Only the verb's own module, if there is one: to import the daemon takes half a second.
+    verb = arguments[0]
+    modules = {_VERBS[verb]: None} if verb in _VERBS else dict.fromkeys(_VERBS.values())
+    parser = argparse.ArgumentParser(prog="chatd", description="A chat daemon: one port, one file.")
+    parser.add_argument("--version", action="version", version=f"chatd {__version__}")
+    verbs = parser.add_subparsers(metavar="VERB")
+    for module in modules:
+        import_module(f"chatd.cli.{module}").add_parser(verbs)
     args = parser.parse_args(arguments)
-    if args.run is not serve.run:  # which unblocks them itself when it can stop gently
+    if verb != "serve":  # which unblocks them itself when it can stop gently
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     return int(args.run(args))
 

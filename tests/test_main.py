@@ -141,3 +141,18 @@ def test_only_the_daemon_holds_signals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "run", run)
     assert main(["check"]) == len(before)
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+
+
+@pytest.mark.parametrize("words", [["config"], ["ctl", "--help"], ["client", "--help"]])
+def test_a_short_verb_does_not_import_the_daemon(words: list[str]) -> None:
+    code = f"""
+import sys
+from contextlib import suppress
+from chatd.__main__ import main
+with suppress(SystemExit):
+    main({words})
+sys.exit("chatd.daemon" in sys.modules or "chatd.bus" in sys.modules)
+"""
+    program = [sys.executable, "-c", code]
+    done = subprocess.run(program, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
