@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 from contextlib import suppress
 
 import pytest
@@ -104,3 +105,18 @@ def test_patterns_are_what_regular_expressions_say(pattern: str, fold: str) -> N
     read = room_pattern(pattern)
     same = re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), fold)
     assert read.matches(fold) == bool(same)
+
+
+def test_text_that_is_too_long_is_not_kept() -> None:
+    for make in (nick_name, room_name):
+        refusal(make, "warm up" * 100)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for number in range(50):
+            for make in (nick_name, room_name):
+                assert refusal(make, f"{number}" * 500_000) is not None
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 100_000
