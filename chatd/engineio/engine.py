@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
 from typing import Final, TypeAlias
@@ -47,6 +47,7 @@ Returns the receiver of the session's messages, or None to keep them for ``async
 
 # 120 random bits in 20 characters, as in Node: the id is the client's secret.
 _ID_BYTES: Final = 15
+_RETRY: Final = (("Retry-After", "10"),)
 # Node's ``INVALID_HEADER_CHARACTERS``.
 _INVALID_IN_HEADER: Final = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
 
@@ -59,6 +60,7 @@ class EngineStatistics(Struct, frozen=True):
         websocket: Sessions on a WebSocket now.
         opened: Sessions opened since the engine was made.
         ended: Sessions that ended since then, by reason.
+        refused: Refused requests since then, by Node's message: ``"Session ID unknown"``.
         waiting: Bytes that are queued now, in all sessions.
     """
 
@@ -66,6 +68,7 @@ class EngineStatistics(Struct, frozen=True):
     websocket: int
     opened: int
     ended: dict[str, int]
+    refused: dict[str, int]
     waiting: int
 
 
@@ -123,6 +126,9 @@ class Engine:
         self._someone_ended = Changed()
         self._count = 0
         self._reasons: dict[str, int] = {}
+        self._refused = Counter(dict.fromkeys(polling.ERRORS.values(), 0))
+        # Sessions of addresses that limits apply to.
+        self._by_address: Counter[str] = Counter()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve sessions until cancelled.
@@ -164,6 +170,7 @@ class Engine:
             websocket=on_websocket,
             opened=self._count,
             ended=dict(self._reasons),
+            refused=dict(self._refused),
             waiting=sum(session.waiting for session in self.sessions.values()),
         )
 
@@ -178,6 +185,10 @@ class Engine:
     def forget(self, session: Session) -> None:
         """Remove a session that is over. Its receiver is notified from ``run``."""
         del self.sessions[session.id]
+        if address := session.handshake.request.peer.limit_key:
+            self._by_address[address] -= 1
+            if not self._by_address[address]:
+                del self._by_address[address]
         if session.timer is not None:
             session.timer.cancel()
         self._reasons[str(session.reason)] = self._reasons.get(str(session.reason), 0) + 1
@@ -226,6 +237,8 @@ class Engine:
         )
         greeting = Block.control(f"0{handshake.decode()}", revision)
         self.sessions[session.id] = session
+        if address := request.peer.limit_key:
+            self._by_address[address] += 1
         if websocket is not None:
             websocket.outbox.offer(greeting.frames, 0)
             session.use_websocket(websocket)
@@ -283,7 +296,11 @@ class Engine:
             raise _RequestError(5)
         if not self._running or len(self.sessions) >= self.options.max_sessions:
             message = "There are too many sessions. Try again in 10 seconds."
-            raise Refused(refusal(503, message, [("Retry-After", "10")]))
+            raise Refused(refusal(503, message, _RETRY))
+        most, address = self.options.max_sessions_per_address, request.peer.limit_key
+        if most is not None and address and self._by_address[address] >= most:
+            message = "Too many connections from your address. Close some, then try again."
+            raise Refused(refusal(429, message, _RETRY))
         return revision
 
     # HTTP
@@ -307,6 +324,7 @@ class Engine:
             else:
                 response = polling.error(3)
         except _RequestError as error:
+            self._report(request, error, 403 if error.code == 4 else 400)
             response = polling.error(error.code, error.message)
         except Refused as refused:
             response = refused.response
@@ -336,7 +354,6 @@ class Engine:
             if session is None:
                 await self._ask_application(request)
             if not cors.allowed(request, self.options):
-                self._log_origin(request)
                 raise _RequestError(4)
             if session is None:
                 opener = self._session_opener(self._check_admission(request))
@@ -345,6 +362,7 @@ class Engine:
             else:
                 raise _RequestError(3)
         except _RequestError as error:
+            self._report(request, error, 400)
             # In Node's form. Browsers do not show it.
             message = error.message or polling.ERRORS[error.code]
             return Response(400, message.encode(), "text/html")
@@ -355,7 +373,7 @@ class Engine:
             # Engine.IO has none of its own. A browser closes a WebSocket of which none is selected.
             offered[0] if offered else None,
             opener,
-            max_message_bytes=self.options.max_payload,
+            max_message_bytes=self.options.max_message or self.options.max_payload,
             send_queue_bytes=self.options.send_queue_bytes,
             keep_alive=False,
         )
@@ -378,16 +396,22 @@ class Engine:
 
         return opener
 
-    def _log_origin(self, request: Request) -> None:
+    def _report(self, request: Request, error: _RequestError, status: int) -> None:
+        """Count a refused request, and log it: somebody may be guessing the ids of sessions."""
+        reason = polling.ERRORS[error.code]
+        self._refused[reason] += 1
+        foreign = error.code == 4 and error.message is None
         self._log.emit(
             "refused",
             connection=request.connection,
             address=request.peer.address,
+            method=request.method,
             path=request.path,
-            status=400,
-            origin=request.header("origin"),
-            host=request.header("host"),
-            setting="cors_origins",
+            status=status,
+            reason=reason,
+            origin=request.header("origin") if foreign else None,
+            host=request.header("host") if foreign else None,
+            setting="cors_origins" if foreign else None,
         )
 
 

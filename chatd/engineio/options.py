@@ -64,10 +64,15 @@ class Options(Struct, frozen=True, kw_only=True):
             and learn of it; default 30.
         max_payload: The largest message, and the largest POST body; default 1,000,000. A larger
             WebSocket message ends the session (close code 1009), a larger POST is answered 413.
+        max_message: The largest message, in bytes, if less than ``max_payload``, the bound of a
+            POST with several. A larger one ends the session on either transport (1009). Default
+            None: as ``max_payload``.
         send_queue_bytes: Bytes that may wait for one client; default 1 MiB. A client that would
             exceed it is closed as ``"too slow"``.
         max_sessions: Sessions at a time; default 20,000. At the limit, new ones are refused with
             503 and ``Retry-After``.
+        max_sessions_per_address: Sessions at a time of one address (IPv6: of one /64), except
+            loopback's; default None: no limit. At the limit, new ones are refused with 429.
         allow_eio3: Accept revision 3 (Socket.IO clients 1.x and 2.x) too; default False.
         allow_upgrades: Whether a polling session may change to a WebSocket; default True.
         transports: The transports to serve; default both.
@@ -92,8 +97,10 @@ class Options(Struct, frozen=True, kw_only=True):
     upgrade_timeout: float = 10.0
     close_timeout: float = 30.0
     max_payload: int = 1_000_000
+    max_message: int | None = None
     send_queue_bytes: int = 1 << 20
     max_sessions: int = 20_000
+    max_sessions_per_address: int | None = None
     allow_eio3: bool = False
     allow_upgrades: bool = True
     transports: Sequence[Literal["polling", "websocket"]] = ("polling", "websocket")
@@ -113,7 +120,9 @@ class Tunable(TypedDict, total=False):
     ping_timeout: float
     upgrade_timeout: float
     max_payload: int
+    max_message: int | None
     max_sessions: int
+    max_sessions_per_address: int | None
     send_queue_bytes: int
     allow_eio3: bool
 

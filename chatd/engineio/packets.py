@@ -23,6 +23,7 @@ __all__ = [
     "Packet",
     "PacketError",
     "Revision",
+    "TooBigError",
     "decode_binary",
     "decode_frame",
     "decode_text",
@@ -46,6 +47,10 @@ _LINE_BREAKS: Final = str.maketrans("", "", "\r\n")
 
 class PacketError(ValueError):
     """The client sent an invalid packet or payload: the session ends with ``"parse error"``."""
+
+
+class TooBigError(PacketError):
+    """A packet is larger than the server takes: the session is closed with 1009."""
 
 
 class Packet(Struct, frozen=True):

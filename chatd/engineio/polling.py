@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import trio
 
+from chatd import model
+from chatd.budgets import Slice
 from chatd.changed import Changed
 from chatd.engineio import payloads
 from chatd.engineio.block import Block
 from chatd.engineio.options import Options
-from chatd.engineio.packets import Packet, PacketError, Revision
+from chatd.engineio.packets import Packet, PacketError, Revision, TooBigError
 from chatd.wire.compression import compressed, preferred
 from chatd.wire.request import Refused, Request, Response
 
@@ -33,9 +35,6 @@ _NO_STORE: Final = (("Cache-Control", "no-store"),)
 
 # A larger response is compressed in a thread: zlib makes some 30 MB a second and blocks the loop.
 _INLINE_BYTES: Final = 65536
-
-# Other tasks run after this many packets of one POST.
-_BATCH: Final = 64
 
 # A GET is answered once this many rounds of the scheduler have brought nothing more (a handler that
 # echoes has one message every two rounds), or after this many rounds in all: each GET that this
@@ -234,11 +233,12 @@ class PollingTransport:
     async def take_packets(self, packets: Iterator[Packet], size: int) -> None:
         """Handle the packets of a POST in order. Raises PacketError at the first invalid one."""
         self.received_bytes += size
-        for count, packet in enumerate(packets, 1):
+        piece = Slice()
+        for packet in packets:
             if self._session.reason is not None:
                 return
             await self._session.packet(packet)
-            if not count % _BATCH:
+            if piece.over(len(packet.data)):
                 await trio.lowlevel.checkpoint()
 
 
@@ -296,12 +296,15 @@ async def post(request: Request, session: Session, options: Options) -> Response
     try:
         body = await request.body(options.max_payload)
         if octets:
-            packets = payloads.decode_octets(body)
+            packets = payloads.decode_octets(body, options.max_message)
         else:
             if options.jsonp and "j" in request.query:
-                body = payloads.decode_jsonp(body)
-            packets = payloads.decode(body, session.revision)
+                body = await _decode_form(body)
+            packets = payloads.decode(body, session.revision, options.max_message)
         await polling.take_packets(packets, len(body))
+    except TooBigError:
+        session.end("transport error", model.TOO_BIG)
+        return error(3)
     except PacketError:
         session.end("parse error")
         return error(3)
@@ -320,3 +323,11 @@ async def post(request: Request, session: Session, options: Options) -> Response
         # Once this is answered the session is unknown, but a GET sent before may still arrive.
         await session.wait_over()
     return Response(200, b"ok", _HTML, _NO_STORE)
+
+
+async def _decode_form(body: bytes) -> bytes:
+    pieces: list[bytes] = []
+    for piece in payloads.decode_jsonp(body):
+        pieces.append(piece)
+        await trio.lowlevel.checkpoint()
+    return b"".join(pieces)

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import astuple, replace
 
+from chatd.budgets import JSON_VALUES, json_values
 from chatd.protocol.commands import Answer, AnyCommand, Command, Entered, Found, Page
 from chatd.protocol.events import ServerEvent, Unknown
 
@@ -58,8 +59,8 @@ def read_command(frame: str) -> Command:
     """Return the command in a frame.
 
     Raises:
-        ValueError: It holds no command, an id that is too long, or a key twice. The message is for
-            people.
+        ValueError: It holds no command, an id that is too long, a key twice, or more than
+            `JSON_VALUES` values. The message is for people.
     """
     try:
         return _checked(_commands.decode(frame), frame)
@@ -86,6 +87,8 @@ def _checked(command: _Command, frame: str) -> _Command:
     # counting colons takes a tenth of the time of looking at the keys.
     fields = astuple(command)
     if frame.count(":") != 1 + len(fields) - fields.count(None):
+        if json_values(frame, JSON_VALUES) > JSON_VALUES:
+            raise ValueError(f"it has more than {JSON_VALUES} values")
         _keys.decode(frame)
     return command
 

@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 __all__ = ["Connection"]
 
 _BY_SERVER: Final = "server namespace disconnect"
+# Of a name that is repeated in a refusal.
+_NAME_CHARACTERS: Final = 255
+_QUERY_FIELDS: Final = 64
 
 
 class Connection:
@@ -68,8 +71,7 @@ class Connection:
         self._middleware_done = False
         self._refused: Refused | None = None
         options = server.options
-        self._decoder = Decoder(options.max_attachments)
-        self._size = 0
+        self._decoder = Decoder(options.max_attachments, options.max_values)
         self._inbox: Inbox[Callable[[], Awaitable[None]]] = Inbox(
             options.receive_queue_packets, options.receive_queue_bytes
         )
@@ -188,7 +190,6 @@ class Connection:
             await self._changed.wait()
         if self._reason is not None or self.session.reason is not None:
             return
-        self._size += len(message)
         try:
             packet = self._decoder.add(message)
         except PacketError:
@@ -202,20 +203,22 @@ class Connection:
             return
         if self._attachment_timer is not None:
             self._cancel_attachment_timer()
-        size, self._size = self._size, 0
-        await self._dispatch(packet, size)
+        await self._dispatch(packet, self._decoder.size)
 
     async def _dispatch(self, packet: Packet, size: int) -> None:
         name, auth = packet.namespace, packet.data
         if self.session.revision == 3:
             # The query of the namespace follows its name.
             name, _, query = name.partition("?")
-            auth = dict(parse_qsl(query, keep_blank_values=True)) if query else None
+            auth = _read_query(query, self.server.options.max_auth) if query else None
         if packet.type is PacketType.CONNECT:
             if self._inbox.full(0):
                 # Repeated CONNECT and DISCONNECT fill the inbox too.
                 await self._inbox.room(0)
-            self._connect(name, auth or {})
+            if size > self.server.options.max_auth:
+                self.refuse(name[:_NAME_CHARACTERS], Refused("auth is too large"))
+            else:
+                self._connect(name, auth or {})
             return
         socket = self.sockets.get(name)
         if socket is None or packet.type is PacketType.CONNECT_ERROR:
@@ -421,3 +424,12 @@ class Connection:
             await job()
         except Exception as error:  # a handler's boundary
             await self.server.report(error, socket, "task")
+
+
+def _read_query(query: str, most: int) -> dict[str, str]:
+    """Return the fields of a namespace's query; none if it is longer than ``most`` or has many."""
+    try:
+        fields = parse_qsl(query[: most + 1], keep_blank_values=True, max_num_fields=_QUERY_FIELDS)
+    except ValueError:
+        fields = []
+    return dict(fields) if len(query) <= most else {}

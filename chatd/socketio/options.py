@@ -6,7 +6,7 @@ from pathlib import Path
 
 from chatd import engineio
 from chatd.engineio import options as engine_options
-from chatd.socketio.packets import MAX_ATTACHMENTS
+from chatd.socketio.packets import MAX_ATTACHMENTS, MAX_VALUES
 from chatd.socketio.recovery import Recovery
 
 __all__ = ["Options", "OptionsDict", "Tunable"]
@@ -30,6 +30,10 @@ class Options(engineio.Options, frozen=True, kw_only=True):
             cancelled; default 5.
         max_attachments: Attachments of one packet from a client; default 10, as in
             socket.io-parser 4.2.6.
+        max_values: JSON values of one packet from a client; default 100,000, which take up to
+            50 ms of the event loop. A packet with more ends the connection as ``"parse error"``.
+        max_auth: The memory that one namespace's ``auth`` may take, in bytes, with 128 for each
+            JSON value; default 16 KiB. A client that sends more is refused.
         max_namespaces: Namespaces of one connection; default 100.
         receive_queue_packets: Events that may wait for the handlers of one connection; default
             256. While the queue is full, the server does not read from that connection.
@@ -46,6 +50,8 @@ class Options(engineio.Options, frozen=True, kw_only=True):
     attachment_timeout: float = 45.0
     shutdown_timeout: float = 5.0
     max_attachments: int = MAX_ATTACHMENTS
+    max_values: int = MAX_VALUES
+    max_auth: int = 16384
     max_namespaces: int = 100
     receive_queue_packets: int = 256
     receive_queue_bytes: int = 1 << 20
@@ -68,6 +74,8 @@ class OptionsDict(Tunable, engine_options.OptionsDict, total=False):
     attachment_timeout: float
     shutdown_timeout: float
     max_attachments: int
+    max_values: int
+    max_auth: int
     max_namespaces: int
     receive_queue_packets: int
     receive_queue_bytes: int

@@ -16,7 +16,7 @@ from chatd.engineio import Engine, Options, Session
 from chatd.settings import Settings
 from chatd.testing.recording import Recording
 from chatd.wire.server import HttpServer
-from chatd.wire.transport import StreamTransport
+from chatd.wire.transport import Peer, StreamTransport
 from tests.wire.served import KEY, MEMORY, Client
 
 Answer = tuple[int, dict[str, str], bytes]
@@ -85,18 +85,26 @@ class Served:
     def faults(self) -> list[str]:
         return [fields["error"] for name, fields in self.recording.records if name == "fault"]
 
-    def dial(self, *, lockstep: bool = False) -> Client:
+    def dial(self, *, lockstep: bool = False, peer: Peer = MEMORY) -> Client:
         """Connect on a memory stream; in lockstep, sends wait until they are read."""
         make = trio.testing.lockstep_stream_pair if lockstep else trio.testing.memory_stream_pair
         ours, theirs = make()
-        transport = StreamTransport(theirs, MEMORY, listener_loopback=True)
+        transport = StreamTransport(theirs, peer, listener_loopback=True)
         self._handlers.start_soon(self.wire.handle, transport)
         self.clients.append(Client(ours))
         return self.clients[-1]
 
-    async def ask(self, method: str, query: str, headers: str = "", body: bytes = b"") -> Answer:
+    async def ask(
+        self,
+        method: str,
+        query: str,
+        headers: str = "",
+        body: bytes = b"",
+        *,
+        peer: Peer = MEMORY,
+    ) -> Answer:
         """Send a request on a new connection."""
-        return await ask(self.dial(), method, query, headers, body)
+        return await ask(self.dial(peer=peer), method, query, headers, body)
 
     async def poller(self, revision: int = 4, **query: str) -> Poller:
         """Open a session by polling."""

@@ -13,6 +13,7 @@ from chatd.logs import open_log
 from chatd.testing.recording import Recording
 from chatd.wire.request import Request, Response
 from chatd.wire.routes import ANY
+from chatd.wire.transport import Peer
 from tests.engineio.served import ask, serve, upgrade
 from tests.wire.served import MEMORY
 
@@ -325,3 +326,58 @@ async def test_a_request_before_the_engine_runs_is_refused() -> None:
     assert isinstance(answer, Response)
     assert answer.status == 503
     assert ("Retry-After", "10") in answer.headers
+
+
+def client(address: str) -> Peer:
+    return Peer(address, "tcp", loopback=False)
+
+
+async def test_the_sessions_of_an_address_are_limited_whatever_their_transport(
+    autojump_clock: MockClock,
+) -> None:
+    async with serve(max_sessions_per_address=2, ping_interval=10, ping_timeout=5) as served:
+        near = "2001:db8:0:1::1", "2001:db8:0:1:ffff::2"  # one household
+        assert [(await served.ask("GET", OPEN, peer=client(each)))[0] for each in near] == [
+            200,
+            200,
+        ]
+        status, headers, _ = await served.ask("GET", OPEN, peer=client(near[0]))
+        assert (status, headers["retry-after"]) == (429, "10")
+        query = "EIO=4&transport=websocket"
+        assert (await upgrade(served.dial(peer=client(near[0])), query))[0] == 429
+        # Others are served, and this machine is not limited.
+        assert (await served.ask("GET", OPEN, peer=client("192.0.2.1")))[0] == 200
+        assert [(await served.ask("GET", OPEN))[0] for _ in range(4)] == [200] * 4
+        # They end because they send nothing.
+        await trio.sleep(16)
+        assert served.engine.sessions == {}
+        assert (await served.ask("GET", OPEN, peer=client(near[0])))[0] == 200
+
+
+async def test_a_guessed_session_is_counted_and_logged() -> None:
+    async with serve() as served:
+        for query in ("EIO=4&transport=polling&sid=guess", "EIO=4&transport=websocket&sid=guess"):
+            assert (await ask(served.dial(), "GET", query))[0] == 400
+            assert (await upgrade(served.dial(), query))[0] == 400
+        assert served.engine.statistics().refused["Session ID unknown"] == 4
+        lines = [fields for name, fields in served.recording.records if name == "refused"]
+        assert len(lines) == 4
+        assert lines[0]["reason"] == "Session ID unknown"
+        assert lines[0]["address"] == "memory"
+        assert "guess" not in str(lines)
+
+
+@pytest.mark.parametrize("transport", ["polling", "websocket"])
+async def test_a_message_over_the_bound_ends_the_session(transport: str) -> None:
+    async with serve(max_message=1000) as served:
+        if transport == "polling":
+            poller = await served.poller()
+            assert (await poller.post("4" + "x" * 999))[0] == 200
+            assert (await poller.post("4" + "x" * 2000))[0] == 400
+        else:
+            websocket = await served.websocket()
+            await websocket.hear()
+            await websocket.text("4" + "x" * 2000)
+            assert (await websocket.closed())[0] == 1009
+        await served.last.over.wait()
+        assert served.last.reason == "transport error"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from urllib.parse import quote_plus, urlencode
 
@@ -15,6 +16,7 @@ from chatd.engineio.packets import (
     Packet,
     PacketError,
     Revision,
+    TooBigError,
 )
 
 # No surrogates: they are not valid Unicode. U+001E separates revision 4's packets, whoever sends
@@ -35,6 +37,10 @@ def looks_doubled(message: str | bytes) -> bool:
 
 def packets(messages: list[str | bytes]) -> list[Packet]:
     return [Packet(MESSAGE, message) for message in messages]
+
+
+def form(body: bytes) -> bytes:
+    return b"".join(payloads.decode_jsonp(body))
 
 
 def joined(
@@ -175,7 +181,7 @@ DECODERS: list[Callable[[bytes], Iterator[Packet]]] = [
     lambda body: payloads.decode(body, 4),
     lambda body: payloads.decode(body, 3),
     payloads.decode_octets,
-    lambda body: payloads.decode(payloads.decode_jsonp(body), 3),
+    lambda body: payloads.decode(form(body), 3),
 ]
 
 
@@ -212,14 +218,45 @@ def test_jsonp_comes_back_as_json(text: str) -> None:
 def test_a_form_of_jsonp(text: str) -> None:
     # As engine.io-client 3's polling-jsonp writes it: escaped newlines twice, newlines once.
     escaped = text.replace("\\n", "\\\\n").replace("\n", "\\n")
-    assert payloads.decode_jsonp(urlencode({"d": escaped}).encode()).decode() == text
+    assert form(urlencode({"d": escaped}).encode()).decode() == text
 
 
 @pytest.mark.parametrize("body", [b"", b"e=4a", b"d=4a&d=4b", b"d=%ff", b"\xff", b"d"])
 def test_what_is_no_form(body: bytes) -> None:
     with pytest.raises(PacketError):
-        payloads.decode_jsonp(body)
+        list(payloads.decode(form(body), 3))
 
 
 def test_a_form_has_plus_for_a_space() -> None:
-    assert payloads.decode_jsonp(f"d={quote_plus('4a b')}".encode()) == b"4a b"
+    assert form(f"d={quote_plus('4a b')}".encode()) == b"4a b"
+
+
+def test_a_form_is_decoded_in_pieces_however_it_is_cut() -> None:
+    text = "a\\n%é\\\\n=+&\U0001f600 \\" * 5000
+    body = b"d=" + quote_plus(text).encode()
+    assert len(list(payloads.decode_jsonp(body))) > 3
+    # engine.io 3's transports/polling-jsonp
+    expected = re.sub(r"(\\)?\\n", lambda match: match[0] if match[1] else "\n", text)
+    assert form(body).decode() == expected.replace("\\\\n", "\\n")
+
+
+@pytest.mark.parametrize(
+    "body", [b"a=&" * 333_000, b"&" * 9, b"d=%", b"d=%4", b"d=%zz", b"d=a%%41", b"d=%\n", b"d=\n"]
+)
+def test_a_form_of_many_fields_or_with_half_an_escape_is_refused(body: bytes) -> None:
+    with pytest.raises(PacketError):
+        form(body)
+
+
+@pytest.mark.parametrize("revision", [3, 4])
+def test_a_packet_over_the_bound_is_refused_before_it_is_decoded(revision: Revision) -> None:
+    for message in ("a" * 100, "é" * 50, b"a" * 100):
+        body, _ = joined([message], revision)
+        assert list(payloads.decode(body, revision, 100)) == packets([message])
+        with pytest.raises(TooBigError):
+            list(payloads.decode(body, revision, 95))
+    octets, binary = joined([b"a" * 100], 3, base64=False)
+    assert binary
+    assert list(payloads.decode_octets(octets, 100)) == packets([b"a" * 100])
+    with pytest.raises(TooBigError):
+        list(payloads.decode_octets(octets, 99))

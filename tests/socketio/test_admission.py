@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -244,3 +245,27 @@ async def test_a_client_that_leaves_during_the_decision_is_not_admitted(
         assert lines == ["cancelled"]
         assert io.statistics().connections == 0
     assert recording.records == []
+
+
+@pytest.mark.parametrize("auth", [{"token": "x" * 20_000}, {"x": [[]] * 200}])
+async def test_auth_that_is_too_large_is_refused(auth: dict[str, Any]) -> None:
+    io, _ = quiet()
+    async with running(io) as stage:
+        client = await stage.client()
+        await client.say(f"0{json.dumps(auth)}")
+        packet = await client.packet()
+        assert packet.type == PacketType.CONNECT_ERROR
+        assert packet.data == {"message": "auth is too large"}
+        assert io.sockets == {}
+        await client.join(auth={"token": "x" * 8192})
+
+
+async def test_a_namespaces_query_of_many_fields_is_not_read() -> None:
+    io, _ = quiet(allow_eio3=True)
+    seen: list[Any] = []
+    io.of("/a").on("connect", lambda socket: seen.append(socket.handshake.auth))
+    async with running(io) as stage:
+        client = await stage.client(revision=3)
+        await client.say(f"0/a?{'x=1&' * 100}")
+        await settled()
+        assert seen == [{}]

@@ -117,7 +117,7 @@ async def test_200_events_in_one_go_are_handled_in_order() -> None:
         assert seen == list(range(200))
 
 
-@pytest.mark.parametrize("limit", [{"receive_queue_packets": 2}, {"receive_queue_bytes": 300}])
+@pytest.mark.parametrize("limit", [{"receive_queue_packets": 2}, {"receive_queue_bytes": 1200}])
 async def test_where_handlers_are_slow_the_post_waits(limit: dict[str, int]) -> None:
     io, _ = quiet(**limit)
     gate = trio.Event()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -307,3 +308,42 @@ def test_an_offset_is_one_more_argument() -> None:
     assert with_offset(['2["a"]'], 'o"') == ['2["a","o\\""]']
     with pytest.raises(TypeError):
         with_offset([b""], "o")
+
+
+def test_more_values_than_the_bound_are_not_decoded() -> None:
+    for value in ("[]", "{}", "1e300", '""', "null", '{"a":1}'):
+        text = f'2["x",{",".join([value] * 2000)}]'
+        with pytest.raises(PacketError, match="more than 2000 values"):
+            Decoder(max_values=2000).add(text)
+    text = json.dumps(["x", "a,[b]:" * 5000])
+    (packet,) = decoded(f"2{text}")
+    assert packet.data == json.loads(text)
+    assert Decoder(max_values=3).add(f"2{text}") == packet
+
+
+@pytest.mark.parametrize("number", ["1e400", "-1e400", "9" * 400 + ".0"])
+def test_a_number_out_of_range_is_no_json(number: str) -> None:
+    with pytest.raises(PacketError):
+        decoded(f'2["x",{number}]')
+
+
+def test_the_size_of_a_packet_is_that_of_its_values_in_memory() -> None:
+    for data in (
+        ["x"],
+        ["x", *[[]] * 500],
+        ["x", {str(n): n for n in range(300)}],
+        ["x", "é" * 999],
+    ):
+        decoder = Decoder()
+        tracemalloc.start()
+        try:
+            packet = decoder.add(f"2{json.dumps(data)}")
+            kept, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert packet is not None
+        assert kept <= decoder.size + 200  # the packet itself
+    decoder = Decoder()
+    decoder.add('51-["x",{"_placeholder":true,"num":0}]')
+    decoder.add(b"a" * 5000)
+    assert decoder.size > 5000
