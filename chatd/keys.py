@@ -442,6 +442,49 @@ class Limits(Struct, frozen=True, kw_only=True):
         "How many such requests a user may make at once after a pause. off: no limit on requests "
         "at all.",
     ] = 200
+    requests_per_second_per_address: Annotated[
+        Annotated[int, Meta(ge=1, le=1_000_000)] | Off,
+        "How many such requests per second may come from one address, on average, from all of its "
+        "users together. A search counts as five. Loopback and Unix sockets are not counted.",
+    ] = 100
+    requests_burst_per_address: Annotated[
+        Annotated[int, Meta(ge=1, le=1_000_000)] | Off,
+        "How many such requests may come from one address at once after a pause. off: no limit per "
+        "address at all.",
+    ] = 1000
+    new_guests_per_minute_per_address: Annotated[
+        Annotated[int, Meta(ge=1, le=1_000_000)] | Off,
+        "How many new guests per minute one address may bring, on average, and as many as "
+        "limits.connections_per_address at once after a pause. Above it, clients are asked to come "
+        "back later (4503). Loopback and Unix sockets are not counted.",
+    ] = 300
+    new_rooms_per_minute: Annotated[
+        Annotated[int, Meta(ge=1, le=1_000_000)] | Off,
+        "How many rooms per minute a user may create, on average, and five times as many at once "
+        "after a pause.",
+    ] = 10
+    new_rooms_per_minute_per_address: Annotated[
+        Annotated[int, Meta(ge=1, le=1_000_000)] | Off,
+        "How many rooms per minute may be created from one address, on average, by all of its "
+        "users together, and five times as many at once after a pause. Loopback and Unix sockets "
+        "are not counted.",
+    ] = 30
+    held_nicks: Annotated[
+        int,
+        Meta(ge=0, le=1_000_000),
+        "How many nicks of guests who left are held for chat.nick_hold_seconds. Above it, those "
+        "held the longest are free again.",
+    ] = 10_000
+    held_nicks_per_address: Annotated[
+        Annotated[int, Meta(ge=0, le=1_000_000)] | Off,
+        "How many of them may be of guests from one address. Loopback and Unix sockets are not "
+        "counted.",
+    ] = 100
+    share_per_address: Annotated[
+        Annotated[float, Meta(ge=0.01, le=1)] | Off,
+        "The part of the daemon's time that one address may take with requests and messages of any "
+        "kind. Above it, they are read more slowly. Loopback and Unix sockets are not counted.",
+    ] = 0.4
     operators_exempt: Annotated[
         bool, "Whether operators are exempt from the limits on messages and requests."
     ] = True

@@ -401,6 +401,68 @@ async def say_from_afar(live: Live) -> object:
     return await _until_refused(raw, "say", room="lobby", text="x")
 
 
+async def from_afar(live: Live, target: str = "/ws") -> Json | int:
+    """Return a client from another machine whose ``hello`` was read, or the code of its close."""
+    raw = Json(await live.chat.dial(AFAR))
+    await raw.send(handshake(target, {"Sec-WebSocket-Protocol": "chatd.v1"}))
+    await raw.answer()
+    first = await raw.next()
+    return raw if first["on"] == "hello" else int(first["code"])
+
+
+async def ask_from_afar(live: Live) -> object:
+    asking = await from_afar(live)
+    assert isinstance(asking, Json)
+    return await _until_refused(asking, "rooms")
+
+
+async def guests_from_afar(live: Live) -> object:
+    """Return the code of the close of the fourth guest in a minute."""
+    clients = [await from_afar(live) for _ in range(4)]
+    for one in clients:
+        if isinstance(one, Json):
+            await one.aclose()
+    await trio.sleep(600)
+    return next((one for one in clients if isinstance(one, int)), None)
+
+
+async def rooms_at_once(live: Live, *, afar: bool = False) -> object:
+    """Return how many rooms can be created at once."""
+    ann = await from_afar(live) if afar else await json_user(live.chat, live.name("ann"), None)
+    assert isinstance(ann, Json)
+    for count in range(100):
+        if "error" in await ann.do("join", room=live.name("new")):
+            await ann.aclose()
+            await trio.sleep(600)
+            return count
+    raise AssertionError("nothing was refused")
+
+
+async def rooms_from_afar(live: Live) -> object:
+    return await rooms_at_once(live, afar=True)
+
+
+async def nicks_held(live: Live) -> object:
+    """Return how many of three nicks are held after their guests left."""
+    nicks = [live.name("ann") for _ in range(3)]
+    for nick in nicks:
+        one = await from_afar(live, f"/ws?nick={nick}")
+        assert isinstance(one, Json)
+        await one.aclose()
+        await live.chat.wait_idle()
+    return sum(live.chat.daemon.chat.users.by_nick(nick) is not None for nick in nicks)
+
+
+async def many_requests_from_afar(live: Live) -> object:
+    """Return whether 200 requests take an address any time."""
+    raw = Raw(await live.chat.dial(AFAR))
+    began = trio.current_time()
+    for _ in range(200):
+        await raw.ask("GET /healthz HTTP/1.1")
+    await raw.aclose()
+    return trio.current_time() > began
+
+
 async def ask_at_once(live: Live) -> object:
     """Return how many requests pass at once, and how long the next one waits."""
     ann = await speak_json(live.chat)
@@ -440,6 +502,12 @@ TOKENS: Final = {"auth.mode": "token"}
 
 
 HELLO = {"message_bytes": 16_384, "messages_per_second": None, "messages_burst": None}
+
+_RATE: Final = "limits.requests_per_second_per_address"
+_BURST: Final = "limits.requests_burst_per_address"
+_ROOMS: Final = "limits.new_rooms_per_minute"
+_SHARE: Final = "limits.share_per_address"
+PAGES_FROM_AFAR: Final = {"limits.requests_per_second": "off", _RATE: 20, _BURST: 20}
 
 LIVE: Final = {
     "http.origins": Case(origin, ["https://page.example"], 403, 101),
@@ -511,6 +579,20 @@ LIVE: Final = {
         ask_at_once, 1, (20, 50), (20, 1000), {"limits.requests_burst": 20}
     ),
     "limits.requests_burst": Case(ask_at_once, 9, (20, 50), (9, 50), {"limits.requests_burst": 20}),
+    "limits.requests_per_second_per_address": Case(
+        ask_from_afar, 1, (20, 50), (20, 1000), PAGES_FROM_AFAR
+    ),
+    "limits.requests_burst_per_address": Case(ask_from_afar, 9, (20, 50), (9, 50), PAGES_FROM_AFAR),
+    "limits.new_guests_per_minute_per_address": Case(
+        guests_from_afar, 3, None, 4503, {"limits.connections_per_address": "off"}
+    ),
+    "limits.new_rooms_per_minute": Case(rooms_at_once, 1, 15, 5, {_ROOMS: 3}),
+    "limits.new_rooms_per_minute_per_address": Case(
+        rooms_from_afar, 1, 15, 5, {"limits.new_rooms_per_minute_per_address": 3}
+    ),
+    "limits.held_nicks": Case(nicks_held, 2, 3, 2),
+    "limits.held_nicks_per_address": Case(nicks_held, 1, 3, 1),
+    "limits.share_per_address": Case(many_requests_from_afar, 0.4, False, True, {_SHARE: "off"}),
     "limits.operators_exempt": Case(
         ask_as_operator,
         False,

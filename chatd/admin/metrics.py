@@ -89,6 +89,9 @@ class Metrics(Collector):
         codes = {**dict.fromkeys(get_args(ErrorCode), 0), **chat.refusals}
         refusals = (((code,), count) for code, count in codes.items())
         yield _counter("refusals", "Refused commands, by error code.", refusals, "code")
+        says = "Refused commands, by command and error code; unknown: no command of the chat."
+        refused = {("unknown", "bad_request"): 0, **chat.refused_commands}.items()
+        yield _counter("commands_refused", says, refused, "command", "code")
         closes = (
             ((str(code), close.name), chat.closes.get(code, 0)) for code, close in CLOSES.items()
         )
@@ -111,6 +114,8 @@ class Metrics(Collector):
         sessions = [(("polling",), engine.polling), (("websocket",), engine.websocket)]
         yield _gauge("engineio_sessions", "Open sessions, by transport.", sessions, "transport")
         yield _counter("engineio_sessions_opened", "Sessions opened.", engine.opened)
+        refused = (((reason,), count) for reason, count in engine.refused.items())
+        yield _counter("engineio_refusals", "Refused requests, by reason.", refused, "reason")
 
     def _bus(self) -> Iterator[Metric]:
         bus = self._control.chat.bus.statistics()

@@ -41,7 +41,8 @@ MAX_SPREAD_MS: Final = 30_000
 class ChatStatistics(Struct, frozen=True):
     """Counts as of now: connections by transport and protocol, and the bytes that wait for them.
 
-    Counts since the start: commands by name, refusals by code, closed connections by close code.
+    Counts since the start: commands by name, refusals by code, refused commands by name and code,
+    closed connections by close code.
     """
 
     connections: dict[tuple[str, str], int]
@@ -50,6 +51,7 @@ class ChatStatistics(Struct, frozen=True):
     rooms: int
     commands: dict[str, int]
     refusals: dict[str, int]
+    refused_commands: dict[tuple[str, str], int]
     closes: dict[int, int]
 
 
@@ -95,6 +97,7 @@ class Chat:
         """The senders of committed events that are not fanned out yet, by position."""
         self.commands: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
+        self.refused_commands: Counter[tuple[str, str]] = Counter()
         self.closes: Counter[int] = Counter()
 
     async def load(self) -> None:
@@ -119,6 +122,7 @@ class Chat:
             rooms=len(self.rooms),
             commands=dict(self.commands),
             refusals=dict(self.refusals),
+            refused_commands=dict(self.refused_commands),
             closes=dict(self.closes),
         )
 

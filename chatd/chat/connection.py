@@ -11,22 +11,26 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from chatd import __version__
+from chatd.budgets import REFUSALS_BURST, REFUSALS_PER_SECOND, Bucket
 from chatd.bus import Codec, Submission
 from chatd.chat.chat import Chat
 from chatd.chat.expiry import Expiry
 from chatd.chat.membership import Membership, Outbox, StartSoon
-from chatd.chat.names import room_name
+from chatd.chat.names import NICK_CHARACTERS, room_name
 from chatd.chat.replies import Commit, SendAnswer
 from chatd.chat.rights import check_may_read, may_read
 from chatd.chat.rooms import Room
 from chatd.chat.sanctions import Sanction
 from chatd.chat.tokens import Grant
 from chatd.chat.users import Login, User
-from chatd.model import INTERNAL, UNAUTHORIZED, Close, Refused
+from chatd.model import INTERNAL, UNAUTHORIZED, Close, Refusal, Refused
 from chatd.protocol import events
 from chatd.timers import Timer
 
 __all__ = ["Connection", "Traffic"]
+
+BY_RIGHT: Final = frozenset({"unauthorized", "forbidden", "muted", "banned"})
+"""The codes of refusals that are logged: somebody tried what they have no right to."""
 
 MAX_UNANSWERED: Final = 64
 """How many commands may wait for their commit before reading from this client pauses."""
@@ -84,7 +88,8 @@ class Connection:
         self.limit_key = limit_key
         self.transport = transport
         self.protocol = protocol
-        self.nick = nick
+        # A longer one is no nick, and may be of any length.
+        self.nick = None if nick is None else nick[: NICK_CHARACTERS + 1]
         self.end = end
         self.nick_notice: str | None = None
         """Says why the nick is not the one that the client asked for."""
@@ -104,6 +109,8 @@ class Connection:
         self._first_guest: User | None = None
         self._timer: Timer | None = None
         self._by_written_name: dict[str, Membership] = {}
+        self._refusals: Bucket | None = None
+        """What may still be refused without a pause; None before the first refusal."""
         self.log = chat.log.bind(
             connection=connection_id, address=address, transport=transport, protocol=protocol
         )
@@ -240,6 +247,29 @@ class Connection:
             return
         if block:
             self.outbox.offer(block, len(items))
+
+    # ---- what is refused
+
+    def refused(self, refusal: Refusal, command: str, room: str | None = None) -> float:
+        """Count a refused command, and log it if the client has no right to it.
+
+        Args:
+            refusal: The answer.
+            command: The command's name; "unknown" if it is none.
+            room: The room that it is about, as the client wrote it.
+
+        Returns:
+            The seconds to wait before the client's next command, mostly 0: one that is refused
+            again and again is read more slowly.
+        """
+        chat, code = self.chat, refusal.code
+        chat.refusals[code] += 1
+        chat.refused_commands[command, code] += 1
+        if code in BY_RIGHT:
+            self.log.emit("refused", command=command, code=code, reason=refusal.message, room=room)
+        if self._refusals is None:
+            self._refusals = Bucket()
+        return self._refusals.take(1, REFUSALS_PER_SECOND, REFUSALS_BURST) / 1000
 
     # ---- what is under way
 

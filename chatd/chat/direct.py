@@ -73,12 +73,13 @@ async def open_direct(connection: Connection, name: Name) -> Room:
     chat, user = connection.chat, connection.user
     check_may_read(connection, name.key)
     if (room := chat.rooms.get(name.key)) is None:
+        chat.flood.charge_page(connection)
         other = other_of(name.key, user.id)
         known = chat.users.get(other) is not None or await chat.journal.user(other) is not None
         if not known and await chat.journal.head(name.key) is None:
             raise Refused("not_found", f"There is no user with the id {other[:64]}.")
         chat.flood.charge(connection, 0)
-        room = await chat.rooms.open(name)
+        room = await chat.rooms.open(name, connection)
     for party in users_of(name.key):
         if (here := chat.users.get(party)) is not None:
             for each in list(here.connections):

@@ -1,74 +1,59 @@
-"""Flood control: how much a user may send and ask, and all clients of an address may send."""
+"""Flood control: how much a user may send and ask, and all clients of an address together.
+
+`chatd.budgets` says what each thing costs.
+"""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import trio
 
+from chatd.budgets import PAGE, Bucket
 from chatd.model import Refused
+from chatd.settings import Limits
 
 if TYPE_CHECKING:
     from chatd.chat.chat import Chat
     from chatd.chat.connection import Connection
 
-__all__ = ["Bucket", "Flood"]
+__all__ = ["Flood"]
 
 BURST_SECONDS: Final = 2
 """This many seconds' worth of ``limits.bytes_per_second`` may be sent at once."""
 
 
-class Bucket:
-    """A token bucket: ``rate`` tokens a second come in, and at most ``burst`` are kept.
+ROOMS_MINUTES: Final = 5
+"""As many rooms as may be created in this time may be created at once."""
 
-    Either may be "off": then nothing is limited. A full bucket allows an amount over the burst, and
-    is then in debt.
-    """
-
-    __slots__ = ("_at", "_tokens")
-
-    def __init__(self) -> None:
-        self._tokens = math.inf
-        self._at = -math.inf
-
-    def take(
-        self, amount: float, rate: float | Literal["off"], burst: float | Literal["off"]
-    ) -> int:
-        """Spend an amount and return 0, or spend nothing and return the milliseconds to wait."""
-        if rate == "off" or burst == "off":
-            return 0
-        now = trio.current_time()
-        tokens = min(burst, self._tokens + (now - self._at) * rate)
-        self._tokens, self._at = tokens, now
-        missing = min(amount, burst) - tokens
-        if missing > 0:
-            return math.ceil(missing / rate * 1000)
-        self._tokens -= amount
-        return 0
-
-    def put_back(self, amount: float) -> None:
-        """Undo a `take`."""
-        self._tokens += amount
-
-    def full_in(self, rate: float | Literal["off"], burst: float | Literal["off"]) -> float:
-        """Return the seconds until it is full, and so like a new one; 0 if it is full."""
-        if rate == "off" or burst == "off":
-            return 0
-        seconds = (burst - self._tokens) / rate - (trio.current_time() - self._at)
-        # Whole milliseconds: a timer that is due within the clock's rounding would fire forever.
-        return math.ceil(seconds * 1000) / 1000 if seconds > 0 else 0
+_Amount: TypeAlias = float | Literal["off"]
+_Take: TypeAlias = tuple[Bucket, float, _Amount, _Amount]
+"""What is taken of a bucket, the tokens that it gets a second, and how many it keeps."""
 
 
 class _Address:
-    """An address: its number of connections, and their common allowance of messages."""
+    """An address: its number of connections, and what all of them may send and ask."""
 
-    __slots__ = ("connections", "leaving", "messages")
+    __slots__ = (
+        "connections",
+        "guests",
+        "leaving",
+        "messages",
+        "new_rooms",
+        "pages",
+        "searching",
+    )
 
     def __init__(self) -> None:
         self.connections = 0
         self.messages = Bucket()
+        self.pages = Bucket()
+        self.guests = Bucket()
+        self.new_rooms = Bucket()
+        self.searching = trio.Lock()
         self.leaving = False
         """Whether a timer will check if it can be forgotten."""
 
@@ -93,51 +78,96 @@ class Flood:
             return
         place = self._addresses[address]
         place.connections -= 1
+        self._forget_later(address, place)
+
+    def _forget_later(self, address: str, place: _Address) -> None:
         if not place.connections and not place.leaving:
             place.leaving = True
             now = trio.current_time()
             self._chat.timers.add(now + self._full_in(place), partial(self._forget, address))
 
+    def admit_guest(self, address: str) -> None:
+        """Count a new guest, or raise Refused if an address brings too many."""
+        if not address:
+            return
+        limits = self._chat.settings.limits
+        place = self._addresses.setdefault(address, _Address())
+        wait = place.guests.take(1, *_guests(limits))
+        self._forget_later(address, place)
+        if wait:
+            raise Refused("rate_limited", "Too many new guests come from your address.", wait)
+
     def charge(self, connection: Connection, size: int) -> None:
         """Count a message of ``size`` bytes, or raise Refused if there are too many."""
         limits = self._chat.settings.limits
-        if connection.op and limits.operators_exempt:
-            return
-        user, place = connection.user, self._addresses.get(connection.limit_key)
-        by_address = 0
-        if place is not None:
-            by_address = place.messages.take(
-                1, limits.messages_per_second_per_address, limits.messages_burst_per_address
-            )
-        by_count = user.messages.take(1, limits.messages_per_second, limits.messages_burst)
         rate = limits.bytes_per_second
         burst = 0 if rate == "off" else max(limits.message_bytes, BURST_SECONDS * rate)
-        by_size = user.bytes.take(size, rate, burst)
-        if not (by_address or by_count or by_size):
+        user, place = connection.user, self._addresses.get(connection.limit_key)
+        takes: list[_Take] = [
+            (user.messages, 1, limits.messages_per_second, limits.messages_burst),
+            (user.bytes, size, rate, burst),
+        ]
+        if place is not None:
+            by_address = limits.messages_per_second_per_address
+            takes.append((place.messages, 1, by_address, limits.messages_burst_per_address))
+        self._take(connection, takes, "You are sending messages too fast.")
+
+    def charge_page(self, connection: Connection, pages: int = PAGE) -> None:
+        """Count a read of the store or a long list, or raise Refused if there are too many.
+
+        A user is charged one page, an address ``pages``. A connection that has no user yet is
+        counted for its address alone.
+        """
+        limits = self._chat.settings.limits
+        rate: _Amount = limits.requests_per_second
+        burst: _Amount = limits.requests_burst
+        takes: list[_Take] = []
+        if connection.authenticated:
+            takes.append((connection.user.pages, PAGE, rate, burst))
+        if (place := self._addresses.get(connection.limit_key)) is not None:
+            rate, burst = limits.requests_per_second_per_address, limits.requests_burst_per_address
+            takes.append((place.pages, pages, rate, burst))
+        self._take(connection, takes, "You are asking too often.")
+
+    def charge_room(self, connection: Connection) -> None:
+        """Count a room that is about to be created, or raise Refused if there are too many."""
+        limits = self._chat.settings.limits
+        takes: list[_Take] = [
+            (connection.user.new_rooms, 1, *_rooms(limits.new_rooms_per_minute)),
+        ]
+        if (place := self._addresses.get(connection.limit_key)) is not None:
+            takes.append((place.new_rooms, 1, *_rooms(limits.new_rooms_per_minute_per_address)))
+        self._take(connection, takes, "You are creating rooms too fast.")
+
+    def _take(self, connection: Connection, takes: Sequence[_Take], message: str) -> None:
+        """Take from all of these buckets, or from none and raise Refused."""
+        if connection.op and self._chat.settings.limits.operators_exempt:
+            return
+        waits = [bucket.take(amount, rate, burst) for bucket, amount, rate, burst in takes]
+        if not any(waits):
             return
         # A refused message costs nothing.
-        if place is not None and not by_address:
-            place.messages.put_back(1)
-        if not by_count:
-            user.messages.put_back(1)
-        if not by_size:
-            user.bytes.put_back(size)
-        wait = max(by_address, by_count, by_size)
-        raise Refused("rate_limited", "You are sending messages too fast.", wait)
+        for (bucket, amount, _, _), wait in zip(takes, waits, strict=True):
+            if not wait:
+                bucket.put_back(amount)
+        raise Refused("rate_limited", message, max(waits))
 
-    def charge_page(self, connection: Connection) -> None:
-        """Count a page or a list, or raise Refused if there are too many."""
-        limits = self._chat.settings.limits
-        if connection.op and limits.operators_exempt:
-            return
-        pages = connection.user.pages
-        if wait := pages.take(1, limits.requests_per_second, limits.requests_burst):
-            raise Refused("rate_limited", "You are asking too often.", wait)
+    def searching(self, connection: Connection) -> AbstractAsyncContextManager[object]:
+        """Return a lock that an address holds while it searches; one that is free without one."""
+        place = self._addresses.get(connection.limit_key)
+        return nullcontext() if place is None else place.searching
 
     def _full_in(self, place: _Address) -> float:
         limits = self._chat.settings.limits
-        return place.messages.full_in(
-            limits.messages_per_second_per_address, limits.messages_burst_per_address
+        return max(
+            place.messages.full_in(
+                limits.messages_per_second_per_address, limits.messages_burst_per_address
+            ),
+            place.pages.full_in(
+                limits.requests_per_second_per_address, limits.requests_burst_per_address
+            ),
+            place.guests.full_in(*_guests(limits)),
+            place.new_rooms.full_in(*_rooms(limits.new_rooms_per_minute_per_address)),
         )
 
     def _forget(self, address: str, now: float) -> float | None:
@@ -149,3 +179,16 @@ class Flood:
         if not place.connections:
             del self._addresses[address]
         return None
+
+
+def _guests(limits: Limits) -> tuple[_Amount, _Amount]:
+    """Return how many new guests of an address there may be a second, and at once."""
+    by_minute, at_once = limits.new_guests_per_minute_per_address, limits.connections_per_address
+    if by_minute == "off":
+        return "off", "off"
+    return by_minute / 60, by_minute if at_once == "off" else at_once
+
+
+def _rooms(by_minute: _Amount) -> tuple[_Amount, _Amount]:
+    """Return how many new rooms there may be a second, and at once."""
+    return ("off", "off") if by_minute == "off" else (by_minute / 60, ROOMS_MINUTES * by_minute)

@@ -47,10 +47,21 @@ class Commit(Submission):
         barrier: Whether the connection's next command has to wait until this one is fanned out.
     """
 
-    __slots__ = ("answer", "barrier", "before", "connection", "then", "to_answer", "undo")
+    __slots__ = (
+        "answer",
+        "barrier",
+        "before",
+        "command",
+        "connection",
+        "then",
+        "to_answer",
+        "undo",
+    )
 
     connection: Connection
     answer: SendAnswer
+    command: str
+    """The command's name, once it is known."""
 
     def __init__(
         self,
@@ -68,6 +79,7 @@ class Commit(Submission):
         self.undo = undo
         self.before = before
         self.barrier = barrier
+        self.command = "unknown"
 
     def resolve(self, outcome: Outcome) -> None:
         connection = self.connection
@@ -77,7 +89,7 @@ class Commit(Submission):
         if isinstance(outcome, Refusal):
             if self.undo is not None:
                 self.undo()
-            connection.chat.refusals[outcome.code] += 1
+            connection.refused(outcome, self.command, getattr(self.operation, "room", None))
             self.answer(outcome)
             return
         if isinstance(outcome, Receipt) and not outcome.duplicate:

@@ -27,6 +27,7 @@ from chatd.timers import Timer
 
 if TYPE_CHECKING:
     from chatd.chat.chat import Chat
+    from chatd.chat.connection import Connection
     from chatd.chat.membership import Membership
 
 __all__ = ["Room", "Rooms"]
@@ -211,8 +212,10 @@ class Rooms:
     def __iter__(self) -> Iterator[Room]:
         return iter(self._open.values())
 
-    async def open(self, name: Name) -> Room:
+    async def open(self, name: Name, connection: Connection | None = None) -> Room:
         """Return the room of this name; create it if that is allowed. The caller enters it at once.
+
+        A new room is charged to the connection's user and address, if one is given.
 
         Raises:
             Refused: there is no such room, and it may not be created.
@@ -221,18 +224,18 @@ class Rooms:
         while (room := self._open.get(name.key)) is None:
             async with self._opening:
                 if (over := self._importing.get(name.key)) is None:
-                    return self._open.get(name.key) or await self._opened(name)
+                    return self._open.get(name.key) or await self._opened(name, connection)
             await over.wait()
         return room
 
-    async def _opened(self, name: Name) -> Room:
+    async def _opened(self, name: Name, connection: Connection | None) -> Room:
         chat = self._chat
         # Before the head is read: what is committed meanwhile is fanned out through it.
         feed = chat.bus.open_feed(name.key, name.display)
         try:
             head = await chat.journal.head(name.key)
             if head is None:
-                await self._check_may_create(name)
+                await self._check_may_create(name, connection)
         except BaseException:
             chat.bus.close_feed(feed)
             raise
@@ -280,7 +283,7 @@ class Rooms:
         """Return the open rooms of a user's direct messages."""
         return list(self._direct.get(user_id, ()))
 
-    async def _check_may_create(self, name: Name) -> None:
+    async def _check_may_create(self, name: Name, connection: Connection | None) -> None:
         settings = self._chat.settings
         if name.key.startswith("@"):
             return
@@ -291,6 +294,8 @@ class Rooms:
             raise Refused(
                 "forbidden", "There are too many rooms to create another one. Join one of them."
             )
+        if connection is not None and name.display != settings.chat.default_room:
+            self._chat.flood.charge_room(connection)
 
     def close(self, room: Room) -> None:
         """Forget a room that has no members."""

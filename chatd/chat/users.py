@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Final
 import trio
 from msgspec import Struct
 
+from chatd.budgets import Bucket
 from chatd.bus import Submission
-from chatd.chat.flood import Bucket
 from chatd.chat.names import NICK_CHARACTERS, Name, nick_name, nick_of, usable_nick
 from chatd.chat.sessions import new_user, sign_session, verify_session
 from chatd.chat.tokens import Grant
@@ -59,6 +59,7 @@ class User:
         "id",
         "marks",
         "messages",
+        "new_rooms",
         "nick",
         "pages",
         "released",
@@ -87,6 +88,7 @@ class User:
         self.messages = Bucket()
         self.bytes = Bucket()
         self.pages = Bucket()
+        self.new_rooms = Bucket()
 
     @property
     def op(self) -> bool:
@@ -122,6 +124,10 @@ class Users:
         """Ids of known subjects, by their key as a name."""
         self._subject_nicks: dict[str, str] = {}
         """Ids of known subjects, by the key of their present or last nick."""
+        self._held: dict[User, str] = {}
+        """Guests who left and whose nick is held, the first who left first, with their address."""
+        self._held_from: dict[str, dict[User, None]] = {}
+        """The same by address."""
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -140,7 +146,7 @@ class Users:
                 self._add(user)
                 gone = max(0, now - (record.seen or now)) / 1000
                 user.released = trio.current_time() - gone
-                self._hold(user, user.released)
+                self._hold(user, user.released, "")
 
     # ---- who
 
@@ -270,6 +276,7 @@ class Users:
         if user.hold is not None:
             user.hold.cancel()
             user.hold = None
+        self._forget_held(user)
         if user.released is not None:
             user.released = None
             user.since = trio.current_time()
@@ -287,7 +294,7 @@ class Users:
             self._remember(user, self._now())
         # A user whom a room still lists must be the same one if back in time.
         if user.chosen or user.rooms:
-            self._hold(user, user.released)
+            self._hold(user, user.released, connection.limit_key)
         else:
             self._drop(user)
 
@@ -389,12 +396,45 @@ class Users:
         self._by_nick[user.nick.key] = user
         return user
 
-    def _hold(self, user: User, released: float) -> None:
-        """Drop a user when neither the nick nor a place in a room is held any longer."""
+    def _hold(self, user: User, released: float, address: str) -> None:
+        """Drop a user when neither the nick nor a place in a room is held any longer.
 
+        ``address`` is that of the last connection; empty if limits by address do not apply.
+        """
+        if user.chosen and not user.subject:
+            self._held[user] = address
+            self._held_from.setdefault(address, {})[user] = None
+        self._drop_when_due(user, released)
+        limits = self._chat.settings.limits
+        most = limits.held_nicks_per_address
+        # Several where the limits were lowered.
+        while address and most != "off" and len(self._held_from.get(address, ())) > most:
+            self._release(next(iter(self._held_from[address])))
+        while len(self._held) > limits.held_nicks:
+            self._release(next(iter(self._held)))
+
+    def _release(self, user: User) -> None:
+        """Stop holding the nick of a guest who left."""
+        self._forget_held(user)
+        if not user.rooms:
+            self._drop(user)
+        elif user.hold is not None and user.released is not None:
+            user.hold.cancel()
+            self._drop_when_due(user, user.released)
+
+    def _forget_held(self, user: User) -> None:
+        address = self._held.pop(user, None)
+        if address is not None:
+            held = self._held_from[address]
+            del held[user]
+            if not held:
+                del self._held_from[address]
+
+    def _drop_when_due(self, user: User, released: float) -> None:
         def ends() -> float:
             chat = self._chat.settings.chat
-            nick = chat.nick_hold_seconds if user.chosen else 0
+            held = user in self._held or (user.chosen and user.subject)
+            nick = chat.nick_hold_seconds if held else 0
             return released + max(nick, chat.presence_grace_seconds if user.rooms else 0)
 
         def fire(now: float) -> float | None:
@@ -410,6 +450,7 @@ class Users:
         if user.hold is not None:
             user.hold.cancel()
             user.hold = None
+        self._forget_held(user)
         if self._by_id.get(user.id) is user:
             del self._by_id[user.id]
         if self._by_nick.get(user.nick.key) is user:

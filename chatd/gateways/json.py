@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
+import trio
+
 from chatd.chat import Chat, Connection, perform
 from chatd.gateways.pages import encode_answer
 from chatd.gateways.websocket import disconnect
@@ -60,8 +62,8 @@ class JsonGateway:
         try:
             command = read_command(message)
         except ValueError as error:
-            self._chat.refusals["bad_request"] += 1
-            self._refuse(message, error)
+            if seconds := self._refuse(message, error):
+                await trio.sleep(seconds)
         else:
             pending = perform(self._connection, command, partial(self._answer, command.id))
             if pending is not None:
@@ -82,10 +84,11 @@ class JsonGateway:
             frame = encode_answer(answer, partial(_answer_frame, mark), self._connection.log)
         self._websocket.outbox.offer(frame)
 
-    def _refuse(self, message: str, error: ValueError) -> None:
+    def _refuse(self, message: str, error: ValueError) -> float:
         why = str(error)[:ERROR_CHARACTERS]
         refusal = Refusal("bad_request", f"This is not a command of chatd.v1: {why}.")
         self._answer(read_id(message), refusal)
+        return self._connection.refused(refusal, "unknown")
 
 
 def _answer_frame(mark: Any, answer: commands.Result) -> bytes:

@@ -12,8 +12,10 @@ from itertools import count
 from typing import Any, Final
 
 import msgspec
+import trio
 
 from chatd import engineio
+from chatd.budgets import JSON_VALUES
 from chatd.chat import Chat, Connection, Traffic, perform
 from chatd.chat.membership import Membership
 from chatd.chat.rules import COMMANDS, enter
@@ -29,8 +31,10 @@ from chatd.model import (
     GOING_AWAY,
     LOST,
     NORMAL,
+    TOO_MANY,
     UNAUTHORIZED,
     Close,
+    ErrorCode,
     Event,
     Refusal,
     Refused,
@@ -59,6 +63,9 @@ PATH: Final = "/socket.io/"
 _NAME_CHARACTERS: Final = 64
 """An answer quotes at most this much of an unknown event's name."""
 
+_ERROR_CHARACTERS: Final = 200
+"""An answer may quote the fields that it refuses: at most this much of them."""
+
 _CLOSES: Final[dict[str, Close]] = {
     **{str(reason): close for reason, close in CLOSES.items()},
     # There was no DISCONNECT before it.
@@ -66,6 +73,9 @@ _CLOSES: Final[dict[str, Close]] = {
     "transport error": LOST,
 }
 """The close for each reason for which a session ends; NORMAL for all other reasons."""
+
+_REFUSALS: Final[dict[ErrorCode, Close]] = {"banned": BANNED, "rate_limited": TOO_MANY}
+"""The close for a client that was refused for this; UNAUTHORIZED for all other reasons."""
 
 
 class SocketIoCodec:
@@ -113,14 +123,16 @@ class SocketIoCodec:
 
 def _tuning(settings: Settings) -> Tunable:
     """Return the options that the configuration sets."""
-    options = settings.engineio
+    options, by_address = settings.engineio, settings.limits.connections_per_address
     return {
         "ping_interval": options.ping_interval_seconds,
         "ping_timeout": options.ping_timeout_seconds,
         "upgrade_timeout": options.upgrade_timeout_seconds,
         "connect_timeout": options.connect_timeout_seconds,
         "max_payload": options.max_payload_bytes,
+        "max_message": min(options.max_payload_bytes, settings.max_message_bytes),
         "max_sessions": settings.limits.sessions,
+        "max_sessions_per_address": None if by_address == "off" else by_address,
         "send_queue_bytes": settings.limits.send_queue_bytes,
         "allow_eio3": options.allow_eio3,
     }
@@ -159,6 +171,7 @@ class SocketIoGateway:
         self.io = Server(
             path=PATH,
             **_tuning(chat.settings),
+            max_values=JSON_VALUES,
             cors_origins=self._is_allowed,
             cors_credentials=True,
             allow_request=self._allow,
@@ -256,8 +269,10 @@ class SocketIoGateway:
 
     async def _connect(self, socket: Socket) -> None:
         session = socket.session
-        auth: Auth = socket.data["auth"]
-        grant: Grant | None = socket.data["grant"]
+        auth: Auth = socket.data.pop("auth")
+        grant: Grant | None = socket.data.pop("grant")
+        # Clients choose its size, and it is not read again.
+        socket.handshake.auth = {}
         limit_key = socket.handshake.request.peer.limit_key
         login = None
         try:
@@ -265,13 +280,16 @@ class SocketIoGateway:
                 login = await self._chat.log_in(grant, limit_key, auth.nick)
             else:  # again, because operators may have acted since `_admit`
                 self._chat.check_may_enter("", limit_key, None)
+                if self._chat.allows_guests and not socket.recovered:
+                    self._chat.flood.admit_guest(limit_key)
         except Refused as refused:
             self._log_refused(socket, refused.refusal)
-            close = BANNED if refused.refusal.code == "banned" else UNAUTHORIZED
+            close = _REFUSALS.get(refused.refusal.code, UNAUTHORIZED)
             bye = msgspec.to_builtins(self._chat.bye(close, str(refused)))
             del bye["on"]
             socket.emit_nowait("bye", bye)
-            socket.disconnect()
+            if not close.reconnect:
+                socket.disconnect()
             session.end("forced close", close, str(refused))
             return
         connection = Connection(
@@ -328,7 +346,9 @@ class SocketIoGateway:
 
     async def _chat_message(self, socket: Socket, *args: Any) -> None:
         *given, ack = args
-        client = self._clients[socket]
+        client = self._clients.get(socket)
+        if client is None:
+            return  # it was turned away
         match given:
             case [text]:
                 fields: Any = {"text": text}
@@ -346,11 +366,14 @@ class SocketIoGateway:
         self, kind: type[commands.Command], name: str, socket: Socket, *args: Any
     ) -> None:
         *given, ack = args
-        await self._clients[socket].perform(kind, name, given[0] if given else {}, ack)
+        if socket in self._clients:
+            await self._clients[socket].perform(kind, name, given[0] if given else {}, ack)
 
-    def _unknown(self, socket: Socket, event: str, *args: Any) -> None:
+    async def _unknown(self, socket: Socket, event: str, *args: Any) -> None:
         *_, ack = args
-        self._clients[socket].refuse("There is no such command.", event[:_NAME_CHARACTERS], ack)
+        name = event[:_NAME_CHARACTERS]
+        if socket in self._clients:
+            await self._clients[socket].refuse("There is no such command.", name, ack)
 
 
 class _Client:
@@ -461,7 +484,8 @@ class _Client:
         try:
             command = msgspec.convert(fields, kind)
         except msgspec.ValidationError as error:
-            self.refuse(f"This is not a {name}: {error}.", name, ack)
+            why = str(error)[:_ERROR_CHARACTERS]
+            await self.refuse(f"This is not a {name}: {why}.", name, ack)
         else:
             before = self.connection.authenticated
             pending = perform(self.connection, command, self._answered(name, ack))
@@ -476,10 +500,12 @@ class _Client:
         if pending is not None:
             await pending
 
-    def refuse(self, why: str, name: str, ack: Acknowledging) -> None:
+    async def refuse(self, why: str, name: str, ack: Acknowledging) -> None:
         """Answer an event that is not a command."""
-        self.connection.chat.refusals["bad_request"] += 1
-        self._answered(name, ack)(Refusal("bad_request", why))
+        refusal = Refusal("bad_request", why)
+        self._answered(name, ack)(refusal)
+        if seconds := self.connection.refused(refusal, "unknown"):
+            await trio.sleep(seconds)
 
     def _answered(
         self, name: str, ack: Acknowledging

@@ -8,7 +8,16 @@ from typing import Final
 from chatd.bus import Codec
 from chatd.chat import Chat, Connection, Traffic
 from chatd.gateways.credentials import admitted, bearer
-from chatd.model import BANNED, GOING_AWAY, UNAUTHORIZED, Close, ErrorCode, Refusal, Refused
+from chatd.model import (
+    BANNED,
+    GOING_AWAY,
+    TOO_MANY,
+    UNAUTHORIZED,
+    Close,
+    ErrorCode,
+    Refusal,
+    Refused,
+)
 from chatd.wire.websocket import WebSocket
 
 __all__ = ["GoodbyeFrames", "Unwelcome", "connect", "disconnect"]
@@ -17,7 +26,11 @@ GoodbyeFrames = Callable[[Close, str], bytes]
 """Returns the frames that a protocol sends before the Close frame."""
 
 
-_CLOSES: Final[dict[ErrorCode, Close]] = {"banned": BANNED, "unavailable": GOING_AWAY}
+_CLOSES: Final[dict[ErrorCode, Close]] = {
+    "banned": BANNED,
+    "rate_limited": TOO_MANY,
+    "unavailable": GOING_AWAY,
+}
 """The close for a client that was refused for this; UNAUTHORIZED for all other reasons."""
 
 
@@ -41,13 +54,15 @@ class Unwelcome:
 async def connect(chat: Chat, websocket: WebSocket, codec: Codec, protocol: str) -> Connection:
     """Return the chat connection of a WebSocket; ``?nick=`` is the nick that it asks for.
 
-    Raise Refused if its token is invalid or it is banned.
+    Raise Refused if its token is invalid, it is banned, or its address brings too many guests.
     """
     request = websocket.request
     nick = request.query.get("nick")
     limit_key = request.peer.limit_key
     try:
         grant = await admitted(chat, request, bearer(request, chat.settings))
+        if grant is None and chat.allows_guests:
+            chat.flood.admit_guest(limit_key)
         login = None if grant is None else await chat.log_in(grant, limit_key, nick)
     except Refused as refused:
         chat.log.emit(
@@ -61,6 +76,8 @@ async def connect(chat: Chat, websocket: WebSocket, codec: Codec, protocol: str)
             reason=refused.refusal.message,
         )
         raise
+    # Not read again: the connection keeps the request for its whole life.
+    request.headers = ()
     return Connection(
         chat,
         websocket.id,

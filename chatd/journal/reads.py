@@ -80,13 +80,14 @@ class Reader:
         check: Callable[[], None],
         *,
         seconds: float = 2.0,
+        threads: int = _CONNECTIONS,
     ) -> None:
         self._path = path
         self._check = check
         self._factory = factory
         self._seconds = seconds
         self._idle: list[_Watched] = []
-        self._limiter = trio.CapacityLimiter(_CONNECTIONS)
+        self._limiter = trio.CapacityLimiter(threads)
         self._closed = False
 
     async def rows(self, query: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
@@ -144,10 +145,14 @@ class Reader:
 
 
 class Reads:
-    """The reads of `chatd.journal.Journal`, by a `Reader`. ``now`` returns the time in ms."""
+    """The reads of `chatd.journal.Journal`. ``now`` returns the time in ms.
 
-    def __init__(self, reader: Reader, now: Callable[[], int]) -> None:
+    Searches have a `Reader` of their own, so that joins never wait for a thread that searches.
+    """
+
+    def __init__(self, reader: Reader, searcher: Reader, now: Callable[[], int]) -> None:
         self._reader = reader
+        self._searcher = searcher
         self._now = now
 
     async def read(self, room: str, after: int, upto: int, limit: int) -> list[Event]:
@@ -242,7 +247,7 @@ class Reads:
             event = schema.EVENT + " WHERE e.position = ?"
             return [store.execute(event, position).fetchone() for position in positions]
 
-        return [schema.decode(row) for row in await self._reader.run(work)]
+        return [schema.decode(row) for row in await self._searcher.run(work)]
 
     async def records(self, kind: str, prefix: str = "", limit: int = -1) -> list[Record]:
         query = (

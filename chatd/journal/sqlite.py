@@ -114,6 +114,7 @@ class SqliteJournal(LocalJournal, Reads):
         self,
         writer: Writer,
         reader: Reader,
+        searcher: Reader,
         *,
         placement: CommitPlacement,
         retention_log: RetentionLog,
@@ -121,7 +122,7 @@ class SqliteJournal(LocalJournal, Reads):
         now: Callable[[], int],
         factory: type[sqlite3.Connection],
     ) -> None:
-        super().__init__(reader, now)
+        super().__init__(reader, searcher, now)
         self.epoch = writer.epoch
         self.key = writer.key
         self._writer = writer
@@ -363,6 +364,7 @@ class SqliteJournal(LocalJournal, Reads):
         in_place = self.in_place
         self._closed = True
         self._reader.close()
+        self._searcher.close()
         with trio.CancelScope(shield=True):
             try:
                 await self._in_thread(self._writer.close if in_place else self._writer.abandon)
@@ -458,6 +460,7 @@ async def open_sqlite(
     journal = SqliteJournal(
         writer,
         Reader(writer.path, factory, writer.files.check),
+        Reader(writer.path, factory, writer.files.check, threads=1),
         placement=placement or CommitPlacement(always_threaded=durability == "fsync"),
         retention_log=retention_log,
         report=report,

@@ -72,8 +72,15 @@ class Log(BoundLoggerBase):
 
     def emit(self, name: Name, **fields: Unpack[Fields]) -> None:
         """Write one event. Raises KeyError for a name or a field outside the vocabulary."""
-        if self.output.enabled[name]:
-            self.output.write((self.line(name, **fields),))
+        output = self.output
+        if output.enabled[name]:
+            if name == "refused":
+                address = fields.get("address") or self._context.get("address") or ""
+                omitted = output.refusals.take(address, output.now())
+                if omitted is None:
+                    return
+                fields["omitted"] = omitted or None
+            output.write((self.line(name, **fields),))
 
     def fault(self, error: BaseException, /, **fields: Unpack[Fields]) -> None:
         """Write a ``fault``, an internal error, with its traceback."""

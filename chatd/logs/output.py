@@ -8,6 +8,7 @@ from typing import Final, Literal, TypeAlias
 
 from msgspec import Struct
 
+from .refusals import Refusals
 from .sink import Sink
 from .vocabulary import LEVELS, VOCABULARY, Level, Name
 
@@ -43,6 +44,7 @@ class Output:
         write: Writes rendered lines: the sink's own method.
         lines: How many lines were rendered.
         enabled: Which events are written at the present level.
+        refusals: Which ``refused`` lines are written.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Output:
         self._second = -1
         self._second_text = ""
         self.addresses: AddressPolicy = addresses
+        self.refusals: Final = Refusals()
         self.level = level
 
     @property
@@ -76,9 +79,13 @@ class Output:
             name: LEVELS[meaning.level] <= LEVELS[level] for name, meaning in VOCABULARY.items()
         }
 
+    def now(self) -> int:
+        """Return the time as Unix milliseconds."""
+        return time.time_ns() // 1_000_000 if self._now is None else self._now()
+
     def timestamp(self) -> str:
         """Return the time as RFC 3339 has it, in UTC with milliseconds."""
-        now = time.time_ns() // 1_000_000 if self._now is None else self._now()
+        now = self.now()
         if now != self._stamped_ms:
             self._stamped_ms = now
             second, millisecond = divmod(now, 1000)

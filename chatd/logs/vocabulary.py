@@ -108,7 +108,8 @@ VOCABULARY: Final[dict[Name, Meaning]] = {
         "a request was refused",
         (
             *_CONNECTION,
-            *("reason", "code", "room", "method", "path", "status", "origin", "host", "setting"),
+            *("command", "reason", "code", "room"),
+            *("method", "path", "status", "origin", "host", "setting", "omitted"),
         ),
     ),
     "disconnect": Meaning(
@@ -186,6 +187,9 @@ class Fields(TypedDict, total=False):
     bytes: int | None
     receivers: int | None
     text: str | None
+    # A refused command, and how many lines of its address were left out before this one.
+    command: str | None
+    omitted: int | None
     # A request: its path is logged without its query, which may contain tokens.
     method: str | None
     path: str | None

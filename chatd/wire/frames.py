@@ -124,6 +124,10 @@ class FrameReader:
     | done, after a fault or a Close frame | any | any | any |
 
     It never holds more than ``max_message_bytes`` and one control frame.
+
+    Attributes:
+        frames: How many frames it has read, except for those that came alone and whole. The caller
+            may reset it.
     """
 
     __slots__ = (
@@ -139,9 +143,11 @@ class FrameReader:
         "_max",
         "_message",
         "_small",
+        "frames",
     )
 
     def __init__(self, max_message_bytes: int) -> None:
+        self.frames = 0
         self._max = max_message_bytes
         self._small = min(_CONTROL_BYTES, max_message_bytes) + 1
         self._idle = True  # between messages without a head: the one test of the fast path
@@ -198,6 +204,7 @@ class FrameReader:
         """Read a head, and its frame if complete. Return where to continue, or -1: not yet."""
         if end - at < 2:
             return -1
+        self.frames += 1
         first = data[at]
         opcode = first & _OPCODE
         size = data[at + 1] & _LENGTH

@@ -15,6 +15,7 @@ import h11
 import trio
 from msgspec.structs import replace
 
+from chatd.budgets import BYTE_SECONDS, FRAME_SECONDS, REQUEST_SECONDS, Slice
 from chatd.wire.forwarding import FORWARDING
 from chatd.wire.heads import (
     HEAD_BYTES,
@@ -43,6 +44,11 @@ _RECV_BYTES: Final = 8192
 _SEND_BYTES: Final = 8192
 # A body that no handler read is skipped up to this size. Above it, closing is cheaper.
 _SKIP_BYTES: Final = 65536
+# A chunk of a body costs us time even when it is small, so it is charged this much on top of its
+# bytes, as a fragment of a WebSocket message is. A body's charges may add up to four times its
+# allowed bytes.
+_CHUNK_CHARGE: Final = 128
+_CHARGE_RESERVE: Final = 4
 # A body is given time for as long as this many bytes of it arrive a second: a phone on a bad line.
 _SLOWEST_BYTES: Final = 1024
 # The peer's time to read a refusal and to close: RFC 9112 section 9.6.
@@ -236,6 +242,7 @@ class HttpConnection:
         refused = _PLAIN if self._plain else self._slot.count_for(request.peer)
         if refused is not None:
             raise Refused(await self._completed(refused, request))
+        await self._slot.spend(REQUEST_SECONDS)
         misdirected = check_local_host(request, self._server.settings.http.hosts)
         if misdirected is not None:
             response = refusal(421, misdirected.message)
@@ -256,6 +263,7 @@ class HttpConnection:
             method = WEBSOCKET
         handler = self._routes.find(method, request.path)
         if isinstance(handler, Response):
+            self._report(handler, request)
             return handler
         if method == WEBSOCKET:
             version = self._h11.their_http_version
@@ -371,10 +379,12 @@ class HttpConnection:
                 raise _too_large(limit)
             self._torn = True
             body = bytearray()
+            charged = 0
             async with aclosing(self._data()) as pieces:
                 async for piece in pieces:
                     body += piece
-                    if len(body) > limit:
+                    charged += len(piece) + _CHUNK_CHARGE
+                    if len(body) > limit or charged > _CHARGE_RESERVE * limit + _RECV_BYTES:
                         raise _too_large(limit)
             self._body = bytes(body)
         return self._body
@@ -394,6 +404,8 @@ class HttpConnection:
             await self._transport.send_all(go_on or b"")
         self._feed(bytes(self._buffer))
         self._buffer.clear()
+        chunks = Slice()
+        count = 0
         while True:
             try:
                 event = self._h11.next_event()
@@ -401,6 +413,9 @@ class HttpConnection:
                 raise malformed(str(error), error.error_status_hint) from error
             if isinstance(event, h11.Data):
                 received += len(event.data)
+                count += 1
+                if chunks.over():
+                    await trio.lowlevel.checkpoint()
                 yield bytes(event.data)
             elif isinstance(event, h11.EndOfMessage):
                 self._end_body(event)
@@ -418,6 +433,8 @@ class HttpConnection:
                 waited += trio.current_time() - began
                 if not data:
                     raise malformed("the body ends too soon")
+                await self._slot.spend(len(data) * BYTE_SECONDS + count * FRAME_SECONDS)
+                count = 0
                 self._feed(data)
 
     def _feed(self, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""The limits of connections, in all and from one address. Sans-IO.
+"""The limits of connections, in all and from one address; how much an address takes of the loop.
 
 A connection is counted when it is accepted. Behind a proxy the client's address is known only
 after the PROXY header or a request's head, and on a connection that the proxy keeps open it may
@@ -7,9 +7,12 @@ change with each request, so the connection is then counted again.
 
 from __future__ import annotations
 
-from collections import Counter
+from itertools import islice
 from typing import Final
 
+import trio
+
+from chatd.budgets import Pace
 from chatd.settings import Limits
 from chatd.wire.request import Response, refusal
 from chatd.wire.transport import Peer
@@ -17,6 +20,20 @@ from chatd.wire.transport import Peer
 __all__ = ["ConnectionLimiter", "ConnectionSlot"]
 
 _RETRY: Final = (("Retry-After", "10"),)
+
+# Addresses without connections are kept until they have paid for what they took: 200 bytes each.
+_LEFT: Final = 10_000
+_LOOKS: Final = 8
+
+
+class _Address:
+    """An address: its number of connections, and what they took of the loop's time."""
+
+    __slots__ = ("connections", "pace")
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self.pace = Pace()
 
 
 class ConnectionLimiter:
@@ -28,11 +45,37 @@ class ConnectionLimiter:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.open = 0
-        self._by_key: Counter[str] = Counter()
+        self._addresses: dict[str, _Address] = {}
+        # Those without connections, the longest without first.
+        self._left: dict[str, None] = {}
 
     def take(self) -> ConnectionSlot:
         """Count one more connection, for no address yet."""
-        return ConnectionSlot(self, self._by_key)
+        return ConnectionSlot(self)
+
+    # For the slots
+
+    def enter(self, key: str) -> _Address:
+        """Count a connection of an address."""
+        address = self._addresses.get(key)
+        if address is None:
+            self._forget()
+            address = self._addresses[key] = _Address()
+        self._left.pop(key, None)
+        address.connections += 1
+        return address
+
+    def leave(self, key: str) -> None:
+        """Stop counting a connection of an address."""
+        address = self._addresses[key]
+        address.connections -= 1
+        if not address.connections:
+            self._left[key] = None
+
+    def _forget(self) -> None:
+        for key in list(islice(self._left, _LOOKS)):
+            if self._addresses[key].pace.idle or len(self._left) > _LEFT:
+                del self._left[key], self._addresses[key]
 
 
 class ConnectionSlot:
@@ -43,12 +86,12 @@ class ConnectionSlot:
         excess: By how many connections the limit is exceeded.
     """
 
-    __slots__ = ("_by_key", "_key", "_limiter", "excess", "refusal")
+    __slots__ = ("_address", "_key", "_limiter", "excess", "refusal")
 
-    def __init__(self, limiter: ConnectionLimiter, by_key: Counter[str]) -> None:
+    def __init__(self, limiter: ConnectionLimiter) -> None:
         self._limiter = limiter
-        self._by_key = by_key
         self._key = ""
+        self._address: _Address | None = None
         limiter.open += 1
         self.refusal: Response | None = None
         self.excess = limiter.open - limiter.limits.connections
@@ -63,9 +106,26 @@ class ConnectionSlot:
             self._uncount()
             self._key = key
             if key:
-                self._by_key[key] += 1
-                self._check(self._by_key[key])
+                self._address = self._limiter.enter(key)
+                self._check(self._address.connections)
         return self.refusal
+
+    @property
+    def limited(self) -> bool:
+        """Whether its client has an address that limits apply to."""
+        return self._address is not None
+
+    async def spend(self, seconds: float) -> None:
+        """Take this much of the loop's time, as `chatd.budgets` says what things cost.
+
+        Waits first if the client's address has taken more than its share. Exempt clients have none.
+        """
+        if self._address is not None:
+            pace = self._address.pace
+            debt = pace.debt
+            pace.spend(seconds, self._limiter.limits.share_per_address)
+            if debt:
+                await trio.sleep(debt)
 
     def release(self) -> None:
         """Stop counting the connection."""
@@ -81,6 +141,5 @@ class ConnectionSlot:
 
     def _uncount(self) -> None:
         if self._key:
-            self._by_key[self._key] -= 1
-            if not self._by_key[self._key]:
-                del self._by_key[self._key]
+            self._limiter.leave(self._key)
+            self._key, self._address = "", None

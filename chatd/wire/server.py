@@ -11,6 +11,7 @@ from typing import Final
 import trio
 from msgspec import Struct
 
+from chatd.budgets import CONNECTION_SECONDS, TLS_SECONDS
 from chatd.logs import Log
 from chatd.settings import Settings
 from chatd.settings import WebSocket as KeepAliveOptions
@@ -149,6 +150,7 @@ class HttpServer:
         try:
             if self._turns_away(slot):
                 return
+            await slot.spend(CONNECTION_SECONDS)
             connection = f"{self._name}{_base36(next(self._ids))}"
             stream = await self._read_preamble(transport, connection, trusted=trusted)
             if stream is None:
@@ -158,6 +160,9 @@ class HttpServer:
                 slot.count_for(transport.peer)
                 if self._turns_away(slot):
                     return
+                await slot.spend(CONNECTION_SECONDS)
+            if stream.transport.secure:
+                await slot.spend(TLS_SECONDS)
             websocket = await self._serve_http(stream, connection, slot)
             if websocket is not None:
                 self.connections.add(websocket)
@@ -282,7 +287,9 @@ class HttpServer:
             self._idle.discard(http)
         if handover is None:
             return None
-        return WebSocket(stream.transport, handover, settings=self._settings, log=self.log)
+        return WebSocket(
+            stream.transport, handover, slot=slot, settings=self._settings, log=self.log
+        )
 
     def _keep_alive(self, websocket: WebSocket) -> Timer | None:
         if self._timers is None or not websocket.upgrade.keep_alive:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
-from typing import Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import trio
 from msgspec import Struct
 from trio_websocket import ConnectionClosed, wrap_server_stream
 
+from chatd.budgets import BYTE_SECONDS, FRAME_SECONDS, MESSAGE_SECONDS, Slice
 from chatd.logs import Log
 from chatd.model import CLOSES, GOING_AWAY, INTERNAL, LOST, TOO_SLOW, Close
 from chatd.settings import Settings
@@ -24,6 +25,9 @@ from chatd.wire.frames import Closing, Fault, FrameReader, Item, Ping
 from chatd.wire.outbox import Outbox
 from chatd.wire.request import Request
 from chatd.wire.transport import Transport
+
+if TYPE_CHECKING:
+    from chatd.wire.limiter import ConnectionSlot
 
 __all__ = ["Handover", "Opener", "Receiver", "Upgrade", "WebSocket"]
 
@@ -101,6 +105,7 @@ class WebSocket:
         "_reading",
         "_receiver",
         "_settings",
+        "_slot",
         "_transport",
         "busy",
         "closing",
@@ -122,6 +127,7 @@ class WebSocket:
         transport: Transport,
         handover: Handover,
         *,
+        slot: ConnectionSlot,
         settings: Settings,
         log: Log,
     ) -> None:
@@ -135,6 +141,7 @@ class WebSocket:
         self.peer_closed = False
         self.closing: tuple[Close, str] | None = None
         self._transport = transport
+        self._slot = slot if slot.limited else None
         self._settings = settings
         self._log = log
         self.upgrade = upgrade
@@ -243,8 +250,13 @@ class WebSocket:
 
     async def _receive(self, receiver: Receiver) -> None:
         """Hand messages to the receiver until either side closes."""
+        piece = Slice()
         while self.closing is None:
             for item in self._items:
+                if piece.over():
+                    await trio.lowlevel.checkpoint()
+                if self._slot is not None:
+                    await self._spend(self._slot, MESSAGE_SECONDS)
                 if type(item) is str or type(item) is bytes:
                     self.received_messages += 1
                     self.busy = True
@@ -273,7 +285,18 @@ class WebSocket:
                 return
             self.received_bytes += len(data)
             self.last_heard = trio.current_time()
+            piece = Slice()
+            if self._slot is not None:
+                frames, self._reader.frames = self._reader.frames, 0
+                seconds = len(data) * BYTE_SECONDS + frames * FRAME_SECONDS
+                await self._spend(self._slot, seconds)
             self._items = iter(self._reader.feed(data))
+
+    async def _spend(self, slot: ConnectionSlot, seconds: float) -> None:
+        """Take this much of the loop's time, once its address has paid for what it took before."""
+        self.busy = True
+        await slot.spend(seconds)
+        self.busy = False
 
     def _answer(self, closing: Closing) -> None:
         """Answer the peer's Close frame, which came first. Nothing may follow the answer."""

@@ -7,7 +7,7 @@ import trio
 from msgspec.structs import replace
 from trio.testing import MockClock
 
-from chatd.chat.flood import Bucket
+from chatd.budgets import Bucket
 from chatd.chat.token_keys import new_key, read_keys
 from chatd.chat.tokens import Keys
 from chatd.protocol import commands

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
@@ -436,7 +435,8 @@ def test_no_frame_of_the_greatest_size_holds_the_loop(frame: str) -> None:
     gateway = JsonGateway.__new__(JsonGateway)
     # All that a refusal needs.
     gateway._websocket = _Offered(offered)  # type: ignore[assignment]
-    gateway._chat = SimpleNamespace(refusals=Counter())  # type: ignore[assignment]
+    connection = SimpleNamespace(refused=lambda *_: None)
+    gateway._connection = connection  # type: ignore[assignment]
     frame = frame[: Settings().max_message_bytes]
     took = []
     for _ in range(3):

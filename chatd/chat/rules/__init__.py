@@ -11,6 +11,9 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, TypeAlias
 
+import trio
+
+from chatd.budgets import PAGE, SEARCH
 from chatd.chat.connection import Connection
 from chatd.chat.direct import require_membership
 from chatd.chat.membership import Membership
@@ -97,10 +100,11 @@ def perform(
     try:
         result = IN_ROOM[kind](connection, command, membership)
     except Refused as refused:
-        chat.refusals[refused.refusal.code] += 1
         answer(refused.refusal)
-        return None
+        seconds = connection.refused(refused.refusal, _NAMES[kind], membership.room.name)
+        return _pause(seconds) if seconds else None
     if isinstance(result, Commit):
+        result.command = _NAMES[kind]
         return connection.publish(result, answer)
     _reply(result, answer)
     return None
@@ -115,8 +119,12 @@ async def enter(connection: Connection, command: commands.Join) -> Reply[command
     Raises:
         Refused: as `perform` would answer.
     """
-    with _counted(connection, command):
-        return await rooms.join(connection, command)
+    try:
+        with _counted(connection, command):
+            return await rooms.join(connection, command)
+    except Refused as refused:
+        connection.refused(refused.refusal, _NAMES[commands.Join], command.room)
+        raise
 
 
 async def _perform(connection: Connection, command: commands.Command, answer: SendAnswer) -> None:
@@ -130,8 +138,10 @@ async def _perform(connection: Connection, command: commands.Command, answer: Se
     except Refused as refused:
         answer(refused.refusal)
         refused.then()
+        await _pause(connection.refused(refused.refusal, _NAMES[type(command)], _room(command)))
         return
     if isinstance(result, Commit):
+        result.command = _NAMES[type(command)]
         pending = connection.publish(result, answer)
         if pending is not None:
             await pending
@@ -139,24 +149,30 @@ async def _perform(connection: Connection, command: commands.Command, answer: Se
         _reply(result, answer)
 
 
+async def _pause(seconds: float) -> None:
+    if seconds:
+        await trio.sleep(seconds)
+
+
+def _room(command: commands.Command) -> str | None:
+    """Return the room that a command is about, as the client wrote it."""
+    room: str | None = getattr(command, "room", None)
+    return room
+
+
 @contextmanager
 def _counted(connection: Connection, command: commands.Command) -> Iterator[None]:
-    """Count a command, check what holds for every one of its kind, and count its refusal."""
+    """Count a command, and check what holds for every one of its kind."""
     chat, kind = connection.chat, type(command)
     chat.commands[_NAMES[kind]] += 1
     try:
-        if connection.authenticated:
-            if kind in PAGED:
-                chat.flood.charge_page(connection)
-        elif kind is not commands.Auth:
+        if not connection.authenticated and kind is not commands.Auth:
             raise Refused("unauthorized", "Authenticate first: send auth with a token.")
+        if kind in PAGED:
+            chat.flood.charge_page(connection, SEARCH if kind is commands.Search else PAGE)
         yield
     except Unavailable:
-        chat.refusals["unavailable"] += 1
         raise Refused("unavailable", "The store cannot be read now.", 1000) from None
-    except Refused as refused:
-        chat.refusals[refused.refusal.code] += 1
-        raise
 
 
 def _reply(reply: Reply[Any], answer: SendAnswer) -> None:

@@ -76,7 +76,8 @@ async def search(connection: Connection, command: commands.Search) -> Reply[comm
     before = log.visible + 1
     if command.before is not None:
         before = max(0, min(command.before, before))
-    found = await chat.journal.search(log.key, command.query, before, limit + 1)
+    async with chat.flood.searching(connection):
+        found = await chat.journal.search(log.key, command.query, before, limit + 1)
     page = fitting(found[:limit], chat.settings.limits.send_queue_bytes)
     return Reply(
         commands.Found([events.shape(log.name, event) for event in page], len(page) < len(found))

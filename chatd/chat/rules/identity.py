@@ -22,8 +22,6 @@ async def auth(connection: Connection, command: commands.Auth) -> Reply[commands
             return await _by_session(connection, command.session)
     except Refused as refused:
         refusal = refused.refusal
-        if refusal.code in ("unauthorized", "banned"):
-            connection.log.emit("refused", reason=refusal.message)
         if refusal.code == "banned":
             # The answer comes first, and then the end: no second try under another name.
             refused.then = partial(connection.end, BANNED, refusal.message)

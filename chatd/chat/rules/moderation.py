@@ -14,14 +14,8 @@ __all__ = ["moderate"]
 async def moderate(
     connection: Connection, command: commands.Sanction | commands.Slow | commands.Close
 ) -> Reply[commands.Sanctioned]:
-    """Carry out an operator's command. Other users' are refused and logged."""
+    """Carry out an operator's command."""
     if not connection.op:
-        connection.log.emit(
-            "refused",
-            reason=f"not an operator: {command.__struct_config__.tag}",
-            code="forbidden",
-            room=command.room,
-        )
         raise Refused("forbidden", "Only operators can do this.")
     # The operator's earlier messages are fanned out before the command takes effect.
     await connection.flushed()

@@ -42,7 +42,7 @@ async def join(connection: Connection, command: commands.Join) -> Reply[commands
             "forbidden",
             f"You can be in at most {limits.rooms_per_client} rooms. Leave one of them first.",
         )
-    room = await (open_direct(connection, name) if direct else chat.rooms.open(name))
+    room = await (open_direct(connection, name) if direct else chat.rooms.open(name, connection))
     membership = memberships.get(name.key)
     if membership is None:
         membership = connection.enter(room)
