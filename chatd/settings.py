@@ -441,10 +441,10 @@ class _Reading:
             _broken_rules(settings), *(check(settings) for check in checks)
         ):
             if self._invalid.isdisjoint(rule.keys):
-                name = next(name for name in rule.keys if name in self._sources)
+                name = next((name for name in rule.keys if name in self._sources), rule.keys[0])
+                source = self._sources.get(name, _Source(name))  # a default has no place
                 element = () if rule.element is None else (rule.element,)
-                path = (*name.split("."), *element)
-                fault = self._sources[name].fault(rule.message, path)
+                fault = source.fault(rule.message, (*name.split("."), *element))
                 if rule.warning:
                     warnings.append((name, fault))
                 else:

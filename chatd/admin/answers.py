@@ -28,6 +28,7 @@ __all__ = [
     "Rooms",
     "Status",
     "StoreState",
+    "Token",
 ]
 
 
@@ -41,6 +42,12 @@ class Count(Struct, frozen=True):
 
 class Done(Struct, frozen=True):
     """The request was carried out, and there is nothing more to say."""
+
+
+class Token(Struct, frozen=True):
+    """A token, which was issued."""
+
+    token: str
 
 
 class ReloadState(Struct, frozen=True):

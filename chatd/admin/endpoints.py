@@ -10,10 +10,10 @@ import math
 import os
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import trio
-from msgspec import Struct
+from msgspec import Meta, Struct
 from msgspec.structs import asdict
 
 from chatd import __version__
@@ -55,6 +55,15 @@ class AnnounceArguments(Struct, frozen=True, forbid_unknown_fields=True):
 
 class ForgetArguments(Struct, frozen=True, forbid_unknown_fields=True):
     user: str
+
+
+class TokenArguments(Struct, frozen=True, forbid_unknown_fields=True):
+    user: str
+    seconds: Annotated[int, Meta(ge=1, le=10**9)]
+    rooms: list[str] | None = None
+    read: list[str] = []
+    op: bool = False
+    nick: str | None = None
 
 
 class LogLevelArguments(Struct, frozen=True, forbid_unknown_fields=True):
@@ -203,6 +212,35 @@ async def forget_user(control: DaemonControl, arguments: ForgetArguments) -> ans
     return answers.Done()
 
 
+async def token(control: DaemonControl, arguments: TokenArguments) -> answers.Token:
+    """Issue a token, signed with the first private key."""
+    chat = control.chat
+    if chat.settings.auth.mode == "open":
+        raise AdminError(
+            403,
+            "forbidden",
+            "The daemon takes no tokens. `chatd token --new-key --output FILE` makes a key and says"
+            " how to use it.",
+        )
+    issued = chat.keys.issue(
+        arguments.user,
+        now=chat.now(),
+        seconds=arguments.seconds,
+        rooms=arguments.rooms,
+        read=arguments.read,
+        op=arguments.op,
+        nick=arguments.nick,
+        expected=chat.settings.auth,
+    )
+    control.log.emit(
+        "token",
+        target=arguments.user,
+        seconds=arguments.seconds,
+        detail="an operator's" if arguments.op else None,
+    )
+    return answers.Token(issued)
+
+
 async def reload(control: DaemonControl, _: NoArguments) -> Reloaded:
     if control.draining:
         raise AdminError(503, "draining", "The daemon is stopping.")
@@ -236,6 +274,7 @@ ENDPOINTS: Final[Mapping[str, tuple[Endpoint, ...]]] = {
     "/slow": (Endpoint("POST", SlowArguments, moderate(commands.Slow)),),
     "/close": (Endpoint("POST", RoomArguments, moderate(commands.Close)),),
     "/forget": (Endpoint("POST", ForgetArguments, forget_user),),
+    "/token": (Endpoint("POST", TokenArguments, token),),
     "/reload": (Endpoint("POST", NoArguments, reload),),
     "/drain": (Endpoint("POST", NoArguments, drain),),
 }

@@ -8,7 +8,15 @@ from typing import Final
 
 from chatd.chat.token_keys import Key, UnusableKey, read_keys
 from chatd.chat.tokens import Keys
-from chatd.settings import Fault, Rule, SecretError, Settings, SettingsError, secret_file
+from chatd.settings import (
+    Fault,
+    Rule,
+    SecretError,
+    Settings,
+    SettingsError,
+    exposed,
+    secret_file,
+)
 
 __all__ = ["check_files", "load_keys"]
 
@@ -31,17 +39,29 @@ def load_keys(settings: Settings, environ: Mapping[str, str]) -> Keys:
 
 
 def check_files(settings: Settings, environ: Mapping[str, str] = os.environ) -> Iterator[Rule]:
-    """Yield the errors of the key files, in the form for ``settings.load``.
+    """Yield what is wrong with the keys of tokens, in the form for ``settings.load``.
 
     Only the service can see credentials: without any, they are not checked.
     """
-    for index, name in enumerate(settings.auth.key_files):
+    auth = settings.auth
+    for index, name in enumerate(auth.key_files):
         try:
-            _keys(name, environ)
+            keys = _keys(name, environ)
         except SecretError:
             continue
         except UnusableKey as error:
             yield Rule(["auth.key_files"], f"auth.key_files: {error}", index)
+            continue
+        secret = any(key.signs for key in keys)
+        if secret and (warning := exposed(secret_file(name, environ))):
+            yield Rule(["auth.key_files"], f"auth.key_files: {warning}", index, warning=True)
+    if settings.jwks_url is not None and "off" in (auth.issuer, auth.audience):
+        yield Rule(
+            ["auth.jwks_url"],
+            "auth.jwks_url: An issuer makes tokens for others too. Set auth.issuer and "
+            "auth.audience, so that only those for this chat are accepted.",
+            warning=True,
+        )
 
 
 def _keys(name: str, environ: Mapping[str, str]) -> list[Key]:

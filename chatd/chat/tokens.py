@@ -84,10 +84,14 @@ def _any(patterns: Iterable[Pattern], room: str) -> bool:
     return any(pattern.matches(room) for pattern in patterns)
 
 
+_NOTHING: Final = msgspec.Raw()
+
+
 class _Header(Struct):
     alg: str
     kid: str | None = None
-    crit: Any = None
+    # Not decoded: the token is not verified yet.
+    crit: msgspec.Raw = _NOTHING
 
 
 class _Claims(Struct, kw_only=True, omit_defaults=True):
@@ -214,7 +218,7 @@ class Keys:
         body, _, signature = text.encode().rpartition(b".")
         head, _, claims = body.partition(b".")
         header = _decoded(head, _Header, "header")
-        if header.crit is not None:
+        if header.crit != _NOTHING:
             raise _Bad("it has critical extensions (crit), which are not supported")
         try:
             seal = urlsafe_b64decode(signature)

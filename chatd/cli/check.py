@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import trio
+
+from chatd.chat.issuer import FetchError, fetch_keys
 from chatd.chat.key_files import check_files as check_keys
 from chatd.cli.output import report, reported, write
-from chatd.settings import SettingsError, load
+from chatd.settings import Rule, Settings, SettingsError, exposed, history_path, load
 from chatd.wire.tls import check_files as check_certificate
 
 if TYPE_CHECKING:
@@ -17,8 +22,26 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_CONFIGURATION", "FILE_CHECKS", "add_parser", "run"]
 
-FILE_CHECKS: Final = (check_certificate, check_keys)
+
+def check_store(settings: Settings, environ: Mapping[str, str] = os.environ) -> Iterator[Rule]:
+    """Yield whether others can read the store, which has all messages and the key of sessions."""
+    if settings.history.store == "sqlite" and (warning := exposed(history_path(settings, environ))):
+        yield Rule(["history.path"], f"history.path: {warning}", warning=True)
+
+
+FILE_CHECKS: Final = (check_certificate, check_keys, check_store)
 """The checks of the files that a configuration names."""
+
+
+def check_address(settings: Settings) -> Iterator[Rule]:
+    """Yield why the keys of tokens cannot be fetched now. A daemon starts without them."""
+    if (url := settings.jwks_url) is not None:
+        try:
+            trio.run(fetch_keys, url)
+        except FetchError as error:
+            message = f"auth.jwks_url: The keys of tokens cannot be fetched now: {error}."
+            yield Rule(["auth.jwks_url"], message, warning=True)
+
 
 DEFAULT_CONFIGURATION: Final = Path("/etc/chatd/chatd.toml")
 
@@ -47,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         load(
             args.file,
-            checks=FILE_CHECKS,
+            checks=(*FILE_CHECKS, check_address),
             warn=lambda _, fault: write(reported(fault, "warning"), sys.stderr),
         )
     except SettingsError as error:

@@ -55,6 +55,7 @@ Name: TypeAlias = Literal[
     "import",
     "backup",
     "forget",
+    "token",
     "drain",
     "stop",
     "dropped",
@@ -151,6 +152,7 @@ VOCABULARY: Final[dict[Name, Meaning]] = {
     "import": Meaning("info", "an operator imported history", ("events",)),
     "backup": Meaning("info", "an operator copied the store", ()),
     "forget": Meaning("info", "a user's messages and records were deleted", ("target",)),
+    "token": Meaning("info", "an operator issued a token", ("target", "seconds", "detail")),
     "drain": Meaning("info", "the daemon disconnects its clients", ("clients", "rooms", "seconds")),
     "stop": Meaning("info", "the daemon stopped", ("seconds",)),
     "dropped": Meaning(

@@ -10,13 +10,13 @@ from chatd import client
 from chatd.admin.endpoints import ENDPOINTS
 from chatd.cli.ctl import COMMANDS
 from chatd.reload import Configuration
-from chatd.settings import Fault, Limits, Settings, SettingsError
+from chatd.settings import Auth, Fault, Limits, Settings, SettingsError
 from tests.admin.administered import administered
 
 
 def test_every_endpoint_is_a_command_and_takes_what_it_gives() -> None:
     commands = {f"/{command.name}": command for command in COMMANDS}
-    assert commands.keys() == ENDPOINTS.keys()
+    assert commands.keys() | {"/token"} == ENDPOINTS.keys()  # that one is `chatd token`'s
     for path, command in commands.items():
         names = {argument.name.removeprefix("--") for argument in command.arguments}
         fields = {
@@ -189,3 +189,23 @@ async def test_drain_is_begun(autojump_clock: MockClock) -> None:
         await one.chat.client("ann")
         assert await one.done("POST /drain", {}) == {"clients": 1, "seconds": 10.0}
         assert one.stop.is_set()
+
+
+async def test_a_token_is_signed_by_the_daemon(autojump_clock: MockClock) -> None:
+    async with administered(Settings(auth=Auth(mode="token", audience="chat"))) as one:
+        fields = {"user": "ann", "seconds": 60, "rooms": ["team-*"], "op": True}
+        token = (await one.done("POST /token", fields))["token"]
+        ann = await one.chat.client("ann", token=token, room=None)
+        assert (ann.chat.identity.user, ann.chat.identity.op) == ("ann", True)
+        [line] = one.chat.logged("token")
+        assert (line["target"], line["seconds"], line["detail"]) == ("ann", 60, "an operator's")
+        status, code = await one.refused("POST /token", fields | {"user": "zoë"})
+        assert (status, code) == (400, "bad_request")
+
+
+async def test_no_token_is_signed_where_none_is_taken(autojump_clock: MockClock) -> None:
+    async with administered() as one:
+        assert await one.refused("POST /token", {"user": "ann", "seconds": 60}) == (
+            403,
+            "forbidden",
+        )

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 
 import trustme
@@ -15,8 +19,19 @@ from msgspec import Struct
 
 from chatd.chat.token_keys import Key, read_keys
 from chatd.settings import Auth
+from tests.wire.certificates import AUTHORITY
 
-__all__ = ["AUTHORITY_CERTIFICATE", "PROVIDERS", "RSA", "Provider", "published", "signed"]
+__all__ = [
+    "AUTHORITY_CERTIFICATE",
+    "PROVIDERS",
+    "RSA",
+    "Answer",
+    "Provider",
+    "give",
+    "published",
+    "served",
+    "signed",
+]
 
 Fields = dict[str, Any]
 
@@ -258,3 +273,42 @@ GOOGLE: Final = Provider(
 )
 
 PROVIDERS: Final = (KEYCLOAK, AUTH0, ENTRA, GOOGLE)
+
+
+# ---- an address
+
+
+Answer = Callable[[BaseHTTPRequestHandler], None]
+
+
+@contextmanager
+def served(answer: Answer) -> Iterator[str]:
+    """Serve https with one answer for every request, and yield the address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer(self)
+
+        def log_message(self, *args: Any) -> None:
+            """Log nothing."""
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    AUTHORITY.issue_cert("localhost").configure_cert(context)
+    with ThreadingHTTPServer(("localhost", 0), Handler) as server:
+        server.daemon_threads = True
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"https://localhost:{server.server_port}/keys?a=b"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def give(handler: BaseHTTPRequestHandler, body: bytes, status: int = 200, **fields: str) -> None:
+    handler.send_response(status)
+    for name, value in {"Content-Length": str(len(body)), **fields}.items():
+        handler.send_header(name, value)
+    handler.end_headers()
+    handler.wfile.write(body)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ssl
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
@@ -28,8 +26,8 @@ from chatd.chat.token_keys import Key, read_key_set
 from chatd.logs import open_log
 from chatd.model import Refused
 from chatd.testing.recording import Recording
-from tests.chat.issuers import RSA, published
-from tests.wire.certificates import AUTHORITY, client_context
+from tests.chat.issuers import RSA, Answer, give, published, served
+from tests.wire.certificates import client_context
 
 URL = "https://idp.example.org/keys"
 
@@ -208,42 +206,6 @@ async def test_what_comes_from_an_address_that_was_left_is_dropped(
 
 
 # ---- how they are fetched
-
-
-Answer = Callable[[BaseHTTPRequestHandler], None]
-
-
-@contextmanager
-def served(answer: Answer) -> Iterator[str]:
-    """Serve https with one answer for every request, and yield the address."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            answer(self)
-
-        def log_message(self, *args: Any) -> None:
-            """Log nothing."""
-
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    AUTHORITY.issue_cert("localhost").configure_cert(context)
-    with ThreadingHTTPServer(("localhost", 0), Handler) as server:
-        server.daemon_threads = True
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield f"https://localhost:{server.server_port}/keys?a=b"
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-def give(handler: BaseHTTPRequestHandler, body: bytes, status: int = 200, **fields: str) -> None:
-    handler.send_response(status)
-    for name, value in {"Content-Length": str(len(body)), **fields}.items():
-        handler.send_header(name, value)
-    handler.end_headers()
-    handler.wfile.write(body)
 
 
 def redirect(target: str) -> Answer:

@@ -129,3 +129,39 @@ def test_a_certificate_that_cannot_be_had_has_its_place(
         said
         == f"{place}tls.certificate_file: {tmp_path}/no cannot be read: no such file or directory"
     )
+
+
+def test_keys_that_cannot_be_fetched_are_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "chatd.toml"
+    path.write_text(
+        '[auth]\nmode = "token"\njwks_url = "https://127.0.0.1:1/keys"\n'
+        'issuer = "https://idp.example.org"\naudience = "chat"\n'
+    )
+    assert run(str(path)) == 0
+    printed = capsys.readouterr()
+    assert printed.out == f"{path}: ok\n"
+    assert printed.err.startswith(
+        f"{path}:3:12: warning: auth.jwks_url: The keys of tokens cannot be fetched now: "
+        "connection refused.\n"
+    )
+
+
+def test_a_store_that_others_can_read_is_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, store = tmp_path / "chatd.toml", tmp_path / "chatd.db"
+    store.touch()
+    store.chmod(0o644)
+    config.write_text(f'[history]\npath = "{store}"\n')
+    assert run(str(config)) == 0
+    assert f"{config}:2:8: warning: history.path: Other users can read" in capsys.readouterr().err
+    # The default path has no place in the file.
+    config.write_text("")
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
+    assert run(str(config)) == 0
+    assert capsys.readouterr().err.startswith("history.path: warning: history.path: Other users")
+    store.chmod(0o600)
+    assert run(str(config)) == 0
+    assert capsys.readouterr().err == ""

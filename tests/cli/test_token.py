@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -83,6 +84,9 @@ def test_an_unreadable_key_is_reported_with_its_file(
     [
         [],
         ["--user", "ann", "--new-key"],
+        ["--user", "ann", "--output", "key"],
+        ["--new-key", "--config", "chatd.toml"],
+        ["--user", "ann", "--key", "key", "--config", "chatd.toml"],
         ["--user", "ann", "--expires", "5y"],
         ["--user", "ann", "--expires", "0s"],
     ],
@@ -92,3 +96,70 @@ def test_wrong_usage_ends_with_2(wrong: list[str], capsys: pytest.CaptureFixture
         main(["token", *wrong])
     assert caught.value.code == 2
     assert capsys.readouterr().out == ""
+
+
+# ---- a key in a file
+
+
+def test_a_new_key_goes_into_a_file_that_nobody_else_can_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a b.jwk"
+    umask = os.umask(0)
+    try:
+        assert main(["token", "--new-key", "--output", str(path)]) == 0
+    finally:
+        os.umask(umask)
+    assert path.stat().st_mode & 0o777 == 0o600
+    [key] = read_keys(path.read_bytes())
+    assert key.signs
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert f"--set 'auth.key_files=[\"{path}\"]'" in printed.err
+    # Never over another file.
+    before = path.read_bytes()
+    assert main(["token", "--new-key", "--output", str(path)]) == 1
+    assert capsys.readouterr().err == f"chatd: {path}: file exists.\n"
+    assert path.read_bytes() == before
+
+
+def test_one_command_makes_a_key_and_its_first_token(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "key"
+    assert main(["token", "--new-key", "--output", str(path), "--user", "ann", "--op"]) == 0
+    [token] = capsys.readouterr().out.splitlines()
+    keys, now = Keys(read_keys(path.read_bytes())), time.time_ns() // 1_000_000
+    grant = keys.verify(token, now)
+    assert (grant.user, grant.op) == ("ann", True)
+    assert main(["token", "--key", str(path), "--user", "bob"]) == 0
+    [token] = capsys.readouterr().out.splitlines()
+    assert keys.verify(token, now + 1000).user == "bob"
+
+
+def test_a_user_that_cannot_be_leaves_no_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "key"
+    assert main(["token", "--new-key", "--output", str(path), "--user", "zoë"]) == 1
+    assert "invalid sub" in capsys.readouterr().err
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("folder", ["none/key", "."])
+def test_a_file_that_cannot_be_written_is_reported(
+    folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / folder
+    assert main(["token", "--new-key", "--output", str(path)]) == 1
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err.count("\n")) == ("", 1)
+    assert printed.err.startswith(f"chatd: {path}: ")
+
+
+def test_without_a_daemon_on_the_named_socket_nothing_else_signs(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    socket = tmp_path / "admin.sock"
+    assert main(["token", "--socket", str(socket), "--user", "ann"]) == 1
+    assert str(socket) in capsys.readouterr().err

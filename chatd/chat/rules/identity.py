@@ -7,7 +7,7 @@ from functools import partial
 from chatd.chat.connection import Connection
 from chatd.chat.names import nick_name
 from chatd.chat.replies import Commit, Reply
-from chatd.model import BANNED, Refused, Remember, UserRecord
+from chatd.model import BANNED, GOING_AWAY, Refused, Remember, UserRecord
 from chatd.protocol import commands, events
 
 __all__ = ["auth", "nick"]
@@ -25,6 +25,9 @@ async def auth(connection: Connection, command: commands.Auth) -> Reply[commands
         if refusal.code == "banned":
             # The answer comes first, and then the end: no second try under another name.
             refused.then = partial(connection.end, BANNED, refusal.message)
+        elif refusal.code == "unavailable" and not connection.authenticated:
+            # It may connect again, which it may not once its time to authenticate is over.
+            refused.then = partial(connection.end, GOING_AWAY, refusal.message)
         raise
     raise Refused("bad_request", "auth needs a token or a session.")
 
