@@ -207,7 +207,9 @@ def _admin_listeners(settings: Settings, log: Log) -> Sequence[Listener]:
     path = admin_socket(settings, os.environ)
     mode = settings.admin.socket_mode_bits
     if settings.admin.socket != "auto":
-        return () if path is None else open_listeners([f"unix:{path}"], mode)
+        return (
+            () if path is None else open_listeners([f"unix:{path}"], mode, setting="admin.socket")
+        )
     try:
         if path is None:
             raise ListenError("neither RUNTIME_DIRECTORY nor XDG_RUNTIME_DIR is set")
@@ -230,7 +232,7 @@ def _admin_listeners(settings: Settings, log: Log) -> Sequence[Listener]:
 
 def _metrics_listeners(settings: Settings) -> Sequence[Listener]:
     address = settings.metrics.listen
-    return () if address == "off" else open_listeners([address])
+    return () if address == "off" else open_listeners([address], setting="metrics.listen")
 
 
 def _listeners(settings: Settings, notifier: Notifier, log: Log) -> list[Listener]:
@@ -245,7 +247,10 @@ def _listeners(settings: Settings, notifier: Notifier, log: Log) -> list[Listene
         raise ListenError(f'"{SYSTEMD}": systemd did not pass a socket: {error}') from error
     try:
         listeners = open_listeners(
-            settings.listen.addresses, settings.listen.socket_mode_bits, inherited
+            settings.listen.addresses,
+            settings.listen.socket_mode_bits,
+            inherited,
+            setting="listen.addresses",
         )
         for listener in listeners:
             listener.keep(notifier)

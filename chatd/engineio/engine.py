@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, TypeAlias
 
@@ -23,6 +23,7 @@ from chatd.engineio import cors, polling
 from chatd.engineio.block import Block
 from chatd.engineio.close_reasons import Reason
 from chatd.engineio.handshake import Handshake
+from chatd.engineio.hooks import call
 from chatd.engineio.inbox import MessageInbox
 from chatd.engineio.options import Options
 from chatd.engineio.packets import Revision
@@ -100,22 +101,36 @@ class Engine:
             heartbeat.
         log: Where faults and refused origins are logged.
         timers: Timers that the caller runs; by default the engine runs its own.
+        hosts: The names of the server (``http.hosts``), which limit the pages of its own origin.
+            Default: none, any name.
 
     Attributes:
         options: Its options.
         sessions: The sessions that are not over, by id.
-        methods: Its handlers by HTTP method, for a route at ``options.path``.
+        methods: Its handlers by HTTP method, for a route at ``options.path``. The table of routes
+            adds ``headers`` to what they return.
         routes: A table with that route only, with and without its last slash.
     """
 
     def __init__(
-        self, opened: Opened, options: Options, *, log: Log, timers: Timers | None = None
+        self,
+        opened: Opened,
+        options: Options,
+        *,
+        log: Log,
+        timers: Timers | None = None,
+        hosts: Sequence[str] = (),
     ) -> None:
         self.options = options
         self.sessions: dict[str, Session] = {}
         self.methods: Methods = {ANY: self._http, WEBSOCKET: self._websocket}
         path = options.path.rstrip("/")
-        self.routes = Routes({path: self.methods} if path else {}, {f"{path}/": self.methods})
+        self.routes = Routes(
+            {path: self.methods} if path else {},
+            {f"{path}/": self.methods},
+            {path: self.headers},
+        )
+        self._hosts = hosts
         self._opened = opened
         self._log = log
         self.collector = Collector()
@@ -285,7 +300,10 @@ class Engine:
     async def _ask_application(self, request: Request) -> None:
         """Ask ``allow_request`` about a request that would open a session."""
         if self.options.allow_request is not None:
-            message = await self.options.allow_request(request)
+            message = await call(self.options.allow_request, request)
+            if message is not None and not isinstance(message, str):
+                wanted = "None to allow a request, or the message of the refusal"
+                raise TypeError(f"allow_request must return {wanted}, not {message!r}")
             if message is not None:
                 raise _RequestError(4, message)
 
@@ -307,9 +325,8 @@ class Engine:
 
     async def _http(self, request: Request) -> Response:
         options = self.options
-        headers = cors.headers(request, options)
         if request.method == "OPTIONS" and options.cors_origins is not None:
-            return cors.preflight(request, options)
+            return await self.preflight(request)
         try:
             session = self._find_session(request, upgrade=False)
             if session is None:
@@ -328,9 +345,15 @@ class Engine:
             response = polling.error(error.code, error.message)
         except Refused as refused:
             response = refused.response
-        if headers:
-            response = msgspec.structs.replace(response, headers=[*response.headers, *headers])
         return response
+
+    async def headers(self, request: Request) -> list[tuple[str, str]]:
+        """Return the CORS headers of every response to a request, for a table of routes."""
+        return await cors.headers(request, self.options)
+
+    async def preflight(self, request: Request) -> Response:
+        """Answer OPTIONS, to which a table of routes adds ``headers``."""
+        return cors.preflight(request)
 
     async def _open_by_polling(self, request: Request) -> Response:
         await self._ask_application(request)
@@ -353,7 +376,7 @@ class Engine:
             session = self._find_session(request, upgrade=True)
             if session is None:
                 await self._ask_application(request)
-            if not cors.allowed(request, self.options):
+            if not await cors.allowed(request, self.options, self._hosts):
                 raise _RequestError(4)
             if session is None:
                 opener = self._session_opener(self._check_admission(request))

@@ -2,24 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Literal, TypeAlias, TypedDict
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, Literal, TypeAlias, TypedDict
 
-from msgspec import Struct
-
+from chatd.engineio.checks import (
+    Check,
+    Checked,
+    check_origins,
+    check_path,
+    count,
+    fail,
+    one_of,
+    seconds,
+)
 from chatd.wire.request import Request
 
 __all__ = ["AllowRequest", "Cookie", "Options", "OptionsDict", "Origins", "Tunable"]
 
-AllowRequest: TypeAlias = Callable[[Request], Awaitable[str | None]]
-"""Called before a session opens. Returns None to allow it, or the message of the refusal."""
+AllowRequest: TypeAlias = Callable[[Request], Awaitable[str | None] | str | None]
+"""Called before a session opens, async or plain. Returns None to allow it, or the message of the
+refusal."""
 
-Origins: TypeAlias = Sequence[str] | Callable[[Request], bool]
+Origins: TypeAlias = Sequence[str] | Callable[[Request], Awaitable[bool] | bool]
 """Other origins whose pages may connect: a sequence of whole origins (``"https://a.example"``),
-``"*"`` for any, ``"same"``, ``"loopback"`` or ``"file"``; or a function of the request."""
+``"*"`` for any, ``"same"``, ``"loopback"`` or ``"file"``; or a function of the request, async or
+plain."""
+
+# RFC 6265 section 4.1.1: a token, and any characters but controls and semicolons.
+_COOKIE_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_COOKIE_PATH: Final = re.compile(r"/[ -:<-~]*")
 
 
-class Cookie(Struct, frozen=True, kw_only=True):
+def _matching(pattern: re.Pattern[str], wanted: str) -> Check:
+    def check(name: str, value: Any) -> str:
+        if not isinstance(value, str):
+            raise fail(name, wanted, value)
+        if pattern.fullmatch(value) is None:
+            raise fail(name, wanted, value, kind=ValueError)
+        return value
+
+    return check
+
+
+class Cookie(Checked, frozen=True, kw_only=True):
     """A cookie that holds the session's id, so that a load balancer can be sticky.
 
     Attributes:
@@ -29,6 +55,10 @@ class Cookie(Struct, frozen=True, kw_only=True):
         same_site: ``"Strict"``, ``"Lax"`` (the default) or ``"None"``.
         secure: Always set ``Secure``. By default it is set only for sessions opened over TLS.
         max_age: Lifetime in seconds; by default the cookie lasts as long as the browser.
+
+    Raises:
+        TypeError: A value has the wrong type.
+        ValueError: A value cannot be in a cookie.
     """
 
     name: str = "io"
@@ -37,6 +67,16 @@ class Cookie(Struct, frozen=True, kw_only=True):
     same_site: Literal["Strict", "Lax", "None"] = "Lax"
     secure: bool = False
     max_age: int | None = None
+
+    @classmethod
+    def checks(cls) -> dict[str, Check]:
+        """Return the checks of fields for which their type is not enough."""
+        return {
+            "name": _matching(_COOKIE_NAME, 'the name of a cookie such as "io"'),
+            "path": _matching(_COOKIE_PATH, 'a path such as "/"'),
+            "same_site": one_of(("Strict", "Lax", "None")),
+            "max_age": count(0),
+        }
 
     def written(self, value: str, *, over_tls: bool = False) -> str:
         """Return the value of the Set-Cookie header (RFC 6265 section 4.1)."""
@@ -50,8 +90,36 @@ class Cookie(Struct, frozen=True, kw_only=True):
         return "; ".join([*fields, f"SameSite={self.same_site}"])
 
 
-class Options(Struct, frozen=True, kw_only=True):
+# By their names in Python, in Node's ``cookie`` and in python-engineio's.
+_COOKIE_FIELDS: Final = {field.replace("_", ""): field for field in Cookie.__struct_fields__}
+
+
+def _check_cookie(name: str, value: Any) -> Cookie | None:
+    match value:
+        case Cookie() | None:
+            return value
+        case bool():
+            return Cookie() if value else None
+        case str():
+            return Cookie(name=value)
+        case Mapping():
+            fields = {}
+            for key, of_key in value.items():
+                field = _COOKIE_FIELDS.get(str(key).lower().replace("_", "").replace("-", ""))
+                if field is None:
+                    known = ", ".join(Cookie.__struct_fields__)
+                    raise ValueError(f"{name} cannot have {key!r}. It has {known}.")
+                fields[field] = of_key
+            return Cookie(**fields)
+        case _:
+            raise fail(name, "a Cookie, or its name", value)
+
+
+class Options(Checked, frozen=True, kw_only=True):
     """The options of an engine. Times are in seconds, sizes in bytes.
+
+    They are checked when they are made. A path may lack its slashes, one origin or transport need
+    not be in a list, and a cookie can be given by its name or as a dict.
 
     Attributes:
         path: Where the protocol is served; default ``"/engine.io/"``. The path without its last
@@ -84,11 +152,15 @@ class Options(Struct, frozen=True, kw_only=True):
         compression_threshold: Compress polling responses of at least this size, where the client
             accepts it; default 1024. None: never.
         jsonp: Whether to answer JSONP polling; default True.
-        allow_request: Called with the request before a session opens; returns None to allow it, or
-            the message of the refusal (status 403, code 4).
+        allow_request: Called with the request before a session opens, async or plain; returns None
+            to allow it, or the message of the refusal (status 403, code 4).
         handshake_pause: Pause before a message that follows a handshake on a WebSocket; default 0.
             Only for the official protocol test suites, which listen for one message at a time and
             lose the second of two that arrive in one segment; 0.005 is enough for them.
+
+    Raises:
+        TypeError: An option has the wrong type.
+        ValueError: An option has a value that cannot be used.
     """
 
     path: str = "/engine.io/"
@@ -111,6 +183,23 @@ class Options(Struct, frozen=True, kw_only=True):
     jsonp: bool = True
     allow_request: AllowRequest | None = None
     handshake_pause: float = 0.0
+
+    @classmethod
+    def checks(cls) -> dict[str, Check]:
+        """Return the checks of fields for which their type is not enough."""
+        # The times after which a client is closed cannot be zero.
+        positive = seconds(0.001)
+        return {
+            "path": check_path,
+            "ping_interval": positive,
+            "ping_timeout": positive,
+            "upgrade_timeout": positive,
+            "close_timeout": positive,
+            "transports": one_of(("polling", "websocket"), several=True),
+            "cors_origins": check_origins,
+            "cookie": _check_cookie,
+            "compression_threshold": count(0),
+        }
 
 
 class Tunable(TypedDict, total=False):
@@ -135,7 +224,7 @@ class OptionsDict(Tunable, total=False):
     transports: Sequence[Literal["polling", "websocket"]]
     cors_origins: Origins | None
     cors_credentials: bool
-    cookie: Cookie | None
+    cookie: Cookie | str | bool | Mapping[str, Any] | None
     compression_threshold: int | None
     jsonp: bool
     allow_request: AllowRequest | None

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import TypeAlias, Unpack
 
 import trio
 
+from chatd.engineio.checks import check_function, check_log, check_settings, parse_options
 from chatd.engineio.engine import Engine
+from chatd.engineio.hooks import call
 from chatd.engineio.options import Options, OptionsDict
-from chatd.engineio.serving import serve
+from chatd.engineio.serving import check_trio, serve
 from chatd.engineio.session import Session
 from chatd.logs import Log, open_log
 from chatd.model import INTERNAL
@@ -18,8 +20,8 @@ from chatd.wire.routes import Routes
 
 __all__ = ["Handler", "Server"]
 
-Handler: TypeAlias = Callable[[Session], Awaitable[None]]
-"""Called with each session. The session ends when it returns."""
+Handler: TypeAlias = Callable[[Session], object]
+"""Called with each session, async or plain. The session ends when it returns."""
 
 
 class Server:
@@ -35,11 +37,15 @@ class Server:
         path: Where the protocol is served; default ``"/engine.io/"``.
         settings: The limits and the certificate of the listeners, for ``serve``; default: those of
             `chatd.settings.Settings`.
-        log: Where faults are logged; default: warnings and worse to stderr.
+        log: Where addresses and faults are logged; default: everything from ``info`` on to stderr.
         options: The other fields of `Options`, as keyword arguments.
 
     Attributes:
         engine: The engine; ``engine.statistics()`` counts sessions.
+
+    Raises:
+        TypeError: An option is unknown, or has the wrong type.
+        ValueError: An option has a value that cannot be used.
     """
 
     def __init__(
@@ -51,11 +57,18 @@ class Server:
         log: Log | None = None,
         **options: Unpack[OptionsDict],
     ) -> None:
-        self._handler = handler
-        self._settings = settings
-        self._log = log or open_log(level="warning")
+        self._handler = check_function("handler", handler)
+        self._settings = check_settings(settings)
+        self._log = check_log(log) or open_log()
         self._handlers: trio.Nursery | None = None
-        self.engine = Engine(self._opened, Options(path=path, **options), log=self._log)
+        named = {"path": path, **options}
+        others = ("handler", "settings", "log")
+        self.engine = Engine(
+            self._opened,
+            parse_options(Options, named, owner="engineio.Server", others=others),
+            log=self._log,
+            hosts=self._settings.http.hosts,
+        )
 
     @property
     def routes(self) -> Routes:
@@ -72,7 +85,8 @@ class Server:
     ) -> None:
         """Listen on these addresses and serve until cancelled. Then every client is notified.
 
-        ``nursery.start`` returns the list of addresses that are bound.
+        ``nursery.start`` returns the list of addresses that are bound, which are also logged
+        (``listening``).
 
         Args:
             addresses: Each is ``"127.0.0.1:3000"``, ``"localhost:3000"``, ``"[::]:3000"`` or
@@ -80,8 +94,11 @@ class Server:
             task_status: For ``nursery.start``.
 
         Raises:
+            ValueError: There is no address.
+            TypeError: An address is not a text.
             ListenError: An address cannot be bound.
             TlsError: The certificate in ``settings`` cannot be used.
+            RuntimeError: This is not Trio.
             KeyboardInterrupt: Ctrl-C ended it; never in an exception group.
         """
         await serve(
@@ -89,7 +106,12 @@ class Server:
         )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve sessions that come by ``routes``, without listeners, until cancelled."""
+        """Serve sessions that come by ``routes``, without listeners, until cancelled.
+
+        Raises:
+            RuntimeError: This is not Trio.
+        """
+        check_trio("trio.run(server.run)")
         async with trio.open_nursery() as handlers:
             self._handlers = handlers
             await handlers.start(self.engine.run)
@@ -101,7 +123,7 @@ class Server:
 
     async def _handle(self, session: Session) -> None:
         try:
-            await self._handler(session)
+            await call(self._handler, session)
         except Exception as error:  # the session's boundary
             self._log.fault(
                 error,

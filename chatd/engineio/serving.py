@@ -25,7 +25,7 @@ from chatd.wire.routes import Routes
 from chatd.wire.server import HttpServer
 from chatd.wire.tls import tls_context
 
-__all__ = ["Served", "serve"]
+__all__ = ["Served", "check_trio", "serve"]
 
 # Time for connections to notify their clients: a round trip, and more on a busy machine.
 _GOODBYE_SECONDS: Final = 0.5
@@ -41,6 +41,16 @@ class Served(Protocol):
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Serve sessions until cancelled."""
+
+
+def check_trio(call: str) -> None:
+    """Raise RuntimeError outside of Trio, where the first wait would fail with a riddle.
+
+    Args:
+        call: The call that runs the server on Trio.
+    """
+    if not trio.lowlevel.in_trio_run():
+        raise RuntimeError(f"This server runs on Trio, not on asyncio. Start it with {call}.")
 
 
 async def serve(
@@ -64,10 +74,19 @@ async def serve(
         task_status: For ``nursery.start``.
 
     Raises:
+        ValueError: There is no address.
+        TypeError: An address is not a text.
         ListenError: An address cannot be bound.
         TlsError: The certificate cannot be used.
+        RuntimeError: This is not Trio.
         KeyboardInterrupt: Ctrl-C ended it; never in an exception group.
     """
+    check_trio('trio.run(server.serve, "127.0.0.1:3000")')
+    if not addresses:
+        raise ValueError('serve() needs an address, such as "127.0.0.1:3000".')
+    for address in addresses:
+        if not isinstance(address, str):
+            raise TypeError(f'An address is a text such as "127.0.0.1:3000", not {address!r}.')
     settings = settings or Settings()
     timers = Timers(log)
     routes = routes or served.routes
@@ -92,6 +111,8 @@ async def serve(
                 # Not earlier: a start that is cancelled waits for the end of its task.
                 goodbye.shield = True
                 await nursery.start(partial(server.serve, listeners, handlers=connections))
+                for address in bound:
+                    log.emit("listening", listener=address)
                 task_status.started(bound)
                 await trio.sleep_forever()
             finally:

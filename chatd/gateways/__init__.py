@@ -10,7 +10,7 @@ from chatd.gateways import page
 from chatd.gateways.credentials import refuse_origin
 from chatd.gateways.json import CODEC, SUBPROTOCOL, JsonGateway
 from chatd.gateways.json import goodbye_frames as json_goodbye
-from chatd.gateways.socketio import SocketIoGateway
+from chatd.gateways.socketio import PATH, SocketIoGateway
 from chatd.gateways.text import TextCodec, TextGateway
 from chatd.gateways.text import goodbye_frames as text_goodbye
 from chatd.gateways.websocket import Unwelcome, connect
@@ -54,6 +54,7 @@ def routes(
             "/readyz": {"GET": _ready(ready)},
         },
         prefixes,
+        {PATH.rstrip("/"): socketio.io.engine.headers},
     )
 
 

@@ -14,8 +14,8 @@ import secrets
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from chatd.engineio.hooks import call
 from chatd.socketio.errors import NotRecovered, Refused
-from chatd.socketio.handlers import call
 from chatd.socketio.namespace import Namespace
 from chatd.socketio.packets import with_offset
 from chatd.socketio.recovery import Logged, Lost

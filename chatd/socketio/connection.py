@@ -32,10 +32,11 @@ import trio
 
 from chatd.changed import Changed
 from chatd.engineio import Reason, Session
+from chatd.engineio.hooks import call
 from chatd.engineio.inbox import Inbox
 from chatd.socketio.admission import admit
 from chatd.socketio.errors import PacketError, Refused
-from chatd.socketio.handlers import Acknowledging, call
+from chatd.socketio.handlers import Acknowledging
 from chatd.socketio.namespace import Namespace
 from chatd.socketio.packets import Decoder, Packet, PacketType, encode, make_block
 from chatd.socketio.recovery import RECOVERABLE, Lost

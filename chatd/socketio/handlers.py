@@ -6,11 +6,12 @@ the others are those of the event.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol, TypeAlias, TypeVar, overload
 
-__all__ = ["Acknowledging", "Handler", "Handlers", "Listening", "call"]
+from chatd.engineio.hooks import call
+
+__all__ = ["Acknowledging", "Handler", "Handlers", "Listening", "check_handler"]
 
 Handler: TypeAlias = Callable[..., Any]
 """An async function, or a plain one."""
@@ -69,10 +70,10 @@ class Acknowledging:
             self(*(value if type(value) is tuple else (value,)))
 
 
-async def call(function: Handler, *args: Any) -> Any:
-    """Call a function, async or plain, and return what it returns."""
-    result = function(*args)
-    return await result if inspect.isawaitable(result) else result
+def check_handler(what: str, handler: Handler) -> None:
+    """Raise TypeError if this is not a function: it would fail for the first client only."""
+    if not callable(handler):
+        raise TypeError(f"{what} is not a function: {handler!r}")
 
 
 class Handlers:
@@ -91,8 +92,7 @@ class Handlers:
 
     def add(self, event: str, handler: Handler, *, ack: bool) -> None:
         """Register a handler; see `Listening.on`."""
-        if not callable(handler):
-            raise TypeError(f"the handler of {event!r} is not a function: {handler!r}")
+        check_handler(f"the handler of {event!r}", handler)
         if event in NEVER_SENT:
             raise ValueError(f"no client can send {event!r}; for the end there is 'disconnect'")
         if event in LIFECYCLE:
@@ -104,10 +104,12 @@ class Handlers:
 
     def add_any(self, handler: Handler, *, ack: bool) -> None:
         """Register a handler of every event; see `Listening.on_any`."""
+        check_handler("the handler of every event", handler)
         self._any.append((handler, ack))
 
     def add_unhandled(self, handler: Handler, *, ack: bool) -> None:
         """Register a handler of other events; see `Listening.on_unhandled`."""
+        check_handler("the handler of other events", handler)
         self._unhandled.append((handler, ack))
 
     async def lifecycle(self, event: str, socket: Any, *args: Any) -> None:
@@ -131,7 +133,10 @@ class Handlers:
 
 
 class Listening:
-    """The methods that register handlers and middleware, for servers and namespaces."""
+    """The methods that register handlers and middleware, for servers and namespaces.
+
+    Each may be an async function, or a plain one if it never waits.
+    """
 
     @property
     def _handlers(self) -> Handlers:
@@ -188,6 +193,9 @@ class Listening:
 
         Returns:
             The handler.
+
+        Raises:
+            TypeError: ``handler`` is not callable.
         """
         self._handlers.add_any(handler, ack=ack)
         return handler
@@ -202,6 +210,9 @@ class Listening:
 
         Returns:
             The handler.
+
+        Raises:
+            TypeError: ``handler`` is not callable.
         """
         self._handlers.add_unhandled(handler, ack=ack)
         return handler
@@ -216,7 +227,11 @@ class Listening:
 
         Returns:
             The middleware.
+
+        Raises:
+            TypeError: ``middleware`` is not callable.
         """
+        check_handler("the middleware", middleware)
         self._handlers.middleware.append(middleware)
         return middleware
 
@@ -232,6 +247,10 @@ class Listening:
 
         Returns:
             The middleware.
+
+        Raises:
+            TypeError: ``middleware`` is not callable.
         """
+        check_handler("the middleware", middleware)
         self._handlers.on_events.append(middleware)
         return middleware

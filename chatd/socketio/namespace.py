@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
+from chatd.engineio.hooks import call
 from chatd.socketio.broadcast import Broadcast
 from chatd.socketio.delivery import Delivery
-from chatd.socketio.handlers import Handlers, Listening, call
+from chatd.socketio.handlers import Handlers, Listening
 from chatd.socketio.recovery import RecoveryLog
 from chatd.socketio.socket import Socket
 

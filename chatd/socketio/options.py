@@ -6,8 +6,9 @@ from pathlib import Path
 
 from chatd import engineio
 from chatd.engineio import options as engine_options
+from chatd.engineio.checks import Check, count, instance, seconds
 from chatd.socketio.packets import MAX_ATTACHMENTS, MAX_VALUES
-from chatd.socketio.recovery import Recovery
+from chatd.socketio.recovery import Recovery, parse_recovery
 
 __all__ = ["Options", "OptionsDict", "Tunable"]
 
@@ -56,6 +57,20 @@ class Options(engineio.Options, frozen=True, kw_only=True):
     receive_queue_packets: int = 256
     receive_queue_bytes: int = 1 << 20
     recovery: Recovery | float | bool | None = None
+
+    @classmethod
+    def checks(cls) -> dict[str, Check]:
+        """Return the checks of fields for which their type is not enough."""
+        folder = instance((str, Path), "the path of a folder")
+        return {
+            **super().checks(),
+            "static": folder,
+            "client_files": folder,
+            "connect_timeout": seconds(0.001),
+            "attachment_timeout": seconds(0.001),
+            "max_attachments": count(0),
+            "recovery": lambda _name, value: parse_recovery(value),
+        }
 
 
 class Tunable(engine_options.Tunable, total=False):

@@ -18,6 +18,8 @@ from typing import Any, Final, Protocol
 import trio
 from msgspec import Struct
 
+from chatd.engineio.checks import seconds
+
 __all__ = [
     "RECOVERABLE",
     "Logged",
@@ -40,6 +42,10 @@ RECOVERABLE: Final = frozenset(
     }
 )
 """The reasons after which a client can recover: neither side wanted the connection to end."""
+
+
+# Up to a day. A number of milliseconds, as in Node, is more.
+_SECONDS: Final = seconds(0.001, 86_400)
 
 
 class Logged(Struct, frozen=True):
@@ -139,12 +145,17 @@ class Recovery(Struct, frozen=True):
 
 
 def parse_recovery(recovery: Recovery | float | bool | None) -> Recovery | None:
-    """Return what the option ``recovery`` means: True is the default, a number its seconds."""
-    if recovery is None or recovery is False:
-        return None
-    if recovery is True:
-        return Recovery()
-    return Recovery(seconds=recovery) if isinstance(recovery, int | float) else recovery
+    """Return what the option ``recovery`` means: True is the default, a number its seconds.
+
+    Raises:
+        TypeError: It is none of these.
+        ValueError: The number is not a time.
+    """
+    if recovery is None or isinstance(recovery, bool):
+        return Recovery() if recovery else None
+    given = recovery.seconds if isinstance(recovery, Recovery) else recovery
+    seconds = _SECONDS("recovery", given)
+    return recovery if isinstance(recovery, Recovery) else Recovery(seconds=seconds)
 
 
 class _NamespaceEvents:

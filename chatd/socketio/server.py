@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -26,13 +27,16 @@ from msgspec.structs import replace
 from chatd import engineio
 from chatd.changed import Changed
 from chatd.engineio import Engine, Session
+from chatd.engineio.checks import check_folder, check_log, check_settings, parse_options
+from chatd.engineio.hooks import call
+from chatd.engineio.serving import check_trio
 from chatd.logs import Log, open_log
 from chatd.model import INTERNAL
 from chatd.settings import Settings
 from chatd.socketio.broadcast import Broadcast
 from chatd.socketio.connection import Connection
 from chatd.socketio.files import Folder, client_routes
-from chatd.socketio.handlers import H, Handler, Handlers, Listening, call
+from chatd.socketio.handlers import H, Handler, Handlers, Listening, check_handler
 from chatd.socketio.namespace import DynamicNamespace, Namespace, Pattern
 from chatd.socketio.options import Options, OptionsDict, Tunable
 from chatd.socketio.recovery import MemoryLog, RecoveryLog, parse_recovery
@@ -74,12 +78,18 @@ class Server(Broadcast, Listening):
         settings: The limits and the certificate of the listeners, for ``serve``; default: those of
             `chatd.settings.Settings`.
         timers: Timers that the caller runs, for heartbeats; by default the server runs its own.
-        log: Where faults are logged; default: warnings and worse to stderr.
-        options: The fields of `Options`, as keyword arguments.
+        log: Where addresses and faults are logged; default: everything from ``info`` on to stderr.
+        options: The fields of `Options`, as keyword arguments. Some of python-socketio's names for
+            them are accepted too: ``cors_allowed_origins``, ``max_http_buffer_size``,
+            ``http_compression`` and ``socketio_path``.
 
     Attributes:
         options: Its options. ``tune`` replaces some of them.
         engine: The Engine.IO engine; ``engine.statistics()`` counts sessions.
+
+    Raises:
+        TypeError: An option is unknown, or has the wrong type.
+        ValueError: An option has a value that cannot be used, such as a folder that does not exist.
     """
 
     def __init__(
@@ -90,22 +100,28 @@ class Server(Broadcast, Listening):
         log: Log | None = None,
         **options: Unpack[OptionsDict],
     ) -> None:
-        self.options = Options(**options)
-        self._settings = settings
-        self._log = log or open_log(level="warning")
+        others = ("settings", "timers", "log")
+        self.options = parse_options(Options, options, owner="socketio.Server", others=others)
+        self._settings = check_settings(settings)
+        self._log = check_log(log) or open_log()
         self.engine = Engine(
             self._opened,
             replace(self.options, allow_request=self._allows),
             log=self._log,
             timers=timers,
+            hosts=self._settings.http.hosts,
         )
         recovery = parse_recovery(self.options.recovery)
         self.skip_middleware = recovery is not None and recovery.skip_middleware
         self._recovery_log: RecoveryLog | None = None
         if recovery is not None:
             self._recovery_log = recovery.log or MemoryLog(recovery.seconds)
-        self._folder = None if self.options.static is None else Folder(self.options.static)
-        self._client_folder = Path(self.options.client_files or CLIENT_FOLDER)
+        self._folder: Folder | None = None
+        if self.options.static is not None:
+            self._folder = Folder(check_folder("static", self.options.static))
+        self._client_folder = CLIENT_FOLDER
+        if self.options.client_files is not None:
+            self._client_folder = check_folder("client_files", self.options.client_files)
         self.on_connections: list[Handler] = []
         self._on_errors: list[Handler] = []
         self._namespaces: dict[str, Namespace] = {}
@@ -126,7 +142,13 @@ class Server(Broadcast, Listening):
 
         Args:
             changes: The fields of `Tunable`, as keyword arguments.
+
+        Raises:
+            TypeError: A change is not in `Tunable`, or has the wrong type.
+            ValueError: A change has a value that cannot be used.
         """
+        if unknown := changes.keys() - Tunable.__annotations__.keys():
+            raise TypeError(f"{min(unknown)} cannot be changed while the server serves.")
         self.options = replace(self.options, **changes)
         self.engine.options = replace(self.options, allow_request=self._allows)
 
@@ -168,8 +190,11 @@ class Server(Broadcast, Listening):
 
         Raises:
             ValueError: The name has a comma, which ends a name in the protocol.
+            TypeError: ``name`` is neither a name nor a pattern.
         """
         if not isinstance(name, str):
+            if not isinstance(name, re.Pattern):
+                check_handler("the pattern of a namespace", name)
             dynamic = DynamicNamespace(
                 name, log=self._recovery_log, ack_timeout=self.options.ack_timeout
             )
@@ -201,6 +226,7 @@ class Server(Broadcast, Listening):
         Returns:
             The middleware.
         """
+        check_handler("the middleware", middleware)
         self.on_connections.append(middleware)
         return middleware
 
@@ -216,6 +242,7 @@ class Server(Broadcast, Listening):
         Returns:
             The handler.
         """
+        check_handler("the handler of exceptions", handler)
         self._on_errors.append(handler)
         return handler
 
@@ -223,26 +250,40 @@ class Server(Broadcast, Listening):
 
     @property
     def routes(self) -> Routes:
-        """A table of routes that serves ``path``, the browser client, and ``static`` at ``/``."""
+        """A table of routes that serves ``path``, the browser client, and ``static`` at ``/``.
+
+        Every response has the CORS headers that ``cors_origins`` and ``cors_credentials`` ask for.
+        """
         paths, prefixes = self.mounts()
         if self._folder is not None:
-            prefixes.update(self._folder.routes)
-        return Routes(paths, prefixes)
+            prefixes.update(self._with_preflight(self._folder.routes))
+        return Routes(paths, prefixes, {"": self.engine.headers})
 
     def mounts(self) -> tuple[dict[str, Methods], dict[str, Methods]]:
-        """Return whole paths and path prefixes for another table of routes; ``run`` serves them."""
+        """Return whole paths and path prefixes for another table of routes; ``run`` serves them.
+
+        That table adds ``engine.headers`` to every response under ``path``.
+        """
         path = self.engine.options.path.rstrip("/")
-        paths = client_routes(f"{path}/", self._client_folder)
+        paths = self._with_preflight(client_routes(f"{path}/", self._client_folder))
         if path:
             paths[path] = self.engine.methods
         return paths, {f"{path}/": self.engine.methods}
+
+    def _with_preflight(self, routes: dict[str, Methods]) -> dict[str, Methods]:
+        """Return routes of files, at which browsers can ask for CORS first if it is on."""
+        if self.options.cors_origins is None:
+            return routes
+        preflight = {"OPTIONS": self.engine.preflight}
+        return {path: {**methods, **preflight} for path, methods in routes.items()}
 
     async def serve(
         self, *addresses: str, task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Listen on these addresses and serve, until cancelled or drained.
 
-        ``nursery.start`` returns the list of addresses that are bound. When it is cancelled it
+        ``nursery.start`` returns the list of addresses that are bound, which are also logged
+        (``listening``). When it is cancelled it
         closes all connections without DISCONNECT, so that clients reconnect, and ``disconnect``
         handlers have ``shutdown_timeout``.
 
@@ -253,13 +294,13 @@ class Server(Broadcast, Listening):
 
         Raises:
             ValueError: There is no address.
+            TypeError: An address is not a text.
             ListenError: An address cannot be bound.
             TlsError: The certificate in ``settings`` cannot be used.
-            RuntimeError: The server runs already.
+            RuntimeError: The server runs already, or this is not Trio.
             KeyboardInterrupt: Ctrl-C ended it; never in an exception group.
         """
-        if not addresses:
-            raise ValueError('serve() needs an address, such as "127.0.0.1:3000"')
+        check_trio('trio.run(io.serve, "127.0.0.1:3000")')
         with trio.CancelScope() as self._scope:
             await engineio.serve(
                 self,
@@ -274,8 +315,9 @@ class Server(Broadcast, Listening):
         """Serve connections that come by ``routes`` or ``mounts``, without listeners.
 
         Raises:
-            RuntimeError: The server runs already.
+            RuntimeError: The server runs already, or this is not Trio.
         """
+        check_trio("trio.run(io.run)")
         if self._nursery is not None:
             raise RuntimeError("the server runs already")
         self._draining = False
@@ -344,7 +386,10 @@ class Server(Broadcast, Listening):
             later = refusal(503, message, [("Retry-After", "5")])
             raise HttpRefused(later)
         allow_request = self.options.allow_request
-        return None if allow_request is None else await allow_request(request)
+        answer: str | None = None
+        if allow_request is not None:
+            answer = await call(allow_request, request)
+        return answer
 
     # For the connections
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVarTuple
 
 import trio
 
 from chatd import engineio
 from chatd.changed import Changed
+from chatd.engineio.hooks import call
 from chatd.socketio.acks import Reply
 from chatd.socketio.broadcast import Broadcast
 from chatd.socketio.delivery import Delivery, Selection
-from chatd.socketio.handlers import Handler
+from chatd.socketio.handlers import Handler, check_handler
 from chatd.socketio.packets import Packet, PacketType, encode, encode_event, make_block
 
 if TYPE_CHECKING:
@@ -267,10 +268,11 @@ class Socket:
         Returns:
             The middleware.
         """
+        check_handler("the middleware", middleware)
         self.middleware.append(middleware)
         return middleware
 
-    def start_soon(self, async_fn: Callable[[*Ts], Awaitable[object]], /, *args: *Ts) -> None:
+    def start_soon(self, async_fn: Callable[[*Ts], object], /, *args: *Ts) -> None:
         """Run a task while it is connected, in the nursery of its connection.
 
         The task is cancelled when the socket is disconnected, before its ``disconnect`` handlers
@@ -278,9 +280,13 @@ class Socket:
         disconnected.
 
         Args:
-            async_fn: An async function.
+            async_fn: An async function, or a plain one if it never waits.
             args: Its arguments.
+
+        Raises:
+            TypeError: ``async_fn`` is not a function.
         """
+        check_handler("the task", async_fn)
         if self.disconnect_reason is None:
             scope = trio.CancelScope()
             self._tasks.add(scope)
@@ -366,12 +372,12 @@ class Socket:
     async def _task(
         self,
         scope: trio.CancelScope,
-        async_fn: Callable[[*Ts], Awaitable[object]],
+        async_fn: Callable[[*Ts], object],
         args: tuple[*Ts],
     ) -> None:
         try:
             with scope:
-                await async_fn(*args)
+                await call(async_fn, *args)
         finally:
             self._tasks.discard(scope)
             self._changed.notify()

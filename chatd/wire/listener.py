@@ -147,7 +147,11 @@ class Listener:
 
 
 def open_listeners(
-    addresses: Sequence[str], socket_mode: int = 0o666, inherited: Inherited | None = None
+    addresses: Sequence[str],
+    socket_mode: int = 0o666,
+    inherited: Inherited | None = None,
+    *,
+    setting: str | None = None,
 ) -> list[Listener]:
     """Open all listeners, or none.
 
@@ -158,6 +162,7 @@ def open_listeners(
         addresses: As in the configuration.
         socket_mode: The permissions of Unix sockets.
         inherited: Sockets that were passed to this process.
+        setting: The key of the configuration that has the addresses, for errors; None without one.
 
     Raises:
         ListenError: One address cannot be opened. The message names it.
@@ -165,6 +170,7 @@ def open_listeners(
     inherited = Inherited() if inherited is None else inherited
     sites = {address: _sites(address) for address in addresses if address != SYSTEMD}
     inherited.keep_only([site for of_one in sites.values() for site in of_one])
+    elsewhere = "use another address" if setting is None else f"set {setting}"
     with contextlib.ExitStack() as stack:
         listeners: list[Listener] = []
 
@@ -174,7 +180,7 @@ def open_listeners(
 
         if SYSTEMD in addresses and not inherited.of_units:
             raise ListenError(
-                f'listen.addresses has "{SYSTEMD}", but systemd passed no socket: enable the '
+                f'{setting or "serve()"} has "{SYSTEMD}", but systemd passed no socket: enable the '
                 ".socket unit (`systemctl enable --now chatd.socket`), or name addresses"
             )
         for address, of_one in sites.items():
@@ -183,7 +189,7 @@ def open_listeners(
                 if isinstance(where, tuple):
                     where = (where[0], where[1] or port)  # noqa: PLW2901  localhost:0 has one port for both
                 try:
-                    add(_open((family, where), socket_mode, inherited))
+                    add(_open((family, where), socket_mode, inherited, elsewhere))
                 except _NoIPv6Error:
                     if not address.startswith("localhost:"):
                         raise
@@ -200,7 +206,8 @@ def _sites(address: str) -> list[Site]:
     if address.startswith("unix:"):
         return [(socket.AF_UNIX, address.removeprefix("unix:"))]
     host, _, digits = address.rpartition(":")
-    if not host or not digits.isdecimal() or int(digits) > 65535:
+    wrong = not host or "/" in host or not digits.isascii() or not digits.isdecimal()
+    if wrong or int(digits) > 65535:
         raise ListenError(
             f'{address!r} is not an address: write "127.0.0.1:3000", "[::]:3000" or "unix:/path"'
         )
@@ -224,15 +231,16 @@ class _NoIPv6Error(ListenError):
     pass
 
 
-def _open(site: Site, socket_mode: int, inherited: Inherited) -> Listener:
+def _open(site: Site, socket_mode: int, inherited: Inherited, elsewhere: str) -> Listener:
+    """Open one address. ``elsewhere`` says in an error how to listen at another one."""
     if (sock := inherited.take_of_unit(site)) is not None:
         return _of_unit(sock)
     family, where = site
     kept = inherited.take_kept(site)
     if not isinstance(where, str):
-        return _open_tcp(family, where) if kept is None else Listener(kept)
+        return _open_tcp(family, where, elsewhere) if kept is None else Listener(kept)
     if kept is None:
-        return _open_unix(Path(where), socket_mode)
+        return _open_unix(Path(where), socket_mode, elsewhere)
     with contextlib.suppress(OSError):
         Path(where).chmod(socket_mode)
     return Listener(kept)
@@ -249,7 +257,7 @@ def _of_unit(sock: socket.socket) -> Listener:
     return Listener(sock)
 
 
-def _open_tcp(family: int, sockaddr: tuple[str, int]) -> Listener:
+def _open_tcp(family: int, sockaddr: tuple[str, int], elsewhere: str) -> Listener:
     written = _written(*sockaddr)
     try:
         with contextlib.ExitStack() as stack:
@@ -268,12 +276,12 @@ def _open_tcp(family: int, sockaddr: tuple[str, int]) -> Listener:
             raise _NoIPv6Error(
                 f"{written}: this machine does not have this IPv6 address"
             ) from error
-        raise ListenError(_explained(written, sockaddr[1], error)) from error
+        raise ListenError(_explained(written, sockaddr[1], error, elsewhere)) from error
 
 
-def _open_unix(path: Path, mode: int) -> Listener:
+def _open_unix(path: Path, mode: int, elsewhere: str) -> Listener:
     written = f"unix:{path}"
-    _remove_stale(path, written)
+    _remove_stale(path, written, elsewhere)
     try:
         with contextlib.ExitStack() as stack:
             sock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
@@ -288,10 +296,10 @@ def _open_unix(path: Path, mode: int) -> Listener:
             stack.pop_all()
             return Listener(sock, lasting=True)
     except OSError as error:
-        raise ListenError(_explained(written, None, error)) from error
+        raise ListenError(_explained(written, None, error, elsewhere)) from error
 
 
-def _remove_stale(path: Path, written: str) -> None:
+def _remove_stale(path: Path, written: str, elsewhere: str) -> None:
     """Remove the socket of a daemon that has died. One that answers, or a file, is left."""
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
@@ -308,8 +316,8 @@ def _remove_stale(path: Path, written: str) -> None:
     except BlockingIOError:
         pass  # its queue is full, so a daemon is there
     except OSError as error:
-        raise ListenError(_explained(written, None, error)) from error
-    raise ListenError(f"{written}: another program listens there; end it, or set listen.addresses")
+        raise ListenError(_explained(written, None, error, elsewhere)) from error
+    raise ListenError(f"{written}: another program listens there; end it, or {elsewhere}")
 
 
 def _inode(path: Path) -> tuple[int, int] | None:
@@ -320,15 +328,15 @@ def _inode(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _explained(written: str, port: int | None, error: OSError) -> str:
+def _explained(written: str, port: int | None, error: OSError, elsewhere: str) -> str:
     match error.errno:
         case errno.EADDRINUSE if port is not None:
             return (
                 f"{written} is in use by another program (`ss -ltnp 'sport = :{port}'` shows which)"
-                "; end it, or set listen.addresses"
+                f"; end it, or {elsewhere}"
             )
         case errno.EADDRNOTAVAIL:
-            return f"{written}: this machine does not have this address; set listen.addresses"
+            return f"{written}: this machine does not have this address; {elsewhere}"
         case errno.EACCES | errno.EPERM if port is not None:
             return f"{written}: not allowed; ports below 1024 need CAP_NET_BIND_SERVICE"
         case errno.EACCES | errno.EPERM:
@@ -336,7 +344,8 @@ def _explained(written: str, port: int | None, error: OSError) -> str:
         case errno.ENOENT:
             return f"{written}: the folder does not exist; create it"
         case _:
-            return f"{written}: {os.strerror(error.errno or 0)}"
+            # A path that is too long has no number: unix(7).
+            return f"{written}: {error.strerror or error}"
 
 
 def _written(host: str, port: int) -> str:

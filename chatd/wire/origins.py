@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
@@ -11,7 +12,7 @@ from msgspec import Struct
 
 from chatd.wire.request import Request
 
-__all__ = ["OriginRefusal", "check", "check_local_host", "is_loopback_name"]
+__all__ = ["OriginRefusal", "check", "check_local_host", "is_loopback_name", "is_origin"]
 
 _PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
@@ -23,6 +24,9 @@ _FORWARDED: Final = (
     "x-forwarded-proto",
     "x-real-ip",
 )
+_SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]*")
+# A name, in its ASCII form (xn--), or an address.
+_ORIGIN_HOST: Final = re.compile(r"[a-z0-9._:-]+")
 # How much of a header a refusal repeats.
 _SHOWN_CHARACTERS: Final = 200
 
@@ -111,6 +115,14 @@ def is_loopback_name(host: str) -> bool:
         return True
     address = _address(host)
     return address is not None and address.is_loopback
+
+
+def is_origin(text: str) -> bool:
+    """Return whether this is an origin as browsers send it, except for ``null``."""
+    origin = _parsed(text)
+    return origin is not None and bool(
+        _SCHEME.fullmatch(origin.scheme) and _ORIGIN_HOST.fullmatch(origin.host)
+    )
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlencode
@@ -241,7 +241,7 @@ async def serve(*, echo: bool = True, **options: Any) -> AsyncGenerator[Served]:
 
 @asynccontextmanager
 async def serve_handler(
-    handler: Callable[[Session], Awaitable[None]], **options: Any
+    handler: engineio.Handler, **options: Any
 ) -> AsyncGenerator[tuple[engineio.Server, Callable[[], Client], Recording]]:
     """Run a ``Server`` with this handler, without listeners; gives how to dial it too."""
     recording = Recording()

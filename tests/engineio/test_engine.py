@@ -180,6 +180,24 @@ async def test_allow_request_may_refuse() -> None:
         assert json.loads(body)["code"] == 4
 
 
+async def test_allow_request_may_be_a_plain_function() -> None:
+    async with serve(allow_request=lambda request: request.query.get("refuse")) as served:
+        status, _, body = await served.ask("GET", f"{OPEN}&refuse=why")
+        assert (status, json.loads(body)) == (403, {"code": 4, "message": "why"})
+        assert (await served.ask("GET", OPEN))[0] == 200
+
+
+@pytest.mark.parametrize("answer", [True, False, 0, {}])
+async def test_an_answer_of_allow_request_that_means_nothing_allows_nothing(
+    answer: object,
+) -> None:
+    async with serve(allow_request=lambda _request: answer) as served:
+        assert (await served.ask("GET", OPEN))[0] == 500
+        assert (await upgrade(served.dial(), "EIO=4&transport=websocket"))[0] == 500
+        assert "allow_request must return None" in served.faults[0]
+        assert served.came == []
+
+
 async def test_a_session_more_than_there_may_be_is_refused() -> None:
     async with serve(max_sessions=1) as served:
         first = await served.poller()

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import asyncio
 import json
+from typing import Any
 
 import pytest
 import trio
@@ -8,12 +10,16 @@ import websockets.exceptions
 from trio.testing import MockClock, wait_all_tasks_blocked
 from websockets.sync.client import connect
 
-from chatd import engineio
+from chatd import engineio, socketio
 from chatd.engineio import Session, SessionClosed
+from chatd.logs import open_log
+from chatd.settings import Http, Settings
+from chatd.testing.recording import Recording
 from chatd.wire import routes as wire
+from chatd.wire.listener import ListenError
 from chatd.wire.request import Request, Response
 from tests.engineio.served import Recorder, serve, serve_handler, upgrade
-from tests.wire.served import MEMORY, Client
+from tests.wire.served import HANDSHAKE, MEMORY, Client
 
 OPEN = "EIO=4&transport=websocket"
 
@@ -39,6 +45,13 @@ async def test_a_handler_for_each_session() -> None:
             assert await one.hear() == f"4{index}"
             assert await two.hear() == f"4{-index}"
         assert len(server.sessions) == 2
+
+
+async def test_a_handler_may_be_a_plain_function() -> None:
+    async with serve_handler(lambda session: session.send_nowait("bye")) as (_, dial, _):
+        client = await opened(dial())
+        assert await client.hear() == "4bye"
+        assert await client.closed() == (1000, "forced close")
 
 
 async def test_when_the_handler_returns_the_session_ends() -> None:
@@ -139,6 +152,98 @@ async def answer(handler: wire.Handler, request: Request) -> Response:
     response = await handler(request)
     assert isinstance(response, Response)
     return response
+
+
+@pytest.mark.parametrize(
+    ("hosts", "host", "status"),
+    [
+        ((), "localhost", 101),
+        ((), "127.0.0.1:3000", 101),
+        ((), "evil.example", 421),
+        ((), "chat.test", 421),
+        # Once the names are known, the pages of others are not the server's own.
+        (("chat.test",), "chat.test", 101),
+        (("chat.test",), "evil.example", 400),
+    ],
+)
+async def test_pages_whose_name_was_made_to_point_here_cannot_connect(
+    hosts: tuple[str, ...], host: str, status: int
+) -> None:
+    settings = Settings(http=Http(hosts=hosts))
+    server = engineio.Server(echo, settings=settings, log=open_log(sink=Recording()))
+    async with trio.open_nursery() as nursery:
+        (address,) = await nursery.start(server.serve, "127.0.0.1:0")
+        async with await trio.open_tcp_stream("127.0.0.1", int(address.split(":")[1])) as stream:
+            head = HANDSHAKE.replace(b"/ws", f"/engine.io/?{OPEN}".encode())
+            own = f"Host: {host}\r\nOrigin: http://{host}".encode()
+            await stream.send_all(head.replace(b"Host: localhost", own))
+            assert (await Client(stream).answer())[0] == status
+        nursery.cancel_scope.cancel()
+
+
+async def test_where_it_listens_is_logged() -> None:
+    recording = Recording()
+    server = engineio.Server(echo, log=open_log(sink=recording))
+    async with trio.open_nursery() as nursery:
+        addresses = await nursery.start(server.serve, "127.0.0.1:0", "localhost:0")
+        nursery.cancel_scope.cancel()
+    logged = [fields["listener"] for name, fields in recording.records if name == "listening"]
+    assert logged == addresses
+
+
+def test_by_default_the_log_says_where_it_listens(capfd: pytest.CaptureFixture[str]) -> None:
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(engineio.Server(echo).serve, "127.0.0.1:0")
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "listening" in line
+    assert "127.0.0.1:" in line
+
+
+@pytest.mark.parametrize(
+    ("addresses", "error", "message"),
+    [
+        ((), ValueError, "serve() needs an address"),
+        ((3000,), TypeError, 'An address is a text such as "127.0.0.1:3000", not 3000.'),
+        (("127.0.0.1", 3000), TypeError, "not 3000."),
+        (("127.0.0.1",), ListenError, "'127.0.0.1' is not an address"),
+        (("http://127.0.0.1:3000",), ListenError, "is not an address"),
+        (("127.0.0.1:²",), ListenError, "is not an address"),
+        (("systemd:",), ListenError, "systemd passed no socket"),
+        (("unix:/" + "x" * 200,), ListenError, "too long"),
+    ],
+)
+async def test_an_address_that_cannot_be_listened_on_is_one_line(
+    addresses: tuple[Any, ...], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error) as raised:
+        await engineio.Server(echo).serve(*addresses)
+    assert message in str(raised.value)
+    assert "listen.addresses" not in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+async def test_an_address_that_is_taken_is_told_in_the_words_of_a_library() -> None:
+    server = engineio.Server(echo, log=open_log(sink=Recording()))
+    async with trio.open_nursery() as nursery:
+        (address,) = await nursery.start(server.serve, "127.0.0.1:0")
+        with pytest.raises(ListenError) as raised:
+            await engineio.Server(echo).serve(address)
+        nursery.cancel_scope.cancel()
+    assert str(raised.value).startswith(f"{address} is in use by another program")
+    assert str(raised.value).endswith("end it, or use another address")
+
+
+@pytest.mark.parametrize("run", ["serve", "run"])
+def test_asyncio_is_told_of_trio(run: str) -> None:
+    for server in (engineio.Server(echo), socketio.Server()):
+        function = getattr(server, run)
+        with pytest.raises(RuntimeError, match="runs on Trio, not on asyncio") as raised:
+            asyncio.run(function(*(["127.0.0.1:0"] if run == "serve" else [])))
+        assert "trio.run(" in str(raised.value)
 
 
 async def test_it_stands_alone() -> None:

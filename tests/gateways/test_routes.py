@@ -257,6 +257,55 @@ async def test_an_origin_or_host_that_is_configured(autojump_clock: MockClock) -
         assert line["setting"] == "http.hosts"
 
 
+LISTED = Settings(http=Http(origins=("https://app.example",)), limits=Limits(connections=5))
+
+
+@pytest.mark.parametrize(
+    ("request_line", "status"),
+    [
+        ("GET /socket.io/socket.io.esm.min.js", 404),
+        ("GET /socket.io/socket.io.js.map", 404),
+        ("POST /socket.io/socket.io.js", 405),
+        ("OPTIONS /socket.io/socket.io.js", 204),
+        ("GET /socket.io/?EIO=4&transport=polling", 200),
+        ("GET /socket.io?EIO=4&transport=polling", 200),
+        ("GET /socket.io/?EIO=4&transport=abc", 400),
+        ("GET /socket.io/?EIO=4&transport=polling&sid=abc", 400),
+        ("PUT /socket.io/?EIO=4&transport=polling", 400),
+        ("OPTIONS /socket.io/?EIO=4&transport=polling", 204),
+    ],
+)
+async def test_every_answer_below_socket_io_has_the_cors_headers(
+    autojump_clock: MockClock, request_line: str, status: int
+) -> None:
+    async with open_chat(LISTED) as chat:
+        for origin, allowed in (("https://app.example", True), ("https://other.example", False)):
+            # No Host is local here, so that only the list counts.
+            client = Raw(await chat.dial(FAR))
+            line = f"{request_line} HTTP/1.1\nOrigin: {origin}"
+            found, headers, _ = await client.ask(f"{line}\nConnection: close")
+            refused = not allowed and status == 200
+            assert found == (403 if refused else status)
+            assert headers.get("access-control-allow-origin") == (origin if allowed else None)
+            assert headers["access-control-allow-credentials"] == "true"
+            assert "Origin" in headers["vary"]
+
+
+async def test_one_connection_too_many_has_the_cors_headers_too(autojump_clock: MockClock) -> None:
+    async with open_chat(LISTED) as chat:
+        held = [await chat.dial(FAR) for _ in range(5)]
+        await chat.wait_idle()
+        client = Raw(await chat.dial(FAR))
+        line = "GET /socket.io/?EIO=4&transport=polling HTTP/1.1\nOrigin: https://app.example"
+        status, headers, _ = await client.ask(line)
+        assert status == 503
+        assert headers["access-control-allow-origin"] == "https://app.example"
+        # The page and the health checks are for the server's own pages.
+        client = Raw(held[0])
+        _, headers, _ = await client.ask("GET /healthz HTTP/1.1\nOrigin: https://app.example")
+        assert not any(name.startswith("access-control") for name in headers)
+
+
 async def test_one_too_many_is_503(autojump_clock: MockClock) -> None:
     async with open_chat(Settings(limits=Limits(connections=1))) as chat:
         await chat.client("ann")

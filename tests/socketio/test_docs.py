@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pydoc
 import re
+import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -27,10 +28,13 @@ def run_examples(monkeypatch: pytest.MonkeyPatch, page: str, before: str = "\0")
     monkeypatch.setattr(trio, "run", lambda *args: None)
     text = (DOCS / page).read_text().partition(before)[0]
     names: dict[str, Any] = {"__name__": "example"}
-    for example in re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
-        if not example.startswith(FOREIGN):
-            exec(compile(example, page, "exec"), names)
-    monkeypatch.undo()
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "public").mkdir()
+        monkeypatch.chdir(folder)
+        for example in re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+            if not example.startswith(FOREIGN):
+                exec(compile(example, page, "exec"), names)
+        monkeypatch.undo()
     return names
 
 

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
+from chatd import socketio
+from chatd.logs import open_log
 from chatd.socketio.files import CLIENT_FILES, Folder, client_routes
 from chatd.wire.request import Request, Response
 from chatd.wire.routes import Routes
 from tests.socketio.client import MEMORY
+from tests.wire.served import Client, serve
 
 
 @pytest.fixture
@@ -25,6 +30,13 @@ def site(tmp_path: Path) -> Path:
     return site
 
 
+@asynccontextmanager
+async def serve_routes(routes: Routes) -> AsyncGenerator[Callable[[], Client]]:
+    async with serve(tcp=False) as served:
+        served.server.routes = routes
+        yield served.dial
+
+
 async def get(routes: Routes, path: str, *headers: tuple[str, str]) -> Response:
     handler = routes.find("GET", path)
     if isinstance(handler, Response):
@@ -32,6 +44,44 @@ async def get(routes: Routes, path: str, *headers: tuple[str, str]) -> Response:
     answer = await handler(Request("GET", path, headers, MEMORY))
     assert isinstance(answer, Response)
     return answer
+
+
+async def test_every_answer_of_a_server_has_the_cors_headers(site: Path) -> None:
+    io = socketio.Server(
+        static=site,
+        client_files=site,
+        cors_origins=["https://app.example"],
+        log=open_log(level="error"),
+    )
+    async with serve_routes(io.routes) as dial:
+        for request_line, status in (
+            ("GET /", 200),
+            ("GET /big.js", 200),
+            ("GET /sub%20dir", 301),
+            ("GET /nothing", 404),
+            ("POST /big.js", 405),
+            ("OPTIONS /big.js", 204),
+            ("GET /socket.io/socket.io.js", 404),
+            ("GET /socket.io/?EIO=4&transport=abc", 400),
+        ):
+            for origin in ("https://app.example", "https://other.example"):
+                line = f"{request_line} HTTP/1.1\nOrigin: {origin}\nConnection: close"
+                found, headers, _ = await dial().ask(line)
+                assert found == status
+                allowed = headers.get("access-control-allow-origin")
+                assert allowed == (origin if origin == "https://app.example" else None)
+        tag = (await dial().ask("GET /big.js HTTP/1.1"))[1]["etag"]
+        line = f"GET /big.js HTTP/1.1\nIf-None-Match: {tag}\nOrigin: https://app.example"
+        found, headers, _ = await dial().ask(line)
+        assert (found, headers["access-control-allow-origin"]) == (304, "https://app.example")
+
+
+async def test_without_cors_files_have_no_headers_of_it(site: Path) -> None:
+    io = socketio.Server(static=site, log=open_log(level="error"))
+    async with serve_routes(io.routes) as dial:
+        _, headers, _ = await dial().ask("GET /big.js HTTP/1.1\nOrigin: https://app.example")
+        assert not any(name.startswith("access-control") for name in headers)
+        assert (await dial().ask("OPTIONS /big.js HTTP/1.1\nOrigin: https://a"))[0] == 405
 
 
 @pytest.mark.parametrize(

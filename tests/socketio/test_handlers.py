@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from chatd.socketio.handlers import Acknowledging, Handlers, call
+from chatd.engineio.hooks import call
+from chatd.socketio.handlers import Acknowledging, Handlers
 
 
 async def test_functions_are_called_async_or_plain() -> None:

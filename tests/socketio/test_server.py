@@ -200,6 +200,53 @@ async def test_allow_request_is_asked_first() -> None:
             await stage.client()
 
 
+async def test_hooks_may_be_async_or_plain() -> None:
+    told: list[str] = []
+
+    def tell(name: str, *, plain: bool) -> Any:
+        async def waits(*args: Any) -> None:
+            await trio.lowlevel.checkpoint()
+            told.append(name)
+
+        return (lambda *args: told.append(name)) if plain else waits
+
+    expected = [
+        "allow",
+        "connection",
+        "use",
+        "of",
+        "connect",
+        "on_any",
+        "event",
+        "x",
+        "task",
+        "on_error",
+        "disconnect",
+    ]
+    for plain in (True, False):
+        told.clear()
+        io, _ = quiet(allow_request=tell("allow", plain=plain))
+        io.use_connection(tell("connection", plain=plain))
+        io.use(tell("use", plain=plain))
+        io.of(tell("of", plain=plain))
+        io.on("connect", tell("connect", plain=plain))
+        io.on_any(tell("on_any", plain=plain))
+        io.use_event(tell("event", plain=plain))
+        io.on("x", tell("x", plain=plain))
+        io.on("x", lambda socket, plain=plain: socket.start_soon(tell("task", plain=plain)))
+        io.on("x", lambda socket: 1 / 0)
+        io.on_error(tell("on_error", plain=plain))
+        io.on("disconnect", tell("disconnect", plain=plain))
+        async with running(io) as stage:
+            client = await stage.joined()
+            await client.say("0/other,")
+            await client.emit("x")
+            await settled()
+            await client.close()
+            await settled()
+        assert sorted(set(told)) == sorted(expected), plain
+
+
 async def test_it_runs_once_at_a_time() -> None:
     io, _ = quiet()
     async with running(io):
