@@ -198,9 +198,9 @@ class Feed:
             if event.kind in ("edit", "delete"):
                 self._apply_change(event)
             self._tail.append(event)
-            self._tail_bytes += len(event.text or "")
+            self._tail_bytes += _size(event)
         while len(self._tail) > self._tail_events or self._tail_bytes > TAIL_BYTES:
-            self._tail_bytes -= len(self._tail.popleft().text or "")
+            self._tail_bytes -= _size(self._tail.popleft())
 
     def _apply_change(self, change: Event) -> None:
         """Put the current text into a changed message, and into its earlier edits."""
@@ -214,4 +214,10 @@ class Feed:
             else:
                 continue
             self._tail[place] = new
-            self._tail_bytes += len(new.text or "") - len(event.text or "")
+            self._tail_bytes += _size(new) - _size(event)
+
+
+def _size(event: Event) -> int:
+    """Return the bytes of an event's text."""
+    text = event.text or ""
+    return len(text) if text.isascii() else len(text.encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from json.encoder import encode_basestring_ascii
 from typing import Final
 
 from msgspec import Struct
@@ -15,6 +16,7 @@ from chatd.protocol.commands import Position
 __all__ = [
     "QUEUE_SHARE",
     "JoinPage",
+    "encoded_bytes",
     "fitting",
     "last_messages",
     "page_size",
@@ -27,8 +29,11 @@ PAGE_EVENTS: Final = 100
 MAX_PAGE_EVENTS: Final = 500
 
 QUEUE_SHARE: Final = 4
-"""A page's texts fill at most this fraction of the send queue: doubled by escapes, and together
-with what else waits, they still fit."""
+"""A page fills at most this fraction of the send queue: it fits there together with what else
+waits, such as the list of a room's members."""
+
+EVENT_BYTES: Final = 256
+"""An event without its text: names, numbers and the time."""
 
 
 class JoinPage(Struct, frozen=True):
@@ -44,6 +49,14 @@ def page_size(limit: int | None) -> int:
     return PAGE_EVENTS if limit is None else max(0, min(limit, MAX_PAGE_EVENTS))
 
 
+def encoded_bytes(text: str) -> int:
+    """Return the bytes that a text takes in a send queue, in whatever protocol, at most.
+
+    Socket.IO 1 and 2 take the most: JSON in ASCII, with 12 bytes for an emoji.
+    """
+    return len(encode_basestring_ascii(text)) - 2  # without its quotes
+
+
 def fitting(page: Sequence[Event], queue_bytes: int, *, back: bool = False) -> Sequence[Event]:
     """Return as many events of a page as fit into a send queue, but at least one.
 
@@ -51,7 +64,7 @@ def fitting(page: Sequence[Event], queue_bytes: int, *, back: bool = False) -> S
     """
     left = queue_bytes // QUEUE_SHARE
     for count, event in enumerate(reversed(page) if back else page):
-        left -= len(event.text or "")
+        left -= EVENT_BYTES + encoded_bytes(event.text or "")
         if left < 0 and count:
             return page[-count:] if back else page[:count]
     return page

@@ -52,7 +52,7 @@ class _Missed:
             self._after = events[-1].offset
             for event in events:
                 if self._concerns(event):
-                    self._room -= sum(map(len, event.messages))
+                    self._room -= sum(map(_size, event.messages))
                     self.messages += with_offset(event.messages, event.offset)
             if self._room < 0:
                 return False
@@ -187,3 +187,8 @@ async def _read(connection: Connection, namespace: Namespace, missed: _Missed) -
     except Exception as error:  # the log's boundary
         await connection.server.report(error, None, "recovery")
         return False
+
+
+def _size(message: str | bytes) -> int:
+    """Return the bytes of a message."""
+    return len(message.encode()) if isinstance(message, str) else len(message)

@@ -8,6 +8,8 @@ import pytest
 
 from chatd.bus import Feed
 from chatd.chat.pages import (
+    EVENT_BYTES,
+    QUEUE_SHARE,
     JoinPage,
     fitting,
     last_messages,
@@ -41,20 +43,23 @@ def test_a_page_has_as_many_events_as_were_asked_for(limit: int | None, size: in
 
 
 @pytest.mark.parametrize(
-    ("texts", "queue_bytes", "front", "back"),
+    ("texts", "front", "back"),
     [
-        ([], 40, [], []),
-        ([5, 5], 40, [1, 2], [1, 2]),
-        ([5, 5, 5], 40, [1, 2], [2, 3]),
-        ([11, 1], 40, [1], [2]),
-        ([1, 11], 40, [1], [2]),
-        ([50], 40, [1], [1]),
+        ([], [], []),
+        (["xxxxx", "xxxxx"], [1, 2], [1, 2]),
+        (["xxxxx", "xxxxx", "xxxxx"], [1, 2], [2, 3]),
+        (["x" * 11, "x"], [1], [2]),
+        (["x", "x" * 11], [1], [2]),
+        (["x" * 50], [1], [1]),
+        (['"' * 5, '"'], [1], [2]),
+        (["\U0001f600", "x"], [1], [2]),
     ],
 )
 def test_a_page_fits_a_quarter_of_the_send_queue_and_has_one_event(
-    texts: list[int], queue_bytes: int, front: list[int], back: list[int]
+    texts: list[str], front: list[int], back: list[int]
 ) -> None:
-    page = [event(seq, text="x" * size) for seq, size in enumerate(texts, 1)]
+    page = [event(seq, text=text) for seq, text in enumerate(texts, 1)]
+    queue_bytes = QUEUE_SHARE * (2 * EVENT_BYTES + 10)
     assert seqs(fitting(page, queue_bytes)) == front
     assert seqs(fitting(page, queue_bytes, back=True)) == back
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from chatd.chat.connection import Connection
 from chatd.chat.direct import DIRECT, open_direct, require_membership, resolve
 from chatd.chat.names import nick_name
-from chatd.chat.pages import QUEUE_SHARE, page_size, read_join_page
+from chatd.chat.pages import QUEUE_SHARE, encoded_bytes, page_size, read_join_page
 from chatd.chat.replies import Reply
 from chatd.chat.rights import check_may_read, may_read, may_set_topic
 from chatd.journal import Unavailable
@@ -133,7 +133,7 @@ async def list_rooms(connection: Connection, command: commands.Rooms) -> Reply[c
             continue
         if not may_read(connection, key):
             continue
-        left -= ENTRY_BYTES + len(info.topic)
+        left -= ENTRY_BYTES + encoded_bytes(info.topic)
         if len(listed) == MAX_ROOMS or (left < 0 and listed):
             more = True
             break

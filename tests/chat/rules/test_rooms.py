@@ -127,6 +127,7 @@ async def test_a_page_fits_the_send_queue(room: Room) -> None:
     size = room.chat.settings.limits.message_bytes
     for _ in range(40):
         await ann.say("x" * size)
+    size += pages.EVENT_BYTES
     room_for = room.chat.settings.limits.send_queue_bytes // pages.QUEUE_SHARE // size
     newest = await room.client().join()
     assert seqs(newest.events) == list(range(41 - room_for, 41))
