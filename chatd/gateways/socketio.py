@@ -139,7 +139,10 @@ def _tuning(settings: Settings) -> Tunable:
 
 
 class Auth(msgspec.Struct):
-    """The data from a client's ``auth``. A value of a wrong type is ignored."""
+    """The data from a client's ``auth``.
+
+    ``faults`` has a sentence for each value that cannot be used; such a value is ignored.
+    """
 
     token: str | None = None
     nick: str | None = None
@@ -147,6 +150,7 @@ class Auth(msgspec.Struct):
     session: str | None = None
     since: commands.Position | None = None
     limit: int | None = None
+    faults: list[str] = msgspec.field(default_factory=list)
 
 
 class SocketIoGateway:
@@ -349,7 +353,7 @@ class SocketIoGateway:
         client = self._clients.get(socket)
         if client is None:
             return  # it was turned away
-        match given:
+        match _without_trailing_nulls(given):
             case [text]:
                 fields: Any = {"text": text}
             case [text, str(key)]:
@@ -358,14 +362,15 @@ class SocketIoGateway:
                 fields = {**options, "text": text}
             case _:
                 fields = None
-        if isinstance(fields, dict):
-            fields = {"room": client.room, **fields}
+        if isinstance(fields, dict) and fields.get("room") is None:
+            fields["room"] = client.room
         await client.perform(commands.Say, "chat message", fields, ack)
 
     async def _command(
         self, kind: type[commands.Command], name: str, socket: Socket, *args: Any
     ) -> None:
         *given, ack = args
+        given = _without_trailing_nulls(given)
         if socket in self._clients:
             await self._clients[socket].perform(kind, name, given[0] if given else {}, ack)
 
@@ -399,6 +404,11 @@ class _Client:
             await self._enter()
         else:
             self._hello({})
+        self._tell_faults()
+
+    def _tell_faults(self) -> None:
+        for fault in self._auth.faults:
+            self.connection.notify(events.Notice(fault, "connect", "bad_request"))
 
     async def _enter(self) -> None:
         """Join the room that the client asked for, or else the default room."""
@@ -431,6 +441,7 @@ class _Client:
                     await self._perform(command, "join")
                 else:
                     await self._join_first(command)
+        self._tell_faults()
 
     def note(self) -> None:
         """Keep the client's state for a recovery."""
@@ -538,31 +549,60 @@ def _encoded(answer: commands.Result) -> list[str | bytes]:
     return encode_event("answer", [msgspec.to_builtins(answer)])
 
 
+def _without_trailing_nulls(args: list[Any]) -> list[Any]:
+    """Return the arguments without those that the client left out: JavaScript sends null."""
+    while args and args[-1] is None:
+        args = args[:-1]
+    return args
+
+
 def _given(socket: Socket) -> Auth:
     """Return what a client sent when it connected."""
     given = socket.handshake.auth
     if socket.session.revision == 3:
         # These clients only have the query, and a URL is no place for a secret.
         query = socket.handshake.query
-        given = {name: query[name] for name in ("nick", "room") if name in query}
-    elif "since" not in given and "serverOffset" in given:
-        given = {**given, "since": given["serverOffset"]}
-    return _taken(given)
-
-
-def _taken(given: dict[str, Any]) -> Auth:
-    """Return the values that are of the right type."""
+        given = {name: query[name] for name in _IN_QUERIES if name in query}
     auth = Auth()
-    for name, wanted in (
-        ("token", str),
-        ("nick", str),
-        ("room", str),
-        ("session", str),
-        ("since", commands.Position),
-        ("limit", int),
-    ):
-        try:
-            setattr(auth, name, msgspec.convert(given.get(name), wanted | None))
-        except msgspec.ValidationError:
+    for name, (field, read, wanted) in _READERS.items():
+        value = given.get(name)
+        if value is None or (name in _POSITIONS and value in _NO_POSITION):
             continue
+        try:
+            setattr(auth, field, read(value))
+        except (ValueError, RecursionError):
+            auth.faults.append(f"{name} must be {wanted}. It is ignored.")
     return auth
+
+
+def _read_text(value: Any) -> str:  # a client's
+    return msgspec.convert(value, str)
+
+
+# Some clients have only strings for numbers and objects: those in Java, and all in a query.
+
+
+def _read_number(value: Any) -> int:  # a client's
+    return msgspec.convert(value, int, strict=False)
+
+
+def _read_position(value: Any) -> commands.Position:  # a client's
+    if isinstance(value, str):
+        return msgspec.json.decode(value, type=commands.Position, strict=False)
+    return msgspec.convert(value, commands.Position, strict=False)
+
+
+_POSITIONS: Final = ("serverOffset", "since")
+# What clients of the tutorial send until they have a position.
+_NO_POSITION: Final = (0, "0", "", "null", "undefined")
+_POSITION: Final = 'a position, such as {"epoch": "5f3a", "seq": 42}'
+
+_READERS: Final[dict[str, tuple[str, Callable[[Any], Any], str]]] = {
+    **{name: (name, _read_text, "a text") for name in ("token", "nick", "room", "session")},
+    "limit": ("limit", _read_number, "a whole number, such as 20"),
+    # The last one counts.
+    **dict.fromkeys(_POSITIONS, ("since", _read_position, _POSITION)),
+}
+"""For each name in ``auth``: its field in `Auth`, what reads its value, and what that is."""
+
+_IN_QUERIES: Final = ("nick", "room", "limit", *_POSITIONS)

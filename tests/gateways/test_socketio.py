@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 import trio
@@ -192,6 +193,100 @@ async def test_since_and_its_other_name_resume(chat: Harness, autojump_clock: Mo
     assert (await client.event())[1]["joined"]["recovered"] is True
     await ann.do("say", room="lobby", text="next")
     assert (await client.event())[1] == "next"
+
+
+async def notices(client: SocketIo) -> list[tuple[str, str]]:
+    """Return what the notices of a client's connecting name, and their code."""
+    told: list[tuple[str, str]] = []
+    await client.text('427["rooms"]')
+    while not (packet := await client.packet()).startswith("37["):
+        name, fields, *_ = json.loads(packet[1:])
+        if name == "notice":
+            assert fields["do"] == "connect"
+            told.append((fields["text"].partition(" ")[0], fields["code"]))
+    return told
+
+
+@pytest.mark.parametrize("revision", [4, 3])
+async def test_strings_will_do_for_numbers_and_objects(
+    chat: Harness, autojump_clock: MockClock, revision: int
+) -> None:
+    ann = await json_user(chat, "ann")
+    said = [(await ann.do("say", room="lobby", text=str(number)))["ok"] for number in range(5)]
+    epoch = said[0]["epoch"]
+    for since in (json.dumps({"epoch": epoch, "seq": 2}), f'{{"epoch":"{epoch}","seq":"2"}}'):
+        for name in ("since", "serverOffset"):
+            given = {name: since, "limit": "2", "room": "lobby"}
+            query = f"&{urlencode(given)}" if revision == 3 else ""
+            client = await come(chat, given, revision=revision, query=query)
+            joined = (await client.event())[1]["joined"]
+            assert (joined["recovered"], joined["room"]) == (True, "lobby")
+            assert [(await client.event())[1] for _ in range(2)] == ["2", "3"]
+            assert await notices(client) == []
+            await client.aclose()
+    given = {"limit": "1"}
+    client = await come(chat, given, revision=revision, query=f"&{urlencode(given)}")
+    await client.event()
+    assert (await client.event())[1] == "4"
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"limit": "many"}, ["limit"]),
+        ({"limit": 2.5}, ["limit"]),
+        ({"limit": True}, ["limit"]),
+        ({"limit": ""}, ["limit"]),
+        ({"limit": 5.0}, []),
+        ({"since": "yesterday"}, ["since"]),
+        ({"since": '{"epoch":'}, ["since"]),
+        ({"since": "[" * 5000}, ["since"]),
+        ({"since": "\ud800"}, ["since"]),
+        ({"since": {"epoch": 1, "seq": 2}}, ["since"]),
+        ({"since": {"epoch": "x"}}, ["since"]),
+        ({"since": 7}, ["since"]),
+        ({"serverOffset": "7"}, ["serverOffset"]),
+        ({"nick": 7}, ["nick"]),
+        ({"room": ["lobby"]}, ["room"]),
+        ({"token": {}, "session": 1}, ["token", "session"]),
+        # Left out, as the tutorial's client leaves out its position until it has one.
+        ({"serverOffset": 0, "since": None, "nick": None, "limit": None}, []),
+        ({"since": "", "serverOffset": "0", "other": 7}, []),
+    ],
+)
+async def test_what_cannot_be_used_is_named_in_a_notice(
+    chat: Harness, autojump_clock: MockClock, given: dict[str, Any], named: list[str]
+) -> None:
+    client = await come(chat, given)
+    assert (await client.event())[0] == "hello"
+    assert await notices(client) == [(name, "bad_request") for name in named]
+
+
+async def test_in_a_query_too_what_cannot_be_used_is_named(
+    chat: Harness, autojump_clock: MockClock
+) -> None:
+    client = await come(chat, revision=3, query="&limit=x&since=%7B&token=secret&nick=bob")
+    assert (await client.event())[1]["nick"] == "bob"
+    assert await notices(client) == [("limit", "bad_request"), ("since", "bad_request")]
+
+
+async def test_a_trailing_null_is_an_argument_left_out(
+    chat: Harness, autojump_clock: MockClock
+) -> None:
+    client = await come(chat)
+    await client.event()
+    left_out: list[list[Any]] = [["a", None], ["a", None, None], ["a", "k", None], ["a", {}, None]]
+    for arguments in left_out:
+        assert "ok" in await client.call("chat message", *arguments)
+    options = {"room": None, "key": None, "reply_to": None}
+    assert (await client.call("chat message", "a", options))["ok"]["room"] == "lobby"
+    assert "ok" in await client.call("rooms", None)
+    assert "ok" in await client.call("who", {"room": "lobby"}, None)
+    for event in (["chat message", None], ["say", None], ["chat message", None, "k"]):
+        assert (await client.call(*event))["error"]["code"] == "bad_request"
+    await client.emit("chat message", "without an acknowledgement", None)
+    while (said := await client.event())[1] != "without an acknowledgement":
+        assert said[0] == "chat message"
 
 
 async def test_a_session_makes_it_the_same_guest(chat: Harness, autojump_clock: MockClock) -> None:
