@@ -28,6 +28,7 @@ __all__ = [
     "Put",
     "Receipt",
     "Record",
+    "Records",
     "Refusal",
     "Refused",
     "Remember",
@@ -208,6 +209,13 @@ class Drop(Struct, frozen=True):
     name: str
 
 
+class Records(Struct, frozen=True):
+    """Store some records and delete others, named by kind and name: all of it or nothing."""
+
+    put: tuple[Record, ...] = ()
+    drop: tuple[tuple[str, str], ...] = ()
+
+
 class Take(Struct, frozen=True):
     """Read and delete a record in one step. The outcome is `Taken`."""
 
@@ -271,7 +279,9 @@ class Forget(Struct, frozen=True):
     user: str
 
 
-Operation: TypeAlias = Post | Remember | Put | Drop | Take | Restore | Wipe | Erase | Forget
+Operation: TypeAlias = (
+    Post | Remember | Put | Drop | Records | Take | Restore | Wipe | Erase | Forget
+)
 
 
 class Receipt(Struct, frozen=True):

@@ -66,7 +66,7 @@ class IssuerKeys:
     ) -> None:
         self._use = use
         self._log = log
-        self._fetch: Fetch = fetch_keys if fetch is None else fetch
+        self.fetch: Fetch = fetch_keys if fetch is None else fetch
         self._url: str | None = None
         self._keys: frozenset[tuple[str, ...]] = frozenset()
         self._failing = False
@@ -127,7 +127,7 @@ class IssuerKeys:
 
     async def _refresh(self, url: str) -> None:
         try:
-            keys = await self._fetch(url)
+            keys = await self.fetch(url)
         except FetchError as error:
             if self._url == url:
                 self._failed(str(error))

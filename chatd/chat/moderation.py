@@ -17,7 +17,7 @@ from chatd.chat.chat import Chat
 from chatd.chat.connection import Connection
 from chatd.chat.names import Name, nick_name, room_name, usable_nick
 from chatd.chat.sanctions import Sanction, SanctionKind, network_of
-from chatd.model import BANNED, KICKED, Drop, Operation, Put, Refusal, Refused
+from chatd.model import BANNED, KICKED, Operation, Records, Refusal, Refused
 from chatd.protocol import commands, events
 
 __all__ = ["moderate"]
@@ -57,21 +57,26 @@ async def moderate(chat: Chat, by: str, command: commands.Moderate) -> commands.
 
 
 class Target(Struct, frozen=True):
-    """The user whom an action is about; ``connections`` is empty if the user is not here."""
+    """The user whom an action is about.
+
+    Attributes:
+        user: The user's id.
+        nick: The nick.
+        guest: Whether it is a guest.
+        connections: The user's connections; none if the user is not here.
+        addresses: The addresses and networks that limits count the user's connections for, those of
+            a while ago too.
+    """
 
     user: str
     nick: str
-    connections: tuple[Connection, ...]
     guest: bool
+    connections: tuple[Connection, ...] = ()
+    addresses: frozenset[str] = frozenset()
 
     @property
     def op(self) -> bool:
         return any(connection.op for connection in self.connections)
-
-    @property
-    def addresses(self) -> set[str]:
-        """The addresses and networks that limits count the user's connections for."""
-        return {each.limit_key for each in self.connections if each.limit_key}
 
 
 # ---- users
@@ -107,11 +112,14 @@ async def ban(chat: Chat, by: str, command: commands.Ban) -> commands.Sanctioned
         chat,
         [sanction, *(replace(sanction, user="", network=one, of=target.user) for one in banned)],
     )
-    _log(chat, "ban", by, command, target=target, network=", ".join(banned) or None)
+    reached = ", ".join(banned) or ("none" if target.guest else None)
+    _log(chat, "ban", by, command, target=target, network=reached)
     removed = dict.fromkeys([*target.connections, *_banned(chat, where.key)])
     _remove(removed, where, "banned", command.reason)
     return commands.Sanctioned(
-        user=target.user, networks=banned or None, until=_until(sanction.until)
+        user=target.user,
+        networks=banned if target.guest else None,
+        until=_until(sanction.until),
     )
 
 
@@ -174,12 +182,21 @@ async def unmute(chat: Chat, by: str, command: commands.Unmute) -> commands.Sanc
     where = _where(command.room)
     found = _of(chat, "mute", command, where)
     done = await _lift(chat, "unmute", by, command, found)
-    still = {one.user for one in chat.sanctions.all(["mute"]) if not one.room}
     place = f" in {where.display}" if where.key else ""
-    for muted in {one.user for one in found} - still:
-        if user := chat.users.get(muted):
-            _notify(tuple(user.connections), f"You are no longer muted{place}", command.reason)
+    for muted in {one.user for one in found}:
+        still = [one.room for one in chat.sanctions.all(["mute"]) if one.user == muted]
+        if "" in still or (user := chat.users.get(muted)) is None:
+            continue
+        text = f"You are no longer muted{place}"
+        if still and not where.key:
+            text += f", except in {', '.join(_names(chat, still))}"
+        _notify(tuple(user.connections), text, command.reason)
     return done
+
+
+def _names(chat: Chat, keys: list[str]) -> list[str]:
+    """Return the names of rooms as they are written, as far as they are known."""
+    return [room.name if (room := chat.rooms.get(key)) else key for key in keys]
 
 
 # ---- rooms
@@ -279,10 +296,12 @@ async def _target(chat: Chat, by: str, command: commands.Sanction) -> Target:
             record = await chat.journal.user(command.user)
             if record is None:
                 raise Refused("not_found", "There is no user with this id.")
-            return Target(record.user, record.nick, (), not record.subject)
+            return Target(record.user, record.nick, not record.subject)
     else:
         raise Refused("bad_request", "Give a nick, a user or a network.")
-    target = Target(user.id, user.nick.display, tuple(user.connections), not user.subject)
+    target = Target(
+        user.id, user.nick.display, not user.subject, tuple(user.connections), users.addresses(user)
+    )
     if user.id == by:
         raise Refused("bad_request", "You cannot do this to yourself.")
     if target.op:
@@ -370,8 +389,8 @@ async def _impose(chat: Chat, sanctions: list[Sanction]) -> None:
                 "forbidden",
                 f"There are already {MAX_SANCTIONS} bans and other sanctions. Lift some of them.",
             )
+    await _commit(chat, Records(put=tuple(sanction.record() for sanction in sanctions)))
     for sanction in sanctions:
-        await _commit(chat, Put(sanction.record()))
         held.add(sanction)
 
 
@@ -403,8 +422,9 @@ async def _lift_from_room(
 
 
 async def _drop(chat: Chat, sanctions: list[Sanction]) -> None:
+    if sanctions:
+        await _commit(chat, Records(drop=tuple((one.kind, one.name) for one in sanctions)))
     for sanction in sanctions:
-        await _commit(chat, Drop(sanction.kind, sanction.name))
         chat.sanctions.remove(sanction)
 
 

@@ -42,6 +42,9 @@ GENERATED_CHARACTERS: Final = 5
 ALTERNATIVES: Final = 100
 """``ann-2`` to ``ann-99`` are tried before a nick is generated."""
 
+ADDRESSES: Final = 8
+"""This many addresses of a guest are remembered: a ban takes them in."""
+
 DAY_SECONDS: Final = 24 * 60 * 60
 
 SAVE_SECONDS: Final = 1.0
@@ -52,6 +55,7 @@ class User:
     """A user, over all their connections."""
 
     __slots__ = (
+        "addresses",
         "bytes",
         "chosen",
         "connections",
@@ -76,6 +80,8 @@ class User:
         self.chosen = chosen
         """Whether the user asked for the nick. Only then is it held and saved."""
         self.connections: set[Connection] = set()
+        self.addresses: dict[str, float] = {}
+        """The addresses and networks of connections that ended, and when, the last one last."""
         self.rooms: dict[Room, None] = {}
         """The rooms that the user is in, in the order of entering."""
         self.marks: dict[str, int] = {}
@@ -287,6 +293,11 @@ class Users:
     def detach(self, user: User, connection: Connection) -> None:
         """Record that a connection ended. After the last one the nick is reserved for a while."""
         user.connections.discard(connection)
+        if (address := connection.limit_key) and not user.subject:
+            user.addresses.pop(address, None)
+            user.addresses[address] = trio.current_time()
+            if len(user.addresses) > ADDRESSES:
+                del user.addresses[next(iter(user.addresses))]
         if user.connections:
             return
         user.released = trio.current_time()
@@ -314,6 +325,18 @@ class Users:
         }
         if (user := self._by_id.get(user_id)) is not None:
             self._drop(user)
+
+    def addresses(self, user: User) -> frozenset[str]:
+        """Return the addresses and networks of a user, also those of a while ago.
+
+        The last one counts as long as the user is known, and earlier ones as long as nicks are
+        held.
+        """
+        here = {each.limit_key for each in user.connections if each.limit_key}
+        since = trio.current_time() - self._chat.settings.chat.nick_hold_seconds
+        recent = {address for address, ended in user.addresses.items() if ended >= since}
+        last = () if here or not user.addresses else (next(reversed(user.addresses)),)
+        return frozenset({*here, *recent, *last})
 
     # ---- nicks
 
@@ -465,14 +488,15 @@ class Users:
             self._saving = self._chat.timers.add(due, self._save)
 
     def _save(self, now: float) -> float | None:
-        try:
-            while self.unsaved:
-                user_id, record = next(iter(self.unsaved.items()))
+        saving, self._saving = self._saving, None
+        while self.unsaved:
+            user_id, record = next(iter(self.unsaved.items()))
+            try:
                 self._chat.bus.publish_nowait(Submission(Remember(record)))
-                del self.unsaved[user_id]
-        except trio.WouldBlock:
-            return now + SAVE_SECONDS
-        self._saving = None
+            except trio.WouldBlock:
+                self._saving = saving
+                return now + SAVE_SECONDS
+            del self.unsaved[user_id]
         return None
 
     async def save(self) -> None:

@@ -117,6 +117,12 @@ def show_bans(answer: Any) -> None:
 
 def show_done(answer: Any) -> None:
     networks = answer.get("networks")
+    if networks == []:
+        _line(
+            "Done, but no address of this guest is known: they may come back as another guest."
+            " Ban a network to keep them out."
+        )
+        return
     with_networks = f", including {', '.join(networks)}" if networks else ""
     until = answer.get("until")
     _line(f"Done{with_networks}{f', until {until}' if until else ''}.")

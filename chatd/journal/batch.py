@@ -22,6 +22,7 @@ from chatd.model import (
     Put,
     Receipt,
     Record,
+    Records,
     Refusal,
     Remember,
     Restore,
@@ -225,7 +226,9 @@ class Batch:
         self._execute("UPDATE meta SET value = ? WHERE name = 'epoch'", (self.epoch,))
         return restored, None
 
-    def _other(self, operation: Remember | Put | Drop | Take | Wipe | Erase | Forget) -> Outcome:
+    def _other(
+        self, operation: Remember | Put | Drop | Records | Take | Wipe | Erase | Forget
+    ) -> Outcome:
         match operation:
             case Wipe():
                 self._insert()
@@ -241,16 +244,23 @@ class Batch:
             case Remember(user):
                 self._execute(_REMEMBER, (user.user, user.nick, user.seen, user.subject))
             case Put(record):
-                self._execute(
-                    "INSERT OR REPLACE INTO records (shelf, name, value, until)"
-                    " VALUES (?, ?, ?, ?)",
-                    (record.kind, record.name, record.value, record.until),
-                )
+                self._put(record)
+            case Records(put, drop):
+                for record in put:
+                    self._put(record)
+                for kind, name in drop:
+                    self._take(kind, name)
             case Drop(kind, name):
                 self._take(kind, name)
             case Take(kind, name):
                 return Taken(self._take(kind, name))
         return None
+
+    def _put(self, record: Record) -> None:
+        self._execute(
+            "INSERT OR REPLACE INTO records (shelf, name, value, until) VALUES (?, ?, ?, ?)",
+            (record.kind, record.name, record.value, record.until),
+        )
 
     def _take(self, kind: str, name: str) -> Record | None:
         query = "DELETE FROM records WHERE shelf = ? AND name = ? RETURNING value, until"

@@ -48,6 +48,7 @@ from chatd.model import (
     Put,
     Receipt,
     Record,
+    Records,
     Refusal,
     Remember,
     Restore,
@@ -158,6 +159,10 @@ class MemoryJournal(LocalJournal):
                 self._users.move_to_end(record.user)
             case Put(record):
                 self._records[record.kind, record.name] = record
+            case Records(put, drop):
+                self._records.update({(record.kind, record.name): record for record in put})
+                for key in drop:
+                    self._records.pop(key, None)
             case Drop(kind, name):
                 self._records.pop((kind, name), None)
             case Take(kind, name):

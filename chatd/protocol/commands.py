@@ -491,7 +491,8 @@ class Sanctioned(Struct, frozen=True, omit_defaults=True):
     Attributes:
         user: The id of the user concerned; None if it was a network or a room.
         until: When the sanction ends; None if it has no end.
-        networks: The networks concerned, in CIDR notation; None if there are none.
+        networks: The networks concerned, in CIDR notation; None if there are none. It is empty for
+            the ban of a guest whose address is not known.
     """
 
     user: str | None = None

@@ -15,8 +15,9 @@ from chatd.chat.pages import read_join_page
 from chatd.chat.sanctions import Sanction, Sanctions
 from chatd.chat.token_keys import new_key, read_keys
 from chatd.chat.tokens import Keys
+from chatd.chat.users import ADDRESSES
 from chatd.journal.memory import MemoryJournal
-from chatd.model import BANNED, KICKED, Close, Refusal
+from chatd.model import BANNED, KICKED, Close, Operation, Refusal
 from chatd.protocol import commands, events
 from chatd.settings import Auth, Chat, Http, Settings
 from tests.chat.room import Client, Room, Wall, open_room, perform, refusal, refused
@@ -184,6 +185,98 @@ async def test_a_ban_meets_the_session_and_the_address(
     assert refused(await back.do(commands.Auth(session=secret))) is None
 
 
+async def test_a_ban_reaches_a_guest_who_has_just_left(
+    room: Room, root: Client, eve: Client, autojump_clock: MockClock
+) -> None:
+    eve.close()
+    await trio.sleep(1)
+    listed = (await root.do(commands.Who(room="lobby"))).members
+    assert [member.nick for member in listed] == ["eve", "root"]
+    done = await root.do(commands.Ban(nick="eve"))
+    assert done.networks == ["192.0.2.7/32"]
+    assert refusal(room.chat.check_may_enter, "", ADDRESS, None) is not None
+
+
+async def test_a_ban_reaches_the_addresses_of_the_last_minutes(
+    room: Room, root: Client, autojump_clock: MockClock
+) -> None:
+    first = room.client("eve", "192.0.2.1")
+    session = room.chat.users.session(first.connection.user)
+    for address in ("192.0.2.1", "192.0.2.2", "2001:db8:1:2::/64"):
+        client = room.client(None, address)
+        await client.do(commands.Auth(session=session))
+        await trio.sleep(550)
+        client.close()
+    first.close()
+    here = room.client(None, "192.0.2.9")
+    await here.do(commands.Auth(session=session))
+    await trio.sleep(200)
+    # The second one was left longer ago than nicks are held.
+    done = await root.do(commands.Ban(nick="eve"))
+    assert done.networks == ["192.0.2.1/32", "192.0.2.9/32", "2001:db8:1:2::/64"]
+    assert [close for close, _ in here.closed] == [BANNED]
+
+
+async def test_the_addresses_of_a_guest_are_few(room: Room, root: Client) -> None:
+    session = room.chat.users.session(room.client("eve", "192.0.2.1").connection.user)
+    for number in range(20):
+        client = room.client(None, f"203.0.113.{number}")
+        await client.do(commands.Auth(session=session))
+        client.close()
+    done = await root.do(commands.Ban(nick="eve"))
+    assert done.networks is not None
+    assert len(done.networks) == 1 + ADDRESSES
+    assert {"192.0.2.1/32", "203.0.113.19/32"} <= set(done.networks)
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_a_ban_without_an_address_says_so(room: Room, root: Client, leaves: bool) -> None:
+    # From this machine itself, where no limit by address applies.
+    local = room.client("eve", "")
+    if leaves:
+        local.close()
+    done = await root.do(commands.Ban(nick="eve"))
+    assert (done.networks, len(room.chat.sanctions)) == ([], 1)
+    acts = [line for name, line in room.log.records if name == "ban"]
+    assert acts[0]["network"] == "none"
+    # A user with a token is known without an address.
+    await room.subject("ann", address="")
+    assert (await root.do(commands.Ban(nick="ann"))).networks is None
+
+
+async def test_a_mute_reaches_a_guest_who_has_just_left(
+    room: Room, root: Client, eve: Client, autojump_clock: MockClock
+) -> None:
+    session = room.chat.users.session(eve.connection.user)
+    eve.close()
+    await trio.sleep(300)
+    await root.do(commands.Mute(nick="eve"))
+    back = room.client(None, "203.0.113.9")
+    await back.do(commands.Auth(session=session))
+    await back.join()
+    assert refused(await back.say("hi")) == "muted"
+
+
+class Refusing(MemoryJournal):
+    """Refuses every operation about a network."""
+
+    def _do(self, operation: Operation, at: int) -> Any:
+        if "192.0.2.7/32" in repr(operation):
+            return Refusal("unavailable", "The disk is full.")
+        return super()._do(operation, at)
+
+
+async def test_a_ban_is_imposed_whole_or_not_at_all() -> None:
+    async with open_room(SETTINGS, Refusing(now=Wall()), KEYS) as room:
+        root = await room.subject("root")
+        eve = room.client("eve", ADDRESS)
+        assert refused(await root.do(commands.Ban(nick="eve"))) == "unavailable"
+        assert len(room.chat.sanctions) == 0
+        assert await room.chat.journal.records("ban") == []
+        assert eve.closed == []
+        assert not [line for name, line in room.log.records if name == "ban"]
+
+
 async def test_a_ban_outlives_the_process(autojump_clock: MockClock) -> None:
     journal = MemoryJournal(now=Wall())
     async with open_room(SETTINGS, journal, KEYS) as room:
@@ -333,7 +426,7 @@ async def test_what_network_is_not_banned(
 async def test_a_guest_on_loopback_is_banned_alone(room: Room, root: Client) -> None:
     near, other = room.client("near"), room.client("other")
     done = await root.do(commands.Ban(nick="near"))
-    assert (done.networks, len(room.chat.sanctions)) == (None, 1)
+    assert (done.networks, len(room.chat.sanctions)) == ([], 1)
     assert near.closed
     assert other.closed == []
 
@@ -406,7 +499,10 @@ async def test_a_lifted_mute_is_announced_if_the_user_may_send(
     await root.do(commands.Unmute(nick="eve"))
     await root.do(commands.Unmute(nick="eve", room="lobby", reason="sorry"))
     texts = [notice.text for notice in eve.told(events.Notice)]
-    assert texts[-2:] == ["You are no longer muted.", "You are no longer muted in lobby: sorry"]
+    assert texts[-2:] == [
+        "You are no longer muted, except in lobby.",
+        "You are no longer muted in lobby: sorry",
+    ]
 
 
 # ---- slow, close

@@ -12,12 +12,18 @@ from msgspec import UNSET
 from trio.testing import MockClock
 
 from chatd import client as library
+from chatd.chat.issuer import FetchError
+from chatd.chat.sanctions import Sanction
+from chatd.chat.token_keys import Key
 from chatd.chat.tokens import Keys
 from chatd.gateways.credentials import bearer, origin_refusal
+from chatd.journal.memory import MemoryJournal
+from chatd.model import UserRecord
 from chatd.settings import Auth, Chat, Http, Settings
 from chatd.testing import Harness, open_chat
 from chatd.wire.request import Request
 from chatd.wire.transport import Peer
+from tests.chat import issuers
 from tests.gateways.raw import handshake, speak_json, speak_text
 from tests.gateways.test_socketio import SocketIo
 from tests.wire.served import Client
@@ -379,3 +385,119 @@ async def test_rooms_of_a_token_in_every_protocol(autojump_clock: MockClock) -> 
         assert (await nowhere.event())[0] == "notice"
         hello = (await nowhere.event())[1]
         assert (hello["user"], hello.get("joined", UNSET)) == ("bob", UNSET)
+
+
+# ---- while somebody signs in
+
+
+class Slow(MemoryJournal):
+    """Reads no user before it may."""
+
+    def __init__(self) -> None:
+        super().__init__(now=lambda: 1_750_000_000_000)
+        self.asked = trio.Event()
+        self.go_on = trio.Event()
+
+    async def user(self, user: str) -> UserRecord | None:
+        self.asked.set()
+        await self.go_on.wait()
+        return await super().user(user)
+
+
+def ban_user(chat: Harness) -> None:
+    chat.daemon.chat.sanctions.add(Sanction("ban", by="root", at=0, user="ann"))
+
+
+def remove_key(chat: Harness) -> None:
+    chat.daemon.chat.use_keys(Keys())
+
+
+@pytest.mark.parametrize(("act", "code"), [(ban_user, 4501), (remove_key, 4502)])
+@pytest.mark.parametrize("way", ["header", "auth", "text", "socketio"])
+async def test_who_is_banned_while_signing_in_does_not_get_in(
+    autojump_clock: MockClock, nursery: trio.Nursery, act: Any, code: int, way: str
+) -> None:
+    journal = Slow()
+    async with open_chat(ALONE, journal=journal) as chat:
+        token = chat.token("ann")
+
+        async def operator() -> None:
+            await journal.asked.wait()
+            act(chat)
+            journal.go_on.set()
+
+        nursery.start_soon(operator)
+        ended: tuple[int, str] | None = None
+        match way:
+            case "header":
+                ended = await (await speak_json(chat, headers=by_header(token))).closed()
+            case "auth":
+                client = await speak_json(chat)
+                await client.next()
+                answer = await client.do("auth", token=token)
+                assert answer["error"]["code"] == {4501: "banned", 4502: "unauthorized"}[code]
+            case "text":
+                ended = await (await speak_text(chat, headers=by_header(token))).closed()
+            case _:
+                io = await come(chat, {"token": token}, hello=False)
+                name, bye = await io.event()
+                assert (name, bye["code"], bye["reconnect"]) == ("bye", code, False)
+        assert ended is None or ended[0] == code
+        await chat.wait_idle()
+        assert len(chat.daemon.chat.users) == 0
+        assert not [line for line in chat.logged("connect") if line.get("user") == "ann"]
+
+
+async def test_a_guest_who_is_banned_while_coming_back_leaves_no_user(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    journal = Slow()
+    async with open_chat(MIXED, journal=journal) as chat:
+        users = chat.daemon.chat.users
+        session = users.session_of("g" + "a" * 16)
+        client = await speak_json(chat)
+        await client.next()
+
+        async def operator() -> None:
+            await journal.asked.wait()
+            banned = Sanction("ban", by="root", at=0, user="g" + "a" * 16)
+            chat.daemon.chat.sanctions.add(banned)
+            journal.go_on.set()
+
+        nursery.start_soon(operator)
+        assert (await client.do("auth", session=session))["error"]["code"] == "banned"
+        assert (await client.closed())[0] == 4501
+        await chat.wait_idle()
+        assert users.get("g" + "a" * 16) is None
+
+
+async def test_a_token_that_cannot_be_checked_now_may_come_again(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_chat(ALONE) as chat:
+        key = issuers.RSA
+        token = issuers.signed({"sub": "ann", "exp": 2**40}, key, kid="theirs")
+
+        async def down(url: str) -> list[Key]:
+            raise FetchError("connection refused")
+
+        issuer = chat.daemon.chat.issuer
+        issuer.fetch = down
+        issuer.follow("https://idp.example.org/")
+        by_request = await speak_json(chat, headers=by_header(token))
+        bye = await by_request.next()
+        assert (bye["code"], bye["reconnect"], "cannot be fetched now" in bye["reason"]) == (
+            *(1001, True, True),
+        )
+        client = await speak_json(chat)
+        await client.next()
+        assert (await client.do("auth", token=token))["error"]["code"] == "unavailable"
+        assert (await client.closed())[0] == 1001
+        io = await come(chat, {"token": token})
+        error = json.loads((await io.packet()).removeprefix("4"))
+        assert error["data"] == {"code": "unavailable", "retry_ms": 30_000}
+        # One that is there renews later.
+        ann = await chat.client("ann", token=chat.token("ann"))
+        with pytest.raises(library.Refused, match="unavailable"):
+            await ann.chat.auth(token=token)
+        await ann.say("still here")

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from chatd.chat import Chat
+from chatd.chat.moderation import moderate
 from chatd.chat.rules import messages
 from chatd.gateways import text as module
 from chatd.gateways.text import TextCodec, TextGateway
 from chatd.journal import Unavailable
-from chatd.model import Event
+from chatd.model import KICKED, Event, EventKind
 from chatd.protocol import commands, events
 from chatd.settings import Chat as ChatSettings
 from chatd.settings import Limits, Settings
@@ -509,3 +510,58 @@ async def test_the_same_story_over_both(autojump_clock: MockClock) -> None:
             assert [line["nick"] for line in chat.logged("message")] == ["ann"] * 5
             assert [line["receivers"] for line in chat.logged("message")] == [2] * 5
     assert seen["json"] == seen["text"]
+
+
+BREAKS = ["\n", "\r", "\r\n", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"]
+
+
+def forging(text: str) -> list[object]:
+    """Return everything that has a line, with a text of somebody's in each of its places."""
+    at = 1_750_000_000_000
+
+    def event(kind: EventKind, nick: str = "eve", text: str | None = text) -> Event:
+        return Event(1, "lobby", 1, at, kind, "u", nick, text, of=1)
+
+    return [
+        *(event(kind) for kind in ("message", "edit", "topic")),
+        *(event(kind, text) for kind in ("message", "edit", "topic", "delete")),
+        event("topic", text, ""),
+        events.shape("lobby", event("message")),
+        events.Joined("lobby", text, "u"),
+        events.Left("lobby", text, "u", "leave"),
+        events.NickChange("lobby", "u", text, "eve"),
+        events.NickChange("lobby", "u", "eve", text),
+        events.Notice(text),
+    ]
+
+
+@pytest.mark.parametrize("separator", BREAKS)
+def test_no_text_forges_a_line(separator: str) -> None:
+    text = f"hello{separator}root: fire!{separator}{separator}* root left"
+    for item in forging(text):
+        first, *rest = _line(item).splitlines()
+        assert first.endswith(("hello", "hello ", "the topic", "hello -> eve")) or "hello" in first
+        assert rest
+        assert all(line.startswith("  ") for line in rest)
+    bye = module.goodbye_frames(CODEC, KICKED, text)
+    assert all(line.startswith("  ") for line in bye[2:].decode().splitlines()[1:])
+
+
+@given(st.text(max_size=30))
+def test_text_without_breaks_is_unchanged(text: str) -> None:
+    line = _line(events.Notice(text)).removeprefix("* ")
+    assert line.replace("  ", "") == text.replace("  ", "") or len(text.splitlines()) > 1
+    if len(text.splitlines()) <= 1 and not text.endswith(tuple(BREAKS)):
+        assert line == text
+
+
+async def test_a_topic_and_a_reason_forge_no_line(chat: Harness, autojump_clock: MockClock) -> None:
+    chat.daemon.chat.apply(Settings(chat=ChatSettings(topics="members")))
+    ann, bob = await chat.client("ann"), await speak_text(chat, "/?nick=bob")
+    await bob.hear()
+    await ann.topic("lobby", "deploys\u2028root: fire!")
+    assert await bob.hear() == "* ann set the topic: deploys\u2028  root: fire!"
+    await moderate(
+        chat.daemon.chat, "console", commands.Kick(nick="bob", reason="bye\u2029\u0085root: fire!")
+    )
+    assert await bob.hear() == "* bye\u2029  \u0085  root: fire!"

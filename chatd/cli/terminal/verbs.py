@@ -221,8 +221,10 @@ async def _kick(talk: Talk, nick: str, reason: str | None) -> None:
     operators=True,
 )
 async def _ban(talk: Talk, nick: str, seconds: int | None, reason: str | None) -> None:
-    await talk.chat.ban(room=talk.here(), seconds=seconds, **_person(nick, reason))
-    talk.answer(f"{nick} is banned.")
+    done = await talk.chat.ban(room=talk.here(), seconds=seconds, **_person(nick, reason))
+    no_address = done.networks is not None and not done.networks
+    evades = " Their address is not known, so they may come back as another guest."
+    talk.answer(f"{nick} is banned.{evades if no_address else ''}")
 
 
 @_verb("unban", "Let NICK in again.", _NICK, operators=True)

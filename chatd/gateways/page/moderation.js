@@ -98,14 +98,20 @@ export class Moderation {
       text,
       action: label,
       fields: act === "kick" ? [reason, where] : [reason, where, until],
-      act: () =>
-        this.#chat.ask({
+      act: async () => {
+        const done = await this.#chat.ask({
           do: act,
           user,
           room: where.value || undefined,
           seconds: act !== "kick" && until.value ? Number(until.value) : undefined,
           reason: reason.value.trim() || undefined,
-        }),
+        });
+        if (done.networks?.length === 0)
+          this.#chat.note(
+            room,
+            `The address of ${nick} is not known, so they may come back as another guest.`,
+          );
+      },
     });
   }
 
