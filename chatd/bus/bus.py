@@ -17,7 +17,7 @@ at once, costs 2.7 µs.
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
 from operator import attrgetter
@@ -30,7 +30,7 @@ from msgspec import Struct
 from chatd.bus.fanout import SLICES
 from chatd.bus.feed import TAIL_EVENTS, Feed
 from chatd.histogram import Histogram, HistogramStatistics
-from chatd.journal import Journal, Retention, Unavailable
+from chatd.journal import Hits, Journal, Retention, Sender, Unavailable
 from chatd.logs import Log
 from chatd.model import Event, Operation, Outcome, Post, Receipt, Refusal
 
@@ -79,7 +79,10 @@ INDEX_AGAIN_SECONDS: Final = 0.01
 """The pause between two chunks of some 2 ms each, of a store that has many words to index."""
 
 INDEXED_SECONDS: Final = 1.0
-"""How long a search waits for the index: an old store may have millions of words to index."""
+"""How long a search waits for new messages to be indexed."""
+
+OLD_INDEXED_SECONDS: Final = 0.1
+"""How long it then waits for old ones: there may be millions if the index is made again."""
 
 _OPERATION: Final = attrgetter("operation")
 
@@ -207,6 +210,7 @@ class Bus:
         self._failed_at = -math.inf
         self._unindexed = trio.Event()
         self._unindexed.set()  # the store may have been left so, or be an old one
+        self._index_in = 0.0  # how long to wait after an error
         self._unswept = trio.Event()
         self._unswept.set()  # what became due while the store was closed
         self._batches = 0
@@ -397,11 +401,12 @@ class Bus:
             if isinstance(outcome, Receipt) and not outcome.duplicate:
                 events.append(outcome.event)
         self._unswept.set()
+        if not self._journal.indexed:
+            self._unindexed.set()
         if events:
             if self._in_doubt:
                 events.sort(key=attrgetter("position"))
             self._events += len(events)
-            self._unindexed.set()
             await self._journal.answered(events)
 
     def _fault(self, submission: Submission, error: Exception) -> None:
@@ -498,15 +503,41 @@ class Bus:
             more = False
         if self._journal.statistics().swept != swept:
             self.drop_tails()
+        if not self._journal.indexed:
+            self._unindexed.set()
         return more
 
     # ---- the search index
 
-    async def indexed(self) -> None:
-        """Wait until a search finds what was committed before, for `INDEXED_SECONDS` at most."""
+    async def search(
+        self,
+        query: str,
+        rooms: Mapping[str, int],
+        limit: int,
+        *,
+        sender: Sender | None = None,
+        before: int | None = None,
+    ) -> Hits:
+        """Search as `Journal.search` does, and find what was committed before the call.
+
+        Raises:
+            chatd.journal.Unavailable: The store cannot be read now, or not in time.
+        """
         with trio.move_on_after(INDEXED_SECONDS):
+            while not self._journal.indexed and await self._do(self._index_chunk):
+                pass
+        with trio.move_on_after(OLD_INDEXED_SECONDS):
             while self._unindexed.is_set() and await self._do(self._index_chunk):
                 pass
+        hits = await self._journal.search(query, rooms, limit, sender=sender, before=before)
+        if not hits.complete:
+            self._unindexed.set()  # the search may have found that the index is damaged
+        return hits
+
+    def reindex(self) -> None:
+        """Have the index of words made again, in the background."""
+        self._journal.reindex()
+        self._unindexed.set()
 
     async def _keep_indexed(self) -> None:
         while True:
@@ -514,12 +545,14 @@ class Bus:
             await trio.sleep(INDEX_SECONDS)
             while await self._do(self._index_chunk):  # noqa: ASYNC110  a pace, not a poll
                 await trio.sleep(INDEX_AGAIN_SECONDS)
+            await trio.sleep(self._index_in)
 
     async def _index_chunk(self) -> bool:
-        more = await self._journal.index()
-        if not more:
+        delay = await self._journal.index()
+        if delay is None:
             self._unindexed = trio.Event()
-        return more
+        self._index_in = delay or 0.0
+        return delay == 0
 
 
 def _weight(item: _Item) -> int:

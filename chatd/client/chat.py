@@ -21,6 +21,7 @@ import random
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 from functools import partial
 from inspect import isawaitable
 from typing import Final, TypeAlias, TypedDict, TypeVar, Unpack
@@ -354,16 +355,26 @@ class Chat:
         return await self._call(history, Page)
 
     async def search(
-        self, room: str, query: str, *, before: int | None = None, limit: int | None = None
+        self,
+        room: str | None,
+        query: str,
+        *,
+        sender: str | None = None,
+        before: int | datetime | None = None,
+        limit: int | None = None,
     ) -> Found:
-        """Find the messages of a room that contain all words of ``query``.
+        """Find the messages that have all words of ``query``.
 
         Args:
-            room: The room's name, or ``@nick``. It need not be joined.
-            query: Words, in at most 256 bytes. ``dep*`` finds words by their beginning,
-                ``"two words"`` a phrase.
-            before: Only messages with smaller numbers.
-            limit: The size of the page: 100 by default, 0 to 500.
+            room: The room's name, or ``@nick``. It need not be joined. None for all rooms that this
+                user is in.
+            query: Words, in at most 256 bytes; each finds the words that begin with it. Words in
+                double quotes are found exactly as they are, one after the other.
+            sender: Only messages of this nick; default: of everybody. The query may then be empty.
+            before: In one room, only messages with smaller numbers; in all rooms, only messages
+                from before this time, which has a time zone.
+            limit: The size of the page: 100 by default, 0 to 500. In all rooms it may be exceeded
+                by messages that have the time of the last one.
 
         Returns:
             Messages, the newest first, and whether there may be more.
@@ -372,7 +383,7 @@ class Chat:
             Refused: ``not_found``, ``banned``, ``forbidden``, ``rate_limited``, ``too_large`` or
                 ``bad_request``.
         """
-        search = commands.Search(room=room, query=query, before=before, limit=limit)
+        search = commands.Search(room=room, query=query, sender=sender, before=before, limit=limit)
         return await self._call(search, Found)
 
     def typing(self, room: str, *, active: bool = True) -> None:

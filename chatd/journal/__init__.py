@@ -11,29 +11,36 @@ room's past with its present texts. Nothing here knows who is connected.
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from heapq import merge
+from itertools import islice
 from typing import Final, Literal, Protocol
 
 import trio
 from msgspec import Struct
 
+from chatd.journal import words
 from chatd.journal.retention import OperatorLog, Retention
 from chatd.model import Event, Head, LogEntry, Operation, Outcome, Record, Refusal, UserRecord
 
 __all__ = [
     "FORGOTTEN",
+    "MOST_HITS",
     "NOT_YOURS",
     "NO_MESSAGE",
     "UNREAD_EVENTS",
     "Durability",
+    "Hits",
     "Journal",
     "LocalJournal",
     "OperatorLog",
     "Retention",
+    "Sender",
     "Statistics",
     "StoreError",
     "Unavailable",
     "new_epoch",
+    "newest",
 ]
 
 FORGOTTEN: Final = "forgotten"
@@ -44,6 +51,9 @@ Durability = Literal["commit", "fsync"]
 
 UNREAD_EVENTS = 10_000
 """How many events are read at most to count unread messages: some 10 ms of a reader's time."""
+
+MOST_HITS: Final = 500
+"""How many messages a search returns at most, although they have one time."""
 
 NO_MESSAGE = Refusal("not_found", "There is no such message.")
 NOT_YOURS = Refusal("forbidden", "You can only change your own messages.")
@@ -90,6 +100,30 @@ class Statistics(Struct, frozen=True):
     """The duration of the longest commit."""
     threaded: bool
     """Whether commits run in a thread at present."""
+
+
+class Sender(Struct, frozen=True):
+    """Whose messages to find: those of a user, and all that were sent under a nick."""
+
+    nick: str
+    user: str | None = None
+
+    @property
+    def tokens(self) -> list[str]:
+        """Tokens of which the message's own must have one."""
+        nick = words.by_nick(self.nick)
+        return [nick] if self.user is None else [nick, words.by_user(self.user)]
+
+
+class Hits(Struct, frozen=True):
+    """What a search found."""
+
+    events: list[Event]
+    """Messages, the newest first."""
+    more: bool
+    """Whether there are older ones."""
+    complete: bool = True
+    """Whether the index had all messages. Otherwise old ones may be missing."""
 
 
 class Journal(Protocol):
@@ -170,8 +204,20 @@ class Journal(Protocol):
         """
         ...
 
-    async def index(self) -> bool:
-        """Make one chunk of new words searchable; return True if more are left."""
+    @property
+    def indexed(self) -> bool:
+        """Whether the index has every new message; old ones may still be missing."""
+        ...
+
+    async def index(self) -> float | None:
+        """Make one chunk of messages searchable, new ones first.
+
+        Return in how many seconds there is more to do; None if nothing is left.
+        """
+        ...
+
+    def reindex(self) -> None:
+        """Have `index` begin again from nothing."""
         ...
 
     async def sweep(self) -> bool:
@@ -235,11 +281,28 @@ class Journal(Protocol):
         """
         ...
 
-    async def search(self, room: str, query: str, before: int, limit: int) -> list[Event]:
-        """Return the last ``limit`` messages with ``seq < before`` that have all words of a query.
+    async def search(
+        self,
+        query: str,
+        rooms: Mapping[str, int],
+        limit: int,
+        *,
+        sender: Sender | None = None,
+        before: int | None = None,
+    ) -> Hits:
+        """Return the last ``limit`` messages that have all phrases of a query, the newest first.
 
-        The newest come first. Only whole words match, regardless of case and accents; words in
-        quotes must be adjacent. Messages that `index` has not reached yet are not found.
+        `chatd.journal.words` says what a query means and which texts match it. With ``before``, the
+        rooms' messages are ordered by their times, and ``limit`` is exceeded, up to `MOST_HITS`, by
+        messages of the last one's time: the next page begins before it.
+
+        Args:
+            query: The words. It may have none if there is a ``sender``.
+            rooms: The number below which to search, for each room.
+            limit: How many messages to return.
+            sender: Whose messages to find; None for everybody's.
+            before: The time before which the messages were sent, in ms; None if there is one room,
+                whose next page begins below a number.
         """
         ...
 
@@ -297,6 +360,23 @@ class Journal(Protocol):
 def new_epoch() -> str:
     """Return a random epoch. It begins with a letter: SQLite would store digits as a number."""
     return f"e{secrets.token_hex(8)[1:]}"
+
+
+def newest(
+    logs: Iterable[Iterator[Event]], limit: int, *, by_time: bool, complete: bool = True
+) -> Hits:
+    """Return the first hits of several rooms, each of which has its own, the newest first.
+
+    With ``by_time`` more than ``limit`` if the last ones have the same time.
+    """
+    merged = merge(*logs, key=lambda event: (-event.at, -event.position))
+    found = list(islice(merged, limit))
+    for event in merged:
+        tied = by_time and found and found[-1].at == event.at and len(found) < MOST_HITS
+        if not tied:
+            return Hits(found, more=True, complete=complete)
+        found.append(event)
+    return Hits(found, more=False, complete=complete)
 
 
 class LocalJournal:

@@ -10,7 +10,8 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any, Final
 
-from chatd.journal import NO_MESSAGE, NOT_YOURS, new_epoch, rewrite, schema, words
+from chatd.journal import NO_MESSAGE, NOT_YOURS, new_epoch, rewrite, schema
+from chatd.journal.index import Row, WordIndex
 from chatd.model import (
     Drop,
     Erase,
@@ -48,7 +49,7 @@ _REMEMBER: Final = (
 )
 _BY_KEY: Final = schema.EVENT + " WHERE r.fold = ? AND e.user = ? AND e.key = ?"
 _MESSAGE: Final = (
-    "SELECT e.position, e.text, e.room_id, e.user, e.deleted"
+    "SELECT e.position, e.text, e.room_id, e.user, e.nick, e.deleted"
     " FROM events AS e JOIN rooms AS r ON r.id = e.room_id"
     " WHERE r.fold = ? AND e.seq = ? AND e.kind = 'message'"
 )
@@ -60,7 +61,7 @@ class Batch:
     Args:
         cursor: Inside a transaction.
         at: The time of the events, in ms.
-        indexed: The position up to which messages are in the index of words.
+        words: The index of words.
         keyed: Whether to look up the keys of plain messages; see `run`.
     """
 
@@ -68,9 +69,9 @@ class Batch:
         "_at",
         "_cursor",
         "_execute",
-        "_indexed",
         "_keyed",
         "_rows",
+        "_words",
         "characters",
         "duplicates",
         "epoch",
@@ -79,11 +80,11 @@ class Batch:
         "rooms",
     )
 
-    def __init__(self, cursor: sqlite3.Cursor, *, at: int, indexed: int, keyed: bool) -> None:
+    def __init__(self, cursor: sqlite3.Cursor, *, at: int, words: WordIndex, keyed: bool) -> None:
         self._cursor = cursor
         self._execute = cursor.execute
         self._at = at
-        self._indexed = indexed
+        self._words = words
         self._keyed = keyed
         self._rows: list[tuple[object, ...]] = []
         self.rooms: dict[str, list[int]] = {}
@@ -186,23 +187,21 @@ class Batch:
         target = None if post.of is None else self._message(post.room, post.of)
         if target is None:
             return NO_MESSAGE
-        position, text, room_id, user, deleted = target
+        *values, deleted = target
+        row = Row(*values)
         if deleted:
             return NO_MESSAGE
-        if user != post.user and not (post.kind == "delete" and post.operator):
+        if row.user != post.user and not (post.kind == "delete" and post.operator):
             return NOT_YOURS
         if post.kind == "edit":
-            change, new = "UPDATE events SET text = ?, edited = ? WHERE position = ?", post.text
-            self._execute(change, (new, self._at, position))
+            change = "UPDATE events SET text = ?, edited = ? WHERE position = ?"
+            self._execute(change, (post.text, self._at, row.position))
+            self._words.replace(self._cursor, row, post.text or "")
         else:
-            change, new = "UPDATE events SET text = NULL, edited = NULL, deleted = 1", None
-            self._execute(f"{change} WHERE position = ?", (position,))
+            change = "UPDATE events SET text = NULL, edited = NULL, deleted = 1"
+            self._execute(f"{change} WHERE position = ?", (row.position,))
+            self._words.remove(self._cursor, [row])
         self.removed_text = True
-        if position <= self._indexed:
-            if text is not None:
-                words.remove(self._cursor, [(position, text, room_id)])
-            if new is not None:
-                words.add(self._cursor, [(position, new, room_id)])
         return None
 
     def _message(self, fold: str, seq: int) -> tuple[Any, ...] | None:
@@ -233,11 +232,11 @@ class Batch:
             case Wipe():
                 self._insert()
                 self.removed_text = True
-                return rewrite.wipe(self._cursor, operation, self._indexed)
+                return rewrite.wipe(self._cursor, operation, self._words)
             case Erase():
                 self._insert()
                 self.removed_text = True
-                return rewrite.erase(self._cursor, operation, self._indexed)
+                return rewrite.erase(self._cursor, operation, self._words)
             case Forget():
                 self.removed_text = True
                 rewrite.forget(self._cursor, operation)

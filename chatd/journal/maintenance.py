@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from itertools import starmap
+from typing import Literal
 
 from msgspec import Struct
 
-from chatd.journal import words
+from chatd.journal.index import MERGE_PAGES, Row, WordIndex
 from chatd.journal.retention import CHUNK, Retention
 
 __all__ = ["Swept", "Watermarks", "index", "merge_index", "size_of", "sweep"]
-
-_CHUNK_CHARACTERS: Final = 32 * 1024
-"""Characters in one chunk of the index: text is broken into words at some 20 MB/s."""
 
 
 @dataclass(slots=True)
@@ -27,8 +25,8 @@ class Watermarks:
 
     position: int = 0
     """Position of the last event whose commit was confirmed."""
-    indexed: int = 0
-    """Position up to which the messages' words can be found."""
+    words: WordIndex = field(default_factory=WordIndex)
+    """The index of the messages' words."""
     dirty: int | None = None
     """When the first text was removed that may still be in the files; None if there is none."""
     merge: Literal["due", "begun", "done"] = "due"
@@ -53,9 +51,9 @@ class Watermarks:
 
     def reload(self, connection: sqlite3.Connection) -> None:
         """Read again what a transaction in doubt may have moved."""
-        query = "SELECT name, value FROM meta WHERE name IN ('indexed', 'dirty')"
-        found = dict(connection.execute(query).fetchall())
-        self.indexed, self.dirty = found["indexed"], found["dirty"]
+        query = "SELECT value FROM meta WHERE name = 'dirty'"
+        self.dirty = connection.execute(query).fetchone()[0]
+        self.words.reload(connection)
         self.merge = "due"
 
 
@@ -87,33 +85,15 @@ def size_of(cursor: sqlite3.Cursor) -> int:
 
 
 def index(cursor: sqlite3.Cursor, marks: Watermarks) -> bool:
-    """Index one chunk of events; return True if more are left."""
-    if marks.indexed >= marks.position:
-        return False
-    query = (
-        "SELECT position, text, room_id, kind FROM events WHERE position > ?"
-        " ORDER BY position LIMIT ?"
-    )
-    indexed, characters = marks.indexed, 0
-    rows: list[words.Row] = []
-    for position, text, room_id, kind in cursor.execute(query, (indexed, CHUNK)).fetchall():
-        indexed = position
-        if kind == "message" and text is not None:
-            rows.append((position, text, room_id))
-            characters += len(text)
-            if characters > _CHUNK_CHARACTERS:
-                break
-    if indexed == marks.indexed:  # all events behind it have been removed
-        indexed = marks.position
+    """Index a chunk of messages, or remove one of a former index; return True if more is left."""
+    index, upto = marks.words, marks.position
     cursor.execute("BEGIN IMMEDIATE")
-    if rows:
-        words.add(cursor, rows)
-        words.merge(cursor, words.MERGE_PAGES)
-    cursor.execute("UPDATE meta SET value = ? WHERE name = 'indexed'", (indexed,))
+    size = index.grow(cursor, upto)
+    if not size:
+        index.discard(cursor)
     cursor.execute("COMMIT")
-    marks.indexed = indexed
-    marks.pages += 8 + characters // 512
-    return indexed < marks.position
+    marks.pages += 8 + size // 512
+    return index.lacks(upto)
 
 
 def merge_index(cursor: sqlite3.Cursor, marks: Watermarks) -> None:
@@ -123,14 +103,14 @@ def merge_index(cursor: sqlite3.Cursor, marks: Watermarks) -> None:
     this begins removes both. A slice ends between two words: a word that is in each of a million
     messages takes 0.1 s.
     """
-    pages = words.MERGE_PAGES
+    pages = MERGE_PAGES
     if marks.merge == "due":
         marks.merge, marks.later = "begun", None
         pages = -pages
     cursor.execute("BEGIN IMMEDIATE")
-    more = words.merge(cursor, pages)
+    more = marks.words.discard(cursor) or marks.words.merge(cursor, pages)
     cursor.execute("COMMIT")
-    marks.pages += words.MERGE_PAGES
+    marks.pages += MERGE_PAGES
     if not more:
         marks.merge = "done"
 
@@ -212,11 +192,11 @@ def _remove(
         (max(row[2] for row in gone),),
     )
     found = execute(
-        f"SELECT position, text, room_id FROM events WHERE {where}"  # noqa: S608
-        " AND kind = 'message' AND text IS NOT NULL AND position <= ?",
-        (*values, marks.indexed),
+        f"SELECT position, text, room_id, user, nick FROM events WHERE {where}"  # noqa: S608
+        " AND kind = 'message' AND text IS NOT NULL",
+        values,
     ).fetchall()
-    words.remove(cursor, found)
+    marks.words.remove(cursor, starmap(Row, found))
     marks.note_removed_text(cursor, now)
     removed = execute(f"DELETE FROM events WHERE {where}", values).rowcount  # noqa: S608
     execute("COMMIT")

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import secrets
 import sys
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import merge
 from itertools import islice
@@ -22,14 +22,18 @@ from msgspec.structs import replace
 
 from chatd.journal import (
     FORGOTTEN,
+    MOST_HITS,
     NO_MESSAGE,
     NOT_YOURS,
     UNREAD_EVENTS,
+    Hits,
     LocalJournal,
     OperatorLog,
+    Sender,
     Statistics,
     Unavailable,
     new_epoch,
+    newest,
     words,
 )
 from chatd.journal.retention import CHUNK, Retention, RetentionLog, no_report
@@ -66,8 +70,8 @@ _EVENT_BYTES: Final = 700
 _SEARCH_SECONDS: Final = 2.0
 """How long a search may take, as in a file."""
 
-_SEARCH_EVENTS: Final = 64
-"""Texts searched between two checkpoints."""
+_SEARCH_SLICE_SECONDS: Final = 0.002
+"""How long a search keeps other tasks waiting."""
 
 _Key = tuple[str, str, str]
 
@@ -96,6 +100,45 @@ class _Room:
             return event
         target = self.events.get(event.of or 0)
         return replace(event, text=None if target is None else target.event.text)
+
+
+class _Search:
+    """Reads texts as a search in a file finds them, and lets other tasks run meanwhile.
+
+    Args:
+        phrases: What a text must have.
+        senders: Tokens of senders, of which a message must have one; None for any sender.
+    """
+
+    def __init__(self, phrases: Sequence[words.Phrase], senders: set[str] | None) -> None:
+        self._phrases = phrases
+        self._senders = senders
+        self._began = self._ran = perf_counter()
+
+    async def room(self, log: _Room, end: int, most: int) -> list[Event]:
+        """Return the newest of a room's messages with smaller numbers than ``end``."""
+        found: list[Event] = []
+        for seq in range(end - 1, log.first - 1, -1):
+            kept = log.events.get(seq)  # the log changes meanwhile
+            if kept is not None and self._finds(kept.event):
+                found.append(kept.event)
+                if len(found) == most:
+                    break
+            if (now := perf_counter()) - self._ran > _SEARCH_SLICE_SECONDS:
+                if now - self._began > _SEARCH_SECONDS:
+                    raise Unavailable("the search took too long")
+                await trio.lowlevel.checkpoint()
+                self._ran = perf_counter()
+        return found
+
+    def _finds(self, event: Event) -> bool:
+        if event.kind != "message" or event.text is None:
+            return False
+        if self._senders is not None:
+            tokens = {words.by_user(event.user), words.by_nick(event.nick)}
+            if self._senders.isdisjoint(tokens):
+                return False
+        return words.matches(self._phrases, event.text)
 
 
 class MemoryJournal(LocalJournal):
@@ -370,25 +413,27 @@ class MemoryJournal(LocalJournal):
         others = (one for one in events if _unread(one, user))
         return sum(1 for _ in islice(others, max(0, most)))
 
-    async def search(self, room: str, query: str, before: int, limit: int) -> list[Event]:
+    async def search(
+        self,
+        query: str,
+        rooms: Mapping[str, int],
+        limit: int,
+        *,
+        sender: Sender | None = None,
+        before: int | None = None,
+    ) -> Hits:
         phrases = words.parse(query)
-        log = self._rooms.get(room)
-        found: list[Event] = []
-        if log is None or not phrases:
-            return found
-        ends = perf_counter() + _SEARCH_SECONDS
-        for seq in range(min(before - 1, log.seq), log.first - 1, -1):
-            if len(found) >= limit:
-                break
-            kept = log.events.get(seq)  # the log changes meanwhile
-            text = None if kept is None or kept.event.kind != "message" else kept.event.text
-            if kept is not None and text is not None and words.matches(phrases, text):
-                found.append(kept.event)
-            if seq % _SEARCH_EVENTS == 0:
-                await trio.lowlevel.checkpoint()
-                if perf_counter() > ends:
-                    raise Unavailable("the search took too long")
-        return found
+        if not (phrases or sender):
+            return Hits([], more=False)
+        search = _Search(phrases, None if sender is None else set(sender.tokens))
+        by_time = before is not None
+        most = MOST_HITS if by_time else max(0, limit)
+        logs: list[Iterator[Event]] = []
+        for room, below in rooms.items():
+            log = self._rooms.get(room)
+            if log is not None:
+                logs.append(iter(await search.room(log, _end(log, below, before), most + 1)))
+        return newest(logs, max(0, limit), by_time=by_time)
 
     async def records(self, kind: str, prefix: str = "", limit: int = -1) -> list[Record]:
         now = self._now()
@@ -411,8 +456,15 @@ class MemoryJournal(LocalJournal):
             key=lambda one: one.user,
         )
 
-    async def index(self) -> bool:
-        return False  # `search` reads the texts themselves
+    @property
+    def indexed(self) -> bool:
+        return True  # `search` reads the texts themselves
+
+    async def index(self) -> float | None:
+        return None
+
+    def reindex(self) -> None:
+        pass
 
     async def subjects(self) -> list[UserRecord]:
         return sorted(
@@ -538,6 +590,15 @@ def _lasts(record: Record, now: int) -> bool:
 
 def _unread(event: Event, user: str) -> bool:
     return event.kind == "message" and not event.deleted and event.user != user
+
+
+def _end(log: _Room, below: int, before: int | None) -> int:
+    """Return the number before which a search begins; times are taken to grow with the numbers."""
+    end = min(below, log.seq + 1)
+    if before is None:
+        return end
+    numbers = range(log.first, end)
+    return log.first + bisect_left(numbers, before, key=lambda seq: log.events[seq].event.at)
 
 
 def _count(log: _Room, position: int) -> int:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from heapq import merge
 from itertools import islice
 from operator import itemgetter
@@ -17,7 +17,8 @@ from typing import Any, Final, TypeVar
 
 import trio
 
-from chatd.journal import UNREAD_EVENTS, Unavailable, schema, words
+from chatd.journal import UNREAD_EVENTS, Hits, Sender, Unavailable, newest, schema, words
+from chatd.journal.index import FOUND, WordIndex, check, expression
 from chatd.journal.schema import number
 from chatd.model import Event, Head, LogEntry, Record, UserRecord
 
@@ -232,22 +233,37 @@ class Reads:
         count: int = (await self._reader.rows(query, values))[0][0]
         return count
 
-    async def search(self, room: str, query: str, before: int, limit: int) -> list[Event]:
+    async def search(
+        self,
+        query: str,
+        rooms: Mapping[str, int],
+        limit: int,
+        *,
+        sender: Sender | None = None,
+        before: int | None = None,
+    ) -> Hits:
         phrases = words.parse(query)
-        if not phrases:
-            return []
+        if not (phrases or sender):
+            return Hits([], more=False)
+        senders = [] if sender is None else sender.tokens
 
-        def work(store: sqlite3.Connection) -> list[tuple[Any, ...]]:
-            log = _RoomLog.find(store, room)
-            if log is None or before <= log.first:
-                return []
-            end = 2**63 - 1 if before > log.last else log.position(before)
-            values = (words.expression(log.room_id, phrases), end, number(limit))
-            positions = store.execute(words.FOUND, values).fetchall()
-            event = schema.EVENT + " WHERE e.position = ?"
-            return [store.execute(event, position).fetchone() for position in positions]
+        def work(store: sqlite3.Connection) -> Hits:
+            index = WordIndex()
+            index.reload(store)
+            if index.stale:
+                return Hits([], more=False, complete=False)
+            check(store, index.indexed, index.floor)
+            logs = []
+            for room, below in rooms.items():
+                log = _RoomLog.find(store, room)
+                if log is not None and (end := log.end(below, before)) is not None:
+                    found = (expression(log.room_id, phrases, senders), end)
+                    # Lazily: of each room only the rows that are needed are read.
+                    logs.append(_events(store, store.execute(FOUND, found)))
+            by_time = before is not None
+            return newest(logs, number(limit), by_time=by_time, complete=not index.floor)
 
-        return [schema.decode(row) for row in await self._searcher.run(work)]
+        return await self._searcher.run(work)
 
     async def records(self, kind: str, prefix: str = "", limit: int = -1) -> list[Record]:
         query = (
@@ -269,6 +285,13 @@ class Reads:
     async def subjects(self) -> list[UserRecord]:
         rows = await self._reader.rows(_USER + " WHERE subject ORDER BY user")
         return [_record(row) for row in rows]
+
+
+def _events(store: sqlite3.Connection, positions: Iterable[tuple[int]]) -> Iterator[Event]:
+    for position in positions:
+        yield schema.decode(
+            store.execute(schema.EVENT + " WHERE e.position = ?", position).fetchone()
+        )
 
 
 class _RoomLog:
@@ -301,6 +324,26 @@ class _RoomLog:
         query = "SELECT position FROM events WHERE room_id = ? AND seq = ?"
         found: int = self._store.execute(query, (self.room_id, seq)).fetchone()[0]
         return found
+
+    def end(self, below: int, before: int | None) -> int | None:
+        """Return the position before which a search begins; None if it finds nothing.
+
+        Args:
+            below: The number that ends the search.
+            before: The time that ends it. Times are taken to grow with the numbers.
+        """
+        seq = min(below, self.last + 1)
+        if before is not None:
+            numbers = range(self.first, seq)
+            seq = self.first + bisect_left(numbers, before, key=self._at)
+        if seq <= self.first:
+            return None
+        return self.position(seq - 1) + 1
+
+    def _at(self, seq: int) -> int:
+        query = "SELECT at FROM events WHERE room_id = ? AND seq = ?"
+        at: int = self._store.execute(query, (self.room_id, seq)).fetchone()[0]
+        return at
 
     def count(self, position: int) -> int:
         """Return how many of them are at that position or before it."""

@@ -6,9 +6,11 @@ Each runs inside a transaction that the writer begins and ends, a chunk at a tim
 from __future__ import annotations
 
 import sqlite3
-from typing import Final
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
 
-from chatd.journal import FORGOTTEN, schema, words
+from chatd.journal import FORGOTTEN, schema
+from chatd.journal.index import Row, WordIndex
 from chatd.journal.retention import CHUNK
 from chatd.model import Erase, Forget, Progress, Refusal, Restore, Wipe
 
@@ -74,23 +76,16 @@ def restore(
     return position + len(rows)
 
 
-def wipe(cursor: sqlite3.Cursor, operation: Wipe, indexed: int) -> Progress:
+def wipe(cursor: sqlite3.Cursor, operation: Wipe, words: WordIndex) -> Progress:
     """Redact a user's texts in the next chunk of the store's events."""
     query = (
-        "SELECT position, user, text, room_id, kind FROM events WHERE position > ?"
+        "SELECT position, text, room_id, user, nick, kind FROM events WHERE position > ?"
         " ORDER BY position LIMIT ?"
     )
     rows = cursor.execute(query, (schema.number(operation.after), _SCANNED)).fetchall()
-    said = [row for row in rows if row[1] == operation.user]
-    words.remove(
-        cursor,
-        [
-            (position, text, room_id)
-            for position, _, text, room_id, kind in said
-            if kind == "message" and text is not None and position <= indexed
-        ],
-    )
-    for position, _, text, room_id, kind in said:
+    said = [row for row in rows if row[3] == operation.user]
+    words.remove(cursor, _messages(said))
+    for position, text, room_id, _, _, kind in said:
         if kind == "topic":
             cursor.execute(
                 "UPDATE rooms SET topic = '' WHERE id = ? AND topic = ?", (room_id, text)
@@ -104,28 +99,28 @@ def wipe(cursor: sqlite3.Cursor, operation: Wipe, indexed: int) -> Progress:
     return Progress(rows[-1][0] if len(rows) == _SCANNED else None)
 
 
-def erase(cursor: sqlite3.Cursor, operation: Erase, indexed: int) -> Progress:
+def erase(cursor: sqlite3.Cursor, operation: Erase, words: WordIndex) -> Progress:
     """Remove the next of a room's events, oldest first. Their numbers are not given again."""
     query = (
-        "SELECT position, text, room_id, kind, seq FROM events WHERE room_id ="
+        "SELECT position, text, room_id, user, nick, kind, seq FROM events WHERE room_id ="
         " (SELECT id FROM rooms WHERE fold = ?) ORDER BY seq LIMIT ?"
     )
     rows = cursor.execute(query, (operation.room, CHUNK)).fetchall()
     if not rows:
         return Progress(None)
-    words.remove(
-        cursor,
-        [
-            (position, text, room_id)
-            for position, text, room_id, kind, _ in rows
-            if kind == "message" and text is not None and position <= indexed
-        ],
-    )
+    words.remove(cursor, _messages(rows))
     room_id, last = rows[0][2], max(row[0] for row in rows)
-    cursor.execute("UPDATE rooms SET head = max(head, ?) WHERE id = ?", (rows[-1][4], room_id))
+    cursor.execute("UPDATE rooms SET head = max(head, ?) WHERE id = ?", (rows[-1][6], room_id))
     cursor.execute("UPDATE meta SET value = max(value, ?) WHERE name = 'position'", (last,))
     cursor.executemany("DELETE FROM events WHERE position = ?", [row[:1] for row in rows])
     return Progress(rows[-1][0] if len(rows) == CHUNK else None)
+
+
+def _messages(rows: Iterable[tuple[Any, ...]]) -> Iterator[Row]:
+    """Yield the rows of messages that have a text."""
+    for position, text, room_id, user, nick, kind, *_ in rows:
+        if kind == "message" and text is not None:
+            yield Row(position, text, room_id, user, nick)
 
 
 def forget(cursor: sqlite3.Cursor, operation: Forget) -> None:

@@ -40,10 +40,10 @@ more."""
 #   event is left. meta's position is the same for the store.
 # - records.shelf: the kind of the record.
 # - meta: epoch, key, state (`clean`, or the durability under which it was opened), position, life
-#   (how many times it was opened), indexed and dirty (see `maintenance.Watermarks`). A text that
+#   (how many times it was opened), dirty (see `maintenance.Watermarks`), indexed, floor and tokens
+#   (the region of the index of words, and the version of its tokens: see `index`). A text that
 #   looks like a number becomes one: outside STRICT tables ANY has numeric affinity (`new_epoch`).
-# - words: columnsize is for ranking alone. A leaf of it (pgsz) fits a page beside the row's header.
-#   `maintenance.merge_index` merges it in slices: SQLite's automerge does 64 pages at once.
+# - words: the index of words as it was first; `index.WordIndex` makes the present one.
 STEPS: tuple[tuple[str, ...], ...] = (
     (
         """CREATE TABLE rooms (
@@ -111,6 +111,8 @@ STEPS: tuple[tuple[str, ...], ...] = (
         # A partial index: subjects are few among the guests, and all are read at startup.
         "CREATE INDEX users_subject ON users (user) WHERE subject",
     ),
+    # The index of words is stale, because no tokens are those of ''.
+    ("INSERT INTO meta VALUES ('floor', 0), ('tokens', '')",),
 )
 
 POSITION: Final = (

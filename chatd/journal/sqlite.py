@@ -18,7 +18,7 @@ import errno
 import secrets
 import sqlite3
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,8 +26,18 @@ from typing import Any, BinaryIO, Final, TypeVar
 
 import trio
 
-from chatd.journal import Durability, LocalJournal, OperatorLog, Statistics, Unavailable, schema
+from chatd.journal import (
+    Durability,
+    Hits,
+    LocalJournal,
+    OperatorLog,
+    Sender,
+    Statistics,
+    Unavailable,
+    schema,
+)
 from chatd.journal.files import Misplaced
+from chatd.journal.index import is_damage
 from chatd.journal.reads import Reader, Reads
 from chatd.journal.retention import Retention, RetentionLog, no_report
 from chatd.journal.writer import BUSY_MS, Writer
@@ -57,6 +67,9 @@ SLOW_SECONDS: Final = 0.005
 
 QUICK_SECONDS: Final = 0.03
 """A commit in a thread hands the GIL over some five times, each up to 5 ms beside a busy loop."""
+
+INDEX_RETRY_SECONDS: Final = 30.0
+"""How long indexing waits after an error."""
 
 _STREAK: Final = 16
 _LONGEST_STREAK: Final = 1024
@@ -135,6 +148,7 @@ class SqliteJournal(LocalJournal, Reads):
         self._restart_log = False  # by the next commit
         self._closed = False
         self._failing: set[str] = set()
+        self._reindexing = False
         self._sweep_due: int | None = None
         self._batches = 0
         self._failures = 0
@@ -171,6 +185,7 @@ class SqliteJournal(LocalJournal, Reads):
             raise Unavailable("the store is closed" if self._closed else "the store is in doubt")
         try:
             outcomes, seconds = await self._commit(batch)
+            self._report_damage()
         except (sqlite3.Error, ValueError, OverflowError) as error:
             self._failures += 1
             self._failed("commit", error)
@@ -236,8 +251,41 @@ class SqliteJournal(LocalJournal, Reads):
 
     # ---- maintenance
 
-    async def index(self) -> bool:
-        return bool(await self._maintain("index", self._writer.index))
+    @property
+    def indexed(self) -> bool:
+        words = self._writer.marks.words
+        return not words.stale and words.indexed >= self.position
+
+    async def index(self) -> float | None:
+        more = await self._maintain("index", self._writer.index)
+        if more is None:
+            return None if self._closed else INDEX_RETRY_SECONDS
+        if more:
+            return 0.0
+        if self._reindexing:
+            self._reindexing = False
+            self._report("store", state="reindexed")
+        return None
+
+    def reindex(self) -> None:
+        self._writer.suspicion = "an operator asked for it"
+
+    async def search(
+        self,
+        query: str,
+        rooms: Mapping[str, int],
+        limit: int,
+        *,
+        sender: Sender | None = None,
+        before: int | None = None,
+    ) -> Hits:
+        try:
+            return await super().search(query, rooms, limit, sender=sender, before=before)
+        except Unavailable as error:
+            if not is_damage(error.__cause__):
+                raise
+            self._writer.suspicion = str(error.__cause__)
+            return Hits([], more=False, complete=False)
 
     async def sweep(self) -> bool:
         swept = await self._maintain("retention", self._writer.sweep, self._retention_log.retention)
@@ -268,6 +316,7 @@ class SqliteJournal(LocalJournal, Reads):
             await self.recover()
             return None
         self._recovered(part)
+        self._report_damage()
         if self._writer.marks.pages >= _CHECKPOINT_PAGES:
             self._checkpoint_due.set()
         return done
@@ -350,6 +399,17 @@ class SqliteJournal(LocalJournal, Reads):
                 self._report("store", state="misplaced", detail=str(error))
             else:
                 self._report("store", state="failed", detail=f"{part}: {error}")
+
+    def report_stale_index(self, reason: str) -> None:
+        """Report, once, that the index of words is made again."""
+        if not self._reindexing:
+            self._reindexing = True
+            self._report("store", state="reindexing", detail=reason)
+
+    def _report_damage(self) -> None:
+        if self._writer.damage:
+            self.report_stale_index(self._writer.damage)
+            self._writer.damage = ""
 
     def _recovered(self, part: str) -> None:
         if part in self._failing:
@@ -471,6 +531,8 @@ async def open_sqlite(
         for left in writer.path.parent.glob(f"{_COPY}*"):
             with suppress(OSError):  # another user's file: the next start tries again
                 left.unlink(missing_ok=True)
+        if writer.marks.words.stale:
+            journal.report_stale_index("its words were made in another way")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(journal._checkpoints)  # noqa: SLF001  this module's
             try:

@@ -9,12 +9,14 @@ import ctypes
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from chatd.journal import Durability, StoreError, maintenance, new_epoch, schema
 from chatd.journal.batch import Batch
 from chatd.journal.files import StoreFiles
+from chatd.journal.index import is_damage
 from chatd.journal.lock import BootMarker, Keepsake, StoreLock
 from chatd.journal.maintenance import Swept, Watermarks
 from chatd.journal.retention import Retention
@@ -53,6 +55,10 @@ class Writer:
         """Why the store got a new epoch when it was opened; empty if it did not."""
         self.missing: tuple[int, int] | None = None
         """What was here before, if the store was made anew; see `Keepsake.read`."""
+        self.damage = ""
+        """How the index of words was found damaged; empty unless it was since this was reported."""
+        self.suspicion = ""
+        """How a search found it damaged."""
         self.events = 0
         self.duplicates = 0
         self.marks = Watermarks()
@@ -135,6 +141,11 @@ class Writer:
         connection.execute("UPDATE users SET seen = ? WHERE seen IS NULL", (self._now(),))
         self.marks.position = connection.execute(schema.POSITION).fetchone()[0]
         self.marks.reload(connection)
+        if self.marks.words.stale and not self.marks.position:
+            cursor = connection.cursor()
+            self.marks.words.renew(cursor, 0)
+            while self.marks.words.discard(cursor):
+                pass
         connection.execute("COMMIT")
         self._marker.create(self.epoch)
         page: int = connection.execute("PRAGMA page_size").fetchone()[0]
@@ -216,7 +227,7 @@ class Writer:
             self.busy_ms = busy_ms
 
     def commit(self, batch: Sequence[Operation]) -> list[Outcome]:
-        """Commit the whole batch or nothing of it.
+        """Commit the whole batch or nothing of it, whatever state the index of words is in.
 
         Raises:
             sqlite3.Error: If another program's lock kept the transaction from beginning, ``doubt``
@@ -224,17 +235,20 @@ class Writer:
             Misplaced: What was committed may be gone with its file.
             ValueError, OverflowError: No row can hold one of the values.
         """
+        return self._without_damage(partial(self._commit, batch))
+
+    def _commit(self, batch: Sequence[Operation]) -> list[Outcome]:
         execute, marks, at = self._cursor.execute, self.marks, self._now()
         execute("BEGIN IMMEDIATE")
         self.doubt = True
         self.files.check_log()
-        made = Batch(self._cursor, at=at, indexed=marks.indexed, keyed=False)
+        made = Batch(self._cursor, at=at, words=marks.words, keyed=False)
         try:
             outcomes = made.run(batch)
         except sqlite3.IntegrityError:
             execute("ROLLBACK")
             execute("BEGIN IMMEDIATE")
-            made = Batch(self._cursor, at=at, indexed=marks.indexed, keyed=True)
+            made = Batch(self._cursor, at=at, words=marks.words, keyed=True)
             outcomes = made.run(batch)
         if made.removed_text:
             marks.note_removed_text(self._cursor, at)
@@ -317,15 +331,16 @@ class Writer:
         return maintenance.size_of(self._cursor)
 
     def index(self) -> bool:
-        """Index one chunk of events; return True if more are left."""
-        return self._in_doubt_until_done(maintenance.index, self._cursor, self.marks)
+        """Index one chunk of messages; return True if more are left."""
+        if self.suspicion:
+            self.suspicion, suspicion = "", self.suspicion
+            self._give_up_index(suspicion)
+        return self._maintain(maintenance.index, self.marks)
 
     def sweep(self, retention: Retention) -> Swept:
         """Remove one chunk of the past."""
         now = self._now()
-        return self._in_doubt_until_done(
-            maintenance.sweep, self._cursor, self.marks, retention, now
-        )
+        return self._maintain(maintenance.sweep, self.marks, retention, now)
 
     def purge(self) -> bool:
         """Do the next step of cleaning the files of removed texts; return True if more are left.
@@ -334,7 +349,7 @@ class Writer:
         """
         marks = self.marks
         if marks.merge != "done":
-            self._in_doubt_until_done(maintenance.merge_index, self._cursor, marks)
+            self._maintain(maintenance.merge_index, marks)
             return True
         # If others read the log just now, the next sweep tries again.
         if self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0:
@@ -350,8 +365,37 @@ class Writer:
             self._connection.rollback()
         self._connection.execute("VACUUM INTO ?", (os.fspath(path),))
 
-    def _in_doubt_until_done(self, work: Callable[..., _T], *arguments: object) -> _T:
+    def _without_damage(self, work: Callable[[], _T]) -> _T:
+        """Do the work; if the index of words is damaged, give the index up and do the work again.
+
+        What is derived from the messages must not keep anybody from changing them.
+        """
+        words = self.marks.words
+        words.used = False
+        try:
+            return work()
+        except sqlite3.Error as error:
+            if not (words.used and is_damage(error)):
+                raise
+            if self._connection.in_transaction:
+                self._connection.rollback()
+            self._give_up_index(str(error))
+        words.used = False
+        return work()
+
+    def _give_up_index(self, damage: str) -> None:
         self.doubt = True
-        done = work(*arguments)
+        self._cursor.execute("BEGIN IMMEDIATE")
+        self.marks.words.give_up(self._cursor)
+        self._cursor.execute("COMMIT")
         self.doubt = False
-        return done
+        self.damage = damage
+
+    def _maintain(self, work: Callable[..., _T], *arguments: object) -> _T:
+        def in_doubt_until_done() -> _T:
+            self.doubt = True
+            done = work(self._cursor, *arguments)
+            self.doubt = False
+            return done
+
+        return self._without_damage(in_doubt_until_done)

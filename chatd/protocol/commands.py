@@ -179,12 +179,17 @@ class Topic(InRoom, frozen=True, kw_only=True):
 
 
 class Search(Command, frozen=True, kw_only=True):
-    """Find the messages of a room that contain all words of ``query``, the newest first."""
+    """Find the messages that have all words of ``query``, the newest first.
 
-    room: str
+    ``room`` is None for all rooms that one is in; ``before`` is then a time, otherwise a number.
+    ``sender`` is a nick.
+    """
+
+    room: str | None = None
     query: str
+    sender: str | None = field(default=None, name="from")
     limit: int | None = None
-    before: int | None = None
+    before: int | datetime | None = None
 
 
 class Typing(InRoom, frozen=True, kw_only=True):
@@ -404,16 +409,18 @@ class Page(Struct, frozen=True):
     more: bool = False
 
 
-class Found(Struct, frozen=True):
-    """Answers ``search``.
+class Found(Struct, frozen=True, omit_defaults=True):
+    """Answers ``search``. Only the last field may be missing in the JSON.
 
     Attributes:
         events: Messages, the newest first.
         more: True if there may be older ones.
+        incomplete: True while the server still makes its index: old messages may be missing.
     """
 
     events: list[ServerEvent | Unknown]
-    more: bool = False
+    more: bool = field(default_factory=bool)
+    incomplete: bool = False
 
 
 class Members(Struct, frozen=True):

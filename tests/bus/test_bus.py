@@ -14,7 +14,7 @@ from trio.testing import MockClock
 from chatd.bus import Bus, Submission
 from chatd.bus import bus as module
 from chatd.bus.feed import Feed
-from chatd.journal import Retention, Unavailable
+from chatd.journal import Hits, Retention, Unavailable
 from chatd.journal.memory import MemoryJournal
 from chatd.logs import open_log
 from chatd.model import Event, Operation, Outcome, Post, Receipt, Remember, UserRecord
@@ -356,21 +356,38 @@ async def test_a_day_without_commits_sees_a_sweep_an_hour(
 
 
 class Indexing(MemoryJournal):
-    """Has words to index, in chunks, and notes when it was asked."""
+    """Has words to index, in chunks, and notes when it was asked.
 
-    def __init__(self, chunks: int) -> None:
+    Each commit adds a chunk, which is indexed before the ``old`` ones.
+    """
+
+    def __init__(self, old: int) -> None:
         super().__init__(now=lambda: 1)
-        self.chunks = chunks
+        self.old = old
+        self.new = 0
+        self.fails = False
         self.asked: list[float] = []
 
     async def commit(self, batch: Sequence[Operation]) -> list[Outcome]:
-        self.chunks += len(batch)
+        self.new += len(batch)
         return await super().commit(batch)
 
-    async def index(self) -> bool:
+    @property
+    def indexed(self) -> bool:
+        return not self.new
+
+    async def index(self) -> float | None:
         self.asked.append(trio.current_time())
-        self.chunks = max(0, self.chunks - 1)
-        return self.chunks > 0
+        if self.fails:
+            return 30.0
+        if self.new:
+            self.new -= 1
+        else:
+            self.old = max(0, self.old - 1)
+        return 0.0 if self.new or self.old else None
+
+    async def search(self, *_args: Any, **_options: Any) -> Hits:
+        return Hits([], more=False, complete=not self.old)
 
 
 async def test_words_are_indexed_in_chunks_a_second_later(
@@ -386,6 +403,20 @@ async def test_words_are_indexed_in_chunks_a_second_later(
         assert journal.asked[3:] == pytest.approx([11])
 
 
+async def test_an_index_that_fails_is_tried_again_later(
+    script: Script, autojump_clock: trio.testing.MockClock
+) -> None:
+    journal = Indexing(1)
+    journal.fails = True
+    async with running(journal, script) as bus:
+        await trio.sleep(10)
+        assert await bus.search("x", {"lobby": 9}, 9) == Hits([], more=False, complete=False)
+        assert trio.current_time() == pytest.approx(10)
+        journal.fails = False
+        await trio.sleep(100)
+        assert journal.asked == pytest.approx([1, 10, 32])
+
+
 async def test_a_search_waits_for_earlier_commits(
     script: Script, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -393,27 +424,32 @@ async def test_a_search_waits_for_earlier_commits(
     async with running(journal, script) as bus:
         await bus.publish(script.submission(post("x"), "x"))
         await trio.testing.wait_all_tasks_blocked()
-        assert journal.chunks == 2
-        await bus.indexed()
-        assert journal.chunks == 0
+        assert journal.new == 1
+        await bus.search("x", {}, 9)
+        assert (journal.new, journal.old) == (0, 0)
         asked = len(journal.asked)
-        await bus.indexed()
+        await bus.search("x", {}, 9)
         assert len(journal.asked) == asked
         assert trio.current_time() == 0
-    await bus.indexed()
+    await bus.search("x", {}, 9)
 
 
 async def test_a_search_does_not_wait_for_a_whole_old_store(
     script: Script, autojump_clock: trio.testing.MockClock
 ) -> None:
     class Slow(Indexing):
-        async def index(self) -> bool:
+        async def index(self) -> float | None:
             await trio.sleep(0.3)
             return await super().index()
 
-    async with running(Slow(20), script) as bus:
-        await bus.indexed()
-        assert trio.current_time() == pytest.approx(module.INDEXED_SECONDS)
+    journal = Slow(20)
+    async with running(journal, script) as bus:
+        await bus.search("x", {}, 9)
+        assert trio.current_time() == pytest.approx(module.OLD_INDEXED_SECONDS)
+        journal.new = 20
+        await bus.search("x", {}, 9)
+        both = module.INDEXED_SECONDS + 2 * module.OLD_INDEXED_SECONDS
+        assert trio.current_time() == pytest.approx(both)
 
 
 async def test_shown_is_the_position_up_to_which_all_was_fanned_out(script: Script) -> None:

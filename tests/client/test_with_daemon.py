@@ -252,7 +252,11 @@ async def test_an_operator_keeps_order(autojump_clock: MockClock) -> None:
 
 async def test_more_rooms_than_a_page_has(autojump_clock: MockClock) -> None:
     limits = structs.replace(
-        FAST.limits, rooms_per_client=2000, requests_burst="off", requests_per_second="off"
+        FAST.limits,
+        rooms_per_client=2000,
+        new_rooms_per_minute="off",
+        requests_burst="off",
+        requests_per_second="off",
     )
     async with (
         open_chat(Settings(limits=limits)) as harness,

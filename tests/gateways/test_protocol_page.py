@@ -170,7 +170,7 @@ def test_every_command_has_an_entry_and_an_example(command: type[Command]) -> No
     if name != "rooms":
         codes = set(re.findall(r"`(\w+)`", section[0].partition("\nErrors:")[2]))
         assert codes & set(get_args(ErrorCode)) or "as `edit`" in section[0], "no error code"
-    for field in command.__struct_fields__:
+    for field in command.__struct_encode_fields__:
         if field != "id":
             assert f"`{field}" in section[0], f"{field} is not documented"
 

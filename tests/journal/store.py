@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from chatd.journal import Durability
+from chatd.journal import Durability, Journal
 from chatd.journal.retention import Retention
 from chatd.journal.sqlite import CommitPlacement, SqliteJournal, open_sqlite
 from chatd.model import Event, Operation, Post, Receipt
@@ -75,7 +75,7 @@ class Store:
         self.reports.append((event, fields))
 
     def states(self) -> list[object]:
-        return [fields["state"] for _, fields in self.reports]
+        return [fields["state"] for event, fields in self.reports if event == "store"]
 
     def open(
         self, durability: Durability = "commit", retention: Retention = KEPT
@@ -100,6 +100,24 @@ def post(text: str = "hello", *, key: str | None = None, room: str = "lobby") ->
 async def commit(journal: SqliteJournal, *batch: Operation) -> list[Event]:
     outcomes = await journal.commit(batch)
     return [outcome.event for outcome in outcomes if isinstance(outcome, Receipt)]
+
+
+async def index(journal: Journal) -> None:
+    """Index everything."""
+    while await journal.index() == 0:
+        pass
+
+
+async def search(
+    journal: Journal, query: str, room: str = "lobby", before: int = 10**9, limit: int = 1000
+) -> list[Event]:
+    """Return the messages of a room that a search finds."""
+    return (await journal.search(query, {room: before}, limit)).events
+
+
+async def found(journal: Journal, query: str, room: str = "lobby") -> list[int]:
+    """Return the numbers of the messages that a search finds."""
+    return [event.seq for event in await search(journal, query, room)]
 
 
 def error(name: str) -> sqlite3.OperationalError:

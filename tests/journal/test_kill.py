@@ -18,6 +18,7 @@ from chatd.journal import Journal
 from chatd.journal.retention import Retention
 from chatd.journal.sqlite import open_sqlite
 from chatd.model import Event, Post, Receipt
+from tests.journal.store import index, search
 
 _CHILD = """
 import sys
@@ -80,8 +81,7 @@ def _killed(path: Path, runtime: Path, durability: str, seconds: float) -> list[
 
 
 async def _have_their_words(journal: Journal, events: Collection[Event]) -> None:
-    while await journal.index():
-        pass
+    await index(journal)
     changed = {(event.room, event.of): event for event in events if event.of is not None}
     for event in events:
         change = changed.get((event.room, event.seq))
@@ -95,9 +95,9 @@ async def _have_their_words(journal: Journal, events: Collection[Event]) -> None
             assert event.text == change.text
         first, present = f"said{event.position - 1}", (event.text or "").split(" ")[0]
         for word in (first, present):
-            found = await journal.search(event.room, word, 10**9, 9)
+            hits = await search(journal, f'"{word}"', event.room)
             stands = [event.seq] if word and word == present else []
-            assert [one.seq for one in found] == stands
+            assert [one.seq for one in hits] == stands
 
 
 @pytest.mark.parametrize("seed", range(20))

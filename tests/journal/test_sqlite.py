@@ -13,7 +13,7 @@ from chatd.journal import sqlite as sqlite_module
 from chatd.journal.retention import Retention
 from chatd.journal.sqlite import SqliteJournal
 from chatd.model import Event, LogEntry, Post, Receipt, Remember, Restore, UserRecord
-from tests.journal.store import Store, commit, error, nothing, post
+from tests.journal.store import Store, commit, error, index, nothing, post, search
 
 
 def break_connection(journal: SqliteJournal) -> None:
@@ -96,7 +96,7 @@ async def test_changed_words_in_a_doubtful_commit_are_wholly_there_or_not(
 ) -> None:
     async with store.open() as journal:
         await commit(journal, post("first words"), post("other words"))
-        await journal.index()
+        await index(journal)
 
         def fail(sql: str) -> None:
             if sql == "COMMIT":
@@ -113,7 +113,7 @@ async def test_changed_words_in_a_doubtful_commit_are_wholly_there_or_not(
         setattr(store.faults, moment, staticmethod(nothing))
         found = await journal.recover()
         texts = [event.text for event in await journal.read("lobby", 0, 9, 9)]
-        searched = [event.text for event in await journal.search("lobby", "words", 9, 9)]
+        searched = [event.text for event in await search(journal, "words")]
         if moment == "before":
             assert found == []
             assert texts == ["first words", "other words"]

@@ -88,15 +88,16 @@ export class Search {
     this.#asked = query;
     const before = on ? this.#before : undefined;
     try {
-      const { events, more } = await this.#chat.ask({ do: "search", room, query, before });
+      const answer = await this.#chat.ask({ do: "search", room, query, before });
       if (this.#asked !== query || this.#room !== room) return;
-      const found = events.map(message);
+      const found = answer.events.map(message);
       this.#list.append(...found.map((/** @type {any} */ each) => this.#row(each, query)));
       this.#before = found.at(-1)?.seq ?? 0;
-      this.#more.hidden = !more || !found.length;
-      this.#note.textContent = this.#list.children.length
-        ? ""
-        : "Nothing found. Only whole words match.";
+      this.#more.hidden = !answer.more || !found.length;
+      const nothing = this.#list.children.length ? "" : "Nothing found.";
+      this.#note.textContent = answer.incomplete
+        ? `${nothing} Older messages are still being indexed. Search again later.`.trim()
+        : nothing;
     } catch (error) {
       if (this.#asked === query && this.#room === room) this.#note.textContent = explain(error);
     }

@@ -132,16 +132,21 @@ export function date(at) {
 }
 
 /**
- * Marks the words of a query, as the server finds them: whole, ignoring case and accents.
+ * Marks the words that a query finds: those that begin with one of its words, ignoring case and
+ * accents, and in scripts without spaces the runs that have one of them.
  * @param {string} text
  * @param {string} query
  */
 export function marked(text, query) {
-  const words = new Set(query.match(WORD)?.map(plain));
+  const wanted = (query.match(WORD) ?? []).map(plain);
   const fragment = document.createDocumentFragment();
   let end = 0;
   for (const { 0: word, index } of text.matchAll(WORD)) {
-    if (!words.has(plain(word))) continue;
+    const own = plain(word);
+    const found = wanted.some(
+      (one) => own.startsWith(one) || (UNSPACED.test(one) && own.includes(one)),
+    );
+    if (!found) continue;
     fragment.append(text.slice(end, index), element("mark", {}, word));
     end = index + word.length;
   }
@@ -150,10 +155,12 @@ export function marked(text, query) {
 }
 
 const WORD = /[\p{L}\p{N}\p{M}]+/gu;
+const UNSPACED =
+  /[\p{sc=Han}\p{sc=Hira}\p{sc=Kana}\p{sc=Thai}\p{sc=Laoo}\p{sc=Khmr}\p{sc=Mymr}]/u;
 
 /** @param {string} word */
 function plain(word) {
-  return word.normalize("NFD").replace(/\p{M}/gu, "").toLowerCase();
+  return word.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase().replaceAll("ß", "ss");
 }
 
 /** The local day, as a key. @param {number} at */

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import pytest
+import trio
 from msgspec.structs import replace
 from trio.testing import MockClock
 
 from chatd.chat.rules import history
+from chatd.chat.token_keys import new_key, read_keys
+from chatd.chat.tokens import Keys
+from chatd.journal import Hits
 from chatd.model import Post, Refused
 from chatd.protocol import commands, events
-from chatd.settings import Limits, Settings
+from chatd.settings import Auth, Limits, Settings
 from tests.chat.room import Client, Room, delete, edit, member, open_room, page, refused, seqs
 
 FAST = replace(Limits(), messages_per_second="off", bytes_per_second="off")
@@ -78,7 +83,8 @@ async def test_search_finds_what_was_just_said_newest_first(
         await ann.say(text)
     assert await found(ann, "TEA") == ["more tea", "Tea at five"]
     assert await found(ann, "at tea") == ["Tea at five"]
-    assert await found(ann, "te") == []
+    assert await found(ann, "te") == ["more tea", "Tea at five"]
+    assert await found(ann, '"te"') == []
     assert await found(ann, "tea", before=3) == ["Tea at five"]
     answer = await ann.do(search("tea", limit=1))
     assert ([event.text for event in answer.events], answer.more) == (["more tea"], True)
@@ -86,6 +92,87 @@ async def test_search_finds_what_was_just_said_newest_first(
     await ann.do(delete(3))
     assert await found(ann, "tea") == []
     assert await found(ann, "cocoa") == ["cocoa at five"]
+
+
+async def test_a_search_without_a_room_is_one_of_all_own_rooms(
+    room: Room, ann: Client, autojump_clock: MockClock
+) -> None:
+    bob = room.client("bob")
+    for name in ("lobby", "kitchen", "secret"):
+        await bob.join(name)
+    await ann.join("kitchen")
+    for name in ("lobby", "secret", "kitchen"):
+        await bob.say(f"tea in {name}", room=name)
+        await trio.sleep(1)
+    everywhere = commands.Search(query="tea")
+    answer = await ann.do(everywhere)
+    assert [(one.room[:7], one.text) for one in answer.events] == [
+        ("kitchen", "tea in kitchen"),
+        ("lobby", "tea in lobby"),
+    ]
+    assert not answer.more
+    page = await ann.do(replace(everywhere, limit=1))
+    assert page.more
+    before = datetime.fromisoformat(page.events[-1].at)
+    rest = await ann.do(replace(everywhere, before=before))
+    assert [one.text for one in rest.events] == ["tea in lobby"]
+    assert refused(await ann.do(replace(everywhere, before=7))) == "bad_request"
+    naive = before.replace(tzinfo=None)
+    assert refused(await ann.do(replace(everywhere, before=naive))) == "bad_request"
+    assert refused(await ann.do(search("tea", before=before))) == "bad_request"
+
+
+async def test_a_conversation_of_the_past_is_searched_too(autojump_clock: MockClock) -> None:
+    keys = Keys(read_keys(new_key(symmetric=True).encode()))
+    async with open_room(Settings(auth=Auth(mode="token")), keys=keys) as room:
+        ann, bob = await room.subject("ann"), await room.subject("bob")
+        await ann.say("tea for you", room="@bob")
+        ann.close()
+        bob.close()
+        again = await room.subject("bob")
+        answer = await again.do(commands.Search(query="tea"))
+        assert [one.text for one in answer.events] == ["tea for you"]
+
+
+async def test_messages_are_found_by_sender(
+    room: Room, ann: Client, autojump_clock: MockClock
+) -> None:
+    bob = room.client("bob")
+    await bob.join()
+    await ann.say("tea")
+    await bob.say("tea")
+    assert await found(ann, "tea", sender="BOB") == ["tea"]
+    await bob.do(commands.Nick(nick="robert"))
+    await bob.say("more tea")
+    assert await found(ann, "", sender="robert") == ["more tea", "tea"]
+    assert await found(ann, "tea", sender="@bob") == ["tea"]
+    assert await found(ann, "tea", sender="nobody") == []
+    assert refused(await ann.do(search("tea", sender="a b"))) == "bad_request"
+
+
+async def test_a_page_of_several_rooms_ends_between_two_times(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_room(Settings(limits=FAST)) as room:
+        ann = room.client("ann")
+        await ann.join()
+        for at in range(3):
+            for _ in range(10):
+                await ann.say(f"{at} {'tea ' * 4000}")
+            await trio.sleep(1)
+        answer = await ann.do(commands.Search(query="tea"))
+        assert answer.more
+        assert [one.text[0] for one in answer.events] == ["2"] * 10
+
+
+async def test_an_index_that_is_not_complete_is_said(
+    room: Room, ann: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def partly(*_args: Any, **_options: Any) -> Hits:
+        return Hits([], more=False, complete=False)
+
+    monkeypatch.setattr(room.chat.journal, "search", partly)
+    assert (await ann.do(search("tea"))).incomplete
 
 
 async def test_what_search_refuses(room: Room, ann: Client, autojump_clock: MockClock) -> None:
