@@ -214,9 +214,11 @@ class Clients:
         await self.tell({**line, "burst": burst, "resume": resume})
         return Client(self, name)
 
-    async def connect(self, version: str, url: str, transports: Sequence[str]) -> Client:
+    async def connect(
+        self, version: str, url: str, transports: Sequence[str], **options: Any
+    ) -> Client:
         """Open a socket and wait until it is connected and, where possible, upgraded."""
-        client = await self.open(version, url, transports)
+        client = await self.open(version, url, transports, **options)
         await client.hears("connect")
         if len(transports) > 1:
             assert await client.hears("upgrade") == ["websocket"]

@@ -15,6 +15,7 @@ from typing import Any
 import trio
 
 from chatd import socketio
+from chatd.logs import open_log
 
 READY = "listening"
 
@@ -29,7 +30,7 @@ def make_server(options: dict[str, Any], reasons: dict[str, str]) -> socketio.Se
 
     ``reasons`` gets why each socket went.
     """
-    io = socketio.Server(allow_eio3=True, **options)
+    io = socketio.Server(allow_eio3=True, log=open_log(level="warning"), **options)
     told = trio.Event()
 
     async def connect(socket: socketio.Socket) -> None:

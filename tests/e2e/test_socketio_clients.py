@@ -120,6 +120,24 @@ async def test_events_and_acknowledgements(
     assert await client.request("ask all", 30) == [["all"]]
 
 
+async def test_binary_in_base64(
+    version: str, way: list[str], server: SocketIOServer, clients: Clients
+) -> None:
+    client = await clients.connect(version, server.url, way, forceBase64=True)
+    await client.emit("echo", *BINARY)
+    assert await client.hears("echo") == BINARY
+    assert await client.request("answer", *BINARY) == BINARY
+    assert (await client.request("who"))[1] == way[-1]
+
+
+async def test_a_client_that_offers_subprotocols(
+    version: str, way: list[str], server: SocketIOServer, clients: Clients
+) -> None:
+    options = {"protocols": ["my-protocol-v1", "other"]}
+    client = await clients.connect(version, server.url, way, **options)
+    assert (await client.request("who"))[1] == way[-1]
+
+
 async def test_all_versions_receive_the_same(
     version: str, way: list[str], server: SocketIOServer, clients: Clients, observer: Client
 ) -> None:
