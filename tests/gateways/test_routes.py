@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from chatd.settings import Chat, Drain, Http, Limits, Settings
+from chatd.settings import Auth, Chat, Drain, Http, Limits, Settings
 from chatd.testing import Harness, open_chat
 from chatd.wire.transport import Peer
 from tests.gateways.raw import LOOPBACK, Raw, handshake
@@ -163,6 +163,47 @@ async def test_only_unknown_subprotocols_are_400(
     (line,) = chat.logged("refused")
     assert (line["status"], line["reason"]) == (400, body.strip())
     assert chat.daemon.server.statistics().refused == {400: 1}
+
+
+# ---- headers
+
+HEADERS = [
+    *("Accept-Encoding", "Access-Control-Request-Headers", "Authorization", "Connection"),
+    *("Content-Length", "Content-Type", "Cookie", "Expect", "Forwarded", "Host", "Origin"),
+    *("If-None-Match", "Sec-Fetch-Site", "Sec-WebSocket-Key", "Sec-WebSocket-Protocol"),
+    *("Sec-WebSocket-Version", "Transfer-Encoding", "Upgrade", "User-Agent", "X-Real-IP"),
+    *("X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"),
+]
+PROXY = Peer("unix", "unix", loopback=False)
+
+
+@pytest.mark.parametrize("name", HEADERS)
+async def test_any_byte_of_any_header_is_answered(autojump_clock: MockClock, name: str) -> None:
+    values = [bytes(range(128, 256)), bytes(range(33, 127)), b"\xe9", b"a\x01b", b"\xb2", b"q=\xb2"]
+    values += [b"Bearer \xe9.\xff.\xfe", b"token=\xe9", b"http://\xe9", b'for="\xe9"', b"W/\xe9, *"]
+    requests = [
+        *("GET /", "GET /nothing", "POST /socket.io/socket.io.js", "OPTIONS /socket.io/"),
+        *("GET /socket.io/?EIO=4&transport=polling", "GET /ws"),
+        "GET /socket.io/?EIO=4&transport=websocket",
+    ]
+    settings = Settings(auth=Auth(mode="token", cookie="token", guests=True))
+    async with open_chat(settings) as chat:
+        for request in requests:
+            for value in values:
+                fields = {b"Host": b"localhost"}
+                if "websocket" in request or "/ws" in request:
+                    lines = handshake().split(b"\r\n")[1:-2]
+                    fields = dict(line.split(b": ") for line in lines)
+                fields[name.encode()] = value
+                head = b"".join(b"%b: %b\r\n" % field for field in fields.items())
+                client = Raw(await chat.dial(PROXY))
+                await client.send(f"{request} HTTP/1.1\r\n".encode() + head + b"\r\n")
+                with trio.fail_after(60):
+                    status, _, _ = await client.answer()
+                assert status in (100, 101, 200, 204, 304) or 400 <= status < 506, (request, value)
+                assert status != 500, (request, value)
+                await client.aclose()
+        assert chat.logged("fault") == []
 
 
 # ---- origins

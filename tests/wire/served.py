@@ -209,7 +209,7 @@ class Client:
                 raise EOFError(bytes(self._buffer))
         head, _, _ = bytes(self._buffer).partition(b"\r\n\r\n")
         del self._buffer[: len(head) + 4]
-        first, *lines = head.decode().split("\r\n")
+        first, *lines = head.decode("latin-1").split("\r\n")
         headers = {}
         for line in lines:
             name, _, value = line.partition(": ")
