@@ -178,6 +178,7 @@ def test_of_a_set_the_usable_keys_are_taken() -> None:
         (published(SECRET.as_dict(private=True)), "it has only secrets, which nobody may publish"),
         (RSA.as_pem(private=False), NOTHING),
     ],
+    ids=["empty object", "key", "list", "secret", "pem"],  # keys are new in each process
 )
 def test_what_an_issuer_does_not_publish(data: bytes, why: str) -> None:
     with pytest.raises(UnusableKey) as caught:
