@@ -24,6 +24,7 @@ from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from functools import partial
 from inspect import isawaitable
+from pathlib import Path
 from typing import Final, TypeAlias, TypedDict, TypeVar, Unpack
 
 import trio
@@ -36,6 +37,7 @@ from chatd.client.dialing import Address, Backoff, Dial, dial_url
 from chatd.client.errors import Closed, ConnectError, Ending, Garbled, Refused, unwrapped, with_bye
 from chatd.client.following import Following, Take
 from chatd.client.inbox import Inbox
+from chatd.client.sessions import load_session, save_session
 from chatd.model import LOST, NORMAL, UNAUTHORIZED
 from chatd.protocol import commands
 from chatd.protocol.codec import read_frame, read_result
@@ -153,6 +155,7 @@ class Chat:
         identity: Identity,
         *,
         token: Token | None = None,
+        session_file: Path | None = None,
         reconnect: bool,
         events: int,
         deadlines: Deadlines,
@@ -161,6 +164,7 @@ class Chat:
         self._address = address
         self._identity = identity
         self._token = token
+        self._session_file = session_file
         self._reconnect = reconnect
         self._deadlines = deadlines
         self._backoff = backoff
@@ -886,6 +890,17 @@ class Chat:
 
     def _identified(self, identity: Identity) -> None:
         self._identity = identity
+        self._save_again()
+
+    def _save_session(self) -> None:
+        """Save the session in its file, which has some 100 bytes. Raise OSError."""
+        if self._session_file is not None and self._identity.session is not None:
+            save_session(self._session_file, self._identity.session)
+
+    def _save_again(self) -> None:
+        # `connect` has written the file. If that fails by now, the one there mostly still does.
+        with suppress(OSError):
+            self._save_session()
 
     def _renamed(self, renamed: Renamed) -> None:
         self._identity = structs.replace(self._identity, nick=renamed.nick)
@@ -916,6 +931,8 @@ class Chat:
         with trio.fail_after(self._deadlines.answer):
             await self._greeted.wait()
         same_user = await self._become(connection)
+        if self._connections:
+            self._save_again()
         if self._connections or not same_user:
             self._put(Reconnected(self._identity.user, self._identity.nick, same_user))
         joins = [(room, self._rejoin(connection, room)) for room in self._rooms.values()]
@@ -1024,6 +1041,7 @@ async def connect(
     *,
     nick: str | None = None,
     session: str | None = None,
+    session_file: str | Path | None = None,
     token: Token | None = None,
     reconnect: bool = True,
     events: int = 1000,
@@ -1037,6 +1055,9 @@ async def connect(
             or an async function that opens a stream.
         nick: The nick to start with. If it is taken, the daemon gives a similar one.
         session: The ``session`` of an earlier `Identity`, to be the same guest again.
+        session_file: A file in which the session is kept, so that the next run is the same guest
+            with the same nick. It is made if it is not there, and only its owner can read it. Use
+            one for each program and daemon.
         token: A token, to be the user that it names; or a function, plain or async, that returns
             one. It is called for each connection, and before a token expires.
         reconnect: False if a lost connection stays lost until `Chat.reconnect`.
@@ -1051,7 +1072,9 @@ async def connect(
     Raises:
         ConnectError: The first connection could not be made.
         Closed: The daemon ended the first connection for good.
-        ValueError: ``where`` is no address, or ``events`` is less than 16.
+        ValueError: ``where`` is no address, ``events`` is less than 16, or ``session_file`` holds
+            something else.
+        OSError: ``session_file`` cannot be read or written.
     """
     if events < _LEAST_EVENTS:
         raise ValueError(f"events must be at least {_LEAST_EVENTS}")
@@ -1059,10 +1082,14 @@ async def connect(
         address = dial_url(where)
     else:
         address = where if isinstance(where, Address) else Address(where)
+    file = None if session_file is None else Path(session_file)
+    if file is not None and session is None and token is None:
+        session = load_session(file)
     chat = Chat(
         address,
         Identity(None, nick, session=session),
         token=token,
+        session_file=file,
         reconnect=reconnect,
         events=events,
         deadlines=Deadlines() if deadlines is None else deadlines,
@@ -1073,6 +1100,7 @@ async def connect(
             nursery.start_soon(chat._run)  # noqa: SLF001  a chat is made here alone
             try:
                 await chat._wait_attempted()  # noqa: SLF001  as above
+                chat._save_session()  # noqa: SLF001  as above
                 yield chat
             finally:
                 try:

@@ -117,7 +117,7 @@ def _save(one: client.Chat, file: Path, options: Options) -> bool:
     if (session := one.identity.session) is None:
         return True
     try:
-        sessions.save(file, url=options.url, session=session)
+        sessions.save(file, session)
     except OSError as error:
         why = f"{file.parent}: {(error.strerror or str(error)).lower()}"
         write(f"chatd: cannot save your session for the next time: {visible(why)}\n", sys.stderr)

@@ -7,15 +7,12 @@ Specification 0.8). Only its owner can read it: whoever has the secret is that g
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
-import msgspec
+from chatd.client.sessions import load_session, save_session
 
 __all__ = ["load", "path_for", "save"]
-
-_MAX_BYTES = 4096
 
 
 def path_for(url: str, nick: str | None, environment: Mapping[str, str]) -> Path:
@@ -32,17 +29,12 @@ def path_for(url: str, nick: str | None, environment: Mapping[str, str]) -> Path
 def load(file: Path) -> str | None:
     """Return the saved session, or None if there is none or it cannot be read."""
     try:
-        with file.open("rb") as stream:
-            return msgspec.json.decode(stream.read(_MAX_BYTES), type=dict[str, str])["session"]
-    except (OSError, KeyError, msgspec.DecodeError, UnicodeDecodeError):
+        return load_session(file)
+    except (OSError, ValueError):
         return None
 
 
-def save(file: Path, *, url: str, session: str) -> None:
+def save(file: Path, session: str) -> None:
     """Save a session atomically. Raises OSError."""
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    partial = file.with_suffix(f".{os.getpid()}")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(msgspec.json.encode({"daemon": url, "session": session}) + b"\n")
-    partial.replace(file)
+    save_session(file, session)

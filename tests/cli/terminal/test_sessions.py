@@ -15,8 +15,8 @@ def test_a_session_is_saved_for_each_server_and_nick(tmp_path: Path) -> None:
     environment = {"XDG_STATE_HOME": str(tmp_path)}
     file = sessions.path_for(URL, "ann", environment)
     assert sessions.load(file) is None
-    sessions.save(file, url=URL, session="secret")
-    sessions.save(file, url=URL, session="newer")
+    sessions.save(file, "secret")
+    sessions.save(file, "newer")
     assert sessions.load(file) == "newer"
     assert [path.name for path in file.parent.iterdir()] == [file.name]
     for url, nick in ((URL, "bob"), (URL, None), ("ws://elsewhere", "ann")):
@@ -25,7 +25,7 @@ def test_a_session_is_saved_for_each_server_and_nick(tmp_path: Path) -> None:
 
 def test_only_the_owner_can_read_it(tmp_path: Path) -> None:
     file = sessions.path_for(URL, None, {"XDG_STATE_HOME": str(tmp_path / "state")})
-    sessions.save(file, url=URL, session="secret")
+    sessions.save(file, "secret")
     assert file.stat().st_mode & 0o777 == 0o600
     assert file.parent.stat().st_mode & 0o777 == 0o700
 
