@@ -13,6 +13,7 @@ from chatd.settings import Fault
 
 __all__ = [
     "Announced",
+    "Clock",
     "ConnectionEntry",
     "Connections",
     "Count",
@@ -154,6 +155,17 @@ class HeldList(Struct, frozen=True):
 
 class LogLevel(Struct, frozen=True):
     level: str
+
+
+class Clock(Struct, frozen=True):
+    """The wall clock, and the time by which bans, sessions and retention end.
+
+    They differ while a jump of the wall clock is not confirmed: it is ``jump_seconds`` ahead.
+    """
+
+    wall: str
+    ends_by: str
+    jump_seconds: float
 
 
 class Draining(Struct, frozen=True):

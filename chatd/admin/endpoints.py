@@ -70,6 +70,10 @@ class LogLevelArguments(Struct, frozen=True, forbid_unknown_fields=True):
     level: Level
 
 
+class ClockArguments(Struct, frozen=True, forbid_unknown_fields=True):
+    action: Literal["confirm"]
+
+
 class Endpoint(Struct, frozen=True):
     """A method of a path: the type of its arguments, and its handler."""
 
@@ -190,6 +194,18 @@ async def set_log_level(control: DaemonControl, arguments: LogLevelArguments) ->
     return answers.LogLevel(log.output.level)
 
 
+async def clock(control: DaemonControl, _: NoArguments) -> answers.Clock:
+    chat = control.chat
+    ends_by = chat.journal.steady_now()
+    jump = chat.journal.statistics().clock_jump_seconds
+    return answers.Clock(rfc3339(chat.now()), rfc3339(ends_by), jump)
+
+
+async def confirm_clock(control: DaemonControl, _: ClockArguments) -> answers.Clock:
+    control.chat.bus.confirm_clock()
+    return await clock(control, NoArguments())
+
+
 async def forget_user(control: DaemonControl, arguments: ForgetArguments) -> answers.Done:
     """Remove a user's messages and records, after disconnecting the user."""
     chat, user = control.chat, arguments.user
@@ -264,6 +280,10 @@ ENDPOINTS: Final[Mapping[str, tuple[Endpoint, ...]]] = {
     "/loglevel": (
         Endpoint("GET", NoArguments, log_level),
         Endpoint("POST", LogLevelArguments, set_log_level),
+    ),
+    "/clock": (
+        Endpoint("GET", NoArguments, clock),
+        Endpoint("POST", ClockArguments, confirm_clock),
     ),
     "/kick": (Endpoint("POST", UserArguments, moderate(commands.Kick)),),
     "/ban": (Endpoint("POST", UserArguments, moderate(commands.Ban)),),

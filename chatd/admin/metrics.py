@@ -137,8 +137,11 @@ class Metrics(Collector):
         limit = self._control.chat.settings.history.max_bytes
         says = "history.max_bytes, above which the oldest events are deleted; +Inf if off."
         yield _gauge("store_limit_bytes", says, math.inf if limit == "off" else limit)
-        says = "Size of the write-ahead log at its last checkpoint."
-        yield _gauge("store_wal_bytes", says, store.log_bytes)
+        yield _gauge("store_wal_bytes", "Size of the write-ahead log.", store.log_bytes)
+        says = "How long a reader has kept the write-ahead log from being emptied; 0 if none does."
+        yield _gauge("store_wal_held_seconds", says, store.log_held_seconds)
+        says = "How far the wall clock jumped ahead without being confirmed; 0 if it is trusted."
+        yield _gauge("clock_jump_seconds", says, store.clock_jump_seconds)
         yield _counter("store_events_removed", "Events deleted by retention.", store.swept)
         says = "Messages sent again with a key that was already stored."
         yield _counter("duplicates", says, store.duplicates)

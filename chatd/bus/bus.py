@@ -475,6 +475,11 @@ class Bus:
         self._journal.retain(retention)
         self._unswept.set()
 
+    def confirm_clock(self) -> None:
+        """Trust the wall clock as it is now, and remove soon what is old by it."""
+        self._journal.confirm_clock()
+        self._unswept.set()
+
     async def _sweep(self) -> None:
         """Sweep when the journal says that something is due, and some time after each commit."""
         while True:

@@ -62,7 +62,8 @@ class Chat:
         settings: The configuration.
         journal: Stores the rooms' logs and the users' records.
         log: The operator's log.
-        now: Returns the time in milliseconds since 1970.
+        now: Returns the wall clock's time in milliseconds since 1970. What is kept for a time ends
+            by the journal's `steady_now`.
         timers: Run by the caller.
         keys: The keys that verify tokens.
     """
@@ -89,7 +90,7 @@ class Chat:
         self.bus = Bus(journal, self._fanned_out, log)
         self.users = Users(self)
         self.rooms = Rooms(self)
-        self.sanctions = Sanctions(now)
+        self.sanctions = Sanctions(journal.steady_now)
         self.flood = Flood(self)
         self.connections: set[Connection] = set()
         self.disconnected = Changed()
@@ -237,13 +238,15 @@ class Chat:
         logs_messages, logs_text = self.settings.log.messages, self.settings.log.bodies
         logged = self.log.output.enabled
         lines: list[bytes] = []
-        for event in fanned_out:
-            log = self.log
-            if (sender := self.senders.pop(event.position, None)) is not None:
+        # All of them first: a line that cannot be written must keep no other sender waiting.
+        senders = [self.senders.pop(event.position, None) for event in fanned_out]
+        for sender in senders:
+            if sender is not None:
                 sender.unseen -= 1
                 if sender.progress is not None:
                     sender.progress.set()
-                log = sender.log
+        for event, sender in zip(fanned_out, senders, strict=True):
+            log = self.log if sender is None else sender.log
             if event.kind == "topic" and room is not None:
                 room.topic = event.text or ""
             if (event.kind != "message" or logs_messages) and logged[event.kind]:

@@ -208,10 +208,8 @@ async def slow(chat: Chat, by: str, command: commands.Slow) -> commands.Sanction
     if not 0 <= seconds <= MAX_SLOW_SECONDS:
         raise Refused("bad_request", f"seconds must be from 0 to {MAX_SLOW_SECONDS}.")
     if seconds:
-        await _impose(
-            chat,
-            [Sanction("slow", by=by, at=chat.now(), room=where.key, seconds=seconds)],
-        )
+        at = chat.journal.steady_now()
+        await _impose(chat, [Sanction("slow", by=by, at=at, room=where.key, seconds=seconds)])
         _log(chat, "slow", by, command)
         done = commands.Sanctioned()
     else:
@@ -326,7 +324,7 @@ def _sanction(
     network: str = "",
 ) -> Sanction:
     _check_reason(command.reason)
-    at = chat.now()
+    at = chat.journal.steady_now()
     until = None
     if command.seconds is not None:
         if not 0 < command.seconds <= MAX_SECONDS:

@@ -122,7 +122,7 @@ class Users:
         self.unsaved: dict[str, UserRecord] = {}
         self._chat = chat
         self._journal = chat.journal
-        self._now = chat.now
+        self._now = chat.journal.steady_now
         self._saving: Timer | None = None
         self._by_id: dict[str, User] = {}
         self._by_nick: dict[str, User] = {}

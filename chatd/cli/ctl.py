@@ -137,6 +137,14 @@ COMMANDS: Final = (
         reads=True,
     ),
     Command(
+        "clock",
+        "show whether the wall clock jumped, or trust it as it is now",
+        "POST",
+        tables.show_clock,
+        (Argument("action", "trust the clock", required=False, choices=("confirm",)),),
+        reads=True,
+    ),
+    Command(
         "forget",
         "Delete a user's messages and records.",
         "POST",

@@ -20,6 +20,7 @@ from chatd.chat.tokens import Keys
 from chatd.cli.check import FILE_CHECKS
 from chatd.cli.failed_starts import Failures, wait
 from chatd.cli.output import fail, report, write
+from chatd.clock import boot_seconds
 from chatd.journal import Journal, StoreError
 from chatd.journal.memory import MemoryJournal
 from chatd.journal.retention import retention_of
@@ -291,7 +292,9 @@ def _journal(
 ) -> AbstractAsyncContextManager[Journal]:
     retention = retention_of(settings)
     if path is None:
-        return nullcontext(MemoryJournal(now=now_ms, retention=retention, report=log.emit))
+        return nullcontext(
+            MemoryJournal(now=now_ms, elapsed=boot_seconds, retention=retention, report=log.emit)
+        )
     return open_sqlite(
         path,
         durability=settings.history.durability,

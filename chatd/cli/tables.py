@@ -14,6 +14,7 @@ __all__ = [
     "counted",
     "show_announced",
     "show_bans",
+    "show_clock",
     "show_connections",
     "show_done",
     "show_draining",
@@ -50,6 +51,7 @@ def show_status(status: Any) -> None:
         ("messages", f"{status['bus']['events']} sent, {status['bus']['deliveries']} delivered"),
         ("commits", f"{batches} batches, {failed} failed"),
         ("store", f"{_size(store['bytes'])}, epoch {status['epoch']}"),
+        *_troubles(store),
         ("log", f"{log['level']}: {log['lines']} lines, {log['dropped']} dropped"),
     ]
     if (expires := status["certificate_expires"]) is not None:
@@ -63,6 +65,21 @@ def show_status(status: Any) -> None:
         if reload["restart"]:
             rows.append(("", f"{', '.join(reload['restart'])} need a restart"))
     _listing(rows)
+
+
+def _troubles(store: Any) -> list[tuple[str, str]]:
+    """Return a row for what keeps the store from keeping its bounds."""
+    rows: list[tuple[str, str]] = []
+    if held := store["log_held_seconds"]:
+        size, since = _size(store["log_bytes"]), _duration(held)
+        rows.append(("", f"a reader has held {size} of write-ahead log for {since}"))
+    if jump := store["clock_jump_seconds"]:
+        rows.append(("", f"the wall clock jumped by {_jump(jump)}: see chatd ctl clock"))
+    return rows
+
+
+def _jump(seconds: float) -> str:
+    return f"{_duration(abs(seconds))} {'ahead' if seconds > 0 else 'back'}"
 
 
 def show_rooms(answer: Any) -> None:
@@ -134,6 +151,18 @@ def show_announced(answer: Any) -> None:
 
 def show_level(answer: Any) -> None:
     _line(answer["level"])
+
+
+def show_clock(answer: Any) -> None:
+    rows = [("clock", answer["wall"])]
+    if answer["jump_seconds"]:
+        rows += [
+            ("trusted", f"no: it jumped by {_jump(answer['jump_seconds'])}"),
+            ("ends by", f"{answer['ends_by']}: bans, sessions and retention go by this time"),
+        ]
+    else:
+        rows.append(("trusted", "yes"))
+    _listing(rows)
 
 
 def show_reloaded(answer: Any) -> None:

@@ -189,7 +189,7 @@ class ChatLog:
         # The private id and the credentials stay private: the name is a hash of the id.
         where = lost.data[_KEY]
         value = msgspec.json.encode({"id": lost.id, "where": where, "offset": lost.offset})
-        until = chat.now() + int(seconds * 1000)
+        until = chat.journal.steady_now() + int(seconds * 1000)
         await chat.bus.publish(Submission(Put(Record(_KIND, name, value, until))))
         self._lost[name] = None
         if len(self._lost) > chat.settings.limits.connections:

@@ -19,6 +19,7 @@ from typing import Final, Literal, Protocol
 import trio
 from msgspec import Struct
 
+from chatd.clock import JUMP_MS
 from chatd.journal import words
 from chatd.journal.retention import OperatorLog, Retention
 from chatd.model import Event, Head, LogEntry, Operation, Outcome, Record, Refusal, UserRecord
@@ -41,6 +42,7 @@ __all__ = [
     "Unavailable",
     "new_epoch",
     "newest",
+    "next_time",
 ]
 
 FORGOTTEN: Final = "forgotten"
@@ -93,7 +95,11 @@ class Statistics(Struct, frozen=True):
     bytes: int
     """Bytes in use on the disk or in memory, without those that are free to be used again."""
     log_bytes: int
-    """The size of the write-ahead log at its last checkpoint."""
+    """The size of the write-ahead log."""
+    log_held_seconds: float
+    """For how long a reader has kept the log from being emptied, although that is due; else 0."""
+    clock_jump_seconds: float
+    """By how much the wall clock is ahead of the time by which things end: see `SteadyClock`."""
     commit_seconds: float
     """The duration of all commits together."""
     slowest_seconds: float
@@ -158,6 +164,17 @@ class Journal(Protocol):
 
         If not, commits raise `Unavailable` until it is back.
         """
+        ...
+
+    def steady_now(self) -> int:
+        """Return the time in ms since 1970 by which bans, sessions and records end.
+
+        It does not follow a jump of the wall clock: see `chatd.clock.SteadyClock`.
+        """
+        ...
+
+    def confirm_clock(self) -> None:
+        """Trust the wall clock as it is now."""
         ...
 
     # ---- writing
@@ -355,6 +372,18 @@ class Journal(Protocol):
         ...
 
     def statistics(self) -> Statistics: ...
+
+
+def next_time(last: int, now: int) -> int:
+    """Return the time of the next events, in ms. A small correction of the clock is no way back.
+
+    Only a clock that was set is: an import refuses times that go back.
+
+    Args:
+        last: The time of the last events.
+        now: The wall clock's time.
+    """
+    return last if 0 < last - now <= JUMP_MS else now
 
 
 def new_epoch() -> str:

@@ -35,8 +35,8 @@ from chatd.model import (
 __all__ = ["Batch"]
 
 _ROOM: Final = (
-    "SELECT id, max(ifnull((SELECT max(seq) FROM events WHERE room_id = rooms.id), 0), head)"
-    " FROM rooms WHERE fold = ?"
+    "SELECT id, max(ifnull((SELECT max(seq) FROM events WHERE room_id = rooms.id), 0), head),"
+    " oldest IS NULL FROM rooms WHERE fold = ?"
 )
 _INSERT: Final = (
     "INSERT INTO events (position, room_id, seq, at, kind, user, nick, text, of, reply_to, key)"
@@ -61,6 +61,7 @@ class Batch:
     Args:
         cursor: Inside a transaction.
         at: The time of the events, in ms.
+        now: The time by which records end, in ms.
         words: The index of words.
         keyed: Whether to look up the keys of plain messages; see `run`.
     """
@@ -70,6 +71,7 @@ class Batch:
         "_cursor",
         "_execute",
         "_keyed",
+        "_now",
         "_rows",
         "_words",
         "characters",
@@ -80,15 +82,18 @@ class Batch:
         "rooms",
     )
 
-    def __init__(self, cursor: sqlite3.Cursor, *, at: int, words: WordIndex, keyed: bool) -> None:
+    def __init__(
+        self, cursor: sqlite3.Cursor, *, at: int, now: int, words: WordIndex, keyed: bool
+    ) -> None:
         self._cursor = cursor
         self._execute = cursor.execute
         self._at = at
+        self._now = now
         self._words = words
         self._keyed = keyed
         self._rows: list[tuple[object, ...]] = []
         self.rooms: dict[str, list[int]] = {}
-        """The id and the last number of each room, by its key."""
+        """The id and the last number of each room, and whether it had no event, by its key."""
         self.position = 0
         self.characters = 0
         self.duplicates = 0
@@ -138,6 +143,10 @@ class Batch:
             room = rooms.get(fold)
             if room is None:
                 room = rooms[fold] = self._room(fold, operation.name)
+            if room[2]:
+                room[2] = False
+                front = (min(at, self._now), room[0])
+                self._execute("UPDATE rooms SET oldest = ? WHERE id = ?", front)
             if kind == "topic":
                 self._execute("UPDATE rooms SET topic = ? WHERE id = ?", (text or "", room[0]))
             position += 1
@@ -168,7 +177,7 @@ class Batch:
             return list(row)
         self._execute("INSERT INTO rooms (fold, name) VALUES (?, ?)", (fold, name))
         assert self._cursor.lastrowid is not None  # noqa: S101  a row was inserted
-        return [self._cursor.lastrowid, 0]
+        return [self._cursor.lastrowid, 0, True]
 
     def _first(self, fold: str, user: str, key: str) -> Event | None:
         self._insert()
@@ -236,6 +245,7 @@ class Batch:
             case Erase():
                 self._insert()
                 self.removed_text = True
+                self.rooms.pop(operation.room, None)
                 return rewrite.erase(self._cursor, operation, self._words)
             case Forget():
                 self.removed_text = True
@@ -264,6 +274,6 @@ class Batch:
     def _take(self, kind: str, name: str) -> Record | None:
         query = "DELETE FROM records WHERE shelf = ? AND name = ? RETURNING value, until"
         row = next(iter(self._execute(query, (kind, name)).fetchall()), None)
-        if row is None or (row[1] is not None and row[1] <= self._at):
+        if row is None or (row[1] is not None and row[1] <= self._now):
             return None
         return Record(kind, name, *row)

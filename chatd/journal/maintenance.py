@@ -7,14 +7,25 @@ raises, its commit is in doubt.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import starmap
-from typing import Literal
+from typing import Final, Literal
 
 from msgspec import Struct
 
-from chatd.journal.index import MERGE_PAGES, Row, WordIndex
-from chatd.journal.retention import CHUNK, Retention
+from chatd.journal import rewrite
+from chatd.journal.index import MERGE_PAGES, WordIndex
+from chatd.journal.retention import (
+    CHUNK,
+    EVENT_BYTES,
+    EXPENDABLE,
+    ROW_BYTES,
+    Front,
+    Retention,
+    front_before,
+    front_time,
+    until_freed,
+)
 
 __all__ = ["Swept", "Watermarks", "index", "merge_index", "size_of", "sweep"]
 
@@ -62,10 +73,14 @@ class Swept(Struct, frozen=True):
 
     events: int
     """Events removed."""
+    dropped: int
+    """About how many bytes were removed of what is kept beside the events."""
     more: bool
     """Whether more is due now."""
     size: int
     """The store's bytes in use before the sweep."""
+    stuck: bool
+    """Whether the store is too big, and nothing is left that may be removed for that."""
     purge: bool
     """Whether it is time to clean the files (`chatd.journal.writer.Writer.purge`)."""
     due: int | None
@@ -118,38 +133,92 @@ def merge_index(cursor: sqlite3.Cursor, marks: Watermarks) -> None:
 # ---- retention
 
 
-def sweep(cursor: sqlite3.Cursor, marks: Watermarks, retention: Retention, now: int) -> Swept:
-    """Remove one chunk of the past. If nothing is due, this reads some ten pages of any store."""
+def sweep(
+    cursor: sqlite3.Cursor, marks: Watermarks, retention: Retention, now: int, beside: int
+) -> Swept:
+    """Remove one chunk of the past. If nothing is due, this reads some ten pages of any store.
+
+    ``beside`` is how many bytes are not the events', as far as that was measured.
+    """
     size = size_of(cursor)
-    events = _sweep_oldest(cursor, marks, retention, now, size)
+    undated = _date_fronts(cursor, now)
+    dropped = _drop_expendable(cursor, marks) if retention.beside_fills(beside) else 0
+    excess = 0 if dropped else retention.events_exceed(size, beside)
+    events = _sweep_oldest(cursor, marks, retention, now, excess)
     if not events:
         events = _sweep_rooms(cursor, marks, retention, now)
     more = bool(
-        events or _forget_users(cursor, marks, retention, now) or _drop_records(cursor, marks, now)
+        undated
+        or events
+        or dropped
+        or _forget_users(cursor, marks, retention, now)
+        or _drop_records(cursor, marks, now)
     )
     purge = not more and retention.purges(marks.dirty, now)
     due = None if more else retention.next_due(*_oldest(cursor))
-    return Swept(events, more, size, purge, due)
+    return Swept(
+        events=events,
+        dropped=dropped,
+        more=more,
+        size=size,
+        stuck=not more and retention.excess(size),
+        purge=purge,
+        due=due,
+    )
+
+
+_LOG: Final = (
+    f"SELECT seq, at, ifnull(length(text), 0) + {EVENT_BYTES} FROM events"  # noqa: S608  a constant
+    " WHERE room_id = ? ORDER BY seq LIMIT ?"
+)
+
+
+def _date_fronts(cursor: sqlite3.Cursor, now: int) -> bool:
+    """Date the rooms whose first event lies in the future; return True if there may be more."""
+    query = "SELECT id FROM rooms WHERE oldest > ? LIMIT ?"
+    rooms = cursor.execute(query, (now, CHUNK)).fetchall()
+    if rooms:
+        cursor.execute("BEGIN IMMEDIATE")
+        for (room_id,) in rooms:
+            log = cursor.execute(_LOG, (room_id, CHUNK)).fetchall()
+            dated = (front_time(log, now), room_id)
+            cursor.execute("UPDATE rooms SET oldest = ? WHERE id = ?", dated)
+        cursor.execute("COMMIT")
+    return len(rooms) == CHUNK
 
 
 def _sweep_oldest(
-    cursor: sqlite3.Cursor, marks: Watermarks, retention: Retention, now: int, size: int
+    cursor: sqlite3.Cursor, marks: Watermarks, retention: Retention, now: int, excess: int
 ) -> int:
+    """Remove the oldest events of all rooms, each room's from its front."""
     before = retention.events_before(now)
-    excess = retention.excess(size)
-    if before is None and not excess:
-        return 0
-    query = "SELECT position, at FROM events ORDER BY position LIMIT ?"
-    upto = 0
-    # The oldest alone first: most sweeps end there. A row not fetched would hold a snapshot.
-    for limit in (1, CHUNK):
-        for position, at in cursor.execute(query, (limit,)).fetchall():
-            if not excess and (before is None or at >= before):
-                break
-            upto = position
-        if not upto:
-            return 0
-    return _remove(cursor, marks, now, "position <= ?", (upto,))
+    execute = cursor.execute
+    query = (
+        "SELECT id, oldest FROM rooms WHERE oldest IS NOT NULL AND oldest < ? ORDER BY oldest"
+        " LIMIT 2"
+    )
+    removed = 0
+    while removed < CHUNK:
+        until = now + 1 if excess > 0 else before
+        if until is None:
+            break
+        fronts = execute(query, (until,)).fetchall()
+        if not fronts:
+            break
+        (room_id, oldest), *others = fronts
+        log: Sequence[Front] = execute(_LOG, (room_id, CHUNK - removed)).fetchall()
+        limit = until
+        if excess > 0:
+            # The rule of age removes the rest later, in any order of the rooms.
+            log = until_freed(log, excess)
+            limit = others[0][1] + 1 if others else until
+        if not removed:
+            execute("BEGIN IMMEDIATE")
+        upto = front_before(log, oldest, limit, now)
+        excess -= sum(size for seq, _, size in log if seq <= upto)
+        removed += rewrite.remove_front(cursor, room_id, upto, marks.words)
+    _removed(cursor, marks, now, removed)
+    return removed
 
 
 def _sweep_rooms(cursor: sqlite3.Cursor, marks: Watermarks, retention: Retention, now: int) -> int:
@@ -169,68 +238,67 @@ def _sweep_rooms(cursor: sqlite3.Cursor, marks: Watermarks, retention: Retention
         if first is None or last - first < keep:
             del touched[room]
             continue
+        cursor.execute("BEGIN IMMEDIATE")
         upto = min(last - keep, first + CHUNK - 1)
-        return _remove(cursor, marks, now, "room_id = ? AND seq <= ?", (room, upto))
+        removed = rewrite.remove_front(cursor, room, upto, marks.words)
+        _removed(cursor, marks, now, removed)
+        return removed
     return 0
 
 
-def _remove(
-    cursor: sqlite3.Cursor, marks: Watermarks, now: int, where: str, values: tuple[int, ...]
-) -> int:
-    # `where` is one of the two above.
-    execute = cursor.execute
-    execute("BEGIN IMMEDIATE")
-    gone = execute(
-        f"SELECT max(seq), room_id, max(position) FROM events WHERE {where} GROUP BY room_id",  # noqa: S608
-        values,
-    ).fetchall()
-    cursor.executemany(
-        "UPDATE rooms SET head = max(head, ?) WHERE id = ?", [row[:2] for row in gone]
-    )
-    execute(
-        "UPDATE meta SET value = max(value, ?) WHERE name = 'position'",
-        (max(row[2] for row in gone),),
-    )
-    found = execute(
-        f"SELECT position, text, room_id, user, nick FROM events WHERE {where}"  # noqa: S608
-        " AND kind = 'message' AND text IS NOT NULL",
-        values,
-    ).fetchall()
-    marks.words.remove(cursor, starmap(Row, found))
-    marks.note_removed_text(cursor, now)
-    removed = execute(f"DELETE FROM events WHERE {where}", values).rowcount  # noqa: S608
-    execute("COMMIT")
-    marks.pages += 4 * removed
-    return removed
+def _removed(cursor: sqlite3.Cursor, marks: Watermarks, now: int, events: int) -> None:
+    if events:
+        marks.note_removed_text(cursor, now)
+        cursor.execute("COMMIT")
+        marks.pages += 4 * events
 
 
-def _forget_users(cursor: sqlite3.Cursor, marks: Watermarks, retention: Retention, now: int) -> int:
+def _forget_users(
+    cursor: sqlite3.Cursor, marks: Watermarks, retention: Retention, now: int
+) -> list[tuple[str, ...]]:
     before = retention.users_before(now)
     if before is None:
-        return 0
+        return []
     query = "SELECT user FROM users WHERE seen < ? ORDER BY seen LIMIT ?"
-    return _drop(cursor, marks, query, before, "DELETE FROM users WHERE user = ?")
+    return _drop(cursor, marks, query, (before, CHUNK), "DELETE FROM users WHERE user = ?")
 
 
-def _drop_records(cursor: sqlite3.Cursor, marks: Watermarks, now: int) -> int:
+def _drop_records(cursor: sqlite3.Cursor, marks: Watermarks, now: int) -> list[tuple[str, ...]]:
     query = "SELECT shelf, name FROM records WHERE until <= ? ORDER BY until LIMIT ?"
-    return _drop(cursor, marks, query, now, "DELETE FROM records WHERE shelf = ? AND name = ?")
+    return _drop(cursor, marks, query, (now, CHUNK), _DELETE_RECORD)
 
 
-def _drop(cursor: sqlite3.Cursor, marks: Watermarks, query: str, before: int, delete: str) -> int:
-    gone = cursor.execute(query, (before, CHUNK)).fetchall()
+def _drop_expendable(cursor: sqlite3.Cursor, marks: Watermarks) -> int:
+    """Drop a chunk of what is kept for guests who may never come back; return about its bytes."""
+    kinds = ", ".join("?" * len(EXPENDABLE))
+    found = "SELECT shelf, name FROM records WHERE until IS NOT NULL"
+    records = f"{found} AND shelf IN ({kinds}) ORDER BY until LIMIT ?"  # only marks are formatted
+    users = "SELECT user FROM users WHERE seen IS NOT NULL AND NOT subject ORDER BY seen LIMIT ?"
+    dropped = _drop(cursor, marks, users, (CHUNK,), "DELETE FROM users WHERE user = ?")
+    if not dropped:
+        dropped = _drop(cursor, marks, records, (*EXPENDABLE, CHUNK), _DELETE_RECORD)
+    return sum(ROW_BYTES + 2 * sum(map(len, row)) for row in dropped)
+
+
+_DELETE_RECORD: Final = "DELETE FROM records WHERE shelf = ? AND name = ?"
+
+
+def _drop(
+    cursor: sqlite3.Cursor, marks: Watermarks, query: str, values: tuple[object, ...], delete: str
+) -> list[tuple[str, ...]]:
+    gone = cursor.execute(query, values).fetchall()
     if gone:
         cursor.execute("BEGIN IMMEDIATE")
         cursor.executemany(delete, gone)
         cursor.execute("COMMIT")
         marks.pages += len(gone)
-    return len(gone)
+    return gone
 
 
 def _oldest(cursor: sqlite3.Cursor) -> tuple[int | None, int | None, int | None]:
     """Return the times of the oldest event, the longest absence and the first record's end."""
     row: tuple[int | None, int | None, int | None] = cursor.execute(
-        "SELECT (SELECT at FROM events ORDER BY position LIMIT 1),"
+        "SELECT (SELECT min(oldest) FROM rooms WHERE oldest IS NOT NULL),"
         " (SELECT min(seen) FROM users),"
         " (SELECT min(until) FROM records WHERE until IS NOT NULL)"
     ).fetchone()

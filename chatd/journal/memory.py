@@ -11,7 +11,7 @@ from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from heapq import merge
+from heapq import heappop, heappush, heapreplace, merge
 from itertools import islice
 from operator import attrgetter
 from time import perf_counter
@@ -20,6 +20,7 @@ from typing import Final
 import trio
 from msgspec.structs import replace
 
+from chatd.clock import SteadyClock
 from chatd.journal import (
     FORGOTTEN,
     MOST_HITS,
@@ -34,9 +35,21 @@ from chatd.journal import (
     Unavailable,
     new_epoch,
     newest,
+    next_time,
     words,
 )
-from chatd.journal.retention import CHUNK, Retention, RetentionLog, no_report
+from chatd.journal.retention import (
+    CHUNK,
+    EXPENDABLE,
+    ClockLog,
+    Front,
+    Retention,
+    RetentionLog,
+    front_before,
+    front_time,
+    no_report,
+    until_freed,
+)
 from chatd.journal.rewrite import unfit
 from chatd.model import (
     Drop,
@@ -67,6 +80,9 @@ __all__ = ["MemoryJournal"]
 _EVENT_BYTES: Final = 700
 """The size of an event without its text: struct, numbers, entries in three dicts. Measured: 640."""
 
+_ROW_BYTES: Final = 400
+"""The size of a user or a record. Measured: 300 to 450."""
+
 _SEARCH_SECONDS: Final = 2.0
 """How long a search may take, as in a file."""
 
@@ -90,6 +106,8 @@ class _Room:
     name: str
     seq: int = 0
     first: int = 1
+    gone: int = 0
+    """The position of the last event that was removed."""
     topic: str = ""
     events: dict[int, _Kept] = field(default_factory=dict)
 
@@ -142,12 +160,20 @@ class _Search:
 
 
 class MemoryJournal(LocalJournal):
-    """`chatd.journal.Journal` on plain dicts. ``now`` returns the time in ms."""
+    """`chatd.journal.Journal` on plain dicts.
+
+    Args:
+        now: Returns the time in ms since 1970.
+        elapsed: Returns the seconds since some moment, however the wall clock is set.
+        retention: The limits of retention; by default `Retention`'s defaults.
+        report: Where to report what operators should know.
+    """
 
     def __init__(
         self,
         *,
         now: Callable[[], int],
+        elapsed: Callable[[], float] = trio.current_time,
         retention: Retention | None = None,
         report: OperatorLog = no_report,
     ) -> None:
@@ -155,6 +181,9 @@ class MemoryJournal(LocalJournal):
         self.key = secrets.token_bytes(32)
         self.position = 0
         self._now = now
+        self._clock = SteadyClock(now, elapsed)
+        self._clock_log = ClockLog(report)
+        self._at = 0  # the last time that an event was given
         self._retention = Retention() if retention is None else retention
         self._retention_log = RetentionLog(self._retention, report)
         self._rooms: dict[str, _Room] = {}
@@ -163,7 +192,9 @@ class MemoryJournal(LocalJournal):
         self._users: OrderedDict[str, UserRecord] = OrderedDict()  # last remembered, last
         self._records: dict[tuple[str, str], Record] = {}
         self._long: dict[str, None] = {}  # rooms that may hold more than keep_events
-        self._gone = 0  # the last removed position
+        # The rooms' first events: their times, the rooms, and their numbers. The first one is next
+        # in retention, unless it was removed meanwhile.
+        self._fronts: list[tuple[int, str, int]] = []
         self._bytes = 0
         self._batches = 0
         self._duplicates = 0
@@ -176,10 +207,18 @@ class MemoryJournal(LocalJournal):
     def in_place(self) -> bool:
         return True
 
+    def steady_now(self) -> int:
+        return self._clock()
+
+    def confirm_clock(self) -> None:
+        self._clock()
+        self._clock.confirm()
+        self._clock_log.look(self._clock)
+
     async def commit(self, batch: Sequence[Operation]) -> list[Outcome]:
         if not batch:
             return []
-        at = self._now()
+        at = self._at = next_time(self._at, self._now())
         self._batches += 1
         return [self._do(operation, at) for operation in batch]
 
@@ -210,7 +249,7 @@ class MemoryJournal(LocalJournal):
                 self._records.pop((kind, name), None)
             case Take(kind, name):
                 taken = self._records.pop((kind, name), None)
-                return Taken(taken if taken is not None and _lasts(taken, at) else None)
+                return Taken(taken if taken is not None and _lasts(taken, self._clock()) else None)
         return None
 
     def _post(self, post: Post, at: int) -> Receipt | Refusal:
@@ -244,6 +283,8 @@ class MemoryJournal(LocalJournal):
         kept.size = _size(kept.event)
         room.events[room.seq] = self._kept[self.position] = kept
         self._bytes += kept.size
+        if room.first == room.seq:
+            self._add_front(post.room, room)
         if key is not None:
             self._keys[key] = kept
         self._long[post.room] = None
@@ -279,7 +320,8 @@ class MemoryJournal(LocalJournal):
             return refusal
         if any(key in self._keys for key in keys):
             return Refusal("bad_request", f"{entries[0].room} already has a key of these.")
-        if not room.events:
+        was_empty = not room.events
+        if was_empty:
             room.first = entries[0].seq
         self._rooms[operation.room] = room
         for entry in entries:
@@ -297,6 +339,9 @@ class MemoryJournal(LocalJournal):
             if entry.kind == "topic":
                 room.topic = entry.text or ""
         room.seq = entries[-1].seq
+        if was_empty:
+            self._add_front(operation.room, room)
+        self._long[operation.room] = None
         self.epoch = new_epoch()
         return None
 
@@ -327,8 +372,8 @@ class MemoryJournal(LocalJournal):
 
     def _erase(self, operation: Erase) -> Progress:
         room = self._rooms.get(operation.room)
-        for kept in list(room.events.values()) if room is not None else ():
-            self._remove(kept.event)
+        if room is not None and room.events:
+            self._remove_front(operation.room, room.seq)
         return Progress(None)
 
     def _message(self, room: str, seq: int | None) -> _Kept | None:
@@ -399,7 +444,7 @@ class MemoryJournal(LocalJournal):
         if log is None:
             return 0
         count = _count(log, position)
-        return log.first - 1 + count if count or position >= self._gone else 0
+        return log.first - 1 + count if count or position >= log.gone else 0
 
     async def unread(self, room: str, user: str, after: int, most: int) -> int:
         log = self._rooms.get(room)
@@ -436,7 +481,7 @@ class MemoryJournal(LocalJournal):
         return newest(logs, max(0, limit), by_time=by_time)
 
     async def records(self, kind: str, prefix: str = "", limit: int = -1) -> list[Record]:
-        now = self._now()
+        now = self._clock()
         found = sorted(
             (
                 record
@@ -472,63 +517,123 @@ class MemoryJournal(LocalJournal):
         )
 
     async def sweep(self) -> bool:
-        size = self._bytes
-        left = self._sweep_big(self._sweep_long(self._sweep_old(CHUNK)))
-        more = left < CHUNK or self._forget_users() + self._drop_records() > 0
-        self._retention_log.done(CHUNK - left, size=size, more=more)
+        self._clock_log.look(self._clock)
+        size, beside, now = self._bytes, self._bytes_beside(), self._clock()
+        dropped = self._drop_expendable() if self._retention.beside_fills(beside) else 0
+        excess = 0 if dropped else self._retention.events_exceed(size + beside, beside)
+        left = self._sweep_long(self._sweep_oldest(CHUNK, now, excess))
+        removed = CHUNK - left + dropped
+        more = removed + self._forget_users(now) + self._drop_records(now) > 0
+        self._retention_log.done(CHUNK - left, size=size + beside, more=more)
+        stuck = not more and self._retention.excess(size + beside)
+        self._retention_log.stuck(size + beside, beside, stuck=stuck)
         return more
 
+    def _bytes_beside(self) -> int:
+        return (len(self._users) + len(self._records)) * _ROW_BYTES
+
     def due_in(self) -> float | None:
-        oldest = next(iter(self._kept.values()), None)
+        front = self._front()
         due = self._retention.next_due(
-            None if oldest is None else oldest.event.at,
+            None if front is None else front[0],
             next((one.seen for one in self._users.values() if one.seen is not None), None),
             min(
                 (one.until for one in self._records.values() if one.until is not None), default=None
             ),
         )
-        return None if due is None else max(0, due - self._now()) / 1000
+        return None if due is None else max(0, due - self._clock()) / 1000
 
-    def _sweep_old(self, left: int) -> int:
-        before = self._retention.events_before(self._now())
-        while before is not None and left and self._kept:
-            oldest = next(iter(self._kept.values())).event
-            if oldest.at >= before:
+    def _add_front(self, key: str, room: _Room) -> None:
+        at, now = room.events[room.first].event.at, self._clock()
+        if at > now:
+            at = front_time(self._log(key, CHUNK), now)
+        heappush(self._fronts, (at, key, room.first))
+
+    def _front(self) -> tuple[int, str, int] | None:
+        """Return the oldest of the rooms' first events; see `_fronts`."""
+        while self._fronts:
+            front = self._fronts[0]
+            room = self._rooms[front[1]]
+            if room.events and room.first == front[2]:
+                return front
+            heappop(self._fronts)
+        return None
+
+    def _sweep_oldest(self, left: int, now: int, excess: int) -> int:
+        before = self._retention.events_before(now)
+        while left and (front := self._front()) is not None:
+            until = now + 1 if excess > 0 else before
+            if until is None:
                 break
-            self._remove(oldest)
-            left -= 1
+            oldest, key, first = front
+            if oldest > now:
+                log = self._log(key, CHUNK)
+                heapreplace(self._fronts, (front_time(log, now), key, first))
+                continue
+            if oldest >= until:
+                break
+            heappop(self._fronts)
+            following, log, limit = self._front(), self._log(key, left), until
+            if excess > 0:
+                log = until_freed(log, excess)
+                limit = until if following is None else following[0] + 1
+            upto = front_before(log, oldest, limit, now)
+            excess -= sum(size for seq, _, size in log if seq <= upto)
+            left -= self._remove_front(key, upto)
         return left
+
+    def _log(self, key: str, limit: int) -> Sequence[Front]:
+        """Return a room's first events."""
+        room = self._rooms[key]
+        numbers = range(room.first, min(room.seq, room.first + limit - 1) + 1)
+        return [(seq, room.events[seq].event.at, room.events[seq].size) for seq in numbers]
 
     def _sweep_long(self, left: int) -> int:
         keep = self._retention.keep_events
         while keep != "off" and left and self._long:
-            room = next(iter(self._long))
-            log = self._rooms[room]
-            while left and log.seq - log.first >= keep:
-                self._remove(log.events[log.first].event)
-                left -= 1
-            if log.seq - log.first < keep:
-                del self._long[room]
+            key = next(iter(self._long))
+            log = self._rooms[key]
+            if log.events and log.seq - log.first >= keep:
+                left -= self._remove_front(key, min(log.seq - keep, log.first + left - 1))
+            if not log.events or log.seq - log.first < keep:
+                del self._long[key]
         return left
 
-    def _sweep_big(self, left: int) -> int:
-        while left and self._kept and self._retention.excess(self._bytes):
-            self._remove(next(iter(self._kept.values())).event)
-            left -= 1
-        return left
+    def _remove_front(self, key: str, upto: int) -> int:
+        """Remove a room's events up to a number; return how many."""
+        room = self._rooms[key]
+        removed = range(room.first, upto + 1)
+        for seq in removed:
+            kept = room.events.pop(seq)
+            room.gone = kept.event.position
+            del self._kept[room.gone]
+            self._bytes -= kept.size
+            if kept.key is not None:
+                del self._keys[kept.key]
+        room.first = upto + 1
+        if room.events:
+            self._add_front(key, room)
+        return len(removed)
 
-    def _remove(self, event: Event) -> None:
-        kept = self._kept.pop(event.position)
-        self._bytes -= kept.size
-        if kept.key is not None:
-            del self._keys[kept.key]
-        room = self._rooms[event.room]
-        del room.events[event.seq]
-        room.first = event.seq + 1
-        self._gone = max(self._gone, event.position)
+    def _drop_expendable(self) -> int:
+        """Drop a chunk of what is kept for guests who may never come back."""
+        gone = [user for user, one in self._users.items() if one.seen and not one.subject][:CHUNK]
+        for user in gone:
+            del self._users[user]
+        if gone:
+            return len(gone)
+        records = [
+            name
+            for name, one in self._records.items()
+            if one.until is not None and one.kind in EXPENDABLE
+        ]
+        records.sort(key=lambda name: self._records[name].until or 0)
+        for name in records[:CHUNK]:
+            del self._records[name]
+        return len(records[:CHUNK])
 
-    def _forget_users(self) -> int:
-        before = self._retention.users_before(self._now())
+    def _forget_users(self, now: int) -> int:
+        before = self._retention.users_before(now)
         gone: list[str] = []
         if before is not None:
             for user, record in self._users.items():
@@ -541,8 +646,7 @@ class MemoryJournal(LocalJournal):
             del self._users[user]
         return len(gone)
 
-    def _drop_records(self) -> int:
-        now = self._now()
+    def _drop_records(self, now: int) -> int:
         over = (name for name, record in self._records.items() if not _lasts(record, now))
         gone = list(islice(over, CHUNK))
         for name in gone:
@@ -563,8 +667,10 @@ class MemoryJournal(LocalJournal):
             batches=self._batches,
             failures=0,
             swept=self._retention_log.swept,
-            bytes=self._bytes,
+            bytes=self._bytes + self._bytes_beside(),
             log_bytes=0,
+            log_held_seconds=0.0,
+            clock_jump_seconds=self._clock.jump / 1000,
             commit_seconds=0.0,
             slowest_seconds=0.0,
             threaded=False,

@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar
 
 import trio
 
+from chatd.clock import SteadyClock
 from chatd.journal import UNREAD_EVENTS, Hits, Sender, Unavailable, newest, schema, words
 from chatd.journal.index import FOUND, WordIndex, check, expression
 from chatd.journal.schema import number
@@ -146,15 +147,15 @@ class Reader:
 
 
 class Reads:
-    """The reads of `chatd.journal.Journal`. ``now`` returns the time in ms.
+    """The reads of `chatd.journal.Journal`, by a `Reader`.
 
     Searches have a `Reader` of their own, so that joins never wait for a thread that searches.
     """
 
-    def __init__(self, reader: Reader, searcher: Reader, now: Callable[[], int]) -> None:
+    def __init__(self, reader: Reader, searcher: Reader, clock: SteadyClock) -> None:
         self._reader = reader
         self._searcher = searcher
-        self._now = now
+        self._clock = clock
 
     async def read(self, room: str, after: int, upto: int, limit: int) -> list[Event]:
         query = (
@@ -215,10 +216,7 @@ class Reads:
             if log is None:
                 return 0
             count = log.count(position)
-            gone: int = store.execute("SELECT value FROM meta WHERE name = 'position'").fetchone()[
-                0
-            ]
-            return log.first - 1 + count if count or position >= gone else 0
+            return log.first - 1 + count if count or position >= log.gone else 0
 
         return await self._reader.run(work)
 
@@ -271,7 +269,7 @@ class Reads:
             " AND name < ? AND (until IS NULL OR until > ?) ORDER BY name LIMIT ?"
         )
         most = -1 if limit < 0 else number(limit)
-        values = (kind, prefix, prefix + _LAST, self._now(), most)
+        values = (kind, prefix, prefix + _LAST, self._clock(), most)
         return [Record(*row) for row in await self._reader.rows(query, values)]
 
     async def user(self, user: str) -> UserRecord | None:
@@ -301,24 +299,28 @@ class _RoomLog:
     cost every commit a page.
     """
 
-    def __init__(self, store: sqlite3.Connection, room_id: int, first: int, last: int) -> None:
+    def __init__(
+        self, store: sqlite3.Connection, room_id: int, gone: int, first: int, last: int
+    ) -> None:
         self._store = store
         self.room_id = room_id
+        self.gone = gone
+        """The position of the last event that was removed."""
         self.first = first
         self.last = last
 
     @classmethod
     def find(cls, store: sqlite3.Connection, room: str) -> _RoomLog | None:
-        row = store.execute("SELECT id, head FROM rooms WHERE fold = ?", (room,)).fetchone()
+        row = store.execute("SELECT id, head, gone FROM rooms WHERE fold = ?", (room,)).fetchone()
         if row is None:
             return None
-        room_id, head = row
+        room_id, head, gone = row
         first, last = store.execute(
             "SELECT (SELECT min(seq) FROM events WHERE room_id = :room),"
             " (SELECT max(seq) FROM events WHERE room_id = :room)",
             {"room": room_id},
         ).fetchone()
-        return cls(store, room_id, *((head + 1, head) if first is None else (first, last)))
+        return cls(store, room_id, gone, *((head + 1, head) if first is None else (first, last)))
 
     def position(self, seq: int) -> int:
         query = "SELECT position FROM events WHERE room_id = ? AND seq = ?"

@@ -1,23 +1,55 @@
 """Retention: how long, how many and how much of the past is kept, for every kind of store.
 
-The oldest events go first, in the order of positions, not of times: the clock may have jumped. So
-the age rule stops at the first event that is young enough.
+Each room loses its log from the front only, so that its numbers stay without a gap. The next to
+lose is the room whose first event is the oldest by its time. Of what is kept beside the events
+(users, read marks, bans …), a bound of its own keeps it from pushing the events out.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Final, Literal, Protocol
+from collections.abc import Sequence
+from typing import Final, Literal, Protocol, TypeAlias
 
 import trio
 from msgspec import Struct
 
+from chatd.clock import CONFIRM_SECONDS, SteadyClock
 from chatd.settings import Settings
 
-__all__ = ["CHUNK", "OperatorLog", "Retention", "RetentionLog", "no_report", "retention_of"]
+__all__ = [
+    "CHUNK",
+    "EVENT_BYTES",
+    "EXPENDABLE",
+    "ROW_BYTES",
+    "Front",
+    "OperatorLog",
+    "Retention",
+    "RetentionLog",
+    "front_before",
+    "front_time",
+    "no_report",
+    "retention_of",
+    "until_freed",
+]
 
 CHUNK: Final = 64
 """Events removed by one sweep: some 1 ms of the writer's time, for which commits wait."""
+
+EXPENDABLE: Final = ("lost", "mark")
+"""Kinds of records that may be removed before their time: where a Socket.IO client that lost its
+connection was, and how far somebody has read. Sanctions never are."""
+
+ROW_BYTES: Final = 90
+"""Of a user or a record beside its texts, with its entry in an index and the free part of its page.
+"""
+
+EVENT_BYTES: Final = 100
+"""Of an event beside its text."""
+
+BESIDE_SHARE: Final = 4
+"""What is kept beside the events may use a quarter of ``max_bytes``. The events are not removed for
+its sake once they use less than a quarter themselves."""
 
 _REPORT_SECONDS: Final = 60.0
 """A store at its limit sweeps after every commit: a line a minute is enough."""
@@ -29,7 +61,8 @@ class OperatorLog(Protocol):
     """The receiver of a store's reports to operators. Called in the loop, never in a thread.
 
     ``store`` comes with ``state`` (``slow``, ``quick``, ``failed``, ``recovered``, ``misplaced``,
-    ``missing``, ``renewed`` or ``filling``) and a ``detail`` for people; ``retention`` with the
+    ``missing``, ``renewed``, ``filling``, ``stuck``, ``held``, ``clock_jumped`` or
+    ``clock_trusted``) and a ``detail`` for people; ``retention`` with the
     number of events removed and the size before.
     """
 
@@ -100,12 +133,78 @@ class Retention(Struct, frozen=True):
         """Return when to begin cleaning the files; half of the time is left for the work."""
         return dirty + self.purge_seconds * 500
 
+    def may_be_beside(self, size: int) -> bool:
+        """Return whether a store of that size may hold too much beside the events."""
+        return self.max_bytes != "off" and size * BESIDE_SHARE > self.max_bytes
+
+    def beside_fills(self, beside: int) -> bool:
+        """Return whether what is kept beside the events uses more bytes than its share."""
+        return self.max_bytes != "off" and beside * BESIDE_SHARE > self.max_bytes
+
+    def events_exceed(self, size: int, beside: int) -> int:
+        """Return by how many bytes the events must shrink, where some bytes are not theirs."""
+        if self.max_bytes == "off":
+            return 0
+        least = self.max_bytes // BESIDE_SHARE
+        return max(0, min(size - self.max_bytes, size - beside - least))
+
     def excess(self, size: int) -> bool:
+        """Return whether the store is too big."""
         return self.max_bytes != "off" and size > self.max_bytes
 
     def filling(self, size: int, *, was: bool) -> bool:
         """Return whether the store is filling up: from 90 %, until it is under 85 % again."""
         return self.max_bytes != "off" and size * 100 >= self.max_bytes * (85 if was else 90)
+
+
+Front: TypeAlias = tuple[int, int, int]
+"""The number, the time and about the bytes of one of a room's first events."""
+
+
+def until_freed(log: Sequence[Front], excess: int) -> Sequence[Front]:
+    """Return as many of a room's first events as free so many bytes; at least one."""
+    freed = 0
+    for place, (_, _, size) in enumerate(log, 1):
+        freed += size
+        if freed >= excess:
+            return log[:place]
+    return log
+
+
+def front_time(log: Sequence[Front], now: int) -> int:
+    """Return the time by which a room's first event goes, if its own lies in the future.
+
+    It was said while the clock was ahead, but before what follows it.
+
+    Args:
+        log: The room's first events.
+        now: The present time.
+    """
+    return next((at for _, at, _ in log if at <= now), now)
+
+
+def front_before(log: Sequence[Front], oldest: int, before: int, now: int) -> int:
+    """Return the number up to which a room's front is older than a time; at least the first.
+
+    An event of the future holds up nothing: it goes with the next one that is not. Where the first
+    one is of the future it goes by ``oldest`` (see `front_time`), and those behind it with it.
+
+    Args:
+        log: The room's first events.
+        oldest: The time by which the first one goes.
+        before: The time.
+        now: The present time.
+    """
+    upto = log[0][0]
+    follow = log[0][1] > now
+    for seq, at, _ in log:
+        if at > now:
+            upto = seq if follow else upto
+        elif at < before or (seq == log[0][0] and oldest < before):
+            upto, follow = seq, False
+        else:
+            break
+    return upto
 
 
 def retention_of(settings: Settings) -> Retention:
@@ -129,6 +228,7 @@ class RetentionLog:
         self.size = 0
         self._report = report
         self._filling = False
+        self._stuck = False
         self._unreported = 0
         self._reported_at = -math.inf
 
@@ -147,3 +247,45 @@ class RetentionLog:
             self._report("retention", events=self._unreported, store_bytes=size)
             self._unreported = 0
             self._reported_at = now
+
+    def stuck(self, size: int, beside: int, *, stuck: bool) -> None:
+        """Report a store that is too big and cannot shrink, once until it is small enough."""
+        if stuck and not self._stuck:
+            self._report(
+                "store",
+                state="stuck",
+                store_bytes=size,
+                detail=f"history.max_bytes is {self.retention.max_bytes}, and retention may delete "
+                f"nothing more: some {beside} bytes are users, sanctions and read marks. Raise "
+                "history.max_bytes",
+            )
+        self._stuck = stuck
+
+
+class ClockLog:
+    """Reports to the operators when the wall clock is no longer trusted, and when it is again."""
+
+    def __init__(self, report: OperatorLog) -> None:
+        self._report = report
+        self._jumped = False
+
+    def look(self, clock: SteadyClock) -> None:
+        """Report a change since the last look."""
+        clock()
+        jump = clock.jump / 1000
+        if bool(jump) is self._jumped:
+            return
+        self._jumped = bool(jump)
+        if not jump:
+            self._report("store", state="clock_trusted", detail="the wall clock is trusted again")
+            return
+        hours = CONFIRM_SECONDS / 3600
+        self._report(
+            "store",
+            state="clock_jumped",
+            seconds=jump,
+            detail=f"the wall clock jumped {'ahead' if jump > 0 else 'back'}. Until it is back, or "
+            f"has stayed so for {hours:.0f} hours, nothing is deleted for its age, and bans and "
+            "sessions end by the time before. If it is right now, run `chatd ctl clock confirm`; "
+            "if not, set it",
+        )

@@ -14,7 +14,7 @@ from chatd.journal.index import Row, WordIndex
 from chatd.journal.retention import CHUNK
 from chatd.model import Erase, Forget, Progress, Refusal, Restore, Wipe
 
-__all__ = ["erase", "forget", "restore", "unfit", "wipe"]
+__all__ = ["erase", "forget", "remove_front", "restore", "unfit", "wipe"]
 
 _SCANNED: Final = 2000
 """Events read at a time to find one user's, for which there is no index: some 1 ms."""
@@ -48,7 +48,7 @@ def restore(
     cursor: sqlite3.Cursor, operation: Restore, room: list[int], position: int
 ) -> int | Refusal:
     """Restore entries in a room, given by its id and last number; return the new position."""
-    room_id, last = room
+    room_id, last, _ = room
     count = "SELECT count(*) FROM (SELECT 1 FROM events WHERE room_id = ? LIMIT 1)"
     empty = not cursor.execute(count, (room_id,)).fetchone()[0]
     if (refusal := unfit(operation, last, empty=empty)) is not None:
@@ -59,8 +59,9 @@ def restore(
         if entry.key is not None and cursor.execute(query, key).fetchone() is not None:
             return Refusal("bad_request", f"{entry.room} already has the key of {entry.seq}.")
     if empty:
-        head = (operation.entries[0].seq - 1, room_id)
-        cursor.execute("UPDATE rooms SET head = ? WHERE id = ?", head)
+        first = operation.entries[0]
+        front = (first.seq - 1, first.at, room_id)
+        cursor.execute("UPDATE rooms SET head = ?, oldest = ? WHERE id = ?", front)
     rows = [
         (
             *(position + number, room_id, entry.seq, entry.at, entry.kind, entry.user, entry.nick),
@@ -72,7 +73,7 @@ def restore(
     topics = [entry.text or "" for entry in operation.entries if entry.kind == "topic"]
     if topics:
         cursor.execute("UPDATE rooms SET topic = ? WHERE id = ?", (topics[-1], room_id))
-    room[1] = operation.entries[-1].seq
+    room[1], room[2] = operation.entries[-1].seq, False
     return position + len(rows)
 
 
@@ -102,18 +103,40 @@ def wipe(cursor: sqlite3.Cursor, operation: Wipe, words: WordIndex) -> Progress:
 def erase(cursor: sqlite3.Cursor, operation: Erase, words: WordIndex) -> Progress:
     """Remove the next of a room's events, oldest first. Their numbers are not given again."""
     query = (
-        "SELECT position, text, room_id, user, nick, kind, seq FROM events WHERE room_id ="
-        " (SELECT id FROM rooms WHERE fold = ?) ORDER BY seq LIMIT ?"
+        "SELECT e.room_id, e.seq, e.position FROM events AS e JOIN rooms AS r ON r.id = e.room_id"
+        " WHERE r.fold = ? ORDER BY e.seq LIMIT ?"
     )
     rows = cursor.execute(query, (operation.room, CHUNK)).fetchall()
     if not rows:
         return Progress(None)
-    words.remove(cursor, _messages(rows))
-    room_id, last = rows[0][2], max(row[0] for row in rows)
-    cursor.execute("UPDATE rooms SET head = max(head, ?) WHERE id = ?", (rows[-1][6], room_id))
-    cursor.execute("UPDATE meta SET value = max(value, ?) WHERE name = 'position'", (last,))
-    cursor.executemany("DELETE FROM events WHERE position = ?", [row[:1] for row in rows])
-    return Progress(rows[-1][0] if len(rows) == CHUNK else None)
+    room_id, seq, position = rows[-1]
+    remove_front(cursor, room_id, seq, words)
+    return Progress(position if len(rows) == CHUNK else None)
+
+
+def remove_front(cursor: sqlite3.Cursor, room_id: int, upto: int, words: WordIndex) -> int:
+    """Remove a room's events up to a number; return how many.
+
+    A room loses its log from the front only, so that its numbers stay without a gap.
+    """
+    front = (room_id, upto)
+    found = cursor.execute(
+        "SELECT position, text, room_id, user, nick, kind FROM events"
+        " WHERE room_id = ? AND seq <= ?",
+        front,
+    ).fetchall()
+    words.remove(cursor, _messages(found))
+    query = "SELECT position FROM events WHERE room_id = ? AND seq = ?"
+    (position,) = cursor.execute(query, front).fetchone()
+    cursor.execute("DELETE FROM events WHERE room_id = ? AND seq <= ?", front)
+    removed = cursor.rowcount
+    cursor.execute(
+        "UPDATE rooms SET head = max(head, ?), gone = max(gone, ?), oldest ="
+        " (SELECT at FROM events WHERE room_id = rooms.id ORDER BY seq LIMIT 1) WHERE id = ?",
+        (upto, position, room_id),
+    )
+    cursor.execute("UPDATE meta SET value = max(value, ?) WHERE name = 'position'", (position,))
+    return removed
 
 
 def _messages(rows: Iterable[tuple[Any, ...]]) -> Iterator[Row]:

@@ -37,12 +37,14 @@ more."""
 # - events: the key is stored with its event and goes with it. Nothing else is written for an event,
 #   not even a head: each additional page costs a commit 4 µs and a frame of 4 KiB in the log.
 # - rooms.head: the number of the last event that was removed, which is the room's last number if no
-#   event is left. meta's position is the same for the store.
+#   event is left; gone: its position. meta's position is the last one for the store.
+# - rooms.oldest: the time of the room's first event, NULL without one: who is next in retention.
 # - records.shelf: the kind of the record.
 # - meta: epoch, key, state (`clean`, or the durability under which it was opened), position, life
 #   (how many times it was opened), dirty (see `maintenance.Watermarks`), indexed, floor and tokens
-#   (the region of the index of words, and the version of its tokens: see `index`). A text that
-#   looks like a number becomes one: outside STRICT tables ANY has numeric affinity (`new_epoch`).
+#   (the region of the index of words, and the version of its tokens: see `index`), clock, jump and
+#   doubted (see `chatd.clock.ClockState`). A text that looks like a number becomes one: outside
+#   STRICT tables ANY has numeric affinity (`new_epoch`).
 # - words: the index of words as it was first; `index.WordIndex` makes the present one.
 STEPS: tuple[tuple[str, ...], ...] = (
     (
@@ -113,6 +115,15 @@ STEPS: tuple[tuple[str, ...], ...] = (
     ),
     # The index of words is stale, because no tokens are those of ''.
     ("INSERT INTO meta VALUES ('floor', 0), ('tokens', '')",),
+    (
+        "ALTER TABLE rooms ADD COLUMN oldest INTEGER",
+        "ALTER TABLE rooms ADD COLUMN gone INTEGER NOT NULL DEFAULT 0",
+        """UPDATE rooms SET
+            oldest = (SELECT at FROM events WHERE room_id = rooms.id ORDER BY seq LIMIT 1),
+            gone = (SELECT value FROM meta WHERE name = 'position')""",
+        "CREATE INDEX rooms_oldest ON rooms (oldest) WHERE oldest IS NOT NULL",
+        "INSERT INTO meta VALUES ('clock', NULL), ('jump', 0), ('doubted', 0)",
+    ),
 )
 
 POSITION: Final = (

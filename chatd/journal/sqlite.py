@@ -15,6 +15,7 @@ reads always run in threads, on connections of their own.
 from __future__ import annotations
 
 import errno
+import math
 import secrets
 import sqlite3
 import time
@@ -26,6 +27,7 @@ from typing import Any, BinaryIO, Final, TypeVar
 
 import trio
 
+from chatd.clock import SteadyClock, boot_seconds
 from chatd.journal import (
     Durability,
     Hits,
@@ -39,7 +41,7 @@ from chatd.journal import (
 from chatd.journal.files import Misplaced
 from chatd.journal.index import is_damage
 from chatd.journal.reads import Reader, Reads
-from chatd.journal.retention import Retention, RetentionLog, no_report
+from chatd.journal.retention import ROW_BYTES, ClockLog, Retention, RetentionLog, no_report
 from chatd.journal.writer import BUSY_MS, Writer
 from chatd.model import Event, Operation, Outcome
 
@@ -58,6 +60,19 @@ _CHECKPOINT_PAGES: Final = 2000
 
 _LOG_PAGES: Final = 8192
 """From 16 MiB on the log is restarted: the next commit first copies its rest, in its thread."""
+
+_LONG_LOG_PAGES: Final = 32_768
+"""From 64 MiB on something keeps the log from being restarted: it is emptied as soon as possible.
+"""
+
+_MEASURE_SECONDS: Final = 5.0
+"""How old the sum of what is not events may be: it reads all of those rows, in a thread."""
+
+_BYTES_BESIDE: Final = (
+    f"SELECT (SELECT total({ROW_BYTES} + 2 * length(user) + length(nick)) FROM users)"  # noqa: S608
+    f" + (SELECT total({ROW_BYTES} + 2 * length(CAST(name AS BLOB)) + length(value)) FROM records)"
+)
+"""An id or a name is in an index, too. The length of a text ends at a NUL, which names contain."""
 
 _TRUNCATE_MS: Final = 100
 """How long commits wait for readers of the log before it is emptied; a page takes some 1 ms."""
@@ -132,27 +147,33 @@ class SqliteJournal(LocalJournal, Reads):
         placement: CommitPlacement,
         retention_log: RetentionLog,
         report: OperatorLog,
-        now: Callable[[], int],
+        clock: SteadyClock,
         factory: type[sqlite3.Connection],
     ) -> None:
-        super().__init__(reader, searcher, now)
+        super().__init__(reader, searcher, clock)
         self.epoch = writer.epoch
         self.key = writer.key
         self._writer = writer
         self._placement = placement
         self._retention_log = retention_log
+        self._clock_log = ClockLog(report)
         self._report = report
         self._factory = factory
+        self._truncate_ms = _TRUNCATE_MS
         self._limiter = trio.CapacityLimiter(1)
         self._checkpoint_due = trio.Event()
         self._restart_log = False  # by the next commit
+        self._log_pages = 0
+        self._long_log = False
+        self._held_since: float | None = None  # when the log could first not be emptied
+        self._beside = 0
+        self._measured_at = -math.inf
         self._closed = False
         self._failing: set[str] = set()
         self._reindexing = False
         self._sweep_due: int | None = None
         self._batches = 0
         self._failures = 0
-        self._log_pages = 0
         self._seconds = 0.0
         self._slowest = 0.0
 
@@ -288,25 +309,77 @@ class SqliteJournal(LocalJournal, Reads):
             return Hits([], more=False, complete=False)
 
     async def sweep(self) -> bool:
-        swept = await self._maintain("retention", self._writer.sweep, self._retention_log.retention)
+        retention = self._retention_log.retention
+        self._clock_log.look(self._clock)
+        size = await self._maintain("retention", self._writer.size)
+        beside = 0 if size is None else await self._bytes_beside(retention, size)
+        swept = await self._maintain("retention", self._writer.sweep, retention, beside)
         if swept is None:
-            self._sweep_due = self._now()
+            self._sweep_due = self._clock()
             return False
         self._sweep_due = swept.due
+        self._beside -= swept.dropped
         self._retention_log.done(swept.events, size=swept.size, more=swept.more)
-        return swept.more or (swept.purge and bool(await self._maintain("purge", self._purge)))
+        self._retention_log.stuck(swept.size, self._beside, stuck=swept.stuck)
+        if swept.more:
+            return True
+        if swept.purge and await self._maintain("purge", self._writer.merge_index, threaded=True):
+            return True
+        if swept.purge or self._long_log:
+            await self._empty_log()
+        return False
 
-    def _purge(self) -> bool:
-        self._writer.set_busy_timeout(_TRUNCATE_MS)
-        return self._writer.purge()
+    async def _bytes_beside(self, retention: Retention, size: int) -> int:
+        """Return about how many of the store's bytes are not the events', once they may be many."""
+        now = trio.current_time()
+        measured = now - self._measured_at < _MEASURE_SECONDS
+        if not measured and retention.may_be_beside(size):
+            self._measured_at = now
+            with suppress(Unavailable):  # it stays as it was
+                self._beside = int((await self._reader.rows(_BYTES_BESIDE))[0][0])
+        return self._beside
 
-    async def _maintain(self, part: str, work: Callable[..., _T], *values: object) -> _T | None:
-        """Do a chunk of maintenance; return None if that is not possible now."""
+    async def _empty_log(self) -> None:
+        # Commits wait for the readers of the log meanwhile. One that stays is not waited for again.
+        busy_ms = self._truncate_ms if self._held_since is None else 0
+        emptied = await self._maintain("log", self._try_to_empty_log, busy_ms, threaded=True)
+        now = trio.current_time()
+        if emptied is None:
+            return
+        if emptied:
+            self._held_since, self._long_log, self._log_pages = None, False, 0
+            self._recovered("reader")
+        elif self._held_since is None:
+            self._held_since = now
+        elif "reader" not in self._failing:
+            self._failing.add("reader")
+            self._report(
+                "store", state="held", detail=self._held_detail(), store_bytes=self._log_bytes()
+            )
+
+    def _try_to_empty_log(self, busy_ms: int) -> bool:
+        self._writer.set_busy_timeout(busy_ms)
+        return self._writer.empty_log()
+
+    def _held_detail(self) -> str:
+        path = self._writer.path
+        return (
+            f"a program has been reading {path} for a while, so {path}-wal grows and texts that "
+            f"were deleted stay in it. `fuser -v {path}` names the program: end it, or its "
+            "transaction"
+        )
+
+    async def _maintain(
+        self, part: str, work: Callable[..., _T], *values: object, threaded: bool = False
+    ) -> _T | None:
+        """Do a chunk of maintenance; return None if that is not possible now.
+
+        With ``threaded`` in the thread: few statements, but each waits for the disk itself.
+        """
         if self._writer.doubt or self._closed:
             return None
         try:
-            # A purge may take long: few statements, but each waits for the disk itself.
-            if self._placement.threaded or part == "purge":
+            if self._placement.threaded or threaded:
                 done = await self._in_thread(work, *values)
             else:
                 self._writer.set_busy_timeout(0)
@@ -325,7 +398,17 @@ class SqliteJournal(LocalJournal, Reads):
         times = [] if self._sweep_due is None else [self._sweep_due]
         if (dirty := self._writer.marks.dirty) is not None:
             times.append(self._retention_log.retention.purge_due(dirty))
-        return max(0, min(times) - self._now()) / 1000 if times else None
+        if self._held_since is not None or self._long_log:
+            return 0.0
+        return max(0, min(times) - self._clock()) / 1000 if times else None
+
+    def steady_now(self) -> int:
+        return self._clock()
+
+    def confirm_clock(self) -> None:
+        self._clock()
+        self._clock.confirm()
+        self._clock_log.look(self._clock)
 
     def retain(self, retention: Retention) -> None:
         self._retention_log.retention = retention
@@ -342,6 +425,7 @@ class SqliteJournal(LocalJournal, Reads):
                 continue
             self._recovered("checkpoint")
             self._restart_log = self._log_pages > _LOG_PAGES
+            self._long_log = self._log_pages > _LONG_LOG_PAGES
 
     def _checkpoint(self) -> int:
         # Otherwise the log of the open file could be copied into another one.
@@ -386,6 +470,12 @@ class SqliteJournal(LocalJournal, Reads):
             connection.close()
 
     # ---- errors, the end, statistics
+
+    def _log_bytes(self) -> int:
+        try:
+            return self._writer.path.with_name(f"{self._writer.path.name}-wal").stat().st_size
+        except OSError:
+            return 0
 
     def _failed(self, part: str, error: Exception) -> None:
         misplaced = isinstance(error, Misplaced)
@@ -439,7 +529,11 @@ class SqliteJournal(LocalJournal, Reads):
             failures=self._failures,
             swept=self._retention_log.swept,
             bytes=self._retention_log.size,
-            log_bytes=self._log_pages * schema.PAGE_BYTES,
+            log_bytes=self._log_bytes(),
+            log_held_seconds=(
+                0.0 if self._held_since is None else trio.current_time() - self._held_since
+            ),
+            clock_jump_seconds=self._clock.jump / 1000,
             commit_seconds=self._seconds,
             slowest_seconds=self._slowest,
             threaded=self._placement.threaded,
@@ -487,6 +581,7 @@ async def open_sqlite(
     durability: Durability = "commit",
     retention: Retention | None = None,
     now: Callable[[], int],
+    elapsed: Callable[[], float] = boot_seconds,
     runtime_dir: Path | None = None,
     report: OperatorLog = no_report,
     placement: CommitPlacement | None = None,
@@ -499,6 +594,8 @@ async def open_sqlite(
         durability: How much a commit survives; see `Durability`.
         retention: The limits of retention; by default `Retention`'s defaults.
         now: Returns the time in ms since 1970.
+        elapsed: Returns the seconds since some moment, however the wall clock is set. It is called
+            in threads, too.
         runtime_dir: A folder that does not survive a boot of the machine. Without one, a store that
             was not closed cleanly gets a new epoch, as its last moments may be lost (except under
             ``"fsync"``).
@@ -509,7 +606,15 @@ async def open_sqlite(
     Raises:
         StoreError: the store cannot be opened.
     """
-    writer = Writer(path, durability=durability, now=now, runtime_dir=runtime_dir, factory=factory)
+    clock = SteadyClock(now, elapsed)
+    writer = Writer(
+        path,
+        durability=durability,
+        now=now,
+        clock=clock,
+        runtime_dir=runtime_dir,
+        factory=factory,
+    )
     await trio.to_thread.run_sync(writer.open)
     if writer.missing is not None and writer.missing[0]:
         report("store", state="missing", detail=_missing(writer.path, *writer.missing))
@@ -524,7 +629,7 @@ async def open_sqlite(
         placement=placement or CommitPlacement(always_threaded=durability == "fsync"),
         retention_log=retention_log,
         report=report,
-        now=now,
+        clock=clock,
         factory=factory,
     )
     try:

@@ -13,7 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from chatd.journal import Durability, StoreError, maintenance, new_epoch, schema
+from chatd.clock import ClockState, SteadyClock
+from chatd.journal import Durability, StoreError, maintenance, new_epoch, next_time, schema
 from chatd.journal.batch import Batch
 from chatd.journal.files import StoreFiles
 from chatd.journal.index import is_damage
@@ -27,6 +28,9 @@ __all__ = ["BUSY_MS", "Writer"]
 _T = TypeVar("_T")
 
 _EPOCH: Final = "SELECT value FROM meta WHERE name = 'epoch'"
+
+_SAVE_CLOCK_MS: Final = 3600 * 1000
+"""How old the stored time may be after the process was killed."""
 
 BUSY_MS: Final = 2000
 """How long to wait for another program's lock in a thread."""
@@ -44,6 +48,7 @@ class Writer:
         *,
         durability: Durability,
         now: Callable[[], int],
+        clock: SteadyClock,
         runtime_dir: Path | None,
         factory: type[sqlite3.Connection],
     ) -> None:
@@ -64,10 +69,13 @@ class Writer:
         self.marks = Watermarks()
         self._durability = durability
         self._now = now
+        self._clock = clock
+        self._at = 0  # the last time that an event was given
         self._factory = factory
         self._marker = BootMarker(runtime_dir, self.path)
         self._keepsake = Keepsake(self.path)
         self._kept = False
+        self._clock_saved = 0
         self.files: StoreFiles
         self._lock: StoreLock | None = None
         self._connection: sqlite3.Connection
@@ -126,7 +134,7 @@ class Writer:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("BEGIN IMMEDIATE")
         meta: dict[str, Any] = dict(connection.execute("SELECT name, value FROM meta"))
-        if not meta.keys() >= {"epoch", "key", "state", "position", "life"}:
+        if not meta.keys() >= {"epoch", "key", "state", "position", "life", "clock"}:
             raise StoreError(f"{self.path} is damaged: restore a backup, or move it aside")
         self.epoch, self.key = str(meta["epoch"]), meta["key"]
         if not meta["life"]:
@@ -138,8 +146,13 @@ class Writer:
         connection.execute("UPDATE meta SET value = ? WHERE name = 'life'", (self._generation,))
         connection.execute("UPDATE meta SET value = ? WHERE name = 'epoch'", (self.epoch,))
         connection.execute("UPDATE meta SET value = ? WHERE name = 'state'", (self._durability,))
-        connection.execute("UPDATE users SET seen = ? WHERE seen IS NULL", (self._now(),))
+        if meta["clock"] is not None:
+            self._clock.resume(ClockState(meta["clock"], meta["jump"], meta["doubted"]))
+        self._save_clock(connection)
+        connection.execute("UPDATE users SET seen = ? WHERE seen IS NULL", (self._clock(),))
         self.marks.position = connection.execute(schema.POSITION).fetchone()[0]
+        last = connection.execute("SELECT at FROM events ORDER BY position DESC LIMIT 1").fetchone()
+        self._at = 0 if last is None else last[0]
         self.marks.reload(connection)
         if self.marks.words.stale and not self.marks.position:
             cursor = connection.cursor()
@@ -153,6 +166,14 @@ class Writer:
         lock.note(self._generation, self.files.inodes, closed=False)
         self._keep(self.marks.position)
         self._set_durability(connection)
+
+    def _save_clock(self, connection: sqlite3.Connection) -> None:
+        state = self._clock.state()
+        connection.executemany(
+            "UPDATE meta SET value = ? WHERE name = ?",
+            [(state.at, "clock"), (state.jump, "jump"), (state.doubted, "doubted")],
+        )
+        self._clock_saved = state.at
 
     def _keep(self, position: int) -> None:
         self._kept = position > 0
@@ -190,7 +211,10 @@ class Writer:
                 if self._connection.in_transaction:
                     self._connection.rollback()
                 self._connection.execute("PRAGMA synchronous = FULL")
+                self._connection.execute("BEGIN IMMEDIATE")
+                self._save_clock(self._connection)
                 self._connection.execute("UPDATE meta SET value = 'clean' WHERE name = 'state'")
+                self._connection.execute("COMMIT")
             finally:
                 self._connection.close()
                 self.files.close()
@@ -238,20 +262,22 @@ class Writer:
         return self._without_damage(partial(self._commit, batch))
 
     def _commit(self, batch: Sequence[Operation]) -> list[Outcome]:
-        execute, marks, at = self._cursor.execute, self.marks, self._now()
+        execute, marks = self._cursor.execute, self.marks
+        at = self._at = next_time(self._at, self._now())
         execute("BEGIN IMMEDIATE")
         self.doubt = True
         self.files.check_log()
-        made = Batch(self._cursor, at=at, words=marks.words, keyed=False)
+        now = self._clock()
+        made = Batch(self._cursor, at=at, now=now, words=marks.words, keyed=False)
         try:
             outcomes = made.run(batch)
         except sqlite3.IntegrityError:
             execute("ROLLBACK")
             execute("BEGIN IMMEDIATE")
-            made = Batch(self._cursor, at=at, words=marks.words, keyed=True)
+            made = Batch(self._cursor, at=at, now=now, words=marks.words, keyed=True)
             outcomes = made.run(batch)
         if made.removed_text:
-            marks.note_removed_text(self._cursor, at)
+            marks.note_removed_text(self._cursor, now)
         self._next_epoch = made.epoch
         execute("COMMIT")
         self.files.check_folder()
@@ -262,7 +288,7 @@ class Writer:
         marks.position = made.position
         if made.epoch is not None:
             self._renew(made.epoch)
-        for room_id, _ in made.rooms.values():
+        for room_id, *_ in made.rooms.values():
             marks.touched[room_id] = None
         self.duplicates += made.duplicates
         # A leaf of each tree, one of the keys' for each event, and the text's own.
@@ -337,27 +363,36 @@ class Writer:
             self._give_up_index(suspicion)
         return self._maintain(maintenance.index, self.marks)
 
-    def sweep(self, retention: Retention) -> Swept:
-        """Remove one chunk of the past."""
-        now = self._now()
-        return self._maintain(maintenance.sweep, self.marks, retention, now)
+    def sweep(self, retention: Retention, beside: int) -> Swept:
+        """Remove one chunk of the past; ``beside`` as in `maintenance.sweep`."""
+        now = self._clock()
+        if abs(now - self._clock_saved) >= _SAVE_CLOCK_MS:
+            self.doubt = True
+            self._save_clock(self._connection)
+            self.doubt = False
+        return self._maintain(maintenance.sweep, self.marks, retention, now, beside)
 
-    def purge(self) -> bool:
-        """Do the next step of cleaning the files of removed texts; return True if more are left.
+    def merge_index(self) -> bool:
+        """Do the next step of merging the index; return False if it is merged."""
+        if self.marks.merge == "done":
+            return False
+        self._maintain(maintenance.merge_index, self.marks)
+        return True
 
-        The index is merged in slices, then the log is copied into the file and emptied.
+    def empty_log(self) -> bool:
+        """Copy the log into the file and empty it; return False if others are reading it.
+
+        Once the index is merged, no removed text is left in the files then.
         """
+        if self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+            return False
         marks = self.marks
-        if marks.merge != "done":
-            self._maintain(maintenance.merge_index, marks)
-            return True
-        # If others read the log just now, the next sweep tries again.
-        if self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0:
+        if marks.merge == "done":
             self._connection.execute(
                 "UPDATE meta SET value = ? WHERE name = 'dirty'", (marks.later,)
             )
             marks.dirty, marks.merge = marks.later, "due"
-        return False
+        return True
 
     def copy_to(self, path: Path) -> None:
         """Copy the store into a new file, even if its own files are no longer in their place."""

@@ -150,6 +150,15 @@ async def test_the_log_level(autojump_clock: MockClock) -> None:
         assert await one.refused("POST /loglevel", {"level": "loud"}) == (400, "bad_request")
 
 
+async def test_the_clock_is_shown_and_confirmed(autojump_clock: MockClock) -> None:
+    async with administered() as one:
+        shown = await one.done("GET /clock")
+        assert shown["wall"] == shown["ends_by"]
+        assert shown["jump_seconds"] == 0
+        assert await one.done("POST /clock", {"action": "confirm"}) == shown
+        assert await one.refused("POST /clock", {"action": "set"}) == (400, "bad_request")
+
+
 async def test_a_reload_is_answered_with_what_became_of_it(autojump_clock: MockClock) -> None:
     faults: list[Fault] = []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from trio.testing import MockClock
 
 from chatd.chat.replies import Commit
@@ -47,6 +48,23 @@ async def test_the_order_of_what_an_outcome_causes(
     assert (connection.unanswered, connection.unseen) == (2, unseen)
     assert connection.chat.senders == ({7: connection} if unseen else {})
     assert connection.chat.refusals["unavailable"] == ("undo" in done)
+
+
+async def test_a_log_line_that_cannot_be_written_keeps_no_sender_waiting(
+    mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection, _ = await member()
+    chat = connection.chat
+    connection.unseen = 2
+    chat.senders = {7: connection, 8: connection}
+
+    def line(*_values: object, **_fields: object) -> bytes:
+        raise ValueError("no line")
+
+    monkeypatch.setattr(type(connection.log), "line", line)
+    with pytest.raises(ValueError, match="no line"):
+        chat._fanned_out("lobby", [EVENT, replace(EVENT, position=8, seq=2)], 1)
+    assert (connection.unseen, chat.senders) == (0, {})
 
 
 async def test_the_event_reaches_others_even_if_the_answer_cannot_be_sent(

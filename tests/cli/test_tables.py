@@ -51,3 +51,25 @@ def test_sizes(size: int, written: str) -> None:
 )
 def test_durations(seconds: float, written: str) -> None:
     assert tables._duration(seconds) == written
+
+
+def test_a_clock_that_jumped_says_by_what_time_things_end(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    wall, ends_by = "2029-02-06T00:00:00.000Z", "2026-11-29T00:00:00.000Z"
+    tables.show_clock({"wall": wall, "ends_by": ends_by, "jump_seconds": 69_120_000.0})
+    assert capsys.readouterr().out.splitlines() == [
+        f"clock     {wall}",
+        "trusted   no: it jumped by 800 d 0 h ahead",
+        f"ends by   {ends_by}: bans, sessions and retention go by this time",
+    ]
+    tables.show_clock({"wall": wall, "ends_by": wall, "jump_seconds": 0.0})
+    assert capsys.readouterr().out.splitlines()[1] == "trusted   yes"
+
+
+def test_what_keeps_a_store_from_its_bounds_is_shown() -> None:
+    store = {"log_held_seconds": 61.0, "log_bytes": 10_240, "clock_jump_seconds": -7200.0}
+    assert [words for _, words in tables._troubles(store)] == [
+        "a reader has held 10 KiB of write-ahead log for 1 min",
+        "the wall clock jumped by 2 h 0 min back: see chatd ctl clock",
+    ]

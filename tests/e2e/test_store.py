@@ -97,3 +97,84 @@ async def test_a_backup_that_replaces_the_open_store_gives_no_number_twice(
     assert await says(chatd, "the second number 2") == 2
     async with client.connect(chatd.url, nick="eve") as eve:
         assert (await eve.join("lobby")).epoch != epoch
+
+
+SET_CLOCK = """
+import os, time
+real = time.time_ns
+def ahead():
+    with open(os.environ["CLOCK_FILE"]) as file:
+        return real() + int(float(file.read()) * 86400e9)
+time.time_ns = ahead
+"""
+"""Makes Python's wall clock run ahead by as many days as a file says."""
+
+
+async def test_a_clock_800_days_ahead_deletes_nothing(
+    start_chatd: ChatdStarter, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SET_CLOCK)
+    clock = tmp_path / "clock"
+    clock.write_text("0")
+    environ = {"PYTHONPATH": str(tmp_path), "CLOCK_FILE": str(clock)}
+    admin = ("ctl", "--socket", tmp_path / "admin.sock")
+    settings = {"history.keep_days": 100, "admin.socket": str(tmp_path / "admin.sock")}
+
+    async def banned(chatd: ChatdProcess) -> bool:
+        try:
+            async with client.connect(chatd.url, session=eve.session, reconnect=False) as again:
+                await again.join("lobby")
+                return False
+        except client.ChatError as error:
+            return "banned" in str(error)
+
+    chatd = await start_chatd(settings, environ=environ)
+    assert await says(chatd, "before") == 1
+    async with client.connect(chatd.url, nick="eve") as chat:
+        eve = chat.identity
+    assert (await chatd_says(*admin, "ban", "--user", eve.user, "--seconds", "3600"))[0] == 0
+    assert await banned(chatd)
+    clock.write_text("800")
+    assert await says(chatd, "meanwhile") == 2
+    told = await chatd.line("store", state="clock_jumped")
+    assert "chatd ctl clock confirm" in told["detail"]
+    assert b"no: it jumped by" in (await chatd_says(*admin, "clock"))[1]
+    assert await banned(chatd)
+    assert await chatd.stop() == 0
+    # It starts with the wrong clock, too.
+    chatd = await start_chatd(settings, environ=environ)
+    await chatd.line("store", state="clock_jumped")
+    assert await texts(chatd) == ["before", "meanwhile"]
+    assert await banned(chatd)
+    clock.write_text("0")
+    assert await says(chatd, "after") == 3
+    await chatd.line("store", state="clock_trusted")
+    assert await texts(chatd) == ["before", "meanwhile", "after"]
+    assert await banned(chatd)
+    assert b"trusted   yes" in (await chatd_says(*admin, "clock"))[1]
+    # An operator who says that the clock is right is believed.
+    clock.write_text("101")
+    assert (await chatd_says(*admin, "clock", "confirm"))[0] == 0
+    await chatd.line("retention", events=3)
+    assert await texts(chatd) == []
+
+
+async def test_a_reader_that_stays_is_told_and_made_good(start_chatd: ChatdStarter) -> None:
+    chatd = await start_chatd({"history.purge_seconds": 60})
+    async with client.connect(chatd.url, nick="ann") as ann:
+        await ann.join("lobby")
+        said = await ann.say("a secret")
+        assert said.seq is not None
+        await ann.delete("lobby", said.seq)
+        log = chatd.history.with_name("chatd.db-wal")
+        with closing(sqlite3.connect(chatd.history, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT * FROM events").fetchall()
+            told = await chatd.line("store", state="held")
+            assert str(chatd.history) in told["detail"]
+            assert b"a secret" in log.read_bytes()
+            # The chat goes on meanwhile.
+            await ann.say("not a word")
+        await chatd.line("store", state="recovered", detail="reader")
+        for file in (chatd.history, log):
+            assert b"a secret" not in file.read_bytes()

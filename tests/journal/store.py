@@ -17,13 +17,18 @@ KEPT = Retention(keep_days="off", keep_events="off", max_bytes="off", user_days=
 
 
 class Clock:
-    """A wall clock in ms that stands still until it is moved."""
+    """A wall clock in ms that stands still until time passes or it jumps."""
 
     def __init__(self) -> None:
         self.ms = 1_700_000_000_000
+        self.jumped = 0
 
     def __call__(self) -> int:
-        return self.ms
+        return self.ms + self.jumped
+
+    def elapsed(self) -> float:
+        """Return the seconds that have passed, whatever the wall clock says."""
+        return self.ms / 1000
 
     def days(self, days: float) -> None:
         self.ms += int(days * 24 * 3600 * 1000)
@@ -85,6 +90,7 @@ class Store:
             durability=durability,
             retention=retention,
             now=self.now,
+            elapsed=self.now.elapsed,
             runtime_dir=self.runtime,
             report=self.report,
             # A commit may be slow on a machine that others use: that is not what is tested.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from chatd.model import (
     UserRecord,
     Wipe,
 )
-from tests.journal.store import found, index, search
+from tests.journal.store import Clock, found, index, search
 
 NOW = 1_700_000_000_000
 DAY = 24 * 3600 * 1000
@@ -564,10 +565,28 @@ _records = (
 _remembers = st.builds(
     Remember, st.builds(UserRecord, _users, st.sampled_from(["n", "m"]), st.none() | st.just(NOW))
 )
+
+
+def _restore(room: str, first: int, times: list[int]) -> Restore:
+    entries = (
+        LogEntry(room.upper(), first + place, NOW + at, "message", "u2", "n", "from elsewhere")
+        for place, at in enumerate(times)
+    )
+    return Restore(room, tuple(entries))
+
+
+_rewrites = st.builds(
+    _restore,
+    _rooms,
+    st.integers(1, 12),
+    st.lists(st.integers(-3 * DAY, 3 * DAY), min_size=1, max_size=4),
+) | st.builds(Erase, _rooms)
 _number = st.integers(-3, 30)
+_operations = _posts | _remembers | _records | _rewrites
 _steps = st.one_of(
-    st.tuples(st.just("commit"), st.lists(_posts | _remembers | _records, min_size=1, max_size=9)),
+    st.tuples(st.just("commit"), st.lists(_operations, min_size=1, max_size=9)),
     st.tuples(st.just("pass"), st.integers(0, 2 * DAY)),
+    st.tuples(st.just("jump"), st.integers(-2 * DAY, 2 * DAY)),
     st.tuples(st.just("sweep"), st.none()),
     st.tuples(st.just("read"), st.tuples(_rooms, _number, _number, _number)),
     st.tuples(st.just("read_back"), st.tuples(_rooms, _number, _number)),
@@ -605,22 +624,33 @@ async def _everything(journal: Journal) -> list[object]:
     ]
 
 
+async def _fronts_are_kept(path: Path) -> bool:
+    """Return whether each room has the time of its first event, or one not later."""
+    with closing(sqlite3.connect(path)) as connection:
+        wrong = connection.execute(
+            "SELECT count(*) FROM (SELECT oldest, (SELECT at FROM events WHERE room_id = rooms.id"
+            " ORDER BY seq LIMIT 1) AS at FROM rooms)"
+            " WHERE (oldest IS NULL) != (at IS NULL) OR oldest > at"
+        ).fetchone()[0]
+    return not wrong
+
+
 async def _both(steps: list[tuple[str, Any]], retention: Retention) -> None:
-    now = NOW
-
-    def clock() -> int:
-        return now
-
+    clock = Clock()
+    clock.ms = NOW
     with tempfile.TemporaryDirectory() as folder:
-        memory = MemoryJournal(now=clock, retention=retention)
+        memory = MemoryJournal(now=clock, elapsed=clock.elapsed, retention=retention)
         path = Path(folder) / "chat.db"
-        async with open_sqlite(path, now=clock, retention=retention) as sqlite:
+        opened = open_sqlite(path, now=clock, elapsed=clock.elapsed, retention=retention)
+        async with opened as sqlite:
             for step, values in steps:
                 if step == "commit":
                     batch: list[Operation] = values
                     assert await sqlite.commit(batch) == await memory.commit(batch)
                 elif step == "pass":
-                    now += values
+                    clock.ms += values
+                elif step == "jump":
+                    clock.jumped += values
                 elif step == "read":
                     assert await sqlite.read(*values) == await memory.read(*values)
                 elif step == "read_back":
@@ -647,6 +677,8 @@ async def _both(steps: list[tuple[str, Any]], retention: Retention) -> None:
                             pass
                     assert await _everything(sqlite) == await _everything(memory)
             assert await _everything(sqlite) == await _everything(memory)
+            assert sqlite.steady_now() == memory.steady_now()
+            assert await _fronts_are_kept(path)
             assert sqlite.statistics().events == memory.statistics().events
             assert sqlite.statistics().swept == memory.statistics().swept
             assert sqlite.statistics().duplicates == memory.statistics().duplicates

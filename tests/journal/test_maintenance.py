@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from chatd.journal import sqlite as sqlite_module
 from chatd.journal.retention import CHUNK, Retention
@@ -159,6 +160,66 @@ async def test_the_log_is_emptied_later_if_it_is_being_read(
         assert b"zebra" not in files(store)
 
 
+def reading(store: Store) -> sqlite3.Connection:
+    """Return another program's connection, inside a transaction that it does not end."""
+    other = sqlite3.connect(store.path, isolation_level=None)
+    other.execute("BEGIN")
+    other.execute("SELECT * FROM events").fetchone()
+    return other
+
+
+async def test_a_reader_that_stays_is_reported_and_made_good(
+    store: Store, mock_clock: trio.testing.MockClock
+) -> None:
+    async with store.open(retention=PURGED) as journal:
+        await commit(journal, post("Zebra"))
+        await commit(journal, delete(1))
+        with closing(reading(store)):
+            store.now.ms += 30_000
+            await sweep(journal)
+            assert store.reports == []
+            assert journal.due_in() == 0
+            mock_clock.jump(15)
+            await sweep(journal)
+            await sweep(journal)
+            (told,) = [fields for _, fields in store.reports]
+            assert told["state"] == "held"
+            assert "fuser" in str(told["detail"])
+            assert told["store_bytes"] == store.path.with_name("chat.db-wal").stat().st_size
+            assert journal.statistics().log_held_seconds == 15
+            assert b"zebra" in files(store)
+        await sweep(journal)
+        assert b"zebra" not in files(store)
+        assert store.states() == ["held", "recovered"]
+        assert journal.statistics().log_held_seconds == 0
+
+
+async def test_a_log_that_a_reader_made_long_is_emptied_when_it_leaves(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_module, "_CHECKPOINT_PAGES", 50)
+    monkeypatch.setattr(sqlite_module, "_LONG_LOG_PAGES", 100)
+    async with store.open() as journal:
+        await commit(journal, post())
+        with closing(reading(store)):
+            while not journal._long_log:
+                await commit(journal, *[post("x" * 1000) for _ in range(64)])
+                await trio.lowlevel.checkpoint()
+            for _ in range(3):
+                await sweep(journal)
+                assert journal.due_in() == 0
+            assert store.states() == ["held"]
+            assert journal.statistics().log_bytes > 100 * 2048
+            # Nothing is deleted because of it.
+            head = await journal.head("lobby")
+            assert head is not None
+            assert len(await journal.read("lobby", 0, 10**9, 10**9)) == head.seq
+        await sweep(journal)
+        assert journal.statistics().log_bytes == 0
+        assert store.states() == ["held", "recovered"]
+        assert journal.due_in() is None
+
+
 async def test_a_failed_purge_is_reported_and_repeated(store: Store) -> None:
     def fail(sql: str) -> None:
         if "TRUNCATE" in sql:
@@ -260,7 +321,11 @@ async def test_an_old_store_is_indexed_from_its_beginning(store: Store) -> None:
             "DROP TABLE records",
             "DROP INDEX users_subject",
             "ALTER TABLE users DROP COLUMN subject",
+            "DROP INDEX rooms_oldest",
+            "ALTER TABLE rooms DROP COLUMN oldest",
+            "ALTER TABLE rooms DROP COLUMN gone",
             "DELETE FROM meta WHERE name IN ('indexed', 'dirty', 'floor', 'tokens')",
+            "DELETE FROM meta WHERE name IN ('clock', 'jump', 'doubted')",
             "PRAGMA user_version = 1",
         ):
             connection.execute(statement)

@@ -14,16 +14,20 @@ from chatd.journal import Journal, OperatorLog
 from chatd.journal.memory import MemoryJournal
 from chatd.journal.retention import CHUNK, Retention, RetentionLog
 from chatd.journal.sqlite import CommitPlacement, open_sqlite
-from chatd.model import Operation, Post, Put, Receipt, Record, Remember, UserRecord
+from chatd.model import (
+    LogEntry,
+    Operation,
+    Post,
+    Put,
+    Receipt,
+    Record,
+    Remember,
+    Restore,
+    UserRecord,
+)
+from tests.journal.store import Clock
 
 DAY = 24 * 3600 * 1000
-
-
-class Clock:
-    ms = 1_700_000_000_000
-
-    def __call__(self) -> int:
-        return self.ms
 
 
 def rule(
@@ -56,12 +60,13 @@ def now() -> Clock:
 def opening(request: pytest.FixtureRequest, tmp_path: Path, now: Clock) -> Opening:
     @asynccontextmanager
     async def memory(retention: Retention, report: OperatorLog) -> AsyncIterator[Journal]:
-        yield MemoryJournal(now=now, retention=retention, report=report)
+        yield MemoryJournal(now=now, elapsed=now.elapsed, retention=retention, report=report)
 
     @asynccontextmanager
     async def sqlite(retention: Retention, report: OperatorLog) -> AsyncIterator[Journal]:
         path = tmp_path / "chat.db"
-        async with open_sqlite(path, now=now, retention=retention, report=report) as journal:
+        opened = open_sqlite(path, now=now, elapsed=now.elapsed, retention=retention, report=report)
+        async with opened as journal:
             yield journal
 
     return memory if request.param == "memory" else sqlite
@@ -128,18 +133,162 @@ async def test_the_next_sweep_is_due_when_the_first_thing_goes(
         assert await numbers(journal) == []
 
 
-async def test_a_clock_that_jumped_ahead_keeps_what_came_then(opening: Opening, now: Clock) -> None:
-    async with opening(rule(keep_days=1), quiet) as journal:
-        now.ms += 10 * DAY
-        await journal.commit(posts(1))
-        now.ms -= 10 * DAY
-        await journal.commit([Post("lobby", "lobby", "u", "n", "after")])
-        now.ms += 2 * DAY
+def lines(room: str, at: int, count: int = 100, first: int = 1) -> Restore:
+    """Return what an import of a room commits; each message is a millisecond after the last."""
+    return Restore(
+        room,
+        tuple(
+            LogEntry(room, first + number, at + number, "message", "u", "n", "imported")
+            for number in range(count)
+        ),
+    )
+
+
+async def test_what_was_imported_goes_by_its_own_time(opening: Opening, now: Clock) -> None:
+    async with opening(rule(keep_days=100), quiet) as journal:
+        await journal.commit(posts(3, "ours"))
+        now.days(1)
+        await journal.commit([lines("old", now.ms - 300 * DAY), lines("mixed", now.ms - 100 * DAY)])
+        await journal.commit(posts(3, "mixed"))
+        now.ms += 50
+        await sweep(journal)
+        assert await numbers(journal, "old") == []
+        assert await numbers(journal, "mixed") == list(range(51, 104))
+        assert await numbers(journal, "ours") == [1, 2, 3]
+        head = await journal.head("old")
+        assert head is not None
+        assert head.seq == 100
+
+
+async def test_a_swept_import_hides_nothing_of_other_rooms(opening: Opening, now: Clock) -> None:
+    async with opening(rule(keep_days=100), quiet) as journal:
+        await journal.commit([lines("old", now.ms - 300 * DAY)])
+        await journal.commit(posts(1, "ours"))
+        await journal.commit([lines("older", now.ms - 400 * DAY)])
+        upto = journal.position
+        await sweep(journal)
+        assert await numbers(journal, "older") == []
+        # Nothing of the room is gone before its first event.
+        assert await journal.seq_at("ours", 100) == 0
+        assert await journal.seq_at("ours", 101) == 1
+        await journal.commit(posts(2, "new"))
+        assert await journal.seq_at("new", upto) == 0
+        assert await journal.seq_at("new", upto + 1) == 1
+        # Of this one it is.
+        assert await journal.seq_at("old", 50) == 0
+        assert await journal.seq_at("old", 100) == 100
+        missed = await journal.read_rooms({"ours": 100, "new": upto}, journal.position, 9)
+        assert [(event.room, event.seq) for event in missed] == [
+            ("ours", 1),
+            ("new", 1),
+            ("new", 2),
+        ]
+
+
+@pytest.mark.parametrize("days", [-40, 36_500])
+async def test_a_time_of_another_clock_holds_up_nothing(
+    opening: Opening, now: Clock, days: int
+) -> None:
+    async with opening(rule(keep_days=10), quiet) as journal:
+        await journal.commit([lines("r", now.ms + days * DAY, 3)])
+        await journal.commit([lines("r", now.ms, 3, first=4)])
+        now.days(9)
+        await sweep(journal)
+        assert await numbers(journal, "r") == ([1, 2, 3, 4, 5, 6] if days > 0 else [4, 5, 6])
+        now.days(2)
+        await sweep(journal)
+        assert await numbers(journal, "r") == []
+
+
+async def test_events_of_the_future_age_from_when_they_are_seen(
+    opening: Opening, now: Clock
+) -> None:
+    async with opening(rule(keep_days=10), quiet) as journal:
+        await journal.commit([lines("r", now.ms + 36_500 * DAY, 3)])
+        assert await due_in(journal) == (10 * DAY + 1) / 1000
+        now.days(10)
+        await sweep(journal)
+        assert await numbers(journal, "r") == [1, 2, 3]
+        now.ms += 1
+        await sweep(journal)
+        assert await numbers(journal, "r") == []
+
+
+async def test_a_clock_far_ahead_removes_nothing_until_it_is_confirmed(
+    opening: Opening, now: Clock
+) -> None:
+    told: list[object] = []
+
+    def tell(_event: str, /, **fields: object) -> None:
+        if "clock" in str(fields.get("state")):
+            told.append(fields["state"])
+
+    async with opening(rule(keep_days=100, user_days=30), tell) as journal:
+        await journal.commit(posts(3))
+        await journal.commit(
+            [
+                Remember(UserRecord("g", "n", now.ms)),
+                Put(Record("ban", "x", b"", now.ms + 3600_000)),
+            ]
+        )
+        now.jumped = 800 * DAY
+        await journal.commit(posts(1, "meanwhile"))
         assert await sweep(journal) == 0
-        assert await numbers(journal) == [1, 2]
-        now.ms += 10 * DAY
+        assert await numbers(journal) == [1, 2, 3]
+        assert [record.name for record in await journal.records("ban")] == ["x"]
+        assert [record.user for record in await journal.present(0)] == ["g"]
+        assert told == ["clock_jumped"]
+        assert journal.statistics().clock_jump_seconds == 800 * 24 * 3600
+        now.ms += 20_000
+        now.jumped = 0
+        assert await sweep(journal) == 0
+        assert told == ["clock_jumped", "clock_trusted"]
+        # What was said meanwhile is as old as it is seen to be.
+        now.days(99)
+        await sweep(journal)
+        assert await numbers(journal, "meanwhile") == [1]
+        assert await numbers(journal) == [1, 2, 3]
+        now.days(1.1)
+        await sweep(journal)
+        assert await numbers(journal, "meanwhile") == []
+        assert await numbers(journal) == []
+
+
+async def test_a_jump_that_stays_is_followed_after_a_day(opening: Opening, now: Clock) -> None:
+    async with opening(rule(keep_days=100), quiet) as journal:
+        await journal.commit(posts(3))
+        now.jumped = 800 * DAY
+        await sweep(journal)
+        now.ms += 23 * 3600_000
+        await sweep(journal)
+        assert await numbers(journal) == [1, 2, 3]
+        now.ms += 3600_000
         await sweep(journal)
         assert await numbers(journal) == []
+
+
+async def test_a_jump_that_an_operator_confirms_is_followed(opening: Opening, now: Clock) -> None:
+    async with opening(rule(keep_days=100), quiet) as journal:
+        await journal.commit(posts(3))
+        now.jumped = 800 * DAY
+        assert await sweep(journal) == 0
+        journal.confirm_clock()
+        await sweep(journal)
+        assert await numbers(journal) == []
+
+
+async def test_small_corrections_of_the_clock_turn_no_time_back(
+    opening: Opening, now: Clock
+) -> None:
+    async with opening(rule(), quiet) as journal:
+        for step in (0, -5, -59_000, 60_000, -3_600_000):
+            now.jumped += step
+            await journal.commit(posts(1, f"r{step}"))
+        kept = [(await journal.read(f"r{step}", 0, 9, 9))[0].at - now.ms for step in (0, -5)]
+        assert kept == [0, 0]
+        assert (await journal.read("r-59000", 0, 9, 9))[0].at == now.ms
+        assert (await journal.read("r60000", 0, 9, 9))[0].at == now.ms + 995
+        assert (await journal.read("r-3600000", 0, 9, 9))[0].at < now.ms
 
 
 async def test_each_room_keeps_its_newest(opening: Opening) -> None:
@@ -187,7 +336,7 @@ async def test_a_store_over_its_bound_loses_its_oldest(opening: Opening) -> None
         if event == "retention" or fields["state"] == "filling":
             told.append((event, fields.get("state")))
 
-    async with opening(rule(max_bytes=2_000_000), tell) as journal:
+    async with opening(rule(max_bytes=1_750_000), tell) as journal:
         for number in range(4):
             await journal.commit(posts(50, f"r{number}", "x" * 5000))
         assert await sweep(journal) == 0
@@ -196,12 +345,87 @@ async def test_a_store_over_its_bound_loses_its_oldest(opening: Opening) -> None
             await journal.commit(posts(50, f"r{number}", "x" * 5000))
         await sweep(journal)
         assert told == [("store", "filling"), ("retention", None)]
-        assert 1_500_000 < journal.statistics().bytes <= 2_000_000
+        assert 1_500_000 < journal.statistics().bytes <= 1_750_000
         assert await numbers(journal, "r0") == []
         assert await numbers(journal, "r7") == list(range(1, 51))
         head = await journal.head("r0")
         assert head is not None
         assert head.seq == 50
+
+
+async def test_the_oldest_of_all_rooms_go_first_by_their_times(
+    opening: Opening, now: Clock
+) -> None:
+    async with opening(rule(max_bytes=700_000), quiet) as journal:
+        await journal.commit(posts(20, "a", "x" * 15_000))
+        now.days(2)
+        await journal.commit(posts(20, "b", "x" * 15_000))
+        # Said after a, before b; stored last.
+        old = [
+            LogEntry("c", seq, now.ms - DAY, "message", "u", "n", "x" * 15_000)
+            for seq in range(1, 41)
+        ]
+        await journal.commit([Restore("c", tuple(old))])
+        await sweep(journal)
+        assert await numbers(journal, "a") == []
+        assert await numbers(journal, "b") == list(range(1, 21))
+        left = await numbers(journal, "c")
+        assert left == list(range(left[0], 41))
+        assert 5 < len(left) < 40
+
+
+async def test_guests_push_no_events_out(opening: Opening, now: Clock) -> None:
+    bound = 1 << 20
+    async with opening(rule(max_bytes=bound), quiet) as journal:
+        await journal.commit(posts(100))
+        for start in range(0, 10_400, 400):
+            now.ms += 1
+            guests = [
+                Remember(UserRecord(f"gabcdefghijk{number:05}", f"guest-{number}", now.ms))
+                for number in range(start, start + 400)
+            ]
+            await journal.commit(guests)
+        await journal.commit([Remember(UserRecord("sub", "sub", 1, subject=True))])
+        await sweep(journal)
+        assert await numbers(journal) == list(range(1, 101))
+        assert journal.statistics().bytes < bound
+        left = [record.user for record in await journal.present(0)]
+        # Those who left last are still known, and no subject's name becomes free.
+        assert "gabcdefghijk10399" in left
+        assert "sub" in left
+        assert 500 < len(left) < 2000
+        await journal.commit(posts(1, "new"))
+        await sweep(journal)
+        assert await numbers(journal, "new") == [1]
+
+
+async def test_a_store_full_of_what_must_stay_says_so_and_keeps_the_messages(
+    opening: Opening, now: Clock
+) -> None:
+    told: list[dict[str, object]] = []
+
+    def tell(_event: str, /, **fields: object) -> None:
+        if fields.get("state") == "stuck":
+            told.append(fields)
+
+    async with opening(rule(max_bytes=1 << 20), tell) as journal:
+        bans: list[Operation] = [
+            Put(Record("ban", f"room\0{number:0100}", b"x" * 200, now.ms + DAY))
+            for number in range(6000)
+        ]
+        await journal.commit(bans)
+        marks = [Put(Record("mark", f"u{number}", b"1", now.ms + DAY)) for number in range(500)]
+        await journal.commit([*marks, *posts(10)])
+        await sweep(journal)
+        assert await numbers(journal) == list(range(1, 11))
+        assert len(await journal.records("ban")) == 6000
+        assert await journal.records("mark") == []
+        assert len(told) == 1
+        assert "Raise history.max_bytes" in str(told[0]["detail"])
+        await journal.commit(posts(1, "new"))
+        await sweep(journal)
+        assert await numbers(journal, "new") == [1]
+        assert len(told) == 1
 
 
 async def test_absent_users_are_forgotten(opening: Opening, now: Clock) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from chatd.clock import SteadyClock
 from chatd.journal import Durability, StoreError, new_epoch, schema
 from chatd.journal.retention import Retention
 from chatd.journal.writer import Writer
@@ -174,6 +175,7 @@ def writer_of(store: Store, durability: Durability = "commit") -> Writer:
         store.path,
         durability=durability,
         now=store.now,
+        clock=SteadyClock(store.now, store.now.elapsed),
         runtime_dir=store.runtime,
         factory=sqlite3.Connection,
     )

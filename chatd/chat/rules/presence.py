@@ -53,7 +53,7 @@ async def read(connection: Connection, command: commands.Read) -> Commit | Reply
         return Reply(commands.ReadMark(room.name, before))
     # A guest who does not come back leaves nothing behind.
     stays = chat.settings.auth.session_days * DAY_SECONDS * 1000
-    until = chat.now() + stays if is_guest(user.id) else None
+    until = chat.journal.steady_now() + stays if is_guest(user.id) else None
     user.marks[key] = seq
 
     def tell_others() -> None:
