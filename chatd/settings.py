@@ -78,6 +78,7 @@ __all__ = [
     "secret_file",
     "sections",
     "value_of",
+    "wrong_values",
 ]
 
 # A configuration is some KiB; more is the wrong file, or one without end such as /dev/zero.
@@ -319,6 +320,21 @@ def sections() -> Mapping[str, Section]:
         name: Section(annotation.__metadata__[0], _keys(annotation.__origin__))
         for name, annotation in hints.items()
     }
+
+
+def wrong_values(settings: Settings) -> Iterator[str]:
+    """Yield what is wrong with settings that a program made: Python does not check its values."""
+    for name, key in keys().items():
+        try:
+            value = value_of(settings, name)
+        except AttributeError:
+            section = name.partition(".")[0]
+            yield f"{section} is not a section of chatd.settings."
+            return
+        for _, what in _invalid(key, list(value) if isinstance(value, tuple) else value):
+            yield f"{name}: {what}"
+    for rule in _broken_rules(settings):
+        yield rule.message
 
 
 def _keys(section: type[Struct]) -> dict[str, Key]:

@@ -50,7 +50,8 @@ class Administration:
             "/healthz": _alive,
             "/readyz": self._ready,
         }
-        settings = Settings(limits=_LIMITS, http=Http(trusted_proxies=()))
+        http = Http(trusted_proxies=(), hosts=control.chat.settings.http.hosts)
+        settings = Settings(limits=_LIMITS, http=http)
         self.admin = HttpServer(settings, AdminRoutes(control, beside), control.log, name="a")
         routes = Routes({path: {"GET": handler} for path, handler in beside.items()})
         self.metrics = HttpServer(settings, routes, control.log, name="m")

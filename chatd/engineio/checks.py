@@ -8,6 +8,7 @@ it raises one line that names the option: TypeError for a type, ValueError for a
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 import re
 import types
@@ -21,7 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from chatd.logs import Log
-from chatd.settings import Settings
+from chatd.settings import Settings, wrong_values
 from chatd.wire.origins import is_origin
 
 __all__ = [
@@ -133,9 +134,16 @@ check_flag: Final = instance(bool, "True or False")
 
 
 def check_function(name: str, value: Any) -> Any:
-    """Return a function, async or plain."""
+    """Return a function of one argument, async or plain."""
+    wanted = "a function of one argument"
     if not callable(value):
-        raise fail(name, "a function", value)
+        raise fail(name, wanted, value)
+    try:
+        inspect.signature(value).bind(None)
+    except TypeError as error:
+        raise fail(name, wanted, value) from error
+    except ValueError:
+        pass  # a function of C, whose arguments are not known
     return value
 
 
@@ -163,6 +171,8 @@ def check_settings(value: Settings | None) -> Settings:
     """Return the settings of a server's listeners, by default those of a new `Settings`."""
     settings = Settings() if value is None else value
     instance(Settings, "a chatd.settings.Settings")("settings", settings)
+    for what in wrong_values(settings):
+        raise ValueError(f"settings: {what}")
     return settings
 
 
@@ -176,7 +186,7 @@ def check_log(value: Log | None) -> Log | None:
 def check_origins(name: str, value: Any) -> Any:
     """Return origins without a final slash, as a tuple, or the function that decides."""
     if callable(value):
-        return value
+        return check_function(name, value)
     given = [value] if isinstance(value, str) else value
     if isinstance(given, Mapping) or not isinstance(given, Iterable):
         wanted = 'a list of origins such as "https://app.example.org", or a function'
@@ -260,11 +270,8 @@ def parse_options(
     named: dict[str, Any] = {}
     for name, value in given.items():
         known = _RENAMED.get(name, name)
-        if name == "cors_allowed_origins" and isinstance(value, list | tuple) and not value:
-            raise ValueError(
-                "cors_allowed_origins=[] accepts every origin in python-socketio. Write "
-                'cors_origins="*" for that, or None for the pages of this server only.'
-            )
+        if name == "cors_allowed_origins":
+            _check_meaning(value)
         if name == "http_compression":
             known = "compression_threshold"
             if check_flag(name, value):
@@ -276,6 +283,20 @@ def parse_options(
             raise TypeError(f"{owner} has {known} twice, once as another name for it.")
         named[known] = value
     return kind(**named)
+
+
+def _check_meaning(allowed_origins: Any) -> None:
+    """Raise ValueError for origins that mean something else in python-socketio."""
+    if callable(allowed_origins):
+        raise ValueError(
+            "cors_allowed_origins calls a function with the origin. Write cors_origins, which "
+            'calls it with the request: request.header("origin") is the origin.'
+        )
+    if isinstance(allowed_origins, list | tuple) and not allowed_origins:
+        raise ValueError(
+            "cors_allowed_origins=[] accepts every origin in python-socketio. Write "
+            'cors_origins="*" for that, or None for the pages of this server only.'
+        )
 
 
 def _unknown(name: str, owner: str, known: Iterable[str]) -> str:

@@ -118,6 +118,8 @@ class Server(Broadcast, Listening):
             self._recovery_log = recovery.log or MemoryLog(recovery.seconds)
         self._folder: Folder | None = None
         if self.options.static is not None:
+            if self.options.path == "/":
+                raise ValueError('static is served at "/", so path must be another one.')
             self._folder = Folder(check_folder("static", self.options.static))
         self._client_folder = CLIENT_FOLDER
         if self.options.client_files is not None:

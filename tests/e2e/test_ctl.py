@@ -72,7 +72,7 @@ async def greeting(chatd: ChatdProcess) -> str:
 async def get(port: int, path: str) -> tuple[int, bytes]:
     async with await trio.open_tcp_stream("localhost", port) as stream:
         await stream.send_all(
-            f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
+            f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
         )
         answer = b"".join([data async for data in stream])
     head, _, body = answer.partition(b"\r\n\r\n")

@@ -11,6 +11,7 @@ import pytest
 
 from chatd import engineio, socketio
 from chatd.engineio import Cookie, Session
+from chatd.settings import Http, Limits, Settings, Tls
 
 
 def make_engine(**options: Any) -> engineio.Options:
@@ -157,7 +158,30 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"transports": []}, ValueError, "transports must"),
     ({"transports": None}, TypeError, "transports must"),
     ({"transports": ["polling", 7]}, ValueError, "transports must"),
-    ({"allow_request": "yes"}, TypeError, "allow_request must be a function, not 'yes'."),
+    ({"allow_request": "yes"}, TypeError, "allow_request must be a function of one argument"),
+    ({"allow_request": lambda: None}, TypeError, "allow_request must be a function of one"),
+    ({"cors_origins": lambda origin, environ: True}, TypeError, "cors_origins must be a function"),
+    ({"cors_allowed_origins": lambda origin: True}, ValueError, 'request.header("origin")'),
+    (
+        {"settings": Settings(http=Http(trusted_proxies="10.0.0.0/8"))},  # type: ignore[arg-type]
+        ValueError,
+        'settings: http.trusted_proxies: Expected a list of "unix", an IP address',
+    ),
+    (
+        {"settings": Settings(limits=Limits(connections="5"))},  # type: ignore[arg-type]
+        ValueError,
+        "settings: limits.connections: Expected an integer from 1",
+    ),
+    (
+        {"settings": Settings(limits={"connections": 5})},  # type: ignore[arg-type]
+        ValueError,
+        "settings: limits is not a section",
+    ),
+    (
+        {"settings": Settings(tls=Tls(key_file="/x"))},
+        ValueError,
+        "settings: tls.certificate_file must be set too",
+    ),
     ({"settings": {"limits": {}}}, TypeError, "settings must be a chatd.settings.Settings"),
     ({"log": True}, TypeError, "log must be a chatd.logs.Log"),
     ({"logger": True}, TypeError, "has no option logger. Did you mean log?"),
@@ -226,6 +250,18 @@ def test_a_folder_must_exist_when_the_server_is_made(
             assert str(tmp_path / Path(wrong).name) in str(raised.value)
 
 
+def test_files_and_the_protocol_need_different_paths(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="path must be another one"):
+        make_socketio(static=tmp_path, path="")
+    assert make_socketio(path="").path == "/"
+
+
+def test_settings_of_lists_and_other_limits_are_accepted() -> None:
+    hosts: Any = ["chat.test"]
+    settings = Settings(http=Http(hosts=hosts), limits=Limits(connections=50_000))
+    assert make_engine(settings=settings) == engineio.Options()
+
+
 def test_changes_are_checked_too() -> None:
     io = socketio.Server()
     with pytest.raises(TypeError, match="ping_timeout must"):
@@ -256,5 +292,7 @@ def test_handlers_must_be_functions() -> None:
             register(wrong)
     with pytest.raises(TypeError, match="is not a function"):
         io.of(7)  # type: ignore[call-overload]  # that is the test
-    with pytest.raises(TypeError, match="handler must be a function"):
-        engineio.Server(wrong)
+    handlers: list[Any] = [wrong, lambda: None]
+    for handler in handlers:
+        with pytest.raises(TypeError, match="handler must be a function of one argument"):
+            engineio.Server(handler)
