@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -250,7 +251,8 @@ async def test_the_tutorial(folder: Path, chromium: Chromium, nursery: trio.Nurs
         assert await said_in(first, 3) == [*both, "and nobody hears"]
         assert first.faults == second.faults == []
 
-        assert server.noise == ""
+        (listening,) = server.noise.splitlines()
+        assert json.loads(listening)["event"] == "listening"
         await server.interrupt()
         await server.line("user disconnected", 2)
         assert server.lines[-1] == "user disconnected server shutting down"
