@@ -360,12 +360,13 @@ def test_on_a_terminal_it_says_where_it_listens_and_where_its_history_is(tmp_pat
     [
         ({}, "neither RUNTIME_DIRECTORY nor XDG_RUNTIME_DIR is set"),
         ({"XDG_RUNTIME_DIR": "relative"}, "neither RUNTIME_DIRECTORY nor XDG_RUNTIME_DIR is set"),
-        ({"XDG_RUNTIME_DIR": "/nowhere"}, "/nowhere/chatd cannot be created: no such file"),
+        ({"XDG_RUNTIME_DIR": "FOLDER/absent"}, "/absent/chatd cannot be created: no such file"),
     ],
 )
 def test_without_an_admin_socket_the_start_says_why(
     tmp_path: Path, more: dict[str, str], why: str
 ) -> None:
+    more = {name: value.replace("FOLDER", str(tmp_path)) for name, value in more.items()}
     with serving(tmp_path, **more) as one:
         (told,) = [line for line in one.log if line.get("setting") == "admin.socket"]
         assert told["event"] == "warning"

@@ -173,6 +173,59 @@ def test_a_faulty_configuration_is_reported_and_not_retried(service: Sandbox) ->
     machine.run("systemctl", "start", "chatd")  # mended: it can be started at once
 
 
+def test_a_port_that_is_taken_at_boot_is_tried_again_and_again(machine: Sandbox) -> None:
+    machine.run("systemctl", "stop", "chatd")
+    taking = (
+        "import socket, time\n"
+        "taken = socket.create_server(('127.0.0.1', 3000))\n"
+        "time.sleep(600)"
+    )
+    machine.run("systemd-run", "--unit=taker", "--property=Type=exec", "python3", "-c", taking)
+    since = machine.run("date", "+%s.%N").strip()
+    try:
+        # It is told at once, and goes on by itself.
+        machine.run("systemctl", "start", "chatd", status=1)
+        machine.run(
+            *("timeout", "60", "sh", "-c"),
+            "until systemctl show --property=StatusText chatd | grep -q 'Trying again in 4 s'; do "
+            "sleep 0.2; done",  # nothing signals a change of the status
+        )
+        shown = machine.properties("chatd", "ActiveState", "StartLimitIntervalUSec")
+        assert shown == {"ActiveState": "activating", "StartLimitIntervalUSec": "0"}
+    finally:
+        machine.run("systemctl", "stop", "taker")
+    machine.client(*client("tia", "it is free"))
+    entries = machine.journal(f"--since=@{since}")
+    told = [entry["MESSAGE"] for entry in entries if "Trying again in" in entry["MESSAGE"]]
+    assert told == [f"chatd: Trying again in {seconds} s." for seconds in (1, 2, 4)]
+    # An administrator does not wait: a stop, and a start, end the wait.
+    machine.run("systemctl", "stop", "chatd")
+    assert machine.properties("chatd", "ActiveState") == {"ActiveState": "inactive"}
+
+
+def test_a_credential_that_comes_late_is_waited_for(machine: Sandbox) -> None:
+    machine.run("systemctl", "stop", "chatd")
+    drop_in = "/run/systemd/system/chatd.service.d/late.conf"
+    machine.run("mkdir", "-p", drop_in.rpartition("/")[0])
+    machine.write(drop_in, "[Service]\nLoadCredential=late:/srv/late\n")
+    machine.run("systemctl", "daemon-reload")
+    try:
+        machine.run("systemctl", "start", "chatd", status=1)
+        machine.run(
+            *("timeout", "60", "sh", "-c"),
+            "until [ $(systemctl show --property=NRestarts --value chatd) -gt 21 ]; do "
+            "sleep 0.2; done",  # more than the 20 that this unit was once limited to
+        )
+        machine.write("/srv/late", "here")
+        machine.run(
+            *("timeout", "60", "sh", "-c", "until systemctl is-active chatd; do sleep 0.2; done")
+        )
+    finally:
+        machine.run("systemctl", "stop", "chatd")
+        machine.run("rm", drop_in)
+        machine.run("systemctl", "daemon-reload")
+
+
 # ---- the journal's limits
 
 
