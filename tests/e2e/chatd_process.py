@@ -16,6 +16,8 @@ from typing import Any, Final, TypeAlias
 
 import trio
 
+from tests.e2e.reaper import end_with_us
+
 __all__ = ["ChatdProcess", "ChatdStarter", "Line", "free_port"]
 
 Line: TypeAlias = dict[str, Any]
@@ -204,6 +206,7 @@ class ChatdStarter:
                 **(environ or {}),
             },
         )
+        end_with_us(process.pid)
         chatd = ChatdProcess(process, port, history)
         self.started.append(chatd)
         self._nursery.start_soon(chatd.read_log)

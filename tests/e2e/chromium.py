@@ -23,6 +23,8 @@ import trio
 import trio_websocket
 from trio_websocket import WebSocketConnection
 
+from tests.e2e.reaper import end_with_us
+
 __all__ = ["Chromium", "ChromiumError", "PageError", "Tab", "find_chromium", "open_chromium"]
 
 # These end a hang and are no measure of speed. No test waits this long.
@@ -122,6 +124,7 @@ async def open_chromium(program: str, profile: Path, nursery: trio.Nursery) -> C
         # A process group of its own, so that its renderers end with it.
         start_new_session=True,
     )
+    end_with_us(process.pid)
     try:
         with trio.fail_after(START_SECONDS):
             port, path = await _devtools(process, nursery)

@@ -17,6 +17,7 @@ from typing import Any, Final, TypeAlias
 
 import trio
 
+from tests.e2e.reaper import end_with_us
 from tests.e2e.sandbox import cache_folder
 from tests.e2e.socketio_server import READY
 
@@ -88,6 +89,7 @@ class SocketIOServer:
                 stderr=stderr,
                 text=True,
             )
+        end_with_us(self._process.pid)
         assert self._process.stdout is not None
         assert self._process.stdout.readline().strip() == READY, self.noise()
 
@@ -178,14 +180,14 @@ class Clients:
         cls, script: Path, nursery: trio.Nursery, *, before: Sequence[str] = ()
     ) -> Clients:
         """Start it, with ``before`` before its command; ``nursery`` runs its reader."""
-        clients = cls(
-            await trio.lowlevel.open_process(
-                [*before, "node", str(script)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-            )
+        process = await trio.lowlevel.open_process(
+            [*before, "node", str(script)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
+        end_with_us(process.pid)
+        clients = cls(process)
         nursery.start_soon(clients._read)
         nursery.start_soon(clients._read_noise)
         return clients

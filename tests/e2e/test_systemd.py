@@ -176,9 +176,7 @@ def test_a_faulty_configuration_is_reported_and_not_retried(service: Sandbox) ->
 def test_a_port_that_is_taken_at_boot_is_tried_again_and_again(machine: Sandbox) -> None:
     machine.run("systemctl", "stop", "chatd")
     taking = (
-        "import socket, time\n"
-        "taken = socket.create_server(('127.0.0.1', 3000))\n"
-        "time.sleep(600)"
+        "import socket, time\ntaken = socket.create_server(('127.0.0.1', 3000))\ntime.sleep(600)"
     )
     machine.run("systemd-run", "--unit=taker", "--property=Type=exec", "python3", "-c", taking)
     since = machine.run("date", "+%s.%N").strip()

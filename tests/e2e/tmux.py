@@ -13,6 +13,8 @@ from typing import Final, Self
 
 import trio
 
+from tests.e2e.reaper import end_with_us
+
 __all__ = ["Pane", "find_tmux"]
 
 # Ends a hang; no measure of speed.
@@ -54,6 +56,10 @@ class Pane:
         size = ["-x", str(columns), "-y", str(rows)]
         started = ["new-session", "-d", *size, "sh", "-c", _AND_ITS_END, "sh", *command]
         await trio.run_process([tmux, "-S", str(socket), "-f", "/dev/null", *started], env=env)
+        # The terminal's own process left the session of the command that started it.
+        asking = [tmux, "-S", str(socket), "display-message", "-p", "#{pid}"]
+        server = await trio.run_process(asking, capture_stdout=True, env=env)
+        end_with_us(int(server.stdout))
         # Control mode, by a client whose own size does not matter to the terminal.
         process = await trio.lowlevel.open_process(
             [tmux, "-S", str(socket), "-C", "attach-session", "-f", "ignore-size"],

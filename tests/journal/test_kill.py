@@ -5,6 +5,7 @@ After edits and deletions too: a message, its edits and the search index agree.
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -100,7 +101,11 @@ async def _have_their_words(journal: Journal, events: Collection[Event]) -> None
             assert [one.seq for one in hits] == stands
 
 
-@pytest.mark.parametrize("seed", range(20))
+# `python bench/attack.py kill` runs a thousand.
+KILLS = int(os.environ.get("CHATD_KILLS", "20"))
+
+
+@pytest.mark.parametrize("seed", range(KILLS))
 async def test_what_was_acknowledged_is_there(tmp_path: Path, seed: int) -> None:
     draw = random.Random(seed)
     path, runtime = tmp_path / "chat.db", tmp_path / "run"
