@@ -4,7 +4,10 @@
 # make story    shows in a booted systemd what docs/operations.md promises; as root on Debian
 # make check    runs the linters and type checkers
 # make bench    measures chatd beside its peers
+# make attack   attacks a running chatd for about an hour; ARGS="--scale 0.05" for less
 # make deb      builds dist/chatd_VERSION_ARCH.deb for the Debian that this is
+# make lock     updates the locked versions of everything that is installed, in .ci/lock
+# make audit    looks for known vulnerabilities in them; needs the network
 # make clean    removes .venv and what tools left
 #
 # Needs make and Python 3.11 or newer with venv (Debian: apt install make python3-venv).
@@ -13,7 +16,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test test-programs coverage story check bench deb clean
+.PHONY: help run test test-programs coverage story check bench attack deb lock audit clean
 
 PYTHON ?= python3
 ARGS ?=
@@ -21,8 +24,13 @@ ARGS ?=
 # Paths are relative and commands run as modules, so the project's path may contain spaces.
 VENV := .venv/bin/python
 PIP := $(VENV) -m pip --disable-pip-version-check --quiet
-# A change of pyproject.toml, Makefile or the interpreter makes the installation out of date.
-INSTALLED_BY := pyproject.toml Makefile $(VENV)
+# Everything comes in the versions of the lock, and with its hashes. hatchling, which builds chatd
+# itself, is locked too, so it is installed and not fetched by pip while it builds.
+LOCK := .ci/lock
+LOCKED := $(PIP) install --require-hashes -r $(LOCK)/build.txt
+CHATD := $(PIP) install --no-deps --no-build-isolation --editable .
+# A change of these, or of the interpreter, makes the installation out of date.
+INSTALLED_BY := pyproject.toml Makefile $(wildcard $(LOCK)/*.txt) $(VENV)
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -64,10 +72,13 @@ check: .venv/.check
 	try $(VENV) -m pyright; \
 	[ -z "$$failed" ]
 
-bench: .venv/.bench
+bench: .venv/.run
 	$(VENV) bench/fanout.py $(ARGS)
 	$(VENV) bench/fanout.py --protocol socketio $(ARGS)
 	$(VENV) bench/slow_reader.py
+
+attack: .venv/.test
+	$(VENV) bench/attack.py $(ARGS)
 
 deb: .venv/.run
 	@[ -d chatd/socketio/client ] || $(VENV) -m chatd fetch-client
@@ -83,22 +94,53 @@ $(VENV):
 
 .venv/.run: $(INSTALLED_BY)
 	@echo "Installing chatd into .venv …"
-	@$(PIP) install --editable .
+	@$(LOCKED) -r $(LOCK)/run.txt
+	@$(CHATD)
 	@touch $@
 
 .venv/.test: $(INSTALLED_BY)
 	@echo "Installing chatd and its tests' requirements into .venv …"
-	@$(PIP) install --editable '.[test]'
-	@touch $@
-
-.venv/.bench: $(INSTALLED_BY)
-	@echo "Installing chatd and its benchmarks' requirements into .venv …"
-	@$(PIP) install --editable '.[bench]'
+	@$(LOCKED) -r $(LOCK)/test.txt
+	@$(CHATD)
 	@touch $@
 
 # pyright runs on Node.js, which comes as a wheel if there is none.
 .venv/.check: $(INSTALLED_BY)
 	@echo "Installing chatd and the checkers into .venv …"
-	@$(PIP) install --editable '.[test,check]'
-	@command -v npm >/dev/null || $(PIP) install 'pyright[nodejs]'
+	@$(LOCKED) -r $(LOCK)/check.txt
+	@command -v npm >/dev/null || $(PIP) install --require-hashes -r $(LOCK)/node.txt
+	@$(CHATD)
+	@touch $@
+
+# ---- the lock
+
+TOOLS := .cache/lock/bin/python
+# Made with the oldest Python that chatd supports. Newer ones need no more packages, except for the
+# checks, which want 3.11 or 3.12. The versions of check.txt, the longest, hold for the others.
+COMPILE := CUSTOM_COMPILE_COMMAND="make lock" $(TOOLS) -m piptools compile --quiet --upgrade \
+	--generate-hashes --strip-extras --allow-unsafe --annotation-style=line \
+	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
+SAME := $(COMPILE) --constraint $(LOCK)/check.txt
+
+lock: $(TOOLS)
+	$(COMPILE) --extra test --extra check --output-file $(LOCK)/check.txt pyproject.toml
+	$(SAME) --extra test --output-file $(LOCK)/test.txt pyproject.toml
+	$(SAME) --output-file $(LOCK)/run.txt pyproject.toml
+	$(SAME) --only-build-deps --build-deps-for wheel --build-deps-for editable \
+		--output-file $(LOCK)/build.txt pyproject.toml
+	echo 'pyright[nodejs]' | $(SAME) --output-file $(LOCK)/node.txt -
+	printf 'pip-audit\npip-tools\n' | $(COMPILE) --output-file $(LOCK)/lock.txt -
+
+# pip-audit asks the package index for each version; --strict fails if it has no answer.
+audit: $(TOOLS)
+	@failed=; \
+	for file in $(LOCK)/*.txt; do \
+		$(TOOLS) -m pip_audit --strict --disable-pip --require-hashes -r "$$file" || failed=1; \
+	done; \
+	[ -z "$$failed" ]
+
+$(TOOLS): $(LOCK)/lock.txt
+	@rm -rf .cache/lock
+	@$(PYTHON) -m venv .cache/lock
+	@$(TOOLS) -m pip --disable-pip-version-check --quiet install --require-hashes -r $(LOCK)/lock.txt
 	@touch $@

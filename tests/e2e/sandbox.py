@@ -12,8 +12,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import tomllib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -34,9 +32,11 @@ __all__ = [
 ROOT: Final = Path(__file__).resolve().parents[2]
 """The project's folder."""
 
+LOCK: Final = ROOT / ".ci" / "lock"
+
 SCRIPT: Final = Path(__file__).with_name("systemd-sandbox")
 _DOCUMENTS: Final = ("README.md", "CHANGELOG.md", "LICENSE")
-_SOURCES: Final = (*_DOCUMENTS, "pyproject.toml", "chatd", "config", "docs", "systemd")
+_SOURCES: Final = (*_DOCUMENTS, ".ci", "pyproject.toml", "chatd", "config", "docs", "systemd")
 """The files of the project that its package is built from."""
 INSTALL_SECONDS: Final = 140
 """The limit of each step of an installation: two are less than pytest's faulthandler_timeout."""
@@ -204,18 +204,17 @@ def fetch_wheels(python_version: str) -> Path:
 
     Raises WheelsError.
     """
-    pyproject = (ROOT / "pyproject.toml").read_bytes()
-    key = hashlib.sha256(f"{python_version} {sys.version}".encode() + pyproject).hexdigest()[:12]
+    locked = b"".join((LOCK / f"{name}.txt").read_bytes() for name in ("build", "run"))
+    key = hashlib.sha256(f"{python_version} {sys.version}".encode() + locked).hexdigest()[:12]
     folder = cache_folder() / "chatd-tests" / f"wheels-{key}"
     if folder.is_dir():
         return folder
-    project = tomllib.loads(pyproject.decode())
     folder.parent.mkdir(parents=True, exist_ok=True)
     fetched = Path(tempfile.mkdtemp(dir=folder.parent))
     try:
-        _download(fetched, project["build-system"]["requires"])
-        inside = ["--only-binary=:all:", "--python-version", python_version]
-        _download(fetched, [*inside, *project["project"]["dependencies"]])
+        _download(fetched, "-r", str(LOCK / "build.txt"))
+        inside = ("--only-binary=:all:", "--python-version", python_version)
+        _download(fetched, *inside, "-r", str(LOCK / "run.txt"))
         with contextlib.suppress(OSError):  # another run has just done the same
             fetched.rename(folder)
     finally:
@@ -274,8 +273,8 @@ def with_version(package: Path, version: str) -> Path:
     return made
 
 
-def _download(folder: Path, requirements: Sequence[str]) -> None:
-    done = _pip("download", "--dest", str(folder), *requirements)
+def _download(folder: Path, *requirements: str) -> None:
+    done = _pip("download", "--require-hashes", "--dest", str(folder), *requirements)
     if done.returncode != 0:
         raise WheelsError(f"pip cannot fetch wheels: {(done.stderr.splitlines() or ['?'])[-1]}")
 
