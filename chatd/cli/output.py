@@ -83,7 +83,7 @@ def fail(*messages: str) -> int:
 
 
 def visible(text: str) -> str:
-    """Return ``text`` with its control characters, which could command a terminal, replaced."""
+    """Return ``text`` as one line, without the control characters that could command a terminal."""
     return "".join("\N{REPLACEMENT CHARACTER}" if _is_control(char) else char for char in text)
 
 
@@ -106,7 +106,8 @@ def reported(fault: Fault, kind: Literal["error", "warning"]) -> str:
 
 
 def _is_control(char: str) -> bool:
-    return unicodedata.category(char) == "Cc" and char != "\t"
+    # Zl and Zp are the separators of lines and paragraphs.
+    return unicodedata.category(char) in ("Cc", "Zl", "Zp") and char != "\t"
 
 
 def _blank(char: str) -> str:

@@ -551,3 +551,17 @@ async def test_a_stopped_reader_misses_nothing(start_chatd: ChatdStarter, tmp_pa
     assert [word[1] for word in words] == [f"#{number}" for number in range(1, 2002)]
     assert sorted(int(word[3]) for word in words) == list(range(1, 2002))
     assert words[-1][3:] == ["2001", "mine"]
+
+
+async def test_what_is_typed_while_the_server_is_away_is_seen_and_sent_later(
+    start_chatd: ChatdStarter, terminal: Terminal
+) -> None:
+    chatd = await start_chatd()
+    cleo = await terminal(chatd, "--nick", "cleo")
+    await cleo.until("* You are in lobby")
+    await chatd.stop()
+    await cleo.until("Connection lost")
+    await cleo.type("is anybody there?")
+    await cleo.until("* Waiting to be sent: is anybody there?")
+    await start_chatd(port=chatd.port)
+    await cleo.until("#1 cleo: is anybody there?")

@@ -161,8 +161,11 @@ async def _on_terminal(one: client.Chat, options: Options) -> int:
                 to_do.send_nowait(line)
             except trio.WouldBlock:
                 talk.warn(f"Too many lines are waiting. This one was not sent: {line}")
+                return
             if line.strip().lower() == "/quit":
                 nursery.start_soon(leave)
+            elif line.strip():
+                talk.waiting(line)
 
         nursery.start_soon(show_events)
         nursery.start_soon(carry_out_all)

@@ -113,7 +113,7 @@ def room(info: RoomInfo) -> str:
     """Format an entry of the list of rooms."""
     name = f"{info.room}, {info.members} here" if info.nick is None else f"@{info.nick}"
     unread = f", {info.unread} unread" if info.unread else ""
-    return f"{name}{unread}{f': {info.topic}' if info.topic else ''}"
+    return visible(f"{name}{unread}{f': {info.topic}' if info.topic else ''}")
 
 
 def _start(at: datetime | None, label: str) -> Text:

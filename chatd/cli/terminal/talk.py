@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Final, Protocol
 
 import trio
-from msgspec import Struct
+from msgspec import Struct, structs
 from rich.text import Text
 
 from chatd import client
@@ -59,6 +59,15 @@ class Screen(Protocol):
         """Wait until more lines can be shown."""
 
 
+class _Search(Struct, frozen=True):
+    """A search in a room, for the messages before a number."""
+
+    room: str
+    query: str
+    sender: str | None
+    before: int | None = None
+
+
 class _Writer(Struct):
     nick: str
     until: float
@@ -88,6 +97,8 @@ class Talk:
         self._oldest: dict[str, int] = {}
         self._newest: dict[str, int] = {}
         self._writers: dict[tuple[str, str], _Writer] = {}
+        self._search: _Search | None = None
+        """The last search, if there are older messages to find."""
         self._read_marks: dict[str, int] = {}
         self._day: datetime | None = None
         self._typing_sent = -_TYPING_AGAIN_SECONDS
@@ -214,6 +225,43 @@ class Talk:
         self._show_page(room, page.events)
         if not page.more:
             self.answer("There are no earlier messages.")
+
+    async def search(self, query: str, sender: str | None) -> None:
+        """Show the newest messages of the room that a search finds. Raises `client.Refused`."""
+        await self._show_found(_Search(self.here(), query, sender))
+
+    async def search_on(self) -> None:
+        """Show the next older messages of the last search. Raises `client.Refused`."""
+        if self._search is None:
+            raise client.Refused("bad_request", "Name what to search: /search WORDS.")
+        await self._show_found(self._search)
+
+    async def _show_found(self, search: _Search) -> None:
+        found = await self.chat.search(
+            search.room,
+            search.query,
+            sender=search.sender,
+            before=search.before,
+            limit=self.page or None,
+        )
+        messages = [event for event in found.events if isinstance(event, client.Message)]
+        for one in reversed(messages):
+            label = f"{one.at.astimezone():%Y-%m-%d}"
+            self.screen.show(lines.message(one, label, again=True))
+        count = "1 message" if len(messages) == 1 else f"{len(messages) or 'no'} messages"
+        others = ""
+        self._search = None
+        if found.more and messages:
+            self._search = structs.replace(search, before=messages[-1].seq)
+            others = " There are older ones. Type /search to see them."
+        if found.incomplete:
+            others = " The server is still indexing older ones: try again later."
+        self.answer(f"Found {count}.{others}")
+
+    def waiting(self, line: str) -> None:
+        """Show a typed line that cannot be sent yet."""
+        if self._waiting or not self.chat.connected:
+            self.notify(f"Waiting to be sent: {line}")
 
     def answer(self, text: str) -> None:
         """Show a command's output."""

@@ -190,20 +190,18 @@ async def _history(talk: Talk, count: int | None) -> None:
     await talk.show_history(count)
 
 
-@_verb("search", "Find the messages here with words that begin so; add from:NICK.", _WORDS)
-async def _search(talk: Talk, words: str) -> None:
+@_verb(
+    "search",
+    "Find the messages here with words that begin so; add from:NICK. Alone: the older ones.",
+    optional(_WORDS),
+)
+async def _search(talk: Talk, words: str | None) -> None:
+    if words is None:
+        await talk.search_on()
+        return
     rest = [word for word in words.split() if not word.startswith(_FROM)]
     nick = next((word[len(_FROM) :] for word in words.split() if word.startswith(_FROM)), None)
-    query = words if nick is None else " ".join(rest)
-    found = await talk.chat.search(talk.here(), query, sender=nick)
-    messages = [event for event in found.events if isinstance(event, client.Message)]
-    for one in reversed(messages):
-        talk.screen.show(lines.message(one, f"{one.at.astimezone():%Y-%m-%d}", again=True))
-    count = "1 message" if len(messages) == 1 else f"{len(messages) or 'no'} messages"
-    rest_of_it = " There are older ones." if found.more else ""
-    if found.incomplete:
-        rest_of_it = " The server is still indexing older ones: try again later."
-    talk.answer(f"Found {count}.{rest_of_it}")
+    await talk.search(words if nick is None else " ".join(rest), nick)
 
 
 @_verb("topic", "Set the room's topic; - removes it.", _TEXT)

@@ -9,6 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from chatd import client
+from chatd.model import GOING_AWAY
 from chatd.settings import Auth, Chat, Limits, Settings
 from chatd.testing import Harness, open_chat
 from chatd.testing.cable import Cable, Plug
@@ -232,3 +233,18 @@ async def until(chat: client.Chat, kind: type) -> AsyncGenerator[client.AnyEvent
         yield event
         if isinstance(event, kind):
             return
+
+
+async def test_what_is_typed_without_a_connection_is_shown_as_waiting(
+    chat: Harness, sit: Sit, autojump_clock: MockClock
+) -> None:
+    async with sit(chat, "ann") as ann:
+        ann.talk.waiting("at once")
+        for websocket in list(chat.daemon.server.connections):
+            websocket.end(GOING_AWAY)
+        await ann.talk.chat.lost()
+        ann.talk.waiting("in a moment")
+        assert "* Waiting to be sent: at once" not in ann.paper.shown
+        await ann.sees("* Waiting to be sent: in a moment")
+        assert await ann.type("in a moment")
+        await ann.sees("#1 ann: in a moment")

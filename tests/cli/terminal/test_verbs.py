@@ -191,3 +191,48 @@ async def by_token() -> AsyncGenerator[Harness]:
     settings = Settings(auth=Auth(mode="token", guests=True), chat=Chat(operators=("ann",)))
     async with open_chat(settings) as chat:
         yield chat
+
+
+async def test_a_search_goes_back_page_after_page(
+    chat: Harness, sit: Sit, autojump_clock: MockClock
+) -> None:
+    async with sit(chat, "ann") as ann:
+        for number in range(1, 46):
+            assert await ann.type(f"cake {number}")
+        await ann.sees("#45 ann: cake 45")
+        ann.paper.shown.clear()
+        assert await ann.type("/search cake")
+        assert len(ann.paper.shown) == 21
+        assert ann.paper.shown[0].endswith(" #26 ann: cake 26")
+        more = "* Found 20 messages. There are older ones. Type /search to see them."
+        assert ann.paper.shown[-1] == more
+        ann.paper.shown.clear()
+        assert await ann.type("/search")
+        assert ann.paper.shown[0].endswith(" #6 ann: cake 6")
+        assert ann.paper.shown[-1] == more
+        ann.paper.shown.clear()
+        assert await ann.type("/search")
+        assert ann.paper.shown[0].endswith("#1 ann: cake 1")
+        assert ann.paper.shown[5:] == ["* Found 5 messages."]
+        assert not await ann.type("/search")
+        await ann.sees("! Name what to search: /search WORDS.")
+
+
+async def test_no_topic_forges_a_room(chat: Harness, sit: Sit, autojump_clock: MockClock) -> None:
+    async with sit(chat, "ann") as ann:
+        chat.daemon.chat.apply(Settings(chat=Chat(topics="members")))
+        assert await ann.type("/topic deploys\u2028  bank, 9 here")
+        await ann.type("/rooms")
+        await ann.sees("* lobby, 1 here: deploys\N{REPLACEMENT CHARACTER}  bank, 9 here")
+
+
+async def test_a_ban_without_an_address_says_so(sit: Sit, autojump_clock: MockClock) -> None:
+    async with (
+        by_token() as chat,
+        sit(chat, "ann", token=chat.token("ann", op=True)) as ann,
+        sit(chat, "eve"),
+    ):
+        assert await ann.type("/ban eve")
+        await ann.sees(
+            "* eve is banned. Their address is not known, so they may come back as another guest."
+        )
