@@ -14,6 +14,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final, TypeAlias
 from urllib.parse import urljoin, urlsplit
 
@@ -66,7 +67,9 @@ class IssuerKeys:
     ) -> None:
         self._use = use
         self._log = log
-        self.fetch: Fetch = fetch_keys if fetch is None else fetch
+        # A thread of its own: one that hangs must not take those of others.
+        one = trio.CapacityLimiter(1)
+        self.fetch: Fetch = partial(fetch_keys, limiter=one) if fetch is None else fetch
         self._url: str | None = None
         self._keys: frozenset[tuple[str, ...]] = frozenset()
         self._failing = False
@@ -160,7 +163,11 @@ class IssuerKeys:
 
 
 async def fetch_keys(
-    url: str, context: ssl.SSLContext | None = None, *, seconds: float = FETCH_SECONDS
+    url: str,
+    context: ssl.SSLContext | None = None,
+    *,
+    seconds: float = FETCH_SECONDS,
+    limiter: trio.CapacityLimiter | None = None,
 ) -> list[Key]:
     """Fetch the keys at an https URL.
 
@@ -168,6 +175,7 @@ async def fetch_keys(
         url: The address.
         context: Verifies the server; by default with the system's certificate authorities.
         seconds: How long it may take.
+        limiter: Limits the threads; by default all of Trio's together.
 
     Raises:
         FetchError: They cannot be fetched, or there is none.
@@ -175,7 +183,9 @@ async def fetch_keys(
     request = _Request(url, context)
     try:
         with trio.fail_after(seconds):
-            return await trio.to_thread.run_sync(request.keys, abandon_on_cancel=True)
+            return await trio.to_thread.run_sync(
+                request.keys, abandon_on_cancel=True, limiter=limiter
+            )
     except trio.TooSlowError:
         raise FetchError(f"no whole answer within {seconds:g} seconds") from None
     finally:

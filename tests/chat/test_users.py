@@ -9,6 +9,7 @@ import trio
 from msgspec.structs import replace
 from trio.testing import MockClock
 
+from chatd.bus import Submission
 from chatd.journal.memory import MemoryJournal
 from chatd.model import Operation, Outcome
 from chatd.protocol import commands, events
@@ -292,3 +293,19 @@ async def test_the_hold_is_the_operators(hold: int, autojump_clock: MockClock) -
         assert room.client("ann").nick_notice is not None
         await trio.sleep(3)
         assert room.client("ann").nick_notice is None
+
+
+async def test_what_could_not_be_saved_once_is_saved_later(
+    room: Room, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(submission: Submission) -> None:
+        raise ValueError("save")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(room.chat.bus, "publish_nowait", fail)
+        room.client("ann")
+        await trio.sleep(2)
+    assert room.chat.users.unsaved
+    room.client("bob")
+    await trio.sleep(2)
+    assert not room.chat.users.unsaved

@@ -565,3 +565,15 @@ async def test_a_topic_and_a_reason_forge_no_line(chat: Harness, autojump_clock:
         chat.daemon.chat, "console", commands.Kick(nick="bob", reason="bye\u2029\u0085root: fire!")
     )
     assert await bob.hear() == "* bye\u2029  \u0085  root: fire!"
+
+
+async def test_every_notice_is_shown_if_no_room_can_be_joined(autojump_clock: MockClock) -> None:
+    closed = ("* read=operators",)
+    async with open_chat(Settings(chat=ChatSettings(rules=closed))) as chat:
+        await json_user(chat, "tom", None)
+        tom = await speak_text(chat, "/?nick=tom&room=garden")
+        assert await hear(tom, 3) == [
+            "* The nick tom is taken. You are tom-2.",
+            "* This room is not open to you.",
+            "* This room is not open to you.",
+        ]

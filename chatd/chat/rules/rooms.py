@@ -133,7 +133,7 @@ async def list_rooms(connection: Connection, command: commands.Rooms) -> Reply[c
             continue
         if not may_read(connection, key):
             continue
-        left -= ENTRY_BYTES + encoded_bytes(info.topic)
+        left -= ENTRY_BYTES + encoded_bytes(key) + encoded_bytes(info.topic)
         if len(listed) == MAX_ROOMS or (left < 0 and listed):
             more = True
             break
