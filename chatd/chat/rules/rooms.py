@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from chatd.chat.connection import Connection
 from chatd.chat.direct import DIRECT, open_direct, require_membership, resolve
-from chatd.chat.names import nick_name
+from chatd.chat.names import ROOM_CHARACTERS, nick_name
 from chatd.chat.pages import QUEUE_SHARE, encoded_bytes, page_size, read_join_page
 from chatd.chat.replies import Reply
 from chatd.chat.rights import check_may_read, may_read, may_set_topic
@@ -133,7 +133,9 @@ async def list_rooms(connection: Connection, command: commands.Rooms) -> Reply[c
             continue
         if not may_read(connection, key):
             continue
-        left -= ENTRY_BYTES + encoded_bytes(key) + encoded_bytes(info.topic)
+        # The name of a room of two may be longer.
+        name = 2 * max(0, len(key) - ROOM_CHARACTERS)
+        left -= ENTRY_BYTES + name + encoded_bytes(info.topic)
         if len(listed) == MAX_ROOMS or (left < 0 and listed):
             more = True
             break
