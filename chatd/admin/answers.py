@@ -60,10 +60,23 @@ class ReloadState(Struct, frozen=True):
 
 
 class Imported(Struct, frozen=True):
-    """The number of lines imported, and the store's epoch from then on."""
+    """What an import did, or would do.
+
+    Attributes:
+        events: How many lines were imported.
+        epoch: The store's epoch from then on.
+        skipped: How many lines were there already.
+        too_old: How many of the imported ones retention will remove for their age.
+        too_many: How many it will remove because of history.keep_events.
+        too_big: Whether the store will be larger than history.max_bytes.
+    """
 
     events: int
     epoch: str
+    skipped: int = 0
+    too_old: int = 0
+    too_many: int = 0
+    too_big: bool = False
 
 
 class LogState(Struct, frozen=True):

@@ -8,12 +8,11 @@ from typing import Final
 
 import msgspec
 
-from chatd.admin.answers import Imported
 from chatd.admin.control import DaemonControl
 from chatd.admin.errors import AdminError
-from chatd.admin.transfer import Importing, export_room, export_user, log_name
-from chatd.chat.names import Name
-from chatd.model import Operation, Outcome, Refused, Restore
+from chatd.admin.importing import Importing
+from chatd.admin.transfer import export_room, export_user, has_written, log_name
+from chatd.model import Refused
 from chatd.wire.request import Request, Response
 from chatd.wire.routes import Handler
 
@@ -31,6 +30,8 @@ class _Streams:
         journal, query = self._control.chat.journal, request.query
         match query:
             case {"user": user}:
+                if await journal.user(user) is None and not await has_written(journal, user):
+                    raise AdminError(404, "not_found", f"There is no user {user}.")
                 lines = export_user(journal, user)
             case {"room": room}:
                 name = log_name(room)
@@ -46,27 +47,24 @@ class _Streams:
         kind = (request.header("content-type") or "").partition(";")[0].strip().lower()
         if kind != LINES_TYPE:
             raise AdminError(415, "bad_request", f"Send history as {LINES_TYPE}.")
-        importing = Importing(self._ask)
+        chat, check = self._control.chat, "check" in request.query
+        importing = Importing(
+            chat.journal,
+            chat.bus.submit_and_wait,
+            chat.rooms.importing,
+            settings=chat.settings,
+            now=chat.now(),
+            check=check,
+        )
         try:
             async with aclosing(request.pieces()) as pieces:
-                await importing.take(pieces)
+                imported = await importing.take(pieces)
         except Refused as refused:
-            message = f"{refused} {importing.taken} lines before it were imported."
-            raise AdminError(422, refused.refusal.code, message) from None
+            raise AdminError(422, refused.refusal.code, importing.explain(refused)) from None
         finally:
-            self._control.log.emit("import", events=importing.taken)
-        answer = Imported(importing.taken, self._control.chat.journal.epoch)
-        return Response(200, msgspec.json.encode(answer) + b"\n", "application/json")
-
-    async def _ask(self, operation: Operation) -> Outcome:
-        chat = self._control.chat
-        if not isinstance(operation, Restore):
-            return await chat.bus.submit_and_wait(operation)
-        try:
-            async with chat.rooms.importing(Name(operation.entries[0].room, operation.room)):
-                return await chat.bus.submit_and_wait(operation)
-        except Refused as refused:
-            return refused.refusal
+            if not check:
+                self._control.log.emit("import", events=importing.taken)
+        return Response(200, msgspec.json.encode(imported) + b"\n", "application/json")
 
     async def backup(self, _request: Request) -> Response:
         pieces = self._control.chat.journal.backup()

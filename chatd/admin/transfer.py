@@ -1,4 +1,4 @@
-"""Export and import of history as JSON Lines, and the removal of a user's data.
+"""Export of history as JSON Lines, and the removal of a user's data.
 
 A line is an event of a room's log with its current text, its key and its number; times are
 RFC 3339. A room that is exported, imported into an empty store and exported again gives the same
@@ -7,7 +7,7 @@ bytes.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Final, TypeAlias
 
 from chatd.chat.direct import DIRECT
@@ -17,25 +17,20 @@ from chatd.model import (
     Drop,
     Erase,
     Forget,
-    LogEntry,
     Operation,
     Outcome,
     Progress,
     Refusal,
     Refused,
-    Restore,
     Wipe,
 )
-from chatd.protocol.export import read_line, write_lines
+from chatd.protocol.export import write_lines
 from chatd.protocol.pairs import other_of
 
-__all__ = ["Ask", "Importing", "export_room", "export_user", "forget", "has_written", "log_name"]
+__all__ = ["LINES", "Ask", "export_room", "export_user", "forget", "has_written", "log_name"]
 
 LINES: Final = 256
-"""How many lines an export reads and sends, and an import commits, at a time."""
-
-LINE_BYTES: Final = 16 << 20
-"""The longest line that is read: longer than any message, even doubled by escapes."""
+"""How many lines are read and sent, or committed by an import, at a time."""
 
 Ask: TypeAlias = Callable[[Operation], Awaitable[Outcome]]
 """Has the journal's single writer carry out an operation, and returns its outcome."""
@@ -75,59 +70,6 @@ async def has_written(journal: Journal, user: str) -> bool:
         if entries:
             return True
     return False
-
-
-class Importing:
-    """Imports lines, which come in pieces of any size. ``taken`` lines are committed."""
-
-    def __init__(self, ask: Ask) -> None:
-        self.taken = 0
-        self._ask = ask
-        self._seen = 0
-        self._rest = b""
-        self._room = ""
-        self._lines: list[LogEntry] = []
-
-    async def take(self, pieces: AsyncIterator[bytes]) -> None:
-        """Import everything.
-
-        Raises:
-            Refused: A line is not valid, or the store refused; the lines before it are imported.
-        """
-        async for piece in pieces:
-            *whole, self._rest = (self._rest + piece).split(b"\n")
-            if len(self._rest) > LINE_BYTES:
-                raise self._invalid("The line is too long.")
-            for text in whole:
-                await self._line(text)
-        if self._rest:
-            await self._line(self._rest)
-        await self._commit()
-
-    async def _line(self, text: bytes) -> None:
-        self._seen += 1
-        if not text.strip():
-            return
-        try:
-            line = read_line(text)
-            name = log_name(line.room)
-        except (ValueError, Refused) as error:
-            raise self._invalid(str(error)) from error
-        if line.seq < 1:
-            raise self._invalid("seq must be 1 or more.")
-        if name.key != self._room or len(self._lines) == LINES:
-            await self._commit()
-            self._room = name.key
-        self._lines.append(line)
-
-    async def _commit(self) -> None:
-        if self._lines:
-            lines, self._lines = tuple(self._lines), []
-            _accepted(await self._ask(Restore(self._room, lines)))
-            self.taken += len(lines)
-
-    def _invalid(self, what: str) -> Refused:
-        return Refused("bad_request", f"Line {self._seen}: {what.rstrip('.')}.")
 
 
 async def forget(journal: Journal, user: str, ask: Ask) -> None:

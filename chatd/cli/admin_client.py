@@ -180,8 +180,8 @@ def download(path: Path, target: str, arguments: Mapping[str, str]) -> Generator
             ) from None
 
 
-def upload(path: Path, target: str, pieces: Iterable[bytes]) -> int:
-    """Send lines of any length, and return how many the daemon imported.
+def upload(path: Path, target: str, pieces: Iterable[bytes]) -> Any:
+    """Send lines of any length, and return the daemon's answer.
 
     An OSError of ``pieces`` would be taken for the daemon's.
 
@@ -196,7 +196,7 @@ def upload(path: Path, target: str, pieces: Iterable[bytes]) -> int:
         answer = _answer(connection.getresponse(), path)
         if answer.failed:
             raise RequestError(answer.message)
-        return int(answer.value["events"])
+        return answer.value
 
 
 def _answer(response: http.client.HTTPResponse, path: Path) -> Answer:

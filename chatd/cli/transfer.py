@@ -8,14 +8,20 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import aclosing, closing
+from contextlib import aclosing, asynccontextmanager, closing, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, Final, TypeAlias, TypeVar
 
 import trio
+from msgspec import convert
 
-from chatd.admin.transfer import Importing, export_room, export_user, log_name
+from chatd.admin.answers import Imported
+from chatd.admin.importing import Importing
+from chatd.admin.transfer import export_room, export_user, has_written, log_name
+from chatd.chat.names import Name
 from chatd.cli.admin_client import (
     NoDaemonError,
     RequestError,
@@ -40,8 +46,9 @@ __all__ = ["add_parser", "run_export", "run_import"]
 
 _PIECE_BYTES: Final = 64 * 1024
 
+_T = TypeVar("_T")
 
-Work: TypeAlias = Callable[[Journal], Awaitable[int]]
+Work: TypeAlias = Callable[[Journal, Settings], Awaitable[_T]]
 
 
 class _TransferError(Exception):
@@ -92,7 +99,7 @@ def run_export(args: argparse.Namespace) -> int:
                 for piece in pieces:
                     write_bytes(piece)
         except NoDaemonError as error:
-            _offline(args, error, lambda journal: _export(journal, args.room, args.user))
+            _offline(args, error, partial(_export, args.room, args.user))
     except (RequestError, _TransferError) as error:
         return fail(str(error))
     return 0
@@ -101,17 +108,57 @@ def run_export(args: argparse.Namespace) -> int:
 def run_import(args: argparse.Namespace) -> int:
     """Import the file or standard input and return the exit code."""
     try:
-        with _opened(args.file) as source:
+        with _opened(args.file) as given, _rewindable(given) as source:
             try:
                 path = find_socket(args.socket, args.config, os.environ)
-                taken = upload(path, "/import", _pieces(source))
+                # First all of it is checked: a file that is refused changes nothing.
+                upload(path, "/import?check=", _pieces(source))
+                source.seek(0)
+                imported = convert(upload(path, "/import", _pieces(source)), Imported)
             except NoDaemonError as error:
-                taken = _offline(args, error, lambda journal: _import(journal, source))
+                imported = _offline(args, error, partial(_import, source))
     except (RequestError, _TransferError) as error:
         return fail(str(error))
-    were = "was" if taken == 1 else "were"
-    write(f"{counted(taken, 'line')} {were} imported.\n", sys.stdout)
+    write(f"{_told(imported)}\n", sys.stdout)
     return 0
+
+
+def _told(imported: Imported) -> str:
+    """Return what an import did, as sentences for people."""
+    were = "was" if imported.events == 1 else "were"
+    said = [f"{counted(imported.events, 'line')} {were} imported."]
+    if imported.skipped:
+        were = "was" if imported.skipped == 1 else "were"
+        said.append(f"{counted(imported.skipped, 'line')} {were} there already.")
+    if imported.too_old:
+        said.append(f"Retention will remove {imported.too_old} for history.keep_days.")
+    if imported.too_many:
+        said.append(f"Retention will remove {imported.too_many} for history.keep_events.")
+    if imported.too_big:
+        said.append(
+            "The store is larger than history.max_bytes now: the oldest messages of all rooms "
+            "will be removed."
+        )
+    return " ".join(said)
+
+
+@contextmanager
+def _rewindable(source: BinaryIO) -> Iterator[BinaryIO]:
+    """Yield a file that can be read twice: a pipe is copied first. Raises _TransferError."""
+    if source.seekable():
+        yield source
+        return
+    with tempfile.TemporaryFile() as copy:
+        try:
+            for piece in _pieces(source):
+                copy.write(piece)
+        except OSError as error:
+            where, why = tempfile.gettempdir(), (error.strerror or str(error)).lower()
+            raise _TransferError(
+                f"Standard input cannot be copied to {where}: {why}. Name a file instead."
+            ) from error
+        copy.seek(0)
+        yield copy
 
 
 def _opened(file: Path | None) -> BinaryIO:
@@ -142,7 +189,7 @@ def _unreadable(name: str, error: OSError) -> _TransferError:
 # ---- without a daemon
 
 
-def _offline(args: argparse.Namespace, no_daemon: NoDaemonError, work: Work) -> int:
+def _offline(args: argparse.Namespace, no_daemon: NoDaemonError, work: Work[_T]) -> _T:
     """Work on the store itself, which no daemon has open. Raises _TransferError."""
     try:
         settings = load(
@@ -160,16 +207,23 @@ def _offline(args: argparse.Namespace, no_daemon: NoDaemonError, work: Work) -> 
         raise _TransferError(f"{no_daemon} {error}") from error
 
 
-async def _on_store(path: Path, settings: Settings, work: Work) -> int:
+async def _on_store(path: Path, settings: Settings, work: Work[_T]) -> _T:
     runtime = runtime_folder(os.environ)
     async with open_sqlite(
-        path, durability=settings.history.durability, now=now_ms, runtime_dir=runtime
+        path,
+        durability=settings.history.durability,
+        now=now_ms,
+        runtime_dir=runtime,
     ) as journal:
-        return await work(journal)
+        return await work(journal, settings)
 
 
-async def _export(journal: Journal, room: str | None, user: str | None) -> int:
+async def _export(
+    room: str | None, user: str | None, journal: Journal, _settings: Settings
+) -> None:
     if user is not None:
+        if await journal.user(user) is None and not await has_written(journal, user):
+            raise _TransferError(f"There is no user {user}.")
         lines = export_user(journal, user)
     else:
         try:
@@ -182,22 +236,26 @@ async def _export(journal: Journal, room: str | None, user: str | None) -> int:
     async with aclosing(lines):
         async for piece in lines:
             write_bytes(piece)
-    return 0
 
 
-async def _import(journal: Journal, source: BinaryIO) -> int:
+async def _import(source: BinaryIO, journal: Journal, settings: Settings) -> Imported:
     async def ask(operation: Operation) -> Outcome:
         return (await journal.commit([operation]))[0]
+
+    @asynccontextmanager
+    async def enter(_room: Name) -> AsyncGenerator[None]:
+        yield  # nobody can be in it
 
     async def pieces() -> AsyncGenerator[bytes]:
         for piece in _pieces(source):
             yield piece
 
-    importing = Importing(ask)
-    try:
-        async with aclosing(pieces()) as given:
-            await importing.take(given)
-    except Refused as refused:
-        message = f"{refused} {importing.taken} lines before it were imported."
-        raise _TransferError(message) from None
-    return importing.taken
+    for check in (True, False):
+        importing = Importing(journal, ask, enter, settings=settings, now=now_ms(), check=check)
+        source.seek(0)
+        try:
+            async with aclosing(pieces()) as given:
+                imported = await importing.take(given)
+        except Refused as refused:
+            raise _TransferError(importing.explain(refused)) from None
+    return imported

@@ -70,7 +70,10 @@ def read_line(text: bytes) -> LogEntry:
     Raises:
         ValueError: It is not the line of an export. The message is for people.
     """
-    line = _lines.decode(text)
+    try:
+        line = _lines.decode(text)
+    except RecursionError:
+        raise ValueError("It is nested too deeply.") from None
     return LogEntry(
         room=line.room,
         seq=line.seq,
@@ -91,4 +94,7 @@ def _milliseconds(text: str) -> int:
     at = datetime.fromisoformat(text)
     if at.tzinfo is None:
         raise ValueError(f"The time {text} has no time zone.")
-    return round(at.timestamp() * 1000)
+    try:
+        return round(at.timestamp() * 1000)
+    except OverflowError:
+        raise ValueError(f"The time {text} is not in years 1 to 9999 of UTC.") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import re
 import sqlite3
 import subprocess
 import sys
@@ -77,10 +78,8 @@ async def test_history_goes_out_and_in_and_out_again(
     of_copy = ("--config", config(tmp_path, copy))
     assert (await chatd_says("export", "lobby", *of_copy))[:2] == (0, live)
     code, said, error = await chatd_says("import", *of_copy, stdin=live)
-    assert (code, error) == (
-        1,
-        "chatd: lobby already has an event 1. 0 lines before it were imported.\n",
-    )
+    assert (code, error) == (0, "")
+    assert said == b"0 lines were imported. 1000 lines were there already.\n"
     code, _, error = await chatd_says("export", "lobby", "--config", config(tmp_path, Path("/x/y")))
     assert code == 1
     assert error.endswith("There is no store at /x/y either.\n")
@@ -89,6 +88,21 @@ async def test_history_goes_out_and_in_and_out_again(
     code, said, _ = await chatd_says("import", *of_it, stdin=live)
     assert (code, said) == (0, b"1000 lines were imported.\n")
     assert (await chatd_says("export", "lobby", *of_it))[:2] == (0, live)
+    # A file that was cut changes nothing, with a daemon or without one.
+    den = live.replace(b'"room":"lobby"', b'"room":"den"')
+    code, _, error = await chatd_says("import", *of_it, stdin=den[:-20])
+    cut = "chatd: Line 1000: the file ends in the middle of it: it was cut. Nothing was imported.\n"
+    assert (code, error) == (1, cut)
+    assert (await chatd_says("import", *of_copy, stdin=den[:-20]))[::2] == (1, cut)
+    code, _, error = await chatd_says("export", "den", *of_it)
+    assert (code, error) == (1, "chatd: There is no room named den.\n")
+    code, said, _ = await chatd_says("import", *of_it, stdin=b"\xef\xbb\xbf" + den)
+    assert (code, said) == (0, b"1000 lines were imported.\n")
+    old = re.sub(rb'"at":"\d{4}', b'"at":"2016', den.replace(b'"room":"den"', b'"room":"old"'))
+    code, said, _ = await chatd_says("import", *of_it, stdin=old)
+    assert said == (
+        b"1000 lines were imported. Retention will remove 1000 for history.keep_days.\n"
+    )
     async with client.connect(empty.url, nick="bob") as bob:
         entered = await bob.join("lobby", limit=1)
         assert (entered.seq, [event.text for event in entered.events]) == (1000, ["text 999"])  # type: ignore[union-attr]

@@ -15,7 +15,16 @@ from chatd.model import Post, Put, Receipt, Record, Refused
 from chatd.protocol import commands, events
 from chatd.protocol.pairs import users_of
 
-__all__ = ["delete", "edit", "say", "topic"]
+__all__ = [
+    "check_key",
+    "check_seq",
+    "delete",
+    "edit",
+    "message_size",
+    "say",
+    "topic",
+    "topic_size",
+]
 
 KEY_BYTES: Final = 64
 
@@ -35,11 +44,11 @@ def say(
     chat, room, user = connection.chat, membership.room, membership.user
     check_may_write(connection, room.key)
     text = command.text.replace("\r\n", "\n")
-    size = _check_text(connection, text)
-    if command.key is not None and not 1 <= len(command.key.encode()) <= KEY_BYTES:
-        raise Refused("bad_request", f"Keys have 1 to {KEY_BYTES} bytes.")
+    size = message_size(text, chat.settings.limits.message_bytes)
+    if command.key is not None:
+        check_key(command.key)
     if command.reply_to is not None:
-        _check_seq(command.reply_to, "reply_to")
+        check_seq(command.reply_to, "reply_to")
     slow = None
     if chat.sanctions.held and not connection.op:
         slow = chat.sanctions.get("slow", room.key, "")
@@ -97,8 +106,9 @@ def _change(
 ) -> Commit:
     room, user = membership.room, membership.user
     check_may_write(connection, room.key, muted=kind == "edit")
-    _check_seq(command.seq, "seq")
-    connection.chat.flood.charge(connection, 0 if text is None else _check_text(connection, text))
+    check_seq(command.seq, "seq")
+    limit = connection.chat.settings.limits.message_bytes
+    connection.chat.flood.charge(connection, 0 if text is None else message_size(text, limit))
     return Commit(
         Post(
             room=room.key,
@@ -118,12 +128,7 @@ def topic(connection: Connection, command: commands.Topic, membership: Membershi
     """Set a room's topic: operators, and either user of direct messages."""
     text, room, user = command.text, membership.room, membership.user
     check_may_set_topic(connection, room.key)
-    size = len(text.encode())
-    if size > TOPIC_BYTES:
-        raise Refused("too_large", f"Topics can have at most {TOPIC_BYTES} bytes.")
-    if _CONTROLS.search(text) or "\n" in text:
-        raise Refused("bad_request", "Topics have a single line, without control characters.")
-    connection.chat.flood.charge(connection, size)
+    connection.chat.flood.charge(connection, topic_size(text))
     return Commit(
         Post(
             room=room.key,
@@ -141,9 +146,9 @@ def _changed(receipt: Receipt) -> commands.Changed:
     return commands.Changed(receipt.event.seq, events.rfc3339(receipt.event.at))
 
 
-def _check_text(connection: Connection, text: str) -> int:
+def message_size(text: str, limit: int) -> int:
     """Return the text's size in bytes. Raise Refused if it cannot be a message."""
-    size, limit = len(text.encode()), connection.chat.settings.limits.message_bytes
+    size = len(text.encode())
     if size > limit:
         raise Refused("too_large", f"Messages can have at most {limit} bytes.")
     if not text or _CONTROLS.search(text):
@@ -151,7 +156,24 @@ def _check_text(connection: Connection, text: str) -> int:
     return size
 
 
-def _check_seq(seq: int, field: str) -> None:
+def topic_size(text: str) -> int:
+    """Return the text's size in bytes. Raise Refused if it cannot be a topic."""
+    size = len(text.encode())
+    if size > TOPIC_BYTES:
+        raise Refused("too_large", f"Topics can have at most {TOPIC_BYTES} bytes.")
+    if _CONTROLS.search(text) or "\n" in text:
+        raise Refused("bad_request", "Topics have a single line, without control characters.")
+    return size
+
+
+def check_key(key: str) -> None:
+    """Raise Refused if a sender cannot choose this key."""
+    if not 1 <= len(key.encode()) <= KEY_BYTES:
+        raise Refused("bad_request", f"Keys have 1 to {KEY_BYTES} bytes.")
+
+
+def check_seq(seq: int, field: str) -> None:
+    """Raise Refused if no message can have this number."""
     if not 1 <= seq <= MAX_SEQ:
         raise Refused("bad_request", f"{field} must be the number of a message.")
 
