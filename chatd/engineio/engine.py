@@ -23,6 +23,7 @@ from chatd.engineio import cors, polling
 from chatd.engineio.block import Block
 from chatd.engineio.close_reasons import Reason
 from chatd.engineio.handshake import Handshake
+from chatd.engineio.hints import Hints
 from chatd.engineio.hooks import call
 from chatd.engineio.inbox import MessageInbox
 from chatd.engineio.options import Options
@@ -31,7 +32,7 @@ from chatd.engineio.polling import Collector
 from chatd.engineio.session import Receiver, Session
 from chatd.engineio.websocket import RejectedUpgrade, UpgradeProbe, WebSocketTransport
 from chatd.logs import Log
-from chatd.timers import Fire, Timers
+from chatd.timers import Fire, Timer, Timers
 from chatd.wire import websocket as wire
 from chatd.wire.heads import subprotocols
 from chatd.wire.request import Refused, Request, Response, refusal
@@ -49,6 +50,8 @@ Returns the receiver of the session's messages, or None to keep them for ``async
 # 120 random bits in 20 characters, as in Node: the id is the client's secret.
 _ID_BYTES: Final = 15
 _RETRY: Final = (("Retry-After", "10"),)
+# How many times ``max_payload`` may wait for a session's receiver.
+_UNHANDLED_PAYLOADS: Final = 4
 # Node's ``INVALID_HEADER_CHARACTERS``.
 _INVALID_IN_HEADER: Final = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
 
@@ -133,6 +136,7 @@ class Engine:
         self._hosts = hosts
         self._opened = opened
         self._log = log
+        self.hints = Hints(log)
         self.collector = Collector()
         self.timers = Timers(log) if timers is None else timers
         self._own_timers = timers is None
@@ -197,6 +201,10 @@ class Engine:
             session.timer.cancel()
         session.timer = self.timers.add(due, fire, partial(self._failed, session))
 
+    def watch(self, session: Session, due: float, fire: Fire) -> Timer:
+        """Return another timer of the session's, which calls ``fire`` at ``due``."""
+        return self.timers.add(due, fire, partial(self._failed, session))
+
     def forget(self, session: Session) -> None:
         """Remove a session that is over. Its receiver is notified from ``run``."""
         del self.sessions[session.id]
@@ -232,6 +240,20 @@ class Engine:
 
     # Opening a session
 
+    @property
+    def max_unhandled_bytes(self) -> int:
+        """How much of what a client sent may wait for its receiver, in bytes of memory."""
+        return _UNHANDLED_PAYLOADS * self.options.max_payload
+
+    def warn_unread(self) -> None:
+        """Warn that nothing more is read from a client."""
+        self.hints.warn(
+            "unread",
+            detail="a client sends faster than its messages are handled: nothing more is read from "
+            "it, acknowledgements included, until there is room; let the handler return earlier, "
+            "and start a task for long work",
+        )
+
     def _open(
         self, request: Request, revision: Revision, websocket: WebSocket | None
     ) -> tuple[Session, Block]:
@@ -258,10 +280,11 @@ class Engine:
             websocket.outbox.offer(greeting.frames, 0)
             session.use_websocket(websocket)
         self._count += 1
+        session.receiver = inbox = MessageInbox(self.max_unhandled_bytes, self.warn_unread)
         try:
-            session.receiver = self._opened(session) or MessageInbox()
+            receiver = self._opened(session)
+            session.receiver = inbox if receiver is None else receiver
         except BaseException:
-            session.receiver = MessageInbox()
             session.end("transport error", model.INTERNAL)
             raise
         due = session.fire(session.opened)
@@ -399,6 +422,7 @@ class Engine:
             max_message_bytes=self.options.max_message or self.options.max_payload,
             send_queue_bytes=self.options.send_queue_bytes,
             keep_alive=False,
+            send_timeout=self.options.send_timeout,
         )
 
     def _session_opener(self, revision: Revision) -> wire.Opener:

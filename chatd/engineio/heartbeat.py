@@ -1,8 +1,8 @@
 """A session's heartbeat: when a ping is due, and when the client counts as silent. Sans-IO.
 
 Revision 4: the server sends a ping ``ping_interval`` after the last pong, and the client has
-``ping_timeout`` to answer it. Revision 3: the client sends pings, and may be silent for both times
-together. All times are in seconds on the same clock.
+``ping_timeout`` to answer it, from when it can have the ping. Revision 3: the client sends pings,
+and may be silent for both times together. All times are in seconds on the same clock.
 """
 
 from __future__ import annotations
@@ -54,6 +54,10 @@ class Heartbeat:
         if self.extendable:
             self.extendable = False
             self._pinged = now
+
+    def extend(self, now: float) -> None:
+        """Restart the time for the pong, while the client takes what was sent before the ping."""
+        self._pinged = now
 
     def heard(self, kind: int, now: float) -> bool:
         """Handle a client's ping or pong. Return False if its revision does not send that."""

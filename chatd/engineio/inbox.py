@@ -1,11 +1,13 @@
 """A bounded queue of messages that a client sent and that are not handled yet.
 
-Bounded in items and in bytes. At a bound the task that reads from the client waits, so that nothing
-more is read from it and TCP holds the client back.
+Bounded in bytes: in what the messages take in memory. At the bound the task that reads from the
+client waits, so that nothing more is read from it and TCP holds the client back.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
 import trio
@@ -14,9 +16,8 @@ from chatd.changed import Changed
 
 __all__ = ["Inbox", "MessageInbox"]
 
-# The bounds for a session's messages that wait for ``async for``.
-_MESSAGES: Final = 64
-_MESSAGE_BYTES: Final = 65536
+# What a string or bytes object and its place in the queue take, besides their content.
+_MESSAGE_BYTES: Final = 128
 
 T = TypeVar("T")
 
@@ -24,49 +25,61 @@ T = TypeVar("T")
 class Inbox(Generic[T]):
     """A queue with one task that fills it and one that takes from it.
 
-    At most ``max_items`` items and ``max_bytes`` bytes wait. An empty queue has room for one item
-    of any size: it is in memory already.
+    An empty queue has room for one item of any size: it is in memory already.
+
+    Args:
+        max_bytes: At most this many bytes wait.
+        filled: Called each time that the filling task has to wait for room.
     """
 
-    __slots__ = ("_bytes", "_changed", "_closed", "_items", "_max_bytes", "_max_items")
+    __slots__ = ("_bytes", "_changed", "_closed", "_filled", "_items", "_max_bytes")
 
-    def __init__(self, max_items: int, max_bytes: int) -> None:
-        self._max_items = max_items
+    def __init__(self, max_bytes: int, filled: Callable[[], None]) -> None:
         self._max_bytes = max_bytes
-        # Not a deque: an empty one takes 760 bytes, and every idle connection has one.
-        self._items: list[tuple[T, int]] = []
+        self._filled = filled
+        # None while it is empty: an empty deque takes 760 bytes, and every idle connection has one.
+        self._items: deque[tuple[T, int]] | None = None
         self._bytes = 0
         self._closed = False
         self._changed = Changed()
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self._items) if self._items is not None else 0
 
     def full(self, size: int) -> bool:
         """Return whether an item of ``size`` bytes has to wait."""
-        if not self._items or self._closed:
-            return False
-        return len(self._items) >= self._max_items or self._bytes + size > self._max_bytes
+        return self._bytes > 0 and self._bytes + size > self._max_bytes and not self._closed
 
     async def room(self, size: int) -> None:
         """Wait until there is room for an item of ``size`` bytes, or until ``close``."""
+        if self.full(size):
+            self._filled()
         while self.full(size):
             await self._changed.wait()
 
-    def put(self, item: T, size: int = 0) -> None:
-        """Append an item. The bounds are not checked: ``room`` comes first."""
+    def put(self, item: T, size: int) -> None:
+        """Append an item. The bound is not checked: ``room`` comes first."""
+        if self._items is None:
+            self._items = deque()
         self._items.append((item, size))
         self._bytes += size
         self._changed.notify()
 
     def take(self) -> T | None:
         """Remove and return the oldest item; None if there is none."""
-        if not self._items:
+        items = self._items
+        if items is None:
             return None
-        item, size = self._items.pop(0)
+        item, size = items.popleft()
+        if not items:
+            self._items = None
         self._bytes -= size
         self._changed.notify()
         return item
+
+    async def wait(self) -> None:
+        """Wait until something was put or taken, or until ``close``."""
+        await self._changed.wait()
 
     async def next(self) -> T:
         """Wait for the oldest item, and remove and return it.
@@ -92,13 +105,11 @@ class MessageInbox(Inbox[str | bytes]):
 
     __slots__ = ()
 
-    def __init__(self) -> None:
-        super().__init__(_MESSAGES, _MESSAGE_BYTES)
-
     async def received(self, message: str | bytes) -> None:
         """Accept a message as soon as there is space for it."""
-        await self.room(len(message))
-        self.put(message, len(message))
+        size = len(message) + _MESSAGE_BYTES
+        await self.room(size)
+        self.put(message, size)
 
     def ended(self, reason: str) -> None:
         """End the iteration after the last message."""

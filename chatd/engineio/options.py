@@ -135,8 +135,15 @@ class Options(Checked, frozen=True, kw_only=True):
         max_message: The largest message, in bytes, if less than ``max_payload``, the bound of a
             POST with several. A larger one ends the session on either transport (1009). Default
             None: as ``max_payload``.
-        send_queue_bytes: Bytes that may wait for one client; default 1 MiB. A client that would
-            exceed it is closed as ``"too slow"``.
+        send_queue_bytes: Bytes that may wait for one client without consequence; default 1 MiB.
+            While more is waiting, ``send`` waits, and the client has to take some of it in each
+            ``send_timeout``.
+        send_timeout: A client that takes nothing for this time while more than
+            ``send_queue_bytes`` is waiting is closed as ``"too slow"``; default 10.
+        max_send_queue_bytes: Bytes that may wait for one client at all, behind the message that is
+            being sent; default 64 MiB. A client that would exceed it is closed as ``"too slow"``
+            at once, so that a program that sends faster than its clients read does not use all
+            memory.
         max_sessions: Sessions at a time; default 20,000. At the limit, new ones are refused with
             503 and ``Retry-After``.
         max_sessions_per_address: Sessions at a time of one address (IPv6: of one /64), except
@@ -151,6 +158,8 @@ class Options(Checked, frozen=True, kw_only=True):
         cookie: A `Cookie` to send with the first response; default none.
         compression_threshold: Compress polling responses of at least this size, where the client
             accepts it; default 1024. None: never.
+        handler_grace: Time that a handler may go on running when its client has gone; default 30.
+            Then it is cancelled, with a warning in the log.
         jsonp: Whether to answer JSONP polling; default True.
         allow_request: Called with the request before a session opens, async or plain; returns None
             to allow it, or the message of the refusal (status 403, code 4).
@@ -171,6 +180,8 @@ class Options(Checked, frozen=True, kw_only=True):
     max_payload: int = 1_000_000
     max_message: int | None = None
     send_queue_bytes: int = 1 << 20
+    send_timeout: float = 10.0
+    max_send_queue_bytes: int = 64 << 20
     max_sessions: int = 20_000
     max_sessions_per_address: int | None = None
     allow_eio3: bool = False
@@ -180,6 +191,7 @@ class Options(Checked, frozen=True, kw_only=True):
     cors_credentials: bool = False
     cookie: Cookie | None = None
     compression_threshold: int | None = 1024
+    handler_grace: float = 30.0
     jsonp: bool = True
     allow_request: AllowRequest | None = None
     handshake_pause: float = 0.0
@@ -213,6 +225,8 @@ class Tunable(TypedDict, total=False):
     max_sessions: int
     max_sessions_per_address: int | None
     send_queue_bytes: int
+    send_timeout: float
+    max_send_queue_bytes: int
     allow_eio3: bool
 
 
@@ -226,6 +240,7 @@ class OptionsDict(Tunable, total=False):
     cors_credentials: bool
     cookie: Cookie | str | bool | Mapping[str, Any] | None
     compression_threshold: int | None
+    handler_grace: float
     jsonp: bool
     allow_request: AllowRequest | None
     handshake_pause: float

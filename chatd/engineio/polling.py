@@ -5,6 +5,7 @@ The engine has checked a request before it comes here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -35,6 +36,10 @@ _NO_STORE: Final = (("Cache-Control", "no-store"),)
 
 # A larger response is compressed in a thread: zlib makes some 30 MB a second and blocks the loop.
 _INLINE_BYTES: Final = 65536
+
+# A response has more than this only if its first packet has. A reader of 200 KB/s has it in 5 s,
+# and then gets the next ping.
+_RESPONSE_BYTES: Final = 1 << 20
 
 # A GET is answered once this many rounds of the scheduler have brought nothing more (a handler that
 # echoes has one message every two rounds), or after this many rounds in all: each GET that this
@@ -90,12 +95,14 @@ class PollingTransport:
         base64: Whether a client of revision 3 takes text only, as its handshake says.
         getting: Whether a GET is being answered; a second one breaks the protocol.
         posting: Whether a POST is being read; a second one breaks the protocol.
+        taken: Grows whenever the client takes something.
         waiting: How many bytes are queued.
     """
 
     __slots__ = (
         "_collecting",
         "_collector",
+        "_heartbeat",
         "_last",
         "_parked",
         "_queue",
@@ -109,6 +116,7 @@ class PollingTransport:
         "received_bytes",
         "sent_bytes",
         "sent_messages",
+        "taken",
         "waiting",
     )
 
@@ -121,9 +129,12 @@ class PollingTransport:
         self.received_bytes = 0
         self.sent_bytes = 0
         self.sent_messages = 0
+        self.taken = 0
         self._session = session
         self._collector = collector
         self._queue: list[Block] = []
+        # A ping or pong, which overtakes the queue.
+        self._heartbeat: Block | None = None
         self._parked: trio.CancelScope | None = None
         # Whether the collector counts rounds for the waiting GET, and how many there were.
         self._collecting = False
@@ -139,14 +150,45 @@ class PollingTransport:
         if self._parked is not None and not self._collecting:
             self._collect()
 
-    def ends_with(self, block: Block) -> bool:
-        """Return whether this block is the last one in the queue."""
-        return bool(self._queue) and self._queue[-1] is block
+    def hasten(self, block: Block) -> None:
+        """Send a ping or pong in front of all messages, unless one waits there already."""
+        if self._session.reason is None and self._heartbeat is None:
+            self._heartbeat = block
+            if self._parked is not None and not self._collecting:
+                self._collect()
 
-    def take_queue(self) -> list[Block]:
-        """Empty the queue, and return its blocks."""
+    @property
+    def parked(self) -> bool:
+        """Whether a GET is waiting."""
+        return self._parked is not None
+
+    @property
+    def under_way(self) -> int:
+        """How many bytes the first block in the queue has."""
+        return self._queue[0].size if self._queue else 0
+
+    def progress(self, count: int) -> None:
+        """Note that bytes of a response were sent; 0: it broke off, and its messages are lost."""
+        if count:
+            self.taken += count
+        else:
+            self._session.end("transport error")
+
+    def take_queue(self, max_bytes: float = math.inf) -> list[Block]:
+        """Remove and return blocks of ``max_bytes`` in all, and at least one if there is one."""
         blocks, self._queue = self._queue, []
-        self.waiting = 0
+        if self.waiting <= max_bytes:
+            self.waiting = 0
+        else:
+            count, size = 1, blocks[0].size
+            while count < len(blocks) and size + blocks[count].size <= max_bytes:
+                size += blocks[count].size
+                count += 1
+            blocks, self._queue = blocks[:count], blocks[count:]
+            self.waiting -= size
+        if self._heartbeat is not None:
+            blocks.insert(0, self._heartbeat)
+            self._heartbeat = None
         self._session.changed.notify()
         return blocks
 
@@ -179,7 +221,7 @@ class PollingTransport:
                 # answer. So a waiting GET needs neither a second task nor an event.
                 try:
                     with trio.CancelScope() as self._parked:
-                        if self._queue:
+                        if self._queue or self._heartbeat is not None:
                             self._collect()
                         await gone()
                         session.end("transport error")
@@ -193,6 +235,7 @@ class PollingTransport:
         blocks = self._take()
         for block in blocks:
             self.sent_bytes += block.size
+        self.taken += 1
         return blocks
 
     def _collect(self) -> None:
@@ -221,8 +264,8 @@ class PollingTransport:
         session = self._session
         if session.state == "over":
             return [self._last]
-        if self._queue:
-            return self.take_queue()
+        if self._queue or self._heartbeat is not None:
+            return self.take_queue(_RESPONSE_BYTES)
         if session.state == "leaving":
             # Not in one payload with the queue: socket.io-client 4 acts on CLOSE at once and on
             # packets before it a moment later, when it takes the connection for lost.
@@ -258,7 +301,8 @@ async def get(request: Request, session: Session, options: Options) -> Response:
     if blocks is None:
         return error(3)
     base64 = session.polling.base64
-    return await answer(request, blocks, session.revision, options, base64=base64)
+    response = await answer(request, blocks, session.revision, options, base64=base64)
+    return msgspec.structs.replace(response, progress=session.polling.progress)
 
 
 async def answer(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias, Unpack
+from typing import Final, TypeAlias, Unpack
 
 import trio
 
 from chatd.engineio.checks import check_function, check_log, check_settings, parse_options
 from chatd.engineio.engine import Engine
 from chatd.engineio.hooks import call
+from chatd.engineio.inbox import MessageInbox
 from chatd.engineio.options import Options, OptionsDict
 from chatd.engineio.serving import check_trio, serve
 from chatd.engineio.session import Session
@@ -28,9 +29,9 @@ class Server:
     """An Engine.IO server that calls a handler with each session, in a separate task.
 
     ``async for message in session`` gives the messages, and ends with the session. The end of the
-    session does not cancel the handler. When the handler returns, the session ends as ``"forced
-    close"``; if it raises an `Exception`, that is logged and only its session ends (close code
-    1011).
+    session does not cancel the handler, unless that is still running ``handler_grace`` later. When
+    the handler returns, the session ends as ``"forced close"``; if it raises an `Exception`, that
+    is logged and only its session ends (close code 1011).
 
     Args:
         handler: Called with each `Session`.
@@ -117,13 +118,26 @@ class Server:
             await handlers.start(self.engine.run)
             task_status.started()
 
-    def _opened(self, session: Session) -> None:
-        if self._handlers is not None:
-            self._handlers.start_soon(self._handle, session)
+    def _opened(self, session: Session) -> MessageInbox | None:
+        if self._handlers is None:
+            return None
+        inbox = _HandlersInbox(self.engine)
+        self._handlers.start_soon(self._handle, session, inbox.handling)
+        return inbox
 
-    async def _handle(self, session: Session) -> None:
+    async def _handle(self, session: Session, handling: trio.CancelScope) -> None:
         try:
-            await call(self._handler, session)
+            with handling:
+                await call(self._handler, session)
+            if handling.cancelled_caught:
+                self._log.emit(
+                    "warning",
+                    address=session.handshake.address,
+                    detail="the handler was still running "
+                    f"{self.engine.options.handler_grace:g} seconds after its client had gone, and "
+                    "was cancelled",
+                    setting="handler_grace",
+                )
         except Exception as error:  # the session's boundary
             self._log.fault(
                 error,
@@ -134,3 +148,18 @@ class Server:
             session.end("forced close", INTERNAL)
         else:
             session.end("forced close")
+
+
+class _HandlersInbox(MessageInbox):
+    """The messages for a handler, which it may go on handling for a while after the end."""
+
+    __slots__ = ("_engine", "handling")
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine.max_unhandled_bytes, engine.warn_unread)
+        self._engine = engine
+        self.handling: Final = trio.CancelScope()
+
+    def ended(self, reason: str) -> None:
+        super().ended(reason)
+        self.handling.deadline = trio.current_time() + self._engine.options.handler_grace

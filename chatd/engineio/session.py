@@ -15,18 +15,35 @@ session and the client can still be told, by a GET or by the closing of its WebS
 the client broke the protocol or is gone. A client that POSTs ``1`` is LEAVING for a moment: a GET
 that it sent before may still arrive, and gets ``6``.
 
+Flow control. Two queues are bounded, both in bytes of decoded messages and not in their number:
+
+- What the client sent waits for the receiver. Up to the bound everything is read, so that a pong or
+  the end of the transport is not held up by messages. Above it reading waits, or the answer to the
+  POST; meanwhile the client's silence proves nothing, so its heartbeat waits too.
+- What is sent to the client waits for the client. Up to ``send_queue_bytes`` it may wait for as
+  long as the heartbeat lets it. Above that the client is too slow if it takes nothing for
+  ``send_timeout``; a client that reads never is, however slowly. More than
+  ``max_send_queue_bytes`` behind the message under way are not kept for any client.
+
+What the protocol itself sends (OPEN, PING, PONG, NOOP, CLOSE, and for the layer above whatever it
+sends by ``force``) is not held to these bounds: it never ends a session, and no more than one ping
+or pong waits. A ping overtakes messages that wait, but cannot overtake the one under way: the time
+for its pong runs from when the client can have it.
+
 What MUST hold:
 
 1. ``offer`` never blocks, never awaits, never raises, and calls none of the application's code.
-2. Everything offered is sent once and in order, also across an upgrade: polling is the only
-   transport until ``5``, and the WebSocket from then on.
+2. Every message offered is sent once and in order, also across an upgrade: polling is the only
+   transport until ``5``, and the WebSocket from then on. A response that breaks off ends the
+   session.
 3. The receiver's ``ended`` is called once, after everything else, by a task of the engine.
-4. The queue is bounded in bytes: an offer that would exceed the bound ends the session.
+4. A session ends as ``"too slow"`` only by the rule above.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 
 import trio
@@ -58,6 +75,9 @@ _FRAME_BYTES: Final = 11
 # A client's POST may overtake the GET that it sent before by this time: they come on different
 # connections, and the scheduler shuffles.
 _OVERTAKEN_SECONDS: Final = 0.05
+
+# After an upgrade the queue is sent in pieces of about this size: a few segments of loopback's.
+_JOIN_BYTES: Final = 65536
 
 _PING: Final = Block.control("2", 4)
 _PONG: Final = Block.control("3", 3)
@@ -102,7 +122,11 @@ class Session:
         "_busy",
         "_engine",
         "_heartbeat",
+        "_ping_waits",
         "_probe",
+        "_taken_at_look",
+        "_taken_at_watch",
+        "_watch",
         "_websocket",
         "_wire_offer",
         "changed",
@@ -141,8 +165,15 @@ class Session:
         # client silent.
         self._busy = 0
         self._heartbeat = Heartbeat(revision, engine.options, self.opened)
+        # Whether the last ping waited behind something else when that was looked at last, and what
+        # the client had taken then.
+        self._ping_waits = False
+        self._taken_at_look = 0
         # The heartbeat's, then that of the last GET.
         self.timer: Timer | None = None
+        # Runs while more than ``send_queue_bytes`` is waiting.
+        self._watch: Timer | None = None
+        self._taken_at_watch = 0
 
     def __repr__(self) -> str:
         # Without the id, which is a secret and must not get into logs.
@@ -153,7 +184,7 @@ class Session:
     def offer(self, block: Block, messages: int = 1) -> None:
         """Queue a block. Never blocks, never raises; does nothing once the session has ended.
 
-        If the queue would exceed ``send_queue_bytes``, the session ends as ``"too slow"``.
+        Above ``max_send_queue_bytes`` the session ends as ``"too slow"``.
 
         Args:
             block: A block of this session's revision.
@@ -166,10 +197,31 @@ class Session:
             self._websocket.outbox.offer(block.text_frames, messages)
         elif self.reason is None:
             waiting = self.polling.waiting
-            if waiting and waiting + block.size > self._engine.options.send_queue_bytes:
-                self.end("too slow")
-            else:
+            if (
+                not waiting
+                or waiting + block.size <= self._engine.options.send_queue_bytes
+                or self._exceed(block.size)
+            ):
                 self.polling.offer(block, messages)
+
+    def force(self, block: Block) -> None:
+        """Queue a block of the protocol itself, which no bound refuses.
+
+        The caller sees to it that few such blocks wait, for example by ``has_room``.
+        """
+        websocket = self._websocket
+        if self.reason is not None:
+            return
+        if websocket is None:
+            self.polling.offer(block, 0)
+        else:
+            base64 = self._wire_offer is None
+            websocket.outbox.force(block.text_frames if base64 else block.frames)
+
+    async def has_room(self) -> None:
+        """Wait until no more than ``send_queue_bytes`` waits, or the session has ended."""
+        if self.waiting > self._engine.options.send_queue_bytes:
+            await self._room(0)
 
     def offer_droppable(self, block: Block, messages: int = 1) -> None:
         """Queue a block, but drop it while more than half of ``send_queue_bytes`` is waiting."""
@@ -177,9 +229,10 @@ class Session:
             self.offer(block, messages)
 
     def send_nowait(self, message: str | bytes) -> None:
-        """Queue one message.
+        """Queue one message. Never waits.
 
-        If the queue would exceed ``send_queue_bytes``, the session ends as ``"too slow"``.
+        More than ``send_queue_bytes`` may be waiting then. If the client takes none of it, or it is
+        more than ``max_send_queue_bytes``, the session ends as ``"too slow"``.
 
         Args:
             message: ``str`` is sent as text, ``bytes`` as binary.
@@ -199,7 +252,7 @@ class Session:
             offer(frames.binary(b"\x04" + message if self.revision == 3 else message), 1)
 
     async def send(self, message: str | bytes) -> None:
-        """Wait until the queue has room for a message, then queue it.
+        """Wait until the message fits into ``send_queue_bytes``, or nothing waits, and queue it.
 
         Args:
             message: ``str`` is sent as text, ``bytes`` as binary.
@@ -217,9 +270,40 @@ class Session:
         bound = self._engine.options.send_queue_bytes
         while self.reason is None and self.waiting and self.waiting + size > bound:
             if self._websocket is not None:
-                await self._websocket.outbox.room(size)
+                await self._websocket.outbox.room(size, bound)
             else:
                 await self.changed.wait()
+
+    def _exceed(self, size: int) -> bool:
+        """Return whether to queue a block above ``send_queue_bytes``. If not, the session ends."""
+        options = self._engine.options
+        websocket = self._websocket
+        queue = self.polling if websocket is None else websocket.outbox
+        if queue.waiting - queue.under_way + size > options.max_send_queue_bytes:
+            self.end("too slow")
+            return False
+        if self._watch is None:
+            self._taken_at_watch = self._taken
+            due = trio.current_time() + options.send_timeout
+            self._watch = self._engine.watch(self, due, self._look_at_queue)
+        return True
+
+    def _look_at_queue(self, now: float) -> float | None:
+        """End the session if the client has taken nothing since the last look."""
+        options = self._engine.options
+        if self.reason is None and self.waiting > options.send_queue_bytes:
+            if self._taken != self._taken_at_watch:
+                self._taken_at_watch = self._taken
+                return now + options.send_timeout
+            self.end("too slow")
+        self._watch = None
+        return None
+
+    @property
+    def _taken(self) -> int:
+        """A number that grows whenever the client takes something."""
+        websocket = self._websocket
+        return self.polling.taken + (0 if websocket is None else websocket.outbox.sent_bytes)
 
     async def drained(self) -> None:
         """Wait until the queue is empty, or the session is over."""
@@ -279,7 +363,9 @@ class Session:
             return
         self.state = "leaving"
         if websocket is None:
-            self._engine.time(self, trio.current_time() + seconds, self._expire)
+            self._taken_at_look = self._taken
+            expire = partial(self._expire, seconds)
+            self._engine.time(self, trio.current_time() + seconds, expire)
         self.polling.wake()
         self.changed.notify()
 
@@ -308,10 +394,17 @@ class Session:
             self._probe.end(model.NORMAL)
         self.polling.drop_queue()
         self.polling.wake()
+        if self._watch is not None:
+            self._watch.cancel()
         self._engine.forget(self)
 
-    def _expire(self, _now: float) -> None:
+    def _expire(self, seconds: float, now: float) -> float | None:
+        taken = self._taken
+        if taken != self._taken_at_look:  # a large response is under way
+            self._taken_at_look = taken
+            return now + seconds
         self.finish()
+        return None
 
     # Counters
 
@@ -374,8 +467,15 @@ class Session:
     def _take_heartbeat(self, kind: int) -> None:
         if not self._heartbeat.heard(kind, trio.current_time()):
             self.end("transport error")
-        elif kind == PING and not self.polling.ends_with(_PONG):
-            self.offer(_PONG, 0)
+        elif kind == PING:
+            self._hasten(_PONG)
+
+    def _hasten(self, block: Block) -> None:
+        websocket = self._websocket
+        if websocket is None:
+            self.polling.hasten(block)
+        elif self.reason is None and not websocket.outbox.hastening:
+            websocket.outbox.hasten(block.frames)
 
     def fire(self, now: float) -> float | None:
         """Send a ping if it is due, end the session if it is silent; return when to look again."""
@@ -383,11 +483,27 @@ class Session:
             return None
         verdict, due = self._heartbeat.look(now, reading=not self._busy)
         if verdict == "silent":
-            self.end("ping timeout")
-            return None
-        if verdict == "ping" and not self.polling.ends_with(_PING):
-            self.offer(_PING, 0)
+            if not self._is_taking(now):
+                self.end("ping timeout")
+                return None
+            due = self._heartbeat.deadline
+        elif verdict == "ping":
+            websocket = self._websocket
+            self._ping_waits = self.waiting > 0 or (websocket is None and not self.polling.parked)
+            self._taken_at_look = self._taken
+            self._hasten(_PING)
         return due
+
+    def _is_taking(self, now: float) -> bool:
+        """Return whether the pong is late because the client is still taking what was before it."""
+        taken = self._taken
+        if not self._ping_waits or taken == self._taken_at_look:
+            return False
+        websocket = self._websocket
+        waits = not self.polling.parked if websocket is None else websocket.outbox.hastening
+        self._ping_waits, self._taken_at_look = waits, taken
+        self._heartbeat.extend(now)
+        return True
 
     def alive(self, now: float) -> bool:
         """Return whether the session exists for a request that arrives now.
@@ -395,7 +511,8 @@ class Session:
         A client whose time is up is silent even if this very request is its next sign of life. But
         if the loop was blocked, the timer decides, after it has read what arrived meanwhile.
         """
-        if 0 <= now - self._heartbeat.deadline < STALL_SECONDS and not self._busy:
+        late = 0 <= now - self._heartbeat.deadline < STALL_SECONDS
+        if late and not self._busy and not self._is_taking(now):
             self.end("ping timeout")
         return self.state != "over"
 
@@ -428,11 +545,18 @@ class Session:
         base64 = bool(websocket.request.query.get("b64"))
         self._probe = None
         self._websocket = websocket
-        if blocks:
-            queued = [block.text_frames if base64 else block.frames for block in blocks]
-            websocket.outbox.offer(b"".join(queued), 0)
+        # Few sends for many small messages, and no copy of all of them where there is much.
+        joined = b""
+        for block in blocks:
+            written = block.text_frames if base64 else block.frames
+            if joined and len(joined) + len(written) > _JOIN_BYTES:
+                websocket.outbox.force(joined)
+                joined = b""
+            joined += written
+        websocket.outbox.force(joined)
         if self.reason is None:
             self.state = "websocket"
+            websocket.outbox.exceed = self._exceed
             if not base64:
                 self._wire_offer = websocket.outbox.offer
         else:

@@ -7,7 +7,7 @@ body is checked here.
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
@@ -356,7 +356,15 @@ class HttpConnection:
         elif not self._bodiless:
             data += self._h11.send(h11.Data(data=response.body)) or b""
         data += self._h11.send(h11.EndOfMessage()) or b""
-        await self._send_data(data)
+        progress = response.progress
+        if progress is None:
+            await self._send_data(data)
+            return
+        try:
+            await self._send_data(data, progress)
+        except BaseException:
+            progress(0)
+            raise
 
     async def _send_pieces(self, data: bytes, stream: AsyncGenerator[bytes]) -> None:
         await self._send_data(data)
@@ -365,10 +373,13 @@ class HttpConnection:
                 if piece:
                     await self._send_data(self._h11.send(h11.Data(data=piece)) or b"")
 
-    async def _send_data(self, data: bytes) -> None:
+    async def _send_data(self, data: bytes, progress: Callable[[int], None] | None = None) -> None:
         for at in range(0, len(data), _SEND_BYTES):
             self._rearm(self._seconds)
-            await self._transport.send_all(data[at : at + _SEND_BYTES])
+            piece = data[at : at + _SEND_BYTES]
+            await self._transport.send_all(piece)
+            if progress is not None:
+                progress(len(piece))
         self._scope.deadline = float("inf")
 
     # The body

@@ -17,15 +17,22 @@ __all__ = ["KeepAlive"]
 class KeepAlive:
     """The keep-alive of one connection; ``fire`` is its timer's callback.
 
+    A peer that reads slowly gets the ping late. It is not silent as long as it takes what is sent
+    before the ping.
+
     ``options`` is called each time, so that a reload reaches connections that are open.
     """
 
-    __slots__ = ("_options", "_pinged", "_websocket")
+    __slots__ = ("_options", "_pinged", "_sent", "_waits", "_websocket")
 
     def __init__(self, websocket: WebSocket, options: Callable[[], Options]) -> None:
         self._websocket: Final = websocket
         self._options: Final = options
         self._pinged = float("-inf")
+        # Whether the ping waited behind something else at the last look, and how much had been sent
+        # then.
+        self._waits = False
+        self._sent = 0
 
     def fire(self, now: float) -> float | None:
         websocket, options = self._websocket, self._options()
@@ -35,7 +42,12 @@ class KeepAlive:
             return heard + options.ping_interval_seconds
         if self._pinged <= heard:
             self._pinged = now
-            websocket.ping()
-            return now + options.ping_timeout_seconds
-        websocket.end(SILENT)
-        return None
+            self._waits = websocket.ping()
+        elif self._waits and websocket.outbox.sent_bytes != self._sent:
+            self._waits = websocket.outbox.hastening
+        else:
+            websocket.end(SILENT)
+            return None
+        if self._waits:
+            self._sent = websocket.outbox.sent_bytes
+        return now + options.ping_timeout_seconds

@@ -27,6 +27,10 @@ _FAMILIES: Final = {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX}
 
 # The kernel reduces it to net.core.somaxconn (4,096 on Linux since 5.4).
 _BACKLOG: Final = 4096
+# The kernel takes no more than this beyond what the peer's window has room for (tcp(7),
+# TCP_NOTSENT_LOWAT). By default it takes up to 4 MB from us: then nobody knows for 20 s whether a
+# peer that reads 200 KB/s reads at all, and a ping waits behind all of that.
+_UNSENT_BYTES: Final = 128 * 1024
 # Per wakeup, so that a flood of connections does not hold up the existing ones.
 _ACCEPTS: Final = 64
 # Without descriptors the socket stays readable, and the loop would spin without a pause.
@@ -83,6 +87,9 @@ class Listener:
             self.site = (sock.family, (host, self.port))
             self.loopback = is_loopback_name(host)
             self.address = _written(host, self.port)
+            # Accepted sockets inherit it.
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
         self._inode = _inode(self.path) if lasting and self.path is not None else None
 
     def __repr__(self) -> str:

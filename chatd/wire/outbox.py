@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 import trio
 
@@ -15,6 +16,9 @@ from chatd.changed import Changed
 from chatd.wire.transport import Block, Transport
 
 __all__ = ["Outbox"]
+
+# What a slow client, of 20 KB/s, reads in a few seconds.
+_LONG_BYTES: Final = 65536
 
 
 class Outbox:
@@ -30,15 +34,19 @@ class Outbox:
        cancelled writer nothing follows.
     3. If the queue is empty, ``offer()`` writes to the non-blocking socket at once. What the kernel
        does not take is queued, and a writer task exists only while there is a queue.
-    4. The queue is counted in bytes. A block that would exceed ``bound`` is refused, and so is
-       every later one, and ``overflowed`` is called once. ``send_final()`` may still follow, so
-       that the close code reaches a peer that reads. A block that finds the queue empty is always
-       taken: a part of it may have been sent already.
+    4. The queue is counted in bytes. A block that would exceed ``bound`` is refused, unless
+       ``exceed`` allows it, and so is every later one, and ``overflowed`` is called once.
+       ``send_final()`` may still follow, so that the close code reaches a peer that reads. A block
+       that finds the queue empty is always taken: a part of it may have been sent already.
     5. A transport without a plain socket has the same outbox, which always uses the writer.
+    6. What the protocol itself sends never ends a connection: ``hasten()`` and ``force()`` are
+       not held to the bound. Their callers see to it that few of these frames wait.
 
     ``lost`` is called once if the transport turns out to be broken.
 
     Attributes:
+        exceed: Called with the size of a block that would exceed the bound; returns whether to
+            queue it. None: never.
         waiting: Bytes in the queue.
         sent_bytes: Bytes that the kernel has taken.
         sent_messages: Messages in the blocks that were taken.
@@ -50,6 +58,8 @@ class Outbox:
         "_direct",
         "_ended",
         "_final",
+        "_hastened",
+        "_hastened_until",
         "_lost",
         "_nursery",
         "_overflowed",
@@ -59,6 +69,7 @@ class Outbox:
         "_taking",
         "_transport",
         "dropped",
+        "exceed",
         "sent_bytes",
         "sent_messages",
         "waiting",
@@ -87,6 +98,11 @@ class Outbox:
         self._taking = True
         self._final = False
         self._ended = False
+        # Frames that the writer is to move up, and the value of ``sent_bytes`` at which those
+        # that it has put there are sent.
+        self._hastened: tuple[bytes, ...] = ()
+        self._hastened_until = 0
+        self.exceed: Callable[[int], bool] | None = None
         self.dropped = 0
         self.waiting = 0
         self.sent_bytes = 0
@@ -111,11 +127,32 @@ class Outbox:
             return
         waiting = self.waiting
         if waiting and waiting + len(data) > self._bound:
-            self._taking = False
-            self._overflowed()
-            return
+            exceed = self.exceed
+            if exceed is None or not exceed(len(data)):
+                self._taking = False
+                self._overflowed()
+                return
         self.sent_messages += messages
         self._enqueue(data)
+
+    def force(self, data: bytes) -> None:
+        """Send whole frames in their order, regardless of the bound."""
+        if self._direct:
+            self.offer(data, 0)
+        elif self._taking and data:
+            self._enqueue(data)
+
+    def hasten(self, data: bytes) -> None:
+        """Send a control frame regardless of the bound.
+
+        It overtakes a long queue, except for the first block.
+        """
+        if self.waiting < _LONG_BYTES or self._queue is None:
+            self.force(data)
+            self._hastened_until = self.sent_bytes + self.waiting
+        elif self._taking:
+            self._hastened += (data,)
+            self.waiting += len(data)
 
     def offer_droppable(self, data: bytes, messages: int = 1) -> None:
         """Offer a block, or drop it while the queue is more than half full."""
@@ -123,6 +160,16 @@ class Outbox:
             self.dropped += 1
         else:
             self.offer(data, messages)
+
+    @property
+    def hastening(self) -> bool:
+        """Whether a control frame that was hastened still waits."""
+        return bool(self._hastened) or self.sent_bytes < self._hastened_until
+
+    @property
+    def under_way(self) -> int:
+        """How many bytes of the first block in the queue are left."""
+        return len(self._queue[0]) if self._queue else 0
 
     def send_final(self, data: bytes) -> None:
         """Send one last block, regardless of the limit. Later offers and calls do nothing."""
@@ -139,6 +186,8 @@ class Outbox:
         self._ended = True
         if self._queue is not None:
             self._queue.clear()
+        self._hastened = ()
+        self._hastened_until = 0
         self.waiting = 0
         self._progress.notify()
 
@@ -149,10 +198,20 @@ class Outbox:
         while self.sent_bytes < mark and not self._ended:
             await self._progress.wait()
 
-    async def room(self, size: int) -> None:
-        """Wait until a block of ``size`` bytes would be taken, or until ``end()``."""
+    async def hastened(self) -> None:
+        """Wait until no control frame waits, or until ``end()``."""
         await trio.lowlevel.checkpoint()
-        while self.waiting and self.waiting + size > self._bound:
+        while self.hastening:
+            await self._progress.wait()
+
+    async def room(self, size: int, bound: int | None = None) -> None:
+        """Wait until ``size`` bytes more are within ``bound``, by default the outbox's own.
+
+        Returns at once if nothing waits, and at ``end()``.
+        """
+        await trio.lowlevel.checkpoint()
+        bound = self._bound if bound is None else bound
+        while self.waiting and self.waiting + size > bound:
             await self._progress.wait()
 
     def _enqueue(self, data: Block) -> None:
@@ -165,7 +224,9 @@ class Outbox:
 
     async def _write(self, queue: deque[Block]) -> None:
         try:
-            while queue:
+            while queue or self._hastened:
+                if self._hastened:
+                    self._move_up(queue)
                 self._sent(queue, await self._transport.send_some(queue))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._break()
@@ -175,6 +236,15 @@ class Outbox:
             raise
         self._queue = None
         self._direct = self._taking and self._transport.writes_directly
+
+    def _move_up(self, queue: deque[Block]) -> None:
+        # Behind the first block, of which a part may have been sent.
+        end = self.sent_bytes + self.under_way
+        for at, frame in enumerate(self._hastened, len(queue) and 1):
+            queue.insert(at, frame)
+            end += len(frame)
+        self._hastened = ()
+        self._hastened_until = end
 
     def _sent(self, queue: deque[Block], count: int) -> None:
         if self._ended:

@@ -27,6 +27,8 @@ class Response(Struct, frozen=True):
         stream: The body in place of ``body``, sent piece by piece as the client takes it. It is
             always closed. An exception that it raises ends the connection, so that the client
             sees an incomplete body.
+        progress: Called with the number of bytes each time that some of the response have been
+            sent, and with 0 if the connection ends before all of them are.
     """
 
     status: int
@@ -34,6 +36,7 @@ class Response(Struct, frozen=True):
     content_type: str = "text/plain; charset=utf-8"
     headers: Sequence[tuple[str, str]] = ()
     stream: AsyncGenerator[bytes] | None = None
+    progress: Callable[[int], None] | None = None
 
 
 class Refused(Exception):  # noqa: N818  it is a response, not an error

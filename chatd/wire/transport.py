@@ -25,7 +25,8 @@ Block: TypeAlias = bytes | memoryview
 # list of them is built for each call.
 _BLOCKS_A_CALL: Final = 64
 # A stream writer joins blocks up to this size for one send_all: four TLS records of 16 KiB, which
-# make the call's own cost small.
+# make the call's own cost small. A larger block is sent in such pieces, so that one can see that a
+# slow peer takes it.
 _JOIN_BYTES: Final = 65536
 _DISCARD_BYTES: Final = 65536
 
@@ -208,6 +209,9 @@ class StreamTransport(Transport):
     async def send_some(self, blocks: deque[Block]) -> int:
         joined = bytearray()
         for block in blocks:
+            if len(block) > _JOIN_BYTES:
+                joined += b"" if joined else memoryview(block)[:_JOIN_BYTES]
+                break
             joined += block
             if len(joined) >= _JOIN_BYTES:
                 break

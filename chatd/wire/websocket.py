@@ -18,7 +18,7 @@ from trio_websocket import ConnectionClosed, wrap_server_stream
 
 from chatd.budgets import BYTE_SECONDS, FRAME_SECONDS, MESSAGE_SECONDS, Slice
 from chatd.logs import Log
-from chatd.model import CLOSES, GOING_AWAY, INTERNAL, LOST, TOO_SLOW, Close
+from chatd.model import CLOSES, GOING_AWAY, INTERNAL, LOST, NORMAL, TOO_SLOW, Close
 from chatd.settings import Settings
 from chatd.wire import frames
 from chatd.wire.frames import Closing, Fault, FrameReader, Item, Ping
@@ -64,6 +64,9 @@ class Upgrade(Struct, frozen=True):
         max_message_bytes: In place of the settings' limit.
         send_queue_bytes: In place of the settings' limit.
         keep_alive: Whether silent peers are pinged. False if the protocol has a heartbeat.
+        send_timeout: Before a normal close (1000, 1001) everything that is queued is sent, as long
+            as the peer takes some of it in each such time; ``limits.close_seconds`` begins then.
+            None: it begins at once.
     """
 
     subprotocol: str | None
@@ -71,6 +74,7 @@ class Upgrade(Struct, frozen=True):
     max_message_bytes: int | None = None
     send_queue_bytes: int | None = None
     keep_alive: bool = True
+    send_timeout: float | None = None
 
 
 class Handover(Struct, frozen=True):
@@ -165,9 +169,11 @@ class WebSocket:
         """
         self._nursery.start_soon(self._guarded, job)
 
-    def ping(self) -> None:
-        """Send a ping."""
-        self.outbox.offer(_PING, 0)
+    def ping(self) -> bool:
+        """Send a ping. Return whether it waits behind something else."""
+        waits = self.outbox.waiting > 0
+        self.outbox.hasten(_PING)
+        return waits
 
     def fault(self, error: BaseException) -> None:
         """Log an exception of the gateway's and close the connection with 1011."""
@@ -196,6 +202,8 @@ class WebSocket:
                     if await self._accept() and (receiver := await self._open()) is not None:
                         with trio.CancelScope() as self._reading:
                             await self._receive(receiver)
+                    if self.upgrade.send_timeout is not None:
+                        await self._send_queue(self.upgrade.send_timeout)
                     with trio.move_on_after(self._settings.limits.close_seconds):
                         await self._close()
                 finally:
@@ -266,9 +274,9 @@ class WebSocket:
                         self.fault(error)
                     self.busy = False
                 elif isinstance(item, Ping):
-                    self.outbox.offer(item.pong, 0)
+                    self.outbox.hasten(item.pong)
                     # A client that pings and does not read the pongs is not read either.
-                    await self.outbox.drained()
+                    await self.outbox.hastened()
                 elif isinstance(item, Closing):
                     self._answer(item)
                 elif isinstance(item, Fault):
@@ -306,6 +314,16 @@ class WebSocket:
             closing.code, "other", "a code chosen by the client", reconnect=True
         )
         self.end(close, closing.reason or "the client closed")
+
+    async def _send_queue(self, seconds: float) -> None:
+        """Send what is queued before a normal close of ours, while the peer takes it."""
+        if self.peer_closed or self.closing is None or self.closing[0] not in (NORMAL, GOING_AWAY):
+            return
+        taken = -1
+        while self.outbox.waiting and taken != self.outbox.sent_bytes:
+            taken = self.outbox.sent_bytes
+            with trio.move_on_after(seconds):
+                await self.outbox.drained()
 
     async def _close(self) -> None:
         """Make the closing handshake: RFC 6455 section 7. The server closes TCP first."""

@@ -144,6 +144,7 @@ class Poller:
         self.query = {"EIO": str(revision), "transport": "polling", **query}
         self.handshake: dict[str, Any] = {}
         self.sid = ""
+        self.dials: Callable[[], Client] = served.dial
         self._connections: dict[str, tuple[Client, float]] = {}
 
     @property
@@ -163,7 +164,7 @@ class Poller:
         now = trio.current_time()
         client, used = self._connections.get(kind, (None, 0.0))
         if client is None or now - used > 5:
-            client = self.served.dial()
+            client = self.dials()
         self._connections[kind] = (client, now)
         return client
 

@@ -8,24 +8,27 @@ from chatd.engineio.inbox import Inbox, MessageInbox
 
 
 async def test_the_filling_task_waits_for_room() -> None:
-    inbox: Inbox[int] = Inbox(2, 100)
+    full: list[str] = []
+    inbox: Inbox[int] = Inbox(100, lambda: full.append("full"))
     # An empty queue has room for anything.
     assert not inbox.full(1000)
     inbox.put(1, 90)
     assert inbox.full(11)
     assert not inbox.full(10)
-    inbox.put(2)
-    assert inbox.full(0)
+    inbox.put(2, 10)
+    assert inbox.full(1)
     assert len(inbox) == 2
+    assert full == []
     through = trio.Event()
 
     async def wait() -> None:
-        await inbox.room(101)
+        await inbox.room(91)
         through.set()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wait)
         await wait_all_tasks_blocked()
+        assert full == ["full"]
         assert inbox.take() == 1
         await wait_all_tasks_blocked()
         # There is room for an item, but not for one of that size.
@@ -36,7 +39,7 @@ async def test_the_filling_task_waits_for_room() -> None:
 
 
 async def test_no_task_waits_for_space_in_a_closed_queue() -> None:
-    inbox: Inbox[int] = Inbox(1, 1)
+    inbox: Inbox[int] = Inbox(1, lambda: None)
     inbox.put(1, 1)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(inbox.room, 1)
@@ -47,15 +50,15 @@ async def test_no_task_waits_for_space_in_a_closed_queue() -> None:
 
 
 async def test_messages_come_in_order() -> None:
-    inbox = MessageInbox()
+    inbox = MessageInbox(10_000, lambda: None)
     for index in range(10):
         await inbox.received(str(index))
     assert [await inbox.next() for _ in range(10)] == [str(index) for index in range(10)]
 
 
-@pytest.mark.parametrize(("message", "fit"), [(b"x" * 30_000, 2), ("x", 64)])
+@pytest.mark.parametrize(("message", "fit"), [(b"x" * 30_000, 2), ("x", 508)])
 async def test_a_full_queue_stops_the_reader(message: str | bytes, fit: int) -> None:
-    inbox = MessageInbox()
+    inbox = MessageInbox(65_536, lambda: None)
     taken: list[int] = []
 
     async def read() -> None:
@@ -79,7 +82,7 @@ async def test_a_full_queue_stops_the_reader(message: str | bytes, fit: int) -> 
 
 
 async def test_a_wait_for_a_message_ends_with_the_session() -> None:
-    inbox = MessageInbox()
+    inbox = MessageInbox(1000, lambda: None)
 
     async def wait() -> None:
         with pytest.raises(StopAsyncIteration):

@@ -325,11 +325,13 @@ async def test_small_answers_are_left_as_they_are(threshold: int | None, size: i
 
 
 async def test_a_client_that_fetches_nothing_is_too_slow() -> None:
-    async with serve(send_queue_bytes=1000) as served:
+    async with serve(send_queue_bytes=1000, max_send_queue_bytes=1000) as served:
         poller = await served.poller()
         session = poller.session
         session.send_nowait("a" * 2000)  # a block alone is always taken
         assert session.waiting == 2001
+        session.send_nowait("b" * 999)  # and as much as the bound behind it
+        assert session.reason is None
         session.offer(Block(["b"]))
         assert session.reason == "too slow"
         session.offer(Block(["b"]))

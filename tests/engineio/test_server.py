@@ -111,7 +111,7 @@ async def test_a_handler_that_does_not_read_holds_the_client(autojump_clock: Moc
         await go.wait()
         heard.extend([message async for message in session])
 
-    async with serve_handler(handler) as (server, dial, _):
+    async with serve_handler(handler, max_payload=1000) as (server, dial, recording):
         client = await opened(dial())
         session = next(iter(server.sessions.values()))
         for index in range(1000):
@@ -120,6 +120,7 @@ async def test_a_handler_that_does_not_read_holds_the_client(autojump_clock: Moc
         assert session.received_messages < 100
         await trio.sleep(100)
         assert session.reason is None
+        assert [name for name, _ in recording.records] == ["warning"]
         go.set()
         await client.text("1")
         await wait_all_tasks_blocked()

@@ -72,7 +72,7 @@ async def test_a_bus_s_block_is_made_once_for_all_transports_of_a_revision() -> 
 
 
 async def test_an_end_during_a_fan_out_calls_no_receiver() -> None:
-    async with serve(send_queue_bytes=10) as served:
+    async with serve(send_queue_bytes=10, max_send_queue_bytes=10) as served:
         feed = Feed("lobby", "Lobby", served.log)
         codec = Codec(4)
         pollers = [await served.poller() for _ in range(3)]

@@ -263,7 +263,7 @@ async def test_a_disconnected_client_gets_the_queue() -> None:
 
 
 async def test_a_slow_reader_is_ended() -> None:
-    async with serve(send_queue_bytes=1000) as served:
+    async with serve(send_queue_bytes=1000, max_send_queue_bytes=1000) as served:
         client = await opened(served)
         session = served.last.session
         for _ in range(200):
