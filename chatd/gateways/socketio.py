@@ -134,6 +134,8 @@ def _tuning(settings: Settings) -> Tunable:
         "max_sessions": settings.limits.sessions,
         "max_sessions_per_address": None if by_address == "off" else by_address,
         "send_queue_bytes": settings.limits.send_queue_bytes,
+        # Behind the block under way, a page for example, no more is queued than for other clients.
+        "max_send_queue_bytes": settings.limits.send_queue_bytes,
         "allow_eio3": options.allow_eio3,
     }
 

@@ -10,14 +10,24 @@ handler:
 | ACK | wakes whoever waits for it | |
 | DISCONNECT | disconnects the socket | ``disconnect`` |
 
+Flow control, on top of that of the session: what waits for the worker is bounded in the memory that
+it takes once it is decoded, and not in its number. Up to the bound everything is read, so that
+acknowledgements, CONNECT, DISCONNECT and the end overtake the events that wait: a handler can call
+its own client. Above it reading waits until there is room, and the log says so. The replies to
+CONNECT and DISCONNECT never make a client too slow; instead CONNECT waits while more than
+``send_queue_bytes`` are waiting to be sent. Events and acknowledgements from this side count in
+full.
+
 What MUST hold:
 
 1. One worker runs what is in the inbox, in order. So the handlers of one connection do not overlap,
    ``connect`` runs before a socket's events and ``disconnect`` after them, each once.
-2. The end of the session cancels admissions and what ``start_soon`` started, but no handler.
+2. The end of the session cancels admissions and what ``start_soon`` started, but no handler until
+   ``handler_grace`` later. Then the socket's events that still wait are dropped.
 3. A cancellation from outside cancels the handler that runs. Then the ``disconnect`` handlers of
    all sockets have ``shutdown_timeout`` seconds together.
 4. An exception in a handler ends that handler only.
+5. While the server drains, no new event and no CONNECT is handled; acknowledgements still are.
 """
 
 from __future__ import annotations
@@ -25,18 +35,19 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from urllib.parse import parse_qsl
 
 import trio
 
+from chatd.budgets import Slice
 from chatd.changed import Changed
 from chatd.engineio import Reason, Session
 from chatd.engineio.hooks import call
 from chatd.engineio.inbox import Inbox
 from chatd.socketio.admission import admit
 from chatd.socketio.errors import PacketError, Refused
-from chatd.socketio.handlers import Acknowledging
+from chatd.socketio.handlers import Acknowledging, Handlers
 from chatd.socketio.namespace import Namespace
 from chatd.socketio.packets import Decoder, Packet, PacketType, encode, make_block
 from chatd.socketio.recovery import RECOVERABLE, Lost
@@ -48,10 +59,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection"]
 
+# What a packet takes in memory while it waits, besides its content, and what a socket takes.
+_JOB_BYTES: Final = 64
+_SOCKET_BYTES: Final = 4096
+
 _BY_SERVER: Final = "server namespace disconnect"
 # Of a name that is repeated in a refusal.
 _NAME_CHARACTERS: Final = 255
 _QUERY_FIELDS: Final = 64
+
+
+_Job: TypeAlias = tuple[
+    Callable[["Connection", Socket, Namespace, Any], Awaitable[None]], Socket, Namespace, Any
+]
+"""A method of the connection, and its arguments."""
 
 
 class Connection:
@@ -73,8 +94,9 @@ class Connection:
         self._refused: Refused | None = None
         options = server.options
         self._decoder = Decoder(options.max_attachments, options.max_values)
-        self._inbox: Inbox[Callable[[], Awaitable[None]]] = Inbox(
-            options.receive_queue_packets, options.receive_queue_bytes
+        self._inbox: Inbox[_Job] = Inbox(
+            options.receive_queue_bytes or server.engine.max_unhandled_bytes,
+            server.engine.warn_unread,
         )
         self._admissions: dict[str, trio.CancelScope] = {}
         # Namespaces it has left: packets for them that were on their way are not an error.
@@ -84,9 +106,10 @@ class Connection:
         self._reason: str | None = None
         self._running = False
         self._nursery: trio.Nursery
-        self._working = False
-        # Notified when the middleware is done, when the connection runs, when it ends, and when the
-        # worker stops after that.
+        # The socket for which the worker runs handlers now, and the scope that can cancel them.
+        self._handled: Socket | None = None
+        self._handling = trio.CancelScope()
+        # Notified when the middleware is done, and when the connection runs.
         self._changed = Changed()
         self._connect_timer = self._end_after(options.connect_timeout, "forced close")
         self._attachment_timer: Timer | None = None
@@ -98,6 +121,11 @@ class Connection:
         """How many events wait for the worker."""
         return len(self._inbox)
 
+    @property
+    def settled(self) -> bool:
+        """Whether no handler runs or waits, not even that of a CONNECT."""
+        return self._handled is None and not self._inbox and not self._admissions
+
     # Its own task
 
     async def run(self) -> None:
@@ -107,16 +135,15 @@ class Connection:
                 self._nursery = nursery
                 try:
                     self._begin()
-                    while self._reason is None or self._working:
-                        await self._changed.wait()
+                    await self._work()
                 except BaseException:
                     self._stop()
                     raise
         finally:
             self.server.forget(self)
             with trio.CancelScope(shield=True):  # each has its own deadline
-                for socket in list(self._leaving):
-                    await self._finish(socket)
+                for socket, namespace in list(self._leaving.items()):
+                    await self._finish(socket, namespace)
 
     def _begin(self) -> None:
         if self.server.on_connections:
@@ -157,7 +184,7 @@ class Connection:
         """Stop handling events, and start the deadline for ``disconnect`` handlers."""
         self._finish_by = trio.current_time() + self.server.options.shutdown_timeout
         if self._finish_scope is not None:
-            self._finish_scope.deadline = self._finish_by
+            self._finish_scope.deadline = min(self._finish_scope.deadline, self._finish_by)
         # A cancellation from outside also cancels the engine, which ends the session.
         self.ended("server shutting down")
 
@@ -176,7 +203,6 @@ class Connection:
         if self._reason is not None:
             return
         self._reason = reason
-        self._changed.notify()
         self._connect_timer.cancel()
         self._cancel_attachment_timer()
         self._inbox.close()
@@ -193,7 +219,8 @@ class Connection:
             return
         try:
             packet = self._decoder.add(message)
-        except PacketError:
+        except PacketError as error:
+            self._explain(message, error)
             self.end("parse error")
             return
         if packet is None:
@@ -213,9 +240,11 @@ class Connection:
             name, _, query = name.partition("?")
             auth = _read_query(query, self.server.options.max_auth) if query else None
         if packet.type is PacketType.CONNECT:
-            if self._inbox.full(0):
-                # Repeated CONNECT and DISCONNECT fill the inbox too.
-                await self._inbox.room(0)
+            # Repeated CONNECT and DISCONNECT fill both queues too.
+            await self._inbox.room(_SOCKET_BYTES)
+            await self.session.has_room()
+            if self.server.draining:
+                return
             if size > self.server.options.max_auth:
                 self.refuse(name[:_NAME_CHARACTERS], Refused("auth is too large"))
             else:
@@ -230,13 +259,12 @@ class Connection:
         elif packet.type is PacketType.ACK:
             socket.received_ack(packet.id, packet.data)
         else:
+            size += _JOB_BYTES
             if self._inbox.full(size):
                 await self._inbox.room(size)
-                if socket not in self._namespaces_of:
-                    return
-            self._inbox.put(partial(self._event, socket, self._namespaces_of[socket], packet), size)
-            if not self._working:
-                self._wake()
+            namespace = self._namespaces_of.get(socket)
+            if namespace is not None and not self.server.draining:
+                self._inbox.put((Connection._event, socket, namespace, packet), size)
 
     # Connecting
 
@@ -261,6 +289,7 @@ class Connection:
                 await admit(self, name, auth)
         finally:
             del self._admissions[name]
+            self._settle()
 
     async def wait_middleware(self) -> None:
         """Wait until the connection's middleware has run. Raises Refused if it did."""
@@ -283,7 +312,7 @@ class Connection:
             if refused.data is not None:
                 data["data"] = refused.data
         messages = encode(Packet(PacketType.CONNECT_ERROR, name, data))
-        self.session.offer(make_block(messages, self.session.revision))
+        self.session.force(make_block(messages, self.session.revision))
 
     def enter(self, socket: Socket, namespace: Namespace, missed: list[str | bytes]) -> None:
         """Connect a socket: send what it missed and the CONNECT reply, all in one step."""
@@ -295,7 +324,7 @@ class Connection:
             if socket.pid is not None:
                 reply["pid"] = socket.pid
         messages = missed + encode(Packet(PacketType.CONNECT, namespace.name, reply))
-        self.session.offer(make_block(messages, self.session.revision))
+        self.session.force(make_block(messages, self.session.revision))
         self._connect_timer.cancel()
         self._recently_left.pop(namespace.name, None)
         self.sockets[namespace.name] = socket
@@ -303,8 +332,8 @@ class Connection:
         namespace.hold()
         namespace.add(socket)
         socket.enter()
-        self._inbox.put(partial(self._run_connect_handlers, socket, namespace))
-        self._wake()
+        job = (Connection._run_connect_handlers, socket, namespace, None)
+        self._inbox.put(job, _SOCKET_BYTES)
 
     # Disconnecting
 
@@ -318,13 +347,14 @@ class Connection:
         socket.mark_disconnected(reason)
         namespace.remove(socket)
         self._leaving[socket] = namespace
-        self._inbox.put(partial(self._finish, socket))
-        self._wake()
+        if self._handled is socket:
+            self._handling.deadline = socket.gone_at + self.server.options.handler_grace
+        self._inbox.put((Connection._finish, socket, namespace, None), _JOB_BYTES)
 
     def disconnect_socket(self, socket: Socket) -> None:
         """Disconnect a socket, with a DISCONNECT to its client."""
         packet = Packet(PacketType.DISCONNECT, socket.namespace)
-        self.session.offer(make_block(encode(packet), self.session.revision))
+        self.session.force(make_block(encode(packet), self.session.revision))
         self._remove(socket, _BY_SERVER)
 
     def supersede(self) -> None:
@@ -339,23 +369,79 @@ class Connection:
 
     # The worker
 
-    def _wake(self) -> None:
-        if not self._working and self._finish_by == math.inf:
-            self._working = True
-            self._nursery.start_soon(self._work)
-
     async def _work(self) -> None:
-        # The task exists only while there is something to do: it would be a third of the memory of
-        # an idle connection.
-        try:
-            while self._finish_by == math.inf and (job := self._inbox.take()) is not None:
-                await job()
-        finally:
-            self._working = False
-            if self._reason is not None:
-                self._changed.notify()
+        """Run what is in the inbox, until the session is over and nothing is left."""
+        slice_ = Slice()
+        while True:
+            # One scope for many handlers: to make one takes as long as a small handler runs.
+            with trio.CancelScope() as self._handling:
+                while (job := self._inbox.take()) is not None or self._reason is None:
+                    if job is None:
+                        self._settle()
+                        await self._inbox.wait()
+                        continue
+                    function, socket, namespace, packet = job
+                    if function is Connection._finish:
+                        # In another task: it is shielded, and this one has to see a cancellation.
+                        self._nursery.start_soon(self._finish, socket, namespace)
+                        await socket.wait_finished()
+                        continue
+                    if socket.disconnect_reason is not None:
+                        ends = socket.gone_at + self.server.options.handler_grace
+                        if trio.current_time() >= ends:
+                            continue
+                        self._handling.deadline = ends
+                    self._handled = socket
+                    await function(self, socket, namespace, packet)
+                    self._handled = None
+                    if self._handling.deadline != math.inf:
+                        if self._handling.cancel_called:
+                            break
+                        self._handling.deadline = math.inf
+                    if self._inbox and slice_.over():
+                        await trio.lowlevel.checkpoint()
+                else:
+                    return
+            socket_cut, self._handled = self._handled, None
+            if socket_cut is not None:
+                self._warn_cut(socket_cut)
 
-    async def _run_connect_handlers(self, socket: Socket, namespace: Namespace) -> None:
+    def _settle(self) -> None:
+        if self.server.draining and self.settled:
+            self.server.settled.notify()
+
+    def _warn_cut(self, socket: Socket) -> None:
+        self.server.log.emit(
+            "warning",
+            connection=socket.id,
+            address=socket.handshake.address,
+            detail="a handler was still running "
+            f"{self.server.options.handler_grace:g} seconds after its client had gone, and was "
+            "cancelled: a loop should end when socket.connected is false, or be a task of "
+            "socket.start_soon",
+            setting="handler_grace",
+        )
+
+    def _explain(self, message: str | bytes, error: PacketError) -> None:
+        """Log why a client is closed that would otherwise come back for ever without a word."""
+        address = self.session.handshake.address
+        if isinstance(message, bytes) and not self.sockets and b"nsp" in message[:256]:
+            self.server.engine.hints.warn(
+                "parser",
+                detail="a client uses another parser (socket.io-msgpack-parser), which this server "
+                "does not speak: leave out the client's option parser",
+                address=address,
+            )
+        else:
+            self.server.engine.hints.warn(
+                "packet",
+                detail=f"a client sent what is not a Socket.IO packet, and was closed: {error}",
+                address=address,
+            )
+
+    async def _run_connect_handlers(
+        self, socket: Socket, namespace: Namespace, _packet: Packet | None
+    ) -> None:
         if self.server.options.handshake_pause and self.session.transport == "websocket":
             await trio.sleep(self.server.options.handshake_pause)  # after the CONNECT reply
         socket.connect_began = True
@@ -370,24 +456,41 @@ class Connection:
         handlers = namespace.handlers
         name, *args = packet.data
         event = name if isinstance(name, str) else str(name)
-        ack = Acknowledging(None if packet.id is None else partial(socket.send_ack, packet.id))
+        ack = Acknowledging(
+            None if packet.id is None else partial(socket.send_ack, packet.id, event)
+        )
         try:
             for middleware in (*handlers.on_events, *socket.middleware):
                 try:
                     await call(middleware, socket, event, args)
                 except Refused:
                     return
-            await handlers.event(socket, event, args, ack)
+            if not await handlers.event(socket, event, args, ack) and ack.wanted:
+                self._warn_unanswered(socket, handlers, event)
         except Exception as error:  # a handler's boundary
             await self.server.report(error, socket, event)
 
-    async def _finish(self, socket: Socket) -> None:
-        namespace = self._leaving.pop(socket, None)
-        if namespace is None:
+    def _warn_unanswered(self, socket: Socket, handlers: Handlers, event: str) -> None:
+        known = handlers.has(event)
+        what = (
+            f"the handler of {event!r} returned None" if known else f"{event[:64]!r} has no handler"
+        )
+        self.server.engine.hints.warn(
+            f"unanswered {event if known else ''}",
+            detail=f"{what}, and a client waits for its acknowledgement: return a value, or () for "
+            "an acknowledgement without arguments",
+            address=socket.handshake.address,
+        )
+
+    async def _finish(
+        self, socket: Socket, namespace: Namespace, _packet: Packet | None = None
+    ) -> None:
+        if self._leaving.pop(socket, None) is None:
             return
         reason = socket.disconnect_reason or ""
+        ends = min(self._finish_by, trio.current_time() + self.server.options.handler_grace)
         try:
-            with trio.CancelScope(shield=True, deadline=self._finish_by) as scope:
+            with trio.CancelScope(shield=True, deadline=ends) as scope:
                 self._finish_scope = scope
                 await socket.wait_tasks()
                 if socket.connect_began:
@@ -398,6 +501,8 @@ class Connection:
                         socket.pid, socket.id, sorted(socket.rooms), socket.data, socket.offset
                     )
                     await log.remember(namespace.name, lost)
+            if scope.cancelled_caught and self._finish_by == math.inf:
+                self._warn_cut(socket)
         except Exception as error:  # the log's boundary
             await self.server.report(error, socket, "recovery")
         finally:

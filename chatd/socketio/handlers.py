@@ -117,9 +117,19 @@ class Handlers:
         for handler in tuple(self._lifecycle.get(event, ())):
             await call(handler, socket, *args)
 
-    async def event(self, socket: Any, event: str, args: Sequence[Any], ack: Acknowledging) -> None:
-        """Run the handlers of an event, those of every event first. Raises what they raise."""
+    def has(self, event: str) -> bool:
+        """Return whether an event has handlers of its own."""
+        return event in self._named
+
+    async def event(self, socket: Any, event: str, args: Sequence[Any], ack: Acknowledging) -> bool:
+        """Run the handlers of an event, those of every event first. Raises what they raise.
+
+        Returns:
+            Whether one of them got ``ack``, and may call it later.
+        """
+        passed = False
         for handler, wants_ack in tuple(self._any):
+            passed |= wants_ack
             await call(handler, socket, event, *args, *([ack] if wants_ack else []))
         handlers = self._named.get(event)
         if handlers is None:
@@ -127,9 +137,11 @@ class Handlers:
             args = (event, *args)
         for handler, wants_ack in tuple(handlers):
             if wants_ack:
+                passed = True
                 await call(handler, socket, *args, ack)
             else:
                 ack.returned(await call(handler, socket, *args))
+        return passed
 
 
 class Listening:

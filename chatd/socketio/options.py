@@ -36,9 +36,9 @@ class Options(engineio.Options, frozen=True, kw_only=True):
         max_auth: The memory that one namespace's ``auth`` may take, in bytes, with 128 for each
             JSON value; default 16 KiB. A client that sends more is refused.
         max_namespaces: Namespaces of one connection; default 100.
-        receive_queue_packets: Events that may wait for the handlers of one connection; default
-            256. While the queue is full, the server does not read from that connection.
-        receive_queue_bytes: Bytes of these events; default 1 MiB.
+        receive_queue_bytes: How much of what a client sent may wait for the handlers of its
+            connection, in bytes of memory once it is decoded; default None: four times
+            ``max_payload``. While it is full, the server does not read from that connection.
         recovery: True, a number of seconds or a `Recovery` lets clients recover a lost connection;
             default None: off.
     """
@@ -54,8 +54,7 @@ class Options(engineio.Options, frozen=True, kw_only=True):
     max_values: int = MAX_VALUES
     max_auth: int = 16384
     max_namespaces: int = 100
-    receive_queue_packets: int = 256
-    receive_queue_bytes: int = 1 << 20
+    receive_queue_bytes: int | None = None
     recovery: Recovery | float | bool | None = None
 
     @classmethod
@@ -92,6 +91,5 @@ class OptionsDict(Tunable, engine_options.OptionsDict, total=False):
     max_values: int
     max_auth: int
     max_namespaces: int
-    receive_queue_packets: int
-    receive_queue_bytes: int
+    receive_queue_bytes: int | None
     recovery: Recovery | float | bool | None

@@ -103,11 +103,11 @@ class Server(Broadcast, Listening):
         others = ("settings", "timers", "log")
         self.options = parse_options(Options, options, owner="socketio.Server", others=others)
         self._settings = check_settings(settings)
-        self._log = check_log(log) or open_log()
+        self.log = check_log(log) or open_log()
         self.engine = Engine(
             self._opened,
             replace(self.options, allow_request=self._allows),
-            log=self._log,
+            log=self.log,
             timers=timers,
             hosts=self._settings.http.hosts,
         )
@@ -133,7 +133,9 @@ class Server(Broadcast, Listening):
         self._connections: set[Connection] = set()
         self._nursery: trio.Nursery | None = None
         self._scope = trio.CancelScope()
-        self._draining = False
+        self.draining = False
+        # Notified, while it drains, when a connection has no more handlers to run.
+        self.settled = Changed()
         self._emptied = Changed()
         self._faults = 0
 
@@ -307,7 +309,7 @@ class Server(Broadcast, Listening):
             await engineio.serve(
                 self,
                 *addresses,
-                log=self._log,
+                log=self.log,
                 routes=self.routes,
                 settings=self._settings,
                 task_status=task_status,
@@ -322,7 +324,7 @@ class Server(Broadcast, Listening):
         check_trio("trio.run(io.run)")
         if self._nursery is not None:
             raise RuntimeError("the server runs already")
-        self._draining = False
+        self.draining = False
         try:
             async with trio.open_nursery() as self._nursery:
                 await self._nursery.start(self._run_engine)
@@ -334,19 +336,23 @@ class Server(Broadcast, Listening):
         await self.engine.run(task_status=task_status)
 
     async def drain(self, seconds: float = 10.0) -> None:
-        """Shut down gracefully: refuse new connections (503), send what is queued, then close.
+        """Shut down gracefully: let handlers end, send what is queued, then close.
 
-        Events that have arrived are handled, ``disconnect`` handlers run, and ``serve`` returns.
-        Clients get no DISCONNECT, so they reconnect. Do not call it in a handler, for which it
-        waits.
+        New connections are refused (503), and new events are not handled. Events that have arrived
+        are, and their acknowledgements are sent. Then all connections are closed, ``disconnect``
+        handlers run, and ``serve`` returns. Clients get no DISCONNECT, so they reconnect. Do not
+        call it in a handler, for which it waits.
 
         Args:
             seconds: The time that all this may take; default 10. Handlers that still run then are
                 cancelled, and ``disconnect`` handlers have ``shutdown_timeout``.
         """
-        self._draining = True
-        self.engine.end_all("server shutting down")
+        self.draining = True
         with trio.move_on_after(seconds):
+            for connection in list(self._connections):
+                while not connection.settled:
+                    await self.settled.wait()
+            self.engine.end_all("server shutting down")
             while self._connections:
                 await self._emptied.wait()
         self._scope.cancel()
@@ -382,7 +388,7 @@ class Server(Broadcast, Listening):
             connection.session.end("forced close", INTERNAL)
 
     async def _allows(self, request: Request) -> str | None:
-        if self._draining:
+        if self.draining:
             # Another instance may accept it.
             message = "The server is shutting down. Try again in 5 seconds."
             later = refusal(503, message, [("Retry-After", "5")])
@@ -424,7 +430,7 @@ class Server(Broadcast, Listening):
             self._emptied.notify()
 
     def _log_fault(self, error: Exception, socket: Socket | None, event: str) -> None:
-        self._log.fault(
+        self.log.fault(
             error,
             connection=None if socket is None else socket.id,
             address=None if socket is None else socket.handshake.address,

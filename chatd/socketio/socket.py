@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVarTuple
@@ -59,6 +60,7 @@ class Socket:
         pid: The secret id with which it can recover; None if it cannot.
         offset: Where a recovery begins if the client has received no event yet. Set on connecting.
         disconnect_reason: Why it is disconnected; None while it is connected.
+        gone_at: When it was disconnected, on Trio's clock.
     """
 
     __slots__ = (
@@ -73,6 +75,7 @@ class Socket:
         "connect_began",
         "data",
         "disconnect_reason",
+        "gone_at",
         "handshake",
         "id",
         "middleware",
@@ -103,6 +106,7 @@ class Socket:
         self.offset = ""
         self.middleware: list[Handler] = []
         self.disconnect_reason: str | None = NOT_YET
+        self.gone_at = math.inf
         # Whether its first handler has begun, so that its last one must run.
         self.connect_began = False
         # Whether the last handler has run.
@@ -201,8 +205,8 @@ class Socket:
         """Send it an event, and wait for its acknowledgement.
 
         A handler may call its own client: acknowledgements do not wait for handlers. But the
-        client's other events wait until the handler returns, and once ``receive_queue_packets`` of
-        them wait, the acknowledgement is not read either.
+        client's other events wait until the handler returns, and once they fill
+        ``receive_queue_bytes``, the acknowledgement is not read either.
 
         Args:
             event: The event's name.
@@ -326,8 +330,8 @@ class Socket:
         if reply is not None:
             reply.received(self.id, args)
 
-    def send_ack(self, packet_id: int, args: Sequence[Any]) -> None:
-        """Send an acknowledgement, if it is connected."""
+    def send_ack(self, packet_id: int, event: str, args: Sequence[Any]) -> None:
+        """Send the acknowledgement of an event, if it is connected."""
         if self.disconnect_reason is None:
             packet = Packet(PacketType.ACK, self.namespace, list(args), packet_id)
             self.session.offer(make_block(encode(packet), self.session.revision))
@@ -347,6 +351,7 @@ class Socket:
         """Disconnect it: leave all rooms, cancel its tasks, end its calls."""
         self._saved_rooms = self.rooms
         self.disconnect_reason = reason
+        self.gone_at = trio.current_time()
         self._delivery.rooms.remove(self)
         for scope in self._tasks:
             scope.cancel()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import trio
 import trio.testing
 
+from chatd.changed import Changed
 from chatd.engineio import payloads
 from chatd.engineio.packets import Revision, decode_frame
 from chatd.wire.transport import StreamTransport
@@ -17,7 +18,7 @@ PIECE = 16_384
 class SlowStream(trio.abc.HalfCloseableStream):
     """The server's end of a connection whose client reads ``rate`` bytes a second; 0: nothing."""
 
-    def __init__(self, stream: trio.StapledStream, rate: float) -> None:
+    def __init__(self, stream: trio.abc.HalfCloseableStream, rate: float) -> None:
         self._stream = stream
         self.rate = rate
 
@@ -72,6 +73,8 @@ class SlowReader:
         self.messages: list[str | bytes] = []
         self.pings = 0
         self.over = trio.Event()
+        self.deaf = False
+        self._changed = Changed()
         self._served = served
         self._handlers = handlers
         self._poller: Poller | None = None
@@ -92,7 +95,14 @@ class SlowReader:
         if self.revision == 3:
             self._handlers.start_soon(self._ping, interval)
 
+    async def has_heard(self, count: int) -> None:
+        """Wait until this many messages have come, or the session is over."""
+        while len(self.messages) < count and not self.over.is_set():
+            await self._changed.wait()
+
     async def send(self, packet: str) -> None:
+        if self.deaf:
+            return
         if self._websocket is not None:
             await self._websocket.text(packet)
         else:
@@ -110,6 +120,7 @@ class SlowReader:
             await self.send("3")
         elif kind == 4:
             self.messages.append(data)
+        self._changed.notify()
 
     async def _read(self) -> None:
         assert self._websocket is not None
@@ -119,7 +130,11 @@ class SlowReader:
             message = frame[1].decode() if frame[0] == 0x81 else frame[1]
             packet = decode_frame(message, self.revision)
             await self._take(packet.type, packet.data)
+        self._end()
+
+    def _end(self) -> None:
         self.over.set()
+        self._changed.notify()
 
     async def _poll(self) -> None:
         assert self._poller is not None
@@ -129,9 +144,9 @@ class SlowReader:
             except EOFError:
                 status = 0
             if status != 200:
-                self.over.set()
+                self._end()
                 return
             for packet in payloads.decode(body, self.revision):
                 await self._take(packet.type, packet.data)
                 if packet.type == 1:
-                    self.over.set()
+                    self._end()

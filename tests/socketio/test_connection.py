@@ -101,7 +101,7 @@ async def test_events_wait_until_connect_returns() -> None:
 
 
 async def test_200_events_in_one_go_are_handled_in_order() -> None:
-    io, _ = quiet(receive_queue_packets=10)
+    io, _ = quiet(receive_queue_bytes=3000)
     seen: list[int] = []
 
     @io.on("n")
@@ -117,9 +117,9 @@ async def test_200_events_in_one_go_are_handled_in_order() -> None:
         assert seen == list(range(200))
 
 
-@pytest.mark.parametrize("limit", [{"receive_queue_packets": 2}, {"receive_queue_bytes": 1200}])
+@pytest.mark.parametrize("limit", [{"max_payload": 1000}, {"receive_queue_bytes": 4000}])
 async def test_where_handlers_are_slow_the_post_waits(limit: dict[str, int]) -> None:
-    io, _ = quiet(**limit)
+    io, recording = quiet(**limit)
     gate = trio.Event()
     seen = 0
 
@@ -134,7 +134,8 @@ async def test_where_handlers_are_slow_the_post_waits(limit: dict[str, int]) -> 
         posted = trio.Event()
 
         async def post() -> None:
-            await client.say(*[f'2["x","{"x" * 100}"]'] * 5)
+            for _ in range(5):
+                await client.say(f'2["x","{"x" * 900}"]', f'2["x","{"x" * 900}"]')
             posted.set()
 
         stage.nursery.start_soon(post)
@@ -142,10 +143,13 @@ async def test_where_handlers_are_slow_the_post_waits(limit: dict[str, int]) -> 
         assert not posted.is_set()
         # One is being handled, two wait, and one more is in the reader's hand.
         assert io.statistics().queued == 2
+        assert [name for name, _ in recording.records] == ["warning"]
         gate.set()
         await posted.wait()
         await settled()
-        assert seen == 5
+        assert seen == 10
+        # It said so once.
+        assert len(recording.records) == 1
 
 
 async def test_acknowledgements_and_disconnects_do_not_wait_for_handlers() -> None:
@@ -560,7 +564,7 @@ async def test_cancelled_it_gives_disconnect_handlers_their_time(
 async def test_a_disconnect_handler_that_runs_already_is_given_the_same_time(
     autojump_clock: MockClock,
 ) -> None:
-    io, _ = quiet(shutdown_timeout=3.0)
+    io, _ = quiet(shutdown_timeout=3.0, handler_grace=200.0)
     ended = math.inf
 
     @io.on("disconnect")
@@ -595,7 +599,7 @@ async def test_without_a_connect_handler_there_is_no_disconnect_handler() -> Non
 
 
 async def test_repeated_connects_wait_for_handlers() -> None:
-    io, _ = quiet(receive_queue_packets=10)
+    io, _ = quiet(receive_queue_bytes=40_000)
     gate = trio.Event()
     lines: list[str] = []
 
@@ -617,7 +621,7 @@ async def test_repeated_connects_wait_for_handlers() -> None:
         stage.nursery.start_soon(come_and_go)
         for _ in range(100):
             await settled()
-        assert io.statistics().queued <= 12
+        assert io.statistics().queued <= 20
         gate.set()
         while len(lines) < 200:
             await settled()
