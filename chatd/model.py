@@ -309,9 +309,14 @@ can check (see `Post`), while the rest of the batch was committed."""
 
 
 class Head(Struct, frozen=True):
-    """A room as the journal knows it: its key, its name as written, its last number, its topic."""
+    """A room as the journal knows it: its key, its name as written, its last number, its topic.
+
+    ``empty``: whether all of its events are gone; then the room no longer exists, but its numbers
+    go on.
+    """
 
     room: str
     name: str
     seq: int
     topic: str = ""
+    empty: bool = False

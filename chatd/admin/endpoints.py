@@ -20,7 +20,14 @@ from chatd import __version__
 from chatd.admin import answers
 from chatd.admin.control import DaemonControl
 from chatd.admin.errors import AdminError
-from chatd.admin.moderation import RoomArguments, SlowArguments, UserArguments, bans, moderate
+from chatd.admin.moderation import (
+    RemovalArguments,
+    RoomArguments,
+    SlowArguments,
+    UserArguments,
+    bans,
+    moderate,
+)
 from chatd.admin.transfer import forget, has_written
 from chatd.chat.direct import DIRECT
 from chatd.chat.names import room_name
@@ -228,6 +235,12 @@ async def forget_user(control: DaemonControl, arguments: ForgetArguments) -> ans
     return answers.Done()
 
 
+async def reindex(control: DaemonControl, _: NoArguments) -> answers.Done:
+    """Make the index of words again, in the background."""
+    control.chat.bus.reindex()
+    return answers.Done()
+
+
 async def token(control: DaemonControl, arguments: TokenArguments) -> answers.Token:
     """Issue a token, signed with the first private key."""
     chat = control.chat
@@ -293,6 +306,8 @@ ENDPOINTS: Final[Mapping[str, tuple[Endpoint, ...]]] = {
     "/unmute": (Endpoint("POST", UserArguments, moderate(commands.Unmute)),),
     "/slow": (Endpoint("POST", SlowArguments, moderate(commands.Slow)),),
     "/close": (Endpoint("POST", RoomArguments, moderate(commands.Close)),),
+    "/remove": (Endpoint("POST", RemovalArguments, moderate(commands.Remove)),),
+    "/reindex": (Endpoint("POST", NoArguments, reindex),),
     "/forget": (Endpoint("POST", ForgetArguments, forget_user),),
     "/token": (Endpoint("POST", TokenArguments, token),),
     "/reload": (Endpoint("POST", NoArguments, reload),),

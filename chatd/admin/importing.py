@@ -14,8 +14,9 @@ from typing import Final, TypeAlias
 from msgspec import Struct
 
 from chatd.admin.answers import Imported
-from chatd.admin.transfer import LINES, Ask, log_name
-from chatd.chat.names import Name, nick_name
+from chatd.admin.transfer import LINES
+from chatd.chat.names import Name, log_name, nick_name
+from chatd.chat.removal import Ask
 from chatd.chat.rules.messages import check_key, check_seq, message_size, topic_size
 from chatd.chat.sessions import is_guest
 from chatd.chat.tokens import why_unusable

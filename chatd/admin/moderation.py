@@ -14,7 +14,14 @@ from chatd.chat.sanctions import CONSOLE
 from chatd.protocol import commands
 from chatd.protocol.events import rfc3339
 
-__all__ = ["RoomArguments", "SlowArguments", "UserArguments", "bans", "moderate"]
+__all__ = [
+    "RemovalArguments",
+    "RoomArguments",
+    "SlowArguments",
+    "UserArguments",
+    "bans",
+    "moderate",
+]
 
 
 class UserArguments(Struct, frozen=True, forbid_unknown_fields=True):
@@ -36,6 +43,13 @@ class RoomArguments(Struct, frozen=True, forbid_unknown_fields=True):
     reason: str = ""
 
 
+class RemovalArguments(Struct, frozen=True, forbid_unknown_fields=True):
+    """A room to remove."""
+
+    room: str
+    reason: str = ""
+
+
 class SlowArguments(Struct, frozen=True, forbid_unknown_fields=True):
     """A room, and the seconds that each user has to wait between two messages."""
 
@@ -46,12 +60,14 @@ class SlowArguments(Struct, frozen=True, forbid_unknown_fields=True):
 def moderate(
     command: type[commands.Moderate],
 ) -> Callable[
-    [DaemonControl, UserArguments | RoomArguments | SlowArguments], Awaitable[commands.Sanctioned]
+    [DaemonControl, UserArguments | RoomArguments | RemovalArguments | SlowArguments],
+    Awaitable[commands.Sanctioned],
 ]:
     """Return the endpoint that carries out an operator's command."""
 
     async def endpoint(
-        control: DaemonControl, arguments: UserArguments | RoomArguments | SlowArguments
+        control: DaemonControl,
+        arguments: UserArguments | RoomArguments | RemovalArguments | SlowArguments,
     ) -> commands.Sanctioned:
         return await chat_moderate(control.chat, CONSOLE, command(**asdict(arguments)))
 

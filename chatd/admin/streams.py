@@ -11,7 +11,8 @@ import msgspec
 from chatd.admin.control import DaemonControl
 from chatd.admin.errors import AdminError
 from chatd.admin.importing import Importing
-from chatd.admin.transfer import export_room, export_user, has_written, log_name
+from chatd.admin.transfer import export_room, export_user, has_written
+from chatd.chat.names import log_name
 from chatd.model import Refused
 from chatd.wire.request import Request, Response
 from chatd.wire.routes import Handler
@@ -35,7 +36,8 @@ class _Streams:
                 lines = export_user(journal, user)
             case {"room": room}:
                 name = log_name(room)
-                if await journal.head(name.key) is None:
+                head = await journal.head(name.key)
+                if head is None or head.empty:
                     raise AdminError(404, "not_found", f"There is no room named {name.display}.")
                 lines = export_room(journal, name.key)
             case _:

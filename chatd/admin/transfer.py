@@ -7,42 +7,19 @@ bytes.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Final, TypeAlias
+from collections.abc import AsyncGenerator
+from typing import Final
 
 from chatd.chat.direct import DIRECT
-from chatd.chat.names import Name, room_name
+from chatd.chat.removal import Ask, accepted, erase_room, in_chunks
 from chatd.journal import Journal
-from chatd.model import (
-    Drop,
-    Erase,
-    Forget,
-    Operation,
-    Outcome,
-    Progress,
-    Refusal,
-    Refused,
-    Wipe,
-)
+from chatd.model import Forget, Wipe
 from chatd.protocol.export import write_lines
-from chatd.protocol.pairs import other_of
 
-__all__ = ["LINES", "Ask", "export_room", "export_user", "forget", "has_written", "log_name"]
+__all__ = ["LINES", "export_room", "export_user", "forget", "has_written"]
 
 LINES: Final = 256
 """How many lines are read and sent, or committed by an import, at a time."""
-
-Ask: TypeAlias = Callable[[Operation], Awaitable[Outcome]]
-"""Has the journal's single writer carry out an operation, and returns its outcome."""
-
-
-def log_name(text: str) -> Name:
-    """Return the name of a room's log; logs of direct messages have names that begin with ``@``.
-
-    Raises:
-        Refused: No room can have this name.
-    """
-    return Name(text, text) if text.startswith("@") else room_name(text)
 
 
 async def export_room(journal: Journal, room: str) -> AsyncGenerator[bytes]:
@@ -80,24 +57,7 @@ async def forget(journal: Journal, user: str, ask: Ask) -> None:
         Unavailable: The store could not be read.
     """
     prefix = f"{user}\0"
-    rooms = [record.name.removeprefix(prefix) for record in await journal.records(DIRECT, prefix)]
-    for room in rooms:
-        await _in_chunks(Erase(room), ask)
-        await ask(Drop(DIRECT, f"{other_of(room, user)}\0{room}"))
-    await _in_chunks(Wipe(user), ask)
-    _accepted(await ask(Forget(user)))
-
-
-async def _in_chunks(operation: Wipe | Erase, ask: Ask) -> None:
-    while True:
-        outcome = _accepted(await ask(operation))
-        if not isinstance(outcome, Progress) or outcome.upto is None:
-            return
-        if isinstance(operation, Wipe):
-            operation = Wipe(operation.user, outcome.upto)
-
-
-def _accepted(outcome: Outcome) -> Outcome:
-    if isinstance(outcome, Refusal):
-        raise Refused(outcome.code, outcome.message, outcome.retry_ms)
-    return outcome
+    for record in await journal.records(DIRECT, prefix):
+        await erase_room(record.name.removeprefix(prefix), ask)
+    await in_chunks(Wipe(user), ask)
+    accepted(await ask(Forget(user)))

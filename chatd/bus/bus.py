@@ -390,7 +390,7 @@ class Bus:
                 self._in_doubt = False
             outcomes = await self._journal.commit(operations)
         except Unavailable as error:
-            outcomes = await self._recover(operations, events, divisible=error.divisible)
+            outcomes = await self._recover(operations, events, error)
         self._commit_seconds.observe(perf_counter() - began)
         self._batches += 1
         for submission, outcome in zip(batch, outcomes, strict=True):
@@ -416,7 +416,7 @@ class Bus:
             self._log.fault(another, detail="the end of a connection")
 
     async def _recover(
-        self, operations: list[Operation], events: list[Event], *, divisible: bool
+        self, operations: list[Operation], events: list[Event], failure: Unavailable
     ) -> list[Outcome]:
         """Return the outcomes after a failed commit; add the events that the store holds after all.
 
@@ -425,25 +425,27 @@ class Bus:
         batch is divisible and none of it was committed, each operation is committed alone, so that
         one which the store cannot take harms no other.
         """
-        found = await self._find_committed()
+        found = await self._find_committed(failure)
         events += found
         outcomes: list[Outcome] = []
         failures = 0
-        for operation in operations if divisible and not found and len(operations) > 1 else ():
+        divisible = failure.divisible and not found and len(operations) > 1
+        for operation in operations if divisible else ():
             try:
                 outcomes += await self._journal.commit([operation])
                 failures = 0
             except Unavailable as error:
-                events += await self._find_committed()
+                events += await self._find_committed(error)
                 outcomes.append(UNAVAILABLE)
                 failures += 1
                 if failures == FAILURES_IN_A_ROW or not error.divisible:
                     break
         return outcomes + [UNAVAILABLE] * (len(operations) - len(outcomes))
 
-    async def _find_committed(self) -> list[Event]:
+    async def _find_committed(self, failure: Unavailable) -> list[Event]:
         self._failed_commits += 1
-        self._failed_at = trio.current_time()
+        if not failure.healthy:
+            self._failed_at = trio.current_time()
         self._in_doubt = True
         return await self._journal.recover()
 

@@ -15,10 +15,13 @@ from msgspec.structs import replace
 
 from chatd.chat.chat import Chat
 from chatd.chat.connection import Connection
-from chatd.chat.names import Name, nick_name, room_name, usable_nick
+from chatd.chat.names import Name, log_name, nick_name, room_name, usable_nick
+from chatd.chat.removal import erase_room
+from chatd.chat.rooms import Room
 from chatd.chat.sanctions import Sanction, SanctionKind, network_of
 from chatd.model import BANNED, KICKED, Operation, Records, Refusal, Refused
 from chatd.protocol import commands, events
+from chatd.protocol.pairs import other_of
 
 __all__ = ["moderate"]
 
@@ -241,6 +244,38 @@ async def close(chat: Chat, by: str, command: commands.Close) -> commands.Sancti
     return commands.Sanctioned(until=_until(sanction.until))
 
 
+async def remove(chat: Chat, by: str, command: commands.Remove) -> commands.Sanctioned:
+    """Remove a room's members and its events, or a conversation's by its name with two ids."""
+    where, reason = log_name(command.room), command.reason
+    _check_reason(reason)
+    head = await chat.journal.head(where.key)
+    if chat.rooms.get(where.key) is None and (head is None or head.empty):
+        raise Refused("not_found", f"There is no room named {where.display}.")
+    async with chat.rooms.removing(where):
+        _log(chat, "remove", by, command)
+        if (room := chat.rooms.get(where.key)) is not None:
+            _dissolve(chat, room, reason)
+        # What the members said before is committed first, and removed too.
+        await chat.bus.probe()
+        await erase_room(where.key, chat.bus.submit_and_wait)
+    return commands.Sanctioned()
+
+
+def _dissolve(chat: Chat, room: Room, reason: str | None) -> None:
+    inside = [each for each in chat.connections if room.key in each.memberships]
+    for connection in inside:
+        membership = connection.memberships[room.key]
+        if room.direct:
+            connection.exit(membership)
+            other = chat.users.get(other_of(room.key, connection.user.id))
+            gone = f"Your direct messages{f' with {other.nick.display}' if other else ''} were"
+        else:
+            connection.kick(membership, "kicked")
+            gone = f"The room {room.name} was"
+        _notify([connection], f"{gone} removed", reason)
+    room.clear()
+
+
 _Action: TypeAlias = Callable[[Chat, str, Any], Awaitable[commands.Sanctioned]]
 
 _ACTIONS: Final[dict[type[commands.Moderate], _Action]] = {
@@ -251,6 +286,7 @@ _ACTIONS: Final[dict[type[commands.Moderate], _Action]] = {
     commands.Unmute: unmute,
     commands.Slow: slow,
     commands.Close: close,
+    commands.Remove: remove,
 }
 
 
@@ -450,9 +486,9 @@ def _notify(connections: Iterable[Connection], text: str, reason: str | None) ->
 
 def _log(
     chat: Chat,
-    action: Literal["kick", "ban", "unban", "mute", "unmute", "slow", "close"],
+    action: Literal["kick", "ban", "unban", "mute", "unmute", "slow", "close", "remove"],
     by: str,
-    command: commands.Sanction | commands.Slow | commands.Close,
+    command: commands.Sanction | commands.Slow | commands.Close | commands.Remove,
     *,
     target: Target | None = None,
     network: str | None = None,
@@ -470,7 +506,7 @@ def _log(
         target=user if target is None else target.user,
         nick=nick if target is None else target.nick,
         network=network,
-        seconds=command.seconds,
+        seconds=None if isinstance(command, commands.Remove) else command.seconds,
         reason=reason or None,
     )
 

@@ -15,7 +15,16 @@ from precis_i18n import get_profile
 
 from chatd.model import Refused
 
-__all__ = ["Name", "Pattern", "nick_name", "nick_of", "room_name", "room_pattern", "usable_nick"]
+__all__ = [
+    "Name",
+    "Pattern",
+    "log_name",
+    "nick_name",
+    "nick_of",
+    "room_name",
+    "room_pattern",
+    "usable_nick",
+]
 
 NICK_CHARACTERS: Final = 32
 ROOM_CHARACTERS: Final = 64
@@ -61,6 +70,14 @@ def nick_of(text: str) -> str | None:
 
 def _is_nicks(character: str) -> bool:
     return character in "-_.'" or category(character)[0] in "LMN"
+
+
+def log_name(text: str) -> Name:
+    """Return the name of a room's log; logs of direct messages have names that begin with ``@``.
+
+    Raise Refused if no room can have this name.
+    """
+    return Name(text, text) if text.startswith("@") else room_name(text)
 
 
 def room_name(text: str) -> Name:

@@ -154,6 +154,13 @@ class Room:
                 self._total_timer.cancel()
             self._chat.rooms.close(self)
 
+    def clear(self) -> None:
+        """Remove the members whose connections are lost."""
+        for user, timer in list(self._away.items()):
+            timer.cancel()
+            del self._away[user]
+            self._remove(user, "lost")
+
     def remove_from_index(self, user: User) -> None:
         """Remove a member from the index, before the nick changes."""
         del self._index[bisect_left(self._index, user.nick.key, key=_nick)]
@@ -203,7 +210,7 @@ class Rooms:
         """Returns the room of a key, or None if nobody is in it."""
         self._direct: dict[str, set[Room]] = {}
         self._opening = trio.Lock()
-        self._importing: dict[str, trio.Event] = {}
+        self._changing: dict[str, trio.Event] = {}
         """Rooms that nobody may come into, until their events are set."""
 
     def __len__(self) -> int:
@@ -223,7 +230,7 @@ class Rooms:
         """
         while (room := self._open.get(name.key)) is None:
             async with self._opening:
-                if (over := self._importing.get(name.key)) is None:
+                if (over := self._changing.get(name.key)) is None:
                     return self._open.get(name.key) or await self._opened(name, connection)
             await over.wait()
         return room
@@ -234,7 +241,7 @@ class Rooms:
         feed = chat.bus.open_feed(name.key, name.display)
         try:
             head = await chat.journal.head(name.key)
-            if head is None:
+            if head is None or head.empty:
                 await self._check_may_create(name, connection)
         except BaseException:
             chat.bus.close_feed(feed)
@@ -255,18 +262,34 @@ class Rooms:
         Raises:
             Refused: it has members, or is being imported already.
         """
-        async with self._opening:
+        async with self._changed(name):
             if name.key in self._open:
                 raise Refused(
                     "forbidden", f"{name.display} has members. Import it when it has none."
                 )
-            if name.key in self._importing:
-                raise Refused("forbidden", f"{name.display} is being imported already.")
-            self._importing[name.key] = trio.Event()
+            yield
+
+    @asynccontextmanager
+    async def removing(self, name: Name) -> AsyncGenerator[None]:
+        """Let nobody come into a room during the block, which removes its members first.
+
+        Raises:
+            Refused: its log is being changed already.
+        """
+        async with self._changed(name):
+            yield
+
+    @asynccontextmanager
+    async def _changed(self, name: Name) -> AsyncGenerator[None]:
+        async with self._opening:
+            if name.key in self._changing:
+                raise Refused("forbidden", f"{name.display} is being imported or removed already.")
+            over = self._changing[name.key] = trio.Event()
         try:
             yield
         finally:
-            self._importing.pop(name.key).set()
+            del self._changing[name.key]
+            over.set()
 
     async def exists(self, name: Name) -> bool:
         """Return whether a room has members or events. The default room always exists.
@@ -274,10 +297,13 @@ class Rooms:
         Raises:
             chatd.journal.Unavailable: the store cannot be read now.
         """
-        default = room_name(self._chat.settings.chat.default_room)
-        if name.key in self._open or name.key == default.key:
+        if name.key in self._open or self._is_default(name):
             return True
-        return await self._chat.journal.head(name.key) is not None
+        head = await self._chat.journal.head(name.key)
+        return head is not None and not head.empty
+
+    def _is_default(self, name: Name) -> bool:
+        return name.key == room_name(self._chat.settings.chat.default_room).key
 
     def direct(self, user_id: str) -> list[Room]:
         """Return the open rooms of a user's direct messages."""
@@ -285,17 +311,17 @@ class Rooms:
 
     async def _check_may_create(self, name: Name, connection: Connection | None) -> None:
         settings = self._chat.settings
-        if name.key.startswith("@"):
+        if name.key.startswith("@") or self._is_default(name):
             return
-        if not settings.chat.create_rooms and name.display != settings.chat.default_room:
+        if not settings.chat.create_rooms:
             raise Refused("not_found", f"There is no room named {name.display}.")
+        if connection is not None:
+            self._chat.flood.charge_room(connection)
         known = {head.room for head in await self._chat.journal.rooms()} | self._open.keys()
         if len(known) >= settings.limits.rooms:
             raise Refused(
                 "forbidden", "There are too many rooms to create another one. Join one of them."
             )
-        if connection is not None and name.display != settings.chat.default_room:
-            self._chat.flood.charge_room(connection)
 
     def close(self, room: Room) -> None:
         """Forget a room that has no members."""

@@ -121,6 +121,19 @@ COMMANDS: Final = (
     Command("slow", "Slow a room down. 0 ends it.", "POST", tables.show_done, _SLOW),
     Command("close", "Close a room. --for 0 opens it.", "POST", tables.show_done, _CLOSE),
     Command(
+        "remove",
+        "Remove a room: its members leave it, and its events are deleted.",
+        "POST",
+        tables.show_done,
+        (Argument("room", "The room.", shown="ROOM"), _REASON),
+    ),
+    Command(
+        "reindex",
+        "Make the search index again, in the background.",
+        "POST",
+        tables.show_done,
+    ),
+    Command(
         "loglevel",
         "Show or set the log level, until the next reload.",
         "POST",

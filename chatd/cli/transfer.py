@@ -20,8 +20,8 @@ from msgspec import convert
 
 from chatd.admin.answers import Imported
 from chatd.admin.importing import Importing
-from chatd.admin.transfer import export_room, export_user, has_written, log_name
-from chatd.chat.names import Name
+from chatd.admin.transfer import export_room, export_user, has_written
+from chatd.chat.names import Name, log_name
 from chatd.cli.admin_client import (
     NoDaemonError,
     RequestError,
@@ -230,7 +230,8 @@ async def _export(
             name = log_name(room or "")
         except Refused as refused:
             raise _TransferError(str(refused)) from None
-        if await journal.head(name.key) is None:
+        head = await journal.head(name.key)
+        if head is None or head.empty:
             raise _TransferError(f"There is no room named {name.display}.")
         lines = export_room(journal, name.key)
     async with aclosing(lines):

@@ -597,6 +597,21 @@ class Chat:
         close = commands.Close(room=room, seconds=seconds, reason=reason)
         return await self._call(close, Sanctioned)
 
+    async def remove_room(self, room: str, *, reason: str | None = None) -> Sanctioned:
+        """Remove a room: its members leave it, and its events go.
+
+        Args:
+            room: The room's name.
+            reason: Shown to the users, at most 512 bytes.
+
+        Returns:
+            Nothing of interest.
+
+        Raises:
+            Refused: ``forbidden``, ``not_found`` or ``bad_request``.
+        """
+        return await self._call(commands.Remove(room=room, reason=reason), Sanctioned)
+
     # ---- events
 
     async def next_event(self) -> AnyEvent:

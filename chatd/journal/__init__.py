@@ -68,11 +68,13 @@ class Unavailable(Exception):  # noqa: N818  the error code's name, as clients k
         reason: For the log.
         divisible: Whether the operations of the batch may succeed one by one. Not if the whole
             store is locked or broken: each attempt would only wait as long.
+        healthy: Whether the store itself works: an operation asked for what it cannot hold.
     """
 
-    def __init__(self, reason: str, *, divisible: bool = False) -> None:
+    def __init__(self, reason: str, *, divisible: bool = False, healthy: bool = False) -> None:
         super().__init__(reason)
         self.divisible = divisible
+        self.healthy = healthy
 
 
 class StoreError(Exception):

@@ -372,8 +372,10 @@ class MemoryJournal(LocalJournal):
 
     def _erase(self, operation: Erase) -> Progress:
         room = self._rooms.get(operation.room)
-        if room is not None and room.events:
-            self._remove_front(operation.room, room.seq)
+        if room is not None:
+            room.topic = ""
+            if room.events:
+                self._remove_front(operation.room, room.seq)
         return Progress(None)
 
     def _message(self, room: str, seq: int | None) -> _Kept | None:
@@ -402,7 +404,7 @@ class MemoryJournal(LocalJournal):
 
     async def head(self, room: str) -> Head | None:
         log = self._rooms.get(room)
-        return None if log is None else Head(room, log.name, log.seq, log.topic)
+        return None if log is None else Head(room, log.name, log.seq, log.topic, not log.events)
 
     async def entries(self, room: str, after: int, limit: int) -> list[LogEntry]:
         log = self._rooms.get(room)

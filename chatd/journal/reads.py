@@ -36,12 +36,12 @@ _STEPS: Final = 10_000
 _BUSY_MS: Final = 1000
 """Readers wait for a lock only while the log is recovered or removed."""
 
+_LIVING: Final = "EXISTS (SELECT 1 FROM events WHERE room_id = rooms.id)"
 _HEAD: Final = (
     "SELECT fold, name,"
-    " max(ifnull((SELECT max(seq) FROM events WHERE room_id = rooms.id), 0), head), topic"
-    " FROM rooms"
+    " max(ifnull((SELECT max(seq) FROM events WHERE room_id = rooms.id), 0), head), topic,"
+    " NOT EXISTS (SELECT 1 FROM events WHERE room_id = rooms.id) FROM rooms"
 )
-_LIVING: Final = "EXISTS (SELECT 1 FROM events WHERE room_id = id)"
 # Without the keys that begin with "@", which comes before "A".
 _ROOMS: Final = (
     f"{_HEAD} WHERE fold < '@' AND {_LIVING} UNION ALL"
@@ -171,7 +171,7 @@ class Reads:
 
     async def head(self, room: str) -> Head | None:
         rows = await self._reader.rows(_HEAD + " WHERE fold = ?", (room,))
-        return Head(*rows[0]) if rows else None
+        return _head(rows[0]) if rows else None
 
     async def entries(self, room: str, after: int, limit: int) -> list[LogEntry]:
         query = _ENTRY + " WHERE r.fold = ? AND e.seq > ? ORDER BY e.seq LIMIT ?"
@@ -192,7 +192,7 @@ class Reads:
         return [_entry(row) for row in rows], upto
 
     async def rooms(self) -> list[Head]:
-        return [Head(*row) for row in await self._reader.rows(_ROOMS)]
+        return [_head(row) for row in await self._reader.rows(_ROOMS)]
 
     async def read_rooms(self, rooms: Mapping[str, int], upto: int, limit: int) -> list[Event]:
         where = " WHERE e.room_id = ? AND e.seq > ? AND e.position <= ? ORDER BY e.seq"
@@ -350,6 +350,11 @@ class _RoomLog:
     def count(self, position: int) -> int:
         """Return how many of them are at that position or before it."""
         return bisect_right(range(self.first, self.last + 1), position, key=self.position)
+
+
+def _head(row: tuple[Any, ...]) -> Head:
+    room, name, seq, topic, empty = row
+    return Head(room, name, seq, topic, bool(empty))
 
 
 def _record(row: tuple[Any, ...]) -> UserRecord:

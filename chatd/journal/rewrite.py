@@ -111,6 +111,7 @@ def erase(cursor: sqlite3.Cursor, operation: Erase, words: WordIndex) -> Progres
         return Progress(None)
     room_id, seq, position = rows[-1]
     remove_front(cursor, room_id, seq, words)
+    cursor.execute("UPDATE rooms SET topic = '' WHERE id = ?", (room_id,))
     return Progress(position if len(rows) == CHUNK else None)
 
 

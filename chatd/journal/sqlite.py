@@ -210,8 +210,11 @@ class SqliteJournal(LocalJournal, Reads):
         except (sqlite3.Error, ValueError, OverflowError) as error:
             self._failures += 1
             self._failed("commit", error)
+            healthy = _is_of_an_operation(error)
             raise Unavailable(
-                f"the store did not confirm: {error}", divisible=_divisible(error)
+                f"the store did not confirm: {error}",
+                divisible=healthy or _primary_code(error) == sqlite3.SQLITE_FULL,
+                healthy=healthy,
             ) from error
         if self._failing:
             self._recovered("commit")
@@ -555,10 +558,9 @@ def _why_no_copy(folder: Path, error: Exception) -> str:
     return f"The store cannot be copied: {error}."
 
 
-def _divisible(error: Exception) -> bool:
-    """Return whether one operation may be the cause: too big, or not to be held by any row."""
+def _is_of_an_operation(error: Exception) -> bool:
+    """Return whether one operation is the cause: it is too big, or no row can hold it."""
     return not isinstance(error, sqlite3.Error) or _primary_code(error) in {
-        sqlite3.SQLITE_FULL,
         sqlite3.SQLITE_TOOBIG,
         sqlite3.SQLITE_CONSTRAINT,
         sqlite3.SQLITE_MISMATCH,

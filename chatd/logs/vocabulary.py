@@ -40,6 +40,7 @@ Name: TypeAlias = Literal[
     "unmute",
     "slow",
     "close",
+    "remove",
     "refused",
     "disconnect",
     "fault",
@@ -104,6 +105,7 @@ VOCABULARY: Final[dict[Name, Meaning]] = {
     "unmute": Meaning("info", "an operator lifted a mute", _ACTION),
     "slow": Meaning("info", "an operator set a room's slow mode", _ACTION),
     "close": Meaning("info", "an operator closed a room, or opened it again", _ACTION),
+    "remove": Meaning("warning", "an operator removed a room and its events", _ACTION),
     "refused": Meaning(
         "info",
         "a request was refused",

@@ -41,6 +41,7 @@ __all__ = [
     "Position",
     "Read",
     "ReadMark",
+    "Remove",
     "Renamed",
     "Result",
     "RoomInfo",
@@ -255,6 +256,13 @@ class Close(Moderate, frozen=True, kw_only=True):
     reason: str | None = None
 
 
+class Remove(Moderate, frozen=True, kw_only=True):
+    """Remove a room: its members leave it, and its events go. Its numbers are not given again."""
+
+    room: str
+    reason: str | None = None
+
+
 AnyCommand: TypeAlias = (
     Auth
     | Join
@@ -277,6 +285,7 @@ AnyCommand: TypeAlias = (
     | Unmute
     | Slow
     | Close
+    | Remove
 )
 """Every command that there is."""
 

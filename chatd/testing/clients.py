@@ -190,6 +190,7 @@ class JsonClient(EventClient):
     unmute = _limited(client.Chat.unmute)
     slow = _limited(client.Chat.slow)
     close_room = _limited(client.Chat.close_room)
+    remove_room = _limited(client.Chat.remove_room)
 
     def typing(self, room: str, *, active: bool = True) -> None:
         """Report that this user is typing. It has no answer.

@@ -17,7 +17,7 @@ from chatd.bus.feed import Feed
 from chatd.journal import Hits, Retention, Unavailable
 from chatd.journal.memory import MemoryJournal
 from chatd.logs import open_log
-from chatd.model import Event, Operation, Outcome, Post, Receipt, Remember, UserRecord
+from chatd.model import Event, Operation, Outcome, Post, Receipt, Refusal, Remember, UserRecord
 from chatd.testing.recording import Recording
 
 
@@ -65,7 +65,7 @@ class FaultyJournal(MemoryJournal):
     async def commit(self, batch: Sequence[Operation]) -> list[Outcome]:
         fault = self.faults.pop(0) if self.faults else "none"
         if any(isinstance(op, Post) and op.text == "poison" for op in batch):
-            raise Unavailable("poison", divisible=True)
+            raise Unavailable("poison", divisible=True, healthy=True)
         if fault == "before":
             raise Unavailable("the disk is full", divisible=True)
         if fault == "locked":
@@ -388,6 +388,17 @@ class Indexing(MemoryJournal):
 
     async def search(self, *_args: Any, **_options: Any) -> Hits:
         return Hits([], more=False, complete=not self.old)
+
+
+async def test_what_no_store_can_hold_does_not_make_the_store_unavailable(script: Script) -> None:
+    journal = FaultyJournal()
+    async with running(journal, script) as bus:
+        for _ in range(5):
+            assert isinstance(await bus.submit_and_wait(post("poison")), Refusal)
+            assert bus.available
+        journal.faults.append("before")
+        assert isinstance(await bus.submit_and_wait(post("x")), Refusal)
+        assert not bus.available
 
 
 async def test_words_are_indexed_in_chunks_a_second_later(

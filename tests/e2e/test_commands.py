@@ -91,6 +91,9 @@ STEPS: Final = (
     Step("bob", "join", LOBBY, "forbidden"),
     Step("ann", "close", {**LOBBY, "seconds": 0}, OK),
     Step("bob", "join", {**LOBBY, "limit": 0}, OK, "joined"),
+    Step("bob", "remove", LOBBY, "forbidden"),
+    Step("ann", "remove", {**LOBBY, "reason": "enough"}, OK, "left"),
+    Step("bob", "say", {**LOBBY, "text": "hello?"}, "not_joined"),
 )
 
 

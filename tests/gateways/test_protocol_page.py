@@ -38,6 +38,7 @@ WITHOUT_PLAIN: Final = {
     "unmute": "as kick",
     "slow": "as kick",
     "close": "as kick",
+    "remove": "as kick",
 }
 """Commands that plain text does not have, and why."""
 

@@ -25,6 +25,14 @@ def break_connection(journal: SqliteJournal) -> None:
 # Faults of the disk
 
 
+async def test_a_value_that_no_row_holds_is_no_fault_of_the_store(store: Store) -> None:
+    async with store.open() as journal:
+        with pytest.raises(Unavailable) as caught:
+            await journal.commit([post("\ud800")])
+        assert caught.value.healthy
+        assert caught.value.divisible
+
+
 async def test_a_full_disk_and_room_again(store: Store) -> None:
     async with store.open() as journal:
         made = await commit(journal, post("before", key="k"))
@@ -34,6 +42,7 @@ async def test_a_full_disk_and_room_again(store: Store) -> None:
             with pytest.raises(Unavailable) as caught:
                 await journal.commit([post("x" * 100_000, key="big")])
             assert caught.value.divisible
+            assert not caught.value.healthy
             assert await journal.recover() == []
         made += await commit(journal, post("a small one fits"))
         assert await journal.read("lobby", 0, 9, 9) == made

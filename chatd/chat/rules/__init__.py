@@ -53,6 +53,7 @@ ELSEWHERE: Final[dict[type[commands.Command], Callable[[Connection, Any], Awaita
     commands.Unmute: moderation.moderate,
     commands.Slow: moderation.moderate,
     commands.Close: moderation.moderate,
+    commands.Remove: moderation.moderate,
 }
 """The rules of all other commands."""
 

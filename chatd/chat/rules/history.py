@@ -47,8 +47,11 @@ async def _log(connection: Connection, written_name: str) -> Log:
     check_may_read(connection, name.key)
     if room := chat.rooms.get(name.key):
         return Log(name.key, room.name, room.feed.visible)
-    if head := await chat.journal.head(name.key):
+    head = await chat.journal.head(name.key)
+    if head is not None and not head.empty:
         return Log(name.key, head.name, head.seq)
+    if await chat.rooms.exists(name):
+        return Log(name.key, name.display, 0)
     raise Refused("not_found", f"There is no room named {name.display}.")
 
 

@@ -12,7 +12,7 @@ __all__ = ["moderate"]
 
 
 async def moderate(
-    connection: Connection, command: commands.Sanction | commands.Slow | commands.Close
+    connection: Connection, command: commands.Moderate
 ) -> Reply[commands.Sanctioned]:
     """Carry out an operator's command."""
     if not connection.op:

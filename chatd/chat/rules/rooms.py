@@ -114,7 +114,7 @@ async def who(connection: Connection, command: commands.Who) -> Reply[commands.M
     if room := chat.rooms.get(name.key):
         members = room.member_list(after.key if after else "", page_size(command.limit))
         return Reply(commands.Members(members, len(room.members)))
-    if await chat.journal.head(name.key) is None:
+    if not await chat.rooms.exists(name):
         raise Refused("not_found", f"There is no room named {name.display}.")
     return Reply(commands.Members([], 0))
 

@@ -277,5 +277,17 @@ async def _close(talk: Talk, seconds: int | None, reason: str | None) -> None:
     talk.answer("The room is open." if seconds == 0 else "The room is closed.")
 
 
+@_verb(
+    "remove",
+    "Remove ROOM: its members leave it, and its messages are deleted.",
+    _ROOM,
+    optional(_REASON),
+    operators=True,
+)
+async def _remove(talk: Talk, room: str, reason: str | None) -> None:
+    await talk.chat.remove_room(room, reason=reason)
+    talk.answer(f"The room {room} is removed.")
+
+
 def _person(nick: str, reason: str | None) -> Any:
     return {"nick": nick} | ({} if reason is None else {"reason": reason})
