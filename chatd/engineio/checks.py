@@ -26,7 +26,6 @@ from chatd.settings import Settings, wrong_values
 from chatd.wire.origins import is_origin
 
 __all__ = [
-    "ORIGIN_WORDS",
     "Check",
     "Checked",
     "check_folder",
@@ -46,7 +45,7 @@ __all__ = [
 Check: TypeAlias = Callable[[str, Any], Any]
 T = TypeVar("T", bound=Struct)
 
-ORIGIN_WORDS: Final = ("*", "same", "loopback", "file")
+_ORIGIN_WORDS: Final = ("*", "same", "loopback", "file")
 
 # An hour. Also a guard against milliseconds, in which Node's options are.
 _MAX_SECONDS: Final = 3600
@@ -94,11 +93,12 @@ def count(least: int = 1) -> Check:
 
 
 def _number(name: str, value: Any, wanted: str, least: float, most: float) -> Any:
+    number: Any = value
     if isinstance(value, bool) or not isinstance(value, Real):
         raise fail(name, wanted, value)
-    if not least <= float(value) <= most:
+    if not least <= number <= most:
         raise fail(name, wanted, value, kind=ValueError)
-    return value
+    return number
 
 
 def instance(kind: type | tuple[type, ...], wanted: str) -> Check:
@@ -199,7 +199,7 @@ def _origin(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise fail(name, wanted, value)
     origin = value.strip().removesuffix("/")
-    if origin not in ORIGIN_WORDS and not is_origin(origin):
+    if origin not in _ORIGIN_WORDS and not is_origin(origin):
         if "*" in origin:
             wanted += " (a function of the request can accept a pattern)"
         raise fail(name, wanted, value, kind=ValueError)
