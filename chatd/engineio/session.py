@@ -481,7 +481,8 @@ class Session:
         """Send a ping if it is due, end the session if it is silent; return when to look again."""
         if self.reason is not None:
             return None
-        verdict, due = self._heartbeat.look(now, reading=not self._busy)
+        reading = not self._busy and not self._is_sending(now)
+        verdict, due = self._heartbeat.look(now, reading=reading)
         if verdict == "silent":
             if not self._is_taking(now):
                 self.end("ping timeout")
@@ -493,6 +494,15 @@ class Session:
             self._taken_at_look = self._taken
             self._hasten(_PING)
         return due
+
+    def _is_sending(self, now: float) -> bool:
+        """Return whether the pong may be late because the client still sends what is before it."""
+        websocket = self._websocket
+        if websocket is None:
+            # A body that stops arriving is refused with 408, which ends the session.
+            return self.polling.posting
+        silent = now - websocket.last_heard
+        return websocket.arriving and silent < self._engine.options.ping_timeout
 
     def _is_taking(self, now: float) -> bool:
         """Return whether the pong is late because the client is still taking what was before it."""
@@ -512,7 +522,8 @@ class Session:
         if the loop was blocked, the timer decides, after it has read what arrived meanwhile.
         """
         late = 0 <= now - self._heartbeat.deadline < STALL_SECONDS
-        if late and not self._busy and not self._is_taking(now):
+        waits = self._busy or self._is_sending(now)
+        if late and not waits and not self._is_taking(now):
             self.end("ping timeout")
         return self.state != "over"
 

@@ -161,6 +161,11 @@ class FrameReader:
         self._message = _NOTHING
         self._decoder: codecs.IncrementalDecoder | None = None
 
+    @property
+    def partial(self) -> bool:
+        """Whether a part of a message or of a frame has been read."""
+        return not self._idle
+
     def feed(self, data: bytes) -> list[Item]:
         """Return what ``data`` completes, in order. A Fault or a Closing is the last item ever."""
         if self._idle:

@@ -155,6 +155,11 @@ class WebSocket:
         self._receiver: Receiver | None = None
         self._reading: trio.CancelScope | None = None
 
+    @property
+    def arriving(self) -> bool:
+        """Whether a part of a message has arrived, and the rest has not."""
+        return self._reader.partial
+
     def end(self, close: Close, reason: str | None = None) -> None:
         """Close the connection. The first call counts. Returns at once."""
         if self.closing is None:

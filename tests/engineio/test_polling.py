@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from chatd.engineio import Block, polling
 from chatd.wire.request import Request
@@ -388,3 +388,39 @@ async def test_drained_waits_for_the_poll() -> None:
         await poller.poll()
         await wait_all_tasks_blocked()
         assert done
+
+
+@pytest.mark.parametrize(("revision", "head"), [(4, ""), (3, "150001:")])
+async def test_a_body_that_keeps_coming_is_a_sign_of_life(
+    autojump_clock: MockClock, revision: int, head: str
+) -> None:
+    async with serve(allow_eio3=True, ping_interval=3, ping_timeout=3, echo=False) as served:
+        poller = await served.poller(revision)
+        client = served.dial()
+        body = f"{head}4{'x' * 150_000}".encode()
+        await client.send(
+            f"POST /engine.io/?{poller.line} HTTP/1.1\r\nHost: localhost\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n".encode()
+        )
+        for at in range(0, len(body), 8192):
+            await trio.sleep(1)
+            await client.send(body[at : at + 8192])
+            if revision == 4 and at == 8192 * 9:
+                # Another request is not refused meanwhile.
+                assert await poller.poll() == "2"
+        assert (await client.answer())[0] == 200
+        assert [len(message) for message in served.last.messages] == [150_000]
+        assert served.last.reason is None
+
+
+async def test_a_body_that_stops_coming_ends_the_session(autojump_clock: MockClock) -> None:
+    async with serve(ping_interval=3, ping_timeout=3) as served:
+        poller = await served.poller()
+        client = served.dial()
+        await client.send(
+            f"POST /engine.io/?{poller.line} HTTP/1.1\r\nHost: localhost\r\n"
+            "Content-Length: 1000\r\n\r\n4x".encode()
+        )
+        assert (await client.answer())[0] == 408
+        await served.last.over.wait()
+        assert served.last.reason == "transport error"

@@ -312,3 +312,37 @@ async def test_a_get_for_a_websocket_s_session_by_its_own_name() -> None:
         sid = served.last.session.id
         answer = await ask(served.dial(), "GET", f"EIO=4&transport=websocket&sid={sid}")
         assert answer[0] == 400
+
+
+@pytest.mark.parametrize("fragments", [1, 20])
+async def test_a_message_that_keeps_coming_is_a_sign_of_life(
+    autojump_clock: MockClock, fragments: int
+) -> None:
+    async with serve(ping_interval=3, ping_timeout=3, echo=False) as served:
+        client = await opened(served)
+        parts = [b"4" + b"x" * 7499, *(b"x" * 7500 for _ in range(19))]
+        if fragments == 1:
+            data = masked(0x81, b"".join(parts))
+        else:
+            heads = [0x01, *[0x00] * 18, 0x80]
+            data = b"".join(masked(head, part) for head, part in zip(heads, parts, strict=True))
+        for at in range(0, len(data), 8192):
+            await trio.sleep(1)
+            await client.send(data[at : at + 8192])
+        await wait_all_tasks_blocked()
+        assert [len(message) for message in served.last.messages] == [149_999]
+        # The pings that it did not answer meanwhile are answered by one pong.
+        assert await client.hear() == "2"
+        await client.text("3")
+        await trio.sleep(2)
+        assert served.last.reason is None
+
+
+async def test_half_a_message_and_then_silence_is_none(autojump_clock: MockClock) -> None:
+    async with serve(ping_interval=3, ping_timeout=3) as served:
+        client = await opened(served)
+        began = trio.current_time()
+        await client.send(masked(0x81, b"4" + b"x" * 1000)[:500])
+        await served.last.over.wait()
+        assert served.last.reason == "ping timeout"
+        assert trio.current_time() - began <= 9
