@@ -94,7 +94,8 @@ async def kick(chat: Chat, by: str, command: commands.Kick) -> commands.Sanction
     if where.key and not any(where.key in each.memberships for each in target.connections):
         raise Refused("not_found", f"{target.nick} is not in {where.display}.")
     _log(chat, "kick", by, command, target=target)
-    _remove(target.connections, where, "kicked", command.reason)
+    notice = _kicked(chat, by, where, command.reason)
+    _remove(target.connections, where, "kicked", command.reason, notice)
     return commands.Sanctioned(user=target.user)
 
 
@@ -118,7 +119,7 @@ async def ban(chat: Chat, by: str, command: commands.Ban) -> commands.Sanctioned
     reached = ", ".join(banned) or ("none" if target.guest else None)
     _log(chat, "ban", by, command, target=target, network=reached)
     removed = dict.fromkeys([*target.connections, *_banned(chat, where.key)])
-    _remove(removed, where, "banned", command.reason)
+    _remove(removed, where, "banned", command.reason, _banned_from(chat, where, sanction))
     return commands.Sanctioned(
         user=target.user,
         networks=banned if target.guest else None,
@@ -148,7 +149,8 @@ async def _ban_network(
     sanction = _sanction(chat, "ban", by, command, where, network=str(network))
     await _impose(chat, [sanction])
     _log(chat, "ban", by, command, network=str(network))
-    _remove(_banned(chat, where.key), where, "banned", command.reason)
+    removed = _banned(chat, where.key)
+    _remove(removed, where, "banned", command.reason, _banned_from(chat, where, sanction))
     return commands.Sanctioned(networks=[str(network)], until=_until(sanction.until))
 
 
@@ -175,8 +177,9 @@ async def mute(chat: Chat, by: str, command: commands.Mute) -> commands.Sanction
     sanction = _sanction(chat, "mute", by, command, where, user=target.user, nick=target.nick)
     await _impose(chat, [sanction])
     _log(chat, "mute", by, command, target=target)
-    place = f" in {where.display}" if where.key else ""
-    _notify(target.connections, f"You are muted{place}", command.reason)
+    place = f" in {_name(chat, where)}" if where.key else ""
+    text = sanction.explained(f"You are muted{place}", sanction.at)
+    _notify(target.connections, text)
     return commands.Sanctioned(user=target.user, until=_until(sanction.until))
 
 
@@ -185,7 +188,7 @@ async def unmute(chat: Chat, by: str, command: commands.Unmute) -> commands.Sanc
     where = _where(command.room)
     found = _of(chat, "mute", command, where)
     done = await _lift(chat, "unmute", by, command, found)
-    place = f" in {where.display}" if where.key else ""
+    place = f" in {_name(chat, where)}" if where.key else ""
     for muted in {one.user for one in found}:
         still = [one.room for one in chat.sanctions.all(["mute"]) if one.user == muted]
         if "" in still or (user := chat.users.get(muted)) is None:
@@ -193,7 +196,7 @@ async def unmute(chat: Chat, by: str, command: commands.Unmute) -> commands.Sanc
         text = f"You are no longer muted{place}"
         if still and not where.key:
             text += f", except in {', '.join(_names(chat, still))}"
-        _notify(tuple(user.connections), text, command.reason)
+        _notify(tuple(user.connections), _with_reason(text, command.reason))
     return done
 
 
@@ -235,12 +238,9 @@ async def close(chat: Chat, by: str, command: commands.Close) -> commands.Sancti
     await _impose(chat, [sanction])
     _log(chat, "close", by, command)
     inside = [each for each in chat.connections if where.key in each.memberships]
-    _remove(
-        [each for each in inside if not each.op],
-        where,
-        "kicked",
-        command.reason or "the room is closed",
-    )
+    reason = command.reason or "the room is closed"
+    removed = [each for each in inside if not each.op]
+    _remove(removed, where, "kicked", reason, _kicked(chat, by, where, reason))
     return commands.Sanctioned(until=_until(sanction.until))
 
 
@@ -272,7 +272,7 @@ def _dissolve(chat: Chat, room: Room, reason: str | None) -> None:
         else:
             connection.kick(membership, "kicked")
             gone = f"The room {room.name} was"
-        _notify([connection], f"{gone} removed", reason)
+        _notify([connection], _with_reason(f"{gone} removed", reason))
     room.clear()
 
 
@@ -369,10 +369,12 @@ def _sanction(
                 f"seconds must be over 0 and at most {MAX_SECONDS}. Omit it for no end.",
             )
         until = at + int(command.seconds * 1000)
+    operator = chat.users.get(by)
     return Sanction(
         kind,
         by=by,
         at=at,
+        by_nick="" if operator is None else operator.nick.display,
         room=where.key,
         user=user,
         nick=nick,
@@ -467,7 +469,9 @@ def _remove(
     where: Name,
     how: Literal["kicked", "banned"],
     reason: str | None,
+    notice: str,
 ) -> None:
+    """Remove connections from the chat, or from a room with a notice that says so."""
     close = KICKED if how == "kicked" else BANNED
     for connection in list(connections):
         if not where.key:
@@ -476,12 +480,32 @@ def _remove(
             connection.end(close, reason or "")
         elif membership := connection.memberships.get(where.key):
             connection.kick(membership, how)
-            _notify([connection], f"You were {how} from {membership.room.name}", reason)
+            _notify([connection], notice)
 
 
-def _notify(connections: Iterable[Connection], text: str, reason: str | None) -> None:
+def _kicked(chat: Chat, by: str, where: Name, reason: str | None) -> str:
+    operator = chat.users.get(by)
+    name = "" if operator is None else f" by {operator.nick.display}"
+    return _with_reason(f"You were kicked from {_name(chat, where)}{name}", reason)
+
+
+def _banned_from(chat: Chat, where: Name, ban: Sanction) -> str:
+    return ban.explained(f"You are banned from {_name(chat, where)}", ban.at)
+
+
+def _name(chat: Chat, where: Name) -> str:
+    """Return a room's name as its members see it."""
+    room = chat.rooms.get(where.key)
+    return where.display if room is None else room.name
+
+
+def _with_reason(text: str, reason: str | None) -> str:
+    return f"{text}: {reason}" if reason else f"{text}."
+
+
+def _notify(connections: Iterable[Connection], text: str) -> None:
     for connection in connections:
-        connection.notify(events.Notice(f"{text}: {reason}" if reason else f"{text}."))
+        connection.notify(events.Notice(text))
 
 
 def _log(

@@ -6,6 +6,7 @@ compared under UsernameCaseMapped (RFC 8265 section 3).
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import lru_cache
 from typing import Final
 from unicodedata import category, normalize
@@ -100,7 +101,10 @@ def _check_length(what: str, text: str, characters: int) -> None:
 def _name(what: str, example: str, text: str, characters: int, reserved: frozenset[str]) -> Name:
     if text.startswith("/"):
         raise Refused("bad_request", f"{what} cannot begin with /. {example}")
-    if " " in text:
+    if any(map(str.isspace, text)):
+        hyphenated = "-".join(text.split())
+        with suppress(Refused):
+            example = f"Try {_name(what, example, hyphenated, characters, reserved).display}."
         raise Refused("bad_request", f"{what} cannot contain spaces. {example}")
     try:
         display = _PRESERVED.enforce(text)
@@ -122,7 +126,9 @@ def _reason(error: UnicodeEncodeError) -> str:
     character = error.object[error.start : error.start + 1]
     if not character:
         return "consist of such characters alone"
-    return f"contain the character U+{ord(character):04X}"
+    if character.isprintable():
+        return f"contain {character}"
+    return f"contain the invisible character U+{ord(character):04X}"
 
 
 class Pattern(Struct, frozen=True):

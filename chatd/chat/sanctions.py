@@ -34,6 +34,7 @@ class Sanction(Struct, frozen=True, omit_defaults=True):
     Attributes:
         kind: Which of them.
         by: The operator's user id, or the console.
+        by_nick: What others call that operator; empty for the console.
         at: When it was imposed, in milliseconds since 1970.
         room: The room's key; empty for the whole chat.
         user: Whom it applies to; empty for a network or a room.
@@ -48,6 +49,7 @@ class Sanction(Struct, frozen=True, omit_defaults=True):
     kind: SanctionKind
     by: str
     at: int
+    by_nick: str = ""
     room: str = ""
     user: str = ""
     nick: str = ""
@@ -56,6 +58,12 @@ class Sanction(Struct, frozen=True, omit_defaults=True):
     until: int | None = None
     seconds: float = 0
     reason: str = ""
+
+    def explained(self, text: str, now: int) -> str:
+        """Return a sentence: ``text``, by whom, for how long from ``now`` on, and why."""
+        by = f" by {self.by_nick}" if self.by_nick else ""
+        time = "until further notice" if self.until is None else f"for {_time(self.until - now)}"
+        return f"{text}{by} {time}{f': {self.reason}' if self.reason else '.'}"
 
     @property
     def name(self) -> str:
@@ -164,21 +172,31 @@ class Sanctions:
         return self.get("mute", room, user) or self.get("mute", "", user)
 
     def refused(self, sanction: Sanction, text: str) -> Refused:
-        """Return the exception to raise for a sanction, with its reason and its remaining time."""
+        """Return the exception to raise for a sanction; ``text`` begins its message."""
         code: Literal["banned", "muted", "forbidden"] = "forbidden"
         if sanction.kind == "ban":
             code = "banned"
         elif sanction.kind == "mute":
             code = "muted"
-        reason = f": {sanction.reason}" if sanction.reason else "."
-        left = None if sanction.until is None else max(1, sanction.until - self._now())
-        return Refused(code, f"{text}{reason}", left)
+        now = self._now()
+        left = None if sanction.until is None else max(1, sanction.until - now)
+        return Refused(code, sanction.explained(text, now), left)
 
     def _holds(self, sanction: Sanction) -> bool:
         return sanction.until is None or sanction.until > self._now()
 
     def _live(self, sanction: Sanction | None) -> Sanction | None:
         return sanction if sanction is not None and self._holds(sanction) else None
+
+
+def _time(milliseconds: int) -> str:
+    """Return a time in its largest unit of which it has two or more, rounded up."""
+    count, unit = max(1, -(-milliseconds // 1000)), "second"
+    for size, larger in ((60, "minute"), (60, "hour"), (24, "day")):
+        if count < 2 * size and count != size:
+            break
+        count, unit = -(-count // size), larger
+    return f"{count} {unit}" if count == 1 else f"{count} {unit}s"
 
 
 def _key(network: Network) -> tuple[tuple[int, int], int]:

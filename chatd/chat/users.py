@@ -346,6 +346,13 @@ class Users:
             return False
         return self._by_nick.setdefault(name.key, user) is user
 
+    def taken(self, user: User, name: Name) -> str:
+        """Return why a user cannot have a nick, and one like it that is free."""
+        holder, free = self._by_nick.get(name.key), self._free(name, user.id).display
+        if holder is None or holder.released is None:
+            return f"The nick {name.display} is taken. Try {free}."
+        return f"The nick {name.display} is reserved for a user who left recently. Try {free}."
+
     def unclaim(self, user: User, name: Name) -> None:
         """Free a nick that was reserved."""
         if name.key != user.nick.key and self._by_nick.get(name.key) is user:

@@ -103,7 +103,9 @@ async def test_a_kick_from_a_room(room: Room, root: Client, eve: Client) -> None
     assert [(left.nick, left.reason) for left in root.told(events.Left)] == [("eve", "kicked")]
     for client in (eve, second):
         assert [left.reason for left in client.told(events.Left)] == ["kicked"]
-        assert client.told(events.Notice)[-1].text == "You were kicked from lobby: calm down"
+        assert (
+            client.told(events.Notice)[-1].text == "You were kicked from lobby by root: calm down"
+        )
         assert client.connection.memberships == {}
         assert client.closed == []
     assert refused(await eve.say("x")) == "not_joined"
@@ -167,7 +169,7 @@ async def test_a_ban_meets_the_session_and_the_address(
     assert colleague.closed == root.closed == []
     banned = refusal(room.chat.check_may_enter, "", ADDRESS, None)
     assert banned is not None
-    assert (banned.code, banned.message) == ("banned", "You are banned: enough")
+    assert (banned.code, banned.message) == ("banned", "You are banned by root for 1 hour: enough")
     assert banned.retry_ms is not None
     assert 3_590_000 < banned.retry_ms <= 3_600_000
     # Elsewhere, with the old session.
@@ -461,7 +463,7 @@ async def test_a_muted_user_cannot_send(
     said = await eve.say("before")
     await eve.join("den")
     await root.do(commands.Mute(room="lobby", nick="eve", seconds=60, reason="spam"))
-    assert eve.told(events.Notice)[-1].text == "You are muted in lobby: spam"
+    assert eve.told(events.Notice)[-1].text == "You are muted in lobby by root for 1 minute: spam"
     for command in (
         commands.Say(room="lobby", text="x"),
         commands.Edit(room="lobby", seq=said.seq, text="x"),

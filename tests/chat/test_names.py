@@ -61,6 +61,23 @@ def test_what_no_name_may_be(bad: str) -> None:
         assert refused.code == "bad_request"
 
 
+@pytest.mark.parametrize(
+    ("given_name", "message"),
+    [
+        ("Ann Smith", "Nicks cannot contain spaces. Try Ann-Smith."),
+        ("  ann\tb\u3000c ", "Nicks cannot contain spaces. Try ann-b-c."),
+        ("#a b", "Nicks cannot contain spaces. Try ann-smith."),
+        (" ", "Nicks cannot contain spaces. Try ann-smith."),
+        ("ann\U0001f600", "Nicks cannot contain \U0001f600. Try ann-smith."),
+        ("a\u200bb", "Nicks cannot contain the invisible character U+200B. Try ann-smith."),
+    ],
+)
+def test_a_refusal_says_what_to_try(given_name: str, message: str) -> None:
+    refused = refusal(nick_name, given_name)
+    assert refused is not None
+    assert refused.message == message
+
+
 def test_nicks_and_rooms_differ_in_length_and_in_the_slash() -> None:
     assert not refusal(nick_name, "n" * 32)
     assert refusal(nick_name, "n" * 33)

@@ -64,10 +64,33 @@ def test_a_mute_applies_in_its_room_or_everywhere() -> None:
 def test_the_refusals(kind: SanctionKind, code: str) -> None:
     found = held()
     plain = found.refused(Sanction(kind, by="root", at=1), "You cannot").refusal
-    assert (plain.code, plain.message, plain.retry_ms) == (code, "You cannot.", None)
-    sanction = Sanction(kind, by="root", at=1, reason="enough", until=NOW + 5)
+    text = "You cannot until further notice."
+    assert (plain.code, plain.message, plain.retry_ms) == (code, text, None)
+    sanction = Sanction(kind, by="root", by_nick="Root", at=1, reason="enough", until=NOW + 5)
     reasoned = found.refused(sanction, "You cannot").refusal
-    assert (reasoned.message, reasoned.retry_ms) == ("You cannot: enough", 5)
+    text = "You cannot by Root for 1 second: enough"
+    assert (reasoned.message, reasoned.retry_ms) == (text, 5)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.001, "1 second"),
+        (59.5, "1 minute"),
+        (60, "1 minute"),
+        (61, "61 seconds"),
+        (120, "2 minutes"),
+        (599, "10 minutes"),
+        (3600, "1 hour"),
+        (3601, "61 minutes"),
+        (7199, "2 hours"),
+        (86_400, "1 day"),
+        (604_800, "7 days"),
+    ],
+)
+def test_the_rest_of_the_time_is_said_in_words(seconds: float, text: str) -> None:
+    muted = Sanction("mute", by="root", at=1, user="u", until=NOW + round(seconds * 1000))
+    assert muted.explained("You are muted", NOW) == f"You are muted for {text}."
 
 
 def test_a_sanction_replaces_the_one_of_the_same_name() -> None:

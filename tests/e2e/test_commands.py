@@ -252,7 +252,7 @@ def steady(value: Any) -> Any:
 
 PLAIN: Final = (
     ("hello", "bob: hello", {"on": "message", "room": "lobby", "from": "bob", "text": "hello"}),
-    ("/nick ann", "* The nick ann is taken. Try another one.", None),
+    ("/nick ann", "* The nick ann is taken. Try ann-2.", None),
     ("/nick Bobby", "* bob is now Bobby", {"on": "nick", "from": "bob", "to": "Bobby"}),
     ("/who", "* In #lobby: ann, Bobby", None),
     ("/history 1", "bob: hello", None),

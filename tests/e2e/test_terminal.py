@@ -189,7 +189,7 @@ async def test_an_operator_at_a_terminal_and_a_guest_on_the_page(
     await olga.until("* You are in lobby: bob, olga.")
     await olga.type("/mute bob 10m calm down")
     await olga.until("* bob is muted.")
-    await bob.line("notice", "You are muted in lobby: calm down")
+    await bob.line("notice", "You are muted in lobby by olga for 10 minutes: calm down")
     await olga.type("/unmute bob")
     await olga.until("* bob is no longer muted.")
     await olga.type("/topic peace")

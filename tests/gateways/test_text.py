@@ -283,8 +283,8 @@ async def test_nick(chat: Harness, autojump_clock: MockClock) -> None:
     assert (await ann.next("notice")).text == "bob joined"
     assert await typed(bob, "/nick  Robert ") == "bob is now Robert"
     assert (await ann.next("notice")).text == "bob is now Robert"
-    assert await typed(bob, "/nick ANN") == "The nick ANN is taken. Try another one."
-    assert await typed(bob, "/nick a b") == "Nicks cannot contain spaces. Try ann-smith."
+    assert await typed(bob, "/nick ANN") == "The nick ANN is taken. Try ANN-2."
+    assert await typed(bob, "/nick a b") == "Nicks cannot contain spaces. Try a-b."
     await bob.say("hi")
     assert (await ann.next("message")).nick == "Robert"
 

@@ -22,6 +22,7 @@ from chatd.model import (
     INTERNAL,
     UNAUTHORIZED,
     Record,
+    Refusal,
     Refused,
     Remember,
     UserRecord,
@@ -319,6 +320,17 @@ async def test_a_client_that_does_not_auth_in_time_is_closed(
     assert len(alone.chat.timers) == 0
 
 
+async def test_a_taken_nick_comes_with_a_free_one(room: Room, autojump_clock: MockClock) -> None:
+    holder, other = room.client("ann"), room.client("bob")
+    answer = await other.do(commands.Nick(nick="Ann"))
+    assert answer == Refusal("nick_taken", "The nick Ann is taken. Try Ann-2.")
+    holder.close()
+    answer = await other.do(commands.Nick(nick="Ann"))
+    text = "The nick Ann is reserved for a user who left recently. Try Ann-2."
+    assert answer == Refusal("nick_taken", text)
+    assert await other.do(commands.Nick(nick="Ann-2")) == commands.Renamed("Ann-2")
+
+
 async def test_a_tokens_expiry_is_announced_and_closes(
     room: Room, autojump_clock: MockClock
 ) -> None:
@@ -468,4 +480,4 @@ async def test_a_banned_user_is_answered_and_then_closed(mock_clock: MockClock) 
         await identity.auth(connection, commands.Auth(session=session))
     assert (caught.value.refusal.code, closed) == ("banned", [])
     caught.value.then()
-    assert closed == [(BANNED, "You are banned.")]
+    assert closed == [(BANNED, "You are banned until further notice.")]

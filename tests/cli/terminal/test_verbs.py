@@ -146,7 +146,7 @@ async def test_operators_commands(sit: Sit, autojump_clock: MockClock) -> None:
         await bob.sees("* ann removed the topic")
         assert await ann.type("/mute bob 10m calm down")
         assert not await bob.type("but")
-        await bob.sees("! You are muted here: calm down (wait 600 s)")
+        await bob.sees("! You are muted here by ann for 10 minutes: calm down (wait 600 s)")
         assert await ann.type("/unmute bob")
         assert await bob.type("thanks")
         await ann.sees("#3 bob: thanks")
