@@ -30,6 +30,8 @@ from chatd.protocol.commands import (
     RoomInfo,
     Said,
     Sanctioned,
+    SanctionInfo,
+    SanctionList,
 )
 from chatd.protocol.events import (
     Bye,
@@ -89,6 +91,8 @@ __all__ = [
     "RoomInfo",
     "RoomLost",
     "Said",
+    "SanctionInfo",
+    "SanctionList",
     "Sanctioned",
     "Statistics",
     "Token",

@@ -59,6 +59,7 @@ from chatd.protocol.commands import (
     RoomList,
     Said,
     Sanctioned,
+    SanctionList,
 )
 from chatd.protocol.events import (
     Bye,
@@ -565,6 +566,20 @@ class Chat:
             Refused: ``forbidden``, ``not_found`` (there is no such mute) or ``bad_request``.
         """
         return await self._call(commands.Unmute(room=room, **who), Sanctioned)
+
+    async def bans(self, room: str | None = None) -> SanctionList:
+        """List the sanctions that are in force: bans, mutes, slow modes and closed rooms.
+
+        Args:
+            room: List those in this room and in the whole chat. By default all.
+
+        Returns:
+            The newest sanctions, at most 500.
+
+        Raises:
+            Refused: ``forbidden`` (you are not an operator) or ``bad_request`` (the name).
+        """
+        return await self._call(commands.Bans(room=room), SanctionList)
 
     async def slow(self, room: str, seconds: float) -> Sanctioned:
         """Make all users but operators wait between two messages in a room.

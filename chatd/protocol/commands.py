@@ -18,6 +18,7 @@ __all__ = [
     "AnyCommand",
     "Auth",
     "Ban",
+    "Bans",
     "Changed",
     "Close",
     "Command",
@@ -50,6 +51,8 @@ __all__ = [
     "Rooms",
     "Said",
     "Sanction",
+    "SanctionInfo",
+    "SanctionList",
     "Sanctioned",
     "Say",
     "Search",
@@ -263,6 +266,15 @@ class Remove(Moderate, frozen=True, kw_only=True):
     reason: str | None = None
 
 
+class Bans(Command, frozen=True, kw_only=True):
+    """List the sanctions that are in force: bans, mutes, slow modes and closed rooms.
+
+    With ``room``, those in the room and those in the whole chat.
+    """
+
+    room: str | None = None
+
+
 AnyCommand: TypeAlias = (
     Auth
     | Join
@@ -286,6 +298,7 @@ AnyCommand: TypeAlias = (
     | Slow
     | Close
     | Remove
+    | Bans
 )
 """Every command that there is."""
 
@@ -516,6 +529,46 @@ class Sanctioned(Struct, frozen=True, omit_defaults=True):
     networks: list[str] | None = None
 
 
+class SanctionInfo(Struct, frozen=True, omit_defaults=True):
+    """One sanction of the answer to ``bans``.
+
+    Attributes:
+        kind: ``ban``, ``mute``, ``slow`` or ``close``.
+        at: When it was imposed.
+        by: The operator's user id, or ``console``.
+        room: The room; None if it applies to the whole chat.
+        user: The id of the user it applies to; None if it applies to a network or a room.
+        nick: The user's nick at that time.
+        network: The network it applies to, in CIDR notation.
+        until: When it ends; None if it has no end.
+        seconds: For ``slow``, the time between two messages.
+        reason: Why; None if the operator gave no reason.
+    """
+
+    kind: str
+    at: datetime
+    by: str
+    room: str | None = None
+    user: str | None = None
+    nick: str | None = None
+    network: str | None = None
+    until: datetime | None = None
+    seconds: float | None = None
+    reason: str | None = None
+
+
+class SanctionList(Struct, frozen=True, omit_defaults=True):
+    """Answers ``bans``.
+
+    Attributes:
+        bans: The sanctions, the newest first; at most 500.
+        more: True if there are older ones.
+    """
+
+    bans: list[SanctionInfo]
+    more: bool = False
+
+
 Result: TypeAlias = (
     Identity
     | Sanctioned
@@ -527,6 +580,7 @@ Result: TypeAlias = (
     | Found
     | Members
     | RoomList
+    | SanctionList
     | Renamed
     | ReadMark
 )

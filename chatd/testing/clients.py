@@ -191,6 +191,7 @@ class JsonClient(EventClient):
     slow = _limited(client.Chat.slow)
     close_room = _limited(client.Chat.close_room)
     remove_room = _limited(client.Chat.remove_room)
+    bans = _limited(client.Chat.bans)
 
     def typing(self, room: str, *, active: bool = True) -> None:
         """Report that this user is typing. It has no answer.

@@ -581,3 +581,38 @@ async def test_a_store_that_does_not_take_it_has_no_ban(room: Room, root: Client
 def test_done_says_only_what_there_is() -> None:
     assert msgspec.json.encode(commands.Sanctioned()) == b"{}"
     assert None not in msgspec.to_builtins(commands.Sanctioned(user="u")).values()
+
+
+# ---- the list
+
+
+async def test_operators_list_what_is_in_force(room: Room, root: Client, eve: Client) -> None:
+    assert refused(await eve.do(commands.Bans())) == "forbidden"
+    assert refused(await root.do(commands.Bans(room="*"))) == "bad_request"
+    assert await root.do(commands.Bans()) == commands.SanctionList([])
+    user = eve.connection.user.id
+    await root.join("Den")
+    await root.do(commands.Slow(room="Den", seconds=5))
+    await root.do(commands.Mute(nick="eve", seconds=60, reason="spam"))
+    await root.do(commands.Ban(room="lobby", user=user))
+    listed = await root.do(commands.Bans())
+    assert [(one.kind, one.room, one.user, one.network) for one in listed.bans] == [
+        ("ban", "lobby", None, "192.0.2.7/32"),
+        ("ban", "lobby", user, None),
+        ("mute", None, user, None),
+        ("slow", "Den", None, None),
+    ]
+    mute = listed.bans[2]
+    assert (mute.by, mute.nick, mute.reason, mute.seconds) == ("root", "eve", "spam", None)
+    assert mute.until is not None
+    in_den = await root.do(commands.Bans(room="DEN"))
+    assert [(one.kind, one.seconds) for one in in_den.bans] == [("mute", None), ("slow", 5.0)]
+    assert not in_den.more
+
+
+async def test_a_list_of_bans_is_bounded(room: Room, root: Client) -> None:
+    for number in range(501):
+        room.chat.sanctions.add(Sanction("ban", by="root", at=number, user=f"user-{number}"))
+    listed = await root.do(commands.Bans())
+    assert listed.more
+    assert [one.user for one in listed.bans] == [f"user-{500 - number}" for number in range(500)]

@@ -74,6 +74,8 @@ STEPS: Final = (
     Step("ann", "unmute", BOB, OK),
     Step("bob", "slow", {**LOBBY, "seconds": 60}, "forbidden"),
     Step("ann", "slow", {**LOBBY, "seconds": 60}, OK),
+    Step("bob", "bans", LOBBY, "forbidden"),
+    Step("ann", "bans", LOBBY, OK),
     Step("bob", "say", {**LOBBY, "text": "slowly"}, OK, "message"),
     Step("bob", "say", {**LOBBY, "text": "too quickly"}, "rate_limited"),
     Step("ann", "slow", {**LOBBY, "seconds": 0}, OK),

@@ -39,6 +39,7 @@ WITHOUT_PLAIN: Final = {
     "slow": "as kick",
     "close": "as kick",
     "remove": "as kick",
+    "bans": "as kick",
 }
 """Commands that plain text does not have, and why."""
 

@@ -54,6 +54,7 @@ ELSEWHERE: Final[dict[type[commands.Command], Callable[[Connection, Any], Awaita
     commands.Slow: moderation.moderate,
     commands.Close: moderation.moderate,
     commands.Remove: moderation.moderate,
+    commands.Bans: moderation.bans,
 }
 """The rules of all other commands."""
 
@@ -72,6 +73,7 @@ PAGED: Final = frozenset(
         commands.Search,
         commands.Who,
         commands.Rooms,
+        commands.Bans,
     }
 )
 """Commands that read the store or a long list, which ``limits.requests_per_second`` bounds."""

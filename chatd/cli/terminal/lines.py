@@ -24,6 +24,7 @@ from chatd.client import (
     NickChange,
     Presence,
     RoomInfo,
+    SanctionInfo,
     Topic,
 )
 
@@ -114,6 +115,16 @@ def room(info: RoomInfo) -> str:
     name = f"{info.room}, {info.members} here" if info.nick is None else f"@{info.nick}"
     unread = f", {info.unread} unread" if info.unread else ""
     return visible(f"{name}{unread}{f': {info.topic}' if info.topic else ''}")
+
+
+def sanction(one: SanctionInfo) -> str:
+    """Format a ban, a mute, slow mode or a closed room."""
+    target = one.nick or one.user or one.network
+    place = "everywhere" if one.room is None else f"in {one.room}"
+    end = "" if one.until is None else f" until {one.until.astimezone():%Y-%m-%d %H:%M}"
+    seconds = "" if one.seconds is None else f" ({one.seconds:g} s)"
+    reason = "" if one.reason is None else f": {one.reason}"
+    return " ".join(filter(None, (one.kind, target, place))) + f"{seconds}{end}{reason}"
 
 
 def _start(at: datetime | None, label: str) -> Text:

@@ -289,5 +289,11 @@ async def _remove(talk: Talk, room: str, reason: str | None) -> None:
     talk.answer(f"The room {room} is removed.")
 
 
+@_verb("bans", "List bans, mutes, slow modes and closed rooms.", operators=True)
+async def _bans(talk: Talk) -> None:
+    found = await talk.chat.bans()
+    talk.answer("\n".join(map(lines.sanction, found.bans)) or "Nobody is banned or muted.")
+
+
 def _person(nick: str, reason: str | None) -> Any:
     return {"nick": nick} | ({} if reason is None else {"reason": reason})
