@@ -143,7 +143,8 @@ def _tuning(settings: Settings) -> Tunable:
 class Auth(msgspec.Struct):
     """The data from a client's ``auth``.
 
-    ``faults`` has a sentence for each value that cannot be used; such a value is ignored.
+    Without ``join`` the client is in no room until it sends ``join`` itself. ``faults`` has a
+    sentence for each value that cannot be used; such a value is ignored.
     """
 
     token: str | None = None
@@ -152,6 +153,7 @@ class Auth(msgspec.Struct):
     session: str | None = None
     since: commands.Position | None = None
     limit: int | None = None
+    join: bool = True
     faults: list[str] = msgspec.field(default_factory=list)
 
 
@@ -402,7 +404,7 @@ class _Client:
             connection.notify(events.Notice(connection.nick_notice))
         if session is not None and connection.grant is None:
             await self._perform(commands.Auth(session=session), "auth")
-        if connection.authenticated:
+        if connection.authenticated and self._auth.join:
             await self._enter()
         else:
             self._hello({})
@@ -504,7 +506,7 @@ class _Client:
             pending = perform(self.connection, command, self._answered(name, ack))
             if pending is not None:
                 await pending
-                if not before and self.connection.authenticated:
+                if not before and self.connection.authenticated and self._auth.join:
                     await self._enter()
 
     async def _perform(self, command: commands.Command, name: str) -> None:
@@ -588,6 +590,10 @@ def _read_number(value: Any) -> int:  # a client's
     return msgspec.convert(value, int, strict=False)
 
 
+def _read_flag(value: Any) -> bool:  # a client's
+    return msgspec.convert(value, bool, strict=False)
+
+
 def _read_position(value: Any) -> commands.Position:  # a client's
     if isinstance(value, str):
         return msgspec.json.decode(value, type=commands.Position, strict=False)
@@ -602,6 +608,7 @@ _POSITION: Final = 'a position, such as {"epoch": "5f3a", "seq": 42}'
 _READERS: Final[dict[str, tuple[str, Callable[[Any], Any], str]]] = {
     **{name: (name, _read_text, "a text") for name in ("token", "nick", "room", "session")},
     "limit": ("limit", _read_number, "a whole number, such as 20"),
+    "join": ("join", _read_flag, "true or false"),
     # The last one counts.
     **dict.fromkeys(_POSITIONS, ("since", _read_position, _POSITION)),
 }

@@ -89,6 +89,20 @@ async def test_hello_then_the_backlog_then_what_is_live(
     assert (await client.event())[1] == "live"
 
 
+async def test_a_client_may_join_by_itself(chat: Harness, autojump_clock: MockClock) -> None:
+    plain = await speak_text(chat, "/?nick=plain")
+    await plain.hear()
+    client = await come(chat, {"nick": "ann", "join": False})
+    name, hello = await client.event()
+    assert (name, hello["nick"], "joined" in hello) == ("hello", "ann", False)
+    # Nobody saw it, under no name that it had meanwhile.
+    await client.emit("nick", {"nick": "anna"})
+    await client.emit("join", {"room": "lobby", "limit": 0})
+    assert await plain.hear() == "* anna joined"
+    await client.emit("chat message", "hi", {"room": "lobby"})
+    assert await plain.hear() == "anna: hi"
+
+
 async def test_a_message_as_in_every_tutorial(chat: Harness, autojump_clock: MockClock) -> None:
     plain = await speak_text(chat, "/?nick=plain")
     await plain.hear()
