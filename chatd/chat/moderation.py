@@ -177,7 +177,7 @@ async def mute(chat: Chat, by: str, command: commands.Mute) -> commands.Sanction
     sanction = _sanction(chat, "mute", by, command, where, user=target.user, nick=target.nick)
     await _impose(chat, [sanction])
     _log(chat, "mute", by, command, target=target)
-    place = f" in {_name(chat, where)}" if where.key else ""
+    place = f" in {_named(chat, where.key)}" if where.key else ""
     text = sanction.explained(f"You are muted{place}", sanction.at)
     _notify(target.connections, text)
     return commands.Sanctioned(user=target.user, until=_until(sanction.until))
@@ -188,21 +188,22 @@ async def unmute(chat: Chat, by: str, command: commands.Unmute) -> commands.Sanc
     where = _where(command.room)
     found = _of(chat, "mute", command, where)
     done = await _lift(chat, "unmute", by, command, found)
-    place = f" in {_name(chat, where)}" if where.key else ""
+    place = f" in {_named(chat, where.key)}" if where.key else ""
     for muted in {one.user for one in found}:
         still = [one.room for one in chat.sanctions.all(["mute"]) if one.user == muted]
         if "" in still or (user := chat.users.get(muted)) is None:
             continue
         text = f"You are no longer muted{place}"
         if still and not where.key:
-            text += f", except in {', '.join(_names(chat, still))}"
+            text += f", except in {', '.join(_named(chat, key) for key in still)}"
         _notify(tuple(user.connections), _with_reason(text, command.reason))
     return done
 
 
-def _names(chat: Chat, keys: list[str]) -> list[str]:
-    """Return the names of rooms as they are written, as far as they are known."""
-    return [room.name if (room := chat.rooms.get(key)) else key for key in keys]
+def _named(chat: Chat, key: str) -> str:
+    """Return a room's name as it is written, if that is known."""
+    room = chat.rooms.get(key)
+    return key if room is None else room.name
 
 
 # ---- rooms
@@ -486,17 +487,11 @@ def _remove(
 def _kicked(chat: Chat, by: str, where: Name, reason: str | None) -> str:
     operator = chat.users.get(by)
     name = "" if operator is None else f" by {operator.nick.display}"
-    return _with_reason(f"You were kicked from {_name(chat, where)}{name}", reason)
+    return _with_reason(f"You were kicked from {_named(chat, where.key)}{name}", reason)
 
 
 def _banned_from(chat: Chat, where: Name, ban: Sanction) -> str:
-    return ban.explained(f"You are banned from {_name(chat, where)}", ban.at)
-
-
-def _name(chat: Chat, where: Name) -> str:
-    """Return a room's name as its members see it."""
-    room = chat.rooms.get(where.key)
-    return where.display if room is None else room.name
+    return ban.explained(f"You are banned from {_named(chat, where.key)}", ban.at)
 
 
 def _with_reason(text: str, reason: str | None) -> str:

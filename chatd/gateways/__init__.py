@@ -42,7 +42,7 @@ def routes(
         closing: Returns whether new clients are refused.
     """
     websocket = _websocket(chat, log, closing)
-    pages = page.routes(chat.settings)
+    pages = page.routes(lambda: chat.settings)
     paths, prefixes = socketio.io.mounts()
     return Routes(
         {

@@ -1,6 +1,8 @@
 """The chat page: a fixed table of small files, read once, and their security headers.
 
-Only files in the table are served: no request's path ever becomes a file's path.
+Only files in the table are served: no request's path ever becomes a file's path. The files that
+``/`` loads are below a folder that is named by a hash of them all, so that browsers keep them until
+they change, and then load all of them anew.
 """
 
 from __future__ import annotations
@@ -8,12 +10,13 @@ from __future__ import annotations
 import gzip
 import hashlib
 import html
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import resources
 from typing import Final
 
-from chatd.settings import Settings
+from chatd.settings import Chat, Settings
 from chatd.wire.request import Request, Response
 from chatd.wire.routes import Methods
 
@@ -21,8 +24,8 @@ __all__ = ["routes"]
 
 _FOLDER: Final = "page"
 _INDEX: Final = "index.html"
-_DEFAULT_ROOM: Final = "{default_room}"
-_AUTH_MODE: Final = "{auth_mode}"
+_COMMENTS: Final = re.compile(rb"^[ ]*(?:/\*.*?\*/|//[^\n]*)\n", re.MULTILINE | re.DOTALL)
+_PLACEHOLDERS: Final = re.compile(r"\{(\w+)\}")
 
 _TYPES: Final = {
     "css": "text/css; charset=utf-8",
@@ -35,6 +38,7 @@ FILES: Final = (
     _INDEX,
     "actions.js",
     "chat.js",
+    "commands.js",
     "composer.js",
     "connection.js",
     "dialog.js",
@@ -48,6 +52,7 @@ FILES: Final = (
     "message.js",
     "moderation.js",
     "outbox.js",
+    "palette.js",
     "people.js",
     "polling.js",
     "readmarks.js",
@@ -71,9 +76,13 @@ _POLICY: Final = (
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 
+_ASK_EACH_TIME: Final = "no-cache"
+"""For a page whose contents may change: browsers ask for it, and usually get 304."""
+
+_KEEP: Final = "public, max-age=31536000, immutable"
+"""For a path that is new when the contents change (RFC 8246), for a year."""
+
 _HEADERS: Final = (
-    # Contents change under the same name: browsers ask each time, and usually get 304.
-    ("Cache-Control", "no-cache"),
     ("Content-Security-Policy", _POLICY),
     ("Cross-Origin-Opener-Policy", "same-origin"),
     ("Cross-Origin-Resource-Policy", "same-origin"),
@@ -83,17 +92,17 @@ _HEADERS: Final = (
 )
 
 
-def routes(settings: Settings) -> dict[str, Methods]:
-    """Return the page's routes: ``/`` and the files under ``/page/``."""
-    table: dict[str, Methods] = {}
+def routes(settings: Callable[[], Settings]) -> dict[str, Methods]:
+    """Return the page's routes: ``/`` and the files that it loads.
+
+    Args:
+        settings: Returns the current configuration, which ``/`` shows.
+    """
+    table: dict[str, Methods] = {"/": {"GET": _Index(settings)}}
     for name, content in _contents().items():
-        body = content
-        if name == _INDEX:
-            room = html.escape(settings.chat.default_room, quote=True)
-            body = body.replace(_DEFAULT_ROOM.encode(), room.encode())
-            body = body.replace(_AUTH_MODE.encode(), settings.auth.mode.encode())
-        path = "/" if name == _INDEX else f"/{_FOLDER}/{name}"
-        table[path] = {"GET": _File(body, _TYPES[name.rpartition(".")[2]])}
+        if name != _INDEX:
+            path = f"/{_FOLDER}/{_version()}/{name}"
+            table[path] = {"GET": _File(content, _TYPES[name.rpartition(".")[2]], _KEEP)}
     return table
 
 
@@ -101,25 +110,74 @@ def routes(settings: Settings) -> dict[str, Methods]:
 def _contents() -> Mapping[str, bytes]:
     # Read once: a reload must not fail for lack of descriptors, nor mix the files of two versions.
     folder = resources.files("chatd.gateways") / _FOLDER
-    return {name: (folder / name).read_bytes() for name in FILES}
+    return {name: _without_comments((folder / name).read_bytes()) for name in FILES}
+
+
+def _without_comments(content: bytes) -> bytes:
+    """Leave out whole lines of comments, a fifth of the page, and keep the others' numbers."""
+    return _COMMENTS.sub(lambda found: b"\n" * found[0].count(b"\n"), content)
+
+
+@cache
+def _version() -> str:
+    """Return a hash of all files, for the name of their folder."""
+    whole = hashlib.sha256()
+    for name, content in _contents().items():
+        whole.update(b"%b\0%d\0%b" % (name.encode(), len(content), content))
+    return whole.hexdigest()[:16]
+
+
+class _Index:
+    """``/``, with values from the present configuration in place of ``{name}``."""
+
+    __slots__ = ("_file", "_settings", "_values")
+
+    def __init__(self, settings: Callable[[], Settings]) -> None:
+        self._settings = settings
+        self._values = self._current()
+        self._file = self._filled()
+
+    async def __call__(self, request: Request) -> Response:
+        if (values := self._current()) != self._values:
+            self._values = values
+            self._file = self._filled()
+        return await self._file(request)
+
+    def _current(self) -> dict[str, str]:
+        settings = self._settings()
+        greeting = settings.chat.greeting
+        return {
+            "version": _version(),
+            "default_room": settings.chat.default_room,
+            "auth_mode": settings.auth.mode,
+            # The default one is written for plain text, whose users see no page.
+            "greeting": "" if greeting == Chat().greeting else greeting,
+        }
+
+    def _filled(self) -> _File:
+        values = {name: html.escape(value) for name, value in self._values.items()}
+        # In one pass, because a value may look like a placeholder.
+        text = _PLACEHOLDERS.sub(lambda found: values[found[1]], _contents()[_INDEX].decode())
+        return _File(text.encode(), _TYPES["html"], _ASK_EACH_TIME)
 
 
 class _File:
     """A served file: its bytes, plain and compressed, and its entity tag."""
 
-    __slots__ = ("_body", "_content_type", "_headers", "_packed", "_tag")
+    __slots__ = ("_body", "_content_type", "_headers", "_packed")
 
-    def __init__(self, body: bytes, content_type: str) -> None:
+    def __init__(self, body: bytes, content_type: str, cache_control: str) -> None:
         self._body = body
         # Without a time stamp, so that the same file gives the same bytes.
         self._packed = gzip.compress(body, mtime=0)
         self._content_type = content_type
         # Weak: one tag for both encodings (RFC 9110 section 8.8.1).
-        self._tag = f'W/"{hashlib.sha256(body).hexdigest()[:32]}"'
-        self._headers = (*_HEADERS, ("ETag", self._tag))
+        tag = f'W/"{hashlib.sha256(body).hexdigest()[:32]}"'
+        self._headers = (*_HEADERS, ("Cache-Control", cache_control), ("ETag", tag))
 
     async def __call__(self, request: Request) -> Response:
-        if _matches(request.header("if-none-match"), self._tag):
+        _, tag = self._headers[-1]
+        if _matches(request.header("if-none-match"), tag):
             return Response(304, content_type="", headers=self._headers)
         if _accepts_gzip(request.header("accept-encoding")):
             headers = (*self._headers, ("Content-Encoding", "gzip"))

@@ -19,6 +19,10 @@ SHIFT: Final = 8  # of Input.dispatchKeyEvent's modifiers
 # Open means signed in; a joined room has at least one member, the user.
 _IN_ROOM: Final = f"{OPEN} && document.querySelector('#member-count').textContent"
 
+ASKED: Final = (
+    "document.body?.dataset.connection === 'asking' && document.querySelector('#welcome').open"
+)
+
 # Chromium logs this when the daemon is not there, or is killed while it answers.
 _NOBODY_THERE: Final = (
     "WebSocket connection to ",
@@ -46,7 +50,6 @@ async def open_page(
     """
     page = ChatPage(await chromium.open_tab(width=width, height=height))
     await page.tab.navigate(f"http://{host}:{port or chatd.port}/")
-    await page.tab.until(_IN_ROOM)
     await page.introduce(nick)
     return page
 
@@ -66,16 +69,19 @@ class ChatPage:
     # ---- actions
 
     async def introduce(self, nick: str) -> None:
-        """Answer the question for a name, if it is asked: that is once in each browser."""
-        await self.tab.evaluate("new Promise(requestAnimationFrame).then(() => {})")
-        if not await self.tab.evaluate("document.querySelector('#welcome').open"):
-            return
-        if nick:
-            await self.tab.type(nick)
-            await self.tab.press("Enter")
-        else:
-            await self.tab.press("Escape")
-        await self.tab.until("!document.querySelector('#welcome').open")
+        """Answer the question for a name, if it is asked, and wait until the page is in its room.
+
+        The question comes once in each browser.
+        """
+        await self.tab.until(f"({ASKED}) || ({_IN_ROOM})")
+        if await self.tab.evaluate(ASKED):
+            if nick:
+                await self.tab.type(nick)
+                await self.tab.press("Enter")
+            else:
+                await self.tab.press("Escape")
+            await self.tab.until("!document.querySelector('#welcome').open")
+        await self.tab.until(_IN_ROOM)
 
     async def type(self, text: str) -> None:
         """Type into the composer; a line feed becomes Shift+Enter."""
@@ -126,6 +132,13 @@ class ChatPage:
         await self.tab.type(room)
         await self.tab.press("Enter")
         await self.in_room(room)
+
+    async def leave(self) -> None:
+        """Leave the current room, by its button and the question that follows."""
+        await self.tab.click("#leave")
+        await self.tab.until("document.querySelector('#question').open")
+        await self.tab.press("Enter")
+        await self.tab.until("!document.querySelector('#question').open")
 
     async def switch(self, room: str) -> None:
         """Go to a room in the list."""

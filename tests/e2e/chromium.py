@@ -237,6 +237,11 @@ class Chromium:
                 reply.message = {"error": {"message": "Chromium has ended"}}
                 reply.came.set()
 
+    async def ended(self) -> None:
+        """Wait until the browser has ended by itself."""
+        with trio.fail_after(CALL_SECONDS):
+            await self._process.wait()
+
     async def aclose(self) -> None:
         """End the browser with all its tabs."""
         with trio.CancelScope(shield=True):
@@ -257,6 +262,7 @@ class Tab:
         self._session: Final = session
         self._told: Final[dict[str, trio.MemorySendChannel[str]]] = {}
         self._loaded: Final[dict[str, trio.Event]] = {}
+        self._next_load = trio.Event()
 
     async def call(self, method: str, **params: object) -> Any:
         """Call a method of the protocol on this tab. Raises ChromiumError."""
@@ -342,6 +348,13 @@ class Tab:
         await self.call("Input.dispatchKeyEvent", type=down, text=text, **pressed)
         await self.call("Input.dispatchKeyEvent", type="keyUp", **pressed)
 
+    async def submit(self) -> None:
+        """Press Enter in a form that leads to another page, and wait until that is loaded."""
+        self._next_load = trio.Event()
+        await self.press("Enter")
+        with trio.fail_after(CALL_SECONDS):
+            await self._next_load.wait()
+
     async def resize(self, width: int, height: int, *, mobile: bool = False) -> None:
         """Set the viewport's size in CSS pixels; ``mobile`` emulates a phone."""
         await self.call(
@@ -375,6 +388,7 @@ class Tab:
         match method:
             case "Page.lifecycleEvent" if params["name"] == "load":
                 self._load_of(params["loaderId"]).set()
+                self._next_load.set()
             case "Runtime.bindingCalled":
                 self._told[params["name"]].send_nowait(params["payload"])
             case "Runtime.consoleAPICalled":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -13,6 +14,7 @@ from tests.e2e.chromium import Chromium, Tab, find_chromium, open_chromium
 from tests.e2e.sandbox import Sandbox, WheelsError, why_not
 from tests.e2e.service import Parts, booted
 from tests.e2e.socketio_clients import Clients, ClientsError, install_clients
+from tests.e2e.test_tokens import run
 
 
 @pytest.fixture
@@ -32,6 +34,15 @@ async def start_chatd(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Ch
 async def chatd(start_chatd: ChatdStarter) -> ChatdProcess:
     """Start a daemon with the default settings, on a free port and with an empty history."""
     return await start_chatd()
+
+
+@pytest.fixture
+async def token_settings(tmp_path: Path) -> dict[str, Any]:
+    """Return the settings of a daemon that takes tokens and guests."""
+    key = tmp_path / "key"
+    key.write_text(await run("-m", "chatd", "token", "--new-key"))
+    (tmp_path / "chatd.toml").write_text(f'[auth]\nmode = "token"\nkey_files = ["{key}"]\n')
+    return {"auth.mode": "token", "auth.guests": True, "auth.key_files": [str(key)]}
 
 
 @pytest.fixture(scope="session")

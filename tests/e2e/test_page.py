@@ -158,6 +158,10 @@ async def test_rooms_are_joined_read_and_left(chatd: ChatdProcess, chromium: Chr
         assert await page.tab.evaluate("document.title") == "#den · chatd"
 
         await page.tab.click("#leave")
+        await page.tab.until_text("Leave #den?", within="#question[open]")
+        await page.tab.press("Escape")
+        assert await page.rooms() == ["lobby", "den"]
+        await page.leave()
         await page.in_room("lobby")
         await page.tab.until_text("den", within="#other-list")
         assert await page.rooms() == ["lobby"]
@@ -344,6 +348,8 @@ async def test_everything_works_by_keyboard(chatd: ChatdProcess, chromium: Chrom
     await page.tab.until("!document.querySelector('#members').checkVisibility()")
     await page.tab_to("#leave")
     await press("Enter")
+    await page.tab.until("document.querySelector('#question').open")
+    await press("Enter")
     await page.in_room("den")
     assert await page.texts() == ["in the den"]
     assert page.faults == []
@@ -447,4 +453,22 @@ async def test_both_themes_are_readable(
     for selector in _WRITTEN.split(", "):
         contrast = await page.tab.evaluate(f"{_CONTRAST}({json.dumps(selector)})")
         assert contrast >= 4.5, (selector, contrast)  # WCAG 2.2, 1.4.3
+    assert page.faults == []
+
+
+async def test_a_second_visit_loads_no_file_again(chatd: ChatdProcess, chromium: Chromium) -> None:
+    page = await open_page(chromium, chatd, nick="ann")
+    sizes = (
+        "performance.getEntriesByType('resource').filter(each => each.name.includes('/page/'))"
+        ".map(each => each.transferSize)"
+    )
+    assert sum(await page.tab.evaluate(sizes)) > 10_000
+    await page.tab.navigate("about:blank")
+    await page.tab.navigate(chatd.page)
+    await page.members("ann")
+    again = await page.tab.evaluate(sizes)
+    assert len(again) > 20
+    assert sum(again) == 0
+    await page.reload()
+    assert sum(await page.tab.evaluate(sizes)) == 0
     assert page.faults == []

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+import pytest
 import trio
 
 from chatd import client
-from tests.e2e.chat_page import OPEN, WAITING, open_page, texts_in
+from tests.e2e.chat_page import OPEN, WAITING, ChatPage, open_page, texts_in
 from tests.e2e.chatd_process import ChatdProcess, ChatdStarter, free_port
 from tests.e2e.chromium import Chromium
+from tests.e2e.test_page_polling import Proxy, faults, put_forward
 
 BANNER: Final = "document.querySelector('#banner')"
 
@@ -223,6 +226,70 @@ async def test_a_failed_message_can_be_discarded(
     await page.tab.until("!document.querySelector('.message')")
     await page.reload()
     assert await page.texts() == []
+    assert page.faults == []
+
+
+async def offline(page: ChatPage, *, on: bool) -> None:
+    """Take away the browser's network, or give it back."""
+    speed = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+    await page.tab.call("Network.emulateNetworkConditions", offline=on, **speed)
+
+
+@pytest.mark.parametrize("upgrades", [True, False])
+async def test_being_offline_is_shown_at_once_and_ends_at_once(
+    upgrades: bool, chatd: ChatdProcess, chromium: Chromium, nursery: trio.Nursery
+) -> None:
+    proxy = Proxy(chatd.port, nursery, upgrades=upgrades)
+    page = await open_page(chromium, chatd, port=await proxy.listen(), nick="ann")
+    async with client.connect(chatd.url, nick="json") as program:
+        await program.join("lobby")
+        await page.say("before")
+        await page.tab.evaluate(
+            "addEventListener('offline', () => window.lost = performance.now()),"
+            " new MutationObserver(() => window.told ??= performance.now())"
+            ".observe(document.querySelector('#banner'), {attributes: true}), 1"
+        )
+        await offline(page, on=True)
+        await page.tab.until_text("You are offline.", within="#banner")
+        assert await page.visible("#banner")
+        assert await page.tab.evaluate("window.told - window.lost") < 500
+        await page.send("meanwhile")
+        await page.tab.until("document.querySelector('.message[data-state=sending]')")
+        await program.say("missed")
+        await offline(page, on=False)
+        await page.shows("before", "missed", "meanwhile")
+        await page.tab.until("document.querySelectorAll('.message[data-seq]').length === 3")
+        await page.tab.until(f"{BANNER}.hidden")
+        assert await texts_in(program, "lobby") == ["before", "missed", "meanwhile"]
+    # Chromium logs what it could not load.
+    assert [fault for fault in faults(page) if "ERR_INTERNET_DISCONNECTED" not in fault] == []
+
+
+async def test_a_server_that_answers_without_the_network_is_believed(
+    chatd: ChatdProcess, chromium: Chromium
+) -> None:
+    """It may run on the same machine."""
+    page = await open_page(chromium, chatd, nick="ann")
+    await page.tab.evaluate(
+        f"window.shown = 0, new MutationObserver(() => window.shown += !{BANNER}.hidden)"
+        f".observe({BANNER}, {{attributes: true}}),"
+        " Object.defineProperty(navigator, 'onLine', {value: false}),"
+        " dispatchEvent(new Event('offline')), 1"
+    )
+    await page.tab.until(f"window.shown && {BANNER}.hidden")
+    await page.say("still here")
+    assert page.faults == []
+
+
+async def test_a_late_answer_is_shown(chatd: ChatdProcess, chromium: Chromium) -> None:
+    page = await open_page(chromium, chatd, nick="ann")
+    chatd.signal(signal.SIGSTOP)
+    await page.send("on its way")
+    await put_forward(page, 6)  # an answer is overdue: the server is asked whether it is there
+    await page.tab.until_text("The server does not answer", within="#banner")
+    chatd.signal(signal.SIGCONT)
+    await page.tab.until(f"{BANNER}.hidden")
+    await page.tab.until("document.querySelector('.message[data-state=sent][data-seq=\"1\"]')")
     assert page.faults == []
 
 

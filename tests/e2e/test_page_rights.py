@@ -15,26 +15,12 @@ from tests.e2e.chat_page import ChatPage, open_page
 from tests.e2e.chatd_process import ChatdProcess, ChatdStarter
 from tests.e2e.chromium import Chromium
 from tests.e2e.test_page_polling import Proxy, faults
-from tests.e2e.test_tokens import run
+from tests.e2e.test_tokens import issued
 
 WELCOME: Final = "document.querySelector('#welcome')?.open"
 ASKED: Final = "document.querySelector('#question').open"
 
 Issue = Callable[..., Awaitable[str]]
-
-
-@pytest.fixture
-async def settings(tmp_path: Path) -> dict[str, Any]:
-    """Return the settings of a daemon that takes tokens and guests."""
-    key = tmp_path / "key"
-    key.write_text(await run("-m", "chatd", "token", "--new-key"))
-    (tmp_path / "chatd.toml").write_text(f'[auth]\nmode = "token"\nkey_files = ["{key}"]\n')
-    return {"auth.mode": "token", "auth.guests": True, "auth.key_files": [str(key)]}
-
-
-async def issued(tmp_path: Path, *asked: str) -> str:
-    """Issue a token for such a daemon."""
-    return await run("-m", "chatd", "token", "--config", str(tmp_path / "chatd.toml"), *asked)
 
 
 async def sign_in(page: ChatPage, token: str) -> None:
@@ -49,12 +35,12 @@ async def sign_in(page: ChatPage, token: str) -> None:
 async def test_a_token_is_asked_for_where_guests_are_off(
     upgrades: bool,
     tmp_path: Path,
-    settings: dict[str, Any],
+    token_settings: dict[str, Any],
     start_chatd: ChatdStarter,
     chromium: Chromium,
     nursery: trio.Nursery,
 ) -> None:
-    chatd = await start_chatd({**settings, "auth.guests": False})
+    chatd = await start_chatd({**token_settings, "auth.guests": False})
     proxy = Proxy(chatd.port, nursery, upgrades=upgrades)
     page = ChatPage(await chromium.open_tab())
     await page.tab.navigate(f"http://localhost:{await proxy.listen()}/")
@@ -100,9 +86,9 @@ async def menu(page: ChatPage, nick: str, item: str) -> None:
 
 
 async def test_an_operator_sets_the_topic_deletes_and_kicks(
-    tmp_path: Path, settings: dict[str, Any], start_chatd: ChatdStarter, chromium: Chromium
+    tmp_path: Path, token_settings: dict[str, Any], start_chatd: ChatdStarter, chromium: Chromium
 ) -> None:
-    chatd = await start_chatd(settings)
+    chatd = await start_chatd(token_settings)
     ann = await as_operator(tmp_path, chatd, chromium)
     bob = await open_page(chromium, chatd, nick="bob", host="127.0.0.1")
     await bob.say("rude words")
@@ -128,7 +114,7 @@ async def test_an_operator_sets_the_topic_deletes_and_kicks(
     await menu(ann, "bob", "Kick")
     await ann.tab.type("calm down")
     await ann.tab.press("Enter")
-    await bob.line("gap", "You were removed from this room.")
+    await bob.line("gap", "You were kicked from lobby by ann: calm down")
     assert await bob.tab.evaluate("document.querySelector('#composer-text').disabled")
     await ann.line("presence", "bob was kicked")
     await bob.tab.click("#room-list button")
@@ -148,9 +134,9 @@ async def in_room_menu(page: ChatPage, item: str) -> None:
 
 
 async def test_an_operator_who_joins_is_marked_as_one(
-    tmp_path: Path, settings: dict[str, Any], start_chatd: ChatdStarter, chromium: Chromium
+    tmp_path: Path, token_settings: dict[str, Any], start_chatd: ChatdStarter, chromium: Chromium
 ) -> None:
-    chatd = await start_chatd(settings)
+    chatd = await start_chatd(token_settings)
     bob = await open_page(chromium, chatd, nick="bob", host="127.0.0.1")
     ann = await as_operator(tmp_path, chatd, chromium)
     await bob.tab.until(
@@ -160,9 +146,9 @@ async def test_an_operator_who_joins_is_marked_as_one(
 
 
 async def test_an_operator_slows_and_closes_a_room(
-    tmp_path: Path, settings: dict[str, Any], start_chatd: ChatdStarter, chromium: Chromium
+    tmp_path: Path, token_settings: dict[str, Any], start_chatd: ChatdStarter, chromium: Chromium
 ) -> None:
-    chatd = await start_chatd(settings)
+    chatd = await start_chatd(token_settings)
     ann = await as_operator(tmp_path, chatd, chromium)
     bob = await open_page(chromium, chatd, nick="bob", host="127.0.0.1")
 
@@ -191,7 +177,7 @@ async def test_an_operator_slows_and_closes_a_room(
     await ann.tab.type("night")
     await ann.tab.press("Enter")
     await ann.line("notice", "The room is closed to everyone except operators.")
-    await bob.line("notice", "You were kicked from lobby: night")
+    await bob.line("gap", "You were kicked from lobby by ann: night")
     await bob.tab.click("#room-list button")
     await bob.tab.until_text("This room is closed", within="#log")
     await in_room_menu(ann, "Reopen")
@@ -202,22 +188,25 @@ async def test_an_operator_slows_and_closes_a_room(
     await ann.shows("morning")
 
     await in_room_menu(ann, "Leave")
+    await ann.tab.press("Enter")
     await ann.tab.until("!document.querySelector('#room-list li')")
     assert not await ann.visible("#room-menu")
     assert ann.faults == bob.faults == []
 
 
 async def test_a_ban_is_lifted_by_name_and_by_network(
-    tmp_path: Path, settings: dict[str, Any], start_chatd: ChatdStarter, chromium: Chromium
+    tmp_path: Path, token_settings: dict[str, Any], start_chatd: ChatdStarter, chromium: Chromium
 ) -> None:
-    chatd = await start_chatd(settings)
+    chatd = await start_chatd(token_settings)
     ann = await as_operator(tmp_path, chatd, chromium)
     bob = await open_page(chromium, chatd, nick="bob", host="127.0.0.1")
     await bob.say("one")
     for number, by in enumerate(("room", "person")):
         await menu(ann, "bob", "Ban")
         await ann.tab.press("Enter")
-        await bob.tab.until(f"{gaps('removed from this room')} === {number + 1}")
+        await bob.tab.until(
+            f"{gaps('You are banned from lobby by ann for 10 minutes.')} === {number + 1}"
+        )
         await ann.line("presence", "bob was banned")
         if by == "room":
             await in_room_menu(ann, "Unban")
@@ -230,7 +219,9 @@ async def test_a_ban_is_lifted_by_name_and_by_network(
             await ann.line("notice", "Bob is no longer banned.")
         else:
             await ann.tab.click("#log .who .nick")
-            await ann.tab.evaluate("[...document.querySelectorAll('#menu button')].at(-1).click()")
+            last = "[...document.querySelectorAll('#menu button')].at(-1)"
+            await ann.tab.until(f"{last}.textContent === 'Unban'")
+            await ann.tab.evaluate(f"{last}.click()")
             await ann.line("notice", "bob is no longer banned.")
         await bob.tab.click("#room-list button")
         await bob.members("ann", "bob")
@@ -255,9 +246,9 @@ async def test_a_ban_is_lifted_by_name_and_by_network(
 
 
 async def test_a_late_answer_does_not_close_the_next_dialog(
-    tmp_path: Path, settings: dict[str, Any], start_chatd: ChatdStarter, chromium: Chromium
+    tmp_path: Path, token_settings: dict[str, Any], start_chatd: ChatdStarter, chromium: Chromium
 ) -> None:
-    chatd = await start_chatd(settings)
+    chatd = await start_chatd(token_settings)
     ann = await as_operator(tmp_path, chatd, chromium)
     bob = await open_page(chromium, chatd, nick="bob", host="127.0.0.1")
     await in_room_menu(ann, "Slow")
@@ -273,7 +264,7 @@ async def test_a_late_answer_does_not_close_the_next_dialog(
     await ann.tab.until_text("Close #lobby?", within="#question[open]")
     await ann.tab.type("late")
     await ann.tab.press("Enter")
-    await bob.line("notice", "You were kicked from lobby: late")
+    await bob.line("gap", "You were kicked from lobby by ann: late")
     assert ann.faults == bob.faults == []
 
 
@@ -286,9 +277,9 @@ def gaps(text: str) -> str:
 
 
 async def test_messages_of_a_muted_user_wait(
-    tmp_path: Path, settings: dict[str, Any], start_chatd: ChatdStarter, chromium: Chromium
+    tmp_path: Path, token_settings: dict[str, Any], start_chatd: ChatdStarter, chromium: Chromium
 ) -> None:
-    chatd = await start_chatd(settings)
+    chatd = await start_chatd(token_settings)
     ann = await as_operator(tmp_path, chatd, chromium)
     bob = await open_page(chromium, chatd, nick="bob", host="127.0.0.1")
     await menu(ann, "bob", "Mute")
@@ -320,9 +311,9 @@ async def test_messages_of_a_muted_user_wait(
 
 
 async def test_a_banned_user_sees_the_reason(
-    tmp_path: Path, settings: dict[str, Any], start_chatd: ChatdStarter, chromium: Chromium
+    tmp_path: Path, token_settings: dict[str, Any], start_chatd: ChatdStarter, chromium: Chromium
 ) -> None:
-    chatd = await start_chatd(settings)
+    chatd = await start_chatd(token_settings)
     ann = await as_operator(tmp_path, chatd, chromium)
     bob = await open_page(chromium, chatd, nick="bob", host="127.0.0.1")
     await menu(ann, "bob", "Ban")
@@ -337,9 +328,9 @@ async def test_a_banned_user_sees_the_reason(
 
 
 async def test_direct_messages_with_a_signed_in_user_are_stored(
-    tmp_path: Path, settings: dict[str, Any], start_chatd: ChatdStarter, chromium: Chromium
+    tmp_path: Path, token_settings: dict[str, Any], start_chatd: ChatdStarter, chromium: Chromium
 ) -> None:
-    chatd = await start_chatd(settings)
+    chatd = await start_chatd(token_settings)
     ann = await as_operator(tmp_path, chatd, chromium)
     bob = await open_page(chromium, chatd, nick="bob", host="127.0.0.1")
     await menu(bob, "ann", "Message")
@@ -358,10 +349,114 @@ async def test_direct_messages_with_a_signed_in_user_are_stored(
     await bob.in_room("ann")
     await bob.shows("psst", "yes?")
     # A closed conversation is hidden until a new message comes.
-    await bob.tab.click("#leave")
+    await bob.tab.click("#conversation-close")
     await bob.in_room("lobby")
     await bob.reload()
     assert not await bob.visible("#directs")
     await ann.say("still there?")
     await bob.tab.until("document.querySelector('#direct-list .badge')?.textContent[0] === '1'")
+    assert ann.faults == bob.faults == []
+
+
+_ITEMS: Final = "[...document.querySelectorAll('#menu button')].map(button => button.textContent)"
+
+
+async def items(page: ChatPage, opener: str) -> list[str]:
+    """Open a menu, return its items, and close it."""
+    await page.tab.until(f"!{ASKED}")
+    await page.tab.evaluate(f"document.querySelector({json.dumps(opener)}).click()")
+    found = list(await page.tab.evaluate(_ITEMS))
+    await page.tab.press("Escape")
+    return found
+
+
+async def test_menus_show_what_applies_and_what_was_done(
+    tmp_path: Path, token_settings: dict[str, Any], start_chatd: ChatdStarter, chromium: Chromium
+) -> None:
+    chatd = await start_chatd(token_settings)
+    ann = await as_operator(tmp_path, chatd, chromium)
+    bob = await open_page(chromium, chatd, nick="bob", host="127.0.0.1")
+    await ann.members("ann", "bob")
+    of_bob = "#member-list button"
+    assert await items(ann, of_bob) == ["Message bob", "Mute …", "Kick …", "Ban …"]
+    colour = "(text => getComputedStyle([...document.querySelectorAll('#menu button')]"
+    colour += ".find(button => button.textContent.startsWith(text))).color)"
+    assert await ann.tab.evaluate(f"{colour}('Ban') !== {colour}('Mute')")
+    assert await ann.tab.evaluate(f"{colour}('Ban') === {colour}('Kick')")
+
+    await menu(ann, "bob", "Mute")
+    assert not await ann.tab.evaluate(
+        "document.querySelector('#question-yes').classList.contains('danger')"
+    )
+    await ann.tab.press("Enter")
+    await ann.line("notice", "bob is muted in #lobby for 10 minutes.")
+    tags = "[...document.querySelectorAll('#member-list .tag')].map(tag => tag.textContent)"
+    await ann.tab.until(f"{tags}.includes('muted')")
+    assert "muted" not in await bob.tab.evaluate(tags)
+    assert await items(ann, of_bob) == ["Message bob", "Unmute", "Kick …", "Ban …"]
+    await in_room_menu(ann, "Bans")
+    await ann.tab.until_text("bob: muted in #lobby until", within="#question[open]")
+    await ann.tab.click("#question .held button")
+    await ann.tab.until("!document.querySelector('#question .held li')")
+    await bob.line("notice", "You are no longer muted in lobby.")
+    await ann.tab.press("Escape")
+    await ann.tab.until(f"!{tags}.includes('muted')")
+
+    await menu(ann, "bob", "Ban")
+    await ann.tab.until(ASKED)
+    assert await ann.tab.evaluate(
+        "document.querySelector('#question-yes').classList.contains('danger')"
+    )
+    await ann.tab.press("Enter")
+    await ann.line("notice", "bob is banned in #lobby for 10 minutes.")
+    await in_room_menu(ann, "Bans")
+    await ann.tab.until_text("bob: banned in #lobby until", within="#question[open]")
+    await ann.tab.press("Escape")
+
+    room_menu = "#room-menu"
+    assert "Close this room …" in await items(ann, room_menu)
+    assert "Reopen this room" not in await items(ann, room_menu)
+    await in_room_menu(ann, "Close")
+    await ann.tab.press("Enter")
+    await ann.line("notice", "The room is closed to everyone except operators.")
+    assert "Reopen this room" in await items(ann, room_menu)
+    assert "Close this room …" not in await items(ann, room_menu)
+
+    # There is nothing to do to another operator.
+    token = await issued(tmp_path, "--user", "olga", "--op")
+    async with client.connect(chatd.url, token=token) as olga:
+        await olga.join("lobby")
+        await ann.members("ann", "olga")
+        assert await items(ann, of_bob) == ["Message olga"]
+    assert ann.faults == bob.faults == []
+
+
+async def test_a_kick_is_shown_once(
+    tmp_path: Path, token_settings: dict[str, Any], start_chatd: ChatdStarter, chromium: Chromium
+) -> None:
+    chatd = await start_chatd(token_settings)
+    ann = await as_operator(tmp_path, chatd, chromium)
+    bob = await open_page(chromium, chatd, nick="bob", host="127.0.0.1")
+    await bob.say("hello")
+    await menu(ann, "bob", "Kick")
+    await ann.tab.type("calm down")
+    await ann.tab.press("Enter")
+    text = "You were kicked from lobby by ann: calm down"
+    await bob.line("gap", text)
+    await bob.from_end()  # everything is drawn
+    lines = "[...document.querySelectorAll('#log .line')].map(line => line.textContent)"
+    told = [line for line in await bob.tab.evaluate(lines) if "kicked" in line or "removed" in line]
+    assert len(told) == 1
+    assert await bob.tab.evaluate("document.querySelector('#banner').hidden")
+    # The head, the list of members and the list of rooms agree: the user is not there.
+    assert await bob.tab.evaluate("document.querySelector('#member-count').textContent") == ""
+    assert await bob.tab.evaluate("document.querySelector('#room-list .count')") is None
+    await bob.members()
+    assert await bob.tab.evaluate("document.querySelector('#composer-text').disabled")
+    assert await bob.tab.evaluate("document.querySelector('#composer-text').placeholder") == text
+    assert await bob.style("#composer", "borderStyle") == "dashed"
+    await bob.tab.click("#room-list button")
+    await bob.members("ann", "bob")
+    assert await bob.style("#composer", "borderStyle") == "solid"
+    await bob.say("I am calm")
     assert ann.faults == bob.faults == []

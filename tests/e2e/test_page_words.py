@@ -179,9 +179,110 @@ async def test_search(chatd: ChatdProcess, chromium: Chromium) -> None:
     await page.tab.until("document.querySelector('#search').hidden")
     await find(page, "nowhere")
     assert await page.tab.evaluate("document.querySelector('#search-note').textContent") == (
-        "Nothing found."
+        "Nothing found in this room. Words are found by their beginning."
     )
     assert page.faults == []
+
+
+_LINKED: Final = [
+    ("see www.example.org.", [("www.example.org", "https://www.example.org/")]),
+    ("WWW.Example.org/a_(b), ok", [("WWW.Example.org/a_(b)", "https://www.example.org/a_(b)")]),
+    ("(http://a.b/c?d=e#f)", [("http://a.b/c?d=e#f", "http://a.b/c?d=e#f")]),
+    ("mail ann.b+c@example.co.uk!", [("ann.b+c@example.co.uk", "mailto:ann.b+c@example.co.uk")]),
+    (
+        "in #garden, #日本 and #a.b-c.",
+        [("#garden", "#garden"), ("#日本", "#日本"), ("#a.b-c", "#a.b-c")],
+    ),
+    ("#3d #2fa", [("#3d", "#3d"), ("#2fa", "#2fa")]),
+    ("issue #12, C#, a#b, ## and #", []),
+    ("&#x41; http:// www. @ann a@b www.x", []),
+    ("javascript:alert(1) data:text/html,x ftp://a.b file:///etc", []),
+    ("https://example.org/#lobby", [("https://example.org/#lobby", "https://example.org/#lobby")]),
+    ('www.a.b"onclick="x', [("www.a.b", "https://www.a.b/")]),
+]
+
+
+async def test_addresses_and_rooms_are_links(start_chatd: ChatdStarter, chromium: Chromium) -> None:
+    chatd = await start_chatd({"limits.messages_per_second": "off", "limits.messages_burst": "off"})
+    page = await open_page(chromium, chatd, nick="ann")
+    async with client.connect(chatd.url, nick="json") as program:
+        await program.join("lobby")
+        await program.join("Garden")
+        for text, _ in _LINKED:
+            await program.say(text, room="lobby")
+        await page.shows(*(text for text, _ in _LINKED))
+        found = (
+            "[...document.querySelectorAll('#log .text')].map(text =>"
+            " [...text.querySelectorAll('a')].map(a =>"
+            " [a.textContent, a.dataset.room ? decodeURI(a.hash) : a.href]))"
+        )
+        expected = [[list(link) for link in links] for _, links in _LINKED]
+        assert await page.tab.evaluate(found) == expected
+        outside = "[...document.querySelectorAll('#log a:not(.room)')]"
+        assert await page.tab.evaluate(
+            f"{outside}.every(a => a.target === '_blank' && a.rel === 'noopener noreferrer')"
+        )
+        # A room is entered, however its name is written; a new one is asked about.
+        await page.tab.click("#log a[data-room=garden]")
+        await page.in_room("Garden")
+        await page.switch("lobby")
+        await page.tab.click("#log a[data-room='2fa']")
+        await page.tab.until_text("Create #2fa?", within="#question[open]")
+        await page.tab.press("Escape")
+        await page.tab.until("!document.querySelector('#question').open")
+        assert await page.rooms() == ["lobby", "Garden"]
+        await page.tab.click("#log a[data-room='3d']")
+        await page.tab.until("document.querySelector('#question').open")
+        await page.tab.press("Enter")
+        await page.in_room("3d")
+    assert page.faults == []
+
+
+# Hands a picture, and perhaps a text, to an element. False if the page took it.
+_HANDED: Final = """((selector, Kind, type, text) => {
+  const given = new DataTransfer();
+  given.items.add(new File(['x'], 'cat.png', {type: 'image/png'}));
+  if (text) given.setData('text/plain', text);
+  return document.querySelector(selector).dispatchEvent(new Kind(type,
+    {bubbles: true, cancelable: true, clipboardData: given, dataTransfer: given}));
+})"""
+
+
+async def test_a_picture_is_refused_with_words(chatd: ChatdProcess, chromium: Chromium) -> None:
+    page = await open_page(chromium, chatd, nick="ann")
+    hint = "document.querySelector('#composer-hint').textContent"
+    await page.tab.evaluate(f"{_HANDED}('#composer-text', ClipboardEvent, 'paste')")
+    await page.tab.until(f"{hint} === 'Files and pictures cannot be sent in this chat.'")
+    await page.type("x")
+    await page.tab.until(f"!{hint}")
+    # The browser would otherwise leave the chat for the file.
+    assert await page.tab.evaluate(f"{_HANDED}('#log', DragEvent, 'drop')") is False
+    await page.tab.until(f"{hint} === 'Files and pictures cannot be sent in this chat.'")
+    await page.type("y")
+    await page.tab.until(f"!{hint}")
+    # A program that copies a text with a picture of it means the text.
+    await page.tab.evaluate(f"{_HANDED}('#composer-text', ClipboardEvent, 'paste', 'text')")
+    assert not await page.tab.evaluate(hint)
+    assert page.faults == []
+
+
+async def test_guests_are_warned_before_their_first_direct_message(
+    chatd: ChatdProcess, chromium: Chromium
+) -> None:
+    ann = await open_page(chromium, chatd, nick="ann")
+    bob = await open_page(chromium, chatd, nick="bob", host="127.0.0.1")
+    await ann.members("ann", "bob")
+    await ann.send("/join @bob")
+    await ann.in_room("bob")
+    await ann.tab.until_text("Messages between guests are not saved.", within="#empty")
+    await ann.send("psst")
+    await ann.shows("psst")
+    await ann.tab.until_text("Messages between guests are not saved.", within="#log-top")
+    await ann.reload()
+    await ann.in_room("bob")
+    await ann.tab.until_text("Messages between guests are not saved.", within="#empty")
+    assert "No messages" not in await ann.tab.evaluate("document.body.innerText")
+    assert ann.faults == bob.faults == []
 
 
 async def test_typing_is_shown(chatd: ChatdProcess, chromium: Chromium) -> None:
@@ -275,7 +376,8 @@ async def test_direct_messages(chatd: ChatdProcess, chromium: Chromium) -> None:
         await bob.send("indeed")
         await ann.shows("between us", "indeed")
         assert await ann.texts() == ["between us", "indeed"]
-        await ann.tab.click("#leave")
+        assert not await ann.visible("#leave")
+        await ann.tab.click("#conversation-close")
         await ann.in_room("lobby")
         assert await ann.texts() == []
         assert await texts_in(program, "lobby") == []

@@ -40,6 +40,11 @@ async def run(*command: str, **environ: str) -> str:
     return ended.stdout.decode().strip()
 
 
+async def issued(tmp_path: Path, *asked: str) -> str:
+    """Issue a token for such a daemon."""
+    return await run("-m", "chatd", "token", "--config", str(tmp_path / "chatd.toml"), *asked)
+
+
 async def test_what_chatd_token_prints_lets_in(tmp_path: Path, start_chatd: ChatdStarter) -> None:
     for name, flags in (("key", []), ("other", ["--hs256"])):
         (tmp_path / name).write_text(await run("-m", "chatd", "token", "--new-key", *flags))

@@ -20,13 +20,14 @@ from chatd.wire.routes import Routes
 from chatd.wire.transport import Peer
 
 FOLDER = Path(str(resources.files("chatd.gateways"))) / "page"
-PATHS = sorted(page.routes(Settings()))
+PATHS = sorted(page.routes(Settings))
+ASSETS = PATHS[1].rpartition("/")[0]
 
 
 async def get(
     path: str, *headers: tuple[str, str], method: str = "GET", settings: Settings | None = None
 ) -> Response:
-    found = Routes(page.routes(settings or Settings())).find(method, path)
+    found = Routes(page.routes(lambda: settings or Settings())).find(method, path)
     if isinstance(found, Response):
         return found
     peer = Peer(address="127.0.0.1", kind="tcp", loopback=True)
@@ -48,7 +49,9 @@ def policy(answer: Response) -> dict[str, str]:
 
 def test_the_table_matches_the_folder() -> None:
     assert sorted(page.FILES) == sorted(each.name for each in FOLDER.iterdir())
-    assert sorted(["/", *(f"/page/{name}" for name in page.FILES if name != "index.html")]) == PATHS
+    assert sorted(["/", *(f"{ASSETS}/{name}" for name in page.FILES if name != "index.html")]) == (
+        PATHS
+    )
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -57,7 +60,6 @@ async def test_every_file_has_the_security_headers(path: str) -> None:
     assert answer.status == 200
     assert answer.body
     headers = headers_of(answer)
-    assert headers["cache-control"] == "no-cache"
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["referrer-policy"] == "no-referrer"
     assert headers["cross-origin-opener-policy"] == "same-origin"
@@ -75,9 +77,9 @@ async def test_every_file_has_the_security_headers(path: str) -> None:
     ("path", "content_type"),
     [
         ("/", "text/html; charset=utf-8"),
-        ("/page/style.css", "text/css; charset=utf-8"),
-        ("/page/main.js", "text/javascript; charset=utf-8"),
-        ("/page/icon.svg", "image/svg+xml"),
+        (f"{ASSETS}/style.css", "text/css; charset=utf-8"),
+        (f"{ASSETS}/main.js", "text/javascript; charset=utf-8"),
+        (f"{ASSETS}/icon.svg", "image/svg+xml"),
     ],
 )
 async def test_content_types(path: str, content_type: str) -> None:
@@ -96,6 +98,42 @@ async def test_a_cached_file_is_not_sent_again(path: str) -> None:
         assert "content-encoding" not in headers_of(again)
     for condition in ('"other"', "", 'W/""'):
         assert (await get(path, ("if-none-match", condition))).status == 200
+
+
+async def test_only_the_page_itself_is_asked_for_again() -> None:
+    assert headers_of(await get("/"))["cache-control"] == "no-cache"
+    for path in PATHS[1:]:
+        kept = headers_of(await get(path))["cache-control"]
+        assert kept == "public, max-age=31536000, immutable"
+
+
+async def test_the_page_follows_the_settings() -> None:
+    settings = Settings()
+    found = page.routes(lambda: settings)["/"]["GET"]
+    assert not isinstance(found, str)
+    peer = Peer(address="127.0.0.1", kind="tcp", loopback=True)
+
+    async def body() -> str:
+        answer = await found(Request("GET", "/", (), peer))
+        assert isinstance(answer, Response)
+        return answer.body.decode()
+
+    assert '<meta name="chatd-greeting" content="">' in await body()
+    greeting = 'Hello {nick}, <b>"be kind"</b>. {version}'
+    settings = msgspec.structs.replace(settings, chat=Chat(greeting=greeting))
+    escaped = "Hello {nick}, &lt;b&gt;&quot;be kind&quot;&lt;/b&gt;. {version}"
+    assert f'<meta name="chatd-greeting" content="{escaped}">' in await body()
+
+
+async def test_comments_are_left_out_and_lines_keep_their_numbers() -> None:
+    for name in page.FILES:
+        if name.endswith((".js", ".css")):
+            source = (FOLDER / name).read_text("utf-8").split("\n")
+            sent = (await get(f"{ASSETS}/{name}")).body.decode().split("\n")
+            assert len(sent) == len(source)
+            for was, now in zip(source, sent, strict=True):
+                assert now in (was, "")
+            assert not [line for line in sent if line.lstrip().startswith(("//", "/*"))], name
 
 
 async def test_the_tag_depends_on_the_contents() -> None:
@@ -119,8 +157,8 @@ async def test_the_tag_depends_on_the_contents() -> None:
     ],
 )
 async def test_gzip_for_clients_that_accept_it(accepted: str, packed: bool) -> None:
-    plain = await get("/page/style.css")
-    answer = await get("/page/style.css", ("accept-encoding", accepted))
+    plain = await get(f"{ASSETS}/style.css")
+    answer = await get(f"{ASSETS}/style.css", ("accept-encoding", accepted))
     headers = headers_of(answer)
     assert headers["vary"] == "Accept-Encoding"
     assert headers["etag"] == headers_of(plain)["etag"]
@@ -135,18 +173,22 @@ async def test_gzip_for_clients_that_accept_it(accepted: str, packed: bool) -> N
     [
         "/page",
         "/page/",
-        "/page/index.html",
+        "/page/main.js",
+        "/page/0123456789abcdef/main.js",
+        ASSETS,
+        f"{ASSETS}/",
+        f"{ASSETS}/index.html",
         "/index.html",
-        "/page/../page.py",
-        "/page/../x",
-        "/page/%2e%2e/page.py",
-        "/page/..%2fpage.py",
-        "/page/main.js%00",
-        "/page/main.js/",
-        "/page//main.js",
-        "//page/main.js",
-        "/page/Main.js",
-        "/page//etc/passwd",
+        f"{ASSETS}/../page.py",
+        f"{ASSETS}/../x",
+        f"{ASSETS}/%2e%2e/page.py",
+        f"{ASSETS}/..%2fpage.py",
+        f"{ASSETS}/main.js%00",
+        f"{ASSETS}/main.js/",
+        f"{ASSETS}//main.js",
+        f"/{ASSETS}/main.js",
+        f"{ASSETS}/Main.js",
+        f"{ASSETS}//etc/passwd",
         "/etc/passwd",
         "",
     ],

@@ -8,10 +8,13 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from chatd.gateways import page
 from chatd.settings import Auth, Chat, Drain, Http, Limits, Settings
 from chatd.testing import Harness, open_chat
 from chatd.wire.transport import Peer
 from tests.gateways.raw import LOOPBACK, Raw, handshake
+
+MAIN = next(path for path in page.routes(Settings) if path.endswith("/main.js"))
 
 FAR = Peer("192.0.2.7", "tcp", loopback=False)
 
@@ -78,7 +81,7 @@ async def test_anything_else_is_404_and_keeps_the_connection(
     assert (await ask(chat, "GET /healthz", client))[0] == 200
 
 
-@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/page/main.js"])
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", MAIN])
 @pytest.mark.parametrize("method", ["POST", "DELETE", "OPTIONS", "BREW"])
 async def test_another_method_is_405_with_those_allowed(
     chat: Harness, autojump_clock: MockClock, method: str, path: str
@@ -244,7 +247,7 @@ async def test_whose_pages_may_connect(
 @pytest.mark.parametrize(
     "target",
     [
-        *("/", "/page/main.js", "/healthz", "/readyz", "/nothing", "/ws"),
+        *("/", MAIN, "/healthz", "/readyz", "/nothing", "/ws"),
         *("/socket.io/socket.io.js", "/socket.io/?EIO=4&transport=polling", "/socket.io/nothing"),
     ],
 )

@@ -1,6 +1,7 @@
 // @ts-check
 /** The bar with Reply, Edit and Delete, in the message that is hovered or has the focus. */
 
+import { actionIn } from "./commands.js";
 import { confirmAction } from "./dialog.js";
 import { element, find, icon } from "./text.js";
 
@@ -125,11 +126,12 @@ export class Actions {
 
   /** @param {import("./room.js").Room} room @param {import("./room.js").Message} message */
   async #delete(room, message) {
-    const quote = message.text.replace(/\s+/g, " ").slice(0, 120);
+    const quote = (actionIn(message.text) ?? message.text).replace(/\s+/g, " ").slice(0, 120);
     await confirmAction({
       title: "Delete this message?",
       text: `“${quote}” will be deleted for everyone.`,
       action: "Delete",
+      danger: true,
       act: () => this.#chat.ask({ do: "delete", room: room.name, seq: message.seq }),
     });
   }

@@ -21,6 +21,8 @@ const WHO_EVERY_MS = 10_000;
 /**
  * @typedef {{room: string, members: number, unread?: number, nick?: string}} Listed
  * @typedef {{message_bytes: number}} Limits
+ * @typedef {{kind: "ban" | "mute" | "slow" | "close", room?: string, user?: string, nick?: string,
+ *   network?: string, until?: string, reason?: string}} Held
  * @typedef {(command: Record<string, unknown>) => Promise<any>} Ask
  */
 
@@ -36,8 +38,14 @@ export class Chat {
   /** The server's version when the page was loaded. */
   #server = "";
   outdated = false;
-  /** Whether the user is signed in on this connection. */
+  /** Whether the user has entered the chat on this connection. */
   ready = false;
+  /** Whether the user is to choose a name, or a token, before entering. */
+  asking = false;
+  /** The `hello` of this connection. @type {any} */
+  #greeting = null;
+  /** Whether it is known who the user is on this connection. */
+  #known = false;
   /** @type {Map<string, Room>} */
   rooms = new Map();
   /** @type {Room | null} */
@@ -45,10 +53,14 @@ export class Chat {
   directs = new Directs();
   /** The server's latest list of rooms. @type {Listed[]} */
   listed = [];
+  /** What is in force against whom, as far as is known; operators alone know it. @type {Held[]} */
+  sanctions = [];
 
   #changed;
   #home;
   #whoAt = 0;
+  /** The room from which the user was just removed. @type {Room | null} */
+  #expelled = null;
 
   /**
    * @param {string} url
@@ -62,23 +74,27 @@ export class Chat {
       hello: (hello) => void this.#hello(hello).catch(() => {}), // Lost: the next hello starts again.
       event: (event) => this.#event(event),
       probed: (ok) => this.#list(ok),
-      auth: () => {
-        const room = this.current?.direct ? undefined : this.current?.name;
-        return { ...this.identity.credentials, room };
-      },
+      auth: () => this.identity.credentials,
       changed: () => {
-        this.identity.connectionChanged(this.connection.state);
-        if (this.connection.state.name !== "open") this.#disconnected();
+        const { state } = this.connection;
+        if (state.name !== "open") this.#disconnected();
+        if (this.identity.connectionChanged(state)) this.connection.retryNow();
         changed();
       },
     });
+    this.identity.forgottenElsewhere = () => void this.#signedOut();
+    this.identity.changedElsewhere = () => {
+      if (!this.asking && !this.identity.tokenRequired) return;
+      if (this.connection.state.name !== "open") this.connection.retryNow();
+      else void this.#hello(this.#greeting).catch(() => {});
+    };
     this.outbox = new Outbox(this.connection, changed);
     this.history = new HistoryLoader(this.ask, changed);
     this.readMarks = new ReadMarks(this.ask);
   }
 
   /** @param {string} asked the first room; "" for the last one */
-  start(asked) {
+  async start(asked) {
     this.user = shared.get("user", "");
     this.nick = shared.get("nick", "");
     const unsent = this.outbox.items.map((item) => item.room);
@@ -86,7 +102,72 @@ export class Chat {
     this.current = this.#room(
       asked || own.get("current", "") || shared.get("rooms", [])[0] || this.#home,
     );
+    await this.identity.askOtherTabs();
     this.connection.start();
+  }
+
+  /** Enters as the guest that the server made, or under the name that was chosen. */
+  enter() {
+    if (!this.asking) return;
+    this.asking = false;
+    shared.set("named", true);
+    // Otherwise the next hello, or the one that is being answered, leads in.
+    if (this.#known) void this.#enter().catch(() => {});
+  }
+
+  /**
+   * Becomes the user of a token. A guest leaves first, so that nobody sees both. Throws Refused.
+   * @param {string} token
+   * @param {boolean} always whether the browser keeps the token when all tabs are closed
+   */
+  async signIn(token, always) {
+    if (this.connection.state.name === "closed") {
+      this.identity.keep(token, always);
+      this.identity.tokenRequired = false;
+      this.connection.retryNow();
+      return;
+    }
+    const joined = await this.#leaveAll();
+    let identity;
+    try {
+      identity = await this.connection.request({ do: "auth", token });
+    } catch (error) {
+      await Promise.all(joined.map((room) => this.#join(room)));
+      throw error;
+    }
+    this.identity.keep(token, always);
+    this.asking = this.identity.tokenRequired = false;
+    this.#known = true;
+    this.#startAnew();
+    this.#become(identity);
+    void this.#enter().catch(() => {}); // Lost: the next hello starts again.
+  }
+
+  /** Forgets the token, in all tabs. */
+  async signOut() {
+    this.identity.forget();
+    await this.#signedOut();
+  }
+
+  async #signedOut() {
+    await this.#leaveAll();
+    this.#startAnew();
+    this.connection.reconnect();
+  }
+
+  /** Forgets what the rooms were like for the previous user. */
+  #startAnew() {
+    for (const name of this.rooms.keys()) this.rooms.set(name, this.#newRoom(name));
+    this.current = this.rooms.get(this.current?.name ?? "") ?? null;
+  }
+
+  /** Leaves the rooms, so that others see the user go at once. Returns them. */
+  async #leaveAll() {
+    const rooms = [...this.rooms.values()].filter((room) => room.joined && !room.direct);
+    for (const room of rooms) room.joined = false;
+    const asked = rooms.map((room) => this.connection.request({ do: "leave", room: room.name }));
+    await Promise.allSettled(asked);
+    return rooms;
   }
 
   /**
@@ -106,12 +187,12 @@ export class Chat {
   };
 
   /**
-   * Opens a room, joining it if necessary. Throws Refused.
+   * Opens a room, or with @nick a conversation, joining it if necessary. Throws Refused.
    * @param {string} name
    * @returns {Promise<void>}
    */
   async open(name) {
-    const known = this.rooms.get(name);
+    const known = this.rooms.get(name) ?? this.#conversation(name);
     if (known) {
       this.#select(known);
       if (known.refused && this.ready) await this.#join(known);
@@ -129,6 +210,14 @@ export class Chat {
     this.#select(/** @type {Room} */ (this.rooms.get(room.name)));
     this.#keepRooms();
     void this.refreshList();
+  }
+
+  /** The open conversation with a user. @param {string} name `@` and a nick */
+  #conversation(name) {
+    const nick = name.slice(1).toLowerCase();
+    return [...this.rooms.values()].find(
+      (room) => room.direct && name.startsWith("@") && room.peer.toLowerCase() === nick,
+    );
   }
 
   /** The room of direct messages with a user. @param {string} user @param {string} nick */
@@ -190,7 +279,7 @@ export class Chat {
     if (this.current) this.note(this.current, explain(error));
   }
 
-  /** Shows a notice in a room's log. @param {Room} room @param {string} text */
+  /** Shows a notice at the end of a room's log. @param {Room} room @param {string} text */
   note(room, text) {
     room.addLine("notice", text);
     this.#changed();
@@ -205,6 +294,31 @@ export class Chat {
     } catch {
       // Keep the old list.
     }
+  }
+
+  /** Reads what is in force, if the user is an operator. */
+  async refreshSanctions() {
+    if (!this.op) return;
+    try {
+      this.sanctions = (await this.connection.request({ do: "bans" })).bans;
+      this.#changed();
+    } catch {
+      // Keep the old list.
+    }
+  }
+
+  /**
+   * Whether something is in force in a room, or against a user there or everywhere.
+   * @param {Held["kind"]} kind @param {Room} room @param {string} [user]
+   */
+  isHeld(kind, room, user) {
+    return this.sanctions.some(
+      (one) =>
+        one.kind === kind &&
+        one.user === user &&
+        (one.room === room.name || (user && !one.room)) &&
+        (!one.until || Date.parse(one.until) > Date.now()),
+    );
   }
 
   async refreshList() {
@@ -224,40 +338,53 @@ export class Chat {
 
   /** @param {any} hello */
   async #hello(hello) {
+    this.#greeting = hello;
     this.limits = hello.limits;
     this.#server ||= hello.server;
     this.outdated = hello.server !== this.#server;
+    this.#known = false;
     const identity = await this.identity.authenticate(hello, this.ask);
     if (!identity) {
       this.#changed();
       return;
     }
-    this.user = identity.user;
-    this.op = identity.op ?? false;
-    this.guest = Boolean(identity.session);
-    shared.set("user", this.user);
-    if (identity.session) shared.set("session", identity.session);
     const kept = shared.get("nick", "");
-    this.#setNick(identity.nick);
-    this.outbox.userChanged(this.user);
-    this.#dropForeignDirects();
+    this.#become(identity);
     if (identity === hello && hello.session && kept && kept !== identity.nick) {
       // A new guest keeps the old name, if it is free.
       await this.rename(kept).catch((error) => {
         if (!(error instanceof Refused)) throw error;
       });
     }
+    this.#known = true;
+    // Others see no guest who has not been asked, or whose token was refused.
+    this.asking = this.guest && (!shared.get("named", false) || Boolean(this.identity.error));
+    if (this.asking) this.#changed();
+    else await this.#enter();
+  }
+
+  /** @param {any} identity */
+  #become(identity) {
+    this.user = identity.user;
+    this.op = identity.op ?? false;
+    this.guest = Boolean(identity.session);
+    shared.set("user", this.user);
+    if (identity.session) shared.set("session", identity.session);
+    this.#setNick(identity.nick);
+    this.outbox.userChanged(this.user);
+    this.#dropForeignDirects();
+  }
+
+  /** Joins the rooms. */
+  async #enter() {
     this.ready = true;
     const current = this.current;
     const rooms = [...this.rooms.values()].sort(
       (a, b) => Number(b === current) - Number(a === current),
     );
     await Promise.all(rooms.map((room) => this.#join(room)));
-    // Polling starts in a room; if ours was refused, in the default one.
-    const room = hello.joined?.room;
-    if (room && !this.rooms.has(room)) await this.connection.request({ do: "leave", room });
     this.connection.resetBackoff();
-    await this.refreshList();
+    await Promise.all([this.refreshList(), this.refreshSanctions()]);
   }
 
   /** @param {Room} room */
@@ -279,8 +406,9 @@ export class Chat {
       this.#send(room);
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
-      room.refused = error.message;
-      if (room.entries.length) room.addLine("gap", error.message);
+      const known = room.refused === error.message;
+      room.expel(error.message);
+      if (room.entries.length && !known) room.addLine("gap", error.message);
       this.outbox.failRoom(room.name, error.message);
       this.#changed();
     }
@@ -303,7 +431,9 @@ export class Chat {
   /** @param {any} event */
   #event(event) {
     if (event.on === "notice") {
-      if (this.current) this.note(this.current, event.text);
+      if (this.#expelled) this.#explainRemoval(this.#expelled, event.text);
+      else if (this.current) this.note(this.current, event.text);
+      this.#changed();
       return;
     }
     if (event.on === "nick" && event.user === this.user) this.#setNick(event.to);
@@ -323,7 +453,7 @@ export class Chat {
       setTimeout(this.#changed, room.applyTyping(event));
     } else {
       if (event.on === "left" && event.user === this.user) this.#removed(room);
-      room.applyPresence(event);
+      else room.applyPresence(event);
       const now = Date.now();
       if (event.on === "presence" && room === this.current && now - this.#whoAt > WHO_EVERY_MS) {
         this.#whoAt = now;
@@ -352,12 +482,18 @@ export class Chat {
     this.#keepRooms();
   }
 
-  /** @param {Room} room */
+  /** A notice with the reason follows. @param {Room} room */
   #removed(room) {
-    room.joined = false;
-    room.refused = "You were removed from this room.";
-    room.addLine("gap", `${room.refused} Select it in the list to rejoin.`);
+    room.expel("You were removed from this room.");
     this.outbox.failRoom(room.name, room.refused);
+    this.#expelled = room;
+  }
+
+  /** @param {Room} room @param {string} why */
+  #explainRemoval(room, why) {
+    room.refused = why;
+    room.addLine("gap", `${why} Select the room in the list to rejoin.`);
+    this.#expelled = null;
   }
 
   /** @param {Room} room @param {import("./room.js").Message} each */
@@ -373,7 +509,7 @@ export class Chat {
   }
 
   #disconnected() {
-    this.ready = false;
+    this.ready = this.#known = false;
     for (const room of this.rooms.values()) room.joined = false;
   }
 
@@ -416,6 +552,7 @@ export class Chat {
     if (this.current) this.current.follows = true;
     this.current = room;
     own.set("current", room.name);
+    void this.refreshSanctions();
     this.#changed();
   }
 

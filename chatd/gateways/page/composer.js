@@ -1,9 +1,10 @@
 // @ts-check
 /**
- * The text field: a new message, a reply or an edit. Enter sends, Shift+Enter starts a line, Escape
- * cancels; each room keeps its draft.
+ * The text field: a new message, a command, a reply or an edit. Enter sends, Shift+Enter starts a
+ * line, Escape cancels; each room keeps its draft.
  */
 
+import { actionIn, isCommand, read, readEdit, typedFor } from "./commands.js";
 import { explain } from "./connection.js";
 import { own } from "./storage.js";
 import { find, plural } from "./text.js";
@@ -21,10 +22,12 @@ function cleaned(text) {
 
 export class Composer {
   #chat;
-  #sent;
+  #page;
   #text = find("composer-text", HTMLTextAreaElement);
   #button = find("composer-send", HTMLButtonElement);
   #hint = find("composer-hint", HTMLParagraphElement);
+  /** Sends an unknown command as a message. */
+  #anyway = find("composer-anyway", HTMLButtonElement);
   /** @type {Record<string, string>} */
   #drafts = own.get("drafts", {});
   #room = "";
@@ -32,17 +35,29 @@ export class Composer {
   #aboutText = find("about-text", HTMLParagraphElement);
   /** The message to reply to or edit. @type {About | null} */
   #target = null;
-  /** The state or error of an edit. */
+  /** The state or error of an edit or a command. */
   #status = "";
   #typedAt = 0;
 
   /**
    * @param {import("./chat.js").Chat} chat
-   * @param {() => void} sent called after each message
+   * @param {{sent: () => void, open: (name: string) => Promise<void>,
+   *   search: (query: string) => void}} page `sent` is called after each message and command
    */
-  constructor(chat, sent) {
+  constructor(chat, page) {
     this.#chat = chat;
-    this.#sent = sent;
+    this.#page = page;
+    this.#anyway.addEventListener("click", () => {
+      this.#say(this.#validate().trimEnd());
+      this.focus();
+    });
+    // Otherwise the browser would leave the chat for the file.
+    addEventListener("dragover", (event) => event.preventDefault());
+    addEventListener("drop", (event) => {
+      if (event.dataTransfer?.files.length) event.preventDefault();
+      this.#noFiles(event.dataTransfer);
+    });
+    this.#text.addEventListener("paste", (event) => this.#noFiles(event.clipboardData));
     find("composer", HTMLFormElement).addEventListener("submit", (event) => {
       event.preventDefault();
       this.#send();
@@ -63,7 +78,7 @@ export class Composer {
   /** @param {import("./room.js").Message} message */
   edit(message) {
     this.#start({ kind: "edit", message });
-    this.#text.value = message.text;
+    this.#text.value = typedFor(message.text);
     this.#resize();
     this.#validate();
   }
@@ -72,7 +87,8 @@ export class Composer {
   #start(to) {
     this.#target = to;
     this.#status = "";
-    const words = to.message.text.replace(/\s+/g, " ").slice(0, 200);
+    const { text } = to.message;
+    const words = (actionIn(text) ?? text).replace(/\s+/g, " ").slice(0, 200);
     this.#aboutText.textContent =
       to.kind === "edit" ? "Editing your message" : `Replying to ${to.message.nick}: ${words}`;
     this.#about.hidden = false;
@@ -127,7 +143,7 @@ export class Composer {
       this.#resize();
     }
     const label = room?.direct ? room.label : `#${name}`;
-    const placeholder = name ? `Message ${label}` : "";
+    const placeholder = room?.refused || (name ? `Message ${label}` : "");
     if (this.#text.placeholder !== placeholder) this.#text.placeholder = placeholder;
     this.#text.disabled = !room || Boolean(room.refused);
     this.#validate();
@@ -138,7 +154,7 @@ export class Composer {
     this.#resize();
     this.#validate();
     if (this.#target?.kind === "edit") return;
-    this.#announceTyping(Boolean(this.#text.value));
+    this.#announceTyping(Boolean(this.#text.value) && !isCommand(this.#text.value));
     const { [this.#room]: _, ...others } = this.#drafts;
     this.#drafts = this.#text.value ? { ...others, [this.#room]: this.#text.value } : others;
     own.set("drafts", this.#drafts);
@@ -159,33 +175,81 @@ export class Composer {
     const excess = ENCODER.encode(text).length - this.#chat.limits.message_bytes;
     const hint = excess > 0 ? `Too long by ${plural(excess, "byte")}.` : this.#status;
     if (this.#hint.textContent !== hint) this.#hint.textContent = hint;
+    if (!hint) this.#anyway.hidden = true;
     this.#button.disabled = this.#text.disabled || !text.trim() || excess > 0;
     return this.#button.disabled ? "" : text;
   }
 
   #send() {
-    const text = this.#validate().trimEnd();
-    if (!text) return;
+    const typed = this.#validate().trimEnd();
+    if (!typed) return;
     const { kind, message } = this.#target ?? {};
     if (kind === "edit" && message) {
-      void this.#saveEdit(message, text);
+      void this.#saveEdit(message, typed);
       return;
     }
+    const meaning = read(typed);
+    if ("say" in meaning) this.#say(meaning.say);
+    else if ("act" in meaning) void this.#carryOut(meaning.act);
+    else {
+      this.#status = meaning.fault;
+      this.#anyway.hidden = !meaning.unknown;
+      this.#validate();
+    }
+  }
+
+  /** @param {string} text */
+  #say(text) {
     this.#typedAt = 0; // The message itself ends the typing.
-    this.#chat.say(text, message?.seq ?? 0);
+    this.#chat.say(text, this.#target?.message.seq ?? 0);
+    this.#clear();
+    this.#page.sent();
+  }
+
+  #clear() {
     this.#text.value = "";
     if (this.#target) this.#cancel();
     this.#edited();
-    this.#sent();
   }
 
-  /** @param {import("./room.js").Message} message @param {string} text */
-  async #saveEdit(message, text) {
+  /** @param {(scene: import("./commands.js").Scene) => Promise<string | void>} act */
+  async #carryOut(act) {
+    const room = this.#chat.current;
+    if (!room) return;
+    const typed = this.#text.value;
+    const replyTo = this.#target?.message.seq ?? 0;
+    const { open, search } = this.#page;
+    this.#clear();
+    try {
+      const answer = await act({ chat: this.#chat, room, replyTo, open, search });
+      if (answer) this.#chat.note(room, answer);
+      this.#page.sent();
+    } catch (error) {
+      if (this.#room !== room.name) return;
+      // The user may have typed on.
+      this.#text.value ||= typed;
+      this.#edited();
+      this.#status = explain(error);
+      this.#validate();
+    }
+  }
+
+  /** @param {DataTransfer | null} given */
+  #noFiles(given) {
+    // Some programs copy a picture of a text beside the text.
+    if (!given?.files.length || given.types.includes("text/plain")) return;
+    this.#status = "Files and pictures cannot be sent in this chat.";
+    this.#validate();
+  }
+
+  /** @param {import("./room.js").Message} message @param {string} typed */
+  async #saveEdit(message, typed) {
     const to = this.#target;
-    if (text !== message.text) {
+    if (typed !== typedFor(message.text)) {
       this.#status = "Saving …";
       this.#validate();
       try {
+        const text = readEdit(typed);
         await this.#chat.ask({ do: "edit", room: this.#room, seq: message.seq, text });
       } catch (error) {
         if (to !== this.#target) return;

@@ -10,10 +10,11 @@ const SUBPROTOCOL = "chatd.v1";
 
 // From opening a transport to `hello`. The server itself allows a handshake 10 s.
 const HELLO_MS = 10_000;
-// A page does not see pings. After a minute of silence, or 10 s while an answer is pending, it sends
-// a cheap command, which must be answered in time.
+// A page does not see pings. After a minute of silence, or 5 s while an answer is pending, it sends
+// a cheap command, which must be answered in time. A late answer is shown.
 const SILENCE_MS = 60_000;
-const PENDING_MS = 10_000;
+const PENDING_MS = 5_000;
+const LATE_MS = 3_000;
 const PROBE_MS = 10_000;
 const TICK_MS = 2_500;
 const FIRST_WAIT_MS = 500;
@@ -24,15 +25,26 @@ const MAX_FAILED_OPENS = 2;
 const RETRY_MS = 60_000;
 const MAX_RETRY_MS = 30 * 60_000;
 
-/** Close codes after which reconnecting is pointless, unless `bye` says otherwise. */
-const FINAL = new Set([1008, 1009, 4500, 4501, 4502]);
 const ENDINGS = new Map([
   [4500, "You were kicked"],
   [4501, "You are banned"],
+  [4502, "You were signed out"],
 ]);
 const ABNORMAL = 1006;
+const POLICY = 1008;
+const TOO_BIG = 1009;
 const TOO_MANY = 4503;
 const TOO_MANY_WAIT_MS = 5_000;
+
+/**
+ * Whether reconnecting is pointless after a close code, unless `bye` says otherwise. The codes 4500
+ * to 4999 are final, also those that only a later version of the server has.
+ * @param {number} code
+ */
+function isFinal(code) {
+  if (code === TOO_MANY) return false;
+  return code === POLICY || code === TOO_BIG || (code >= 4500 && code <= 4999);
+}
 
 /** The server refused a command. */
 export class Refused extends Error {
@@ -69,6 +81,8 @@ function ending(code, reason) {
 export class Connection {
   /** @type {State} */
   state = { name: "connecting" };
+  /** Whether the browser reported the loss of its network, and no answer has come since. */
+  offline = !navigator.onLine;
 
   #url;
   #handlers;
@@ -109,14 +123,42 @@ export class Connection {
     setInterval(() => this.#tick(), TICK_MS);
     addEventListener("online", () => {
       this.#retryAt = 0; // This may be another network.
-      this.#wake();
+      const lost = this.offline;
+      this.offline = false;
+      if (lost && this.#transport) {
+        // It may be dead. Messages without an answer are sent again, each with its key.
+        this.reconnect();
+      } else this.#wake();
     });
-    addEventListener("offline", () => this.#handlers.changed());
+    addEventListener("offline", () => {
+      this.offline = true;
+      // A server on this machine, or in another network, may still answer.
+      if (this.#greeted) this.#probe();
+      this.#handlers.changed();
+    });
     addEventListener("pageshow", () => this.#wake());
     document.addEventListener("visibilitychange", () => {
       if (!document.hidden) this.#wake();
     });
     this.#open();
+  }
+
+  /** Whether the server is late to answer. */
+  get late() {
+    return this.#probed > 0 && performance.now() - this.#probed > LATE_MS;
+  }
+
+  /** Ends the connection and opens another one at once. */
+  reconnect() {
+    this.#drop();
+    this.#open();
+  }
+
+  /** Ends the connection, because the user asks for it. */
+  quit() {
+    clearTimeout(this.#timer);
+    this.#drop();
+    this.#setState({ name: "closed", reason: "You left the chat.", code: 1000 });
   }
 
   /** Reconnects at once, because the user asks for it. */
@@ -228,6 +270,9 @@ export class Connection {
   /** @param {unknown} data */
   #received(data) {
     this.#lastReceived = performance.now();
+    const { late } = this;
+    this.#probed = 0;
+    if (late) this.#handlers.changed();
     /** @type {any} */
     let frame;
     try {
@@ -245,6 +290,7 @@ export class Connection {
       this.#greeted = true;
       this.#usesPolling = this.#transport instanceof Polling;
       this.#failedOpens = 0;
+      this.offline = false;
       this.#setState({ name: "open" });
       this.#handlers.hello(frame);
     } else if (frame.on === "bye") {
@@ -268,7 +314,7 @@ export class Connection {
     if (!this.#greeted && code === ABNORMAL) void this.#openFailed();
     this.#drop();
 
-    const final = bye ? !bye.reconnect : FINAL.has(code);
+    const final = bye ? !bye.reconnect : isFinal(code);
     if (final) {
       code = bye?.code ?? code;
       this.#setState({ name: "closed", reason: ending(code, bye?.reason || reason), code });
@@ -315,8 +361,7 @@ export class Connection {
     }
     if (this.#usesPolling && now > this.#retryAt) this.#tryWebSocket();
     if (this.#probed) {
-      if (this.#lastReceived >= this.#probed) this.#probed = 0;
-      else if (now - this.#probed > PROBE_MS) this.#ended(ABNORMAL, "");
+      if (now - this.#probed > PROBE_MS) this.#ended(ABNORMAL, "");
     } else if (
       (this.#pending.size && silent > PENDING_MS) ||
       (!document.hidden && silent > SILENCE_MS)
@@ -327,8 +372,12 @@ export class Connection {
 
   #probe() {
     this.#probed = performance.now();
+    const answered = (/** @type {any} */ ok) => {
+      this.offline = false;
+      this.#handlers.probed(ok);
+    };
     // Errors are handled elsewhere.
-    this.request({ do: "rooms" }).then(this.#handlers.probed, () => {});
+    this.request({ do: "rooms" }).then(answered, () => {});
   }
 
   // The network or the user is back. If the server named a time, wait for it all the same.

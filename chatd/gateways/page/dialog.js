@@ -9,6 +9,7 @@ import { find } from "./text.js";
  * @property {string} title
  * @property {string} text
  * @property {string} action the button's label
+ * @property {boolean} [danger] whether the button warns
  * @property {HTMLElement[]} [fields]
  * @property {() => Promise<unknown>} act throws Refused or Lost
  */
@@ -18,7 +19,7 @@ import { find } from "./text.js";
  * @param {Question} question
  * @returns {Promise<void>} once the dialog is closed
  */
-export function confirmAction({ title, text, action, fields = [], act }) {
+export function confirmAction({ title, text, action, danger = false, fields = [], act }) {
   const dialog = find("question", HTMLDialogElement);
   const form = /** @type {HTMLFormElement} */ (dialog.firstElementChild);
   const yes = find("question-yes", HTMLButtonElement);
@@ -28,6 +29,7 @@ export function confirmAction({ title, text, action, fields = [], act }) {
   find("question-fields", HTMLDivElement).replaceChildren(...fields);
   find("question-no", HTMLButtonElement).onclick = () => dialog.close();
   yes.textContent = action;
+  yes.classList.toggle("danger", danger);
   yes.disabled = false;
   errorText.textContent = "";
   const submit = async (/** @type {Event} */ event) => {

@@ -2,7 +2,7 @@
 /** The messages of the current room, and the scroll position. */
 
 import { lineElement, messageElement, unsentElement } from "./message.js";
-import { day, dayName, element, find, plural } from "./text.js";
+import { day, dayName, element, find, plural, sampleTimes } from "./text.js";
 
 // An author's messages share a heading for this long.
 const GROUP_MS = 5 * 60_000;
@@ -23,6 +23,8 @@ export class Log {
   #top = find("log-top", HTMLParagraphElement);
   #empty = find("empty", HTMLParagraphElement);
   #pill = find("pill", HTMLButtonElement);
+  /** The date of what is in view, while that is not the end. */
+  #date = find("date", HTMLDivElement);
   /** @type {import("./room.js").Room | null} */
   #room = null;
   /** Whether the view follows the end. */
@@ -39,9 +41,22 @@ export class Log {
   #days = new Map();
   #divider = element("li", { class: "new" }, element("span", {}, "New"));
 
-  /** @param {import("./chat.js").Chat} chat */
-  constructor(chat) {
+  #visit;
+
+  /**
+   * @param {import("./chat.js").Chat} chat
+   * @param {(name: string) => void} visit called for a room whose link was followed
+   */
+  constructor(chat, visit) {
     this.#chat = chat;
+    this.#visit = visit;
+    // The times beside messages have a column as wide as the widest time, in any font and locale.
+    const times = find("times", HTMLDivElement);
+    times.append(...sampleTimes().map((each) => element("div", {}, each)));
+    new ResizeObserver(() => {
+      const width = `${Math.ceil(times.getBoundingClientRect().width)}px`;
+      document.documentElement.style.setProperty("--times", width);
+    }).observe(times);
     this.#scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
     this.#pill.addEventListener("click", () => this.scrollToEnd());
     this.#list.addEventListener("click", (event) => this.#clicked(event));
@@ -92,6 +107,7 @@ export class Log {
     this.#scroller.ariaBusy = String(Boolean(old));
     if (another) this.#switch(room);
     if (!room) {
+      this.#date.hidden = true;
       this.#list.replaceChildren();
       this.#top.textContent = "";
       this.#setEmptyText("Join a room to start.");
@@ -119,6 +135,7 @@ export class Log {
       this.#chat.markRead(room);
     } else if (this.#following) this.#seen = room.last;
     this.#renderPill(room);
+    this.#renderDate();
     this.#loadMore(room);
     if (!room.loading) queueMicrotask(() => (this.#scroller.ariaBusy = "false"));
   }
@@ -130,7 +147,10 @@ export class Log {
     this.#unsent.clear();
     this.#days.clear();
     this.#following = true;
-    if (room) room.divider = room.unread && room.read ? room.read + 1 : 0;
+    if (!room) return;
+    room.divider = room.unread && room.read ? room.read + 1 : 0;
+    // It was left while an older part was in view.
+    if (!room.atEnd) void this.#chat.history.latest(room);
   }
 
   /** @param {string} text */
@@ -141,17 +161,16 @@ export class Log {
 
   /** @param {import("./room.js").Room} room */
   #emptyText(room) {
-    return room.direct && this.#chat.guest
-      ? "No messages. Messages between two guests are not saved."
-      : "No messages yet.";
+    return room.stored
+      ? "No messages yet."
+      : "Messages between guests are not saved. They are gone when you reload or leave this page.";
   }
 
   /** @param {import("./room.js").Room} room */
   #topText(room) {
     if (room.loading) return "Loading earlier messages …";
-    if (room.direct && !room.stored)
-      return "Messages between guests are not saved. They are gone when you leave this page.";
     if (room.more || !room.entries.length) return "";
+    if (!room.stored) return this.#emptyText(room);
     return room.direct
       ? `This is the beginning of your messages with ${room.label}.`
       : `This is the beginning of #${room.name}.`;
@@ -239,8 +258,11 @@ export class Log {
     const shape = `${head} ${mine} ${quote?.nick} ${quote?.deleted} ${quote?.text}`;
     const known = this.#nodes.get(entry);
     if (known?.shape === shape) return known.node;
+    const { palette } = /** @type {import("./room.js").Room} */ (this.#room);
     const node =
-      entry.kind === "line" ? lineElement(entry) : messageElement(entry, { head, mine, quote });
+      entry.kind === "line"
+        ? lineElement(entry)
+        : messageElement(entry, { head, mine, quote, palette });
     this.#nodes.set(entry, { shape, node });
     return node;
   }
@@ -258,7 +280,9 @@ export class Log {
     const shape = `${head} ${state} ${reason} ${entry.nick}`;
     const known = this.#unsent.get(key);
     if (known?.shape === shape) return known.node;
-    const node = unsentElement(item, entry, { head, mine: true, quote: this.#quote(item.replyTo) });
+    const { palette } = /** @type {import("./room.js").Room} */ (this.#room);
+    const quote = this.#quote(item.replyTo);
+    const node = unsentElement(item, entry, { head, mine: true, quote, palette });
     this.#unsent.set(key, { shape, node });
     return node;
   }
@@ -280,9 +304,17 @@ export class Log {
     const edge = this.#scroller.getBoundingClientRect().top;
     for (const node of this.#list.querySelectorAll("[data-seq]")) {
       const { top, bottom } = node.getBoundingClientRect();
-      if (bottom > edge) return { seq: node.getAttribute("data-seq"), top };
+      if (bottom > edge) return { node, seq: node.getAttribute("data-seq"), top };
     }
     return null;
+  }
+
+  #renderDate() {
+    const first = this.#following ? null : this.#anchor();
+    const at = first?.node.querySelector("time")?.dateTime;
+    const text = at ? dayName(Date.parse(at)) : "";
+    this.#date.hidden = !text;
+    if (this.#date.textContent !== text) this.#date.textContent = text;
   }
 
   #scrolled() {
@@ -298,6 +330,7 @@ export class Log {
       this.render();
     } else if (room) {
       this.#renderPill(room);
+      this.#renderDate();
       this.#loadMore(room);
     }
   }
@@ -314,12 +347,13 @@ export class Log {
   /** @param {import("./room.js").Room} room */
   #renderPill(room) {
     const { scrollTop, scrollHeight, clientHeight } = this.#scroller;
-    let count = 0;
-    for (let index = room.entries.length - 1; index >= 0; index -= 1) {
+    // Away from the end, not all new messages are here.
+    let count = room.atEnd ? 0 : room.unread;
+    for (let index = room.entries.length - 1; room.atEnd && index >= 0; index -= 1) {
       const entry = room.entries[index];
       if (entry.kind !== "message") continue;
       if (entry.seq <= this.#seen) break;
-      count += 1;
+      if (entry.user !== this.#chat.user) count += 1;
     }
     const far = scrollHeight - scrollTop - clientHeight > 1.5 * clientHeight;
     this.#pill.hidden = this.#following || !(count || far || !room.atEnd);
@@ -330,7 +364,14 @@ export class Log {
 
   /** @param {MouseEvent} event */
   #clicked(event) {
-    const button = event.target instanceof Element ? event.target.closest("button[data-do]") : null;
+    if (!(event.target instanceof Element)) return;
+    const link = event.target.closest("a[data-room]");
+    if (link && !event.ctrlKey && !event.metaKey && !event.shiftKey) {
+      event.preventDefault();
+      this.#visit(link.getAttribute("data-room") ?? "");
+      return;
+    }
+    const button = event.target.closest("button[data-do]");
     const node = button?.closest("li");
     switch (button?.getAttribute("data-do")) {
       case "retry":

@@ -16,12 +16,12 @@ function setting(name) {
 /** @type {View | undefined} */
 let view;
 const chat = new Chat(url.href, setting("room"), () => view?.changed());
-view = new View(chat, setting("auth") === "token");
+view = new View(chat, setting("auth") === "token", setting("greeting"));
 
 addEventListener("hashchange", () => {
   const name = decoded();
   // A refused room shows the reason itself.
   if (name && name !== chat.current?.name) void view.open(name).catch(() => {});
 });
-chat.start(decoded());
+void chat.start(decoded());
 view.changed();

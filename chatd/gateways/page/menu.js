@@ -3,7 +3,7 @@
 
 import { element, find } from "./text.js";
 
-/** @typedef {[text: string, act: () => void]} Item */
+/** @typedef {[text: string, act: () => void, danger?: boolean]} Item */
 
 export class Menu {
   #menu = find("menu", HTMLDivElement);
@@ -19,11 +19,27 @@ export class Menu {
     });
   }
 
-  /** @param {Element} at @param {string} label @param {Item[]} items */
-  show(at, label, items) {
-    this.#menu.replaceChildren(...items.map(([text, act]) => this.#item(text, act)));
+  /**
+   * Shows a menu, and again if its items change while it is open.
+   * @param {Element} at
+   * @param {string} label
+   * @param {() => Item[]} items
+   * @param {Promise<void>} refreshed settles when the items may have changed
+   */
+  async show(at, label, items, refreshed) {
     this.#menu.setAttribute("aria-label", label);
     this.#menu.showPopover();
+    const shown = items();
+    this.#fill(at, shown);
+    await refreshed;
+    const open = this.#menu.matches(":popover-open") && this.#menu.ariaLabel === label;
+    const names = (/** @type {Item[]} */ all) => all.map(([text]) => text).join();
+    if (open && names(items()) !== names(shown)) this.#fill(at, items());
+  }
+
+  /** @param {Element} at @param {Item[]} items */
+  #fill(at, items) {
+    this.#menu.replaceChildren(...items.map((item) => this.#item(item)));
     const { left, bottom, top } = at.getBoundingClientRect();
     const { offsetWidth: width, offsetHeight: height } = this.#menu;
     const below = bottom + height + 8 < innerHeight;
@@ -32,9 +48,10 @@ export class Menu {
     this.#menu.querySelector("button")?.focus();
   }
 
-  /** @param {string} text @param {() => void} act */
-  #item(text, act) {
-    const button = element("button", { type: "button", role: "menuitem" }, text);
+  /** @param {Item} item */
+  #item([text, act, danger = false]) {
+    const looks = danger ? "danger" : "";
+    const button = element("button", { type: "button", role: "menuitem", class: looks }, text);
     button.addEventListener("click", () => {
       this.#menu.hidePopover();
       act();

@@ -1,6 +1,7 @@
 // @ts-check
 /** The elements of the log: messages, unsent messages, notices. */
 
+import { actionIn } from "./commands.js";
 import { avatar, coloured, element, linkify, time } from "./text.js";
 
 const MARKS = {
@@ -14,7 +15,8 @@ const MARKS = {
 /**
  * @typedef {import("./room.js").Message} Message
  * @typedef {import("./outbox.js").Unsent} Unsent
- * @typedef {{head: boolean, mine: boolean, quote: Message | null}} Look
+ * @typedef {import("./palette.js").Palette} Palette
+ * @typedef {{head: boolean, mine: boolean, quote: Message | null, palette: Palette}} Look
  */
 
 /** @param {string} tag @param {string} name @param {...(Node | string)} children */
@@ -41,22 +43,41 @@ export function lineElement(line) {
   );
 }
 
-/** A quoted message, in one line. @param {number} seq @param {Message | null} quote */
-function quotation(seq, quote) {
+/**
+ * A quoted message, in one line.
+ * @param {number} seq
+ * @param {Message | null} quote
+ * @param {Palette} palette
+ */
+function quotation(seq, quote, palette) {
   const words =
-    quote && !quote.deleted ? quote.text : quote ? "Deleted message" : "Original message";
+    quote && !quote.deleted
+      ? (actionIn(quote.text) ?? quote.text)
+      : quote
+        ? "Deleted message"
+        : "Original message";
   return element(
     "button",
     { type: "button", class: "quote", "data-do": "jump", "data-to": String(seq) },
     row("span", "unseen", "In reply to "),
-    ...(quote ? [coloured(row("bdi", "nick", quote.nick), quote.user)] : []),
+    ...(quote ? [nameOf(quote, palette)] : []),
     element("span", { class: "words", dir: "auto" }, words.replace(/\s+/g, " ").slice(0, 200)),
   );
 }
 
-/** @param {Message} message */
-function body(message) {
+/** @param {Message} message @param {Palette} palette */
+function nameOf(message, palette) {
+  return coloured(row("bdi", "nick", message.nick), palette.hue(message.user));
+}
+
+/** @param {Message} message @param {Palette} palette */
+function body(message, palette) {
   if (message.deleted) return row("div", "text gone", "Message deleted");
+  const action = actionIn(message.text);
+  if (action !== null) {
+    const doing = [nameOf(message, palette), " ", linkify(action)];
+    return element("div", { class: "text action", dir: "auto" }, ...doing);
+  }
   return element("div", { class: "text", dir: "auto" }, linkify(message.text));
 }
 
@@ -66,19 +87,19 @@ function editedMark(at) {
 }
 
 /** @param {Message} message @param {Look} look */
-function shape(message, { head, mine, quote }) {
-  const nick = coloured(row("bdi", "nick", message.nick), message.user);
+function shape(message, { head, mine, quote, palette }) {
+  const nick = nameOf(message, palette);
   const edited = message.edited && !message.deleted ? [editedMark(message.edited)] : [];
   const node = head
     ? row(
         "li",
         "message head",
-        avatar(message.nick, message.user),
+        avatar(message.nick, palette.hue(message.user)),
         row("div", "who", nick, time(message.at), ...edited),
       )
     : row("li", "message", row("span", "unseen", nick, ":"), row("div", "aside", time(message.at)));
-  if (message.replyTo) node.append(quotation(message.replyTo, quote));
-  node.append(body(message));
+  if (message.replyTo) node.append(quotation(message.replyTo, quote, palette));
+  node.append(body(message, palette));
   if (!head) node.append(...edited);
   node.dataset.user = message.user;
   if (mine) node.dataset.state = "sent";

@@ -3,7 +3,7 @@
 
 import { Refused } from "./connection.js";
 import { confirmAction } from "./dialog.js";
-import { element } from "./text.js";
+import { date, element } from "./text.js";
 
 const DURATIONS = [
   ["600", "10 minutes"],
@@ -17,12 +17,15 @@ const SLOWEST_SECONDS = 86_400;
 // Nicks contain no such sign, and hardly ever digits and dots only.
 const NETWORK = /[:/]|^[\d.]+$/;
 
-/** @type {Record<"mute" | "kick" | "ban", {label: string, text: string}>} */
+/** @type {Record<"mute" | "kick" | "ban", {label: string, text: string, done: string}>} */
 const ACTIONS = {
-  mute: { label: "Mute", text: "They can still read, but cannot send messages." },
-  kick: { label: "Kick", text: "They are removed, but can rejoin." },
-  ban: { label: "Ban", text: "They are removed and cannot rejoin." },
+  mute: { label: "Mute", text: "They can still read, but cannot send messages.", done: "muted" },
+  kick: { label: "Kick", text: "They are removed, but can rejoin.", done: "kicked" },
+  ban: { label: "Ban", text: "They are removed and cannot rejoin.", done: "banned" },
 };
+
+/** What is in force, for the list. */
+const KINDS = { ban: "banned", mute: "muted", slow: "slow mode", close: "closed" };
 
 /** @typedef {import("./room.js").Room} Room */
 /** @typedef {import("./menu.js").Item} Item */
@@ -59,26 +62,75 @@ export class Moderation {
     this.#chat = chat;
   }
 
-  /** @param {Room} room @param {string} user @param {string} nick @returns {Item[]} */
+  /**
+   * What can be done to a user now.
+   * @param {Room} room
+   * @param {string} user
+   * @param {string} nick
+   * @returns {Item[]}
+   */
   userItems(room, user, nick) {
-    const acts = /** @type {("mute" | "kick" | "ban")[]} */ (Object.keys(ACTIONS));
+    const member = room.members.get(user);
+    if (member?.op) return [];
     /** @param {"mute" | "kick" | "ban"} act @returns {Item} */
-    const item = (act) => [`${ACTIONS[act].label} …`, () => void this.#act(act, room, user, nick)];
-    return [
-      ...acts.map(item),
-      ["Unmute", () => this.#attempt(() => this.#lift("unmute", room, { user }, nick))],
-      ["Unban", () => this.#attempt(() => this.#lift("unban", room, { user }, nick))],
-    ];
+    const item = (act) => {
+      const dangerous = act !== "mute";
+      return [`${ACTIONS[act].label} …`, () => void this.#act(act, room, user, nick), dangerous];
+    };
+    /** @param {"mute" | "ban"} act @param {string} label @returns {Item} */
+    const eitherOf = (act, label) =>
+      this.#chat.isHeld(act, room, user)
+        ? [label, () => this.#attempt(() => this.#lift(`un${act}`, room, { user }, nick))]
+        : item(act);
+    // In a large room not all members are known.
+    const here = member || room.direct || room.members.size < room.count;
+    return [eitherOf("mute", "Unmute"), ...(here ? [item("kick")] : []), eitherOf("ban", "Unban")];
   }
 
-  /** @param {Room} room @returns {Item[]} */
+  /** What can be done in a room now. @param {Room} room @returns {Item[]} */
   roomItems(room) {
     return [
       ["Slow mode …", () => void this.#slow(room)],
-      ["Close this room …", () => void this.#close(room)],
-      ["Reopen this room", () => this.#attempt(() => this.#reopen(room))],
+      this.#chat.isHeld("close", room)
+        ? ["Reopen this room", () => this.#attempt(() => this.#reopen(room))]
+        : ["Close this room …", () => void this.#close(room), true],
+      ["Bans and mutes …", () => void this.#showHeld(room)],
       ["Unban …", () => void this.#unban(room)],
     ];
+  }
+
+  /** Lists what is in force here and everywhere, each with a button that lifts it. @param {Room} room */
+  async #showHeld(room) {
+    await this.#chat.refreshSanctions();
+    const held = this.#chat.sanctions.filter((one) => !one.room || one.room === room.name);
+    const rows = held.map((one) => {
+      const end = one.until ? [" until ", date(Date.parse(one.until))] : [];
+      const target = [one.nick ?? one.user, one.network].filter(Boolean).join(", ");
+      const place = one.room ? `in #${one.room}` : "everywhere";
+      const kind = KINDS[one.kind] ?? one.kind;
+      const words = [target, `${kind} ${place}`].filter(Boolean).join(": ");
+      const reason = one.reason ? `: ${one.reason}` : "";
+      const lift = element("button", { type: "button", class: "small" }, "Lift");
+      const row = element("li", {}, element("span", {}, words, ...end, reason), lift);
+      lift.addEventListener("click", () => {
+        this.#attempt(async () => {
+          const { user, network } = one;
+          const command = user || network ? `un${one.kind}` : one.kind;
+          const seconds = user || network ? undefined : 0;
+          await this.#chat.ask({ do: command, room: one.room, user, network, seconds });
+          row.remove();
+          await this.#chat.refreshSanctions();
+        });
+      });
+      return row;
+    });
+    await confirmAction({
+      title: `Bans and mutes in #${room.name}`,
+      text: rows.length ? "" : "Nobody is banned or muted here.",
+      action: "Done",
+      fields: rows.length ? [element("ul", { class: "held" }, ...rows)] : [],
+      act: async () => {},
+    });
   }
 
   /**
@@ -92,21 +144,27 @@ export class Moderation {
       ...(room.direct ? [] : [[room.name, `in #${room.name}`]]),
       ["", "everywhere"],
     ]);
-    const { label, text } = ACTIONS[act];
+    const { label, text, done } = ACTIONS[act];
     await confirmAction({
       title: `${label} ${nick}?`,
       text,
       action: label,
+      danger: act !== "mute",
       fields: act === "kick" ? [reason, where] : [reason, where, until],
       act: async () => {
-        const done = await this.#chat.ask({
+        const answer = await this.#chat.ask({
           do: act,
           user,
           room: where.value || undefined,
           seconds: act !== "kick" && until.value ? Number(until.value) : undefined,
           reason: reason.value.trim() || undefined,
         });
-        if (done.networks?.length === 0)
+        await this.#chat.refreshSanctions();
+        // The log itself says who was kicked.
+        if (act === "kick") return;
+        const time = until.value ? ` for ${until.selectedOptions[0].text}` : "";
+        this.#chat.note(room, `${nick} is ${done} ${where.selectedOptions[0].text}${time}.`);
+        if (answer.networks?.length === 0)
           this.#chat.note(
             room,
             `The address of ${nick} is not known, so they may come back as another guest.`,
@@ -138,6 +196,7 @@ export class Moderation {
       title: `Close #${room.name}?`,
       text: "Everyone except operators is removed and cannot rejoin.",
       action: "Close",
+      danger: true,
       fields: [reason, until],
       act: async () => {
         await this.#chat.ask({
@@ -146,6 +205,7 @@ export class Moderation {
           seconds: until.value ? Number(until.value) : undefined,
           reason: reason.value.trim() || undefined,
         });
+        await this.#chat.refreshSanctions();
         this.#chat.note(room, "The room is closed to everyone except operators.");
       },
     });
@@ -154,6 +214,7 @@ export class Moderation {
   /** @param {Room} room */
   async #reopen(room) {
     await this.#chat.ask({ do: "close", room: room.name, seconds: 0 });
+    await this.#chat.refreshSanctions();
     this.#chat.note(room, "The room is open.");
   }
 
@@ -191,6 +252,7 @@ export class Moderation {
       error instanceof Refused && error.code === "not_found";
     if (failed.length === places.length || !failed.every(none))
       throw failed.find((error) => !none(error)) ?? failed[0];
+    await this.#chat.refreshSanctions();
     this.#chat.note(room, `${name} is no longer ${act === "unban" ? "banned" : "muted"}.`);
   }
 

@@ -3,6 +3,9 @@
 
 import { find } from "./text.js";
 
+// The authors' names beside their messages.
+const NAMES = ".who .nick, .action .nick";
+
 export class People {
   #chat;
   #menu;
@@ -26,7 +29,7 @@ export class People {
       if (button && user) this.#show(button, user);
     });
     find("log", HTMLOListElement).addEventListener("click", (event) => {
-      const at = event.target instanceof Element ? event.target.closest(".who .nick") : null;
+      const at = event.target instanceof Element ? event.target.closest(NAMES) : null;
       const user = at?.closest("li")?.dataset.user;
       if (at && user) this.#show(at, user, at.textContent ?? "");
     });
@@ -37,8 +40,14 @@ export class People {
     const room = this.#chat.current;
     if (!room || user === this.#chat.user) return;
     const name = room.members.get(user)?.nick ?? nick;
-    const acts = this.#chat.op ? this.#moderation.userItems(room, user, name) : [];
-    this.#menu.show(at, name, [[`Message ${name}`, () => void this.#write(user, name)], ...acts]);
+    const items = () => {
+      const acts = this.#chat.op ? this.#moderation.userItems(room, user, name) : [];
+      return /** @type {import("./menu.js").Item[]} */ ([
+        [`Message ${name}`, () => void this.#write(user, name)],
+        ...acts,
+      ]);
+    };
+    void this.#menu.show(at, name, items, this.#chat.refreshSanctions());
   }
 
   /** @param {string} user @param {string} nick */

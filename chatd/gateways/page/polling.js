@@ -33,7 +33,7 @@ export class Polling {
   #packets = [];
   #calls = new AbortController();
 
-  /** @param {object} auth credentials and the first room */
+  /** @param {object} auth credentials */
   constructor(auth) {
     void this.#run(auth);
   }
@@ -63,7 +63,7 @@ export class Polling {
       const { sid, maxPayload } = JSON.parse((await this.#call()).slice(1));
       this.#url += `&sid=${encodeURIComponent(sid)}`;
       this.#most = maxPayload;
-      this.#post(`40${JSON.stringify({ ...auth, limit: 0 })}`);
+      this.#post(`40${JSON.stringify({ ...auth, join: false })}`);
       while (this.#open) {
         for (const packet of (await this.#call()).split(SEPARATOR)) {
           this.#packet(packet);
@@ -97,8 +97,8 @@ export class Polling {
     const [text, about] = given;
     if (name === "chat message") this.#emit({ ...about, on: "message", text });
     else if (name !== "notice" || !given[0].do) this.#emit({ ...given[0], on: name });
-    // A refusal at the start is dropped, because chat.js asks again. But if waiting helps, start
-    // again rather than as another guest or in another room.
+    // A refusal of the credentials is dropped, because chat.js asks again. But if waiting helps,
+    // start again rather than as another guest.
     else if (given[0].retry_ms && given[0].do !== "typing") this.#end();
   }
 

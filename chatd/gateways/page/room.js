@@ -1,9 +1,13 @@
 // @ts-check
 /** A room's state: a part of its log, its members, what was read. */
 
-// How many entries are kept. The oldest go first; scrolling up loads them again.
-const KEPT_ENTRIES = 1_000;
-const MAX_ENTRIES = 5_000;
+import { Palette } from "./palette.js";
+
+// How many entries are kept, and so are elements of the page: those around what is in view.
+// Scrolling loads the others again.
+const MAX_ENTRIES = 400;
+// How many lines wait for the end of the log to be shown again.
+const MAX_WAITING_LINES = 20;
 // How many presence events share a line.
 const MAX_PARTS = 4;
 // Typing is announced again every few seconds.
@@ -49,6 +53,12 @@ function entry(event) {
   return { kind: "line", seq: event.seq, at: Date.parse(event.at), tone: "topic", parts };
 }
 
+/** @param {string} user */
+export function isGuest(user) {
+  // As in chatd/chat/sessions.py: no other user's id looks like this.
+  return /^g[a-z2-7]{16}$/.test(user);
+}
+
 export class Room {
   /** Whether it is joined on this connection. */
   joined = false;
@@ -56,8 +66,6 @@ export class Room {
   refused = "";
   /** The other user's nick, in direct messages. */
   peer = "";
-  /** Whether messages here are stored, as far as is known. */
-  stored = true;
   topic = "";
   maySetTopic = false;
   epoch = "";
@@ -65,6 +73,9 @@ export class Room {
   last = 0;
   /** @type {Entry[]} */
   entries = [];
+  /** Notices that came while `entries` did not reach the end. @type {Line[]} */
+  #waiting = [];
+  palette = new Palette();
   /** `entries` is complete between these numbers. */
   first = 1;
   end = 0;
@@ -74,7 +85,7 @@ export class Room {
   /** Whether the log has earlier entries. */
   more = false;
   loading = false;
-  /** Whether the end is in view, so that the oldest entries may go. */
+  /** Whether the end is in view. */
   follows = true;
   /** @type {Map<string, Member>} */
   members = new Map();
@@ -103,6 +114,11 @@ export class Room {
   /** The name to show. */
   get label() {
     return this.direct ? this.peer || "…" : this.name;
+  }
+
+  /** Whether messages here are stored: not those between two guests. */
+  get stored() {
+    return !(this.direct && this.name.slice(1).split(",").every(isGuest));
   }
 
   get position() {
@@ -163,15 +179,16 @@ export class Room {
   apply(event, me) {
     const { seq = 0 } = event;
     if (seq && seq <= this.last) return null;
-    const { atEnd } = this;
+    // While older entries are in view, they stay: scrolling down loads the newest again.
+    const keeps = seq > 0 && !this.follows && this.entries.length >= MAX_ENTRIES;
+    const appends = this.atEnd && !keeps;
     if (seq) this.last = seq;
-    if (seq && atEnd) this.end = seq;
-    if (event.on === "message" && !seq) this.stored = false;
+    if (seq && appends) this.end = seq;
     this.#typing.delete(event.user);
     this.#change(event);
     const taken = entry(event);
     if (!taken) return null;
-    if (atEnd) this.#append(taken);
+    if (appends) this.#append(taken);
     if (taken.kind !== "message") return null;
     const counted = seq && (seq <= this.read || seq <= this.#countedTo);
     if (taken.user !== me && !taken.deleted && !counted) this.unread += 1;
@@ -190,6 +207,10 @@ export class Room {
     this.entries.unshift(...entries);
     this.first = older[0]?.seq ?? this.first;
     this.more = page.more && older.length > 0;
+    const gone = this.entries.splice(MAX_ENTRIES);
+    this.#forget(gone);
+    const next = gone.find((each) => each.seq);
+    if (next) this.end = next.seq - 1;
   }
 
   /**
@@ -208,6 +229,7 @@ export class Room {
     }
     if (!page.events.length) this.end = Math.max(this.end, upto);
     this.last = Math.max(this.last, this.end);
+    if (this.atEnd) this.entries.push(...this.#waiting.splice(0));
   }
 
   /**
@@ -229,9 +251,14 @@ export class Room {
    * @param {string} text
    */
   addLine(tone, text) {
-    if (!this.atEnd) return;
-    const before = this.entries.at(-1);
     const at = Date.now();
+    if (!this.atEnd || (!this.follows && this.entries.length > MAX_ENTRIES)) {
+      if (tone !== "presence")
+        this.#waiting.push({ kind: "line", seq: 0, at, tone, parts: [text] });
+      this.#waiting.splice(0, this.#waiting.length - MAX_WAITING_LINES);
+      return;
+    }
+    const before = this.entries.at(-1);
     if (
       before?.kind === "line" &&
       before.tone === tone &&
@@ -244,6 +271,15 @@ export class Room {
       this.entries.push({ kind: "line", seq: 0, at, tone, parts: [text] });
     }
     this.#trim();
+  }
+
+  /** The user was removed, or may not join. @param {string} why */
+  expel(why) {
+    this.joined = false;
+    this.refused = why;
+    this.members.clear();
+    this.count = 0;
+    this.#typing.clear();
   }
 
   /** @param {any} event joined, left, nick or presence */
@@ -359,15 +395,25 @@ export class Room {
   #setMembers(members, count) {
     this.members = new Map(members.map((member) => [member.user, member]));
     this.count = count;
+    // By id, so that the hues are the same after a reload and for others.
+    for (const user of [...this.members.keys()].sort()) this.palette.hue(user);
   }
 
+  /** Lets the oldest entries go. */
   #trim() {
-    const bound = this.follows ? KEPT_ENTRIES : MAX_ENTRIES;
-    if (this.entries.length <= bound) return;
+    if (this.entries.length <= MAX_ENTRIES) return;
     // A tenth at a time, not at each message.
-    for (const gone of this.entries.splice(0, this.entries.length - bound + bound / 10))
-      this.messages.delete(gone.seq);
+    this.#forget(this.entries.splice(0, this.entries.length - 0.9 * MAX_ENTRIES));
     this.first = this.entries.find((each) => each.seq)?.seq ?? this.end + 1;
     this.more = true;
+  }
+
+  /** @param {Entry[]} gone */
+  #forget(gone) {
+    for (const { seq } of gone) this.messages.delete(seq);
+    if (this.messages.size <= 2 * MAX_ENTRIES) return;
+    // Most of them were quoted by entries that are gone.
+    this.messages.clear();
+    for (const each of this.entries) this.#index(each);
   }
 }

@@ -1,9 +1,12 @@
 // @ts-check
 /** Search in a room: the newest first; a result leads to its place in the log. */
 
+import { actionIn } from "./commands.js";
 import { explain } from "./connection.js";
 import { message } from "./room.js";
 import { coloured, date, element, find, marked } from "./text.js";
+
+const NOTHING_FOUND = "Nothing found in this room. Words are found by their beginning.";
 
 export class Search {
   #chat;
@@ -47,11 +50,20 @@ export class Search {
 
   toggle() {
     if (this.isOpen) this.close();
-    else {
-      this.#panel.hidden = false;
-      this.#open.setAttribute("aria-expanded", "true");
-      this.#query.select();
-    }
+    else this.#show();
+  }
+
+  /** @param {string} query */
+  ask(query) {
+    this.#show();
+    this.#query.value = query;
+    void this.#find(false);
+  }
+
+  #show() {
+    this.#panel.hidden = false;
+    this.#open.setAttribute("aria-expanded", "true");
+    this.#query.select();
   }
 
   close() {
@@ -94,7 +106,7 @@ export class Search {
       this.#list.append(...found.map((/** @type {any} */ each) => this.#row(each, query)));
       this.#before = found.at(-1)?.seq ?? 0;
       this.#more.hidden = !answer.more || !found.length;
-      const nothing = this.#list.children.length ? "" : "Nothing found.";
+      const nothing = this.#list.children.length ? "" : NOTHING_FOUND;
       this.#note.textContent = answer.incomplete
         ? `${nothing} Older messages are still being indexed. Search again later.`.trim()
         : nothing;
@@ -105,6 +117,7 @@ export class Search {
 
   /** @param {import("./room.js").Message} found @param {string} query */
   #row(found, query) {
+    const hue = this.#chat.current?.palette.hue(found.user) ?? 0;
     return element(
       "li",
       { "data-to": String(found.seq) },
@@ -114,10 +127,14 @@ export class Search {
         element(
           "span",
           { class: "who" },
-          coloured(element("bdi", { class: "nick" }, found.nick), found.user),
+          coloured(element("bdi", { class: "nick" }, found.nick), hue),
           date(found.at),
         ),
-        element("span", { class: "text", dir: "auto" }, marked(found.text, query)),
+        element(
+          "span",
+          { class: "text", dir: "auto" },
+          marked(actionIn(found.text) ?? found.text, query),
+        ),
       ),
     );
   }

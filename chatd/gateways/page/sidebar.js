@@ -2,7 +2,10 @@
 /** The lists of rooms and members, and the user's own name. */
 
 import { explain } from "./connection.js";
-import { avatar, coloured, element, find, plural } from "./text.js";
+import { Palette } from "./palette.js";
+import { avatar, coloured, element, find, icon, plural } from "./text.js";
+
+const PERSON = "M12 11a3.500 3.500 0 1 0 0-7 3.500 3.500 0 0 0 0 7M5 20c0-4 3-6 7-6s7 2 7 6";
 
 /**
  * Updates a list, keeping unchanged rows, so that they keep focus and hover.
@@ -59,6 +62,8 @@ export class Sidebar {
   #nickInput = find("nick-input", HTMLInputElement);
   #nickError = find("nick-error", HTMLParagraphElement);
   #face = "";
+  /** For people outside of a room. */
+  #palette = new Palette();
 
   /**
    * @param {import("./chat.js").Chat} chat
@@ -135,10 +140,11 @@ export class Sidebar {
       })),
     );
     this.#renderMembers();
-    const face = `${this.#chat.user} ${this.#chat.nick}`;
+    const hue = (current?.palette ?? this.#palette).hue(this.#chat.user);
+    const face = `${this.#chat.user} ${this.#chat.nick} ${hue}`;
     if (face !== this.#face) {
       this.#face = face;
-      find("me-avatar", HTMLSpanElement).replaceChildren(avatar(this.#chat.nick, this.#chat.user));
+      find("me-avatar", HTMLSpanElement).replaceChildren(avatar(this.#chat.nick, hue));
       find("me-name", HTMLElement).textContent = this.#chat.nick;
       this.#nick.setAttribute("aria-label", `You are ${this.#chat.nick}. Change your name`);
     }
@@ -170,7 +176,7 @@ export class Sidebar {
               "aria-current": name === current?.name && "true",
               class: unread ? "unread" : "",
             },
-            avatar(nick, user),
+            avatar(nick, this.#palette.hue(user)),
             element("bdi", {}, nick),
           );
           if (unread) button.append(badge(unread));
@@ -185,6 +191,7 @@ export class Sidebar {
     return element(
       "span",
       { class: "count", title: plural(members, "member") },
+      icon(PERSON),
       members.toLocaleString(),
       element("span", { class: "unseen" }, " members"),
     );
@@ -194,7 +201,7 @@ export class Sidebar {
   #roomRow(room, current) {
     const unread = current ? 0 : room.unread;
     const known = this.#chat.listed.find((each) => each.room === room.name);
-    const members = room.joined ? room.count : (known?.members ?? 0);
+    const members = room.joined ? room.count : room.refused ? 0 : (known?.members ?? 0);
     return {
       key: room.name,
       shape: `${current} ${unread} ${members} ${Boolean(room.refused)}`,
@@ -223,22 +230,26 @@ export class Sidebar {
     const room = this.#chat.current;
     const members = room ? [...room.members.values()] : [];
     members.sort((a, b) => a.nick.localeCompare(b.nick));
+    const isMuted = (/** @type {import("./room.js").Member} */ { user }) =>
+      Boolean(room && this.#chat.isHeld("mute", room, user));
     fill(
       this.#memberList,
       members.map((member) => ({
         key: member.user,
-        shape: `${member.nick} ${member.op} ${member.user === this.#chat.user}`,
+        shape: `${member.nick} ${member.op} ${isMuted(member)} ${member.user === this.#chat.user}`,
         make: () => {
-          const nick = coloured(element("bdi", { class: "nick" }, member.nick), member.user);
+          const hue = this.#chat.current?.palette.hue(member.user) ?? 0;
+          const nick = coloured(element("bdi", { class: "nick" }, member.nick), hue);
           const mine = member.user === this.#chat.user;
           const row = element(
             mine ? "span" : "button",
             mine ? {} : { type: "button", "aria-haspopup": "menu" },
-            avatar(member.nick, member.user),
+            avatar(member.nick, hue),
             nick,
           );
           if (mine) row.append(element("span", { class: "tag" }, "you"));
           if (member.op) row.append(element("span", { class: "tag" }, "operator"));
+          if (isMuted(member)) row.append(element("span", { class: "tag" }, "muted"));
           return element("li", {}, row);
         },
       })),

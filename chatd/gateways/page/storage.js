@@ -1,7 +1,7 @@
 // @ts-check
 /**
  * What survives a reload: the guest's secret, nick and rooms for all tabs (localStorage); token,
- * drafts and unsent messages for this tab (sessionStorage).
+ * drafts and unsent messages for this tab (sessionStorage). identity.js says when a token is shared.
  */
 
 const PREFIX = "chatd.";

@@ -40,11 +40,14 @@ export function icon(path) {
   return svg;
 }
 
-const LINK = /https?:\/\/[^\s<>"]+/gi;
+// Web addresses, mail addresses, and rooms: not numbers, which are rather those of other things.
+const LINK =
+  /(?<web>https?:\/\/[^\s<>"]+|(?<![\p{L}\p{N}@/._-])www\.[^\s<>"/]+\.[^\s<>"]+)|(?<mail>(?<![\p{L}\p{N}.+_-])[\p{L}\p{N}][\p{L}\p{N}.+_-]*@[\p{L}\p{N}-]+(?:\.[\p{L}\p{N}-]+)+)|(?<![\p{L}\p{N}&/#])#(?<room>(?!\d+(?![\p{L}\p{N}\p{M}_-]))[\p{L}\p{N}](?:[\p{L}\p{N}\p{M}._-]*[\p{L}\p{N}\p{M}])?)/giu;
 // Punctuation after a link does not belong to it.
 const TRAILING = /[.,:;!?'*_~\])}>]+$/;
 
 /**
+ * The links in a text, which stays as it is. A room's link has the class "room".
  * @param {string} text
  * @returns {DocumentFragment}
  */
@@ -52,55 +55,60 @@ export function linkify(text) {
   const fragment = document.createDocumentFragment();
   let end = 0;
   for (const match of text.matchAll(LINK)) {
-    let href = match[0];
-    const tail = TRAILING.exec(href)?.[0] ?? "";
-    // `https://…/Chat_(network)` keeps its bracket.
-    const kept = tail.startsWith(")") && href.slice(0, -tail.length).includes("(") ? 1 : 0;
-    if (tail.length > kept) href = href.slice(0, href.length - tail.length + kept);
-    if (!URL.canParse(href)) continue;
-    fragment.append(
-      text.slice(end, match.index),
-      element("a", { href, target: "_blank", rel: "noopener noreferrer" }, href),
-    );
-    end = match.index + href.length;
+    const { web, mail, room } = match.groups ?? {};
+    const shown = web ? trimmed(web) : match[0];
+    const link = web ? outside(shown) : mail ? outside(`mailto:${shown}`) : inside(room);
+    if (!link) continue;
+    link.append(shown);
+    fragment.append(text.slice(end, match.index), link);
+    end = match.index + shown.length;
   }
   fragment.append(text.slice(end));
   return fragment;
 }
 
-// FNV-1a of the user id, not the nick: a colour stays with its user and cannot be copied.
-/** @param {string} user */
-export function hue(user) {
-  let hash = 0x811c9dc5;
-  for (let index = 0; index < user.length; index += 1) {
-    hash = Math.imul(hash ^ user.charCodeAt(index), 0x01000193);
-  }
-  // More than 24 hues are hard to tell apart.
-  return ((hash >>> 0) % 24) * 15;
+/** An address without the punctuation that follows it. @param {string} address */
+function trimmed(address) {
+  const tail = TRAILING.exec(address)?.[0] ?? "";
+  // `https://…/Chat_(network)` keeps its bracket.
+  const kept = tail.startsWith(")") && address.slice(0, -tail.length).includes("(") ? 1 : 0;
+  return tail.length > kept ? address.slice(0, address.length - tail.length + kept) : address;
+}
+
+/** @param {string} address */
+function outside(address) {
+  const href = /^www\./i.test(address) ? `https://${address}` : address;
+  if (!URL.canParse(href)) return null;
+  return element("a", { href, target: "_blank", rel: "noopener noreferrer" });
+}
+
+/** @param {string} room */
+function inside(room) {
+  return element("a", { href: `#${encodeURIComponent(room)}`, class: "room", "data-room": room });
 }
 
 /**
  * @template {HTMLElement} T
  * @param {T} node
- * @param {string} user
+ * @param {number} hue in degrees
  */
-export function coloured(node, user) {
-  node.style.setProperty("--hue", String(hue(user)));
+export function coloured(node, hue) {
+  node.style.setProperty("--hue", String(hue));
   return node;
 }
 
 const SEGMENTS = new Intl.Segmenter();
 
-/** @param {string} nick @param {string} user */
-export function avatar(nick, user) {
+/** @param {string} nick @param {number} hue in degrees */
+export function avatar(nick, hue) {
   const first = SEGMENTS.segment(nick)[Symbol.iterator]().next().value?.segment ?? "";
   return coloured(
     element("span", { class: "avatar", "aria-hidden": "true" }, first.toUpperCase()),
-    user,
+    hue,
   );
 }
 
-const CLOCK = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
+const CLOCK = new Intl.DateTimeFormat(undefined, { timeStyle: "short" });
 const WHOLE = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "medium" });
 const WEEKDAY = new Intl.DateTimeFormat(undefined, {
   weekday: "long",
@@ -117,6 +125,12 @@ export function time(at) {
     { datetime: date.toISOString(), title: WHOLE.format(date) },
     CLOCK.format(date),
   );
+}
+
+/** The times of a day, among which are the longest in this locale. */
+export function sampleTimes() {
+  const hours = Array.from({ length: 24 }, (_, hour) => hour);
+  return hours.map((hour) => CLOCK.format(new Date(2000, 0, 1, hour, 48)));
 }
 
 const SHORT = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
@@ -155,8 +169,7 @@ export function marked(text, query) {
 }
 
 const WORD = /[\p{L}\p{N}\p{M}]+/gu;
-const UNSPACED =
-  /[\p{sc=Han}\p{sc=Hira}\p{sc=Kana}\p{sc=Thai}\p{sc=Laoo}\p{sc=Khmr}\p{sc=Mymr}]/u;
+const UNSPACED = /[\p{sc=Han}\p{sc=Hira}\p{sc=Kana}\p{sc=Thai}\p{sc=Laoo}\p{sc=Khmr}\p{sc=Mymr}]/u;
 
 /** @param {string} word */
 function plain(word) {

@@ -1,7 +1,11 @@
 // @ts-check
-/** The header: room name, topic and Leave button or, for operators, the room menu. */
+/**
+ * The header: room name, topic and, to leave, a button of its own or, for operators, an item of the
+ * room menu. Direct messages are not left but closed.
+ */
 
 import { explain } from "./connection.js";
+import { confirmAction } from "./dialog.js";
 import { element, find } from "./text.js";
 
 const LEAVE = "Leave this room";
@@ -9,6 +13,7 @@ const LEAVE = "Leave this room";
 export class Title {
   #chat;
   #leave = find("leave", HTMLButtonElement);
+  #close = find("conversation-close", HTMLButtonElement);
   #menu = find("room-menu", HTMLButtonElement);
   #name = find("room-name", HTMLHeadingElement);
   #topic = find("room-topic", HTMLButtonElement);
@@ -25,14 +30,17 @@ export class Title {
    */
   constructor(chat, menu, moderation) {
     this.#chat = chat;
-    const leave = () => {
-      if (chat.current) void chat.leave(chat.current);
-    };
+    const leave = () => void this.#askToLeave();
     this.#leave.addEventListener("click", leave);
+    this.#close.addEventListener("click", () => {
+      if (chat.current) void chat.leave(chat.current);
+    });
     this.#menu.addEventListener("click", () => {
       const room = chat.current;
       if (!room) return;
-      menu.show(this.#menu, "Room menu", [...moderation.roomItems(room), [LEAVE, leave]]);
+      /** @type {() => import("./menu.js").Item[]} */
+      const items = () => [...moderation.roomItems(room), [LEAVE, leave]];
+      void menu.show(this.#menu, "Room menu", items, chat.refreshSanctions());
     });
     this.#topic.addEventListener("click", () => this.#edit(true));
     this.#form.addEventListener("submit", (event) => {
@@ -62,8 +70,8 @@ export class Title {
     // Either of them: a phone has no space for both.
     const moderates = Boolean(room) && this.#chat.op && !room?.direct;
     this.#menu.hidden = !moderates;
-    this.#leave.hidden = !room || moderates;
-    this.#leave.ariaLabel = this.#leave.title = room?.direct ? "Close this conversation" : LEAVE;
+    this.#leave.hidden = !room || moderates || room.direct;
+    this.#close.hidden = !room?.direct;
     const topic = room?.topic ?? "";
     const may = room?.maySetTopic ?? false;
     const text = topic || "Set a topic";
@@ -72,6 +80,17 @@ export class Title {
     this.#topic.title = topic && may ? `${topic}\n(click to change)` : topic;
     this.#topic.disabled = !may;
     this.#topic.hidden = !this.#form.hidden || !(topic || may);
+  }
+
+  async #askToLeave() {
+    const room = this.#chat.current;
+    if (!room) return;
+    await confirmAction({
+      title: `Leave #${room.name}?`,
+      text: "You can join it again from the list of rooms.",
+      action: "Leave",
+      act: () => this.#chat.leave(room),
+    });
   }
 
   /** @param {boolean} on */

@@ -3,6 +3,7 @@
 
 import { Actions } from "./actions.js";
 import { Composer } from "./composer.js";
+import { confirmAction } from "./dialog.js";
 import { Log } from "./log.js";
 import { Menu } from "./menu.js";
 import { Moderation } from "./moderation.js";
@@ -99,17 +100,22 @@ export class View {
   /**
    * @param {import("./chat.js").Chat} chat
    * @param {boolean} tokens whether the server takes tokens
+   * @param {string} greeting the operator's words of welcome, or ""
    */
-  constructor(chat, tokens) {
+  constructor(chat, tokens, greeting) {
     this.#chat = chat;
-    this.#log = new Log(chat);
+    this.#log = new Log(chat, (name) => void this.#visit(name));
     this.#sidebar = new Sidebar(chat, (name) => this.open(name));
-    this.#composer = new Composer(chat, () => this.#log.scrollToEnd(true));
     this.#search = new Search(chat, (seq) => void this.#log.jumpTo(seq));
+    this.#composer = new Composer(chat, {
+      sent: () => this.#log.scrollToEnd(true),
+      open: (name) => this.open(name),
+      search: (query) => this.#search.ask(query),
+    });
     const menu = new Menu();
     const moderation = new Moderation(chat);
     this.#title = new Title(chat, menu, moderation);
-    this.#welcome = new Welcome(chat, tokens, () => this.changed());
+    this.#welcome = new Welcome(chat, tokens, greeting);
     new Actions(chat, this.#composer);
     new People(chat, menu, moderation, (name) => this.open(name));
     const changed = () => this.#renderPanels();
@@ -144,6 +150,21 @@ export class View {
     this.#search.close();
     this.#closeDrawers();
     if (FINE_POINTER.matches) this.#composer.focus();
+  }
+
+  /** Goes to a room whose link was followed; a new one is not made by mistake. @param {string} name */
+  async #visit(name) {
+    await this.#chat.refreshList();
+    const known = [...this.#chat.rooms.keys(), ...this.#chat.listed.map(({ room }) => room)];
+    const found = known.find((each) => each.toLowerCase() === name.toLowerCase());
+    if (found) await this.open(found).catch((error) => this.#chat.report(error));
+    else
+      await confirmAction({
+        title: `Create #${name}?`,
+        text: "There is no such room yet.",
+        action: "Create",
+        act: () => this.open(name),
+      });
   }
 
   #render() {
@@ -192,9 +213,10 @@ export class View {
     const { kind, text, wait, action, act } = this.#status();
     this.#banner.hidden = !kind;
     this.#banner.dataset.kind = kind;
-    const { connection, ready } = this.#chat;
+    const { asking, connection, ready } = this.#chat;
     const { name } = connection.state;
-    document.body.dataset.connection = name === "open" && !ready ? "connecting" : name;
+    document.body.dataset.connection =
+      name !== "open" || ready ? name : asking ? "asking" : "connecting";
     // Screen readers announce the text when it changes, so the seconds are apart.
     if (this.#bannerText.textContent !== text) this.#bannerText.textContent = text;
     this.#bannerWait.textContent = wait;
@@ -204,19 +226,25 @@ export class View {
   }
 
   #status() {
-    const { connection, outdated, ready } = this.#chat;
+    const { asking, connection, identity, outdated, ready } = this.#chat;
     const state = connection.state;
     const retry = () => connection.retryNow();
     const none = { kind: "", text: "", wait: "", action: "", act: () => {} };
+    if (identity.tokenRequired && state.name !== "waiting") return none;
     if (state.name === "closed") {
       return { ...none, kind: "closed", text: state.reason, action: "Reconnect", act: retry };
     }
-    if (state.name === "open" && ready) {
+    const offline = connection.offline || (state.name !== "open" && !navigator.onLine);
+    const network = "You are offline. Your messages will be sent when you are back.";
+    if (state.name !== "waiting" && offline) return { ...none, kind: "offline", text: network };
+    if (state.name === "open" && connection.late)
+      return { ...none, kind: "late", text: "The server does not answer …" };
+    if (state.name === "open" && (ready || asking)) {
       if (!outdated) return none;
       const text = "The server was updated. Reload this page.";
       return { ...none, kind: "outdated", text, action: "Reload", act: () => location.reload() };
     }
-    const text = navigator.onLine ? "Reconnecting …" : "You are offline.";
+    const text = offline ? network : "Reconnecting …";
     if (state.name !== "waiting") return { ...none, kind: "connecting", text: "Connecting …" };
     const seconds = Math.ceil((state.until - performance.now()) / 1_000);
     const wait = seconds > 1 ? `in ${seconds} s` : "";

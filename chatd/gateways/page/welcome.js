@@ -1,33 +1,41 @@
 // @ts-check
-/** The first dialog: a name or, if the server takes no guests, a token. */
+/**
+ * The first dialog: a name or, if the server takes no guests, a token. Until it is answered the
+ * user is in no room.
+ */
 
 import { explain } from "./connection.js";
-import { shared } from "./storage.js";
+import { confirmAction } from "./dialog.js";
 import { find } from "./text.js";
 
 export class Welcome {
   #chat;
-  #done;
   #dialog = find("welcome", HTMLDialogElement);
   #nameForm = find("welcome-name", HTMLFormElement);
   #name = find("welcome-nick", HTMLInputElement);
   #nameError = find("welcome-name-error", HTMLParagraphElement);
   #tokenForm = find("welcome-token", HTMLFormElement);
   #token = find("token-input", HTMLInputElement);
+  #keep = find("token-keep", HTMLInputElement);
   #tokenError = find("token-error", HTMLParagraphElement);
   #byToken = find("by-token", HTMLDetailsElement);
+  #later = find("welcome-later", HTMLButtonElement);
   #signIn = find("sign-in", HTMLButtonElement);
+  #signOut = find("sign-out", HTMLButtonElement);
   #tokens;
+  #words;
+  /** Whether the dialog is the question that comes before entering. */
+  #isQuestion = false;
 
   /**
    * @param {import("./chat.js").Chat} chat
    * @param {boolean} tokens whether the server takes tokens
-   * @param {() => void} done
+   * @param {string} greeting the operator's words of welcome, or ""
    */
-  constructor(chat, tokens, done) {
+  constructor(chat, tokens, greeting) {
     this.#tokens = tokens;
+    this.#words = greeting;
     this.#chat = chat;
-    this.#done = done;
     this.#nameForm.addEventListener("submit", (event) => {
       event.preventDefault();
       void this.#submitName();
@@ -35,40 +43,57 @@ export class Welcome {
     this.#name.addEventListener("input", () => (this.#nameError.textContent = ""));
     this.#tokenForm.addEventListener("submit", (event) => {
       event.preventDefault();
-      const token = this.#token.value.trim();
-      if (token) chat.identity.useToken(token);
+      void this.#submitToken();
     });
-    find("welcome-later", HTMLButtonElement).addEventListener("click", () => this.#dialog.close());
+    this.#later.addEventListener("click", () => this.#dialog.close());
     this.#dialog.addEventListener("cancel", (event) => {
       // Without a token there is no chat behind it.
       if (chat.identity.tokenRequired) event.preventDefault();
     });
     this.#dialog.addEventListener("close", () => {
-      shared.set("named", true);
-      this.#done();
+      this.#isQuestion = false;
+      chat.enter();
     });
+    find("welcome-title", HTMLHeadingElement).textContent = `Welcome to ${location.host}`;
     this.#byToken.hidden = !tokens;
     this.#signIn.addEventListener("click", () => this.#show(true));
+    this.#signOut.addEventListener("click", () => {
+      void confirmAction({
+        title: "Sign out?",
+        text: "This browser forgets your token. You need it to sign in again.",
+        action: "Sign out",
+        act: () => chat.signOut(),
+      });
+    });
   }
 
   render() {
-    const { guest, identity, ready } = this.#chat;
+    const { asking, guest, identity, nick, ready } = this.#chat;
     this.#signIn.hidden = !this.#tokens || !ready || !guest;
-    if (this.#dialog.open) return;
-    if (identity.tokenRequired || identity.error) this.#show(true);
-    else if (ready && guest && !shared.get("named", false)) this.#show(false);
+    this.#signOut.hidden = !ready || !identity.signedIn;
+    this.#later.textContent = `Continue as ${nick}`;
+    this.#later.hidden = identity.tokenRequired;
+    const asked = asking || identity.tokenRequired;
+    if (asked && !this.#dialog.open) {
+      this.#show(identity.tokenRequired || Boolean(identity.error));
+      this.#isQuestion = true;
+    } else if (ready && this.#isQuestion) this.#dialog.close(); // Answered in another tab.
   }
 
   /** @param {boolean} token whether to ask for a token */
   #show(token) {
-    const { identity, nick } = this.#chat;
+    const { identity } = this.#chat;
     this.#nameForm.hidden = token;
     this.#byToken.open = token;
+    const names = { nick: this.#chat.nick, room: this.#chat.current?.name ?? "" };
+    const greeting = find("welcome-greeting", HTMLParagraphElement);
+    greeting.textContent = this.#words.replace(
+      /\{(nick|room)\}/g,
+      (_, name) => names[/** @type {"nick" | "room"} */ (name)],
+    );
+    greeting.hidden = !this.#words;
     this.#tokenError.textContent = identity.error;
     identity.error = "";
-    const later = find("welcome-later", HTMLButtonElement);
-    later.textContent = `Continue as ${nick}`;
-    later.hidden = identity.tokenRequired;
     this.#dialog.showModal();
     (token ? this.#token : this.#name).focus();
   }
@@ -76,7 +101,7 @@ export class Welcome {
   async #submitName() {
     const nick = this.#name.value.trim();
     if (!nick) {
-      this.#dialog.close();
+      this.#nameError.textContent = `Type a name first, or continue as ${this.#chat.nick}.`;
       return;
     }
     try {
@@ -84,6 +109,21 @@ export class Welcome {
       this.#dialog.close();
     } catch (error) {
       this.#nameError.textContent = explain(error);
+      this.#name.select();
+    }
+  }
+
+  async #submitToken() {
+    const token = this.#token.value.trim();
+    if (!token) return;
+    this.#tokenError.textContent = "";
+    try {
+      await this.#chat.signIn(token, this.#keep.checked);
+      this.#token.value = "";
+      this.#dialog.close();
+    } catch (error) {
+      this.#tokenError.textContent = explain(error);
+      this.#token.select();
     }
   }
 }
