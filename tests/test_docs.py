@@ -1,4 +1,4 @@
-"""What the pages for users show is tried: programs, configurations, and where each is run."""
+"""The documentation as Markdown: links lead somewhere, and tables are tables."""
 
 from __future__ import annotations
 
@@ -8,47 +8,63 @@ from typing import Final
 
 import pytest
 
-from chatd.settings import load
-
-ROOT: Final = Path(__file__).parents[1]
-PAGES: Final = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-
-RUN: Final = {
-    "README.md": ("client/test_docs.py", "testing/test_docs.py", "e2e/test_tutorial.py"),
-    "client.md": ("client/test_docs.py",),
-    "engineio.md": ("socketio/test_docs.py",),
-    "socketio-migration.md": ("socketio/test_docs.py",),
-    "socketio.md": ("socketio/test_docs.py",),
-    "testing.md": ("testing/test_docs.py",),
-}
-"""The pages with programs in Python, and the modules that run all of them."""
+ROOT: Final = Path(__file__).resolve().parents[1]
+PAGES: Final = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("bench/*.md")]
 
 
-def blocks(page: Path, language: str) -> list[str]:
-    found = re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
-    return [str(each) for each in found]
+def lines(page: Path) -> list[str]:
+    """Return a page's lines, with those of code as empty ones."""
+    shown, code = [], False
+    for line in page.read_text(encoding="utf-8").splitlines():
+        fence = line.lstrip().startswith("```")
+        code ^= fence
+        shown.append("" if code or fence else line)
+    return shown
 
 
-def test_the_programs_of_every_page_are_run() -> None:
-    assert {page.name for page in PAGES if blocks(page, "python")} == RUN.keys()
-    for page, modules in RUN.items():
-        for module in modules:
-            assert page in (ROOT / "tests" / module).read_text()
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub gives a page's headings."""
+    headings = [line.lstrip("#").strip() for line in lines(page) if line.startswith("#")]
+    words = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
+    return {each.replace(" ", "-") for each in words}
 
 
-CONFIGURATIONS: Final = [
-    pytest.param(block, id=f"{page.name}-{number}")
-    for page in PAGES
-    for number, block in enumerate(blocks(page, "toml"))
-]
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", "\n".join(lines(page))):
+        if "://" in target:
+            continue
+        file, _, anchor = target.partition("#")
+        there = (page.parent / file).resolve() if file else page
+        assert there.exists(), target
+        if anchor:
+            assert anchor in anchors(there), target
 
 
-@pytest.mark.parametrize("configuration", CONFIGURATIONS)
-def test_every_configuration_is_valid(configuration: str, tmp_path: Path) -> None:
-    path = tmp_path / "chatd.toml"
-    path.write_text(configuration)
-    load(path)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_row_belongs_to_a_table(page: Path) -> None:
+    columns = 0
+    for number, line in enumerate(lines(page), 1):
+        if not line.startswith("|"):
+            columns = 0
+            continue
+        cells = len(re.findall(r"(?<!\\)\|", re.sub(r"`[^`]*`", "", line))) - 1
+        if not columns:
+            columns = cells
+            rule = lines(page)[number]
+            assert re.fullmatch(r"\|( *:?-+:? *\|)+", rule), f"line {number}: no head above it"
+        assert cells == columns, f"line {number}: {cells} cells, not {columns}"
 
 
-def test_there_are_configurations() -> None:
-    assert len(CONFIGURATIONS) >= 6
+def test_long_pages_begin_with_their_contents() -> None:
+    for page in PAGES:
+        if len(page.read_text(encoding="utf-8").split()) < 4000 or page.name == "CHANGELOG.md":
+            continue
+        text = page.read_text(encoding="utf-8").partition("\n## ")[0]
+        linked = set(re.findall(r"\(#([^)]+)\)", text))
+        sections = {
+            re.sub(r"[^\w\- ]", "", line[3:].lower()).replace(" ", "-")
+            for line in lines(page)
+            if line.startswith("## ")
+        }
+        assert sections - linked == set(), page.name

@@ -173,6 +173,12 @@ def test_a_faulty_configuration_is_reported_and_not_retried(service: Sandbox) ->
     machine.run("systemctl", "start", "chatd")  # mended: it can be started at once
 
 
+def until_active(machine: Sandbox) -> None:
+    """Wait until the service has started by itself, which nothing signals."""
+    waiting = "until systemctl --quiet is-active chatd; do sleep 0.2; done"
+    machine.run("timeout", "60", "sh", "-c", waiting)
+
+
 def test_a_port_that_is_taken_at_boot_is_tried_again_and_again(machine: Sandbox) -> None:
     machine.run("systemctl", "stop", "chatd")
     taking = (
@@ -192,6 +198,7 @@ def test_a_port_that_is_taken_at_boot_is_tried_again_and_again(machine: Sandbox)
         assert shown == {"ActiveState": "activating", "StartLimitIntervalUSec": "0"}
     finally:
         machine.run("systemctl", "stop", "taker")
+    until_active(machine)
     machine.client(*client("tia", "it is free"))
     entries = machine.journal(f"--since=@{since}")
     told = [entry["MESSAGE"] for entry in entries if "Trying again in" in entry["MESSAGE"]]
@@ -215,9 +222,7 @@ def test_a_credential_that_comes_late_is_waited_for(machine: Sandbox) -> None:
             "sleep 0.2; done",  # more than the 20 that this unit was once limited to
         )
         machine.write("/srv/late", "here")
-        machine.run(
-            *("timeout", "60", "sh", "-c", "until systemctl is-active chatd; do sleep 0.2; done")
-        )
+        until_active(machine)
     finally:
         machine.run("systemctl", "stop", "chatd")
         machine.run("rm", drop_in)
