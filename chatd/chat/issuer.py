@@ -39,7 +39,10 @@ REFRESH_SECONDS: Final = 600.0
 """A key that the issuer has withdrawn is accepted for at most this much longer."""
 
 RETRY_SECONDS: Final = 30.0
-"""After a failure the set is fetched again in this time, whether or not a token needs it."""
+"""After a failure the set is fetched again in this time, if no token needs it before."""
+
+AWAY_SECONDS: Final = 5.0
+"""After a failure tokens have the set fetched again this often at most."""
 
 _REDIRECTS: Final = 3
 _REDIRECTING: Final = frozenset({301, 302, 303, 307, 308})
@@ -120,7 +123,7 @@ class IssuerKeys:
             raise Refused(
                 "unavailable",
                 "The keys of the token's issuer cannot be fetched now. Try again later.",
-                int(RETRY_SECONDS * 1000),
+                int(AWAY_SECONDS * 1000),
             )
 
     def _pause(self) -> float:
@@ -150,7 +153,7 @@ class IssuerKeys:
         self._log.emit("keys", total=len(keys))
 
     def _failed(self, why: str) -> None:
-        self._next = trio.current_time() + AGAIN_SECONDS
+        self._next = trio.current_time() + AWAY_SECONDS
         if self._failing:
             return
         self._failing = True

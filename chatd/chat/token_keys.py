@@ -25,8 +25,8 @@ SECRET_BYTES: Final = 32
 """An HS256 key has no fewer (RFC 7518 section 3.2)."""
 
 KEYS: Final = 32
-"""A set has at most this many. A token without a usable ``kid`` is tried with each of its type, and
-32 verifications take some 2 ms."""
+"""A set has at most this many. A token without a ``kid`` is tried with each of its type, and so
+many verifications take some 2 ms with RSA, and 5 ms with P-256."""
 
 # RFC 7518 section 3.3 has the lower bound; verifying with a larger key than this takes over 0.2 ms.
 _RSA_BITS: Final = range(2048, 8192 + 1)

@@ -12,7 +12,7 @@ A token is a JWT (RFC 7519) in a JWS of three parts (RFC 7515), read as RFC 8725
 from __future__ import annotations
 
 import binascii
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -234,11 +234,15 @@ class Keys:
             raise _Bad(text)
         raise UnknownKey("unauthorized", f"This token is not valid: {text}.")
 
-    def _candidates(self, header: _Header) -> Iterator[Key]:
-        # Another issuer may use other key ids: then every key of that type is tried.
-        for key in self._named.get(header.kid or "", self._keys).values():
-            if header.alg in key.algorithms:
-                yield key
+    def _candidates(self, header: _Header) -> list[Key]:
+        if header.kid is None:
+            keys: Iterable[Key] = self._keys.values()
+        elif (named := self._named.get(header.kid)) is not None:
+            keys = named.values()
+        else:
+            # Whoever has the other half of a key in a file may call it by another name.
+            keys = self._configured
+        return [key for key in keys if header.alg in key.algorithms]
 
 
 def _grant(key: Key, fields: dict[str, Any], now: float, expected: Auth) -> Grant:

@@ -15,6 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from chatd.chat.issuer import (
     AGAIN_SECONDS,
+    AWAY_SECONDS,
     FETCH_BYTES,
     REFRESH_SECONDS,
     RETRY_SECONDS,
@@ -167,8 +168,13 @@ async def test_one_that_is_down_at_the_start_is_asked_again(
     issuer.keys.follow(URL)
     with pytest.raises(Refused, match="cannot be fetched now"):
         await issuer.keys.look_again()
+    asked = len(issuer.asked)
+    for _ in range(20):
+        with pytest.raises(Refused, match="cannot be fetched now"):
+            await issuer.keys.look_again()
+    assert len(issuer.asked) == asked
     issuer.set = OLD
-    await trio.sleep(RETRY_SECONDS + 1)
+    await trio.sleep(AWAY_SECONDS)
     await issuer.keys.look_again()
     assert issuer.used == [["old"]]
 
