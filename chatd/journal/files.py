@@ -24,6 +24,10 @@ _FRAME_HEADER_BYTES: Final = 24
 """sqlite.org/walformat.html, 2.1: the size of a log's header, and of each frame's beside its page.
 """
 
+_COUNTER: Final = Struct(">24xI")
+"""The file's change counter (sqlite.org/fileformat2.html, 1.3.6). It only grows; in a backup it is
+1, and in an older state of the store it is smaller."""
+
 _LAST_FRAME: Final = Struct("=16xI")
 """The number of the log's last frame, in the index of the log, in native byte order (2.3.1)."""
 
@@ -53,8 +57,10 @@ class StoreFiles:
         self._identities = {suffix: _identity(file.stat()) for suffix, file in self._files.items()}
         self._bytes = path.stat().st_size
         self._changed = 0  # the folder's time of change when its files were last looked at
+        # Closing these drops the locks that SQLite has on them: they stay open until `close`.
+        self._file = os.open(path, os.O_RDONLY)
+        self._counter = self._read_counter()
         self._log = os.open(self._files["-wal"], os.O_RDONLY)
-        # Closing it would drop the locks that SQLite has on it, so it stays open until `close`.
         self._index = os.open(self._files["-shm"], os.O_RDONLY)
         self._index_header = mmap.mmap(self._index, _LAST_FRAME.size, prot=mmap.PROT_READ)
 
@@ -107,10 +113,18 @@ class StoreFiles:
                 if found.st_size < self._bytes:
                     raise self._misplaced(suffix, "was cut or overwritten")
                 self._bytes = found.st_size
+        if (counter := self._read_counter()) < self._counter:
+            raise self._misplaced("", "was overwritten")
+        self._counter = counter
+
+    def _read_counter(self) -> int:
+        counter: int = _COUNTER.unpack(os.pread(self._file, _COUNTER.size, 0))[0]
+        return counter
 
     def close(self) -> None:
         """Let go of the files. The connections are closed."""
         self._index_header.close()
+        os.close(self._file)
         os.close(self._index)
         os.close(self._log)
 

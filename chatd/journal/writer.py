@@ -161,6 +161,9 @@ class Writer:
                 pass
         connection.execute("COMMIT")
         self._marker.create(self.epoch)
+        if not meta["life"]:
+            # So that the file has more than its header, by which `files` knows it again.
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         page: int = connection.execute("PRAGMA page_size").fetchone()[0]
         self.files = StoreFiles(self.path, page)
         lock.note(self._generation, self.files.inodes, closed=False)
@@ -348,6 +351,7 @@ class Writer:
 
         A passive checkpoint beside a busy writer never gets to the end of what is being written.
         """
+        self.files.check()
         self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
     # ---- maintenance. What raises `sqlite3.Error` must be followed by `recover`.
@@ -384,6 +388,7 @@ class Writer:
 
         Once the index is merged, no removed text is left in the files then.
         """
+        self.files.check()
         if self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
             return False
         marks = self.marks

@@ -101,10 +101,12 @@ async def test_a_backup_that_replaces_the_open_store_gives_no_number_twice(
 
 SET_CLOCK = """
 import os, time
-real = time.time_ns
+real, days = time.time_ns, 0.0
 def ahead():
+    global days
     with open(os.environ["CLOCK_FILE"]) as file:
-        return real() + int(float(file.read()) * 86400e9)
+        days = float(file.read() or days)  # it is empty while it is being written
+    return real() + int(days * 86400e9)
 time.time_ns = ahead
 """
 """Makes Python's wall clock run ahead by as many days as a file says."""

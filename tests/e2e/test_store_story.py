@@ -100,6 +100,8 @@ async def test_nothing_acknowledged_is_lost_whatever_happens_to_the_store(
     story = Story(await start_chatd(settings, environ=environ))
     ctl = ("ctl", "--socket", admin)
     await story.say("at first")
+    # Later it has times in the future, which an import refuses.
+    export = (await chatd_says("export", "lobby", "--socket", admin))[1]
 
     clock.write_text("800")
     await story.say("in two years")
@@ -119,11 +121,10 @@ async def test_nothing_acknowledged_is_lost_whatever_happens_to_the_store(
         assert (await bob.join("lobby")).seq == said.seq + 1
     await story.chatd.line("store", state="reindexed")
 
-    export = (await chatd_says("export", "lobby", "--socket", admin))[1]
     cut = export.replace(b'"lobby"', b'"copy"')[:-20]
     code, _, error = await chatd_says("import", "--socket", admin, stdin=cut)
     assert code == 1
-    assert "line" in error
+    assert "it was cut" in error
     code, _, error = await chatd_says(
         "import", "--socket", admin, stdin=export.replace(b'"lobby"', b'"copy"')
     )

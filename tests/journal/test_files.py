@@ -61,6 +61,10 @@ def replace_file(store: Store) -> None:
     copy_of(store).rename(store.path)
 
 
+def overwrite_file(store: Store) -> None:
+    store.path.write_bytes(copy_of(store).read_bytes())
+
+
 MEDDLING = [
     remove_all,
     remove_log,
@@ -94,7 +98,10 @@ async def test_nothing_is_confirmed_that_is_in_no_file(
         assert "\n" not in detail
 
 
-@pytest.mark.parametrize("meddle", [*(one for one in MEDDLING if one is not cut_log), cut_file])
+SEEN = [*(one for one in MEDDLING if one is not cut_log), cut_file, overwrite_file]
+
+
+@pytest.mark.parametrize("meddle", SEEN)
 async def test_it_is_seen_without_a_commit(store: Store, meddle: Callable[[Store], None]) -> None:
     async with store.open() as journal:
         await commit(journal, post("before"))
@@ -104,6 +111,48 @@ async def test_it_is_seen_without_a_commit(store: Store, meddle: Callable[[Store
         assert not journal.in_place
         assert not journal.in_place
         assert store.states() == ["misplaced"]
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+async def test_a_backup_that_is_copied_over_the_open_store_is_seen(
+    store: Store, checkpointed: bool
+) -> None:
+    async with store.open() as journal:
+        await commit(journal, *[post("x" * 1000) for _ in range(30)])
+        if checkpointed:
+            assert journal._checkpoint()
+        copy = b"".join([piece async for piece in journal.backup()])
+        await commit(journal, post("after the backup"))
+        assert journal.in_place
+        store.path.write_bytes(copy)
+        assert not journal.in_place
+        with pytest.raises(sqlite3.Error):
+            journal._writer.checkpoint()
+        assert store.path.read_bytes() == copy
+
+
+async def test_an_older_state_that_is_copied_back_is_seen(store: Store) -> None:
+    async with store.open() as journal:
+        await commit(journal, post("x" * 1000))
+    old = store.path.read_bytes()
+    async with store.open() as journal:
+        await commit(journal, *[post("x" * 1000) for _ in range(30)])
+        assert journal._checkpoint()
+        assert journal.in_place
+        store.path.write_bytes(old.ljust(store.path.stat().st_size, b"\0"))
+        assert not journal.in_place
+
+
+async def test_a_checkpoint_of_another_program_is_no_meddling(store: Store) -> None:
+    async with store.open() as journal:
+        for number in range(5):
+            await commit(journal, *[post("x" * 1000) for _ in range(20)])
+            with closing(sqlite3.connect(store.path)) as other:
+                other.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                if number == 2:
+                    other.execute("CREATE TABLE theirs (x)")
+            assert journal.in_place
+        assert store.reports == []
 
 
 async def test_what_comes_back_is_used_again(store: Store) -> None:
@@ -133,7 +182,6 @@ async def test_another_store_is_neither_read_nor_written(store: Store, tmp_path:
         other = Store(tmp_path / "other")
         async with other.open() as stranger:
             await commit(stranger, post("theirs"))
-        log = store.path.with_name("chat.db-wal").read_bytes()
         other.path.rename(store.path)
         theirs = store.path.read_bytes()
         with pytest.raises(Unavailable):
@@ -143,7 +191,6 @@ async def test_another_store_is_neither_read_nor_written(store: Store, tmp_path:
         with pytest.raises(Unavailable):
             await journal.commit([post("lost")])
         assert store.path.read_bytes() == theirs
-        assert store.path.with_name("chat.db-wal").read_bytes()[: len(log)] == log
         epoch = journal.epoch
         assert made[0].seq == 1
     # Neither the file nor what is beside it was touched at the end.
