@@ -10,7 +10,7 @@
 | a membership | 0.5 KiB | rooms_per_client | | |
 | a name in the cache of names | 1.3 KiB | | | 4,096 names |
 | a request by HTTP | `REQUEST_SECONDS` | | share_per_address | |
-| a message, whatever it says | `MESSAGE_SECONDS`, `BYTE_SECONDS` | | share_per_address | |
+| a message, whatever it says | `MESSAGE_SECONDS`, `BYTE_SECONDS` | `Slice` | share_per_address | |
 | a decoded JSON value | `VALUE_BYTES` | `JSON_VALUES` | | |
 | an event that waits for its handler | its decoded bytes | receive_queue_bytes | | |
 | what waits to be sent | its encoded bytes | send_queue_bytes | | |
@@ -36,6 +36,7 @@ import trio
 
 __all__ = [
     "BYTE_SECONDS",
+    "CHUNK_SECONDS",
     "CONNECTION_SECONDS",
     "FRAME_SECONDS",
     "JSON_VALUES",
@@ -55,12 +56,13 @@ __all__ = [
 
 # ---- the time of the event loop
 
-CONNECTION_SECONDS: Final = 0.0005
+CONNECTION_SECONDS: Final = 0.001
 TLS_SECONDS: Final = 0.002
-REQUEST_SECONDS: Final = 0.0003
-MESSAGE_SECONDS: Final = 0.00005
+REQUEST_SECONDS: Final = 0.0005
+MESSAGE_SECONDS: Final = 0.00015
 FRAME_SECONDS: Final = 2e-6
-BYTE_SECONDS: Final = 2e-8
+CHUNK_SECONDS: Final = 3e-5
+BYTE_SECONDS: Final = 6e-8
 """What a connection, its TLS handshake, a request, a message, a frame of WebSocket or a chunk of
 HTTP, and a byte take, at most, on one core of a small server."""
 
@@ -70,7 +72,7 @@ BURST_SECONDS: Final = 0.05
 SLICE_ITEMS: Final = 16
 SLICE_BYTES: Final = 1024
 """Other tasks run after this many items of one client, or after 16 times as many bytes: no item
-takes over 0.1 ms, and a byte 20 ns."""
+takes much over 0.1 ms, and a byte 60 ns."""
 
 
 class Pace:

@@ -484,7 +484,7 @@ class Limits(Struct, frozen=True, kw_only=True):
         Annotated[float, Meta(ge=0.01, le=1)] | Off,
         "The part of the daemon's time that one address may take with requests and messages of any "
         "kind. Above it, they are read more slowly. Loopback and Unix sockets are not counted.",
-    ] = 0.4
+    ] = 0.25
     operators_exempt: Annotated[
         bool, "Whether operators are exempt from the limits on messages and requests."
     ] = True

@@ -20,7 +20,7 @@ from typing import Final
 
 import trio
 
-from chatd import __version__
+from chatd import __version__, memory
 from chatd.admin import Administration, DaemonControl
 from chatd.chat.tokens import Keys
 from chatd.daemon import Daemon, open_daemon
@@ -40,6 +40,9 @@ _STDERR: Final = 2
 
 STATUS_SECONDS: Final = 5.0
 """How old the status that systemd shows may be."""
+
+HAND_BACK_SECONDS: Final = 5.0
+"""How long after a connection has closed free memory is returned to the system."""
 
 OPENING_SECONDS: Final = 20.0
 """How much time systemd is asked for at a time while the store is being opened."""
@@ -95,7 +98,9 @@ async def run(
                     if watchdog is not None:
                         bus = daemon.chat.bus
                         nursery.start_soon(Watchdog(bus, notifier, log, seconds=watchdog).run)
+                    memory.settle()
                     async with trio.open_nursery() as until_stop:
+                        until_stop.start_soon(_hand_back_memory, daemon)
                         until_stop.start_soon(_report_status, daemon, reload, notifier)
                         until_stop.start_soon(reload.run)
                         await stop.wait()
@@ -130,6 +135,14 @@ async def _report_status(daemon: Daemon, reload: Reload, notifier: Notifier) -> 
             reported = status
         with trio.move_on_after(STATUS_SECONDS):
             await reload.changed.wait()
+
+
+async def _hand_back_memory(daemon: Daemon) -> None:
+    """Return memory to the system a while after connections have closed."""
+    while True:
+        await daemon.server.released.wait()
+        await trio.sleep(HAND_BACK_SECONDS)
+        await trio.to_thread.run_sync(memory.hand_back)
 
 
 async def _receive_signals(

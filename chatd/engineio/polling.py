@@ -13,12 +13,12 @@ import msgspec
 import trio
 
 from chatd import model
-from chatd.budgets import Slice
+from chatd.budgets import FRAME_SECONDS, MESSAGE_SECONDS, Slice
 from chatd.changed import Changed
 from chatd.engineio import payloads
 from chatd.engineio.block import Block
 from chatd.engineio.options import Options
-from chatd.engineio.packets import Packet, PacketError, Revision, TooBigError
+from chatd.engineio.packets import MESSAGE, Packet, PacketError, Revision, TooBigError
 from chatd.wire.compression import compressed, preferred
 from chatd.wire.request import Refused, Request, Response
 
@@ -40,6 +40,11 @@ _INLINE_BYTES: Final = 65536
 # A response has more than this only if its first packet has. A reader of 200 KB/s has it in 5 s,
 # and then gets the next ping.
 _RESPONSE_BYTES: Final = 1 << 20
+
+# A packet costs us time even when it is empty, so it is charged this much on top of its data, as a
+# fragment of a WebSocket message is. A POST's charges may add up to four times its allowed bytes.
+_PACKET_CHARGE: Final = 128
+_CHARGE_RESERVE: Final = 4
 
 # A GET is answered once this many rounds of the scheduler have brought nothing more (a handler that
 # echoes has one message every two rounds), or after this many rounds in all: each GET that this
@@ -273,16 +278,26 @@ class PollingTransport:
             return [self._last]
         return [_NOOP[session.revision]]
 
-    async def take_packets(self, packets: Iterator[Packet], size: int) -> None:
+    async def take_packets(
+        self, packets: Iterator[Packet], size: int, request: Request, max_payload: int
+    ) -> None:
         """Handle the packets of a POST in order. Raises PacketError at the first invalid one."""
         self.received_bytes += size
         piece = Slice()
+        left = _CHARGE_RESERVE * max_payload
+        seconds = 0.0
         for packet in packets:
             if self._session.reason is not None:
                 return
+            left -= _PACKET_CHARGE + len(packet.data)
+            if left < 0:
+                raise PacketError("too many packets")
+            seconds += MESSAGE_SECONDS if packet.type == MESSAGE else FRAME_SECONDS
             await self._session.packet(packet)
             if piece.over(len(packet.data)):
                 await trio.lowlevel.checkpoint()
+                await request.spend(seconds)
+                seconds = 0.0
 
 
 def error(code: int, message: str | None = None) -> Response:
@@ -345,7 +360,8 @@ async def post(request: Request, session: Session, options: Options) -> Response
             if options.jsonp and "j" in request.query:
                 body = await _decode_form(body)
             packets = payloads.decode(body, session.revision, options.max_message)
-        await polling.take_packets(packets, len(body))
+        size, body = len(body), b""  # 1 MB for each of many clients
+        await polling.take_packets(packets, size, request, options.max_payload)
     except TooBigError:
         session.end("transport error", model.TOO_BIG)
         return error(3)

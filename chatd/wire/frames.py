@@ -142,12 +142,14 @@ class FrameReader:
         "_mask",
         "_max",
         "_message",
+        "_pending",
         "_small",
         "frames",
     )
 
     def __init__(self, max_message_bytes: int) -> None:
         self.frames = 0
+        self._pending = False
         self._max = max_message_bytes
         self._small = min(_CONTROL_BYTES, max_message_bytes) + 1
         self._idle = True  # between messages without a head: the one test of the fast path
@@ -166,8 +168,16 @@ class FrameReader:
         """Whether a part of a message or of a frame has been read."""
         return not self._idle
 
-    def feed(self, data: bytes) -> list[Item]:
-        """Return what ``data`` completes, in order. A Fault or a Closing is the last item ever."""
+    @property
+    def pending(self) -> bool:
+        """Whether whole frames may be left of what it was fed: feed it ``b""`` for more."""
+        return self._pending
+
+    def feed(self, data: bytes, most: int | None = None) -> list[Item]:
+        """Return what ``data`` completes, in order. A Fault or a Closing is the last item ever.
+
+        After ``most`` frames the rest is left for the next call.
+        """
         if self._idle:
             # One small masked text frame: nearly always what a chat client sends.
             size = len(data) - 6
@@ -180,21 +190,27 @@ class FrameReader:
                 except UnicodeDecodeError:
                     pass  # the long way finds and reports it
         items: list[Item] = []
+        self._pending = False
         if not self._done:
+            most = None if most is None else self.frames + most
             try:
-                self._split(self._head + data if self._head else data, items)
+                self._split(self._head + data if self._head else data, items, most)
             except _Broken as broken:
                 self._finish()
                 items.append(broken.fault)
             self._idle = not (self._kind or self._head or self._done)
         return items
 
-    def _split(self, data: bytes, items: list[Item]) -> None:
+    def _split(self, data: bytes, items: list[Item], most: int | None) -> None:
         self._head = b""
         at = 0
         end = len(data)
         while at < end and not self._done:
             if not self._left:
+                if self.frames == most:
+                    self._head = data[at:]
+                    self._pending = True
+                    return
                 begun = self._begin(data, at, end, items)
                 if begun < 0:
                     self._head = data[at:]

@@ -15,7 +15,7 @@ import h11
 import trio
 from msgspec.structs import replace
 
-from chatd.budgets import BYTE_SECONDS, FRAME_SECONDS, REQUEST_SECONDS, Slice
+from chatd.budgets import BYTE_SECONDS, CHUNK_SECONDS, REQUEST_SECONDS, Slice
 from chatd.wire.forwarding import FORWARDING
 from chatd.wire.heads import (
     HEAD_BYTES,
@@ -227,6 +227,7 @@ class HttpConnection:
             read=self._read_body,
             pieces=self._pieces,
             gone=self._gone,
+            spend=self._slot.spend,
         )
 
     def _next_cycle(self) -> None:
@@ -444,7 +445,7 @@ class HttpConnection:
                 waited += trio.current_time() - began
                 if not data:
                     raise malformed("the body ends too soon")
-                await self._slot.spend(len(data) * BYTE_SECONDS + count * FRAME_SECONDS)
+                await self._slot.spend(len(data) * BYTE_SECONDS + count * CHUNK_SECONDS)
                 count = 0
                 self._feed(data)
 

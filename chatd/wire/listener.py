@@ -32,7 +32,7 @@ _BACKLOG: Final = 4096
 # peer that reads 200 KB/s reads at all, and a ping waits behind all of that.
 _UNSENT_BYTES: Final = 128 * 1024
 # Per wakeup, so that a flood of connections does not hold up the existing ones.
-_ACCEPTS: Final = 64
+_ACCEPTS: Final = 16
 # Without descriptors the socket stays readable, and the loop would spin without a pause.
 _EXHAUSTED_SECONDS: Final = 0.1
 _EXHAUSTED: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}

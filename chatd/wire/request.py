@@ -65,6 +65,10 @@ async def _never() -> None:
     await trio.sleep_forever()
 
 
+async def _nothing(seconds: float) -> None:
+    pass
+
+
 class Request:
     """A request whose head has been read and checked.
 
@@ -84,6 +88,7 @@ class Request:
         "_pieces",
         "_query",
         "_read",
+        "_spend",
         "connection",
         "headers",
         "listener_loopback",
@@ -107,6 +112,7 @@ class Request:
         read: Callable[[int], Awaitable[bytes]] = _no_body,
         pieces: Callable[[], AsyncGenerator[bytes]] = _no_pieces,
         gone: Callable[[], Awaitable[None]] = _never,
+        spend: Callable[[float], Awaitable[None]] = _nothing,
     ) -> None:
         self.method = method
         self.path, _, self.query_string = target.partition("?")
@@ -118,6 +124,7 @@ class Request:
         self._read = read
         self._pieces = pieces
         self._gone = gone
+        self._spend = spend
         self._query: dict[str, str] | None = None
 
     @property
@@ -168,8 +175,16 @@ class Request:
         """
         await self._gone()
 
+    async def spend(self, seconds: float) -> None:
+        """Take this much of the event loop's time: see `chatd.budgets`.
+
+        Waits first if the client's address has taken more than its share.
+        """
+        await self._spend(seconds)
+
     def release(self) -> None:
         """Release the HTTP connection: a WebSocket keeps its request, without 10 KiB of that."""
         self._read = _no_body
         self._pieces = _no_pieces
         self._gone = _never
+        self._spend = _nothing

@@ -12,6 +12,7 @@ import trio
 from msgspec import Struct
 
 from chatd.budgets import CONNECTION_SECONDS, TLS_SECONDS
+from chatd.changed import Changed
 from chatd.logs import Log
 from chatd.settings import Settings
 from chatd.settings import WebSocket as KeepAliveOptions
@@ -87,6 +88,8 @@ class HttpServer:
         self.tls = tls
         self.connections: set[WebSocket] = set()
         """The WebSockets that are open."""
+        self.released = Changed()
+        """Notified when a connection has ended."""
         self._settings = settings
         self._timers = timers
         self._name = name
@@ -181,6 +184,7 @@ class HttpServer:
             if timer is not None:
                 timer.cancel()
             slot.release()
+            self.released.notify()
             await transport.aclose()
 
     def retire(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
+from itertools import chain
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import trio
@@ -33,6 +34,8 @@ __all__ = ["Handover", "Opener", "Receiver", "Upgrade", "WebSocket"]
 
 # A chat message needs one system call, and so does a burst of messages up to this size.
 _RECV_BYTES: Final = 8192
+# Other tasks run after this many frames of one read, which may have 1,365.
+_FRAMES: Final = 128
 _PING: Final = frames.ping()
 _GONE: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 
@@ -150,7 +153,7 @@ class WebSocket:
         self._log = log
         self.upgrade = upgrade
         self._reader = FrameReader(upgrade.max_message_bytes or settings.max_message_bytes)
-        self._items: Iterator[Item] = iter(self._reader.feed(handover.early))
+        self._items: Iterator[Item] = iter(self._reader.feed(handover.early, _FRAMES))
         self._failed = False
         self._receiver: Receiver | None = None
         self._reading: trio.CancelScope | None = None
@@ -278,24 +281,21 @@ class WebSocket:
                     except Exception as error:  # the connection's boundary
                         self.fault(error)
                     self.busy = False
-                elif isinstance(item, Ping):
-                    self.outbox.hasten(item.pong)
-                    # A client that pings and does not read the pongs is not read either.
-                    await self.outbox.hastened()
-                elif isinstance(item, Closing):
-                    self._answer(item)
-                elif isinstance(item, Fault):
-                    self._failed = True
-                    self.end(item.close, item.reason)
+                else:
+                    await self._control(item)
                 if self.closing is not None:
                     return
-            try:
-                data = await self._transport.recv(_RECV_BYTES)
-            except _GONE:
+            if self._reader.pending:
                 data = b""
-            if not data:
-                self.end(LOST)
-                return
+                await trio.lowlevel.checkpoint()
+            else:
+                try:
+                    data = await self._transport.recv(_RECV_BYTES)
+                except _GONE:
+                    data = b""
+                if not data:
+                    self.end(LOST)
+                    return
             self.received_bytes += len(data)
             self.last_heard = trio.current_time()
             piece = Slice()
@@ -303,7 +303,19 @@ class WebSocket:
                 frames, self._reader.frames = self._reader.frames, 0
                 seconds = len(data) * BYTE_SECONDS + frames * FRAME_SECONDS
                 await self._spend(self._slot, seconds)
-            self._items = iter(self._reader.feed(data))
+            self._items = iter(self._reader.feed(data, _FRAMES))
+
+    async def _control(self, item: Item) -> None:
+        """Handle what is no message."""
+        if isinstance(item, Ping):
+            self.outbox.hasten(item.pong)
+            # A client that pings and does not read the pongs is not read either.
+            await self.outbox.hastened()
+        elif isinstance(item, Closing):
+            self._answer(item)
+        elif isinstance(item, Fault):
+            self._failed = True
+            self.end(item.close, item.reason)
 
     async def _spend(self, slot: ConnectionSlot, seconds: float) -> None:
         """Take this much of the loop's time, once its address has paid for what it took before."""
@@ -348,11 +360,14 @@ class WebSocket:
 
     async def _await_close(self) -> None:
         """Ignore all data until the peer's Close frame, an error, or the end of the stream."""
+        self._items = chain(self._items, self._reader.feed(b""))
         with suppress(*_GONE):
             while not any(isinstance(item, Closing | Fault) for item in self._items):
                 data = await self._transport.recv(_RECV_BYTES)
                 if not data:
                     return
+                if self._slot is not None:
+                    await self._slot.spend(len(data) * BYTE_SECONDS)
                 self._items = iter(self._reader.feed(data))
 
     def _goodbye_frames(self) -> bytes:

@@ -424,3 +424,13 @@ async def test_a_body_that_stops_coming_ends_the_session(autojump_clock: MockClo
         assert (await client.answer())[0] == 408
         await served.last.over.wait()
         assert served.last.reason == "transport error"
+
+
+async def test_a_payload_of_too_many_packets_ends_the_session() -> None:
+    async with serve(max_payload=10_000) as served:
+        poller = await served.poller()
+        assert (await poller.post("\x1e".join(["4"] * 300)))[0] == 200
+        assert (await poller.post("\x1e".join(["4"] * 3000)))[0] == 400
+        await served.last.over.wait()
+        assert served.last.reason == "parse error"
+        assert len(served.last.messages) < 700

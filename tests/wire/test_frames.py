@@ -246,3 +246,14 @@ def test_a_small_text_frame_that_is_not_utf8_is_a_fault(payload: bytes) -> None:
     (fault,) = read(masked(0x81, payload))
     assert isinstance(fault, Fault)
     assert fault.close.code == 1007
+
+
+@given(st.lists(st.tuples(st.sampled_from([0x81, 0x82, 0x89, 0x8A]), st.binary(max_size=9))))
+def test_a_limited_number_of_frames_at_a_time_is_the_same(sent: list[tuple[int, bytes]]) -> None:
+    data = b"".join(masked(head, payload if head != 0x81 else b"x") for head, payload in sent)
+    whole = read(data)
+    reader = FrameReader(MAX)
+    items = reader.feed(data, 3)
+    while reader.pending:
+        items += reader.feed(b"", 3)
+    assert items == whole

@@ -769,3 +769,39 @@ async def test_a_piece_that_does_not_come_in_time(autojump_clock: MockClock) -> 
         await client.send(b"GET /up HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf")
         assert (await client.answer())[0] == 408
         assert await client.rest() == b""
+
+
+async def test_paths_that_there_are_not_are_counted_and_logged(served: Served) -> None:
+    client = served.dial()
+    for path, method in (("/nothing", "GET"), ("/%2e%2e/etc/passwd", "GET"), ("/", "DELETE")):
+        status, _, _ = await client.ask(f"{method} {path} HTTP/1.1")
+        assert status == (404 if method == "GET" else 405)
+    assert served.server.statistics().refused == {404: 2, 405: 1}
+    lines = [fields for name, fields in served.recording.records if name == "refused"]
+    assert [(line["path"], line["status"]) for line in lines] == [
+        ("/nothing", 404),
+        ("/%2e%2e/etc/passwd", 404),
+        ("/", 405),
+    ]
+
+
+async def test_a_body_of_too_many_small_chunks_is_too_large(served: Served) -> None:
+    chunked = "POST /echo HTTP/1.1\nTransfer-Encoding: chunked"
+    for pieces, size in ((60, 10), (10, 100)):
+        body = b"%x\r\n%b\r\n" % (size, b"x" * size) * pieces
+        status, _, _ = await served.dial().ask(chunked, body + b"0\r\n\r\n")
+        assert status == 200
+    status, _, _ = await served.dial().ask(chunked, b"1\r\nx\r\n" * 900 + b"0\r\n\r\n")
+    assert status == 413
+
+
+async def test_an_address_that_asks_too_much_is_answered_more_slowly(
+    autojump_clock: MockClock,
+) -> None:
+    async with serve() as served:
+        for peer, waits in ((MEMORY, False), (Peer("192.0.2.1", "tcp", loopback=False), True)):
+            client = served.dial(peer)
+            began = trio.current_time()
+            for _ in range(500):
+                assert (await client.ask("GET / HTTP/1.1"))[0] == 200
+            assert (trio.current_time() - began > 0.5) is waits

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pytest
+import trio
+from trio.testing import MockClock
 
 from chatd.wire.limiter import ConnectionLimiter
 from chatd.wire.transport import Peer
@@ -73,3 +75,44 @@ def test_replaced_limits_apply_to_later_connections() -> None:
     limiter = ConnectionLimiter(FEW)
     limiter.limits = settings(limits={"connections_per_address": "off"}).limits
     assert all(limiter.take().count_for(client("192.0.2.1")) is None for _ in range(20))
+
+
+async def test_an_address_waits_for_its_share_on_all_of_its_connections(
+    autojump_clock: MockClock,
+) -> None:
+    limiter = ConnectionLimiter(settings(limits={"share_per_address": 0.5}).limits)
+    first, second, other = (limiter.take() for _ in range(3))
+    first.count_for(client("2001:db8:0:1::1"))
+    second.count_for(client("2001:db8:0:1:ffff::2"))
+    other.count_for(client("192.0.2.2"))
+    exempt = limiter.take()
+    exempt.count_for(PROXY)
+    assert [slot.limited for slot in (first, exempt)] == [True, False]
+    began = trio.current_time()
+    await first.spend(1)  # it is charged, and the next one waits
+    for slot in (other, exempt):
+        await slot.spend(1)
+    assert trio.current_time() == began
+    await second.spend(1)
+    assert trio.current_time() - began == pytest.approx(2, abs=0.1)
+    # Coming again is no way around.
+    first.release()
+    second.release()
+    again = limiter.take()
+    again.count_for(client("2001:db8:0:1::1"))
+    await again.spend(0)
+    assert trio.current_time() - began == pytest.approx(4, abs=0.1)
+
+
+async def test_addresses_are_forgotten_once_they_have_paid(autojump_clock: MockClock) -> None:
+    limiter = ConnectionLimiter(FEW)
+    for number in range(100):
+        slot = limiter.take()
+        slot.count_for(client(f"192.0.2.{number}"))
+        await slot.spend(0.001)
+        slot.release()
+    await trio.sleep(1)
+    for number in range(20):
+        slot = limiter.take()
+        slot.count_for(client(f"198.51.100.{number}"))
+    assert len(limiter._addresses) == 20

@@ -13,8 +13,18 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_st
 
 from chatd import model
 from chatd.wire import frames
+from chatd.wire.transport import Peer
 from chatd.wire.websocket import Receiver, Upgrade, WebSocket
-from tests.wire.served import HANDSHAKE, Chatter, Client, Served, masked, serve, settings
+from tests.wire.served import (
+    HANDSHAKE,
+    MEMORY,
+    Chatter,
+    Client,
+    Served,
+    masked,
+    serve,
+    settings,
+)
 from tests.wire.test_frames import BROKEN
 
 SMALL = settings(
@@ -558,3 +568,31 @@ async def test_a_closed_connection_is_not_kept(served: Served) -> None:
     await trio.testing.wait_all_tasks_blocked(0.01)
     gc.collect()
     assert not [thing for thing in gc.get_objects() if type(thing) is WebSocket]
+
+
+@pytest.mark.parametrize("head", [0x81, 0x89, 0x8A])
+async def test_an_address_that_sends_too_much_is_read_more_slowly(
+    autojump_clock: MockClock, head: int
+) -> None:
+    async with serve() as served:
+        for peer, waits in ((MEMORY, False), (Peer("192.0.2.1", "tcp", loopback=False), True)):
+            client = served.dial(peer)
+            await client.upgrade()
+            began = trio.current_time()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(client.send, masked(head, b"") * 20_000 + masked(0x81, b"end"))
+                while await client.frame() != (0x81, b"end"):
+                    pass
+            assert (trio.current_time() - began > 0.1) is waits
+
+
+async def test_others_run_while_a_read_of_many_frames_is_handled(served: Served) -> None:
+    client = served.dial()
+    await client.upgrade()
+    await client.send(masked(0x81, b"") * 1300)
+    turns = 0
+    with trio.fail_after(5):
+        while not served.chatters or len(served.chatters[0].messages) < 1300:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+    assert turns > 50
