@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 import trio
 from msgspec import Struct
 
-from chatd.engineio.checks import seconds
+from chatd.engineio.checks import Check, Checked, count, fail, seconds
 
 __all__ = [
     "RECOVERABLE",
@@ -46,6 +46,7 @@ RECOVERABLE: Final = frozenset(
 
 # Up to a day. A number of milliseconds, as in Node, is more.
 _SECONDS: Final = seconds(0.001, 86_400)
+_LOG_METHODS: Final = ("head", "append", "read", "remember", "recall")
 
 
 class Logged(Struct, frozen=True):
@@ -128,7 +129,7 @@ class RecoveryLog(Protocol):
         ...
 
 
-class Recovery(Struct, frozen=True):
+class Recovery(Checked, frozen=True):
     """How sockets recover.
 
     Attributes:
@@ -137,11 +138,26 @@ class Recovery(Struct, frozen=True):
         skip_middleware: Whether a socket that recovers skips the ``use`` middleware, which it
             passed a short time ago; default True.
         log: A log of your own; default: a `MemoryLog`.
+
+    Raises:
+        TypeError: A value has the wrong type.
+        ValueError: ``seconds`` is not a time, up to a day.
     """
 
     seconds: float = 120.0
     skip_middleware: bool = True
     log: RecoveryLog | None = None
+
+    @classmethod
+    def checks(cls) -> dict[str, Check]:
+        """Return the checks of fields for which their type is not enough."""
+        return {"seconds": _SECONDS, "log": _check_log}
+
+
+def _check_log(name: str, value: Any) -> Any:
+    if not all(callable(getattr(value, method, None)) for method in _LOG_METHODS):
+        raise fail(name, "a RecoveryLog", value)
+    return value
 
 
 def parse_recovery(recovery: Recovery | float | bool | None) -> Recovery | None:
@@ -153,9 +169,9 @@ def parse_recovery(recovery: Recovery | float | bool | None) -> Recovery | None:
     """
     if recovery is None or isinstance(recovery, bool):
         return Recovery() if recovery else None
-    given = recovery.seconds if isinstance(recovery, Recovery) else recovery
-    seconds = _SECONDS("recovery", given)
-    return recovery if isinstance(recovery, Recovery) else Recovery(seconds=seconds)
+    if isinstance(recovery, Recovery):
+        return recovery
+    return Recovery(seconds=_SECONDS("recovery", recovery))
 
 
 class _NamespaceEvents:
@@ -188,6 +204,10 @@ class MemoryLog:
         max_lost: How many lost sockets, and how many namespaces without events, are kept; default
             10,000.
         clock: A monotonic clock in seconds; default Trio's.
+
+    Raises:
+        TypeError: A bound is not a number.
+        ValueError: A bound is out of range.
     """
 
     def __init__(
@@ -198,9 +218,9 @@ class MemoryLog:
         max_lost: int = 10_000,
         clock: Callable[[], float] = trio.current_time,
     ) -> None:
-        self._seconds = seconds
-        self._max_bytes = max_bytes
-        self._max_lost = max_lost
+        self._seconds = _SECONDS("seconds", seconds)
+        self._max_bytes = count()("max_bytes", max_bytes)
+        self._max_lost = count()("max_lost", max_lost)
         self._clock = clock
         # Part of each offset, so that an offset of another log or process is not mistaken for ours.
         self._log_id = secrets.token_urlsafe(6)

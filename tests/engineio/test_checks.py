@@ -211,7 +211,6 @@ def test_anything_else_is_one_line_when_the_server_is_made(
         ({"recovery": "60"}, TypeError, "recovery must be a number of seconds"),
         ({"recovery": 0}, ValueError, "recovery must be a number of seconds"),
         ({"recovery": 120_000}, ValueError, "recovery must be a number of seconds"),
-        ({"recovery": socketio.Recovery(-1)}, ValueError, "recovery must be a number of seconds"),
         ({"max_namespaces": 0}, ValueError, "max_namespaces must"),
         ({"max_attachments": -1}, ValueError, "max_attachments must"),
         ({"ack_timeout": "30"}, TypeError, "ack_timeout must"),
@@ -223,7 +222,28 @@ def test_options_of_socketio(given: dict[str, Any], error: type[Exception], mess
         make_socketio(**given)
 
 
-@pytest.mark.parametrize("kind", [engineio.Options, socketio.Options, Cookie])
+@pytest.mark.parametrize("kind", [socketio.Recovery, socketio.MemoryLog])
+@pytest.mark.parametrize(
+    ("seconds", "error"),
+    [("60", TypeError), (True, TypeError), (0, ValueError), (120_000, ValueError)],
+)
+def test_the_time_of_a_recovery(
+    kind: Callable[..., object], seconds: object, error: type[Exception]
+) -> None:
+    with pytest.raises(error, match="seconds must be a number of seconds from"):
+        kind(seconds)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [({"max_bytes": "1"}, "max_bytes must"), ({"max_lost": None}, "max_lost must")],
+)
+def test_the_bounds_of_a_log_in_memory(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        socketio.MemoryLog(**given)
+
+
+@pytest.mark.parametrize("kind", [engineio.Options, socketio.Options, Cookie, socketio.Recovery])
 def test_every_option_is_checked(kind: type[Any]) -> None:
     class Other:
         """A type that no option has."""
