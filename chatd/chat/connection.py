@@ -56,6 +56,7 @@ class Connection:
         start_soon: Runs a task for as long as the connection lasts.
         address: The client's address, for the log.
         limit_key: The address or network that limits and bans see; empty if none applies.
+        last_key: Returns that of the last request, where it may change; by default ``limit_key``.
         transport: For the log.
         protocol: For the log.
         nick: The nick that the client asked for.
@@ -78,6 +79,7 @@ class Connection:
         nick: str | None,
         end: Callable[[Close, str], None],
         login: Login | None = None,
+        last_key: Callable[[], str] | None = None,
     ) -> None:
         self.chat = chat
         self.id = connection_id
@@ -86,6 +88,7 @@ class Connection:
         self.start_soon = start_soon
         self.address = address
         self.limit_key = limit_key
+        self._last_key = last_key
         self.transport = transport
         self.protocol = protocol
         # A longer one is no nick, and may be of any length.
@@ -204,17 +207,23 @@ class Connection:
 
     # ---- what it may do
 
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The addresses and networks that bans see: the first one, and the last if it changed."""
+        last = self.limit_key if self._last_key is None else self._last_key()
+        return tuple(key for key in dict.fromkeys((self.limit_key, last)) if key)
+
     def banned(self, room: str = "") -> Sanction | None:
         """Return what bans it from a room, or from the chat. Operators are never banned."""
-        if self.op:
+        if self.op or not self.chat.sanctions.held:
             return None
         user = self._user
-        return self.chat.sanctions.ban(
-            room,
-            "" if user is None else user.id,
-            self.limit_key,
-            guest=user is None or not user.subject,
-        )
+        user_id, guest = ("", True) if user is None else (user.id, not user.subject)
+        sanctions = self.chat.sanctions
+        for address in self.addresses or ("",):
+            if ban := sanctions.ban(room, user_id, address, guest=guest):
+                return ban
+        return None
 
     # ---- what is sent to it
 

@@ -293,10 +293,11 @@ class Users:
     def detach(self, user: User, connection: Connection) -> None:
         """Record that a connection ended. After the last one the nick is reserved for a while."""
         user.connections.discard(connection)
-        if (address := connection.limit_key) and not user.subject:
-            user.addresses.pop(address, None)
-            user.addresses[address] = trio.current_time()
-            if len(user.addresses) > ADDRESSES:
+        if not user.subject:
+            for address in connection.addresses:
+                user.addresses.pop(address, None)
+                user.addresses[address] = trio.current_time()
+            while len(user.addresses) > ADDRESSES:
                 del user.addresses[next(iter(user.addresses))]
         if user.connections:
             return
@@ -332,7 +333,7 @@ class Users:
         The last one counts as long as the user is known, and earlier ones as long as nicks are
         held.
         """
-        here = {each.limit_key for each in user.connections if each.limit_key}
+        here = {address for each in user.connections for address in each.addresses}
         since = trio.current_time() - self._chat.settings.chat.nick_hold_seconds
         recent = {address for address, ended in user.addresses.items() if ended >= since}
         last = () if here or not user.addresses else (next(reversed(user.addresses)),)

@@ -313,6 +313,7 @@ class Engine:
                 raise _RequestError(3)
             if "EIO" in query and _revision(request) != session.revision:
                 raise _RequestError(3)
+            session.peer = request.peer
             return session
         if request.method != "GET":
             raise _RequestError(2)

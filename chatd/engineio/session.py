@@ -133,6 +133,7 @@ class Session:
         "handshake",
         "id",
         "opened",
+        "peer",
         "polling",
         "reason",
         "received_messages",
@@ -148,6 +149,8 @@ class Session:
         self.id: Final = id_
         self.revision: Final = revision
         self.handshake: Final = handshake
+        # Where its last request came from: a client that polls may change its address.
+        self.peer = handshake.request.peer
         self.opened: Final = trio.current_time()
         self.reason: Reason | None = None
         self.state: State = "polling"

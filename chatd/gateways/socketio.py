@@ -308,6 +308,7 @@ class SocketIoGateway:
             socket.start_soon,
             address=socket.handshake.address,
             limit_key=limit_key,
+            last_key=lambda: session.peer.limit_key,
             transport=session.transport,
             protocol="socket.io",
             nick=None if socket.recovered else auth.nick,
