@@ -14,9 +14,11 @@ from unicodedata import category, normalize
 from msgspec import Struct
 from precis_i18n import get_profile
 
+from chatd.chat.confusables import skeleton
 from chatd.model import Refused
 
 __all__ = [
+    "RESERVED_NICKS",
     "Name",
     "Pattern",
     "log_name",
@@ -30,6 +32,9 @@ __all__ = [
 NICK_CHARACTERS: Final = 32
 ROOM_CHARACTERS: Final = 64
 
+RESERVED_NICKS: Final = ("chatd", "console", "forgotten", "server", "system")
+"""Names under which the server itself appears, in the log or in history."""
+
 _RESERVED_IN_ROOMS: Final = frozenset("*:@#,")
 _RESERVED_IN_NICKS: Final = _RESERVED_IN_ROOMS | {"/"}
 
@@ -42,6 +47,11 @@ class Name(Struct, frozen=True):
 
     display: str
     key: str
+
+    @property
+    def looks(self) -> frozenset[str]:
+        """What it looks like: a name that shares one of these is easily mistaken for it."""
+        return frozenset((skeleton(self.display), skeleton(self.key)))
 
 
 def nick_name(text: str) -> Name:
@@ -123,6 +133,11 @@ def _name(what: str, example: str, text: str, characters: int, reserved: frozens
 
 
 def _reason(error: UnicodeEncodeError) -> str:
+    # These rules are about the whole name, whose first character the error points to.
+    if error.reason.endswith("/bidi_rule"):
+        return "mix letters written from the right with others, or put digits or signs before them"
+    if error.reason.endswith("/not_idempotent"):
+        return "contain characters that change again when they are normalized"
     character = error.object[error.start : error.start + 1]
     if not character:
         return "consist of such characters alone"

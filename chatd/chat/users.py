@@ -19,7 +19,15 @@ from msgspec import Struct
 
 from chatd.budgets import Bucket
 from chatd.bus import Submission
-from chatd.chat.names import NICK_CHARACTERS, Name, nick_name, nick_of, usable_nick
+from chatd.chat.names import (
+    NICK_CHARACTERS,
+    RESERVED_NICKS,
+    Name,
+    nick_name,
+    nick_of,
+    usable_nick,
+)
+from chatd.chat.nicks import Nicks
 from chatd.chat.sessions import new_user, sign_session, verify_session
 from chatd.chat.tokens import Grant
 from chatd.journal import Unavailable
@@ -125,11 +133,12 @@ class Users:
         self._now = chat.journal.steady_now
         self._saving: Timer | None = None
         self._by_id: dict[str, User] = {}
-        self._by_nick: dict[str, User] = {}
+        self._nicks = Nicks()
+        self._reserved = frozenset().union(*(nick_name(nick).looks for nick in RESERVED_NICKS))
         self._subject_ids: dict[str, str] = {}
-        """Ids of known subjects, by their key as a name."""
+        """Ids of known subjects, by what they look like as names."""
         self._subject_nicks: dict[str, str] = {}
-        """Ids of known subjects, by the key of their present or last nick."""
+        """Ids of known subjects, by what their present or last nick looks like."""
         self._held: dict[User, str] = {}
         """Guests who left and whose nick is held, the first who left first, with their address."""
         self._held_from: dict[str, dict[User, None]] = {}
@@ -147,7 +156,7 @@ class Users:
         hold = self._chat.settings.chat.nick_hold_seconds
         for record in await self._journal.present(now - int(hold * 1000)):
             name = usable_nick(record.nick)
-            if name is not None and name.key not in self._by_nick:
+            if name is not None and self._nicks.is_free(name, record.user):
                 user = User(record.user, name, chosen=True, subject=record.subject)
                 self._add(user)
                 gone = max(0, now - (record.seen or now)) / 1000
@@ -162,7 +171,7 @@ class Users:
 
     def by_nick(self, key: str) -> User | None:
         """Return the user whose nick has this key, if present now or recently."""
-        return self._by_nick.get(key)
+        return self._nicks.get(key)
 
     def new_guest(self, wanted: str | None) -> tuple[User, str | None]:
         """Return a new guest, and a notice if ``wanted`` could not be the nick."""
@@ -214,8 +223,8 @@ class Users:
         nicks = (saved, wanted, grant.nick, nick_of(grant.user))
         names = (usable_nick(nick) for nick in nicks if nick is not None)
         name = next((name for name in names if name is not None), None) or self._made_up(grant.user)
-        if replaced is not None and self._by_nick.get(name.key) is replaced:
-            del self._by_nick[name.key]
+        if replaced is not None and not replaced.nick.looks.isdisjoint(name.looks):
+            self._nicks.release(replaced, replaced.nick)
         free = self._free(name, grant.user, subject=True)
         user = User(grant.user, free, chosen=True, subject=True)
         user.marks = marks
@@ -343,21 +352,28 @@ class Users:
 
     def claim(self, user: User, name: Name) -> bool:
         """Reserve a nick until `rename` or `unclaim`. Return False if it is taken."""
-        if self._belongs_to_subject(name.key, user.id, subject=user.subject):
+        if self._belongs_to_another(name, user.id, subject=user.subject):
             return False
-        return self._by_nick.setdefault(name.key, user) is user
+        if not self._nicks.is_free(name, user.id):
+            return False
+        self._nicks.take(user, name)
+        return True
 
     def taken(self, user: User, name: Name) -> str:
         """Return why a user cannot have a nick, and one like it that is free."""
-        holder, free = self._by_nick.get(name.key), self._free(name, user.id).display
+        holder, free = self._nicks.get(name.key), self._free(name, user.id).display
+        if holder is None and not self._nicks.is_free(name, user.id):
+            return f"The nick {name.display} looks like another user's. Try {free}."
         if holder is None or holder.released is None:
             return f"The nick {name.display} is taken. Try {free}."
         return f"The nick {name.display} is reserved for a user who left recently. Try {free}."
 
     def unclaim(self, user: User, name: Name) -> None:
         """Free a nick that was reserved."""
-        if name.key != user.nick.key and self._by_nick.get(name.key) is user:
-            del self._by_nick[name.key]
+        present = self._nicks.get(user.nick.key) is user
+        self._nicks.release(user, name)
+        if present:  # the two may look alike
+            self._nicks.take(user, user.nick)
 
     def rename(self, user: User, name: Name) -> None:
         """Rename the user to the nick that was reserved, and free the old one."""
@@ -365,8 +381,9 @@ class Users:
         user.chosen = True
         self.unclaim(user, old)
         if user.subject:
-            if self._subject_nicks.get(old.key) == user.id:
-                del self._subject_nicks[old.key]
+            for look in old.looks:
+                if self._subject_nicks.get(look) == user.id:
+                    del self._subject_nicks[look]
             self._learn_subject(user.id, name)
         if self._by_id.get(user.id) is not user:
             # Dropped while the store was busy: no other code would free the nick.
@@ -377,40 +394,47 @@ class Users:
 
     def _free(self, name: Name, user_id: str, *, subject: bool = False) -> Name:
         """Return the name itself if the user may have it, else one like it that is free."""
-        holder = self._by_nick.get(name.key)
-        mine = holder is None or holder.id == user_id
-        if mine and not self._belongs_to_subject(name.key, user_id, subject=subject):
+        if self._nicks.is_free(name, user_id) and not self._belongs_to_another(
+            name, user_id, subject=subject
+        ):
             return name
         for number in range(2, ALTERNATIVES):
             other = usable_nick(f"{name.display[: NICK_CHARACTERS - 3]}-{number}")
-            if other is not None and not self._is_taken(other.key, user_id):
+            if other is not None and not self._is_taken(other, user_id):
                 return other
         return self._generated(user_id)
 
-    def _is_taken(self, key: str, user_id: str) -> bool:
-        return key in self._by_nick or self._belongs_to_subject(key, user_id, subject=False)
+    def _is_taken(self, name: Name, user_id: str) -> bool:
+        """Return whether anybody has a nick, this user too, or it is reserved."""
+        return not self._nicks.is_free(name, "") or self._belongs_to_another(
+            name, user_id, subject=False
+        )
 
-    def _belongs_to_subject(self, key: str, user_id: str, *, subject: bool) -> bool:
-        """Return whether a nick is reserved for a subject other than this user.
+    def _belongs_to_another(self, name: Name, user_id: str, *, subject: bool) -> bool:
+        """Return whether a nick is reserved for the server, or for a subject but this user.
 
         ``subject``: whether this user is one. Only guests are kept from other subjects' nicks.
         """
-        owner = self._subject_ids.get(key)
-        if owner is None and not subject:
-            owner = self._subject_nicks.get(key)
-        if owner is None:
-            operators = self._chat.settings.chat.operators
-            owner = next((one for one in operators if _key_of(one) == key), None)
-        return owner is not None and owner != user_id
+        looks = name.looks
+        if not looks.isdisjoint(self._reserved):
+            return True
+        registries = (self._subject_ids,) if subject else (self._subject_ids, self._subject_nicks)
+        owners = {each.get(look, user_id) for each in registries for look in looks}
+        for operator in self._chat.settings.chat.operators:
+            if not looks.isdisjoint(_looks_of(operator)):
+                owners.add(operator)
+        return owners != {user_id}
 
     def _learn_subject(self, user_id: str, nick: Name) -> None:
-        self._subject_ids[_key_of(user_id)] = user_id
-        self._subject_nicks[nick.key] = user_id
+        for look in _looks_of(user_id):
+            self._subject_ids.setdefault(look, user_id)
+        for look in nick.looks:
+            self._subject_nicks[look] = user_id
 
     def _generated(self, user_id: str) -> Name:
         nick = f"guest-{user_id[1 : 1 + GENERATED_CHARACTERS]}"
         # Ids are public, so any nick made of one may have been taken on purpose.
-        while self._is_taken(nick, user_id):
+        while self._is_taken(Name(nick, nick), user_id):
             nick = f"guest-{new_user()[1:]}"
         return Name(nick, nick)
 
@@ -424,7 +448,7 @@ class Users:
 
     def _add(self, user: User) -> User:
         self._by_id[user.id] = user
-        self._by_nick[user.nick.key] = user
+        self._nicks.take(user, user.nick)
         return user
 
     def _hold(self, user: User, released: float, address: str) -> None:
@@ -484,8 +508,7 @@ class Users:
         self._forget_held(user)
         if self._by_id.get(user.id) is user:
             del self._by_id[user.id]
-        if self._by_nick.get(user.nick.key) is user:
-            del self._by_nick[user.nick.key]
+        self._nicks.release(user, user.nick)
 
     # ---- what is saved
 
@@ -526,6 +549,7 @@ def _taken(wanted: Name, given: Name) -> str | None:
     return f"The nick {wanted.display} is taken. You are {given.display}."
 
 
-def _key_of(user_id: str) -> str:
+def _looks_of(user_id: str) -> frozenset[str]:
+    """Return what a user's id looks like as a nick; nothing if it cannot be one."""
     name = usable_nick(user_id)
-    return user_id if name is None else name.key
+    return frozenset() if name is None else name.looks

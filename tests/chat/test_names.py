@@ -137,3 +137,41 @@ def test_text_that_is_too_long_is_not_kept() -> None:
     finally:
         tracemalloc.stop()
     assert after - before < 100_000
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("1א", "mix letters written from the right"),
+        ("aא", "mix letters written from the right"),
+        ("אa", "mix letters written from the right"),
+        ("a\u200bb", "contain the character U+200B"),
+        ("ab\u2028c", "contain the character U+2028"),
+    ],
+)
+def test_the_reason_is_the_rule_that_was_broken(name: str, reason: str) -> None:
+    refused = refusal(nick_name, name)
+    assert refused is not None
+    assert refused.message.startswith(f"Nicks cannot {reason}")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("admin", "аdmin"),  # noqa: RUF001  a Cyrillic a
+        ("Admin", "аdmin"),  # noqa: RUF001
+        ("scope", "ѕсоре"),  # noqa: RUF001
+        ("Ill", "lll"),
+        ("ann1", "annl"),
+        ("rnary", "mary"),
+        ("Ann", "ann"),
+        ("o\u0308l", "öl"),
+    ],
+)
+def test_names_that_look_alike_share_a_look(one: str, other: str) -> None:
+    assert nick_name(one).looks & nick_name(other).looks
+
+
+@pytest.mark.parametrize(("one", "other"), [("ann", "anna"), ("öl", "ol"), ("日本", "日木")])
+def test_other_names_share_none(one: str, other: str) -> None:
+    assert not nick_name(one).looks & nick_name(other).looks

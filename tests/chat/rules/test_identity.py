@@ -8,13 +8,14 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from chatd.chat import users
 from chatd.chat.expiry import Expiry
 from chatd.chat.replies import Commit, Reply
 from chatd.chat.rules import identity
 from chatd.chat.sanctions import Sanction
 from chatd.chat.token_keys import new_key, read_keys
 from chatd.chat.tokens import Keys
-from chatd.chat.users import MARK
+from chatd.chat.users import MARK, Users
 from chatd.journal import Unavailable
 from chatd.journal.memory import MemoryJournal
 from chatd.model import (
@@ -481,3 +482,65 @@ async def test_a_banned_user_is_answered_and_then_closed(mock_clock: MockClock) 
     assert (caught.value.refusal.code, closed) == ("banned", [])
     caught.value.then()
     assert closed == [(BANNED, "You are banned until further notice.")]
+
+
+# ---- nicks that look alike
+
+
+ALIKE = "аdmin"  # noqa: RUF001  with a Cyrillic a
+
+
+async def test_a_nick_that_looks_like_anothers_is_taken(room: Room) -> None:
+    ann, bob = room.client("admin"), room.client(ALIKE)
+    assert bob.connection.user.nick.display == f"{ALIKE}-2"
+    assert refused(await bob.do(commands.Nick(nick=ALIKE))) == "nick_taken"
+    assert refused(await bob.do(commands.Nick(nick="ADMIN"))) == "nick_taken"
+    assert refused(await ann.do(commands.Nick(nick=ALIKE))) is None  # its own
+    assert refused(await bob.do(commands.Nick(nick="admin"))) == "nick_taken"
+    assert refused(await ann.do(commands.Nick(nick="ann"))) is None
+    assert refused(await bob.do(commands.Nick(nick="admin"))) is None
+
+
+async def test_a_held_nick_keeps_its_look(room: Room, autojump_clock: MockClock) -> None:
+    room.client("admin").close()
+    bob = room.client("bob")
+    assert refused(await bob.do(commands.Nick(nick=ALIKE))) == "nick_taken"
+    await trio.sleep(601)
+    assert refused(await bob.do(commands.Nick(nick=ALIKE))) is None
+
+
+async def test_no_guest_looks_like_a_subject_or_an_operator(autojump_clock: MockClock) -> None:
+    async with open_room(SETTINGS, keys=KEYS) as room:
+        subject = await room.subject("scope", nick="Paypal")
+        subject.close()
+        await trio.sleep(10_000)
+        guest = room.client("guest")
+        for nick in ("ѕсоре", "раураl", "rооt"):  # noqa: RUF001
+            assert refused(await guest.do(commands.Nick(nick=nick))) == "nick_taken"
+            assert room.client(nick).connection.user.nick.display == f"{nick}-2"
+
+
+@pytest.mark.parametrize("nick", ["console", "Forgotten", "соnsоlе", "chatd", "system"])  # noqa: RUF001
+async def test_names_of_the_server_are_nobodys(room: Room, nick: str) -> None:
+    ann = room.client(nick)
+    assert ann.connection.user.nick.display == f"{nick}-2"
+    assert refused(await ann.do(commands.Nick(nick=nick))) == "nick_taken"
+
+
+async def test_made_up_nicks_never_look_alike(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = iter(["grnmaaaaaaaaaaaaa", "gmrnaaaaaaaaaaaaa", "gbbbbbbbbbbbbbbbb"])
+    monkeypatch.setattr(users, "new_user", lambda: next(ids))
+    first, second = room.client(), room.client()
+    assert first.connection.user.nick.display == "guest-rnmaa"
+    assert second.connection.user.nick.display == "guest-bbbbbbbbbbbbbbbb"
+
+
+async def test_old_stores_may_have_nicks_that_look_alike(autojump_clock: MockClock) -> None:
+    async with open_room() as room:
+        journal, now = room.chat.journal, room.chat.now()
+        for user, nick in (("gaaaaaaaaaaaaaaaa", "admin"), ("gbbbbbbbbbbbbbbbb", ALIKE)):
+            await room.chat.bus.submit_and_wait(Remember(UserRecord(user, nick, now)))
+        again = Users(room.chat)
+        await again.load()
+        assert len(again) == 1
+        assert len(await journal.present(0)) == 2
