@@ -86,11 +86,11 @@ class IssuerKeys:
 
         The keys of another address are used until those of this one have come.
         """
-        if url is None:
+        if url != self._url:
             self._failing = False
-            if self._keys:
-                self._keys = frozenset()
-                self._use(())
+        if url is None and self._keys:
+            self._keys = frozenset()
+            self._use(())
         self._url = url
         self._wanted.set()
 
@@ -100,7 +100,11 @@ class IssuerKeys:
             self._wanted = trio.Event()
             if (url := self._url) is not None:
                 self._fetching = True
-                await self._refresh(url)
+                try:
+                    await self._refresh(url)
+                except Exception as error:  # a bug costs this fetch, not the daemon
+                    self._log.fault(error, detail="auth.jwks_url")
+                    self._failed("an internal error")
                 self._fetching = False
                 ended, self._ended = self._ended, trio.Event()
                 ended.set()

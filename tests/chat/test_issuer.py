@@ -199,6 +199,29 @@ async def test_another_address_takes_the_place_of_the_old_one_when_it_answers(
     await issuer.keys.look_again()
 
 
+async def test_a_bug_costs_one_fetch(issuer: Issuer, autojump_clock: MockClock) -> None:
+    async def broken(url: str) -> list[Key]:
+        raise ValueError("broken")
+
+    whole, issuer.keys.fetch = issuer.keys.fetch, broken
+    issuer.keys.follow(URL)
+    await wait_all_tasks_blocked()
+    assert [name for name, _ in issuer.recording.records] == ["fault", "warning"]
+    issuer.keys.fetch = whole
+    await trio.sleep(AWAY_SECONDS)
+    await issuer.keys.look_again()
+    assert issuer.used == [["old"]]
+
+
+async def test_each_address_that_fails_is_logged(issuer: Issuer, autojump_clock: MockClock) -> None:
+    issuer.set = None
+    for host in ("one", "two"):
+        issuer.keys.follow(f"https://{host}.example.org/")
+        issuer.keys.follow(f"https://{host}.example.org/")
+        await trio.sleep(RETRY_SECONDS * 3)
+    assert [name for name, _ in issuer.logged()] == ["warning", "warning"]
+
+
 async def test_what_comes_from_an_address_that_was_left_is_dropped(
     issuer: Issuer, autojump_clock: MockClock
 ) -> None:
