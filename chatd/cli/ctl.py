@@ -151,10 +151,10 @@ COMMANDS: Final = (
     ),
     Command(
         "clock",
-        "show whether the wall clock jumped, or trust it as it is now",
+        "Show whether the wall clock jumped, or trust it as it is now.",
         "POST",
         tables.show_clock,
-        (Argument("action", "trust the clock", required=False, choices=("confirm",)),),
+        (Argument("action", "Trust the clock.", required=False, choices=("confirm",)),),
         reads=True,
     ),
     Command(

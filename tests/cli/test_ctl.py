@@ -173,6 +173,7 @@ NOWHERE = [
     ["unmute", "ann"],
     ["unmute", "ann", "--room", "nope"],
     ["forget", "nobody"],
+    ["remove", "nope"],
 ]
 
 

@@ -105,8 +105,9 @@ def descriptors(pid: int) -> int:
 
 
 async def test_42_without_descriptors_new_clients_wait_and_others_chat_on(
-    chatd: ChatdProcess,
+    start_chatd: ChatdStarter,
 ) -> None:
+    chatd = await start_chatd({"admin.socket": "off"})
     async with text_chat(chatd, "ann") as ann, trio.open_nursery() as nursery:
         limits = resource.prlimit(chatd.pid, resource.RLIMIT_NOFILE)
         most = descriptors(chatd.pid) + 3
