@@ -28,8 +28,7 @@ from chatd.admin.moderation import (
     bans,
     moderate,
 )
-from chatd.admin.transfer import forget, has_written
-from chatd.chat.direct import DIRECT
+from chatd.admin.transfer import forget, is_known
 from chatd.chat.names import room_name
 from chatd.logs import Level
 from chatd.model import KICKED
@@ -219,8 +218,7 @@ async def forget_user(control: DaemonControl, arguments: ForgetArguments) -> ans
     here = [
         client for client in chat.connections if client.authenticated and client.user.id == user
     ]
-    known = here or await chat.journal.user(user) or await chat.journal.records(DIRECT, f"{user}\0")
-    if not known and not await has_written(chat.journal, user):
+    if not here and not await is_known(chat.journal, user):
         raise AdminError(404, "not_found", f"There is no user {user}.")
     for client in here:
         client.end(KICKED, "your data was deleted, as requested")

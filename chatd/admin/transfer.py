@@ -16,7 +16,7 @@ from chatd.journal import Journal
 from chatd.model import Forget, Wipe
 from chatd.protocol.export import write_lines
 
-__all__ = ["LINES", "export_room", "export_user", "forget", "has_written"]
+__all__ = ["LINES", "export_room", "export_user", "forget", "has_written", "is_known"]
 
 LINES: Final = 256
 """How many lines are read and sent, or committed by an import, at a time."""
@@ -47,6 +47,12 @@ async def has_written(journal: Journal, user: str) -> bool:
         if entries:
             return True
     return False
+
+
+async def is_known(journal: Journal, user: str) -> bool:
+    """Return whether the store has anything of a user. Raise Unavailable."""
+    known = await journal.user(user) or await journal.records(DIRECT, f"{user}\0")
+    return bool(known) or await has_written(journal, user)
 
 
 async def forget(journal: Journal, user: str, ask: Ask) -> None:

@@ -12,13 +12,20 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import msgspec
 from msgspec import Struct
 
 from chatd.cli import tables
-from chatd.cli.admin_client import Answer, RequestError, download, find_socket, request
+from chatd.cli.admin_client import (
+    Answer,
+    NoDaemonError,
+    RequestError,
+    download,
+    find_socket,
+    request,
+)
 from chatd.cli.durations import seconds
 from chatd.cli.output import fail, report, write
 from chatd.logs import LEVELS
@@ -226,7 +233,12 @@ def run(args: argparse.Namespace) -> int:
     names = [argument.name.removeprefix("--") for argument in command.arguments]
     arguments = {name: getattr(args, name) for name in names}
     try:
-        answer = _requested(command, arguments, args)
+        try:
+            answer = _requested(command, arguments, args)
+        except NoDaemonError as error:
+            if command.name != "forget" or _names_a_daemon(args):
+                raise
+            answer = _forget(args, error)
     except RequestError as error:
         return fail(str(error))
     if args.json:
@@ -246,8 +258,7 @@ def run_backup(args: argparse.Namespace) -> int:
     try:
         if file.exists():
             raise RequestError(f"{file} exists already. Choose another name.")
-        socket = find_socket(args.socket, args.config, os.environ)
-        size = _backup(socket, file)
+        size = _backup(args, file)
     except RequestError as error:
         return fail(str(error))
     except OSError as error:
@@ -257,14 +268,21 @@ def run_backup(args: argparse.Namespace) -> int:
     return 0
 
 
-def _backup(socket: Path, file: Path) -> int:
-    """Download a backup to ``file`` and return its size. Raises RequestError or OSError."""
+def _backup(args: argparse.Namespace, file: Path) -> int:
+    """Write a backup to ``file`` and return its size. Raises RequestError or OSError."""
     partial = file.with_name(f".{file.name}.part")
     descriptor = _own(partial)
     try:
-        with os.fdopen(descriptor, "wb") as out, closing(download(socket, "/backup", {})) as pieces:
-            for piece in pieces:
-                out.write(piece)
+        with os.fdopen(descriptor, "wb") as out:
+            try:
+                socket = find_socket(args.socket, args.config, os.environ)
+                with closing(download(socket, "/backup", {})) as pieces:
+                    for piece in pieces:
+                        out.write(piece)
+            except NoDaemonError as error:
+                if _names_a_daemon(args):
+                    raise
+                _copy(args, error, out)
             out.flush()
             os.fsync(out.fileno())
             size = out.tell()
@@ -300,6 +318,26 @@ def _own(partial: Path) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)  # the run that held it has renamed or removed it
+
+
+def _names_a_daemon(args: argparse.Namespace) -> bool:
+    """Return whether a daemon is named whose store is not known: it may be another than ours."""
+    return args.socket is not None and args.config is None
+
+
+def _copy(args: argparse.Namespace, no_daemon: NoDaemonError, out: BinaryIO) -> None:
+    """Copy the store that no daemon has open. Raises RequestError or OSError."""
+    from chatd.cli.transfer import backup  # noqa: PLC0415  it imports the store
+
+    backup(args, no_daemon, out)
+
+
+def _forget(args: argparse.Namespace, no_daemon: NoDaemonError) -> Answer:
+    """Forget a user in the store that no daemon has open. Raises RequestError."""
+    from chatd.cli.transfer import forget  # noqa: PLC0415  as above
+
+    forget(args, no_daemon)
+    return Answer({}, failed=False)
 
 
 def _requested(command: Command, arguments: Mapping[str, Any], args: argparse.Namespace) -> Answer:

@@ -20,7 +20,8 @@ from msgspec import convert
 
 from chatd.admin.answers import Imported
 from chatd.admin.importing import Importing
-from chatd.admin.transfer import export_room, export_user, has_written
+from chatd.admin.transfer import export_room, export_user, has_written, is_known
+from chatd.admin.transfer import forget as forget_user
 from chatd.chat.names import Name, log_name
 from chatd.cli.admin_client import (
     NoDaemonError,
@@ -42,7 +43,7 @@ from chatd.settings import Settings, SettingsError, history_path, load, runtime_
 if TYPE_CHECKING:
     from chatd.cli import Verbs
 
-__all__ = ["add_parser", "run_export", "run_import"]
+__all__ = ["TransferError", "add_parser", "backup", "forget", "run_export", "run_import"]
 
 _PIECE_BYTES: Final = 64 * 1024
 
@@ -51,7 +52,7 @@ _T = TypeVar("_T")
 Work: TypeAlias = Callable[[Journal, Settings], Awaitable[_T]]
 
 
-class _TransferError(Exception):
+class TransferError(RequestError):
     """It cannot be done. The message is for the user."""
 
 
@@ -100,7 +101,7 @@ def run_export(args: argparse.Namespace) -> int:
                     write_bytes(piece)
         except NoDaemonError as error:
             _offline(args, error, partial(_export, args.room, args.user))
-    except (RequestError, _TransferError) as error:
+    except RequestError as error:
         return fail(str(error))
     return 0
 
@@ -117,7 +118,7 @@ def run_import(args: argparse.Namespace) -> int:
                 imported = convert(upload(path, "/import", _pieces(source)), Imported)
             except NoDaemonError as error:
                 imported = _offline(args, error, partial(_import, source))
-    except (RequestError, _TransferError) as error:
+    except RequestError as error:
         return fail(str(error))
     write(f"{_told(imported)}\n", sys.stdout)
     return 0
@@ -144,7 +145,7 @@ def _told(imported: Imported) -> str:
 
 @contextmanager
 def _rewindable(source: BinaryIO) -> Iterator[BinaryIO]:
-    """Yield a file that can be read twice: a pipe is copied first. Raises _TransferError."""
+    """Yield a file that can be read twice: a pipe is copied first. Raises TransferError."""
     if source.seekable():
         yield source
         return
@@ -154,7 +155,7 @@ def _rewindable(source: BinaryIO) -> Iterator[BinaryIO]:
                 copy.write(piece)
         except OSError as error:
             where, why = tempfile.gettempdir(), (error.strerror or str(error)).lower()
-            raise _TransferError(
+            raise TransferError(
                 f"Standard input cannot be copied to {where}: {why}. Name a file instead."
             ) from error
         copy.seek(0)
@@ -164,7 +165,7 @@ def _rewindable(source: BinaryIO) -> Iterator[BinaryIO]:
 def _opened(file: Path | None) -> BinaryIO:
     if file is None:
         if sys.stdin is None:
-            raise _TransferError("Standard input is closed.")
+            raise TransferError("Standard input is closed.")
         return sys.stdin.buffer
     try:
         return file.open("rb")
@@ -173,7 +174,7 @@ def _opened(file: Path | None) -> BinaryIO:
 
 
 def _pieces(source: BinaryIO) -> Iterator[bytes]:
-    """Yield what is in a file. Raises _TransferError."""
+    """Yield what is in a file. Raises TransferError."""
     try:
         while piece := source.read(_PIECE_BYTES):
             yield piece
@@ -181,30 +182,34 @@ def _pieces(source: BinaryIO) -> Iterator[bytes]:
         raise _unreadable(source.name, error) from error
 
 
-def _unreadable(name: str, error: OSError) -> _TransferError:
+def _unreadable(name: str, error: OSError) -> TransferError:
     why = (error.strerror or str(error)).lower()
-    return _TransferError(f"{name} cannot be read: {why}.")
+    return TransferError(f"{name} cannot be read: {why}.")
 
 
 # ---- without a daemon
 
 
 def _offline(args: argparse.Namespace, no_daemon: NoDaemonError, work: Work[_T]) -> _T:
-    """Work on the store itself, which no daemon has open. Raises _TransferError."""
+    """Return what ``work`` returns for the store itself, which no daemon has open.
+
+    Raises:
+        TransferError: There is no store, or it cannot be used.
+    """
     try:
         settings = load(
             args.config or (DEFAULT_CONFIGURATION if DEFAULT_CONFIGURATION.exists() else None)
         )
         path = history_path(settings, os.environ)
     except SettingsError as error:
-        raise _TransferError(report(error).strip()) from error
+        raise TransferError(report(error).strip()) from error
     if settings.history.store != "sqlite" or not path.exists():
-        raise _TransferError(f"{no_daemon} There is no store at {path} either.")
+        raise TransferError(f"{no_daemon} There is no store at {path} either.")
     try:
         with unwrapped():
             return trio.run(_on_store, path, settings, work)
     except (StoreError, Unavailable) as error:
-        raise _TransferError(f"{no_daemon} {error}") from error
+        raise TransferError(f"{no_daemon} {error}") from error
 
 
 async def _on_store(path: Path, settings: Settings, work: Work[_T]) -> _T:
@@ -218,21 +223,49 @@ async def _on_store(path: Path, settings: Settings, work: Work[_T]) -> _T:
         return await work(journal, settings)
 
 
+def backup(args: argparse.Namespace, no_daemon: NoDaemonError, out: BinaryIO) -> None:
+    """Write a copy of the store to ``out``. Raises TransferError or OSError."""
+
+    async def write_all(journal: Journal, _settings: Settings) -> None:
+        async with aclosing(journal.backup()) as pieces:
+            async for piece in pieces:
+                out.write(piece)
+
+    _offline(args, no_daemon, write_all)
+
+
+def forget(args: argparse.Namespace, no_daemon: NoDaemonError) -> None:
+    """Remove the messages and records of the user ``args.user``. Raises TransferError."""
+
+    async def remove(journal: Journal, _settings: Settings) -> None:
+        async def ask(operation: Operation) -> Outcome:
+            return (await journal.commit([operation]))[0]
+
+        if not await is_known(journal, args.user):
+            raise TransferError(f"There is no user {args.user}.")
+        try:
+            await forget_user(journal, args.user, ask)
+        except Refused as refused:
+            raise TransferError(str(refused)) from None
+
+    _offline(args, no_daemon, remove)
+
+
 async def _export(
     room: str | None, user: str | None, journal: Journal, _settings: Settings
 ) -> None:
     if user is not None:
         if await journal.user(user) is None and not await has_written(journal, user):
-            raise _TransferError(f"There is no user {user}.")
+            raise TransferError(f"There is no user {user}.")
         lines = export_user(journal, user)
     else:
         try:
             name = log_name(room or "")
         except Refused as refused:
-            raise _TransferError(str(refused)) from None
+            raise TransferError(str(refused)) from None
         head = await journal.head(name.key)
         if head is None or head.empty:
-            raise _TransferError(f"There is no room named {name.display}.")
+            raise TransferError(f"There is no room named {name.display}.")
         lines = export_room(journal, name.key)
     async with aclosing(lines):
         async for piece in lines:
@@ -258,5 +291,5 @@ async def _import(source: BinaryIO, journal: Journal, settings: Settings) -> Imp
             async with aclosing(pieces()) as given:
                 imported = await importing.take(given)
         except Refused as refused:
-            raise _TransferError(importing.explain(refused)) from None
+            raise TransferError(importing.explain(refused)) from None
     return imported

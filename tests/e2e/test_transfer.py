@@ -162,6 +162,41 @@ async def test_a_full_disk_and_a_closed_pipe_are_not_blamed_on_the_daemon(
     assert (code, told) == (1, f"chatd: {tmp_path} cannot be read: is a directory.\n")
 
 
+async def test_backup_and_forget_work_on_the_store_where_no_daemon_runs(
+    start_chatd: ChatdStarter, tmp_path: Path
+) -> None:
+    chatd = await start_chatd()
+    async with client.connect(chatd.url, nick="ann") as ann:
+        await ann.join("lobby")
+        await ann.say("mine")
+    assert await chatd.stop() == 0
+    of_it = ("--config", config(tmp_path, chatd.history))
+    copy = tmp_path / "copy.db"
+    code, said, error = await chatd_says("ctl", "backup", copy, *of_it)
+    assert (code, said.decode(), error) == (0, f"{copy.stat().st_size} bytes\n", "")
+    assert copy.stat().st_mode & 0o777 == 0o600
+    user = ann.identity.user
+    assert user is not None
+    assert await chatd_says("ctl", "forget", user, *of_it) == (0, b"Done.\n", "")
+    assert (await chatd_says("export", "--user", user, *of_it))[1] == b""
+    assert b"mine" not in (await chatd_says("export", "lobby", *of_it))[1]
+    assert (await chatd_says("ctl", "forget", "nobody", *of_it))[::2] == (
+        *(1, "chatd: There is no user nobody.\n"),
+    )
+    # The copy has everything; other commands need a daemon.
+    of_copy = ("--config", config(tmp_path, copy))
+    assert b"mine" in (await chatd_says("export", "lobby", *of_copy))[1]
+    code, _, error = await chatd_says("ctl", "who", *of_it)
+    assert code == 1
+    assert error.startswith("chatd: No daemon was found: ")
+    for words in (("backup", tmp_path / "none.db"), ("forget", user)):
+        nowhere = ("--config", config(tmp_path, Path("/x/y")))
+        code, _, error = await chatd_says("ctl", *words, *nowhere)
+        assert code == 1
+        assert error.endswith("There is no store at /x/y either.\n")
+    assert not (tmp_path / "none.db").exists()
+
+
 async def test_a_store_that_is_in_use_without_an_admin_socket_says_where_that_was_looked_for(
     start_chatd: ChatdStarter, tmp_path: Path
 ) -> None:
