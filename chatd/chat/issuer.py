@@ -106,8 +106,8 @@ class IssuerKeys:
                     self._log.fault(error, detail="auth.jwks_url")
                     self._failed("an internal error")
                 self._fetching = False
-                ended, self._ended = self._ended, trio.Event()
-                ended.set()
+            ended, self._ended = self._ended, trio.Event()
+            ended.set()
             with trio.move_on_after(self._pause()):
                 await self._wanted.wait()
 

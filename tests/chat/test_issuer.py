@@ -199,6 +199,17 @@ async def test_another_address_takes_the_place_of_the_old_one_when_it_answers(
     await issuer.keys.look_again()
 
 
+async def test_who_waits_for_an_address_that_was_left_waits_no_longer(
+    issuer: Issuer, autojump_clock: MockClock
+) -> None:
+    issuer.keys.follow(URL)
+    await wait_all_tasks_blocked()
+    with trio.fail_after(60):
+        async with trio.open_nursery() as waiting:
+            waiting.start_soon(issuer.keys.look_again)
+            issuer.keys.follow(None)
+
+
 async def test_a_bug_costs_one_fetch(issuer: Issuer, autojump_clock: MockClock) -> None:
     async def broken(url: str) -> list[Key]:
         raise ValueError("broken")
