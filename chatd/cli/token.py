@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import stat
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -106,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
         if not args.new_key:
             token = _token(args)
         elif args.output is None:
-            write(f"{new_key(symmetric=args.hs256)}\n", sys.stdout)
+            _print_secret(new_key(symmetric=args.hs256))
             return 0
         else:
             key = new_key(symmetric=args.hs256)
@@ -127,8 +128,18 @@ def run(args: argparse.Namespace) -> int:
         serve = " ".join(f"--set {quote(flag)}" for flag in flags)
         write(f"chatd: The key is in {args.output}. Use it: chatd serve {serve}\n", sys.stderr)
     if token:
-        write(f"{token}\n", sys.stdout)
+        _print_secret(token)
     return 0
+
+
+def _print_secret(text: str) -> None:
+    """Print a secret, and warn if that goes into a file that others can read."""
+    write(f"{text}\n", sys.stdout)
+    with suppress(OSError, ValueError):  # a stream without a descriptor
+        mode = os.fstat(sys.stdout.fileno()).st_mode
+        if stat.S_ISREG(mode) and mode & (stat.S_IRGRP | stat.S_IROTH):
+            warning = "chatd: Other users can read the file that this goes into. Run chmod 600.\n"
+            write(warning, sys.stderr)
 
 
 def _write_key(path: Path, key: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -163,3 +165,24 @@ def test_without_a_daemon_on_the_named_socket_nothing_else_signs(
     socket = tmp_path / "admin.sock"
     assert main(["token", "--socket", str(socket), "--user", "ann"]) == 1
     assert str(socket) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("mode", "warned"), [(0o600, False), (0o644, True), (0o640, True)])
+@pytest.mark.parametrize("words", [["--new-key"], ["--user", "ann"]])
+def test_a_secret_that_goes_into_a_file_for_all_is_warned_of(
+    config: Path, tmp_path: Path, words: list[str], mode: int, warned: bool
+) -> None:
+    path = tmp_path / "secret"
+    path.touch(mode)
+    path.chmod(mode)
+    with path.open("w") as out:
+        done = subprocess.run(
+            [sys.executable, "-m", "chatd", "token", *words]
+            + (["--config", str(config)] if "--user" in words else []),
+            stdout=out,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+    assert ("Run chmod 600" in done.stderr) is warned
+    assert path.read_text().count("\n") == 1
