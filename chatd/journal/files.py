@@ -100,6 +100,8 @@ class StoreFiles:
         Raises:
             Misplaced: One was removed, replaced or cut.
         """
+        # Read first: another thread may see the file grow meanwhile.
+        least_bytes, least_counter = self._bytes, self._counter
         for suffix, file in self._files.items():
             try:
                 found = file.stat()
@@ -110,10 +112,10 @@ class StoreFiles:
             if _identity(found) != self._identities[suffix]:
                 raise self._misplaced(suffix, "was replaced by another file")
             if not suffix:
-                if found.st_size < self._bytes:
+                if found.st_size < least_bytes:
                     raise self._misplaced(suffix, "was cut or overwritten")
                 self._bytes = found.st_size
-        if (counter := self._read_counter()) < self._counter:
+        if (counter := self._read_counter()) < least_counter:
             raise self._misplaced("", "was overwritten")
         self._counter = counter
 

@@ -527,6 +527,7 @@ class MemoryJournal(LocalJournal):
         removed = CHUNK - left + dropped
         more = removed + self._forget_users(now) + self._drop_records(now) > 0
         self._retention_log.done(CHUNK - left, size=size + beside, more=more)
+        self._retention_log.dropped(dropped=dropped > 0, more=more)
         stuck = not more and self._retention.excess(size + beside)
         self._retention_log.stuck(size + beside, beside, stuck=stuck)
         return more

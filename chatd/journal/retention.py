@@ -61,8 +61,8 @@ class OperatorLog(Protocol):
     """The receiver of a store's reports to operators. Called in the loop, never in a thread.
 
     ``store`` comes with ``state`` (``slow``, ``quick``, ``failed``, ``recovered``, ``misplaced``,
-    ``missing``, ``renewed``, ``filling``, ``stuck``, ``held``, ``clock_jumped`` or
-    ``clock_trusted``) and a ``detail`` for people; ``retention`` with the
+    ``missing``, ``renewed``, ``filling``, ``crowded``, ``stuck``, ``held``,
+    ``clock_jumped`` or ``clock_trusted``) and a ``detail`` for people; ``retention`` with the
     number of events removed and the size before.
     """
 
@@ -228,6 +228,7 @@ class RetentionLog:
         self.size = 0
         self._report = report
         self._filling = False
+        self._crowded = False
         self._stuck = False
         self._unreported = 0
         self._reported_at = -math.inf
@@ -247,6 +248,18 @@ class RetentionLog:
             self._report("retention", events=self._unreported, store_bytes=size)
             self._unreported = 0
             self._reported_at = now
+
+    def dropped(self, *, dropped: bool, more: bool) -> None:
+        """Report that guests are forgotten for the sake of the bound, once until all fits."""
+        if dropped and not self._crowded:
+            self._report(
+                "store",
+                state="crowded",
+                detail="users, read marks and sanctions use more than a quarter of "
+                "history.max_bytes. The nicks and read marks of guests who left longest ago are "
+                "removed",
+            )
+        self._crowded = dropped or (self._crowded and more)
 
     def stuck(self, size: int, beside: int, *, stuck: bool) -> None:
         """Report a store that is too big and cannot shrink, once until it is small enough."""

@@ -7,6 +7,7 @@ applies the rest, each in its own transaction, which ends with the new version.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -178,7 +179,9 @@ def connect(path: Path, factory: type[sqlite3.Connection], *, busy_ms: int) -> s
     return connection
 
 
-def migrate(connection: sqlite3.Connection, path: Path) -> None:
+def migrate(
+    connection: sqlite3.Connection, path: Path, steps: Sequence[Sequence[str]] = STEPS
+) -> None:
     """Bring the store to the newest version; make the tables of an empty file.
 
     Raises:
@@ -191,10 +194,10 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
         raise StoreError(
             f"{path} is a SQLite file of another program: set history.path to another file"
         )
-    if version > len(STEPS):
+    if version > len(steps):
         raise StoreError(
             f"{path} was written by a newer chatd (its version is {version}, this one knows"
-            f" {len(STEPS)}): install that one again, or set history.path to another file"
+            f" {len(steps)}): install that one again, or set history.path to another file"
         )
     if not tables:
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
@@ -203,7 +206,7 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
         raise StoreError(
             f"{path} is on a file system without shared memory: move it to a local one"
         )
-    for reached, step in enumerate(STEPS[version:], version + 1):
+    for reached, step in enumerate(steps[version:], version + 1):
         connection.execute("BEGIN IMMEDIATE")
         try:
             for statement in step:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar
 
 import trio
+from msgspec import Struct
 
 from chatd.clock import SteadyClock, boot_seconds
 from chatd.journal import (
@@ -40,12 +41,13 @@ from chatd.journal import (
 )
 from chatd.journal.files import Misplaced
 from chatd.journal.index import is_damage
+from chatd.journal.placement import CommitPlacement
 from chatd.journal.reads import Reader, Reads
 from chatd.journal.retention import ROW_BYTES, ClockLog, Retention, RetentionLog, no_report
 from chatd.journal.writer import BUSY_MS, Writer
 from chatd.model import Event, Operation, Outcome
 
-__all__ = ["CommitPlacement", "SqliteJournal", "open_sqlite"]
+__all__ = ["SqliteJournal", "Tuning", "open_sqlite"]
 
 _T = TypeVar("_T")
 
@@ -55,84 +57,33 @@ _PIECE_BYTES: Final = 256 * 1024
 _COPY: Final = ".chatd-backup-"
 """The beginning of a copy's name. It is unlinked once it is open: what remains is a crash's."""
 
-_CHECKPOINT_PAGES: Final = 2000
-"""Pages written between two checkpoints: 4 MiB, as much as SQLite's own wal_autocheckpoint."""
-
-_LOG_PAGES: Final = 8192
-"""From 16 MiB on the log is restarted: the next commit first copies its rest, in its thread."""
-
-_LONG_LOG_PAGES: Final = 32_768
-"""From 64 MiB on something keeps the log from being restarted: it is emptied as soon as possible.
-"""
-
 _MEASURE_SECONDS: Final = 5.0
 """How old the sum of what is not events may be: it reads all of those rows, in a thread."""
 
 _BYTES_BESIDE: Final = (
     f"SELECT (SELECT total({ROW_BYTES} + 2 * length(user) + length(nick)) FROM users)"  # noqa: S608
     f" + (SELECT total({ROW_BYTES} + 2 * length(CAST(name AS BLOB)) + length(value)) FROM records)"
+    f" + (SELECT total({ROW_BYTES} + 2 * length(fold) + length(name) + length(topic)) FROM rooms)"
 )
 """An id or a name is in an index, too. The length of a text ends at a NUL, which names contain."""
-
-_TRUNCATE_MS: Final = 100
-"""How long commits wait for readers of the log before it is emptied; a page takes some 1 ms."""
-
-SLOW_SECONDS: Final = 0.005
-"""A commit in the loop that took longer delayed all clients: the next ones run in a thread."""
-
-QUICK_SECONDS: Final = 0.03
-"""A commit in a thread hands the GIL over some five times, each up to 5 ms beside a busy loop."""
 
 INDEX_RETRY_SECONDS: Final = 30.0
 """How long indexing waits after an error."""
 
-_STREAK: Final = 16
-_LONGEST_STREAK: Final = 1024
 
+class Tuning(Struct, frozen=True):
+    """The bounds of the write-ahead log, in pages, and of waits, in ms."""
 
-class CommitPlacement:
-    """Decides where the next commit runs: in the loop while commits are quick, else in a thread.
-
-    Each return to the loop takes twice as many quick commits in the thread as the one before. After
-    ``_LONGEST_STREAK`` quick commits in the loop, ``_STREAK`` are enough again.
-    """
-
-    def __init__(
-        self,
-        *,
-        always_threaded: bool,
-        slow_seconds: float = SLOW_SECONDS,
-        quick_seconds: float = QUICK_SECONDS,
-    ) -> None:
-        self.threaded = always_threaded
-        self.slow_seconds = slow_seconds
-        self.quick_seconds = quick_seconds
-        self._always_threaded = always_threaded
-        self._quick = 0
-        self._needed = _STREAK
-
-    def ran_inline(self, seconds: float) -> bool:
-        """Record a commit in the loop; return True if the next one must run in a thread."""
-        if seconds <= self.slow_seconds:
-            self._quick += 1
-            if self._quick >= _LONGEST_STREAK:
-                self._needed = _STREAK
-            return False
-        self.threaded = True
-        self._quick = 0
-        return True
-
-    def ran_in_thread(self, seconds: float) -> bool:
-        """Record a commit in a thread; return True if the next one must run in the loop again."""
-        if self._always_threaded or not self.threaded:
-            return False
-        self._quick = self._quick + 1 if seconds <= self.quick_seconds else 0
-        if self._quick < self._needed:
-            return False
-        self.threaded = False
-        self._quick = 0
-        self._needed = min(self._needed * 2, _LONGEST_STREAK)
-        return True
+    checkpoint_pages: int = 2000
+    """Pages written between two checkpoints: 4 MiB, as much as SQLite's own wal_autocheckpoint."""
+    restart_pages: int = 8192
+    """From 16 MiB on the log is restarted: the next commit first copies its rest, in its thread."""
+    long_pages: int = 32_768
+    """From 64 MiB on something keeps the log from being restarted: it is emptied when it can be."""
+    truncate_ms: int = 100
+    """How long commits wait for readers of the log before it is emptied; a page takes some 1 ms."""
+    busy_ms: int = BUSY_MS
+    """How long a commit in the thread waits for another program's lock."""
 
 
 class SqliteJournal(LocalJournal, Reads):
@@ -149,6 +100,7 @@ class SqliteJournal(LocalJournal, Reads):
         report: OperatorLog,
         clock: SteadyClock,
         factory: type[sqlite3.Connection],
+        tuning: Tuning,
     ) -> None:
         super().__init__(reader, searcher, clock)
         self.epoch = writer.epoch
@@ -159,7 +111,7 @@ class SqliteJournal(LocalJournal, Reads):
         self._clock_log = ClockLog(report)
         self._report = report
         self._factory = factory
-        self._truncate_ms = _TRUNCATE_MS
+        self._tuning = tuning
         self._limiter = trio.CapacityLimiter(1)
         self._checkpoint_due = trio.Event()
         self._restart_log = False  # by the next commit
@@ -223,7 +175,7 @@ class SqliteJournal(LocalJournal, Reads):
         self._batches += 1
         self._seconds += seconds
         self._slowest = max(self._slowest, seconds)
-        if self._writer.marks.pages >= _CHECKPOINT_PAGES:
+        if self._writer.marks.pages >= self._tuning.checkpoint_pages:
             self._checkpoint_due.set()
         return outcomes
 
@@ -249,7 +201,7 @@ class SqliteJournal(LocalJournal, Reads):
         return outcomes, seconds
 
     def _timed_commit(self, batch: Sequence[Operation]) -> tuple[list[Outcome], float]:
-        self._writer.set_busy_timeout(BUSY_MS)
+        self._writer.set_busy_timeout(self._tuning.busy_ms)
         if self._restart_log:
             self._restart_log = False
             with suppress(sqlite3.Error):  # the next of `_checkpoints` reports it
@@ -323,6 +275,7 @@ class SqliteJournal(LocalJournal, Reads):
         self._sweep_due = swept.due
         self._beside -= swept.dropped
         self._retention_log.done(swept.events, size=swept.size, more=swept.more)
+        self._retention_log.dropped(dropped=swept.dropped > 0, more=swept.more)
         self._retention_log.stuck(swept.size, self._beside, stuck=swept.stuck)
         if swept.more:
             return True
@@ -344,7 +297,7 @@ class SqliteJournal(LocalJournal, Reads):
 
     async def _empty_log(self) -> None:
         # Commits wait for the readers of the log meanwhile. One that stays is not waited for again.
-        busy_ms = self._truncate_ms if self._held_since is None else 0
+        busy_ms = self._tuning.truncate_ms if self._held_since is None else 0
         emptied = await self._maintain("log", self._try_to_empty_log, busy_ms, threaded=True)
         now = trio.current_time()
         if emptied is None:
@@ -393,7 +346,7 @@ class SqliteJournal(LocalJournal, Reads):
             return None
         self._recovered(part)
         self._report_damage()
-        if self._writer.marks.pages >= _CHECKPOINT_PAGES:
+        if self._writer.marks.pages >= self._tuning.checkpoint_pages:
             self._checkpoint_due.set()
         return done
 
@@ -427,8 +380,8 @@ class SqliteJournal(LocalJournal, Reads):
                 self._failed("checkpoint", error)
                 continue
             self._recovered("checkpoint")
-            self._restart_log = self._log_pages > _LOG_PAGES
-            self._long_log = self._log_pages > _LONG_LOG_PAGES
+            self._restart_log = self._log_pages > self._tuning.restart_pages
+            self._long_log = self._log_pages > self._tuning.long_pages
 
     def _checkpoint(self) -> int:
         # Otherwise the log of the open file could be copied into another one.
@@ -466,7 +419,7 @@ class SqliteJournal(LocalJournal, Reads):
             path.unlink(missing_ok=True)
 
     def _copy_to(self, path: Path) -> None:
-        connection = schema.connect(self._writer.path, self._factory, busy_ms=BUSY_MS)
+        connection = schema.connect(self._writer.path, self._factory, busy_ms=self._tuning.busy_ms)
         try:
             connection.execute("VACUUM INTO ?", (str(path),))
         finally:
@@ -587,6 +540,7 @@ async def open_sqlite(
     runtime_dir: Path | None = None,
     report: OperatorLog = no_report,
     placement: CommitPlacement | None = None,
+    tuning: Tuning | None = None,
     factory: type[sqlite3.Connection] = sqlite3.Connection,
 ) -> AsyncIterator[SqliteJournal]:
     """Open the store for the duration of the block, and close it cleanly.
@@ -603,6 +557,7 @@ async def open_sqlite(
             ``"fsync"``).
         report: Where to report what operators should know.
         placement: Decides where commits run; by default as ``durability`` asks.
+        tuning: Bounds of the log and of waits; by default `Tuning`'s defaults.
         factory: Makes the connections; tests inject faults there.
 
     Raises:
@@ -633,6 +588,7 @@ async def open_sqlite(
         report=report,
         clock=clock,
         factory=factory,
+        tuning=tuning or Tuning(),
     )
     try:
         for left in writer.path.parent.glob(f"{_COPY}*"):

@@ -10,6 +10,10 @@ import pytest
 import trio
 
 from chatd import client
+from chatd.journal.sqlite import open_sqlite
+from chatd.logs import now_ms
+from chatd.model import LogEntry, Remember, UserRecord
+from chatd.protocol.export import write_lines
 from tests.e2e.chatd_process import ChatdProcess, ChatdStarter
 from tests.e2e.test_transfer import chatd_says
 
@@ -180,3 +184,44 @@ async def test_a_reader_that_stays_is_told_and_made_good(start_chatd: ChatdStart
         await chatd.line("store", state="recovered", detail="reader")
         for file in (chatd.history, log):
             assert b"a secret" not in file.read_bytes()
+
+
+async def test_a_crowd_of_guests_pushes_no_message_out(start_chatd: ChatdStarter) -> None:
+    settings = {"history.max_bytes": 1 << 20}
+    chatd = await start_chatd(settings)
+    said = [f"message {number}" for number in range(10)]
+    for text in said:
+        await says(chatd, text)
+    assert await chatd.stop() == 0
+    gone = now_ms() - 3_600_000
+    async with open_sqlite(chatd.history, now=now_ms) as journal:
+        for number in range(10_400):
+            guest = UserRecord(f"g{number:016}", f"guest-with-a-long-nick-{number}", gone + number)
+            await journal.commit([Remember(guest)])
+        assert journal._writer.size() > 1 << 20
+    chatd = await start_chatd(settings)
+    assert await says(chatd, "acknowledged") == 11
+    await chatd.line("store", state="crowded")
+    assert await texts(chatd) == [*said, "acknowledged"]
+    assert await chatd.stop() == 0
+    assert [line for line in chatd.lines if line["event"] == "retention"] == []
+    async with open_sqlite(chatd.history, now=now_ms) as journal:
+        assert len(await journal.read("lobby", 0, 99, 99)) == 11
+
+
+async def test_an_old_history_goes_first_and_leaves_the_others(
+    start_chatd: ChatdStarter, tmp_path: Path
+) -> None:
+    admin = tmp_path / "admin.sock"
+    chatd = await start_chatd({"admin.socket": str(admin), "history.keep_days": 100})
+    await says(chatd, "today")
+    at = now_ms() - 300 * 24 * 3_600_000
+    old = [LogEntry("old", seq, at, "message", "u", "n", "x") for seq in range(1, 101)]
+    code, said, _ = await chatd_says("import", "--socket", admin, stdin=write_lines(old))
+    assert (code, said.decode()) == (
+        0,
+        "100 lines were imported. Retention will remove 100 for history.keep_days.\n",
+    )
+    assert (await chatd.line("retention"))["events"] == 100
+    assert await texts(chatd) == ["today"]
+    assert await says(chatd, "still here") == 2

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from chatd.journal import Durability, Journal
+from chatd.journal.placement import CommitPlacement
 from chatd.journal.retention import Retention
-from chatd.journal.sqlite import CommitPlacement, SqliteJournal, open_sqlite
+from chatd.journal.sqlite import SqliteJournal, Tuning, open_sqlite
 from chatd.model import Event, Operation, Post, Receipt
 
 KEPT = Retention(keep_days="off", keep_events="off", max_bytes="off", user_days="off")
@@ -83,7 +84,10 @@ class Store:
         return [fields["state"] for event, fields in self.reports if event == "store"]
 
     def open(
-        self, durability: Durability = "commit", retention: Retention = KEPT
+        self,
+        durability: Durability = "commit",
+        retention: Retention = KEPT,
+        tuning: Tuning | None = None,
     ) -> AbstractAsyncContextManager[SqliteJournal]:
         return open_sqlite(
             self.path,
@@ -95,6 +99,7 @@ class Store:
             report=self.report,
             # A commit may be slow on a machine that others use: that is not what is tested.
             placement=CommitPlacement(always_threaded=durability == "fsync", slow_seconds=60.0),
+            tuning=tuning,
             factory=FaultyConnection,
         )
 

@@ -11,9 +11,8 @@ import pytest
 import trio
 import trio.testing
 
-from chatd.journal import sqlite as sqlite_module
 from chatd.journal.retention import CHUNK, Retention
-from chatd.journal.sqlite import INDEX_RETRY_SECONDS, SqliteJournal
+from chatd.journal.sqlite import INDEX_RETRY_SECONDS, SqliteJournal, Tuning
 from chatd.model import Post
 from tests.journal.store import KEPT, Store, commit, error, found, index, nothing, post
 
@@ -144,10 +143,9 @@ async def test_a_clock_that_went_back_is_not_waited_for(store: Store) -> None:
 
 
 async def test_the_log_is_emptied_later_if_it_is_being_read(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: Store,
 ) -> None:
-    monkeypatch.setattr(sqlite_module, "_TRUNCATE_MS", 0)
-    async with store.open(retention=PURGED) as journal:
+    async with store.open(retention=PURGED, tuning=Tuning(truncate_ms=0)) as journal:
         await commit(journal, post("Zebra"))
         await commit(journal, delete(1))
         with closing(sqlite3.connect(store.path, isolation_level=None)) as other:
@@ -195,11 +193,9 @@ async def test_a_reader_that_stays_is_reported_and_made_good(
 
 
 async def test_a_log_that_a_reader_made_long_is_emptied_when_it_leaves(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: Store,
 ) -> None:
-    monkeypatch.setattr(sqlite_module, "_CHECKPOINT_PAGES", 50)
-    monkeypatch.setattr(sqlite_module, "_LONG_LOG_PAGES", 100)
-    async with store.open() as journal:
+    async with store.open(tuning=Tuning(checkpoint_pages=50, long_pages=100)) as journal:
         await commit(journal, post())
         with closing(reading(store)):
             while not journal._long_log:

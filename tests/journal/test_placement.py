@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chatd.journal.sqlite import QUICK_SECONDS, SLOW_SECONDS, CommitPlacement
+from chatd.journal.placement import QUICK_SECONDS, SLOW_SECONDS, CommitPlacement
 
 
 def returned_after(placement: CommitPlacement) -> int:

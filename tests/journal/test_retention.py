@@ -12,8 +12,9 @@ import trio.testing
 
 from chatd.journal import Journal, OperatorLog
 from chatd.journal.memory import MemoryJournal
+from chatd.journal.placement import CommitPlacement
 from chatd.journal.retention import CHUNK, Retention, RetentionLog
-from chatd.journal.sqlite import CommitPlacement, open_sqlite
+from chatd.journal.sqlite import open_sqlite
 from chatd.model import (
     LogEntry,
     Operation,
@@ -376,7 +377,12 @@ async def test_the_oldest_of_all_rooms_go_first_by_their_times(
 
 async def test_guests_push_no_events_out(opening: Opening, now: Clock) -> None:
     bound = 1 << 20
-    async with opening(rule(max_bytes=bound), quiet) as journal:
+    told: list[object] = []
+
+    def tell(_event: str, /, **fields: object) -> None:
+        told.append(fields.get("state"))
+
+    async with opening(rule(max_bytes=bound), tell) as journal:
         await journal.commit(posts(100))
         for start in range(0, 10_400, 400):
             now.ms += 1
@@ -389,6 +395,7 @@ async def test_guests_push_no_events_out(opening: Opening, now: Clock) -> None:
         await sweep(journal)
         assert await numbers(journal) == list(range(1, 101))
         assert journal.statistics().bytes < bound
+        assert told.count("crowded") == 1
         left = [record.user for record in await journal.present(0)]
         # Those who left last are still known, and no subject's name becomes free.
         assert "gabcdefghijk10399" in left

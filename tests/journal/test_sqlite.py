@@ -9,9 +9,8 @@ import pytest
 import trio
 
 from chatd.journal import Unavailable, schema
-from chatd.journal import sqlite as sqlite_module
 from chatd.journal.retention import Retention
-from chatd.journal.sqlite import SqliteJournal
+from chatd.journal.sqlite import SqliteJournal, Tuning
 from chatd.model import Event, LogEntry, Post, Receipt, Remember, Restore, UserRecord
 from tests.journal.store import Store, commit, error, index, nothing, post, search
 
@@ -235,11 +234,8 @@ async def test_another_programs_lock_is_waited_for_in_the_thread(store: Store) -
         assert store.reports == []
 
 
-async def test_a_lock_that_stays_is_unavailable(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sqlite_module, "BUSY_MS", 20)
-    async with store.open() as journal:
+async def test_a_lock_that_stays_is_unavailable(store: Store) -> None:
+    async with store.open(tuning=Tuning(busy_ms=20)) as journal:
         made = await commit(journal, post())
         other = sqlite3.connect(store.path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
@@ -392,10 +388,9 @@ async def test_a_commit_in_the_thread_is_not_left_half_way(store: Store) -> None
 async def test_the_log_is_copied_and_restarted(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_module, "_CHECKPOINT_PAGES", 500)
-    monkeypatch.setattr(sqlite_module, "_LOG_PAGES", 300)
     told = trio.Event()
-    async with store.open() as journal:
+    tuning = Tuning(checkpoint_pages=500, restart_pages=300)
+    async with store.open(tuning=tuning) as journal:
         batch = [post("x" * 1000, key=str(number)) for number in range(490)]
         await commit(journal, *batch)
         monkeypatch.setattr(journal, "_recovered", lambda _part: told.set())
@@ -415,10 +410,7 @@ async def test_the_log_is_copied_and_restarted(
         assert len(await journal.read("lobby", 0, 999, 999)) == 592
 
 
-async def test_a_failed_checkpoint_is_reported_and_repeated(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sqlite_module, "_CHECKPOINT_PAGES", 1)
+async def test_a_failed_checkpoint_is_reported_and_repeated(store: Store) -> None:
     failed, recovered = trio.Event(), trio.Event()
 
     def fail(sql: str) -> None:
@@ -428,7 +420,7 @@ async def test_a_failed_checkpoint_is_reported_and_repeated(
     def report(_event: str, /, **fields: object) -> None:
         {"failed": failed, "recovered": recovered}[str(fields["state"])].set()
 
-    async with store.open() as journal:
+    async with store.open(tuning=Tuning(checkpoint_pages=1)) as journal:
         journal._report = report
         store.faults.before = staticmethod(fail)
         await commit(journal, post())

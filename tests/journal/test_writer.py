@@ -277,30 +277,24 @@ async def test_a_path_that_is_not_a_folder_is_refused(store: Store) -> None:
     assert "give the folder" in await refusal(store)
 
 
-async def test_an_older_store_takes_the_steps_it_lacks(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with store.open() as journal:
-        made = await commit(journal, post())
-    step = ("CREATE TABLE more (x)", "INSERT INTO more VALUES (42)")
-    monkeypatch.setattr(schema, "STEPS", (*schema.STEPS, step))
-    async with store.open() as journal:
-        assert await journal.read("lobby", 0, 9, 9) == made
-    connection = sqlite3.connect(store.path)
-    assert connection.execute("SELECT x FROM more").fetchall() == [(42,)]
-    assert connection.execute("PRAGMA user_version").fetchone() == (len(schema.STEPS),)
-    connection.close()
+async def test_an_older_store_takes_the_steps_it_lacks(store: Store) -> None:
     async with store.open():
         pass
+    step = ("CREATE TABLE more (x)", "INSERT INTO more VALUES (42)")
+    steps = (*schema.STEPS, step)
+    with closing(sqlite3.connect(store.path, isolation_level=None)) as connection:
+        for _ in range(2):
+            schema.migrate(connection, store.path, steps)
+        assert connection.execute("SELECT x FROM more").fetchall() == [(42,)]
+        assert connection.execute("PRAGMA user_version").fetchone() == (len(steps),)
 
 
-async def test_a_step_that_fails_changes_nothing(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_step_that_fails_changes_nothing(store: Store) -> None:
     async with store.open() as journal:
         made = await commit(journal, post())
-    with monkeypatch.context() as patch:
-        patch.setattr(schema, "STEPS", (*schema.STEPS, ("DELETE FROM events", "not SQL")))
-        assert "cannot be opened" in await refusal(store)
+    steps = (*schema.STEPS, ("DELETE FROM events", "not SQL"))
+    connection = sqlite3.connect(store.path, isolation_level=None)
+    with closing(connection), pytest.raises(sqlite3.Error):
+        schema.migrate(connection, store.path, steps)
     async with store.open() as journal:
         assert await journal.read("lobby", 0, 9, 9) == made
