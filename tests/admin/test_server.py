@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 import trio
 from trio.testing import MockClock
 
 from chatd.admin import Administration, DaemonControl
+from chatd.settings import Http, Settings
 from chatd.wire.listener import Listener, open_listeners
 from tests.admin.administered import Administered, administered
 from tests.gateways.raw import Raw
@@ -39,7 +41,7 @@ async def test_each_listener_has_its_own_table(tmp_path: Path) -> None:
             assert await ask(path, "GET /healthz") == (200, b"alive\n")
             assert await ask(path, "GET /readyz") == (200, b"ready\n")
         assert (await ask(admin, "GET /status"))[0] == 200
-        # The metrics' address is for looking alone, and by any name.
+        # The metrics' address is for looking alone.
         assert (await ask(metrics, "GET /status"))[0] == 404
         assert (await ask(metrics, "POST /drain"))[0] == 404
         one.stop.set()
@@ -48,6 +50,31 @@ async def test_each_listener_has_its_own_table(tmp_path: Path) -> None:
         administration.close()
     assert not admin.exists()
     assert not metrics.exists()
+
+
+@pytest.mark.parametrize(
+    ("hosts", "host", "status"),
+    [
+        ((), "localhost", 200),
+        ((), "127.0.0.1:3001", 200),
+        ((), "evil.example", 421),
+        (("metrics.test",), "metrics.test", 200),
+    ],
+)
+async def test_a_page_whose_name_was_made_to_point_here_reads_no_metrics(
+    hosts: tuple[str, ...], host: str, status: int
+) -> None:
+    settings = Settings(http=Http(hosts=hosts))
+    async with administered(settings) as one, trio.open_nursery() as nursery:
+        (listener,) = open_listeners(["127.0.0.1:0"])
+        control = DaemonControl(one.chat.daemon, one.reload, one.stop)
+        administration = Administration(control, admin=[], metrics=[listener])
+        await nursery.start(administration.run)
+        async with await trio.open_tcp_stream("127.0.0.1", listener.port) as stream:
+            ask = f"GET /metrics HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+            await stream.send_all(ask.encode())
+            assert (await Raw(stream).answer())[0] == status
+        administration.close()
 
 
 async def test_pending_requests_are_answered_and_idle_clients_are_not_awaited(
