@@ -134,15 +134,12 @@ def show_bans(answer: Any) -> None:
 
 def show_done(answer: Any) -> None:
     networks = answer.get("networks")
-    if networks == []:
-        _line(
-            "Done, but no address of this guest is known: they may come back as another guest."
-            " Ban a network to keep them out."
-        )
-        return
     with_networks = f", including {', '.join(networks)}" if networks else ""
     until = answer.get("until")
-    _line(f"Done{with_networks}{f', until {until}' if until else ''}.")
+    evades = " No address of this guest is known, so they may come back as another guest."
+    found_none = networks is not None and not networks
+    done = f"Done{with_networks}{f', until {until}' if until else ''}."
+    _line(f"{done}{evades if found_none else ''}")
 
 
 def show_announced(answer: Any) -> None:

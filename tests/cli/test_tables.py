@@ -73,3 +73,28 @@ def test_what_keeps_a_store_from_its_bounds_is_shown() -> None:
         "a reader has held 10 KiB of write-ahead log for 1 min",
         "the wall clock jumped by 2 h 0 min back: see chatd ctl clock",
     ]
+
+
+def test_no_topic_forges_a_row(capsys: pytest.CaptureFixture[str]) -> None:
+    topic = "a\u2028forged\u2029b\x85c\x0bd\re\nf"
+    tables.show_rooms({"rooms": [{"room": "lobby", "members": 1, "seq": 1, "topic": topic}]})
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "line"),
+    [
+        ({}, "Done."),
+        ({"user": "ann"}, "Done."),
+        ({"networks": ["192.0.2.7/32"]}, "Done, including 192.0.2.7/32."),
+        (
+            {"user": "g", "networks": []},
+            "Done. No address of this guest is known, so they may come back as another guest.",
+        ),
+    ],
+)
+def test_a_ban_says_whom_it_reaches(
+    answer: dict[str, object], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tables.show_done(answer)
+    assert capsys.readouterr().out == f"{line}\n"
