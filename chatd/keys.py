@@ -557,8 +557,9 @@ class EngineIo(Struct, frozen=True, kw_only=True):
     connect_timeout_seconds: Annotated[
         float,
         Meta(ge=0.1, le=3600),
-        "How long a connection may stay open without joining the chat.",
-    ] = 45.0
+        "How long a Socket.IO connection may stay open without joining the chat, and after it has "
+        "left it.",
+    ] = 10.0
     max_payload_bytes: Annotated[
         int,
         Meta(ge=1024, le=1 << 30),

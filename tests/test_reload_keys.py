@@ -567,7 +567,7 @@ LIVE: Final = {
         opened, 5000, [25_000, 20_000, 1_000_000], [25_000, 20_000, 5000]
     ),
     "engineio.upgrade_timeout_seconds": Case(half_an_upgrade, 2, 10, 2),
-    "engineio.connect_timeout_seconds": Case(unjoined, 2, 45, 2),
+    "engineio.connect_timeout_seconds": Case(unjoined, 2, 10, 2),
     "chat.rules": Case(announced, ["news write=operators"], None, "forbidden"),
     "limits.messages_per_second_per_address": Case(
         say_from_afar, 1, (20, 20), (20, 1000), {"limits.messages_burst_per_address": 20}

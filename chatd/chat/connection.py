@@ -278,7 +278,10 @@ class Connection:
             self.log.emit("refused", command=command, code=code, reason=refusal.message, room=room)
         if self._refusals is None:
             self._refusals = Bucket()
-        return self._refusals.take(1, REFUSALS_PER_SECOND, REFUSALS_BURST) / 1000
+        wait = self._refusals.take(1, REFUSALS_PER_SECOND, REFUSALS_BURST)
+        if wait:
+            self._refusals.put_back(-1)  # it was refused all the same
+        return wait / 1000
 
     # ---- what is under way
 

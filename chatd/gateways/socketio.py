@@ -52,6 +52,7 @@ from chatd.socketio import (
     make_block,
     with_offset,
 )
+from chatd.socketio import Connection as SocketIoConnection
 from chatd.socketio import Refused as NotLetIn
 from chatd.wire.request import Refused as HttpRefused
 from chatd.wire.request import Request, refusal
@@ -335,6 +336,10 @@ class SocketIoGateway:
             socket.session.end("forced close", close, reason or None)
 
     def _disconnect(self, socket: Socket, reason: str) -> None:
+        if reason == "client namespace disconnect":
+            # Its session, which answers pings, would stay without being in the chat.
+            due = trio.current_time() + self._chat.settings.engineio.connect_timeout_seconds
+            self._chat.timers.add(due, partial(_end_unjoined, socket.session))
         client = self._clients.pop(socket, None)
         if client is not None:
             client.note()
@@ -559,6 +564,13 @@ def _without_trailing_nulls(args: list[Any]) -> list[Any]:
     while args and args[-1] is None:
         args = args[:-1]
     return args
+
+
+def _end_unjoined(session: engineio.Session, _now: float) -> None:
+    """End a session that is not in the chat any more."""
+    connection = session.receiver
+    if isinstance(connection, SocketIoConnection) and not connection.sockets:
+        connection.end("forced close")
 
 
 def _given(socket: Socket) -> Auth:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import trio
 from trio.testing import MockClock
 
+from chatd.budgets import REFUSALS_BURST, REFUSALS_PER_SECOND
 from chatd.chat import Traffic
 from chatd.chat.names import Name, Pattern
 from chatd.chat.tokens import Grant
 from chatd.model import INTERNAL, NORMAL, Close, Refused
-from chatd.protocol import events
+from chatd.protocol import commands, events
 from chatd.settings import Auth, Chat, Settings
 from tests.chat.room import Room, member, open_room
 
@@ -117,3 +119,59 @@ async def test_what_a_closed_connection_leaves(mock_clock: MockClock) -> None:
     assert list(chat.rooms) == list(user.rooms)
     assert user.connections == set()
     assert chat.users.by_nick("ann") is user
+
+
+async def test_a_refusal_is_counted_by_command_and_logged_if_it_is_about_rights() -> None:
+    async with open_room() as room:
+        ann, bob = room.client("ann"), room.client("bob")
+        await ann.join()
+        await bob.join()
+        seq = (await ann.say("mine")).seq
+        refused: list[commands.Command] = [
+            commands.Topic(room="lobby", text="t"),
+            commands.Edit(room="lobby", seq=seq, text="not mine"),
+            commands.Delete(room="lobby", seq=seq),
+            commands.Kick(nick="ann", room="lobby"),
+            commands.Ban(nick="ann"),
+            commands.Slow(room="lobby", seconds=5),
+            commands.Leave(room="elsewhere"),
+            commands.Say(room="lobby", text=""),
+        ]
+        codes = [(await bob.do(command)).code for command in refused]
+        assert codes == ["forbidden"] * 6 + ["not_joined", "bad_request"]
+        counted = dict.fromkeys(("topic", "edit", "delete", "kick", "ban", "slow"), 1)
+        assert room.chat.refused_commands == {
+            **{(name, "forbidden"): 1 for name in counted},
+            ("leave", "not_joined"): 1,
+            ("say", "bad_request"): 1,
+        }
+        lines = [fields for name, fields in room.log.records if name == "refused"]
+        assert [line["command"] for line in lines] == [*counted]
+        assert {(line["nick"], line["code"]) for line in lines} == {("bob", "forbidden")}
+        assert [line.get("room") for line in lines] == ["lobby"] * 4 + [None, "lobby"]
+
+
+async def test_a_client_that_is_refused_again_and_again_is_read_more_slowly(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_room() as room:
+        ann, bob = room.client("ann"), room.client("bob")
+        began = trio.current_time()
+        for _ in range(REFUSALS_BURST):
+            await ann.do(commands.Say(room="nowhere", text="x"))
+        assert trio.current_time() == began
+        for _ in range(REFUSALS_PER_SECOND):
+            await ann.do(commands.Say(room="nowhere", text="x"))
+        assert trio.current_time() - began == pytest.approx(1, abs=0.1)
+        # Others are not.
+        began = trio.current_time()
+        await bob.do(commands.Say(room="nowhere", text="x"))
+        assert trio.current_time() == began
+
+
+async def test_a_long_nick_is_not_kept() -> None:
+    async with open_room() as room:
+        ann = room.client("x" * 1_000_000)
+        assert len(ann.connection.nick or "") < 100
+        assert ann.nick_notice is not None
+        assert len(ann.nick_notice) < 100

@@ -12,7 +12,7 @@ from chatd.chat.token_keys import new_key, read_keys
 from chatd.chat.tokens import Keys
 from chatd.protocol import commands
 from chatd.settings import Auth, Chat, Limits, Settings
-from tests.chat.room import Client, open_room, refused
+from tests.chat.room import Client, open_room, refusal, refused
 
 ADDRESS = "192.0.2.7"
 LIMITS = replace(
@@ -143,3 +143,92 @@ async def test_off_is_off(autojump_clock: MockClock) -> None:
     assert bucket.take(1000, rate="off", burst=1) == 0
     assert bucket.take(1000, rate=1, burst="off") == 0
     assert bucket.full_in(rate="off", burst=1) == bucket.full_in(rate=1, burst="off") == 0
+
+
+# ---- by address
+
+
+PAGES = replace(
+    LIMITS,
+    requests_per_second="off",
+    requests_per_second_per_address=2,
+    requests_burst_per_address=10,
+)
+
+
+async def test_reads_of_the_store_are_limited_by_address(autojump_clock: MockClock) -> None:
+    async with open_room(Settings(limits=PAGES)) as room:
+        clients = [room.client(None, ADDRESS) for _ in range(8)]
+        asked = [await client.do(commands.Rooms()) for client in clients]
+        assert [refused(answer) for answer in asked] == [None] * 8
+        # A search is as dear as five pages.
+        refusal = await clients[0].do(commands.Search(room="lobby", query="x"))
+        assert (refusal.code, refusal.retry_ms) == ("rate_limited", 1500)
+        assert refused(await clients[1].do(commands.Rooms())) is None
+        for near in (room.client("near"), room.client("far", "198.51.100.1")):
+            assert refused(await near.do(commands.Rooms())) is None
+
+
+async def test_guesses_of_tokens_are_limited_by_address(autojump_clock: MockClock) -> None:
+    async with open_room(Settings(limits=PAGES, auth=Auth(mode="token")), keys=KEYS) as room:
+        codes = [
+            refused(await room.client(None, ADDRESS).do(commands.Auth(token="guess")))
+            for _ in range(12)
+        ]
+        assert codes == ["unauthorized"] * 10 + ["rate_limited"] * 2
+
+
+async def test_an_address_searches_once_at_a_time(autojump_clock: MockClock) -> None:
+    async with open_room() as room:
+        first, second = room.client("first", ADDRESS), room.client("second", ADDRESS)
+        far, near = room.client("far", "198.51.100.1"), room.client("near")
+        flood = room.chat.flood
+        searching: list[str] = []
+
+        async def search(client: Client) -> None:
+            async with flood.searching(client.connection):
+                searching.append(client.connection.user.nick.display)
+                await trio.sleep(1)
+
+        async with trio.open_nursery() as nursery:
+            for client in (first, second, far, near):
+                nursery.start_soon(search, client)
+            await trio.sleep(0.5)
+            assert len(searching) == 3
+            assert {"far", "near"} < set(searching)
+            await trio.sleep(1)
+            assert len(searching) == 4
+
+
+async def test_new_guests_of_an_address_have_a_rate(autojump_clock: MockClock) -> None:
+    limits = replace(LIMITS, new_guests_per_minute_per_address=60, connections_per_address=3)
+    async with open_room(Settings(limits=limits)) as room:
+        flood = room.chat.flood
+        assert [refusal(flood.admit_guest, ADDRESS) for _ in range(3)] == [None] * 3
+        told = refusal(flood.admit_guest, ADDRESS)
+        assert told is not None
+        assert (told.code, told.retry_ms) == ("rate_limited", 1000)
+        assert [refusal(flood.admit_guest, "") for _ in range(100)] == [None] * 100
+        assert refusal(flood.admit_guest, "198.51.100.1") is None
+        await trio.sleep(1)
+        assert refusal(flood.admit_guest, ADDRESS) is None
+        await trio.sleep(60)
+        assert len(flood) == 0
+
+
+async def test_new_rooms_are_limited_by_user_and_by_address(autojump_clock: MockClock) -> None:
+    limits = replace(
+        PAGES,
+        requests_per_second_per_address="off",
+        new_rooms_per_minute=2,
+        new_rooms_per_minute_per_address=3,
+    )
+    async with open_room(Settings(limits=limits)) as room:
+        ann, bob = room.client("ann", ADDRESS), room.client("bob", ADDRESS)
+        made = [refused(await ann.join(f"a{number}")) for number in range(11)]
+        assert made == [None] * 10 + ["rate_limited"]
+        made = [refused(await bob.join(f"b{number}")) for number in range(6)]
+        assert made == [None] * 5 + ["rate_limited"]
+        # Rooms that there are, and the default room, cost nothing.
+        assert refused(await bob.join("a1")) is None
+        assert refused(await bob.join("lobby")) is None

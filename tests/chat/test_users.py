@@ -13,7 +13,7 @@ from chatd.bus import Submission
 from chatd.journal.memory import MemoryJournal
 from chatd.model import Operation, Outcome
 from chatd.protocol import commands, events
-from chatd.settings import Settings
+from chatd.settings import Limits, Settings
 from tests.chat.room import Room, Wall, open_room, perform, refused
 
 
@@ -309,3 +309,42 @@ async def test_what_could_not_be_saved_once_is_saved_later(
     room.client("bob")
     await trio.sleep(2)
     assert not room.chat.users.unsaved
+
+
+async def test_an_address_holds_so_many_nicks_and_all_so_many(autojump_clock: MockClock) -> None:
+    limits = replace(Limits(), held_nicks_per_address=2, held_nicks=4)
+    async with open_room(Settings(limits=limits)) as room:
+        users = room.chat.users
+
+        def held() -> list[str]:
+            names = [f"{who}{number}" for who in ("ann", "bob", "me") for number in range(4)]
+            return [name for name in names if users.by_nick(name) is not None]
+
+        for number in range(4):
+            room.client(f"ann{number}", "192.0.2.1").close()
+        assert held() == ["ann2", "ann3"]
+        # This machine's clients count in all alone.
+        for number in range(3):
+            room.client(f"me{number}").close()
+        assert held() == ["ann3", "me0", "me1", "me2"]
+        for number in range(2):
+            room.client(f"bob{number}", "192.0.2.2").close()
+        assert held() == ["bob0", "bob1", "me1", "me2"]
+        # Whoever is back holds nothing; the time is over for the others.
+        back = room.client("bob1", "192.0.2.2")
+        await trio.sleep(601)
+        assert held() == []
+        back.close()
+        assert len(users) == 1
+
+
+async def test_who_is_still_listed_in_a_room_keeps_the_nick_for_that_time(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_room(Settings(limits=replace(Limits(), held_nicks=0))) as room:
+        ann = room.client("ann")
+        await ann.join()
+        ann.close()
+        assert room.chat.users.by_nick("ann") is not None
+        await trio.sleep(11)
+        assert room.chat.users.by_nick("ann") is None

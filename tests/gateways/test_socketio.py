@@ -12,6 +12,7 @@ from trio.testing import MockClock
 
 from chatd.settings import EngineIo, Limits, Settings
 from chatd.testing import Harness, open_chat
+from chatd.wire.transport import Peer
 from tests.gateways.raw import Raw, handshake, json_user, speak_text
 
 TARGET = "/socket.io/?EIO={revision}&transport=websocket"
@@ -407,3 +408,67 @@ async def test_a_drain_says_bye_and_closes_without_disconnect(autojump_clock: Mo
         late = SocketIo(await chat.dial())
         await late.send(handshake(TARGET.format(revision=4)))
         assert (await late.answer())[0] == 503
+
+
+AFAR = Peer("192.0.2.77", "tcp", loopback=False)
+
+
+async def test_what_a_client_gave_is_let_go_once_it_is_in(
+    chat: Harness, autojump_clock: MockClock
+) -> None:
+    client = await come(chat, {"nick": "ann", "token": "x" * 5000, "more": ["y" * 5000]})
+    await client.event()
+    [socket] = chat.daemon.socketio.io.sockets.values()
+    assert socket.handshake.auth == {}
+    assert "xxx" not in str(socket.data)
+
+
+async def test_an_address_with_too_many_new_guests_is_asked_to_come_later(
+    autojump_clock: MockClock,
+) -> None:
+    limits = Limits(new_guests_per_minute_per_address=1, connections_per_address=2)
+    async with open_chat(settings=Settings(limits=limits)) as chat:
+        for _ in range(2):
+            client = SocketIo(await chat.dial(AFAR))
+            await client.send(handshake(TARGET.format(revision=4)))
+            await client.answer()
+            await client.hear()
+            await client.text("40")
+            await client.packet()
+            assert (await client.event())[0] == "hello"
+            await client.aclose()
+            await chat.wait_idle()
+        client = SocketIo(await chat.dial(AFAR))
+        await client.send(handshake(TARGET.format(revision=4)))
+        await client.answer()
+        await client.hear()
+        await client.text("40")
+        await client.packet()
+        name, bye = await client.event()
+        assert (name, bye["code"], bye["reconnect"]) == ("bye", 4503, True)
+        await chat.wait_idle()
+        assert chat.logged("refused")[-1]["code"] == "rate_limited"
+        assert chat.logged("fault") == []
+
+
+async def test_a_session_that_left_the_chat_ends_soon(
+    chat: Harness, autojump_clock: MockClock
+) -> None:
+    client = await come(chat, {"nick": "ann"})
+    await client.event()
+    await client.text("41")
+    await trio.sleep(9)
+    assert chat.daemon.socketio.io.statistics().connections == 1
+    assert (await client.closed())[1] == "forced close"
+
+
+async def test_a_packet_larger_than_a_message_of_the_chat_ends_the_session(
+    chat: Harness, autojump_clock: MockClock
+) -> None:
+    client = await come(chat, {"nick": "ann"})
+    await client.event()
+    await client.emit("chat message", "x" * 65_000)
+    name, notice = await client.event()
+    assert (name, notice["code"]) == ("notice", "too_large")
+    await client.emit("chat message", "x" * 70_000)
+    assert (await client.closed())[0] == 1009
