@@ -6,6 +6,7 @@ the official test suites distinguish their outcomes.
 
 from __future__ import annotations
 
+import inspect
 import re
 import secrets
 from collections import Counter, deque
@@ -113,6 +114,9 @@ class Engine:
         methods: Its handlers by HTTP method, for a route at ``options.path``. The table of routes
             adds ``headers`` to what they return.
         routes: A table with that route only, with and without its last slash.
+
+    Raises:
+        TypeError: ``opened`` is an async function.
     """
 
     def __init__(
@@ -124,6 +128,8 @@ class Engine:
         timers: Timers | None = None,
         hosts: Sequence[str] = (),
     ) -> None:
+        if inspect.iscoroutinefunction(opened):
+            raise TypeError("opened must be a plain function: it returns the session's receiver.")
         self.options = options
         self.sessions: dict[str, Session] = {}
         self.methods: Methods = {ANY: self._http, WEBSOCKET: self._websocket}

@@ -193,7 +193,7 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
 
 @pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize(("given", "error", "message"), WRONG)
-def test_anything_else_is_one_line_when_the_server_is_made(
+def test_a_wrong_option_raises_one_line_when_the_server_is_made(
     make: Maker, given: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error) as raised:

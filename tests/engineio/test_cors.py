@@ -131,7 +131,7 @@ async def test_a_preflight_repeats_any_byte(asked: bytes) -> None:
         assert served.faults == []
 
 
-async def test_an_origin_of_any_bytes_is_repeated_to_whom_any_is_allowed() -> None:
+async def test_an_origin_of_any_bytes_is_echoed() -> None:
     async with serve(cors_origins="*", cors_credentials=True) as served:
         client = served.dial()
         await client.send(

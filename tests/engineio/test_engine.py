@@ -7,7 +7,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from chatd.engineio import Cookie, Engine, Options
+from chatd.engineio import Cookie, Engine, Options, Session
 from chatd.engineio.heartbeat import Heartbeat
 from chatd.logs import open_log
 from chatd.testing.recording import Recording
@@ -188,7 +188,7 @@ async def test_allow_request_may_be_a_plain_function() -> None:
 
 
 @pytest.mark.parametrize("answer", [True, False, 0, {}])
-async def test_an_answer_of_allow_request_that_means_nothing_allows_nothing(
+async def test_an_invalid_answer_of_allow_request_allows_nothing(
     answer: object,
 ) -> None:
     async with serve(allow_request=lambda _request: answer) as served:
@@ -399,3 +399,12 @@ async def test_a_message_over_the_bound_ends_the_session(transport: str) -> None
             assert (await websocket.closed())[0] == 1009
         await served.last.over.wait()
         assert served.last.reason == "transport error"
+
+
+def test_opened_cannot_be_async() -> None:
+    async def opened(session: Session) -> None:
+        pass
+
+    wrong: Any = opened
+    with pytest.raises(TypeError, match="must be a plain function"):
+        Engine(wrong, Options(), log=open_log(sink=Recording()))

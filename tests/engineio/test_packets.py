@@ -64,6 +64,6 @@ def test_an_empty_binary_message_is_empty_base64() -> None:
     ("text", "revision"),
     [("b!", 4), ("bAQI", 4), ("bA", 4), ("bAé", 4), ("bAQI=", 3), ("b", 3), ("b2AQI=", 3)],
 )
-def test_what_is_not_base64_is_an_error(text: str, revision: Revision) -> None:
+def test_invalid_base64_is_an_error(text: str, revision: Revision) -> None:
     with pytest.raises(PacketError):
         decode_frame(text, revision)

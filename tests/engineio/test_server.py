@@ -227,7 +227,7 @@ async def test_an_address_that_cannot_be_listened_on_is_one_line(
     assert "\n" not in str(raised.value)
 
 
-async def test_an_address_that_is_taken_is_told_in_the_words_of_a_library() -> None:
+async def test_the_error_for_a_taken_address_names_no_key_of_the_daemon() -> None:
     server = engineio.Server(echo, log=open_log(sink=Recording()))
     async with trio.open_nursery() as nursery:
         (address,) = await nursery.start(server.serve, "127.0.0.1:0")
@@ -239,7 +239,7 @@ async def test_an_address_that_is_taken_is_told_in_the_words_of_a_library() -> N
 
 
 @pytest.mark.parametrize("run", ["serve", "run"])
-def test_asyncio_is_told_of_trio(run: str) -> None:
+def test_on_asyncio_the_error_names_trio(run: str) -> None:
     for server in (engineio.Server(echo), socketio.Server()):
         function = getattr(server, run)
         with pytest.raises(RuntimeError, match="runs on Trio, not on asyncio") as raised:

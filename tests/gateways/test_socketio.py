@@ -223,7 +223,7 @@ async def notices(client: SocketIo) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("revision", [4, 3])
-async def test_strings_will_do_for_numbers_and_objects(
+async def test_numbers_and_objects_are_also_read_from_strings(
     chat: Harness, autojump_clock: MockClock, revision: int
 ) -> None:
     ann = await json_user(chat, "ann")
@@ -269,7 +269,7 @@ async def test_strings_will_do_for_numbers_and_objects(
         ({"since": "", "serverOffset": "0", "other": 7}, []),
     ],
 )
-async def test_what_cannot_be_used_is_named_in_a_notice(
+async def test_a_value_that_cannot_be_used_is_named_in_a_notice(
     chat: Harness, autojump_clock: MockClock, given: dict[str, Any], named: list[str]
 ) -> None:
     client = await come(chat, given)
@@ -277,7 +277,7 @@ async def test_what_cannot_be_used_is_named_in_a_notice(
     assert await notices(client) == [(name, "bad_request") for name in named]
 
 
-async def test_in_a_query_too_what_cannot_be_used_is_named(
+async def test_a_value_of_the_query_that_cannot_be_used_is_named_too(
     chat: Harness, autojump_clock: MockClock
 ) -> None:
     client = await come(chat, revision=3, query="&limit=x&since=%7B&token=secret&nick=bob")

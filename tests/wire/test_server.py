@@ -212,7 +212,7 @@ async def test_a_proxy_is_believed_in_one_kind_of_header() -> None:
         ("Forwarded", "X-Forwarded-Host: evil.example", "x-forwarded-host"),
     ],
 )
-async def test_a_proxy_that_writes_the_other_kind_is_warned_of_once(
+async def test_a_proxy_that_sends_the_other_kind_is_logged_once(
     believed: str, sent: str, named: str
 ) -> None:
     async with serve(settings(http={"forwarded_header": believed}), tcp=False, who=who) as served:
