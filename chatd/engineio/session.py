@@ -499,7 +499,7 @@ class Session:
         return due
 
     def _is_sending(self, now: float) -> bool:
-        """Return whether the pong may be late because the client still sends what is before it."""
+        """Return whether the client is still sending something that its pong has to wait for."""
         websocket = self._websocket
         if websocket is None:
             # A body that stops arriving is refused with 408, which ends the session.

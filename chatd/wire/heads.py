@@ -121,9 +121,6 @@ def tokens(value: str | None) -> list[str]:
 
 
 def subprotocols(request: Request) -> list[str]:
-    """Return the subprotocols that a WebSocket client offers, without what cannot be one.
-
-    They are tokens: RFC 6455 section 4.1.
-    """
+    """Return the valid subprotocols (RFC 6455 section 4.1: tokens) that a client offers."""
     offered = (request.header("sec-websocket-protocol") or "").split(",")
     return [name for name in map(str.strip, offered) if _TOKEN.fullmatch(name)]

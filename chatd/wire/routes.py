@@ -41,7 +41,7 @@ class Routes:
         self._headers = dict(headers or {})
 
     def headers(self, path: str) -> Headers | None:
-        """Return what makes the headers of every response at a path, or None."""
+        """Return the function for the headers of every response at a path, or None."""
         return next((made for start, made in self._headers.items() if path.startswith(start)), None)
 
     def find(self, method: str, path: str) -> Handler | Response:
