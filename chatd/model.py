@@ -265,9 +265,14 @@ class Wipe(Struct, frozen=True):
 
 
 class Erase(Struct, frozen=True):
-    """Remove one chunk of a room's log. The outcome is `Progress`."""
+    """Remove one chunk of a room's log. The outcome is `Progress`.
+
+    With ``forget`` the room itself is forgotten with its last event. Its numbers would begin again,
+    so that is for a room that can never be again.
+    """
 
     room: str
+    forget: bool = False
 
 
 class Forget(Struct, frozen=True):

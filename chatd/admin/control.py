@@ -7,6 +7,8 @@ import trio
 from chatd.admin.answers import Draining, ReloadState
 from chatd.daemon import Daemon
 from chatd.engineio.engine import EngineStatistics
+from chatd.gateways.recovery import forgotten_client
+from chatd.model import Put
 from chatd.protocol.events import rfc3339
 from chatd.reload import Reload, Reloaded
 from chatd.wire.server import HttpServerStatistics
@@ -52,6 +54,14 @@ class DaemonControl:
     def engine(self) -> EngineStatistics:
         """Return the statistics of Engine.IO's sessions."""
         return self._daemon.socketio.io.engine.statistics()
+
+    async def forget_clients(self, user: str) -> None:
+        """Keep a user's Socket.IO clients from recovering."""
+        seconds = self._daemon.settings.engineio.recovery_seconds
+        if seconds != "off":
+            until = self.chat.journal.steady_now() + int(seconds * 1000)
+            for pid in self._daemon.socketio.pids(user):
+                await self.chat.bus.submit_and_wait(Put(forgotten_client(pid, until)))
 
     async def reload(self) -> Reloaded:
         """Read the configuration again and apply it.

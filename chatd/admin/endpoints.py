@@ -28,13 +28,15 @@ from chatd.admin.moderation import (
     bans,
     moderate,
 )
-from chatd.admin.transfer import forget, is_known
+from chatd.admin.transfer import bar, forget, is_known
 from chatd.chat.names import room_name
+from chatd.chat.users import DAY_SECONDS
 from chatd.logs import Level
 from chatd.model import KICKED
 from chatd.protocol import commands
 from chatd.protocol.commands import Member
 from chatd.protocol.events import rfc3339
+from chatd.protocol.pairs import other_of
 from chatd.reload import Reloaded
 from chatd.settings import SettingsError
 
@@ -214,23 +216,45 @@ async def confirm_clock(control: DaemonControl, _: ClockArguments) -> answers.Cl
 
 async def forget_user(control: DaemonControl, arguments: ForgetArguments) -> answers.Done:
     """Remove a user's messages and records, after disconnecting the user."""
-    chat, user = control.chat, arguments.user
-    here = [
-        client for client in chat.connections if client.authenticated and client.user.id == user
-    ]
-    if not here and not await is_known(chat.journal, user):
+    chat, user, ask = control.chat, arguments.user, control.chat.bus.submit_and_wait
+    if chat.users.get(user) is None and not await is_known(chat.journal, user):
         raise AdminError(404, "not_found", f"There is no user {user}.")
-    for client in here:
-        client.end(KICKED, "your data was deleted, as requested")
-    while chat.connections.intersection(here):  # each has its own deadline
-        await chat.disconnected.wait()
-    chat.users.erase(user)
+    last = chat.journal.steady_now() + chat.settings.auth.session_days * DAY_SECONDS * 1000
+    await bar(chat.journal, user, ask, until=last)
+    await _disconnect(control, user)
     try:
-        await forget(chat.journal, user, chat.bus.submit_and_wait)
+        await forget(chat.journal, user, ask)
+        await chat.sanctions.load(chat.journal)
     finally:
         chat.bus.drop_tails()
         control.log.emit("forget", target=user)
     return answers.Done()
+
+
+async def _disconnect(control: DaemonControl, user: str) -> None:
+    """Close a user's connections, and drop what is in memory of the user."""
+    chat = control.chat
+    await control.forget_clients(user)
+    here = [
+        client for client in chat.connections if client.authenticated and client.user.id == user
+    ]
+    for client in here:
+        for membership in list(client.memberships.values()):
+            client.exit(membership, "kicked")
+        client.end(KICKED, "your data was deleted, as requested")
+    while chat.connections.intersection(here):  # each has its own deadline
+        await chat.disconnected.wait()
+    for room in chat.rooms.direct(user):
+        for client in chat.connections:
+            if (inside := client.memberships.get(room.key)) is not None:
+                client.exit(inside)
+        room.clear()
+        if (other := chat.users.get(other_of(room.key, user))) is not None:
+            other.marks.pop(room.key, None)
+    if (known := chat.users.get(user)) is not None:
+        for room in list(known.rooms):
+            room.dismiss(known)
+    chat.users.erase(user)
 
 
 async def reindex(control: DaemonControl, _: NoArguments) -> answers.Done:

@@ -10,13 +10,20 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Final
 
+import msgspec
+from msgspec.structs import replace
+
 from chatd.chat.direct import DIRECT
 from chatd.chat.removal import Ask, accepted, erase_room, in_chunks
+from chatd.chat.sanctions import KINDS, Sanction, without
+from chatd.chat.sessions import forgotten_record, is_guest
+from chatd.chat.users import MARK
+from chatd.gateways.recovery import LOST, lost_user
 from chatd.journal import Journal
-from chatd.model import Forget, Wipe
+from chatd.model import Drop, Forget, Put, Wipe
 from chatd.protocol.export import write_lines
 
-__all__ = ["LINES", "export_room", "export_user", "forget", "has_written", "is_known"]
+__all__ = ["LINES", "bar", "export_room", "export_user", "forget", "has_written", "is_known"]
 
 LINES: Final = 256
 """How many lines are read and sent, or committed by an import, at a time."""
@@ -49,14 +56,14 @@ async def has_written(journal: Journal, user: str) -> bool:
     return False
 
 
-async def is_known(journal: Journal, user: str) -> bool:
-    """Return whether the store has anything of a user. Raise Unavailable."""
-    known = await journal.user(user) or await journal.records(DIRECT, f"{user}\0")
-    return bool(known) or await has_written(journal, user)
+async def bar(journal: Journal, user: str, ask: Ask, *, until: int) -> None:
+    """Refuse a guest's sessions from now on; the last one ends at that time, in ms."""
+    if is_guest(user):
+        accepted(await ask(Put(forgotten_record(journal.key, user, until))))
 
 
 async def forget(journal: Journal, user: str, ask: Ask) -> None:
-    """Remove a user's messages, direct messages and records.
+    """Remove a user's messages, direct messages and records, and the user's name from others'.
 
     Raises:
         Refused: The store failed half way. It can be done again.
@@ -64,6 +71,29 @@ async def forget(journal: Journal, user: str, ask: Ask) -> None:
     """
     prefix = f"{user}\0"
     for record in await journal.records(DIRECT, prefix):
-        await erase_room(record.name.removeprefix(prefix), ask)
+        # A guest's id is never given again, so no number in such a room is.
+        await erase_room(record.name.removeprefix(prefix), ask, forget=is_guest(user))
     await in_chunks(Wipe(user), ask)
+    for kind in KINDS:
+        for record in await journal.records(kind):
+            sanction = msgspec.json.decode(record.value, type=Sanction)
+            left = without(sanction, user)
+            if left is None:
+                accepted(await ask(Drop(kind, record.name)))
+            elif left != sanction:
+                accepted(await ask(Put(left.record())))
+    for record in await journal.records(LOST):
+        if lost_user(record) == user:
+            accepted(await ask(Put(replace(record, value=b""))))
     accepted(await ask(Forget(user)))
+
+
+async def is_known(journal: Journal, user: str) -> bool:
+    """Return whether anything is stored of a user. Raise Unavailable."""
+    prefix = f"{user}\0"
+    if await journal.user(user) is not None:
+        return True
+    for kind in (DIRECT, MARK):
+        if await journal.records(kind, prefix, 1):
+            return True
+    return await has_written(journal, user)

@@ -16,15 +16,15 @@ Ask: TypeAlias = Callable[[Operation], Awaitable[Outcome]]
 """Has the journal's single writer carry out an operation, and returns its outcome."""
 
 
-async def erase_room(room: str, ask: Ask) -> None:
+async def erase_room(room: str, ask: Ask, *, forget: bool = False) -> None:
     """Remove a room's events, by its key; of a conversation, the two users' records too.
 
-    Its numbers are not given again.
+    Its numbers are not given again, unless it is forgotten: see `Erase`.
 
     Raises:
         Refused: The store failed half way. It can be done again.
     """
-    await in_chunks(Erase(room), ask)
+    await in_chunks(Erase(room, forget), ask)
     if room.startswith("@"):
         for user in users_of(room):
             for kind in (DIRECT, MARK):

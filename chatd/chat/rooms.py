@@ -156,9 +156,13 @@ class Room:
 
     def clear(self) -> None:
         """Remove the members whose connections are lost."""
-        for user, timer in list(self._away.items()):
-            timer.cancel()
-            del self._away[user]
+        for user in list(self._away):
+            self.dismiss(user)
+
+    def dismiss(self, user: User) -> None:
+        """Remove a member whose connections are lost, without waiting."""
+        if away := self._away.pop(user, None):
+            away.cancel()
             self._remove(user, "lost")
 
     def remove_from_index(self, user: User) -> None:

@@ -12,8 +12,10 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
-from chatd.journal import Journal
+from chatd.chat.sessions import is_guest
+from chatd.journal import FORGOTTEN, Journal
 from chatd.model import Record, Refused
 
 __all__ = ["CONSOLE", "KINDS", "Sanction", "SanctionKind", "Sanctions", "network_of"]
@@ -87,6 +89,20 @@ def network_of(text: str) -> Network | None:
     return network
 
 
+def without(sanction: Sanction, user: str) -> Sanction | None:
+    """Return what is left of a sanction when a user is forgotten; None if nothing is.
+
+    A guest's own sanctions go, because the guest cannot come back. The networks that were banned
+    along with the guest stay banned for guests. A subject comes back under the same id, so its
+    sanctions stay; only the nick of that time goes.
+    """
+    if sanction.user == user:
+        return None if is_guest(user) else replace(sanction, nick="")
+    if sanction.of == user:
+        return replace(sanction, of=FORGOTTEN, nick="")
+    return replace(sanction, by=FORGOTTEN) if sanction.by == user else sanction
+
+
 class Sanctions:
     """All sanctions, by what they apply to. ``now`` returns milliseconds since 1970."""
 
@@ -101,7 +117,9 @@ class Sanctions:
         return len(self.held)
 
     async def load(self, journal: Journal) -> None:
-        """Read those that the store has."""
+        """Read those that the store has, in place of those that are held."""
+        for sanction in list(self.held.values()):
+            self.remove(sanction)
         for kind in KINDS:
             for record in await journal.records(kind):
                 self.add(msgspec.json.decode(record.value, type=Sanction))

@@ -15,9 +15,22 @@ from typing import Final
 
 from msgspec import Struct
 
+from chatd.model import Record
 from chatd.protocol.pairs import users_of
 
-__all__ = ["Session", "is_guest", "is_kept", "new_user", "sign_session", "verify_session"]
+__all__ = [
+    "FORGOTTEN_GUESTS",
+    "Session",
+    "forgotten_record",
+    "is_guest",
+    "is_kept",
+    "new_user",
+    "sign_session",
+    "verify_session",
+]
+
+FORGOTTEN_GUESTS: Final = "forgotten"
+"""The namespace of guests who were forgotten and whose sessions have not ended yet."""
 
 SESSION_CHARACTERS: Final = 100
 """Anything longer is not ours, and is not hashed."""
@@ -63,6 +76,15 @@ def verify_session(key: bytes, text: str) -> Session | None:
     if not hmac.compare_digest(signature, _signature(key, body)):
         return None
     return Session(user, int(issued))
+
+
+def forgotten_record(key: bytes, user: str, until: int) -> Record:
+    """Return the record that keeps a forgotten guest's sessions from being used, until they end.
+
+    It names the guest by a digest, so that nothing else about the guest has to be kept.
+    """
+    mac = hmac.digest(key, b"chatd forgotten 1 " + user.encode(), hashlib.sha256)
+    return Record(FORGOTTEN_GUESTS, mac[:16].hex(), b"", until)
 
 
 def _signature(key: bytes, body: str) -> str:

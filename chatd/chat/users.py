@@ -28,7 +28,13 @@ from chatd.chat.names import (
     usable_nick,
 )
 from chatd.chat.nicks import Nicks
-from chatd.chat.sessions import new_user, sign_session, verify_session
+from chatd.chat.sessions import (
+    FORGOTTEN_GUESTS,
+    forgotten_record,
+    new_user,
+    sign_session,
+    verify_session,
+)
 from chatd.chat.tokens import Grant
 from chatd.journal import Unavailable
 from chatd.model import Refused, Remember, UserRecord
@@ -252,6 +258,9 @@ class Users:
             return user
         record = await self._journal.user(user_id)
         marks = await self._marks(user_id)
+        forgotten = forgotten_record(self._journal.key, user_id, 0)
+        if await self._journal.records(FORGOTTEN_GUESTS, forgotten.name, 1):
+            return None
         check(user_id)
         # The same guest may have come by another connection meanwhile.
         if (user := self._by_id.get(user_id)) and user.connections:

@@ -25,9 +25,19 @@ from chatd.chat.membership import Membership
 from chatd.model import Drop, Event, Put, Record, Take, Taken
 from chatd.socketio import Logged, Lost
 
-__all__ = ["ChatLog", "Whereabouts", "live_offset", "page_offset"]
+__all__ = [
+    "LOST",
+    "NOBODY",
+    "ChatLog",
+    "Whereabouts",
+    "forgotten_client",
+    "live_offset",
+    "lost_user",
+    "page_offset",
+]
 
-_KIND: Final = "lost"
+LOST: Final = "lost"
+"""The namespace of lost clients."""
 
 _PAGE_EVENTS: Final = 500
 
@@ -82,6 +92,10 @@ class Whereabouts(Struct, frozen=True):
         return msgspec.convert(data[_KEY], Whereabouts)
 
 
+NOBODY: Final = Whereabouts("", "", {})
+"""The state of a client whose user was forgotten."""
+
+
 def live_offset(epoch: str, position: int) -> str:
     """Return the offset of a live event."""
     return f"{epoch}.{position}"
@@ -117,6 +131,8 @@ class ChatLog:
         chat = self._chat
         epoch, upto = chat.journal.epoch, chat.bus.fanned_out
         where = Whereabouts.of(lost.data)
+        if where == NOBODY:
+            return []
         behind = await self._behind(after, where, upto)
         if behind is None:
             return None
@@ -190,20 +206,36 @@ class ChatLog:
         where = lost.data[_KEY]
         value = msgspec.json.encode({"id": lost.id, "where": where, "offset": lost.offset})
         until = chat.journal.steady_now() + int(seconds * 1000)
-        await chat.bus.publish(Submission(Put(Record(_KIND, name, value, until))))
+        await chat.bus.publish(Submission(Put(Record(LOST, name, value, until))))
         self._lost[name] = None
         if len(self._lost) > chat.settings.limits.connections:
             oldest, _ = self._lost.popitem(last=False)
-            await chat.bus.publish(Submission(Drop(_KIND, oldest)))
+            await chat.bus.publish(Submission(Drop(LOST, oldest)))
 
     async def recall(self, _namespace: str, pid: str, /) -> Lost | None:
         name = _name(pid)
         self._lost.pop(name, None)
-        outcome = await self._chat.bus.submit_and_wait(Take(_KIND, name))
+        outcome = await self._chat.bus.submit_and_wait(Take(LOST, name))
         if not isinstance(outcome, Taken) or outcome.record is None:
             return None
+        if not outcome.record.value:
+            await self._chat.bus.publish(Submission(Put(outcome.record)))
+            return Lost(pid, "", [], {_KEY: msgspec.to_builtins(NOBODY)}, "")
         kept = msgspec.json.decode(outcome.record.value)
         return Lost(pid, kept["id"], [], {_KEY: kept["where"]}, kept["offset"])
+
+
+def lost_user(record: Record) -> str:
+    """Return the id of the user of a lost client; empty if the user was forgotten."""
+    if not record.value:
+        return ""
+    user: str = msgspec.json.decode(record.value)["where"]["user"]
+    return user
+
+
+def forgotten_client(pid: str, until: int) -> Record:
+    """Return the record of a client of a user who was forgotten: it has nothing but its end."""
+    return Record(LOST, _name(pid), b"", until)
 
 
 def _name(pid: str) -> str:

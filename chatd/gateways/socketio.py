@@ -24,7 +24,7 @@ from chatd.chat.tokens import Grant
 from chatd.engineio import CLOSES, Block
 from chatd.gateways.credentials import admitted, bearer, origin_refusal, refuse_origin
 from chatd.gateways.pages import encode_answer, readable
-from chatd.gateways.recovery import ChatLog, Whereabouts, live_offset, page_offset
+from chatd.gateways.recovery import NOBODY, ChatLog, Whereabouts, live_offset, page_offset
 from chatd.logs import Log
 from chatd.model import (
     BANNED,
@@ -212,6 +212,16 @@ class SocketIoGateway:
         """Use the chat's current settings."""
         self.io.tune(**_tuning(self._chat.settings))
 
+    def pids(self, user: str) -> list[str]:
+        """Return the secret ids with which a user's clients could recover."""
+        return [
+            socket.pid
+            for socket, client in self._clients.items()
+            if socket.pid is not None
+            and client.connection.authenticated
+            and client.connection.user.id == user
+        ]
+
     def farewell(self) -> None:
         """Send everyone ``bye`` and close their transports: they reconnect by themselves."""
         for client in self._clients.values():
@@ -241,6 +251,8 @@ class SocketIoGateway:
             token = bearer(request, self._chat.settings)
         try:
             grant = await admitted(self._chat, request, token)
+            if socket.recovered and Whereabouts.of(socket.data) == NOBODY:
+                raise Refused("unauthorized", "This session is not valid, or has expired.")
         except Refused as refused:
             why = refused.refusal
             self._log_refused(socket, why)

@@ -376,6 +376,9 @@ class MemoryJournal(LocalJournal):
             room.topic = ""
             if room.events:
                 self._remove_front(operation.room, room.seq)
+            if operation.forget:
+                del self._rooms[operation.room]
+                self._long.pop(operation.room, None)
         return Progress(None)
 
     def _message(self, room: str, seq: int | None) -> _Kept | None:

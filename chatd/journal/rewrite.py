@@ -107,12 +107,15 @@ def erase(cursor: sqlite3.Cursor, operation: Erase, words: WordIndex) -> Progres
         " WHERE r.fold = ? ORDER BY e.seq LIMIT ?"
     )
     rows = cursor.execute(query, (operation.room, CHUNK)).fetchall()
-    if not rows:
-        return Progress(None)
-    room_id, seq, position = rows[-1]
-    remove_front(cursor, room_id, seq, words)
-    cursor.execute("UPDATE rooms SET topic = '' WHERE id = ?", (room_id,))
-    return Progress(position if len(rows) == CHUNK else None)
+    if rows:
+        room_id, seq, position = rows[-1]
+        remove_front(cursor, room_id, seq, words)
+        cursor.execute("UPDATE rooms SET topic = '' WHERE id = ?", (room_id,))
+        if len(rows) == CHUNK:
+            return Progress(position)
+    if operation.forget:
+        cursor.execute("DELETE FROM rooms WHERE fold = ?", (operation.room,))
+    return Progress(None)
 
 
 def remove_front(cursor: sqlite3.Cursor, room_id: int, upto: int, words: WordIndex) -> int:

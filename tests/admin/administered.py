@@ -10,6 +10,7 @@ from typing import Any
 import trio
 
 from chatd.admin import Administration, DaemonControl
+from chatd.journal import Journal
 from chatd.reload import Configuration, Reload, fixed
 from chatd.settings import Settings
 from chatd.systemd import Notifier
@@ -88,9 +89,11 @@ class Administered:
 
 @asynccontextmanager
 async def administered(
-    settings: Settings | None = None, configuration: Configuration | None = None
+    settings: Settings | None = None,
+    configuration: Configuration | None = None,
+    journal: Journal | None = None,
 ) -> AsyncGenerator[Administered]:
-    async with open_chat(settings) as chat, trio.open_nursery() as nursery:
+    async with open_chat(settings, journal=journal) as chat, trio.open_nursery() as nursery:
         yield Administered(chat, nursery, configuration)
         nursery.cancel_scope.cancel()
 
