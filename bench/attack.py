@@ -185,7 +185,8 @@ async def vanish(folder: Path, scale: float) -> str:
     count = max(1000, int(CONNECTIONS * scale))
     with daemon(folder) as one:
         async with bystander(one) as there:
-            await trio.sleep(2)
+            await trio.sleep(CALM_SECONDS)
+            calm = there.p99()
             memory, descriptors = one.memory_kib(), one.descriptors()
             there.seconds.clear()
             began = trio.current_time()
@@ -197,9 +198,11 @@ async def vanish(folder: Path, scale: float) -> str:
         check(one.process.poll() is None, "it ended")
         check(left <= 0, f"{left} descriptors are left")
         check(more <= MEMORY_KIB, f"its memory grew by {more} KiB")
-        check(p99 <= LATENCY_SECONDS, f"p99 was {p99 * 1000:.0f} ms over {said} messages")
+        words = f"p99 {p99 * 1000:.0f} ms over {said} messages, {calm * 1000:.0f} ms before"
+        # On a machine that is busy with something else, it cannot be better than before.
+        check(p99 <= max(LATENCY_SECONDS, 2 * calm), words)
         check(one.end() == 0, "it did not end with 0")
-    return f"{count} connections in {took:.0f} s; p99 {p99 * 1000:.0f} ms; {more:+d} KiB"
+    return f"{count} connections in {took:.0f} s; {words}; {more:+d} KiB"
 
 
 # ---- a store that is meddled with

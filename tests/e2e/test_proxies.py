@@ -1,4 +1,4 @@
-"""Debian's nginx and haproxy before the service, with the configurations that are shipped."""
+"""Debian's nginx, haproxy and Caddy before the service, with the shipped configurations."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ print(connection.getresponse().status)
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    """Boot a machine with chatd and both proxies; its clients have their own address."""
+    """Boot a machine with chatd and the proxies; its clients have their own address."""
     if reason := why_not():
         pytest.skip(reason)
     with booted() as machine:
         try:
             wheels = fetch_wheels(machine.python_version())
-            machine.install_packages("nginx", "haproxy")
+            machine.install_packages("nginx", "haproxy", "caddy")
         except (WheelsError, SandboxError) as error:
             pytest.skip(str(error).splitlines()[-1])
         install(machine, wheels, build_wheel(wheels, tmp_path_factory.mktemp("wheel")))
         machine.run("ip", "address", "add", f"{CLIENT}/32", "dev", "lo")
-        machine.run("systemctl", "stop", "nginx", "haproxy")
+        machine.run("systemctl", "stop", "nginx", "haproxy", "caddy")
         yield machine
 
 
@@ -90,9 +90,24 @@ def haproxy(machine: Sandbox, way: str) -> str:
     return f"{CLIENT}:80" if way == "http" else f"{CLIENT}:8080"
 
 
+def caddy(machine: Sandbox, upstream: str) -> str:
+    text = (ROOT / "config" / "Caddyfile.example").read_text(encoding="utf-8")
+    assert "\nchat.example.org {" in text
+    assert " unix//run/chatd/chat.sock {" in text
+    # Without TLS: no authority gives a certificate here.
+    text = text.replace("\nchat.example.org {", f"\nhttp://{CLIENT} {{")
+    text = text.replace(" unix//run/chatd/chat.sock {", f" {upstream} {{")
+    machine.write("/etc/caddy/Caddyfile", text)
+    machine.run("systemctl", "restart", "caddy")
+    return f"{CLIENT}:80"
+
+
 @pytest.fixture(
     scope="module",
-    params=["nginx-unix", "nginx-tcp", "haproxy-http", "haproxy-v2", "haproxy-v1"],
+    params=[
+        *("nginx-unix", "nginx-tcp", "haproxy-http", "haproxy-v2", "haproxy-v1"),
+        *("caddy-unix", "caddy-tcp"),
+    ],
 )
 def proxy(machine: Sandbox, request: pytest.FixtureRequest) -> Iterator[str]:
     """Put one of the proxies before the daemon; return its address."""
@@ -101,6 +116,8 @@ def proxy(machine: Sandbox, request: pytest.FixtureRequest) -> Iterator[str]:
     serve(machine, UNIX if unix else TCP, ["unix"] if unix else ["127.0.0.1"])
     if name == "nginx":
         yield nginx(machine, UNIX if unix else TCP)
+    elif name == "caddy":
+        yield caddy(machine, "unix//run/chatd/chat.sock" if unix else TCP)
     else:
         yield haproxy(machine, way)
     machine.run("systemctl", "stop", "chatd", name)

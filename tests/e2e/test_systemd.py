@@ -229,6 +229,37 @@ def test_a_credential_that_comes_late_is_waited_for(machine: Sandbox) -> None:
         machine.run("systemctl", "daemon-reload")
 
 
+def documented(file: str) -> str:
+    """Return the contents of a file as docs/operations.md shows it."""
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    return page.partition(f"`{file}`:\n\n```\n")[2].partition("\n```\n")[0]
+
+
+def test_the_documented_backup_every_night_and_its_restore(service: Sandbox) -> None:
+    service.client(*client("bea", "worth a backup", room="cellar"))
+    for unit in ("chatd-backup.service", "chatd-backup.timer"):
+        path = f"/etc/systemd/system/{unit}"
+        service.write(path, documented(path) + "\n")
+    old = "/var/lib/chatd-backups/chatd-old.db"
+    service.run("mkdir", "-p", "/var/lib/chatd-backups")
+    service.run("touch", "--date=15 days ago", old)
+    service.run("systemctl", "daemon-reload")
+    service.run("systemctl", "enable", "--now", "chatd-backup.timer")
+    assert service.properties("chatd-backup.timer", "ActiveState") == {"ActiveState": "active"}
+    service.run("systemctl", "start", "chatd-backup")
+    (backup,) = service.run("find", "/var/lib/chatd-backups", "-name", "*.db").split()
+    assert service.run("stat", "-c", "%a %U", backup) == "600 root\n"
+    # Somebody deletes everything; the commands of the page bring it back.
+    service.run("/opt/chatd/bin/chatd", "ctl", "remove", "cellar")
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    commands = page.partition("To restore, stop chatd")[2].split("```\n")[1]
+    assert "backup.db" in commands
+    service.run("sh", "-euc", commands.replace("backup.db", backup))
+    frames = service.client(*client("ben", "and back", room="cellar"))
+    assert "bea: worth a backup" in frames
+    service.run("systemctl", "disable", "--now", "chatd-backup.timer")
+
+
 # ---- the journal's limits
 
 
