@@ -409,10 +409,18 @@ async def autobahn(_folder: Path, scale: float) -> str:
     return await trio.to_thread.run_sync(partial(ran, sys.executable, *command))
 
 
+async def worst(_folder: Path, scale: float) -> str:
+    """Run attack_worst.py: one address does its worst in each way, a minute each."""
+    command = ("bench/attack_worst.py", f"--scale={scale}")
+    await trio.to_thread.run_sync(partial(ran, sys.executable, *command))
+    return "one address did its worst in each way"
+
+
 ATTACKS: Final[dict[str, Callable[[Path, float], Awaitable[str]]]] = {
     "autobahn": autobahn,
     "store": store,
     "vanish": vanish,
+    "worst": worst,
     "kill": kill,
 }
 

@@ -27,7 +27,17 @@ from chatd.socketio.server import CLIENT_FOLDER
 if TYPE_CHECKING:
     from chatd.cli import Verbs
 
-__all__ = ["INTEGRITY", "PACKAGE", "FetchError", "add_parser", "fetch", "run", "store", "verified"]
+__all__ = [
+    "INTEGRITY",
+    "PACKAGE",
+    "FetchError",
+    "add_parser",
+    "fetch",
+    "fetch_client",
+    "run",
+    "store",
+    "verified",
+]
 
 PACKAGE: Final = "socket.io-client@4.8.4"
 INTEGRITY: Final = (  # npm view socket.io-client@4.8.4 dist.integrity
@@ -78,17 +88,31 @@ def add_parser(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Fetch and store the client and return the exit code."""
+    return fetch_client(args.file)
+
+
+def fetch_client(
+    file: Path | None,
+    *,
+    folder: Path = CLIENT_FOLDER,
+    integrity: str = INTEGRITY,
+    npm_seconds: float = _NPM_SECONDS,
+) -> int:
+    """Store the package of a file, or of npm, in ``folder`` and return the exit code.
+
+    It must have this hash. npm is given so many seconds.
+    """
     try:
-        package = fetch() if args.file is None else _read(args.file)
-        store(verified(package, str(args.file or PACKAGE)), CLIENT_FOLDER)
+        package = fetch(npm_seconds) if file is None else _read(file)
+        store(verified(package, str(file or PACKAGE), integrity), folder)
     except FetchError as error:
         return fail(str(error))
-    write(f"{PACKAGE} is stored in {CLIENT_FOLDER}.\n", sys.stdout)
+    write(f"{PACKAGE} is stored in {folder}.\n", sys.stdout)
     return 0
 
 
-def fetch() -> bytes:
-    """Return the package from npm. Raises FetchError."""
+def fetch(seconds: float = _NPM_SECONDS) -> bytes:
+    """Return the package from npm, which is given so many seconds. Raises FetchError."""
     npm = shutil.which("npm")
     if npm is None:
         raise FetchError(
@@ -104,13 +128,11 @@ def fetch() -> bytes:
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
-                timeout=_NPM_SECONDS,
+                timeout=seconds,
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise FetchError(
-                f"npm did not fetch {PACKAGE} within {_NPM_SECONDS} seconds."
-            ) from None
+            raise FetchError(f"npm did not fetch {PACKAGE} within {seconds} seconds.") from None
         except OSError as error:
             raise FetchError(f"npm cannot be started: {error}.") from None
         if packed.returncode:
@@ -121,11 +143,11 @@ def fetch() -> bytes:
         return _read(files[0])
 
 
-def verified(package: bytes, name: str) -> dict[str, bytes]:
+def verified(package: bytes, name: str, integrity: str = INTEGRITY) -> dict[str, bytes]:
     """Return the package's files to store, if its sha512 is right. Raises FetchError."""
     found = f"sha512-{base64.b64encode(hashlib.sha512(package).digest()).decode()}"
-    if found != INTEGRITY:
-        raise FetchError(f"{name} is not npm's {PACKAGE}: its hash is {found}, not {INTEGRITY}.")
+    if found != integrity:
+        raise FetchError(f"{name} is not npm's {PACKAGE}: its hash is {found}, not {integrity}.")
     files = {}
     try:
         with tarfile.open(fileobj=BytesIO(package), mode="r:gz") as archive:

@@ -15,11 +15,9 @@ from typing import TypeAlias
 import pytest
 
 from chatd.__main__ import main
-from chatd.cli import fetch_client
-from chatd.cli.fetch_client import FetchError, store, verified
+from chatd.cli.fetch_client import PACKAGE, FetchError, fetch_client, store, verified
 from chatd.socketio.files import CLIENT_FILES
 
-Pin: TypeAlias = Callable[[bytes], bytes]
 NPM: TypeAlias = Callable[[str], None]
 
 SERVED = {*CLIENT_FILES, *(f"{name}.map" for name in CLIENT_FILES)}
@@ -43,23 +41,14 @@ def package(*more: tuple[tarfile.TarInfo, bytes], without: str = "") -> bytes:
     return file.getvalue()
 
 
-@pytest.fixture
-def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    folder = tmp_path / "library" / "client"
-    monkeypatch.setattr(fetch_client, "CLIENT_FOLDER", folder)
-    return folder
+def integrity(content: bytes) -> str:
+    """Return the hash of a package as npm writes it."""
+    return f"sha512-{base64.b64encode(hashlib.sha512(content).digest()).decode()}"
 
 
 @pytest.fixture
-def pin(monkeypatch: pytest.MonkeyPatch) -> Pin:
-    """Return a function that makes a package the pinned one."""
-
-    def pinned(content: bytes) -> bytes:
-        digest = base64.b64encode(hashlib.sha512(content).digest()).decode()
-        monkeypatch.setattr(fetch_client, "INTEGRITY", f"sha512-{digest}")
-        return content
-
-    return pinned
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "library" / "client"
 
 
 @pytest.fixture
@@ -80,31 +69,30 @@ def npm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> NPM:
 def test_it_fetches_with_npm(
     folder: Path,
     npm: NPM,
-    pin: Pin,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     packed = tmp_path / "packed"
-    packed.write_bytes(pin(package()))
+    content = package()
+    packed.write_bytes(content)
     npm(f'echo "$@" > "{tmp_path}/words"\nexec /bin/cp "{packed}" client.tgz')
-    assert main(["fetch-client"]) == 0
-    assert (tmp_path / "words").read_text().startswith(f"pack {fetch_client.PACKAGE} ")
-    assert capsys.readouterr() == (f"{fetch_client.PACKAGE} is stored in {folder}.\n", "")
+    assert fetch_client(None, folder=folder, integrity=integrity(content)) == 0
+    assert (tmp_path / "words").read_text().startswith(f"pack {PACKAGE} ")
+    assert capsys.readouterr() == (f"{PACKAGE} is stored in {folder}.\n", "")
     assert {path.name for path in folder.iterdir()} == {*SERVED, "LICENSE"}
     for path in folder.iterdir():
         assert stat.S_IMODE(path.stat().st_mode) == 0o644
         assert path.name == "LICENSE" or path.read_bytes() == path.name.encode()
 
 
-def test_it_takes_a_file_and_needs_no_npm(
-    folder: Path, npm: object, pin: Pin, tmp_path: Path
-) -> None:
+def test_it_takes_a_file_and_needs_no_npm(folder: Path, npm: object, tmp_path: Path) -> None:
     file = tmp_path / "client.tgz"
-    file.write_bytes(pin(package()))
+    content = package()
+    file.write_bytes(content)
     folder.mkdir(parents=True)
     (folder / "socket.io.js").write_bytes(b"an older one")
-    assert main(["fetch-client", "--from", str(file)]) == 0
-    assert main(["fetch-client", "--from", str(file)]) == 0
+    assert fetch_client(file, folder=folder, integrity=integrity(content)) == 0
+    assert fetch_client(file, folder=folder, integrity=integrity(content)) == 0
     assert (folder / "socket.io.js").read_bytes() == b"socket.io.js"
     assert {path.name for path in folder.iterdir()} == {*SERVED, "LICENSE"}
 
@@ -118,9 +106,9 @@ def test_it_takes_a_file_and_needs_no_npm(
             "printf 'npm warn x\\nnpm error code ETARGET\\nnpm error notarget None\\n' >&2; exit 1",
             "(ETARGET): npm error notarget None",
         ),
-        ("echo segmentation >&2; exit 139", f"npm cannot fetch {fetch_client.PACKAGE}.\n"),
+        ("echo segmentation >&2; exit 139", f"npm cannot fetch {PACKAGE}.\n"),
         ("exit 0", "npm did not produce a package"),
-        ("echo else > client.tgz", f"{fetch_client.PACKAGE} is not npm's"),
+        ("echo else > client.tgz", f"{PACKAGE} is not npm's"),
     ],
 )
 def test_npm_fails(
@@ -131,30 +119,29 @@ def test_npm_fails(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     npm(script)
-    assert main(["fetch-client"]) == 1
+    assert fetch_client(None, folder=folder) == 1
     assert_one_line(capsys, said)
     assert not folder.exists()
 
 
 def test_npm_that_cannot_be_run(folder: Path, npm: NPM, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["fetch-client"]) == 1
+    assert fetch_client(None, folder=folder) == 1
     assert_one_line(capsys, "npm was not found")
     npm("")
     program = Path(os.environ["PATH"], "npm")
     program.write_bytes(b"\x7fELF of no machine")
-    assert main(["fetch-client"]) == 1
+    assert fetch_client(None, folder=folder) == 1
     assert_one_line(capsys, "npm cannot be started")
     assert not folder.exists()
 
 
 def test_npm_that_hangs(
     npm: NPM,
-    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     npm("exec /bin/cat /dev/zero")
-    monkeypatch.setattr(fetch_client, "_NPM_SECONDS", 0.01)
-    assert main(["fetch-client"]) == 1
+    assert fetch_client(None, folder=folder, npm_seconds=0.01) == 1
     assert_one_line(capsys, "did not fetch")
 
 
@@ -177,7 +164,7 @@ def test_a_wrong_file(
     file = tmp_path / "client.tgz"
     if content is not None:
         file.write_bytes(content)
-    assert main(["fetch-client", "--from", str(file)]) == 1
+    assert fetch_client(file, folder=folder) == 1
     assert_one_line(capsys, said)
     assert not folder.exists()
 
@@ -189,7 +176,7 @@ def test_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--from" in capsys.readouterr().err
 
 
-def test_what_is_not_served_is_not_taken(pin: Pin, tmp_path: Path) -> None:
+def test_what_is_not_served_is_not_taken(tmp_path: Path) -> None:
     link, _ = member("package/dist/../../escaped")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
     content = package(
@@ -199,42 +186,42 @@ def test_what_is_not_served_is_not_taken(pin: Pin, tmp_path: Path) -> None:
         member("package/dist/../../../escaped", b"x"),
         member("package/dist/else.js", b"x"),
     )
-    files = verified(pin(content), "it")
+    files = verified(content, "it", integrity(content))
     assert files.keys() == {*SERVED, "LICENSE"}
     store(files, tmp_path / "client")
     assert [path.name for path in tmp_path.iterdir()] == ["client"]
 
 
-def test_a_link_is_no_file(pin: Pin) -> None:
+def test_a_link_is_no_file() -> None:
     link, _ = member("package/LICENSE")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
     content = package((link, b""), without="package/LICENSE")
     with pytest.raises(FetchError, match="it lacks LICENSE"):
-        verified(pin(content), "it")
+        verified(content, "it", integrity(content))
 
 
 @pytest.mark.parametrize("content", [b"no package", package()[:-40], package()[:200]])
-def test_what_is_no_package(pin: Pin, content: bytes) -> None:
+def test_what_is_no_package(content: bytes) -> None:
     with pytest.raises(FetchError, match=r"it is not an npm package|it lacks"):
-        verified(pin(content), "it")
+        verified(content, "it", integrity(content))
 
 
-def test_a_file_is_missing(pin: Pin) -> None:
+def test_a_file_is_missing() -> None:
     content = package(without="package/dist/socket.io.min.js.map")
     with pytest.raises(FetchError, match=r"^it lacks socket\.io\.min\.js\.map\.$"):
-        verified(pin(content), "it")
+        verified(content, "it", integrity(content))
 
 
 def test_a_folder_that_cannot_be_written(
     folder: Path,
-    pin: Pin,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     file = tmp_path / "client.tgz"
-    file.write_bytes(pin(package()))
+    content = package()
+    file.write_bytes(content)
     folder.parent.write_bytes(b"")  # root may write anywhere, but not below a file
-    assert main(["fetch-client", "--from", str(file)]) == 1
+    assert fetch_client(file, folder=folder, integrity=integrity(content)) == 1
     assert_one_line(capsys, f"{folder} cannot be written: Not a directory")
 
 
