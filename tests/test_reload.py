@@ -142,6 +142,19 @@ async def test_what_a_configuration_names_is_loaded_before_anything_changes() ->
     assert applied == [(of(chat__backlog=3), found)]
 
 
+async def test_what_should_be_corrected_in_a_file_is_logged_and_answered() -> None:
+    async def load(_settings: Settings) -> Loaded:
+        await trio.lowlevel.checkpoint()
+        return Loaded(Keys(), None, [("tls.certificate_file", "It has expired.")])
+
+    reload, log, _ = reloading(giving(of(), load))
+    reload.apply = lambda settings, loaded: None
+    result = await reload.reload()
+    assert list(result.warnings) == ["It has expired."]
+    (warning,) = [fields for name, fields in log.records if name == "warning"]
+    assert warning == {"setting": "tls.certificate_file", "detail": "It has expired."}
+
+
 async def test_a_credential_is_said_to_be_read_at_a_start_alone() -> None:
     wanted = of(auth__key_files=["/a", "credential:b"], tls__key_file="credential:c")
     reload, _, _ = reloading(giving(wanted))

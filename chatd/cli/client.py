@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from chatd.cli.output import visible, write
+from chatd.cli.output import fail, is_terminal
 
 if TYPE_CHECKING:
     from chatd.cli import Verbs
@@ -106,21 +106,15 @@ def run(args: argparse.Namespace) -> int:
     try:
         token = _token(args.token_file)
     except OSError as error:
-        return _failed(f"{args.token_file}: {(error.strerror or str(error)).lower()}")
+        return fail(f"{args.token_file}: {(error.strerror or str(error)).lower()}")
     except ValueError:
-        return _failed(f"{args.token_file}: the file contains no token")
-    # A stream is None where the program was started without it.
-    typed, seen = (bool(stream and stream.isatty()) for stream in (sys.stdin, sys.stdout))
+        return fail(f"{args.token_file}: the file contains no token")
+    typed, seen = is_terminal(sys.stdin), is_terminal(sys.stdout)
     piped = not (typed and seen)
     history = args.history if args.history is not None else 0 if piped else _DEFAULT_HISTORY
     commands = args.commands or typed
     options = chatting.Options(args.url, args.nick, _login(), args.room, history, token, commands)
     return chatting.chat(options, os.environ, piped=piped)
-
-
-def _failed(why: str) -> int:
-    write(f"chatd: {visible(why)}\n", sys.stderr)
-    return 1
 
 
 def _login() -> str | None:

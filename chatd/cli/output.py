@@ -11,7 +11,17 @@ from typing import Literal, TextIO
 
 from chatd.settings import Fault, SettingsError
 
-__all__ = ["OutputError", "fail", "flush", "report", "reported", "visible", "write", "write_bytes"]
+__all__ = [
+    "OutputError",
+    "fail",
+    "flush",
+    "is_terminal",
+    "report",
+    "reported",
+    "visible",
+    "write",
+    "write_bytes",
+]
 
 
 class OutputError(Exception):
@@ -54,6 +64,11 @@ def write_bytes(data: bytes) -> None:
     except OSError as error:
         _give_up(sys.stdout)
         raise OutputError(error) from error
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Return whether a stream is a terminal; one that the program was started without is not."""
+    return stream is not None and stream.isatty()
 
 
 def flush() -> None:

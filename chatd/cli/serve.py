@@ -19,7 +19,7 @@ from chatd.chat.key_files import load_keys
 from chatd.chat.tokens import Keys
 from chatd.cli.check import FILE_CHECKS
 from chatd.cli.failed_starts import Failures, wait
-from chatd.cli.output import fail, report, write
+from chatd.cli.output import fail, is_terminal, report, write
 from chatd.clock import boot_seconds
 from chatd.journal import Journal, StoreError
 from chatd.journal.memory import MemoryJournal
@@ -149,7 +149,7 @@ async def _serve(
         _close_with(stack, admin)
         metrics = _metrics_listeners(settings)
         _close_with(stack, metrics)
-        if sys.stderr.isatty():
+        if is_terminal(sys.stderr):
             scheme = "http" if settings.tls.certificate_file == "off" else "https"
             where = " and ".join(_where(listener, scheme) for listener in listeners)
             kept = "not stored" if path is None else f"stored in {path}"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias
 
-from chatd.cli.output import visible, write
+from chatd.cli.output import is_terminal, visible, write
 
 __all__ = [
     "Show",
@@ -180,7 +180,7 @@ def show_draining(answer: Any) -> None:
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     cells = [[visible(str(cell)) for cell in row] for row in rows]
-    if sys.stdout.isatty():
+    if is_terminal(sys.stdout):
         # Imported late: the import takes a quarter of the time of a command.
         from rich.console import Console  # noqa: PLC0415
         from rich.table import Table  # noqa: PLC0415

@@ -9,8 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeAlias
@@ -394,6 +395,38 @@ def test_files_that_should_be_corrected_are_warned_of(tmp_path: Path) -> None:
     assert [line["setting"] for line in told] == ["tls.certificate_file", "tls.key_file"]
     assert "expired on 2021-01-01 00:00 UTC" in str(told[0]["detail"])
     assert "which has mode 0644" in str(told[1]["detail"])
+
+
+def test_without_standard_streams_it_serves_and_no_file_takes_their_place(tmp_path: Path) -> None:
+    path = tmp_path / "chat.sock"
+    words = command("serve", "--listen", f"unix:{path}", "--set", "admin.socket=off")
+    for redirected in ("2>/dev/full", "2>&-", "<&- >&- 2>&-"):
+        process = subprocess.Popen(
+            ["sh", "-c", f'exec "$@" {redirected}', "sh", *words],
+            env=environ(tmp_path, XDG_STATE_HOME=str(tmp_path)),
+            cwd=tmp_path,
+        )
+        with process:
+            try:
+                until_listening(path, process)
+                for number in range(3):
+                    opened = Path(f"/proc/{process.pid}/fd/{number}").readlink()
+                    assert opened.suffix not in (".db", ".db-wal", ".lock")
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(SECONDS) == 0
+            finally:
+                if process.poll() is None:
+                    process.kill()
+
+
+def until_listening(path: Path, process: subprocess.Popen[bytes]) -> None:
+    """Connect to a socket as soon as it is there: nothing else tells that it is."""
+    while process.poll() is None:
+        with socket.socket(socket.AF_UNIX) as client, suppress(OSError):
+            client.connect(str(path))
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"it ended with {process.returncode}")
 
 
 # ---- as a service, a start that failed comes again

@@ -135,7 +135,10 @@ async def test_a_full_disk_and_a_closed_pipe_are_not_blamed_on_the_daemon(
         assert await shell('{ "$@"; echo $? >&2; } | head -c 1 >/dev/null', *exporting, *at) == (
             *(0, "1\n"),
         )
-    assert await shell('"$@" >/dev/full', "ctl", "who", *at) == (1, full)
+    closed = "chatd: Standard output cannot be written: bad file descriptor.\n"
+    for asking in ("who", "status", "rooms", "connections", "bans", "loglevel"):
+        assert await shell('"$@" >/dev/full', "ctl", asking, *at) == (1, full)
+        assert await shell('"$@" >&-', "ctl", asking, *at) == (1, closed)
     # A run that was killed left a file, which another one may be writing.
     copy, partial = tmp_path / "copy.db", tmp_path / ".copy.db.part"
     partial.write_bytes(b"left" * 1000)
