@@ -289,7 +289,7 @@ def served(answer: Answer) -> Iterator[str]:
         def do_GET(self) -> None:
             answer(self)
 
-        def log_message(self, *args: Any) -> None:
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  as its base class
             """Log nothing."""
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
