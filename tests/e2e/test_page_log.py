@@ -132,7 +132,9 @@ async def test_what_is_read_stays_while_many_messages_come(
         for number in range(450):
             await program.say(f"live {number}")
         await page.tab.until_text("450 new messages", within="#pill")
-        assert await page.tab.evaluate(IN_VIEW) == before
+        seq, top = await page.tab.evaluate(IN_VIEW)
+        assert seq == before[0]
+        assert abs(top - before[1]) < 2
         rows = await page.tab.evaluate("document.querySelector('#log').children.length")
         assert rows < MOST_ROWS
         await page.tab.click("#pill")

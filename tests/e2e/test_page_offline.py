@@ -11,6 +11,8 @@ import pytest
 import trio
 
 from chatd import client
+from chatd.client.errors import may_reconnect
+from chatd.model import CLOSES
 from tests.e2e.chat_page import OPEN, WAITING, ChatPage, open_page, texts_in
 from tests.e2e.chatd_process import ChatdProcess, ChatdStarter, free_port
 from tests.e2e.chromium import Chromium
@@ -312,3 +314,28 @@ async def test_another_history_is_noticed(
     assert await page.texts() == ["to the new one"]
     await page.members("ann")
     assert page.faults == []
+
+
+# A connection whose WebSocket does nothing; for each code, whether the page gives up after it.
+_GIVES_UP: Final = """(async codes => {
+  const main = document.querySelector('script[type=module]').src;
+  const { Connection } = await import(main.replace('main.js', 'connection.js'));
+  window.WebSocket = class { close() {} constructor() { WebSocket.made = this; } };
+  const idle = { hello() {}, event() {}, changed() {}, probed() {}, auth: () => ({}) };
+  return codes.filter(code => {
+    const connection = new Connection('ws://nowhere', idle);
+    connection.start();
+    window.WebSocket.made.onclose({ code, reason: '' });
+    return connection.state.name === 'closed';
+  });
+})"""
+
+
+async def test_the_page_gives_up_after_the_same_codes_as_the_client(
+    chatd: ChatdProcess, chromium: Chromium
+) -> None:
+    page = await open_page(chromium, chatd, nick="ann")
+    # Nobody sends 1000 to the page but a proxy that ends idle connections.
+    codes = [code for code in CLOSES if code != 1000] + [4000, 4499, 4510, 4999]
+    gives_up = await page.tab.evaluate(f"{_GIVES_UP}({codes})")
+    assert gives_up == [code for code in codes if not may_reconnect(code)]

@@ -492,7 +492,7 @@ export class Chat {
   /** @param {Room} room @param {string} why */
   #explainRemoval(room, why) {
     room.refused = why;
-    room.addLine("gap", `${why} Select the room in the list to rejoin.`);
+    room.addLine("gap", `${why}\nSelect the room in the list to rejoin.`);
     this.#expelled = null;
   }
 
@@ -510,6 +510,7 @@ export class Chat {
 
   #disconnected() {
     this.ready = this.#known = false;
+    this.#expelled = null;
     for (const room of this.rooms.values()) room.joined = false;
   }
 

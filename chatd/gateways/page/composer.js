@@ -51,12 +51,14 @@ export class Composer {
       this.#say(this.#validate().trimEnd());
       this.focus();
     });
-    // Otherwise the browser would leave the chat for the file.
-    addEventListener("dragover", (event) => event.preventDefault());
-    addEventListener("drop", (event) => {
-      if (event.dataTransfer?.files.length) event.preventDefault();
-      this.#noFiles(event.dataTransfer);
-    });
+    for (const kind of /** @type {("dragover" | "drop")[]} */ (["dragover", "drop"])) {
+      addEventListener(kind, (event) => {
+        if (!event.dataTransfer?.types.includes("Files")) return;
+        // Otherwise the browser would leave the chat for the file.
+        event.preventDefault();
+        if (kind === "drop") this.#noFiles(event.dataTransfer);
+      });
+    }
     this.#text.addEventListener("paste", (event) => this.#noFiles(event.clipboardData));
     find("composer", HTMLFormElement).addEventListener("submit", (event) => {
       event.preventDefault();

@@ -10,8 +10,8 @@ const PAGE_MESSAGES = 50;
 export class HistoryLoader {
   #ask;
   #changed;
-  /** The page that is being loaded. */
-  #loading = Promise.resolve();
+  /** What is being loaded. @type {WeakMap<Room, Promise<void>>} */
+  #loading = new WeakMap();
 
   /** @param {import("./chat.js").Ask} ask @param {() => void} changed */
   constructor(ask, changed) {
@@ -37,7 +37,7 @@ export class HistoryLoader {
 
   /** Replaces the entries with the latest page. @param {Room} room */
   async latest(room) {
-    await this.#loading;
+    while (room.loading) await this.#loading.get(room);
     await this.#load(room, async () => room.replace(await this.#page(room, {})));
   }
 
@@ -47,7 +47,7 @@ export class HistoryLoader {
    * @param {number} seq
    */
   async around(room, seq) {
-    await this.#loading;
+    while (room.loading) await this.#loading.get(room);
     if (seq >= room.first && seq <= room.end) return;
     await this.#load(room, async () => {
       room.replace(await this.#page(room, { before: seq + 1 }));
@@ -82,8 +82,9 @@ export class HistoryLoader {
     room.loading = true;
     this.#changed();
     // On an error the entries stay as they are.
-    this.#loading = pages().catch(() => {});
-    await this.#loading;
+    const loading = pages().catch(() => {});
+    this.#loading.set(room, loading);
+    await loading;
     room.loading = false;
     this.#changed();
   }

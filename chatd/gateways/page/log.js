@@ -347,18 +347,16 @@ export class Log {
   /** @param {import("./room.js").Room} room */
   #renderPill(room) {
     const { scrollTop, scrollHeight, clientHeight } = this.#scroller;
+    const isNew = (/** @type {Entry} */ entry) =>
+      entry.kind === "message" && entry.seq > this.#seen && entry.user !== this.#chat.user;
     // Away from the end, not all new messages are here.
-    let count = room.atEnd ? 0 : room.unread;
-    for (let index = room.entries.length - 1; room.atEnd && index >= 0; index -= 1) {
-      const entry = room.entries[index];
-      if (entry.kind !== "message") continue;
-      if (entry.seq <= this.#seen) break;
-      if (entry.user !== this.#chat.user) count += 1;
-    }
+    const count = room.atEnd ? room.entries.filter(isNew).length : room.unread;
     const far = scrollHeight - scrollTop - clientHeight > 1.5 * clientHeight;
     this.#pill.hidden = this.#following || !(count || far || !room.atEnd);
     this.#pill.classList.toggle("news", count > 0);
-    const text = count ? plural(count, "new message") : "Jump to the latest";
+    const news = plural(count, "new message");
+    const jump = "Jump to the latest";
+    const text = !count ? jump : room.atEnd ? news : `${jump} (${news})`;
     if (this.#pill.textContent !== text) this.#pill.textContent = text;
   }
 

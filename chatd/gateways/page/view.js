@@ -161,7 +161,7 @@ export class View {
     else
       await confirmAction({
         title: `Create #${name}?`,
-        text: "There is no such room yet.",
+        text: "There is no such room in the list.",
         action: "Create",
         act: () => this.open(name),
       });
