@@ -341,6 +341,13 @@ class Engine:
         """Return the revision of a session that may be opened."""
         revision = _revision(request)
         if revision == 3 and not self.options.allow_eio3:
+            self.hints.warn(
+                "eio3",
+                detail="a client of Socket.IO 1.x or 2.x was refused, and tries again and again; "
+                "the option allow_eio3 admits it",
+                address=request.peer.address,
+                setting="allow_eio3",
+            )
             raise _RequestError(5)
         if not self._running or len(self.sessions) >= self.options.max_sessions:
             message = "There are too many sessions. Try again in 10 seconds."

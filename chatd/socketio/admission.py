@@ -94,7 +94,7 @@ async def admit(connection: Connection, name: str, auth: dict[str, Any]) -> None
 async def _refuse(connection: Connection, name: str, refused: Refused) -> None:
     try:
         connection.refuse(name, refused)
-    except (TypeError, ValueError) as error:  # its data cannot be sent
+    except Exception as error:  # its data cannot be sent
         await connection.server.report(error, None, "connect")
         connection.refuse(name, Refused("internal error"))
 

@@ -76,13 +76,15 @@ class Broadcast:
 
         Args:
             event: The event's name.
-            args: Its arguments: what JSON has, and bytes anywhere in it. Dataclasses, dates, enums
-                and so on are sent as msgspec converts them; a tuple is sent as an array.
+            args: Its arguments: what JSON has, and bytes anywhere in it. What ``json.dumps`` takes
+                is sent as that writes it, numpy.float64 for example; dataclasses, dates, enums and
+                so on as msgspec converts them; a tuple as an array; NaN as null. Other types need
+                the server's ``enc_hook``.
 
         Raises:
             TypeError: An argument is of a type that cannot be sent.
-            ValueError: The name is reserved (see `chatd.socketio.packets.RESERVED`), or a string is
-                not valid Unicode.
+            ValueError: The name is reserved (see `chatd.socketio.packets.RESERVED`), a string is
+                not valid Unicode, or an argument contains itself.
         """
         await self._delivery.emit(self._selection, event, args, volatile=self._volatile)
 

@@ -49,7 +49,7 @@ from chatd.socketio.admission import admit
 from chatd.socketio.errors import PacketError, Refused
 from chatd.socketio.handlers import Acknowledging, Handlers
 from chatd.socketio.namespace import Namespace
-from chatd.socketio.packets import Decoder, Packet, PacketType, encode, make_block
+from chatd.socketio.packets import Decoder, Packet, PacketType, encode, make_block, unsendable
 from chatd.socketio.recovery import RECOVERABLE, Lost
 from chatd.socketio.socket import Socket
 from chatd.timers import Timer
@@ -303,7 +303,7 @@ class Connection:
 
         Raises:
             TypeError: The data of ``refused`` has a value that cannot be sent.
-            ValueError: The data has a string that is not valid Unicode.
+            ValueError: The data has a string that is not valid Unicode, or contains itself.
         """
         if self.session.revision == 3:
             data = refused.message if refused.data is None else refused.data
@@ -311,7 +311,11 @@ class Connection:
             data = {"message": refused.message}
             if refused.data is not None:
                 data["data"] = refused.data
-        messages = encode(Packet(PacketType.CONNECT_ERROR, name, data))
+        packet = Packet(PacketType.CONNECT_ERROR, name, data)
+        try:
+            messages = encode(packet, self.server.options.enc_hook)
+        except (TypeError, ValueError) as error:
+            raise unsendable(f"the data of a refusal in {name}", error) from error
         self.session.force(make_block(messages, self.session.revision))
 
     def enter(self, socket: Socket, namespace: Namespace, missed: list[str | bytes]) -> None:

@@ -23,7 +23,7 @@ from chatd.bus import SLICES, Group, fan_out
 from chatd.engineio import Revision, Session
 from chatd.socketio.acks import AckCollector, Answer, Answers
 from chatd.socketio.errors import Disconnected
-from chatd.socketio.packets import encode_event, make_block, with_offset
+from chatd.socketio.packets import EncHook, encode_event, make_block, with_offset
 from chatd.socketio.recovery import RECOVERABLE, Logged, RecoveryLog
 from chatd.socketio.rooms import Rooms
 
@@ -46,14 +46,18 @@ class Delivery:
     Attributes:
         name: The namespace's name.
         log: The recovery log, if there is one.
+        enc_hook: Converts values of types that cannot be sent.
         rooms: The sockets and their rooms.
         lock: Held during each emit. Whoever holds it finds in the log exactly what was queued.
         slices: See `fan_out`.
     """
 
-    def __init__(self, name: str, log: RecoveryLog | None = None) -> None:
+    def __init__(
+        self, name: str, log: RecoveryLog | None = None, enc_hook: EncHook | None = None
+    ) -> None:
         self.name = name
         self.log = log
+        self.enc_hook = enc_hook
         self.rooms: Rooms[Socket] = Rooms()
         self.lock = trio.Lock()
         self.slices = SLICES
@@ -67,7 +71,7 @@ class Delivery:
         self, selection: Selection, event: str, args: Sequence[Any], *, volatile: bool = False
     ) -> None:
         """Log an event, and queue it for the selected sockets; see `Broadcast.emit`."""
-        messages = encode_event(event, args, namespace=self.name)
+        messages = self._encode(event, args)
         async with self.lock:
             offset = None
             if self.log is not None and volatile:
@@ -89,7 +93,7 @@ class Delivery:
         if self.log is not None and (reason is None or reason in RECOVERABLE):
             await self.emit(Selection(frozenset((socket.id,))), event, args, volatile=volatile)
             return
-        messages = encode_event(event, args, namespace=self.name)
+        messages = self._encode(event, args)
         session = socket.session
         if reason is None and not (volatile and session.waiting):
             session.offer(make_block(messages, session.revision))
@@ -99,7 +103,7 @@ class Delivery:
         """Send an event to one socket, and return its acknowledgement; see `Socket.call`."""
         answer = Answer()
         packet_id = self._new_id()
-        messages = encode_event(event, args, namespace=self.name, packet_id=packet_id)
+        messages = self._encode(event, args, packet_id)
         if socket.disconnect_reason is not None:
             raise Disconnected(socket.disconnect_reason)
         socket.expect_ack(packet_id, answer)
@@ -115,7 +119,7 @@ class Delivery:
     ) -> Answers:
         """Send an event, and return the acknowledgements; see `Broadcast.call`."""
         packet_id = self._new_id()
-        messages = encode_event(event, args, namespace=self.name, packet_id=packet_id)
+        messages = self._encode(event, args, packet_id)
         asked: list[Socket] = []
         collector: AckCollector | None = None
         try:
@@ -133,6 +137,13 @@ class Delivery:
         if collector is None:  # other emits used up the time
             return Answers((), [socket.id for socket in self.select(selection)])
         return collector.answers()
+
+    def _encode(
+        self, event: str, args: Sequence[Any], packet_id: int | None = None
+    ) -> list[str | bytes]:
+        return encode_event(
+            event, args, namespace=self.name, packet_id=packet_id, enc_hook=self.enc_hook
+        )
 
     def _new_id(self) -> int:
         packet_id = self._next_id

@@ -42,7 +42,7 @@ class Acknowledging:
 
     Raises:
         TypeError: An argument is of a type that cannot be sent.
-        ValueError: A string is not valid Unicode.
+        ValueError: A string is not valid Unicode, or an argument contains itself.
     """
 
     __slots__ = ("_send",)

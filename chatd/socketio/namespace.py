@@ -11,6 +11,7 @@ from chatd.engineio.hooks import call
 from chatd.socketio.broadcast import Broadcast
 from chatd.socketio.delivery import Delivery
 from chatd.socketio.handlers import Handlers, Listening
+from chatd.socketio.packets import EncHook
 from chatd.socketio.recovery import RecoveryLog
 from chatd.socketio.socket import Socket
 
@@ -35,11 +36,12 @@ class Namespace(Broadcast, Listening):
         *,
         log: RecoveryLog | None,
         ack_timeout: float,
+        enc_hook: EncHook | None,
         unused: Callable[[str], None] | None = None,
     ) -> None:
         self.name = name
         self.handlers = handlers
-        self.delivery = Delivery(name, log)
+        self.delivery = Delivery(name, log, enc_hook)
         super().__init__(self.delivery, ack_timeout)
         # Sockets that can recover, from their CONNECT until their last handler has run.
         self.by_pid: dict[str, Socket] = {}
@@ -93,8 +95,16 @@ class DynamicNamespace(Listening):
     Each of them exists from its first client to its last.
     """
 
-    def __init__(self, pattern: Pattern, *, log: RecoveryLog | None, ack_timeout: float) -> None:
+    def __init__(
+        self,
+        pattern: Pattern,
+        *,
+        log: RecoveryLog | None,
+        ack_timeout: float,
+        enc_hook: EncHook | None,
+    ) -> None:
         self._pattern = pattern
+        self._enc_hook = enc_hook
         self._log = log
         self._ack_timeout = ack_timeout
         self._shared = Handlers()
@@ -129,6 +139,7 @@ class DynamicNamespace(Listening):
                 self._shared,
                 log=self._log,
                 ack_timeout=self._ack_timeout,
+                enc_hook=self._enc_hook,
                 unused=self._forget,
             )
         return namespace

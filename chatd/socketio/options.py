@@ -7,7 +7,7 @@ from pathlib import Path
 from chatd import engineio
 from chatd.engineio import options as engine_options
 from chatd.engineio.checks import Check, count, instance, seconds
-from chatd.socketio.packets import MAX_ATTACHMENTS, MAX_VALUES
+from chatd.socketio.packets import MAX_ATTACHMENTS, MAX_VALUES, EncHook
 from chatd.socketio.recovery import Recovery, parse_recovery
 
 __all__ = ["Options", "OptionsDict", "Tunable"]
@@ -39,6 +39,9 @@ class Options(engineio.Options, frozen=True, kw_only=True):
         receive_queue_bytes: How much of what a client sent may wait for the handlers of its
             connection, in bytes of memory once it is decoded; default None: four times
             ``max_payload``. While it is full, the server does not read from that connection.
+        enc_hook: Called with a value of a type that cannot be sent, in an event or an
+            acknowledgement; returns what to send in its place, as msgspec's ``enc_hook``; default
+            None.
         recovery: True, a number of seconds or a `Recovery` lets clients recover a lost connection;
             default None: off.
     """
@@ -55,6 +58,7 @@ class Options(engineio.Options, frozen=True, kw_only=True):
     max_auth: int = 16384
     max_namespaces: int = 100
     receive_queue_bytes: int | None = None
+    enc_hook: EncHook | None = None
     recovery: Recovery | float | bool | None = None
 
     @classmethod
@@ -92,4 +96,5 @@ class OptionsDict(Tunable, engine_options.OptionsDict, total=False):
     max_auth: int
     max_namespaces: int
     receive_queue_bytes: int | None
+    enc_hook: EncHook | None
     recovery: Recovery | float | bool | None

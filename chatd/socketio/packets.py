@@ -20,9 +20,9 @@ import json
 import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 from msgspec import Struct
@@ -36,11 +36,13 @@ __all__ = [
     "MAX_VALUES",
     "RESERVED",
     "Decoder",
+    "EncHook",
     "Packet",
     "PacketType",
     "encode",
     "encode_event",
     "make_block",
+    "unsendable",
     "with_offset",
 ]
 
@@ -70,6 +72,13 @@ _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 _BEYOND_ASCII: Final = re.compile(r"[^\x00-\x7f]+")
 _BYTES: Final = (bytes, bytearray, memoryview)
 _SCALARS: Final = frozenset({str, int, float, bool, type(None)})
+
+# More values are converted one by one, in case that a list contains itself.
+_QUICK_VALUES: Final = 100_000
+
+EncHook: TypeAlias = Callable[[Any], Any]
+"""Called with a value of a type that cannot be sent. Returns what to send in its place, or raises
+NotImplementedError; the same as msgspec's ``enc_hook``."""
 
 
 def _finite(digits: str) -> float:
@@ -124,18 +133,20 @@ _NAME_TYPES: Final = frozenset({str, int, float})
 # Encoding
 
 
-def encode(packet: Packet) -> list[str | bytes]:
+def encode(packet: Packet, enc_hook: EncHook | None = None) -> list[str | bytes]:
     """Return the messages of a packet: its text, then its attachments.
 
     Raises:
         TypeError: The data has a value of a type that cannot be sent.
-        ValueError: The data has a string that is not valid Unicode, or is nested too deeply.
+        ValueError: A string is not valid Unicode, or the data is nested too deeply or contains
+            itself.
     """
     attachments: list[bytes] = []
     data = packet.data
     kind = packet.type
-    if (kind is PacketType.EVENT or kind is PacketType.ACK) and not _is_plain(data):
-        data = _without_bytes(data, attachments)
+    if not _is_plain(data):
+        binary = kind is PacketType.EVENT or kind is PacketType.ACK
+        data = _Converter(attachments if binary else None, enc_hook).convert(data)
     head = str(int(kind) + 3 if attachments else int(kind))
     if attachments:
         head += f"{len(attachments)}-"
@@ -144,7 +155,13 @@ def encode(packet: Packet) -> list[str | bytes]:
     if packet.id is not None:
         head += str(packet.id)
     if data is not None:
-        head += _encode_json(data).decode()
+        try:
+            head += _encode_json(data).decode()
+        except TypeError:
+            # A dict has a key that is no string.
+            head += _encode_json(_Converter(None, enc_hook).convert(data)).decode()
+        except RecursionError as error:
+            raise ValueError("it is nested too deeply") from error
     return [head, *attachments]
 
 
@@ -155,6 +172,7 @@ def encode_event(
     namespace: str = "/",
     packet_id: int | None = None,
     offset: str | None = None,
+    enc_hook: EncHook | None = None,
 ) -> list[str | bytes]:
     """Return the messages of an event's packet: its text, then its attachments.
 
@@ -164,15 +182,26 @@ def encode_event(
         namespace: The namespace's name; default ``"/"``.
         packet_id: Ask for an acknowledgement with this id; default: none is asked for.
         offset: The event's place in a recovery log, appended as the last argument; default none.
+        enc_hook: Converts values of other types; default None: they cannot be sent.
 
     Raises:
         TypeError: An argument is of a type that cannot be sent.
-        ValueError: The name is reserved, or a string is not valid Unicode.
+        ValueError: The name is reserved, a string is not valid Unicode, or an argument contains
+            itself.
     """
     if event in RESERVED:
         raise ValueError(f"{event!r} is a reserved name: an event cannot be called that")
     data = [event, *args] if offset is None else [event, *args, offset]
-    return encode(Packet(PacketType.EVENT, namespace, data, packet_id))
+    try:
+        return encode(Packet(PacketType.EVENT, namespace, data, packet_id), enc_hook)
+    except (TypeError, ValueError) as error:
+        raise unsendable(f"the event {event!r}", error) from error
+
+
+def unsendable(what: str, error: TypeError | ValueError) -> TypeError | ValueError:
+    """Return an error of ``encode`` that names what was to be sent."""
+    kind = TypeError if isinstance(error, TypeError) else ValueError
+    return kind(f"{what} cannot be sent: {error}")
 
 
 def with_offset(messages: Sequence[str | bytes], offset: str) -> list[str | bytes]:
@@ -206,7 +235,9 @@ def _in_ascii(text: str) -> str:
 def _is_plain(value: Any) -> bool:
     """Return whether a value consists of what JSON has, so that nothing has to be replaced."""
     rest = [value]
-    while rest:
+    for _ in range(_QUICK_VALUES):
+        if not rest:
+            return True
         value = rest.pop()
         kind = type(value)
         if kind is list:
@@ -215,23 +246,74 @@ def _is_plain(value: Any) -> bool:
             rest += value.values()
         elif kind not in _SCALARS:
             return False
-    return True
+    return False
 
 
-def _without_bytes(value: Any, attachments: list[bytes]) -> Any:
-    """Return the value with placeholders for its bytes, which are added to ``attachments``."""
-    kind = type(value)
-    if kind in _SCALARS:
-        return value
-    if kind is list or kind is tuple:
-        return [_without_bytes(item, attachments) for item in value]
-    if kind is dict:
-        return {key: _without_bytes(item, attachments) for key, item in value.items()}
-    if isinstance(value, _BYTES):
-        attachments.append(bytes(value))
-        return {"_placeholder": True, "num": len(attachments) - 1}
-    plain = msgspec.to_builtins(value, builtin_types=_BYTES, str_keys=True)
-    return plain if type(plain) in _SCALARS else _without_bytes(plain, attachments)
+class _Converter:
+    """Converts values to what JSON has: what json.dumps takes, what msgspec takes, and bytes.
+
+    Args:
+        attachments: Gets the bytes, for which there are placeholders then; None: they are base64.
+        enc_hook: Converts values of other types.
+    """
+
+    def __init__(self, attachments: list[bytes] | None, enc_hook: EncHook | None) -> None:
+        self._attachments = attachments
+        self._enc_hook = enc_hook
+
+    def convert(self, value: Any) -> Any:
+        """Return the converted value. Raises as ``encode`` does."""
+        try:
+            return self._convert(value)
+        except RecursionError as error:
+            raise ValueError("it is nested too deeply, or contains itself") from error
+
+    def _convert(self, value: Any) -> Any:
+        if type(value) is float:
+            return value if math.isfinite(value) else None  # as JavaScript writes them
+        if type(value) in _SCALARS:
+            return value
+        if isinstance(value, dict):
+            return {self._name(key): self._convert(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._convert(item) for item in value]
+        if isinstance(value, _BYTES) and self._attachments is not None:
+            self._attachments.append(bytes(value))
+            return {"_placeholder": True, "num": len(self._attachments) - 1}
+        return self._convert(self._simplified(value))
+
+    def _name(self, key: Any) -> str:
+        if isinstance(key, str):
+            return str.__str__(key)
+        if key is None or isinstance(key, bool | int | float):
+            return json.dumps(key)
+        simple = self._simplified(key)
+        if not isinstance(simple, str | int | float):
+            raise TypeError(f"a key of a dict cannot be of type {type(key).__qualname__}")
+        return self._name(simple)
+
+    def _simplified(self, value: Any) -> Any:
+        # json.dumps takes subclasses as what they derive from, numpy.float64 for example.
+        if isinstance(value, str):
+            return str.__str__(value)
+        if isinstance(value, int):
+            return int.__int__(value)
+        if isinstance(value, float):
+            return float.__float__(value)
+        kept = _BYTES if self._attachments is not None else ()
+        return msgspec.to_builtins(value, builtin_types=kept, str_keys=True, enc_hook=self._hooked)
+
+    def _hooked(self, value: Any) -> Any:
+        if isinstance(value, str | int | float | dict | list | tuple):
+            return self._convert(value)
+        if self._enc_hook is None:
+            raise TypeError(f"objects of type {type(value).__qualname__} are not supported")
+        try:
+            return self._enc_hook(value)
+        except NotImplementedError as error:
+            raise TypeError(
+                f"enc_hook does not convert objects of type {type(value).__qualname__}"
+            ) from error
 
 
 # Decoding

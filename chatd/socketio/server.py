@@ -200,7 +200,10 @@ class Server(Broadcast, Listening):
             if not isinstance(name, re.Pattern):
                 check_handler("the pattern of a namespace", name)
             dynamic = DynamicNamespace(
-                name, log=self._recovery_log, ack_timeout=self.options.ack_timeout
+                name,
+                log=self._recovery_log,
+                ack_timeout=self.options.ack_timeout,
+                enc_hook=self.options.enc_hook,
             )
             self._dynamic.append(dynamic)
             return dynamic
@@ -214,7 +217,11 @@ class Server(Broadcast, Listening):
         )
         if namespace is None:
             namespace = self._namespaces[name] = Namespace(
-                name, Handlers(), log=self._recovery_log, ack_timeout=self.options.ack_timeout
+                name,
+                Handlers(),
+                log=self._recovery_log,
+                ack_timeout=self.options.ack_timeout,
+                enc_hook=self.options.enc_hook,
             )
         return namespace
 

@@ -16,7 +16,7 @@ from chatd.socketio.acks import Reply
 from chatd.socketio.broadcast import Broadcast
 from chatd.socketio.delivery import Delivery, Selection
 from chatd.socketio.handlers import Handler, check_handler
-from chatd.socketio.packets import Packet, PacketType, encode, encode_event, make_block
+from chatd.socketio.packets import Packet, PacketType, encode, encode_event, make_block, unsendable
 
 if TYPE_CHECKING:
     from chatd.socketio.connection import Connection
@@ -175,7 +175,8 @@ class Socket:
 
         Raises:
             TypeError: An argument is of a type that cannot be sent.
-            ValueError: The name is reserved, or a string is not valid Unicode.
+            ValueError: The name is reserved, a string is not valid Unicode, or an argument contains
+                itself.
         """
         await self._delivery.send(self, event, args)
 
@@ -195,9 +196,16 @@ class Socket:
 
         Raises:
             TypeError: An argument is of a type that cannot be sent.
-            ValueError: The name is reserved, or a string is not valid Unicode.
+            ValueError: The name is reserved, a string is not valid Unicode, or an argument contains
+                itself.
         """
-        messages = encode_event(event, args, namespace=self.namespace, offset=offset)
+        messages = encode_event(
+            event,
+            args,
+            namespace=self.namespace,
+            offset=offset,
+            enc_hook=self._delivery.enc_hook,
+        )
         if self.disconnect_reason is None:
             self.session.offer(make_block(messages, self.session.revision))
 
@@ -332,9 +340,14 @@ class Socket:
 
     def send_ack(self, packet_id: int, event: str, args: Sequence[Any]) -> None:
         """Send the acknowledgement of an event, if it is connected."""
-        if self.disconnect_reason is None:
-            packet = Packet(PacketType.ACK, self.namespace, list(args), packet_id)
-            self.session.offer(make_block(encode(packet), self.session.revision))
+        if self.disconnect_reason is not None:
+            return
+        packet = Packet(PacketType.ACK, self.namespace, list(args), packet_id)
+        try:
+            messages = encode(packet, self._delivery.enc_hook)
+        except (TypeError, ValueError) as error:
+            raise unsendable(f"the acknowledgement of {event!r}", error) from error
+        self.session.offer(make_block(messages, self.session.revision))
 
     def enter(self) -> None:
         """Connect it, with the rooms that it has from middleware or from before its recovery."""

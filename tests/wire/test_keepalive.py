@@ -27,10 +27,11 @@ class Peer:
         self.over = trio.Event()
         self.closed_at = 0.0
 
-    def ping(self) -> None:
+    def ping(self) -> bool:
         self.pinged.append(trio.current_time())
         if self.answers is not None:
             self.last_heard = trio.current_time() + self.answers
+        return False
 
     def end(self, close: Close) -> None:
         assert close is SILENT
@@ -132,3 +133,50 @@ async def test_other_options_apply_from_the_next_call(
     kept.add(second)
     await second.over.wait()
     assert second.closed_at - peer.closed_at == pytest.approx(7)
+
+
+class Outbox:
+    """What a slow peer has yet to take."""
+
+    def __init__(self) -> None:
+        self.hastening = True
+        self.sent_bytes = 0
+
+
+class SlowPeer(Peer):
+    """A peer whose ping waits behind a large message."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outbox = Outbox()
+
+    def ping(self) -> bool:
+        super().ping()
+        return True
+
+
+async def test_a_peer_that_takes_what_was_sent_before_the_ping_is_not_silent(
+    autojump_clock: MockClock, kept: KeepAlives
+) -> None:
+    peer = SlowPeer()
+    kept.add(peer)
+    for _ in range(100):
+        await trio.sleep(5)
+        peer.outbox.sent_bytes += 1
+    assert not peer.over.is_set()
+    assert len(peer.pinged) == 1
+    # It has the ping now, and as long as any peer to answer it.
+    peer.outbox.hastening = False
+    began = trio.current_time()
+    await peer.over.wait()
+    assert 20 <= peer.closed_at - began <= 40
+
+
+async def test_a_peer_that_takes_nothing_before_the_ping_is_silent(
+    autojump_clock: MockClock, kept: KeepAlives
+) -> None:
+    peer = SlowPeer()
+    kept.add(peer)
+    began = trio.current_time()
+    await peer.over.wait()
+    assert peer.closed_at - began == 45

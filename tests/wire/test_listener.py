@@ -5,7 +5,7 @@ import os
 import socket
 import stat
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -70,6 +70,20 @@ async def test_any_ipv4_address_is_no_loopback_listener() -> None:
     transport = await through(listener, await trio.open_tcp_stream("127.0.0.1", listener.port))
     assert not transport.listener_loopback
     assert transport.peer.loopback
+    listener.close()
+
+
+async def test_the_kernel_takes_little_for_a_peer_that_does_not_read() -> None:
+    (listener,) = open_listeners(["127.0.0.1:0"])
+    client = await trio.open_tcp_stream("127.0.0.1", listener.port)
+    async with client, accepting(listener) as came:
+        transport = await arrival(came)
+        taken = 0
+        with suppress(BlockingIOError):
+            while taken < 4_000_000:
+                taken += transport.send_now(b"x" * 65_536)
+        assert taken < 1_000_000
+        await transport.aclose()
     listener.close()
 
 

@@ -1,4 +1,4 @@
-"""The five MUSTs, each with its tests, on sockets and on streams."""
+"""The MUSTs, each with its tests, on sockets and on streams."""
 
 from __future__ import annotations
 
@@ -289,3 +289,62 @@ async def test_an_empty_block_is_nothing(bench: Bench) -> None:
     bench.outbox.offer(b"")
     bench.outbox.send_final(b"")
     assert bench.outbox.waiting == 0
+
+
+# 6. What the protocol itself sends
+
+
+async def test_6_no_bound_refuses_what_the_protocol_sends(bench: Bench) -> None:
+    offered = bench.fill(BOUND - 600)
+    bench.outbox.force(b"f" * 1000)
+    bench.outbox.hasten(b"ping")
+    assert bench.calls == []
+    assert bench.outbox.hastening
+    # The ping overtakes all but the block under way.
+    data = await bench.read(len(offered) + 1004)
+    assert data.endswith(b"f" * 1000)
+    assert b"ping" in data[: len(offered) // 2]
+    await bench.outbox.hastened()
+    assert not bench.outbox.hastening
+    assert data.replace(b"ping", b"") == offered + b"f" * 1000
+
+
+async def test_6_a_short_queue_is_not_overtaken(bench: Bench) -> None:
+    offered = bench.fill(up_to=5000)
+    bench.outbox.hasten(b"ping")
+    data = await bench.read(len(offered) + 4)
+    assert data == offered + b"ping"
+
+
+async def test_6_an_empty_outbox_sends_it_at_once(bench: Bench) -> None:
+    bench.outbox.hasten(b"ping")
+    assert await bench.read(4) == b"ping"
+    await bench.outbox.hastened()
+    bench.outbox.force(b"next")
+    assert await bench.read(4) == b"next"
+
+
+async def test_6_nothing_is_hastened_after_the_end(bench: Bench) -> None:
+    bench.fill(BOUND - 600)
+    bench.outbox.hasten(b"ping")
+    bench.outbox.end()
+    bench.outbox.hasten(b"ping")
+    bench.outbox.force(b"more")
+    await bench.outbox.hastened()
+    assert bench.outbox.waiting == 0
+
+
+async def test_4_a_block_above_the_bound_is_taken_if_it_is_allowed(bench: Bench) -> None:
+    asked: list[int] = []
+
+    def exceed(size: int) -> bool:
+        asked.append(size)
+        return len(asked) < 3
+
+    bench.outbox.exceed = exceed
+    offered = bench.fill(BOUND - 600)
+    for _ in range(4):
+        bench.outbox.offer(b"x" * 700)
+    assert asked == [700] * 3
+    assert bench.calls == ["overflowed"]
+    assert await bench.read(len(offered) + 1400) == offered + b"x" * 1400

@@ -102,3 +102,13 @@ async def test_a_stream_joins_what_waits_up_to_a_bound() -> None:
     blocks: deque[Block] = deque([b"x" * 40_000] * 10)
     assert await transport.send_some(blocks) == 80_000
     assert await far.receive_some() == b"x" * 80_000
+
+
+async def test_a_stream_sends_a_large_block_in_pieces() -> None:
+    near, far = trio.testing.memory_stream_pair()
+    transport = StreamTransport(near, PEER)
+    assert await transport.send_some(deque([b"a" * 200_000, b"b"])) == 65_536
+    assert await transport.send_some(deque([b"small", b"b" * 200_000])) == 5
+    assert await far.receive_some(100_000) == b"a" * 65_536 + b"small"
+    await transport.aclose()
+    await far.aclose()
