@@ -78,8 +78,8 @@ class Tuning(Struct, frozen=True):
     """Pages written between two checkpoints: 4 MiB, as much as SQLite's own wal_autocheckpoint."""
     restart_pages: int = 8192
     """From 16 MiB on the log is restarted: the next commit first copies its rest, in its thread."""
-    long_pages: int = 32_768
-    """From 64 MiB on something keeps the log from being restarted: it is emptied when it can be."""
+    long_pages: int = 16_384
+    """From 32 MiB on something keeps the log from being restarted: it is emptied when it can be."""
     truncate_ms: int = 100
     """How long commits wait for readers of the log before it is emptied; a page takes some 1 ms."""
     busy_ms: int = BUSY_MS
@@ -117,6 +117,7 @@ class SqliteJournal(LocalJournal, Reads):
         self._restart_log = False  # by the next commit
         self._log_pages = 0
         self._long_log = False
+        self._copies = 0  # that are being made
         self._held_since: float | None = None  # when the log could first not be emptied
         self._beside = 0
         self._measured_at = -math.inf
@@ -281,7 +282,8 @@ class SqliteJournal(LocalJournal, Reads):
             return True
         if swept.purge and await self._maintain("purge", self._writer.merge_index, threaded=True):
             return True
-        if swept.purge or self._long_log:
+        # A backup of ours reads the log, too, and ends by itself.
+        if (swept.purge or self._long_log) and not self._copies:
             await self._empty_log()
         return False
 
@@ -397,11 +399,15 @@ class SqliteJournal(LocalJournal, Reads):
     # ---- backups
 
     async def backup(self) -> AsyncGenerator[bytes]:
-        if self.in_place:
-            copy = await trio.to_thread.run_sync(self._copy, self._copy_to)
-        else:
-            # Only the writer's connection still has the files that were open.
-            copy = await self._in_thread(self._copy, self._writer.copy_to)
+        self._copies += 1
+        try:
+            if self.in_place:
+                copy = await trio.to_thread.run_sync(self._copy, self._copy_to)
+            else:
+                # Only the writer's connection still has the files that were open.
+                copy = await self._in_thread(self._copy, self._writer.copy_to)
+        finally:
+            self._copies -= 1
         with copy:
             while piece := await trio.to_thread.run_sync(copy.read, _PIECE_BYTES):
                 yield piece  # noqa: ASYNC119  its reader closes it (`aclosing`)
