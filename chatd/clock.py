@@ -61,6 +61,8 @@ class SteadyClock:
         # The wall clock's time when `elapsed` was 0: as it was last seen, and as it is trusted.
         self._seen = self._trusted = now() - elapsed() * 1000
         self._doubted_since: float | None = None
+        self.resumed = False
+        """Whether the doubt is from `resume`: the store may just have been closed for long."""
 
     def __call__(self) -> int:
         elapsed = self._elapsed()
@@ -68,6 +70,7 @@ class SteadyClock:
         jumped = abs(begin - self._seen) > JUMP_MS
         self._seen = begin
         if jumped:
+            self.resumed = False
             self._doubted_since = None if abs(begin - self._trusted) <= JUMP_MS else elapsed
         since = self._doubted_since
         if since is None or elapsed - since >= CONFIRM_SECONDS:
@@ -100,3 +103,4 @@ class SteadyClock:
             passed, doubted = since, last.doubted + since
         self._trusted = last.at + passed - elapsed * 1000
         self._doubted_since = elapsed - doubted / 1000
+        self.resumed = True

@@ -282,11 +282,16 @@ class ClockLog:
         self._report = report
         self._jumped = False
 
-    def look(self, clock: SteadyClock) -> None:
-        """Report a change since the last look."""
-        clock()
+    def look(self, clock: SteadyClock, due: int | None = None) -> None:
+        """Report a change since the last look.
+
+        A store that was closed for long is not worth a report if nothing is kept because of it.
+        ``due`` is when the next event, user or record is removed.
+        """
+        now = clock()
         jump = clock.jump / 1000
-        if bool(jump) is self._jumped:
+        kept = due is not None and due <= now + clock.jump
+        if bool(jump) is self._jumped or (jump and clock.resumed and not kept):
             return
         self._jumped = bool(jump)
         if not jump:
@@ -297,7 +302,8 @@ class ClockLog:
             "store",
             state="clock_jumped",
             seconds=jump,
-            detail=f"the wall clock jumped {'ahead' if jump > 0 else 'back'}. Until it is back, or "
+            detail=f"the wall clock jumped {'ahead' if jump > 0 else 'back'}"
+            f"{', or chatd was stopped for long' if clock.resumed else ''}. Until it is back, or "
             f"has stayed so for {hours:.0f} hours, nothing is deleted for its age, and bans and "
             "sessions end by the time before. If it is right now, run `chatd ctl clock confirm`; "
             "if not, set it",

@@ -266,7 +266,6 @@ class SqliteJournal(LocalJournal, Reads):
 
     async def sweep(self) -> bool:
         retention = self._retention_log.retention
-        self._clock_log.look(self._clock)
         size = await self._maintain("retention", self._writer.size)
         beside = 0 if size is None else await self._bytes_beside(retention, size)
         swept = await self._maintain("retention", self._writer.sweep, retention, beside)
@@ -274,6 +273,7 @@ class SqliteJournal(LocalJournal, Reads):
             self._sweep_due = self._clock()
             return False
         self._sweep_due = swept.due
+        self._clock_log.look(self._clock, swept.due)
         self._beside -= swept.dropped
         self._retention_log.done(swept.events, size=swept.size, more=swept.more)
         self._retention_log.dropped(dropped=swept.dropped > 0, more=swept.more)

@@ -139,14 +139,16 @@ class Writer:
         self.epoch, self.key = str(meta["epoch"]), meta["key"]
         if not meta["life"]:
             self.missing = self._keepsake.read()
-        self.renewed = self._renewal_reason(meta, lock, replaced=replaced)
+        elsewhere = replaced or self._is_from_elsewhere(meta, lock)
+        self.renewed = self._renewal_reason(meta, elsewhere=elsewhere)
         if self.renewed or not meta["life"]:
             self.epoch = new_epoch()
         self._generation = meta["life"] + 1
         connection.execute("UPDATE meta SET value = ? WHERE name = 'life'", (self._generation,))
         connection.execute("UPDATE meta SET value = ? WHERE name = 'epoch'", (self.epoch,))
         connection.execute("UPDATE meta SET value = ? WHERE name = 'state'", (self._durability,))
-        if meta["clock"] is not None:
+        # A backup's clock is as old as the backup.
+        if meta["clock"] is not None and not elsewhere:
             self._clock.resume(ClockState(meta["clock"], meta["jump"], meta["doubted"]))
         self._save_clock(connection)
         connection.execute("UPDATE users SET seen = ? WHERE seen IS NULL", (self._clock(),))
@@ -182,15 +184,18 @@ class Writer:
         self._kept = position > 0
         self._keepsake.write(position, self._now())
 
-    def _renewal_reason(self, meta: dict[str, Any], lock: StoreLock, *, replaced: bool) -> str:
-        """Return why numbers may have been given that the store does not have; empty if none."""
+    def _is_from_elsewhere(self, meta: dict[str, Any], lock: StoreLock) -> bool:
+        """Return whether the store's last generation is not the last one that was here."""
         generation, clean = meta["life"], meta["state"] == "clean"
-        if generation and (
-            replaced
-            or lock.generation is None
+        return (
+            lock.generation is None
             or generation < lock.generation
             or (generation == lock.generation and lock.closed > clean)
-        ):
+        )
+
+    def _renewal_reason(self, meta: dict[str, Any], *, elsewhere: bool) -> str:
+        """Return why numbers may have been given that the store does not have; empty if none."""
+        if meta["life"] and elsewhere:
             return "it was put there from a backup, or from elsewhere"
         # "fsync" is what the last generation promised, not what this one does.
         if meta["state"] == "commit" and not self._marker.exists(self.epoch):

@@ -278,6 +278,30 @@ async def test_a_jump_that_an_operator_confirms_is_followed(opening: Opening, no
         assert await numbers(journal) == []
 
 
+@pytest.mark.parametrize("days", [3, 101])
+async def test_a_store_that_was_closed_for_long_is_reported_only_if_something_is_kept_by_it(
+    tmp_path: Path, now: Clock, days: int
+) -> None:
+    told: list[object] = []
+
+    def tell(_event: str, /, **fields: object) -> None:
+        if "clock" in str(fields.get("state")):
+            told.append(fields["state"])
+
+    path, retention = tmp_path / "chat.db", rule(keep_days=100)
+    for pause in (0, days):
+        now.jumped += pause * DAY
+        opening = open_sqlite(path, now=now, elapsed=now.elapsed, retention=retention, report=tell)
+        async with opening as journal:
+            if not pause:
+                await journal.commit(posts(1))
+            await sweep(journal)
+            assert await numbers(journal) == [1]
+            jump = journal.statistics().clock_jump_seconds
+    assert jump == days * 24 * 3600
+    assert told == (["clock_jumped"] if days > 100 else [])
+
+
 async def test_small_corrections_of_the_clock_turn_no_time_back(
     opening: Opening, now: Clock
 ) -> None:

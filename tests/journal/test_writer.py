@@ -132,6 +132,17 @@ async def test_a_backup_that_is_put_back_gets_a_new_epoch(
         assert journal.epoch == renewed
 
 
+async def test_the_clock_of_a_backup_is_no_reason_for_doubt(store: Store) -> None:
+    async with store.open() as journal:
+        await commit(journal, post())
+        copy = b"".join([piece async for piece in journal.backup()])
+    store.path.write_bytes(copy)
+    store.now.jumped += 30 * 24 * 3600 * 1000
+    async with store.open() as journal:
+        assert journal.steady_now() == store.now()
+        assert "put there from a backup" in str(store.reports[-1][1]["detail"])
+
+
 async def test_an_epoch_that_looks_like_a_number_stays_a_text(store: Store) -> None:
     """Stores that were made before `new_epoch` may have one, which SQLite took for a number."""
     async with store.open():
