@@ -10,6 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from chatd.settings import Chat as ChatSettings
 from chatd.settings import EngineIo, Limits, Settings
 from chatd.testing import Harness, open_chat
 from chatd.wire.transport import Peer
@@ -331,8 +332,8 @@ async def test_an_invalid_nick_or_room_gets_a_notice(
 async def test_a_client_without_any_room_gets_hello_all_the_same(
     autojump_clock: MockClock,
 ) -> None:
-    async with open_chat(Settings(limits=Limits(rooms=1))) as chat:
-        await json_user(chat, "ann", "den")
+    rules = ("lobby read=operators", "elsewhere read=operators")
+    async with open_chat(Settings(chat=ChatSettings(rules=rules))) as chat:
         client = await come(chat, {"room": "elsewhere"})
         assert [(await client.event())[1]["code"] for _ in range(2)] == ["forbidden"] * 2
         name, hello = await client.event()
