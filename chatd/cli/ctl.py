@@ -55,7 +55,8 @@ class Argument(Struct, frozen=True):
 class Command(Struct, frozen=True):
     """A command: the request, and the function that prints the answer for people.
 
-    With ``reads`` it is a GET if no argument is given.
+    With ``reads`` it is a GET if no argument is given. With ``offline`` it is carried out on the
+    store itself where no daemon runs.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Command(Struct, frozen=True):
     show: tables.Show
     arguments: Sequence[Argument] = ()
     reads: bool = False
+    offline: bool = False
 
 
 BACKUP: Final = "Write a copy of the running daemon's store, as of one moment, to a new file."
@@ -133,12 +135,14 @@ COMMANDS: Final = (
         "POST",
         tables.show_done,
         (Argument("room", "The room.", shown="ROOM"), _REASON),
+        offline=True,
     ),
     Command(
         "reindex",
         "Make the search index again, in the background.",
         "POST",
         tables.show_done,
+        offline=True,
     ),
     Command(
         "loglevel",
@@ -170,6 +174,7 @@ COMMANDS: Final = (
         "POST",
         tables.show_done,
         (Argument("user", "The user's id.", shown="ID"),),
+        offline=True,
     ),
     Command("reload", "Apply the changed configuration.", "POST", tables.show_reloaded),
     Command("drain", "Disconnect all clients and stop.", "POST", tables.show_draining),
@@ -236,9 +241,9 @@ def run(args: argparse.Namespace) -> int:
         try:
             answer = _requested(command, arguments, args)
         except NoDaemonError as error:
-            if command.name != "forget" or _names_a_daemon(args):
+            if not command.offline or _names_a_daemon(args):
                 raise
-            answer = _forget(args, error)
+            answer = _changed(command, args, error)
     except RequestError as error:
         return fail(str(error))
     if args.json:
@@ -332,11 +337,11 @@ def _copy(args: argparse.Namespace, no_daemon: NoDaemonError, out: BinaryIO) -> 
     backup(args, no_daemon, out)
 
 
-def _forget(args: argparse.Namespace, no_daemon: NoDaemonError) -> Answer:
-    """Forget a user in the store that no daemon has open. Raises RequestError."""
-    from chatd.cli.transfer import forget  # noqa: PLC0415  as above
+def _changed(command: Command, args: argparse.Namespace, no_daemon: NoDaemonError) -> Answer:
+    """Change the store that no daemon has open. Raises RequestError."""
+    from chatd.cli.transfer import change  # noqa: PLC0415  as above
 
-    forget(args, no_daemon)
+    change(command.name, args, no_daemon)
     return Answer({}, failed=False)
 
 

@@ -20,9 +20,10 @@ from msgspec import convert
 
 from chatd.admin.answers import Imported
 from chatd.admin.importing import Importing
-from chatd.admin.transfer import export_room, export_user, has_written, is_known
-from chatd.admin.transfer import forget as forget_user
+from chatd.admin.transfer import bar, export_room, export_user, forget, has_written, is_known
 from chatd.chat.names import Name, log_name
+from chatd.chat.removal import Ask, erase_room
+from chatd.chat.users import DAY_SECONDS
 from chatd.cli.admin_client import (
     NoDaemonError,
     RequestError,
@@ -43,7 +44,7 @@ from chatd.settings import Settings, SettingsError, history_path, load, runtime_
 if TYPE_CHECKING:
     from chatd.cli import Verbs
 
-__all__ = ["TransferError", "add_parser", "backup", "forget", "run_export", "run_import"]
+__all__ = ["CHANGES", "TransferError", "add_parser", "backup", "change", "run_export", "run_import"]
 
 _PIECE_BYTES: Final = 64 * 1024
 
@@ -234,21 +235,51 @@ def backup(args: argparse.Namespace, no_daemon: NoDaemonError, out: BinaryIO) ->
     _offline(args, no_daemon, write_all)
 
 
-def forget(args: argparse.Namespace, no_daemon: NoDaemonError) -> None:
-    """Remove the messages and records of the user ``args.user``. Raises TransferError."""
+def change(name: str, args: argparse.Namespace, no_daemon: NoDaemonError) -> None:
+    """Carry out one of the commands `CHANGES` of ``chatd ctl``. Raises TransferError."""
 
-    async def remove(journal: Journal, _settings: Settings) -> None:
+    async def work(journal: Journal, settings: Settings) -> None:
         async def ask(operation: Operation) -> Outcome:
             return (await journal.commit([operation]))[0]
 
-        if not await is_known(journal, args.user):
-            raise TransferError(f"There is no user {args.user}.")
         try:
-            await forget_user(journal, args.user, ask)
+            await CHANGES[name](args, journal, settings, ask)
         except Refused as refused:
             raise TransferError(str(refused)) from None
 
-    _offline(args, no_daemon, remove)
+    _offline(args, no_daemon, work)
+
+
+async def _forget(args: argparse.Namespace, journal: Journal, settings: Settings, ask: Ask) -> None:
+    user: str = args.user
+    if not await is_known(journal, user):
+        raise TransferError(f"There is no user {user}.")
+    lasting = settings.auth.session_days * DAY_SECONDS * 1000
+    await bar(journal, user, ask, until=journal.steady_now() + lasting)
+    await forget(journal, user, ask)
+
+
+async def _remove(
+    args: argparse.Namespace, journal: Journal, _settings: Settings, ask: Ask
+) -> None:
+    name = log_name(args.room)
+    head = await journal.head(name.key)
+    if head is None or head.empty:
+        raise TransferError(f"There is no room named {name.display}.")
+    await erase_room(name.key, ask)
+
+
+async def _reindex(
+    _args: argparse.Namespace, journal: Journal, _settings: Settings, _ask: Ask
+) -> None:
+    journal.reindex()
+    while (delay := await journal.index()) is not None:
+        if delay:
+            raise TransferError("The index cannot be written. The log of chatd says more.")
+
+
+CHANGES: Final = {"forget": _forget, "remove": _remove, "reindex": _reindex}
+"""Commands of ``chatd ctl`` that change the store, also while no daemon runs."""
 
 
 async def _export(

@@ -225,3 +225,67 @@ async def test_an_old_history_goes_first_and_leaves_the_others(
     assert (await chatd.line("retention"))["events"] == 100
     assert await texts(chatd) == ["today"]
     assert await says(chatd, "still here") == 2
+
+
+def found_in(found: client.Found) -> list[str | None]:
+    return [one.text for one in found.events if isinstance(one, client.Message)]
+
+
+async def test_a_damaged_index_keeps_nothing_from_being_changed(
+    start_chatd: ChatdStarter, tmp_path: Path
+) -> None:
+    admin = tmp_path / "admin.sock"
+    chatd = await start_chatd({"admin.socket": str(admin)})
+    async with client.connect(chatd.url, nick="ann") as ann:
+        await ann.join("lobby")
+        for text in ("first words", "今日は良い天気ですね", "Straße", "last words"):
+            await ann.say(text)
+        assert found_in(await ann.search("lobby", "天気")) == ["今日は良い天気ですね"]
+        with closing(sqlite3.connect(chatd.history)) as store:
+            store.execute("INSERT INTO words (words) VALUES ('delete-all')")
+            store.commit()
+        await ann.edit("lobby", 1, "new words")
+        await ann.delete("lobby", 4)
+        assert await status_of(chatd, "/readyz") == 200
+        await chatd.line("store", state="reindexed")
+        found = await ann.search(None, "words")
+        assert (found_in(found), found.incomplete) == (["new words"], False)
+        assert found_in(await ann.search(None, "strasse")) == ["Straße"]
+        with closing(sqlite3.connect(chatd.history)) as store:
+            store.execute("DROP TABLE words_config")
+            store.commit()
+        user = ann.identity.user
+        assert user is not None
+    assert await chatd_says("ctl", "--socket", admin, "forget", user) == (0, b"Done.\n", "")
+    assert await status_of(chatd, "/readyz") == 200
+    assert await chatd_says("ctl", "--socket", admin, "reindex") == (0, b"Done.\n", "")
+    assert await texts(chatd) == [None, None, None, None]
+    assert await chatd.stop() == 0
+    told = [line["state"] for line in chatd.lines if line["event"] == "store"]
+    assert told.count("reindexing") <= 3
+    assert "failed" not in told
+
+
+async def test_a_room_is_removed_with_a_daemon_and_without(
+    start_chatd: ChatdStarter, tmp_path: Path
+) -> None:
+    admin = tmp_path / "admin.sock"
+    chatd = await start_chatd({"admin.socket": str(admin)})
+    assert await says(chatd, "one") == 1
+    assert await chatd_says("ctl", "--socket", admin, "remove", "lobby") == (0, b"Done.\n", "")
+    assert await says(chatd, "two") == 2
+    assert await texts(chatd) == ["two"]
+    assert (await chatd.line("remove", room="lobby"))["by"] == "console"
+    assert await chatd.stop() == 0
+    configuration = tmp_path / "chatd.toml"
+    configuration.write_text(f'history.path = "{chatd.history}"\n')
+    of_it = ("--config", configuration)
+    assert await chatd_says("ctl", "remove", "lobby", *of_it) == (0, b"Done.\n", "")
+    assert await chatd_says("ctl", "reindex", *of_it) == (0, b"Done.\n", "")
+    assert (await chatd_says("ctl", "remove", "lobby", *of_it))[::2] == (
+        *(1, "chatd: There is no room named lobby.\n"),
+    )
+    chatd = await start_chatd()
+    assert await says(chatd, "three") == 3
+    assert await texts(chatd) == ["three"]
+    assert await chatd.stop() == 0
