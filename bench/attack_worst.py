@@ -20,8 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -38,7 +38,7 @@ MEMORY_KIB: Final = 32 * 1024
 PAUSE_SECONDS: Final = 0.05  # between two messages of the second client
 ADDRESS: Final = "198.51.100.7"
 CONNECTIONS: Final = 100
-ROOMS: Final = 20
+MESSAGES: Final = 2000  # in the store
 
 Attack: TypeAlias = Callable[["Dialer"], Awaitable[None]]
 
@@ -387,48 +387,59 @@ class Witness:
 async def fill(dialer: Dialer) -> None:
     """Give the store something to read."""
     async with dialer.websocket("/ws") as stream:
+        reader = Witness(stream)
+        await reader.until(b'"hello"')
         await stream.send_all(frame('{"do":"join","id":1,"room":"lobby"}'))
+        await reader.until(b'"re":1')
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(drain, stream)
-            for number in range(2000):
+            nursery.start_soon(reader.until, f'"re":"{MESSAGES - 1}"'.encode())
+            for number in range(MESSAGES):
                 text = f"message {number}: " + "the quick brown fox jumps over the lazy dog " * 4
-                command = {"do": "say", "room": "lobby", "text": text}
+                command = {"do": "say", "id": str(number), "room": "lobby", "text": text}
                 await stream.send_all(frame(json.dumps(command)))
-            nursery.cancel_scope.deadline = trio.current_time() + 3
 
 
-def played(name: str, seconds: float, *, exempt: bool) -> bool:
+@contextmanager
+def running(folder: Path, port: int, *settings: str) -> Generator[int]:
+    """Run a daemon on the store in this folder; give its process id."""
+    command = [sys.executable, "-m", "chatd", "serve"]
+    command += ["--listen", f"127.0.0.1:{port}", "--listen", f"unix:{folder}/chat.sock"]
+    for setting in (f'history.path="{folder}/chatd.db"', 'admin.socket="off"', *settings):
+        command += ["--set", setting]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    log = folder / "log"
+    with log.open("wb") as output, pinned(cores()[0]):
+        daemon = subprocess.Popen(command, stderr=output, env=environment)
+    try:
+        while b'"ready"' not in log.read_bytes():
+            if daemon.poll() is not None:
+                words = log.read_text(encoding="utf-8")
+                sys.exit(f"attack_worst: the daemon did not start:\n{words}")
+            time.sleep(0.1)
+        yield daemon.pid
+    finally:
+        daemon.terminate()
+        daemon.wait()
+
+
+def played(name: str, given: argparse.Namespace) -> bool:
     """Play one attack on a fresh daemon. Return whether it held."""
     with tempfile.TemporaryDirectory(prefix="chatd-worst-") as made:
         folder, port = Path(made), free_port()
-        command = [sys.executable, "-m", "chatd", "serve"]
-        command += ["--listen", f"127.0.0.1:{port}", "--listen", f"unix:{folder}/chat.sock"]
-        command += ["--set", f'history.path="{folder}/chatd.db"', "--set", 'admin.socket="off"']
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        dialer = Dialer(folder, port, exempt=True)
+        unlimited = ('limits.messages_per_second="off"', 'limits.bytes_per_second="off"')
+        with running(folder, port, *unlimited):
+            trio.run(fill, dialer)
         attack = [sys.executable, __file__, "--attack", name, made, str(port)]
-        attack += ["--exempt"] * exempt
-        with (folder / "log").open("wb") as log, pinned(cores()[0]):
-            daemon = subprocess.Popen(command, stderr=log, env=environment)
-        try:
-            wait_ready(folder / "log", daemon)
-            dialer = Dialer(folder, port, exempt=True)
-            return trio.run(measured, name, daemon.pid, dialer, attack, seconds)
-        finally:
-            daemon.terminate()
-            daemon.wait()
-
-
-def wait_ready(log: Path, daemon: subprocess.Popen[bytes]) -> None:
-    while b'"ready"' not in log.read_bytes():
-        if daemon.poll() is not None:
-            sys.exit(f"attack_worst: the daemon did not start:\n{log.read_text(encoding='utf-8')}")
-        time.sleep(0.1)
+        attack += ["--exempt"] * given.exempt
+        with running(folder, port) as pid:
+            return trio.run(measured, name, pid, dialer, attack, given)
 
 
 async def measured(
-    name: str, pid: int, dialer: Dialer, command: Sequence[str], seconds: float
+    name: str, pid: int, dialer: Dialer, command: Sequence[str], given: argparse.Namespace
 ) -> bool:
-    await fill(dialer)
+    seconds = SECONDS * given.scale
     async with dialer.websocket("/ws") as stream, trio.open_nursery() as nursery:
         witness = Witness(stream)
         nursery.start_soon(witness.chat)
@@ -447,13 +458,13 @@ async def measured(
             with trio.CancelScope(shield=True):
                 await process.wait()
         took = sorted(witness.seconds)
-        await trio.sleep(CALM_SECONDS)
+        await trio.sleep(given.calm)
         after = resident(pid)
         nursery.cancel_scope.cancel()
     took = took or [seconds]
     p99 = took[int(len(took) * 0.99)]
     grown = after - before
-    slow, big = p99 >= P99_SECONDS, grown > MEMORY_KIB
+    slow, big = p99 >= given.p99, grown > MEMORY_KIB
     print(
         f"{name:10} {'FAILED' if slow or big else 'ok':6} p50 {took[len(took) // 2] * 1e3:6.1f} ms,"
         f" p99 {p99 * 1e3:6.1f} ms, at most {took[-1] * 1e3:6.1f} ms of {len(took)};"
@@ -472,6 +483,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="One address does its worst.")
     parser.add_argument("attacks", nargs="*", choices=[*ATTACKS, []], help="default: all")
     parser.add_argument("--scale", type=float, default=1.0, help="of a minute each")
+    parser.add_argument("--calm", type=float, default=CALM_SECONDS, help="seconds afterwards")
+    parser.add_argument("--p99", type=float, default=P99_SECONDS, help="in seconds, at most")
     parser.add_argument("--exempt", action="store_true", help="attack from loopback")
     parser.add_argument("--attack", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -479,10 +492,7 @@ def main() -> int:
         name, folder, port = given.attack
         trio.run(partial(attacking, name, Path(folder), int(port), exempt=given.exempt))
         return 0
-    held = [
-        played(name, SECONDS * given.scale, exempt=given.exempt)
-        for name in given.attacks or ATTACKS
-    ]
+    held = [played(name, given) for name in given.attacks or ATTACKS]
     return 0 if all(held) else 1
 
 

@@ -93,6 +93,8 @@ def _decode_3(text: str, most: int | None) -> Iterator[Packet]:
         if colon < 0 or not (size.isascii() and size.isdigit()):
             raise PacketError("a packet must begin with its length and a colon")
         length = int(size)
+        if most is not None and length > most * 4 // 3 + 8:  # of base64
+            raise TooBigError(f"a packet of more than {most} bytes")
         if units is None:
             part = text[colon + 1 : colon + 1 + length]
             if len(part) != length:
