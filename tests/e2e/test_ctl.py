@@ -9,6 +9,7 @@ import signal
 import ssl
 import sys
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -161,7 +162,7 @@ async def test_it_answers_and_obeys(operator: Operator) -> None:
     assert await chatd.ended() == 0
     code, _, complained = await operator.ctl("status")
     assert code == 1
-    assert complained.startswith("chatd: No daemon is running: ")
+    assert complained.startswith("chatd: No daemon was found: ")
 
 
 async def test_it_answers_its_operator_when_clients_took_all_there_is(operator: Operator) -> None:
@@ -219,9 +220,10 @@ async def test_a_certificate_is_renewed_without_closing_connections(operator: Op
     authority.configure_trust(context)
     both = folder / "both.pem"
 
-    def issue() -> bytes:
-        issued = authority.issue_cert("localhost")
+    def issue(expires: datetime | None = None) -> bytes:
+        issued = authority.issue_cert("localhost", not_after=expires)
         issued.private_key_and_cert_chain_pem.write_to_path(both)
+        both.chmod(0o600)
         return ssl.PEM_cert_to_DER_cert(issued.cert_chain_pems[0].bytes().decode())
 
     async def certificate(stream: trio.SSLStream[trio.SocketStream]) -> bytes:
@@ -238,6 +240,13 @@ async def test_a_certificate_is_renewed_without_closing_connections(operator: Op
     chatd = await operator.start(text)
     early = await connect()
     assert await certificate(early) == first
+    issue(expires=datetime(2021, 1, 1, tzinfo=UTC))
+    code, told, _ = await operator.ctl("reload")
+    assert code == 0
+    assert told.startswith("Reloaded. Changed: nothing.\nWarning: tls.certificate_file: ")
+    assert told.endswith("expired on 2021-01-01 00:00 UTC. Clients do not accept it.\n")
+    await chatd.line("warning", setting="tls.certificate_file")
+    assert "certificate EXPIRED on 2021-01-01T" in (await operator.ctl("status"))[1]
     second = issue()
     assert await operator.ctl("reload") == (0, "Reloaded. Changed: nothing.\n", "")
     late = await connect()
