@@ -32,6 +32,9 @@ __all__ = [
 NICK_CHARACTERS: Final = 32
 ROOM_CHARACTERS: Final = 64
 
+NICK_TEXT_CHARACTERS: Final = 256
+"""Only the beginning of a text is made a nick."""
+
 RESERVED_NICKS: Final = ("chatd", "console", "forgotten", "server", "system")
 """Names under which the server itself appears, in the log or in history."""
 
@@ -73,7 +76,7 @@ def nick_of(text: str) -> str | None:
     if usable_nick(text) is not None:
         return text
     # Of a mail address, what is before the @.
-    first = normalize("NFC", text).partition("@")[0]
+    first = normalize("NFC", text[:NICK_TEXT_CHARACTERS]).partition("@")[0]
     kept = "".join(each if _is_nicks(each) else " " for each in first)
     nick = "-".join(kept.split()).strip("-.")
     return nick if usable_nick(nick) is not None else None
