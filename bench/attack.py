@@ -384,7 +384,9 @@ def ran(*command: str, **environ: str) -> str:
         check=False,
     )
     lines = done.stdout.strip().splitlines() or done.stderr.strip().splitlines() or ["no output"]
-    check(done.returncode == 0, "\n".join(lines[-20:]))
+    if done.returncode != 0:
+        print(done.stdout, done.stderr, sep="\n", file=sys.stderr)
+        raise FailedError(lines[-1])
     return lines[-1].strip("= ")
 
 

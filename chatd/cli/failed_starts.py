@@ -52,6 +52,11 @@ class Failures:
             return MOST_SECONDS  # it cannot be counted
         return min(MOST_SECONDS, 2.0 ** (before - 1)) if before else 0.0
 
+    def forget(self) -> None:
+        """Let the next failure be the first."""
+        if self._file is not None:
+            self._file.unlink(missing_ok=True)
+
 
 def wait(seconds: float) -> bool:
     """Wait, and return whether a signal ended the wait."""

@@ -128,11 +128,14 @@ def _failed(errors: Sequence[str]) -> int:
     As a service, return later each time, so that systemd starts it again more and more slowly.
     """
     fail(*errors)
-    seconds = Failures(os.environ).count()
+    failures = Failures(os.environ)
+    seconds = failures.count()
     if seconds:
         fail(f"Trying again in {seconds:g} s.")
         Notifier().status(f"{errors[0]} Trying again in {seconds:g} s.")
         if wait(seconds):
+            # An administrator is at it: the next start that fails is to say so at once.
+            failures.forget()
             return 0
     return 1
 

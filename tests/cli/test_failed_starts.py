@@ -20,6 +20,15 @@ def test_each_failure_waits_longer_up_to_a_limit(tmp_path: Path) -> None:
     assert waits == [0, 1, 2, 4, 8, 16, MOST_SECONDS, MOST_SECONDS, MOST_SECONDS]
 
 
+def test_forgotten_failures_do_not_count(tmp_path: Path) -> None:
+    failures = Failures(service(tmp_path))
+    assert [failures.count() for _ in range(3)] == [0, 1, 2]
+    failures.forget()
+    failures.forget()
+    assert failures.count() == 0
+    Failures({}).forget()
+
+
 def test_old_failures_do_not_count(tmp_path: Path) -> None:
     environ = service(tmp_path)
     assert [Failures(environ).count() for _ in range(3)] == [0, 1, 2]
