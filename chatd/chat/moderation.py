@@ -265,6 +265,9 @@ async def remove(chat: Chat, by: str, command: commands.Remove) -> commands.Sanc
 def _dissolve(chat: Chat, room: Room, reason: str | None) -> None:
     inside = [each for each in chat.connections if room.key in each.memberships]
     for connection in inside:
+        # Everybody leaves: nobody is told of the others.
+        connection.memberships[room.key].stop()
+    for connection in inside:
         membership = connection.memberships[room.key]
         if room.direct:
             connection.exit(membership)

@@ -321,7 +321,8 @@ class Rooms:
             raise Refused("not_found", f"There is no room named {name.display}.")
         if connection is not None:
             self._chat.flood.charge_room(connection)
-        known = {head.room for head in await self._chat.journal.rooms()} | self._open.keys()
+        known = {head.room for head in await self._chat.journal.rooms()}
+        known.update(room.key for room in self._open.values() if not room.direct)
         if len(known) >= settings.limits.rooms:
             raise Refused(
                 "forbidden", "There are too many rooms to create another one. Join one of them."

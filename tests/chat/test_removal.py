@@ -52,7 +52,9 @@ async def test_a_room_is_removed_with_its_members_and_events(
     assert await log(room, "lobby") == []
     assert room.chat.rooms.get("lobby") is None
     for client in (ann, bob):
-        assert client.told(events.Left)[-1].reason == "kicked"
+        user = client.connection.user
+        own = events.Left("lobby", user.nick.display, user.id, "kicked")
+        assert client.told(events.Left) == [own]
         assert client.told(events.Notice)[-1].text == "The room lobby was removed: enough"
         assert client.connection.memberships == {}
     assert refused(await ann.do(commands.Say(room="lobby", text="x"))) == "not_joined"
@@ -161,6 +163,15 @@ async def test_the_default_room_always_lets_in(autojump_clock: MockClock) -> Non
         assert refused(await ann.join("three")) == "forbidden"
         assert refused(await room.client("bob").join("LOBBY")) is None
         assert refused(await room.client("cleo").join("lobby")) is None
+
+
+async def test_direct_messages_do_not_count_as_rooms(autojump_clock: MockClock) -> None:
+    async with open_room(Settings(limits=replace(Limits(), rooms=2))) as room:
+        ann = room.client("ann")
+        for nick in ("bob", "cleo", "dora"):
+            room.client(nick)
+            await ann.say("psst", room=f"@{nick}")
+        assert refused(await ann.join("one")) is None
 
 
 async def test_a_room_without_members_and_events_does_not_count(autojump_clock: MockClock) -> None:
