@@ -14,7 +14,7 @@ from trio.testing import MockClock
 from chatd import client as library
 from chatd.chat.issuer import FetchError
 from chatd.chat.sanctions import Sanction
-from chatd.chat.token_keys import Key
+from chatd.chat.token_keys import Key, read_key_set
 from chatd.chat.tokens import Keys
 from chatd.gateways.credentials import bearer, origin_refusal
 from chatd.journal.memory import MemoryJournal
@@ -501,3 +501,30 @@ async def test_a_token_that_cannot_be_checked_now_may_come_again(
         with pytest.raises(library.Refused, match="unavailable"):
             await ann.chat.auth(token=token)
         await ann.say("still here")
+
+
+async def test_a_reload_changes_the_issuer(autojump_clock: MockClock) -> None:
+    published = issuers.published(issuers.RSA.as_dict(private=False, kid="theirs"))
+    asked: list[str] = []
+
+    async def fetch(url: str) -> list[Key]:
+        asked.append(url)
+        return read_key_set(published)
+
+    async with open_chat(ALONE) as chat:
+        daemon = chat.daemon
+        daemon.chat.issuer.fetch = fetch
+        token = issuers.signed({"sub": "ann", "exp": 2**39}, issuers.RSA, kid="theirs")
+        with pytest.raises(library.Closed):
+            await chat.client("ann", token=token)
+        auth = Auth(mode="token", jwks_url="https://idp.example.org/keys")
+        daemon.apply(Settings(auth=auth))
+        ann = await chat.client("ann", token=token)
+        assert asked == ["https://idp.example.org/keys"]
+        bob = await chat.client("bob", token=chat.token("bob"))
+        # Those of the issuer leave with its keys, and no one else.
+        daemon.apply(ALONE)
+        assert (await ann.lost()).code == 4502
+        await bob.say("still here")
+        with pytest.raises(library.Closed):
+            await chat.client("ann", token=token)
