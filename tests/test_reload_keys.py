@@ -6,7 +6,8 @@ A new key fails here until one of the two tables has it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -80,9 +81,11 @@ class Live:
 
     async def kept(self, room: str) -> int:
         ann = await self.chat.client(self.name("ann"), room=None)
-        page = await ann.history(room, limit=500)
+        events: Sequence[object] = ()
+        with suppress(client.Refused):  # a room without events is forgotten
+            events = (await ann.history(room, limit=500)).events
         await ann.aclose()
-        return len(page.events)
+        return len(events)
 
 
 async def seconds(waited: Awaitable[object]) -> float:

@@ -11,7 +11,7 @@ from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from heapq import heappop, heappush, heapreplace, merge
+from heapq import heappop, heappush, heapreplace, merge, nsmallest
 from itertools import islice
 from operator import attrgetter
 from time import perf_counter
@@ -623,20 +623,20 @@ class MemoryJournal(LocalJournal):
 
     def _drop_expendable(self) -> int:
         """Drop a chunk of what is kept for guests who may never come back."""
-        gone = [user for user, one in self._users.items() if one.seen and not one.subject][:CHUNK]
-        for user in gone:
-            del self._users[user]
-        if gone:
+        away = (user for user, one in self._users.items() if one.seen and not one.subject)
+        if gone := list(islice(away, CHUNK)):
+            for user in gone:
+                del self._users[user]
             return len(gone)
-        records = [
-            name
+        expendable = (
+            (one.until, name)
             for name, one in self._records.items()
             if one.until is not None and one.kind in EXPENDABLE
-        ]
-        records.sort(key=lambda name: self._records[name].until or 0)
-        for name in records[:CHUNK]:
+        )
+        first = nsmallest(CHUNK, expendable)
+        for _, name in first:
             del self._records[name]
-        return len(records[:CHUNK])
+        return len(first)
 
     def _forget_users(self, now: int) -> int:
         before = self._retention.users_before(now)
