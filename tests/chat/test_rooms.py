@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 from msgspec.structs import replace
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
+from chatd.chat.names import room_name
 from chatd.chat.tokens import Grant
+from chatd.model import Refused
 from chatd.protocol import commands, events
 from tests.chat.room import Room
 
@@ -70,3 +73,22 @@ async def test_in_a_large_room_only_the_total_is_sent_once_a_second(
     await trio.sleep(20)
     assert first.told(events.Left) == []
     assert first.told(events.Presence)[-1].total == 16
+
+
+async def test_nobody_enters_a_room_while_it_is_imported(
+    room: Room, autojump_clock: MockClock
+) -> None:
+    rooms, den = room.chat.rooms, room_name("den")
+    ann = room.client("ann")
+    async with trio.open_nursery() as nursery, rooms.importing(den):
+        nursery.start_soon(ann.join, "den")
+        await wait_all_tasks_blocked()
+        assert rooms.get("den") is None
+        # Other rooms can be entered meanwhile, and one import is enough.
+        bob = room.client("bob")
+        assert isinstance(await bob.join("garden"), commands.Entered)
+        with pytest.raises(Refused, match="being imported"):
+            async with rooms.importing(den):
+                pass
+    assert (entered := rooms.get("den")) is not None
+    assert list(entered.members) == [ann.connection.user]
