@@ -26,9 +26,13 @@ AWAY_MS: Final = 24 * 3600 * 1000
 """How long a store may have been closed without doubt about the clock."""
 
 
+_SINCE_BOOT: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""Linux alone has a clock that goes on while the machine is suspended."""
+
+
 def boot_seconds() -> float:
     """Return the seconds since the machine booted, with those that it was suspended."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.clock_gettime(_SINCE_BOOT)
 
 
 class ClockState(Struct, frozen=True):

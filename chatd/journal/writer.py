@@ -74,7 +74,7 @@ class Writer:
         self._factory = factory
         self._marker = BootMarker(runtime_dir, self.path)
         self._keepsake = Keepsake(self.path)
-        self._kept = False
+        self._kept = 0  # the position in the keepsake
         self._clock_saved = 0
         self.files: StoreFiles
         self._lock: StoreLock | None = None
@@ -181,7 +181,7 @@ class Writer:
         self._clock_saved = state.at
 
     def _keep(self, position: int) -> None:
-        self._kept = position > 0
+        self._kept = position
         self._keepsake.write(position, self._now())
 
     def _is_from_elsewhere(self, meta: dict[str, Any], lock: StoreLock) -> bool:
@@ -379,6 +379,8 @@ class Writer:
             self.doubt = True
             self._save_clock(self._connection)
             self.doubt = False
+        if self._kept != self.marks.position:
+            self._keep(self.marks.position)
         return self._maintain(maintenance.sweep, self.marks, retention, now, beside)
 
     def merge_index(self) -> bool:

@@ -252,6 +252,16 @@ async def test_a_start_without_the_store_that_was_here_says_so(store: Store, end
         assert len(store.reports) == 1
 
 
+async def test_a_sweep_notes_how_far_the_store_has_come(store: Store) -> None:
+    async with store.open() as journal:
+        await commit(journal, post("one"))
+        assert journal._writer._keepsake.read() == (1, store.now())
+        store.now.ms += 15_000
+        await commit(journal, post("two"), post("three"))
+        await journal.sweep()
+        assert journal._writer._keepsake.read() == (3, store.now())
+
+
 async def test_a_new_store_and_one_without_events_are_nothing_to_speak_of(store: Store) -> None:
     for _ in range(2):
         async with store.open():
