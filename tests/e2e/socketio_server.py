@@ -30,13 +30,21 @@ def make_server(options: dict[str, Any], reasons: dict[str, str]) -> socketio.Se
 
     ``reasons`` gets why each socket went.
     """
-    io = socketio.Server(allow_eio3=True, log=open_log(level="warning"), **options)
+    # Tests leave acknowledgements out on purpose, which is worth a warning.
+    io = socketio.Server(allow_eio3=True, log=open_log(level="error"), **options)
     told = trio.Event()
 
     async def connect(socket: socketio.Socket) -> None:
         # All at once, during whatever the client is doing.
-        for number in range(int(socket.handshake.query.get("flood", "0"))):
+        query = socket.handshake.query
+        for number in range(int(query.get("flood", "0"))):
             await socket.emit("flood", number)
+        if "asks" in query:
+            await socket.emit(
+                "answered", [await socket.timeout(_PATIENCE).call("question", "who?")]
+            )
+        for size in query.get("sizes", "").split():
+            await socket.emit("flood", "x" * int(size))
 
     async def disconnect(socket: socketio.Socket, reason: str) -> None:
         nonlocal told
