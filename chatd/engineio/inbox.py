@@ -30,9 +30,12 @@ class Inbox(Generic[T]):
     Args:
         max_bytes: At most this many bytes wait.
         filled: Called each time that the filling task has to wait for room.
+
+    Attributes:
+        changed: Notified when an item was put or taken, and at ``close``.
     """
 
-    __slots__ = ("_bytes", "_changed", "_closed", "_filled", "_items", "_max_bytes")
+    __slots__ = ("_bytes", "_closed", "_filled", "_items", "_max_bytes", "changed")
 
     def __init__(self, max_bytes: int, filled: Callable[[], None]) -> None:
         self._max_bytes = max_bytes
@@ -41,7 +44,7 @@ class Inbox(Generic[T]):
         self._items: deque[tuple[T, int]] | None = None
         self._bytes = 0
         self._closed = False
-        self._changed = Changed()
+        self.changed = Changed()
 
     def __len__(self) -> int:
         return len(self._items) if self._items is not None else 0
@@ -55,7 +58,7 @@ class Inbox(Generic[T]):
         if self.full(size):
             self._filled()
         while self.full(size):
-            await self._changed.wait()
+            await self.changed.wait()
 
     def put(self, item: T, size: int) -> None:
         """Append an item. The bound is not checked: ``room`` comes first."""
@@ -63,7 +66,7 @@ class Inbox(Generic[T]):
             self._items = deque()
         self._items.append((item, size))
         self._bytes += size
-        self._changed.notify()
+        self.changed.notify()
 
     def take(self) -> T | None:
         """Remove and return the oldest item; None if there is none."""
@@ -74,12 +77,8 @@ class Inbox(Generic[T]):
         if not items:
             self._items = None
         self._bytes -= size
-        self._changed.notify()
+        self.changed.notify()
         return item
-
-    async def wait(self) -> None:
-        """Wait until something was put or taken, or until ``close``."""
-        await self._changed.wait()
 
     async def next(self) -> T:
         """Wait for the oldest item, and remove and return it.
@@ -91,13 +90,13 @@ class Inbox(Generic[T]):
         while (item := self.take()) is None:
             if self._closed:
                 raise StopAsyncIteration
-            await self._changed.wait()
+            await self.changed.wait()
         return item
 
     def close(self) -> None:
         """Release all waiting tasks. The items stay."""
         self._closed = True
-        self._changed.notify()
+        self.changed.notify()
 
 
 class MessageInbox(Inbox[str | bytes]):

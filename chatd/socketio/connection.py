@@ -106,9 +106,10 @@ class Connection:
         self._reason: str | None = None
         self._running = False
         self._nursery: trio.Nursery
-        # The socket for which the worker runs handlers now, and the scope that can cancel them.
+        # The socket for which the worker runs handlers now, and the scope that can cancel them: one
+        # for all that waits, as it takes as long to make as a small handler runs.
         self._handled: Socket | None = None
-        self._handling = trio.CancelScope()
+        self._handling: trio.CancelScope | None = None
         # Notified when the middleware is done, and when the connection runs.
         self._changed = Changed()
         self._connect_timer = self._end_after(options.connect_timeout, "forced close")
@@ -135,7 +136,12 @@ class Connection:
                 self._nursery = nursery
                 try:
                     self._begin()
-                    await self._work()
+                    while self._reason is None or self._inbox:
+                        if self._inbox:
+                            await self._work()
+                        else:
+                            self._settle()
+                            await self._inbox.changed.wait()
                 except BaseException:
                     self._stop()
                     raise
@@ -351,7 +357,7 @@ class Connection:
         socket.mark_disconnected(reason)
         namespace.remove(socket)
         self._leaving[socket] = namespace
-        if self._handled is socket:
+        if self._handled is socket and self._handling is not None:
             self._handling.deadline = socket.gone_at + self.server.options.handler_grace
         self._inbox.put((Connection._finish, socket, namespace, None), _JOB_BYTES)
 
@@ -374,41 +380,35 @@ class Connection:
     # The worker
 
     async def _work(self) -> None:
-        """Run what is in the inbox, until the session is over and nothing is left."""
+        """Run what is in the inbox, until nothing is left or a handler is cancelled."""
         slice_ = Slice()
-        while True:
-            # One scope for many handlers: to make one takes as long as a small handler runs.
-            with trio.CancelScope() as self._handling:
-                while (job := self._inbox.take()) is not None or self._reason is None:
-                    if job is None:
-                        self._settle()
-                        await self._inbox.wait()
+        grace = self.server.options.handler_grace
+        with trio.CancelScope() as scope:
+            self._handling = scope
+            while (job := self._inbox.take()) is not None:
+                function, socket, namespace, packet = job
+                if function is Connection._finish:
+                    # In another task: it is shielded, and this one has to see a cancellation.
+                    self._nursery.start_soon(self._finish, socket, namespace)
+                    await socket.wait_finished()
+                    continue
+                if socket.disconnect_reason is not None:
+                    if trio.current_time() >= socket.gone_at + grace:
                         continue
-                    function, socket, namespace, packet = job
-                    if function is Connection._finish:
-                        # In another task: it is shielded, and this one has to see a cancellation.
-                        self._nursery.start_soon(self._finish, socket, namespace)
-                        await socket.wait_finished()
-                        continue
-                    if socket.disconnect_reason is not None:
-                        ends = socket.gone_at + self.server.options.handler_grace
-                        if trio.current_time() >= ends:
-                            continue
-                        self._handling.deadline = ends
-                    self._handled = socket
-                    await function(self, socket, namespace, packet)
-                    self._handled = None
-                    if self._handling.deadline != math.inf:
-                        if self._handling.cancel_called:
-                            break
-                        self._handling.deadline = math.inf
-                    if self._inbox and slice_.over():
-                        await trio.lowlevel.checkpoint()
-                else:
-                    return
-            socket_cut, self._handled = self._handled, None
-            if socket_cut is not None:
-                self._warn_cut(socket_cut)
+                    scope.deadline = socket.gone_at + grace
+                self._handled = socket
+                await function(self, socket, namespace, packet)
+                self._handled = None
+                if scope.deadline != math.inf:
+                    if scope.cancel_called:
+                        break
+                    scope.deadline = math.inf
+                if slice_.over():
+                    await trio.lowlevel.checkpoint()
+        self._handling = None
+        if self._handled is not None:
+            self._warn_cut(self._handled)
+            self._handled = None
 
     def _settle(self) -> None:
         if self.server.draining and self.settled:

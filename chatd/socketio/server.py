@@ -6,9 +6,9 @@
     ├── listeners, and one task for each TCP connection      engineio.serve
     └── run
         ├── the engine: heartbeats, ends                     engineio.Engine
-        └── one task for each Engine.IO session, with a nursery of its own: connection.py
-            ├── a worker, while there are handlers to run
+        └── one task for each Engine.IO session, which runs its handlers: connection.py
             ├── one task for each CONNECT until it is answered
+            ├── one for the ``disconnect`` handlers
             └── the tasks of socket.start_soon
 """
 
