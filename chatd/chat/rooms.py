@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
@@ -19,7 +19,7 @@ import trio
 from chatd.bus import Feed, Subscription
 from chatd.chat.names import Name, room_name
 from chatd.chat.users import User
-from chatd.model import Refused
+from chatd.model import Head, Refused
 from chatd.protocol import events
 from chatd.protocol.commands import Member, RoomInfo
 from chatd.protocol.pairs import users_of
@@ -339,14 +339,27 @@ class Rooms:
                 if not rooms:
                     del self._direct[user]
 
-    async def infos(self) -> list[tuple[str, RoomInfo]]:
-        """Return all rooms that have members or events, without direct messages, by their keys."""
-        infos = {
-            room.key: room.info()
+    async def infos(self, after: str = "") -> Iterator[tuple[str, RoomInfo]]:
+        """Return the rooms that have members or events, by their keys, after this key.
+
+        Without direct messages. Each is made when it is asked for: a client reads a page of them.
+        """
+        heads = {head.room: head for head in await self._chat.journal.rooms()}
+        keys = list(heads)
+        keys += sorted(
+            room.key
             for room in self._open.values()
-            if room.members and not room.direct
-        }
-        for head in await self._chat.journal.rooms():
-            if head.room not in infos:
-                infos[head.room] = RoomInfo(head.name, 0, head.seq, head.topic)
-        return sorted(infos.items())
+            if room.members and not room.direct and room.key not in heads
+        )
+        keys.sort()  # two sorted parts
+        return self._infos(keys[bisect_right(keys, after) :], heads)
+
+    def _infos(
+        self, keys: Sequence[str], heads: Mapping[str, Head]
+    ) -> Iterator[tuple[str, RoomInfo]]:
+        for key in keys:
+            room, head = self._open.get(key), heads.get(key)
+            if room is not None and room.members:
+                yield key, room.info()
+            elif head is not None:
+                yield key, RoomInfo(head.name, 0, head.seq, head.topic)

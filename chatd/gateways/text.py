@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final, TypeVar
 
+import trio
 from msgspec.structs import replace
 
 from chatd.chat import Chat, Connection, perform
@@ -18,7 +19,7 @@ from chatd.chat.names import room_name
 from chatd.chat.rules import enter
 from chatd.gateways.pages import encode_answer
 from chatd.gateways.websocket import disconnect
-from chatd.model import NORMAL, UNSUPPORTED, Close, Event, Refusal, Refused
+from chatd.model import NORMAL, UNSUPPORTED, Close, ErrorCode, Event, Refusal, Refused
 from chatd.protocol import commands, events
 from chatd.protocol.pairs import other_of
 from chatd.wire import frames
@@ -133,7 +134,7 @@ class TextGateway:
         if text == "/auth" or text.startswith("/auth "):
             await self._auth(text.removeprefix("/auth").strip())
         elif not (self._connection.authenticated or text in ("", "/help", "/quit")):
-            self._notice(AUTHENTICATE)
+            await self._refuse(AUTHENTICATE, "unauthorized")
         elif text.startswith("/") and not text.startswith("//"):
             await self._command(text)
         elif text:
@@ -168,11 +169,11 @@ class TextGateway:
             case "/help":
                 self._notice(HELP)
             case "/msg":
-                self._notice("Name a nick and a text: /msg NICK TEXT.")
+                await self._refuse("Name a nick and a text: /msg NICK TEXT.")
             case "/nick" | "/join" | "/me":
-                self._notice(f"{name} needs an argument. Type /help for the list.")
+                await self._refuse(f"{name} needs an argument. Type /help for the list.")
             case _:
-                self._notice(
+                await self._refuse(
                     f"Unknown command {name[:32]}. Type /help for the list,"
                     " or // to begin a message with a slash."
                 )
@@ -203,7 +204,7 @@ class TextGateway:
 
     async def _history(self, rest: str) -> None:
         if rest and not (rest.isascii() and rest.isdigit() and len(rest) < 10):
-            self._notice("Name a number: /history N.")
+            await self._refuse("Name a number: /history N.")
             return
         limit = int(rest) if rest else self._chat.settings.chat.backlog
         await self._perform(commands.History(room=self._room, limit=limit, messages=True))
@@ -287,6 +288,12 @@ class TextGateway:
 
     def _notice(self, text: str) -> None:
         self._connection.notify(events.Notice(text))
+
+    async def _refuse(self, text: str, code: ErrorCode = "bad_request") -> None:
+        """Answer a line that is no command of the chat."""
+        self._notice(text)
+        if seconds := self._connection.refused(Refusal(code, text), "unknown"):
+            await trio.sleep(seconds)
 
 
 def _messages(page: _Page) -> _Page:

@@ -192,7 +192,8 @@ class Reads:
         return [_entry(row) for row in rows], upto
 
     async def rooms(self) -> list[Head]:
-        return [_head(row) for row in await self._reader.rows(_ROOMS)]
+        # In the thread: 10,000 of them take 10 ms.
+        return await self._reader.run(lambda store: list(map(_head, store.execute(_ROOMS))))
 
     async def read_rooms(self, rooms: Mapping[str, int], upto: int, limit: int) -> list[Event]:
         where = " WHERE e.room_id = ? AND e.seq > ? AND e.position <= ? ORDER BY e.seq"

@@ -92,3 +92,25 @@ async def test_nobody_enters_a_room_while_it_is_imported(
                 pass
     assert (entered := rooms.get("den")) is not None
     assert list(entered.members) == [ann.connection.user]
+
+
+async def test_the_list_of_rooms_begins_after_a_key_and_is_made_as_it_is_read(room: Room) -> None:
+    ann, bob = room.client("ann"), room.client("bob")
+    for name in ("b", "d", "f"):
+        await ann.join(name)
+        await ann.say("kept", name)
+        await ann.do(commands.Leave(room=name))
+    for name in ("a", "c", "d"):
+        await bob.join(name)
+    rooms = room.chat.rooms
+    listed = await rooms.infos()
+    assert next(listed)[0] == "a"
+    # Whoever leaves while it is read is not listed any more.
+    await bob.do(commands.Leave(room="c"))
+    assert [(key, info.members, info.seq) for key, info in listed] == [
+        ("b", 0, 1),
+        ("d", 1, 1),
+        ("f", 0, 1),
+    ]
+    assert [key for key, _ in await rooms.infos("b")] == ["d", "f"]
+    assert list(await rooms.infos("f")) == []

@@ -577,3 +577,16 @@ async def test_every_notice_is_shown_if_no_room_can_be_joined(autojump_clock: Mo
             "* This room is not open to you.",
             "* This room is not open to you.",
         ]
+
+
+async def test_lines_that_are_no_command_are_counted_and_cost_the_sender(
+    chat: Harness, autojump_clock: MockClock
+) -> None:
+    ann = await speak_text(chat, "/?nick=ann")
+    await ann.hear()
+    began = trio.current_time()
+    for line in ("/nothing", "/msg bob", "/nick", "/history many") * 75:
+        await ann.text(line)
+        await ann.hear()
+    assert trio.current_time() - began > 0.5
+    assert chat.daemon.chat.refused_commands == {("unknown", "bad_request"): 300}

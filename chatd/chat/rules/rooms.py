@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import chain
 from typing import Final
 
 from msgspec.structs import replace
@@ -124,7 +125,8 @@ async def list_rooms(connection: Connection, command: commands.Rooms) -> Reply[c
     chat, user = connection.chat, connection.user
     await connection.outbox.drained()
     after = None if command.after is None else resolve(chat, user, command.after)
-    found = [*await _conversations(connection), *await chat.rooms.infos()]
+    key_after = "" if after is None or after.key.startswith("@") else after.key
+    found = chain(await _conversations(connection), await chat.rooms.infos(key_after))
     left = chat.settings.limits.send_queue_bytes // QUEUE_SHARE
     listed: list[commands.RoomInfo] = []
     more = False
