@@ -7,7 +7,7 @@ the rows before it inserted first, so that it finds them.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from chatd.journal import NO_MESSAGE, NOT_YOURS, new_epoch, rewrite, schema
@@ -61,7 +61,7 @@ class Batch:
     Args:
         cursor: Inside a transaction.
         at: The time of the events, in ms.
-        now: The time by which records end, in ms.
+        now: Returns the time by which records end, in ms.
         words: The index of words.
         keyed: Whether to look up the keys of plain messages; see `run`.
     """
@@ -83,7 +83,13 @@ class Batch:
     )
 
     def __init__(
-        self, cursor: sqlite3.Cursor, *, at: int, now: int, words: WordIndex, keyed: bool
+        self,
+        cursor: sqlite3.Cursor,
+        *,
+        at: int,
+        now: Callable[[], int],
+        words: WordIndex,
+        keyed: bool,
     ) -> None:
         self._cursor = cursor
         self._execute = cursor.execute
@@ -145,7 +151,7 @@ class Batch:
                 room = rooms[fold] = self._room(fold, operation.name)
             if room[2]:
                 room[2] = False
-                front = (min(at, self._now), room[0])
+                front = (min(at, self._now()), room[0])
                 self._execute("UPDATE rooms SET oldest = ? WHERE id = ?", front)
             if kind == "topic":
                 self._execute("UPDATE rooms SET topic = ? WHERE id = ?", (text or "", room[0]))
@@ -274,6 +280,6 @@ class Batch:
     def _take(self, kind: str, name: str) -> Record | None:
         query = "DELETE FROM records WHERE shelf = ? AND name = ? RETURNING value, until"
         row = next(iter(self._execute(query, (kind, name)).fetchall()), None)
-        if row is None or (row[1] is not None and row[1] <= self._now):
+        if row is None or (row[1] is not None and row[1] <= self._now()):
             return None
         return Record(kind, name, *row)

@@ -275,17 +275,16 @@ class Writer:
         execute("BEGIN IMMEDIATE")
         self.doubt = True
         self.files.check_log()
-        now = self._clock()
-        made = Batch(self._cursor, at=at, now=now, words=marks.words, keyed=False)
+        made = Batch(self._cursor, at=at, now=self._clock, words=marks.words, keyed=False)
         try:
             outcomes = made.run(batch)
         except sqlite3.IntegrityError:
             execute("ROLLBACK")
             execute("BEGIN IMMEDIATE")
-            made = Batch(self._cursor, at=at, now=now, words=marks.words, keyed=True)
+            made = Batch(self._cursor, at=at, now=self._clock, words=marks.words, keyed=True)
             outcomes = made.run(batch)
         if made.removed_text:
-            marks.note_removed_text(self._cursor, now)
+            marks.note_removed_text(self._cursor, self._clock())
         self._next_epoch = made.epoch
         execute("COMMIT")
         self.files.check_folder()

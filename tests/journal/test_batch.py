@@ -36,7 +36,7 @@ def cursor() -> Iterator[sqlite3.Cursor]:
 
 
 def run(cursor: sqlite3.Cursor, *operations: Operation, keyed: bool = False) -> list[Outcome]:
-    return Batch(cursor, at=AT, now=AT, words=WordIndex(), keyed=keyed).run(operations)
+    return Batch(cursor, at=AT, now=lambda: AT, words=WordIndex(), keyed=keyed).run(operations)
 
 
 def post(
@@ -131,6 +131,6 @@ def test_a_removed_text_is_noted(cursor: sqlite3.Cursor) -> None:
         ([post("new", kind="edit", of=1)], True),
         ([post(None, kind="delete", of=1)], True),
     ):
-        batch = Batch(cursor, at=AT, now=AT, words=WordIndex(), keyed=False)
+        batch = Batch(cursor, at=AT, now=lambda: AT, words=WordIndex(), keyed=False)
         batch.run(operations)
         assert batch.removed_text is removed
