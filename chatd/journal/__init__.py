@@ -11,8 +11,7 @@ room's past with its present texts. Nothing here knows who is connected.
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
-from heapq import merge
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Final, Literal, Protocol
 
@@ -41,7 +40,6 @@ __all__ = [
     "StoreError",
     "Unavailable",
     "new_epoch",
-    "newest",
     "next_time",
 ]
 
@@ -393,21 +391,15 @@ def new_epoch() -> str:
     return f"e{secrets.token_hex(8)[1:]}"
 
 
-def newest(
-    logs: Iterable[Iterator[Event]], limit: int, *, by_time: bool, complete: bool = True
-) -> Hits:
-    """Return the first hits of several rooms, each of which has its own, the newest first.
-
-    With ``by_time`` more than ``limit`` if the last ones have the same time.
-    """
-    merged = merge(*logs, key=lambda event: (-event.at, -event.position))
-    found = list(islice(merged, limit))
-    for event in merged:
-        tied = by_time and found and found[-1].at == event.at and len(found) < MOST_HITS
+def first_hits(found: Iterator[Event], limit: int, *, by_time: bool, complete: bool = True) -> Hits:
+    """Return the first of these hits; with ``by_time`` also those that have the last one's time."""
+    events = list(islice(found, limit))
+    for event in found:
+        tied = by_time and events and events[-1].at == event.at and len(events) < MOST_HITS
         if not tied:
-            return Hits(found, more=True, complete=complete)
-        found.append(event)
-    return Hits(found, more=False, complete=complete)
+            return Hits(events, more=True, complete=complete)
+        events.append(event)
+    return Hits(events, more=False, complete=complete)
 
 
 class LocalJournal:

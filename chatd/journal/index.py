@@ -256,7 +256,7 @@ def check(cursor: sqlite3.Cursor | sqlite3.Connection, indexed: int, floor: int)
         return
     position, room_id = row
     has = "SELECT 1 FROM words WHERE words MATCH ? AND rowid = ?"
-    if cursor.execute(has, (expression(room_id, ()), position)).fetchone() is None:
+    if cursor.execute(has, (expression([room_id], ()), position)).fetchone() is None:
         damage = sqlite3.DatabaseError(f"the index of words lacks event {position}")
         damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT_VTAB
         raise damage
@@ -273,21 +273,26 @@ FOUND: Final = "SELECT rowid FROM words WHERE words MATCH ? AND rowid < ? ORDER 
 """Selects the positions of messages that match an `expression`, the newest first."""
 
 
-def expression(room_id: int, phrases: Sequence[Phrase], senders: Sequence[str] = ()) -> str:
-    """Return what is looked for in a room, in FTS5's query language.
+def expression(
+    room_ids: Sequence[int], phrases: Sequence[Phrase], senders: Sequence[str] = ()
+) -> str:
+    """Return what is looked for in FTS5's query language.
 
     No token contains any of its syntax.
 
     Args:
-        room_id: The room's id.
+        room_ids: The ids of the rooms, of which the message must be in one.
         phrases: What the text must have.
         senders: Tokens of senders, of which the message must have one; empty for all.
     """
-    parts = [f'about : "r{room_id}"']
+    parts = [f"about : ({_any(f'r{room_id}' for room_id in room_ids)})"]
     if senders:
-        tokens = " OR ".join(f'"{token}"' for token in senders)
-        parts.append(f"about : ({tokens})")
+        parts.append(f"about : ({_any(senders)})")
     parts += [
         f'text : "{" ".join(phrase.tokens)}"{" *" if phrase.prefix else ""}' for phrase in phrases
     ]
     return " AND ".join(parts)
+
+
+def _any(tokens: Iterable[str]) -> str:
+    return " OR ".join(f'"{token}"' for token in tokens)

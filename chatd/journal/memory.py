@@ -9,7 +9,7 @@ import secrets
 import sys
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush, heapreplace, merge, nsmallest
 from itertools import islice
@@ -33,8 +33,8 @@ from chatd.journal import (
     Sender,
     Statistics,
     Unavailable,
+    first_hits,
     new_epoch,
-    newest,
     next_time,
     words,
 )
@@ -478,12 +478,14 @@ class MemoryJournal(LocalJournal):
         search = _Search(phrases, None if sender is None else set(sender.tokens))
         by_time = before is not None
         most = MOST_HITS if by_time else max(0, limit)
-        logs: list[Iterator[Event]] = []
+        found: list[Event] = []
         for room, below in rooms.items():
             log = self._rooms.get(room)
             if log is not None:
-                logs.append(iter(await search.room(log, _end(log, below, before), most + 1)))
-        return newest(logs, max(0, limit), by_time=by_time)
+                found += await search.room(log, _end(log, below, before), most + 1)
+        if by_time:
+            found.sort(key=lambda event: (event.at, event.position), reverse=True)
+        return first_hits(iter(found), max(0, limit), by_time=by_time)
 
     async def records(self, kind: str, prefix: str = "", limit: int = -1) -> list[Record]:
         now = self._clock()

@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 import trio
 
 from chatd.clock import SteadyClock
-from chatd.journal import UNREAD_EVENTS, Hits, Sender, Unavailable, newest, schema, words
+from chatd.journal import UNREAD_EVENTS, Hits, Sender, Unavailable, first_hits, schema, words
 from chatd.journal.index import FOUND, WordIndex, check, expression
 from chatd.journal.schema import number
 from chatd.model import Event, Head, LogEntry, Record, UserRecord
@@ -53,6 +53,9 @@ _ENTRY: Final = (
 )
 _SCANNED: Final = 20_000
 """Events read at a time to find one user's, for which there is no index: some 10 ms of a thread."""
+
+_SORTED_HITS: Final = 512
+"""Hits in several rooms that are read before they are sorted by time."""
 
 _USER: Final = "SELECT user, nick, seen, subject FROM users"
 _LAST: Final = "\U0010ffff"
@@ -252,15 +255,25 @@ class Reads:
             if index.stale:
                 return Hits([], more=False, complete=False)
             check(store, index.indexed, index.floor)
-            logs = []
+            ends: dict[_RoomLog, int] = {}
             for room, below in rooms.items():
                 log = _RoomLog.find(store, room)
                 if log is not None and (end := log.end(below, before)) is not None:
-                    found = (expression(log.room_id, phrases, senders), end)
-                    # Lazily: of each room only the rows that are needed are read.
-                    logs.append(_events(store, store.execute(FOUND, found)))
-            by_time = before is not None
-            return newest(logs, number(limit), by_time=by_time, complete=not index.floor)
+                    ends[log] = end
+            if not ends:
+                return Hits([], more=False, complete=not index.floor)
+            room_ids = [log.room_id for log in ends]
+            # One query, because FTS5 puts the list of a beginning of words together for each.
+            match = expression(room_ids, phrases, senders)
+            positions: Iterator[tuple[int]] = store.execute(FOUND, (match, max(ends.values())))
+            if before is not None:
+                positions = _by_time(store, positions, ends, max(_SORTED_HITS, limit + 1))
+            return first_hits(
+                _events(store, positions),
+                number(limit),
+                by_time=before is not None,
+                complete=not index.floor,
+            )
 
         return await self._searcher.run(work)
 
@@ -291,6 +304,34 @@ def _events(store: sqlite3.Connection, positions: Iterable[tuple[int]]) -> Itera
         yield schema.decode(
             store.execute(schema.EVENT + " WHERE e.position = ?", position).fetchone()
         )
+
+
+def _by_time(
+    store: sqlite3.Connection,
+    positions: Iterator[tuple[int]],
+    ends: Mapping[_RoomLog, int],
+    enough: int,
+) -> Iterator[tuple[int]]:
+    """Return positions in the order of their times, the newest first.
+
+    Each room's times grow with its positions, but an imported room has old ones at the end of the
+    store. So reading goes on until no room has a time that could belong among the first ones.
+    """
+    limits = {log.room_id: end for log, end in ends.items()}
+    query = "SELECT room_id, at FROM events WHERE position = ?"
+    hits: list[tuple[int, int]] = []
+    look = enough
+    for (position,) in positions:
+        room_id, at = store.execute(query, (position,)).fetchone()
+        if position < limits[room_id]:
+            hits.append((at, position))
+        if len(hits) == look:
+            hits.sort(reverse=True)
+            if max(log.newest_before(position) for log in ends) < hits[enough - 1][0]:
+                break
+            look *= 2
+    hits.sort(reverse=True)
+    return ((position,) for _, position in hits)
 
 
 class _RoomLog:
@@ -342,6 +383,11 @@ class _RoomLog:
         if seq <= self.first:
             return None
         return self.position(seq - 1) + 1
+
+    def newest_before(self, position: int) -> int:
+        """Return the time of the last event before a position; 0 if there is none."""
+        count = self.count(position - 1)
+        return self._at(self.first - 1 + count) if count else 0
 
     def _at(self, seq: int) -> int:
         query = "SELECT at FROM events WHERE room_id = ? AND seq = ?"

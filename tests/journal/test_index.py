@@ -11,7 +11,7 @@ import pytest
 from chatd.journal import Hits, Sender, Unavailable, schema
 from chatd.journal.retention import CHUNK, Retention
 from chatd.journal.sqlite import SqliteJournal
-from chatd.model import Erase, Operation, Post, Progress, Receipt, Wipe
+from chatd.model import Erase, LogEntry, Operation, Post, Progress, Receipt, Restore, Wipe
 from tests.journal.store import KEPT, Store, commit, error, found, index, nothing, post, search
 
 DAMAGE = {
@@ -227,6 +227,29 @@ async def test_rooms_are_searched_together_by_time(store: Store) -> None:
         rest = await journal.search("word", rooms, 9, before=first.events[-1].at)
         assert [event.text for event in rest.events] == [f"word {n}" for n in (3, 2, 1, 0)]
         assert not rest.more
+
+
+async def test_an_imported_past_comes_after_what_was_said_since(store: Store) -> None:
+    async with store.open(retention=KEPT) as journal:
+        for _ in range(10):
+            await commit(journal, *[post("a word", room="present") for _ in range(CHUNK)])
+            store.now.ms += 1000
+        old = [
+            LogEntry("past", seq, 1000 * seq, "message", "u2", "bob", "a word", None, None)
+            for seq in range(1, 601)
+        ]
+        await journal.commit([Restore("past", tuple(old))])
+        await index(journal)
+        rooms, end = {"present": 10**9, "past": 10**9}, 2**53
+        seen: list[tuple[int, int]] = []
+        while True:
+            hits = await journal.search("wor", rooms, 100, before=end)
+            seen += [(event.at, event.position) for event in hits.events]
+            end = hits.events[-1].at
+            if not hits.more:
+                break
+        assert len(seen) == 10 * CHUNK + 600
+        assert seen == sorted(seen, reverse=True)
 
 
 async def test_messages_are_found_by_who_sent_them(store: Store) -> None:

@@ -666,6 +666,8 @@ async def _both(steps: list[tuple[str, Any]], retention: Retention) -> None:
                 elif step == "search":
                     await index(sqlite)
                     query, rooms, limit, sender, before = values
+                    if before is None:
+                        rooms = dict(list(rooms.items())[:1])
                     hits = [
                         await one.search(query, rooms, limit, sender=sender, before=before)
                         for one in (sqlite, memory)

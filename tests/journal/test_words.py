@@ -160,7 +160,7 @@ def _indexed(texts: list[str], query: str) -> set[int]:
         index.renew(cursor, 0)
         index.add(cursor, [Row(number, text, 1, "u", "n") for number, text in enumerate(texts, 1)])
         find = "SELECT rowid FROM words WHERE words MATCH ?"
-        return {row[0] for row in store.execute(find, (expression(1, parse(query)),))}
+        return {row[0] for row in store.execute(find, (expression([1], parse(query)),))}
 
 
 _LETTERS = [
