@@ -72,7 +72,7 @@ async def test_commands_are_carried_out_and_never_said(
 
 async def test_what_is_no_command_is_asked_about(chatd: ChatdProcess, chromium: Chromium) -> None:
     page = await open_page(chromium, chatd, nick="ann")
-    for typed in ("/usr/bin/env", "/", "/ help", "/constructor", "/bann bob"):
+    for typed in ("/usr/bin/env", "/", "/ help", "/constructor", "/bann bob", "\n\n/bann bob"):
         await replace(page, typed)
         await page.tab.press("Enter")
         await page.tab.until_text("Type /help for the list.", HINT)

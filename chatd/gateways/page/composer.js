@@ -15,9 +15,16 @@ const TYPING_EVERY_MS = 3_000;
 
 /** @typedef {{kind: "reply" | "edit", message: import("./room.js").Message}} About */
 
-/** Removes the control characters that the server refuses. @param {string} text */
+/**
+ * Removes the control characters that the server refuses, and lines without text at both ends.
+ * @param {string} text
+ */
 function cleaned(text) {
-  return text.replace(/\r\n?/g, "\n").replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/g, "");
+  return text
+    .replace(/\r\n?/g, "\n")
+    .replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/g, "")
+    .replace(/^\s*\n/, "")
+    .trimEnd();
 }
 
 export class Composer {
@@ -48,7 +55,7 @@ export class Composer {
     this.#chat = chat;
     this.#page = page;
     this.#anyway.addEventListener("click", () => {
-      this.#say(this.#validate().trimEnd());
+      this.#say(this.#validate());
       this.focus();
     });
     for (const kind of /** @type {("dragover" | "drop")[]} */ (["dragover", "drop"])) {
@@ -178,12 +185,12 @@ export class Composer {
     const hint = excess > 0 ? `Too long by ${plural(excess, "byte")}.` : this.#status;
     if (this.#hint.textContent !== hint) this.#hint.textContent = hint;
     if (!hint) this.#anyway.hidden = true;
-    this.#button.disabled = this.#text.disabled || !text.trim() || excess > 0;
+    this.#button.disabled = this.#text.disabled || !text || excess > 0;
     return this.#button.disabled ? "" : text;
   }
 
   #send() {
-    const typed = this.#validate().trimEnd();
+    const typed = this.#validate();
     if (!typed) return;
     const { kind, message } = this.#target ?? {};
     if (kind === "edit" && message) {

@@ -143,7 +143,7 @@ export class Outbox {
     for (const item of this.items) {
       if (item.user && item.user !== user && item.state === "queued") {
         item.state = "failed";
-        item.reason = "You are a new guest now; it may have been sent under your old name.";
+        item.reason = "You are another user now. It may have been sent under your old name.";
       }
     }
     this.#save();

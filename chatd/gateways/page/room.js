@@ -54,7 +54,7 @@ function entry(event) {
 }
 
 /** @param {string} user */
-export function isGuest(user) {
+function isGuest(user) {
   // As in chatd/chat/sessions.py: no other user's id looks like this.
   return /^g[a-z2-7]{16}$/.test(user);
 }
