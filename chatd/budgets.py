@@ -11,6 +11,8 @@
 | a name in the cache of names | 1.3 KiB | | | 4,096 names |
 | a request by HTTP | `REQUEST_SECONDS` | | share_per_address | |
 | a message, whatever it says | `MESSAGE_SECONDS`, `BYTE_SECONDS` | `Slice` | share_per_address | |
+| a chunk of a body, a packet of a POST | 128 bytes and its own | four times the bound | | |
+| a fragment of a message | 128 bytes and its own | four times the bound | | |
 | a decoded JSON value | `VALUE_BYTES` | `JSON_VALUES` | | |
 | an event that waits for its handler | its decoded bytes | receive_queue_bytes | | |
 | what waits to be sent | its encoded bytes | send_queue_bytes | | |

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -11,7 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
+from chatd import budgets
 from chatd.budgets import BURST_SECONDS, SLICE_ITEMS, Pace, Slice, json_values
+from chatd.settings import Limits
+from chatd.socketio.options import Options
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 VALUES = st.recursive(
@@ -73,3 +77,14 @@ def test_a_slice_is_over_after_some_items_or_some_bytes() -> None:
     )
     assert piece.over(1_000_000)
     assert not piece.over(1000)
+
+
+def test_the_table_names_what_there_is() -> None:
+    keys = {*Limits.__struct_fields__, *Options.__struct_fields__}
+    rows = [line for line in (budgets.__doc__ or "").splitlines() if line.startswith("| ")]
+    for row in rows[2:]:
+        *_, client, address, everybody = (cell.strip() for cell in row.strip("|").split("|"))
+        for constant in re.findall(r"`(\w+)`", row):
+            assert hasattr(budgets, constant), row
+        for key in re.findall(r"[a-z]+_[a-z_]+", f"{client} {address} {everybody}"):
+            assert key in keys, row

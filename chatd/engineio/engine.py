@@ -453,6 +453,8 @@ class Engine:
         async def opener(websocket: WebSocket) -> wire.Receiver:
             if session.upgrading or session.reason is not None:
                 return RejectedUpgrade(websocket)
+            # The session's handshake is the request that opened it.
+            websocket.request.headers = ()
             return UpgradeProbe(session, websocket, self.timers, self.options.upgrade_timeout)
 
         return opener

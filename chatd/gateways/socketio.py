@@ -75,6 +75,9 @@ _CLOSES: Final[dict[str, Close]] = {
 }
 """The close for each reason for which a session ends; NORMAL for all other reasons."""
 
+_KEPT_HEADERS: Final = frozenset({"authorization", "cookie", "origin", "sec-fetch-site"})
+"""What a client that leaves the namespace and comes back is admitted by."""
+
 _REFUSALS: Final[dict[ErrorCode, Close]] = {"banned": BANNED, "rate_limited": TOO_MANY}
 """The close for a client that was refused for this; UNAUTHORIZED for all other reasons."""
 
@@ -294,6 +297,8 @@ class SocketIoGateway:
         grant: Grant | None = socket.data.pop("grant")
         # Clients choose its size, and it is not read again.
         socket.handshake.auth = {}
+        request = socket.handshake.request
+        request.headers = [each for each in request.headers if each[0] in _KEPT_HEADERS]
         limit_key = socket.handshake.request.peer.limit_key
         login = None
         try:
