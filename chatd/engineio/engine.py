@@ -286,7 +286,7 @@ class Engine:
             websocket.outbox.offer(greeting.frames, 0)
             session.use_websocket(websocket)
         self._count += 1
-        session.receiver = inbox = MessageInbox(self.max_unhandled_bytes, self.warn_unread)
+        session.receiver = inbox = MessageInbox(self.max_unhandled_bytes, session.pause_reading)
         try:
             receiver = self._opened(session)
             session.receiver = inbox if receiver is None else receiver

@@ -56,8 +56,11 @@ class Heartbeat:
             self._pinged = now
 
     def extend(self, now: float) -> None:
-        """Restart the time for the pong, while the client takes what was sent before the ping."""
-        self._pinged = now
+        """Restart the client's time: until now its heartbeat could not reach us, or ours not it."""
+        if self._revision == 3:
+            self._heard = now
+        elif self._pinged is not None:
+            self._pinged = now
 
     def heard(self, kind: int, now: float) -> bool:
         """Handle a client's ping or pong. Return False if its revision does not send that."""

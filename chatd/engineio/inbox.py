@@ -29,17 +29,18 @@ class Inbox(Generic[T]):
 
     Args:
         max_bytes: At most this many bytes wait.
-        filled: Called each time that the filling task has to wait for room.
+        paused: Called with True when the filling task has to wait for room, and with False when it
+            goes on.
 
     Attributes:
         changed: Notified when an item was put or taken, and at ``close``.
     """
 
-    __slots__ = ("_bytes", "_closed", "_filled", "_items", "_max_bytes", "changed")
+    __slots__ = ("_bytes", "_closed", "_items", "_max_bytes", "_paused", "changed")
 
-    def __init__(self, max_bytes: int, filled: Callable[[], None]) -> None:
+    def __init__(self, max_bytes: int, paused: Callable[[bool], None]) -> None:
         self._max_bytes = max_bytes
-        self._filled = filled
+        self._paused = paused
         # None while it is empty: an empty deque takes 760 bytes, and every idle connection has one.
         self._items: deque[tuple[T, int]] | None = None
         self._bytes = 0
@@ -55,10 +56,12 @@ class Inbox(Generic[T]):
 
     async def room(self, size: int) -> None:
         """Wait until there is room for an item of ``size`` bytes, or until ``close``."""
-        if self.full(size):
-            self._filled()
+        if not self.full(size):
+            return
+        self._paused(True)
         while self.full(size):
             await self.changed.wait()
+        self._paused(False)
 
     def put(self, item: T, size: int) -> None:
         """Append an item. The bound is not checked: ``room`` comes first."""

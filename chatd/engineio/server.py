@@ -121,7 +121,7 @@ class Server:
     def _opened(self, session: Session) -> MessageInbox | None:
         if self._handlers is None:
             return None
-        inbox = _HandlersInbox(self.engine)
+        inbox = _HandlersInbox(self.engine, session)
         self._handlers.start_soon(self._handle, session, inbox.handling)
         return inbox
 
@@ -155,8 +155,8 @@ class _HandlersInbox(MessageInbox):
 
     __slots__ = ("_engine", "handling")
 
-    def __init__(self, engine: Engine) -> None:
-        super().__init__(engine.max_unhandled_bytes, engine.warn_unread)
+    def __init__(self, engine: Engine, session: Session) -> None:
+        super().__init__(engine.max_unhandled_bytes, session.pause_reading)
         self._engine = engine
         self.handling: Final = trio.CancelScope()
 

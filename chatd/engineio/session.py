@@ -465,6 +465,14 @@ class Session:
         finally:
             self._busy -= 1
 
+    def pause_reading(self, paused: bool) -> None:
+        """Note that nothing is read until there is room for it, or that reading goes on."""
+        if paused:
+            self._engine.warn_unread()
+        else:
+            # Its heartbeat is behind what was not read.
+            self._heartbeat.extend(trio.current_time())
+
     # The heartbeat
 
     def _take_heartbeat(self, kind: int) -> None:

@@ -96,7 +96,7 @@ class Connection:
         self._decoder = Decoder(options.max_attachments, options.max_values)
         self._inbox: Inbox[_Job] = Inbox(
             options.receive_queue_bytes or server.engine.max_unhandled_bytes,
-            server.engine.warn_unread,
+            session.pause_reading,
         )
         self._admissions: dict[str, trio.CancelScope] = {}
         # Namespaces it has left: packets for them that were on their way are not an error.

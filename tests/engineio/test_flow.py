@@ -311,3 +311,40 @@ async def test_a_handler_whose_client_has_gone_ends_in_time(autojump_clock: Mock
         assert len(ended) == 1
         ((name, fields),) = recording.records
         assert (name, fields["setting"]) == ("warning", "handler_grace")
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+async def test_the_clock_of_the_heartbeat_waits_while_nothing_is_read(
+    revision: Revision, autojump_clock: MockClock
+) -> None:
+    handled: list[str | bytes] = []
+
+    async def handler(session: Session) -> None:
+        async for message in session:
+            handled.append(message)
+            # Room for the next message comes just before the time for the pong is up.
+            await trio.sleep(1.99)
+
+    options: dict[str, Any] = {"ping_interval": 1.0, "ping_timeout": 1.0, "max_payload": 1000}
+    async with (
+        serve_handler(handler, allow_eio3=True, **options) as (server, dial, _),
+        trio.open_nursery() as nursery,
+    ):
+        client = dial()
+        assert (await upgrade(client, f"EIO={revision}&transport=websocket"))[0] == 101
+        await client.hear()
+
+        async def answer() -> None:
+            while (frame := await client.frame()) is not None:
+                if frame[1] == b"2":
+                    await client.text("3")
+
+        nursery.start_soon(answer)
+        for number in range(30):
+            await client.text(f"4{number:0900}")
+            if revision == 3:
+                await client.text("2")
+        await trio.sleep(45)
+        assert 20 < len(handled) < 26
+        assert len(server.sessions) == 1
+        nursery.cancel_scope.cancel()

@@ -8,8 +8,8 @@ from chatd.engineio.inbox import Inbox, MessageInbox
 
 
 async def test_the_filling_task_waits_for_room() -> None:
-    full: list[str] = []
-    inbox: Inbox[int] = Inbox(100, lambda: full.append("full"))
+    paused: list[bool] = []
+    inbox: Inbox[int] = Inbox(100, paused.append)
     # An empty queue has room for anything.
     assert not inbox.full(1000)
     inbox.put(1, 90)
@@ -18,7 +18,7 @@ async def test_the_filling_task_waits_for_room() -> None:
     inbox.put(2, 10)
     assert inbox.full(1)
     assert len(inbox) == 2
-    assert full == []
+    assert paused == []
     through = trio.Event()
 
     async def wait() -> None:
@@ -28,18 +28,19 @@ async def test_the_filling_task_waits_for_room() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wait)
         await wait_all_tasks_blocked()
-        assert full == ["full"]
+        assert paused == [True]
         assert inbox.take() == 1
         await wait_all_tasks_blocked()
         # There is room for an item, but not for one of that size.
         assert not through.is_set()
         assert inbox.take() == 2
         await through.wait()
+        assert paused == [True, False]
     assert inbox.take() is None
 
 
 async def test_no_task_waits_for_space_in_a_closed_queue() -> None:
-    inbox: Inbox[int] = Inbox(1, lambda: None)
+    inbox: Inbox[int] = Inbox(1, lambda _: None)
     inbox.put(1, 1)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(inbox.room, 1)
@@ -50,7 +51,7 @@ async def test_no_task_waits_for_space_in_a_closed_queue() -> None:
 
 
 async def test_messages_come_in_order() -> None:
-    inbox = MessageInbox(10_000, lambda: None)
+    inbox = MessageInbox(10_000, lambda _: None)
     for index in range(10):
         await inbox.received(str(index))
     assert [await inbox.next() for _ in range(10)] == [str(index) for index in range(10)]
@@ -58,7 +59,7 @@ async def test_messages_come_in_order() -> None:
 
 @pytest.mark.parametrize(("message", "fit"), [(b"x" * 30_000, 2), ("x", 508)])
 async def test_a_full_queue_stops_the_reader(message: str | bytes, fit: int) -> None:
-    inbox = MessageInbox(65_536, lambda: None)
+    inbox = MessageInbox(65_536, lambda _: None)
     taken: list[int] = []
 
     async def read() -> None:
@@ -82,7 +83,7 @@ async def test_a_full_queue_stops_the_reader(message: str | bytes, fit: int) -> 
 
 
 async def test_a_wait_for_a_message_ends_with_the_session() -> None:
-    inbox = MessageInbox(1000, lambda: None)
+    inbox = MessageInbox(1000, lambda _: None)
 
     async def wait() -> None:
         with pytest.raises(StopAsyncIteration):
