@@ -21,7 +21,7 @@ from chatd.cli.check import FILE_CHECKS
 from chatd.cli.failed_starts import Failures, wait
 from chatd.cli.output import fail, is_terminal, report, write
 from chatd.clock import boot_seconds
-from chatd.journal import Journal, StoreError
+from chatd.journal import Journal, StoreError, Unavailable
 from chatd.journal.memory import MemoryJournal
 from chatd.journal.retention import retention_of
 from chatd.journal.sqlite import open_sqlite
@@ -117,6 +117,8 @@ def run(args: argparse.Namespace) -> int:
         trio.run(_serve, settings, flags, path, keys, log)
     except* (ListenError, StoreError, TlsError) as group:
         errors = [str(error) for error in _leaves(group)]
+    except* Unavailable as group:  # what is read at the start
+        errors = [f"{path}: {error}: restore a backup" for error in _leaves(group)]
     finally:
         log.output.close()
     return _failed(errors) if errors else 0

@@ -123,7 +123,8 @@ class Reader:
             watched = self._idle.pop() if self._idle else self._open()
             watched.deadline = time.monotonic() + self._seconds
             done = work(watched.connection)
-        except sqlite3.Error as error:
+        # Of a damaged file not even SQLite's message may be text.
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             if watched is not None:
                 watched.connection.close()
             raise Unavailable(f"the store cannot be read: {error}") from error

@@ -218,11 +218,17 @@ def migrate(
             raise
 
 
-def store_error(path: Path, error: sqlite3.Error) -> StoreError:
-    """Return the error with one line: why SQLite does not open the store, and what to do."""
+def store_error(path: Path, error: sqlite3.Error | UnicodeDecodeError) -> StoreError:
+    """Return the error with one line: why SQLite does not open the store, and what to do.
+
+    SQLite's messages quote the file, so that Python may be unable to decode them.
+    """
     # The low byte is the primary code (sqlite.org/rescode.html).
     code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
-    if code in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}:
+    if isinstance(error, UnicodeDecodeError) or code in {
+        sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_CORRUPT,
+    }:
         return StoreError(
             f"{path} is damaged ({error}): restore a backup, or move it away to start empty"
         )

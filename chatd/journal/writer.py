@@ -105,7 +105,7 @@ class Writer:
         except OSError as error:
             lock.release()
             raise StoreError(f"{error.filename or self.path}: {error.strerror}") from error
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             lock.release()
             raise schema.store_error(self.path, error) from error
         except BaseException:

@@ -7,11 +7,12 @@ import os
 import pty
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeAlias
@@ -226,6 +227,43 @@ def test_a_store_that_cannot_be_opened_is_1(tmp_path: Path, fails: Fails) -> Non
         assert line.startswith("chatd: ")
         assert str(path).removesuffix("/chatd.db") in line
         assert told in line
+
+
+def not_text(path: Path) -> None:
+    """Damage the schema: SQLite's message quotes a name that is not UTF-8."""
+    with closing(sqlite3.connect(path)) as store:
+        store.execute("PRAGMA writable_schema = ON")
+        damage = "name = CAST(x'9e9e' AS TEXT), sql = 'CREATE TABLE nothing('"
+        store.execute(f"UPDATE sqlite_schema SET {damage} WHERE name = 'meta'")
+        store.commit()
+
+
+def no_records(path: Path) -> None:
+    """Damage what is read at the start alone, after the store was opened: bans and mutes."""
+    with closing(sqlite3.connect(path)) as store:
+        (page,) = store.execute(
+            "SELECT rootpage FROM sqlite_schema WHERE name = 'records'"
+        ).fetchone()
+        (size,) = store.execute("PRAGMA page_size").fetchone()
+        store.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with path.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(bytes(size))
+
+
+@pytest.mark.parametrize("damage", [not_text, no_records])
+def test_a_damaged_store_is_1_and_one_line(
+    damage: Callable[[Path], None], tmp_path: Path, fails: Fails
+) -> None:
+    path = tmp_path / "chat.db"
+    with serving(tmp_path, "--set", f"history.path={path}") as one:
+        one.signal(signal.SIGTERM)
+        assert one.ended() == 0
+    damage(path)
+    code, (line,) = fails("serve", "--listen", "127.0.0.1:0", "--set", f"history.path={path}")
+    assert code == 1
+    assert line.startswith(f"chatd: {path}")
+    assert "restore a backup" in line
 
 
 def test_a_socket_in_a_folder_that_is_not_there_is_1(tmp_path: Path, fails: Fails) -> None:

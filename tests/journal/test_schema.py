@@ -37,6 +37,11 @@ def test_an_error_of_sqlite_says_what_to_do(code: int | None, text: str) -> None
     assert str(schema.store_error(PATH, error)).startswith(text)
 
 
+def test_an_error_that_is_not_text_is_damage() -> None:
+    error = UnicodeDecodeError("utf-8", b"\x9e", 0, 1, "invalid start byte")
+    assert str(schema.store_error(PATH, error)).startswith(f"{PATH} is damaged (")
+
+
 async def test_a_store_of_version_3_is_as_it_was(store: Store) -> None:
     at = 1_700_000_000_000
     store.path.parent.mkdir()
