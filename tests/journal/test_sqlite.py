@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from chatd.journal import Unavailable, schema
 from chatd.journal.retention import Retention
-from chatd.journal.sqlite import SqliteJournal, Tuning
+from chatd.journal.sqlite import SqliteJournal, Tuning, open_sqlite
 from chatd.model import Event, LogEntry, Post, Receipt, Remember, Restore, UserRecord
 from tests.journal.store import Store, commit, error, index, nothing, post, search
 
@@ -484,3 +486,21 @@ async def test_reads_wait_for_no_commit_and_hold_up_none(store: Store) -> None:
             assert head.seq == 2
             go_on.set()
         assert read[:1] == made
+
+
+async def test_searches_take_no_thread_of_other_reads(tmp_path: Path) -> None:
+    gate = threading.Event()
+    async with open_sqlite(tmp_path / "chatd.db", now=lambda: 1) as journal:
+        await commit(journal, post("a word"))
+        async with trio.open_nursery() as nursery:
+            # A search that takes long.
+            nursery.start_soon(journal._searcher.run, lambda _store: gate.wait(10))
+            await trio.testing.wait_all_tasks_blocked()
+            with trio.fail_after(5):
+                for _ in range(5):
+                    assert await journal.head("lobby") is not None
+                    assert len(await journal.read("lobby", 0, 9, 9)) == 1
+            with trio.move_on_after(0.1) as waited:
+                await journal.search("word", {"lobby": 9}, 10)
+            assert waited.cancelled_caught
+            gate.set()
