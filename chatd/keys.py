@@ -511,7 +511,12 @@ class Limits(Struct, frozen=True, kw_only=True):
         "Rooms with more members than this are told how many members there are, at most once per "
         "second, instead of who joins and leaves.",
     ] = 100
-    rooms: Annotated[int, Meta(ge=1, le=1_000_000), "The maximum number of rooms."] = 10_000
+    rooms: Annotated[
+        int,
+        Meta(ge=1, le=1_000_000),
+        "The maximum number of rooms. Rooms without members and events do not count, nor do direct "
+        "messages, and the default room always lets in.",
+    ] = 10_000
     rooms_per_client: Annotated[
         int, Meta(ge=1, le=10_000), "The maximum number of rooms that a client can be in at a time."
     ] = 50

@@ -254,7 +254,7 @@ class SocketIoGateway:
             token = bearer(request, self._chat.settings)
         try:
             grant = await admitted(self._chat, request, token)
-            if socket.recovered and Whereabouts.of(socket.data) == NOBODY:
+            if grant is None and socket.recovered and Whereabouts.of(socket.data) == NOBODY:
                 raise Refused("unauthorized", "This session is not valid, or has expired.")
         except Refused as refused:
             why = refused.refusal

@@ -131,6 +131,22 @@ async def test_a_subject_begins_anew_with_a_valid_token(autojump_clock: MockCloc
         assert joined["events"][0]["user"] == "forgotten"
 
 
+async def test_a_subjects_client_does_not_recover_but_begins_anew(
+    autojump_clock: MockClock,
+) -> None:
+    async with administered(Settings(auth=Auth(mode="token", guests=True))) as one:
+        token = one.chat.token("ann")
+        ann = await come(one.chat, token=token)
+        await hello(ann)
+        await ann.call("chat message", "my words")
+        await lose(one.chat, ann)
+        await one.done("POST /forget", {"user": "ann"})
+        again = await come(one.chat, ann, token=token)
+        greeting = await hello(again)
+        assert (greeting["user"], again.missed) == ("ann", [])
+        assert again.sid != ann.sid
+
+
 async def test_others_sanctions_and_conversations_hold_nothing(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:

@@ -594,6 +594,8 @@ _steps = st.one_of(
     st.tuples(st.just("seq_at"), st.tuples(_rooms, _number)),
     st.tuples(st.just("unread"), st.tuples(_rooms, _users, _number, _number)),
     st.tuples(st.just("index"), st.none()),
+    st.tuples(st.just("index a chunk"), st.none()),
+    st.tuples(st.just("reindex"), st.none()),
     st.tuples(
         st.just("search"),
         st.tuples(
@@ -661,6 +663,10 @@ async def _both(steps: list[tuple[str, Any]], retention: Retention) -> None:
                     assert await sqlite.seq_at(*values) == await memory.seq_at(*values)
                 elif step == "unread":
                     assert await sqlite.unread(*values) == await memory.unread(*values)
+                elif step == "reindex":
+                    sqlite.reindex()
+                elif step == "index a chunk":
+                    await sqlite.index()
                 elif step == "index":
                     await index(sqlite)
                 elif step == "search":
