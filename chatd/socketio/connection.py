@@ -106,8 +106,8 @@ class Connection:
         self._reason: str | None = None
         self._running = False
         self._nursery: trio.Nursery
-        # The socket for which the worker runs handlers now, and the scope that can cancel them: one
-        # for all that waits, as it takes as long to make as a small handler runs.
+        # The socket whose handlers run now, and the scope that can cancel them. One scope serves
+        # all jobs that wait: to make one takes as long as a small handler.
         self._handled: Socket | None = None
         self._handling: trio.CancelScope | None = None
         # Notified when the middleware is done, and when the connection runs.

@@ -69,7 +69,7 @@ class SlowReader:
         self, served: Served, handlers: trio.Nursery, rate: float, revision: Revision
     ) -> None:
         self.slow = SlowServed(served, handlers, rate)
-        self.revision = revision
+        self.revision: Revision = revision
         self.messages: list[str | bytes] = []
         self.pings = 0
         self.over = trio.Event()
@@ -142,7 +142,7 @@ class SlowReader:
             try:
                 status, _, body = await self._poller.get()
             except EOFError:
-                status = 0
+                status, body = 0, b""
             if status != 200:
                 self._end()
                 return
