@@ -227,7 +227,7 @@ class HttpConnection:
             read=self._read_body,
             pieces=self._pieces,
             gone=self._gone,
-            spend=self._slot.spend,
+            spend=self._spend,
         )
 
     def _next_cycle(self) -> None:
@@ -462,6 +462,16 @@ class HttpConnection:
             consumed = self._tail[: len(self._tail) - len(rest)]
             if list(event.headers) or not consumed.endswith(b"\r\n\r\n"):
                 raise malformed("the chunked body ends wrongly")
+
+    async def _spend(self, seconds: float) -> None:
+        """Wait until the address has paid. If the client goes meanwhile, its request is dropped.
+
+        The body must have been read.
+        """
+        if debt := self._slot.charge(seconds):
+            with trio.move_on_after(debt):
+                await self._gone()
+                raise trio.BrokenResourceError("the client has gone")
 
     async def _gone(self) -> None:
         while len(self._buffer) < _SKIP_BYTES:

@@ -115,17 +115,23 @@ class ConnectionSlot:
         """Whether its client has an address that limits apply to."""
         return self._address is not None
 
-    async def spend(self, seconds: float) -> None:
+    def charge(self, seconds: float) -> float:
         """Take this much of the loop's time, as `chatd.budgets` says what things cost.
 
-        Waits first if the client's address has taken more than its share. Exempt clients have none.
+        Return the seconds to wait first, because the client's address has taken more than its
+        share; 0 for exempt clients.
         """
-        if self._address is not None:
-            pace = self._address.pace
-            debt = pace.debt
-            pace.spend(seconds, self._limiter.limits.share_per_address)
-            if debt:
-                await trio.sleep(debt)
+        if self._address is None:
+            return 0
+        pace = self._address.pace
+        debt = pace.debt
+        pace.spend(seconds, self._limiter.limits.share_per_address)
+        return debt
+
+    async def spend(self, seconds: float) -> None:
+        """Take this much of the loop's time, once the address has paid for what it took before."""
+        if debt := self.charge(seconds):
+            await trio.sleep(debt)
 
     def release(self) -> None:
         """Stop counting the connection."""

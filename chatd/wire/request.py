@@ -178,7 +178,11 @@ class Request:
     async def spend(self, seconds: float) -> None:
         """Take this much of the event loop's time: see `chatd.budgets`.
 
-        Waits first if the client's address has taken more than its share.
+        Waits first if the client's address has taken more than its share. The body must have been
+        read.
+
+        Raises:
+            trio.BrokenResourceError: The client has gone meanwhile.
         """
         await self._spend(seconds)
 

@@ -12,6 +12,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from chatd.engineio import Block, polling
 from chatd.wire.request import Request
+from chatd.wire.transport import Peer
 from tests.engineio.served import Answer, ask, serve, waiting
 from tests.wire.served import MEMORY, Client
 
@@ -434,3 +435,23 @@ async def test_a_payload_of_too_many_packets_ends_the_session() -> None:
         await served.last.over.wait()
         assert served.last.reason == "parse error"
         assert len(served.last.messages) < 700
+
+
+async def test_the_packets_of_a_client_that_has_gone_are_not_kept(
+    autojump_clock: MockClock,
+) -> None:
+    afar = Peer("192.0.2.1", "tcp", loopback=False)
+    async with serve(echo=False) as served:
+        poller = await served.poller()
+        client = served.dial(peer=afar)
+        body = b"\x1e".join([b"4x"] * 20_000)
+        head = f"POST /engine.io/?{poller.line} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.send, f"{head}\r\n\r\n".encode() + body)
+            await trio.sleep(1)
+        began = trio.current_time()
+        assert 0 < len(served.last.messages) < 20_000
+        await client.aclose()
+        await served.last.over.wait()
+        assert served.last.reason == "transport error"
+        assert trio.current_time() - began < 0.1
