@@ -492,21 +492,18 @@ class Connection:
         if self._leaving.pop(socket, None) is None:
             return
         reason = socket.disconnect_reason or ""
-        ends = min(self._finish_by, trio.current_time() + self.server.options.handler_grace)
+        log = namespace.delivery.log
         try:
-            with trio.CancelScope(shield=True, deadline=ends) as scope:
-                self._finish_scope = scope
+            with self._last_words() as scope:
                 await socket.wait_tasks()
                 if socket.connect_began:
                     await self._run_disconnect_handlers(socket, namespace, reason)
-                log = namespace.delivery.log
-                if log is not None and socket.pid is not None and reason in RECOVERABLE:
-                    lost = Lost(
-                        socket.pid, socket.id, sorted(socket.rooms), socket.data, socket.offset
-                    )
-                    await log.remember(namespace.name, lost)
             if scope.cancelled_caught and self._finish_by == math.inf:
                 self._warn_cut(socket)
+            if log is not None and socket.pid is not None and reason in RECOVERABLE:
+                lost = Lost(socket.pid, socket.id, sorted(socket.rooms), socket.data, socket.offset)
+                with self._last_words():
+                    await log.remember(namespace.name, lost)
         except Exception as error:  # the log's boundary
             await self.server.report(error, socket, "recovery")
         finally:
@@ -514,6 +511,12 @@ class Connection:
                 del namespace.by_pid[socket.pid]
             socket.finish()
             namespace.release()
+
+    def _last_words(self) -> trio.CancelScope:
+        """Return the scope of what runs after a socket's end, which has its own deadline."""
+        ends = min(self._finish_by, trio.current_time() + self.server.options.handler_grace)
+        self._finish_scope = trio.CancelScope(shield=True, deadline=ends)
+        return self._finish_scope
 
     async def _run_disconnect_handlers(
         self, socket: Socket, namespace: Namespace, reason: str

@@ -308,6 +308,24 @@ async def test_a_connect_handler_and_a_disconnect_handler_have_their_time_too(
         assert len(warnings(recording)) == 2
 
 
+async def test_a_client_recovers_whatever_its_disconnect_handler_does(
+    autojump_clock: MockClock,
+) -> None:
+    io, _ = quiet(recovery=True)
+
+    @io.on("disconnect")
+    async def never_ends(*_: Any) -> None:
+        await trio.sleep_forever()
+
+    async with running(io) as stage:
+        client = await stage.client()
+        reply = await client.join()
+        client.cut()
+        await trio.sleep(40)
+        again = await stage.client()
+        assert await again.join(auth={"pid": reply["pid"]}) == reply
+
+
 async def test_a_handler_that_ends_in_time_is_not_cancelled_and_the_next_has_all_its_time(
     autojump_clock: MockClock,
 ) -> None:
