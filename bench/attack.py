@@ -327,7 +327,9 @@ async def damaged(folder: Path, count: int) -> str:
                 lines = [line for line in one.words().splitlines() if line[:1] != "{"]
                 check(one.process.returncode == 1, f"seed {seed}: {one.process.returncode}")
                 check(len(lines) == 1, f"seed {seed}: {' | '.join(lines[-4:])}")
-            check("Traceback" not in one.words(), f"seed {seed}: a traceback in {one.log}")
+            if "Traceback" in one.words():
+                shutil.copy(one.log, KEPT)
+                raise FailedError(f"seed {seed}: there is a traceback in its log, see {KEPT}")
         finally:
             if one.process.poll() is None:
                 one.process.kill()
@@ -361,6 +363,7 @@ def read_only(folder: Path) -> str:
         f"mount --bind '{folder}' '{folder}' && mount -o remount,bind,ro '{folder}' && exec \"$@\""
     )
     place = Path(tempfile.mkdtemp(prefix="chatd-attack-log-"))
+    one: Daemon | None = None
     try:
         one = Daemon(
             place,
@@ -373,7 +376,7 @@ def read_only(folder: Path) -> str:
         lines = [line for line in one.words().splitlines() if line[:1] != "{"]
         check(len(lines) == 1 and "read-only" in lines[0].lower(), f"read-only: {lines}")
     finally:
-        if one.process.poll() is None:
+        if one is not None and one.process.poll() is None:
             one.process.kill()
             one.process.wait()
         shutil.rmtree(place)
