@@ -140,7 +140,8 @@ class Connection:
                         if self._inbox:
                             await self._work()
                         else:
-                            self._settle()
+                            if self.server.draining:
+                                self._settle()
                             await self._inbox.changed.wait()
                 except BaseException:
                     self._stop()
@@ -381,7 +382,7 @@ class Connection:
 
     async def _work(self) -> None:
         """Run what is in the inbox, until nothing is left or a handler is cancelled."""
-        slice_ = Slice()
+        slice_: Slice | None = None
         grace = self.server.options.handler_grace
         with trio.CancelScope() as scope:
             self._handling = scope
@@ -403,8 +404,10 @@ class Connection:
                     if scope.cancel_called:
                         break
                     scope.deadline = math.inf
-                if slice_.over():
-                    await trio.lowlevel.checkpoint()
+                if self._inbox:
+                    slice_ = slice_ or Slice()
+                    if slice_.over():
+                        await trio.lowlevel.checkpoint()
         self._handling = None
         if self._handled is not None:
             self._warn_cut(self._handled)
