@@ -218,14 +218,15 @@ def migrate(
             raise
 
 
-def store_error(path: Path, error: sqlite3.Error | UnicodeDecodeError) -> StoreError:
+def store_error(path: Path, error: Exception) -> StoreError:
     """Return the error with one line: why SQLite does not open the store, and what to do.
 
-    SQLite's messages quote the file, so that Python may be unable to decode them.
+    Any other exception than SQLite's is damage too: of values that chatd did not write, or of a
+    message of SQLite that quotes the file and is not text.
     """
     # The low byte is the primary code (sqlite.org/rescode.html).
     code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
-    if isinstance(error, UnicodeDecodeError) or code in {
+    if not isinstance(error, sqlite3.Error) or code in {
         sqlite3.SQLITE_NOTADB,
         sqlite3.SQLITE_CORRUPT,
     }:

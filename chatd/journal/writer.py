@@ -105,7 +105,8 @@ class Writer:
         except OSError as error:
             lock.release()
             raise StoreError(f"{error.filename or self.path}: {error.strerror}") from error
-        except (sqlite3.Error, UnicodeDecodeError) as error:
+        # The last three are what reading a damaged file may end in.
+        except (sqlite3.Error, LookupError, TypeError, ValueError) as error:
             lock.release()
             raise schema.store_error(self.path, error) from error
         except BaseException:
@@ -154,7 +155,8 @@ class Writer:
         connection.execute("UPDATE users SET seen = ? WHERE seen IS NULL", (self._clock(),))
         self.marks.position = connection.execute(schema.POSITION).fetchone()[0]
         last = connection.execute("SELECT at FROM events ORDER BY position DESC LIMIT 1").fetchone()
-        self._at = 0 if last is None else last[0]
+        # In a damaged file it may be anything.
+        self._at = last[0] if last is not None and isinstance(last[0], int) else 0
         self.marks.reload(connection)
         if self.marks.words.stale and not self.marks.position:
             cursor = connection.cursor()

@@ -258,6 +258,29 @@ async def test_a_damaged_file_is_refused(store: Store) -> None:
     assert store.path.read_bytes() == b"no database at all " * 1000
 
 
+@pytest.mark.parametrize(
+    ("damage", "refused"),
+    [
+        ("UPDATE events SET at = x'9e'", False),
+        ("UPDATE meta SET value = x'9e' WHERE name = 'life'", True),
+        ("DELETE FROM meta", True),
+    ],
+)
+async def test_values_of_other_types_are_damage(store: Store, damage: str, refused: bool) -> None:
+    async with store.open() as journal:
+        await commit(journal, post())
+    with closing(sqlite3.connect(store.path)) as connection:
+        connection.execute(damage)
+        connection.commit()
+    if refused:
+        with pytest.raises(StoreError, match=f"{store.path} is damaged"):
+            async with store.open():
+                pass
+    else:
+        async with store.open() as journal:
+            assert (await commit(journal, post()))[0].seq == 2
+
+
 async def test_a_torn_file_is_refused(store: Store) -> None:
     async with store.open() as journal:
         await commit(journal, *[post(str(number)) for number in range(500)])
