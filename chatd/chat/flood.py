@@ -143,14 +143,18 @@ class Flood:
         """Take from all of these buckets, or from none and raise Refused."""
         if connection.op and self._chat.settings.limits.operators_exempt:
             return
-        waits = [bucket.take(amount, rate, burst) for bucket, amount, rate, burst in takes]
-        if not any(waits):
-            return
-        # A refused message costs nothing.
-        for (bucket, amount, _, _), wait in zip(takes, waits, strict=True):
-            if not wait:
+        wait = 0
+        taken: list[tuple[Bucket, float]] = []
+        for bucket, amount, rate, burst in takes:
+            if missing := bucket.take(amount, rate, burst):
+                wait = max(wait, missing)
+            else:
+                taken.append((bucket, amount))
+        if wait:
+            # A refused message costs nothing.
+            for bucket, amount in taken:
                 bucket.put_back(amount)
-        raise Refused("rate_limited", message, max(waits))
+            raise Refused("rate_limited", message, wait)
 
     def searching(self, connection: Connection) -> AbstractAsyncContextManager[object]:
         """Return a lock that an address holds while it searches; one that is free without one."""

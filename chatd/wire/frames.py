@@ -128,6 +128,7 @@ class FrameReader:
     Attributes:
         frames: How many frames it has read, except for those that came alone and whole. The caller
             may reset it.
+        pending: Whether whole frames may be left of what it was fed. Feed it ``b""`` for more.
     """
 
     __slots__ = (
@@ -142,14 +143,14 @@ class FrameReader:
         "_mask",
         "_max",
         "_message",
-        "_pending",
         "_small",
         "frames",
+        "pending",
     )
 
     def __init__(self, max_message_bytes: int) -> None:
         self.frames = 0
-        self._pending = False
+        self.pending = False
         self._max = max_message_bytes
         self._small = min(_CONTROL_BYTES, max_message_bytes) + 1
         self._idle = True  # between messages without a head: the one test of the fast path
@@ -168,11 +169,6 @@ class FrameReader:
         """Whether a part of a message or of a frame has been read."""
         return not self._idle
 
-    @property
-    def pending(self) -> bool:
-        """Whether whole frames may be left of what it was fed: feed it ``b""`` for more."""
-        return self._pending
-
     def feed(self, data: bytes, most: int | None = None) -> list[Item]:
         """Return what ``data`` completes, in order. A Fault or a Closing is the last item ever.
 
@@ -190,7 +186,7 @@ class FrameReader:
                 except UnicodeDecodeError:
                     pass  # the long way finds and reports it
         items: list[Item] = []
-        self._pending = False
+        self.pending = False
         if not self._done:
             most = None if most is None else self.frames + most
             try:
@@ -209,7 +205,7 @@ class FrameReader:
             if not self._left:
                 if self.frames == most:
                     self._head = data[at:]
-                    self._pending = True
+                    self.pending = True
                     return
                 begun = self._begin(data, at, end, items)
                 if begun < 0:

@@ -298,7 +298,6 @@ class WebSocket:
                     return
             self.received_bytes += len(data)
             self.last_heard = trio.current_time()
-            piece = Slice()
             if self._slot is not None:
                 frames, self._reader.frames = self._reader.frames, 0
                 seconds = len(data) * BYTE_SECONDS + frames * FRAME_SECONDS
