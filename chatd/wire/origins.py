@@ -14,6 +14,9 @@ from chatd.wire.request import Request
 
 __all__ = ["OriginRefusal", "check", "check_local_host", "is_loopback_name", "is_origin"]
 
+_USUAL: Final = frozenset({"localhost", "127.0.0.1"})
+"""How most requests of this machine name it: these are not parsed."""
+
 _PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 # A forwarded request only looks local.
@@ -98,6 +101,9 @@ def check_local_host(request: Request, hosts: Sequence[str]) -> OriginRefusal | 
     written = request.header("host")
     # Every browser sends a Host. Some monitoring programs speak HTTP/1.0, and do not.
     if hosts or written is None or not request.listener_loopback or request.peer.kind != "tcp":
+        return None
+    name, colon, port = written.partition(":")
+    if name in _USUAL and (not colon or (port.isdecimal() and len(port) < 6 and int(port) < 65536)):
         return None
     if not _is_direct(request):
         return None
