@@ -302,9 +302,9 @@ class Reads:
 
 def _events(store: sqlite3.Connection, positions: Iterable[tuple[int]]) -> Iterator[Event]:
     for position in positions:
-        yield schema.decode(
-            store.execute(schema.EVENT + " WHERE e.position = ?", position).fetchone()
-        )
+        row = store.execute(schema.EVENT + " WHERE e.position = ?", position).fetchone()
+        if row is not None:  # in a damaged store the index may name what is not there
+            yield schema.decode(row)
 
 
 def _by_time(

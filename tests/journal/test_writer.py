@@ -13,7 +13,7 @@ from chatd.journal import Durability, StoreError, new_epoch, schema
 from chatd.journal.retention import Retention
 from chatd.journal.writer import Writer
 from chatd.model import Receipt, Remember, UserRecord
-from tests.journal.store import Store, commit, post
+from tests.journal.store import Store, commit, found, index, post
 
 # What survives
 
@@ -279,6 +279,17 @@ async def test_values_of_other_types_are_damage(store: Store, damage: str, refus
     else:
         async with store.open() as journal:
             assert (await commit(journal, post()))[0].seq == 2
+
+
+async def test_what_the_index_alone_knows_is_not_found(store: Store) -> None:
+    async with store.open() as journal:
+        await commit(journal, post(text="one word"), post(text="another word"))
+        await index(journal)
+    with closing(sqlite3.connect(store.path)) as connection:
+        connection.execute("DELETE FROM events WHERE position = 1")
+        connection.commit()
+    async with store.open() as journal:
+        assert await found(journal, "word") == [2]
 
 
 async def test_a_torn_file_is_refused(store: Store) -> None:
