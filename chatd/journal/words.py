@@ -22,7 +22,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from itertools import pairwise
 from typing import Final, NamedTuple
 
@@ -39,6 +39,9 @@ TOKEN_CHARACTERS: Final = 64
 NORMALIZED_CHARACTERS: Final = 16 * 1024
 """A text may become longer when it is normalized, by single characters that stand for a sentence:
 what goes beyond this, and beyond twice the text, is not indexed."""
+
+SENDERS: Final = 1024
+"""Users and nicks whose tokens are kept: at most 255 characters each."""
 
 QUERY_CHARACTERS: Final = 512
 MOST_PHRASES: Final = 16
@@ -153,11 +156,13 @@ def _folded(text: str) -> str:
     return unicodedata.normalize("NFC", bare).translate(_MAPPED)
 
 
+@lru_cache(SENDERS)
 def by_user(user: str) -> str:
     """Return a token that stands for the user with this id."""
     return f"u{_digest(user)}"
 
 
+@lru_cache(SENDERS)
 def by_nick(nick: str) -> str:
     """Return a token that stands for all who had this nick, in whatever case."""
     shown = unicodedata.normalize("NFKC", nick)
