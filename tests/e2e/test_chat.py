@@ -13,8 +13,9 @@ import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
 
 from chatd import client
+from tests.e2e.chat_page import open_page
 from tests.e2e.chatd_process import ChatdProcess, ChatdStarter, free_port
-from tests.e2e.chromium import Tab
+from tests.e2e.chromium import Chromium
 
 UNLIMITED: Final = {
     "limits.messages_per_second": "off",
@@ -41,14 +42,15 @@ class Wire:
             await trio.aclose_forcefully(self._stream)
 
 
-async def test_all_clients_share_one_room_in_one_order(chatd: ChatdProcess, tab: Tab) -> None:
-    await tab.navigate(chatd.page)
+async def test_all_clients_share_one_room_in_one_order(
+    chatd: ChatdProcess, chromium: Chromium
+) -> None:
+    tab = (await open_page(chromium, chatd)).tab
     async with (
         client.connect(chatd.url, nick="json") as json,
         plain_text(chatd, "plain") as plain,
     ):
         await json.join("lobby")
-        await tab.until("document.querySelector('#log') !== null")
         async with trio.open_nursery() as nursery:
             for number in range(9):
                 nursery.start_soon(json.say, f"json {number}")

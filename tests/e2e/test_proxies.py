@@ -63,7 +63,9 @@ def serve(machine: Sandbox, listen: str, trusted: Sequence[str] = ("unix",)) -> 
     machine.write(
         CONFIGURATION,
         f'[listen]\naddresses = ["{listen}"]\n'
-        f"[http]\nhosts = {hosts}\ntrusted_proxies = {json.dumps(trusted)}\n",
+        f"[http]\nhosts = {hosts}\ntrusted_proxies = {json.dumps(trusted)}\n"
+        # python-engineio refuses a response of more than 16 packets, and the room fills up here.
+        "[chat]\nbacklog = 5\n",
     )
     machine.run("systemctl", "restart", "chatd")
 

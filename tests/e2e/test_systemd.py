@@ -237,8 +237,8 @@ def documented(file: str) -> str:
 
 def test_the_documented_backup_every_night_and_its_restore(service: Sandbox) -> None:
     service.client(*client("bea", "worth a backup", room="cellar"))
-    for unit in ("chatd-backup.service", "chatd-backup.timer"):
-        path = f"/etc/systemd/system/{unit}"
+    units = [f"/etc/systemd/system/chatd-backup.{kind}" for kind in ("service", "timer")]
+    for path in units:
         service.write(path, documented(path) + "\n")
     old = "/var/lib/chatd-backups/chatd-old.db"
     service.run("mkdir", "-p", "/var/lib/chatd-backups")
@@ -258,6 +258,7 @@ def test_the_documented_backup_every_night_and_its_restore(service: Sandbox) -> 
     frames = service.client(*client("ben", "and back", room="cellar"))
     assert "bea: worth a backup" in frames
     service.run("systemctl", "disable", "--now", "chatd-backup.timer")
+    service.run("rm", *units)
 
 
 # ---- the journal's limits
