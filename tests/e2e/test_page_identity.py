@@ -296,5 +296,6 @@ async def test_the_documented_sign_in_page_gives_the_cookie(
         assert not await second.visible("#sign-out")
     finally:
         process.kill()
-        await process.wait()
+        with trio.move_on_after(10, shield=True):
+            await process.wait()
     assert second.faults == []

@@ -122,10 +122,13 @@ async def test_members_of_a_room_have_different_colours(
     )
     async with AsyncExitStack() as stack:
         nicks = [f"user-{number}" for number in range(12)]
-        for nick in nicks:
-            program = await stack.enter_async_context(client.connect(chatd.url, nick=nick))
+        programs = [
+            await stack.enter_async_context(client.connect(chatd.url, nick=nick)) for nick in nicks
+        ]
+        for program in programs:
             await program.join("lobby")
-        await program.say("hello")
+        last = programs[-1]
+        await last.say("hello")
         await page.members("ann", *nicks)
         await page.shows("hello")
         before = await page.tab.evaluate(hues)
@@ -136,7 +139,7 @@ async def test_members_of_a_room_have_different_colours(
         # The same in the list and in the log.
         author = "document.querySelector('#log .nick').style.getPropertyValue('--hue')"
         listed = (
-            f"document.querySelector('#member-list [data-key=\"{program.identity.user}\"] .nick')"
+            f"document.querySelector('#member-list [data-key=\"{last.identity.user}\"] .nick')"
             ".style.getPropertyValue('--hue')"
         )
         assert await page.tab.evaluate(author) == await page.tab.evaluate(listed)

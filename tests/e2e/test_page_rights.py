@@ -208,6 +208,9 @@ async def test_a_ban_is_lifted_by_name_and_by_network(
             f"{gaps('You are banned from lobby by ann for 10 minutes.')} === {number + 1}"
         )
         await ann.line("presence", "bob was banned")
+        # The last line of it: what comes later would move what is clicked.
+        warned = "document.querySelector('#log').innerText.split('as another guest.').length"
+        await ann.tab.until(f"{warned} === {number + 2}")
         if by == "room":
             await in_room_menu(ann, "Unban")
             await ann.tab.type("boob")
