@@ -542,7 +542,7 @@ class Bus:
         return hits
 
     def reindex(self) -> None:
-        """Have the index of words made again, in the background."""
+        """Rebuild the index of words, in the background."""
         self._journal.reindex()
         self._unindexed.set()
 
