@@ -12,27 +12,47 @@ from msgspec import Struct
 
 __all__ = [
     "CLOSES",
+    "Arrive",
+    "Arrived",
+    "Claim",
     "Close",
+    "Depart",
     "Drop",
+    "Enter",
+    "Entered",
     "Erase",
     "ErrorCode",
     "Event",
     "EventKind",
+    "Exit",
+    "ExitReason",
+    "Exited",
+    "FeedEntry",
     "Forget",
     "Head",
+    "Item",
+    "Lease",
     "LogEntry",
+    "Missed",
+    "Named",
     "Operation",
     "Outcome",
+    "Passed",
     "Post",
     "Progress",
     "Put",
     "Receipt",
     "Record",
+    "RecordChanged",
     "Records",
     "Refusal",
     "Refused",
+    "Relay",
+    "Relayed",
     "Remember",
+    "Renewed",
     "Restore",
+    "Swept",
     "Take",
     "Taken",
     "UserRecord",
@@ -125,10 +145,13 @@ CLOSES: Final = {close.code: close for close in vars().values() if isinstance(cl
 class Event(Struct, frozen=True):
     """One event of a room's log: as it was committed, but with its present text.
 
-    ``room`` is the room's key (see `chatd.chat.names.Name`). ``seq`` counts the room's events,
-    ``position`` those of the whole store, both without a gap. ``text`` is the present text of the
-    message, also in an ``edit`` that was followed by another; None if the message (for an ``edit``:
-    the one that ``of`` names) was deleted or is gone. ``edited`` is when the text last changed.
+    ``room`` is the room's key (see `chatd.chat.names.Name`). ``seq`` counts the room's events
+    without a gap. ``position`` is the event's place among everything in the store; it grows, and in
+    a store that several daemons share, items have positions too (see `Item`).
+
+    ``text`` is the present text of the message, also in an ``edit`` that was followed by another;
+    None if the message (for an ``edit``: the one that ``of`` names) was deleted or is gone.
+    ``edited`` is when the text last changed.
     """
 
     position: int
@@ -284,8 +307,117 @@ class Forget(Struct, frozen=True):
     user: str
 
 
+# Operations of a store that several daemons share. Each of these daemons is a node.
+
+
+class Lease(Struct, frozen=True):
+    """Store a record that lasts while this node lives, and ``linger_ms`` longer.
+
+    Its ``until`` is None until the node ends. Another `Lease` or a `Put` replaces it, and `Take`
+    and `Drop` delete it, at any node.
+    """
+
+    record: Record
+    linger_ms: int
+
+
+class Arrive(Struct, frozen=True):
+    """Record that a user has connections at this node. The outcome is `Arrived`.
+
+    ``nick`` is the user's nick as displayed, used until a `Claim` gives another one.
+    """
+
+    user: str
+    nick: str
+    subject: bool = False
+
+
+class Depart(Struct, frozen=True):
+    """Record that a user has no connection at this node any longer.
+
+    If the user has none at another node either, the claimed nick is held until ``hold_until`` (ms;
+    None: it is free at once), and ``debt`` is kept for the next `Arrived`: the state of the user's
+    flood buckets, opaque to the journal.
+    """
+
+    user: str
+    hold_until: int | None = None
+    debt: bytes = b""
+
+
+class Claim(Struct, frozen=True):
+    """Give a user a nick, or refuse it with ``nick_taken``; give all of the looks or none.
+
+    The user must have arrived at this node. ``nick`` is the nick as displayed, ``looks`` are what
+    it looks like: of two nicks that share a look only one is in use. The looks of the user's former
+    nick become free. A look can be had if one of these holds:
+
+    * Nobody holds it, or this user does.
+    * Its holder is at no node and is not held any longer (see `Depart`); the holder is no subject,
+      or this user is one.
+
+    A look that is in another subject's ``own`` can never be had. ``own`` are the looks of a
+    subject's id, which belong to the subject from the first claim on, if no other subject has them.
+    """
+
+    user: str
+    nick: str
+    looks: tuple[str, ...]
+    subject: bool = False
+    own: tuple[str, ...] = ()
+
+
+class Enter(Struct, frozen=True):
+    """Record that a user is in a room at this node, or has another ``op`` there.
+
+    ``room`` is the room's key, ``name`` its name as written, ``op`` whether others see the user as
+    an operator.
+    """
+
+    room: str
+    name: str
+    user: str
+    nick: str
+    op: bool = False
+
+
+ExitReason: TypeAlias = Literal["leave", "lost", "kicked", "banned"]
+"""Why a user left a room."""
+
+
+class Exit(Struct, frozen=True):
+    """Record that a user is no longer in a room at this node; it is no error if there was none."""
+
+    room: str
+    user: str
+    reason: ExitReason
+
+
+class Relay(Struct, frozen=True):
+    """Hand something to all nodes, this one too, at its place in the order: see `Relayed`."""
+
+    kind: str
+    body: bytes
+
+
 Operation: TypeAlias = (
-    Post | Remember | Put | Drop | Records | Take | Restore | Wipe | Erase | Forget
+    Post
+    | Remember
+    | Put
+    | Drop
+    | Records
+    | Take
+    | Restore
+    | Wipe
+    | Erase
+    | Forget
+    | Lease
+    | Arrive
+    | Depart
+    | Claim
+    | Enter
+    | Exit
+    | Relay
 )
 
 
@@ -302,15 +434,143 @@ class Taken(Struct, frozen=True):
     record: Record | None
 
 
+class Arrived(Struct, frozen=True):
+    """The outcome of `Arrive`: whether the user is at another node too, and the debt left behind.
+
+    ``nick`` is the nick that the user had claimed and still holds; None if there is none.
+    """
+
+    elsewhere: bool = False
+    debt: bytes = b""
+    nick: str | None = None
+
+
 class Progress(Struct, frozen=True):
     """The outcome of a chunk: the position up to which it is done, or None at the end."""
 
     upto: int | None
 
 
-Outcome: TypeAlias = Receipt | Refusal | Taken | Progress | None
+Outcome: TypeAlias = Receipt | Refusal | Taken | Progress | Arrived | None
 """What became of an operation. None: it was done. A `Refusal`: it broke a rule that only the store
 can check (see `Post`), while the rest of the batch was committed."""
+
+
+# Items: what a node learns from the feed of a shared store beside the events, in one order with
+# them. An item has the state after the change, so that applying it twice does no harm.
+
+
+class RecordChanged(Struct, frozen=True, tag=True):
+    """A record that nodes hold in memory was stored, or deleted (``record`` is None).
+
+    `chatd.journal.engine.REPLICATED` names the kinds. A record that ends by its ``until`` has no
+    item.
+    """
+
+    position: int
+    kind: str
+    name: str
+    record: Record | None
+
+
+class Named(Struct, frozen=True, tag=True):
+    """A user who had the nick ``before`` has another one."""
+
+    position: int
+    user: str
+    nick: str
+    before: str
+
+
+class Entered(Struct, frozen=True, tag=True):
+    """A user is in a room. Also what is read of a room's members.
+
+    Attributes:
+        position: The place in the order.
+        room: The room's key.
+        name: The room's name as written.
+        user: The user's id.
+        nick: The user's nick as displayed.
+        op: Whether others see the user as an operator.
+        first: Whether the user was at no other node in this room.
+        total: How many users are in the room now.
+    """
+
+    position: int
+    room: str
+    name: str
+    user: str
+    nick: str
+    op: bool
+    first: bool
+    total: int
+
+
+class Exited(Struct, frozen=True, tag=True):
+    """A user left a room at a node; ``last``: at the last one. ``total`` is as in `Entered`."""
+
+    position: int
+    room: str
+    user: str
+    nick: str
+    reason: ExitReason
+    last: bool
+    total: int
+
+
+class Relayed(Struct, frozen=True, tag=True):
+    """What a node handed to all nodes; ``body`` is opaque to the journal.
+
+    ``position`` is 0 if it was published: then it has no place in the order, and may be lost.
+    """
+
+    position: int
+    kind: str
+    body: bytes
+
+
+class Swept(Struct, frozen=True, tag=True):
+    """Stored events of a room were removed or redacted; ``first`` is the first one that is left.
+
+    What is kept of the room in memory is no longer true. ``first`` is the next number if none is
+    left.
+    """
+
+    position: int
+    room: str
+    first: int
+
+
+class Renewed(Struct, frozen=True, tag=True):
+    """The store has a new epoch.
+
+    With ``lost``, events that this node had shown are gone: its clients must begin anew.
+    """
+
+    position: int
+    epoch: str
+    lost: bool = False
+
+
+class Missed(Struct, frozen=True, tag=True):
+    """The feed has a gap before this position: what is kept in memory must be read anew."""
+
+    position: int
+
+
+class Passed(Struct, frozen=True, tag=True):
+    """What is between the entry before and this position is of rooms that are not open here."""
+
+    position: int
+
+
+Item: TypeAlias = (
+    RecordChanged | Named | Entered | Exited | Relayed | Swept | Renewed | Missed | Passed
+)
+
+FeedEntry: TypeAlias = Event | Item
+"""What the journal puts on the bus's channel ``committed``. A store of one daemon has events only.
+"""
 
 
 class Head(Struct, frozen=True):

@@ -34,6 +34,7 @@ __all__ = [
     "Journal",
     "LocalJournal",
     "OperatorLog",
+    "Reads",
     "Retention",
     "Sender",
     "Statistics",
@@ -132,11 +133,85 @@ class Hits(Struct, frozen=True):
     """Whether the index had all messages. Otherwise old ones may be missing."""
 
 
-class Journal(Protocol):
-    """A store of room logs. One task calls `commit`, `recover`, `index` and `sweep`; any reads.
+class Reads(Protocol):
+    """What is read of a store. Every read raises `Unavailable` if that fails, or takes too long."""
 
-    Every read raises `Unavailable` if the store cannot be read, or not in time.
-    """
+    async def read(self, room: str, after: int, upto: int, limit: int) -> list[Event]:
+        """Return the first ``limit`` events with ``after < seq <= upto``, oldest first."""
+        ...
+
+    async def read_back(self, room: str, before: int, limit: int) -> list[Event]:
+        """Return the last ``limit`` events with ``seq < before``, oldest first."""
+        ...
+
+    async def read_rooms(self, rooms: Mapping[str, int], upto: int, limit: int) -> list[Event]:
+        """Return the first ``limit`` events of several rooms, in the order of their positions.
+
+        Args:
+            rooms: The position behind which to read, for each room.
+            upto: The last position to read.
+            limit: How many events to return at most.
+        """
+        ...
+
+    async def head(self, room: str) -> Head | None:
+        """Return the room as it was last committed; None if it never had an event."""
+        ...
+
+    async def rooms(self) -> list[Head]:
+        """Return the rooms that have events, by their keys, without those of direct messages."""
+        ...
+
+    async def seq_at(self, room: str, position: int) -> int:
+        """Return the room's last number at a position of the store; 0 if it had none yet.
+
+        Also 0 if retention may have removed events behind that position.
+        """
+        ...
+
+    async def unread(self, room: str, user: str, after: int, most: int) -> int:
+        """Return how many messages of others follow a number, without deleted ones.
+
+        Counting stops at ``most``, and after `UNREAD_EVENTS` events.
+        """
+        ...
+
+    async def records(self, kind: str, prefix: str = "", limit: int = -1) -> list[Record]:
+        """Return the records of a kind whose names begin with ``prefix``, by name.
+
+        Records that have ended are left out. A negative ``limit`` means no limit.
+        """
+        ...
+
+    async def user(self, user: str) -> UserRecord | None:
+        """Return what is kept of the user."""
+        ...
+
+    async def present(self, since: int) -> list[UserRecord]:
+        """Return the users who are present, or were at ``since`` (ms) or later.
+
+        Opening a store marks all its users as gone at that moment.
+        """
+        ...
+
+    async def subjects(self) -> list[UserRecord]:
+        """Return all stored users with tokens."""
+        ...
+
+    async def entries(self, room: str, after: int, limit: int) -> list[LogEntry]:
+        """Return the first ``limit`` entries of a room's log after a number, as stored."""
+        ...
+
+    async def entries_of(self, user: str, after: int) -> tuple[list[LogEntry], int | None]:
+        """Return a chunk of a user's entries after a position, and where the chunk ends.
+
+        The end is None after the last chunk.
+        """
+        ...
+
+
+class Journal(Reads, Protocol):
+    """A store of room logs. One task calls `commit`, `recover`, `index` and `sweep`; any reads."""
 
     @property
     def epoch(self) -> str:
@@ -256,48 +331,6 @@ class Journal(Protocol):
         """Apply these limits from the next sweep on."""
         ...
 
-    # ---- reading
-
-    async def read(self, room: str, after: int, upto: int, limit: int) -> list[Event]:
-        """Return the first ``limit`` events with ``after < seq <= upto``, oldest first."""
-        ...
-
-    async def read_back(self, room: str, before: int, limit: int) -> list[Event]:
-        """Return the last ``limit`` events with ``seq < before``, oldest first."""
-        ...
-
-    async def read_rooms(self, rooms: Mapping[str, int], upto: int, limit: int) -> list[Event]:
-        """Return the first ``limit`` events of several rooms, in the order of their positions.
-
-        Args:
-            rooms: The position behind which to read, for each room.
-            upto: The last position to read.
-            limit: How many events to return at most.
-        """
-        ...
-
-    async def head(self, room: str) -> Head | None:
-        """Return the room as it was last committed; None if it never had an event."""
-        ...
-
-    async def rooms(self) -> list[Head]:
-        """Return the rooms that have events, by their keys, without those of direct messages."""
-        ...
-
-    async def seq_at(self, room: str, position: int) -> int:
-        """Return the room's last number at a position of the store; 0 if it had none yet.
-
-        Also 0 if retention may have removed events behind that position.
-        """
-        ...
-
-    async def unread(self, room: str, user: str, after: int, most: int) -> int:
-        """Return how many messages of others follow a number, without deleted ones.
-
-        Counting stops at ``most``, and after `UNREAD_EVENTS` events.
-        """
-        ...
-
     async def search(
         self,
         query: str,
@@ -320,41 +353,6 @@ class Journal(Protocol):
             sender: Whose messages to find; None for everybody's.
             before: The time before which the messages were sent, in ms; None if there is one room,
                 whose next page begins below a number.
-        """
-        ...
-
-    async def records(self, kind: str, prefix: str = "", limit: int = -1) -> list[Record]:
-        """Return the records of a kind whose names begin with ``prefix``, by name.
-
-        Records that have ended are left out. A negative ``limit`` means no limit.
-        """
-        ...
-
-    async def user(self, user: str) -> UserRecord | None:
-        """Return what is kept of the user."""
-        ...
-
-    async def present(self, since: int) -> list[UserRecord]:
-        """Return the users who are present, or were at ``since`` (ms) or later.
-
-        Opening a store marks all its users as gone at that moment.
-        """
-        ...
-
-    async def subjects(self) -> list[UserRecord]:
-        """Return all stored users with tokens."""
-        ...
-
-    # ---- copies
-
-    async def entries(self, room: str, after: int, limit: int) -> list[LogEntry]:
-        """Return the first ``limit`` entries of a room's log after a number, as stored."""
-        ...
-
-    async def entries_of(self, user: str, after: int) -> tuple[list[LogEntry], int | None]:
-        """Return a chunk of a user's entries after a position, and where the chunk ends.
-
-        The end is None after the last chunk.
         """
         ...
 

@@ -240,9 +240,7 @@ class Batch:
         self._execute("UPDATE meta SET value = ? WHERE name = 'epoch'", (self.epoch,))
         return restored, None
 
-    def _other(
-        self, operation: Remember | Put | Drop | Records | Take | Wipe | Erase | Forget
-    ) -> Outcome:
+    def _other(self, operation: Operation) -> Outcome:
         match operation:
             case Wipe():
                 self._insert()
@@ -269,6 +267,8 @@ class Batch:
                 self._take(kind, name)
             case Take(kind, name):
                 return Taken(self._take(kind, name))
+            case _:
+                raise TypeError(f"{operation} is for a store that several daemons share")
         return None
 
     def _put(self, record: Record) -> None:

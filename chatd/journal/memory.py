@@ -250,6 +250,8 @@ class MemoryJournal(LocalJournal):
             case Take(kind, name):
                 taken = self._records.pop((kind, name), None)
                 return Taken(taken if taken is not None and _lasts(taken, self._clock()) else None)
+            case _:
+                raise TypeError(f"{operation} is for a store that several daemons share")
         return None
 
     def _post(self, post: Post, at: int) -> Receipt | Refusal:
