@@ -16,7 +16,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Final
+from typing import Final, NamedTuple
 
 import trio
 
@@ -32,7 +32,7 @@ from chatd.systemd import Notifier
 from chatd.watchdog import Watchdog
 from chatd.wire.listener import Listener
 
-__all__ = ["run"]
+__all__ = ["Listeners", "run"]
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -48,12 +48,18 @@ OPENING_SECONDS: Final = 20.0
 """How much time systemd is asked for at a time while the store is being opened."""
 
 
+class Listeners(NamedTuple):
+    """The sockets of a daemon: those for clients, the admin socket, and those for metrics."""
+
+    clients: Sequence[Listener] = ()
+    admin: Sequence[Listener] = ()
+    metrics: Sequence[Listener] = ()
+
+
 async def run(
     settings: Settings,
     *,
-    listeners: Sequence[Listener],
-    admin: Sequence[Listener] = (),
-    metrics: Sequence[Listener] = (),
+    listen: Callable[[], Listeners],
     journal: AbstractAsyncContextManager[Journal],
     log: Log,
     notifier: Notifier,
@@ -62,6 +68,10 @@ async def run(
     watchdog: float | None = None,
 ) -> None:
     """Serve until a signal says to stop. Return when everything is flushed and closed.
+
+    ``listen`` opens the listeners, which the caller closes. It is called when the journal is open,
+    so that no client waits for a store that is not there yet. A signal before that ends the daemon
+    at once.
 
     SIGHUP reloads ``configuration``, or stops as the other signals do if its ``hangup`` is False or
     there is no configuration. ``watchdog`` is the interval, in seconds, within
@@ -76,9 +86,11 @@ async def run(
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         async with trio.open_nursery() as nursery:
             stop = trio.Event()
-            hangup = reload.request if configuration.hangup else stop.set
-            nursery.start_soon(_receive_signals, signals, stop, hangup, nursery.cancel_scope)
+            hangup = reload.request if configuration.hangup else None
             opening = trio.CancelScope()
+            nursery.start_soon(
+                _receive_signals, signals, stop, hangup, opening, nursery.cancel_scope
+            )
             nursery.start_soon(_ask_for_time, notifier, opening)
             async with trio.open_nursery() as admin_nursery:
                 async with (
@@ -86,12 +98,15 @@ async def run(
                     open_daemon(settings, journal=store, log=log, keys=keys) as daemon,
                 ):
                     opening.cancel()
+                    opened = listen()
                     reload.apply = daemon.apply
                     control = DaemonControl(daemon, reload, stop)
-                    administration = Administration(control, admin=admin, metrics=metrics)
+                    administration = Administration(
+                        control, admin=opened.admin, metrics=opened.metrics
+                    )
                     await admin_nursery.start(administration.run)
-                    daemon.listen(listeners)
-                    for listener in (*listeners, *admin, *metrics):
+                    daemon.listen(opened.clients)
+                    for listener in (*opened.clients, *opened.admin, *opened.metrics):
                         log.emit("listening", listener=listener.address)
                     log.emit("ready", seconds=round(trio.current_time() - began, 3))
                     notifier.ready()
@@ -116,10 +131,11 @@ async def run(
 async def _ask_for_time(notifier: Notifier, opening: trio.CancelScope) -> None:
     """Keep systemd waiting while the store is opened: a large one may have to be migrated."""
     with opening:
+        await trio.sleep(OPENING_SECONDS / 2)
+        notifier.status("opening the store")
         while True:
-            await trio.sleep(OPENING_SECONDS / 2)
-            notifier.status("opening the store")
             notifier.extend_timeout(int(OPENING_SECONDS * 1_000_000))
+            await trio.sleep(OPENING_SECONDS / 2)
 
 
 async def _report_status(daemon: Daemon, reload: Reload, notifier: Notifier) -> None:
@@ -148,15 +164,17 @@ async def _hand_back_memory(daemon: Daemon) -> None:
 async def _receive_signals(
     signals: AsyncIterator[int],
     stop: trio.Event,
-    hangup: Callable[[], None],
+    hangup: Callable[[], None] | None,
+    opening: trio.CancelScope,
     everything: trio.CancelScope,
 ) -> None:
     terminal = os.isatty(_STDERR)
     async for number in signals:
-        if number == signal.SIGHUP and not stop.is_set():
-            # A terminal that was closed sends it too: then nobody is left to reload for.
-            (stop.set if terminal and not os.isatty(_STDERR) else hangup)()
+        # A terminal that was closed sends it too: then nobody is left to reload for.
+        orphaned = terminal and not os.isatty(_STDERR)
+        if number == signal.SIGHUP and hangup is not None and not orphaned and not stop.is_set():
+            hangup()
             continue
-        if stop.is_set():
+        if stop.is_set() or not opening.cancel_called:
             everything.cancel()
         stop.set()

@@ -27,6 +27,7 @@ from chatd.journal.retention import retention_of
 from chatd.journal.sqlite import open_sqlite
 from chatd.logs import Log, LogError, now_ms, open_log
 from chatd.reload import Configuration, Loaded
+from chatd.service import Listeners
 from chatd.settings import (
     Fault,
     Settings,
@@ -148,25 +149,21 @@ async def _serve(
     settings = _within_descriptors(settings, log)
     notifier = Notifier()
     with ExitStack() as stack:
-        listeners = _listeners(settings, notifier, log)
-        _close_with(stack, listeners)
-        admin = _admin_listeners(settings, log)
-        _close_with(stack, admin)
-        metrics = _metrics_listeners(settings)
-        _close_with(stack, metrics)
-        if is_terminal(sys.stderr):
-            scheme = "http" if settings.tls.certificate_file == "off" else "https"
-            where = " and ".join(_where(listener, scheme) for listener in listeners)
-            kept = "not stored" if path is None else f"stored in {path}"
-            write(
-                f"chatd listens on {where}. The history is {kept}. Press Ctrl+C to stop.\n",
-                sys.stderr,
-            )
+
+        def listen() -> Listeners:
+            listeners = _listeners(settings, notifier, log)
+            _close_with(stack, listeners)
+            admin = _admin_listeners(settings, log)
+            _close_with(stack, admin)
+            metrics = _metrics_listeners(settings)
+            _close_with(stack, metrics)
+            if is_terminal(sys.stderr):
+                _welcome(settings, listeners, path)
+            return Listeners(listeners, admin, metrics)
+
         await service.run(
             settings,
-            listeners=listeners,
-            admin=admin,
-            metrics=metrics,
+            listen=listen,
             journal=_journal(settings, path, log),
             log=log,
             notifier=notifier,
@@ -174,6 +171,14 @@ async def _serve(
             keys=keys,
             configuration=_configuration(flags, log),
         )
+
+
+def _welcome(settings: Settings, listeners: Sequence[Listener], path: Path | None) -> None:
+    """Say on the terminal where the daemon listens, and where its history is."""
+    scheme = "http" if settings.tls.certificate_file == "off" else "https"
+    where = " and ".join(_where(listener, scheme) for listener in listeners)
+    kept = "not stored" if path is None else f"stored in {path}"
+    write(f"chatd listens on {where}. The history is {kept}. Press Ctrl+C to stop.\n", sys.stderr)
 
 
 def _close_with(stack: ExitStack, listeners: Sequence[Listener]) -> None:

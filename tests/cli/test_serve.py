@@ -406,7 +406,7 @@ def test_without_an_admin_socket_the_start_says_why(
     tmp_path: Path, more: dict[str, str], why: str
 ) -> None:
     more = {name: value.replace("FOLDER", str(tmp_path)) for name, value in more.items()}
-    with serving(tmp_path, **more) as one:
+    with serving(tmp_path, "--set", "history.store=memory", **more) as one:
         (told,) = [line for line in one.log if line.get("setting") == "admin.socket"]
         assert told["event"] == "warning"
         assert why in str(told["detail"])
