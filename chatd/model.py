@@ -45,6 +45,7 @@ __all__ = [
     "Record",
     "RecordChanged",
     "Records",
+    "Reentered",
     "Refusal",
     "Refused",
     "Relay",
@@ -492,7 +493,7 @@ class Entered(Struct, frozen=True, tag=True):
         user: The user's id.
         nick: The user's nick as displayed.
         op: Whether others see the user as an operator.
-        first: Whether the user was at no other node in this room.
+        first: Whether the user was not in the room before, at any node.
         total: How many users are in the room now.
     """
 
@@ -558,6 +559,12 @@ class Missed(Struct, frozen=True, tag=True):
     position: int
 
 
+class Reentered(Struct, frozen=True, tag=True):
+    """This node has a new id: it must publish anew which users it has, and their rooms."""
+
+    position: int
+
+
 class Passed(Struct, frozen=True, tag=True):
     """What is between the entry before and this position is of rooms that are not open here."""
 
@@ -565,7 +572,16 @@ class Passed(Struct, frozen=True, tag=True):
 
 
 Item: TypeAlias = (
-    RecordChanged | Named | Entered | Exited | Relayed | Swept | Renewed | Missed | Passed
+    RecordChanged
+    | Named
+    | Entered
+    | Exited
+    | Relayed
+    | Swept
+    | Renewed
+    | Missed
+    | Reentered
+    | Passed
 )
 
 FeedEntry: TypeAlias = Event | Item

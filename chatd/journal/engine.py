@@ -83,8 +83,8 @@ class Life(Struct, frozen=True):
     now: int
     """The engine's time, in ms since 1970."""
     lost: bool = False
-    """Whether the entry that the node read last is not there, or is another one: entries that it
-    may have shown to clients are gone."""
+    """Whether a new life lacks entries that this node may have shown or answered: the one that it
+    read last is not there or is another one, or its last confirmed batch is unknown."""
     former: Mapping[str, int] = {}
     """Former epochs, and the last position of each that is still the same in this one."""
 
@@ -161,16 +161,19 @@ class Engine(Reads, Protocol):
         """For how long a lease lasts, from `enter` or `beat` on."""
         ...
 
-    async def enter(self, last: tuple[int, str] | None, facts: bytes) -> Life:
+    async def enter(self, last: tuple[int, str] | None, confirmed: int, facts: bytes) -> Life:
         """Connect to the present life of the engine, or connect again. Everything begins with this.
 
-        The first node that enters a new life gives it its epoch, and appends a `Renewed` to the
-        feed. A node whose lease is over gets another id; what it had (`Arrive`, `Enter`,
-        `Lease`) is then gone, or is removed by `bury`.
+        The first node that enters a new life gives it a new epoch, and appends a `Renewed` to the
+        feed. A node gets another id if its lease is over, or if entries are ``lost`` (see `Life`).
+        What it had published under the old one (`Arrive`, `Enter`, `Lease`) is then removed by
+        `bury`, and its batches are numbered from 1 again.
 
         Args:
             last: The position and the origin of the last feed entry that the node has read; None
                 at the start.
+            confirmed: The number of the last batch, under the present id, whose outcomes the node
+                has got; 0 for none.
             facts: What `nodes` returns of this node.
         """
         ...
@@ -179,7 +182,11 @@ class Engine(Reads, Protocol):
         """Carry out a whole batch or nothing of it, once, and return the outcomes in its order.
 
         The same number with the same batch returns the same outcomes again and does nothing; so a
-        batch can be sent again after `Lost`. A number lower than the last one raises `Unavailable`.
+        batch can be sent again after `Lost`. A number that is lower, or was made void, raises
+        `Unavailable`; one that skips others, and any number of a node without a lease, `Stale`.
+
+        Events and items get their positions in the order of the batch, without a gap. Only a
+        `Restore` has no entries: it appends a `Renewed`, and its events take the positions behind.
 
         Args:
             number: The number of the batch: 1 for the first of this node's id, then one more each
@@ -188,10 +195,14 @@ class Engine(Reads, Protocol):
         """
         ...
 
-    async def void(self, number: int) -> list[Outcome] | None:
+    async def void(self, node: str, number: int) -> list[Outcome] | None:
         """Settle a batch whose outcome is unknown: return its outcomes, or None if it was not done.
 
         After None it never will be, even if a copy of it arrives later.
+
+        Args:
+            node: The id of this node under which it was sent; it may have another one now.
+            number: The number of the batch.
         """
         ...
 
@@ -204,7 +215,7 @@ class Engine(Reads, Protocol):
         Args:
             after: The position.
             wanted: Returns whether events of a room, by its key, are of use here. Items always
-                are.
+                are, and so are this node's own events.
         """
         ...
 
