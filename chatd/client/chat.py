@@ -65,6 +65,7 @@ from chatd.protocol.events import (
     Bye,
     Delete,
     Edit,
+    Epoch,
     Hello,
     Left,
     LogEvent,
@@ -872,6 +873,9 @@ class Chat:
                 self._renew = True
                 self._work.set()
                 return
+            case Epoch():
+                for following in self._rooms.values():
+                    following.renewed(event.epoch)
             case NickChange() if event.user == self._identity.user:
                 self._identity = structs.replace(self._identity, nick=event.nick)
             case Left(reason="kicked" | "banned") if event.user == self._identity.user:

@@ -77,6 +77,11 @@ class Following:
         self.seq = seq
         return Take.NOW
 
+    def renewed(self, epoch: str) -> None:
+        """Go on under another epoch of the log, whose numbers continue."""
+        if self.epoch:
+            self.epoch = epoch
+
     def rejoining(self) -> Position:
         """Start to join again on a new connection, and return the ``since`` of the join."""
         self.resuming = True
@@ -88,12 +93,11 @@ class Following:
         """Accept the answer to that join. The events of its page then go through `take`."""
         since = self.position
         self.resuming = False
-        self.room = entered.room
+        self.room, self.epoch = entered.room, entered.epoch
         if entered.recovered:
             self.seq = since.seq
             return
         self.gap = self.gap or Gap(entered.room, since)
-        self.epoch = entered.epoch
         first = next((seq for one in entered.events if (seq := number(one)) is not None), None)
         self.seq = entered.seq if first is None else first - 1
 

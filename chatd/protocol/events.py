@@ -22,6 +22,7 @@ __all__ = [
     "Bye",
     "Delete",
     "Edit",
+    "Epoch",
     "EventBase",
     "Hello",
     "Joined",
@@ -286,6 +287,18 @@ class Notice(EventBase, frozen=True, omit_defaults=True):
     retry_ms: int | None = None
 
 
+class Epoch(EventBase, frozen=True):
+    """The log has another epoch, and its numbers go on: nothing was lost for this connection.
+
+    Positions of all rooms are under the new epoch from here on. `chatd.client` follows by itself.
+
+    Attributes:
+        epoch: The new epoch.
+    """
+
+    epoch: str
+
+
 class Bye(EventBase, frozen=True):
     """The last event before the daemon closes a connection. `chatd.client` obeys it by itself.
 
@@ -337,6 +350,7 @@ ServerEvent: TypeAlias = (
     | Typing
     | Read
     | Notice
+    | Epoch
     | Bye
 )
 """Every event that this version knows."""

@@ -465,6 +465,9 @@ class SocketIoClient(EventClient):
         match event:
             case client.Bye():
                 self._bye = event
+            case client.Epoch():
+                for room, before in self._positions.items():
+                    self._positions[room] = client.Position(event.epoch, before.seq)
             case client.NickChange() if event.user == self.identity.user:
                 self.identity = structs.replace(self.identity, nick=event.nick)
             case client.Message() | client.Edit() | client.Delete() | client.Topic():

@@ -70,6 +70,25 @@ def test_a_page_of_another_log() -> None:
     assert given_now == [Gap("lobby", Position("e", 5)), message(2)]
 
 
+def test_a_new_epoch_whose_numbers_go_on_is_no_gap() -> None:
+    following = Following(entered(5), None)
+    assert following.take(7, fits=True) is Take.LATE
+    following.renewed("f")
+    assert following.position == Position("f", 5)
+    assert following.read(Page("f", [message(6), message(7)]), 7) == [message(6), message(7)]
+    unknown = Following(entered(seq=3, epoch=""), None)
+    unknown.renewed("f")
+    assert unknown.position.epoch == ""  # its number came without one, and may be of either
+
+
+def test_a_recovered_position_of_an_earlier_epoch_goes_on_under_the_new_one() -> None:
+    following = Following(entered(5), None)
+    following.rejoining()
+    following.rejoined(entered(6, epoch="f", recovered=True))
+    assert following.position == Position("f", 5)
+    assert following.pending_gap() == []
+
+
 @given(st.data())
 def test_each_once_in_order(data: st.DataObject) -> None:
     """Live events, pages and lost connections in any order, with and without room for them."""

@@ -436,6 +436,10 @@ export class Chat {
       this.#changed();
       return;
     }
+    if (event.on === "epoch") {
+      for (const room of this.rooms.values()) room.renew(event.epoch);
+      return;
+    }
     if (event.on === "nick" && event.user === this.user) this.#setNick(event.to);
     const room = this.rooms.get(event.room) ?? this.#incomingDirect(event);
     if (!room) return;

@@ -125,6 +125,11 @@ export class Room {
     return this.epoch ? { epoch: this.epoch, seq: this.last } : null;
   }
 
+  /** Goes on under another epoch, whose numbers continue. @param {string} epoch */
+  renew(epoch) {
+    if (this.epoch) this.epoch = epoch;
+  }
+
   /** Whether `entries` reaches the end of the log. */
   get atEnd() {
     return this.end === this.last;
