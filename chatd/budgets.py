@@ -178,6 +178,13 @@ class Bucket:
         # Whole milliseconds: a timer that is due within the clock's rounding would fire forever.
         return math.ceil(seconds * 1000) / 1000 if seconds > 0 else 0
 
+    def lack(
+        self, seconds: float, rate: float | Literal["off"], burst: float | Literal["off"]
+    ) -> None:
+        """Let it be full in so many seconds at the earliest."""
+        if rate != "off" and burst != "off" and seconds > self.full_in(rate, burst):
+            self._tokens, self._at = burst - seconds * rate, trio.current_time()
+
 
 # ---- JSON
 

@@ -218,7 +218,7 @@ async def test_all_present_users_are_saved(autojump_clock: MockClock) -> None:
         journal.gate = trio.Event()
         nursery.start_soon(open_gate)
         for number in range(3000):
-            one.chat.users.new_guest(f"n{number}")
+            await one.chat.new_guest("", f"n{number}")
         await trio.sleep(5)
         assert one.chat.bus.statistics().waiting == 1024
     assert len(await journal.present(0)) == 3000
@@ -248,7 +248,9 @@ async def test_a_nick_is_held_across_a_restart(autojump_clock: MockClock) -> Non
     second = MemoryJournal(now=lambda: 0)
     second._users = first._users
     async with running(journal=second) as (one, _):
-        assert one.chat.users.new_guest("ann")[1] == "The nick ann is taken. You are ann-2."
+        guest = await one.chat.new_guest("", "ann")
+        assert guest is not None
+        assert guest.nick_notice == "The nick ann is taken. You are ann-2."
 
 
 # ---- signals

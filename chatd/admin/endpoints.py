@@ -29,14 +29,13 @@ from chatd.admin.moderation import (
     moderate,
 )
 from chatd.admin.transfer import bar, forget, is_known
+from chatd.chat.acts import Dismiss, Tell
 from chatd.chat.names import room_name
 from chatd.chat.users import DAY_SECONDS
 from chatd.logs import Level
-from chatd.model import KICKED
 from chatd.protocol import commands
 from chatd.protocol.commands import Member
 from chatd.protocol.events import rfc3339
-from chatd.protocol.pairs import other_of
 from chatd.reload import Reloaded
 from chatd.settings import SettingsError
 
@@ -175,13 +174,14 @@ async def announce(control: DaemonControl, arguments: AnnounceArguments) -> answ
         raise AdminError(400, "bad_request", message)
     if size > most:
         raise AdminError(413, "too_large", f"The text can have at most {most} bytes.")
-    room = None
+    room = ""
     if arguments.room is not None:
         name = room_name(arguments.room)
         room = name.key
-        if chat.rooms.get(room) is None:
+        if not await chat.roster.is_occupied(room):
             raise AdminError(404, "not_found", f"{name.display} has no members.")
-    receivers = await chat.announce(text, room)
+    receivers = sum(not room or room in each.memberships for each in chat.connections)
+    await chat.roster.act(Tell(text, room))
     control.log.emit("announce", room=arguments.room, receivers=receivers, bytes=size)
     return answers.Announced(receivers)
 
@@ -221,7 +221,11 @@ async def forget_user(control: DaemonControl, arguments: ForgetArguments) -> ans
         raise AdminError(404, "not_found", f"There is no user {user}.")
     last = chat.journal.steady_now() + chat.settings.auth.session_days * DAY_SECONDS * 1000
     await bar(chat.journal, user, ask, until=last)
-    await _disconnect(control, user)
+    await control.forget_clients(user)
+    here = {each for each in chat.connections if each.authenticated and each.user.id == user}
+    await chat.roster.act(Dismiss(user))
+    while here & chat.connections:  # each has its own deadline
+        await chat.disconnected.wait()
     try:
         await forget(chat.journal, user, ask)
         await chat.sanctions.load(chat.journal)
@@ -229,32 +233,6 @@ async def forget_user(control: DaemonControl, arguments: ForgetArguments) -> ans
         chat.bus.drop_tails()
         control.log.emit("forget", target=user)
     return answers.Done()
-
-
-async def _disconnect(control: DaemonControl, user: str) -> None:
-    """Close a user's connections, and drop what is in memory of the user."""
-    chat = control.chat
-    await control.forget_clients(user)
-    here = [
-        client for client in chat.connections if client.authenticated and client.user.id == user
-    ]
-    for client in here:
-        for membership in list(client.memberships.values()):
-            client.exit(membership, "kicked")
-        client.end(KICKED, "your data was deleted, as requested")
-    while chat.connections.intersection(here):  # each has its own deadline
-        await chat.disconnected.wait()
-    for room in chat.rooms.direct(user):
-        for client in chat.connections:
-            if (inside := client.memberships.get(room.key)) is not None:
-                client.exit(inside)
-        room.clear()
-        if (other := chat.users.get(other_of(room.key, user))) is not None:
-            other.marks.pop(room.key, None)
-    if (known := chat.users.get(user)) is not None:
-        for room in list(known.rooms):
-            room.dismiss(known)
-    chat.users.erase(user)
 
 
 async def reindex(control: DaemonControl, _: NoArguments) -> answers.Done:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from random import randrange
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +15,7 @@ from chatd.changed import Changed
 from chatd.chat.flood import Flood
 from chatd.chat.issuer import IssuerKeys
 from chatd.chat.rooms import Rooms
+from chatd.chat.roster import LocalRoster, Roster
 from chatd.chat.sanctions import Sanctions
 from chatd.chat.token_keys import Key
 from chatd.chat.tokens import Grant, Keys, UnknownKey
@@ -88,6 +90,7 @@ class Chat:
         self.log = log
         self.now = now
         self.bus = Bus(journal, self._fanned_out, log)
+        self.roster: Roster = LocalRoster(self)
         self.users = Users(self)
         self.rooms = Rooms(self)
         self.sanctions = Sanctions(journal.steady_now)
@@ -170,7 +173,8 @@ class Chat:
             replaced: A guest whose nick becomes free by this login.
 
         Raises:
-            Refused: Meanwhile the user was banned, or the token's key removed.
+            Refused: Meanwhile the user was banned, or the token's key removed; or the store did
+                not confirm the nick.
         """
 
         def check() -> None:
@@ -179,6 +183,28 @@ class Chat:
                 raise Refused("unauthorized", "The key of this token is gone. Get a new token.")
 
         return await self.users.subject(grant, nick, replaced, check)
+
+    async def new_guest(
+        self, limit_key: str, nick: str | None, *, counted: bool = True
+    ) -> Login | None:
+        """Return a new guest; None where clients have to authenticate first.
+
+        The caller attaches a connection at once.
+
+        Args:
+            limit_key: The address or network that limits and bans see.
+            nick: The nick that the client asked for.
+            counted: Whether the address is charged for a new guest.
+
+        Raises:
+            Refused: The client is banned, the address brings too many guests, or the store did not
+                confirm the nick.
+        """
+        if not self.allows_guests:
+            return None
+        if counted:
+            self.flood.admit_guest(limit_key)
+        return await self.users.guest(nick, partial(self.check_may_enter, "", limit_key, None))
 
     def check_may_enter(self, user: str, limit_key: str, grant: Grant | None) -> None:
         """Raise Refused if a client is banned; ``user`` is empty if it is not known yet."""
@@ -211,10 +237,10 @@ class Chat:
             retry_ms = MIN_RETRY_MS + randrange(min(spread, MAX_SPREAD_MS))  # noqa: S311  no secret
         return events.Bye(close.code, reason or close.reason, close.reconnect, retry_ms)
 
-    async def announce(self, text: str, room: str | None = None) -> int:
-        """Send a notice to all clients, or to a room; return to how many connections.
+    async def announce(self, text: str, room: str | None = None) -> None:
+        """Send a notice to all clients that are connected here, or to a room, by its key.
 
-        ``room`` is the room's key. Other tasks may run before the last client gets it.
+        Other tasks may run before the last client gets it.
         """
         listeners: dict[Codec, list[Connection]] = {}
         for connection in self.connections:
@@ -225,7 +251,6 @@ class Chat:
             block = encode(codec, "", [events.Notice(text)], connections, self.log)
             groups.append((block, [each.outbox for each in connections], self._outboxes))
         await fan_out(groups, 1, self.bus.slices)
-        return sum(map(len, listeners.values()))
 
     def _outboxes(self) -> set[Outbox]:
         return {connection.outbox for connection in self.connections}

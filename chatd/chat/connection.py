@@ -61,7 +61,8 @@ class Connection:
         protocol: For the log.
         nick: The nick that the client asked for.
         end: Closes the connection. Whoever closes it then calls `close`, once.
-        login: The user of the token that the client came with.
+        login: The user of the token that the client came with, or a new guest; None if it has to
+            authenticate first.
     """
 
     def __init__(
@@ -121,10 +122,9 @@ class Connection:
         chat.flood.enter(limit_key)
         if login is not None:
             self.nick_notice = login.nick_notice
+            if login.grant is None:
+                self._first_guest = login.user
             self._set_user(login.user, login.grant)
-        elif chat.allows_guests:
-            self._first_guest, self.nick_notice = chat.users.new_guest(nick)
-            self._set_user(self._first_guest, None)
         else:
             timeout = chat.settings.limits.handshake_seconds
             self._timer = chat.timers.add(self.opened + timeout, self._auth_timed_out, self.fault)

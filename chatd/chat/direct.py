@@ -24,10 +24,12 @@ DIRECT: Final = "direct"
 """The namespace of each user's conversations: records named by the user, a NUL and the room."""
 
 
-def resolve(chat: Chat, user: User, written_name: str) -> Name:
+async def resolve(chat: Chat, user: User, written_name: str) -> Name:
     """Return the room that a name means for this user: ``@nick`` becomes the room of the two.
 
-    Raise Refused if it means none.
+    Raises:
+        Refused: it means none.
+        chatd.journal.Unavailable: the store cannot be read now.
     """
     if not written_name.startswith("@"):
         return room_name(written_name)
@@ -37,10 +39,10 @@ def resolve(chat: Chat, user: User, written_name: str) -> Name:
         other = other_of(written_name, user.id)
     else:
         nick = usable_nick(written_name[1:])
-        found = None if nick is None else chat.users.by_nick(nick.key)
+        found = None if nick is None else await chat.roster.find(nick)
         if found is None:
             raise Refused("not_found", f"There is no user named {written_name[1:65]} here.")
-        other = found.id
+        other = found
     if other == user.id:
         raise Refused("bad_request", "You cannot send direct messages to yourself.")
     key = pair_name(user.id, other)
@@ -58,7 +60,7 @@ async def require_membership(connection: Connection, written_name: str) -> Membe
         return membership
     if not written_name.startswith("@"):
         raise Refused("not_joined", f"You are not in {written_name[:64]}. Join it first.")
-    name = resolve(connection.chat, connection.user, written_name)
+    name = await resolve(connection.chat, connection.user, written_name)
     if membership := connection.memberships.get(name.key):
         return membership
     await open_direct(connection, name)

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import trio
+from msgspec import json
 
 from chatd.budgets import PAGE, Bucket
 from chatd.model import Refused
@@ -19,6 +20,7 @@ from chatd.settings import Limits
 if TYPE_CHECKING:
     from chatd.chat.chat import Chat
     from chatd.chat.connection import Connection
+    from chatd.chat.users import User
 
 __all__ = ["Flood"]
 
@@ -100,12 +102,10 @@ class Flood:
     def charge(self, connection: Connection, size: int) -> None:
         """Count a message of ``size`` bytes, or raise Refused if there are too many."""
         limits = self._chat.settings.limits
-        rate = limits.bytes_per_second
-        burst = 0 if rate == "off" else max(limits.message_bytes, BURST_SECONDS * rate)
         user, place = connection.user, self._addresses.get(connection.limit_key)
         takes: list[_Take] = [
             (user.messages, 1, limits.messages_per_second, limits.messages_burst),
-            (user.bytes, size, rate, burst),
+            (user.bytes, size, limits.bytes_per_second, self._bytes_burst()),
         ]
         if place is not None:
             by_address = limits.messages_per_second_per_address
@@ -155,6 +155,38 @@ class Flood:
             for bucket, amount in taken:
                 bucket.put_back(amount)
             raise Refused("rate_limited", message, wait)
+
+    def debt(self, user: User) -> bytes:
+        """Return what a user's buckets lack, for `resume`; empty if they are full."""
+        now = self._chat.journal.steady_now()
+        lacks = [bucket.full_in(rate, burst) for bucket, rate, burst in self._buckets(user)]
+        if not any(lacks):
+            return b""
+        return json.encode([now + round(seconds * 1000) for seconds in lacks])
+
+    def resume(self, user: User, debt: bytes) -> None:
+        """Let a user's buckets lack at least what `debt` returned, less what came in since."""
+        if not debt:
+            return
+        now = self._chat.journal.steady_now()
+        full_at = json.decode(debt, type=list[int])
+        for (bucket, rate, burst), at in zip(self._buckets(user), full_at, strict=False):
+            bucket.lack((at - now) / 1000, rate, burst)
+
+    def _buckets(self, user: User) -> list[tuple[Bucket, _Amount, _Amount]]:
+        """Return a user's buckets, each with its rate and its burst."""
+        limits = self._chat.settings.limits
+        return [
+            (user.messages, limits.messages_per_second, limits.messages_burst),
+            (user.bytes, limits.bytes_per_second, self._bytes_burst()),
+            (user.pages, limits.requests_per_second, limits.requests_burst),
+            (user.new_rooms, *_rooms(limits.new_rooms_per_minute)),
+        ]
+
+    def _bytes_burst(self) -> float:
+        limits = self._chat.settings.limits
+        rate = limits.bytes_per_second
+        return 0 if rate == "off" else max(limits.message_bytes, BURST_SECONDS * rate)
 
     def searching(self, connection: Connection) -> AbstractAsyncContextManager[object]:
         """Return a lock that an address holds while it searches; one that is free without one."""

@@ -7,21 +7,20 @@ same for an operator of the chat and for the console (the daemon's admin socket)
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final, Literal, TypeAlias
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from chatd.chat.acts import Dissolve, Kick, Tell, named, with_reason
 from chatd.chat.chat import Chat
-from chatd.chat.connection import Connection
 from chatd.chat.names import Name, log_name, nick_name, room_name, usable_nick
 from chatd.chat.removal import erase_room
-from chatd.chat.rooms import Room
 from chatd.chat.sanctions import Sanction, SanctionKind, network_of
-from chatd.model import BANNED, KICKED, Operation, Records, Refusal, Refused
+from chatd.model import Operation, Records, Refusal, Refused
 from chatd.protocol import commands, events
-from chatd.protocol.pairs import other_of
 
 __all__ = ["moderate"]
 
@@ -66,7 +65,8 @@ class Target(Struct, frozen=True):
         user: The user's id.
         nick: The nick.
         guest: Whether it is a guest.
-        connections: The user's connections; none if the user is not here.
+        here: Whether the user is connected, to whichever daemon.
+        op: Whether others see the user as an operator.
         addresses: The addresses and networks that limits count the user's connections for, those of
             a while ago too.
     """
@@ -74,12 +74,9 @@ class Target(Struct, frozen=True):
     user: str
     nick: str
     guest: bool
-    connections: tuple[Connection, ...] = ()
+    here: bool = False
+    op: bool = False
     addresses: frozenset[str] = frozenset()
-
-    @property
-    def op(self) -> bool:
-        return any(connection.op for connection in self.connections)
 
 
 # ---- users
@@ -89,13 +86,15 @@ async def kick(chat: Chat, by: str, command: commands.Kick) -> commands.Sanction
     """Remove a user from a room, or from the chat; the user may come back."""
     where = await _existing(chat, command.room)
     target = await _target(chat, by, command)
-    if not target.connections:
+    if not target.here:
         raise Refused("not_found", f"{target.nick} is not here.")
-    if where.key and not any(where.key in each.memberships for each in target.connections):
+    if where.key and not await chat.roster.is_in(target.user, where.key):
         raise Refused("not_found", f"{target.nick} is not in {where.display}.")
+    operator = chat.users.get(by)
+    name = "" if operator is None else f" by {operator.nick.display}"
+    notice = with_reason(f"You were kicked from {named(chat, where.key)}{name}", command.reason)
     _log(chat, "kick", by, command, target=target)
-    notice = _kicked(chat, by, where, command.reason)
-    _remove(target.connections, where, "kicked", command.reason, notice)
+    await chat.roster.act(Kick(target.user, where.key, command.reason or "", notice))
     return commands.Sanctioned(user=target.user)
 
 
@@ -112,14 +111,12 @@ async def ban(chat: Chat, by: str, command: commands.Ban) -> commands.Sanctioned
         networks.update(str(network_of(each)) for each in target.addresses)
         networks.update(one.network for one in _with(chat, [target.user], where))
     banned = sorted(networks)
+    reached = ", ".join(banned) or ("none" if target.guest else None)
     await _impose(
         chat,
         [sanction, *(replace(sanction, user="", network=one, of=target.user) for one in banned)],
+        partial(_log, chat, "ban", by, command, target=target, network=reached),
     )
-    reached = ", ".join(banned) or ("none" if target.guest else None)
-    _log(chat, "ban", by, command, target=target, network=reached)
-    removed = dict.fromkeys([*target.connections, *_banned(chat, where.key)])
-    _remove(removed, where, "banned", command.reason, _banned_from(chat, where, sanction))
     return commands.Sanctioned(
         user=target.user,
         networks=banned if target.guest else None,
@@ -147,10 +144,8 @@ async def _ban_network(
                 f"{proxy} is in http.trusted_proxies: everyone behind it would be banned.",
             )
     sanction = _sanction(chat, "ban", by, command, where, network=str(network))
-    await _impose(chat, [sanction])
-    _log(chat, "ban", by, command, network=str(network))
-    removed = _banned(chat, where.key)
-    _remove(removed, where, "banned", command.reason, _banned_from(chat, where, sanction))
+    log = partial(_log, chat, "ban", by, command, network=str(network))
+    await _impose(chat, [sanction], log)
     return commands.Sanctioned(networks=[str(network)], until=_until(sanction.until))
 
 
@@ -165,7 +160,7 @@ async def unban(chat: Chat, by: str, command: commands.Unban) -> commands.Sancti
         held = chat.sanctions.get("ban", where.key, of)
         found = [held] if held else []
     else:
-        found = _of(chat, "ban", command, where)
+        found = await _of(chat, "ban", command, where)
         found += _with(chat, [one.user for one in found], where)
     return await _lift(chat, "unban", by, command, found)
 
@@ -175,35 +170,25 @@ async def mute(chat: Chat, by: str, command: commands.Mute) -> commands.Sanction
     where = await _existing(chat, command.room)
     target = await _target(chat, by, command)
     sanction = _sanction(chat, "mute", by, command, where, user=target.user, nick=target.nick)
-    await _impose(chat, [sanction])
-    _log(chat, "mute", by, command, target=target)
-    place = f" in {_named(chat, where.key)}" if where.key else ""
-    text = sanction.explained(f"You are muted{place}", sanction.at)
-    _notify(target.connections, text)
+    await _impose(chat, [sanction], partial(_log, chat, "mute", by, command, target=target))
     return commands.Sanctioned(user=target.user, until=_until(sanction.until))
 
 
 async def unmute(chat: Chat, by: str, command: commands.Unmute) -> commands.Sanctioned:
     """Lift a user's mute."""
     where = _where(command.room)
-    found = _of(chat, "mute", command, where)
+    found = await _of(chat, "mute", command, where)
     done = await _lift(chat, "unmute", by, command, found)
-    place = f" in {_named(chat, where.key)}" if where.key else ""
+    place = f" in {named(chat, where.key)}" if where.key else ""
     for muted in {one.user for one in found}:
         still = [one.room for one in chat.sanctions.all(["mute"]) if one.user == muted]
-        if "" in still or (user := chat.users.get(muted)) is None:
+        if "" in still:
             continue
         text = f"You are no longer muted{place}"
         if still and not where.key:
-            text += f", except in {', '.join(_named(chat, key) for key in still)}"
-        _notify(tuple(user.connections), _with_reason(text, command.reason))
+            text += f", except in {', '.join(named(chat, key) for key in still)}"
+        await chat.roster.act(Tell(with_reason(text, command.reason), user=muted))
     return done
-
-
-def _named(chat: Chat, key: str) -> str:
-    """Return a room's name as it is written, if that is known."""
-    room = chat.rooms.get(key)
-    return key if room is None else room.name
 
 
 # ---- rooms
@@ -216,17 +201,12 @@ async def slow(chat: Chat, by: str, command: commands.Slow) -> commands.Sanction
         raise Refused("bad_request", f"seconds must be from 0 to {MAX_SLOW_SECONDS}.")
     if seconds:
         at = chat.journal.steady_now()
-        await _impose(chat, [Sanction("slow", by=by, at=at, room=where.key, seconds=seconds)])
-        _log(chat, "slow", by, command)
-        done = commands.Sanctioned()
-    else:
-        done = await _lift_from_room(chat, "slow", by, command, where)
-    if room := chat.rooms.get(where.key):
-        text = f"Slow mode is off in {room.name}."
-        if seconds:
-            time = "second" if seconds == 1 else f"{seconds:g} seconds"
-            text = f"Slow mode is on in {room.name}: one message every {time}."
-        room.feed.broadcast([events.Notice(text)])
+        sanction = Sanction("slow", by=by, at=at, room=where.key, seconds=seconds)
+        await _impose(chat, [sanction], partial(_log, chat, "slow", by, command))
+        return commands.Sanctioned()
+    done = await _lift_from_room(chat, "slow", by, command, where)
+    text = f"Slow mode is off in {named(chat, where.key)}."
+    await chat.roster.act(Tell(text, room=where.key))
     return done
 
 
@@ -236,12 +216,7 @@ async def close(chat: Chat, by: str, command: commands.Close) -> commands.Sancti
     if command.seconds == 0:
         return await _lift_from_room(chat, "close", by, command, where)
     sanction = _sanction(chat, "close", by, command, where)
-    await _impose(chat, [sanction])
-    _log(chat, "close", by, command)
-    inside = [each for each in chat.connections if where.key in each.memberships]
-    reason = command.reason or "the room is closed"
-    removed = [each for each in inside if not each.op]
-    _remove(removed, where, "kicked", reason, _kicked(chat, by, where, reason))
+    await _impose(chat, [sanction], partial(_log, chat, "close", by, command))
     return commands.Sanctioned(until=_until(sanction.until))
 
 
@@ -250,34 +225,16 @@ async def remove(chat: Chat, by: str, command: commands.Remove) -> commands.Sanc
     where, reason = log_name(command.room), command.reason
     _check_reason(reason)
     head = await chat.journal.head(where.key)
-    if chat.rooms.get(where.key) is None and (head is None or head.empty):
+    gone = head is None or head.empty
+    if gone and not await chat.roster.is_occupied(where.key):
         raise Refused("not_found", f"There is no room named {where.display}.")
     async with chat.rooms.removing(where):
         _log(chat, "remove", by, command)
-        if (room := chat.rooms.get(where.key)) is not None:
-            _dissolve(chat, room, reason)
+        await chat.roster.act(Dissolve(where.key, reason or ""))
         # What the members said before is committed first, and removed too.
         await chat.bus.probe()
         await erase_room(where.key, chat.bus.submit_and_wait)
     return commands.Sanctioned()
-
-
-def _dissolve(chat: Chat, room: Room, reason: str | None) -> None:
-    inside = [each for each in chat.connections if room.key in each.memberships]
-    for connection in inside:
-        # Everybody leaves: nobody is told of the others.
-        connection.memberships[room.key].stop()
-    for connection in inside:
-        membership = connection.memberships[room.key]
-        if room.direct:
-            connection.exit(membership)
-            other = chat.users.get(other_of(room.key, connection.user.id))
-            gone = f"Your direct messages{f' with {other.nick.display}' if other else ''} were"
-        else:
-            connection.kick(membership, "kicked")
-            gone = f"The room {room.name} was"
-        _notify([connection], _with_reason(f"{gone} removed", reason))
-    room.clear()
 
 
 _Action: TypeAlias = Callable[[Chat, str, Any], Awaitable[commands.Sanctioned]]
@@ -315,32 +272,35 @@ async def _existing(chat: Chat, room: str | None) -> Name:
     return where
 
 
-def _banned(chat: Chat, room: str) -> list[Connection]:
-    """Return the connections that are banned from a room now."""
-    return [each for each in chat.connections if each.banned(room) is not None]
-
-
 async def _target(chat: Chat, by: str, command: commands.Sanction) -> Target:
     _check_reason(command.reason)
     users = chat.users
     if command.nick is not None:
         name = nick_name(command.nick.removeprefix("@"))
-        user = users.by_nick(name.key)
-        if user is None:
+        wanted = await chat.roster.find(name)
+        if wanted is None:
             raise Refused("not_found", f"There is no user named {name.display} here.")
     elif command.user is not None:
-        user = users.get(command.user)
-        if user is None:
-            record = await chat.journal.user(command.user)
-            if record is None:
-                raise Refused("not_found", "There is no user with this id.")
-            return Target(record.user, record.nick, not record.subject)
+        wanted = command.user
     else:
         raise Refused("bad_request", "Give a nick, a user or a network.")
-    target = Target(
-        user.id, user.nick.display, not user.subject, tuple(user.connections), users.addresses(user)
-    )
-    if user.id == by:
+    if (user := users.get(wanted)) is not None:
+        target = Target(
+            user.id,
+            user.nick.display,
+            guest=not user.subject,
+            here=await chat.roster.is_present(wanted),
+            op=user.op,
+            addresses=users.addresses(user),
+        )
+    else:
+        record = await chat.journal.user(wanted)
+        if record is None:
+            raise Refused("not_found", "There is no user with this id.")
+        here = await chat.roster.is_present(wanted)
+        op = here and wanted in chat.settings.chat.operators
+        target = Target(record.user, record.nick, guest=not record.subject, here=here, op=op)
+    if target.user == by:
         raise Refused("bad_request", "You cannot do this to yourself.")
     if target.op:
         raise Refused("forbidden", f"You cannot do this to {target.nick}, who is an operator.")
@@ -388,14 +348,15 @@ def _sanction(
     )
 
 
-def _of(chat: Chat, kind: SanctionKind, command: commands.Sanction, where: Name) -> list[Sanction]:
+async def _of(
+    chat: Chat, kind: SanctionKind, command: commands.Sanction, where: Name
+) -> list[Sanction]:
     """Return a user's sanctions, found by id, by present nick, or by the nick at that time."""
     wanted = {command.user}
     key = None
     if command.nick is not None and (name := usable_nick(command.nick)):
         key = name.key
-        if user := chat.users.by_nick(key):
-            wanted.add(user.id)
+        wanted.add(await chat.roster.find(name))
     found: list[Sanction] = []
     for one in chat.sanctions.all([kind]):
         then = usable_nick(one.nick) if one.nick and not one.of else None
@@ -420,7 +381,8 @@ async def _commit(chat: Chat, operation: Operation) -> None:
         raise Refused(outcome.code, outcome.message, outcome.retry_ms)
 
 
-async def _impose(chat: Chat, sanctions: list[Sanction]) -> None:
+async def _impose(chat: Chat, sanctions: list[Sanction], log: Callable[[], None]) -> None:
+    """Commit sanctions, log that, and have them in force."""
     held = chat.sanctions
     if len(held) + len(sanctions) > MAX_SANCTIONS:
         held.sweep()
@@ -430,8 +392,8 @@ async def _impose(chat: Chat, sanctions: list[Sanction]) -> None:
                 f"There are already {MAX_SANCTIONS} bans and other sanctions. Lift some of them.",
             )
     await _commit(chat, Records(put=tuple(sanction.record() for sanction in sanctions)))
-    for sanction in sanctions:
-        held.add(sanction)
+    log()
+    chat.roster.imposed(sanctions)
 
 
 async def _lift(
@@ -464,46 +426,7 @@ async def _lift_from_room(
 async def _drop(chat: Chat, sanctions: list[Sanction]) -> None:
     if sanctions:
         await _commit(chat, Records(drop=tuple((one.kind, one.name) for one in sanctions)))
-    for sanction in sanctions:
-        chat.sanctions.remove(sanction)
-
-
-def _remove(
-    connections: Iterable[Connection],
-    where: Name,
-    how: Literal["kicked", "banned"],
-    reason: str | None,
-    notice: str,
-) -> None:
-    """Remove connections from the chat, or from a room with a notice that says so."""
-    close = KICKED if how == "kicked" else BANNED
-    for connection in list(connections):
-        if not where.key:
-            for each in list(connection.memberships.values()):
-                connection.exit(each, how)
-            connection.end(close, reason or "")
-        elif membership := connection.memberships.get(where.key):
-            connection.kick(membership, how)
-            _notify([connection], notice)
-
-
-def _kicked(chat: Chat, by: str, where: Name, reason: str | None) -> str:
-    operator = chat.users.get(by)
-    name = "" if operator is None else f" by {operator.nick.display}"
-    return _with_reason(f"You were kicked from {_named(chat, where.key)}{name}", reason)
-
-
-def _banned_from(chat: Chat, where: Name, ban: Sanction) -> str:
-    return ban.explained(f"You are banned from {_named(chat, where.key)}", ban.at)
-
-
-def _with_reason(text: str, reason: str | None) -> str:
-    return f"{text}: {reason}" if reason else f"{text}."
-
-
-def _notify(connections: Iterable[Connection], text: str) -> None:
-    for connection in connections:
-        connection.notify(events.Notice(text))
+    chat.roster.lifted(sanctions)
 
 
 def _log(

@@ -19,7 +19,7 @@ import trio
 from chatd.bus import Feed, Subscription
 from chatd.chat.names import Name, room_name
 from chatd.chat.users import User
-from chatd.model import Head, Refused
+from chatd.model import ExitReason, Head, Refused
 from chatd.protocol import events
 from chatd.protocol.commands import Member, RoomInfo
 from chatd.protocol.pairs import users_of
@@ -46,6 +46,7 @@ class Room:
     __slots__ = (
         "_away",
         "_chat",
+        "_here",
         "_index",
         "_spoke",
         "_total_at",
@@ -69,7 +70,11 @@ class Room:
         self.direct = self.key.startswith("@")
         """Whether it is a room of direct messages: two users, who are in it without joining."""
         self.members: dict[User, set[Membership]] = {}
+        """The members, each with their memberships here: none if the connection was lost a moment
+        ago, or if the user is in the room at other daemons only."""
         self._chat = chat
+        self._here = 0
+        """How many members are in the room here, or were a moment ago."""
         self._away: dict[User, Timer] = {}
         """Members whose last connection was lost. They are removed when their time is over."""
         self._index: list[User] = []
@@ -107,16 +112,16 @@ class Room:
 
     def enter(self, user: User, membership: Membership) -> None:
         """Add a connection."""
-        memberships = self.members.get(user)
-        if memberships is not None:
-            if away := self._away.pop(user, None):
-                away.cancel()
-            memberships.add(membership)
-            return
-        self.members[user] = {membership}
-        user.rooms[self] = None
-        insort(self._index, user, key=_nick)
-        self._announce(events.Joined(self.name, user.nick.display, user.id, user.op), user)
+        self.add(user)
+        memberships = self.members[user]
+        known = bool(memberships)
+        if away := self._away.pop(user, None):
+            away.cancel()
+            known = True
+        memberships.add(membership)
+        if not known:
+            self._here += 1
+            self._chat.roster.entered(self, user)
 
     def exit(
         self, user: User, membership: Membership, reason: Literal["leave", "kicked", "banned"]
@@ -125,7 +130,7 @@ class Room:
         memberships = self.members[user]
         memberships.discard(membership)
         if not memberships:
-            self._remove(user, reason)
+            self._leave(user, reason)
 
     def lose(self, user: User, membership: Membership) -> None:
         """Remove a connection that ended. The user may come back within the grace period."""
@@ -138,21 +143,41 @@ class Room:
             due = trio.current_time() + grace
             self._away[user] = self._chat.timers.add(due, partial(self._grace_over, user))
         else:
-            self._remove(user, "lost")
+            self._leave(user, "lost")
 
     def _grace_over(self, user: User, now: float) -> None:
         del self._away[user]
-        self._remove(user, "lost")
+        self._leave(user, "lost")
 
-    def _remove(self, user: User, reason: Literal["leave", "lost", "kicked", "banned"]) -> None:
-        del self.members[user]
-        user.rooms.pop(self, None)
-        self.remove_from_index(user)
-        self._announce(events.Left(self.name, user.nick.display, user.id, reason), user)
-        if not self.members:
+    def _leave(self, user: User, reason: ExitReason) -> None:
+        """Note that a user is no longer here. The room is closed after the last one."""
+        self._here -= 1
+        self._chat.roster.exited(self, user, reason)
+        if not self._here:
             if self._total_timer is not None:
                 self._total_timer.cancel()
             self._chat.rooms.close(self)
+
+    def add(self, user: User) -> None:
+        """Add a user to the members, without an event."""
+        if user not in self.members:
+            self.members[user] = set()
+            user.rooms[self] = None
+            insort(self._index, user, key=_nick)
+
+    def remove(self, user: User) -> None:
+        """Remove a user from the members, without an event."""
+        del self.members[user]
+        user.rooms.pop(self, None)
+        self.remove_from_index(user)
+
+    def announce_joined(self, user: User) -> None:
+        """Send ``joined`` to the other members, or the new total if the room is crowded."""
+        self._announce(events.Joined(self.name, user.nick.display, user.id, user.op), user)
+
+    def announce_left(self, user: User, reason: ExitReason) -> None:
+        """Send ``left`` to the other members, or the new total if the room is crowded."""
+        self._announce(events.Left(self.name, user.nick.display, user.id, reason), user)
 
     def clear(self) -> None:
         """Remove the members whose connections are lost."""
@@ -163,11 +188,14 @@ class Room:
         """Remove a member whose connections are lost, without waiting."""
         if away := self._away.pop(user, None):
             away.cancel()
-            self._remove(user, "lost")
+            self._leave(user, "lost")
 
     def remove_from_index(self, user: User) -> None:
         """Remove a member from the index, before the nick changes."""
-        del self._index[bisect_left(self._index, user.nick.key, key=_nick)]
+        place = bisect_left(self._index, user.nick.key, key=_nick)
+        while self._index[place] is not user:  # two have one nick for a moment, elsewhere
+            place += 1
+        del self._index[place]
 
     def add_to_index(self, user: User) -> None:
         """Add a member again, after the nick has changed."""
@@ -304,7 +332,9 @@ class Rooms:
         if name.key in self._open or self._is_default(name):
             return True
         head = await self._chat.journal.head(name.key)
-        return head is not None and not head.empty
+        if head is not None and not head.empty:
+            return True
+        return await self._chat.roster.is_occupied(name.key)
 
     def _is_default(self, name: Name) -> bool:
         return name.key == room_name(self._chat.settings.chat.default_room).key

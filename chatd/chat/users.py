@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import hashlib
 from base64 import b32encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -31,6 +33,7 @@ from chatd.chat.nicks import Nicks
 from chatd.chat.sessions import (
     FORGOTTEN_GUESTS,
     forgotten_record,
+    is_guest,
     new_user,
     sign_session,
     verify_session,
@@ -122,10 +125,13 @@ class User:
 
 
 class Login(Struct, frozen=True):
-    """The user that a token names; ``nick_notice`` says why the nick is not the one asked for."""
+    """The user of a new connection: a token's, by its grant, or a new guest.
+
+    ``nick_notice`` says why the nick is not the one asked for.
+    """
 
     user: User
-    grant: Grant
+    grant: Grant | None = None
     nick_notice: str | None = None
 
 
@@ -179,20 +185,30 @@ class Users:
         """Return the user whose nick has this key, if present now or recently."""
         return self._nicks.get(key)
 
-    def new_guest(self, wanted: str | None) -> tuple[User, str | None]:
-        """Return a new guest, and a notice if ``wanted`` could not be the nick."""
+    async def guest(self, wanted: str | None, check: Callable[[], None]) -> Login:
+        """Return a new guest. The caller attaches a connection at once.
+
+        Args:
+            wanted: The nick that the client asked for.
+            check: Called last, and raises Refused if the guest may not enter.
+
+        Raises:
+            Refused: The guest may not enter, or the store did not confirm the nick.
+        """
         user_id = new_user()
-        if wanted is None:
-            return self._add(User(user_id, self._generated(user_id), chosen=False)), None
-        try:
-            name = nick_name(wanted)
-        except Refused as refused:
-            user = self._add(User(user_id, self._generated(user_id), chosen=False))
-            return user, f"{refused} You are {user.nick.display}."
-        free = self._free(name, user_id)
-        user = self._add(User(user_id, free, chosen=True))
-        self._remember(user)
-        return user, _taken(name, free)
+        name = why = None
+        if wanted is not None:
+            try:
+                name = nick_name(wanted)
+            except Refused as refused:
+                why = str(refused)
+        user = await self._arrive(user_id, self._like(name, user_id), check)
+        user.chosen = name is not None
+        if user.chosen:
+            self._remember(user)
+        if why is not None:
+            return Login(user, None, f"{why} You are {user.nick.display}.")
+        return Login(user, None, None if name is None else _taken(name, user.nick))
 
     async def subject(
         self,
@@ -211,6 +227,9 @@ class Users:
             wanted: The nick that the client asked for.
             replaced: A guest whose nick becomes free by this login.
             check: Called when the store was read, and raises Refused if the user may not enter.
+
+        Raises:
+            Refused: The user may not enter, or the store did not confirm the nick.
         """
         if (user := self._by_id.get(grant.user)) is not None and user.connections:
             return Login(user, grant)
@@ -221,22 +240,21 @@ class Users:
             marks = await self._marks(grant.user)
         except Unavailable:
             pass  # the user comes without the last nick and the read marks
-        check()
         if (user := self._by_id.get(grant.user)) is not None:
             user.merge_marks(marks)
-            return Login(user, grant)
+            return Login(await self._return(user, check), grant)
         saved = None if record is None else record.nick
         nicks = (saved, wanted, grant.nick, nick_of(grant.user))
         names = (usable_nick(nick) for nick in nicks if nick is not None)
         name = next((name for name in names if name is not None), None) or self._made_up(grant.user)
         if replaced is not None and not replaced.nick.looks.isdisjoint(name.looks):
+            await self._chat.roster.free(replaced)
             self._nicks.release(replaced, replaced.nick)
-        free = self._free(name, grant.user, subject=True)
-        user = User(grant.user, free, chosen=True, subject=True)
-        user.marks = marks
-        self._learn_subject(user.id, free)
-        self._remember(self._add(user))
-        return Login(user, grant, _taken(name, free))
+        user = await self._arrive(grant.user, self._like(name, grant.user), check)
+        user.merge_marks(marks)
+        self._learn_subject(user.id, user.nick)
+        self._remember(user)
+        return Login(user, grant, _taken(name, user.nick))
 
     async def restore(self, session: str, check: Callable[[str], None]) -> User | None:
         """Return the guest to whom a session was issued; None if it is invalid or has expired.
@@ -273,14 +291,38 @@ class Users:
             return None
         if user is not None:
             user.merge_marks(marks)
-            return user
+            return await self._return(user, partial(check, user_id))
         saved = None if record is None else usable_nick(record.nick)
-        if saved is not None:
-            user = User(user_id, self._free(saved, user_id), chosen=True)
-        else:
-            user = User(user_id, self._generated(user_id), chosen=False)
-        user.marks = marks
-        return self._add(user)
+        user = await self._arrive(user_id, self._like(saved, user_id), partial(check, user_id))
+        user.chosen = saved is not None
+        user.merge_marks(marks)
+        return user
+
+    async def _return(self, user: User, check: Callable[[], None]) -> User:
+        """Bring a user back who is known here, but has no connection."""
+        others = self._like(user.nick, user.id)
+        return await self._arrive(user.id, chain((user.nick,), others), check)
+
+    async def _arrive(self, user_id: str, names: Iterator[Name], check: Callable[[], None]) -> User:
+        """Return a user who comes, under the first of these nicks that nobody else has.
+
+        ``check`` is called last, and raises Refused if the user may not enter.
+        """
+        roster = self._chat.roster
+        arrival = await roster.arrive(user_id, names)
+        try:
+            check()
+        except Refused:
+            roster.depart(user_id)
+            raise
+        user = self._by_id.get(user_id)
+        if user is None:
+            subject = not is_guest(user_id)
+            user = self._add(User(user_id, arrival.nick, chosen=subject, subject=subject))
+        elif user.nick != arrival.nick:
+            self.rename(user, arrival.nick)
+        self._chat.flood.resume(user, arrival.debt)
+        return user
 
     async def _marks(self, user_id: str) -> dict[str, int]:
         prefix = f"{user_id}\0"
@@ -311,6 +353,8 @@ class Users:
     def detach(self, user: User, connection: Connection) -> None:
         """Record that a connection ended. After the last one the nick is reserved for a while."""
         user.connections.discard(connection)
+        if self._by_id.get(user.id) is not user:
+            return  # erased while the connection was closing
         if not user.subject:
             for address in connection.addresses:
                 user.addresses.pop(address, None)
@@ -327,14 +371,16 @@ class Users:
             self._hold(user, user.released, connection.limit_key)
         else:
             self._drop(user)
+        self._chat.roster.depart(user.id, user)
 
     def forget(self, user: User) -> None:
         """Drop a guest that was never seen, because its client turned out to be another user."""
         self.unsaved.pop(user.id, None)
         self._drop(user)
+        self._chat.roster.depart(user.id)
 
     def erase(self, user_id: str) -> None:
-        """Drop a user who is not here, free the nick, and save nothing of the user."""
+        """Drop a user, free the nick, and save nothing of the user."""
         self.unsaved.pop(user_id, None)
         self._subject_ids = {
             key: subject for key, subject in self._subject_ids.items() if subject != user_id
@@ -344,6 +390,7 @@ class Users:
         }
         if (user := self._by_id.get(user_id)) is not None:
             self._drop(user)
+            self._chat.roster.depart(user_id)
 
     def addresses(self, user: User) -> frozenset[str]:
         """Return the addresses and networks of a user, also those of a while ago.
@@ -370,7 +417,7 @@ class Users:
 
     def taken(self, user: User, name: Name) -> str:
         """Return why a user cannot have a nick, and one like it that is free."""
-        holder, free = self._nicks.get(name.key), self._free(name, user.id).display
+        holder, free = self._nicks.get(name.key), next(self._like(name, user.id)).display
         if holder is None and not self._nicks.is_free(name, user.id):
             return f"The nick {name.display} looks like another user's. Try {free}."
         if holder is None or holder.released is None:
@@ -385,10 +432,16 @@ class Users:
             self._nicks.take(user, user.nick)
 
     def rename(self, user: User, name: Name) -> None:
-        """Rename the user to the nick that was reserved, and free the old one."""
+        """Give the user another nick, and free the old one."""
+        for room in user.rooms:
+            room.remove_from_index(user)
         old, user.nick = user.nick, name
-        user.chosen = True
+        self._nicks.take(user, name)
         self.unclaim(user, old)
+        for room in user.rooms:
+            room.add_to_index(user)
+        for connection in user.connections:
+            connection.bind_log()
         if user.subject:
             for look in old.looks:
                 if self._subject_nicks.get(look) == user.id:
@@ -401,17 +454,24 @@ class Users:
             # The unsaved record has the old nick.
             self._remember(user, None if user.released is None else self._now())
 
-    def _free(self, name: Name, user_id: str, *, subject: bool = False) -> Name:
-        """Return the name itself if the user may have it, else one like it that is free."""
-        if self._nicks.is_free(name, user_id) and not self._belongs_to_another(
-            name, user_id, subject=subject
-        ):
-            return name
-        for number in range(2, ALTERNATIVES):
-            other = usable_nick(f"{name.display[: NICK_CHARACTERS - 3]}-{number}")
-            if other is not None and not self._is_taken(other, user_id):
-                return other
-        return self._generated(user_id)
+    def _like(self, name: Name | None, user_id: str) -> Iterator[Name]:
+        """Yield nicks that a user may have: the name itself, others like it, generated ones."""
+        if name is not None:
+            if self._nicks.is_free(name, user_id) and not self._belongs_to_another(
+                name, user_id, subject=not is_guest(user_id)
+            ):
+                yield name
+            for number in range(2, ALTERNATIVES):
+                other = usable_nick(f"{name.display[: NICK_CHARACTERS - 3]}-{number}")
+                if other is not None and not self._is_taken(other, user_id):
+                    yield other
+        part = user_id[1 : 1 + GENERATED_CHARACTERS]
+        while True:
+            nick = f"guest-{part}"
+            # Ids are public, so any nick made of one may have been taken on purpose.
+            if not self._is_taken(Name(nick, nick), user_id):
+                yield Name(nick, nick)
+            part = new_user()[1:]
 
     def _is_taken(self, name: Name, user_id: str) -> bool:
         """Return whether anybody has a nick, this user too, or it is reserved."""
@@ -439,13 +499,6 @@ class Users:
             self._subject_ids.setdefault(look, user_id)
         for look in nick.looks:
             self._subject_nicks[look] = user_id
-
-    def _generated(self, user_id: str) -> Name:
-        nick = f"guest-{user_id[1 : 1 + GENERATED_CHARACTERS]}"
-        # Ids are public, so any nick made of one may have been taken on purpose.
-        while self._is_taken(Name(nick, nick), user_id):
-            nick = f"guest-{new_user()[1:]}"
-        return Name(nick, nick)
 
     def _made_up(self, user_id: str) -> Name:
         """Return a nick for a subject whose id cannot be one, such as a UUID."""

@@ -16,7 +16,7 @@ import trio
 
 from chatd import engineio
 from chatd.budgets import JSON_VALUES
-from chatd.chat import Chat, Connection, Traffic, perform
+from chatd.chat import Chat, Connection, Login, Traffic, perform
 from chatd.chat.membership import Membership
 from chatd.chat.rules import COMMANDS, enter
 from chatd.chat.sessions import is_guest
@@ -300,14 +300,14 @@ class SocketIoGateway:
         request = socket.handshake.request
         request.headers = [each for each in request.headers if each[0] in _KEPT_HEADERS]
         limit_key = socket.handshake.request.peer.limit_key
-        login = None
+        nick = None if socket.recovered else auth.nick
+        login: Login | None
         try:
             if grant is not None:
                 login = await self._chat.log_in(grant, limit_key, auth.nick)
             else:  # again, because operators may have acted since `_admit`
                 self._chat.check_may_enter("", limit_key, None)
-                if self._chat.allows_guests and not socket.recovered:
-                    self._chat.flood.admit_guest(limit_key)
+                login = await self._chat.new_guest(limit_key, nick, counted=not socket.recovered)
         except Refused as refused:
             self._log_refused(socket, refused.refusal)
             close = _REFUSALS.get(refused.refusal.code, UNAUTHORIZED)
@@ -329,7 +329,7 @@ class SocketIoGateway:
             last_key=lambda: session.peer.limit_key,
             transport=session.transport,
             protocol="socket.io",
-            nick=None if socket.recovered else auth.nick,
+            nick=nick,
             end=partial(self._end, socket),
             login=login,
         )

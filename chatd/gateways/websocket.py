@@ -61,9 +61,11 @@ async def connect(chat: Chat, websocket: WebSocket, codec: Codec, protocol: str)
     limit_key = request.peer.limit_key
     try:
         grant = await admitted(chat, request, bearer(request, chat.settings))
-        if grant is None and chat.allows_guests:
-            chat.flood.admit_guest(limit_key)
-        login = None if grant is None else await chat.log_in(grant, limit_key, nick)
+        login = (
+            await chat.new_guest(limit_key, nick)
+            if grant is None
+            else await chat.log_in(grant, limit_key, nick)
+        )
     except Refused as refused:
         chat.log.emit(
             "refused",

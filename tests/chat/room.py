@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 
@@ -33,12 +33,24 @@ class Codec:
 
 CODEC = Codec()
 
+Result = TypeVar("Result")
+
 
 async def perform(connection: Connection, command: commands.Command, answer: SendAnswer) -> None:
     """Perform a command, and wait until the connection's next one may be performed."""
     pending = package.perform(connection, command, answer)
     if pending is not None:
         await pending
+
+
+def at_once(coroutine: Coroutine[Any, Any, Result]) -> Result:
+    """Return the result of a coroutine that does not wait."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        result: Result = stop.value
+        return result
+    raise AssertionError(f"{coroutine} waits")
 
 
 class Client:
@@ -59,6 +71,8 @@ class Client:
         self._read = trio.Event()
         self._arrived = trio.Event()
         self._nursery = nursery
+        if came is None:
+            came = at_once(room.chat.new_guest(address, nick, counted=False))
         self.connection = Connection(
             room.chat,
             f"c{next(room.ids)}",
@@ -246,6 +260,7 @@ async def member(
         protocol="test",
         nick="ann",
         end=lambda close, reason: None,
+        login=await chat.new_guest("", "ann"),
     )
     if op:
         user = connection.user.id

@@ -38,9 +38,9 @@ async def test_there_is_none_in_other_rooms(written: str, mock_clock: MockClock)
 
 async def test_only_joined_rooms_count(mock_clock: MockClock) -> None:
     connection, _ = await member()
-    users = connection.chat.users
-    other, _notice = users.new_guest("bob")
-    name = "@" + ",".join(sorted((connection.user.id, other.id)))
+    bob = await connection.chat.new_guest("", "bob")
+    assert bob is not None
+    name = "@" + ",".join(sorted((connection.user.id, bob.user.id)))
     direct = await connection.chat.rooms.open(Name(name, name))
     connection.enter_direct(direct)
     assert set(connection.memberships) == {"lobby", name}

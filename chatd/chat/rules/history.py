@@ -43,7 +43,7 @@ async def _log(connection: Connection, written_name: str) -> Log:
     chat = connection.chat
     # First, because a slow client may be banned while this waits.
     await connection.outbox.drained()
-    name = resolve(chat, connection.user, written_name)
+    name = await resolve(chat, connection.user, written_name)
     check_may_read(connection, name.key)
     if room := chat.rooms.get(name.key):
         return Log(name.key, room.name, room.feed.visible)
@@ -101,7 +101,7 @@ async def search(connection: Connection, command: commands.Search) -> Reply[comm
         logs = [log := await _log(connection, command.room)]
         end = log.visible + 1
         rooms = {log.key: end if before is None else max(0, min(before, end))}
-    sender = None if command.sender is None else _sender(chat, command.sender)
+    sender = None if command.sender is None else await _sender(chat, command.sender)
     async with chat.flood.searching(connection):
         hits = await chat.bus.search(command.query, rooms, limit, sender=sender, before=time)
     page = fitting(hits.events, chat.settings.limits.send_queue_bytes)
@@ -131,10 +131,9 @@ async def _own_logs(connection: Connection) -> list[Log]:
     return [log for log in logs.values() if may_read(connection, log.key)]
 
 
-def _sender(chat: Chat, written: str) -> Sender:
+async def _sender(chat: Chat, written: str) -> Sender:
     name = nick_name(written.removeprefix("@"))
-    user = chat.users.by_nick(name.key)
-    return Sender(name.display, None if user is None else user.id)
+    return Sender(name.display, await chat.roster.find(name))
 
 
 def _whole_times(page: Sequence[Event], cut: int) -> Sequence[Event]:

@@ -7,7 +7,7 @@ from functools import partial
 from chatd.chat.connection import Connection
 from chatd.chat.names import nick_name
 from chatd.chat.replies import Commit, Reply
-from chatd.model import BANNED, GOING_AWAY, Refused, Remember, UserRecord
+from chatd.model import BANNED, GOING_AWAY, Refused
 from chatd.protocol import commands, events
 
 __all__ = ["auth", "nick"]
@@ -79,7 +79,7 @@ async def nick(connection: Connection, command: commands.Nick) -> Commit | Reply
     Earlier messages are fanned out under the old nick, before the change.
     """
     await connection.flushed()
-    user, users = connection.user, connection.chat.users
+    user, users, roster = connection.user, connection.chat.users, connection.chat.roster
     name = nick_name(command.nick)
     if name == user.nick and user.chosen:
         return Reply(commands.Renamed(name.display))
@@ -89,19 +89,13 @@ async def nick(connection: Connection, command: commands.Nick) -> Commit | Reply
 
     def rename() -> None:
         old = user.nick.display
-        for room in user.rooms:
-            room.remove_from_index(user)
+        user.chosen = True
         users.rename(user, name)
-        for room in user.rooms:
-            room.add_to_index(user)
-        for one in user.connections:
-            one.bind_log()
         connection.log.emit("nick", old=old)
-        for room in user.rooms:
-            room.announce_nick(user, old)
+        roster.renamed(user, old)
 
     return Commit(
-        Remember(UserRecord(user.id, name.display, None, user.subject)),
+        roster.renaming(user, name),
         lambda _: commands.Renamed(name.display),
         then=rename,
         undo=partial(users.unclaim, user, name),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final, Literal
 
+from chatd.chat.acts import Whisper, whisper
 from chatd.chat.connection import Connection
 from chatd.chat.direct import DIRECT
 from chatd.chat.membership import Membership
@@ -186,14 +187,15 @@ def _listings(room: str) -> list[Put]:
     return [Put(Record(DIRECT, f"{user}\0{room}", b"")) for user in users_of(room)]
 
 
-def _ephemeral(connection: Connection, membership: Membership, text: str) -> Reply[commands.Said]:
+def _ephemeral(
+    connection: Connection, membership: Membership, text: str
+) -> Commit | Reply[commands.Said]:
     """Send a direct message between guests, which is not stored."""
     chat, room, user = connection.chat, membership.room, membership.user
     at = events.rfc3339(chat.now())
     message = events.Message(room=room.name, at=at, nick=user.nick.display, user=user.id, text=text)
 
-    def send() -> None:
-        room.feed.broadcast([message], droppable=False)
+    def log() -> None:
         if chat.settings.log.messages:
             connection.log.emit(
                 "message",
@@ -203,4 +205,13 @@ def _ephemeral(connection: Connection, membership: Membership, text: str) -> Rep
                 text=text if chat.settings.log.bodies else None,
             )
 
-    return Reply(commands.Said(room=room.name, at=at, kept=False), send)
+    said = commands.Said(room=room.name, at=at, kept=False)
+    act = Whisper(room.key, message)
+    if (relay := chat.roster.whispering(act)) is not None:
+        return Commit(relay, lambda _: said, then=log)
+
+    def send() -> None:
+        whisper(chat, act)
+        log()
+
+    return Reply(said, send)

@@ -34,7 +34,7 @@ async def join(connection: Connection, command: commands.Join) -> Reply[commands
     """Enter a room, or resume in it. The answer has a page of events; live events follow it."""
     chat, limits = connection.chat, connection.chat.settings.limits
     await connection.outbox.drained()
-    name = resolve(chat, connection.user, command.room)
+    name = await resolve(chat, connection.user, command.room)
     check_may_read(connection, name.key)
     memberships = connection.memberships
     direct = name.key.startswith("@")
@@ -109,7 +109,7 @@ async def leave(connection: Connection, command: commands.Leave) -> Reply[comman
 async def who(connection: Connection, command: commands.Who) -> Reply[commands.Members]:
     """List the members of a room, a page at a time."""
     chat = connection.chat
-    name = resolve(chat, connection.user, command.room)
+    name = await resolve(chat, connection.user, command.room)
     after = None if command.after is None else nick_name(command.after)
     check_may_read(connection, name.key)
     if room := chat.rooms.get(name.key):
@@ -124,7 +124,7 @@ async def list_rooms(connection: Connection, command: commands.Rooms) -> Reply[c
     """List the rooms that have members or events, direct messages first, then by name."""
     chat, user = connection.chat, connection.user
     await connection.outbox.drained()
-    after = None if command.after is None else resolve(chat, user, command.after)
+    after = None if command.after is None else await resolve(chat, user, command.after)
     key_after = "" if after is None or after.key.startswith("@") else after.key
     found = chain(await _conversations(connection), await chat.rooms.infos(key_after))
     left = chat.settings.limits.send_queue_bytes // QUEUE_SHARE

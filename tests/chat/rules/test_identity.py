@@ -434,7 +434,7 @@ async def test_which_nicks_are_committed(
 ) -> None:
     connection, membership = await member()
     users, user = connection.chat.users, connection.user
-    users.new_guest("taken")
+    await connection.chat.new_guest("", "taken")
     if code is not None:
         with pytest.raises(Refused) as refused:
             await identity.nick(connection, commands.Nick(nick=wanted))
@@ -474,9 +474,10 @@ async def test_a_banned_user_is_answered_and_then_closed(mock_clock: MockClock) 
     connection, _ = await member()
     chat, closed = connection.chat, []
     connection.end = lambda close, reason: closed.append((close, reason))
-    guest, _notice = chat.users.new_guest("eve")
-    chat.sanctions.add(Sanction("ban", by="root", at=0, user=guest.id))
-    session = chat.users.session(guest)
+    eve = await chat.new_guest("", "eve")
+    assert eve is not None
+    chat.sanctions.add(Sanction("ban", by="root", at=0, user=eve.user.id))
+    session = chat.users.session(eve.user)
     with pytest.raises(Refused) as caught:
         await identity.auth(connection, commands.Auth(session=session))
     assert (caught.value.refusal.code, closed) == ("banned", [])

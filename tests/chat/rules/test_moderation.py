@@ -57,7 +57,7 @@ async def test_what_an_operator_is_refused(
     mock_clock: MockClock,
 ) -> None:
     connection, _ = await member(op=True)
-    connection.chat.users.new_guest("eve")
+    await connection.chat.new_guest("", "eve")
     with pytest.raises(Refused) as refused:
         await moderation.moderate(connection, command)
     assert refused.value.refusal.code == code

@@ -1,0 +1,194 @@
+"""The roster: who is in the chat, over all daemons that serve it together.
+
+What happens to users and rooms is a fact that concerns every daemon of the chat: a user came, took
+a nick, entered a room; an operator kicked somebody. A roster makes such a fact known and has it
+carried out.
+
+* `LocalRoster` is for a daemon that serves its chat alone: it carries everything out at once,
+  without a checkpoint.
+* `chatd.chat.shared.SharedRoster` is for daemons that share a store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final, Protocol
+
+from msgspec import Struct
+
+from chatd.chat.acts import Act, Whisper, carry_out, impose, lift
+from chatd.chat.names import Name
+from chatd.chat.sanctions import Sanction
+from chatd.model import ExitReason, Operation, Remember, UserRecord
+
+if TYPE_CHECKING:
+    from chatd.chat.chat import Chat
+    from chatd.chat.rooms import Room
+    from chatd.chat.users import User
+
+__all__ = ["Arrival", "LocalRoster", "Roster"]
+
+
+class Arrival(Struct, frozen=True):
+    """A user who comes: the nick, and the debt of the flood buckets left elsewhere."""
+
+    nick: Name
+    debt: bytes = b""
+
+
+class Roster(Protocol):
+    """Makes known who is in the chat, and what operators decide."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether other daemons serve the same chat."""
+        ...
+
+    # ---- users
+
+    async def arrive(self, user_id: str, names: Iterator[Name]) -> Arrival:
+        """Have a user come who has no connection here, under the first nick that can be had.
+
+        Args:
+            user_id: The user's id.
+            names: Nicks that are free as far as is known here; it never ends.
+
+        Raises:
+            chatd.model.Refused: The store did not confirm it.
+        """
+        ...
+
+    def depart(self, user_id: str, user: User | None = None) -> None:
+        """Make known that a user has no connection here any longer.
+
+        ``user`` is what is known of the user, for the hold of the nick and the flood buckets.
+        """
+        ...
+
+    async def free(self, user: User) -> None:
+        """Free the nick of a guest whose client turned out to be another user."""
+        ...
+
+    def renaming(self, user: User, name: Name) -> Operation:
+        """Return the operation that gives a user another nick."""
+        ...
+
+    def renamed(self, user: User, before: str) -> None:
+        """Tell the user's rooms of the new nick, after that operation was committed."""
+        ...
+
+    async def find(self, name: Name) -> str | None:
+        """Return the id of the user who has a nick; None if nobody has it.
+
+        Raises:
+            chatd.journal.Unavailable: the store cannot be read now.
+        """
+        ...
+
+    async def is_present(self, user_id: str) -> bool:
+        """Return whether a user is connected. Raise Unavailable."""
+        ...
+
+    # ---- rooms
+
+    async def opened(self, room: Room) -> None:
+        """Add the members that a room has elsewhere. Raise Unavailable."""
+        ...
+
+    def entered(self, room: Room, user: User) -> None:
+        """Make known that a user is in a room here."""
+        ...
+
+    def exited(self, room: Room, user: User, reason: ExitReason) -> None:
+        """Make known that a user is in a room here no longer."""
+        ...
+
+    async def is_in(self, user_id: str, room: str) -> bool:
+        """Return whether a user is in a room, by its key. Raise Unavailable."""
+        ...
+
+    async def is_occupied(self, room: str) -> bool:
+        """Return whether a room, by its key, has members. Raise Unavailable."""
+        ...
+
+    # ---- acts
+
+    async def act(self, act: Act) -> None:
+        """Have an act carried out. Raise Refused if the store did not confirm it."""
+        ...
+
+    def whispering(self, act: Whisper) -> Operation | None:
+        """Return the operation that carries out an act; None if it is carried out now."""
+        ...
+
+    def imposed(self, sanctions: Sequence[Sanction]) -> None:
+        """Have committed sanctions in force: one, and the networks' that came with it."""
+        ...
+
+    def lifted(self, sanctions: Sequence[Sanction]) -> None:
+        """Have sanctions in force no longer, after that was committed."""
+        ...
+
+
+class LocalRoster:
+    """The roster of a daemon that serves its chat alone."""
+
+    shared: Final = False
+
+    def __init__(self, chat: Chat) -> None:
+        self._chat = chat
+
+    async def arrive(self, user_id: str, names: Iterator[Name]) -> Arrival:
+        return Arrival(next(names))
+
+    def depart(self, user_id: str, user: User | None = None) -> None:
+        """Do nothing: nobody else has to know."""
+
+    async def free(self, user: User) -> None:
+        """Do nothing: the nick is free when `Users` drops it."""
+
+    def renaming(self, user: User, name: Name) -> Operation:
+        return Remember(UserRecord(user.id, name.display, None, user.subject))
+
+    def renamed(self, user: User, before: str) -> None:
+        for room in user.rooms:
+            room.announce_nick(user, before)
+
+    async def find(self, name: Name) -> str | None:
+        user = self._chat.users.by_nick(name.key)
+        return None if user is None else user.id
+
+    async def is_present(self, user_id: str) -> bool:
+        user = self._chat.users.get(user_id)
+        return user is not None and bool(user.connections)
+
+    async def opened(self, room: Room) -> None:
+        """Do nothing: it has no members yet."""
+
+    def entered(self, room: Room, user: User) -> None:
+        room.announce_joined(user)
+
+    def exited(self, room: Room, user: User, reason: ExitReason) -> None:
+        room.remove(user)
+        room.announce_left(user, reason)
+
+    async def is_in(self, user_id: str, room: str) -> bool:
+        user = self._chat.users.get(user_id)
+        return user is not None and any(room in each.memberships for each in user.connections)
+
+    async def is_occupied(self, room: str) -> bool:
+        return self._chat.rooms.get(room) is not None
+
+    async def act(self, act: Act) -> None:
+        await carry_out(self._chat, act)
+
+    def whispering(self, act: Whisper) -> Operation | None:
+        return None
+
+    def imposed(self, sanctions: Sequence[Sanction]) -> None:
+        first, *networks = sanctions
+        impose(self._chat, first, networks)
+
+    def lifted(self, sanctions: Sequence[Sanction]) -> None:
+        for sanction in sanctions:
+            lift(self._chat, sanction.kind, sanction.name)
