@@ -1,5 +1,6 @@
 # make run      installs chatd into .venv and serves http://localhost:3000
 # make test     runs the tests; as root on Debian it installs the programs they need first
+# make simulate plays random schedules against the daemon in memory; SEEDS=5000, SEED=1, ARGS="--help"
 # make coverage lists the lines and branches that no test runs, e2e left out
 # make story    shows in a booted systemd what docs/operations.md promises; as root on Debian
 # make check    runs the linters and type checkers
@@ -16,7 +17,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test test-programs coverage story check bench attack deb lock audit clean
+.PHONY: help run test test-programs simulate coverage story check bench attack deb lock audit clean
 
 PYTHON ?= python3
 ARGS ?=
@@ -46,6 +47,9 @@ test: .venv/.test test-programs
 
 test-programs:
 	@sh tests/e2e/install-programs
+
+simulate: .venv/.test
+	$(VENV) -m tests.simulation $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 
 coverage: .venv/.test
 	$(VENV) -m coverage erase

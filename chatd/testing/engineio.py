@@ -161,7 +161,7 @@ class PollingTransport:
     async def _guarded(self, run: Callable[[], Awaitable[None]]) -> None:
         try:
             await run()
-        except _GONE:
+        except (OSError, *_GONE):
             self.end(LOST.code, LOST.reason)
 
     async def _poll(self, received: Callable[[Packet], None]) -> None:

@@ -1,0 +1,154 @@
+"""One daemon in memory that a test can kill, drain and start again."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import trio
+
+from chatd.chat.tokens import Keys
+from chatd.daemon import Daemon, open_daemon
+from chatd.journal import Journal
+from chatd.logs import open_log
+from chatd.settings import Settings
+from chatd.testing.cable import PIPE_BYTES, Cable, pipe
+from chatd.testing.recording import Recording
+from chatd.wire.transport import Peer, StreamTransport
+
+__all__ = ["MEMORY", "Node"]
+
+MEMORY = Peer("memory", "memory", loopback=True)
+"""A client on the same machine."""
+
+
+class Node:
+    """A daemon, from one start to the next. `start` begins its first life.
+
+    Args:
+        settings: The configuration; `Daemon.apply` changes that of one life.
+        open_journal: Opens the store for the time of a life.
+        now: Returns the wall clock's time, in ms since 1970.
+        keys: The keys of tokens.
+        nursery: Runs the daemon.
+
+    Attributes:
+        log: The lines of all lives.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        open_journal: Callable[[], AbstractAsyncContextManager[Journal]],
+        *,
+        now: Callable[[], int],
+        keys: Keys,
+        nursery: trio.Nursery,
+    ) -> None:
+        self.settings = settings
+        self.log = Recording()
+        self._open_journal = open_journal
+        self._now = now
+        self._keys = keys
+        self._nursery = nursery
+        self._daemon: Daemon | None = None
+        self._cables: list[Cable] = []
+        self._scope = trio.CancelScope()
+        self._draining = trio.Event()
+        self._ended = trio.Event()
+
+    @property
+    def running(self) -> bool:
+        """Whether clients can connect, although a daemon that drains refuses them."""
+        return self._daemon is not None
+
+    @property
+    def daemon(self) -> Daemon:
+        """The running daemon.
+
+        Raises:
+            RuntimeError: None is running.
+        """
+        if self._daemon is None:
+            raise RuntimeError("This daemon is not running. Start it first.")
+        return self._daemon
+
+    async def start(self) -> None:
+        """Start the daemon on its store.
+
+        Raises:
+            RuntimeError: It is running.
+        """
+        if self.running:
+            raise RuntimeError("This daemon is running already.")
+        self._scope = trio.CancelScope()
+        self._draining = trio.Event()
+        self._ended = trio.Event()
+        await self._nursery.start(self._run)
+
+    async def kill(self) -> None:
+        """Stop the daemon at once. Its clients see that their connections are broken."""
+        self._scope.cancel()
+        await self._ended.wait()
+
+    async def drain(self) -> None:
+        """Stop the daemon as SIGTERM does, and wait for its end."""
+        self._draining.set()
+        await self._ended.wait()
+
+    async def dial(self, peer: Peer = MEMORY) -> Cable:
+        """Open a stream to the daemon.
+
+        Args:
+            peer: Who the client is to the daemon.
+
+        Returns:
+            The client's end.
+
+        Raises:
+            ConnectionRefusedError: The daemon is not running, or draining.
+        """
+        if self._daemon is None or self._daemon.draining or self._scope.cancel_called:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+        near, far = pipe(PIPE_BYTES)
+        self._daemon.attach(StreamTransport(far, peer, listener_loopback=peer.loopback))
+        cable = Cable(near)
+        self._cables.append(cable)
+        await trio.lowlevel.checkpoint()
+        return cable
+
+    async def _run(self, task_status: trio.TaskStatus[None]) -> None:
+        try:
+            with self._scope:
+                log = open_log(
+                    level=self.settings.log.level,
+                    addresses=self.settings.log.addresses,
+                    sink=self.log,
+                    now=self._now,
+                )
+                async with (
+                    self._open_journal() as journal,
+                    open_daemon(
+                        self.settings, journal=journal, log=log, now=self._now, keys=self._keys
+                    ) as self._daemon,
+                ):
+                    task_status.started()
+                    await self._draining.wait()
+        finally:
+            self._daemon = None
+            cables, self._cables = self._cables, []
+            with trio.CancelScope(shield=True):  # closing forcefully does not wait
+                for cable in cables:
+                    await cable.discard()
+            self._ended.set()
+
+    def logged(self, name: str) -> list[dict[str, Any]]:
+        """Return the fields of each line of this name that was logged in all lives.
+
+        Args:
+            name: The name of a log event, such as ``"disconnect"``.
+        """
+        return [fields for logged, fields in self.log.records if logged == name]

@@ -1,0 +1,286 @@
+"""What can happen in a simulation: the actions of which schedules are drawn."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import trio
+from msgspec import structs
+
+from tests.simulation.people import Link
+from tests.simulation.steps import Step, action, draw
+from tests.simulation.world import OPERATOR, PROTOCOLS, ROOMS, SETTINGS, World
+
+__all__ = ["Actions", "schedule"]
+
+VALUES: Final[Mapping[str, Sequence[Any]]] = {
+    "client": range(len(PROTOCOLS)),
+    "target": range(len(PROTOCOLS)),
+    "room": ROOMS,
+    # Some clients use keys again, some use none.
+    "key": ("none", "none", "new", "new", "new", "k1", "k2"),
+    "nick": ("ann", "Ann", "bob", "cleo", "p1", "p2", "p3"),
+    "seconds": (0, 0.05, 1, 5, 11, 30, 60, 700),
+    "jump": (-90_000, -3600, -2, 2, 3600, 90_000),
+    "back": (1, 1, 2, 3, 5),
+    "turns": (1, 2, 3, 5, 8, 13),
+    "recover": ("no", "yes"),
+    "limit": (0, 1, 3, 100),
+    "node": (0,),
+    "where": ("room", "everywhere"),
+}
+
+STEPS: Final = 80
+
+
+def schedule(seed: int) -> list[Step]:
+    """Return the schedule of a seed. Everybody connects first."""
+    chance = random.Random(seed)
+    values = VALUES
+    opening = [
+        Step("connect", (("client", str(number)), ("node", "0"), ("recover", "no")))
+        for number in range(len(PROTOCOLS))
+    ]
+    return [*opening, *draw(chance, Actions, values, STEPS)]
+
+
+class Actions(World):
+    """A world in which steps are played."""
+
+    async def play(self, steps: Sequence[Step]) -> None:
+        """Play a schedule to its end, and check everything there."""
+        async with self.open():
+            try:
+                for step in steps:
+                    self.trace.append(f"{trio.current_time():.3f} STEP {step}")
+                    pending = getattr(self, step.do)(**dict(step.args))
+                    if pending is not None:
+                        await pending
+                await self.finish()
+            except Exception as violation:  # told once, with the trace
+                self.broken(violation)
+
+    def _link(self, client: str) -> Link | None:
+        """Return a client's connection, once it has found its user."""
+        link = self.people[int(client)].link
+        return link if link is not None and link.ready and not link.over else None
+
+    def _speaking(self, client: str) -> Link | None:
+        """Return the connection of a client that gives commands, which plain text does not."""
+        link = self._link(client)
+        return None if link is None or link.person.protocol == "text" else link
+
+    # ---- commands
+
+    @action(45)
+    def say(self, client: str, room: str, key: str) -> None:
+        link = self._link(client)
+        if link is None:
+            return
+        if key == "new":
+            key = f"key-{self.texts}"
+        attempt = self.attempt(link.person, room, None if key == "none" else key)
+        if link.person.protocol == "text":
+            attempt.user, attempt.key = None, None
+            self.ledger.attempts[attempt.text] = attempt
+            link.write(attempt.text)
+        else:
+            link.say(attempt)
+
+    @action(5)
+    def direct(self, client: str, target: str, key: str) -> None:
+        link, nick = self._link(client), self.people[int(target)].nick
+        if link is None:
+            return
+        attempt = self.attempt(link.person, f"@{nick}", f"key-{self.texts}")
+        if link.person.protocol == "text":
+            attempt.user, attempt.key = None, None
+            self.ledger.attempts[attempt.text] = attempt
+            link.write(f"/msg {nick} {attempt.text}")
+        elif key != "new":
+            link.say(attempt)
+        else:
+            link.join(f"@{nick}")
+
+    def _recent(self, link: Link, room: str, back: str) -> int | None:
+        view = link.views.get(room)
+        if view is None or view.next is None or view.next <= int(back):
+            return None
+        return view.next - int(back)
+
+    @action(5)
+    def edit(self, client: str, room: str, back: str) -> None:
+        link = self._speaking(client)
+        if link is not None and (seq := self._recent(link, room, back)) is not None:
+            link.edit(room, seq, self.attempt(link.person, room, None))
+
+    @action(4)
+    def delete(self, client: str, room: str, back: str) -> None:
+        link = self._speaking(client)
+        if link is not None and (seq := self._recent(link, room, back)) is not None:
+            link.send("delete", room=room, seq=seq)
+
+    @action(2)
+    def topic(self, room: str) -> None:
+        if link := self._speaking(str(OPERATOR)):
+            self.texts += 1
+            link.send("topic", room=room, text=f"topic {self.texts}")
+
+    @action(8)
+    def join(self, client: str, room: str, limit: str) -> None:
+        link = self._link(client)
+        if link is None:
+            return
+        if link.person.protocol == "text":
+            link.write(f"/join {room}")
+        else:
+            link.join(room, limit=int(limit))
+
+    @action(4)
+    def leave(self, client: str, room: str) -> None:
+        if link := self._speaking(client):
+            if (view := link.views.get(room)) is not None:
+                view.leaving = True
+            link.send("leave", room=room)
+
+    @action(5)
+    def nick(self, client: str, nick: str) -> None:
+        if (link := self._link(client)) is None:
+            return
+        if link.person.protocol == "text":
+            link.write(f"/nick {nick}")
+        else:
+            link.send("nick", nick=nick)
+
+    @action(2)
+    def typing(self, client: str, room: str) -> None:
+        if link := self._speaking(client):
+            link.mention("typing", room=room, on=True)
+
+    @action(2)
+    def read(self, client: str, room: str, back: str) -> None:
+        link = self._speaking(client)
+        if link is not None and (seq := self._recent(link, room, back)) is not None:
+            link.send("read", room=room, seq=seq)
+
+    @action(2)
+    def look(self, client: str, room: str) -> None:
+        if link := self._speaking(client):
+            link.send("who", room=room)
+            link.send("rooms")
+            link.send("history", room=room, limit=10)
+
+    @action(1)
+    def kick(self, target: str, room: str, where: str) -> None:
+        self._moderate("kick", target, room, where)
+
+    @action(2)
+    def ban(self, target: str, room: str, where: str, seconds: str) -> None:
+        self._moderate("ban", target, room, where, seconds=max(1.0, float(seconds)))
+
+    @action(2)
+    def mute(self, target: str, room: str, where: str, seconds: str) -> None:
+        self._moderate("mute", target, room, where, seconds=max(1.0, float(seconds)))
+
+    @action(2)
+    def lift(self, target: str, room: str, where: str) -> None:
+        if (user := self.people[int(target)].user) is not None:
+            self.lifted(user)
+        self._moderate("unban", target, room, where)
+        self._moderate("unmute", target, room, where)
+
+    def _moderate(self, do: str, target: str, room: str, where: str, **fields: Any) -> None:
+        link, user = self._speaking(str(OPERATOR)), self.people[int(target)].user
+        if link is not None and user is not None:
+            if where == "room":
+                fields["room"] = room
+            link.send(do, user=user, **fields)
+
+    @action(1)
+    def slow(self, room: str, seconds: str) -> None:
+        if link := self._speaking(str(OPERATOR)):
+            link.send("slow", room=room, seconds=float(seconds))
+
+    # ---- connections
+
+    @action(14)
+    def connect(self, client: str, node: str, recover: str) -> None:
+        self.people[int(client)].connect(int(node), recover=recover == "yes")
+
+    @action(6)
+    def cut(self, client: str) -> None:
+        if (link := self.people[int(client)].link) is not None:
+            link.clean = False
+            link.plug.cut()
+
+    @action(3)
+    def stall(self, client: str) -> None:
+        if (link := self.people[int(client)].link) is not None:
+            link.clean = False
+            link.plug.stall()
+
+    @action(3)
+    def unstall(self, client: str) -> None:
+        if (link := self.people[int(client)].link) is not None:
+            link.plug.flow()
+
+    @action(2)
+    def hang_up(self, client: str) -> None:
+        self.people[int(client)].hang_up()
+
+    # ---- time
+
+    @action(25)
+    async def go_on(self, turns: str) -> None:
+        for _ in range(int(turns)):
+            await trio.lowlevel.checkpoint()
+
+    @action(20)
+    async def settle(self) -> None:
+        await self.idle()
+
+    @action(12)
+    async def wait(self, seconds: str) -> None:
+        await trio.sleep(float(seconds))
+        await self.idle()
+
+    @action(2)
+    def jump(self, jump: str) -> None:
+        self.clock_ms += int(jump) * 1000
+
+    # ---- daemons
+
+    @action(2)
+    def reload(self, node: str, limit: str) -> None:
+        """Apply other settings that change nothing that is promised."""
+        if self.nodes[int(node)].running:
+            chat = structs.replace(SETTINGS.chat, backlog=int(limit))
+            self.nodes[int(node)].daemon.apply(structs.replace(SETTINGS, chat=chat))
+
+    @action(2)
+    async def restart(self, node: str) -> None:
+        """Drain a daemon and start it again."""
+        if self.nodes[int(node)].running:
+            await self.nodes[int(node)].drain()
+        await self.nodes[int(node)].start()
+
+    @action(2)
+    async def kill(self, node: str) -> None:
+        """Kill a daemon and start it again."""
+        if self.nodes[int(node)].running:
+            await self.nodes[int(node)].kill()
+        await self.nodes[int(node)].start()
+
+    @action(2)
+    def fill_disk(self) -> None:
+        self.disk.full = True
+
+    @action(3)
+    def free_disk(self) -> None:
+        self.disk.full = False
+
+    @action(3)
+    def lose_confirmation(self) -> None:
+        self.disk.loses_confirmation = True

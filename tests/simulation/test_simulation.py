@@ -1,0 +1,126 @@
+"""Some seeds of the simulation, and proof that it finds what it is for.
+
+``make simulate`` plays thousands. A schedule that found a fault is kept in ``FOUND``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from chatd.chat.membership import Membership
+from chatd.chat.nicks import Nicks
+from chatd.chat.rooms import Room
+from chatd.journal.memory import MemoryJournal
+from chatd.model import Post
+from tests.simulation.actions import schedule
+from tests.simulation.checks import Violation
+from tests.simulation.playing import failure_of, play, shortest
+from tests.simulation.steps import read_steps
+
+MEMORY_SEEDS = 60
+SQLITE_SEEDS = 10
+CHUNK = 20
+
+
+@pytest.mark.parametrize("first", range(0, MEMORY_SEEDS, CHUNK))
+def test_a_daemon_in_memory_keeps_its_promises(first: int) -> None:
+    for seed in range(first, first + CHUNK):
+        play(schedule(seed), seed, "memory")
+
+
+def test_a_daemon_on_a_file_keeps_its_promises() -> None:
+    for seed in range(SQLITE_SEEDS):
+        play(schedule(seed), seed, "sqlite")
+
+
+def test_the_same_seed_is_the_same_run() -> None:
+    for seed in range(5):
+        assert play(schedule(seed), seed, "memory").trace == (
+            play(schedule(seed), seed, "memory").trace
+        )
+
+
+def test_a_schedule_can_be_written_down() -> None:
+    steps = schedule(1)
+    assert read_steps("# seed 1\n" + "\n".join(map(str, steps))) == steps
+    with pytest.raises(ValueError, match="A step is written as"):
+        read_steps("say client 1")
+
+
+# ---- what it finds
+
+Break = Callable[[pytest.MonkeyPatch], None]
+
+
+def loses_an_event(patch: pytest.MonkeyPatch) -> None:
+    start = Membership.start
+    patch.setattr(Membership, "start", lambda self, seq: start(self, seq + (seq > 0)))
+
+
+def sends_an_event_twice(patch: pytest.MonkeyPatch) -> None:
+    start = Membership.start
+    patch.setattr(Membership, "start", lambda self, seq: start(self, max(0, seq - 1)))
+
+
+def forgets_keys(patch: pytest.MonkeyPatch) -> None:
+    commit = MemoryJournal.commit
+
+    async def without_keys(self: MemoryJournal, batch: Any) -> Any:
+        for operation in batch:
+            if isinstance(operation, Post) and operation.key is not None:
+                self._keys.pop((operation.room, operation.user, operation.key), None)
+        return await commit(self, batch)
+
+    patch.setattr(MemoryJournal, "commit", without_keys)
+
+
+def gives_nicks_away(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Nicks, "is_free", lambda _self, _name, _user: True)
+
+
+def says_left_twice(patch: pytest.MonkeyPatch) -> None:
+    announce = Room._announce
+
+    def twice(self: Room, event: Any, user: Any) -> None:
+        announce(self, event, user)
+        if event.on == "left":
+            announce(self, event, user)
+
+    patch.setattr(Room, "_announce", twice)
+
+
+@pytest.mark.parametrize(
+    ("broken", "promise"),
+    [
+        (loses_an_event, "everybody sees everything|the order|all lines"),
+        (sends_an_event_twice, "the order|all lines"),
+        (forgets_keys, "a key once"),
+        (gives_nicks_away, "a nick is one user's"),
+        (says_left_twice, "at most one left"),
+    ],
+)
+def test_a_broken_daemon_is_found(
+    broken: Break, promise: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken(monkeypatch)
+    failures = (failure_of(schedule(seed), seed, "memory") for seed in range(50))
+    found = next(failure for failure in failures if failure is not None)
+    assert isinstance(found.violation, Violation)
+    assert re.search(promise, str(found.violation))
+
+
+def test_a_failing_schedule_is_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
+    says_left_twice(monkeypatch)
+    seed, failure = next(
+        (seed, failure)
+        for seed in range(50)
+        if (failure := failure_of(schedule(seed), seed, "memory"))
+    )
+    steps, shorter = shortest(schedule(seed), failure, seed, "memory", 20)
+    assert len(steps) < len(schedule(seed)) // 3
+    assert shorter.promise == failure.promise
+    assert any("left" in line for line in shorter.trace)
