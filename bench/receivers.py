@@ -121,27 +121,31 @@ class Phase:
     messages: int
     deliveries: int
     seconds: float
-    server_cpu_ns: int
-    server_system_share: float  # of the server's CPU time, by ticks
+    server_cpu_ns: int  # of all processes of the server
+    server_system_share: float  # of it, by ticks
+    beside_cpu_ns: int  # of the processes that it uses, such as a store
     load_cpu_ns: int
     p50_us: float
     p99_us: float
     other_frames: int
 
 
-def cpu_ns(pid: int) -> int:
-    """Return the CPU time of a process, including ended threads, in nanoseconds.
+def cpu_ns(pids: Sequence[int]) -> int:
+    """Return the CPU time of processes, including ended threads, in nanoseconds.
 
     This is clock_getcpuclockid(3), which Python does not wrap. The clock's number is computed as in
     the kernel's include/linux/posix-timers_types.h (CPUCLOCK_SCHED = 2, for a process).
     """
-    return time.clock_gettime_ns((~pid << 3) | 2)
+    return sum(time.clock_gettime_ns((~pid << 3) | 2) for pid in pids)
 
 
-def system_ticks(pid: int) -> tuple[int, int]:
+def system_ticks(pids: Sequence[int]) -> tuple[int, int]:
     """Return (user, system) CPU time in clock ticks: fields 14 and 15 of proc_pid_stat(5)."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    return int(fields[11]), int(fields[12])
+    user = system = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        user, system = user + int(fields[11]), system + int(fields[12])
+    return user, system
 
 
 def client_frame(opcode: int, payload: bytes, mask: bytes) -> bytes:
@@ -216,9 +220,12 @@ def connect(
 
 
 class Receivers:
-    """All connections to one server, and how much of the stream each has received."""
+    """All connections to one server, and how much of the stream each has received.
 
-    def __init__(self, port: int, dialect: Dialect, count: int, size: int) -> None:
+    A server may be several processes, each with a port: they get the connections in turn.
+    """
+
+    def __init__(self, ports: Sequence[int], dialect: Dialect, count: int, size: int) -> None:
         self.dialect = dialect
         self.size = size
         self.mask = os.urandom(4)
@@ -237,7 +244,7 @@ class Receivers:
         for index in range(count):
             sends = index == count // 2
             target = dialect.sender_target if sends else dialect.target
-            connection, rest = connect(port, target, dialect.opening)
+            connection, rest = connect(ports[index % len(ports)], target, dialect.opening)
             descriptor = connection.fileno()
             self.sockets[descriptor] = connection
             self.order[descriptor] = index
@@ -358,17 +365,20 @@ class Receivers:
         while (left := until - time.perf_counter()) > 0:
             self.receive(left)
 
-    def measure(self, pid: int, in_flight: int, seconds: float) -> Phase:
+    def measure(
+        self, pids: Sequence[int], in_flight: int, seconds: float, *, beside: Sequence[int] = ()
+    ) -> Phase:
         self.settle()
         self.latencies.clear()
         first, others = len(self.sent_at), self.other_frames
-        user, system = system_ticks(pid)
-        started, load, server = time.perf_counter(), time.process_time_ns(), cpu_ns(pid)
+        user, system = system_ticks(pids)
+        used = cpu_ns(beside)
+        started, load, server = time.perf_counter(), time.process_time_ns(), cpu_ns(pids)
         self.exchange(in_flight, seconds)
         elapsed, load = time.perf_counter() - started, time.process_time_ns() - load
         self.settle()
-        server = cpu_ns(pid) - server
-        user_after, system_after = system_ticks(pid)
+        server, used = cpu_ns(pids) - server, cpu_ns(beside) - used
+        user_after, system_after = system_ticks(pids)
         messages = len(self.sent_at) - first
         latencies = sorted(self.latencies)
         ticks = user_after - user + system_after - system
@@ -379,6 +389,7 @@ class Receivers:
             seconds=elapsed,
             server_cpu_ns=server,
             server_system_share=(system_after - system) / ticks if ticks else 0.0,
+            beside_cpu_ns=used,
             load_cpu_ns=load,
             p50_us=latencies[len(latencies) // 2] / 1000,
             p99_us=latencies[len(latencies) * 99 // 100] / 1000,
@@ -388,9 +399,12 @@ class Receivers:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Run the load of fanout.py against one server.")
-    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--port", type=int, nargs="+", required=True)
     parser.add_argument(
-        "--pid", type=int, required=True, help="of the server, to read its CPU clock"
+        "--pid", type=int, nargs="+", required=True, help="of the server, to read its CPU clock"
+    )
+    parser.add_argument(
+        "--beside", type=int, nargs="*", default=[], help="the pids of what the server uses"
     )
     parser.add_argument("--dialect", choices=DIALECTS, required=True)
     parser.add_argument("--receivers", type=int, default=500)
@@ -409,7 +423,11 @@ def main() -> int:
         phases = []
         for in_flight in arguments.in_flight:
             receivers.exchange(in_flight, arguments.warm_up)
-            phases.append(receivers.measure(arguments.pid, in_flight, arguments.seconds))
+            phases.append(
+                receivers.measure(
+                    arguments.pid, in_flight, arguments.seconds, beside=arguments.beside
+                )
+            )
     except (BenchError, OSError) as error:
         print(f"receivers: {error}", file=sys.stderr)
         return 1

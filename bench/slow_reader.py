@@ -28,13 +28,13 @@ LIMIT_SECONDS = 60.0
 
 def load(port: int, pid: int, count: int) -> list[Phase]:
     """Run the receivers; return the phase without the slow reader and the phase with it."""
-    receivers = Receivers(port, DIALECTS["text"], count, MESSAGE_BYTES)
+    receivers = Receivers([port], DIALECTS["text"], count, MESSAGE_BYTES)
     receivers.exchange(1, 0.5)
-    without = receivers.measure(pid, 1, PART_SECONDS)
+    without = receivers.measure([pid], 1, PART_SECONDS)
     slow, _ = connect(port, "/")
     slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     receivers.exchange(1, 0.1)
-    with_it = receivers.measure(pid, 1, PART_SECONDS)
+    with_it = receivers.measure([pid], 1, PART_SECONDS)
     slow.close()
     return [without, with_it]
 
