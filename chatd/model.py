@@ -560,7 +560,7 @@ class Missed(Struct, frozen=True, tag=True):
 
 
 class Reentered(Struct, frozen=True, tag=True):
-    """This node has a new id: it must publish anew which users it has, and their rooms."""
+    """A new id of this node: it must publish anew which users it has, and their rooms."""
 
     position: int
 

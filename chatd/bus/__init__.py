@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from chatd.bus.bus import Bus, BusStatistics, FannedOut, Submission
+from chatd.bus.bus import Bus, BusStatistics, FannedOut, Neighbours, Submission
 from chatd.bus.codec import Block, Codec, Subscriber, encode, encode_page
 from chatd.bus.fanout import SLICES, Group, Slices, fan_out
 from chatd.bus.feed import Feed, Subscription
@@ -23,6 +23,7 @@ __all__ = [
     "FannedOut",
     "Feed",
     "Group",
+    "Neighbours",
     "Slices",
     "Submission",
     "Subscriber",

@@ -6,8 +6,9 @@ that one batch is committed while the last one is fanned out::
     publish ─ submitted ► collect (journal.commit, resolve, journal.answered) ─ committed ► fan out
 
 The bus opens both channels, and gives the journal the sending end of ``committed``. A store that
-one daemon alone writes puts the answered batches there. A store that several daemons share would
-put the events of all of them there, in the store's order.
+one daemon alone writes puts the answered batches there. A store that several daemons share puts the
+events of all of them there, in the store's order, and between them items: news about users, members
+and records (see `chatd.model.Item`).
 
 A subscriber has an outbox in place of a third channel. A channel and a writer task for each
 subscriber cost 36 to 50 µs a delivery; offering an outbox the block, which it writes to the socket
@@ -17,27 +18,58 @@ at once, costs 2.7 µs.
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
 from operator import attrgetter
 from time import perf_counter
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import trio
 from msgspec import Struct
 
 from chatd.bus.fanout import SLICES
 from chatd.bus.feed import TAIL_EVENTS, Feed
+from chatd.changed import Changed
 from chatd.histogram import Histogram, HistogramStatistics
 from chatd.journal import Hits, Journal, Retention, Sender, Unavailable
 from chatd.logs import Log
-from chatd.model import Event, Operation, Outcome, Post, Receipt, Refusal
+from chatd.model import (
+    Event,
+    FeedEntry,
+    Item,
+    Missed,
+    Operation,
+    Outcome,
+    Passed,
+    Post,
+    Receipt,
+    Refusal,
+    Swept,
+)
 
-__all__ = ["Bus", "BusStatistics", "FannedOut", "Submission"]
+__all__ = ["Bus", "BusStatistics", "FannedOut", "Neighbours", "Submission"]
 
 FannedOut: TypeAlias = Callable[[str, Sequence[Event], int], None]
 """Called after a fan-out with the room, its events, and how many subscribers they were sent to."""
+
+
+class Neighbours(Protocol):
+    """What must be done here about what happens at other daemons that share the store."""
+
+    async def take_in(self, item: Item) -> None:
+        """Act on an item, at its place among the events."""
+        ...
+
+    def expects(self, room: str) -> bool:
+        """Return whether somebody here is in a room of direct messages that is not open."""
+        ...
+
+    def arriving(self, room: str, seq: int) -> None:
+        """Open that room: the event with this number is about to be fanned out."""
+        ...
+
 
 WAITING_SUBMISSIONS: Final = 1024
 """Capacity of ``submitted``, in submissions: four full batches. Then publishers wait, and with them
@@ -68,6 +100,15 @@ below half of the least `history.purge_seconds`."""
 
 SWEEP_AGAIN_SECONDS: Final = 0.05
 """The pause between two chunks of one sweep, of some 1 ms each."""
+
+CATCH_UP_SECONDS: Final = 1.0
+"""How long to wait for events that other daemons have shown already."""
+
+REREAD_SECONDS: Final = 0.2
+"""The pause before the store is read again, where that failed."""
+
+REREAD_EVENTS: Final = 256
+"""How many missed events are read at a time."""
 
 LONGEST_SLEEP_SECONDS: Final = 3600.0
 """Due times are wall clock times, and that clock may be set: look at it at least this often."""
@@ -124,7 +165,7 @@ class _Request(Submission):
         self.resolved.set()
 
 
-class _Probe(list[Event]):
+class _Probe(list[FeedEntry]):
     """An empty block, which takes the path of a submission and then of its events."""
 
     def __init__(self) -> None:
@@ -143,7 +184,7 @@ class _Chore:
         self.more = False
 
 
-_Item: TypeAlias = Submission | _Chore | _Probe
+_Submitted: TypeAlias = Submission | _Chore | _Probe
 
 
 class BusStatistics(Struct, frozen=True):
@@ -174,6 +215,7 @@ class Bus:
         journal: The store. The bus is its only writer and closes it.
         on_fanned_out: See `FannedOut`.
         log: Gets a ``fault`` line for each exception of a connection's code.
+        neighbours: Needed only if daemons share the store.
         waiting_submissions: The capacity of ``submitted``.
         batch_events: The most submissions in a batch.
         batch_bytes: A batch is closed at this many characters of text.
@@ -189,6 +231,7 @@ class Bus:
         on_fanned_out: FannedOut,
         log: Log,
         *,
+        neighbours: Neighbours | None = None,
         waiting_submissions: int = WAITING_SUBMISSIONS,
         batch_events: int = BATCH_EVENTS,
         batch_bytes: int = BATCH_BYTES,
@@ -196,12 +239,15 @@ class Bus:
         self._journal = journal
         self._on_fanned_out = on_fanned_out
         self._log = log
+        self._neighbours = neighbours
         self._fanned_out = self._fanning_out = journal.position
         self.slices = SLICES
         self.tail_events = TAIL_EVENTS
         self._feeds: dict[str, Feed] = {}
-        self._submit, self._submitted = trio.open_memory_channel[_Item](waiting_submissions)
-        self._release, self._committed = trio.open_memory_channel[list[Event]](BLOCKS)
+        self._submit, self._submitted = trio.open_memory_channel[_Submitted](waiting_submissions)
+        self._release, self._committed = trio.open_memory_channel[Sequence[FeedEntry]](BLOCKS)
+        self._progress = Changed()
+        self._closed = False
         self._batch_events = batch_events
         self._batch_bytes = batch_bytes
         self._commit_began = math.inf
@@ -245,6 +291,24 @@ class Bus:
     def fanning_out(self) -> int:
         """The store's position up to which fanning out has begun."""
         return self._fanning_out
+
+    async def caught_up(self, position: int) -> bool:
+        """Return whether everything up to a position was fanned out; False if there is no such yet.
+
+        Waits for what the store has already.
+
+        Raises:
+            chatd.journal.Unavailable: It has, but this daemon did not get it in time.
+        """
+        if position <= self._fanned_out:
+            return True
+        if position > await self._journal.newest():
+            return False
+        with trio.move_on_after(CATCH_UP_SECONDS):
+            while position > self._fanned_out:
+                await self._progress.wait()
+            return True
+        raise Unavailable("this daemon is behind the store")
 
     def statistics(self) -> BusStatistics:
         since = min(self._commit_began, self._fanout_began)
@@ -323,13 +387,14 @@ class Bus:
 
     def close(self) -> None:
         """Stop accepting submissions. `run` ends when all accepted ones are fanned out."""
+        self._closed = True
         self._submit.close()
 
     # ---- the two tasks
 
     async def run(self) -> None:
         """Run until `close` was called and everything published is committed and fanned out."""
-        self._journal.start(self._release)
+        self._journal.start(self._release, self._wants)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._fan_out)
             async with trio.open_nursery() as writing:
@@ -354,10 +419,10 @@ class Bus:
             self._commit_began = math.inf
             for item in batch:
                 if isinstance(item, _Probe):
-                    await self._journal.answered(item)
+                    await self._journal.probe(item)
         writing.cancel()
 
-    async def _gather(self, first: _Item) -> list[_Item]:
+    async def _gather(self, first: _Submitted) -> list[_Submitted]:
         """Take the waiting submissions, and let the scheduler run while new ones still arrive."""
         batch = [first]
         size = _weight(first)
@@ -403,11 +468,10 @@ class Bus:
         self._unswept.set()
         if not self._journal.indexed:
             self._unindexed.set()
-        if events:
-            if self._in_doubt:
-                events.sort(key=attrgetter("position"))
-            self._events += len(events)
-            await self._journal.answered(events)
+        if self._in_doubt:
+            events.sort(key=attrgetter("position"))
+        self._events += len(events)
+        await self._journal.answered(events)
 
     def _fault(self, submission: Submission, error: Exception) -> None:
         try:
@@ -457,18 +521,81 @@ class Bus:
             began = perf_counter()
             self._fanout_began = trio.current_time()
             self._fanning_out = block[-1].position
-            for room, run in groupby(block, attrgetter("room")):
-                events = list(run)
-                feed = self._feeds.get(room)
-                receivers = 0 if feed is None else await feed.fan_out(events)
-                self._deliveries += receivers * len(events)
-                try:
-                    self._on_fanned_out(room, events, receivers)
-                except Exception as error:  # the boundary of the layers above
-                    self._log.fault(error, detail=f"after the fan-out in {room}")
+            for run in _runs(block):
+                if isinstance(run, list):
+                    await self._show(run)
+                else:
+                    await self._take_in(run)
             self._fanned_out = block[-1].position
+            self._progress.notify()
             self._fanout_began = math.inf
             self._fanout_seconds.observe(perf_counter() - began)
+
+    async def _show(self, block: Sequence[Event]) -> None:
+        """Fan out events, and report each room's."""
+        for room, run in groupby(block, attrgetter("room")):
+            events = list(run)
+            feed = self._feeds.get(room)
+            if feed is None and self._expects(room):
+                feed = self._arriving(room, events[0].seq)
+            receivers = 0 if feed is None else await feed.fan_out(events)
+            self._deliveries += receivers * len(events)
+            try:
+                self._on_fanned_out(room, events, receivers)
+            except Exception as error:  # the boundary of the layers above
+                self._log.fault(error, detail=f"after the fan-out in {room}")
+
+    # ---- what other daemons do
+
+    def _wants(self, room: str) -> bool:
+        """Return whether another daemon's events of a room are of use here."""
+        return room in self._feeds or self._expects(room)
+
+    def _expects(self, room: str) -> bool:
+        neighbours = self._neighbours
+        return room.startswith("@") and neighbours is not None and neighbours.expects(room)
+
+    def _arriving(self, room: str, seq: int) -> Feed | None:
+        assert self._neighbours is not None  # noqa: S101  they expect it
+        try:
+            self._neighbours.arriving(room, seq)
+        except Exception as error:  # the boundary of the layers above
+            self._log.fault(error, detail=f"direct messages in {room}")
+        return self._feeds.get(room)
+
+    async def _take_in(self, item: Item) -> None:
+        match item:
+            case Passed():
+                return
+            case Missed():
+                await self._show_missed()
+            case Swept(_, room) if (feed := self._feeds.get(room)) is not None:
+                feed.drop_tail()
+        if self._neighbours is not None:
+            try:
+                await self._neighbours.take_in(item)
+            except Exception as error:  # the boundary of the layers above
+                self._log.fault(error, detail=f"news of other daemons: {type(item).__name__}")
+
+    async def _show_missed(self) -> None:
+        """Read what the store has past the visible heads, and fan it out."""
+        self.drop_tails()
+        for feed in list(self._feeds.values()):
+            while not self._closed and self._feeds.get(feed.key) is feed:
+                try:
+                    if not len(feed):
+                        head = await self._journal.head(feed.key)
+                        feed.set_head(0 if head is None else head.seq)
+                        break
+                    page = await self._journal.read(
+                        feed.key, feed.visible, sys.maxsize, REREAD_EVENTS
+                    )
+                except Unavailable:
+                    await trio.sleep(REREAD_SECONDS)
+                    continue
+                if not page:
+                    break
+                await self._show(page)
 
     # ---- retention
 
@@ -562,7 +689,22 @@ class Bus:
         return delay == 0
 
 
-def _weight(item: _Item) -> int:
+def _runs(block: Sequence[FeedEntry]) -> Iterator[list[Event] | Item]:
+    """Return the events that follow one another, and the items between them."""
+    events: list[Event] = []
+    for entry in block:
+        if isinstance(entry, Event):
+            events.append(entry)
+            continue
+        if events:
+            yield events
+            events = []
+        yield entry
+    if events:
+        yield events
+
+
+def _weight(item: _Submitted) -> int:
     if isinstance(item, Submission) and isinstance(item.operation, Post):
         return len(item.operation.text or "")
     return 0

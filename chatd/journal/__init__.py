@@ -6,12 +6,13 @@ room's past with its present texts. Nothing here knows who is connected.
 
 * `chatd.journal.memory.MemoryJournal` keeps everything in the process, for as long as that lives.
 * `chatd.journal.sqlite.open_sqlite` keeps it in one file.
+* `chatd.journal.shared.open_shared` keeps it in an engine that several daemons share.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Final, Literal, Protocol
 
@@ -21,7 +22,17 @@ from msgspec import Struct
 from chatd.clock import JUMP_MS
 from chatd.journal import words
 from chatd.journal.retention import OperatorLog, Retention
-from chatd.model import Event, Head, LogEntry, Operation, Outcome, Record, Refusal, UserRecord
+from chatd.model import (
+    Event,
+    FeedEntry,
+    Head,
+    LogEntry,
+    Operation,
+    Outcome,
+    Record,
+    Refusal,
+    UserRecord,
+)
 
 __all__ = [
     "FORGOTTEN",
@@ -219,6 +230,11 @@ class Journal(Reads, Protocol):
         ...
 
     @property
+    def former(self) -> Mapping[str, int]:
+        """Former epochs, and the last position of each that is still the same in this one."""
+        ...
+
+    @property
     def key(self) -> bytes:
         """32 random bytes, made with the store, for signing session secrets."""
         ...
@@ -226,6 +242,14 @@ class Journal(Reads, Protocol):
     @property
     def position(self) -> int:
         """The position of the last event that was committed and confirmed."""
+        ...
+
+    async def newest(self) -> int:
+        """Return the position of the last event, also if another daemon has committed it.
+
+        Raises:
+            Unavailable: the store cannot be read.
+        """
         ...
 
     @property
@@ -254,11 +278,19 @@ class Journal(Reads, Protocol):
 
     # ---- writing
 
-    def start(self, committed: trio.MemorySendChannel[list[Event]]) -> None:
+    def start(
+        self,
+        committed: trio.MemorySendChannel[Sequence[FeedEntry]],
+        wanted: Callable[[str], bool],
+    ) -> None:
         """Take the channel on which committed events are to be put, in the order of positions.
 
         The caller closes the channel after `aclose`. Until then a store that several daemons share
-        may put events of the others there at any time.
+        may put events of the others there at any time, and items among them.
+
+        Args:
+            committed: The channel.
+            wanted: Returns whether other daemons' events of a room, by its key, are of use here.
         """
         ...
 
@@ -287,12 +319,19 @@ class Journal(Reads, Protocol):
         """
         ...
 
-    async def answered(self, events: list[Event]) -> None:
-        """Release a batch's events, in the order of positions: their senders have been answered.
+    async def answered(self, events: Sequence[FeedEntry]) -> None:
+        """Release a batch, of which the events are these: its senders have been answered.
 
-        This very list is put on ``committed``, at once or in its turn, as one block. So is an empty
-        one, with which the bus checks that its tasks make progress. Waits while the channel is
-        full.
+        Called after every batch, with the events in the order of positions. They are put on
+        ``committed``, at once or in their turn. Waits while the channel is full.
+        """
+        ...
+
+    async def probe(self, block: Sequence[FeedEntry]) -> None:
+        """Put this very list on ``committed`` behind what was released.
+
+        The bus checks with it that its tasks make progress, so it never waits for a store that is
+        away.
         """
         ...
 
@@ -403,13 +442,22 @@ def first_hits(found: Iterator[Event], limit: int, *, by_time: bool, complete: b
 class LocalJournal:
     """The way back to the bus, for a store that one daemon alone writes: nothing lies between."""
 
-    _committed: trio.MemorySendChannel[list[Event]]
+    former: Mapping[str, int] = {}
+    _committed: trio.MemorySendChannel[Sequence[FeedEntry]]
 
-    def start(self, committed: trio.MemorySendChannel[list[Event]]) -> None:
+    def start(
+        self,
+        committed: trio.MemorySendChannel[Sequence[FeedEntry]],
+        _wanted: Callable[[str], bool],
+    ) -> None:
         self._committed = committed
 
-    async def answered(self, events: list[Event]) -> None:
+    async def answered(self, events: Sequence[FeedEntry]) -> None:
+        if events:
+            await self.probe(events)
+
+    async def probe(self, block: Sequence[FeedEntry]) -> None:
         try:
-            self._committed.send_nowait(events)
+            self._committed.send_nowait(block)
         except trio.WouldBlock:
-            await self._committed.send(events)
+            await self._committed.send(block)

@@ -79,7 +79,9 @@ class Life(Struct, frozen=True):
     key: bytes
     """32 random bytes, made with the store, for signing session secrets."""
     position: int
-    """The position of the last feed entry."""
+    """The position of the feed's last entry; 0 if there was none yet."""
+    origin: str
+    """The origin of that entry (see `Fed`); empty if there was none."""
     now: int
     """The engine's time, in ms since 1970."""
     lost: bool = False
@@ -149,8 +151,9 @@ class Engine(Reads, Protocol):
 
     Every method that waits raises `Lost` once its deadline has passed or the link is gone, `Stale`
     if the node has to `enter`, and `Unavailable` if the engine refused before anything was
-    written. Any may be called while others wait, but one task alone calls `commit` and `void`, and
-    one alone calls `feed`. Being cancelled counts as `Lost`.
+    written. Any may be called while others wait, but one task alone calls `enter`, `commit` and
+    `void` at a time, and one alone calls `feed`. If `commit` or `void` is cancelled, that is as
+    `Lost`; any other call may be cancelled without harm.
 
     The deadlines are the engine's own: ``history.timeout_seconds`` for each call (`feed` waits for
     `FEED_SECONDS` besides). Times are the engine's, in ms since 1970.
@@ -242,21 +245,28 @@ class Engine(Reads, Protocol):
     async def sweep(self, retention: Retention) -> Sweep:
         """Remove one chunk of what retention drops, as `Journal.sweep` says.
 
-        A chunk of a room's events is one item, `chatd.model.Swept`. The feed is trimmed too:
-        deleted words leave it within half of ``purge_seconds``.
+        A chunk of a room's events is one item, `chatd.model.Swept`. The feed is trimmed too,
+        except for its last entry: deleted words leave it within half of ``purge_seconds``.
         """
         ...
 
     # ---- reading
 
     async def position(self) -> int:
-        """Return the position of the last feed entry."""
+        """Return the last position that was given to an event or an item."""
         ...
 
     async def members(self, room: str) -> list[Entered]:
         """Return who is in a room, by user ids, each under the present nick.
 
         ``position`` is that of the last feed entry before the read, ``first`` is True.
+        """
+        ...
+
+    async def occupied(self) -> dict[str, tuple[str, int]]:
+        """Return the name and the number of members of each room that has any, by its key.
+
+        Without rooms of direct messages.
         """
         ...
 

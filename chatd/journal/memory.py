@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush, heapreplace, merge, nsmallest
 from itertools import islice
 from operator import attrgetter
-from time import perf_counter
 from typing import Final
 
 import trio
@@ -36,7 +35,6 @@ from chatd.journal import (
     first_hits,
     new_epoch,
     next_time,
-    words,
 )
 from chatd.journal.retention import (
     CHUNK,
@@ -51,6 +49,7 @@ from chatd.journal.retention import (
     until_freed,
 )
 from chatd.journal.rewrite import unfit
+from chatd.journal.scan import Scan
 from chatd.model import (
     Drop,
     Erase,
@@ -83,12 +82,6 @@ _EVENT_BYTES: Final = 700
 _ROW_BYTES: Final = 400
 """The size of a user or a record. Measured: 300 to 450."""
 
-_SEARCH_SECONDS: Final = 2.0
-"""How long a search may take, as in a file."""
-
-_SEARCH_SLICE_SECONDS: Final = 0.002
-"""How long a search keeps other tasks waiting."""
-
 _Key = tuple[str, str, str]
 
 
@@ -118,45 +111,6 @@ class _Room:
             return event
         target = self.events.get(event.of or 0)
         return replace(event, text=None if target is None else target.event.text)
-
-
-class _Search:
-    """Reads texts as a search in a file finds them, and lets other tasks run meanwhile.
-
-    Args:
-        phrases: What a text must have.
-        senders: Tokens of senders, of which a message must have one; None for any sender.
-    """
-
-    def __init__(self, phrases: Sequence[words.Phrase], senders: set[str] | None) -> None:
-        self._phrases = phrases
-        self._senders = senders
-        self._began = self._ran = perf_counter()
-
-    async def room(self, log: _Room, end: int, most: int) -> list[Event]:
-        """Return the newest of a room's messages with smaller numbers than ``end``."""
-        found: list[Event] = []
-        for seq in range(end - 1, log.first - 1, -1):
-            kept = log.events.get(seq)  # the log changes meanwhile
-            if kept is not None and self._finds(kept.event):
-                found.append(kept.event)
-                if len(found) == most:
-                    break
-            if (now := perf_counter()) - self._ran > _SEARCH_SLICE_SECONDS:
-                if now - self._began > _SEARCH_SECONDS:
-                    raise Unavailable("the search took too long")
-                await trio.lowlevel.checkpoint()
-                self._ran = perf_counter()
-        return found
-
-    def _finds(self, event: Event) -> bool:
-        if event.kind != "message" or event.text is None:
-            return False
-        if self._senders is not None:
-            tokens = {words.by_user(event.user), words.by_nick(event.nick)}
-            if self._senders.isdisjoint(tokens):
-                return False
-        return words.matches(self._phrases, event.text)
 
 
 class MemoryJournal(LocalJournal):
@@ -198,6 +152,9 @@ class MemoryJournal(LocalJournal):
         self._bytes = 0
         self._batches = 0
         self._duplicates = 0
+
+    async def newest(self) -> int:
+        return self.position
 
     @property
     def writer_blocked(self) -> bool:
@@ -474,17 +431,16 @@ class MemoryJournal(LocalJournal):
         sender: Sender | None = None,
         before: int | None = None,
     ) -> Hits:
-        phrases = words.parse(query)
-        if not (phrases or sender):
+        scan = Scan(query, sender)
+        if scan.empty:
             return Hits([], more=False)
-        search = _Search(phrases, None if sender is None else set(sender.tokens))
         by_time = before is not None
         most = MOST_HITS if by_time else max(0, limit)
         found: list[Event] = []
         for room, below in rooms.items():
             log = self._rooms.get(room)
             if log is not None:
-                found += await search.room(log, _end(log, below, before), most + 1)
+                found += await _scan(scan, log, _end(log, below, before), most + 1)
         if by_time:
             found.sort(key=lambda event: (event.at, event.position), reverse=True)
         return first_hits(iter(found), max(0, limit), by_time=by_time)
@@ -715,6 +671,19 @@ def _end(log: _Room, below: int, before: int | None) -> int:
         return end
     numbers = range(log.first, end)
     return log.first + bisect_left(numbers, before, key=lambda seq: log.events[seq].event.at)
+
+
+async def _scan(scan: Scan, log: _Room, end: int, most: int) -> list[Event]:
+    """Return the newest of a room's messages with smaller numbers than ``end``."""
+    found: list[Event] = []
+    for seq in range(end - 1, log.first - 1, -1):
+        kept = log.events.get(seq)  # the log changes meanwhile
+        if kept is not None and scan.finds(kept.event):
+            found.append(kept.event)
+            if len(found) == most:
+                break
+        await scan.let_others_run()
+    return found
 
 
 def _count(log: _Room, position: int) -> int:

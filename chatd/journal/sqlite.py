@@ -136,6 +136,9 @@ class SqliteJournal(LocalJournal, Reads):
 
     # ---- writing
 
+    async def newest(self) -> int:
+        return self.position
+
     @property
     def writer_blocked(self) -> bool:
         return self._limiter.borrowed_tokens > 0

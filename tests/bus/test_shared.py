@@ -1,61 +1,28 @@
-"""The bus on a store that several daemons share: its events come late, and others' among them."""
+"""The bus on a store that several daemons share: others' events and news come in one order."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
+import pytest
 import trio
-import trio.testing
+from trio.testing import MockClock
 
 from chatd.bus import Bus, Submission
-from chatd.journal.memory import MemoryJournal
+from chatd.journal import Unavailable
+from chatd.journal.modelled import ModelEngine, ModelStore
+from chatd.journal.shared import SharedJournal, open_shared
 from chatd.logs import open_log
-from chatd.model import Event, Operation, Outcome, Post, Receipt
+from chatd.model import Event, Item, Missed, Outcome, Post, Relay, Relayed, Renewed
 from chatd.testing.recording import Recording
+from tests.bus.test_feed import Member
+
+NOW = 1_700_000_000_000
 
 
-def post(text: str) -> Post:
-    return Post("r", "r", "u", "n", text)
-
-
-class SharedJournal(MemoryJournal):
-    """Puts every event on ``committed`` in the store's order; its own once they were answered."""
-
-    def __init__(self) -> None:
-        super().__init__(now=lambda: 1)
-        self.brings, self._feed = trio.open_memory_channel[list[Event]](100)
-        self._own: set[int] = set()
-        self._released = trio.Condition()
-
-    async def commit(self, batch: Sequence[Operation]) -> list[Outcome]:
-        outcomes = await super().commit(batch)
-        events = [outcome.event for outcome in outcomes if isinstance(outcome, Receipt)]
-        self._own |= {event.position for event in events}
-        self.brings.send_nowait(events)
-        return outcomes
-
-    async def commit_elsewhere(self, text: str) -> None:
-        """Commit as another daemon does."""
-        [outcome] = await super().commit([post(text)])
-        assert isinstance(outcome, Receipt)
-        self.brings.send_nowait([outcome.event])
-
-    async def answered(self, events: list[Event]) -> None:
-        if not events:
-            await self.brings.send(events)
-        async with self._released:
-            self._own -= {event.position for event in events}
-            self._released.notify_all()
-
-    async def run(self) -> None:
-        async for block in self._feed:
-            async with self._released:
-                while any(event.position in self._own for event in block):
-                    await self._released.wait()
-            await self._committed.send(block)
-
-    async def aclose(self) -> None:
-        self.brings.close()
+def post(text: str, room: str = "r") -> Post:
+    return Post(room, room, "u", "n", text)
 
 
 class Answered(Submission):
@@ -68,54 +35,148 @@ class Answered(Submission):
         self.lines.append(f"answer {self.text}")
 
 
-async def test_foreign_and_late_blocks_are_fanned_out_in_the_stores_order() -> None:
-    lines: list[str] = []
+class Daemon:
+    """A bus on the shared store, and what happened here, as lines."""
 
-    def fanned_out(room: str, events: Sequence[Event], receivers: int) -> None:
-        lines.extend(f"event {event.text}" for event in events)
+    def __init__(self, engine: ModelEngine, journal: SharedJournal) -> None:
+        self.engine = engine
+        self.journal = journal
+        self.lines: list[str] = []
+        self.items: list[Item] = []
+        self.here: set[str] = set()
+        self.bus = Bus(journal, self.fanned_out, open_log(sink=Recording()), neighbours=self)
+        self.member = Member()
+        self.bus.open_feed("r", "r").subscribe(self.member)
 
-    journal = SharedJournal()
-    bus = Bus(journal, fanned_out, open_log(sink=Recording()))
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(bus.run)
-        await trio.testing.wait_all_tasks_blocked()
-        await journal.commit_elsewhere("1")
-        await bus.publish(Answered("2", lines))
-        await trio.testing.wait_all_tasks_blocked()
-        assert lines == ["answer 2"]  # the store's feed has brought nothing yet
-        nursery.start_soon(journal.run)
-        await bus.probe()
-        assert lines == ["answer 2", "event 1", "event 2"]
-        assert bus.fanned_out == 2
-        await journal.commit_elsewhere("3")
-        await bus.publish(Answered("4", lines))
-        await bus.probe()
-        assert lines[3:] == ["event 3", "answer 4", "event 4"] or lines[3:] == [
-            "answer 4",
-            "event 3",
-            "event 4",
-        ]
-        bus.close()
+    def fanned_out(self, room: str, events: Sequence[Event], receivers: int) -> None:
+        self.lines.extend(f"event {event.text}" for event in events)
+
+    async def take_in(self, item: Item) -> None:
+        self.items.append(item)
+        self.lines.append(type(item).__name__)
+        if item == Relayed(1, "fails", b""):
+            raise RuntimeError("made up")
+
+    def expects(self, room: str) -> bool:
+        return room in self.here
+
+    def arriving(self, room: str, seq: int) -> None:
+        self.lines.append(f"open {room} before {seq}")
+        self.bus.open_feed(room, room).set_head(seq - 1)
+
+    def say(self, text: str) -> None:
+        self.bus.publish_nowait(Answered(text, self.lines))
 
 
-async def test_an_event_of_ones_own_waits_for_its_answer() -> None:
-    lines: list[str] = []
+@asynccontextmanager
+async def open_daemon(store: ModelStore) -> AsyncIterator[Daemon]:
+    engine = ModelEngine(store)
+    async with open_shared(engine) as journal, trio.open_nursery() as nursery:
+        daemon = Daemon(engine, journal)
+        nursery.start_soon(daemon.bus.run)
+        yield daemon
+        daemon.bus.close()
 
-    def fanned_out(room: str, events: Sequence[Event], receivers: int) -> None:
-        lines.extend(f"event {event.text}" for event in events)
 
-    class Early(SharedJournal):
-        async def commit(self, batch: Sequence[Operation]) -> list[Outcome]:
-            outcomes = await super().commit(batch)
-            await trio.testing.wait_all_tasks_blocked()  # the feed brings it before commit returns
-            return outcomes
+@pytest.fixture
+def store() -> ModelStore:
+    return ModelStore(lambda: NOW + round(trio.current_time() * 1000))
 
-    journal = Early()
-    bus = Bus(journal, fanned_out, open_log(sink=Recording()))
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(bus.run)
-        nursery.start_soon(journal.run)
-        await bus.publish(Answered("1", lines))
-        await bus.probe()
-        assert lines == ["answer 1", "event 1"]
-        bus.close()
+
+@pytest.fixture
+async def daemons(store: ModelStore) -> AsyncIterator[tuple[Daemon, Daemon]]:
+    async with open_daemon(store) as first, open_daemon(store) as second:
+        yield first, second
+
+
+async def test_others_events_and_ones_own_come_in_the_stores_order(
+    daemons: tuple[Daemon, Daemon], autojump_clock: MockClock
+) -> None:
+    first, second = daemons
+    first.say("1")
+    await first.bus.probe()
+    await trio.sleep(1)
+    second.say("2")
+    await second.bus.probe()
+    assert second.lines == ["event 1", "answer 2", "event 2"]
+    await trio.sleep(1)
+    assert first.lines == ["answer 1", "event 1", "event 2"]
+    assert first.bus.fanned_out == second.bus.fanned_out == 2
+
+
+async def test_news_come_between_the_events(
+    daemons: tuple[Daemon, Daemon], autojump_clock: MockClock
+) -> None:
+    first, second = daemons
+    await first.bus.submit_and_wait(Relay("fails", b""))  # the next ones come all the same
+    await first.bus.submit_and_wait(post("1"))
+    await first.bus.submit_and_wait(Relay("kick", b"x"))
+    await first.bus.submit_and_wait(post("2"))
+    await trio.sleep(1)
+    assert second.lines == first.lines == ["Relayed", "event 1", "Relayed", "event 2"]
+
+
+async def test_direct_messages_open_their_room_where_a_party_is(
+    daemons: tuple[Daemon, Daemon], autojump_clock: MockClock
+) -> None:
+    first, second = daemons
+    second.here.add("@a,b")
+    await first.bus.submit_and_wait(post("to b", "@a,b"))
+    await first.bus.submit_and_wait(post("to d", "@c,d"))
+    await trio.sleep(1)
+    assert second.lines == ["open @a,b before 1", "event to b"]
+    assert second.bus.fanned_out == 2
+
+
+async def test_events_that_the_feed_no_longer_has_are_read_from_the_store(
+    store: ModelStore, daemons: tuple[Daemon, Daemon], autojump_clock: MockClock
+) -> None:
+    first, second = daemons
+    second.engine.cut_off()
+    for number in range(1, 4):
+        await first.bus.submit_and_wait(post(str(number)))
+    store.trim()
+    second.engine.heal()
+    await trio.sleep(2)
+    assert second.member.got == [1, 2, 3]
+    assert second.items == [Missed(2)]
+
+
+async def test_a_lost_tail_is_told_and_what_follows_is_shown(
+    store: ModelStore, daemons: tuple[Daemon, Daemon], autojump_clock: MockClock
+) -> None:
+    first, second = daemons
+    await first.bus.submit_and_wait(post("1"))
+    await first.bus.submit_and_wait(post("2"))
+    await trio.sleep(1)
+    store.restart(lose=1)
+    await trio.sleep(3)
+    assert second.items == [Renewed(2, second.journal.epoch, lost=True)]
+    assert second.bus.fanned_out == 2
+
+
+async def test_waiting_for_what_others_have_shown(
+    daemons: tuple[Daemon, Daemon], autojump_clock: MockClock
+) -> None:
+    first, second = daemons
+    assert await second.bus.caught_up(0)
+    assert not await second.bus.caught_up(1)
+    first.say("1")
+    await first.bus.probe()
+    assert await second.bus.caught_up(1)
+    await first.journal.commit([post("not answered")])
+    with pytest.raises(Unavailable):
+        await first.bus.caught_up(2)
+    await first.journal.answered([])
+
+
+async def test_a_daemon_ends_although_the_store_is_away(
+    store: ModelStore, autojump_clock: MockClock
+) -> None:
+    with trio.fail_after(10):
+        async with open_daemon(store) as daemon:
+            daemon.say("1")
+            await daemon.bus.probe()
+            store.kill()
+            daemon.say("2")
+    assert daemon.lines == ["answer 1", "event 1", "answer 2"]

@@ -1,0 +1,959 @@
+"""An engine in the process, with faults on demand, for tests of what several daemons do together.
+
+`ModelStore` is the server, `ModelEngine` one node's client of it. What the server holds is in
+`_State`, which is the reference for what each operation does. It depends on nothing but what it was
+asked, in which order, and at which times. So the server can lose its last moments, as a real one
+does that goes on from an older copy: a new state is asked everything again but these.
+"""
+
+from __future__ import annotations
+
+import secrets
+from bisect import bisect_right
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
+from operator import attrgetter
+from typing import Any, Final, TypeAlias, TypeVar
+
+import trio
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from chatd.changed import Changed
+from chatd.journal import Unavailable
+from chatd.journal.engine import (
+    FEED_ENTRIES,
+    FEED_SECONDS,
+    LEASE_SECONDS,
+    NICK_TAKEN,
+    PERSONAL,
+    REPLICATED,
+    Fed,
+    Holder,
+    Life,
+    Lost,
+    Node,
+    Stale,
+    Sweep,
+)
+from chatd.journal.memory import MemoryJournal
+from chatd.journal.retention import CHUNK, Retention
+from chatd.model import (
+    Arrive,
+    Arrived,
+    Claim,
+    Depart,
+    Drop,
+    Enter,
+    Entered,
+    Event,
+    Exit,
+    Exited,
+    FeedEntry,
+    Forget,
+    Head,
+    Lease,
+    LogEntry,
+    Named,
+    Operation,
+    Outcome,
+    Progress,
+    Put,
+    Receipt,
+    Record,
+    RecordChanged,
+    Records,
+    Refusal,
+    Relay,
+    Relayed,
+    Renewed,
+    Restore,
+    Swept,
+    Take,
+    UserRecord,
+    Wipe,
+)
+
+__all__ = ["ModelEngine", "ModelStore"]
+
+_T = TypeVar("_T")
+
+_POSITION: Final = attrgetter("position")
+
+TIMEOUT_SECONDS: Final = 2.0
+"""How long a node waits for an answer, by default."""
+
+
+class _Standing(Struct):
+    """A user: at which nodes, under which nick, and what is kept of the last visit."""
+
+    nick: str
+    subject: bool = False
+    nodes: set[str] = field(default_factory=set)
+    looks: tuple[str, ...] = ()
+    held_until: int | None = None
+    debt: bytes = b""
+
+
+class _Member(Struct):
+    """A user in a room: the nick, the nodes, and for each whether it is as an operator."""
+
+    nick: str
+    nodes: dict[str, bool] = field(default_factory=dict)
+
+
+class _Node(Struct):
+    """A node: when its lease ends, and what it says of itself."""
+
+    lease_until: int
+    facts: bytes
+
+
+class _Reply(Struct):
+    """A node's last batch: its number and its outcomes; None if it was made void."""
+
+    number: int
+    outcomes: list[Outcome] | None
+
+
+class _Appended(Struct, frozen=True):
+    """An entry of the feed, and when it was appended."""
+
+    position: int
+    origin: str
+    entry: FeedEntry
+    at: int
+
+
+class _State(MemoryJournal):
+    """What the server holds, and what each request does to it. ``now`` is the server's time.
+
+    The logs, the records and the users are the memory journal's; its position counts items too.
+    """
+
+    def __init__(self) -> None:
+        self.time = 0
+        super().__init__(now=lambda: self.time, elapsed=lambda: self.time / 1000)
+        self.feed: list[_Appended] = []
+        self.life = ""
+        self.nodes: dict[str, _Node] = {}
+        self._ended: dict[str, int] = {}
+        self._replies: dict[str, _Reply] = {}
+        self._standings: dict[str, _Standing] = {}
+        self._looks: dict[str, str] = {}
+        self._own: dict[str, str] = {}
+        self._members: dict[str, dict[str, _Member]] = {}
+        self._names: dict[str, str] = {}
+        """The rooms' names, as they were written when somebody entered first."""
+        self._leases: dict[tuple[str, str], tuple[str, int]] = {}
+        self._node = ""
+        self._origin = ""
+        self._entries = 0
+        self._fresh = b""
+
+    # ---- nodes
+
+    def enter(
+        self,
+        now: int,
+        life: str,
+        fresh: bytes,
+        node: str,
+        last: tuple[int, str] | None,
+        confirmed: int,
+        lease_ms: int,
+        facts: bytes,
+    ) -> Life:
+        """See `Engine.enter`.
+
+        Args:
+            now: The time.
+            life: The life of the server's process.
+            fresh: 32 random bytes, of which new ids are made.
+            node: The node's id; empty for a new node.
+            last: See `Engine.enter`; None too if the node has been in this life before.
+            confirmed: The same; 0 then.
+            lease_ms: How long the lease lasts.
+            facts: What the node says of itself.
+        """
+        self._begin(now, fresh)
+        lost = self._lacks(last) or self._number(node) < confirmed
+        if not self.life:
+            self.epoch, self.key = _epoch(fresh), fresh
+        elif self.life != life:
+            self._renew()
+        self.life = life
+        held = self.nodes.get(node)
+        if held is None or held.lease_until <= now or lost:
+            self.leave(now, node)
+            node = fresh.hex()[16:32]
+        self.nodes[node] = _Node(now + lease_ms, facts)
+        position, origin = (self.feed[-1].position, self.feed[-1].origin) if self.feed else (0, "")
+        return Life(node, self.epoch, self.key, position, origin, now, lost, dict(self._ended))
+
+    def _lacks(self, last: tuple[int, str] | None) -> bool:
+        if last is None or last[0] == 0:
+            return False
+        place = bisect_right(self.feed, last[0], key=_POSITION)
+        return not place or (self.feed[place - 1].position, self.feed[place - 1].origin) != last
+
+    def _number(self, node: str) -> int:
+        reply = self._replies.get(node)
+        return 0 if reply is None else reply.number
+
+    def _renew(self) -> None:
+        """Begin a new epoch. What follows this position is not the same in the former ones."""
+        self._ended[self.epoch] = self.position
+        for epoch, ended in self._ended.items():
+            self._ended[epoch] = min(ended, self.position)
+        self.epoch = _epoch(self._fresh)
+        self._append(Renewed(0, self.epoch))
+
+    def beat(self, now: int, node: str, lease_ms: int, facts: bytes) -> int:
+        self._check_lease(now, node)
+        self.nodes[node] = _Node(now + lease_ms, facts)
+        return now
+
+    def leave(self, now: int, node: str) -> None:
+        if (held := self.nodes.get(node)) is not None:
+            held.lease_until = min(held.lease_until, now)
+
+    def _check_lease(self, now: int, node: str) -> None:
+        held = self.nodes.get(node)
+        if held is None or held.lease_until <= now:
+            raise Stale("the node's lease is over")
+
+    def bury(self, now: int, hold_ms: int) -> bool:
+        self._begin(now)
+        left = CHUNK
+        for node in [one for one, held in self.nodes.items() if held.lease_until <= now]:
+            for room, members in list(self._members.items()):
+                for user in [one for one, member in members.items() if node in member.nodes]:
+                    if not left:
+                        return True
+                    left -= 1
+                    self._exit(Exit(room, user, "lost"), node)
+            for user in [one for one, held in self._standings.items() if node in held.nodes]:
+                if not left:
+                    return True
+                left -= 1
+                self._depart(Depart(user, now + hold_ms), node)
+            for key in [one for one, (owner, _) in self._leases.items() if owner == node]:
+                if not left:
+                    return True
+                left -= 1
+                _, linger_ms = self._leases.pop(key)
+                if (record := self._records.get(key)) is not None:
+                    self._records[key] = replace(record, until=now + linger_ms)
+            del self.nodes[node]
+        return False
+
+    # ---- batches
+
+    def commit_of(
+        self, now: int, fresh: bytes, node: str, number: int, batch: Sequence[Operation]
+    ) -> list[Outcome]:
+        """See `Engine.commit`."""
+        self._check_lease(now, node)
+        last = self._number(node)
+        if number <= last:
+            outcomes = self._replies[node].outcomes
+            if number < last or outcomes is None:
+                raise Unavailable(f"batch {number} comes too late")
+            return outcomes
+        if number != last + 1:
+            raise Stale(f"batch {number} follows {last}")
+        self._begin(now, fresh, node, number)
+        at = self._at = max(self._at, now)
+        outcomes = [self._do(operation, at) for operation in batch]
+        self._replies[node] = _Reply(number, outcomes)
+        return outcomes
+
+    def void(self, node: str, number: int) -> list[Outcome] | None:
+        """See `Engine.void`."""
+        if self._number(node) < number:
+            self._replies[node] = _Reply(number, None)
+        reply = self._replies[node]
+        return reply.outcomes if reply.number == number else None
+
+    def _begin(self, now: int, fresh: bytes = b"", node: str = "", number: int = 0) -> None:
+        self.time, self._fresh, self._node, self._entries = now, fresh, node, 0
+        self._origin = f"{node}.{number}" if node else f"-{self.life}"
+
+    def _append(self, entry: FeedEntry) -> None:
+        """Append an item to the feed, at the next position, or an event at its own."""
+        if not isinstance(entry, Event):
+            self.position += 1
+            entry = replace(entry, position=self.position)
+        origin = f"{self._origin}.{self._entries}"
+        self._entries += 1
+        self.feed.append(_Appended(entry.position, origin, entry, self.time))
+
+    def _do(self, operation: Operation, at: int) -> Outcome:
+        match operation:
+            case Put(record):
+                self._leases.pop((record.kind, record.name), None)
+                super()._do(operation, at)
+                self._tell_record(record.kind, record.name)
+            case Lease(record, linger_ms):
+                self._do(Put(replace(record, until=None)), at)
+                self._leases[record.kind, record.name] = (self._node, linger_ms)
+            case Records(put, drop):
+                for record in put:
+                    self._do(Put(record), at)
+                for kind, name in drop:
+                    self._do(Drop(kind, name), at)
+            case Drop(kind, name) | Take(kind, name):
+                self._leases.pop((kind, name), None)
+                outcome = super()._do(operation, at)
+                self._tell_record(kind, name)
+                return outcome
+            case Arrive() | Depart() | Claim() | Enter() | Exit():
+                return self._place(operation)
+            case Relay(kind, body):
+                self._append(Relayed(0, kind, body))
+            case Forget(user):
+                super()._do(operation, at)
+                self._forget(user)
+            case _:
+                outcome = super()._do(operation, at)
+                if isinstance(outcome, Receipt) and not outcome.duplicate:
+                    self._append(outcome.event)
+                return outcome
+        return None
+
+    def _tell_record(self, kind: str, name: str) -> None:
+        if kind in PERSONAL:
+            standing = self._standings.get(name.partition("\0")[0])
+            if standing is None or len(standing.nodes) < 2:
+                return
+        elif kind not in REPLICATED:
+            return
+        self._append(RecordChanged(0, kind, name, self._records.get((kind, name))))
+
+    # ---- what rewrites the logs
+
+    def _restore(self, operation: Restore) -> Refusal | None:
+        epoch, position = self.epoch, self.position
+        self.position += 1  # the epoch's; the restored events come behind it
+        refusal = super()._restore(operation)
+        behind, self.position = self.position, position
+        if refusal is None:
+            self.epoch = epoch
+            self._renew()
+            self.position = behind
+        return refusal
+
+    def _wipe(self, operation: Wipe) -> Progress:
+        rooms = {
+            kept.event.room for kept in self._kept.values() if kept.event.user == operation.user
+        }
+        progress = super()._wipe(operation)
+        for room in sorted(rooms):
+            self._append(Swept(0, room, self._rooms[room].first))
+        return progress
+
+    def _remove_front(self, key: str, upto: int) -> int:
+        removed = super()._remove_front(key, upto)
+        self._append(Swept(0, key, upto + 1))
+        return removed
+
+    def swept(self, now: int, retention: Retention) -> Sweep:
+        """See `Engine.sweep`."""
+        self._begin(now)
+        if retention != self._retention:
+            self.retain(retention)
+        removed = self._retention_log.swept
+        more = _result(self.sweep())
+        self._forget_guests(now)
+        kept = now - retention.purge_seconds * 500
+        while len(self.feed) > 1 and self.feed[0].at < kept:
+            del self.feed[0]
+        due, statistics = self.due_in(), self.statistics()
+        return Sweep(
+            statistics.swept - removed,
+            more,
+            None if due is None else now + round(due * 1000),
+            statistics.bytes,
+        )
+
+    # ---- who is where
+
+    def _place(self, operation: Arrive | Depart | Claim | Enter | Exit) -> Outcome:
+        match operation:
+            case Arrive():
+                return self._arrive(operation)
+            case Depart():
+                self._depart(operation, self._node)
+            case Claim():
+                return self._claim(operation)
+            case Enter():
+                self._enter(operation)
+            case Exit():
+                self._exit(operation, self._node)
+        return None
+
+    def _standing(self, user: str, nick: str) -> _Standing:
+        standing = self._standings.get(user)
+        if standing is None:
+            standing = self._standings[user] = _Standing(nick)
+        return standing
+
+    def _held(self, user: str, standing: _Standing) -> tuple[str, ...]:
+        """Return the looks that a user still has; another may have got some of them meanwhile."""
+        return tuple(look for look in standing.looks if self._looks.get(look) == user)
+
+    def _arrive(self, operation: Arrive) -> Arrived:
+        standing = self._standing(operation.user, operation.nick)
+        claimed = bool(standing.looks) and len(self._held(operation.user, standing)) == len(
+            standing.looks
+        )
+        if not claimed:
+            self._release(operation.user, standing)
+            standing.nick = operation.nick
+        elsewhere = bool(standing.nodes - {self._node})
+        standing.nodes.add(self._node)
+        standing.subject = standing.subject or operation.subject
+        standing.held_until = None
+        debt, standing.debt = standing.debt, b""
+        return Arrived(elsewhere, debt, standing.nick if claimed else None)
+
+    def _depart(self, operation: Depart, node: str) -> None:
+        standing = self._standings.get(operation.user)
+        if standing is None or node not in standing.nodes:
+            return
+        standing.nodes.discard(node)
+        if not standing.nodes:
+            standing.held_until, standing.debt = operation.hold_until, operation.debt
+
+    def _claim(self, operation: Claim) -> Refusal | None:
+        user = operation.user
+        if not all(self._may_have(look, operation) for look in operation.looks):
+            return NICK_TAKEN
+        standing = self._standing(user, operation.nick)
+        for look in operation.own:
+            self._own.setdefault(look, user)
+        self._release(user, standing)
+        for look in operation.looks:
+            self._looks[look] = user
+        before, standing.nick = standing.nick, operation.nick
+        standing.looks = operation.looks
+        standing.subject = standing.subject or operation.subject
+        if before != operation.nick:
+            self._append(Named(0, user, operation.nick, before))
+        return None
+
+    def _may_have(self, look: str, claim: Claim) -> bool:
+        if self._own.get(look, claim.user) != claim.user:
+            return False
+        holder = self._looks.get(look, claim.user)
+        if holder == claim.user:
+            return True
+        return not self._is_held(self._standings[holder], subjects=not claim.subject)
+
+    def _is_held(self, standing: _Standing, *, subjects: bool) -> bool:
+        """Return whether a user's nick is in use or held; with ``subjects``, or is a subject's."""
+        until = standing.held_until
+        held = until is not None and until > self.time
+        return bool(standing.nodes) or held or (subjects and standing.subject)
+
+    def _release(self, user: str, standing: _Standing) -> None:
+        for look in self._held(user, standing):
+            del self._looks[look]
+        standing.looks = ()
+
+    def _nick(self, user: str, nick: str) -> str:
+        """Return a user's present nick; ``nick`` if none is known."""
+        standing = self._standings.get(user)
+        return nick if standing is None else standing.nick
+
+    def _enter(self, operation: Enter) -> None:
+        room, user = operation.room, operation.user
+        if room not in self._members:
+            self._members[room], self._names[room] = {}, operation.name
+        members = self._members[room]
+        first = user not in members
+        member = members.setdefault(user, _Member(operation.nick))
+        member.nick = operation.nick
+        member.nodes[self._node] = operation.op
+        nick, op = self._nick(user, operation.nick), any(member.nodes.values())
+        self._append(Entered(0, room, operation.name, user, nick, op, first, len(members)))
+
+    def _exit(self, operation: Exit, node: str) -> None:
+        room, user = operation.room, operation.user
+        members = self._members.get(room, {})
+        member = members.get(user)
+        if member is None or member.nodes.pop(node, None) is None:
+            return
+        if last := not member.nodes:
+            del members[user]
+            if not members:
+                del self._members[room], self._names[room]
+        nick, total = self._nick(user, member.nick), len(members)
+        self._append(Exited(0, room, user, nick, operation.reason, last, total))
+
+    def _forget(self, user: str) -> None:
+        self._looks = {look: one for look, one in self._looks.items() if one != user}
+        self._own = {look: one for look, one in self._own.items() if one != user}
+        if (standing := self._standings.get(user)) is not None:
+            standing.looks = ()
+            if not standing.nodes:
+                del self._standings[user]
+
+    def _forget_guests(self, now: int) -> None:
+        """Forget guests who are not here and whose nicks are not held any longer."""
+        for user, standing in list(self._standings.items()):
+            if not self._is_held(standing, subjects=True):
+                self._release(user, standing)
+                del self._standings[user]
+
+    async def members(self, room: str) -> list[Entered]:
+        members = self._members.get(room, {})
+        position = self.feed[-1].position if self.feed else 0
+        name = self._name(room)
+        return [
+            Entered(
+                *(position, room, name, user, self._nick(user, member.nick)),
+                *(any(member.nodes.values()), True, len(members)),
+            )
+            for user, member in sorted(members.items())
+        ]
+
+    def _name(self, room: str) -> str:
+        return self._rooms[room].name if room in self._rooms else self._names.get(room, room)
+
+    async def occupied(self) -> dict[str, tuple[str, int]]:
+        return {
+            room: (self._name(room), len(members))
+            for room, members in self._members.items()
+            if not room.startswith("@")
+        }
+
+    async def holder(self, look: str) -> Holder | None:
+        user = self._looks.get(look)
+        if user is None or not self._is_held(self._standings[user], subjects=True):
+            user = self._own.get(look)
+        if user is None or (standing := self._standings.get(user)) is None:
+            return None
+        return Holder(user, standing.nick, bool(standing.nodes), standing.subject)
+
+
+_Request: TypeAlias = Callable[[_State, int], _T]
+"""A request: does something to the state at a time, and returns the answer."""
+
+
+def _result(reading: Coroutine[Any, Any, _T]) -> _T:
+    """Return the result of a coroutine that waits for nothing."""
+    try:
+        reading.send(None)
+    except StopIteration as stop:
+        result: _T = stop.value
+        return result
+    raise AssertionError("it waits")
+
+
+def _epoch(fresh: bytes) -> str:
+    return f"e{fresh.hex()[:15]}"
+
+
+class _Pending:
+    """A request that the server has not read yet."""
+
+    def __init__(self, do: Callable[[], object]) -> None:
+        self.do = do
+        self.read = trio.Event()
+
+
+class ModelStore:
+    """The server: one for all nodes. Its faults are methods.
+
+    Args:
+        now: Returns the server's time in ms since 1970.
+        replicas: How many replicas must have a batch before it is acknowledged and in the feed.
+        lease_seconds: How long a node's lease lasts.
+        random: Returns 32 random bytes.
+
+    Attributes:
+        jump_ms: By how much the server's clock is ahead.
+        life: Names the life of the server's process; None while there is none.
+    """
+
+    def __init__(
+        self,
+        now: Callable[[], int],
+        *,
+        replicas: int = 0,
+        lease_seconds: float = LEASE_SECONDS,
+        random: Callable[[], bytes] = lambda: secrets.token_bytes(32),
+    ) -> None:
+        self.jump_ms = 0
+        self.lease_seconds = lease_seconds
+        self.changed = Changed()
+        self.random = random
+        self.life: str | None = random().hex()
+        self.stalled = False
+        self._now = now
+        self._replicas = replicas
+        self._state = _State()
+        self._log: list[tuple[int, _Request[object]]] = []
+        self._replicated: tuple[int, int] | None = None
+        """While the replicas are away: how many requests they have got, and up to which position.
+        """
+        self._pending: list[_Pending] = []
+        self._engines: set[ModelEngine] = set()
+
+    # ---- faults
+
+    def kill(self) -> None:
+        """End the server's process: every link is gone."""
+        self.life = None
+        self.stalled = False
+        for one in self._pending:
+            one.read.set()
+        self._pending.clear()
+        self.changed.notify()
+
+    def restart(self, lose: int = 0) -> None:
+        """Start another process, without the last ``lose`` requests that changed something."""
+        self.kill()
+        self._log = self._log[: len(self._log) - lose]
+        self._state = _State()
+        for now, request in self._log:
+            with suppress(Unavailable):  # it was refused then, too
+                self._state.time = now
+                request(self._state, now)
+        self.life = self.random().hex()
+        self.changed.notify()
+
+    def cut_replicas(self) -> None:
+        """Let the replicas get nothing more. With ``replicas``, nothing is acknowledged then."""
+        self._replicated = (len(self._log), self._state.position)
+
+    def heal_replicas(self) -> None:
+        """Let the replicas get everything again."""
+        self._replicated = None
+        self.changed.notify()
+
+    def fail_over(self) -> None:
+        """Replace the server by a replica, which lacks what it could not get."""
+        lose = 0 if self._replicated is None else len(self._log) - self._replicated[0]
+        self._replicated = None
+        self.restart(lose)
+
+    def stall(self) -> None:
+        """Let requests wait, as a stopped process does."""
+        self.stalled = True
+
+    def go_on(self) -> None:
+        """Read the requests that wait, also those whose senders have given up."""
+        self.stalled = False
+        pending, self._pending = self._pending, []
+        for one in pending:
+            one.do()
+            one.read.set()
+        self.changed.notify()
+
+    def trim(self) -> None:
+        """Remove all of the feed but its last entry."""
+        del self._state.feed[:-1]
+
+    # ---- serving
+
+    def connect(self, engine: ModelEngine) -> None:
+        self._engines.add(engine)
+
+    def disconnect(self, engine: ModelEngine) -> None:
+        self._engines.discard(engine)
+
+    async def serve(
+        self,
+        engine: ModelEngine,
+        request: _Request[_T],
+        *,
+        changes: bool = False,
+        replicated: bool = False,
+    ) -> _T:
+        """Return the answer to a node's request; wait for ever if there is none.
+
+        Args:
+            engine: The node's engine.
+            request: The request.
+            changes: Whether it changes something.
+            replicated: Whether the answer must wait until the replicas have the change.
+        """
+        answer: list[_T | Unavailable] = []
+
+        def do() -> None:
+            now = self._now() + self.jump_ms
+            if changes:
+                self._log.append((now, request))
+            self._state.time = now
+            try:
+                answer.append(request(self._state, now))
+            except Unavailable as refusal:
+                answer.append(refusal)
+            self.changed.notify()
+
+        while engine.cut:
+            await self.changed.wait()
+        engine.check()
+        if engine.late is not None:
+            engine.late.append(do)
+            await trio.sleep_forever()
+        if self.stalled:
+            pending = _Pending(do)
+            self._pending.append(pending)
+            await pending.read.wait()
+        else:
+            do()
+        while engine.deaf or (replicated and self._replicas and self._replicated):
+            await self.changed.wait()
+        engine.check()
+        [outcome] = answer
+        if isinstance(outcome, Unavailable):
+            raise outcome
+        return outcome
+
+    def entries(self, after: int, node: str, wanted: Callable[[str], bool]) -> list[Fed]:
+        """Return what follows a position in the feed, and has reached the replicas."""
+        feed = self._state.feed
+        upto = self._state.position
+        if self._replicas and self._replicated:
+            upto = self._replicated[1]
+        found: list[Fed] = []
+        first = bisect_right(feed, after, key=_POSITION)
+        for one in feed[first : first + FEED_ENTRIES]:
+            if one.position > upto:
+                break
+            entry: FeedEntry | None = one.entry
+            foreign = not one.origin.startswith(f"{node}.")
+            if isinstance(entry, Event) and foreign and not wanted(entry.room):
+                entry = None
+            found.append(Fed(one.position, one.origin, entry))
+        return found
+
+    def publish(self, sender: ModelEngine, kind: str, body: bytes) -> None:
+        for engine in self._engines:
+            if engine is not sender and not engine.cut:
+                engine.published.append(Relayed(0, kind, body))
+        self.changed.notify()
+
+
+class ModelEngine:
+    """An `Engine` on a `ModelStore`. The faults of its link are methods.
+
+    Args:
+        store: The server.
+        timeout_seconds: How long to wait for an answer.
+
+    Attributes:
+        node: The node's id; empty before `enter`.
+    """
+
+    def __init__(self, store: ModelStore, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+        self.node = ""
+        self.cut = False
+        self.deaf = False
+        self.late: list[Callable[[], None]] | None = None
+        self.published: list[Relayed] = []
+        self._store = store
+        self._timeout = timeout_seconds
+        self._link: str | None = None
+        """The life that the link is to; None if there is no link."""
+        self._entered: str | None = None
+        """The life that the node entered last."""
+        self._parked: list[Callable[[], None]] = []
+
+    # ---- faults
+
+    def cut_off(self) -> None:
+        """Let nothing through, without notice, until `heal`."""
+        self.cut = True
+
+    def lose_answers(self) -> None:
+        """Let requests through but no answers, until `heal`."""
+        self.deaf = True
+
+    def heal(self) -> None:
+        """End `cut_off` and `lose_answers`."""
+        self.cut = self.deaf = False
+        self._store.changed.notify()
+
+    def break_link(self) -> None:
+        """Close the link, with notice."""
+        self._link = None
+        self._store.changed.notify()
+
+    def hold_back(self) -> None:
+        """Keep what is sent on this link in a buffer, from where `deliver` brings it, too late."""
+        self.late = self._parked
+
+    def deliver(self) -> None:
+        """Bring what `hold_back` has kept."""
+        parked, self._parked = self._parked, []
+        for do in parked:
+            do()
+
+    def check(self) -> None:
+        """Raise `Lost` if there is no link to the server's present life."""
+        if self._link is None or self._link != self._store.life:
+            raise Lost("the link to the engine is closed")
+
+    # ---- Engine
+
+    @property
+    def lease_seconds(self) -> float:
+        return self._store.lease_seconds
+
+    async def _ask(
+        self, request: _Request[_T], *, changes: bool = False, replicated: bool = False
+    ) -> _T:
+        with trio.move_on_after(self._timeout):
+            await trio.lowlevel.checkpoint()
+            return await self._store.serve(self, request, changes=changes, replicated=replicated)
+        self.break_link()
+        raise Lost("the engine did not answer in time")
+
+    async def enter(self, last: tuple[int, str] | None, confirmed: int, facts: bytes) -> Life:
+        store, node, fresh = self._store, self.node, self._store.random()
+        self.late, self._link = None, store.life
+        if (life := store.life) is None:
+            await trio.lowlevel.checkpoint()
+            raise Lost("nothing listens at the engine's address")
+        if life == self._entered:
+            last, confirmed = None, 0
+        lease_ms = round(store.lease_seconds * 1000)
+        entered = await self._ask(
+            lambda state, now: state.enter(
+                now, life, fresh, node, last, confirmed, lease_ms, facts
+            ),
+            changes=True,
+        )
+        self.node, self._entered = entered.node, life
+        store.connect(self)
+        return entered
+
+    async def commit(self, number: int, batch: Sequence[Operation]) -> list[Outcome]:
+        node, fresh = self.node, self._store.random()
+        return await self._ask(
+            lambda state, now: state.commit_of(now, fresh, node, number, batch),
+            changes=True,
+            replicated=True,
+        )
+
+    async def void(self, node: str, number: int) -> list[Outcome] | None:
+        return await self._ask(
+            lambda state, _now: state.void(node, number), changes=True, replicated=True
+        )
+
+    async def feed(self, after: int, wanted: Callable[[str], bool]) -> Sequence[Fed | Relayed]:
+        store = self._store
+        with trio.move_on_after(FEED_SECONDS + self._timeout):
+            quiet = trio.current_time() + FEED_SECONDS
+            await trio.lowlevel.checkpoint()
+            while True:
+                if self.cut or self.deaf or store.stalled:
+                    await store.changed.wait()
+                    continue
+                self.check()
+                if self.published:
+                    published, self.published = self.published, []
+                    return published
+                if found := store.entries(after, self.node, wanted):
+                    return found
+                with trio.move_on_at(quiet) as waiting:
+                    await store.changed.wait()
+                if waiting.cancelled_caught:
+                    return []
+        self.break_link()
+        raise Lost("the engine's feed gave no sign of life")
+
+    def publish(self, kind: str, body: bytes) -> None:
+        if not self.cut:
+            self._store.publish(self, kind, body)
+
+    async def beat(self, facts: bytes) -> int:
+        node, lease_ms = self.node, round(self._store.lease_seconds * 1000)
+        return await self._ask(
+            lambda state, now: state.beat(now, node, lease_ms, facts), changes=True
+        )
+
+    async def bury(self, hold_ms: int) -> bool:
+        return await self._ask(lambda state, now: state.bury(now, hold_ms), changes=True)
+
+    async def leave(self) -> None:
+        node = self.node
+        with suppress(Unavailable):
+            await self._ask(lambda state, now: state.leave(now, node), changes=True)
+
+    async def sweep(self, retention: Retention) -> Sweep:
+        return await self._ask(lambda state, now: state.swept(now, retention), changes=True)
+
+    async def aclose(self) -> None:
+        self._store.disconnect(self)
+        self.break_link()
+
+    # ---- reading
+
+    async def _read(self, read: Callable[[_State], Coroutine[Any, Any, _T]]) -> _T:
+        return await self._ask(lambda state, _now: _result(read(state)))
+
+    async def position(self) -> int:
+        return await self._ask(lambda state, _now: state.position)
+
+    async def members(self, room: str) -> list[Entered]:
+        return await self._read(lambda state: state.members(room))
+
+    async def occupied(self) -> dict[str, tuple[str, int]]:
+        return await self._read(lambda state: state.occupied())
+
+    async def holder(self, look: str) -> Holder | None:
+        return await self._read(lambda state: state.holder(look))
+
+    async def nodes(self) -> list[Node]:
+        return await self._ask(
+            lambda state, now: [
+                Node(node, one.lease_until, one.facts)
+                for node, one in sorted(state.nodes.items())
+                if one.lease_until > now
+            ]
+        )
+
+    async def read(self, room: str, after: int, upto: int, limit: int) -> list[Event]:
+        return await self._read(lambda state: state.read(room, after, upto, limit))
+
+    async def read_back(self, room: str, before: int, limit: int) -> list[Event]:
+        return await self._read(lambda state: state.read_back(room, before, limit))
+
+    async def read_rooms(self, rooms: Mapping[str, int], upto: int, limit: int) -> list[Event]:
+        return await self._read(lambda state: state.read_rooms(rooms, upto, limit))
+
+    async def head(self, room: str) -> Head | None:
+        return await self._read(lambda state: state.head(room))
+
+    async def rooms(self) -> list[Head]:
+        return await self._read(lambda state: state.rooms())
+
+    async def seq_at(self, room: str, position: int) -> int:
+        return await self._read(lambda state: state.seq_at(room, position))
+
+    async def unread(self, room: str, user: str, after: int, most: int) -> int:
+        return await self._read(lambda state: state.unread(room, user, after, most))
+
+    async def records(self, kind: str, prefix: str = "", limit: int = -1) -> list[Record]:
+        return await self._read(lambda state: state.records(kind, prefix, limit))
+
+    async def user(self, user: str) -> UserRecord | None:
+        return await self._read(lambda state: state.user(user))
+
+    async def present(self, since: int) -> list[UserRecord]:
+        return await self._read(lambda state: state.present(since))
+
+    async def subjects(self) -> list[UserRecord]:
+        return await self._read(lambda state: state.subjects())
+
+    async def entries(self, room: str, after: int, limit: int) -> list[LogEntry]:
+        return await self._read(lambda state: state.entries(room, after, limit))
+
+    async def entries_of(self, user: str, after: int) -> tuple[list[LogEntry], int | None]:
+        return await self._read(lambda state: state.entries_of(user, after))

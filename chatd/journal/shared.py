@@ -1,0 +1,629 @@
+"""A journal on an engine that several daemons share, each of them a node.
+
+The node's events, its own too, come to the bus by the engine's feed, so that all nodes show one
+order. Its own are held until their senders have been answered.
+
+The engine may be away, or not say whether it has done something. These rules keep what clients get
+true:
+
+* A batch has a number. Until its deadline it is sent again, under the same number, as often as the
+  link breaks. After the deadline the senders are told that it was not confirmed, and before the
+  next batch it is made void, so that it cannot be done later behind the node's back. If it was done
+  after all, everybody gets its events by the feed.
+* While the engine is away everything is refused at once, and one task tries to enter again.
+* If a new life of the engine lacks what this node may have shown, its clients must begin anew.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from time import perf_counter
+from typing import Final, TypeVar
+
+import trio
+
+from chatd.changed import Changed
+from chatd.journal import (
+    MOST_HITS,
+    Hits,
+    OperatorLog,
+    Retention,
+    Sender,
+    Statistics,
+    StoreError,
+    Unavailable,
+    first_hits,
+)
+from chatd.journal.engine import Engine, Fed, Holder, Life, Lost, Node, Stale
+from chatd.journal.retention import RetentionLog, no_report
+from chatd.journal.scan import Scan
+from chatd.model import (
+    Entered,
+    Event,
+    FeedEntry,
+    Head,
+    LogEntry,
+    Missed,
+    Operation,
+    Outcome,
+    Passed,
+    Receipt,
+    Record,
+    Reentered,
+    Relayed,
+    Renewed,
+    UserRecord,
+)
+
+__all__ = ["SharedJournal", "open_shared"]
+
+_T = TypeVar("_T")
+
+TIMEOUT_SECONDS: Final = 2.0
+"""After this time the senders of a batch are told that it was not confirmed, by default."""
+
+BEATS: Final = 3
+"""A node beats so many times during its lease. When it has missed two beats it takes no more
+batches: other nodes may soon take it for dead."""
+
+FIRST_PAUSE_SECONDS: Final = 0.05
+LONGEST_PAUSE_SECONDS: Final = 1.0
+"""The pause before the engine is tried again: doubled each time, and half of it random."""
+
+SCAN_EVENTS: Final = 500
+"""How many events a search reads at a time."""
+
+
+class SharedJournal:
+    """`chatd.journal.Journal` on an `Engine`. `enter` comes first, then `run` in a task.
+
+    Args:
+        engine: The engine. The journal closes it.
+        facts: Returns what other nodes see of this one; see `Engine.nodes`.
+        hold_ms: Returns for how long the nicks of a dead node's users are held, in ms.
+        retention: The limits of retention; by default `Retention`'s defaults.
+        report: Where to report what operators should know.
+        timeout_seconds: How long a commit may take.
+
+    Attributes:
+        facts: See above; it may be set later, and so may ``hold_ms``.
+        changed: Notified when the engine was lost, and when it is back.
+        down_since: When the engine was lost, on Trio's clock; None while it is there.
+        epoch: See `Journal`; so are ``former`` and ``key``.
+        node: This node's id.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        facts: Callable[[], bytes] = bytes,
+        hold_ms: Callable[[], int] = int,
+        retention: Retention | None = None,
+        report: OperatorLog = no_report,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+    ) -> None:
+        self.facts = facts
+        self.hold_ms = hold_ms
+        self.changed = Changed()
+        self.down_since: float | None = trio.current_time()
+        self.epoch = self.node = ""
+        self.former: Mapping[str, int] = {}
+        self.key = b""
+        self._engine = engine
+        self._retention = Retention() if retention is None else retention
+        self._report = report
+        self._retention_log = RetentionLog(self._retention, report)
+        self._timeout = timeout_seconds
+        self._reason = "the engine has not been entered yet"
+        self._ahead_ms = 0.0  # the engine's clock, ahead of Trio's
+        self._beaten = 0.0  # when the last beat that was answered was sent
+        # The feed.
+        self._committed: trio.MemorySendChannel[Sequence[FeedEntry]] | None = None
+        self._wanted: Callable[[str], bool] = _everything
+        self._started = trio.Event()
+        self._last: tuple[int, str] | None = None
+        self._news: deque[Renewed | Reentered] = deque()
+        self._unanswered: tuple[str, ...] = ()  # how the origins of own, held entries begin
+        self._released = Changed()  # own entries may be shown
+        self._moved = Changed()  # the feed was read further, or cannot be read now
+        # Batches.
+        self._number = 0
+        self._confirmed = 0  # the position of the last event with a receipt
+        self._doubtful: tuple[str, int] | None = None
+        # Tasks.
+        self._running = trio.CancelScope()
+        self._connected = trio.CancelScope()
+        self._stopped = trio.Event()
+        self._closed = False
+        # Figures.
+        self._events = self._duplicates = self._batches = self._failures = 0
+        self._bytes = 0
+        self._due: int | None = 0
+        self._commit_seconds = self._slowest_seconds = 0.0
+
+    # ---- the link to the engine
+
+    async def enter(self) -> None:
+        """Enter the engine's present life, for the first time or again.
+
+        Raises:
+            StoreError: the engine cannot be used as it is.
+            Unavailable: it cannot be reached.
+        """
+        began = trio.current_time()
+        life = await self._engine.enter(self._last, self._number, self.facts())
+        self._beaten = began
+        self._set_clock(life.now)
+        self._take_over(life)
+        if self.down_since is not None:
+            self.down_since = None
+            self.changed.notify()
+
+    def _take_over(self, life: Life) -> None:
+        """Go on in the life that was entered."""
+        entered_before = self._last is not None
+        if life.lost:
+            self._report(
+                "store",
+                state="renewed",
+                detail=f"the engine has lost what followed position {life.position}, and had been "
+                f"read up to {self._position_read}: all clients must begin anew",
+            )
+            self._news.append(Renewed(life.position, life.epoch, lost=True))
+        elif entered_before and life.node != self.node:
+            self._news.append(Reentered(life.position))
+        if life.node != self.node:
+            self.node, self._number = life.node, 0
+        if life.lost or self._last is None:
+            self._last = (life.position, life.origin)
+            self._confirmed = 0
+        self.epoch, self.former, self.key = life.epoch, life.former, life.key
+
+    def _set_clock(self, now: int) -> None:
+        self._ahead_ms = now - trio.current_time() * 1000
+
+    def _break(self, error: Unavailable) -> None:
+        """Give the link up; `run` enters again."""
+        if self.down_since is None:
+            self.down_since = trio.current_time()
+            self._reason = str(error)
+            self._report("store", state="failed", detail=self._reason)
+            self.changed.notify()
+            self._moved.notify()
+            self._connected.cancel()
+
+    def _check(self) -> None:
+        """Raise Unavailable if the engine is away, or this node may be taken for dead."""
+        most = self._engine.lease_seconds * (BEATS - 1) / BEATS
+        if self.down_since is None and trio.current_time() - self._beaten > most:
+            self._break(Stale(f"the engine has had no sign of this node for {most:g} s"))
+        if self.down_since is not None:
+            raise Unavailable(self._reason)
+
+    async def _ask(self, asking: Callable[[], Awaitable[_T]]) -> _T:
+        self._check()
+        try:
+            return await asking()
+        except (Lost, Stale) as error:
+            self._break(error)
+            raise
+
+    async def run(self) -> None:
+        """Read the feed and keep the lease until `aclose`; enter again whenever that is needed."""
+        pause = FIRST_PAUSE_SECONDS
+        with self._running:
+            while True:
+                if self.down_since is None:
+                    pause = FIRST_PAUSE_SECONDS
+                    async with trio.open_nursery() as nursery:
+                        self._connected = nursery.cancel_scope
+                        nursery.start_soon(self._guarded, self._read_feed)
+                        nursery.start_soon(self._guarded, self._keep_lease)
+                await trio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311  no secret
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+                try:
+                    await self.enter()
+                except (Unavailable, StoreError) as error:
+                    self._reason = str(error)
+                else:
+                    self._report("store", state="recovered", detail="the engine is back")
+        self._stopped.set()
+
+    async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except (Lost, Stale) as error:
+            self._break(error)
+
+    async def _keep_lease(self) -> None:
+        while True:
+            await trio.sleep(self._engine.lease_seconds / BEATS)
+            try:
+                began = trio.current_time()
+                self._set_clock(await self._engine.beat(self.facts()))
+                self._beaten = began
+                while await self._engine.bury(self.hold_ms()):
+                    await trio.lowlevel.checkpoint()
+            except (Lost, Stale):
+                raise
+            except Unavailable:
+                pass  # its memory is full, say: the next beat may succeed
+
+    async def aclose(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        with trio.CancelScope(shield=True):
+            with trio.move_on_after(self._timeout if self._started.is_set() else 0):
+                await self._show_all()
+            self._running.cancel()
+            await self._stopped.wait()
+            if self.down_since is None:
+                await self._engine.leave()
+            await self._engine.aclose()
+
+    # ---- the feed
+
+    def start(
+        self,
+        committed: trio.MemorySendChannel[Sequence[FeedEntry]],
+        wanted: Callable[[str], bool],
+    ) -> None:
+        self._committed, self._wanted = committed, wanted
+        self._started.set()
+
+    async def _read_feed(self) -> None:
+        await self._started.wait()
+        while self._news:
+            await self._put([self._news[0]])
+            self._news.popleft()
+        while True:
+            assert self._last is not None  # noqa: S101  `enter` came first
+            fed = await self._engine.feed(self._last[0], self._wanted)
+            if fed:
+                await self._show(fed)
+
+    async def _show(self, fed: Sequence[Fed | Relayed]) -> None:
+        """Put entries on the channel; own ones not before their senders were answered."""
+        block: list[FeedEntry] = []
+        last = self._last or (0, "")
+        for one in fed:
+            if isinstance(one, Relayed):
+                block.append(one)
+                continue
+            origin = one.origin
+            if self._unanswered and origin.startswith(self._unanswered):
+                await self._pass(block, last)
+                block = []
+                while origin.startswith(self._unanswered):
+                    await self._released.wait()
+            if one.position != last[0] + 1:
+                block.append(Missed(one.position - 1))
+            if (entry := one.entry) is not None:
+                block.append(entry)
+                if type(entry) is Renewed:
+                    self._renew(entry)
+            last = (one.position, origin)
+        await self._pass(block, last)
+
+    async def _pass(self, block: list[FeedEntry], last: tuple[int, str]) -> None:
+        """Put entries on the channel, up to that position and origin."""
+        if not block and last == self._last:
+            return
+        if not block or block[-1].position != last[0]:
+            block.append(Passed(last[0]))
+        await self._put(block)
+        self._last = last  # not earlier: what is cancelled must be read again
+        self._moved.notify()
+
+    async def _put(self, block: Sequence[FeedEntry]) -> None:
+        assert self._committed is not None  # noqa: S101  the reader waits for `start`
+        await self._committed.send(block)
+
+    def _renew(self, item: Renewed) -> None:
+        """Take over an epoch that this node did not get when it entered."""
+        if item.epoch != self.epoch:
+            before = item.position - 1
+            former = {epoch: min(ended, before) for epoch, ended in self.former.items()}
+            self.former = {**former, self.epoch: before}
+            self.epoch = item.epoch
+
+    @property
+    def _position_read(self) -> int:
+        return 0 if self._last is None else self._last[0]
+
+    async def answered(self, events: Sequence[FeedEntry]) -> None:
+        """Release the batch's entries, which come by the feed."""
+        self._unanswered = ()
+        self._released.notify()
+        await trio.lowlevel.checkpoint()
+
+    async def probe(self, block: Sequence[FeedEntry]) -> None:
+        await self._show_all()
+        await self._put(block)
+
+    async def _show_all(self) -> None:
+        """Wait until the feed has brought what was confirmed before, or the engine is lost."""
+        upto = self._confirmed
+        while self.down_since is None and self._position_read < upto:
+            await self._moved.wait()
+
+    # ---- writing
+
+    async def commit(self, batch: Sequence[Operation]) -> list[Outcome]:
+        if not batch:
+            return []
+        began = perf_counter()
+        try:
+            with trio.CancelScope(shield=True), trio.move_on_after(self._timeout):
+                outcomes = await self._commit(batch)
+                self._count(outcomes)
+                return outcomes
+            self._break(Lost(f"the engine did not confirm within {self._timeout:g} s"))
+            raise Unavailable(self._reason)
+        except Unavailable:
+            self._failures += 1
+            raise
+        finally:
+            seconds = perf_counter() - began
+            self._commit_seconds += seconds
+            self._slowest_seconds = max(self._slowest_seconds, seconds)
+
+    async def _commit(self, batch: Sequence[Operation]) -> list[Outcome]:
+        self._check()
+        await self._settle()
+        while True:
+            node, number = self.node, self._number + 1
+            self._unanswered += (f"{node}.{number}.",)
+            self._doubtful = node, number  # a cancellation leaves it so
+            try:
+                outcomes = await self._engine.commit(number, batch)
+            except (Lost, Stale) as error:
+                self._break(error)
+                while self.down_since is not None:
+                    await self.changed.wait()
+                if self.node == node:
+                    continue  # under the same number
+                if (settled := await self._settle()) is not None:
+                    return settled
+            except Unavailable:
+                self._doubtful = None  # nothing was done
+                raise
+            else:
+                self._doubtful, self._number = None, number
+                return outcomes
+
+    async def _settle(self) -> list[Outcome] | None:
+        """Return the outcomes of a doubtful batch; None if it was not and never will be done."""
+        if self._doubtful is None:
+            return None
+        node, number = self._doubtful
+        outcomes = await self._ask(lambda: self._engine.void(node, number))
+        self._doubtful = None
+        if node == self.node:
+            self._number = number
+        return outcomes
+
+    def _count(self, outcomes: Sequence[Outcome]) -> None:
+        self._batches += 1
+        for outcome in outcomes:
+            if isinstance(outcome, Receipt):
+                if outcome.duplicate:
+                    self._duplicates += 1
+                else:
+                    self._events += 1
+                    self._confirmed = max(self._confirmed, outcome.event.position)
+
+    async def recover(self) -> list[Event]:
+        """Return nothing: what was done after all comes by the feed."""
+        return []
+
+    def publish(self, kind: str, body: bytes) -> None:
+        """Send something to the other nodes that may be lost: see `Engine.publish`."""
+        if self.down_since is None:
+            self._engine.publish(kind, body)
+
+    # ---- retention
+
+    async def sweep(self) -> bool:
+        done = await self._ask(lambda: self._engine.sweep(self._retention))
+        self._bytes, self._due = done.bytes, done.due
+        self._retention_log.done(done.removed, size=done.bytes, more=done.more)
+        return done.more
+
+    def due_in(self) -> float | None:
+        return None if self._due is None else max(0, self._due - self.steady_now()) / 1000
+
+    def retain(self, retention: Retention) -> None:
+        self._retention = self._retention_log.retention = retention
+
+    # ---- what it is
+
+    @property
+    def position(self) -> int:
+        return max(self._confirmed, self._position_read)
+
+    @property
+    def writer_blocked(self) -> bool:
+        return False
+
+    @property
+    def in_place(self) -> bool:
+        return self.down_since is None
+
+    def steady_now(self) -> int:
+        """Return the engine's time, by which all nodes let things end."""
+        return round(trio.current_time() * 1000 + self._ahead_ms)
+
+    def confirm_clock(self) -> None:
+        """Do nothing: the engine's clock is trusted."""
+
+    @property
+    def indexed(self) -> bool:
+        return True  # `search` reads the texts themselves
+
+    async def index(self) -> float | None:
+        return None
+
+    def reindex(self) -> None:
+        pass
+
+    def statistics(self) -> Statistics:
+        return Statistics(
+            events=self._events,
+            duplicates=self._duplicates,
+            batches=self._batches,
+            failures=self._failures,
+            swept=self._retention_log.swept,
+            bytes=self._bytes,
+            log_bytes=0,
+            log_held_seconds=0.0,
+            clock_jump_seconds=0.0,
+            commit_seconds=self._commit_seconds,
+            slowest_seconds=self._slowest_seconds,
+            threaded=False,
+        )
+
+    # ---- reading
+
+    async def search(
+        self,
+        query: str,
+        rooms: Mapping[str, int],
+        limit: int,
+        *,
+        sender: Sender | None = None,
+        before: int | None = None,
+    ) -> Hits:
+        scan = Scan(query, sender)
+        if scan.empty:
+            return Hits([], more=False)
+        by_time = before is not None
+        most = MOST_HITS if by_time else max(0, limit)
+        found: list[Event] = []
+        for room, below in rooms.items():
+            found += await self._scan(scan, room, below, before, most + 1)
+        if by_time:
+            found.sort(key=lambda event: (event.at, event.position), reverse=True)
+        return first_hits(iter(found), max(0, limit), by_time=by_time)
+
+    async def _scan(
+        self, scan: Scan, room: str, below: int, before: int | None, most: int
+    ) -> list[Event]:
+        """Return the newest of a room's messages, before a number and a time."""
+        found: list[Event] = []
+        while page := await self.read_back(room, below, SCAN_EVENTS):
+            below = page[0].seq
+            for event in reversed(page):
+                if (before is None or event.at < before) and scan.finds(event):
+                    found.append(event)
+                    if len(found) == most:
+                        return found
+                await scan.let_others_run()
+        return found
+
+    async def members(self, room: str) -> list[Entered]:
+        """See `Engine.members`; raises Unavailable if the engine is away."""
+        return await self._ask(lambda: self._engine.members(room))
+
+    async def occupied(self) -> dict[str, tuple[str, int]]:
+        """See `Engine.occupied`; raises Unavailable if the engine is away."""
+        return await self._ask(self._engine.occupied)
+
+    async def holder(self, look: str) -> Holder | None:
+        """See `Engine.holder`; raises Unavailable if the engine is away."""
+        return await self._ask(lambda: self._engine.holder(look))
+
+    async def nodes(self) -> list[Node]:
+        """See `Engine.nodes`; raises Unavailable if the engine is away."""
+        return await self._ask(self._engine.nodes)
+
+    async def read(self, room: str, after: int, upto: int, limit: int) -> list[Event]:
+        return await self._ask(lambda: self._engine.read(room, after, upto, limit))
+
+    async def read_back(self, room: str, before: int, limit: int) -> list[Event]:
+        return await self._ask(lambda: self._engine.read_back(room, before, limit))
+
+    async def read_rooms(self, rooms: Mapping[str, int], upto: int, limit: int) -> list[Event]:
+        return await self._ask(lambda: self._engine.read_rooms(rooms, upto, limit))
+
+    async def head(self, room: str) -> Head | None:
+        return await self._ask(lambda: self._engine.head(room))
+
+    async def rooms(self) -> list[Head]:
+        return await self._ask(self._engine.rooms)
+
+    async def seq_at(self, room: str, position: int) -> int:
+        return await self._ask(lambda: self._engine.seq_at(room, position))
+
+    async def unread(self, room: str, user: str, after: int, most: int) -> int:
+        return await self._ask(lambda: self._engine.unread(room, user, after, most))
+
+    async def records(self, kind: str, prefix: str = "", limit: int = -1) -> list[Record]:
+        return await self._ask(lambda: self._engine.records(kind, prefix, limit))
+
+    async def user(self, user: str) -> UserRecord | None:
+        return await self._ask(lambda: self._engine.user(user))
+
+    async def present(self, since: int) -> list[UserRecord]:
+        return await self._ask(lambda: self._engine.present(since))
+
+    async def subjects(self) -> list[UserRecord]:
+        return await self._ask(self._engine.subjects)
+
+    async def entries(self, room: str, after: int, limit: int) -> list[LogEntry]:
+        return await self._ask(lambda: self._engine.entries(room, after, limit))
+
+    async def entries_of(self, user: str, after: int) -> tuple[list[LogEntry], int | None]:
+        return await self._ask(lambda: self._engine.entries_of(user, after))
+
+    async def newest(self) -> int:
+        return await self._ask(self._engine.position)
+
+    async def backup(self) -> AsyncGenerator[bytes]:
+        raise Unavailable("The history is in a store of its own. Copy it with that store's tools.")
+        yield b""
+
+
+def _everything(_room: str) -> bool:
+    return True
+
+
+@asynccontextmanager
+async def open_shared(
+    engine: Engine,
+    *,
+    facts: Callable[[], bytes] = bytes,
+    hold_ms: Callable[[], int] = int,
+    retention: Retention | None = None,
+    report: OperatorLog = no_report,
+    timeout_seconds: float = TIMEOUT_SECONDS,
+) -> AsyncIterator[SharedJournal]:
+    """Open the store on an engine for the duration of the block. See `SharedJournal`.
+
+    Raises:
+        StoreError: the engine cannot be used as it is.
+        Unavailable: it cannot be reached now.
+    """
+    journal = SharedJournal(
+        engine,
+        facts=facts,
+        hold_ms=hold_ms,
+        retention=retention,
+        report=report,
+        timeout_seconds=timeout_seconds,
+    )
+    try:
+        await journal.enter()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(journal.run)
+            try:
+                yield journal
+            finally:
+                await journal.aclose()
+    finally:
+        await engine.aclose()

@@ -1,0 +1,81 @@
+"""Nodes on one modelled engine, each with its journal, and what its feed has brought."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import trio
+
+from chatd.journal.modelled import ModelEngine, ModelStore
+from chatd.journal.shared import SharedJournal, open_shared
+from chatd.model import Event, FeedEntry, Operation, Outcome, Passed, Post
+
+NOW = 1_700_000_000_000
+
+
+def trio_now() -> int:
+    """Return Trio's time as the time of day, in ms."""
+    return NOW + round(trio.current_time() * 1000)
+
+
+def post(text: str, room: str = "r", *, key: str | None = None) -> Post:
+    return Post(room, room, "u", "n", text, key=key)
+
+
+class Reports(list[tuple[str | None, str | None]]):
+    """The states of a store and their details, as an operator's log gets them."""
+
+    def __call__(self, _event: str, /, **fields: object) -> None:
+        self.append((str(fields.get("state")), str(fields.get("detail"))))
+
+    @property
+    def states(self) -> list[str | None]:
+        return [state for state, _ in self]
+
+
+class TestNode:
+    """A node: its engine, its journal, and the entries that came by the feed."""
+
+    __test__ = False
+
+    def __init__(self, engine: ModelEngine, journal: SharedJournal, reports: Reports) -> None:
+        self.engine = engine
+        self.journal = journal
+        self.reports = reports
+        self.entries: list[FeedEntry] = []
+
+    async def say(self, *batch: Operation) -> list[Outcome]:
+        """Commit a batch as the bus does: its senders are answered whatever comes of it."""
+        try:
+            return await self.journal.commit(batch)
+        finally:
+            await self.journal.answered([])
+
+    @property
+    def texts(self) -> list[str | None]:
+        return [entry.text for entry in self.entries if isinstance(entry, Event)]
+
+    def items(self) -> list[FeedEntry]:
+        """Return the items, without those that only pass entries over."""
+        return [one for one in self.entries if not isinstance(one, Event | Passed)]
+
+    async def read(self, committed: trio.MemoryReceiveChannel[Sequence[FeedEntry]]) -> None:
+        async for block in committed:
+            self.entries += block
+
+
+@asynccontextmanager
+async def open_node(
+    store: ModelStore, wanted: Callable[[str], bool] = lambda _room: True
+) -> AsyncIterator[TestNode]:
+    """Open a node for the duration of the block."""
+    engine, reports = ModelEngine(store), Reports()
+    async with open_shared(engine, report=reports, hold_ms=lambda: 60_000) as journal:
+        node = TestNode(engine, journal, reports)
+        sending, committed = trio.open_memory_channel[Sequence[FeedEntry]](1)
+        journal.start(sending, wanted)
+        async with trio.open_nursery() as nursery, sending:
+            nursery.start_soon(node.read, committed)
+            yield node
+            await journal.aclose()

@@ -1,0 +1,450 @@
+"""The journal on an engine that daemons share: one order for all, and nothing guessed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TypeAlias
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from chatd.journal import Unavailable
+from chatd.journal.modelled import ModelStore
+from chatd.journal.retention import Retention
+from chatd.model import (
+    Enter,
+    Entered,
+    Exited,
+    LogEntry,
+    Missed,
+    Passed,
+    Put,
+    Receipt,
+    Record,
+    RecordChanged,
+    Reentered,
+    Relay,
+    Relayed,
+    Renewed,
+    Restore,
+    Swept,
+)
+from tests.journal.nodes import NOW, TestNode, open_node, post, trio_now
+
+Nodes: TypeAlias = tuple[TestNode, TestNode]
+
+
+@pytest.fixture
+def store() -> ModelStore:
+    return ModelStore(trio_now)
+
+
+@pytest.fixture
+async def nodes(store: ModelStore) -> AsyncIterator[tuple[TestNode, TestNode]]:
+    async with open_node(store) as first, open_node(store) as second:
+        yield first, second
+
+
+def seq(outcomes: list[object]) -> int:
+    [outcome] = outcomes
+    assert isinstance(outcome, Receipt)
+    return outcome.event.seq
+
+
+async def settled(seconds: float = 1.0) -> None:
+    """Wait until the nodes have done what they can without another second passing."""
+    await trio.sleep(seconds)
+
+
+# ---- the feed
+
+
+async def test_all_nodes_get_the_events_of_all_in_one_order(
+    nodes: Nodes, autojump_clock: MockClock
+) -> None:
+    first, second = nodes
+    for number in range(10):
+        await first.say(post(f"a{number}"))
+        await second.say(post(f"b{number}", "other"))
+    await settled()
+    assert len(first.texts) == 20
+    assert first.entries == second.entries
+
+
+async def test_an_own_event_waits_for_its_answer_and_holds_up_what_follows(
+    nodes: Nodes, autojump_clock: MockClock
+) -> None:
+    first, second = nodes
+    await first.journal.commit([post("own")])
+    await second.say(post("foreign"))
+    await settled()
+    assert first.texts == []
+    assert second.texts == ["own", "foreign"]
+    await first.journal.answered([])
+    await settled()
+    assert first.texts == ["own", "foreign"]
+
+
+async def test_events_of_rooms_that_are_not_wanted_are_passed_over(
+    store: ModelStore, autojump_clock: MockClock
+) -> None:
+    opening = open_node(store, wanted=lambda room: room == "here")
+    async with opening as first, open_node(store) as second:
+        await second.say(post("1", "there"), post("2", "here"), post("3", "there"))
+        await settled()
+        assert first.texts == ["2"]
+        assert first.entries[-1] == Passed(3)
+        await first.say(post("own", "there"))
+        await settled()
+        assert first.texts == ["2", "own"]  # a node's own events are always wanted
+
+
+async def test_items_come_at_their_place(nodes: Nodes, autojump_clock: MockClock) -> None:
+    first, second = nodes
+    record = Record("ban", "\0x", b"why")
+    await first.say(post("1"), Put(record), Relay("kick", b"x"), post("2"))
+    await settled()
+    assert [type(entry).__name__ for entry in second.entries] == [
+        "Event",
+        "RecordChanged",
+        "Relayed",
+        "Event",
+    ]
+    assert second.items() == [RecordChanged(2, "ban", "\0x", record), Relayed(3, "kick", b"x")]
+
+
+async def test_what_is_published_reaches_the_others_without_a_place(
+    nodes: Nodes, autojump_clock: MockClock
+) -> None:
+    first, second = nodes
+    first.journal.publish("typing", b"u")
+    await settled()
+    assert second.items() == [Relayed(0, "typing", b"u")]
+    assert first.items() == []
+
+
+async def test_entries_that_were_trimmed_are_reported_as_missed(
+    store: ModelStore, nodes: Nodes, autojump_clock: MockClock
+) -> None:
+    first, second = nodes
+    await first.say(post("1"))
+    await settled()
+    second.engine.cut_off()
+    for number in range(2, 6):
+        await first.say(post(str(number)))
+    store.trim()
+    second.engine.heal()
+    await settled()
+    assert second.texts == ["1", "5"]
+    assert second.items() == [Missed(4)]
+    assert [event.text for event in await second.journal.read("r", 1, 9, 9)] == ["2", "3", "4", "5"]
+
+
+# ---- doubt
+
+
+async def test_a_batch_whose_answer_is_lost_is_sent_again_and_done_once(
+    nodes: Nodes, autojump_clock: MockClock
+) -> None:
+    first, second = nodes
+    first.engine.lose_answers()
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def breaks() -> None:
+            await trio.sleep(0.5)
+            first.engine.heal()
+            first.engine.break_link()
+
+        assert seq(list(await first.say(post("once")))) == 1
+    assert seq(list(await first.say(post("next")))) == 2
+    await settled()
+    assert first.texts == second.texts == ["once", "next"]
+    assert first.reports.states == ["failed", "recovered"]
+
+
+async def test_after_the_deadline_a_batch_is_not_confirmed_but_shown_if_it_was_done(
+    nodes: Nodes, autojump_clock: MockClock
+) -> None:
+    first, second = nodes
+    first.engine.lose_answers()
+    began = trio.current_time()
+    with pytest.raises(Unavailable, match="did not confirm within 2 s"):
+        await first.say(post("done"))
+    assert trio.current_time() - began == 2.0
+    assert first.texts == []
+    with pytest.raises(Unavailable):  # at once: nobody waits for the next deadline
+        await first.say(post("refused"))
+    assert trio.current_time() - began == 2.0
+    first.engine.heal()
+    await settled(2)
+    assert seq(list(await first.say(post("next")))) == 2
+    await settled()
+    assert first.texts == second.texts == ["done", "next"]
+
+
+async def test_a_batch_that_comes_too_late_is_not_done(
+    nodes: Nodes, autojump_clock: MockClock
+) -> None:
+    first, second = nodes
+    assert seq(list(await first.say(post("1")))) == 1
+    first.engine.hold_back()
+    with pytest.raises(Unavailable):
+        await first.say(post("late"))
+    await settled(2)
+    assert seq(list(await first.say(post("2")))) == 2
+    first.engine.deliver()
+    assert seq(list(await first.say(post("3")))) == 3
+    await settled()
+    assert first.texts == second.texts == ["1", "2", "3"]
+
+
+async def test_a_batch_that_comes_before_it_is_made_void_is_done_once(
+    nodes: Nodes, autojump_clock: MockClock
+) -> None:
+    first, second = nodes
+    first.engine.hold_back()
+    with pytest.raises(Unavailable):
+        await first.say(post("late"))
+    first.engine.deliver()
+    await settled(2)
+    assert seq(list(await first.say(post("2")))) == 2
+    await settled()
+    assert first.texts == second.texts == ["late", "2"]
+
+
+async def test_a_stopped_server_does_what_it_was_asked_when_it_goes_on(
+    store: ModelStore, nodes: Nodes, autojump_clock: MockClock
+) -> None:
+    first, second = nodes
+    store.stall()
+    with pytest.raises(Unavailable):
+        await first.say(post("asked"))
+    await trio.sleep(10)
+    store.go_on()
+    await settled(3)
+    assert seq(list(await second.say(post("then")))) == 2
+    assert seq(list(await first.say(post("last")))) == 3
+    await settled()
+    assert first.texts == second.texts == ["asked", "then", "last"]
+
+
+async def test_while_the_engine_is_away_everything_is_refused_at_once(
+    store: ModelStore, nodes: Nodes, autojump_clock: MockClock
+) -> None:
+    first, _ = nodes
+    store.kill()
+    await settled()
+    began = trio.current_time()
+    with pytest.raises(Unavailable):
+        await first.say(post("1"))
+    with pytest.raises(Unavailable):
+        await first.journal.head("r")
+    assert trio.current_time() == began
+    assert not first.journal.in_place
+    assert first.journal.down_since is not None
+    store.restart()
+    while first.journal.down_since is not None:
+        await first.journal.changed.wait()
+    assert first.journal.in_place
+    await first.say(post("1"))
+
+
+async def test_a_probe_does_not_wait_for_an_engine_that_is_away(
+    store: ModelStore, nodes: Nodes, autojump_clock: MockClock
+) -> None:
+    first, _ = nodes
+    first.engine.lose_answers()  # of the feed too
+    store.kill()
+    with trio.fail_after(1):
+        await first.journal.probe([])
+
+
+# ---- lives and epochs
+
+
+async def test_a_restart_that_loses_nothing_makes_a_new_epoch_and_keeps_the_former(
+    store: ModelStore, nodes: Nodes, autojump_clock: MockClock
+) -> None:
+    first, second = nodes
+    epoch = first.journal.epoch
+    await first.say(post("1"))
+    await settled()
+    store.restart()
+    await settled(2)
+    assert first.journal.epoch == second.journal.epoch != epoch
+    assert first.journal.former == second.journal.former == {epoch: 1}
+    assert first.items() == second.items() == [Renewed(2, first.journal.epoch)]
+    assert seq(list(await first.say(post("2")))) == 2
+    await settled()
+    assert second.texts == ["1", "2"]
+
+
+async def test_a_node_that_had_shown_what_is_lost_begins_anew(
+    store: ModelStore, nodes: Nodes, autojump_clock: MockClock
+) -> None:
+    first, second = nodes
+    await first.say(post("1"))
+    await settled()
+    second.engine.cut_off()
+    await first.say(post("2"))
+    await settled()
+    assert (first.texts, second.texts) == (["1", "2"], ["1"])
+    store.restart(lose=1)
+    second.engine.heal()
+    await settled(3)
+    epoch = first.journal.epoch
+    assert first.items() == [Renewed(2, epoch, lost=True)]
+    assert second.items() == [Renewed(2, epoch)]
+    assert second.journal.epoch == epoch
+    assert "renewed" in first.reports.states
+    assert seq(list(await first.say(post("other 2")))) == 2
+    await settled()
+    assert first.texts == ["1", "2", "other 2"]
+    assert second.texts == ["1", "other 2"]
+
+
+async def test_a_node_whose_answered_batch_is_lost_begins_anew_though_it_had_shown_nothing(
+    store: ModelStore, nodes: Nodes, autojump_clock: MockClock
+) -> None:
+    first, _ = nodes
+    await first.say(post("1"))
+    await settled()
+    await first.journal.commit([post("2")])
+    store.restart(lose=1)
+    await first.journal.answered([])
+    await settled(3)
+    assert first.items() == [Renewed(2, first.journal.epoch, lost=True)]
+
+
+async def test_restored_entries_make_a_new_epoch_everywhere(
+    nodes: Nodes, autojump_clock: MockClock
+) -> None:
+    first, second = nodes
+    epoch = first.journal.epoch
+    await first.say(post("1"))
+    entry = LogEntry("other", 7, NOW, "message", "u", "n", "old")
+    await first.say(Restore("other", (entry,)))
+    await second.say(post("2"))
+    await settled()
+    assert first.journal.epoch == second.journal.epoch != epoch
+    assert first.journal.former == second.journal.former == {epoch: 1}
+    assert first.items() == second.items() == [Renewed(2, first.journal.epoch), Missed(3)]
+
+
+# ---- replicas
+
+
+async def test_nothing_is_acknowledged_or_shown_that_the_replicas_do_not_have(
+    autojump_clock: MockClock,
+) -> None:
+    store = ModelStore(trio_now, replicas=1)
+    async with open_node(store) as first, open_node(store) as second:
+        await first.say(post("1"))
+        await settled()
+        store.cut_replicas()
+        with pytest.raises(Unavailable):
+            await first.say(post("2"))
+        await settled()
+        assert first.texts == second.texts == ["1"]
+        store.fail_over()
+        await settled(3)
+        assert seq(list(await first.say(post("other 2")))) == 2
+        await settled()
+        assert first.texts == second.texts == ["1", "other 2"]
+        assert all(not one.lost for one in first.items() if isinstance(one, Renewed))
+
+
+# ---- leases
+
+
+async def test_a_node_that_was_away_too_long_is_buried_and_comes_back_as_another(
+    nodes: Nodes, autojump_clock: MockClock
+) -> None:
+    first, second = nodes
+    before = first.journal.node
+    await first.say(Enter("r", "R", "u", "ann"))
+    await settled()
+    assert second.items() == [Entered(1, "r", "R", "u", "ann", False, True, 1)]
+    first.engine.cut_off()
+    await trio.sleep(25)
+    assert second.items()[1:] == [Exited(2, "r", "u", "ann", "lost", True, 0)]
+    first.engine.heal()
+    await settled(2)
+    assert first.journal.node != before
+    assert first.items()[1] == Reentered(2)
+    assert seq(list(await first.say(post("1")))) == 1
+
+
+async def test_a_batch_in_doubt_is_settled_under_the_nodes_former_id(
+    nodes: Nodes, autojump_clock: MockClock
+) -> None:
+    first, _ = nodes
+    first.engine.lose_answers()
+    with pytest.raises(Unavailable):
+        await first.say(post("done"))
+    await trio.sleep(30)
+    first.engine.heal()
+    await settled(3)
+    assert seq(list(await first.say(post("next")))) == 2
+    await settled()
+    assert first.texts == ["done", "next"]
+
+
+async def test_a_node_that_left_is_buried_without_waiting_for_its_lease(
+    store: ModelStore, autojump_clock: MockClock
+) -> None:
+    async with open_node(store) as second:
+        async with open_node(store) as first:
+            await first.say(Enter("r", "R", "u", "ann"))
+        await trio.sleep(6)
+        assert isinstance(second.items()[-1], Exited)
+
+
+async def test_a_node_that_missed_its_beats_refuses_until_it_has_entered_again(
+    store: ModelStore, nodes: Nodes, autojump_clock: MockClock
+) -> None:
+    first, _ = nodes
+    first.journal._beaten -= 11  # as after a pause of the machine
+    with pytest.raises(Unavailable, match="no sign of this node"):
+        await first.say(post("1"))
+    await settled()
+    await first.say(post("1"))
+
+
+# ---- the rest
+
+
+async def test_retention_removes_events_once_for_all_nodes(
+    nodes: Nodes, autojump_clock: MockClock
+) -> None:
+    first, second = nodes
+    first.journal.retain(Retention(keep_events=2))
+    await first.say(*(post(str(number)) for number in range(5)))
+    while await first.journal.sweep():
+        pass
+    await settled()
+    assert first.items() == second.items() == [Swept(6, "r", 4)]
+    assert first.journal.statistics().swept == 3
+    assert [event.seq for event in await second.journal.read("r", 0, 9, 9)] == [4, 5]
+
+
+async def test_a_search_reads_page_by_page(nodes: Nodes, autojump_clock: MockClock) -> None:
+    first, second = nodes
+    for begin in range(0, 1200, 200):
+        await first.say(*(post(f"word {number}") for number in range(begin, begin + 200)))
+    hits = await second.journal.search('"word 7"', {"r": 10**9}, 5)
+    assert [event.text for event in hits.events] == ["word 7"]
+    assert not hits.more
+
+
+async def test_the_engine_s_clock_is_every_nodes(
+    store: ModelStore, autojump_clock: MockClock
+) -> None:
+    store.jump_ms = 5_000_000
+    async with open_node(store) as node:
+        assert node.journal.steady_now() == pytest.approx(trio_now() + 5_000_000, abs=1)
+        store.jump_ms = 0
+        await trio.sleep(6)  # the next beat
+        assert node.journal.steady_now() == pytest.approx(trio_now(), abs=1)
