@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Final, NamedTuple
 
 import trio
@@ -81,9 +81,7 @@ async def run(
     configuration = configuration or fixed(settings)
     reload = Reload(configuration, settings, log=log, notifier=notifier, now=now_ms)
     log.emit("start", version=__version__, pid=os.getpid())
-    with trio.open_signal_receiver(*SIGNALS) as signals:
-        # They were blocked until something received them: see `chatd.__main__`.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    with trio.open_signal_receiver(*SIGNALS) as signals, _unblocked(SIGNALS):
         async with trio.open_nursery() as nursery:
             stop = trio.Event()
             hangup = reload.request if configuration.hangup else None
@@ -126,6 +124,16 @@ async def run(
                 administration.close()
             nursery.cancel_scope.cancel()
     log.emit("stop", seconds=round(trio.current_time() - began, 3))
+
+
+@contextmanager
+def _unblocked(numbers: Collection[signal.Signals]) -> Iterator[None]:
+    """Let signals in, which are blocked while nothing receives them: see `chatd.__main__`."""
+    before = signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 async def _ask_for_time(notifier: Notifier, opening: trio.CancelScope) -> None:

@@ -8,13 +8,17 @@ at once; `systemctl stop` and `restart` end the wait.
 
 from __future__ import annotations
 
+import select
 import signal
+import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
-__all__ = ["MOST_SECONDS", "Failures", "wait"]
+__all__ = ["MOST_SECONDS", "Failures", "interruptible"]
 
 MOST_SECONDS: Final = 30.0
 """So long after its cause is gone the service may still be down."""
@@ -58,10 +62,31 @@ class Failures:
             self._file.unlink(missing_ok=True)
 
 
-def wait(seconds: float) -> bool:
-    """Wait, and return whether a signal ended the wait."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
-    try:
-        return signal.sigtimedwait(_ENDING, seconds) is not None
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+@contextmanager
+def interruptible() -> Iterator[Callable[[float], bool]]:
+    """Catch signals, and yield a function that waits: it returns whether one ended the wait.
+
+    They are caught and not blocked, because threads that the start left behind do not block them.
+    """
+    near, far = socket.socketpair()
+    with near, far:
+        far.setblocking(False)
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+        handlers = {number: signal.signal(number, _caught) for number in _ENDING}
+        descriptor = signal.set_wakeup_fd(far.fileno(), warn_on_full_buffer=False)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+
+        def wait(seconds: float) -> bool:
+            return bool(select.select([near], [], [], seconds)[0])
+
+        try:
+            yield wait
+        finally:
+            signal.set_wakeup_fd(descriptor)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _caught(number: int, frame: FrameType | None) -> None:
+    """Do nothing: the interpreter has written to the socket."""

@@ -18,7 +18,7 @@ from chatd import service
 from chatd.chat.key_files import load_keys
 from chatd.chat.tokens import Keys
 from chatd.cli.check import FILE_CHECKS
-from chatd.cli.failed_starts import Failures, wait
+from chatd.cli.failed_starts import Failures, interruptible
 from chatd.cli.output import fail, is_terminal, report, write
 from chatd.clock import boot_seconds
 from chatd.journal import Journal, StoreError, Unavailable
@@ -130,16 +130,17 @@ def _failed(errors: Sequence[str]) -> int:
 
     As a service, return later each time, so that systemd starts it again more and more slowly.
     """
-    fail(*errors)
-    failures = Failures(os.environ)
-    seconds = failures.count()
-    if seconds:
-        fail(f"Trying again in {seconds:g} s.")
-        Notifier().status(f"{errors[0]} Trying again in {seconds:g} s.")
-        if wait(seconds):
-            # An administrator is at it: the next start that fails is to say so at once.
-            failures.forget()
-            return 0
+    with interruptible() as wait:
+        fail(*errors)
+        failures = Failures(os.environ)
+        seconds = failures.count()
+        if seconds:
+            fail(f"Trying again in {seconds:g} s.")
+            Notifier().status(f"{errors[0]} Trying again in {seconds:g} s.")
+            if wait(seconds):
+                # An administrator is at it: the next start that fails is to say so at once.
+                failures.forget()
+                return 0
     return 1
 
 

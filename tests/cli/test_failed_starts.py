@@ -8,7 +8,7 @@ import threading
 import time
 from pathlib import Path
 
-from chatd.cli.failed_starts import MOST_SECONDS, Failures, wait
+from chatd.cli.failed_starts import MOST_SECONDS, Failures, interruptible
 
 
 def service(folder: Path) -> dict[str, str]:
@@ -48,11 +48,16 @@ def test_what_cannot_be_counted_waits_long(tmp_path: Path) -> None:
     assert Failures(service(tmp_path)).count() == 0
 
 
-def test_a_signal_ends_the_wait() -> None:
-    assert not wait(0)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-    try:
+def test_a_signal_ends_the_wait_in_whichever_thread_it_arrives() -> None:
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def strike() -> None:
         signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+    with interruptible() as wait:
+        assert not wait(0)
+        thread = threading.Thread(target=strike)
+        thread.start()
+        thread.join()
         assert wait(60)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert signal.getsignal(signal.SIGTERM) is handler
