@@ -34,6 +34,7 @@ class Node:
         now: Returns the wall clock's time, in ms since 1970.
         keys: The keys of tokens.
         nursery: Runs the daemon.
+        pipe_bytes: How many bytes a connection holds in each direction.
 
     Attributes:
         log: The lines of all lives.
@@ -47,6 +48,7 @@ class Node:
         now: Callable[[], int],
         keys: Keys,
         nursery: trio.Nursery,
+        pipe_bytes: int = PIPE_BYTES,
     ) -> None:
         self.settings = settings
         self.log = Recording()
@@ -54,6 +56,7 @@ class Node:
         self._now = now
         self._keys = keys
         self._nursery = nursery
+        self._pipe_bytes = pipe_bytes
         self._daemon: Daemon | None = None
         self._cables: list[Cable] = []
         self._scope = trio.CancelScope()
@@ -113,7 +116,7 @@ class Node:
         """
         if self._daemon is None or self._daemon.draining or self._scope.cancel_called:
             raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
-        near, far = pipe(PIPE_BYTES)
+        near, far = pipe(self._pipe_bytes)
         self._daemon.attach(StreamTransport(far, peer, listener_loopback=peer.loopback))
         cable = Cable(near)
         self._cables.append(cable)

@@ -32,7 +32,7 @@ VALUES: Final[Mapping[str, Sequence[Any]]] = {
     "where": ("room", "everywhere"),
 }
 
-STEPS: Final = 80
+STEPS: Final = 120
 
 
 def schedule(seed: int) -> list[Step]:
@@ -72,6 +72,10 @@ class Actions(World):
         link = self._link(client)
         return None if link is None or link.person.protocol == "text" else link
 
+    def _room(self, link: Link, room: str) -> str:
+        """Return the room, or another one if the client is not there but elsewhere."""
+        return room if room in link.views or not link.views else next(iter(link.views))
+
     # ---- commands
 
     @action(45)
@@ -81,6 +85,7 @@ class Actions(World):
             return
         if key == "new":
             key = f"key-{self.texts}"
+        room = self._room(link, room)
         attempt = self.attempt(link.person, room, None if key == "none" else key)
         if link.person.protocol == "text":
             attempt.user, attempt.key = None, None
@@ -88,6 +93,15 @@ class Actions(World):
             link.write(attempt.text)
         else:
             link.say(attempt)
+
+    @action(2)
+    def burst(self, client: str, room: str) -> None:
+        """Say so much that a client which does not read becomes too slow."""
+        self.lossy = True
+        if link := self._speaking(client):
+            for _ in range(8):
+                key = f"key-{self.texts}"
+                link.say(self.attempt(link.person, self._room(link, room), key, 1000))
 
     @action(5)
     def direct(self, client: str, target: str, key: str) -> None:
@@ -105,7 +119,7 @@ class Actions(World):
             link.join(f"@{nick}")
 
     def _recent(self, link: Link, room: str, back: str) -> int | None:
-        view = link.views.get(room)
+        view = link.views.get(self._room(link, room))
         if view is None or view.next is None or view.next <= int(back):
             return None
         return view.next - int(back)
@@ -114,13 +128,13 @@ class Actions(World):
     def edit(self, client: str, room: str, back: str) -> None:
         link = self._speaking(client)
         if link is not None and (seq := self._recent(link, room, back)) is not None:
-            link.edit(room, seq, self.attempt(link.person, room, None))
+            link.edit(self._room(link, room), seq, self.attempt(link.person, room))
 
     @action(4)
     def delete(self, client: str, room: str, back: str) -> None:
         link = self._speaking(client)
         if link is not None and (seq := self._recent(link, room, back)) is not None:
-            link.send("delete", room=room, seq=seq)
+            link.send("delete", room=self._room(link, room), seq=seq)
 
     @action(2)
     def topic(self, room: str) -> None:
@@ -128,7 +142,7 @@ class Actions(World):
             self.texts += 1
             link.send("topic", room=room, text=f"topic {self.texts}")
 
-    @action(8)
+    @action(12)
     def join(self, client: str, room: str, limit: str) -> None:
         link = self._link(client)
         if link is None:
@@ -163,7 +177,7 @@ class Actions(World):
     def read(self, client: str, room: str, back: str) -> None:
         link = self._speaking(client)
         if link is not None and (seq := self._recent(link, room, back)) is not None:
-            link.send("read", room=room, seq=seq)
+            link.send("read", room=self._room(link, room), seq=seq)
 
     @action(2)
     def look(self, client: str, room: str) -> None:
@@ -203,13 +217,25 @@ class Actions(World):
         if link := self._speaking(str(OPERATOR)):
             link.send("slow", room=room, seconds=float(seconds))
 
+    @action(1)
+    def close(self, room: str, seconds: str) -> None:
+        if link := self._speaking(str(OPERATOR)):
+            link.send("close", room=room, seconds=float(seconds))
+
     # ---- connections
 
-    @action(14)
+    @action(45)
+    def come_back(self, client: str, node: str, recover: str) -> None:
+        """Connect if there is no connection."""
+        if self.people[int(client)].link is None:
+            self.connect(client, node, recover)
+
+    @action(5)
     def connect(self, client: str, node: str, recover: str) -> None:
+        """Connect, also in place of another connection."""
         self.people[int(client)].connect(int(node), recover=recover == "yes")
 
-    @action(6)
+    @action(12)
     def cut(self, client: str) -> None:
         if (link := self.people[int(client)].link) is not None:
             link.clean = False
@@ -259,14 +285,14 @@ class Actions(World):
             chat = structs.replace(SETTINGS.chat, backlog=int(limit))
             self.nodes[int(node)].daemon.apply(structs.replace(SETTINGS, chat=chat))
 
-    @action(2)
+    @action(1)
     async def restart(self, node: str) -> None:
         """Drain a daemon and start it again."""
         if self.nodes[int(node)].running:
             await self.nodes[int(node)].drain()
         await self.nodes[int(node)].start()
 
-    @action(2)
+    @action(1)
     async def kill(self, node: str) -> None:
         """Kill a daemon and start it again."""
         if self.nodes[int(node)].running:

@@ -108,14 +108,14 @@ class RoomView:
         )
         self.next = seq + 1
 
-    def presence(self, name: str, fields: Fields, *, strict: bool) -> None:
-        """Take an event about the members. With ``strict`` none comes that changes nothing."""
+    def presence(self, name: str, fields: Fields, *, exact: bool) -> None:
+        """Take an event about the members. With ``exact`` no `joined` comes twice."""
         if self.roll is None:
             return
         user = fields.get("user", "")
         if name == "joined":
             expect(
-                not strict or user not in self.roll, f"{user} is in {self.room} already: {fields}"
+                not exact or user not in self.roll, f"{user} is in {self.room} already: {fields}"
             )
             self.roll[user] = fields["nick"]
         elif name == "left":
@@ -161,8 +161,9 @@ class Ledger:
 
     @property
     def rooms(self) -> set[str]:
-        """The rooms of which anybody was shown an event."""
-        return {room for _, room, _ in self._shown}
+        """The rooms of which anybody was shown or told an event."""
+        said = {answer["room"] for _, answer in self._said}
+        return said | {room for _, room, _ in self._shown}
 
     def shown(self, epoch: str | None, name: str, fields: Fields) -> None:
         """Record that somebody was shown an event of a log."""

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
+from typing import Final
 from unittest.mock import patch
 
 import trio
 from trio._core import _run
 
+from chatd.chat import Connection
+from chatd.chat.membership import Membership
+from chatd.chat.rooms import Room
+from chatd.socketio import Connection as SocketIoConnection
+from chatd.wire.websocket import WebSocket
+
 __all__ = ["deterministic"]
+
+IN_SETS: Final = (Connection, Membership, Room, SocketIoConnection, WebSocket)
+"""What stands in sets that are iterated over: by default their order is that of addresses."""
+
+CLOCKS: Final = ("chatd.bus.bus", "chatd.bus.fanout", "chatd.journal.memory")
+"""The modules that measure slices of real time."""
 
 
 @contextmanager
@@ -20,20 +33,32 @@ def deterministic(seed: int) -> Generator[None]:
 
     * Trio shuffles the tasks that are ready, but by a generator that is seeded here.
     * Ids, keys and secrets come from a generator too.
-    * The bus and the fan-out measure their slices by Trio's clock, which is virtual.
-
-    What is left is the order of sets, which depends on addresses in memory and, for strings, on
-    ``PYTHONHASHSEED``. It is seen only where several subscribers are served in one step.
+    * Slices of time are measured by Trio's clock, which is virtual.
+    * Sets of connections and the like are in the order in which their members came.
     """
     source = random.Random(seed)
-    with (
-        patch.object(_run, "_ALLOW_DETERMINISTIC_SCHEDULING", new=True),
-        patch.object(os, "urandom", source.randbytes),
-        patch.object(random, "_urandom", source.randbytes),
-        patch("chatd.bus.bus.perf_counter", trio.current_time),
-        patch("chatd.bus.fanout.perf_counter", trio.current_time),
-        patch("chatd.journal.memory.perf_counter", trio.current_time),
-    ):
+    with ExitStack() as patches:
+        patches.enter_context(patch.object(_run, "_ALLOW_DETERMINISTIC_SCHEDULING", new=True))
+        patches.enter_context(patch.object(os, "urandom", source.randbytes))
+        patches.enter_context(patch.object(random, "_urandom", source.randbytes))
+        for module in CLOCKS:
+            patches.enter_context(patch(f"{module}.perf_counter", trio.current_time))
+        number = _numbering()
+        for kind in IN_SETS:
+            patches.enter_context(patch.object(kind, "__hash__", number))
         random.seed(seed)
         _run._r.seed(seed)
         yield
+
+
+def _numbering() -> Callable[[object], int]:
+    """Return a hash that numbers objects as they come, and keeps them: ids are used again."""
+    numbers: dict[int, tuple[int, object]] = {}
+
+    def number(one: object) -> int:
+        found = numbers.get(id(one))
+        if found is None:
+            found = numbers[id(one)] = (len(numbers), one)
+        return found[0]
+
+    return number

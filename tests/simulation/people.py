@@ -60,7 +60,7 @@ class Person:
         self.user: str | None = None
         self.session: str | None = None
         self.recovery: tuple[str, str | None] | None = None
-        self.rooms: dict[str, RoomView] = {}
+        self.rooms: dict[str, RoomView] = {"lobby": RoomView("lobby")}
         self.direct: dict[str, RoomView] = {}
         self.unanswered: list[Attempt] = []
         self.commands = itertools.count(1)
@@ -87,7 +87,7 @@ class Person:
     def forget(self) -> None:
         """Become somebody else at the next connection, as the daemon knows this user no more."""
         self.user = self.session = self.recovery = None
-        self.rooms = {}
+        self.rooms = {"lobby": RoomView("lobby")}
         self.direct = {}
         for attempt in self.unanswered:
             attempt.doubtful = True
@@ -226,6 +226,8 @@ class Link:
     # ---- what arrives
 
     def opened(self, *, recovered: bool) -> None:
+        if self.over:
+            return
         self.world.note(self, "opened", f"recovered={recovered}")
         self._recovered = recovered
         if recovered:
@@ -236,12 +238,16 @@ class Link:
                 view.leaving = True  # until the daemon shows that it is not
 
     def line(self, text: str) -> None:
+        if self.over:
+            return  # a client that has gone reads nothing
         if not self.ready:
             self.ready = True
         self.world.note(self, "line", text)
         self.lines.append(text)
 
     def event(self, name: str, fields: Fields) -> None:
+        if self.over:
+            return
         with self.world.noting(self, name, fields):
             self._event(name, fields)
 
@@ -349,7 +355,8 @@ class Link:
             self.views.pop(view.room, None)
             self.person.rooms.pop(view.room, None)
             return
-        view.presence(name, fields, strict=self.clean and self.world.strict)
+        if self.clean and not self.world.lossy:
+            view.presence(name, fields, exact=self.world.exact)
 
     def _renewed(self, epoch: str) -> None:
         """From here on the numbers of all rooms are under another epoch."""
@@ -360,6 +367,8 @@ class Link:
     # ---- answers
 
     def answer(self, number: int | None, ok: Fields | None, error: Fields | None) -> None:
+        if self.over:
+            return
         with self.world.noting(self, "answer", ok if ok is not None else error or {}):
             if number is None:
                 return  # a command that wanted none was refused

@@ -21,9 +21,9 @@ from tests.simulation.checks import Violation
 from tests.simulation.playing import failure_of, play, shortest
 from tests.simulation.steps import read_steps
 
-MEMORY_SEEDS = 60
+MEMORY_SEEDS = 40
 SQLITE_SEEDS = 10
-CHUNK = 20
+CHUNK = 10
 
 
 @pytest.mark.parametrize("first", range(0, MEMORY_SEEDS, CHUNK))
