@@ -127,15 +127,20 @@ async def rooms(control: DaemonControl, _: NoArguments) -> answers.Rooms:
 async def who(control: DaemonControl, arguments: WhoArguments) -> answers.Members:
     chat = control.chat
     if arguments.room is None:
+        found: dict[str, Member] = {}
+        for key in await chat.roster.occupied():
+            found |= {member.user: member for member in await chat.roster.members(key)}
         present = {client.user for client in chat.connections if client.authenticated}
-        members = [Member(user.nick.display, user.id, user.op) for user in present]
-        return answers.Members(None, sorted(members, key=lambda member: member.nick))
+        for each in chat.rooms:
+            present.update(user for user in each.members if not each.has_here(user))
+        found |= {user.id: Member(user.nick.display, user.id, user.op) for user in present}
+        return answers.Members(None, sorted(found.values(), key=lambda member: member.nick))
     name = room_name(arguments.room)
     room = chat.rooms.get(name.key)
     if room is None:
         if not await chat.rooms.exists(name):
             raise AdminError(404, "not_found", f"There is no room named {name.display}.")
-        return answers.Members(name.display, [])
+        return answers.Members(name.display, await chat.roster.members(name.key))
     return answers.Members(room.name, room.member_list(limit=len(room.members)))
 
 

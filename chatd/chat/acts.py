@@ -71,7 +71,10 @@ class Whisper(Struct, frozen=True, tag=True):
     """Send a direct message between guests, which is not stored, to both of them."""
 
     room: str
-    message: events.Message
+    at: int
+    nick: str
+    user: str
+    text: str
 
 
 Act: TypeAlias = Tell | Kick | Dissolve | Dismiss | Whisper
@@ -83,7 +86,7 @@ async def carry_out(chat: Chat, act: Act) -> None:
         case Tell(text, room, user) if user:
             _notify(_connections(chat, user), text)
         case Tell(text, room):
-            await chat.announce(text, room or None)
+            await chat.broadcast(events.Notice(text), room or None)
         case Kick(user, room, reason, notice):
             _remove(_connections(chat, user), room, "kicked", reason, notice)
         case Dissolve(room, reason):
@@ -208,7 +211,14 @@ def whisper(chat: Chat, act: Whisper) -> None:
     """Send a direct message that is not stored to those of its two users who are here."""
     room = chat.rooms.get(act.room)
     if room is not None:
-        room.feed.broadcast([act.message], droppable=False)
+        message = events.Message(
+            room=room.name,
+            at=events.rfc3339(act.at),
+            nick=act.nick,
+            user=act.user,
+            text=act.text,
+        )
+        room.feed.broadcast([message], droppable=False)
 
 
 def _notify(connections: Iterable[Connection], text: str) -> None:

@@ -17,10 +17,12 @@ from chatd.chat.issuer import IssuerKeys
 from chatd.chat.rooms import Rooms
 from chatd.chat.roster import LocalRoster, Roster
 from chatd.chat.sanctions import Sanctions
+from chatd.chat.shared import SharedRoster
 from chatd.chat.token_keys import Key
 from chatd.chat.tokens import Grant, Keys, UnknownKey
 from chatd.chat.users import Login, User, Users
 from chatd.journal import Journal
+from chatd.journal.shared import SharedJournal
 from chatd.logs import Log
 from chatd.model import UNAUTHORIZED, Close, Event, Refused
 from chatd.protocol import events
@@ -89,14 +91,17 @@ class Chat:
         self.journal = journal
         self.log = log
         self.now = now
-        self.bus = Bus(journal, self._fanned_out, log)
-        self.roster: Roster = LocalRoster(self)
+        neighbours = SharedRoster(self, journal) if isinstance(journal, SharedJournal) else None
+        self.roster: Roster = LocalRoster(self) if neighbours is None else neighbours
+        self.bus = Bus(journal, self._fanned_out, log, neighbours=neighbours)
         self.users = Users(self)
         self.rooms = Rooms(self)
         self.sanctions = Sanctions(journal.steady_now)
         self.flood = Flood(self)
         self.connections: set[Connection] = set()
         self.disconnected = Changed()
+        self.relayed: dict[str, Callable[[bytes], None]] = {}
+        """Takes what another layer of a daemon relayed to all daemons, by its kind."""
         self.senders: dict[int, Connection] = {}
         """The senders of committed events that are not fanned out yet, by position."""
         self.commands: Counter[str] = Counter()
@@ -237,8 +242,8 @@ class Chat:
             retry_ms = MIN_RETRY_MS + randrange(min(spread, MAX_SPREAD_MS))  # noqa: S311  no secret
         return events.Bye(close.code, reason or close.reason, close.reconnect, retry_ms)
 
-    async def announce(self, text: str, room: str | None = None) -> None:
-        """Send a notice to all clients that are connected here, or to a room, by its key.
+    async def broadcast(self, event: events.Notice | events.Epoch, room: str | None = None) -> None:
+        """Send an event to all clients that are connected here, or to a room, by its key.
 
         Other tasks may run before the last client gets it.
         """
@@ -248,7 +253,7 @@ class Chat:
                 listeners.setdefault(connection.codec, []).append(connection)
         groups: list[Group[Outbox]] = []
         for codec, connections in listeners.items():
-            block = encode(codec, "", [events.Notice(text)], connections, self.log)
+            block = encode(codec, "", [event], connections, self.log)
             groups.append((block, [each.outbox for each in connections], self._outboxes))
         await fan_out(groups, 1, self.bus.slices)
 

@@ -23,7 +23,7 @@ from chatd.chat.rooms import Room
 from chatd.chat.sanctions import Sanction
 from chatd.chat.tokens import Grant
 from chatd.chat.users import Login, User
-from chatd.model import INTERNAL, UNAUTHORIZED, Close, Refusal, Refused
+from chatd.model import INTERNAL, UNAUTHORIZED, Close, ExitReason, Refusal, Refused
 from chatd.protocol import events
 from chatd.timers import Timer
 
@@ -178,7 +178,10 @@ class Connection:
     def apply_settings(self) -> None:
         """Follow settings that have changed."""
         operators = self.chat.settings.chat.operators
-        self.op = self.grant is not None and (self.grant.op or self.grant.user in operators)
+        op = self.grant is not None and (self.grant.op or self.grant.user in operators)
+        if op != self.op:
+            self.op = op
+            self.chat.roster.ranked(self.user)
 
     def bind_log(self) -> None:
         """Bind the user and the current nick to the lines that this connection logs."""
@@ -354,9 +357,7 @@ class Connection:
         if room.key not in self.memberships and may_read(self, room.key):
             self.enter(room).start(room.feed.visible)
 
-    def exit(
-        self, membership: Membership, reason: Literal["leave", "kicked", "banned"] = "leave"
-    ) -> None:
+    def exit(self, membership: Membership, reason: ExitReason = "leave") -> None:
         """Leave a room."""
         room = membership.room
         del self.memberships[room.key], self._by_written_name[room.name]

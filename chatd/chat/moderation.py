@@ -181,7 +181,8 @@ async def unmute(chat: Chat, by: str, command: commands.Unmute) -> commands.Sanc
     done = await _lift(chat, "unmute", by, command, found)
     place = f" in {named(chat, where.key)}" if where.key else ""
     for muted in {one.user for one in found}:
-        still = [one.room for one in chat.sanctions.all(["mute"]) if one.user == muted]
+        mutes = [one for one in chat.sanctions.all(["mute"]) if one.user == muted]
+        still = [one.room for one in mutes if one not in found]
         if "" in still:
             continue
         text = f"You are no longer muted{place}"

@@ -21,6 +21,7 @@ __all__ = [
     "RESERVED_NICKS",
     "Name",
     "Pattern",
+    "as_nick",
     "log_name",
     "nick_name",
     "nick_of",
@@ -69,6 +70,11 @@ def usable_nick(text: str) -> Name | None:
         return nick_name(text)
     except Refused:
         return None
+
+
+def as_nick(text: str) -> Name:
+    """Return a nick that somebody has, be it one that only the server gives."""
+    return usable_nick(text) or Name(text, text)
 
 
 def nick_of(text: str) -> str | None:

@@ -106,6 +106,22 @@ def last_messages(page: list[Event], limit: int) -> list[Event]:
     return page[messages[-limit] :] if limit else []
 
 
+async def _stands(journal: Journal, feed: Feed, since: Position) -> bool:
+    """Return whether a position stands for what the log has there now.
+
+    One of a former epoch does if the first event from there on is older than the epoch's end.
+    """
+    if not 0 <= since.seq <= feed.visible:
+        return False
+    if since.epoch == journal.epoch:
+        return True
+    ended = journal.former.get(since.epoch)
+    if ended is None or not since.seq:
+        return ended is not None
+    found = await journal.read(feed.key, since.seq - 1, feed.visible, 1)
+    return bool(found) and found[0].position <= ended
+
+
 async def read_join_page(
     journal: Journal,
     feed: Feed,
@@ -128,7 +144,7 @@ async def read_join_page(
     Raises:
         chatd.journal.Unavailable: the store cannot be read now.
     """
-    if since is not None and since.epoch == journal.epoch and 0 <= since.seq <= feed.visible:
+    if since is not None and await _stands(journal, feed, since):
         page = await read_after(journal, feed, since.seq, max(limit, 1), queue_bytes)
         # If retention removed the next event, the client has missed something for good.
         if since.seq == feed.visible or (page and page[0].seq == since.seq + 1):

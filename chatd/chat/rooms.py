@@ -12,7 +12,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -55,6 +55,7 @@ class Room:
         "feed",
         "key",
         "members",
+        "members_at",
         "name",
         "topic",
     )
@@ -72,6 +73,8 @@ class Room:
         self.members: dict[User, set[Membership]] = {}
         """The members, each with their memberships here: none if the connection was lost a moment
         ago, or if the user is in the room at other daemons only."""
+        self.members_at = 0
+        """The store's position at which the members at other daemons were read."""
         self._chat = chat
         self._here = 0
         """How many members are in the room here, or were a moment ago."""
@@ -123,9 +126,7 @@ class Room:
             self._here += 1
             self._chat.roster.entered(self, user)
 
-    def exit(
-        self, user: User, membership: Membership, reason: Literal["leave", "kicked", "banned"]
-    ) -> None:
+    def exit(self, user: User, membership: Membership, reason: ExitReason) -> None:
         """Remove a connection, and the user with the last one."""
         memberships = self.members[user]
         memberships.discard(membership)
@@ -154,6 +155,8 @@ class Room:
         self._here -= 1
         self._chat.roster.exited(self, user, reason)
         if not self._here:
+            for each in list(self.members):  # who are in the room elsewhere
+                self.remove(each)
             if self._total_timer is not None:
                 self._total_timer.cancel()
             self._chat.rooms.close(self)
@@ -170,6 +173,11 @@ class Room:
         del self.members[user]
         user.rooms.pop(self, None)
         self.remove_from_index(user)
+        self._chat.users.unlisted(user)
+
+    def has_here(self, user: User) -> bool:
+        """Return whether a user is in the room here, or was a moment ago."""
+        return bool(self.members.get(user)) or user in self._away
 
     def announce_joined(self, user: User) -> None:
         """Send ``joined`` to the other members, or the new total if the room is crowded."""
@@ -242,6 +250,8 @@ class Rooms:
         """Returns the room of a key, or None if nobody is in it."""
         self._direct: dict[str, set[Room]] = {}
         self._opening = trio.Lock()
+        self._opened_next = ""
+        """The key of the room that is being opened."""
         self._changing: dict[str, trio.Event] = {}
         """Rooms that nobody may come into, until their events are set."""
 
@@ -271,21 +281,50 @@ class Rooms:
         chat = self._chat
         # Before the head is read: what is committed meanwhile is fanned out through it.
         feed = chat.bus.open_feed(name.key, name.display)
+        self._opened_next = name.key
         try:
             head = await chat.journal.head(name.key)
-            if head is None or head.empty:
+            room = Room(chat, feed, "" if head is None else head.topic)
+            await chat.roster.opened(room)
+            if not room.members and (head is None or head.empty):
                 await self._check_may_create(name, connection)
         except BaseException:
             chat.bus.close_feed(feed)
             raise
+        finally:
+            self._opened_next = ""
         if head is not None:
-            feed.name = head.name
+            room.name = feed.name = head.name
             feed.set_head(head.seq)
-        room = self._open[name.key] = Room(chat, feed, "" if head is None else head.topic)
+        return self._add(room)
+
+    def _add(self, room: Room) -> Room:
+        self._open[room.key] = room
         if room.direct:
-            for user in users_of(name.key):
+            for user in users_of(room.key):
                 self._direct.setdefault(user, set()).add(room)
         return room
+
+    def arrive(self, key: str, seq: int, topic: str = "") -> None:
+        """Open a room of direct messages that come from another daemon, for those who are here.
+
+        Args:
+            key: The room's key.
+            seq: Its last number before these messages.
+            topic: Its topic.
+        """
+        if key in self._open or key == self._opened_next:
+            return
+        chat = self._chat
+        feed = chat.bus.open_feed(key, key)
+        feed.set_head(seq)
+        room = self._add(Room(chat, feed, topic))
+        for party in users_of(key):
+            if (user := chat.users.get(party)) is not None:
+                for connection in list(user.connections):
+                    connection.enter_direct(room)
+        if not room.members:  # nobody here may read it
+            self.close(room)
 
     @asynccontextmanager
     async def importing(self, name: Name) -> AsyncGenerator[None]:
@@ -353,6 +392,7 @@ class Rooms:
             self._chat.flood.charge_room(connection)
         known = {head.room for head in await self._chat.journal.rooms()}
         known.update(room.key for room in self._open.values() if not room.direct)
+        known.update(await self._chat.roster.occupied())
         if len(known) >= settings.limits.rooms:
             raise Refused(
                 "forbidden", "There are too many rooms to create another one. Join one of them."
@@ -375,21 +415,25 @@ class Rooms:
         Without direct messages. Each is made when it is asked for: a client reads a page of them.
         """
         heads = {head.room: head for head in await self._chat.journal.rooms()}
+        occupied = await self._chat.roster.occupied()
         keys = list(heads)
-        keys += sorted(
-            room.key
-            for room in self._open.values()
-            if room.members and not room.direct and room.key not in heads
-        )
+        here = (room.key for room in self._open.values() if room.members and not room.direct)
+        keys += sorted(key for key in {*here, *occupied} if key not in heads)
         keys.sort()  # two sorted parts
-        return self._infos(keys[bisect_right(keys, after) :], heads)
+        return self._infos(keys[bisect_right(keys, after) :], heads, occupied)
 
     def _infos(
-        self, keys: Sequence[str], heads: Mapping[str, Head]
+        self,
+        keys: Sequence[str],
+        heads: Mapping[str, Head],
+        occupied: Mapping[str, tuple[str, int]],
     ) -> Iterator[tuple[str, RoomInfo]]:
         for key in keys:
             room, head = self._open.get(key), heads.get(key)
+            name, members = occupied.get(key, ("", 0))
             if room is not None and room.members:
                 yield key, room.info()
             elif head is not None:
-                yield key, RoomInfo(head.name, 0, head.seq, head.topic)
+                yield key, RoomInfo(head.name, members, head.seq, head.topic)
+            elif members:
+                yield key, RoomInfo(name, members, 0, "")

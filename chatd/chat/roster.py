@@ -11,7 +11,7 @@ carried out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 from msgspec import Struct
@@ -20,6 +20,8 @@ from chatd.chat.acts import Act, Whisper, carry_out, impose, lift
 from chatd.chat.names import Name
 from chatd.chat.sanctions import Sanction
 from chatd.model import ExitReason, Operation, Remember, UserRecord
+from chatd.protocol.commands import Member
+from chatd.protocol.events import Typing
 
 if TYPE_CHECKING:
     from chatd.chat.chat import Chat
@@ -65,8 +67,12 @@ class Roster(Protocol):
         """
         ...
 
+    def release(self, user: User) -> None:
+        """Make known that the nick of a user who departed is not held any longer."""
+        ...
+
     async def free(self, user: User) -> None:
-        """Free the nick of a guest whose client turned out to be another user."""
+        """Free the nick of a guest whose client turned out to be another user. Raise Refused."""
         ...
 
     def renaming(self, user: User, name: Name) -> Operation:
@@ -103,12 +109,28 @@ class Roster(Protocol):
         """Make known that a user is in a room here no longer."""
         ...
 
+    def ranked(self, user: User) -> None:
+        """Make known that a user became an operator here, or is one no longer."""
+        ...
+
     async def is_in(self, user_id: str, room: str) -> bool:
         """Return whether a user is in a room, by its key. Raise Unavailable."""
         ...
 
     async def is_occupied(self, room: str) -> bool:
         """Return whether a room, by its key, has members. Raise Unavailable."""
+        ...
+
+    async def members(self, room: str) -> list[Member]:
+        """Return the members of a room that is not open here, by their nicks. Raise Unavailable."""
+        ...
+
+    async def occupied(self) -> Mapping[str, tuple[str, int]]:
+        """Return the rooms that have members, but are not open here. Raise Unavailable.
+
+        They are by their keys, each with its name as written and the number of its members. Those
+        of direct messages are left out.
+        """
         ...
 
     # ---- acts
@@ -119,6 +141,10 @@ class Roster(Protocol):
 
     def whispering(self, act: Whisper) -> Operation | None:
         """Return the operation that carries out an act; None if it is carried out now."""
+        ...
+
+    def typing(self, room: Room, event: Typing) -> None:
+        """Send the event to the room's members who are elsewhere; it may be lost."""
         ...
 
     def imposed(self, sanctions: Sequence[Sanction]) -> None:
@@ -144,8 +170,11 @@ class LocalRoster:
     def depart(self, user_id: str, user: User | None = None) -> None:
         """Do nothing: nobody else has to know."""
 
+    def release(self, user: User) -> None:
+        """Do nothing: nobody else has to know."""
+
     async def free(self, user: User) -> None:
-        """Do nothing: the nick is free when `Users` drops it."""
+        """Do nothing: nobody else has to know."""
 
     def renaming(self, user: User, name: Name) -> Operation:
         return Remember(UserRecord(user.id, name.display, None, user.subject))
@@ -172,6 +201,9 @@ class LocalRoster:
         room.remove(user)
         room.announce_left(user, reason)
 
+    def ranked(self, user: User) -> None:
+        """Do nothing: nobody else has to know."""
+
     async def is_in(self, user_id: str, room: str) -> bool:
         user = self._chat.users.get(user_id)
         return user is not None and any(room in each.memberships for each in user.connections)
@@ -179,11 +211,20 @@ class LocalRoster:
     async def is_occupied(self, room: str) -> bool:
         return self._chat.rooms.get(room) is not None
 
+    async def members(self, room: str) -> list[Member]:
+        return []
+
+    async def occupied(self) -> Mapping[str, tuple[str, int]]:
+        return {}
+
     async def act(self, act: Act) -> None:
         await carry_out(self._chat, act)
 
     def whispering(self, act: Whisper) -> Operation | None:
         return None
+
+    def typing(self, room: Room, event: Typing) -> None:
+        """Do nothing: all members are here."""
 
     def imposed(self, sanctions: Sequence[Sanction]) -> None:
         first, *networks = sanctions

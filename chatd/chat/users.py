@@ -25,6 +25,7 @@ from chatd.chat.names import (
     NICK_CHARACTERS,
     RESERVED_NICKS,
     Name,
+    as_nick,
     nick_name,
     nick_of,
     usable_nick,
@@ -82,6 +83,7 @@ class User:
         "messages",
         "new_rooms",
         "nick",
+        "op_elsewhere",
         "pages",
         "released",
         "rooms",
@@ -103,6 +105,8 @@ class User:
         """The rooms that the user is in, in the order of entering."""
         self.marks: dict[str, int] = {}
         """The last number that the user has read, by the room's key."""
+        self.op_elsewhere = False
+        """Whether the user is in a room as an operator, at any daemon, as far as is known here."""
         self.since = trio.current_time()
         self.released: float | None = None
         """When the last connection ended, on Trio's clock; None while present."""
@@ -116,6 +120,11 @@ class User:
     @property
     def op(self) -> bool:
         """Whether others see the user as an operator: one of the connections is an operator's."""
+        return self.op_elsewhere or self.is_op_here
+
+    @property
+    def is_op_here(self) -> bool:
+        """Whether one of the connections to this daemon is an operator's."""
         return any(connection.op for connection in self.connections)
 
     def merge_marks(self, marks: Mapping[str, int]) -> None:
@@ -161,9 +170,9 @@ class Users:
 
     async def load(self) -> None:
         """Read the subjects, and hold the nicks of users who were here shortly before a restart."""
-        for record in await self._journal.subjects():
-            if name := usable_nick(record.nick):
-                self._learn_subject(record.user, name)
+        await self.load_subjects()
+        if self._chat.roster.shared:
+            return  # the store holds them
         now = self._now()
         hold = self._chat.settings.chat.nick_hold_seconds
         for record in await self._journal.present(now - int(hold * 1000)):
@@ -174,6 +183,12 @@ class Users:
                 gone = max(0, now - (record.seen or now)) / 1000
                 user.released = trio.current_time() - gone
                 self._hold(user, user.released, "")
+
+    async def load_subjects(self) -> None:
+        """Read which ids and nicks belong to subjects."""
+        for record in await self._journal.subjects():
+            if name := usable_nick(record.nick):
+                self._learn_subject(record.user, name)
 
     # ---- who
 
@@ -300,8 +315,7 @@ class Users:
 
     async def _return(self, user: User, check: Callable[[], None]) -> User:
         """Bring a user back who is known here, but has no connection."""
-        others = self._like(user.nick, user.id)
-        return await self._arrive(user.id, chain((user.nick,), others), check)
+        return await self._arrive(user.id, self.names_like(user), check)
 
     async def _arrive(self, user_id: str, names: Iterator[Name], check: Callable[[], None]) -> User:
         """Return a user who comes, under the first of these nicks that nobody else has.
@@ -385,12 +399,50 @@ class Users:
         self._subject_ids = {
             key: subject for key, subject in self._subject_ids.items() if subject != user_id
         }
-        self._subject_nicks = {
-            key: subject for key, subject in self._subject_nicks.items() if subject != user_id
-        }
+        self._forget_nicks(user_id)
         if (user := self._by_id.get(user_id)) is not None:
             self._drop(user)
             self._chat.roster.depart(user_id)
+
+    # ---- who is elsewhere
+
+    def meet(self, user_id: str, nick: str) -> User:
+        """Return a user who is at another daemon, too or only.
+
+        A new one has to be listed by a room, or be kept: see `keep` and `unlisted`.
+        """
+        if (user := self._by_id.get(user_id)) is not None:
+            return user
+        subject = not is_guest(user_id)
+        name = as_nick(nick)
+        return self._add(User(user_id, name, chosen=subject, subject=subject))
+
+    def keep(self, user: User) -> None:
+        """Keep what is known of a user for a while."""
+        if not user.connections and user.hold is None:
+            hold = self._chat.settings.chat.nick_hold_seconds
+            user.hold = self._chat.timers.add(trio.current_time() + hold, partial(self._fire, user))
+
+    def unlisted(self, user: User) -> None:
+        """Drop a user whom a room does not list any longer, if there is no other reason to know."""
+        if not user.connections and not user.rooms and user.hold is None:
+            self._drop(user)
+
+    def named(self, user_id: str, name: Name) -> None:
+        """Record that a user, who may be anywhere, has another nick now."""
+        holder = self._nicks.get(name.key)
+        if holder is not None and holder.id != user_id and not holder.connections:
+            self._nicks.release(holder, holder.nick)
+        user = self._by_id.get(user_id)
+        if user is not None and user.nick != name:
+            self.rename(user, name)
+        elif user is None and not is_guest(user_id):
+            self._forget_nicks(user_id)
+            self._learn_subject(user_id, name)
+
+    def names_like(self, user: User) -> Iterator[Name]:
+        """Yield the user's nick, and then others that may be had in its place."""
+        return chain((user.nick,), self._like(user.nick, user.id))
 
     def addresses(self, user: User) -> frozenset[str]:
         """Return the addresses and networks of a user, also those of a while ago.
@@ -443,9 +495,7 @@ class Users:
         for connection in user.connections:
             connection.bind_log()
         if user.subject:
-            for look in old.looks:
-                if self._subject_nicks.get(look) == user.id:
-                    del self._subject_nicks[look]
+            self._forget_nicks(user.id)
             self._learn_subject(user.id, name)
         if self._by_id.get(user.id) is not user:
             # Dropped while the store was busy: no other code would free the nick.
@@ -494,6 +544,11 @@ class Users:
                 owners.add(operator)
         return owners != {user_id}
 
+    def _forget_nicks(self, user_id: str) -> None:
+        self._subject_nicks = {
+            look: subject for look, subject in self._subject_nicks.items() if subject != user_id
+        }
+
     def _learn_subject(self, user_id: str, nick: Name) -> None:
         for look in _looks_of(user_id):
             self._subject_ids.setdefault(look, user_id)
@@ -533,6 +588,7 @@ class Users:
     def _release(self, user: User) -> None:
         """Stop holding the nick of a guest who left."""
         self._forget_held(user)
+        self._chat.roster.release(user)
         if not user.rooms:
             self._drop(user)
         elif user.hold is not None and user.released is not None:
@@ -555,13 +611,16 @@ class Users:
             return released + max(nick, chat.presence_grace_seconds if user.rooms else 0)
 
         def fire(now: float) -> float | None:
-            due = ends()
-            if due > now:
+            if (due := ends()) > now:
                 return due
-            self._drop(user)
+            self._fire(user, now)
             return None
 
         user.hold = self._chat.timers.add(ends(), fire)
+
+    def _fire(self, user: User, _now: float) -> None:
+        user.hold = None
+        self.unlisted(user)
 
     def _drop(self, user: User) -> None:
         if user.hold is not None:

@@ -215,23 +215,25 @@ class SharedJournal:
     async def run(self) -> None:
         """Read the feed and keep the lease until `aclose`; enter again whenever that is needed."""
         pause = FIRST_PAUSE_SECONDS
-        with self._running:
-            while True:
-                if self.down_since is None:
-                    pause = FIRST_PAUSE_SECONDS
-                    async with trio.open_nursery() as nursery:
-                        self._connected = nursery.cancel_scope
-                        nursery.start_soon(self._guarded, self._read_feed)
-                        nursery.start_soon(self._guarded, self._keep_lease)
-                await trio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311  no secret
-                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-                try:
-                    await self.enter()
-                except (Unavailable, StoreError) as error:
-                    self._reason = str(error)
-                else:
-                    self._report("store", state="recovered", detail="the engine is back")
-        self._stopped.set()
+        try:
+            with self._running:
+                while True:
+                    if self.down_since is None:
+                        pause = FIRST_PAUSE_SECONDS
+                        async with trio.open_nursery() as nursery:
+                            self._connected = nursery.cancel_scope
+                            nursery.start_soon(self._guarded, self._read_feed)
+                            nursery.start_soon(self._guarded, self._keep_lease)
+                    await trio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311  no secret
+                    pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+                    try:
+                        await self.enter()
+                    except (Unavailable, StoreError) as error:
+                        self._reason = str(error)
+                    else:
+                        self._report("store", state="recovered", detail="the engine is back")
+        finally:  # also if this task is cancelled
+            self._stopped.set()
 
     async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
         try:

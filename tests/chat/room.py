@@ -168,6 +168,11 @@ class Room:
         """Connect a guest; ``address`` is the one that limits count."""
         return Client(self, nick, self._nursery, address=address)
 
+    async def guest(self, nick: str | None = None, address: str = "") -> Client:
+        """Connect a guest, whose nick the store may have to confirm."""
+        came = await self.chat.new_guest(address, nick, counted=False)
+        return Client(self, nick, self._nursery, came, address)
+
     def token(self, user: str, seconds: int = 3600, **fields: Any) -> str:
         """Issue a token, with the chat's own key."""
         return self.chat.keys.issue(user, now=self.chat.now(), seconds=seconds, **fields)

@@ -192,8 +192,7 @@ def _ephemeral(
 ) -> Commit | Reply[commands.Said]:
     """Send a direct message between guests, which is not stored."""
     chat, room, user = connection.chat, membership.room, membership.user
-    at = events.rfc3339(chat.now())
-    message = events.Message(room=room.name, at=at, nick=user.nick.display, user=user.id, text=text)
+    act = Whisper(room.key, chat.now(), user.nick.display, user.id, text)
 
     def log() -> None:
         if chat.settings.log.messages:
@@ -205,8 +204,7 @@ def _ephemeral(
                 text=text if chat.settings.log.bodies else None,
             )
 
-    said = commands.Said(room=room.name, at=at, kept=False)
-    act = Whisper(room.key, message)
+    said = commands.Said(room=room.name, at=events.rfc3339(act.at), kept=False)
     if (relay := chat.roster.whispering(act)) is not None:
         return Commit(relay, lambda _: said, then=log)
 

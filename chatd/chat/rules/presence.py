@@ -37,6 +37,7 @@ def typing(connection: Connection, command: commands.Typing, membership: Members
     if not room.crowded:
         event = events.Typing(room.name, user.nick.display, user.id, command.on)
         room.feed.broadcast([event], room.subscriptions(user))
+        connection.chat.roster.typing(room, event)
     return Reply(None)
 
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from chatd.chat.connection import Connection
 from chatd.chat.direct import DIRECT, open_direct, require_membership, resolve
-from chatd.chat.names import ROOM_CHARACTERS, nick_name
+from chatd.chat.names import ROOM_CHARACTERS, as_nick, nick_name
 from chatd.chat.pages import QUEUE_SHARE, encoded_bytes, page_size, read_join_page
 from chatd.chat.replies import Reply
 from chatd.chat.rights import check_may_read, may_read, may_set_topic
@@ -49,6 +49,9 @@ async def join(connection: Connection, command: commands.Join) -> Reply[commands
         membership = connection.enter(room)
     membership.pause()
     try:
+        if command.since is not None and command.since.seq > room.feed.visible:
+            # Another daemon may have shown it, although it has not come here yet.
+            await chat.bus.caught_up(await chat.journal.newest())
         page = await read_join_page(
             chat.journal,
             room.feed,
@@ -112,12 +115,14 @@ async def who(connection: Connection, command: commands.Who) -> Reply[commands.M
     name = await resolve(chat, connection.user, command.room)
     after = None if command.after is None else nick_name(command.after)
     check_may_read(connection, name.key)
+    first, limit = after.key if after else "", page_size(command.limit)
     if room := chat.rooms.get(name.key):
-        members = room.member_list(after.key if after else "", page_size(command.limit))
-        return Reply(commands.Members(members, len(room.members)))
+        return Reply(commands.Members(room.member_list(first, limit), len(room.members)))
     if not await chat.rooms.exists(name):
         raise Refused("not_found", f"There is no room named {name.display}.")
-    return Reply(commands.Members([], 0))
+    members = await chat.roster.members(name.key)
+    rest = [each for each in members if as_nick(each.nick).key > first]
+    return Reply(commands.Members(rest[:limit], len(members)))
 
 
 async def list_rooms(connection: Connection, command: commands.Rooms) -> Reply[commands.RoomList]:
