@@ -127,9 +127,9 @@ COMPILE := CUSTOM_COMPILE_COMMAND="make lock" $(TOOLS) -m piptools compile --qui
 SAME := $(COMPILE) --constraint $(LOCK)/check.txt
 
 lock: $(TOOLS)
-	$(COMPILE) --extra test --extra check --output-file $(LOCK)/check.txt pyproject.toml
-	$(SAME) --extra test --output-file $(LOCK)/test.txt pyproject.toml
-	$(SAME) --output-file $(LOCK)/run.txt pyproject.toml
+	$(COMPILE) --extra redis --extra test --extra check --output-file $(LOCK)/check.txt pyproject.toml
+	$(SAME) --extra redis --extra test --output-file $(LOCK)/test.txt pyproject.toml
+	$(SAME) --extra redis --output-file $(LOCK)/run.txt pyproject.toml
 	$(SAME) --only-build-deps --build-deps-for wheel --build-deps-for editable \
 		--output-file $(LOCK)/build.txt pyproject.toml
 	echo 'pyright[nodejs]' | $(SAME) --output-file $(LOCK)/node.txt -

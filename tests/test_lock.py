@@ -12,7 +12,7 @@ import pytest
 ROOT: Final = Path(__file__).resolve().parents[1]
 PROJECT: Final = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 EXTRAS: Final = PROJECT["project"]["optional-dependencies"]
-RUN: Final = PROJECT["project"]["dependencies"]
+RUN: Final = [*PROJECT["project"]["dependencies"], *EXTRAS["redis"]]
 
 LOCKS: Final = {
     "build": PROJECT["build-system"]["requires"],
