@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from chatd.journal import Journal, Sender
 from chatd.journal.memory import MemoryJournal
 from chatd.journal.modelled import ModelEngine, ModelStore
+from chatd.journal.redis.engine import RedisEngine
 from chatd.journal.retention import Retention
 from chatd.journal.shared import SharedJournal, open_shared
 from chatd.journal.sqlite import open_sqlite
@@ -44,6 +45,7 @@ from chatd.model import (
     Wipe,
 )
 from tests.journal.store import Clock, found, index, search
+from tests.redis_server import RedisServer, needs_redis, new_prefix
 
 NOW = 1_700_000_000_000
 DAY = 24 * 3600 * 1000
@@ -82,13 +84,21 @@ def events(outcomes: list[Outcome]) -> list[Event]:
     return [outcome.event for outcome in outcomes if isinstance(outcome, Receipt)]
 
 
-@pytest.fixture(params=["memory", "commit", "fsync", "shared"])
+@pytest.fixture(
+    params=["memory", "commit", "fsync", "shared", pytest.param("redis", marks=needs_redis)]
+)
 async def journal(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Journal]:
     if request.param == "memory":
         yield MemoryJournal(now=lambda: NOW, retention=KEPT)
         return
     if request.param == "shared":
         async with open_shared(ModelEngine(ModelStore(lambda: NOW)), retention=KEPT) as shared:
+            yield shared
+        return
+    if request.param == "redis":
+        server: RedisServer = request.getfixturevalue("redis_server")
+        engine = RedisEngine(server.url, prefix=new_prefix(), now=lambda: NOW)
+        async with open_shared(engine, retention=KEPT) as shared:
             yield shared
         return
     opened = open_sqlite(

@@ -1,0 +1,246 @@
+"""The links of a node to Redis, and what its replies mean.
+
+One link writes and has one batch on its way at a time. One reads the feed, and waits there most of
+the time. One asks everything else: what is asked while an answer is awaited goes out together when
+it has come. All three belong to one life of the server. If one fails all are closed, and nothing
+more is done before `Client.connect`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import trio
+from msgspec import Struct
+
+from chatd.journal import Durability, StoreError, Unavailable
+from chatd.journal.engine import Lost, Stale
+from chatd.journal.redis import scripts
+from chatd.journal.redis.finding import Address
+from chatd.journal.redis.link import Link, Login, open_link
+from chatd.journal.redis.resp import Command, ErrorReply, Reply
+from chatd.journal.redis.scripts import Script
+
+__all__ = ["Client", "call"]
+
+OLDEST: Final = (7, 0)
+"""The first Redis whose scripts have flags (``#!lua``)."""
+
+_AWAY: Final = frozenset({"LOADING", "MASTERDOWN", "NOSCRIPT", "READONLY", "UNBLOCKED"})
+"""The server is not the one any longer that the links were opened to, or not yet."""
+
+_REFUSED: Final = frozenset({"BUSY", "MISCONF", "NOREPLICAS", "OOM"})
+"""The server is in no state to write anything."""
+
+
+class _Question:
+    """Commands that wait for the asking link, and what came of them."""
+
+    __slots__ = ("commands", "error", "replies")
+
+    def __init__(self, commands: Sequence[Command]) -> None:
+        self.commands = commands
+        self.replies: list[Reply] | None = None
+        self.error: Lost | None = None
+
+
+class Server(Struct, frozen=True):
+    """What chatd has to know of a server before it uses it.
+
+    Attributes:
+        info: What INFO says.
+        appendfsync: When the append-only file is written to the disk; None if that is secret.
+    """
+
+    info: dict[str, str]
+    appendfsync: str | None
+
+    @property
+    def life(self) -> str:
+        """Names this life of the store: another process, or other data, is another one."""
+        return f"{self.info['run_id']}{self.info.get('master_replid', '')}"
+
+    def check(self, address: Address, durability: Durability) -> None:
+        """Raise an error if the server is none for chatd's history.
+
+        Raises:
+            StoreError: It has to be configured differently.
+            Lost: It is a copy of another one, as long as that is so.
+        """
+        info = self.info
+        version = info.get("redis_version", "0")
+        if tuple(map(int, version.split(".")[:2])) < OLDEST:
+            raise StoreError(f"{address} is Redis {version}: chatd needs 7.0 or newer")
+        if info.get("cluster_enabled") == "1":
+            raise StoreError(
+                f"{address} is a node of a Redis Cluster, which chatd does not support: use a "
+                "server of its own"
+            )
+        if info.get("role", "master") != "master":
+            raise Lost(f"{address} is a replica of another server: history.url must name that one")
+        policy = info.get("maxmemory_policy", "noeviction")
+        if info.get("maxmemory", "0") != "0" and policy != "noeviction":
+            raise StoreError(
+                f"{address} has maxmemory-policy {policy}, which would delete history when its "
+                "memory is full: set it to noeviction"
+            )
+        if info.get("aof_enabled") != "1":
+            raise StoreError(
+                f"{address} has no append-only file, so a restart would lose history: set "
+                "appendonly to yes"
+            )
+        if durability == "fsync" and self.appendfsync != "always":
+            known = self.appendfsync or "not readable by chatd's user (CONFIG GET)"
+            raise StoreError(
+                f'history.durability is "fsync", but appendfsync of {address} is {known}: set that '
+                'to always, or history.durability to "commit"'
+            )
+
+
+class Client:
+    """The three links.
+
+    Args:
+        address: Where the server is.
+        login: As whom to log in.
+        timeout: The deadline of each call, in seconds; it covers connecting too.
+        durability: What a commit has to survive; decides what `connect` asks of the server.
+    """
+
+    def __init__(
+        self, address: Address, login: Login, *, timeout: float, durability: Durability
+    ) -> None:
+        self._address = address
+        self._login = login
+        self._timeout = timeout
+        self._durability: Durability = durability
+        self._writer: Link | None = None
+        self._reader: Link | None = None
+        self._asker: Link | None = None
+        self._questions: list[_Question] = []
+        self._asking = trio.Lock()
+
+    async def connect(self) -> str:
+        """Open new links in place of the old ones, and return which life of the server it is.
+
+        Raises:
+            Lost: The server is not there, or not in time.
+            StoreError: It is not fit to hold chatd's history.
+        """
+        self.close()
+        deadline = trio.current_time() + self._timeout
+        links: list[Link] = []
+        try:
+            while len(links) < 3:
+                links.append(await open_link(self._address, self._login, deadline=deadline))
+            servers = [await self._server(link, deadline) for link in links]
+            if len({server.life for server in servers}) > 1:
+                raise Lost(f"{self._address} was restarted meanwhile")
+            servers[0].check(self._address, self._durability)
+            loads: list[Command] = [("SCRIPT", "LOAD", script.text) for script in scripts.ALL]
+            for reply in await links[0].call(*loads, deadline=deadline):
+                if isinstance(reply, ErrorReply) and reply.code == "NOPERM":
+                    raise StoreError(f"{self._address}: chatd's user needs more rights: {reply}")
+                self._check(reply)
+        except BaseException:
+            for link in links:
+                link.close()
+            raise
+        self._writer, self._reader, self._asker = links
+        return servers[0].life
+
+    async def _server(self, link: Link, deadline: float) -> Server:
+        info, config = await link.call(
+            ("INFO", "all"), ("CONFIG", "GET", "appendfsync"), deadline=deadline
+        )
+        text: str = self._check(info).decode(errors="replace")
+        pairs = (line.partition(":") for line in text.splitlines())
+        fields = {name: value for name, colon, value in pairs if colon}
+        appendfsync = None
+        if not isinstance(config, ErrorReply):
+            appendfsync = dict(config).get(b"appendfsync", b"").decode()
+        return Server(fields, appendfsync)
+
+    async def write(self, command: Command) -> Reply:
+        """Run a command on the writing link. One task at a time."""
+        deadline = trio.current_time() + self._timeout
+        [reply] = await self._call(self._writer, [command], deadline)
+        return self._check(reply)
+
+    async def read(self, command: Command, seconds: float) -> Reply:
+        """Run a command that waits for ``seconds`` on the reading link. One task at a time."""
+        deadline = trio.current_time() + seconds + self._timeout
+        [reply] = await self._call(self._reader, [command], deadline)
+        return self._check(reply)
+
+    async def ask(self, *commands: Command) -> list[Reply]:
+        """Run some commands one after the other; any task. A cancellation waits for the answer."""
+        question = _Question(commands)
+        self._questions.append(question)
+        async with self._asking:
+            if question.replies is None and question.error is None:
+                with trio.CancelScope(shield=True):
+                    await self._ask_all()
+        if question.error is not None:
+            raise question.error
+        assert question.replies is not None  # noqa: S101  answered, or an error
+        return [self._check(reply) for reply in question.replies]
+
+    async def ask_one(self, command: Command) -> Reply:
+        """Run one command as `ask` does."""
+        [reply] = await self.ask(command)
+        return reply
+
+    async def _ask_all(self) -> None:
+        """Ask everything that waits, in one write."""
+        questions, self._questions = self._questions, []
+        commands = [command for question in questions for command in question.commands]
+        deadline = trio.current_time() + self._timeout
+        try:
+            replies = iter(await self._call(self._asker, commands, deadline))
+        except Lost as error:
+            for question in questions:
+                question.error = Lost(str(error))
+            return
+        for question in questions:
+            question.replies = [next(replies) for _ in question.commands]
+
+    async def _call(
+        self, link: Link | None, commands: Sequence[Command], deadline: float
+    ) -> list[Reply]:
+        if link is None:
+            await trio.lowlevel.checkpoint()
+            raise Lost(f"there is no connection to {self._address}")
+        try:
+            return await link.call(*commands, deadline=deadline)
+        except BaseException:
+            self.close()
+            raise
+
+    def _check(self, reply: Reply) -> Reply:
+        """Return a reply unless it is an error."""
+        if not isinstance(reply, ErrorReply):
+            return reply
+        if reply.code == "STALE":
+            raise Stale(str(reply))
+        if reply.code == "FORMAT":
+            self.close()
+            raise StoreError(f"the history in {self._address} is of a newer chatd: update this one")
+        if reply.code in _AWAY:
+            self.close()
+            raise Lost(f"{self._address} is not ready: {reply}")
+        divisible = reply.code not in _REFUSED
+        raise Unavailable(f"{self._address}: {reply}", divisible=divisible) from reply
+
+    def close(self) -> None:
+        """Close the links. What waits for an answer raises `Lost`."""
+        for link in (self._writer, self._reader, self._asker):
+            if link is not None:
+                link.close()
+        self._writer = self._reader = self._asker = None
+
+
+def call(script: Script, keys: Sequence[bytes], *arguments: bytes | str | int) -> Command:
+    """Return the command that runs a script."""
+    return ("EVALSHA", script.sha, len(keys), *keys, *arguments)

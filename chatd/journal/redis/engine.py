@@ -1,0 +1,280 @@
+"""The engine on Redis: what one node writes, and the feed that it reads."""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from chatd.journal import Durability, Unavailable, new_epoch
+from chatd.journal.engine import (
+    FEED_ENTRIES,
+    FEED_SECONDS,
+    LEASE_SECONDS,
+    Fed,
+    Life,
+    Sweep,
+)
+from chatd.journal.redis.batch import Batch, Chunk
+from chatd.journal.redis.client import Client, call
+from chatd.journal.redis.finding import find
+from chatd.journal.redis.layout import Keys, decode_entry
+from chatd.journal.redis.link import Login
+from chatd.journal.redis.reads import RedisReads, position_of
+from chatd.journal.redis.resp import Command, ErrorReply
+from chatd.journal.redis.scripts import BEAT, COMMIT, ENTER, SWEEP, Script
+from chatd.journal.redis.sweeping import Sweeper, read_front
+from chatd.journal.retention import CHUNK, Retention
+from chatd.model import Erase, LogEntry, Operation, Outcome, Post, Relayed, Restore, Wipe
+
+__all__ = ["RedisEngine"]
+
+_FEED_LENGTH: Final = 100_000
+"""Entries of the feed that are kept at most, some 20 MB. A node that was away longer reads the
+rooms' logs instead."""
+
+
+class RedisEngine(RedisReads):
+    """`chatd.journal.engine.Engine` on one Redis server.
+
+    Args:
+        url: Where it is; see `chatd.journal.redis.finding.find`.
+        user: The user as whom to log in.
+        password: The user's password; None not to log in.
+        ca_file: For ``rediss:``, the certificates that may sign the server's.
+        prefix: What the names of all keys begin with.
+        durability: What a commit has to survive: ``commit`` the end of the server's process,
+            ``fsync`` a loss of power too. `enter` compares it with the server's configuration.
+        timeout: How long a call waits for its answer, in seconds.
+        lease_seconds: How long a node is taken for alive after its last beat.
+        now: For tests, the time in ms since 1970 in place of the server's.
+
+    Raises:
+        StoreError: The URL names nothing that chatd can use.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        user: str = "default",
+        password: str | None = None,
+        ca_file: Path | None = None,
+        prefix: str = "{chatd}",
+        durability: Durability = "commit",
+        timeout: float = 2.0,
+        lease_seconds: float = LEASE_SECONDS,
+        now: Callable[[], int] | None = None,
+    ) -> None:
+        login = Login(user, password)
+        client = Client(find(url, ca_file), login, timeout=timeout, durability=durability)
+        super().__init__(client, Keys(prefix), now)
+        self.lease_seconds: Final = lease_seconds
+        self._life = ""
+        self._entered = ""
+        """The life that the node entered last, which it may have lost the links to."""
+        self._node = ""
+        self._secret = b""
+        self._sent: tuple[tuple[str, int, Sequence[Operation]], Batch] | None = None
+        """The last batch with the node's id and its number: it may be sent again, or be settled."""
+        self._sweeper = Sweeper(client, self._keys, self._new_batch, self._execute)
+        self._passed: deque[tuple[int, int]] = deque()
+        """Times, and the position of the feed's last entry then."""
+        self._purge_ms: int | None = None
+
+    # ---- the life of the engine
+
+    async def enter(self, last: tuple[int, str] | None, confirmed: int, facts: bytes) -> Life:
+        life = await self._client.connect()
+        if life == self._entered:
+            last, confirmed = None, 0
+        position, origin = last or (0, "")
+        keys, node = self._keys, self._node or "-"
+        reply = await self._client.write(
+            call(
+                ENTER,
+                (keys.meta, keys.feed, keys.nodes, keys.facts, keys.reply(node)),
+                *(life, new_epoch(), secrets.token_bytes(32), secrets.token_hex(8), node),
+                *(self._clock(), round(self.lease_seconds * 1000), facts, position, origin),
+                confirmed,
+            )
+        )
+        node, epoch, self._secret, position, origin, now, lost, *former = reply
+        self._life = self._entered = life
+        self._node = node.decode()
+        self._set_time(now)
+        return Life(
+            self._node,
+            epoch.decode(),
+            self._secret,
+            position,
+            origin.decode(),
+            now,
+            bool(lost),
+            {name.decode(): ended for name, ended in zip(former[::2], former[1::2], strict=True)},
+        )
+
+    def _clock(self) -> int | str:
+        """Return the time as scripts take it: nothing for the server's own."""
+        return "" if self._now is None else self._now()
+
+    async def beat(self, facts: bytes) -> int:
+        keys = self._keys
+        lease_ms = round(self.lease_seconds * 1000)
+        beat = call(
+            BEAT,
+            (keys.meta, keys.nodes, keys.facts, keys.reply(self._node), keys.feed),
+            *(self._life, self._node, self._clock(), lease_ms, facts),
+        )
+        now, position = await self._client.ask_one(beat)
+        self._set_time(now)
+        await self._trim(now, position)
+        return int(now)
+
+    async def _trim(self, now: int, position: int) -> None:
+        """Remove from the feed what is too old, but never its last entry."""
+        self._passed.append((now, position))
+        commands: list[Command] = [("XTRIM", self._keys.feed, "MAXLEN", "~", _FEED_LENGTH)]
+        if self._purge_ms is not None:
+            old = None
+            while self._passed and self._passed[0][0] <= now - self._purge_ms:
+                old = self._passed.popleft()[1]
+            if old is not None:
+                commands.append(("XTRIM", self._keys.feed, "MINID", old))
+        await self._client.ask(*commands)
+
+    async def leave(self) -> None:
+        try:
+            await self._client.ask(("ZADD", self._keys.nodes, "XX", 0, self._node))
+        except Unavailable:
+            await trio.lowlevel.checkpoint()  # the lease ends by itself
+
+    async def aclose(self) -> None:
+        self._client.close()
+        await trio.lowlevel.checkpoint()
+
+    # ---- batches
+
+    async def commit(self, number: int, batch: Sequence[Operation]) -> list[Outcome]:
+        sending = (self._node, number, batch)
+        if self._sent is not None and self._sent[0] == sending:
+            made = self._sent[1]  # what `Wipe` and `Erase` read then fits the reply
+        else:
+            made = await self._batch(batch)
+            self._sent = (sending, made)
+        reply = await self._client.write(self._run(COMMIT, number, made))
+        if reply == b"void":
+            raise Unavailable(f"batch {number} comes too late")
+        return made.outcomes(reply)
+
+    async def _batch(self, operations: Sequence[Operation]) -> Batch:
+        posts = all(isinstance(operation, Post) for operation in operations)
+        batch = Batch(self._keys, self._node, self._secret, posts=posts)
+        for place, operation in enumerate(operations):
+            if isinstance(operation, Post):
+                self._sweeper.posted(operation.room)
+                batch.add(operation)
+            elif isinstance(operation, Wipe | Erase):
+                await self._add_rewrite(batch, operation, operations[:place])
+            else:
+                batch.add(operation)
+        return batch
+
+    async def _add_rewrite(
+        self, batch: Batch, operation: Wipe | Erase, earlier: Sequence[Operation]
+    ) -> None:
+        """Add an operation that changes stored events: those are read before the batch is done.
+
+        It does nothing if the same batch may add such events, and has not come to its end then.
+        """
+        added = [one for one in earlier if isinstance(one, Post | Restore)]
+        if isinstance(operation, Wipe):
+            if any(isinstance(one, Restore) or one.user == operation.user for one in added):
+                batch.add(operation, [], operation.after)
+            else:
+                found, upto = await self._scan(operation.user, operation.after)
+                batch.add(operation, [_chunk(room, entries) for room, entries in found], upto)
+        elif any(one.room == operation.room for one in added):
+            batch.add(operation, [], 0)
+        else:
+            chunk, _ = await read_front(self._client, self._keys, operation.room, CHUNK)
+            batch.add(operation, [chunk] if chunk else [], chunk.upto if chunk else None)
+
+    def _run(self, script: Script, number: int | str, batch: Batch) -> Command:
+        arguments = (self._life, self._node, number, self._clock(), *batch.arguments)
+        return call(script, batch.keys, *arguments)
+
+    async def void(self, node: str, number: int) -> list[Outcome] | None:
+        keys = self._keys.fixed(node)
+        try:
+            reply = await self._client.write(
+                call(COMMIT, keys, self._life, node, number, self._clock(), "s")
+            )
+        except Unavailable as error:
+            if isinstance(error.__cause__, ErrorReply) and error.__cause__.code == "OLD":
+                return None
+            raise
+        if reply == b"void" or self._sent is None:
+            return None
+        return self._sent[1].outcomes(reply)
+
+    # ---- the feed
+
+    async def feed(self, after: int, wanted: Callable[[str], bool]) -> Sequence[Fed | Relayed]:
+        reply = await self._client.read(
+            (
+                *("XREAD", "COUNT", FEED_ENTRIES, "BLOCK", round(FEED_SECONDS * 1000)),
+                *("STREAMS", self._keys.feed, f"{after}-0"),
+            ),
+            FEED_SECONDS,
+        )
+        if reply is None:
+            return []
+        own = f"{self._node}.".encode()
+        return [
+            decode_entry(position_of(entry), fields, _any if fields[1].startswith(own) else wanted)
+            for entry, fields in reply[self._keys.feed]
+        ]
+
+    def publish(self, kind: str, body: bytes) -> None:
+        """Do nothing yet."""
+
+    # ---- retention, and nodes that have gone
+
+    def _new_batch(self) -> Batch:
+        return Batch(self._keys, self._node, self._secret)
+
+    async def _execute(self, batch: Batch) -> None:
+        """Carry out a batch that has no number: see commit.lua."""
+        await self._client.ask_one(self._run(SWEEP, "", batch))
+
+    async def sweep(self, retention: Retention) -> Sweep:
+        self._purge_ms = retention.purge_seconds * 500
+        return await self._sweeper.sweep(retention, self._time())
+
+    async def bury(self, hold_ms: int) -> bool:
+        now = self._time()
+        dead = await self._client.ask_one(
+            ("ZRANGE", self._keys.nodes, "-inf", now, "BYSCORE", "LIMIT", 0, 1)
+        )
+        if not dead:
+            return False
+        node = dead[0].decode()
+        fields = await self._client.ask_one(("HRANDFIELD", self._keys.of(node), CHUNK))
+        batch = self._new_batch()
+        batch.bury(node, fields, now + hold_ms)
+        await self._execute(batch)
+        return True
+
+
+def _chunk(room: str, entries: Sequence[LogEntry]) -> Chunk:
+    events = [(entry.seq, entry.user, entry.key) for entry in entries]
+    return Chunk(room, events[0][0], events, None)
+
+
+def _any(_room: str) -> bool:
+    return True

@@ -1,0 +1,71 @@
+"""RESP3, the protocol of Redis: commands as bytes, and bytes as replies. hiredis does the work.
+
+Source: https://redis.io/docs/latest/develop/reference/protocol-spec/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final, TypeAlias
+
+import hiredis
+
+__all__ = ["Command", "ErrorReply", "ProtocolError", "Replies", "Reply", "pack"]
+
+Command: TypeAlias = tuple[bytes | str | int, ...]
+"""A command's name and its arguments. A string is sent as UTF-8."""
+
+Reply: TypeAlias = Any
+"""None, bytes, an integer, a float, a bool, a list, a dict, or an `ErrorReply`."""
+
+_INCOMPLETE: Final = object()
+
+_pack: Final[Callable[[Any], bytes]] = hiredis.pack_command  # its stub allows one argument only
+
+
+class ErrorReply(Exception):  # noqa: N818  a reply; raised where none was expected
+    """What Redis answers to a command that it refuses.
+
+    Attributes:
+        code: The first word, which programs read: ``NOSCRIPT``, ``LOADING``.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.code: Final = message.partition(" ")[0]
+
+
+class ProtocolError(Exception):
+    """The peer does not speak RESP."""
+
+
+def pack(commands: Iterable[Command]) -> bytes:
+    """Return the bytes of some commands, for one write."""
+    return b"".join([_pack(command) for command in commands])
+
+
+class Replies:
+    """Finds the replies in a stream of bytes."""
+
+    __slots__ = ("_reader",)
+
+    def __init__(self) -> None:
+        self._reader = hiredis.Reader(
+            replyError=ErrorReply, protocolError=ProtocolError, notEnoughData=_INCOMPLETE
+        )
+
+    def feed(self, data: bytes) -> list[Reply]:
+        """Return the replies that are complete with these bytes. Pushes are left out.
+
+        Raises:
+            ProtocolError: This is not RESP. Nothing can be read any more.
+        """
+        self._reader.feed(data)
+        replies = []
+        try:
+            while (reply := self._reader.gets()) is not _INCOMPLETE:
+                if not isinstance(reply, hiredis.PushNotification):
+                    replies.append(reply)
+        except TypeError as error:  # a list as a key of a map
+            raise ProtocolError(str(error)) from error
+        return replies

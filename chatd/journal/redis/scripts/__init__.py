@@ -1,0 +1,42 @@
+"""The scripts that run inside Redis. Each says above its code what it does."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.resources import files
+from typing import Final
+
+from msgspec import Struct
+
+__all__ = ["ALL", "BEAT", "COMMIT", "ENTER", "PAGE", "PLACES", "SWEEP", "UNREAD", "Script"]
+
+
+class Script(Struct, frozen=True):
+    """A script, and the digest by which Redis calls it."""
+
+    text: str
+    sha: str
+
+
+def _script(*names: str, flags: str = "") -> Script:
+    """Return the script in some files, one after the other.
+
+    Args:
+        names: The files.
+        flags: The script's first line. Without ``allow-oom`` Redis does not begin a script that
+            writes while its memory is full, so that none fails between two writes.
+    """
+    text = flags + "".join(files(__name__).joinpath(f"{name}.lua").read_text() for name in names)
+    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+ENTER: Final = _script("enter")
+BEAT: Final = _script("beat")
+COMMIT: Final = _script("overlay", "commit", flags="#!lua\n")
+SWEEP: Final = _script("overlay", "commit", flags="#!lua flags=allow-oom\n")
+"""`COMMIT` for batches that remove something: they make room when memory is full."""
+PAGE: Final = _script("page")
+PLACES: Final = _script("places")
+UNREAD: Final = _script("unread")
+
+ALL: Final = (ENTER, BEAT, COMMIT, SWEEP, PAGE, PLACES, UNREAD)

@@ -1,0 +1,23 @@
+#!lua flags=allow-oom
+-- Extend a node's lease, unless it is over: then the node has been buried, or will be.
+--
+-- KEYS: meta, nodes, facts, the reply to the node's last batch, the feed. ARGV: the life, the node, the time in
+-- ms ('' for Redis' own), the length of a lease in ms, the node's facts.
+--
+-- The reply is the time, and the position of the feed's last entry.
+
+local life, node, now, lease, facts = unpack(ARGV)
+if now == '' then
+  local time = redis.call('TIME')
+  now = time[1] * 1000 + math.floor(time[2] / 1000)
+else
+  now = tonumber(now)
+end
+if redis.call('HGET', KEYS[1], 'life') ~= life then return redis.error_reply('STALE life') end
+local known = redis.call('ZSCORE', KEYS[2], node)
+if not known or tonumber(known) <= now then return redis.error_reply('STALE lease') end
+redis.call('ZADD', KEYS[2], now + lease, node)
+redis.call('HSET', KEYS[3], node, facts)
+redis.call('EXPIRE', KEYS[4], 86400)
+local last = redis.call('XREVRANGE', KEYS[5], '+', '-', 'COUNT', 1)[1]
+return {now, last and tonumber(last[1]:match('^%d+')) or 0}

@@ -1,0 +1,86 @@
+#!lua
+-- Enter the present life of the engine: the first node to do so begins it.
+--
+-- KEYS: meta, feed, nodes, facts, the reply to the node's last batch. ARGV: the life; a new epoch, a new key and a new node id, in case
+-- that they are needed; the node's present id; the time in ms ('' for Redis' own); the length of a
+-- lease in ms; the node's facts; the position and the origin of the last entry that it has read (0 if none counts);
+-- the number of the last batch whose outcomes it has.
+--
+-- 1. A life that is not the stored one is a new one, and gets a new epoch: after a restart or a
+--    failover the last moments may be missing. `ended:EPOCH` is the last position that an earlier
+--    epoch has in common with this one; those of all earlier ones fall to it.
+-- 2. If another entry stands where the node has read one, or none, what it read is lost, or may be:
+--    it may have been trimmed. So is what it was told of its batches if their numbers are not known
+--    here.
+-- 3. A node whose lease is over has been buried, or will be: it gets another id. So does one that has
+--    lost something.
+--
+-- The reply: the node's id, the epoch, the key, the position and the origin of the feed's last entry,
+-- the time, 1 if something is lost, and each former epoch with its position.
+
+local META, FEED, NODES, FACTS, REPLY = unpack(KEYS)
+local life, new_epoch, new_key, new_node, node, now = unpack(ARGV, 1, 6)
+local lease, facts, last, origin, confirmed = unpack(ARGV, 7, 11)
+
+if now == '' then
+  local time = redis.call('TIME')
+  now = time[1] * 1000 + math.floor(time[2] / 1000)
+else
+  now = tonumber(now)
+end
+local meta = {}
+local stored = redis.call('HGETALL', META)
+for place = 1, #stored, 2 do meta[stored[place]] = stored[place + 1] end
+if tonumber(meta.format or 1) > 1 then return redis.error_reply('FORMAT ' .. meta.format) end
+local position = tonumber(meta.pos or 0)
+
+local function position_of(entry)
+  return entry and tonumber(entry[1]:match('^%d+')) or 0
+end
+
+local lost = false
+if tonumber(last) > 0 then
+  local entry = redis.call('XRANGE', FEED, last .. '-0', last .. '-0')[1]
+  lost = not entry or entry[2][2] ~= origin
+end
+local kept = (redis.call('GET', REPLY) or '0 '):match('^%d+')
+lost = lost or tonumber(kept) < tonumber(confirmed)
+
+local known = redis.call('ZSCORE', NODES, node)
+
+-- Everything is decided. Nothing below can fail.
+
+if not known or tonumber(known) <= now or lost then
+  if known then redis.call('ZADD', NODES, math.min(now, tonumber(known)), node) end
+  node = new_node
+end
+local ended = {}
+for field, value in pairs(meta) do
+  local epoch = field:match('^ended:(.*)$')
+  if epoch then ended[epoch] = tonumber(value) end
+end
+if not meta.epoch then
+  meta.epoch, meta.key = new_epoch, new_key
+  redis.call('HSET', META, 'format', 1, 'life', life, 'epoch', new_epoch, 'key', new_key)
+elseif meta.life ~= life then
+  ended[meta.epoch] = position
+  position = position + 1
+  redis.call('HSET', META, 'life', life, 'epoch', new_epoch, 'pos', position)
+  for epoch, upto in pairs(ended) do
+    ended[epoch] = math.min(upto, position - 1)
+    redis.call('HSET', META, 'ended:' .. epoch, ended[epoch])
+  end
+  redis.call('XADD', FEED, position .. '-0', 'o', '-' .. life:sub(1, 16) .. '.0', 'k', 'V', 1, new_epoch)
+  meta.epoch = new_epoch
+end
+redis.call('ZADD', NODES, now + lease, node)
+redis.call('HSET', FACTS, node, facts)
+
+local entry = redis.call('XREVRANGE', FEED, '+', '-', 'COUNT', 1)[1]
+local reply = {node, meta.epoch, meta.key, position_of(entry), entry and entry[2][2] or '', now,
+  lost and 1 or 0}
+for epoch, upto in pairs(ended) do
+  reply[#reply + 1] = epoch
+  reply[#reply + 1] = upto
+end
+return reply

@@ -1,0 +1,35 @@
+#!lua flags=no-writes
+-- Read a part of a room's log: the numbers after one and up to another.
+--
+-- KEYS: the room, its records. ARGV: after, upto, how many, 'first' or 'last' of them, and 'present'
+-- if edits come with the present text of their messages, else 'stored'.
+--
+-- The reply is the room's name, the first number, and the records, whose numbers follow each other.
+
+local head = redis.call('HMGET', KEYS[1], 'name', 'seq', 'first')
+local first = math.max(tonumber(ARGV[1]) + 1, tonumber(head[3] or 1))
+local last = math.min(tonumber(ARGV[2]), tonumber(head[2] or 0))
+local limit = tonumber(ARGV[3])
+if ARGV[4] == 'first' then
+  last = math.min(last, first + limit - 1)
+else
+  first = math.max(first, last - limit + 1)
+end
+if first > last then return {head[1] or '', first} end
+
+local numbers = {}
+for seq = first, last do numbers[#numbers + 1] = seq end
+local records = redis.call('HMGET', KEYS[2], unpack(numbers))
+if ARGV[5] == 'present' then
+  for place, record in ipairs(records) do
+    if record:byte() == 101 then -- 'e'
+      local target = redis.call('HGET', KEYS[2], record:match('^[^%z]*%z[^%z]*%z(%d*)'))
+      local text = target and target:byte() == 109 -- 'm'
+        and target:match('^[^%z]*%z[^%z]*%z[^%z]*%z[^%z]*%z[^%z]*(.*)$')
+      records[place] = record .. (text or '')
+    end
+  end
+end
+table.insert(records, 1, first)
+table.insert(records, 1, head[1])
+return records

@@ -1,0 +1,25 @@
+#!lua flags=no-writes
+-- Find where a room's log was at some positions of the store.
+--
+-- KEYS: the room, its records. ARGV: the positions.
+--
+-- The reply is the room's first number, the position of the last event that was removed, and for each
+-- position the number of the room's last event there; one less than the first if there was none.
+
+local head = redis.call('HMGET', KEYS[1], 'seq', 'first', 'gone')
+local first, last = tonumber(head[2] or 1), tonumber(head[1] or 0)
+local found = {first, tonumber(head[3] or 0)}
+for _, position in ipairs(ARGV) do
+  local low, high = first - 1, last -- the answer is one of these
+  while low < high do
+    local middle = math.ceil((low + high) / 2)
+    local record = redis.call('HGET', KEYS[2], middle)
+    if tonumber(record:match('^%a(%d+)')) <= tonumber(position) then
+      low = middle
+    else
+      high = middle - 1
+    end
+  end
+  found[#found + 1] = low
+end
+return found

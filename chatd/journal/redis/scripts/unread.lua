@@ -1,0 +1,18 @@
+#!lua flags=no-writes
+-- Count the messages of others that follow a number, without deleted ones.
+--
+-- KEYS: the room, its records. ARGV: the number, the user, the most to count, the most to read.
+--
+-- The reply is the count, and the last number that was read if there are more, else nil.
+
+local head = redis.call('HMGET', KEYS[1], 'seq', 'first')
+local last = tonumber(head[1] or 0)
+local first = math.max(tonumber(ARGV[1]) + 1, tonumber(head[2] or 1))
+local upto = math.min(last, first + tonumber(ARGV[4]) - 1)
+local count, most = 0, tonumber(ARGV[3])
+for seq = first, upto do
+  if count >= most then break end
+  local deleted, user = redis.call('HGET', KEYS[2], seq):match('^m%d+ %d+ %d+ (%d) ([^%z]*)')
+  if deleted == '0' and user ~= ARGV[2] then count = count + 1 end
+end
+return {count, upto < last and upto or false}

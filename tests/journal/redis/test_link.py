@@ -1,0 +1,197 @@
+"""Links: logging in, deadlines, and that a link that failed stays closed."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+import trustme
+
+from chatd.journal import StoreError
+from chatd.journal.engine import Lost
+from chatd.journal.redis.finding import Address
+from chatd.journal.redis.link import Link, Login, open_link
+from tests.redis_server import RedisServer, needs_redis
+
+HELLO = b"%1\r\n+proto\r\n:3\r\n"
+
+
+@asynccontextmanager
+async def scripted(*replies: bytes, tls: ssl.SSLContext | None = None) -> AsyncIterator[Address]:
+    """Return the address of a server that answers what it gets with these bytes, one each time."""
+    waiting = list(replies)
+
+    async def serve(stream: trio.abc.Stream) -> None:
+        while waiting and await stream.receive_some():
+            if (reply := waiting.pop(0)) == b"close":
+                await stream.aclose()
+                return
+            await stream.send_all(reply)
+        await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        serving = listener if tls is None else trio.SSLListener(listener, tls)
+        nursery.start_soon(trio.serve_listeners, serve, [serving])
+        yield Address("127.0.0.1", listener.socket.getsockname()[1])
+        nursery.cancel_scope.cancel()
+
+
+async def test_replies_come_in_the_order_of_the_commands() -> None:
+    async with scripted(HELLO, b"+a\r\n:1\r\n", b"+b\r\n") as address:
+        link = await open_link(address, Login())
+        assert await link.call(("A",), ("B",)) == [b"a", 1]
+        assert await link.call(("C",)) == [b"b"]
+        link.close()
+        link.close()
+        with pytest.raises(Lost, match=r"127\.0\.0\.1:\d+ is closed"):
+            await link.call(("D",))
+
+
+async def test_an_error_of_a_command_is_a_reply() -> None:
+    async with scripted(HELLO, b"-ERR no\r\n+b\r\n") as address:
+        link = await open_link(address, Login())
+        error, after = await link.call(("A",), ("B",))
+        assert (str(error), after) == ("ERR no", b"b")
+        link.close()
+
+
+@pytest.mark.parametrize("reply", [b"close", b"HTTP/1.1 400\r\n"])
+async def test_a_broken_link_is_lost(reply: bytes) -> None:
+    async with scripted(HELLO, reply) as address:
+        link = await open_link(address, Login())
+        with pytest.raises(Lost, match="broke"):
+            await link.call(("A",))
+        with pytest.raises(Lost, match="is closed"):
+            await link.call(("A",))
+
+
+async def test_no_answer_in_time_closes_the_link(autojump_clock: object) -> None:
+    async with scripted(HELLO) as address:
+        link = await open_link(address, Login())
+        begin = trio.current_time()
+        with pytest.raises(Lost, match="did not answer in time"):
+            await link.call(("A",), deadline=begin + 2)
+        assert trio.current_time() == begin + 2
+        with pytest.raises(Lost, match="is closed"):
+            await link.call(("A",))
+
+
+async def test_a_cancelled_call_closes_the_link() -> None:
+    async with scripted(HELLO) as address:
+        link = await open_link(address, Login())
+        with trio.move_on_after(0):
+            await link.call(("A",))
+        with pytest.raises(Lost, match="is closed"):
+            await link.call(("A",))
+
+
+async def test_a_call_ends_when_another_task_closes_the_link() -> None:
+    async with scripted(HELLO) as address, trio.open_nursery() as nursery:
+        link = await open_link(address, Login())
+
+        async def lost() -> None:
+            with pytest.raises(Lost):
+                await link.call(("A",))
+
+        nursery.start_soon(lost)
+        await trio.testing.wait_all_tasks_blocked()
+        link.close()
+
+
+async def test_nobody_is_there(tmp_path: Path) -> None:
+    for address in (Address("127.0.0.1", 1), Address(path=str(tmp_path / "none"))):
+        with pytest.raises(Lost, match=f"cannot connect to {address}: .*") as lost:
+            await open_link(address, Login())
+        assert "\n" not in str(lost.value)
+
+
+async def test_a_server_that_is_stopped_has_a_deadline(autojump_clock: object) -> None:
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    address = Address("127.0.0.1", listener.socket.getsockname()[1])
+    with pytest.raises(Lost, match="did not answer in time"):
+        await open_link(address, Login(), deadline=trio.current_time() + 2)
+    await listener.aclose()
+
+
+@pytest.mark.parametrize(
+    ("reply", "remedy"),
+    [
+        (b"-NOAUTH HELLO must be called\r\n", "set history.password_file"),
+        (b"-WRONGPASS invalid\r\n", "look at history.user and history.password_file"),
+        (b"-ERR unknown command 'HELLO'\r\n", "chatd needs Redis 7.0"),
+        (b"-NOPROTO unsupported\r\n", "chatd needs Redis 7.0"),
+    ],
+)
+async def test_a_server_that_lets_nobody_in_is_a_fault_of_the_store(
+    reply: bytes, remedy: str
+) -> None:
+    async with scripted(reply) as address:
+        with pytest.raises(StoreError, match=remedy):
+            await open_link(address, Login())
+
+
+async def test_a_server_that_still_reads_its_data_is_waited_for() -> None:
+    async with scripted(b"-LOADING Redis is loading\r\n") as address:
+        with pytest.raises(Lost, match="not ready"):
+            await open_link(address, Login())
+
+
+async def test_tls_checks_the_servers_certificate() -> None:
+    ca = trustme.CA()
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    ca.issue_cert("127.0.0.1").configure_cert(server)
+    trusting = ssl.create_default_context()
+    ca.configure_trust(trusting)
+    async with scripted(HELLO, b"+a\r\n", tls=server) as address:
+        secure = Address(address.host, address.port, tls=trusting)
+        link = await open_link(secure, Login())
+        assert await link.call(("A",)) == [b"a"]
+        link.close()
+
+
+async def test_tls_refuses_a_certificate_of_nobody_knows_whom() -> None:
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(server)
+
+    async def serve(stream: trio.SSLStream[trio.SocketStream]) -> None:
+        with pytest.raises(trio.BrokenResourceError):
+            await stream.do_handshake()
+
+    async with trio.open_nursery() as nursery:
+        [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, serve, [trio.SSLListener(listener, server)])
+        port = listener.socket.getsockname()[1]
+        address = Address("127.0.0.1", port, tls=ssl.create_default_context())
+        with pytest.raises(Lost, match="certificate verify failed"):
+            await open_link(address, Login())
+        nursery.cancel_scope.cancel()
+
+
+@needs_redis
+async def test_a_user_logs_in_with_a_password(own_server: RedisServer) -> None:
+    own_server.command("ACL", "SETUSER", "chatd", "on", ">secret", "~*", "+@all")
+    own_server.command("CONFIG", "SET", "requirepass", "other")
+    address = Address(path=str(own_server.socket))
+    link: Link = await open_link(address, Login("chatd", "secret"))
+    assert await link.call(("ACL", "WHOAMI")) == [b"chatd"]
+    link.close()
+    for login, remedy in (
+        (Login(), "history.password_file"),
+        (Login("chatd", "wrong"), "'chatd'"),
+        (Login(password="wrong"), "'default'"),
+    ):
+        with pytest.raises(StoreError, match=remedy):
+            await open_link(address, login)
+
+
+@needs_redis
+async def test_much_is_sent_and_received_at_once(redis_server: RedisServer) -> None:
+    link = await open_link(Address(path=str(redis_server.socket)), Login())
+    data = bytes(range(256)) * 4096
+    assert await link.call(*(("ECHO", data) for _ in range(8))) == [data] * 8
+    link.close()
