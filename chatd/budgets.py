@@ -26,13 +26,14 @@ or the /64 of an IPv6 address (``Peer.limit_key``). Clients of this machine, by 
 Unix socket without a proxy, have none: the limits of one client and of all apply to them.
 
 Nothing that one client sends may hold the event loop for more than 5 ms: what is handled without
-waiting is handled in slices (`Slice`).
+waiting is handled in slices (`SLICE_ITEMS`, `Slice`).
 """
 
 from __future__ import annotations
 
 import math
-from typing import Final, Literal
+from collections.abc import Iterable
+from typing import Final, Literal, TypeAlias
 
 import trio
 
@@ -48,12 +49,16 @@ __all__ = [
     "REFUSALS_PER_SECOND",
     "REQUEST_SECONDS",
     "SEARCH",
+    "SLICE_ITEMS",
     "TLS_SECONDS",
     "VALUE_BYTES",
     "Bucket",
+    "Charge",
     "Pace",
+    "Rate",
     "Slice",
     "json_values",
+    "take",
 ]
 
 # ---- the time of the event loop
@@ -138,6 +143,9 @@ REFUSALS_BURST: Final = 200
 a moment later. Honest clients are refused a few at a time."""
 
 
+Rate: TypeAlias = float | Literal["off"]
+
+
 class Bucket:
     """A token bucket: ``rate`` tokens a second come in, and at most ``burst`` are kept.
 
@@ -145,38 +153,52 @@ class Bucket:
     is then in debt.
     """
 
-    __slots__ = ("_at", "_tokens")
+    __slots__ = ("at", "tokens")
 
     def __init__(self) -> None:
-        self._tokens = math.inf
-        self._at = -math.inf
+        self.tokens = math.inf
+        self.at = -math.inf
+        """When it had these tokens, on Trio's clock."""
 
-    def take(
-        self, amount: float, rate: float | Literal["off"], burst: float | Literal["off"]
-    ) -> int:
+    def take(self, amount: float, rate: Rate, burst: Rate) -> int:
         """Spend an amount and return 0, or spend nothing and return the milliseconds to wait."""
-        if rate == "off" or burst == "off":
-            return 0
-        now = trio.current_time()
-        tokens = min(burst, self._tokens + (now - self._at) * rate)
-        self._tokens, self._at = tokens, now
-        missing = min(amount, burst) - tokens
-        if missing > 0:
-            return math.ceil(missing / rate * 1000)
-        self._tokens -= amount
-        return 0
+        return take([(self, amount, rate, burst)])
 
     def put_back(self, amount: float) -> None:
         """Undo a `take`."""
-        self._tokens += amount
+        self.tokens += amount
 
-    def full_in(self, rate: float | Literal["off"], burst: float | Literal["off"]) -> float:
+    def full_in(self, rate: Rate, burst: Rate) -> float:
         """Return the seconds until it is full, and so like a new one; 0 if it is full."""
         if rate == "off" or burst == "off":
             return 0
-        seconds = (burst - self._tokens) / rate - (trio.current_time() - self._at)
+        seconds = (burst - self.tokens) / rate - (trio.current_time() - self.at)
         # Whole milliseconds: a timer that is due within the clock's rounding would fire forever.
         return math.ceil(seconds * 1000) / 1000 if seconds > 0 else 0
+
+
+Charge: TypeAlias = tuple[Bucket, float, Rate, Rate]
+"""What is taken of a bucket, the tokens that it gets a second, and how many it keeps."""
+
+
+def take(charges: Iterable[Charge]) -> int:
+    """Take from all of these buckets and return 0, or from none and return the ms to wait."""
+    now = trio.current_time()
+    wait = 0.0
+    taken: list[tuple[Bucket, float]] = []
+    for bucket, amount, rate, burst in charges:
+        if rate == "off" or burst == "off":
+            continue
+        tokens = min(burst, bucket.tokens + (now - bucket.at) * rate)
+        missing = min(amount, burst) - tokens
+        if missing > 0:
+            wait = max(wait, missing / rate)
+        bucket.tokens, bucket.at = tokens - amount, now
+        taken.append((bucket, amount))
+    if wait:
+        for bucket, amount in taken:
+            bucket.tokens += amount
+    return math.ceil(wait * 1000)
 
 
 # ---- JSON

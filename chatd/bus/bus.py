@@ -401,7 +401,7 @@ class Bus:
             if isinstance(outcome, Receipt) and not outcome.duplicate:
                 events.append(outcome.event)
         self._unswept.set()
-        if not self._journal.indexed:
+        if events or not self._journal.indexed:
             self._unindexed.set()
         if events:
             if self._in_doubt:

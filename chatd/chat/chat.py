@@ -239,8 +239,9 @@ class Chat:
         logged = self.log.output.enabled
         lines: list[bytes] = []
         # All of them first: a line that cannot be written must keep no other sender waiting.
-        senders = [self.senders.pop(event.position, None) for event in fanned_out]
-        for sender in senders:
+        senders: list[Connection | None] = []
+        for event in fanned_out:
+            senders.append(sender := self.senders.pop(event.position, None))
             if sender is not None:
                 sender.unseen -= 1
                 if sender.progress is not None:

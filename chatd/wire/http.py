@@ -29,7 +29,7 @@ from chatd.wire.heads import (
 from chatd.wire.origins import OriginRefusal, check_local_host
 from chatd.wire.preamble import AcceptedStream
 from chatd.wire.request import Refused, Request, Response, refusal
-from chatd.wire.routes import WEBSOCKET
+from chatd.wire.routes import WEBSOCKET, Handler
 from chatd.wire.websocket import Handover, Upgrade
 
 if TYPE_CHECKING:
@@ -243,14 +243,19 @@ class HttpConnection:
         refused = _PLAIN if self._plain else self._slot.count_for(request.peer)
         if refused is not None:
             raise Refused(await self._completed(refused, request))
-        await self._slot.spend(REQUEST_SECONDS)
+        if debt := self._slot.charge(REQUEST_SECONDS):
+            await trio.sleep(debt)
         misdirected = check_local_host(request, self._server.settings.http.hosts)
         if misdirected is not None:
             response = refusal(421, misdirected.message)
             self._report(response, request, misdirected)
             return response
         try:
-            answer = await self._handled(request)
+            upgrades = "websocket" in tokens(request.header("upgrade"))
+            found = self._find(request, upgrades=upgrades)
+            answer = found if isinstance(found, Response) else await found(request)
+            if isinstance(answer, Upgrade) and not upgrades:
+                raise TypeError(f"{request.path} upgrades a request that is not a WebSocket's")
         except Refused as error:
             self._report(error.response, request)
             answer = error.response
@@ -258,21 +263,15 @@ class HttpConnection:
             answer = self._fault(error, request)
         return answer if isinstance(answer, Upgrade) else await self._completed(answer, request)
 
-    async def _handled(self, request: Request) -> Response | Upgrade:
-        method = request.method
-        if "websocket" in tokens(request.header("upgrade")):
-            method = WEBSOCKET
-        handler = self._routes.find(method, request.path)
-        if isinstance(handler, Response):
-            self._report(handler, request)
-            return handler
-        if method == WEBSOCKET:
+    def _find(self, request: Request, *, upgrades: bool) -> Handler | Response:
+        """Return the handler of a request, or without one the answer."""
+        found = self._routes.find(WEBSOCKET if upgrades else request.method, request.path)
+        if isinstance(found, Response):
+            self._report(found, request)
+        elif upgrades:
             version = self._h11.their_http_version
             check_upgrade(request, version, has_body=self._length != 0)
-        answer = await handler(request)
-        if isinstance(answer, Upgrade) and method != WEBSOCKET:
-            raise TypeError(f"{request.path} upgrades a request that is not a WebSocket's")
-        return answer
+        return found
 
     async def _completed(self, response: Response, request: Request) -> Response:
         """Return a response with the headers that its route adds to all of its responses."""

@@ -42,15 +42,19 @@ class Routes:
 
     def headers(self, path: str) -> Headers | None:
         """Return the function for the headers of every response at a path, or None."""
-        return next((made for start, made in self._headers.items() if path.startswith(start)), None)
+        for start, headers in self._headers.items():
+            if path.startswith(start):
+                return headers
+        return None
 
     def find(self, method: str, path: str) -> Handler | Response:
         """Return the handler, or without one the answer: 404, 405 with Allow, or 426."""
         methods = self._paths.get(path)
         if methods is None:
-            methods = next(
-                (found for prefix, found in self._prefixes.items() if path.startswith(prefix)), None
-            )
+            for prefix, found in self._prefixes.items():
+                if path.startswith(prefix):
+                    methods = found
+                    break
         if methods is None:
             return refusal(404, "Not found. Check the path.")
         handler = methods.get(method)

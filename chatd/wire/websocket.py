@@ -17,7 +17,7 @@ import trio
 from msgspec import Struct
 from trio_websocket import ConnectionClosed, wrap_server_stream
 
-from chatd.budgets import BYTE_SECONDS, FRAME_SECONDS, MESSAGE_SECONDS, Slice
+from chatd.budgets import BYTE_SECONDS, FRAME_SECONDS, MESSAGE_SECONDS, SLICE_ITEMS
 from chatd.logs import Log
 from chatd.model import CLOSES, GOING_AWAY, INTERNAL, LOST, NORMAL, TOO_SLOW, Close
 from chatd.settings import Settings
@@ -266,10 +266,11 @@ class WebSocket:
 
     async def _receive(self, receiver: Receiver) -> None:
         """Hand messages to the receiver until either side closes."""
-        piece = Slice()
+        items = 0
         while self.closing is None:
             for item in self._items:
-                if piece.over():
+                items += 1
+                if items % SLICE_ITEMS == 0:
                     await trio.lowlevel.checkpoint()
                 if self._slot is not None:
                     await self._spend(self._slot, MESSAGE_SECONDS)
