@@ -137,7 +137,7 @@ class Engine:
         self.routes = Routes(
             {path: self.methods} if path else {},
             {f"{path}/": self.methods},
-            {path: self.headers},
+            {path: self.complete},
         )
         self._hosts = hosts
         self._opened = opened
@@ -384,12 +384,13 @@ class Engine:
             response = refused.response
         return response
 
-    async def headers(self, request: Request) -> list[tuple[str, str]]:
-        """Return the CORS headers of every response to a request, for a table of routes."""
-        return await cors.headers(request, self.options)
+    async def complete(self, request: Request, response: Response) -> Response:
+        """Return a response with the CORS headers that all have, for a table of routes."""
+        added = await cors.headers(request, self.options)
+        return msgspec.structs.replace(response, headers=[*response.headers, *added])
 
     async def preflight(self, request: Request) -> Response:
-        """Answer OPTIONS, to which a table of routes adds ``headers``."""
+        """Answer OPTIONS, to which a table of routes adds the CORS headers."""
         return cors.preflight(request)
 
     async def _open_by_polling(self, request: Request) -> Response:

@@ -54,7 +54,7 @@ def routes(
             "/readyz": {"GET": _ready(ready)},
         },
         prefixes,
-        {PATH.rstrip("/"): socketio.io.engine.headers},
+        {PATH.rstrip("/"): socketio.io.engine.complete},
     )
 
 
