@@ -6,6 +6,7 @@
 | a session of Engine.IO | 25 KiB | | connections_per_address | sessions |
 | a guest | 2 KiB | one | new_guests_per_minute_per_address | connections |
 | a nick held for a guest who left | 2 KiB | one | held_nicks_per_address | held_nicks |
+| a nick that a guest chose by HTTP | 2 KiB | | `NICKS_OF_A_PLACE` | held_nicks |
 | a room | 2 KiB, its log | new_rooms_per_minute | new_rooms_per_minute_per_address | rooms |
 | a membership | 0.5 KiB | rooms_per_client | | |
 | a name in the cache of names | 1.3 KiB | | | 4,096 names |
@@ -44,6 +45,7 @@ __all__ = [
     "FRAME_SECONDS",
     "JSON_VALUES",
     "MESSAGE_SECONDS",
+    "NICKS_OF_A_PLACE",
     "PAGE",
     "REFUSALS_BURST",
     "REFUSALS_PER_SECOND",
@@ -132,6 +134,11 @@ class Slice:
 
 # ---- what is asked for
 
+
+NICKS_OF_A_PLACE: Final = 8
+"""How many nicks guests of one address may choose by HTTP at a time: one for each script. This also
+holds for clients of this machine, whose places are the loopback address and the users of a Unix
+socket."""
 
 PAGE: Final = 1
 SEARCH: Final = 5

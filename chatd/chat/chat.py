@@ -26,6 +26,7 @@ from chatd.settings import Settings
 from chatd.timers import Timers
 
 if TYPE_CHECKING:
+    from chatd.chat.actor import Actor
     from chatd.chat.connection import Connection
     from chatd.chat.membership import Outbox
 
@@ -94,7 +95,7 @@ class Chat:
         self.flood = Flood(self)
         self.connections: set[Connection] = set()
         self.disconnected = Changed()
-        self.senders: dict[int, Connection] = {}
+        self.senders: dict[int, Actor] = {}
         """The senders of committed events that are not fanned out yet, by position."""
         self.commands: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
@@ -239,7 +240,7 @@ class Chat:
         logged = self.log.output.enabled
         lines: list[bytes] = []
         # All of them first: a line that cannot be written must keep no other sender waiting.
-        senders: list[Connection | None] = []
+        senders: list[Actor | None] = []
         for event in fanned_out:
             senders.append(sender := self.senders.pop(event.position, None))
             if sender is not None:

@@ -17,8 +17,8 @@ from chatd.model import Refused
 from chatd.settings import Limits
 
 if TYPE_CHECKING:
+    from chatd.chat.actor import Actor
     from chatd.chat.chat import Chat
-    from chatd.chat.connection import Connection
 
 __all__ = ["Flood"]
 
@@ -93,7 +93,7 @@ class Flood:
         if wait:
             raise Refused("rate_limited", "Too many new guests come from your address.", wait)
 
-    def charge(self, connection: Connection, size: int) -> None:
+    def charge(self, connection: Actor, size: int) -> None:
         """Count a message of ``size`` bytes, or raise Refused if there are too many."""
         limits = self._chat.settings.limits
         rate = limits.bytes_per_second
@@ -108,7 +108,7 @@ class Flood:
             charges.append((place.messages, 1, by_address, limits.messages_burst_per_address))
         self._charge(connection, charges, "You are sending messages too fast.")
 
-    def charge_page(self, connection: Connection, pages: int = PAGE) -> None:
+    def charge_page(self, connection: Actor, pages: int = PAGE) -> None:
         """Count a read of the store or a long list, or raise Refused if there are too many.
 
         A user is charged one page, an address ``pages``. A connection that has no user yet is
@@ -125,7 +125,7 @@ class Flood:
             charges.append((place.pages, pages, rate, burst))
         self._charge(connection, charges, "You are asking too often.")
 
-    def charge_room(self, connection: Connection) -> None:
+    def charge_room(self, connection: Actor) -> None:
         """Count a room that is about to be created, or raise Refused if there are too many."""
         limits = self._chat.settings.limits
         charges: list[Charge] = [
@@ -135,7 +135,7 @@ class Flood:
             charges.append((place.new_rooms, 1, *_rooms(limits.new_rooms_per_minute_per_address)))
         self._charge(connection, charges, "You are creating rooms too fast.")
 
-    def _charge(self, connection: Connection, charges: Sequence[Charge], message: str) -> None:
+    def _charge(self, connection: Actor, charges: Sequence[Charge], message: str) -> None:
         """Make all of these charges, or none and raise Refused."""
         if connection.op and self._chat.settings.limits.operators_exempt:
             return
@@ -143,7 +143,7 @@ class Flood:
             # A refused message costs nothing.
             raise Refused("rate_limited", message, wait)
 
-    def searching(self, connection: Connection) -> AbstractAsyncContextManager[object]:
+    def searching(self, connection: Actor) -> AbstractAsyncContextManager[object]:
         """Return a lock that an address holds while it searches; one that is free without one."""
         place = self._addresses.get(connection.limit_key)
         return nullcontext() if place is None else place.searching

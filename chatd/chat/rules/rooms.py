@@ -8,6 +8,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from chatd.chat.actor import Actor
 from chatd.chat.connection import Connection
 from chatd.chat.direct import DIRECT, open_direct, require_membership, resolve
 from chatd.chat.names import ROOM_CHARACTERS, nick_name
@@ -49,6 +50,7 @@ async def join(connection: Connection, command: commands.Join) -> Reply[commands
         membership = connection.enter(room)
     membership.pause()
     try:
+        read, unread = await _unread(connection, room.key)
         page = await read_join_page(
             chat.journal,
             room.feed,
@@ -57,7 +59,6 @@ async def join(connection: Connection, command: commands.Join) -> Reply[commands
             limits.send_queue_bytes,
             messages=command.messages,
         )
-        read, unread = await _unread(connection, room.key)
         # Again, because operators may have acted while the store was read.
         check_may_read(connection, room.key)
     except (Refused, Unavailable):
@@ -84,7 +85,7 @@ async def join(connection: Connection, command: commands.Join) -> Reply[commands
     )
 
 
-async def _unread(connection: Connection, room: str) -> tuple[int, int] | tuple[None, None]:
+async def _unread(connection: Actor, room: str) -> tuple[int, int] | tuple[None, None]:
     """Return the user's read mark in a room, and the number of others' messages after it."""
     user = connection.user
     read = user.marks.get(room)
@@ -120,7 +121,7 @@ async def who(connection: Connection, command: commands.Who) -> Reply[commands.M
     return Reply(commands.Members([], 0))
 
 
-async def list_rooms(connection: Connection, command: commands.Rooms) -> Reply[commands.RoomList]:
+async def list_rooms(connection: Actor, command: commands.Rooms) -> Reply[commands.RoomList]:
     """List the rooms that have members or events, direct messages first, then by name."""
     chat, user = connection.chat, connection.user
     await connection.outbox.drained()
@@ -151,7 +152,7 @@ def _order(key: str) -> tuple[bool, str]:
     return not key.startswith("@"), key
 
 
-async def _conversations(connection: Connection) -> list[tuple[str, commands.RoomInfo]]:
+async def _conversations(connection: Actor) -> list[tuple[str, commands.RoomInfo]]:
     """Return the rooms of the user's direct messages."""
     chat, user = connection.chat, connection.user
     prefix = f"{user.id}\0"
