@@ -146,7 +146,8 @@ class HttpGateway:
             headers.append(("Chatd-Recovered", str(entered.recovered).lower()))
         if end < entered.seq:
             headers.append(("Chatd-More", "true"))
-        body = encode_answer(entered, _lines, self._chat.log)
+        log = self._log.bind(connection=request.connection, transport="http")
+        body = encode_answer(entered, _lines, log)
         return Response(200, body, _LINES, headers)
 
     async def _stream(self, request: Request) -> Response:
