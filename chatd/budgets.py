@@ -6,6 +6,7 @@
 | a session of Engine.IO | 25 KiB | | connections_per_address | sessions |
 | a guest | 2 KiB | one | new_guests_per_minute_per_address | connections |
 | a nick held for a guest who left | 2 KiB | one | held_nicks_per_address | held_nicks |
+| a nick that a guest chose by HTTP | 2 KiB | | `NICKS_OF_A_PLACE` | held_nicks |
 | a room | 2 KiB, its log | new_rooms_per_minute | new_rooms_per_minute_per_address | rooms |
 | a membership | 0.5 KiB | rooms_per_client | | |
 | a name in the cache of names | 1.3 KiB | | | 4,096 names |
@@ -26,13 +27,14 @@ or the /64 of an IPv6 address (``Peer.limit_key``). Clients of this machine, by 
 Unix socket without a proxy, have none: the limits of one client and of all apply to them.
 
 Nothing that one client sends may hold the event loop for more than 5 ms: what is handled without
-waiting is handled in slices (`Slice`).
+waiting is handled in slices (`SLICE_ITEMS`, `Slice`).
 """
 
 from __future__ import annotations
 
 import math
-from typing import Final, Literal
+from collections.abc import Iterable
+from typing import Final, Literal, TypeAlias
 
 import trio
 
@@ -43,17 +45,22 @@ __all__ = [
     "FRAME_SECONDS",
     "JSON_VALUES",
     "MESSAGE_SECONDS",
+    "NICKS_OF_A_PLACE",
     "PAGE",
     "REFUSALS_BURST",
     "REFUSALS_PER_SECOND",
     "REQUEST_SECONDS",
     "SEARCH",
+    "SLICE_ITEMS",
     "TLS_SECONDS",
     "VALUE_BYTES",
     "Bucket",
+    "Charge",
     "Pace",
+    "Rate",
     "Slice",
     "json_values",
+    "take",
 ]
 
 # ---- the time of the event loop
@@ -128,6 +135,11 @@ class Slice:
 # ---- what is asked for
 
 
+NICKS_OF_A_PLACE: Final = 8
+"""How many nicks guests of one address may choose by HTTP at a time: one for each script. This also
+holds for clients of this machine, whose places are the loopback address and the users of a Unix
+socket."""
+
 PAGE: Final = 1
 SEARCH: Final = 5
 """What a page and a search take of the requests that an address may make."""
@@ -138,6 +150,9 @@ REFUSALS_BURST: Final = 200
 a moment later. Honest clients are refused a few at a time."""
 
 
+Rate: TypeAlias = float | Literal["off"]
+
+
 class Bucket:
     """A token bucket: ``rate`` tokens a second come in, and at most ``burst`` are kept.
 
@@ -145,45 +160,57 @@ class Bucket:
     is then in debt.
     """
 
-    __slots__ = ("_at", "_tokens")
+    __slots__ = ("at", "tokens")
 
     def __init__(self) -> None:
-        self._tokens = math.inf
-        self._at = -math.inf
+        self.tokens = math.inf
+        self.at = -math.inf
+        """When it had these tokens, on Trio's clock."""
 
-    def take(
-        self, amount: float, rate: float | Literal["off"], burst: float | Literal["off"]
-    ) -> int:
+    def take(self, amount: float, rate: Rate, burst: Rate) -> int:
         """Spend an amount and return 0, or spend nothing and return the milliseconds to wait."""
-        if rate == "off" or burst == "off":
-            return 0
-        now = trio.current_time()
-        tokens = min(burst, self._tokens + (now - self._at) * rate)
-        self._tokens, self._at = tokens, now
-        missing = min(amount, burst) - tokens
-        if missing > 0:
-            return math.ceil(missing / rate * 1000)
-        self._tokens -= amount
-        return 0
+        return take([(self, amount, rate, burst)])
 
     def put_back(self, amount: float) -> None:
         """Undo a `take`."""
-        self._tokens += amount
+        self.tokens += amount
 
-    def full_in(self, rate: float | Literal["off"], burst: float | Literal["off"]) -> float:
+    def full_in(self, rate: Rate, burst: Rate) -> float:
         """Return the seconds until it is full, and so like a new one; 0 if it is full."""
         if rate == "off" or burst == "off":
             return 0
-        seconds = (burst - self._tokens) / rate - (trio.current_time() - self._at)
+        seconds = (burst - self.tokens) / rate - (trio.current_time() - self.at)
         # Whole milliseconds: a timer that is due within the clock's rounding would fire forever.
         return math.ceil(seconds * 1000) / 1000 if seconds > 0 else 0
 
-    def lack(
-        self, seconds: float, rate: float | Literal["off"], burst: float | Literal["off"]
-    ) -> None:
+    def lack(self, seconds: float, rate: Rate, burst: Rate) -> None:
         """Let it be full in so many seconds at the earliest."""
         if rate != "off" and burst != "off" and seconds > self.full_in(rate, burst):
-            self._tokens, self._at = burst - seconds * rate, trio.current_time()
+            self.tokens, self.at = burst - seconds * rate, trio.current_time()
+
+
+Charge: TypeAlias = tuple[Bucket, float, Rate, Rate]
+"""What is taken of a bucket, the tokens that it gets a second, and how many it keeps."""
+
+
+def take(charges: Iterable[Charge]) -> int:
+    """Take from all of these buckets and return 0, or from none and return the ms to wait."""
+    now = trio.current_time()
+    wait = 0.0
+    taken: list[tuple[Bucket, float]] = []
+    for bucket, amount, rate, burst in charges:
+        if rate == "off" or burst == "off":
+            continue
+        tokens = min(burst, bucket.tokens + (now - bucket.at) * rate)
+        missing = min(amount, burst) - tokens
+        if missing > 0:
+            wait = max(wait, missing / rate)
+        bucket.tokens, bucket.at = tokens - amount, now
+        taken.append((bucket, amount))
+    if wait:
+        for bucket, amount in taken:
+            bucket.tokens += amount
+    return math.ceil(wait * 1000)
 
 
 # ---- JSON

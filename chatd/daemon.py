@@ -27,7 +27,7 @@ import trio
 
 from chatd.chat import Chat
 from chatd.chat.tokens import Keys
-from chatd.gateways import SocketIoGateway, routes
+from chatd.gateways import HttpGateway, SocketIoGateway, routes
 from chatd.journal import Journal
 from chatd.journal.retention import retention_of
 from chatd.logs import Log, now_ms
@@ -55,6 +55,7 @@ class Daemon:
         self.chat = chat
         self.log = log
         self.socketio = SocketIoGateway(chat, log, self._closing)
+        self.http = HttpGateway(chat, log, self._closing)
         self.server = HttpServer(
             settings, self._routes(), log, tls=tls_context(settings), timers=chat.timers
         )
@@ -64,7 +65,9 @@ class Daemon:
         """The deadline of the drain, on Trio's clock."""
 
     def _routes(self) -> Routes:
-        return routes(self.chat, self.log, self.socketio, lambda: self.ready, self._closing)
+        return routes(
+            self.chat, self.log, self.socketio, self.http, lambda: self.ready, self._closing
+        )
 
     @property
     def draining(self) -> bool:
@@ -123,8 +126,8 @@ class Daemon:
         self._listeners.cancel()
         self.server.retire()
         self.socketio.farewell()
-        for websocket in list(self.server.connections):
-            websocket.end(GOING_AWAY)
+        for channel in list(self.server.connections):
+            channel.end(GOING_AWAY)
         self._handlers.cancel_scope.deadline = self.ends - min(FLUSH_SECONDS, settings.seconds / 2)
 
 

@@ -36,6 +36,7 @@ KINDS: Final = (
     ("websocket", "chatd.v1"),
     ("websocket", "socket.io"),
     ("polling", "socket.io"),
+    ("sse", "http"),
 )
 """The combinations of transport and protocol that exist."""
 

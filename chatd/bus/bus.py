@@ -466,7 +466,7 @@ class Bus:
             if isinstance(outcome, Receipt) and not outcome.duplicate:
                 events.append(outcome.event)
         self._unswept.set()
-        if not self._journal.indexed:
+        if events or not self._journal.indexed:
             self._unindexed.set()
         if self._in_doubt:
             events.sort(key=attrgetter("position"))

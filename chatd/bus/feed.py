@@ -11,11 +11,13 @@ members who are still catching up.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Collection, Container, Iterable, Sequence
 from functools import partial
 from typing import Any, Final, TypeAlias
 
+import trio
 from msgspec.structs import replace
 
 from chatd.bus.codec import Codec, Subscriber, encode
@@ -76,6 +78,7 @@ class Feed:
         "_tail",
         "_tail_bytes",
         "_tail_events",
+        "fanned_out_at",
         "key",
         "name",
         "visible",
@@ -93,6 +96,8 @@ class Feed:
         self.key = key
         self.name = name
         self.visible = 0
+        self.fanned_out_at = -math.inf
+        """When the last events were fanned out, on Trio's clock."""
         self._live: Subscriptions = {}
         self._behind: Subscriptions = {}
         self._tail: deque[Event] = deque()
@@ -155,6 +160,7 @@ class Feed:
             if not events:
                 return 0
         self.visible = events[-1].seq
+        self.fanned_out_at = trio.current_time()
         self._remember(events)
         groups: list[Group[Subscription]] = []
         receivers = 0

@@ -30,6 +30,7 @@ from chatd.settings import Settings
 from chatd.timers import Timers
 
 if TYPE_CHECKING:
+    from chatd.chat.actor import Actor
     from chatd.chat.connection import Connection
     from chatd.chat.membership import Outbox
 
@@ -102,7 +103,7 @@ class Chat:
         self.disconnected = Changed()
         self.relayed: dict[str, Callable[[bytes], None]] = {}
         """Takes what another layer of a daemon relayed to all daemons, by its kind."""
-        self.senders: dict[int, Connection] = {}
+        self.senders: dict[int, Actor] = {}
         """The senders of committed events that are not fanned out yet, by position."""
         self.commands: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
@@ -269,8 +270,9 @@ class Chat:
         logged = self.log.output.enabled
         lines: list[bytes] = []
         # All of them first: a line that cannot be written must keep no other sender waiting.
-        senders = [self.senders.pop(event.position, None) for event in fanned_out]
-        for sender in senders:
+        senders: list[Actor | None] = []
+        for event in fanned_out:
+            senders.append(sender := self.senders.pop(event.position, None))
             if sender is not None:
                 sender.unseen -= 1
                 if sender.progress is not None:

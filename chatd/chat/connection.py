@@ -1,39 +1,31 @@
-"""One client's connection to the chat: its user, its rooms, and its pending commands."""
+"""One client's connection to the chat: its user, its rooms, and what is sent to it."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import trio
 from msgspec import Struct
 from msgspec.structs import asdict
 
 from chatd import __version__
-from chatd.budgets import REFUSALS_BURST, REFUSALS_PER_SECOND, Bucket
-from chatd.bus import Codec, Submission
+from chatd.bus import Codec
+from chatd.chat.actor import Actor
 from chatd.chat.chat import Chat
 from chatd.chat.expiry import Expiry
 from chatd.chat.membership import Membership, Outbox, StartSoon
 from chatd.chat.names import NICK_CHARACTERS, room_name
-from chatd.chat.replies import Commit, SendAnswer
 from chatd.chat.rights import check_may_read, may_read
 from chatd.chat.rooms import Room
-from chatd.chat.sanctions import Sanction
 from chatd.chat.tokens import Grant
 from chatd.chat.users import Login, User
-from chatd.model import INTERNAL, UNAUTHORIZED, Close, ExitReason, Refusal, Refused
+from chatd.model import INTERNAL, UNAUTHORIZED, Close, ExitReason, Refused
 from chatd.protocol import events
 from chatd.timers import Timer
 
 __all__ = ["Connection", "Traffic"]
-
-BY_RIGHT: Final = frozenset({"unauthorized", "forbidden", "muted", "banned"})
-"""The codes of refusals that are logged: somebody tried what they have no right to."""
-
-MAX_UNANSWERED: Final = 64
-"""How many commands may wait for their commit before reading from this client pauses."""
 
 
 class Traffic(Struct, frozen=True):
@@ -45,7 +37,7 @@ class Traffic(Struct, frozen=True):
     messages_out: int
 
 
-class Connection:
+class Connection(Actor):
     """One client's connection. Unauthenticated until ``auth`` if guests are not allowed.
 
     Args:
@@ -82,42 +74,29 @@ class Connection:
         login: Login | None = None,
         last_key: Callable[[], str] | None = None,
     ) -> None:
-        self.chat = chat
-        self.id = connection_id
-        self.outbox = outbox
+        super().__init__(
+            chat,
+            connection_id,
+            outbox,
+            address=address,
+            limit_key=limit_key,
+            transport=transport,
+            protocol=protocol,
+            last_key=last_key,
+        )
         self.codec = codec
         self.start_soon = start_soon
-        self.address = address
-        self.limit_key = limit_key
-        self._last_key = last_key
-        self.transport = transport
-        self.protocol = protocol
         # A longer one is no nick, and may be of any length.
         self.nick = None if nick is None else nick[: NICK_CHARACTERS + 1]
         self.end = end
         self.nick_notice: str | None = None
         """Says why the nick is not the one that the client asked for."""
-        self.grant: Grant | None = None
-        """The rights from the client's token; None for a guest."""
-        self.op = False
-        """Whether it has the rights of an operator."""
         self.memberships: dict[str, Membership] = {}
         """The rooms that it is in, by their keys."""
         self.opened = trio.current_time()
-        self.unanswered = 0
-        self.unseen = 0
-        """Events of its commands that are committed, but not fanned out yet."""
-        self.progress: trio.Event | None = None
-        """Set when one of these two decreases. Only the task that reads from the client waits."""
-        self._user: User | None = None
         self._first_guest: User | None = None
         self._timer: Timer | None = None
         self._by_written_name: dict[str, Membership] = {}
-        self._refusals: Bucket | None = None
-        """What may still be refused without a pause; None before the first refusal."""
-        self.log = chat.log.bind(
-            connection=connection_id, address=address, transport=transport, protocol=protocol
-        )
         chat.connections.add(self)
         chat.flood.enter(limit_key)
         if login is not None:
@@ -131,18 +110,6 @@ class Connection:
         self.log.emit("connect")
 
     # ---- who
-
-    @property
-    def authenticated(self) -> bool:
-        """Whether it has a user. Without one, only ``auth`` is accepted."""
-        return self._user is not None
-
-    @property
-    def user(self) -> User:
-        """The user. Raises Refused until there is one."""
-        if self._user is None:
-            raise Refused("unauthorized", "Authenticate first: send auth with a token.")
-        return self._user
 
     @property
     def provisional_guest(self) -> User | None:
@@ -175,18 +142,6 @@ class Connection:
                 self.exit(membership)
                 self.notify(events.Notice(f"You left {membership.room.name}. {refused}"))
 
-    def apply_settings(self) -> None:
-        """Follow settings that have changed."""
-        operators = self.chat.settings.chat.operators
-        op = self.grant is not None and (self.grant.op or self.grant.user in operators)
-        if op != self.op:
-            self.op = op
-            self.chat.roster.ranked(self.user)
-
-    def bind_log(self) -> None:
-        """Bind the user and the current nick to the lines that this connection logs."""
-        self.log = self.log.bind(user=self.user.id, nick=self.user.nick.display)
-
     def _set_user(self, user: User, grant: Grant | None) -> None:
         self._user = user
         self.bind_log()
@@ -207,26 +162,6 @@ class Connection:
 
     def _auth_timed_out(self, now: float) -> None:
         self.end(UNAUTHORIZED, "not authenticated in time")
-
-    # ---- what it may do
-
-    @property
-    def addresses(self) -> tuple[str, ...]:
-        """The addresses and networks that bans see: the first one, and the last if it changed."""
-        last = self.limit_key if self._last_key is None else self._last_key()
-        return tuple(key for key in dict.fromkeys((self.limit_key, last)) if key)
-
-    def banned(self, room: str = "") -> Sanction | None:
-        """Return what bans it from a room, or from the chat. Operators are never banned."""
-        if self.op or not self.chat.sanctions.held:
-            return None
-        user = self._user
-        user_id, guest = ("", True) if user is None else (user.id, not user.subject)
-        sanctions = self.chat.sanctions
-        for address in self.addresses or ("",):
-            if ban := sanctions.ban(room, user_id, address, guest=guest):
-                return ban
-        return None
 
     # ---- what is sent to it
 
@@ -259,74 +194,6 @@ class Connection:
             return
         if block:
             self.outbox.offer(block, len(items))
-
-    # ---- what is refused
-
-    def refused(self, refusal: Refusal, command: str, room: str | None = None) -> float:
-        """Count a refused command, and log it if the client has no right to it.
-
-        Args:
-            refusal: The answer.
-            command: The command's name; "unknown" if it is none.
-            room: The room that it is about, as the client wrote it.
-
-        Returns:
-            The seconds to wait before the client's next command, mostly 0: one that is refused
-            again and again is read more slowly.
-        """
-        chat, code = self.chat, refusal.code
-        chat.refusals[code] += 1
-        chat.refused_commands[command, code] += 1
-        if code in BY_RIGHT:
-            self.log.emit("refused", command=command, code=code, reason=refusal.message, room=room)
-        if self._refusals is None:
-            self._refusals = Bucket()
-        wait = self._refusals.take(1, REFUSALS_PER_SECOND, REFUSALS_BURST)
-        if wait:
-            self._refusals.put_back(-1)  # it was refused all the same
-        return wait / 1000
-
-    # ---- what is under way
-
-    def publish(self, commit: Commit, answer: SendAnswer) -> Awaitable[None] | None:
-        """Hand an operation to the bus, which makes its outcome the answer.
-
-        Return None if that is done, or what must be awaited before the client's next command: too
-        much of this client's is unanswered, the bus is full, or the commit is a barrier.
-        """
-        commit.connection, commit.answer = self, answer
-        if self.unanswered < MAX_UNANSWERED and not (commit.before or commit.barrier):
-            with suppress(trio.WouldBlock):
-                self.chat.bus.publish_nowait(commit)
-                self.unanswered += 1
-                return None
-        return self._publish(commit)
-
-    async def _publish(self, commit: Commit) -> None:
-        while self.unanswered >= MAX_UNANSWERED:
-            await self._progressed()
-        self.unanswered += 1
-        try:
-            for operation in commit.before:
-                await self.chat.bus.publish(Submission(operation))
-            await self.chat.bus.publish(commit)
-        except BaseException:
-            self.unanswered -= 1
-            if commit.undo is not None:
-                commit.undo()
-            raise
-        if commit.barrier:
-            await self.flushed()
-
-    async def flushed(self) -> None:
-        """Wait until every command is answered, and every event that they caused is fanned out."""
-        while self.unanswered or self.unseen:
-            await self._progressed()
-
-    async def _progressed(self) -> None:
-        self.progress = trio.Event()
-        await self.progress.wait()
-        self.progress = None
 
     # ---- rooms
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from chatd.chat.actor import Actor
 from chatd.chat.chat import Chat
 from chatd.chat.connection import Connection
 from chatd.chat.membership import Membership
@@ -67,10 +68,12 @@ async def require_membership(connection: Connection, written_name: str) -> Membe
     return connection.memberships[name.key]
 
 
-async def open_direct(connection: Connection, name: Name) -> Room:
+async def open_direct(connection: Actor, name: Name) -> Room:
     """Open the room of two, and let every connection of both into it that may read there.
 
-    Raise Refused if this connection may not, or there is no such user.
+    The caller enters it at once, or closes it with `Rooms.close_unless_used`.
+
+    Raise Refused if this client may not read there, or there is no such user.
     """
     chat, user = connection.chat, connection.user
     check_may_read(connection, name.key)

@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 import trio
 from msgspec import json
 
-from chatd.budgets import PAGE, Bucket
+from chatd.budgets import PAGE, Bucket, Charge, Rate, take
 from chatd.model import Refused
 from chatd.settings import Limits
 
 if TYPE_CHECKING:
+    from chatd.chat.actor import Actor
     from chatd.chat.chat import Chat
-    from chatd.chat.connection import Connection
     from chatd.chat.users import User
 
 __all__ = ["Flood"]
@@ -30,10 +30,6 @@ BURST_SECONDS: Final = 2
 
 ROOMS_MINUTES: Final = 5
 """As many rooms as may be created in this time may be created at once."""
-
-_Amount: TypeAlias = float | Literal["off"]
-_Take: TypeAlias = tuple[Bucket, float, _Amount, _Amount]
-"""What is taken of a bucket, the tokens that it gets a second, and how many it keeps."""
 
 
 class _Address:
@@ -99,61 +95,52 @@ class Flood:
         if wait:
             raise Refused("rate_limited", "Too many new guests come from your address.", wait)
 
-    def charge(self, connection: Connection, size: int) -> None:
+    def charge(self, connection: Actor, size: int) -> None:
         """Count a message of ``size`` bytes, or raise Refused if there are too many."""
         limits = self._chat.settings.limits
         user, place = connection.user, self._addresses.get(connection.limit_key)
-        takes: list[_Take] = [
+        charges: list[Charge] = [
             (user.messages, 1, limits.messages_per_second, limits.messages_burst),
             (user.bytes, size, limits.bytes_per_second, self._bytes_burst()),
         ]
         if place is not None:
             by_address = limits.messages_per_second_per_address
-            takes.append((place.messages, 1, by_address, limits.messages_burst_per_address))
-        self._take(connection, takes, "You are sending messages too fast.")
+            charges.append((place.messages, 1, by_address, limits.messages_burst_per_address))
+        self._charge(connection, charges, "You are sending messages too fast.")
 
-    def charge_page(self, connection: Connection, pages: int = PAGE) -> None:
+    def charge_page(self, connection: Actor, pages: int = PAGE) -> None:
         """Count a read of the store or a long list, or raise Refused if there are too many.
 
         A user is charged one page, an address ``pages``. A connection that has no user yet is
         counted for its address alone.
         """
         limits = self._chat.settings.limits
-        rate: _Amount = limits.requests_per_second
-        burst: _Amount = limits.requests_burst
-        takes: list[_Take] = []
+        rate: Rate = limits.requests_per_second
+        burst: Rate = limits.requests_burst
+        charges: list[Charge] = []
         if connection.authenticated:
-            takes.append((connection.user.pages, PAGE, rate, burst))
+            charges.append((connection.user.pages, PAGE, rate, burst))
         if (place := self._addresses.get(connection.limit_key)) is not None:
             rate, burst = limits.requests_per_second_per_address, limits.requests_burst_per_address
-            takes.append((place.pages, pages, rate, burst))
-        self._take(connection, takes, "You are asking too often.")
+            charges.append((place.pages, pages, rate, burst))
+        self._charge(connection, charges, "You are asking too often.")
 
-    def charge_room(self, connection: Connection) -> None:
+    def charge_room(self, connection: Actor) -> None:
         """Count a room that is about to be created, or raise Refused if there are too many."""
         limits = self._chat.settings.limits
-        takes: list[_Take] = [
+        charges: list[Charge] = [
             (connection.user.new_rooms, 1, *_rooms(limits.new_rooms_per_minute)),
         ]
         if (place := self._addresses.get(connection.limit_key)) is not None:
-            takes.append((place.new_rooms, 1, *_rooms(limits.new_rooms_per_minute_per_address)))
-        self._take(connection, takes, "You are creating rooms too fast.")
+            charges.append((place.new_rooms, 1, *_rooms(limits.new_rooms_per_minute_per_address)))
+        self._charge(connection, charges, "You are creating rooms too fast.")
 
-    def _take(self, connection: Connection, takes: Sequence[_Take], message: str) -> None:
-        """Take from all of these buckets, or from none and raise Refused."""
+    def _charge(self, connection: Actor, charges: Sequence[Charge], message: str) -> None:
+        """Make all of these charges, or none and raise Refused."""
         if connection.op and self._chat.settings.limits.operators_exempt:
             return
-        wait = 0
-        taken: list[tuple[Bucket, float]] = []
-        for bucket, amount, rate, burst in takes:
-            if missing := bucket.take(amount, rate, burst):
-                wait = max(wait, missing)
-            else:
-                taken.append((bucket, amount))
-        if wait:
+        if wait := take(charges):
             # A refused message costs nothing.
-            for bucket, amount in taken:
-                bucket.put_back(amount)
             raise Refused("rate_limited", message, wait)
 
     def debt(self, user: User) -> bytes:
@@ -173,7 +160,7 @@ class Flood:
         for (bucket, rate, burst), at in zip(self._buckets(user), full_at, strict=False):
             bucket.lack((at - now) / 1000, rate, burst)
 
-    def _buckets(self, user: User) -> list[tuple[Bucket, _Amount, _Amount]]:
+    def _buckets(self, user: User) -> list[tuple[Bucket, Rate, Rate]]:
         """Return a user's buckets, each with its rate and its burst."""
         limits = self._chat.settings.limits
         return [
@@ -188,7 +175,7 @@ class Flood:
         rate = limits.bytes_per_second
         return 0 if rate == "off" else max(limits.message_bytes, BURST_SECONDS * rate)
 
-    def searching(self, connection: Connection) -> AbstractAsyncContextManager[object]:
+    def searching(self, connection: Actor) -> AbstractAsyncContextManager[object]:
         """Return a lock that an address holds while it searches; one that is free without one."""
         place = self._addresses.get(connection.limit_key)
         return nullcontext() if place is None else place.searching
@@ -217,7 +204,7 @@ class Flood:
         return None
 
 
-def _guests(limits: Limits) -> tuple[_Amount, _Amount]:
+def _guests(limits: Limits) -> tuple[Rate, Rate]:
     """Return how many new guests of an address there may be a second, and at once."""
     by_minute, at_once = limits.new_guests_per_minute_per_address, limits.connections_per_address
     if by_minute == "off":
@@ -225,6 +212,6 @@ def _guests(limits: Limits) -> tuple[_Amount, _Amount]:
     return by_minute / 60, by_minute if at_once == "off" else at_once
 
 
-def _rooms(by_minute: _Amount) -> tuple[_Amount, _Amount]:
+def _rooms(by_minute: Rate) -> tuple[Rate, Rate]:
     """Return how many new rooms there may be a second, and at once."""
     return ("off", "off") if by_minute == "off" else (by_minute / 60, ROOMS_MINUTES * by_minute)

@@ -12,7 +12,7 @@ from chatd.model import Operation, Outcome, Receipt, Refusal
 from chatd.protocol import commands
 
 if TYPE_CHECKING:
-    from chatd.chat.connection import Connection
+    from chatd.chat.actor import Actor
 
 __all__ = ["Commit", "Reply", "SendAnswer"]
 
@@ -58,7 +58,7 @@ class Commit(Submission):
         "undo",
     )
 
-    connection: Connection
+    connection: Actor
     answer: SendAnswer
     command: str
     """The command's name, once it is known."""

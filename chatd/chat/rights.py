@@ -14,7 +14,7 @@ from chatd.chat.sessions import is_kept
 from chatd.model import Refused
 
 if TYPE_CHECKING:
-    from chatd.chat.connection import Connection
+    from chatd.chat.actor import Actor
 
 __all__ = ["check_may_read", "check_may_set_topic", "check_may_write", "may_read", "may_set_topic"]
 
@@ -27,7 +27,7 @@ class Rule(Struct, frozen=True):
     write: tuple[str, ...]
 
 
-def may_read(connection: Connection, room: str) -> bool:
+def may_read(connection: Actor, room: str) -> bool:
     """Return whether a connection may read the room of this key."""
     try:
         check_may_read(connection, room)
@@ -36,7 +36,7 @@ def may_read(connection: Connection, room: str) -> bool:
     return True
 
 
-def may_set_topic(connection: Connection, room: str) -> bool:
+def may_set_topic(connection: Actor, room: str) -> bool:
     """Return whether a connection may set the room's topic, or may once it is no longer muted."""
     try:
         check_may_set_topic(connection, room, muted=False)
@@ -45,7 +45,7 @@ def may_set_topic(connection: Connection, room: str) -> bool:
     return True
 
 
-def check_may_read(connection: Connection, room: str) -> None:
+def check_may_read(connection: Actor, room: str) -> None:
     """Raise Refused if a connection may not read the room of this key."""
     if connection.op:
         return
@@ -63,7 +63,7 @@ def check_may_read(connection: Connection, room: str) -> None:
             raise Refused("forbidden", "This room is not open to you.")
 
 
-def check_may_write(connection: Connection, room: str, *, muted: bool = True) -> None:
+def check_may_write(connection: Actor, room: str, *, muted: bool = True) -> None:
     """Raise Refused if a connection, which is in the room, may not write there.
 
     Args:
@@ -84,7 +84,7 @@ def check_may_write(connection: Connection, room: str, *, muted: bool = True) ->
             raise Refused("forbidden", "You may read this room, but not write in it.")
 
 
-def check_may_set_topic(connection: Connection, room: str, *, muted: bool = True) -> None:
+def check_may_set_topic(connection: Actor, room: str, *, muted: bool = True) -> None:
     """Raise Refused if a connection may not set the room's topic; see `check_may_write`."""
     if room.startswith("@"):
         if not is_kept(room):
@@ -102,7 +102,7 @@ def _rule(rules: tuple[str, ...], room: str) -> Rule | None:
     return next((rule for rule in _compiled(rules) if rule.rooms.matches(room)), None)
 
 
-def _is_one_of(connection: Connection, who: tuple[str, ...]) -> bool:
+def _is_one_of(connection: Actor, who: tuple[str, ...]) -> bool:
     match who:
         case ("everybody",):
             return True

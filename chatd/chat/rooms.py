@@ -26,8 +26,8 @@ from chatd.protocol.pairs import users_of
 from chatd.timers import Timer
 
 if TYPE_CHECKING:
+    from chatd.chat.actor import Actor
     from chatd.chat.chat import Chat
-    from chatd.chat.connection import Connection
     from chatd.chat.membership import Membership
 
 __all__ = ["Room", "Rooms"]
@@ -261,10 +261,11 @@ class Rooms:
     def __iter__(self) -> Iterator[Room]:
         return iter(self._open.values())
 
-    async def open(self, name: Name, connection: Connection | None = None) -> Room:
-        """Return the room of this name; create it if that is allowed. The caller enters it at once.
+    async def open(self, name: Name, connection: Actor | None = None) -> Room:
+        """Return the room of this name; create it if that is allowed.
 
-        A new room is charged to the connection's user and address, if one is given.
+        The caller enters it at once, or closes it with `close_unless_used`. A new room is charged
+        to the client's user and address, if one is given.
 
         Raises:
             Refused: there is no such room, and it may not be created.
@@ -277,7 +278,7 @@ class Rooms:
             await over.wait()
         return room
 
-    async def _opened(self, name: Name, connection: Connection | None) -> Room:
+    async def _opened(self, name: Name, connection: Actor | None) -> Room:
         chat = self._chat
         # Before the head is read: what is committed meanwhile is fanned out through it.
         feed = chat.bus.open_feed(name.key, name.display)
@@ -382,7 +383,7 @@ class Rooms:
         """Return the open rooms of a user's direct messages."""
         return list(self._direct.get(user_id, ()))
 
-    async def _check_may_create(self, name: Name, connection: Connection | None) -> None:
+    async def _check_may_create(self, name: Name, connection: Actor | None) -> None:
         settings = self._chat.settings
         if name.key.startswith("@") or self._is_default(name):
             return
@@ -397,6 +398,11 @@ class Rooms:
             raise Refused(
                 "forbidden", "There are too many rooms to create another one. Join one of them."
             )
+
+    def close_unless_used(self, room: Room) -> None:
+        """Forget a room that was opened for a moment, if it has no members and is still open."""
+        if not room.members and self._open.get(room.key) is room:
+            self.close(room)
 
     def close(self, room: Room) -> None:
         """Forget a room that has no members."""

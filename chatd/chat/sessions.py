@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from base64 import b32encode, urlsafe_b64encode
+from base64 import b32decode, b32encode, urlsafe_b64encode
 from secrets import token_bytes
 from typing import Final
 
@@ -21,7 +21,9 @@ from chatd.protocol.pairs import users_of
 __all__ = [
     "FORGOTTEN_GUESTS",
     "Session",
+    "derived_user",
     "forgotten_record",
+    "is_derived",
     "is_guest",
     "is_kept",
     "new_user",
@@ -30,7 +32,8 @@ __all__ = [
 ]
 
 FORGOTTEN_GUESTS: Final = "forgotten"
-"""The namespace of guests who were forgotten and whose sessions have not ended yet."""
+"""The namespace of guests who were forgotten: those whose sessions have not ended yet, and those
+whose ids were derived."""
 
 SESSION_CHARACTERS: Final = 100
 """Anything longer is not ours, and is not hashed."""
@@ -61,6 +64,33 @@ def new_user() -> str:
     return "g" + b32encode(token_bytes(10)).decode().lower()
 
 
+def derived_user(key: bytes, place: str, nick: str, times_forgotten: int) -> str:
+    """Return the id of the guest that a place and a nick stand for, in the form of `new_user`.
+
+    Args:
+        key: The store's key, without which nobody can tell the place from the id.
+        place: Where the client is: `Peer.place`.
+        nick: The nick's key; empty for none.
+        times_forgotten: How many guests of this place and nick were forgotten.
+    """
+    parts = "\0".join((place, nick, str(times_forgotten)))
+    identity = hmac.digest(key, b"chatd guest 1 " + parts.encode(), hashlib.sha256)[:8]
+    return "g" + b32encode(identity + _derived_mark(key, identity)).decode().lower()
+
+
+def is_derived(key: bytes, user: str) -> bool:
+    """Return whether a guest's id was derived, and so would be derived again.
+
+    This is also true of one in 65,536 other guests.
+    """
+    identity = b32decode(user[1:], casefold=True)
+    return identity[8:] == _derived_mark(key, identity[:8])
+
+
+def _derived_mark(key: bytes, identity: bytes) -> bytes:
+    return hmac.digest(key, b"chatd derived 1 " + identity, hashlib.sha256)[:2]
+
+
 def sign_session(key: bytes, user: str, issued: int) -> str:
     """Return the session with which ``user`` can come back."""
     body = f"{user}.{issued}"
@@ -79,12 +109,14 @@ def verify_session(key: bytes, text: str) -> Session | None:
 
 
 def forgotten_record(key: bytes, user: str, until: int) -> Record:
-    """Return the record that keeps a forgotten guest's sessions from being used, until they end.
+    """Return the record that keeps a forgotten guest's id and sessions from being used.
 
-    It names the guest by a digest, so that nothing else about the guest has to be kept.
+    It ends with the sessions, except for an id that would be derived again. It names the guest by a
+    digest, so that nothing else about the guest has to be kept.
     """
     mac = hmac.digest(key, b"chatd forgotten 1 " + user.encode(), hashlib.sha256)
-    return Record(FORGOTTEN_GUESTS, mac[:16].hex(), b"", until)
+    ends = None if is_derived(key, user) else until
+    return Record(FORGOTTEN_GUESTS, mac[:16].hex(), b"", ends)
 
 
 def _signature(key: bytes, body: str) -> str:

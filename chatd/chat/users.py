@@ -10,8 +10,9 @@ may take a subject's last nick: subjects are read from the journal at startup.
 from __future__ import annotations
 
 import hashlib
+import math
 from base64 import b32encode
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Final
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 from msgspec import Struct
 
-from chatd.budgets import Bucket
+from chatd.budgets import NICKS_OF_A_PLACE, Bucket
 from chatd.bus import Submission
 from chatd.chat.names import (
     NICK_CHARACTERS,
@@ -33,6 +34,7 @@ from chatd.chat.names import (
 from chatd.chat.nicks import Nicks
 from chatd.chat.sessions import (
     FORGOTTEN_GUESTS,
+    derived_user,
     forgotten_record,
     is_guest,
     new_user,
@@ -63,6 +65,9 @@ ALTERNATIVES: Final = 100
 ADDRESSES: Final = 8
 """This many addresses of a guest are remembered: a ban takes them in."""
 
+VISIT_SECONDS: Final = 60.0
+"""The last visit of a user who makes single requests is saved at most this often."""
+
 DAY_SECONDS: Final = 24 * 60 * 60
 
 SAVE_SECONDS: Final = 1.0
@@ -85,6 +90,7 @@ class User:
         "nick",
         "op_elsewhere",
         "pages",
+        "place",
         "released",
         "rooms",
         "since",
@@ -98,6 +104,8 @@ class User:
         """Whether a token names this user; otherwise it is a guest."""
         self.chosen = chosen
         """Whether the user asked for the nick. Only then is it held and saved."""
+        self.place = ""
+        """Where the clients of a guest are who chose a nick by HTTP: `Peer.place`."""
         self.connections: set[Connection] = set()
         self.addresses: dict[str, float] = {}
         """The addresses and networks of connections that ended, and when, the last one last."""
@@ -134,9 +142,12 @@ class User:
 
 
 class Login(Struct, frozen=True):
-    """The user of a new connection: a token's, by its grant, or a new guest.
+    """Who a client is before it is connected.
 
-    ``nick_notice`` says why the nick is not the one asked for.
+    Attributes:
+        user: The user.
+        grant: What the token grants that names the user; None for a guest.
+        nick_notice: Why the nick is not the one that the client asked for.
     """
 
     user: User
@@ -164,6 +175,8 @@ class Users:
         """Guests who left and whose nick is held, the first who left first, with their address."""
         self._held_from: dict[str, dict[User, None]] = {}
         """The same by address."""
+        self._guests_of: dict[str, set[User]] = {}
+        """The guests who chose a nick by HTTP, by place."""
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -224,6 +237,62 @@ class Users:
         if why is not None:
             return Login(user, None, f"{why} You are {user.nick.display}.")
         return Login(user, None, None if name is None else _taken(name, user.nick))
+
+    async def guest_of(self, place: str, wanted: str | None, check: Callable[[str], None]) -> User:
+        """Return the guest that a place and a nick stand for: the same two are the same guest.
+
+        The caller attaches a connection at once, or calls `visit`.
+
+        Args:
+            place: Where the client is: `Peer.place`.
+            wanted: The nick that the client asked for. Without one the nick is generated.
+            check: Called with the guest's id when the store was read, and raises Refused if the
+                guest may not enter.
+
+        Raises:
+            Refused: The nick is invalid or somebody else's, or the place has too many of them.
+            chatd.journal.Unavailable: The store cannot be read now.
+        """
+        name = None if wanted is None else nick_name(wanted)
+        user_id, forgotten = "", True
+        times = 0
+        while forgotten:
+            user_id = derived_user(self._journal.key, place, name.key if name else "", times)
+            forgotten = user_id not in self._by_id and await self._is_forgotten(user_id)
+            times += 1
+        check(user_id)
+        if (user := self._by_id.get(user_id)) is not None and user.connections:
+            return user
+        if user is None and name is not None:
+            if self._is_taken(name, user_id):
+                raise Refused("nick_taken", self.taken(user_id, name))
+            self._check_place(place)
+        names = self._like(None, user_id) if name is None else self._only(name, user_id)
+        user = await self._arrive(user_id, names, partial(check, user_id))
+        # The nick is held in both cases, so that operators can name whoever speaks.
+        user.chosen = True
+        if name is not None:
+            user.place = place
+            self._guests_of.setdefault(place, set()).add(user)
+        return user
+
+    def _check_place(self, place: str) -> None:
+        """Raise Refused if guests of a place have as many nicks as they may."""
+        here = self._guests_of.get(place, set())
+        if len(here) < NICKS_OF_A_PLACE:
+            return
+        gone = [user.released for user in here if user.released is not None]
+        hold = self._chat.settings.chat.nick_hold_seconds
+        free_in = min(gone) + hold - trio.current_time() if gone else hold
+        raise Refused(
+            "rate_limited",
+            f"Your address has {NICKS_OF_A_PLACE} nicks already. Use one of them.",
+            max(1, math.ceil(free_in * 1000)),
+        )
+
+    async def _is_forgotten(self, user_id: str) -> bool:
+        name = forgotten_record(self._journal.key, user_id, 0).name
+        return bool(await self._journal.records(FORGOTTEN_GUESTS, name, 1))
 
     async def subject(
         self,
@@ -291,8 +360,7 @@ class Users:
             return user
         record = await self._journal.user(user_id)
         marks = await self._marks(user_id)
-        forgotten = forgotten_record(self._journal.key, user_id, 0)
-        if await self._journal.records(FORGOTTEN_GUESTS, forgotten.name, 1):
+        if await self._is_forgotten(user_id):
             return None
         check(user_id)
         # The same guest may have come by another connection meanwhile.
@@ -369,12 +437,7 @@ class Users:
         user.connections.discard(connection)
         if self._by_id.get(user.id) is not user:
             return  # erased while the connection was closing
-        if not user.subject:
-            for address in connection.addresses:
-                user.addresses.pop(address, None)
-                user.addresses[address] = trio.current_time()
-            while len(user.addresses) > ADDRESSES:
-                del user.addresses[next(iter(user.addresses))]
+        _note_addresses(user, connection.addresses)
         if user.connections:
             return
         user.released = trio.current_time()
@@ -386,6 +449,29 @@ class Users:
         else:
             self._drop(user)
         self._chat.roster.depart(user.id, user)
+
+    def visit(self, user: User, address: str) -> None:
+        """Record that a user makes a single request: the nick is held from now on.
+
+        ``address`` is the one that limits and bans see; empty if none applies.
+        """
+        _note_addresses(user, (address,) if address else ())
+        if user.connections:
+            return
+        now = trio.current_time()
+        if user.chosen and (user.released is None or now - user.since > VISIT_SECONDS):
+            user.since = now
+            self._remember(user, self._now())
+        user.released = now
+        if user.hold is not None:
+            user.hold.cancel()
+        self._forget_held(user)
+        self._hold(user, now, address)
+
+    def visited(self, user: User) -> None:
+        """Record that the request of a `visit` is answered."""
+        if not user.connections:
+            self._chat.roster.depart(user.id, user)
 
     def forget(self, user: User) -> None:
         """Drop a guest that was never seen, because its client turned out to be another user."""
@@ -440,6 +526,11 @@ class Users:
             self._forget_nicks(user_id)
             self._learn_subject(user_id, name)
 
+    def _only(self, name: Name, user_id: str) -> Iterator[Name]:
+        """Yield a nick, and raise Refused if that cannot be had."""
+        yield name
+        raise Refused("nick_taken", self.taken(user_id, name))
+
     def names_like(self, user: User) -> Iterator[Name]:
         """Yield the user's nick, and then others that may be had in its place."""
         return chain((user.nick,), self._like(user.nick, user.id))
@@ -467,10 +558,10 @@ class Users:
         self._nicks.take(user, name)
         return True
 
-    def taken(self, user: User, name: Name) -> str:
+    def taken(self, user_id: str, name: Name) -> str:
         """Return why a user cannot have a nick, and one like it that is free."""
-        holder, free = self._nicks.get(name.key), next(self._like(name, user.id)).display
-        if holder is None and not self._nicks.is_free(name, user.id):
+        holder, free = self._nicks.get(name.key), next(self._like(name, user_id)).display
+        if holder is None and not self._nicks.is_free(name, user_id):
             return f"The nick {name.display} looks like another user's. Try {free}."
         if holder is None or holder.released is None:
             return f"The nick {name.display} is taken. Try {free}."
@@ -630,6 +721,11 @@ class Users:
         if self._by_id.get(user.id) is user:
             del self._by_id[user.id]
         self._nicks.release(user, user.nick)
+        here = self._guests_of.get(user.place, set())
+        if user in here:
+            here.discard(user)
+            if not here:
+                del self._guests_of[user.place]
 
     # ---- what is saved
 
@@ -661,6 +757,17 @@ class Users:
             await self._chat.bus.publish(Submission(Remember(record)))
             if self.unsaved.get(user_id) is record:
                 del self.unsaved[user_id]
+
+
+def _note_addresses(user: User, addresses: Iterable[str]) -> None:
+    """Remember from where a guest came last."""
+    if user.subject:
+        return
+    for address in addresses:
+        user.addresses.pop(address, None)
+        user.addresses[address] = trio.current_time()
+    while len(user.addresses) > ADDRESSES:
+        del user.addresses[next(iter(user.addresses))]
 
 
 def _taken(wanted: Name, given: Name) -> str | None:

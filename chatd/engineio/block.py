@@ -83,6 +83,20 @@ class Block:
     def __len__(self) -> int:
         return len(self._parts)
 
+    def pieces(self, most: int) -> list[Block]:
+        """Return blocks of at most ``most`` messages each, in order, that together are this one."""
+        if len(self._parts) <= most:
+            return [self]
+        pieces: list[Block] = []
+        for start in range(0, len(self._parts), most):
+            piece = Block((), self.revision)
+            piece._parts = self._parts[start : start + most]
+            for binary, data in piece._parts:
+                piece.binary |= binary
+                piece.size += len(data)
+            pieces.append(piece)
+        return pieces
+
     if not TYPE_CHECKING:
         # Called for a slot that is not filled. Once filled it is faster than a property, and it is
         # read once for each receiver of a broadcast.

@@ -10,7 +10,7 @@ import inspect
 import re
 import secrets
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, TypeAlias
 
@@ -137,7 +137,7 @@ class Engine:
         self.routes = Routes(
             {path: self.methods} if path else {},
             {f"{path}/": self.methods},
-            {path: self.headers},
+            {path: self.complete},
         )
         self._hosts = hosts
         self._opened = opened
@@ -317,7 +317,7 @@ class Engine:
                 raise _RequestError(3)
             if not upgrade and session.transport != "polling":
                 raise _RequestError(3)
-            if "EIO" in query and _revision(request) != session.revision:
+            if "EIO" in query and _revision(query) != session.revision:
                 raise _RequestError(3)
             session.peer = request.peer
             return session
@@ -339,7 +339,7 @@ class Engine:
 
     def _check_admission(self, request: Request) -> Revision:
         """Return the revision of a session that may be opened."""
-        revision = _revision(request)
+        revision = _revision(request.query)
         if revision == 3 and not self.options.allow_eio3:
             self.hints.warn(
                 "eio3",
@@ -384,12 +384,13 @@ class Engine:
             response = refused.response
         return response
 
-    async def headers(self, request: Request) -> list[tuple[str, str]]:
-        """Return the CORS headers of every response to a request, for a table of routes."""
-        return await cors.headers(request, self.options)
+    async def complete(self, request: Request, response: Response) -> Response:
+        """Return a response with the CORS headers that all have, for a table of routes."""
+        added = await cors.headers(request, self.options)
+        return msgspec.structs.replace(response, headers=[*response.headers, *added])
 
     async def preflight(self, request: Request) -> Response:
-        """Answer OPTIONS, to which a table of routes adds ``headers``."""
+        """Answer OPTIONS, to which a table of routes adds the CORS headers."""
         return cors.preflight(request)
 
     async def _open_by_polling(self, request: Request) -> Response:
@@ -478,9 +479,9 @@ class Engine:
         )
 
 
-def _revision(request: Request) -> Revision:
+def _revision(query: Mapping[str, str]) -> Revision:
     """Return the revision that a request asks for, as Node's server does: 3 unless it says 4.
 
     Clients in Swift up to 15.2 say nothing, and browser bundles before 1.1 say 2.
     """
-    return 4 if request.query.get("EIO") == "4" else 3
+    return 4 if query.get("EIO") == "4" else 3

@@ -41,6 +41,11 @@ _INLINE_BYTES: Final = 65536
 # and then gets the next ping.
 _RESPONSE_BYTES: Final = 1 << 20
 
+# python-engineio takes no response of more packets ("Too many packets in payload"). One of them may
+# be a ping or pong.
+_RESPONSE_PACKETS: Final = 16
+_PIECE_PACKETS: Final = _RESPONSE_PACKETS - 1
+
 # A packet costs us time even when it is empty, so it is charged this much on top of its data, as a
 # fragment of a WebSocket message is. A POST's charges may add up to four times its allowed bytes.
 _PACKET_CHARGE: Final = 128
@@ -151,7 +156,7 @@ class PollingTransport:
         """Queue a block. The waiting GET is answered once nothing more is offered."""
         self.sent_messages += messages
         self.waiting += block.size
-        self._queue.append(block)
+        self._queue += block.pieces(_PIECE_PACKETS)
         if self._parked is not None and not self._collecting:
             self._collect()
 
@@ -179,21 +184,23 @@ class PollingTransport:
         else:
             self._session.end("transport error")
 
-    def take_queue(self, max_bytes: float = math.inf) -> list[Block]:
-        """Remove and return blocks of ``max_bytes`` in all, and at least one if there is one."""
-        blocks, self._queue = self._queue, []
-        if self.waiting <= max_bytes:
-            self.waiting = 0
-        else:
-            count, size = 1, blocks[0].size
-            while count < len(blocks) and size + blocks[count].size <= max_bytes:
-                size += blocks[count].size
-                count += 1
-            blocks, self._queue = blocks[:count], blocks[count:]
-            self.waiting -= size
+    def take_queue(self, max_bytes: float = math.inf, max_packets: float = math.inf) -> list[Block]:
+        """Remove and return blocks of so much in all, and at least one if there is one."""
+        blocks: list[Block] = []
         if self._heartbeat is not None:
-            blocks.insert(0, self._heartbeat)
+            blocks.append(self._heartbeat)
             self._heartbeat = None
+        packets = len(blocks)
+        count = size = 0
+        for block in self._queue:
+            packets += len(block)
+            if count and (size + block.size > max_bytes or packets > max_packets):
+                break
+            size += block.size
+            count += 1
+        blocks += self._queue[:count]
+        del self._queue[:count]
+        self.waiting -= size
         self._session.changed.notify()
         return blocks
 
@@ -270,7 +277,7 @@ class PollingTransport:
         if session.state == "over":
             return [self._last]
         if self._queue or self._heartbeat is not None:
-            return self.take_queue(_RESPONSE_BYTES)
+            return self.take_queue(_RESPONSE_BYTES, _RESPONSE_PACKETS)
         if session.state == "leaving":
             # Not in one payload with the queue: socket.io-client 4 acts on CLOSE at once and on
             # packets before it a moment later, when it takes the connection for lost.

@@ -533,8 +533,7 @@ class Session:
         if the loop was blocked, the timer decides, after it has read what arrived meanwhile.
         """
         late = 0 <= now - self._heartbeat.deadline < STALL_SECONDS
-        waits = self._busy or self._is_sending(now)
-        if late and not waits and not self._is_taking(now):
+        if late and not (self._busy or self._is_sending(now) or self._is_taking(now)):
             self.end("ping timeout")
         return self.state != "over"
 

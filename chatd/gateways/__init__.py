@@ -8,6 +8,8 @@ from functools import partial
 from chatd.chat import Chat
 from chatd.gateways import page
 from chatd.gateways.credentials import refuse_origin
+from chatd.gateways.http import PATH as ROOMS
+from chatd.gateways.http import HttpGateway
 from chatd.gateways.json import CODEC, SUBPROTOCOL, JsonGateway
 from chatd.gateways.json import goodbye_frames as json_goodbye
 from chatd.gateways.socketio import PATH, SocketIoGateway
@@ -22,13 +24,14 @@ from chatd.wire.request import Request, Response, refusal
 from chatd.wire.routes import WEBSOCKET, Handler, Routes
 from chatd.wire.websocket import Upgrade, WebSocket
 
-__all__ = ["SocketIoGateway", "routes"]
+__all__ = ["HttpGateway", "SocketIoGateway", "routes"]
 
 
 def routes(
     chat: Chat,
     log: Log,
     socketio: SocketIoGateway,
+    http: HttpGateway,
     ready: Callable[[], bool],
     closing: Callable[[], bool],
 ) -> Routes:
@@ -38,23 +41,26 @@ def routes(
         chat: The chat.
         log: The operator's log.
         socketio: Serves the Socket.IO clients.
+        http: Serves scripts.
         ready: Returns whether new clients should connect here, for ``/readyz``.
         closing: Returns whether new clients are refused.
     """
     websocket = _websocket(chat, log, closing)
     pages = page.routes(lambda: chat.settings)
     paths, prefixes = socketio.io.mounts()
+    rooms, each_room = http.mounts()
     return Routes(
         {
             **pages,
             **paths,
+            **rooms,
             "/": {**pages["/"], WEBSOCKET: websocket},
             "/ws": {WEBSOCKET: websocket},
             "/healthz": {"GET": _alive},
             "/readyz": {"GET": _ready(ready)},
         },
-        prefixes,
-        {PATH.rstrip("/"): socketio.io.engine.headers},
+        {**prefixes, **each_room},
+        {PATH.rstrip("/"): socketio.io.engine.complete, ROOMS: http.complete},
     )
 
 

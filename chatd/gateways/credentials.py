@@ -14,7 +14,15 @@ from chatd.settings import Settings
 from chatd.wire.origins import OriginRefusal, check
 from chatd.wire.request import Request, Response, refusal
 
-__all__ = ["admitted", "bearer", "origin_refusal", "refuse_origin"]
+__all__ = [
+    "admitted",
+    "authorization",
+    "bearer",
+    "origin_refusal",
+    "page_refusal",
+    "refuse",
+    "refuse_origin",
+]
 
 _BEARER: Final = "bearer"
 
@@ -31,11 +39,28 @@ def origin_refusal(request: Request, settings: Settings) -> OriginRefusal | None
     return check(request, origins, settings.http.hosts, request.listener_loopback)
 
 
+def page_refusal(request: Request, settings: Settings) -> OriginRefusal | None:
+    """Return why the page that sent a request may not, however it sent it; None if it may.
+
+    Browsers send some requests of a page without its origin, or with ``null``: those that its
+    scripts cannot read, and forms. They take effect all the same.
+    """
+    refused = origin_refusal(request, settings)
+    if refused is None and _is_sent_blindly(request):
+        origin, host = request.header("origin") or "", request.header("host") or ""
+        message = "Pages of other sites may not send this. Add their origins to http.origins."
+        return OriginRefusal(origin, host, "http.origins", message)
+    return refused
+
+
 def refuse_origin(request: Request, settings: Settings, log: Log) -> Response | None:
     """Return the response to a page that may not connect, and log it; None if it may."""
     refused = origin_refusal(request, settings)
-    if refused is None:
-        return None
+    return None if refused is None else refuse(request, refused, log)
+
+
+def refuse(request: Request, refused: OriginRefusal, log: Log) -> Response:
+    """Return the response to a page that may not connect, and log it."""
     log.emit(
         "refused",
         address=request.peer.address,
@@ -49,6 +74,12 @@ def refuse_origin(request: Request, settings: Settings, log: Log) -> Response | 
     return refusal(403, refused.message)
 
 
+def authorization(request: Request) -> str | None:
+    """Return what the ``Authorization`` header has after ``Bearer``; None without one."""
+    scheme, _, secret = (request.header("authorization") or "").strip().partition(" ")
+    return secret.strip() if scheme.lower() == _BEARER else None
+
+
 def bearer(request: Request, settings: Settings) -> str | None:
     """Return the token of the ``Authorization`` header, or else of the configured cookie.
 
@@ -56,9 +87,8 @@ def bearer(request: Request, settings: Settings) -> str | None:
     """
     if settings.auth.mode == "open":
         return None
-    scheme, _, token = (request.header("authorization") or "").strip().partition(" ")
-    if scheme.lower() == _BEARER:
-        return token.strip()
+    if (token := authorization(request)) is not None:
+        return token
     if settings.auth.cookie == "off" or _is_foreign(request):
         return None
     for pair in (request.header("cookie") or "").split(";"):
@@ -78,6 +108,18 @@ async def admitted(chat: Chat, request: Request, token: str | None) -> Grant | N
         return await chat.admit(token, limit_key)
     chat.check_may_enter("", limit_key, None)
     return None
+
+
+def _is_sent_blindly(request: Request) -> bool:
+    """Return whether a page of another site sent a request whose answer it cannot read.
+
+    See W3C Fetch Metadata. A page with the policy ``no-referrer`` has the origin ``null`` there, as
+    a file has, but not where its script could read the answer.
+    """
+    origin = request.header("origin")
+    if origin is None:
+        return request.header("sec-fetch-site") == "cross-site"
+    return origin == "null" and request.header("sec-fetch-mode") in ("no-cors", "navigate")
 
 
 def _is_foreign(request: Request) -> bool:

@@ -38,6 +38,13 @@ _CHUNK_EVENTS: Final = 64
 _CHUNK_BYTES: Final = 16 * 1024
 """The size of one chunk: text becomes tokens at 20 MB/s, or 5 MB/s where pairs are made."""
 
+_FEW_BYTES: Final = 4 * 1024
+"""Old messages are added in the same chunk as new ones, if these are no more than this: in a busy
+room there are new ones for each chunk."""
+
+_FORMER: Final = "discarded*"
+"""The names of the tables of former indexes."""
+
 _DISCARDED_ROWS: Final = 64
 """Pages of a former index that are removed at a time; each is overwritten first."""
 
@@ -94,6 +101,9 @@ class WordIndex:
         """Whether there may be something left of a former index."""
         self.used = False
         """Whether it was read or written since this was last set to False."""
+        self._checked: int | None = None
+        """The version of the store's data, as SQLite counts it for a connection, that was checked.
+        Our own commits leave it as it is."""
 
     def reload(self, connection: sqlite3.Connection) -> None:
         """Read what is committed."""
@@ -101,7 +111,8 @@ class WordIndex:
         found = dict(connection.execute(query).fetchall())
         self.stale = found["tokens"] != words.VERSION
         self.indexed, self.floor = (0, 0) if self.stale else (found["indexed"], found["floor"])
-        self.remains = True
+        self.remains = bool(_tables(connection, _FORMER))
+        self._checked = None
 
     def lacks(self, upto: int) -> bool:
         """Return whether messages up to a position are missing, or a former index is left."""
@@ -142,18 +153,26 @@ class WordIndex:
     def grow(self, cursor: sqlite3.Cursor, upto: int) -> int:
         """Index one chunk of the messages up to a position, new ones first.
 
-        Return about how many bytes that were; 0 if all of them are indexed.
+        Return about how many bytes that were; 0 if all of them were indexed.
         """
         if self.stale:
             self.renew(cursor, upto)
         else:
             self.used = True
-            check(cursor, self.indexed, self.floor)
+            self._check(cursor)
+        size = 0
         if self.indexed < upto:
-            return self._grow(cursor, upto, "position > ? ORDER BY position")
-        if self.floor:
-            return self._grow(cursor, 0, "position <= ? ORDER BY position DESC")
-        return 0
+            size += self._grow(cursor, upto, "position > ? ORDER BY position")
+        if self.floor and size <= _FEW_BYTES:
+            size += self._grow(cursor, 0, "position <= ? ORDER BY position DESC")
+        return size
+
+    def _check(self, cursor: sqlite3.Cursor) -> None:
+        """Check the index at the start, and when another program has written into the store."""
+        version: int = cursor.execute("PRAGMA data_version").fetchone()[0]
+        if version != self._checked:
+            check(cursor, self.indexed, self.floor)
+            self._checked = version
 
     def _grow(self, cursor: sqlite3.Cursor, end: int, where: str) -> int:
         """Index the next chunk from an edge of the region, or move the edge to the end."""
@@ -198,7 +217,7 @@ class WordIndex:
             execute("DELETE FROM sqlite_schema WHERE name = 'words'")
         finally:
             execute("PRAGMA writable_schema = RESET")
-        number = len(_tables(cursor, "discarded*"))
+        number = len(_tables(cursor, _FORMER))
         for name in _tables(cursor, "words_*"):
             execute(f"ALTER TABLE {name} RENAME TO {name.replace('words', f'discarded{number}')}")
         for statement in _CREATE:
@@ -224,7 +243,9 @@ class WordIndex:
 
     def discard(self, cursor: sqlite3.Cursor) -> bool:
         """Remove one chunk of former indexes; return True if more may be left."""
-        tables = _tables(cursor, "discarded*")
+        if not self.remains:
+            return False
+        tables = _tables(cursor, _FORMER)
         for name in tables:
             # Only this one is large.
             if name.endswith("_data"):
@@ -237,9 +258,9 @@ class WordIndex:
         return False
 
 
-def _tables(cursor: sqlite3.Cursor, pattern: str) -> list[str]:
+def _tables(store: sqlite3.Cursor | sqlite3.Connection, pattern: str) -> list[str]:
     query = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name GLOB ? ORDER BY name"
-    return [row[0] for row in cursor.execute(query, (pattern,)).fetchall()]
+    return [row[0] for row in store.execute(query, (pattern,)).fetchall()]
 
 
 def check(cursor: sqlite3.Cursor | sqlite3.Connection, indexed: int, floor: int) -> None:

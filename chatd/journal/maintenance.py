@@ -104,7 +104,7 @@ def index(cursor: sqlite3.Cursor, marks: Watermarks) -> bool:
     index, upto = marks.words, marks.position
     cursor.execute("BEGIN IMMEDIATE")
     size = index.grow(cursor, upto)
-    if not size:
+    if not index.floor:
         index.discard(cursor)
     cursor.execute("COMMIT")
     marks.pages += 8 + size // 512

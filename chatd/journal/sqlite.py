@@ -162,7 +162,8 @@ class SqliteJournal(LocalJournal, Reads):
             raise Unavailable("the store is closed" if self._closed else "the store is in doubt")
         try:
             outcomes, seconds = await self._commit(batch)
-            self._report_damage()
+            if self._writer.damage:
+                self._report_damage()
         except (sqlite3.Error, ValueError, OverflowError) as error:
             self._failures += 1
             self._failed("commit", error)
@@ -350,7 +351,8 @@ class SqliteJournal(LocalJournal, Reads):
             await self.recover()
             return None
         self._recovered(part)
-        self._report_damage()
+        if self._writer.damage:
+            self._report_damage()
         if self._writer.marks.pages >= self._tuning.checkpoint_pages:
             self._checkpoint_due.set()
         return done
@@ -462,9 +464,8 @@ class SqliteJournal(LocalJournal, Reads):
             self._report("store", state="reindexing", detail=reason)
 
     def _report_damage(self) -> None:
-        if self._writer.damage:
-            self.report_stale_index(self._writer.damage)
-            self._writer.damage = ""
+        self.report_stale_index(self._writer.damage)
+        self._writer.damage = ""
 
     def _recovered(self, part: str) -> None:
         if part in self._failing:

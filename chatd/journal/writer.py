@@ -9,7 +9,6 @@ import ctypes
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -269,7 +268,12 @@ class Writer:
             Misplaced: What was committed may be gone with its file.
             ValueError, OverflowError: No row can hold one of the values.
         """
-        return self._without_damage(partial(self._commit, batch))
+        self.marks.words.used = False
+        try:
+            return self._commit(batch)
+        except sqlite3.Error as error:
+            self._give_up_if_damaged(error)
+        return self._commit(batch)
 
     def _commit(self, batch: Sequence[Operation]) -> list[Outcome]:
         execute, marks = self._cursor.execute, self.marks
@@ -413,23 +417,29 @@ class Writer:
             self._connection.rollback()
         self._connection.execute("VACUUM INTO ?", (os.fspath(path),))
 
-    def _without_damage(self, work: Callable[[], _T]) -> _T:
-        """Do the work; if the index of words is damaged, give the index up and do the work again.
-
-        What is derived from the messages must not keep anybody from changing them.
-        """
-        words = self.marks.words
-        words.used = False
+    def _maintain(self, work: Callable[..., _T], *arguments: object) -> _T:
+        self.marks.words.used = False
+        self.doubt = True
         try:
-            return work()
+            done = work(self._cursor, *arguments)
         except sqlite3.Error as error:
-            if not (words.used and is_damage(error)):
-                raise
-            if self._connection.in_transaction:
-                self._connection.rollback()
-            self._give_up_index(str(error))
-        words.used = False
-        return work()
+            self._give_up_if_damaged(error)
+            self.doubt = True
+            done = work(self._cursor, *arguments)
+        self.doubt = False
+        return done
+
+    def _give_up_if_damaged(self, error: sqlite3.Error) -> None:
+        """Give the index of words up if an error came of its damage, and raise the error if not.
+
+        The work that failed can then be done again: what is derived from the messages must not keep
+        anybody from changing them.
+        """
+        if not (self.marks.words.used and is_damage(error)):
+            raise error
+        if self._connection.in_transaction:
+            self._connection.rollback()
+        self._give_up_index(str(error))
 
     def _give_up_index(self, damage: str) -> None:
         self.doubt = True
@@ -438,12 +448,3 @@ class Writer:
         self._cursor.execute("COMMIT")
         self.doubt = False
         self.damage = damage
-
-    def _maintain(self, work: Callable[..., _T], *arguments: object) -> _T:
-        def in_doubt_until_done() -> _T:
-            self.doubt = True
-            done = work(self._cursor, *arguments)
-            self.doubt = False
-            return done
-
-        return self._without_damage(in_doubt_until_done)

@@ -40,7 +40,7 @@ from urllib.parse import parse_qsl
 
 import trio
 
-from chatd.budgets import Slice
+from chatd.budgets import SLICE_ITEMS
 from chatd.changed import Changed
 from chatd.engineio import Reason, Session
 from chatd.engineio.hooks import call
@@ -136,13 +136,14 @@ class Connection:
                 self._nursery = nursery
                 try:
                     self._begin()
-                    while self._reason is None or self._inbox:
-                        if self._inbox:
-                            await self._work()
-                        else:
-                            if self.server.draining:
-                                self._settle()
-                            await self._inbox.changed.wait()
+                    while True:
+                        while await self._work():
+                            pass
+                        if self._reason is not None:
+                            break
+                        if self.server.draining:
+                            self._settle()
+                        await self._inbox.changed.wait()
                 except BaseException:
                     self._stop()
                     raise
@@ -380,9 +381,9 @@ class Connection:
 
     # The worker
 
-    async def _work(self) -> None:
-        """Run what is in the inbox, until nothing is left or a handler is cancelled."""
-        slice_: Slice | None = None
+    async def _work(self) -> bool:
+        """Run what is in the inbox. Return True if a handler was cancelled before the end."""
+        jobs = 0
         grace = self.server.options.handler_grace
         with trio.CancelScope() as scope:
             self._handling = scope
@@ -404,14 +405,14 @@ class Connection:
                     if scope.cancel_called:
                         break
                     scope.deadline = math.inf
-                if self._inbox:
-                    slice_ = slice_ or Slice()
-                    if slice_.over():
-                        await trio.lowlevel.checkpoint()
+                jobs += 1
+                if jobs % SLICE_ITEMS == 0:
+                    await trio.lowlevel.checkpoint()
         self._handling = None
         if self._handled is not None:
             self._warn_cut(self._handled)
             self._handled = None
+        return scope.cancel_called
 
     def _settle(self) -> None:
         if self.server.draining and self.settled:

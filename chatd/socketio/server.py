@@ -268,12 +268,12 @@ class Server(Broadcast, Listening):
         paths, prefixes = self.mounts()
         if self._folder is not None:
             prefixes.update(self._with_preflight(self._folder.routes))
-        return Routes(paths, prefixes, {"": self.engine.headers})
+        return Routes(paths, prefixes, {"": self.engine.complete})
 
     def mounts(self) -> tuple[dict[str, Methods], dict[str, Methods]]:
         """Return whole paths and path prefixes for another table of routes; ``run`` serves them.
 
-        That table adds ``engine.headers`` to every response under ``path``.
+        That table completes every response under ``path`` with ``engine.complete``.
         """
         path = self.engine.options.path.rstrip("/")
         paths = self._with_preflight(client_routes(f"{path}/", self._client_folder))

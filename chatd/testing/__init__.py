@@ -21,12 +21,21 @@ import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from chatd.testing.clients import JsonClient, SocketIoClient, TextClient, TextLine
+    from chatd.testing.clients import (
+        HttpClient,
+        HttpPage,
+        JsonClient,
+        SocketIoClient,
+        TextClient,
+        TextLine,
+    )
     from chatd.testing.clients import TextLine as Line
     from chatd.testing.harness import Harness, open_chat
 
 __all__ = [
     "Harness",
+    "HttpClient",
+    "HttpPage",
     "JsonClient",
     "Line",
     "SocketIoClient",

@@ -18,9 +18,19 @@ from chatd.testing.buffer import DEADLINES, EVENTS, EventBuffer, wait_limit
 from chatd.testing.cable import Plug
 from chatd.testing.engineio import Frame, PollingTransport, Transport, WebSocketTransport
 from chatd.testing.events import EventClient
+from chatd.testing.http import HttpClient, HttpPage
 from chatd.testing.socketio import SocketIoClient
 
-__all__ = ["PROTOCOLS", "Client", "JsonClient", "SocketIoClient", "TextClient", "TextLine"]
+__all__ = [
+    "PROTOCOLS",
+    "Client",
+    "HttpClient",
+    "HttpPage",
+    "JsonClient",
+    "SocketIoClient",
+    "TextClient",
+    "TextLine",
+]
 
 
 _P = ParamSpec("_P")
@@ -402,7 +412,7 @@ class TextClient:
         return TextLine("greeting", text)
 
 
-Client: TypeAlias = JsonClient | TextClient | SocketIoClient
+Client: TypeAlias = JsonClient | TextClient | SocketIoClient | HttpClient
 
 Opener: TypeAlias = Callable[
     [trio.Nursery, Plug, str, str | None, client.Token | None], Awaitable[Client]
@@ -461,6 +471,15 @@ def _open_socketio(protocol: str, transport: Callable[[Plug], Transport]) -> Ope
     return opening
 
 
+async def _open_http(
+    nursery: trio.Nursery, plug: Plug, nick: str, room: str | None, token: client.Token | None
+) -> Client:
+    one = HttpClient(plug, nick, nursery, _fixed(token))
+    if room is not None:
+        await one.join(room)
+    return one
+
+
 def _fixed(token: client.Token | None) -> str | None:
     if callable(token):
         raise ValueError("Only a JSON client calls a function for its token.")
@@ -472,5 +491,6 @@ PROTOCOLS: Final[dict[str, Opener]] = {
     "text": _open_text,
     "socketio": _open_socketio("socketio", WebSocketTransport),
     "polling": _open_socketio("polling", PollingTransport),
+    "http": _open_http,
 }
 """The function that opens a client of each protocol. Its tasks run in the nursery."""

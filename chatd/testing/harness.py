@@ -25,7 +25,14 @@ from chatd.logs import open_log
 from chatd.model import Refused
 from chatd.settings import Settings
 from chatd.testing.cable import PIPE_BYTES, Cable, Plug, pipe
-from chatd.testing.clients import PROTOCOLS, Client, JsonClient, SocketIoClient, TextClient
+from chatd.testing.clients import (
+    PROTOCOLS,
+    Client,
+    HttpClient,
+    JsonClient,
+    SocketIoClient,
+    TextClient,
+)
 from chatd.testing.disk import FaultyJournal
 from chatd.testing.recording import Recording
 from chatd.wire.listener import Listener, open_listeners
@@ -109,6 +116,15 @@ class Harness:
     async def client(
         self,
         nick: str,
+        protocol: Literal["http"],
+        *,
+        room: str | Room | None = ...,
+        token: str | None = ...,
+    ) -> HttpClient: ...
+    @overload
+    async def client(
+        self,
+        nick: str,
         protocol: str,
         *,
         room: str | Room | None = ...,
@@ -127,9 +143,10 @@ class Harness:
         Args:
             nick: The nick to ask for.
             protocol: ``"json"`` (the default; chatd.v1), ``"text"`` (plain text), ``"socketio"``
-                (Socket.IO on a WebSocket) or ``"polling"`` (Socket.IO by HTTP long polling).
+                (Socket.IO on a WebSocket), ``"polling"`` (Socket.IO by HTTP long polling) or
+                ``"http"`` (a script that posts and follows an event stream).
             room: The room to join, by default ``chat.default_room``; None joins none, which is for
-                ``"json"`` only.
+                ``"json"`` and ``"http"`` only.
             token: What `token` returns, where ``auth.mode`` is ``"token"``; for ``"json"`` also a
                 function, plain or async, that returns one.
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Final
 
 import h11
 import trio
-from msgspec.structs import replace
 
 from chatd.budgets import BYTE_SECONDS, CHUNK_SECONDS, REQUEST_SECONDS, Slice
+from chatd.model import INTERNAL, LOST
 from chatd.wire.forwarding import FORWARDING
 from chatd.wire.heads import (
     HEAD_BYTES,
@@ -29,12 +29,14 @@ from chatd.wire.heads import (
 from chatd.wire.origins import OriginRefusal, check_local_host
 from chatd.wire.preamble import AcceptedStream
 from chatd.wire.request import Refused, Request, Response, refusal
-from chatd.wire.routes import WEBSOCKET
+from chatd.wire.routes import WEBSOCKET, Handler
+from chatd.wire.streaming import Streamed
 from chatd.wire.websocket import Handover, Upgrade
 
 if TYPE_CHECKING:
     from chatd.wire.limiter import ConnectionSlot
     from chatd.wire.server import HttpServer
+    from chatd.wire.streaming import Source
 
 __all__ = ["HttpConnection"]
 
@@ -57,7 +59,7 @@ _PLAIN: Final = refusal(400, "This port speaks TLS. Use https:// or wss://.")
 
 
 class HttpConnection:
-    """Serves one connection until it ends or becomes a WebSocket.
+    """Serves one connection until it ends, or becomes a WebSocket or a stream.
 
     ``limits.handshake_seconds`` limits each wait for the peer: the first request, a whole head,
     each pause in a body, each piece of an answer. A body that arrives at less than 1 KiB/s has that
@@ -101,8 +103,8 @@ class HttpConnection:
         self._body: bytes | None = None
         self._torn = False
 
-    async def run(self) -> Handover | None:
-        """Serve until the connection ends, or return the WebSocket request that it accepted.
+    async def run(self) -> Handover | Streamed | None:
+        """Serve until the connection ends, or return what it becomes: a WebSocket or a stream.
 
         The caller closes the transport.
 
@@ -122,7 +124,7 @@ class HttpConnection:
         if self._reading_head and not self._buffer:
             self._scope.cancel()
 
-    async def _serve(self) -> Handover | None:
+    async def _serve(self) -> Handover | Streamed | None:
         try:
             while True:
                 head = await self._head()
@@ -133,6 +135,8 @@ class HttpConnection:
                 if isinstance(answer, Upgrade):
                     request.release()
                     return Handover(request, answer, bytes(self._buffer))
+                if answer.source is not None:
+                    return await self._begin(answer, answer.source, request)
                 if not await self._finish(answer):
                     return None
                 self._answered = True
@@ -224,6 +228,7 @@ class HttpConnection:
             connection=self._id,
             listener_loopback=self._transport.listener_loopback,
             secure=secure,
+            chunked=event.http_version >= b"1.1",
             read=self._read_body,
             pieces=self._pieces,
             gone=self._gone,
@@ -243,14 +248,19 @@ class HttpConnection:
         refused = _PLAIN if self._plain else self._slot.count_for(request.peer)
         if refused is not None:
             raise Refused(await self._completed(refused, request))
-        await self._slot.spend(REQUEST_SECONDS)
+        if debt := self._slot.charge(REQUEST_SECONDS):
+            await trio.sleep(debt)
         misdirected = check_local_host(request, self._server.settings.http.hosts)
         if misdirected is not None:
             response = refusal(421, misdirected.message)
             self._report(response, request, misdirected)
-            return response
+            return await self._completed(response, request)
         try:
-            answer = await self._handled(request)
+            upgrades = "websocket" in tokens(request.header("upgrade"))
+            found = self._find(request, upgrades=upgrades)
+            answer = found if isinstance(found, Response) else await found(request)
+            if isinstance(answer, Upgrade) and not upgrades:
+                raise TypeError(f"{request.path} upgrades a request that is not a WebSocket's")
         except Refused as error:
             self._report(error.response, request)
             answer = error.response
@@ -258,32 +268,27 @@ class HttpConnection:
             answer = self._fault(error, request)
         return answer if isinstance(answer, Upgrade) else await self._completed(answer, request)
 
-    async def _handled(self, request: Request) -> Response | Upgrade:
-        method = request.method
-        if "websocket" in tokens(request.header("upgrade")):
-            method = WEBSOCKET
-        handler = self._routes.find(method, request.path)
-        if isinstance(handler, Response):
-            self._report(handler, request)
-            return handler
-        if method == WEBSOCKET:
+    def _find(self, request: Request, *, upgrades: bool) -> Handler | Response:
+        """Return the handler of a request, or without one the answer."""
+        found = self._routes.find(WEBSOCKET if upgrades else request.method, request.path)
+        if isinstance(found, Response):
+            self._report(found, request)
+        elif upgrades:
             version = self._h11.their_http_version
             check_upgrade(request, version, has_body=self._length != 0)
-        answer = await handler(request)
-        if isinstance(answer, Upgrade) and method != WEBSOCKET:
-            raise TypeError(f"{request.path} upgrades a request that is not a WebSocket's")
-        return answer
+        return found
 
     async def _completed(self, response: Response, request: Request) -> Response:
-        """Return a response with the headers that its route adds to all of its responses."""
-        headers = self._routes.headers(request.path)
-        if headers is None:
+        """Return a response with what its path adds to all of its responses."""
+        complete = self._routes.completing(request.path)
+        if complete is None:
             return response
         try:
-            added = await headers(request)
+            return await complete(request, response)
         except Exception as error:  # the connection's boundary
+            if response.source is not None:
+                response.source.ended(INTERNAL, INTERNAL.reason)
             return self._fault(error, request)
-        return replace(response, headers=[*response.headers, *added])
 
     def _fault(self, error: Exception, request: Request) -> Response:
         self._log.fault(
@@ -311,6 +316,15 @@ class HttpConnection:
             await self._read_body(_SKIP_BYTES)
         return True
 
+    async def _begin(self, response: Response, source: Source, request: Request) -> Streamed:
+        """Send the head of a response without an end."""
+        try:
+            await self._send_data(self._head_of(response, close=True))
+        except BaseException:
+            source.ended(LOST, LOST.reason)
+            raise
+        return Streamed(source, self._id, self._sender.address, request.path)
+
     async def _refuse(self, response: Response) -> None:
         self._report(response, None)
         if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):
@@ -335,13 +349,13 @@ class HttpConnection:
             setting=misdirected.setting if misdirected is not None else None,
         )
 
-    async def _send(self, response: Response, *, close: bool) -> None:
+    def _head_of(self, response: Response, *, close: bool) -> bytes:
         headers = list(response.headers)
-        if response.stream is None and response.status not in (204, 304):
-            headers.append(("Content-Length", str(len(response.body))))
-        if response.body or response.stream is not None:
+        if response.status not in (204, 304):
             headers.append(("Content-Type", response.content_type))
-        if close:
+            if response.stream is None and response.source is None:
+                headers.append(("Content-Length", str(len(response.body))))
+        if close and ("Connection", "close") not in headers:
             headers.append(("Connection", "close"))
         # Without a length h11 sends the body in chunks, or ends it by closing (HTTP/1.0). Values
         # that repeat a request's header have any of its bytes, which were decoded as Latin-1.
@@ -349,7 +363,10 @@ class HttpConnection:
             status_code=response.status,
             headers=[(name.encode(), value.encode("latin-1")) for name, value in headers],
         )
-        data = self._h11.send(head) or b""
+        return self._h11.send(head) or b""
+
+    async def _send(self, response: Response, *, close: bool) -> None:
+        data = self._head_of(response, close=close)
         if response.stream is not None:
             async with aclosing(response.stream) as stream:
                 await self._send_pieces(data, stream)

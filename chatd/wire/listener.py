@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 import stat
+import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -50,6 +51,8 @@ _TRANSIENT: Final = {
     errno.ENETUNREACH,
     errno.ETIMEDOUT,
 }
+# Linux's struct ucred: pid, uid, gid.
+_CREDENTIALS: Final = struct.Struct("3i")
 _NO_IPV6: Final = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT}
 
 
@@ -126,7 +129,7 @@ class Listener:
                     continue
                 raise
             if self.path is not None:
-                peer = Peer("unix", "unix", loopback=False)
+                peer = Peer("unix", "unix", loopback=False, uid=_uid(sock))
             else:
                 # Chat messages are small, and Nagle's algorithm would delay them.
                 with contextlib.suppress(OSError):
@@ -151,6 +154,13 @@ class Listener:
         with contextlib.suppress(RuntimeError):  # outside of Trio, where nothing waits
             trio.lowlevel.notify_closing(self.socket)
         self.socket.close()
+
+
+def _uid(sock: socket.socket) -> int:
+    """Return the user of the process that connected to a Unix socket: unix(7), SO_PEERCRED."""
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    uid: int = _CREDENTIALS.unpack(credentials)[1]
+    return uid
 
 
 def open_listeners(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl
 
 import trio
 from msgspec import Struct
 
 from chatd.wire.transport import Peer
+
+if TYPE_CHECKING:
+    from chatd.wire.streaming import Source
 
 __all__ = ["Refused", "Request", "Response", "refusal"]
 
@@ -22,13 +25,15 @@ class Response(Struct, frozen=True):
     Attributes:
         status: The status code.
         body: The whole body.
-        content_type: Sent if there is a body.
+        content_type: The type of the body, which may be empty.
         headers: Further headers.
         stream: The body in place of ``body``, sent piece by piece as the client takes it. It is
             always closed. An exception that it raises ends the connection, so that the client
             sees an incomplete body.
         progress: Called with the number of bytes each time that some of the response have been
             sent, and with 0 if the connection ends before all of them are.
+        source: The body in place of ``body``, without an end: the connection is the source's from
+            the end of the head on. Its ``ended`` is always called.
     """
 
     status: int
@@ -37,6 +42,7 @@ class Response(Struct, frozen=True):
     headers: Sequence[tuple[str, str]] = ()
     stream: AsyncGenerator[bytes] | None = None
     progress: Callable[[int], None] | None = None
+    source: Source | None = None
 
 
 class Refused(Exception):  # noqa: N818  it is a response, not an error
@@ -81,6 +87,8 @@ class Request:
         connection: The id of its connection.
         listener_loopback: Whether the listener is bound to loopback.
         secure: Whether the client uses TLS, to this server or to a trusted proxy.
+        chunked: Whether a body of unknown length is sent in chunks, as of HTTP/1.1. Otherwise it
+            ends with the connection.
     """
 
     __slots__ = (
@@ -89,6 +97,7 @@ class Request:
         "_query",
         "_read",
         "_spend",
+        "chunked",
         "connection",
         "headers",
         "listener_loopback",
@@ -109,6 +118,7 @@ class Request:
         connection: str = "",
         listener_loopback: bool = False,
         secure: bool = False,
+        chunked: bool = True,
         read: Callable[[int], Awaitable[bytes]] = _no_body,
         pieces: Callable[[], AsyncGenerator[bytes]] = _no_pieces,
         gone: Callable[[], Awaitable[None]] = _never,
@@ -121,6 +131,7 @@ class Request:
         self.connection = connection
         self.listener_loopback = listener_loopback
         self.secure = secure
+        self.chunked = chunked
         self._read = read
         self._pieces = pieces
         self._gone = gone

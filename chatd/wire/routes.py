@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, TypeAlias
 
 from chatd.wire.request import Request, Response, refusal
 from chatd.wire.websocket import Upgrade
 
-__all__ = ["ANY", "WEBSOCKET", "Handler", "Headers", "Methods", "Routes"]
+__all__ = ["ANY", "WEBSOCKET", "Complete", "Handler", "Methods", "Routes"]
 
 WEBSOCKET: Final = "WEBSOCKET"
 """The method of a path's handler of WebSocket upgrades."""
@@ -18,7 +18,8 @@ ANY: Final = "*"
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Response | Upgrade]]
 Methods: TypeAlias = Mapping[str, Handler]
-Headers: TypeAlias = Callable[[Request], Awaitable[Sequence[tuple[str, str]]]]
+Complete: TypeAlias = Callable[[Request, Response], Awaitable[Response]]
+"""Returns a response with what all responses at some paths have in common."""
 
 
 class Routes:
@@ -27,30 +28,34 @@ class Routes:
     Args:
         paths: The methods of whole paths.
         prefixes: The methods of all paths that begin with a prefix.
-        headers: By the beginning of a path: the headers of every response there, errors included.
+        complete: By the beginning of a path: completes every response there, errors included.
     """
 
     def __init__(
         self,
         paths: Mapping[str, Methods],
         prefixes: Mapping[str, Methods] | None = None,
-        headers: Mapping[str, Headers] | None = None,
+        complete: Mapping[str, Complete] | None = None,
     ) -> None:
         self._paths = dict(paths)
         self._prefixes = dict(prefixes or {})
-        self._headers = dict(headers or {})
+        self._complete = dict(complete or {})
 
-    def headers(self, path: str) -> Headers | None:
-        """Return the function for the headers of every response at a path, or None."""
-        return next((made for start, made in self._headers.items() if path.startswith(start)), None)
+    def completing(self, path: str) -> Complete | None:
+        """Return the function that completes every response at a path, or None."""
+        for start, complete in self._complete.items():
+            if path.startswith(start):
+                return complete
+        return None
 
     def find(self, method: str, path: str) -> Handler | Response:
         """Return the handler, or without one the answer: 404, 405 with Allow, or 426."""
         methods = self._paths.get(path)
         if methods is None:
-            methods = next(
-                (found for prefix, found in self._prefixes.items() if path.startswith(prefix)), None
-            )
+            for prefix, found in self._prefixes.items():
+                if path.startswith(prefix):
+                    methods = found
+                    break
         if methods is None:
             return refusal(404, "Not found. Check the path.")
         handler = methods.get(method)

@@ -14,6 +14,7 @@ from msgspec import Struct
 from chatd.budgets import CONNECTION_SECONDS, TLS_SECONDS
 from chatd.changed import Changed
 from chatd.logs import Log
+from chatd.model import GOING_AWAY
 from chatd.settings import Settings
 from chatd.settings import WebSocket as KeepAliveOptions
 from chatd.timers import Timer, Timers
@@ -24,6 +25,7 @@ from chatd.wire.limiter import ConnectionLimiter, ConnectionSlot
 from chatd.wire.listener import Listener
 from chatd.wire.preamble import AcceptedStream, Preamble, PreambleError
 from chatd.wire.routes import Routes
+from chatd.wire.streaming import Stream, Streamed
 from chatd.wire.tls import ServerContext
 from chatd.wire.transport import Peer, SocketTransport, Transport
 from chatd.wire.websocket import WebSocket
@@ -86,8 +88,8 @@ class HttpServer:
         self.log = log
         self.routes = routes
         self.tls = tls
-        self.connections: set[WebSocket] = set()
-        """The WebSockets that are open."""
+        self.connections: set[WebSocket | Stream] = set()
+        """The WebSockets and the responses without an end that are open."""
         self.released = Changed()
         """Notified when a connection has ended."""
         self._settings = settings
@@ -145,7 +147,7 @@ class HttpServer:
         An exception of the connection's is logged and not raised.
         """
         self._accepted += 1
-        websocket = timer = None
+        channel = timer = None
         slot = self._limiter.take()
         trusted = self._trusted.trusts(transport.peer)
         if not trusted:
@@ -166,11 +168,14 @@ class HttpServer:
                 await slot.spend(CONNECTION_SECONDS)
             if stream.transport.secure:
                 await slot.spend(TLS_SECONDS)
-            websocket = await self._serve_http(stream, connection, slot)
-            if websocket is not None:
-                self.connections.add(websocket)
-                timer = self._keep_alive(websocket)
-                await websocket.run()
+            channel = await self._serve_http(stream, connection, slot)
+            if channel is not None:
+                self.connections.add(channel)
+                if isinstance(channel, WebSocket):
+                    timer = self._keep_alive(channel)
+                if self._retiring:
+                    channel.end(GOING_AWAY)
+                await channel.run()
         except trio.BrokenResourceError:
             pass  # the peer is gone
         except Exception as error:  # the connection's boundary
@@ -179,8 +184,8 @@ class HttpServer:
                 address=transport.peer.address,
             )
         finally:
-            if websocket is not None:
-                self.connections.discard(websocket)
+            if channel is not None:
+                self.connections.discard(channel)
             if timer is not None:
                 timer.cancel()
             slot.release()
@@ -190,7 +195,7 @@ class HttpServer:
     def retire(self) -> None:
         """Close idle HTTP connections, and every other one after its present request.
 
-        WebSockets are not affected.
+        Those that are open, WebSockets and responses without an end, are not affected.
         """
         self._retiring = True
         for idle in list(self._idle):
@@ -199,11 +204,11 @@ class HttpServer:
     def statistics(self) -> HttpServerStatistics:
         return HttpServerStatistics(
             open=self._limiter.open,
-            websockets=len(self.connections),
+            websockets=sum(isinstance(each, WebSocket) for each in self.connections),
             accepted=self._accepted,
             refused=dict(self._refused),
             turned_away=self._turned_away,
-            waiting=sum(websocket.outbox.waiting for websocket in self.connections),
+            waiting=sum(channel.outbox.waiting for channel in self.connections),
             expires=math.inf if self.tls is None else self.tls.expires,
         )
 
@@ -279,8 +284,8 @@ class HttpServer:
 
     async def _serve_http(
         self, stream: AcceptedStream, connection: str, slot: ConnectionSlot
-    ) -> WebSocket | None:
-        # In a separate call, so that HTTP's objects are freed before the WebSocket starts.
+    ) -> WebSocket | Stream | None:
+        # In a separate call, so that HTTP's objects are freed before the rest starts.
         http = HttpConnection(self, stream, slot, connection=connection)
         if self._retiring:
             http.retire()
@@ -291,9 +296,10 @@ class HttpServer:
             self._idle.discard(http)
         if handover is None:
             return None
-        return WebSocket(
-            stream.transport, handover, slot=slot, settings=self._settings, log=self.log
-        )
+        settings, log = self._settings, self.log
+        if isinstance(handover, Streamed):
+            return Stream(stream.transport, handover, slot=slot, settings=settings, log=log)
+        return WebSocket(stream.transport, handover, slot=slot, settings=settings, log=log)
 
     def _keep_alive(self, websocket: WebSocket) -> Timer | None:
         if self._timers is None or not websocket.upgrade.keep_alive:

@@ -40,12 +40,14 @@ class Peer(Struct, frozen=True):
         kind: What carries the bytes to this process.
         loopback: True for this machine's IP addresses and for memory.
         forwarded: True if a trusted proxy named it.
+        uid: The user of the other process, for a Unix socket without a proxy.
     """
 
     address: str
     kind: Literal["tcp", "unix", "memory"]
     loopback: bool
     forwarded: bool = False
+    uid: int | None = None
 
     @property
     def exempt(self) -> bool:
@@ -58,8 +60,22 @@ class Peer(Struct, frozen=True):
 
         An IPv4 address, or an IPv6 network, because a household has a whole /64.
         """
-        if self.exempt:
-            return ""
+        return "" if self.exempt else self._network
+
+    @property
+    def place(self) -> str:
+        """Where the client is, for what belongs to an address and not to a connection.
+
+        As ``limit_key``, but never empty: a client of this machine has the loopback address, the
+        same one by IPv4 and IPv6, or by a Unix socket its user's uid.
+        """
+        if self.uid is not None and not self.forwarded:
+            return f"uid {self.uid}"
+        # `localhost` is both.
+        return "127.0.0.1" if self.address == "::1" else self._network
+
+    @property
+    def _network(self) -> str:
         if ":" not in self.address:
             return self.address
         return str(ipaddress.ip_network((self.address, 64), strict=False))

@@ -11,19 +11,19 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from itertools import chain
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol, TypeAlias
 
 import trio
 from msgspec import Struct
 from trio_websocket import ConnectionClosed, wrap_server_stream
 
-from chatd.budgets import BYTE_SECONDS, FRAME_SECONDS, MESSAGE_SECONDS, Slice
+from chatd.budgets import BYTE_SECONDS, FRAME_SECONDS, MESSAGE_SECONDS, SLICE_ITEMS
 from chatd.logs import Log
-from chatd.model import CLOSES, GOING_AWAY, INTERNAL, LOST, NORMAL, TOO_SLOW, Close
+from chatd.model import CLOSES, GOING_AWAY, INTERNAL, LOST, NORMAL, Close
 from chatd.settings import Settings
 from chatd.wire import frames
+from chatd.wire.channel import Channel
 from chatd.wire.frames import Closing, Fault, FrameReader, Item, Ping
-from chatd.wire.outbox import Outbox
 from chatd.wire.request import Request
 from chatd.wire.transport import Transport
 
@@ -88,46 +88,32 @@ class Handover(Struct, frozen=True):
     early: bytes
 
 
-class WebSocket:
+class WebSocket(Channel):
     """One connection, as its gateway and the server see it.
 
     Attributes:
-        id: The connection's id in the log.
         request: The request that was upgraded.
         upgrade: The handler's answer to it.
         last_heard: When the peer's last byte arrived, on Trio's clock.
-        received_bytes: How many bytes have been read.
         received_messages: How many messages have been handed to the receiver.
         busy: True while the receiver takes a message and nothing is read.
         peer_closed: Whether the peer's Close frame came before ours.
-        closing: None until `end` is called, then the close and its reason.
     """
+
+    kind: ClassVar[str] = "websocket"
 
     __slots__ = (
         "_failed",
         "_items",
-        "_log",
-        "_nursery",
         "_reader",
-        "_reading",
         "_receiver",
-        "_settings",
-        "_slot",
-        "_transport",
         "busy",
-        "closing",
-        "id",
         "last_heard",
-        "outbox",
         "peer_closed",
-        "received_bytes",
         "received_messages",
         "request",
         "upgrade",
     )
-
-    _nursery: trio.Nursery
-    outbox: Outbox
 
     def __init__(
         self,
@@ -139,43 +125,31 @@ class WebSocket:
         log: Log,
     ) -> None:
         upgrade = handover.upgrade
-        self.request = handover.request
-        self.id = handover.request.connection
+        request = handover.request
+        super().__init__(
+            transport,
+            request.connection,
+            request.peer.address,
+            request.path,
+            slot=slot,
+            settings=settings,
+            log=log,
+        )
+        self.request = request
         self.last_heard = trio.current_time()
         self.received_messages = 0
-        self.received_bytes = 0
         self.busy = True
         self.peer_closed = False
-        self.closing: tuple[Close, str] | None = None
-        self._transport = transport
-        self._slot = slot if slot.limited else None
-        self._settings = settings
-        self._log = log
         self.upgrade = upgrade
         self._reader = FrameReader(upgrade.max_message_bytes or settings.max_message_bytes)
         self._items: Iterator[Item] = iter(self._reader.feed(handover.early, _FRAMES))
         self._failed = False
         self._receiver: Receiver | None = None
-        self._reading: trio.CancelScope | None = None
 
     @property
     def arriving(self) -> bool:
         """Whether a part of a message has arrived, and the rest has not."""
         return self._reader.partial
-
-    def end(self, close: Close, reason: str | None = None) -> None:
-        """Close the connection. The first call counts. Returns at once."""
-        if self.closing is None:
-            self.closing = (close, close.reason if reason is None else reason)
-            if self._reading is not None:
-                self._reading.cancel()
-
-    def start_soon(self, job: Callable[[], Awaitable[None]]) -> None:
-        """Run a task of the gateway's until it returns or the connection ends.
-
-        An exception that it raises is logged and closes the connection with 1011.
-        """
-        self._nursery.start_soon(self._guarded, job)
 
     def ping(self) -> bool:
         """Send a ping. Return whether it waits behind something else."""
@@ -183,60 +157,15 @@ class WebSocket:
         self.outbox.hasten(_PING)
         return waits
 
-    def fault(self, error: BaseException) -> None:
-        """Log an exception of the gateway's and close the connection with 1011."""
-        self._log.fault(
-            error,
-            connection=self.id,
-            address=self.request.peer.address,
-            transport="websocket",
-            detail=self.request.path,
-        )
-        self.end(INTERNAL)
+    def _send_queue_bytes(self) -> int:
+        return self.upgrade.send_queue_bytes or super()._send_queue_bytes()
 
-    async def run(self) -> None:
-        """Serve the connection. Its transport is closed when this returns."""
-        try:
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
-                self.outbox = Outbox(
-                    self._transport,
-                    nursery,
-                    self.upgrade.send_queue_bytes or self._settings.limits.send_queue_bytes,
-                    overflowed=self._overflowed,
-                    lost=self._lost,
-                )
-                try:
-                    if await self._accept() and (receiver := await self._open()) is not None:
-                        with trio.CancelScope() as self._reading:
-                            await self._receive(receiver)
-                    if self.upgrade.send_timeout is not None:
-                        await self._send_queue(self.upgrade.send_timeout)
-                    with trio.move_on_after(self._settings.limits.close_seconds):
-                        await self._close()
-                finally:
-                    # Before the nursery closes: see the outbox's first MUST.
-                    self.outbox.end()
-                    nursery.cancel_scope.cancel()
-        except* Exception as group:  # the connection's boundary
-            self.fault(group)
-        finally:
-            try:
-                await self._transport.aclose()
-            finally:
-                self._ended()
-
-    def _overflowed(self) -> None:
-        self.end(TOO_SLOW)
-
-    def _lost(self) -> None:
-        self.end(LOST)
-
-    async def _guarded(self, job: Callable[[], Awaitable[None]]) -> None:
-        try:
-            await job()
-        except Exception as error:  # the connection's boundary
-            self.fault(error)
+    async def _serve(self) -> None:
+        if await self._accept() and (receiver := await self._open()) is not None:
+            with trio.CancelScope() as self._reading:
+                await self._receive(receiver)
+        if self.upgrade.send_timeout is not None:
+            await self._send_queue(self.upgrade.send_timeout)
 
     async def _accept(self) -> bool:
         """Make the opening handshake. Return False if the peer is too slow or gone."""
@@ -266,10 +195,11 @@ class WebSocket:
 
     async def _receive(self, receiver: Receiver) -> None:
         """Hand messages to the receiver until either side closes."""
-        piece = Slice()
+        items = 0
         while self.closing is None:
             for item in self._items:
-                if piece.over():
+                items += 1
+                if items % SLICE_ITEMS == 0:
                     await trio.lowlevel.checkpoint()
                 if self._slot is not None:
                     await self._spend(self._slot, MESSAGE_SECONDS)

@@ -109,6 +109,7 @@ async def test_the_metrics_match_the_events(autojump_clock: MockClock) -> None:
             ("websocket", "chatd.v1"): 1,
             ("websocket", "socket.io"): 0,
             ("polling", "socket.io"): 1,
+            ("sse", "http"): 0,
         }
         assert value(after, "chatd_commands_total", command="say") == 3
         assert value(after, "chatd_events_total") == 2

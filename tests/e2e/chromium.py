@@ -85,6 +85,9 @@ new Promise((resolve, reject) => {
 })
 """
 
+_LEFT: Final = ("Inspected target navigated", "Promise was collected", "context was destroyed")
+"""How Chromium answers an evaluation whose document was left meanwhile."""
+
 _KEYS: Final = {
     # key: code, virtual key code, text
     "Enter": ("Enter", 13, "\r"),
@@ -295,15 +298,17 @@ class Tab:
         """Wait until the document makes ``condition`` true; return its value.
 
         The condition is an expression that is evaluated again after each change of the document. An
-        object counts as ``true``. Raises PageError if it throws, ChromiumError if it never becomes
-        true.
+        object counts as ``true``. It is evaluated in the next document if this one is left. Raises
+        PageError if it throws, ChromiumError if it never becomes true.
         """
-        failed: ChromiumError
-        try:
-            return await self.evaluate(_UNTIL % condition)
-        except ChromiumError as error:
-            failed = error
-        body = await self.evaluate("document.body.innerText")
+        while True:
+            try:
+                return await self.evaluate(_UNTIL % condition)
+            except ChromiumError as error:
+                failed = error
+            if not any(words in str(failed) for words in _LEFT):
+                break
+        body = await self.evaluate("document.body?.innerText")
         raise ChromiumError(f"never was: {condition}\n{failed}\nThe page:\n{body}")
 
     async def until_text(self, text: str, within: str = "body") -> None:

@@ -63,8 +63,7 @@ async def run(url: str, transports: list[str]) -> None:
     namespaces = ["/", "/custom", "/secret"]
     ears = Ears(namespaces)
     client = ears.client
-    # This client fails at more than 16 packets in the answer to a poll, from any server.
-    many = 3 if transports == ["polling"] else 200
+    many = 200
     await client.connect(
         f"{url}?flood={many}",
         transports=transports,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import sys
 from typing import Any
 
+import pytest
 import trio
 
 from chatd import client
 from tests.e2e.chatd_process import ChatdProcess, ChatdStarter
-from tests.e2e.socketio_clients import Client, Clients
+from tests.e2e.socketio_clients import ROOT, Client, Clients
 from tests.e2e.test_process import text_chat
 
 WAYS = {
@@ -62,6 +66,19 @@ async def test_all_clients_share_one_room_in_one_order(
             if not line.startswith("* "):
                 lines.append(line)
         assert lines == [f"{nick}: {text}" for nick, text in order]
+
+
+async def test_python_socketio_polls_into_a_room_with_a_backlog(chatd: ChatdProcess) -> None:
+    if not all(map(importlib.util.find_spec, ("socketio", "aiohttp"))):
+        pytest.skip("there is no python-socketio[asyncio-client]")
+    texts = [f"message {number}" for number in range(20)]
+    async with client.connect(chatd.url, nick="ann") as ann:
+        await ann.join("lobby")
+        for text in texts:
+            await ann.say(text)
+    program = [sys.executable, "-m", "tests.e2e.backlog_client", str(chatd.port), str(len(texts))]
+    ran = await trio.run_process(program, cwd=ROOT, capture_stdout=True)
+    assert json.loads(ran.stdout) == texts
 
 
 async def test_it_is_acknowledged_and_said_once(chatd: ChatdProcess, clients: Clients) -> None:

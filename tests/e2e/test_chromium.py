@@ -73,3 +73,9 @@ async def test_tabs_have_their_own_size_and_colours(
     await narrow.screenshot(file)
     assert file.read_bytes().startswith(b"\x89PNG")
     await narrow.close()
+
+
+async def test_waiting_goes_on_in_the_next_document(tab: Tab, page: str) -> None:
+    await tab.navigate(page)
+    await tab.evaluate("void setTimeout(() => location.replace(location.href + '?next'), 50)")
+    assert await tab.until("location.search === '?next' && document.title === 't'")

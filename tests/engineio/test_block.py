@@ -50,3 +50,14 @@ def test_what_is_no_unicode_is_refused_at_once() -> None:
 def test_a_control_packet() -> None:
     assert Block.control("2", 4).frames == b"\x81\x012"
     assert Block.control("6", 3).payload == b"1:6"
+
+
+def test_a_long_block_is_cut_into_pieces() -> None:
+    block = Block(["a", b"b", "c", "d", "e"], 3)
+    pieces = block.pieces(2)
+    assert [len(piece) for piece in pieces] == [2, 2, 1]
+    assert [piece.binary for piece in pieces] == [True, False, False]
+    assert sum(piece.size for piece in pieces) == block.size
+    assert b"".join(piece.payload for piece in pieces) == block.payload
+    assert b"".join(piece.frames for piece in pieces) == block.frames
+    assert block.pieces(5) == [block]

@@ -5,12 +5,13 @@ import gzip
 import json
 import zlib
 from functools import partial
+from typing import Literal
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from chatd.engineio import Block, polling
+from chatd.engineio import Block, payloads, polling
 from chatd.wire.request import Request
 from chatd.wire.transport import Peer
 from tests.engineio.served import Answer, ask, serve, waiting
@@ -80,6 +81,27 @@ async def test_a_busy_sender_does_not_hold_a_get_for_ever() -> None:
         body = await poller.poll()
         assert 10 < body.count("4a") < 1000
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("revision", [3, 4])
+async def test_a_response_has_no_more_packets_than_python_engineio_takes(
+    revision: Literal[3, 4],
+) -> None:
+    async with serve(allow_eio3=True) as served:
+        poller = await served.poller(revision)
+        words = [f"word {number}" for number in range(60)]
+        poller.session.offer(Block(words[:40], revision), 40)
+        for word in words[40:]:
+            poller.session.send_nowait(word)
+        poller.session.polling.hasten(Block.control("2", revision))
+        heard: list[str | bytes] = []
+        while len(heard) < 61:
+            _, _, body = await poller.get()
+            packets = [packet.data for packet in payloads.decode(body, revision)]
+            assert 1 <= len(packets) <= 16
+            heard += packets
+        assert heard == ["", *words]
+        assert poller.session.waiting == 0
 
 
 async def test_a_second_get_ends_the_session() -> None:

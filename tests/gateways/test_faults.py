@@ -15,6 +15,7 @@ from chatd import client
 from chatd.chat.expiry import Expiry
 from chatd.chat.moderation import moderate
 from chatd.gateways import json, socketio, text
+from chatd.gateways.http import stream
 from chatd.model import Post
 from chatd.protocol import commands, events
 from chatd.settings import Auth, Settings
@@ -26,6 +27,7 @@ CODECS: dict[str, type[Any]] = {
     "text": text.TextCodec,
     "socketio": socketio.SocketIoCodec,
     "polling": socketio.SocketIoCodec,
+    "http": stream.EventStreamCodec,
 }
 
 
@@ -166,6 +168,7 @@ async def test_a_notice_from_elsewhere(
         ("text", text.TextGateway, "ended"),
         ("socketio", socketio.SocketIoGateway, "_disconnect"),
         ("polling", socketio.SocketIoGateway, "_disconnect"),
+        ("http", stream.RoomStream, "ended"),
     ],
 )
 async def test_the_end_of_a_connection(
@@ -191,6 +194,8 @@ async def test_the_goodbye(
 ) -> None:
     if protocol == "text":
         monkeypatch.setattr(text.TextGateway, "goodbye_frames", fail)
+    elif protocol == "http":
+        monkeypatch.setattr(stream.EventStreamCodec, "goodbye", fail)
     else:
         break_codec(monkeypatch, protocol, lambda item: isinstance(item, events.Bye))
     async with open_chat() as chat:

@@ -142,6 +142,29 @@ async def test_the_index_is_made_again_when_it_is_asked_for(store: Store) -> Non
         assert journal._writer._connection.execute(tables).fetchall() == []
 
 
+async def test_a_busy_room_does_not_hold_up_a_rebuild(store: Store) -> None:
+    async with store.open() as journal:
+        await commit(journal, *[post(f"old{number}") for number in range(3 * CHUNK)])
+        await index(journal)
+        journal.reindex()
+        chunks = 0
+        while chunks == 0 or await journal.index() == 0:
+            await commit(journal, post("new"))
+            chunks += 1
+            assert chunks < 3 * CHUNK
+        assert await found(journal, "old0") == [1]
+        assert store.states() == ["reindexing", "reindexed"]
+
+
+async def test_one_chunk_is_enough_for_a_message_after_a_start(store: Store) -> None:
+    async with store.open() as journal:
+        await commit(journal, post("one"))
+        await index(journal)
+    async with store.open() as journal:
+        await commit(journal, post("two"))
+        assert await journal.index() is None
+
+
 async def test_a_rebuild_goes_on_after_a_restart(store: Store) -> None:
     async with store.open() as journal:
         await commit(journal, *[post(f"word{number}") for number in range(3 * CHUNK)])

@@ -202,8 +202,36 @@ class Client:
             pass
         return bytes(self._buffer)
 
+    async def some(self) -> bytes:
+        """Take what has come, or comes next; raise EOFError at the end."""
+        if not self._buffer and not await self._more():
+            raise EOFError
+        data = bytes(self._buffer)
+        self._buffer.clear()
+        return data
+
+    async def exactly(self, size: int) -> bytes:
+        while len(self._buffer) < size:
+            if not await self._more():
+                raise EOFError(bytes(self._buffer))
+        data = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return data
+
+    async def line(self) -> bytes:
+        while b"\r\n" not in self._buffer:
+            if not await self._more():
+                raise EOFError(bytes(self._buffer))
+        line = await self.exactly(self._buffer.index(b"\r\n") + 2)
+        return line[:-2]
+
     async def answer(self) -> tuple[int, dict[str, str], bytes]:
         """One HTTP answer: status, headers by lower-case name, body."""
+        status, headers = await self.head()
+        return status, headers, await self.exactly(int(headers.get("content-length", "0")))
+
+    async def head(self) -> tuple[int, dict[str, str]]:
+        """Read the head of an HTTP answer."""
         while b"\r\n\r\n" not in self._buffer:
             if not await self._more():
                 raise EOFError(bytes(self._buffer))
@@ -214,13 +242,7 @@ class Client:
         for line in lines:
             name, _, value = line.partition(": ")
             headers[name.lower()] = value
-        size = int(headers.get("content-length", "0"))
-        while len(self._buffer) < size:
-            if not await self._more():
-                raise EOFError(bytes(self._buffer))
-        body = bytes(self._buffer[:size])
-        del self._buffer[:size]
-        return int(first.split()[1]), headers, body
+        return int(first.split()[1]), headers
 
     async def ask(self, request: str, body: bytes = b"") -> tuple[int, dict[str, str], bytes]:
         head = request.replace("\n", "\r\n") + "\r\nHost: localhost\r\n\r\n"

@@ -102,6 +102,7 @@ async def test_a_unix_socket_has_its_mode_and_goes_with_us(tmp_path: Path) -> No
     assert stat.S_IMODE(path.stat().st_mode) == 0o660
     transport = await through(listener, await trio.open_unix_socket(path))
     assert (transport.peer.kind, transport.peer.loopback) == ("unix", False)
+    assert (transport.peer.uid, transport.peer.place) == (os.getuid(), f"uid {os.getuid()}")
     assert listener.address == f"unix:{path}"
     listener.close()
     assert not path.exists()

@@ -14,16 +14,18 @@ from typing import Any, Final, TypeAlias
 import trio
 
 from chatd.budgets import PAGE, SEARCH
+from chatd.chat.actor import Actor
 from chatd.chat.connection import Connection
 from chatd.chat.direct import require_membership
 from chatd.chat.membership import Membership
 from chatd.chat.replies import Commit, Reply, SendAnswer
-from chatd.chat.rules import history, identity, messages, moderation, presence, rooms
+from chatd.chat.rules import history, identity, messages, moderation, presence, rooms, visits
+from chatd.chat.visitor import Visitor
 from chatd.journal import Unavailable
-from chatd.model import Refused
+from chatd.model import Refusal, Refused
 from chatd.protocol import commands
 
-__all__ = ["COMMANDS", "enter", "perform"]
+__all__ = ["COMMANDS", "enter", "perform", "visit"]
 
 Response: TypeAlias = Reply[Any] | Commit
 
@@ -57,6 +59,13 @@ ELSEWHERE: Final[dict[type[commands.Command], Callable[[Connection, Any], Awaita
     commands.Bans: moderation.bans,
 }
 """The rules of all other commands."""
+
+VISITING: Final[dict[type[commands.Command], Callable[[Visitor, Any], Awaitable[Any]]]] = {
+    commands.Say: visits.say,
+    commands.Join: visits.read,
+    commands.Rooms: visits.list_rooms,
+}
+"""The rules for a client that is there for a single request."""
 
 COMMANDS: Final[dict[str, type[commands.Command]]] = {
     str(command.__struct_config__.tag): command for command in (*IN_ROOM, *ELSEWHERE)
@@ -130,6 +139,25 @@ async def enter(connection: Connection, command: commands.Join) -> Reply[command
         raise
 
 
+async def visit(visitor: Visitor, command: commands.Say | commands.Join | commands.Rooms) -> Any:
+    """Carry out the only command of a client that stays in no room, and return its answer.
+
+    ``join`` reads a page and enters nothing.
+
+    Raises:
+        Refused: the command is refused.
+    """
+    try:
+        with _counted(visitor, command):
+            answer = await VISITING[type(command)](visitor, command)
+    except Refused as refused:
+        visitor.refused(refused.refusal, _NAMES[type(command)], _room(command))
+        raise
+    if isinstance(answer, Refusal):  # by the store, and counted by the bus
+        raise Refused(answer.code, answer.message, answer.retry_ms)
+    return answer
+
+
 async def _perform(connection: Connection, command: commands.Command, answer: SendAnswer) -> None:
     try:
         with _counted(connection, command):
@@ -164,7 +192,7 @@ def _room(command: commands.Command) -> str | None:
 
 
 @contextmanager
-def _counted(connection: Connection, command: commands.Command) -> Iterator[None]:
+def _counted(connection: Actor, command: commands.Command) -> Iterator[None]:
     """Count a command, and check what holds for every one of its kind."""
     chat, kind = connection.chat, type(command)
     chat.commands[_NAMES[kind]] += 1

@@ -85,7 +85,7 @@ async def nick(connection: Connection, command: commands.Nick) -> Commit | Reply
         return Reply(commands.Renamed(name.display))
     connection.chat.flood.charge(connection, 0)
     if not users.claim(user, name):
-        raise Refused("nick_taken", users.taken(user, name))
+        raise Refused("nick_taken", users.taken(user.id, name))
 
     def rename() -> None:
         old = user.nick.display

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from typing import Final, Literal
 
+from chatd.chat.actor import Actor
 from chatd.chat.acts import Whisper, whisper
 from chatd.chat.connection import Connection
 from chatd.chat.direct import DIRECT
 from chatd.chat.membership import Membership
 from chatd.chat.replies import Commit, Reply
 from chatd.chat.rights import check_may_set_topic, check_may_write
+from chatd.chat.rooms import Room
 from chatd.chat.sessions import is_kept
 from chatd.model import Post, Put, Receipt, Record, Refused
 from chatd.protocol import commands, events
@@ -23,6 +25,7 @@ __all__ = [
     "edit",
     "message_size",
     "say",
+    "say_in",
     "topic",
     "topic_size",
 ]
@@ -42,7 +45,12 @@ def say(
     connection: Connection, command: commands.Say, membership: Membership
 ) -> Commit | Reply[commands.Said]:
     """Publish a message."""
-    chat, room, user = connection.chat, membership.room, membership.user
+    return say_in(connection, command, membership.room)
+
+
+def say_in(connection: Actor, command: commands.Say, room: Room) -> Commit | Reply[commands.Said]:
+    """Publish a message in a room that the client may read."""
+    chat, user = connection.chat, connection.user
     check_may_write(connection, room.key)
     text = command.text.replace("\r\n", "\n")
     size = message_size(text, chat.settings.limits.message_bytes)
@@ -60,7 +68,7 @@ def say(
     if slow:
         room.spoke(user)
     if room.direct and not is_kept(room.name):
-        return _ephemeral(connection, membership, text)
+        return _ephemeral(connection, room, text)
 
     def to_answer(receipt: Receipt) -> commands.Said:
         event = receipt.event
@@ -187,11 +195,9 @@ def _listings(room: str) -> list[Put]:
     return [Put(Record(DIRECT, f"{user}\0{room}", b"")) for user in users_of(room)]
 
 
-def _ephemeral(
-    connection: Connection, membership: Membership, text: str
-) -> Commit | Reply[commands.Said]:
+def _ephemeral(connection: Actor, room: Room, text: str) -> Commit | Reply[commands.Said]:
     """Send a direct message between guests, which is not stored."""
-    chat, room, user = connection.chat, membership.room, membership.user
+    chat, user = connection.chat, connection.user
     act = Whisper(room.key, chat.now(), user.nick.display, user.id, text)
 
     def log() -> None:

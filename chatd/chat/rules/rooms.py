@@ -8,12 +8,15 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from chatd.chat.actor import Actor
+from chatd.chat.chat import Chat
 from chatd.chat.connection import Connection
 from chatd.chat.direct import DIRECT, open_direct, require_membership, resolve
 from chatd.chat.names import ROOM_CHARACTERS, as_nick, nick_name
 from chatd.chat.pages import QUEUE_SHARE, encoded_bytes, page_size, read_join_page
 from chatd.chat.replies import Reply
 from chatd.chat.rights import check_may_read, may_read, may_set_topic
+from chatd.chat.rooms import Room
 from chatd.journal import Unavailable
 from chatd.model import Refused
 from chatd.protocol import commands, events
@@ -49,9 +52,8 @@ async def join(connection: Connection, command: commands.Join) -> Reply[commands
         membership = connection.enter(room)
     membership.pause()
     try:
-        if command.since is not None and command.since.seq > room.feed.visible:
-            # Another daemon may have shown it, although it has not come here yet.
-            await chat.bus.caught_up(await chat.journal.newest())
+        await caught_up(chat, room, command.since)
+        read, unread = await _unread(connection, room.key)
         page = await read_join_page(
             chat.journal,
             room.feed,
@@ -60,7 +62,6 @@ async def join(connection: Connection, command: commands.Join) -> Reply[commands
             limits.send_queue_bytes,
             messages=command.messages,
         )
-        read, unread = await _unread(connection, room.key)
         # Again, because operators may have acted while the store was read.
         check_may_read(connection, room.key)
     except (Refused, Unavailable):
@@ -87,7 +88,17 @@ async def join(connection: Connection, command: commands.Join) -> Reply[commands
     )
 
 
-async def _unread(connection: Connection, room: str) -> tuple[int, int] | tuple[None, None]:
+async def caught_up(chat: Chat, room: Room, since: commands.Position | None) -> None:
+    """Wait for what another daemon has sent to a client, and which has not come here yet.
+
+    Raises:
+        chatd.journal.Unavailable: It has not come within a second, or the store cannot be read.
+    """
+    if since is not None and since.seq > room.feed.visible:
+        await chat.bus.caught_up(await chat.journal.newest())
+
+
+async def _unread(connection: Actor, room: str) -> tuple[int, int] | tuple[None, None]:
     """Return the user's read mark in a room, and the number of others' messages after it."""
     user = connection.user
     read = user.marks.get(room)
@@ -125,7 +136,7 @@ async def who(connection: Connection, command: commands.Who) -> Reply[commands.M
     return Reply(commands.Members(rest[:limit], len(members)))
 
 
-async def list_rooms(connection: Connection, command: commands.Rooms) -> Reply[commands.RoomList]:
+async def list_rooms(connection: Actor, command: commands.Rooms) -> Reply[commands.RoomList]:
     """List the rooms that have members or events, direct messages first, then by name."""
     chat, user = connection.chat, connection.user
     await connection.outbox.drained()
@@ -156,7 +167,7 @@ def _order(key: str) -> tuple[bool, str]:
     return not key.startswith("@"), key
 
 
-async def _conversations(connection: Connection) -> list[tuple[str, commands.RoomInfo]]:
+async def _conversations(connection: Actor) -> list[tuple[str, commands.RoomInfo]]:
     """Return the rooms of the user's direct messages."""
     chat, user = connection.chat, connection.user
     prefix = f"{user.id}\0"

@@ -9,7 +9,7 @@ import trio
 from msgspec.structs import replace
 from trio.testing import MockClock
 
-from chatd.chat.connection import MAX_UNANSWERED
+from chatd.chat.actor import MAX_UNANSWERED
 from chatd.chat.rules import COMMANDS
 from chatd.journal import Unavailable
 from chatd.journal.memory import MemoryJournal
