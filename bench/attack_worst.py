@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -492,7 +493,12 @@ def main() -> int:
         name, folder, port = given.attack
         trio.run(partial(attacking, name, Path(folder), int(port), exempt=given.exempt))
         return 0
-    held = [played(name, given) for name in given.attacks or ATTACKS]
+    # As Ctrl-C: the daemon and the attacking process end first.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        held = [played(name, given) for name in given.attacks or ATTACKS]
+    except KeyboardInterrupt:
+        return 130
     return 0 if all(held) else 1
 
 

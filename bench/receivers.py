@@ -185,7 +185,7 @@ def connect(
     subprotocols: Sequence[str] = (),
 ) -> tuple[socket.socket, bytes]:
     """Open one WebSocket; return it and the bytes received after the 101 and the opening."""
-    connection = socket.create_connection(("127.0.0.1", port), timeout=10)
+    connection = socket.create_connection(("127.0.0.1", port), timeout=60)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     key = base64.b64encode(os.urandom(16)).decode()
     offered = "".join(f"Sec-WebSocket-Protocol: {name}\r\n" for name in subprotocols)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trio.lowlevel import ParkingLot
+from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
 __all__ = ["Changed"]
 
@@ -20,16 +20,26 @@ class Changed:
     __slots__ = ("_waiting",)
 
     def __init__(self) -> None:
-        # A connection has several, and no task ever waits for most of them.
-        self._waiting: ParkingLot | None = None
+        # A connection has several, and no task ever waits for most of them. Trio's ParkingLot does
+        # the same, but takes 5 µs to wake one task.
+        self._waiting: dict[Task, None] | None = None
 
     def notify(self) -> None:
         """Wake every task that is waiting now."""
-        if self._waiting is not None:
-            self._waiting.unpark_all()
+        if self._waiting:
+            woken, self._waiting = self._waiting, None
+            for task in woken:
+                reschedule(task)
 
     async def wait(self) -> None:
         """Wait for the next `notify`."""
         if self._waiting is None:
-            self._waiting = ParkingLot()
-        await self._waiting.park()
+            self._waiting = {}
+        task, waiting = current_task(), self._waiting
+        waiting[task] = None
+
+        def abort(_raise_cancel: object) -> Abort:
+            del waiting[task]
+            return Abort.SUCCEEDED
+
+        await wait_task_rescheduled(abort)

@@ -7,7 +7,31 @@ import gc
 from collections.abc import Callable
 from typing import Final
 
-__all__ = ["hand_back", "settle"]
+__all__ = ["hand_back", "prepare", "settle"]
+
+_C: Final = ctypes.CDLL(None)
+_trim: Final[Callable[[int], int] | None] = getattr(_C, "malloc_trim", None)
+_mallopt: Final[Callable[[int, int], int] | None] = getattr(_C, "mallopt", None)
+"""glibc's; other C libraries do not have them."""
+
+_M_MMAP_THRESHOLD: Final = -3
+_M_ARENA_MAX: Final = -8
+"""Parameters of mallopt(3)."""
+
+_MAPPED_BYTES: Final = 128 * 1024
+_ARENAS: Final = 2
+
+
+def prepare() -> None:
+    """Have large blocks go back to the system when they are freed.
+
+    With each such block that is freed, glibc raises the size from which blocks are mapped, up to
+    32 MiB, and it has an arena of its own for each thread. After an address had posted bodies of
+    1 MB for 20 s, the process was larger by 29 MiB. With these settings it is 2 to 12 MiB.
+    """
+    if _mallopt is not None:
+        _mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)
+        _mallopt(_M_ARENA_MAX, _ARENAS)
 
 
 def settle() -> None:
@@ -18,14 +42,6 @@ def settle() -> None:
     """
     gc.collect()
     gc.freeze()
-
-
-def _trimmer() -> Callable[[int], object] | None:
-    trim: Callable[[int], object] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    return trim
-
-
-_trim: Final = _trimmer()
 
 
 def hand_back() -> None:

@@ -78,6 +78,7 @@ async def run(
     which systemd expects a sign of life.
     """
     began = trio.current_time()
+    memory.prepare()
     configuration = configuration or fixed(settings)
     reload = Reload(configuration, settings, log=log, notifier=notifier, now=now_ms)
     log.emit("start", version=__version__, pid=os.getpid())

@@ -6,6 +6,7 @@ compared under UsernameCaseMapped (RFC 8265 section 3).
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from functools import lru_cache
 from typing import Final
@@ -114,10 +115,16 @@ def _check_length(what: str, text: str, characters: int) -> None:
         raise Refused("bad_request", f"{what} have 1 to {characters} characters.")
 
 
+# Most names are of these characters, which PRECIS leaves as they are, except for the case.
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_.-]+")
+
+
 # PRECIS takes some 30 µs a name, and most commands carry one. Only called with a text whose length
 # has been checked: an entry then takes 1.3 KB at most, and the cache 5 MiB.
 @lru_cache(maxsize=4096)
 def _name(what: str, example: str, text: str, characters: int, reserved: frozenset[str]) -> Name:
+    if _PLAIN.fullmatch(text) is not None:
+        return Name(text, text.lower())
     if text.startswith("/"):
         raise Refused("bad_request", f"{what} cannot begin with /. {example}")
     if any(map(str.isspace, text)):

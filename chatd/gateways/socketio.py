@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 import trio
+from msgspec.structs import replace
 
 from chatd import engineio
 from chatd.budgets import JSON_VALUES
@@ -23,7 +24,7 @@ from chatd.chat.sessions import is_guest
 from chatd.chat.tokens import Grant
 from chatd.engineio import CLOSES, Block
 from chatd.gateways.credentials import admitted, bearer, origin_refusal, refuse_origin
-from chatd.gateways.pages import encode_answer, readable
+from chatd.gateways.pages import encode_answer
 from chatd.gateways.recovery import NOBODY, ChatLog, Whereabouts, live_offset, page_offset
 from chatd.logs import Log
 from chatd.model import (
@@ -40,6 +41,7 @@ from chatd.model import (
     Refused,
 )
 from chatd.protocol import commands, events
+from chatd.protocol.codec import encode
 from chatd.settings import Settings
 from chatd.socketio import (
     Acknowledging,
@@ -494,7 +496,7 @@ class _Client:
             seq = first - 1
         # A client that loses what follows is recovered from before it.
         self._socket.offset = page_offset(answer.epoch, seq)
-        self._hello({"joined": {**msgspec.to_builtins(answer), "events": []}})
+        self._hello({"joined": replace(answer, events=[])})
         connection = self.connection
         block = encode_answer(answer, self._page, connection.log)
         if block:
@@ -513,7 +515,8 @@ class _Client:
     def _hello(self, joined: dict[str, Any]) -> None:
         hello = {**msgspec.to_builtins(self.connection.hello()), **joined}
         del hello["on"]
-        self._socket.emit_nowait("hello", hello)
+        # It may list 100 members, so it is not walked through in search of bytes.
+        self._socket.emit_nowait("hello", msgspec.Raw(encode(hello)))
 
     async def perform(
         self, kind: type[commands.Command], name: str, fields: Any, ack: Acknowledging
@@ -566,14 +569,11 @@ def _acknowledge(ack: Acknowledging, log: Log, answer: commands.Result | Refusal
         ack({"error": msgspec.to_builtins(answer)})
         return
 
-    try:
-        ack({"ok": msgspec.to_builtins(answer)})
-    except Exception:  # the connection's boundary
-        ack({"ok": msgspec.to_builtins(readable(answer, _encoded, log))})
+    ack(encode_answer(answer, _ok, log))
 
 
-def _encoded(answer: commands.Result) -> list[str | bytes]:
-    return encode_event("answer", [msgspec.to_builtins(answer)])
+def _ok(answer: commands.Result) -> msgspec.Raw:
+    return msgspec.Raw(encode({"ok": answer}))
 
 
 def _without_trailing_nulls(args: list[Any]) -> list[Any]:

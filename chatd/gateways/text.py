@@ -229,7 +229,7 @@ class TextGateway:
         """Join a room and greet the user there. Raise Refused."""
         room_name(room)  # direct messages are not joined
         join = commands.Join(room=room, limit=self._backlog(), messages=True)
-        reply = await enter(self._connection, join)
+        reply = await enter(self._connection, join, members=False)
         self._enter(reply.answer.room)
         self._greet(reply.answer, notices)
         reply.then()

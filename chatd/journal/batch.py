@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from chatd.journal import NO_MESSAGE, NOT_YOURS, new_epoch, rewrite, schema
-from chatd.journal.index import Row, WordIndex
+from chatd.journal.index import Row
+from chatd.journal.maintenance import Watermarks
 from chatd.model import (
     Drop,
     Erase,
@@ -60,9 +61,9 @@ class Batch:
 
     Args:
         cursor: Inside a transaction.
+        marks: How far the store has come, and its index of words.
         at: The time of the events, in ms.
         now: Returns the time by which records end, in ms.
-        words: The index of words.
         keyed: Whether to look up the keys of plain messages; see `run`.
     """
 
@@ -85,22 +86,23 @@ class Batch:
     def __init__(
         self,
         cursor: sqlite3.Cursor,
+        marks: Watermarks,
         *,
         at: int,
         now: Callable[[], int],
-        words: WordIndex,
         keyed: bool,
     ) -> None:
         self._cursor = cursor
         self._execute = cursor.execute
         self._at = at
         self._now = now
-        self._words = words
+        self._words = marks.words
         self._keyed = keyed
         self._rows: list[tuple[object, ...]] = []
         self.rooms: dict[str, list[int]] = {}
         """The id and the last number of each room, and whether it had no event, by its key."""
-        self.position = 0
+        self.position = marks.position
+        """The position of the last event, once it was run."""
         self.characters = 0
         self.duplicates = 0
         self.epoch: str | None = None
@@ -114,7 +116,7 @@ class Batch:
             sqlite3.IntegrityError: The key of a plain message has been used before. That is rare,
                 so keys are looked up only if the batch is run again with ``keyed``.
         """
-        position: int = self._execute(schema.POSITION).fetchone()[0]
+        position = self.position
         at, rows, rooms, keyed = self._at, self._rows, self.rooms, self._keyed
         outcomes: list[Outcome] = []
         characters = 0

@@ -82,7 +82,7 @@ class Row(NamedTuple):
 
     def values(self) -> tuple[int, str, str]:
         about = f"r{self.room_id} {words.by_user(self.user)} {words.by_nick(self.nick)}"
-        return self.position, " ".join(words.tokens(self.text)), about
+        return self.position, words.indexable(self.text), about
 
 
 class WordIndex:

@@ -1,26 +1,26 @@
-"""Where the next commit runs: in the loop, or in a thread."""
+"""Where the next piece of work on the store runs: in the loop, or in a thread."""
 
 from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["CommitPlacement"]
+__all__ = ["SLOW_SECONDS", "Placement"]
 
 SLOW_SECONDS: Final = 0.005
-"""A commit in the loop that took longer delayed all clients: the next ones run in a thread."""
+"""Work in the loop that took longer delayed all clients: the next runs in a thread."""
 
 QUICK_SECONDS: Final = 0.03
-"""A commit in a thread hands the GIL over some five times, each up to 5 ms beside a busy loop."""
+"""Work in a thread hands the GIL over some five times, each up to 5 ms beside a busy loop."""
 
 _STREAK: Final = 16
 _LONGEST_STREAK: Final = 1024
 
 
-class CommitPlacement:
-    """Decides where the next commit runs: in the loop while commits are quick, else in a thread.
+class Placement:
+    """Decides where the next piece of work runs: in the loop while it is quick, else in a thread.
 
-    Each return to the loop takes twice as many quick commits in the thread as the one before. After
-    ``_LONGEST_STREAK`` quick commits in the loop, ``_STREAK`` are enough again.
+    Each return to the loop takes twice as many quick pieces in the thread as the one before. After
+    ``_LONGEST_STREAK`` quick ones in the loop, ``_STREAK`` are enough again.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class CommitPlacement:
         self._needed = _STREAK
 
     def ran_inline(self, seconds: float) -> bool:
-        """Record a commit in the loop; return True if the next one must run in a thread."""
+        """Record a piece in the loop; return True if the next one must run in a thread."""
         if seconds <= self.slow_seconds:
             self._quick += 1
             if self._quick >= _LONGEST_STREAK:
@@ -49,7 +49,7 @@ class CommitPlacement:
         return True
 
     def ran_in_thread(self, seconds: float) -> bool:
-        """Record a commit in a thread; return True if the next one must run in the loop again."""
+        """Record a piece in a thread; return True if the next one must run in the loop again."""
         if self._always_threaded or not self.threaded:
             return False
         self._quick = self._quick + 1 if seconds <= self.quick_seconds else 0

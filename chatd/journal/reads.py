@@ -1,6 +1,8 @@
-"""The reading half of the store in a file: its queries, and the threads that they run in.
+"""The reading half of the store in a file: its queries, and where they run.
 
-Reads have their own connections, so that none of them delays a commit.
+Reads have their own connections, so that none of them delays a commit. They run in threads, except
+for those that find a few rows by their key: these take less than a hop to a thread, and run in the
+loop while they do.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import trio
 from chatd.clock import SteadyClock
 from chatd.journal import UNREAD_EVENTS, Hits, Sender, Unavailable, first_hits, schema, words
 from chatd.journal.index import FOUND, WordIndex, check, expression
+from chatd.journal.placement import SLOW_SECONDS, Placement
 from chatd.journal.schema import number
 from chatd.model import Event, Head, LogEntry, Record, UserRecord
 
@@ -73,9 +76,10 @@ class _Watched:
 
 
 class Reader:
-    """Runs queries in threads, each for ``seconds`` at most; then it raises `Unavailable`.
+    """Runs queries, each for ``seconds`` at most; then it raises `Unavailable`.
 
     ``check`` raises an error of SQLite's if the file at ``path`` is not the store that is open.
+    After a read in the loop that took longer than ``slow_seconds`` the next ones run in a thread.
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class Reader:
         *,
         seconds: float = 2.0,
         threads: int = _CONNECTIONS,
+        slow_seconds: float = SLOW_SECONDS,
     ) -> None:
         self._path = path
         self._check = check
@@ -93,11 +98,28 @@ class Reader:
         self._seconds = seconds
         self._idle: list[_Watched] = []
         self._limiter = trio.CapacityLimiter(threads)
+        self._placement = Placement(always_threaded=False, slow_seconds=slow_seconds)
         self._closed = False
 
     async def rows(self, query: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
         """Return all rows of the query, which has its own LIMIT."""
         return await self._in_thread(lambda store: store.execute(query, values).fetchall())
+
+    async def few_rows(self, query: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
+        """Return all rows of a query that finds at most a page of them by their key."""
+
+        def work(store: sqlite3.Connection) -> tuple[list[tuple[Any, ...]], float]:
+            began = time.perf_counter()
+            rows = store.execute(query, values).fetchall()
+            return rows, time.perf_counter() - began
+
+        if self._placement.threaded:
+            rows, seconds = await self._in_thread(work)
+            self._placement.ran_in_thread(seconds)
+        else:
+            rows, seconds = self._watch(work)
+            self._placement.ran_inline(seconds)
+        return rows
 
     async def run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """Run several queries on one snapshot of the store."""
@@ -166,15 +188,15 @@ class Reads:
             schema.EVENT + " WHERE r.fold = ? AND e.seq > ? AND e.seq <= ? ORDER BY e.seq LIMIT ?"
         )
         values = (room, number(after), number(upto), number(limit))
-        return [schema.decode(row) for row in await self._reader.rows(query, values)]
+        return [schema.decode(row) for row in await self._reader.few_rows(query, values)]
 
     async def read_back(self, room: str, before: int, limit: int) -> list[Event]:
         query = schema.EVENT + " WHERE r.fold = ? AND e.seq < ? ORDER BY e.seq DESC LIMIT ?"
-        rows = await self._reader.rows(query, (room, number(before), number(limit)))
+        rows = await self._reader.few_rows(query, (room, number(before), number(limit)))
         return [schema.decode(row) for row in reversed(rows)]
 
     async def head(self, room: str) -> Head | None:
-        rows = await self._reader.rows(_HEAD + " WHERE fold = ?", (room,))
+        rows = await self._reader.few_rows(_HEAD + " WHERE fold = ?", (room,))
         return _head(rows[0]) if rows else None
 
     async def entries(self, room: str, after: int, limit: int) -> list[LogEntry]:
@@ -288,7 +310,7 @@ class Reads:
         return [Record(*row) for row in await self._reader.rows(query, values)]
 
     async def user(self, user: str) -> UserRecord | None:
-        rows = await self._reader.rows(_USER + " WHERE user = ?", (user,))
+        rows = await self._reader.few_rows(_USER + " WHERE user = ?", (user,))
         return _record(rows[0]) if rows else None
 
     async def present(self, since: int) -> list[UserRecord]:

@@ -1,15 +1,17 @@
 """A journal in one SQLite file: where its work runs, and what happens if the disk fails.
 
 A commit takes some 25 µs, a hop to a thread some 50. So commits run in the loop while the disk is
-quick, and in a thread while it is slow, or if each waits for the disk (``fsync``). Checkpoints and
-reads always run in threads, on connections of their own.
+quick, and in a thread while it is slow, or if each waits for the disk (``fsync``). So do reads of a
+few rows by their key. Other reads, and checkpoints, always run in threads. Reads and checkpoints
+have connections of their own.
 
 ::
 
     commit, recover, sweep,
     index                 -> Writer     in the loop, or in the writer's thread: one at a time
     _checkpoints                        a connection and a thread of its own
-    read, head, user ...  -> Reader     two connections, two threads
+    read, head, user      -> Reader     in the loop, or in one of its two threads
+    rooms, unread ...     -> Reader     in one of its two threads
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ from chatd.journal import (
 )
 from chatd.journal.files import Misplaced
 from chatd.journal.index import is_damage
-from chatd.journal.placement import CommitPlacement
+from chatd.journal.placement import Placement
 from chatd.journal.reads import Reader, Reads
 from chatd.journal.retention import ROW_BYTES, ClockLog, Retention, RetentionLog, no_report
 from chatd.journal.writer import BUSY_MS, Writer
@@ -95,7 +97,7 @@ class SqliteJournal(LocalJournal, Reads):
         reader: Reader,
         searcher: Reader,
         *,
-        placement: CommitPlacement,
+        placement: Placement,
         retention_log: RetentionLog,
         report: OperatorLog,
         clock: SteadyClock,
@@ -549,7 +551,7 @@ async def open_sqlite(
     elapsed: Callable[[], float] = boot_seconds,
     runtime_dir: Path | None = None,
     report: OperatorLog = no_report,
-    placement: CommitPlacement | None = None,
+    placement: Placement | None = None,
     tuning: Tuning | None = None,
     factory: type[sqlite3.Connection] = sqlite3.Connection,
 ) -> AsyncIterator[SqliteJournal]:
@@ -593,7 +595,7 @@ async def open_sqlite(
         writer,
         Reader(writer.path, factory, writer.files.check),
         Reader(writer.path, factory, writer.files.check, threads=1),
-        placement=placement or CommitPlacement(always_threaded=durability == "fsync"),
+        placement=placement or Placement(always_threaded=durability == "fsync"),
         retention_log=retention_log,
         report=report,
         clock=clock,

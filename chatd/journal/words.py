@@ -28,7 +28,7 @@ from typing import Final, NamedTuple
 
 from msgspec import Struct
 
-__all__ = ["VERSION", "Phrase", "by_nick", "by_user", "matches", "parse", "tokens"]
+__all__ = ["VERSION", "Phrase", "by_nick", "by_user", "indexable", "matches", "parse", "tokens"]
 
 VERSION: Final = f"1 {unicodedata.unidata_version}"
 """Changes when the same text may have other tokens: an index of another version is useless."""
@@ -116,6 +116,14 @@ def _patterns() -> _Patterns:
 
 
 # ---- texts
+
+
+def indexable(text: str) -> str:
+    """Return a text of which the tokenizer of SQLite's index makes the same `tokens`."""
+    short = len(text) <= TOKEN_CHARACTERS and text.isascii()
+    if short and not ("+" in text or "#" in text or "$" in text):
+        return text  # as most messages are
+    return " ".join(tokens(text))
 
 
 def tokens(text: str) -> list[str]:

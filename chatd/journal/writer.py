@@ -281,13 +281,13 @@ class Writer:
         execute("BEGIN IMMEDIATE")
         self.doubt = True
         self.files.check_log()
-        made = Batch(self._cursor, at=at, now=self._clock, words=marks.words, keyed=False)
+        made = Batch(self._cursor, marks, at=at, now=self._clock, keyed=False)
         try:
             outcomes = made.run(batch)
         except sqlite3.IntegrityError:
             execute("ROLLBACK")
             execute("BEGIN IMMEDIATE")
-            made = Batch(self._cursor, at=at, now=self._clock, words=marks.words, keyed=True)
+            made = Batch(self._cursor, marks, at=at, now=self._clock, keyed=True)
             outcomes = made.run(batch)
         if made.removed_text:
             marks.note_removed_text(self._cursor, self._clock())

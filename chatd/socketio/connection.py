@@ -107,7 +107,7 @@ class Connection:
         self._running = False
         self._nursery: trio.Nursery
         # The socket whose handlers run now, and the scope that can cancel them. One scope serves
-        # all jobs that wait: to make one takes as long as a small handler.
+        # until it is cancelled: to make one takes as long as a small handler.
         self._handled: Socket | None = None
         self._handling: trio.CancelScope | None = None
         # Notified when the middleware is done, and when the connection runs.
@@ -136,14 +136,8 @@ class Connection:
                 self._nursery = nursery
                 try:
                     self._begin()
-                    while True:
-                        while await self._work():
-                            pass
-                        if self._reason is not None:
-                            break
-                        if self.server.draining:
-                            self._settle()
-                        await self._inbox.changed.wait()
+                    while not await self._work():
+                        pass
                 except BaseException:
                     self._stop()
                     raise
@@ -382,12 +376,15 @@ class Connection:
     # The worker
 
     async def _work(self) -> bool:
-        """Run what is in the inbox. Return True if a handler was cancelled before the end."""
+        """Run what comes into the inbox until the session is over, and return True.
+
+        If a handler is cancelled before, return False: the others need another scope.
+        """
         jobs = 0
         grace = self.server.options.handler_grace
         with trio.CancelScope() as scope:
             self._handling = scope
-            while (job := self._inbox.take()) is not None:
+            while (job := await self._next_job()) is not None:
                 function, socket, namespace, packet = job
                 if function is Connection._finish:
                     # In another task: it is shielded, and this one has to see a cancellation.
@@ -412,7 +409,17 @@ class Connection:
         if self._handled is not None:
             self._warn_cut(self._handled)
             self._handled = None
-        return scope.cancel_called
+        return not scope.cancel_called
+
+    async def _next_job(self) -> _Job | None:
+        """Wait for what is in the inbox next. Return None if the session is over."""
+        while (job := self._inbox.take()) is None:
+            if self._reason is not None:
+                return None
+            if self.server.draining:
+                self._settle()
+            await self._inbox.changed.wait()
+        return job
 
     def _settle(self) -> None:
         if self.server.draining and self.settled:

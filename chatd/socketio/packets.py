@@ -71,7 +71,8 @@ _LONE_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 _BEYOND_ASCII: Final = re.compile(r"[^\x00-\x7f]+")
 _BYTES: Final = (bytes, bytearray, memoryview)
-_SCALARS: Final = frozenset({str, int, float, bool, type(None)})
+# Raw is JSON that was encoded before.
+_SCALARS: Final = frozenset({str, int, float, bool, type(None), msgspec.Raw})
 
 # More values are converted one by one, in case that a list contains itself.
 _QUICK_VALUES: Final = 100_000

@@ -7,7 +7,7 @@ and corrects no order, so that a test sees what the daemon sent.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, ClassVar, Final
 from urllib.parse import quote, urlencode
 
@@ -255,8 +255,7 @@ class HttpClient(EventClient):
         self._ending = client.Ending(LOST.code, LOST.reason, reconnect=True)
         try:
             with trio.CancelScope() as self._scope:
-                async with aclosing(self._exchange("GET", target, headers)) as parts:
-                    response = await anext(parts)
+                async with self._exchange("GET", target, headers) as (response, parts):
                     if response.status_code != 200:
                         raise _refused_stream(response, await _body(parts))
                     opened = True
@@ -306,8 +305,7 @@ class HttpClient(EventClient):
         """Return the headers and the body of an answer that is no refusal."""
         try:
             with trio.fail_after(wait_limit()):
-                async with aclosing(self._exchange(method, target, headers, body)) as parts:
-                    response = await anext(parts)
+                async with self._exchange(method, target, headers, body) as (response, parts):
                     answer = await _body(parts)
         except _GONE as error:
             raise client.ConnectError(f"no answer of {_HOST}: {error}") from error
@@ -316,10 +314,11 @@ class HttpClient(EventClient):
             raise client.Refused(problem.code, problem.detail, problem.retry_ms)
         return _fields(response), answer
 
+    @asynccontextmanager
     async def _exchange(
         self, method: str, target: str, headers: dict[str, str] | None = None, body: bytes = b""
-    ) -> AsyncGenerator[Any]:
-        """Send a request on a cable of its own; yield the response, and then its body."""
+    ) -> AsyncGenerator[tuple[h11.Response, AsyncGenerator[Any]]]:
+        """Send a request on a cable of its own, and return the response and its body's parts."""
         cable = await self.plug.another()
         connection = h11.Connection(h11.CLIENT)
         fields = {"Host": _HOST, **self._headers, **(headers or {})}
@@ -330,8 +329,8 @@ class HttpClient(EventClient):
             for event in (request, h11.Data(data=body), h11.EndOfMessage()):
                 await cable.send_all(connection.send(event) or b"")
             async with aclosing(_events(connection, cable)) as events:
-                async for event in events:
-                    yield event
+                response = await anext(events)
+                yield response, events
         finally:
             await trio.aclose_forcefully(cable)
 

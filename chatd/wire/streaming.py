@@ -1,6 +1,7 @@
 """A response without an end: its body is sent through an outbox, as blocks that many may share.
 
-The client sends nothing more. Whatever comes is read, to notice when it goes, and ignored.
+The client sends nothing more. Whatever comes is read, to notice when it goes, and ignored. That it
+is silently gone, only TCP notices.
 """
 
 from __future__ import annotations
@@ -88,6 +89,10 @@ class Stream(Channel):
         self._source = streamed.source
 
     async def _serve(self) -> None:
+        options = self._settings.websocket
+        # As long as a WebSocket's peer may be silent.
+        silence = options.ping_interval_seconds + options.ping_timeout_seconds
+        self._transport.give_up_after(silence)
         try:
             self._source.opened(self)
         except Exception as error:  # the connection's boundary

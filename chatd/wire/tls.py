@@ -268,6 +268,9 @@ class _TlsTransport(StreamTransport):
         super().__init__(stream, transport.peer, listener_loopback=transport.listener_loopback)
         self._carrier = carrier
 
+    def give_up_after(self, seconds: float) -> None:
+        self._carrier.transport.give_up_after(seconds)
+
     async def send_eof(self) -> None:
         # TLS 1.2 cannot close one side alone. The carrier can, and the peer's last bytes are still
         # read. The data sent before marks its own end, by a length or a Close frame.

@@ -11,6 +11,7 @@ import socket
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import islice
 from typing import Final, Literal, TypeAlias
 
@@ -129,6 +130,13 @@ class Transport(ABC):
     async def aclose(self) -> None:
         """Close at once, even if cancelled."""
 
+    @abstractmethod
+    def give_up_after(self, seconds: float) -> None:
+        """Take the peer for gone if it acknowledges nothing for so long, if the carrier can.
+
+        For protocols in which the peer sends nothing.
+        """
+
     async def linger(self) -> None:
         """Close our side, and discard what the peer sends until it closes too.
 
@@ -200,6 +208,12 @@ class SocketTransport(Transport):
             if error.errno not in (errno.ENOTCONN, errno.EBADF):
                 raise trio.BrokenResourceError from error
 
+    def give_up_after(self, seconds: float) -> None:
+        # By default TCP tries for a quarter of an hour. Unix sockets have no such option.
+        with suppress(OSError):
+            milliseconds = round(seconds * 1000)
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+
     async def aclose(self) -> None:
         if self._socket.fileno() != -1:
             trio.lowlevel.notify_closing(self._socket)
@@ -242,6 +256,9 @@ class StreamTransport(Transport):
             await self._stream.send_eof()
         else:
             await trio.lowlevel.checkpoint()
+
+    def give_up_after(self, seconds: float) -> None:
+        """Do nothing: a stream in memory acknowledges nothing."""
 
     async def aclose(self) -> None:
         await trio.aclose_forcefully(self._stream)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import tracemalloc
 from contextlib import suppress
+from string import ascii_letters, digits
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from precis_i18n import get_profile
 
 from chatd.chat.names import Name, nick_name, room_name, room_pattern
 from chatd.model import Refused
@@ -85,6 +87,13 @@ def test_nicks_and_rooms_differ_in_length_and_in_the_slash() -> None:
     assert refusal(room_name, "r" * 65)
     assert not refusal(room_name, "a/b")
     assert refusal(nick_name, "a/b")
+
+
+@given(st.text(ascii_letters + digits + "_.-", min_size=1, max_size=32))
+def test_plain_names_are_what_precis_makes_of_them(text: str) -> None:
+    shown = get_profile("UsernameCasePreserved").enforce(text)
+    key = get_profile("UsernameCaseMapped").enforce(text)
+    assert nick_name(text) == room_name(text) == Name(shown, key)
 
 
 @given(st.text(max_size=70))

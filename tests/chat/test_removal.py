@@ -14,11 +14,12 @@ from chatd.chat.moderation import moderate
 from chatd.chat.rules import perform
 from chatd.chat.token_keys import new_key, read_keys
 from chatd.chat.tokens import Keys
-from chatd.model import Event, Refused
+from chatd.journal.memory import MemoryJournal
+from chatd.model import Event, Head, Refused
 from chatd.protocol import commands, events
 from chatd.protocol.pairs import pair_name
 from chatd.settings import Auth, Limits, Settings
-from tests.chat.room import Client, Room, open_room, refused
+from tests.chat.room import Client, Room, Wall, open_room, refused
 
 KEYS = Keys(read_keys(new_key(symmetric=True).encode()))
 
@@ -163,6 +164,30 @@ async def test_the_default_room_always_lets_in(autojump_clock: MockClock) -> Non
         assert refused(await ann.join("three")) == "forbidden"
         assert refused(await room.client("bob").join("LOBBY")) is None
         assert refused(await room.client("cleo").join("lobby")) is None
+
+
+class CountingJournal(MemoryJournal):
+    """Counts how often all rooms are read."""
+
+    counted = 0
+
+    async def rooms(self) -> list[Head]:
+        self.counted += 1
+        return await super().rooms()
+
+
+async def test_rooms_are_only_counted_at_the_limit(autojump_clock: MockClock) -> None:
+    journal = CountingJournal(now=Wall())
+    settings = Settings(limits=replace(Limits(), rooms=4))
+    async with open_room(settings, journal=journal) as room:
+        ann = room.client("ann")
+        for name in ("one", "two", "three", "four"):
+            await ann.join(name)
+        assert journal.counted == 1  # the first time
+        await ann.do(commands.Leave(room="four"))
+        assert refused(await ann.join("five")) is None
+        assert journal.counted == 2
+        assert refused(await ann.join("six")) == "forbidden"
 
 
 async def test_direct_messages_do_not_count_as_rooms(autojump_clock: MockClock) -> None:

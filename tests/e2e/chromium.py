@@ -55,6 +55,8 @@ _FLAGS: Final = [
     "--disable-background-timer-throttling",
     "--disable-backgrounding-occluded-windows",
     "--disable-renderer-backgrounding",
+    # Pages of other sites, without a resolver: see test_http.py.
+    "--host-resolver-rules=MAP *.test 127.0.0.1",
     # A mouse that can hover: a headless Chromium reports none.
     (
         "--blink-settings=availablePointerTypes=4,primaryPointerType=4,"

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import math
+import os
 import shutil
 import signal
 import subprocess
@@ -71,9 +72,19 @@ def install_clients() -> Path:
 
 
 class SocketIOServer:
-    """A running ``socketio_server.py``. Starting and stopping it blocks."""
+    """A running ``socketio_server.py``. Starting and stopping it blocks.
 
-    def __init__(self, port: int, options: Mapping[str, Any], folder: Path) -> None:
+    ``environ`` is added to its environment.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        options: Mapping[str, Any],
+        folder: Path,
+        *,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
         self.port: Final = port
         self.url: Final = f"http://127.0.0.1:{port}"
         self._stderr: Final = folder / "stderr"
@@ -88,6 +99,7 @@ class SocketIOServer:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
+                env={**os.environ, **(environ or {})},
             )
         end_with_us(self._process.pid)
         assert self._process.stdout is not None

@@ -96,14 +96,14 @@ async def take(chat: client.Chat, count: int) -> list[client.Message]:
 
 CLIENTS: Final = 20
 RESUMING: Final = 14
-EACH: Final = 1000
+EACH: Final = 400
 LANES: Final = 10
 
 
 async def test_twenty_clients_cut_at_random_miss_and_double_nothing(
     start_chatd: ChatdStarter,
 ) -> None:
-    """14 that resume and 6 that cannot say 1,000 messages each, while the former are cut."""
+    """14 that resume and 6 that cannot say 400 messages each, while the former are cut."""
     chatd = await start_chatd(UNLIMITED)
     chance = random.Random(2026)
     here = 0

@@ -39,6 +39,21 @@ connection = http.client.HTTPConnection(sys.argv[1])
 connection.request("GET", "/ws", headers=json.loads(sys.argv[2]))
 print(connection.getresponse().status)
 """
+FOLLOW = """\
+import http.client, json, sys
+def ask(method, body=None, headers={}):
+    connection = http.client.HTTPConnection(sys.argv[1], timeout=10)
+    connection.request(method, "/rooms/streams?nick=follower", body, headers)
+    return connection.getresponse()
+stream = ask("GET", headers={"Accept": "text/event-stream"})
+assert stream.status == 200, stream.status
+for text in ("one", "two"):
+    assert ask("POST", text).status == 201
+    # Each event is there before the next message is said.
+    while not (line := stream.readline()).startswith(b"data: "):
+        assert line
+    print(json.loads(line[6:])["text"])
+"""
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +164,15 @@ def test_clients_come_through_with_their_address(machine: Sandbox, proxy: str) -
     complaints = machine.journal(this_daemon, "PRIORITY=3", "PRIORITY=4")
     # On a busy machine a commit may be slow.
     assert [entry for entry in complaints if entry["CHATD_EVENT"] != "store"] == []
+
+
+def test_event_streams_come_through(machine: Sandbox, proxy: str) -> None:
+    said = machine.client(sys.executable, "-c", FOLLOW, proxy)
+    assert said.split() == ["one", "two"]
+    told = machine.journal("CHATD_TRANSPORT=sse", "CHATD_EVENT=connect")
+    assert told[-1]["CHATD_ADDRESS"] == CLIENT
+    posted = machine.journal("CHATD_TRANSPORT=http", "CHATD_EVENT=message")
+    assert {entry["CHATD_ADDRESS"] for entry in posted} == {CLIENT}
 
 
 def test_what_a_client_forges_is_not_believed(machine: Sandbox, proxy: str) -> None:

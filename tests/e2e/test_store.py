@@ -15,6 +15,7 @@ from chatd.logs import now_ms
 from chatd.model import LogEntry, Remember, UserRecord
 from chatd.protocol.export import write_lines
 from tests.e2e.chatd_process import ChatdProcess, ChatdStarter
+from tests.e2e.clocks import Clocks
 from tests.e2e.test_transfer import chatd_says
 
 
@@ -103,26 +104,10 @@ async def test_a_backup_that_replaces_the_open_store_gives_no_number_twice(
         assert (await eve.join("lobby")).epoch != epoch
 
 
-SET_CLOCK = """
-import os, time
-real, days = time.time_ns, 0.0
-def ahead():
-    global days
-    with open(os.environ["CLOCK_FILE"]) as file:
-        days = float(file.read() or days)  # it is empty while it is being written
-    return real() + int(days * 86400e9)
-time.time_ns = ahead
-"""
-"""Makes Python's wall clock run ahead by as many days as a file says."""
-
-
 async def test_a_clock_800_days_ahead_deletes_nothing(
     start_chatd: ChatdStarter, tmp_path: Path
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text(SET_CLOCK)
-    clock = tmp_path / "clock"
-    clock.write_text("0")
-    environ = {"PYTHONPATH": str(tmp_path), "CLOCK_FILE": str(clock)}
+    clocks = Clocks(tmp_path)
     admin = ("ctl", "--socket", tmp_path / "admin.sock")
     settings = {"history.keep_days": 100, "admin.socket": str(tmp_path / "admin.sock")}
 
@@ -134,13 +119,13 @@ async def test_a_clock_800_days_ahead_deletes_nothing(
         except client.ChatError as error:
             return "banned" in str(error)
 
-    chatd = await start_chatd(settings, environ=environ)
+    chatd = await start_chatd(settings, environ=clocks.environ)
     assert await says(chatd, "before") == 1
     async with client.connect(chatd.url, nick="eve") as chat:
         eve = chat.identity
     assert (await chatd_says(*admin, "ban", "--user", eve.user, "--seconds", "3600"))[0] == 0
     assert await banned(chatd)
-    clock.write_text("800")
+    clocks.set_ahead(800)
     assert await says(chatd, "meanwhile") == 2
     told = await chatd.line("store", state="clock_jumped")
     assert "chatd ctl clock confirm" in told["detail"]
@@ -148,25 +133,28 @@ async def test_a_clock_800_days_ahead_deletes_nothing(
     assert await banned(chatd)
     assert await chatd.stop() == 0
     # It starts with the wrong clock, too.
-    chatd = await start_chatd(settings, environ=environ)
+    chatd = await start_chatd(settings, environ=clocks.environ)
     await chatd.line("store", state="clock_jumped")
     assert await texts(chatd) == ["before", "meanwhile"]
     assert await banned(chatd)
-    clock.write_text("0")
+    clocks.set_ahead(0)
     assert await says(chatd, "after") == 3
     await chatd.line("store", state="clock_trusted")
     assert await texts(chatd) == ["before", "meanwhile", "after"]
     assert await banned(chatd)
     assert b"trusted   yes" in (await chatd_says(*admin, "clock"))[1]
     # An operator who says that the clock is right is believed.
-    clock.write_text("101")
+    clocks.set_ahead(101)
     assert (await chatd_says(*admin, "clock", "confirm"))[0] == 0
     await chatd.line("retention", events=3)
     assert await texts(chatd) == []
 
 
-async def test_a_reader_that_stays_is_told_and_made_good(start_chatd: ChatdStarter) -> None:
-    chatd = await start_chatd({"history.purge_seconds": 60})
+async def test_a_reader_that_stays_is_told_and_made_good(
+    start_chatd: ChatdStarter, tmp_path: Path
+) -> None:
+    settings = {"history.purge_seconds": 60}
+    chatd = await start_chatd(settings, environ=Clocks(tmp_path).environ)
     async with client.connect(chatd.url, nick="ann") as ann:
         await ann.join("lobby")
         said = await ann.say("a secret")
@@ -186,7 +174,9 @@ async def test_a_reader_that_stays_is_told_and_made_good(start_chatd: ChatdStart
             assert b"a secret" not in file.read_bytes()
 
 
-async def test_a_crowd_of_guests_pushes_no_message_out(start_chatd: ChatdStarter) -> None:
+async def test_a_crowd_of_guests_pushes_no_message_out(
+    start_chatd: ChatdStarter, tmp_path: Path
+) -> None:
     settings = {"history.max_bytes": 1 << 20}
     chatd = await start_chatd(settings)
     said = [f"message {number}" for number in range(10)]
@@ -199,7 +189,7 @@ async def test_a_crowd_of_guests_pushes_no_message_out(start_chatd: ChatdStarter
             guest = UserRecord(f"g{number:016}", f"guest-with-a-long-nick-{number}", gone + number)
             await journal.commit([Remember(guest)])
         assert journal._writer.size() > 1 << 20
-    chatd = await start_chatd(settings)
+    chatd = await start_chatd(settings, environ=Clocks(tmp_path).environ)
     assert await says(chatd, "acknowledged") == 11
     await chatd.line("store", state="crowded")
     assert await texts(chatd) == [*said, "acknowledged"]
@@ -213,7 +203,8 @@ async def test_an_old_history_goes_first_and_leaves_the_others(
     start_chatd: ChatdStarter, tmp_path: Path
 ) -> None:
     admin = tmp_path / "admin.sock"
-    chatd = await start_chatd({"admin.socket": str(admin), "history.keep_days": 100})
+    settings = {"admin.socket": str(admin), "history.keep_days": 100}
+    chatd = await start_chatd(settings, environ=Clocks(tmp_path).environ)
     await says(chatd, "today")
     at = now_ms() - 300 * 24 * 3_600_000
     old = [LogEntry("old", seq, at, "message", "u", "n", "x") for seq in range(1, 101)]

@@ -16,7 +16,8 @@ import pytest
 
 from chatd import client
 from tests.e2e.chatd_process import ChatdProcess, ChatdStarter
-from tests.e2e.test_store import SET_CLOCK, remove, status_of
+from tests.e2e.clocks import Clocks
+from tests.e2e.test_store import remove, status_of
 from tests.e2e.test_transfer import chatd_says
 
 DISK_BYTES = 8 * 1024 * 1024
@@ -92,21 +93,18 @@ class Story:
 async def test_nothing_acknowledged_is_lost_whatever_happens_to_the_store(
     start_chatd: ChatdStarter, disk: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text(SET_CLOCK)
-    clock, store, admin = tmp_path / "clock", disk / "chatd.db", tmp_path / "admin.sock"
-    clock.write_text("0")
-    environ = {"PYTHONPATH": str(tmp_path), "CLOCK_FILE": str(clock)}
+    clocks, store, admin = Clocks(tmp_path), disk / "chatd.db", tmp_path / "admin.sock"
     settings = {"history.path": str(store), "history.keep_days": 100, "admin.socket": str(admin)}
-    story = Story(await start_chatd(settings, environ=environ))
+    story = Story(await start_chatd(settings, environ=clocks.environ))
     ctl = ("ctl", "--socket", admin)
     await story.say("at first")
     # Later it has times in the future, which an import refuses.
     export = (await chatd_says("export", "lobby", "--socket", admin))[1]
 
-    clock.write_text("800")
+    clocks.set_ahead(800)
     await story.say("in two years")
     assert "chatd ctl clock confirm" in await story.reported(state="clock_jumped")
-    clock.write_text("0")
+    clocks.set_ahead(0)
     await story.say("now again")
     await story.reported(state="clock_trusted")
     await story.check()
@@ -156,5 +154,5 @@ async def test_nothing_acknowledged_is_lost_whatever_happens_to_the_store(
     assert await story.chatd.stop() == 0
 
     saved.rename(tmp_path / "chatd.db")
-    story.chatd = await start_chatd(environ=environ)
+    story.chatd = await start_chatd(environ=clocks.environ)
     await story.check()

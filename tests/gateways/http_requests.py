@@ -12,7 +12,10 @@ from msgspec import Struct
 
 from chatd.testing import Harness
 from chatd.wire.transport import Peer
-from tests.gateways.raw import LOOPBACK, SECONDS, Raw
+from tests.gateways.raw import LOOPBACK, Raw
+
+# A limit of a hang. The process of tests/e2e runs on a real clock.
+SECONDS = 60
 
 NEAR = Peer("192.0.2.7", "tcp", loopback=False)
 FAR = Peer("198.51.100.9", "tcp", loopback=False)
@@ -76,14 +79,13 @@ async def ask(
     """Send one request on a connection of its own, and return the answer."""
     client = Raw(await chat.dial(peer))
     content = body.encode() if isinstance(body, str) else body
-    await client.send(head_of(line, headers, content) + (content or b""))
-    with trio.fail_after(SECONDS):
-        if line.startswith("HEAD "):
-            status, answered = await client.head()
-            return Answer(status, answered, b"")
-        answer = Answer(*await client.answer())
-    await client.aclose()
-    return answer
+    async with client.stream:
+        await client.send(head_of(line, headers, content) + (content or b""))
+        with trio.fail_after(SECONDS):
+            if line.startswith("HEAD "):
+                status, answered = await client.head()
+                return Answer(status, answered, b"")
+            return Answer(*await client.answer())
 
 
 async def say(
@@ -140,6 +142,10 @@ class Events:
                 assert set(fields) <= {"id", "data", "retry"}
                 event: dict[str, Any] = json.loads(fields["data"])
                 return event
+
+    async def comment(self) -> None:
+        """Wait for a comment."""
+        assert await self.block() == {}
 
     async def page(self) -> list[dict[str, Any]]:
         """Return the events up to the block that has an id alone."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from chatd.journal import Durability, Journal
-from chatd.journal.placement import CommitPlacement
+from chatd.journal.placement import Placement
 from chatd.journal.retention import Retention
 from chatd.journal.sqlite import SqliteJournal, Tuning, open_sqlite
 from chatd.model import Event, Operation, Post, Receipt
@@ -98,7 +98,7 @@ class Store:
             runtime_dir=self.runtime,
             report=self.report,
             # A commit may be slow on a machine that others use: that is not what is tested.
-            placement=CommitPlacement(always_threaded=durability == "fsync", slow_seconds=60.0),
+            placement=Placement(always_threaded=durability == "fsync", slow_seconds=60.0),
             tuning=tuning,
             factory=FaultyConnection,
         )

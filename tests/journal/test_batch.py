@@ -10,7 +10,7 @@ import pytest
 
 from chatd.journal import NO_MESSAGE, NOT_YOURS, schema
 from chatd.journal.batch import Batch
-from chatd.journal.index import WordIndex
+from chatd.journal.maintenance import Watermarks
 from chatd.model import (
     EventKind,
     Operation,
@@ -35,8 +35,13 @@ def cursor() -> Iterator[sqlite3.Cursor]:
         yield connection.cursor()
 
 
+def batch_of(cursor: sqlite3.Cursor, *, keyed: bool = False) -> Batch:
+    position: int = cursor.execute(schema.POSITION).fetchone()[0]
+    return Batch(cursor, Watermarks(position), at=AT, now=lambda: AT, keyed=keyed)
+
+
 def run(cursor: sqlite3.Cursor, *operations: Operation, keyed: bool = False) -> list[Outcome]:
-    return Batch(cursor, at=AT, now=lambda: AT, words=WordIndex(), keyed=keyed).run(operations)
+    return batch_of(cursor, keyed=keyed).run(operations)
 
 
 def post(
@@ -131,6 +136,6 @@ def test_a_removed_text_is_noted(cursor: sqlite3.Cursor) -> None:
         ([post("new", kind="edit", of=1)], True),
         ([post(None, kind="delete", of=1)], True),
     ):
-        batch = Batch(cursor, at=AT, now=lambda: AT, words=WordIndex(), keyed=False)
+        batch = batch_of(cursor)
         batch.run(operations)
         assert batch.removed_text is removed

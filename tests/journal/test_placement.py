@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from chatd.journal.placement import QUICK_SECONDS, SLOW_SECONDS, CommitPlacement
+from chatd.journal.placement import QUICK_SECONDS, SLOW_SECONDS, Placement
 
 
-def returned_after(placement: CommitPlacement) -> int:
+def returned_after(placement: Placement) -> int:
     """Return how many quick commits in the thread it takes to come back to the loop."""
     count = 1
     while not placement.ran_in_thread(QUICK_SECONDS):
@@ -14,13 +14,13 @@ def returned_after(placement: CommitPlacement) -> int:
 
 
 def test_quick_commits_stay_in_the_loop() -> None:
-    placement = CommitPlacement(always_threaded=False)
+    placement = Placement(always_threaded=False)
     assert not any(placement.ran_inline(SLOW_SECONDS) for _ in range(100))
     assert not placement.threaded
 
 
 def test_each_return_is_earned_by_more() -> None:
-    placement = CommitPlacement(always_threaded=False)
+    placement = Placement(always_threaded=False)
     needed = []
     for _ in range(9):
         assert placement.ran_inline(SLOW_SECONDS * 1.1)
@@ -35,7 +35,7 @@ def test_each_return_is_earned_by_more() -> None:
 
 
 def test_a_slow_one_in_the_thread_begins_the_count_again() -> None:
-    placement = CommitPlacement(always_threaded=False)
+    placement = Placement(always_threaded=False)
     placement.ran_inline(1.0)
     for _ in range(15):
         assert not placement.ran_in_thread(0.0)
@@ -44,6 +44,6 @@ def test_a_slow_one_in_the_thread_begins_the_count_again() -> None:
 
 
 def test_always_in_the_thread() -> None:
-    placement = CommitPlacement(always_threaded=True)
+    placement = Placement(always_threaded=True)
     assert not any(placement.ran_in_thread(0.0) for _ in range(2000))
     assert placement.threaded

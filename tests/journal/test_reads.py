@@ -4,6 +4,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio.testing
@@ -58,6 +59,24 @@ async def test_connections_are_bounded_and_used_again(path: Path) -> None:
         for _ in range(50):
             nursery.start_soon(reader.rows, "SELECT 1")
     assert 1 <= len(opened) <= 2
+    reader.close()
+
+
+@pytest.mark.parametrize(("slow_seconds", "in_loop"), [(60.0, True), (0.0, False)])
+async def test_a_few_rows_are_read_in_the_loop_until_that_is_slow(
+    path: Path, slow_seconds: float, in_loop: bool
+) -> None:
+    threads: list[int] = []
+
+    class Watched(sqlite3.Connection):
+        def execute(self, *values: Any) -> sqlite3.Cursor:
+            threads.append(threading.get_ident())
+            return super().execute(*values)
+
+    reader = Reader(path, Watched, unchecked, slow_seconds=slow_seconds)
+    assert await reader.few_rows("SELECT ?", (1,)) == [(1,)]
+    assert await reader.few_rows("SELECT ?", (2,)) == [(2,)]
+    assert (threads[-1] == threading.get_ident()) is in_loop
     reader.close()
 
 

@@ -12,7 +12,7 @@ import trio.testing
 
 from chatd.journal import Journal, OperatorLog
 from chatd.journal.memory import MemoryJournal
-from chatd.journal.placement import CommitPlacement
+from chatd.journal.placement import Placement
 from chatd.journal.retention import CHUNK, Retention, RetentionLog
 from chatd.journal.sqlite import open_sqlite
 from chatd.model import (
@@ -475,7 +475,7 @@ async def test_a_sweep_with_nothing_to_do_does_not_grow(tmp_path: Path, now: Clo
     path = tmp_path / "chat.db"
     retention = rule(keep_days=5, keep_events=100_000, max_bytes=10**12, user_days=5)
     costs: list[int] = []
-    placement = CommitPlacement(always_threaded=False, slow_seconds=60.0)
+    placement = Placement(always_threaded=False, slow_seconds=60.0)
     async with open_sqlite(path, now=now, retention=retention, placement=placement) as journal:
         steps = 0
 

@@ -209,6 +209,18 @@ def test_tokens_do_not_depend_on_the_form_of_the_text(text: str) -> None:
         assert tokens(unicodedata.normalize(form, text)) == tokens(text)
 
 
+@given(_written | st.text(st.characters(max_codepoint=127)))
+def test_sqlite_makes_the_same_tokens(text: str) -> None:
+    with closing(sqlite3.connect(":memory:")) as store:
+        store.execute("CREATE TABLE meta (name TEXT PRIMARY KEY, value ANY)")
+        index, cursor = WordIndex(), store.cursor()
+        index.renew(cursor, 0)
+        index.add(cursor, [Row(1, text.replace("\ud800", ""), 1, "u", "n")])
+        cursor.execute("CREATE VIRTUAL TABLE made USING fts5vocab (words, instance)")
+        made = "SELECT term FROM made WHERE col = 'text' ORDER BY offset"
+        assert [row[0] for row in cursor.execute(made)] == tokens(text.replace("\ud800", ""))
+
+
 @given(_written)
 def test_no_token_has_syntax_of_the_index(text: str) -> None:
     for token in tokens(text):

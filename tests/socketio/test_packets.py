@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -242,6 +243,13 @@ def test_a_placeholder_names_an_attachment_that_there_is(number: str) -> None:
 class Point:
     x: int
     raw: bytes
+
+
+def test_json_that_is_encoded_already_is_sent_as_it_is() -> None:
+    assert encode_event("e", [msgspec.Raw(b'{"a":[1]}'), b"x"]) == [
+        '51-["e",{"a":[1]},{"_placeholder":true,"num":0}]',
+        b"x",
+    ]
 
 
 def test_what_is_no_json_of_itself_is_made_json() -> None:

@@ -55,6 +55,20 @@ async def test_the_other_ends_death_is_a_broken_resource() -> None:
     await transport.aclose()
 
 
+async def test_a_peer_that_acknowledges_nothing_is_given_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        near = socket.create_connection(server.getsockname())
+        transport = SocketTransport(near, PEER)
+        transport.give_up_after(1.5)
+        assert near.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1500
+        await transport.aclose()
+    ours, theirs = socket.socketpair()
+    transport = SocketTransport(ours, PEER)
+    transport.give_up_after(1.5)  # a Unix socket's peer is on this machine
+    await transport.aclose()
+    theirs.close()
+
+
 async def test_closing_wakes_who_waits() -> None:
     ours, theirs = socket.socketpair()
     transport = SocketTransport(ours, PEER)

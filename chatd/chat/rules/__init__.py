@@ -122,18 +122,21 @@ def perform(
     return None
 
 
-async def enter(connection: Connection, command: commands.Join) -> Reply[commands.Entered]:
+async def enter(
+    connection: Connection, command: commands.Join, *, members: bool = True
+) -> Reply[commands.Entered]:
     """Join a room, and return the reply for the caller to send.
 
     For gateways that have more to send between the answer and the first event. The caller calls
-    the reply's ``then`` after that, without a checkpoint.
+    the reply's ``then`` after that, without a checkpoint. Without ``members`` the list of the
+    room's members is left out.
 
     Raises:
         Refused: as `perform` would answer.
     """
     try:
         with _counted(connection, command):
-            return await rooms.join(connection, command)
+            return await rooms.join(connection, command, members=members)
     except Refused as refused:
         connection.refused(refused.refusal, _NAMES[commands.Join], command.room)
         raise

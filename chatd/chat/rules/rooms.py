@@ -33,8 +33,13 @@ ENTRY_BYTES: Final = 300
 64 characters, doubled by escapes, and the numbers."""
 
 
-async def join(connection: Connection, command: commands.Join) -> Reply[commands.Entered]:
-    """Enter a room, or resume in it. The answer has a page of events; live events follow it."""
+async def join(
+    connection: Connection, command: commands.Join, *, members: bool = True
+) -> Reply[commands.Entered]:
+    """Enter a room, or resume in it. The answer has a page of events; live events follow it.
+
+    Without ``members`` the list of the first hundred is left out of the answer.
+    """
     chat, limits = connection.chat, connection.chat.settings.limits
     await connection.outbox.drained()
     name = await resolve(chat, connection.user, command.room)
@@ -77,7 +82,7 @@ async def join(connection: Connection, command: commands.Join) -> Reply[commands
             seq=room.feed.visible,
             topic=room.topic,
             may_set_topic=may_set_topic(connection, room.key),
-            members=room.member_list(),
+            members=room.member_list() if members else [],
             member_count=len(room.members),
             events=[events.shape(room.name, event) for event in page.events],
             recovered=page.recovered,

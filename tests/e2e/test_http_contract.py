@@ -1,0 +1,207 @@
+"""The contract of docs/http.md on the real process, over real sockets, part by part."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, cast
+
+import trio
+
+from chatd import client
+from chatd.testing import Harness
+from tests.e2e.chatd_process import ChatdProcess, ChatdStarter
+from tests.e2e.test_tokens import issued
+from tests.gateways.http_requests import ask, follow, head_of, refused_stream, say
+from tests.gateways.raw import Raw
+
+EVIL = {"Origin": "https://evil.example"}
+
+
+class Port:
+    """A daemon's port, to which the requests of `http_requests` go in place of a harness."""
+
+    def __init__(self, chatd: ChatdProcess) -> None:
+        self._port = chatd.port
+
+    async def dial(self, _peer: object = None) -> trio.SocketStream:
+        return await trio.open_tcp_stream("127.0.0.1", self._port)
+
+
+class Contract:
+    """What each part of the test needs: the daemon, and headers of users."""
+
+    def __init__(self, chatd: ChatdProcess, operator: client.Chat, token: str, late: str) -> None:
+        self.chatd = chatd
+        self.chat = cast("Harness", Port(chatd))
+        self.operator = operator
+        self.ann = {"Authorization": f"Bearer {token}"}
+        self.late = {"Authorization": f"Bearer {late}"}
+
+    async def methods(self) -> None:
+        got = await ask(self.chat, "GET /rooms/lobby")
+        head = await ask(self.chat, "HEAD /rooms/lobby", None, {"Accept": "text/event-stream"})
+        assert (got.status, head.status, head.body) == (200, 200, b"")
+        assert head.headers["content-type"] == "application/x-ndjson"
+        options = await ask(self.chat, "OPTIONS /rooms/lobby")
+        assert (options.status, options.body) == (204, b"")
+        put = await ask(self.chat, "PUT /rooms/lobby", "x")
+        assert (put.status, put.code) == (405, "bad_request")
+        assert put.headers["allow"] == "GET, HEAD, OPTIONS, POST"
+
+    async def names(self) -> None:
+        said = await say(self.chat, "x", "a%2Fb+%C3%A9", headers=self.ann)
+        assert said.json["room"] == "a/b+\u00e9"
+        assert (await ask(self.chat, "GET /rooms/a/b")).status == 404
+        assert (await ask(self.chat, "GET /rooms/a%2Fb+%C3%A9?what=ever")).texts == ["x"]
+        listed = (await ask(self.chat, "GET /rooms")).json["rooms"]
+        assert "a/b+\u00e9" in [room["room"] for room in listed]
+        assert (await ask(self.chat, "GET /rooms/unknown")).code == "not_found"
+        assert "unknown" not in (await ask(self.chat, "GET /rooms")).body.decode()
+
+    async def identity(self) -> None:
+        by_token = (await say(self.chat, "x", "who", headers=self.ann)).json
+        assert (by_token["user"], by_token["nick"]) == ("ann", "ann")
+        cookie = {"Cookie": f"token={self.ann['Authorization'].split()[1]}"}
+        assert (await say(self.chat, "x", "who", headers=cookie)).json["user"] == "ann"
+        async with client.connect(self.chatd.url, nick="guest") as guest:
+            session = {"Authorization": f"Bearer {guest.identity.session}"}
+            same = (await say(self.chat, "x", "who", headers=session)).json
+            assert (same["user"], same["nick"]) == (guest.identity.user, "guest")
+            taken = await say(self.chat, "x", "who", "guest")
+            assert (taken.status, taken.code) == (409, "nick_taken")
+        bad = await say(self.chat, "x", "who", headers={"Authorization": "Bearer x"})
+        assert (bad.status, bad.headers["www-authenticate"]) == (401, "Bearer")
+        users = [(await say(self.chat, "x", "who", "ci")).json["user"] for _ in range(2)]
+        assert users[0] == users[1]
+        assert (await say(self.chat, "x", "who")).json["nick"].startswith("guest-")
+
+    async def browsers(self) -> None:
+        for headers in (EVIL, {"Sec-Fetch-Site": "cross-site"}):
+            for line in ("POST /rooms/lobby", "GET /rooms/lobby", "GET /rooms"):
+                assert (await ask(self.chat, line, b"", headers)).code == "forbidden"
+        ours = {"Origin": "http://localhost:3000"}
+        allowed = await ask(self.chat, "GET /rooms", None, ours)
+        assert allowed.headers["access-control-allow-origin"] == ours["Origin"]
+        for answer in (allowed, await ask(self.chat, "GET /rooms/unknown", None, EVIL)):
+            assert answer.headers["cache-control"] == "no-store"
+            assert answer.headers["x-content-type-options"] == "nosniff"
+            assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+            assert answer.headers["vary"] == "Origin, Accept, Authorization, Cookie"
+        preflight = await ask(self.chat, "OPTIONS /rooms/lobby", None, ours)
+        assert preflight.headers["access-control-max-age"] == "600"
+        elsewhere = await ask(self.chat, "GET /rooms", None, {"Host": "evil.example"})
+        assert (elsewhere.status, elsewhere.code) == (421, "bad_request")
+
+    async def messages(self) -> None:
+        form = {"Content-Type": "application/x-www-form-urlencoded"}
+        assert (await say(self.chat, "a=b%20\n", "texts", headers=form)).status == 201
+        kind = {"Content-Type": "application/json", "Idempotency-Key": '"k"'}
+        body = json.dumps({"text": "once", "reply_to": 1})
+        said = [await ask(self.chat, "POST /rooms/texts", body, kind) for _ in range(2)]
+        assert [answer.status for answer in said] == [201, 200]
+        assert said[1].json["duplicate"] is True
+        assert (await ask(self.chat, "GET /rooms/texts")).texts == ["a=b%20", "once"]
+        for headers in (
+            {"Content-Type": "multipart/form-data; boundary=x"},
+            {"Content-Encoding": "gzip"},
+            {"Content-Type": "text/plain; charset=latin-1"},
+        ):
+            assert (await say(self.chat, "x", "texts", headers=headers)).status == 415
+        raw = Raw(await self.chat.dial())
+        await raw.send(head_of("POST /rooms/texts", {"Content-Length": "70000"}))
+        assert (await raw.answer())[0] == 413
+        assert await raw.rest() == b""
+        await raw.aclose()
+
+    async def pages(self) -> None:
+        start = (await ask(self.chat, "GET /rooms/lobby")).headers["chatd-position"]
+        for text in ("1", "2", "3"):
+            await say(self.chat, text, headers=self.ann)
+        page = await ask(self.chat, f"GET /rooms/lobby?since={start}&limit=2")
+        assert page.headers["content-type"] == "application/x-ndjson"
+        assert page.headers["chatd-recovered"] == page.headers["chatd-more"] == "true"
+        assert page.texts == ["1", "2"]
+        rest = await ask(self.chat, f"GET /rooms/lobby?since={page.headers['chatd-position']}")
+        assert (rest.texts, "chatd-more" in rest.headers) == (["3"], False)
+        gone = await ask(self.chat, "GET /rooms/lobby?since=gone&limit=1")
+        assert (gone.texts, gone.headers["chatd-recovered"]) == (["3"], "false")
+
+    async def streams(self) -> None:
+        stream = await follow(self.chat, "/rooms/live?nick=fan")
+        assert await stream.block() == {"retry": "2000"}
+        assert await stream.page() == []
+        assert stream.headers["x-accel-buffering"] == "no"
+        members = await self.operator.who("live")
+        assert [member.nick for member in members.members] == ["fan"]
+        await say(self.chat, "one\nmore", "live", headers=self.ann)
+        block = await stream.block()
+        assert (set(block), json.loads(block["data"])["text"]) == ({"id", "data"}, "one\nmore")
+        await stream.aclose()
+        await say(self.chat, "two", "live", headers=self.ann)
+        again = await follow(self.chat, "/rooms/live", {"Last-Event-ID": stream.last_id})
+        assert [event["text"] for event in await again.page()] == ["two"]
+        await again.aclose()
+        reset = await follow(self.chat, "/rooms/live?since=gone")
+        assert [event["on"] for event in await reset.page()] == ["reset", "message", "message"]
+        await reset.aclose()
+
+    async def silence(self) -> None:
+        stream = await follow(self.chat, "/rooms/silence")
+        await stream.page()
+        await stream.comment()
+        await stream.aclose()
+
+    async def ends(self) -> None:
+        kicked = await follow(self.chat, "/rooms/ends?nick=kicked")
+        banned = await follow(self.chat, "/rooms/ends?nick=banned")
+        await self.operator.kick(nick="kicked", reason="loud")
+        await self.operator.ban(nick="banned", room="ends")
+        for stream, nick, bye in ((kicked, "kicked", 4500), (banned, "banned", 4501)):
+            assert (await stream.end())[-1]["code"] == bye
+            assert stream.ended
+            await stream.aclose()
+            again = await refused_stream(self.chat, f"/rooms/ends?nick={nick}")
+            assert (again.status, again.code) == (
+                403,
+                "forbidden" if nick == "kicked" else "banned",
+            )
+        expired = await follow(self.chat, "/rooms/ends", self.late)
+        assert (await expired.end())[-1]["code"] == 4502
+        await expired.aclose()
+
+
+async def test_every_part_of_the_contract(
+    start_chatd: ChatdStarter, tmp_path: Any, token_settings: dict[str, Any]
+) -> None:
+    chatd = await start_chatd(
+        {**token_settings, "auth.cookie": "token", "limits.messages_burst": 1000}
+    )
+    boss = await issued(tmp_path, "--user", "boss", "--op")
+    token = await issued(tmp_path, "--user", "ann")
+    late = await issued(tmp_path, "--user", "late", "--expires", "10s")
+    async with client.connect(chatd.url, token=boss) as operator:
+        contract = Contract(chatd, operator, token, late)
+        async with trio.open_nursery() as nursery:
+            for part in (
+                contract.methods,
+                contract.names,
+                contract.identity,
+                contract.browsers,
+                contract.messages,
+                contract.pages,
+                contract.streams,
+                contract.silence,
+                contract.ends,
+            ):
+                nursery.start_soon(part)
+        lines = [line for line in chatd.lines if line["event"] == "message"]
+        assert {line["transport"] for line in lines} == {"http"}
+        stays = await follow(contract.chat, "/rooms/lobby")
+        await stays.page()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(chatd.stop)
+            [bye] = await stays.end()
+            assert (bye["code"], stays.retry, stays.ended) == (1001, bye["retry_ms"], True)
+            await stays.aclose()
+        opened = [line["nick"] for line in chatd.lines if line.get("transport") == "sse"]
+        assert {"fan", "kicked", "banned", "late"} <= set(opened)
