@@ -11,6 +11,7 @@ they are users without connections. About anybody else the store is asked.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -23,6 +24,7 @@ from msgspec.structs import replace
 from chatd.bus import Submission
 from chatd.chat.acts import Act, Whisper, carry_out, impose, lift
 from chatd.chat.names import Name, as_nick, usable_nick
+from chatd.chat.pages import PAGE_EVENTS
 from chatd.chat.roster import Arrival
 from chatd.chat.sanctions import KINDS, Sanction, network_of
 from chatd.chat.sessions import is_guest
@@ -224,6 +226,10 @@ class SharedRoster:
         missed = self._opening[room.key] = []
         try:
             members = await self._journal.members(room.key)
+            if self._chat.sanctions.get("slow", room.key, ""):
+                now = self._journal.steady_now()
+                for event in await self._journal.read_back(room.key, sys.maxsize, PAGE_EVENTS):
+                    room.spoke(event.user, (now - event.at) / 1000)
         finally:
             del self._opening[room.key]
         for member in members:
@@ -299,9 +305,11 @@ class SharedRoster:
             case Renewed(_, epoch, lost):
                 if lost:
                     self._begin_anew()
+                    await self._reload()
                 else:
                     await self._chat.broadcast(events.Epoch(epoch))
-            case Missed():
+            case Missed(position):
+                self._chat.forget_senders(position)
                 await self._reload()
             case Reentered():
                 self._publish_everything()
@@ -425,6 +433,8 @@ class SharedRoster:
             connection.end(GOING_AWAY, "the server lost its latest messages")
         for room in list(chat.rooms):
             room.clear()
+        chat.forget_senders()
+        self._publish_everything()
 
     async def _reload(self) -> None:
         """Read the sanctions and the members again: items are missing."""

@@ -77,6 +77,7 @@ class User:
         "bytes",
         "chosen",
         "connections",
+        "forgotten",
         "hold",
         "id",
         "marks",
@@ -105,6 +106,8 @@ class User:
         """The rooms that the user is in, in the order of entering."""
         self.marks: dict[str, int] = {}
         """The last number that the user has read, by the room's key."""
+        self.forgotten = False
+        """Whether nothing is to be saved of the user any longer."""
         self.op_elsewhere = False
         """Whether the user is in a room as an operator, at any daemon, as far as is known here."""
         self.since = trio.current_time()
@@ -367,8 +370,10 @@ class Users:
     def detach(self, user: User, connection: Connection) -> None:
         """Record that a connection ended. After the last one the nick is reserved for a while."""
         user.connections.discard(connection)
-        if self._by_id.get(user.id) is not user:
-            return  # erased while the connection was closing
+        if user.forgotten:
+            self.unlisted(user)
+            self._chat.roster.depart(user.id)
+            return
         if not user.subject:
             for address in connection.addresses:
                 user.addresses.pop(address, None)
@@ -401,7 +406,9 @@ class Users:
         }
         self._forget_nicks(user_id)
         if (user := self._by_id.get(user_id)) is not None:
-            self._drop(user)
+            user.forgotten = True
+            if not user.rooms:  # otherwise a room drops it when the user has left elsewhere
+                self._drop(user)
             self._chat.roster.depart(user_id)
 
     # ---- who is elsewhere

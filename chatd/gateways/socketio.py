@@ -78,7 +78,11 @@ _CLOSES: Final[dict[str, Close]] = {
 _KEPT_HEADERS: Final = frozenset({"authorization", "cookie", "origin", "sec-fetch-site"})
 """What a client that leaves the namespace and comes back is admitted by."""
 
-_REFUSALS: Final[dict[ErrorCode, Close]] = {"banned": BANNED, "rate_limited": TOO_MANY}
+_REFUSALS: Final[dict[ErrorCode, Close]] = {
+    "banned": BANNED,
+    "rate_limited": TOO_MANY,
+    "unavailable": GOING_AWAY,
+}
 """The close for a client that was refused for this; UNAUTHORIZED for all other reasons."""
 
 

@@ -58,7 +58,7 @@ def say(
     # Last, because a message that is refused costs nothing.
     chat.flood.charge(connection, size)
     if slow:
-        room.spoke(user)
+        room.spoke(user.id)
     if room.direct and not is_kept(room.name):
         return _ephemeral(connection, membership, text)
 
