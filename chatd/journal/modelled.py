@@ -707,7 +707,9 @@ class ModelStore:
         engine.check(link)
         if engine.late is not None:
             engine.late.append(do)
-            await trio.sleep_forever()
+            while link is engine.link:
+                await self.changed.wait()
+            engine.check(link)
         if self.stalled:
             pending = _Pending(do)
             self._pending.append(pending)
