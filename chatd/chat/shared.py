@@ -352,6 +352,8 @@ class SharedRoster:
         if gone is None or gone not in room.members or not item.last:
             return
         if not room.has_here(gone):  # otherwise the user is in the room again
+            if room.direct:
+                self._chat.users.keep(gone)  # the nick is shown beside what the other one says
             room.remove(gone)
         room.announce_left(gone, item.reason)
 

@@ -442,6 +442,7 @@ class Users:
             self._nicks.release(holder, holder.nick)
         user = self._by_id.get(user_id)
         if user is not None and user.nick != name:
+            user.chosen = True
             self.rename(user, name)
         elif user is None and not is_guest(user_id):
             self._forget_nicks(user_id)

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from chatd.chat.connection import Connection
 from chatd.chat.direct import DIRECT, open_direct, require_membership, resolve
 from chatd.chat.names import ROOM_CHARACTERS, as_nick, nick_name
-from chatd.chat.pages import QUEUE_SHARE, encoded_bytes, page_size, read_join_page
+from chatd.chat.pages import QUEUE_SHARE, encoded_bytes, is_ahead, page_size, read_join_page
 from chatd.chat.replies import Reply
 from chatd.chat.rights import check_may_read, may_read, may_set_topic
 from chatd.journal import Unavailable
@@ -49,7 +49,7 @@ async def join(connection: Connection, command: commands.Join) -> Reply[commands
         membership = connection.enter(room)
     membership.pause()
     try:
-        if command.since is not None and command.since.seq > room.feed.visible:
+        if command.since is not None and is_ahead(chat.journal, room.feed, command.since):
             # Another daemon may have shown it, although it has not come here yet.
             await chat.bus.caught_up(await chat.journal.newest())
         page = await read_join_page(
