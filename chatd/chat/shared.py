@@ -106,8 +106,25 @@ class _Fact(Submission):
             self._roster.publish_later(self._about)
 
 
+class _Rearrival(Submission):
+    """The arrival of a user who is here already: this node may not know the present nick."""
+
+    __slots__ = ("_roster", "_user")
+
+    def __init__(self, roster: SharedRoster, user: User) -> None:
+        super().__init__(Arrive(user.id, user.nick.display, user.subject))
+        self._roster = roster
+        self._user = user
+
+    def resolve(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Arrived):
+            self._roster.rearrived(self._user, outcome.nick)
+        else:
+            self._roster.publish_later((self._user.id,))
+
+
 class _Reclaim(Submission):
-    """A claim of the nick that a user had at this node's former lease, or of one like it."""
+    """A claim of the nick that a user had before this node's lease ended, or of one like it."""
 
     __slots__ = ("_names", "_roster", "_user")
 
@@ -311,6 +328,7 @@ class SharedRoster:
             case Missed(position):
                 self._chat.forget_senders(position)
                 await self._reload()
+                self._publish_everything()
             case Reentered():
                 self._publish_everything()
             case _:
@@ -369,6 +387,20 @@ class SharedRoster:
         if (user := users.get(item.user)) is not None:
             for room in user.rooms:
                 room.announce_nick(user, item.before)
+
+    def _rename(self, user_id: str, nick: str) -> None:
+        """Record a user's present nick, and tell the rooms if another one was known here."""
+        user = self._chat.users.get(user_id)
+        if user is not None and user.nick.display != nick:
+            self._named(Named(0, user_id, nick, user.nick.display))
+
+    def rearrived(self, user: User, nick: str | None) -> None:
+        """Record the nick that a user still has, or claim one."""
+        if nick is None:
+            names = self._chat.users.names_like(user)
+            self.publish(_Reclaim(self, user, names), (user.id,))
+        else:
+            self._rename(user.id, nick)
 
     def _record_changed(self, kind: str, name: str, record: Record | None) -> None:
         for sanction_kind in KINDS:
@@ -448,6 +480,8 @@ class SharedRoster:
             for room in list(chat.rooms):
                 found = await self._journal.members(room.key)
                 listed = {self._add(room, member) for member in found}
+                for member in found:
+                    self._rename(member.user, member.nick)
                 room.members_at = found[0].position if found else 0
                 for user in list(room.members):
                     if user not in listed and not room.has_here(user):
@@ -492,7 +526,7 @@ class SharedRoster:
             self._publish_state(about)
 
     def _publish_everything(self) -> None:
-        """Publish all users and members who are here: this node has a new lease."""
+        """Publish all users and members who are here: the store may not have them."""
         chat = self._chat
         for user in {each.user for each in chat.connections if each.authenticated}:
             self._publish_state((user.id,))
@@ -508,13 +542,13 @@ class SharedRoster:
             if user is None or not user.connections:
                 self.depart(about[0], user)
                 return
-            self._publish(Arrive(user.id, user.nick.display, user.subject), about)
-            self.publish(_Reclaim(self, user, chat.users.names_like(user)), about)
+            self.publish(_Rearrival(self, user), about)
         else:
             room = chat.rooms.get(about[0])
-            if room is not None and user is not None and room.has_here(user):
+            if room is not None and user is not None and user in room.members:
+                # Also before an exit: if the store never had the entry, no item would come.
                 self.entered(room, user)
-            else:
+            if room is None or user is None or not room.has_here(user):
                 self._publish(Exit(about[0], about[1], "lost"), about)
 
 
