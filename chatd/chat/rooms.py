@@ -284,10 +284,12 @@ class Rooms:
         self._opened_next = name.key
         try:
             head = await chat.journal.head(name.key)
-            room = Room(chat, feed, "" if head is None else head.topic)
-            await chat.roster.opened(room)
-            if not room.members and (head is None or head.empty):
+            gone = head is None or head.empty
+            if gone and not await chat.roster.is_occupied(name.key):
                 await self._check_may_create(name, connection)
+            room = Room(chat, feed, "" if head is None else head.topic)
+            # Last: from then on the room hears of members elsewhere.
+            await chat.roster.opened(room)
         except BaseException:
             chat.bus.close_feed(feed)
             raise
