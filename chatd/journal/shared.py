@@ -94,6 +94,8 @@ class SharedJournal:
         down_since: When the engine was lost, on Trio's clock; None while it is there.
         epoch: See `Journal`; so are ``former`` and ``key``.
         node: This node's id.
+        reconnects: How often the engine was lost, and entered again.
+        resyncs: How often the feed lacked entries, because this node had been away for too long.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class SharedJournal:
         self.epoch = self.node = ""
         self.former: Mapping[str, int] = {}
         self.key = b""
+        self.reconnects = self.resyncs = 0
         self._engine = engine
         self._retention = Retention() if retention is None else retention
         self._report = report
@@ -240,6 +243,7 @@ class SharedJournal:
                     except (Unavailable, StoreError) as error:
                         self._reason = str(error)
                     else:
+                        self.reconnects += 1
                         self._report("store", state="recovered", detail="the engine is back")
         finally:  # also if this task is cancelled
             self._stopped.set()
@@ -314,6 +318,7 @@ class SharedJournal:
                 while origin.startswith(self._unanswered):
                     await self._released.wait()
             if one.position != last[0] + 1:
+                self.resyncs += 1
                 block.append(Missed(one.position - 1))
             if (entry := one.entry) is not None:
                 block.append(entry)
