@@ -7,6 +7,7 @@
         └── bus                  collects and commits; fans out
             ├── timers           everything that waits for a time: pings, expiry
             ├── issuer           fetches the keys at auth.jwks_url
+            ├── patience         sends clients away from a store that is not back in time
             ├── Socket.IO        the handlers of each Socket.IO connection
             └── handlers         one task for each connection
                 └── listeners    accept
@@ -19,17 +20,22 @@ journal, the log is cancelled.
 from __future__ import annotations
 
 import math
+import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
+import msgspec
 import trio
+from msgspec import Struct
 
+from chatd import __version__
 from chatd.chat import Chat
 from chatd.chat.tokens import Keys
 from chatd.gateways import HttpGateway, SocketIoGateway, routes
 from chatd.journal import Journal
 from chatd.journal.retention import retention_of
+from chatd.journal.shared import SharedJournal
 from chatd.logs import Log, now_ms
 from chatd.model import GOING_AWAY
 from chatd.reload import Loaded
@@ -41,10 +47,26 @@ from chatd.wire.server import HttpServer
 from chatd.wire.tls import tls_context
 from chatd.wire.transport import Transport
 
-__all__ = ["Daemon", "open_daemon"]
+__all__ = ["Daemon", "NodeFacts", "open_daemon"]
 
 FLUSH_SECONDS: Final = 1.0
 """The part of a drain's time, at most half, in which the bus commits what it has accepted."""
+
+
+class NodeFacts(Struct, frozen=True):
+    """What a daemon that shares its store tells the others of itself, with each sign of life.
+
+    Attributes:
+        version: Of chatd.
+        host: The name of its machine.
+        clients: How many chat connections it has.
+        position: The position of the store up to which its clients were sent everything.
+    """
+
+    version: str
+    host: str
+    clients: int
+    position: int
 
 
 class Daemon:
@@ -54,8 +76,8 @@ class Daemon:
         self.settings = settings
         self.chat = chat
         self.log = log
-        self.socketio = SocketIoGateway(chat, log, self._closing)
-        self.http = HttpGateway(chat, log, self._closing)
+        self.socketio = SocketIoGateway(chat, log, self._refuses)
+        self.http = HttpGateway(chat, log, self._refuses)
         self.server = HttpServer(
             settings, self._routes(), log, tls=tls_context(settings), timers=chat.timers
         )
@@ -63,11 +85,24 @@ class Daemon:
         self._listeners = trio.CancelScope()
         self.ends = math.inf
         """The deadline of the drain, on Trio's clock."""
+        if isinstance(chat.journal, SharedJournal):
+            chat.journal.facts = self._facts
+            chat.journal.hold_ms = self._hold_ms
 
     def _routes(self) -> Routes:
         return routes(
-            self.chat, self.log, self.socketio, self.http, lambda: self.ready, self._closing
+            self.chat, self.log, self.socketio, self.http, lambda: self.ready, self._refuses
         )
+
+    def _facts(self) -> bytes:
+        chat = self.chat
+        facts = NodeFacts(
+            __version__, socket.gethostname(), len(chat.connections), chat.bus.fanned_out
+        )
+        return msgspec.json.encode(facts)
+
+    def _hold_ms(self) -> int:
+        return int(self.settings.chat.nick_hold_seconds * 1000)
 
     @property
     def draining(self) -> bool:
@@ -77,7 +112,13 @@ class Daemon:
     @property
     def ready(self) -> bool:
         """True while new clients are accepted."""
-        return not self.draining and self.chat.bus.available
+        return not self.draining and self.away_since is None and self.chat.bus.available
+
+    @property
+    def away_since(self) -> float | None:
+        """Since when a store on another server cannot be reached, on Trio's clock; else None."""
+        journal = self.chat.journal
+        return journal.down_since if isinstance(journal, SharedJournal) else None
 
     def apply(self, settings: Settings, loaded: Loaded | None = None) -> None:
         """Apply settings and their loaded files in one step, without a checkpoint.
@@ -97,8 +138,13 @@ class Daemon:
         output = self.log.output
         output.level, output.addresses = settings.log.level, settings.log.addresses
 
-    def _closing(self) -> bool:
-        return self._listeners.cancel_called
+    def _refuses(self) -> str | None:
+        """Return why new clients are refused; None while they are accepted."""
+        if self._listeners.cancel_called:
+            return "the server is restarting"
+        if self.away_since is not None:
+            return "the server cannot reach its store"
+        return None
 
     def listen(self, listeners: Sequence[Listener]) -> None:
         """Accept clients on these listeners until the daemon drains, which closes them."""
@@ -111,6 +157,23 @@ class Daemon:
     def attach(self, transport: Transport) -> None:
         """Serve a connection that did not come from a listener."""
         self._handlers.start_soon(self.server.handle, transport)
+
+    async def be_patient(self) -> None:
+        """Send the clients elsewhere each time that the store cannot be reached for too long."""
+        journal = self.chat.journal
+        if not isinstance(journal, SharedJournal):
+            return
+        while True:
+            while (since := journal.down_since) is None:
+                await journal.changed.wait()
+            with trio.move_on_at(since + self.settings.cluster.patience_seconds) as patience:
+                while journal.down_since is not None:
+                    await journal.changed.wait()
+            if patience.cancelled_caught:
+                for connection in list(self.chat.connections):
+                    connection.end(GOING_AWAY, "the server cannot reach its store")
+                while journal.down_since is not None:
+                    await journal.changed.wait()
 
     async def drain(self) -> None:
         """Fail the readiness check, then close the listeners, then disconnect the clients."""
@@ -159,6 +222,7 @@ async def open_daemon(
                 helpers.start_soon(chat.issuer.run)
                 async with trio.open_nursery() as handlers:
                     daemon = Daemon(settings, chat, log, handlers)
+                    helpers.start_soon(daemon.be_patient)
                     await helpers.start(daemon.socketio.io.run)
                     yield daemon
                     await daemon.drain()

@@ -21,6 +21,7 @@ __all__ = [
     "Admin",
     "Auth",
     "Chat",
+    "Cluster",
     "Drain",
     "EngineIo",
     "History",
@@ -88,6 +89,21 @@ def _is_network(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_engine(text: str) -> bool:
+    if text.startswith("unix:"):
+        return _is_socket_path(text.removeprefix("unix:"))
+    try:
+        parts = urlsplit(text)
+        return (
+            parts.scheme in ("redis", "rediss")
+            and re.fullmatch(_HOST, parts.netloc.removesuffix(f":{parts.port}")) is not None
+            and parts.port != 0
+            and not (parts.path or parts.query or parts.fragment)
+        )
+    except ValueError:  # no port, or half an IPv6 address
+        return False
 
 
 def _is_https(text: str) -> bool:
@@ -350,9 +366,11 @@ class Auth(Struct, frozen=True, kw_only=True):
 
 class History(Struct, frozen=True, kw_only=True):
     store: Annotated[
-        Literal["sqlite", "memory"],
+        Literal["sqlite", "memory", "redis"],
         RESTART,
-        "Where the rooms' history is stored. memory: it is lost when the daemon stops.",
+        "Where the rooms' history is stored. memory: it is lost when the daemon stops. redis: in a "
+        "Redis (7.0 or newer) or Valkey server at history.url, which any number of daemons share "
+        "as one chat; it needs `pip install 'chatd[redis]'`.",
     ] = "sqlite"
     path: Annotated[
         str,
@@ -366,7 +384,8 @@ class History(Struct, frozen=True, kw_only=True):
         RESTART,
         "What a message survives once it was acknowledged. commit: a crash of the daemon, kill -9 "
         "included; a power failure can lose the last moments. fsync: a power failure too, but it "
-        "is slower.",
+        "is slower. With redis, commit needs a server with appendonly yes, and fsync one with "
+        "appendfsync always too.",
     ] = "commit"
     keep_days: Annotated[
         Annotated[int, Meta(ge=1, le=36_500)] | Off, "Messages older than this are deleted."
@@ -385,8 +404,69 @@ class History(Struct, frozen=True, kw_only=True):
         Meta(ge=60, le=604_800),
         "How long the text of a message that was deleted, edited or removed for its age can "
         "remain in the store's files. A shorter time costs more: the whole search index is "
-        "rewritten each time.",
+        "rewritten each time. A redis store replaces the text in memory at once.",
     ] = 3600
+    url: Annotated[
+        str,
+        _text(
+            '"redis://HOST:PORT", "rediss://HOST:PORT" (with TLS) or "unix:/PATH", without a '
+            "password",
+            check=_is_engine,
+        ),
+        RESTART,
+        "The server of the redis store. Without a port: 6379. Sentinel and Redis Cluster are not "
+        "supported.",
+    ] = "redis://localhost:6379"
+    user: Annotated[
+        str,
+        _text("a name without spaces", r"[!-~]{1,255}"),
+        RESTART,
+        "The user (ACL) as which the daemon logs in to the redis store, if history.password_file "
+        "is set.",
+    ] = "default"
+    password_file: Annotated[
+        _SecretFile,
+        RESTART,
+        "The file whose first line is that user's password. off: no login. credential:NAME is a "
+        "file that systemd provides (LoadCredential=).",
+    ] = "off"  # noqa: S105  a file's name
+    tls_ca_file: Annotated[
+        _SecretFile,
+        RESTART,
+        "The certificates, in PEM, that sign the certificate of a rediss:// server. off: those "
+        "that this machine trusts.",
+    ] = "off"
+    prefix: Annotated[
+        str,
+        _text('a name in braces, such as "{chatd}"', r"\{[A-Za-z0-9_.:-]{1,64}\}"),
+        RESTART,
+        "The beginning of all keys of the redis store. Daemons with the same prefix on the same "
+        "server are one chat.",
+    ] = "{chatd}"
+    timeout_seconds: Annotated[
+        float,
+        Meta(ge=0.1, le=60),
+        RESTART,
+        "How long the daemon waits for the redis store, to connect or to answer, before it refuses "
+        "a command with unavailable.",
+    ] = 2.0
+
+
+class Cluster(Struct, frozen=True, kw_only=True):
+    lease_seconds: Annotated[
+        float,
+        Meta(ge=3, le=600),
+        RESTART,
+        "How long after its last sign of life a daemon counts as dead. The others then see its "
+        "users leave. The same on all daemons.",
+    ] = 15.0
+    patience_seconds: Annotated[
+        float,
+        Meta(ge=1, le=3600),
+        RESTART,
+        "How long a daemon that cannot reach the store keeps its clients, before it sends them "
+        "elsewhere (close code 1001).",
+    ] = 30.0
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -660,6 +740,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     http: Annotated[Http, "Browsers and proxies."] = Http()
     chat: Annotated[Chat, "The chat itself."] = Chat()
     history: Annotated[History, "What is stored, where and how long."] = History()
+    cluster: Annotated[Cluster, "Several daemons that share a redis store."] = Cluster()
     limits: Annotated[Limits, "Limits, so that no client can use up the server."] = Limits()
     log: Annotated[Log, "The log, on standard error."] = Log()
     auth: Annotated[Auth, "How clients identify themselves."] = Auth()

@@ -66,7 +66,8 @@ class RedisServer:
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
         self._process = subprocess.Popen(["redis-server", *words], stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + _START_SECONDS
-        while b"+PONG" not in self._ping():
+        # It answers with an error if it wants a password, but not while it reads its data.
+        while not self._ping().startswith((b"+PONG", b"-NOAUTH")):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
                 raise RuntimeError((self.folder / "redis.log").read_text())

@@ -235,6 +235,24 @@ def test_listening_nowhere_is_an_error(write: Write) -> None:
         ("chat.backlog", ["0", "500"], ["501"]),
         ("limits.messages_burst", ["1"], ["0"]),
         ("history.path", ["auto", "/a/b.db"], ["b.db", "/", "/a/", '""', '"/a\\u0000"']),
+        (
+            "history.url",
+            ["redis://a.example", "rediss://[::1]:6380", "redis://127.0.0.1:1", "unix:/run/x"],
+            [
+                '""',
+                "a.example:6379",
+                "sentinel://a,b,c/main",
+                "redis://",
+                "redis://a,b",
+                "redis://a:0",
+                "redis://a:70000",
+                "redis://a/1",
+                "redis://me:secret@a",
+                "http://a",
+                "unix:run",
+            ],
+        ),
+        ("history.prefix", ['"{chatd}"', '"{a.b:c}"'], ["chatd", '"{}"', '"{a}b"', '"{a b}"']),
     ],
 )
 def test_values_are_judged(key: str, good: list[str], bad: list[str]) -> None:

@@ -25,6 +25,8 @@ __all__ = [
     "LogLevel",
     "LogState",
     "Members",
+    "NodeEntry",
+    "Nodes",
     "ReloadState",
     "Rooms",
     "Status",
@@ -139,6 +141,35 @@ class ConnectionEntry(Struct, frozen=True):
 
 class Connections(Struct, frozen=True):
     connections: Sequence[ConnectionEntry]
+
+
+class NodeEntry(Struct, frozen=True):
+    """A daemon on the shared store, as of its last sign of life.
+
+    Attributes:
+        node: Its id, which is new at each start.
+        here: Whether it is the one that answers.
+        lease_seconds: When it counts as dead unless it gives another sign of life.
+        version: Of chatd; None, as what follows, until its first sign of life.
+        host: The name of its machine.
+        clients: How many chat connections it has.
+        position: The position of the store up to which its clients were sent everything.
+    """
+
+    node: str
+    here: bool
+    lease_seconds: float
+    version: str | None
+    host: str | None
+    clients: int | None
+    position: int | None
+
+
+class Nodes(Struct, frozen=True):
+    """The daemons that share the store, and the store's last position."""
+
+    nodes: Sequence[NodeEntry]
+    position: int
 
 
 class Announced(Struct, frozen=True):

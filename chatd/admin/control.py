@@ -60,7 +60,7 @@ class DaemonControl:
         seconds = self._daemon.settings.engineio.recovery_seconds
         if seconds != "off":
             until = self.chat.journal.steady_now() + int(seconds * 1000)
-            for pid in self._daemon.socketio.pids(user):
+            for pid in self._daemon.socketio.disown(user):
                 await self.chat.bus.submit_and_wait(Put(forgotten_client(pid, until)))
 
     async def reload(self) -> Reloaded:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, Final, Literal
 
+import msgspec
 import trio
 from msgspec import Meta, Struct
 from msgspec.structs import asdict
@@ -32,6 +33,8 @@ from chatd.admin.transfer import bar, forget, is_known
 from chatd.chat.acts import Dismiss, Tell
 from chatd.chat.names import room_name
 from chatd.chat.users import DAY_SECONDS
+from chatd.daemon import NodeFacts
+from chatd.journal.shared import SharedJournal
 from chatd.logs import Level
 from chatd.protocol import commands
 from chatd.protocol.commands import Member
@@ -240,6 +243,32 @@ async def forget_user(control: DaemonControl, arguments: ForgetArguments) -> ans
     return answers.Done()
 
 
+async def nodes(control: DaemonControl, _: NoArguments) -> answers.Nodes:
+    """List the daemons that share the store."""
+    journal = control.chat.journal
+    if not isinstance(journal, SharedJournal):
+        raise AdminError(404, "not_found", "This daemon has a store of its own, and is alone.")
+    now = journal.steady_now()
+    listed = [
+        answers.NodeEntry(
+            each.node,
+            each.node == journal.node,
+            round((each.lease_until - now) / 1000, 1),
+            *_facts_of(each.facts),
+        )
+        for each in await journal.nodes()
+    ]
+    return answers.Nodes(listed, await journal.newest())
+
+
+def _facts_of(facts: bytes) -> tuple[str | None, str | None, int | None, int | None]:
+    """Return version, host, clients and position of a node; None each if it has not said yet."""
+    if not facts:
+        return None, None, None, None
+    known = msgspec.json.decode(facts, type=NodeFacts)
+    return known.version, known.host, known.clients, known.position
+
+
 async def reindex(control: DaemonControl, _: NoArguments) -> answers.Done:
     """Make the index of words again, in the background."""
     control.chat.bus.reindex()
@@ -312,6 +341,7 @@ ENDPOINTS: Final[Mapping[str, tuple[Endpoint, ...]]] = {
     "/slow": (Endpoint("POST", SlowArguments, moderate(commands.Slow)),),
     "/close": (Endpoint("POST", RoomArguments, moderate(commands.Close)),),
     "/remove": (Endpoint("POST", RemovalArguments, moderate(commands.Remove)),),
+    "/nodes": (Endpoint("GET", NoArguments, nodes),),
     "/reindex": (Endpoint("POST", NoArguments, reindex),),
     "/forget": (Endpoint("POST", ForgetArguments, forget_user),),
     "/token": (Endpoint("POST", TokenArguments, token),),

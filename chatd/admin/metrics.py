@@ -24,6 +24,7 @@ from chatd.admin.control import DaemonControl
 from chatd.admin.process import Process
 from chatd.chat import ChatStatistics
 from chatd.histogram import Histogram, HistogramStatistics
+from chatd.journal.shared import SharedJournal
 from chatd.model import CLOSES, ErrorCode
 from chatd.wire.request import Request, Response
 
@@ -67,6 +68,7 @@ class Metrics(Collector):
         yield from self._wire()
         yield from self._bus()
         yield from self._store()
+        yield from self._cluster()
         lag = self._lag.statistics()
         yield _histogram(
             "event_loop_lag_seconds", "How late the event loop was, measured twice a second.", lag
@@ -148,6 +150,14 @@ class Metrics(Collector):
         yield _counter("duplicates", says, store.duplicates)
         says = "1 while commits run in a thread, because the disk is slow or durability is fsync."
         yield _gauge("store_threaded", says, store.threaded)
+
+    def _cluster(self) -> Iterator[Metric]:
+        journal = self._control.chat.journal
+        if isinstance(journal, SharedJournal):
+            says = "How often the shared store was lost, and entered again."
+            yield _counter("store_reconnects", says, journal.reconnects)
+            says = "How often rooms were read anew, because this daemon had been away for too long."
+            yield _counter("feed_resyncs", says, journal.resyncs)
 
 
 def _gauge(name: str, says: str, values: Values, *labels: str) -> Metric:

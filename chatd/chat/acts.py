@@ -88,7 +88,8 @@ async def carry_out(chat: Chat, act: Act) -> None:
         case Tell(text, room):
             await chat.broadcast(events.Notice(text), room or None)
         case Kick(user, room, reason, notice):
-            _remove(_connections(chat, user), room, "kicked", reason, notice)
+            those = [each for each in _connections(chat, user) if not each.op]
+            _remove(those, room, "kicked", reason, notice)
         case Dissolve(room, reason):
             _dissolve(chat, room, reason)
         case Dismiss(user):

@@ -263,6 +263,20 @@ class Chat:
 
     # ---- events
 
+    def forget_senders(self, upto: int | None = None) -> None:
+        """Have senders wait no longer for events that will not be fanned out here.
+
+        ``upto`` is the last position of these events; by default all are meant.
+        """
+        for position in [each for each in self.senders if upto is None or each <= upto]:
+            self._seen(self.senders.pop(position))
+
+    def _seen(self, sender: Actor) -> None:
+        """Record that an event of a connection's command was fanned out."""
+        sender.unseen -= 1
+        if sender.progress is not None:
+            sender.progress.set()
+
     def _fanned_out(self, key: str, fanned_out: Sequence[Event], receivers: int) -> None:
         """Log a room's events, and wake their waiting senders."""
         room = self.rooms.get(key)
@@ -274,9 +288,10 @@ class Chat:
         for event in fanned_out:
             senders.append(sender := self.senders.pop(event.position, None))
             if sender is not None:
-                sender.unseen -= 1
-                if sender.progress is not None:
-                    sender.progress.set()
+                self._seen(sender)
+        if room is not None and self.roster.shared and self.sanctions.get("slow", key, ""):
+            for event in fanned_out:
+                room.spoke(event.user)  # it may have come from another daemon
         for event, sender in zip(fanned_out, senders, strict=True):
             log = self.log if sender is None else sender.log
             if event.kind == "topic" and room is not None:

@@ -55,6 +55,7 @@ class Connection(Actor):
         end: Closes the connection. Whoever closes it then calls `close`, once.
         login: The user of the token that the client came with, or a new guest; None if it has to
             authenticate first.
+        moved: Called when it has entered or left a room, or gets a room's live events.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Connection(Actor):
         end: Callable[[Close, str], None],
         login: Login | None = None,
         last_key: Callable[[], str] | None = None,
+        moved: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(
             chat,
@@ -89,6 +91,7 @@ class Connection(Actor):
         # A longer one is no nick, and may be of any length.
         self.nick = None if nick is None else nick[: NICK_CHARACTERS + 1]
         self.end = end
+        self.moved = moved
         self.nick_notice: str | None = None
         """Says why the nick is not the one that the client asked for."""
         self.memberships: dict[str, Membership] = {}
@@ -217,6 +220,8 @@ class Connection(Actor):
         self.memberships[room.key] = self._by_written_name[room.name] = membership
         if not room.direct:
             self.log.emit("join", room=room.name)
+        if self.moved is not None:
+            self.moved()
         return membership
 
     def enter_direct(self, room: Room) -> None:
@@ -232,6 +237,8 @@ class Connection(Actor):
         room.exit(membership.user, membership, reason)
         if not room.direct:
             self.log.emit("leave", room=room.name, reason=reason)
+        if self.moved is not None:
+            self.moved()
 
     def kick(self, membership: Membership, reason: Literal["kicked", "banned"]) -> None:
         """Leave a room on an operator's command, and send ``left`` to this client too."""

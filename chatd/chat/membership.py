@@ -119,6 +119,8 @@ class Membership:
             self._offer_page(rest)
         feed.follow(subscription)
         self.live_since = connection.chat.bus.fanning_out
+        if connection.moved is not None:
+            connection.moved()
         return True
 
     def _offer_page(self, page: Sequence[Event]) -> None:

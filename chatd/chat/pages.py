@@ -18,6 +18,7 @@ __all__ = [
     "JoinPage",
     "encoded_bytes",
     "fitting",
+    "is_ahead",
     "last_messages",
     "page_size",
     "read_after",
@@ -104,6 +105,12 @@ def last_messages(page: list[Event], limit: int) -> list[Event]:
     if len(messages) <= limit:
         return page
     return page[messages[-limit] :] if limit else []
+
+
+def is_ahead(journal: Journal, feed: Feed, since: Position) -> bool:
+    """Return whether a position has not come here yet, or does not exist."""
+    known = since.epoch == journal.epoch or since.epoch in journal.former
+    return not known or since.seq > feed.visible
 
 
 async def _stands(journal: Journal, feed: Feed, since: Position) -> bool:

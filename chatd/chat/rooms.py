@@ -107,9 +107,9 @@ class Room:
             return math.ceil((last + seconds - now) * 1000)
         return 0
 
-    def spoke(self, user: User) -> None:
-        """Record that a user sends a message in slow mode now."""
-        self._spoke[user.id] = trio.current_time()
+    def spoke(self, user_id: str, ago: float = 0) -> None:
+        """Record that a user sent a message in slow mode, ``ago`` seconds before now."""
+        self._spoke[user_id] = trio.current_time() - ago
 
     # ---- coming and going
 
@@ -288,10 +288,12 @@ class Rooms:
         self._opened_next = name.key
         try:
             head = await chat.journal.head(name.key)
-            room = Room(chat, feed, "" if head is None else head.topic)
-            await chat.roster.opened(room)
-            if not room.members and (head is None or head.empty):
+            gone = head is None or head.empty
+            if gone and not await chat.roster.is_occupied(name.key):
                 await self._check_may_create(name, connection)
+            room = Room(chat, feed, "" if head is None else head.topic)
+            # Last: from then on the room hears of members elsewhere.
+            await chat.roster.opened(room)
         except BaseException:
             chat.bus.close_feed(feed)
             raise
@@ -340,7 +342,7 @@ class Rooms:
             Refused: it has members, or is being imported already.
         """
         async with self._changed(name):
-            if name.key in self._open:
+            if await self._chat.roster.is_occupied(name.key):
                 raise Refused(
                     "forbidden", f"{name.display} has members. Import it when it has none."
                 )

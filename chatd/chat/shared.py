@@ -11,6 +11,7 @@ they are users without connections. About anybody else the store is asked.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -23,6 +24,7 @@ from msgspec.structs import replace
 from chatd.bus import Submission
 from chatd.chat.acts import Act, Whisper, carry_out, impose, lift
 from chatd.chat.names import Name, as_nick, usable_nick
+from chatd.chat.pages import PAGE_EVENTS
 from chatd.chat.roster import Arrival
 from chatd.chat.sanctions import KINDS, Sanction, network_of
 from chatd.chat.sessions import is_guest
@@ -104,8 +106,25 @@ class _Fact(Submission):
             self._roster.publish_later(self._about)
 
 
+class _Rearrival(Submission):
+    """The arrival of a user who is here already: this node may not know the present nick."""
+
+    __slots__ = ("_roster", "_user")
+
+    def __init__(self, roster: SharedRoster, user: User) -> None:
+        super().__init__(Arrive(user.id, user.nick.display, user.subject))
+        self._roster = roster
+        self._user = user
+
+    def resolve(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Arrived):
+            self._roster.rearrived(self._user, outcome.nick)
+        else:
+            self._roster.publish_later((self._user.id,))
+
+
 class _Reclaim(Submission):
-    """A claim of the nick that a user had at this node's former lease, or of one like it."""
+    """A claim of the nick that a user had before this node's lease ended, or of one like it."""
 
     __slots__ = ("_names", "_roster", "_user")
 
@@ -224,6 +243,10 @@ class SharedRoster:
         missed = self._opening[room.key] = []
         try:
             members = await self._journal.members(room.key)
+            if self._chat.sanctions.get("slow", room.key, ""):
+                now = self._journal.steady_now()
+                for event in await self._journal.read_back(room.key, sys.maxsize, PAGE_EVENTS):
+                    room.spoke(event.user, (now - event.at) / 1000)
         finally:
             del self._opening[room.key]
         for member in members:
@@ -299,10 +322,13 @@ class SharedRoster:
             case Renewed(_, epoch, lost):
                 if lost:
                     self._begin_anew()
+                    await self._reload()
                 else:
                     await self._chat.broadcast(events.Epoch(epoch))
-            case Missed():
+            case Missed(position):
+                self._chat.forget_senders(position)
                 await self._reload()
+                self._publish_everything()
             case Reentered():
                 self._publish_everything()
             case _:
@@ -344,6 +370,8 @@ class SharedRoster:
         if gone is None or gone not in room.members or not item.last:
             return
         if not room.has_here(gone):  # otherwise the user is in the room again
+            if room.direct:
+                self._chat.users.keep(gone)  # the nick is shown beside what the other one says
             room.remove(gone)
         room.announce_left(gone, item.reason)
 
@@ -359,6 +387,20 @@ class SharedRoster:
         if (user := users.get(item.user)) is not None:
             for room in user.rooms:
                 room.announce_nick(user, item.before)
+
+    def _rename(self, user_id: str, nick: str) -> None:
+        """Record a user's present nick, and tell the rooms if another one was known here."""
+        user = self._chat.users.get(user_id)
+        if user is not None and user.nick.display != nick:
+            self._named(Named(0, user_id, nick, user.nick.display))
+
+    def rearrived(self, user: User, nick: str | None) -> None:
+        """Record the nick that a user still has, or claim one."""
+        if nick is None:
+            names = self._chat.users.names_like(user)
+            self.publish(_Reclaim(self, user, names), (user.id,))
+        else:
+            self._rename(user.id, nick)
 
     def _record_changed(self, kind: str, name: str, record: Record | None) -> None:
         for sanction_kind in KINDS:
@@ -425,6 +467,8 @@ class SharedRoster:
             connection.end(GOING_AWAY, "the server lost its latest messages")
         for room in list(chat.rooms):
             room.clear()
+        chat.forget_senders()
+        self._publish_everything()
 
     async def _reload(self) -> None:
         """Read the sanctions and the members again: items are missing."""
@@ -436,6 +480,8 @@ class SharedRoster:
             for room in list(chat.rooms):
                 found = await self._journal.members(room.key)
                 listed = {self._add(room, member) for member in found}
+                for member in found:
+                    self._rename(member.user, member.nick)
                 room.members_at = found[0].position if found else 0
                 for user in list(room.members):
                     if user not in listed and not room.has_here(user):
@@ -480,7 +526,7 @@ class SharedRoster:
             self._publish_state(about)
 
     def _publish_everything(self) -> None:
-        """Publish all users and members who are here: this node has a new lease."""
+        """Publish all users and members who are here: the store may not have them."""
         chat = self._chat
         for user in {each.user for each in chat.connections if each.authenticated}:
             self._publish_state((user.id,))
@@ -496,13 +542,13 @@ class SharedRoster:
             if user is None or not user.connections:
                 self.depart(about[0], user)
                 return
-            self._publish(Arrive(user.id, user.nick.display, user.subject), about)
-            self.publish(_Reclaim(self, user, chat.users.names_like(user)), about)
+            self.publish(_Rearrival(self, user), about)
         else:
             room = chat.rooms.get(about[0])
-            if room is not None and user is not None and room.has_here(user):
+            if room is not None and user is not None and user in room.members:
+                # Also before an exit: if the store never had the entry, no item would come.
                 self.entered(room, user)
-            else:
+            if room is None or user is None or not room.has_here(user):
                 self._publish(Exit(about[0], about[1], "lost"), about)
 
 

@@ -82,6 +82,7 @@ class User:
         "bytes",
         "chosen",
         "connections",
+        "forgotten",
         "hold",
         "id",
         "marks",
@@ -113,6 +114,8 @@ class User:
         """The rooms that the user is in, in the order of entering."""
         self.marks: dict[str, int] = {}
         """The last number that the user has read, by the room's key."""
+        self.forgotten = False
+        """Whether nothing is to be saved of the user any longer."""
         self.op_elsewhere = False
         """Whether the user is in a room as an operator, at any daemon, as far as is known here."""
         self.since = trio.current_time()
@@ -438,8 +441,10 @@ class Users:
     def detach(self, user: User, connection: Connection) -> None:
         """Record that a connection ended. After the last one the nick is reserved for a while."""
         user.connections.discard(connection)
-        if self._by_id.get(user.id) is not user:
-            return  # erased while the connection was closing
+        if user.forgotten:
+            self.unlisted(user)
+            self._chat.roster.depart(user.id)
+            return
         _note_addresses(user, connection.addresses)
         if user.connections:
             return
@@ -490,7 +495,9 @@ class Users:
         }
         self._forget_nicks(user_id)
         if (user := self._by_id.get(user_id)) is not None:
-            self._drop(user)
+            user.forgotten = True
+            if not user.rooms:  # otherwise a room drops it when the user has left elsewhere
+                self._drop(user)
             self._chat.roster.depart(user_id)
 
     # ---- who is elsewhere
@@ -524,6 +531,7 @@ class Users:
             self._nicks.release(holder, holder.nick)
         user = self._by_id.get(user_id)
         if user is not None and user.nick != name:
+            user.chosen = True
             self.rename(user, name)
         elif user is None and not is_guest(user_id):
             self._forget_nicks(user_id)

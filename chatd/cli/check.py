@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,19 +13,14 @@ import trio
 from chatd.chat.issuer import FetchError, fetch_keys
 from chatd.chat.key_files import check_files as check_keys
 from chatd.cli.output import report, reported, write
-from chatd.settings import Rule, Settings, SettingsError, exposed, history_path, load
+from chatd.cli.stores import check_store
+from chatd.settings import Rule, Settings, SettingsError, load
 from chatd.wire.tls import check_files as check_certificate
 
 if TYPE_CHECKING:
     from chatd.cli import Verbs
 
 __all__ = ["DEFAULT_CONFIGURATION", "FILE_CHECKS", "add_parser", "run"]
-
-
-def check_store(settings: Settings, environ: Mapping[str, str] = os.environ) -> Iterator[Rule]:
-    """Yield whether others can read the store, which has all messages and the key of sessions."""
-    if settings.history.store == "sqlite" and (warning := exposed(history_path(settings, environ))):
-        yield Rule(["history.path"], f"history.path: {warning}", warning=True)
 
 
 FILE_CHECKS: Final = (check_certificate, check_keys, check_store)

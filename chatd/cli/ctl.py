@@ -113,6 +113,7 @@ COMMANDS: Final = (
         tables.show_members,
         (Argument("room", "Only this room.", required=False, shown="ROOM"),),
     ),
+    Command("nodes", "List the daemons that share the store.", "GET", tables.show_nodes),
     Command("connections", "List the chat connections.", "GET", tables.show_connections),
     Command(
         "announce",

@@ -7,7 +7,7 @@ import os
 import resource
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -20,12 +20,9 @@ from chatd.chat.tokens import Keys
 from chatd.cli.check import FILE_CHECKS
 from chatd.cli.failed_starts import Failures, interruptible
 from chatd.cli.output import fail, is_terminal, report, write
-from chatd.clock import boot_seconds
-from chatd.journal import Journal, StoreError, Unavailable
-from chatd.journal.memory import MemoryJournal
-from chatd.journal.retention import retention_of
-from chatd.journal.sqlite import open_sqlite
-from chatd.logs import Log, LogError, now_ms, open_log
+from chatd.cli.stores import Store, find_store
+from chatd.journal import StoreError, Unavailable
+from chatd.logs import Log, LogError, open_log
 from chatd.reload import Configuration, Loaded
 from chatd.service import Listeners
 from chatd.settings import (
@@ -33,9 +30,7 @@ from chatd.settings import (
     Settings,
     SettingsError,
     admin_socket,
-    history_path,
     load,
-    runtime_folder,
 )
 from chatd.systemd import Notifier, passed_descriptors, watchdog_seconds
 from chatd.wire.inherited import Inherited
@@ -97,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         )
         # The checks pass over credentials, which only the service itself can read.
         tls_context(settings)
-        path = history_path(settings, os.environ) if settings.history.store == "sqlite" else None
+        store = find_store(settings, os.environ)
         keys = load_keys(settings, os.environ)
     except SettingsError as error:
         write(report(error), sys.stderr)
@@ -115,11 +110,11 @@ def run(args: argparse.Namespace) -> int:
         log.emit("warning", setting=key, detail=text)
     errors: list[str] = []
     try:
-        trio.run(_serve, settings, flags, path, keys, log)
+        trio.run(_serve, settings, flags, store, keys, log)
     except* (ListenError, StoreError, TlsError) as group:
         errors = [str(error) for error in _leaves(group)]
     except* Unavailable as group:  # what is read at the start
-        errors = [f"{path}: {error}: restore a backup" for error in _leaves(group)]
+        errors = [f"{store.where}: {error}{store.remedy}" for error in _leaves(group)]
     finally:
         log.output.close()
     return _failed(errors) if errors else 0
@@ -144,9 +139,7 @@ def _failed(errors: Sequence[str]) -> int:
     return 1
 
 
-async def _serve(
-    settings: Settings, flags: _Flags, path: Path | None, keys: Keys, log: Log
-) -> None:
+async def _serve(settings: Settings, flags: _Flags, store: Store, keys: Keys, log: Log) -> None:
     settings = _within_descriptors(settings, log)
     notifier = Notifier()
     with ExitStack() as stack:
@@ -159,13 +152,13 @@ async def _serve(
             metrics = _metrics_listeners(settings)
             _close_with(stack, metrics)
             if is_terminal(sys.stderr):
-                _welcome(settings, listeners, path)
+                _welcome(settings, listeners, store.where)
             return Listeners(listeners, admin, metrics)
 
         await service.run(
             settings,
             listen=listen,
-            journal=_journal(settings, path, log),
+            journal=store.open(log, notifier),
             log=log,
             notifier=notifier,
             watchdog=watchdog_seconds(),
@@ -174,11 +167,11 @@ async def _serve(
         )
 
 
-def _welcome(settings: Settings, listeners: Sequence[Listener], path: Path | None) -> None:
+def _welcome(settings: Settings, listeners: Sequence[Listener], store: str | None) -> None:
     """Say on the terminal where the daemon listens, and where its history is."""
     scheme = "http" if settings.tls.certificate_file == "off" else "https"
     where = " and ".join(_where(listener, scheme) for listener in listeners)
-    kept = "not stored" if path is None else f"stored in {path}"
+    kept = "not stored" if store is None else f"stored in {store}"
     write(f"chatd listens on {where}. The history is {kept}. Press Ctrl+C to stop.\n", sys.stderr)
 
 
@@ -296,24 +289,6 @@ def _within_descriptors(settings: Settings, log: Log) -> Settings:
 
 def _where(listener: Listener, scheme: str) -> str:
     return listener.address if listener.path else f"{scheme}://{listener.address}"
-
-
-def _journal(
-    settings: Settings, path: Path | None, log: Log
-) -> AbstractAsyncContextManager[Journal]:
-    retention = retention_of(settings)
-    if path is None:
-        return nullcontext(
-            MemoryJournal(now=now_ms, elapsed=boot_seconds, retention=retention, report=log.emit)
-        )
-    return open_sqlite(
-        path,
-        durability=settings.history.durability,
-        retention=retention,
-        now=now_ms,
-        runtime_dir=runtime_folder(os.environ),
-        report=log.emit,
-    )
 
 
 def _leaves(errors: BaseExceptionGroup[BaseException]) -> list[BaseException]:

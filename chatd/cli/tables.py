@@ -20,6 +20,7 @@ __all__ = [
     "show_draining",
     "show_level",
     "show_members",
+    "show_nodes",
     "show_reloaded",
     "show_rooms",
     "show_status",
@@ -113,6 +114,23 @@ def show_connections(answer: Any) -> None:
                 " ".join(one["rooms"]),
             )
             for one in answer["connections"]
+        ],
+    )
+
+
+def show_nodes(answer: Any) -> None:
+    _table(
+        ("NODE", "HOST", "VERSION", "CLIENTS", "LEASE", "BEHIND"),
+        [
+            (
+                f"{one['node']} (this one)" if one["here"] else one["node"],
+                one["host"] or "-",
+                one["version"] or "-",
+                "-" if one["clients"] is None else str(one["clients"]),
+                f"{one['lease_seconds']:g} s",
+                "-" if one["position"] is None else str(answer["position"] - one["position"]),
+            )
+            for one in answer["nodes"]
         ],
     )
 

@@ -204,6 +204,10 @@ def _offline(args: argparse.Namespace, no_daemon: NoDaemonError, work: Work[_T])
         path = history_path(settings, os.environ)
     except SettingsError as error:
         raise TransferError(report(error).strip()) from error
+    if settings.history.store == "redis":
+        raise TransferError(
+            f"{no_daemon} The history is in {settings.history.url}, and only a daemon uses it."
+        )
     if settings.history.store != "sqlite" or not path.exists():
         raise TransferError(f"{no_daemon} There is no store at {path} either.")
     try:

@@ -33,7 +33,7 @@ def routes(
     socketio: SocketIoGateway,
     http: HttpGateway,
     ready: Callable[[], bool],
-    closing: Callable[[], bool],
+    refuses: Callable[[], str | None],
 ) -> Routes:
     """Return the routes of the public port.
 
@@ -43,9 +43,9 @@ def routes(
         socketio: Serves the Socket.IO clients.
         http: Serves scripts.
         ready: Returns whether new clients should connect here, for ``/readyz``.
-        closing: Returns whether new clients are refused.
+        refuses: Returns why new clients are refused; None while they are accepted.
     """
-    websocket = _websocket(chat, log, closing)
+    websocket = _websocket(chat, log, refuses)
     pages = page.routes(lambda: chat.settings)
     paths, prefixes = socketio.io.mounts()
     rooms, each_room = http.mounts()
@@ -75,7 +75,7 @@ def _ready(ready: Callable[[], bool]) -> Handler:
     return handler
 
 
-def _websocket(chat: Chat, log: Log, closing: Callable[[], bool]) -> Handler:
+def _websocket(chat: Chat, log: Log, refuses: Callable[[], str | None]) -> Handler:
     async def open_json(websocket: WebSocket) -> JsonGateway | Unwelcome:
         try:
             connection = await connect(chat, websocket, CODEC, SUBPROTOCOL)
@@ -100,8 +100,8 @@ def _websocket(chat: Chat, log: Log, closing: Callable[[], bool]) -> Handler:
         return gateway
 
     async def handler(request: Request) -> Response | Upgrade:
-        if closing():
-            raise HttpRefused(refusal(503, "the server is restarting", [("Retry-After", "1")]))
+        if (why := refuses()) is not None:
+            raise HttpRefused(refusal(503, why, [("Retry-After", "1")]))
         if refused := refuse_origin(request, chat.settings, log):
             return refused
         if request.header("sec-websocket-protocol") is None:

@@ -6,6 +6,11 @@ client is kept beside it, as a record, for ``engineio.recovery_seconds``.
 
 An offset does not tell how far the client had got in rooms that it joined later, or in which it was
 still catching up. If that matters, the client is not recovered, and joins its rooms again.
+
+On a store that several daemons share, a client may come back at another daemon, because its own
+was killed. So its record is written while it is connected, each time that its rooms change; it
+lasts while the daemon lives, and for ``engineio.recovery_seconds`` more. If the daemon lives and
+has not noticed that the client is gone, it is told (`TAKEN`).
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -22,22 +27,30 @@ from msgspec.structs import replace
 from chatd.bus import Submission
 from chatd.chat import Chat, Connection
 from chatd.chat.membership import Membership
-from chatd.model import Drop, Event, Put, Record, Take, Taken
+from chatd.journal import Unavailable
+from chatd.journal.shared import SharedJournal
+from chatd.model import Drop, Event, Lease, Outcome, Put, Record, Relay, Take, Taken
 from chatd.socketio import Logged, Lost
 
 __all__ = [
     "LOST",
     "NOBODY",
+    "TAKEN",
     "ChatLog",
     "Whereabouts",
     "forgotten_client",
     "live_offset",
     "lost_user",
     "page_offset",
+    "record_name",
+    "taken",
 ]
 
 LOST: Final = "lost"
 """The namespace of lost clients."""
+
+TAKEN: Final = "taken"
+"""The kind of what is relayed when a client has recovered at another daemon: see `taken`."""
 
 _PAGE_EVENTS: Final = 500
 
@@ -65,15 +78,19 @@ class Whereabouts(Struct, frozen=True):
         room: The key of its first room.
         rooms: All its rooms, by their keys.
         upto: The position of the last event that a recovery sent; 0 if there was none.
+        settled: Whether these are its rooms for certain: not while it joins or leaves one.
     """
 
     user: str
     room: str
     rooms: Mapping[str, _RoomState]
     upto: int = 0
+    settled: bool = True
 
     @staticmethod
-    def note(connection: Connection, first: Membership, data: dict[str, Any]) -> None:
+    def note(
+        connection: Connection, first: Membership, data: dict[str, Any], *, settled: bool = True
+    ) -> None:
         """Put the state of a connection into the stored data of its socket."""
         rooms: dict[str, _RoomState] = {}
         for key, membership in connection.memberships.items():
@@ -83,13 +100,18 @@ class Whereabouts(Struct, frozen=True):
             elif membership.starts == 1 and membership.room.direct:
                 how = "direct"
             rooms[key] = _RoomState(how, membership.live_since)
-        where = Whereabouts(connection.user.id, first.room.key, rooms)
+        where = Whereabouts(connection.user.id, first.room.key, rooms, settled=settled)
         data[_KEY] = msgspec.to_builtins(where)
 
     @staticmethod
     def of(data: Mapping[str, Any]) -> Whereabouts:
         """Return the state that `note` put there."""
         return msgspec.convert(data[_KEY], Whereabouts)
+
+    @staticmethod
+    def forget(data: dict[str, Any]) -> None:
+        """Remove what `note` put there: the client does not recover here."""
+        data.pop(_KEY, None)
 
 
 NOBODY: Final = Whereabouts("", "", {})
@@ -106,17 +128,28 @@ def page_offset(epoch: str, seq: int) -> str:
     return f"{epoch}/{seq}"
 
 
+class _Position(NamedTuple):
+    """The position that an offset means, and whether it is that of a live event."""
+
+    position: int
+    live: bool
+
+
 class ChatLog:
     """A `chatd.socketio.RecoveryLog` over the journal. Keeps ``limits.connections`` lost clients.
 
     Args:
         chat: The chat.
         encode: Returns the messages of an event's packet, without an offset.
+        seconds: How long a lost client is kept.
     """
 
-    def __init__(self, chat: Chat, encode: Callable[[Event], list[str | bytes]]) -> None:
+    def __init__(
+        self, chat: Chat, encode: Callable[[Event], list[str | bytes]], *, seconds: float
+    ) -> None:
         self._chat = chat
         self._encode = encode
+        self._keep_ms: Final = int(seconds * 1000)
         # By name, the longest lost first. Those of an earlier process end when their time is over.
         self._lost: OrderedDict[str, None] = OrderedDict()
 
@@ -128,12 +161,21 @@ class ChatLog:
         return self.head(namespace)
 
     async def read(self, _namespace: str, after: str, lost: Lost, /) -> Sequence[Logged] | None:
+        try:
+            return await self._read(after, lost)
+        except Unavailable:
+            return None  # the client enters as a new socket, and reads what it can
+
+    async def _read(self, after: str, lost: Lost) -> Sequence[Logged] | None:
         chat = self._chat
-        epoch, upto = chat.journal.epoch, chat.bus.fanned_out
         where = Whereabouts.of(lost.data)
         if where == NOBODY:
             return []
-        behind = await self._behind(after, where, upto)
+        found = await self._position(after, where)
+        if found is None or not await chat.bus.caught_up(found.position):
+            return None
+        epoch, upto = chat.journal.epoch, chat.bus.fanned_out
+        behind = _behind(found, where)
         if behind is None:
             return None
         missed = await chat.journal.read_rooms(behind, upto, _PAGE_EVENTS)
@@ -147,37 +189,28 @@ class ChatLog:
             for event in missed
         ]
 
-    async def _behind(self, after: str, where: Whereabouts, upto: int) -> dict[str, int] | None:
-        """Return the position after which each room was missed; None if that is not known."""
-        epoch = self._chat.journal.epoch
-        position = _number(after, f"{epoch}.")
-        live = position is not None
-        if (seq := _number(after, f"{epoch}/")) is not None:
-            position = await self._before(where.room, seq + 1, upto)
-        if position is None or position > upto:
-            return None
-        behind: dict[str, int] = {}
-        for key, state in where.rooms.items():
-            if state.how == "first" and (len(where.rooms) == 1 or not live):
-                behind[key] = position
-            elif state.followed is None:
-                return None
-            elif state.how == "direct":
-                behind[key] = max(position, state.followed) if live else state.followed
-            elif where.upto or (live and position > state.followed):
-                behind[key] = position
-            else:
-                # It is not known whether the answer with the page arrived.
-                return None
-        return behind
+    async def _position(self, offset: str, where: Whereabouts) -> _Position | None:
+        """Return the position that an offset means; None if it means nothing in this store."""
+        journal = self._chat.journal
+        for epoch, ended in ((journal.epoch, None), *journal.former.items()):
+            if (position := _number(offset, f"{epoch}.")) is not None:
+                return (
+                    _Position(position, live=True) if ended is None or position <= ended else None
+                )
+            if (seq := _number(offset, f"{epoch}/")) is not None:
+                if ended is not None and await journal.seq_at(where.room, ended) < seq:
+                    return None
+                position = await self._before(where.room, seq + 1)
+                return None if position is None else _Position(position, live=False)
+        return None
 
-    async def _before(self, room: str, seq: int, upto: int) -> int | None:
+    async def _before(self, room: str, seq: int) -> int | None:
         """Return a position after which the room continues with ``seq``."""
         found = await self._chat.journal.read(room, seq - 1, seq, 1)
         if found:
             return found[0].position - 1
         head = await self._chat.journal.head(room)
-        return upto if (head.seq if head else 0) == seq - 1 else None
+        return self._chat.bus.fanned_out if (head.seq if head else 0) == seq - 1 else None
 
     async def _goes_on(self, missed: Sequence[Event], behind: Mapping[str, int], upto: int) -> bool:
         """Return whether the missed events continue the client's last one without a gap."""
@@ -195,34 +228,66 @@ class ChatLog:
                 return False
         return True
 
+    async def keep(self, connected: Lost) -> Outcome:
+        """Keep the state of a connected client, for as long as this daemon lives and a while after.
+
+        Return when that is committed, or a refusal.
+        """
+        record = Record(LOST, record_name(connected.pid), _encoded(connected))
+        return await self._chat.bus.submit_and_wait(Lease(record, self._keep_ms))
+
+    async def drop(self, pid: str) -> None:
+        """Drop what `keep` keeps: the client left, and does not recover."""
+        await self._chat.bus.publish(Submission(Drop(LOST, record_name(pid))))
+
     async def remember(self, _namespace: str, lost: Lost, /) -> None:
-        chat, name = self._chat, _name(lost.pid)
-        seconds = chat.settings.engineio.recovery_seconds
-        if seconds == "off":
-            return
+        chat, name = self._chat, record_name(lost.pid)
         if _KEY not in lost.data:
-            return  # it was not authenticated
-        # The private id and the credentials stay private: the name is a hash of the id.
-        where = lost.data[_KEY]
-        value = msgspec.json.encode({"id": lost.id, "where": where, "offset": lost.offset})
-        until = chat.journal.steady_now() + int(seconds * 1000)
-        await chat.bus.publish(Submission(Put(Record(LOST, name, value, until))))
+            return  # it was not authenticated, or has recovered elsewhere
+        until = chat.journal.steady_now() + self._keep_ms
+        await chat.bus.publish(Submission(Put(Record(LOST, name, _encoded(lost), until))))
         self._lost[name] = None
         if len(self._lost) > chat.settings.limits.connections:
             oldest, _ = self._lost.popitem(last=False)
             await chat.bus.publish(Submission(Drop(LOST, oldest)))
 
     async def recall(self, _namespace: str, pid: str, /) -> Lost | None:
-        name = _name(pid)
+        name = record_name(pid)
         self._lost.pop(name, None)
-        outcome = await self._chat.bus.submit_and_wait(Take(LOST, name))
+        chat = self._chat
+        outcome = await chat.bus.submit_and_wait(Take(LOST, name))
         if not isinstance(outcome, Taken) or outcome.record is None:
             return None
         if not outcome.record.value:
-            await self._chat.bus.publish(Submission(Put(outcome.record)))
+            await chat.bus.publish(Submission(Put(outcome.record)))
             return Lost(pid, "", [], {_KEY: msgspec.to_builtins(NOBODY)}, "")
+        if outcome.record.until is None and isinstance(chat.journal, SharedJournal):
+            # It may still be connected to another daemon, which has not noticed its loss.
+            body = f"{chat.journal.node} {name}".encode()
+            await chat.bus.publish(Submission(Relay(TAKEN, body)))
         kept = msgspec.json.decode(outcome.record.value)
         return Lost(pid, kept["id"], [], {_KEY: kept["where"]}, kept["offset"])
+
+
+def _behind(found: _Position, where: Whereabouts) -> dict[str, int] | None:
+    """Return the position after which each room was missed; None if that is not known."""
+    if not where.settled:
+        return None
+    position, live = found
+    behind: dict[str, int] = {}
+    for key, state in where.rooms.items():
+        if state.how == "first" and (len(where.rooms) == 1 or not live):
+            behind[key] = position
+        elif state.followed is None:
+            return None
+        elif state.how == "direct":
+            behind[key] = max(position, state.followed) if live else state.followed
+        elif where.upto or (live and position > state.followed):
+            behind[key] = position
+        else:
+            # It is not known whether the answer with the page arrived.
+            return None
+    return behind
 
 
 def lost_user(record: Record) -> str:
@@ -235,11 +300,27 @@ def lost_user(record: Record) -> str:
 
 def forgotten_client(pid: str, until: int) -> Record:
     """Return the record of a client of a user who was forgotten: it has nothing but its end."""
-    return Record(LOST, _name(pid), b"", until)
+    return Record(LOST, record_name(pid), b"", until)
 
 
-def _name(pid: str) -> str:
+def record_name(pid: str) -> str:
+    """Return the name of the record of a client with this private id."""
     return hashlib.sha256(pid.encode()).hexdigest()
+
+
+def taken(body: bytes) -> tuple[str, str]:
+    """Return what a `TAKEN` says: which daemon has taken a client, and the name of its record."""
+    node, _, name = body.decode().partition(" ")
+    return node, name
+
+
+def _encoded(client: Lost) -> bytes:
+    """Return what is stored of a client.
+
+    The private id and the credentials stay private: the record's name is a hash of the id.
+    """
+    kept = {"id": client.id, "where": client.data[_KEY], "offset": client.offset}
+    return msgspec.json.encode(kept)
 
 
 def _number(offset: str, prefix: str) -> int | None:

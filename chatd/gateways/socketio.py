@@ -19,13 +19,24 @@ from chatd import engineio
 from chatd.budgets import JSON_VALUES
 from chatd.chat import Chat, Connection, Login, Traffic, perform
 from chatd.chat.membership import Membership
+from chatd.chat.replies import SendAnswer
 from chatd.chat.rules import COMMANDS, enter
 from chatd.chat.sessions import is_guest
 from chatd.chat.tokens import Grant
 from chatd.engineio import CLOSES, Block
 from chatd.gateways.credentials import admitted, bearer, origin_refusal, refuse_origin
 from chatd.gateways.pages import encode_answer
-from chatd.gateways.recovery import NOBODY, ChatLog, Whereabouts, live_offset, page_offset
+from chatd.gateways.recovery import (
+    NOBODY,
+    TAKEN,
+    ChatLog,
+    Whereabouts,
+    live_offset,
+    page_offset,
+    record_name,
+    taken,
+)
+from chatd.journal.shared import SharedJournal
 from chatd.logs import Log
 from chatd.model import (
     BANNED,
@@ -37,6 +48,7 @@ from chatd.model import (
     Close,
     ErrorCode,
     Event,
+    Outcome,
     Refusal,
     Refused,
 )
@@ -44,7 +56,9 @@ from chatd.protocol import commands, events
 from chatd.protocol.codec import encode
 from chatd.settings import Settings
 from chatd.socketio import (
+    RECOVERABLE,
     Acknowledging,
+    Lost,
     NotRecovered,
     Recovery,
     Server,
@@ -80,7 +94,11 @@ _CLOSES: Final[dict[str, Close]] = {
 _KEPT_HEADERS: Final = frozenset({"authorization", "cookie", "origin", "sec-fetch-site"})
 """What a client that leaves the namespace and comes back is admitted by."""
 
-_REFUSALS: Final[dict[ErrorCode, Close]] = {"banned": BANNED, "rate_limited": TOO_MANY}
+_REFUSALS: Final[dict[ErrorCode, Close]] = {
+    "banned": BANNED,
+    "rate_limited": TOO_MANY,
+    "unavailable": GOING_AWAY,
+}
 """The close for a client that was refused for this; UNAUTHORIZED for all other reasons."""
 
 
@@ -169,19 +187,22 @@ class SocketIoGateway:
     Args:
         chat: The chat.
         log: The operator's log.
-        closing: Returns whether new clients are refused.
+        refuses: Returns why new clients are refused; None while they are accepted.
     """
 
-    def __init__(self, chat: Chat, log: Log, closing: Callable[[], bool]) -> None:
+    def __init__(self, chat: Chat, log: Log, refuses: Callable[[], str | None]) -> None:
         self._chat = chat
         self._log = log
-        self._closing = closing
+        self._refuses = refuses
         self._clients: dict[Socket, _Client] = {}
+        self._kept: dict[str, _Client] = {}
+        """The clients whose state is kept while they are connected, by the names of the records."""
         self._codecs: Final[dict[engineio.Revision, SocketIoCodec]] = {
             4: SocketIoCodec(chat, 4),
             3: SocketIoCodec(chat, 3),
         }
         self._ids = count(1)
+        self._clients_log = self._recovery_log()
         self.io = Server(
             path=PATH,
             **_tuning(chat.settings),
@@ -193,6 +214,7 @@ class SocketIoGateway:
             timers=chat.timers,
             log=log,
         )
+        chat.relayed[TAKEN] = self._taken
         self.io.use(self._admit)
         self.io.on("connect", self._connect)
         self.io.on("disconnect", self._disconnect)
@@ -201,13 +223,17 @@ class SocketIoGateway:
             self.io.on(name, partial(self._command, command, name), ack=True)
         self.io.on_unhandled(self._unknown, ack=True)
 
-    def _recovery(self) -> Recovery | None:
+    def _recovery_log(self) -> ChatLog | None:
         seconds = self._chat.settings.engineio.recovery_seconds
         if seconds == "off":
             return None
+        return ChatLog(self._chat, self._packet, seconds=seconds)
+
+    def _recovery(self) -> Recovery | None:
+        if self._clients_log is None:
+            return None
         # A recovered client passes `_admit` too: its token may have expired, or its user be banned.
-        log = ChatLog(self._chat, self._packet)
-        return Recovery(seconds=seconds, skip_middleware=False, log=log)
+        return Recovery(skip_middleware=False, log=self._clients_log)
 
     def _packet(self, event: Event) -> list[str | bytes]:
         live = self._chat.rooms.get(event.room)
@@ -217,15 +243,25 @@ class SocketIoGateway:
         """Use the chat's current settings."""
         self.io.tune(**_tuning(self._chat.settings))
 
-    def pids(self, user: str) -> list[str]:
-        """Return the secret ids with which a user's clients could recover."""
-        return [
-            socket.pid
-            for socket, client in self._clients.items()
-            if socket.pid is not None
-            and client.connection.authenticated
-            and client.connection.user.id == user
-        ]
+    def disown(self, user: str) -> list[str]:
+        """Keep nothing more of a user's clients; return the secret ids by which they recover."""
+        pids: list[str] = []
+        for socket, client in self._clients.items():
+            connection = client.connection
+            if socket.pid is not None and connection.authenticated and connection.user.id == user:
+                self._kept.pop(record_name(socket.pid), None)
+                client.keeper = None
+                pids.append(socket.pid)
+        return pids
+
+    def _taken(self, body: bytes) -> None:
+        """End a client that has recovered at another daemon."""
+        node, name = taken(body)
+        journal = self._chat.journal
+        if isinstance(journal, SharedJournal) and node != journal.node:
+            client = self._kept.pop(name, None)
+            if client is not None:
+                client.hand_over()
 
     def farewell(self) -> None:
         """Send everyone ``bye`` and close their transports: they reconnect by themselves."""
@@ -239,8 +275,8 @@ class SocketIoGateway:
         return origin_refusal(request, self._chat.settings) is None
 
     async def _allow(self, request: Request) -> str | None:
-        if self._closing():
-            raise HttpRefused(refusal(503, "the server is restarting", [("Retry-After", "1")]))
+        if (why := self._refuses()) is not None:
+            raise HttpRefused(refusal(503, why, [("Retry-After", "1")]))
         if refused := refuse_origin(request, self._chat.settings, self._log):
             raise HttpRefused(refused)
         return None
@@ -334,12 +370,21 @@ class SocketIoGateway:
             nick=nick,
             end=partial(self._end, socket),
             login=login,
+            moved=partial(self._moved, socket),
         )
         client = self._clients[socket] = _Client(connection, socket, auth)
+        if isinstance(self._chat.journal, SharedJournal) and socket.pid is not None:
+            client.keeper = self._clients_log
+            self._kept[record_name(socket.pid)] = client
         if socket.recovered:
             await client.come_back(Whereabouts.of(socket.data))
         else:
             await client.begin()
+        client.began()
+
+    def _moved(self, socket: Socket) -> None:
+        if (client := self._clients.get(socket)) is not None:
+            client.moved()
 
     def _end(self, socket: Socket, close: Close, reason: str) -> None:
         client = self._clients.get(socket)
@@ -354,15 +399,17 @@ class SocketIoGateway:
         finally:
             socket.session.end("forced close", close, reason or None)
 
-    def _disconnect(self, socket: Socket, reason: str) -> None:
+    async def _disconnect(self, socket: Socket, reason: str) -> None:
         if reason == "client namespace disconnect":
             # Its session, which answers pings, would stay without being in the chat.
             due = trio.current_time() + self._chat.settings.engineio.connect_timeout_seconds
             self._chat.timers.add(due, partial(_end_unjoined, socket.session))
         client = self._clients.pop(socket, None)
         if client is not None:
+            keeper, client.keeper = client.keeper, None
             client.note()
             session = socket.session
+            recovers = reason in RECOVERABLE
             close, reason = client.closing or (_CLOSES.get(reason, NORMAL), reason)
             client.connection.close(
                 close,
@@ -374,6 +421,10 @@ class SocketIoGateway:
                     messages_out=session.sent_messages,
                 ),
             )
+            if keeper is not None and socket.pid is not None:
+                self._kept.pop(record_name(socket.pid), None)
+                if not recovers:
+                    await keeper.drop(socket.pid)
 
     # ---- commands
 
@@ -419,6 +470,11 @@ class _Client:
         self._first: Membership | None = None
         self.closing: tuple[Close, str] | None = None
         """The close and the reason, if the chat closes it."""
+        self.keeper: ChatLog | None = None
+        """Keeps the client's state while it is connected; None if no other daemon needs it."""
+        self._began = False
+        self._keeping = False
+        self._handed_over = False
         self._socket = socket
         self._auth = auth
 
@@ -472,10 +528,59 @@ class _Client:
                     await self._join_first(command)
         self._tell_faults()
 
-    def note(self) -> None:
-        """Keep the client's state for a recovery."""
-        if self._first is not None:
-            Whereabouts.note(self.connection, self._first, self._socket.data)
+    def note(self, *, settled: bool = True) -> None:
+        """Put the client's state where a recovery finds it."""
+        if self._first is not None and not self._handed_over:
+            data = self._socket.data
+            Whereabouts.note(self.connection, self._first, data, settled=settled)
+
+    def hand_over(self) -> None:
+        """End here: the client has recovered at another daemon."""
+        self.keeper = None
+        self._handed_over = True
+        Whereabouts.forget(self._socket.data)
+        self._socket.supersede()
+
+    # ---- for a recovery at another daemon
+
+    def began(self) -> None:
+        """Keep the client's state from now on: it is in its first rooms."""
+        self._began = True
+        self.moved()
+
+    def moved(self) -> None:
+        """Keep the client's state, once for all changes of this moment."""
+        if self._began and not self._keeping and self.keeper is not None:
+            self._keeping = True
+            self._socket.start_soon(self._keep_soon)
+
+    async def _keep_soon(self) -> None:
+        self._keeping = False
+        await self._keep()
+
+    async def _keep(self, *, settled: bool = True) -> Outcome:
+        """Keep the client's state. Return when that is committed, or a refusal."""
+        socket = self._socket
+        if self.keeper is None or self._first is None or socket.pid is None:
+            return None
+        self.note(settled=settled)
+        return await self.keeper.keep(Lost(socket.pid, socket.id, [], socket.data, socket.offset))
+
+    async def _move(self, command: commands.Join | commands.Leave, answer: SendAnswer) -> None:
+        """Join or leave a room.
+
+        The client is told only when its record no longer says that it is in its former rooms.
+        """
+        refused = await self._keep(settled=False)
+        if isinstance(refused, Refusal):
+            answer(refused)
+            return
+        try:
+            pending = perform(self.connection, command, answer)
+            if pending is not None:
+                await pending
+        finally:
+            self.moved()
 
     async def _join_first(self, command: commands.Join) -> bool:
         """Join the client's first room and send ``hello``. Return whether that worked."""
@@ -528,8 +633,12 @@ class _Client:
             why = str(error)[:_ERROR_CHARACTERS]
             await self.refuse(f"This is not a {name}: {why}.", name, ack)
         else:
+            answer = self._answered(name, ack)
+            if self.keeper is not None and isinstance(command, commands.Join | commands.Leave):
+                await self._move(command, answer)
+                return
             before = self.connection.authenticated
-            pending = perform(self.connection, command, self._answered(name, ack))
+            pending = perform(self.connection, command, answer)
             if pending is not None:
                 await pending
                 if not before and self.connection.authenticated and self._auth.join:
@@ -548,14 +657,12 @@ class _Client:
         if seconds := self.connection.refused(refusal, "unknown"):
             await trio.sleep(seconds)
 
-    def _answered(
-        self, name: str, ack: Acknowledging
-    ) -> Callable[[commands.Result | Refusal], None]:
+    def _answered(self, name: str, ack: Acknowledging) -> SendAnswer:
         if ack.wanted:
             return partial(_acknowledge, ack, self.connection.log)
         return self._noticed(name)
 
-    def _noticed(self, name: str) -> Callable[[commands.Result | Refusal], None]:
+    def _noticed(self, name: str) -> SendAnswer:
         def answered(answer: commands.Result | Refusal) -> None:
             if isinstance(answer, Refusal):
                 notice = events.Notice(answer.message, name, answer.code, answer.retry_ms)

@@ -151,9 +151,9 @@ class Engine(Reads, Protocol):
 
     Every method that waits raises `Lost` once its deadline has passed or the link is gone, `Stale`
     if the node has to `enter`, and `Unavailable` if the engine refused before anything was
-    written. Any may be called while others wait, but one task alone calls `enter`, `commit` and
-    `void` at a time, and one alone calls `feed`. If `commit` or `void` is cancelled, that is as
-    `Lost`; any other call may be cancelled without harm.
+    written. Any may be called while others wait, but one task alone calls `commit` and `void`, and
+    one alone calls `feed`; what waits when `enter` is called raises `Lost`. If `commit` or `void`
+    is cancelled, that is as `Lost`; any other call may be cancelled without harm.
 
     The deadlines are the engine's own: ``history.timeout_seconds`` for each call (`feed` waits for
     `FEED_SECONDS` besides). Times are the engine's, in ms since 1970.

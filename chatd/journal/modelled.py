@@ -556,6 +556,13 @@ def _epoch(fresh: bytes) -> str:
     return f"e{fresh.hex()[:15]}"
 
 
+class _Link:
+    """A node's connection to a life of the server."""
+
+    def __init__(self, life: str) -> None:
+        self.life = life
+
+
 class _Pending:
     """A request that the server has not read yet."""
 
@@ -694,12 +701,15 @@ class ModelStore:
                 answer.append(refusal)
             self.changed.notify()
 
+        link = engine.link
         while engine.cut:
             await self.changed.wait()
-        engine.check()
+        engine.check(link)
         if engine.late is not None:
             engine.late.append(do)
-            await trio.sleep_forever()
+            while link is engine.link:
+                await self.changed.wait()
+            engine.check(link)
         if self.stalled:
             pending = _Pending(do)
             self._pending.append(pending)
@@ -708,7 +718,7 @@ class ModelStore:
             do()
         while engine.deaf or (replicated and self._replicas and self._replicated):
             await self.changed.wait()
-        engine.check()
+        engine.check(link)
         [outcome] = answer
         if isinstance(outcome, Unavailable):
             raise outcome
@@ -748,6 +758,7 @@ class ModelEngine:
 
     Attributes:
         node: The node's id; empty before `enter`.
+        link: The link to the server; None if there is none.
     """
 
     def __init__(self, store: ModelStore, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
@@ -758,8 +769,7 @@ class ModelEngine:
         self.published: list[Relayed] = []
         self._store = store
         self._timeout = timeout_seconds
-        self._link: str | None = None
-        """The life that the link is to; None if there is no link."""
+        self.link: _Link | None = None
         self._entered: str | None = None
         """The life that the node entered last."""
         self._parked: list[Callable[[], None]] = []
@@ -781,7 +791,7 @@ class ModelEngine:
 
     def break_link(self) -> None:
         """Close the link, with notice."""
-        self._link = None
+        self.link = None
         self._store.changed.notify()
 
     def hold_back(self) -> None:
@@ -794,9 +804,9 @@ class ModelEngine:
         for do in parked:
             do()
 
-    def check(self) -> None:
-        """Raise `Lost` if there is no link to the server's present life."""
-        if self._link is None or self._link != self._store.life:
+    def check(self, link: _Link | None) -> None:
+        """Raise `Lost` if that is not the present link to the server's present life."""
+        if link is None or link is not self.link or link.life != self._store.life:
             raise Lost("the link to the engine is closed")
 
     # ---- Engine
@@ -816,10 +826,11 @@ class ModelEngine:
 
     async def enter(self, last: tuple[int, str] | None, confirmed: int, facts: bytes) -> Life:
         store, node, fresh = self._store, self.node, self._store.random()
-        self.late, self._link = None, store.life
         if (life := store.life) is None:
+            self.link = None
             await trio.lowlevel.checkpoint()
             raise Lost("nothing listens at the engine's address")
+        self.late, self.link = None, _Link(life)
         if life == self._entered:
             last, confirmed = None, 0
         lease_ms = round(store.lease_seconds * 1000)
@@ -847,7 +858,7 @@ class ModelEngine:
         )
 
     async def feed(self, after: int, wanted: Callable[[str], bool]) -> Sequence[Fed | Relayed]:
-        store = self._store
+        store, link = self._store, self.link
         with trio.move_on_after(FEED_SECONDS + self._timeout):
             quiet = trio.current_time() + FEED_SECONDS
             await trio.lowlevel.checkpoint()
@@ -855,7 +866,7 @@ class ModelEngine:
                 if self.cut or self.deaf or store.stalled:
                     await store.changed.wait()
                     continue
-                self.check()
+                self.check(link)
                 if self.published:
                     published, self.published = self.published, []
                     return published

@@ -94,6 +94,8 @@ class SharedJournal:
         down_since: When the engine was lost, on Trio's clock; None while it is there.
         epoch: See `Journal`; so are ``former`` and ``key``.
         node: This node's id.
+        reconnects: How often the engine was lost, and entered again.
+        resyncs: How often the feed lacked entries, because this node had been away for too long.
     """
 
     def __init__(
@@ -113,12 +115,14 @@ class SharedJournal:
         self.epoch = self.node = ""
         self.former: Mapping[str, int] = {}
         self.key = b""
+        self.reconnects = self.resyncs = 0
         self._engine = engine
         self._retention = Retention() if retention is None else retention
         self._report = report
         self._retention_log = RetentionLog(self._retention, report)
         self._timeout = timeout_seconds
         self._reason = "the engine has not been entered yet"
+        self._entered = 0  # how often
         self._ahead_ms = 0.0  # the engine's clock, ahead of Trio's
         self._beaten = 0.0  # when the last beat that was answered was sent
         # The feed.
@@ -157,6 +161,7 @@ class SharedJournal:
         began = trio.current_time()
         life = await self._engine.enter(self._last, self._number, self.facts())
         self._beaten = began
+        self._entered += 1
         self._set_clock(life.now)
         self._take_over(life)
         if self.down_since is not None:
@@ -175,7 +180,7 @@ class SharedJournal:
             )
             self._news.append(Renewed(life.position, life.epoch, lost=True))
         elif entered_before and life.node != self.node:
-            self._news.append(Reentered(life.position))
+            self._news.append(Reentered(self._position_read))
         if life.node != self.node:
             self.node, self._number = life.node, 0
         if life.lost or self._last is None:
@@ -186,9 +191,14 @@ class SharedJournal:
     def _set_clock(self, now: int) -> None:
         self._ahead_ms = now - trio.current_time() * 1000
 
-    def _break(self, error: Unavailable) -> None:
-        """Give the link up; `run` enters again."""
-        if self.down_since is None:
+    def _break(self, error: Unavailable, entered: int) -> None:
+        """Give the link up, so that `run` enters again; not if it has done so meanwhile.
+
+        Args:
+            error: Why.
+            entered: How often the engine had been entered when the link was used.
+        """
+        if self.down_since is None and entered == self._entered:
             self.down_since = trio.current_time()
             self._reason = str(error)
             self._report("store", state="failed", detail=self._reason)
@@ -200,16 +210,18 @@ class SharedJournal:
         """Raise Unavailable if the engine is away, or this node may be taken for dead."""
         most = self._engine.lease_seconds * (BEATS - 1) / BEATS
         if self.down_since is None and trio.current_time() - self._beaten > most:
-            self._break(Stale(f"the engine has had no sign of this node for {most:g} s"))
+            stale = Stale(f"the engine has had no sign of this node for {most:g} s")
+            self._break(stale, self._entered)
         if self.down_since is not None:
             raise Unavailable(self._reason)
 
     async def _ask(self, asking: Callable[[], Awaitable[_T]]) -> _T:
         self._check()
+        entered = self._entered
         try:
             return await asking()
         except (Lost, Stale) as error:
-            self._break(error)
+            self._break(error, entered)
             raise
 
     async def run(self) -> None:
@@ -231,15 +243,17 @@ class SharedJournal:
                     except (Unavailable, StoreError) as error:
                         self._reason = str(error)
                     else:
+                        self.reconnects += 1
                         self._report("store", state="recovered", detail="the engine is back")
         finally:  # also if this task is cancelled
             self._stopped.set()
 
     async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
+        entered = self._entered
         try:
             await work()
         except (Lost, Stale) as error:
-            self._break(error)
+            self._break(error, entered)
 
     async def _keep_lease(self) -> None:
         while True:
@@ -304,6 +318,7 @@ class SharedJournal:
                 while origin.startswith(self._unanswered):
                     await self._released.wait()
             if one.position != last[0] + 1:
+                self.resyncs += 1
                 block.append(Missed(one.position - 1))
             if (entry := one.entry) is not None:
                 block.append(entry)
@@ -328,7 +343,7 @@ class SharedJournal:
 
     def _renew(self, item: Renewed) -> None:
         """Take over an epoch that this node did not get when it entered."""
-        if item.epoch != self.epoch:
+        if item.epoch != self.epoch and item.epoch not in self.former:
             before = item.position - 1
             former = {epoch: min(ended, before) for epoch, ended in self.former.items()}
             self.former = {**former, self.epoch: before}
@@ -365,8 +380,9 @@ class SharedJournal:
                 outcomes = await self._commit(batch)
                 self._count(outcomes)
                 return outcomes
-            self._break(Lost(f"the engine did not confirm within {self._timeout:g} s"))
-            raise Unavailable(self._reason)
+            late = Lost(f"the engine did not confirm within {self._timeout:g} s")
+            self._break(late, self._entered)
+            raise late
         except Unavailable:
             self._failures += 1
             raise
@@ -382,10 +398,11 @@ class SharedJournal:
             node, number = self.node, self._number + 1
             self._unanswered += (f"{node}.{number}.",)
             self._doubtful = node, number  # a cancellation leaves it so
+            entered = self._entered
             try:
                 outcomes = await self._engine.commit(number, batch)
             except (Lost, Stale) as error:
-                self._break(error)
+                self._break(error, entered)
                 while self.down_since is not None:
                     await self.changed.wait()
                 if self.node == node:

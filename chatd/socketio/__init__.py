@@ -30,11 +30,19 @@ from chatd.socketio.handlers import Acknowledging
 from chatd.socketio.namespace import DynamicNamespace, Namespace
 from chatd.socketio.options import Options, OptionsDict, Tunable
 from chatd.socketio.packets import encode_event, make_block, with_offset
-from chatd.socketio.recovery import Logged, Lost, MemoryLog, Recovery, RecoveryLog
+from chatd.socketio.recovery import (
+    RECOVERABLE,
+    Logged,
+    Lost,
+    MemoryLog,
+    Recovery,
+    RecoveryLog,
+)
 from chatd.socketio.server import Server, ServerStatistics
 from chatd.socketio.socket import Direct, Handshake, Socket
 
 __all__ = [
+    "RECOVERABLE",
     "Acknowledging",
     "Answers",
     "Broadcast",

@@ -30,9 +30,12 @@ if TYPE_CHECKING:
         TextLine,
     )
     from chatd.testing.clients import TextLine as Line
+    from chatd.testing.cluster import Cluster, ClusterNode, open_cluster
     from chatd.testing.harness import Harness, open_chat
 
 __all__ = [
+    "Cluster",
+    "ClusterNode",
     "Harness",
     "HttpClient",
     "HttpPage",
@@ -42,6 +45,7 @@ __all__ = [
     "TextClient",
     "TextLine",
     "open_chat",
+    "open_cluster",
 ]
 
 
@@ -54,6 +58,8 @@ def __getattr__(name: str) -> object:
         name = "TextLine"
     if name in {"Harness", "open_chat"}:
         from chatd.testing import harness as module  # noqa: PLC0415
+    elif name in {"Cluster", "ClusterNode", "open_cluster"}:
+        from chatd.testing import cluster as module  # type: ignore[no-redef]  # noqa: PLC0415
     elif name in __all__:
         from chatd.testing import clients as module  # type: ignore[no-redef]  # noqa: PLC0415
     else:

@@ -237,6 +237,10 @@ class Plug:
         self._cables.append(cable)
         return cable
 
+    def redirect(self, dial: Callable[[], Awaitable[Cable]]) -> None:
+        """Open later cables in another way."""
+        self._dial = dial
+
     def cut(self) -> None:
         """Cut all cables of this connection, and those that it opens later."""
         self._is_cut = True

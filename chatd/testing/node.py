@@ -6,34 +6,31 @@ import errno
 import os
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any
 
 import trio
 
 from chatd.chat.tokens import Keys
 from chatd.daemon import Daemon, open_daemon
 from chatd.journal import Journal
-from chatd.logs import open_log
+from chatd.logs import Log, open_log
 from chatd.settings import Settings
 from chatd.testing.cable import PIPE_BYTES, Cable, pipe
+from chatd.testing.reachable import MEMORY, Reachable
 from chatd.testing.recording import Recording
 from chatd.wire.transport import Peer, StreamTransport
 
-__all__ = ["MEMORY", "Node"]
-
-MEMORY = Peer("memory", "memory", loopback=True)
-"""A client on the same machine."""
+__all__ = ["Node"]
 
 
-class Node:
-    """A daemon, from one start to the next. `start` begins its first life.
+class Node(Reachable):
+    """A daemon that a test kills, drains and starts again. `start` begins its first life.
 
     Args:
         settings: The configuration; `Daemon.apply` changes that of one life.
-        open_journal: Opens the store for the time of a life.
+        open_journal: Opens the store for the time of a life, given the log.
         now: Returns the wall clock's time, in ms since 1970.
         keys: The keys of tokens.
-        nursery: Runs the daemon.
+        nursery: Runs the daemon and its clients, which outlive it.
         pipe_bytes: How many bytes a connection holds in each direction.
 
     Attributes:
@@ -43,19 +40,17 @@ class Node:
     def __init__(
         self,
         settings: Settings,
-        open_journal: Callable[[], AbstractAsyncContextManager[Journal]],
+        open_journal: Callable[[Log], AbstractAsyncContextManager[Journal]],
         *,
         now: Callable[[], int],
         keys: Keys,
         nursery: trio.Nursery,
         pipe_bytes: int = PIPE_BYTES,
     ) -> None:
-        self.settings = settings
-        self.log = Recording()
+        super().__init__(settings, Recording(), nursery)
         self._open_journal = open_journal
         self._now = now
         self._keys = keys
-        self._nursery = nursery
         self._pipe_bytes = pipe_bytes
         self._daemon: Daemon | None = None
         self._cables: list[Cable] = []
@@ -103,13 +98,13 @@ class Node:
         await self._ended.wait()
 
     async def dial(self, peer: Peer = MEMORY) -> Cable:
-        """Open a stream to the daemon.
+        """Open a stream to the daemon, for a test that sends bytes.
 
         Args:
-            peer: Who the client is to the daemon.
+            peer: Who the client is to the daemon. By default a client on the same machine.
 
         Returns:
-            The client's end.
+            The client's end of the stream.
 
         Raises:
             ConnectionRefusedError: The daemon is not running, or draining.
@@ -133,7 +128,7 @@ class Node:
                     now=self._now,
                 )
                 async with (
-                    self._open_journal() as journal,
+                    self._open_journal(log) as journal,
                     open_daemon(
                         self.settings, journal=journal, log=log, now=self._now, keys=self._keys
                     ) as self._daemon,
@@ -147,11 +142,3 @@ class Node:
                 for cable in cables:
                     await cable.discard()
             self._ended.set()
-
-    def logged(self, name: str) -> list[dict[str, Any]]:
-        """Return the fields of each line of this name that was logged in all lives.
-
-        Args:
-            name: The name of a log event, such as ``"disconnect"``.
-        """
-        return [fields for logged, fields in self.log.records if logged == name]

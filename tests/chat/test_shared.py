@@ -8,13 +8,15 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from chatd.chat.acts import Dismiss, Tell
 from chatd.chat.token_keys import new_key, read_keys
 from chatd.chat.tokens import Keys
 from chatd.model import BANNED, GOING_AWAY, KICKED
 from chatd.protocol import commands, events
 from chatd.settings import Auth, Settings
+from chatd.settings import Chat as ChatSettings
 from tests.chat.nodes import open_node, open_nodes
-from tests.chat.room import Client, promote, refused
+from tests.chat.room import Client, perform, promote, refused
 
 TOKENS = Settings(auth=Auth(mode="token", guests=True))
 
@@ -255,6 +257,122 @@ async def test_a_mute_and_slow_mode_hold_at_every_node(
         assert len(texts) == (4 if lifted else 2)
 
 
+async def test_slow_mode_counts_what_a_user_said_elsewhere(autojump_clock: MockClock) -> None:
+    journal_keys = keys()
+    async with open_nodes(TOKENS, journal_keys) as (one, two, _):
+        op, here, there = (
+            await one.guest("root"),
+            await one.subject("ann"),
+            await two.subject("ann"),
+        )
+        promote(op)
+        await op.join()
+        await here.join()
+        await op.do(commands.Slow(room="lobby", seconds=60))
+        await here.say("x")
+        await there.join()
+        assert refused(await there.say("y")) == "rate_limited"
+        await trio.sleep(60)
+        assert refused(await there.say("y")) is None
+        await wait_all_tasks_blocked()
+        assert refused(await here.say("z")) == "rate_limited"
+
+
+async def test_a_room_is_closed_and_removed_at_every_node(autojump_clock: MockClock) -> None:
+    async with open_nodes() as (one, two, _):
+        op, bob = await one.guest("root"), await two.guest("bob")
+        promote(op)
+        await bob.join("den")
+        await bob.say("x", "den")
+        await op.do(commands.Close(room="den", reason="late"))
+        await wait_all_tasks_blocked()
+        assert left(bob) == [("bob", "kicked")]
+        assert bob.told(events.Notice)[-1].text == "You were kicked from den by root: late"
+        assert refused(await bob.join("den")) == "forbidden"
+        await op.do(commands.Close(room="den", seconds=0))
+        await wait_all_tasks_blocked()
+        assert len((await bob.join("den")).events) == 1
+        await op.do(commands.Remove(room="den"))
+        await wait_all_tasks_blocked()
+        assert left(bob) == [("bob", "kicked")] * 2
+        assert len((await bob.join("den")).events) == 0
+
+
+async def test_a_notice_to_all_reaches_every_node(autojump_clock: MockClock) -> None:
+    async with open_nodes() as (one, two, _):
+        ann, bob = await one.guest("ann"), await two.guest("bob")
+        await bob.join()
+        await one.chat.roster.act(Tell("to all"))
+        await one.chat.roster.act(Tell("to the lobby", room="lobby"))
+        await wait_all_tasks_blocked()
+        assert [event.text for event in ann.told(events.Notice)] == ["to all"]
+        assert [event.text for event in bob.told(events.Notice)] == ["to all", "to the lobby"]
+
+
+async def test_a_forgotten_user_is_gone_from_every_node(autojump_clock: MockClock) -> None:
+    async with open_nodes() as (one, two, _):
+        ann, bob = await one.guest("ann"), await two.guest("bob")
+        await ann.join()
+        await bob.join()
+        await one.chat.roster.act(Dismiss(bob.connection.user.id))
+        await wait_all_tasks_blocked()
+        assert [close for close, _ in bob.closed] == [KICKED]
+        assert left(ann) == [("bob", "kicked")]
+        bob.close()
+        await wait_all_tasks_blocked()
+        assert two.chat.users.get(bob.connection.user.id) is None
+        assert (await one.guest("bob")).nick_notice is None
+
+
+async def test_typing_is_sent_to_other_nodes(autojump_clock: MockClock) -> None:
+    async with open_nodes() as (one, two, _):
+        ann, bob = await one.guest("ann"), await two.guest("bob")
+        await ann.join()
+        await bob.join()
+        await perform(ann.connection, commands.Typing(room="lobby", on=True), print)
+        await wait_all_tasks_blocked()
+        assert [(event.nick, event.active) for event in bob.told(events.Typing)] == [("ann", True)]
+        assert ann.told(events.Typing) == []
+
+
+async def test_what_a_node_missed_is_read_again(autojump_clock: MockClock) -> None:
+    async with open_nodes() as (one, two, store):
+        ann, bob, eve = await one.guest("ann"), await two.guest("bob"), await two.guest("eve")
+        for client in (ann, bob, eve):
+            await client.join()
+        await wait_all_tasks_blocked()
+        one.engine.lose_answers()
+        eve.close()
+        await bob.say("x")
+        promote(bob)
+        await bob.do(commands.Slow(room="lobby", seconds=9))
+        await trio.sleep(11)
+        store.trim()
+        one.engine.heal()
+        await trio.sleep(5)
+        assert ann.texts() == ["x"]
+        members = (await ann.do(commands.Who(room="lobby"))).members
+        assert [member.nick for member in members] == ["ann", "bob"]
+        assert one.chat.sanctions.get("slow", "lobby", "") is not None
+
+
+async def test_who_lost_the_nick_with_the_lease_gets_another(autojump_clock: MockClock) -> None:
+    short = Settings(chat=ChatSettings(nick_hold_seconds=0))
+    async with open_nodes(short) as (one, two, _):
+        ann, bob = await one.guest("ann"), await two.guest("bob")
+        await ann.join()
+        await bob.join()
+        await wait_all_tasks_blocked()
+        two.engine.cut_off()
+        await trio.sleep(30)
+        assert refused(await ann.do(commands.Nick(nick="bob"))) is None
+        two.engine.heal()
+        await trio.sleep(20)
+        members = (await ann.do(commands.Who(room="lobby"))).members
+        assert [member.nick for member in members] == ["bob", "bob-2"]
+        assert bob.connection.user.nick.display == "bob-2"
+
+
 async def test_a_subjects_nick_is_no_guests_at_any_node(autojump_clock: MockClock) -> None:
     journal_keys = keys()
     async with open_nodes(TOKENS, journal_keys) as (one, two, _):
@@ -347,10 +465,10 @@ async def test_a_position_of_a_former_epoch_is_good_for_what_was_not_lost(
         eve = await one.guest("eve")
         await eve.join()
         await eve.say("w")
-        answers = [
-            (await bob.join(since=commands.Position(each.epoch, each.seq))).recovered
-            for each in said
-        ]
+        answers = []
+        for each in said:
+            since = commands.Position(each.epoch, each.seq)
+            answers.append((await bob.join(since=since)).recovered)
         assert answers == [True, True, not lose]
         assert not (await bob.join(since=commands.Position("other", 1))).recovered
         assert [close for close, _ in ann.closed] == [GOING_AWAY] * lose

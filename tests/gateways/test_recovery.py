@@ -20,6 +20,7 @@ from chatd.logs import now_ms
 from chatd.settings import EngineIo, History, Limits, Settings
 from chatd.socketio import Lost
 from chatd.testing import Harness, open_chat
+from chatd.testing.node import Node
 from tests.gateways.raw import Json, Raw, handshake, json_user
 
 FAST = Limits(messages_per_second="off", messages_burst="off", bytes_per_second="off")
@@ -68,7 +69,7 @@ class Browser(Raw):
         return texts
 
 
-async def come(chat: Harness, former: Browser | None = None, **auth: Any) -> Browser:
+async def come(chat: Harness | Node, former: Browser | None = None, **auth: Any) -> Browser:
     """Connect, or reconnect, up to the CONNECT reply."""
     client = Browser(await chat.dial())
     client.missed = []
@@ -358,4 +359,4 @@ def test_any_offset_is_taken_or_refused(offset: str) -> None:
 
 def _log(chat: Harness) -> ChatLog:
     inner: Chat = chat.daemon.chat
-    return ChatLog(inner, lambda event: [f'2["{event.kind}"]'])
+    return ChatLog(inner, lambda event: [f'2["{event.kind}"]'], seconds=3600)

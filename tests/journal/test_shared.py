@@ -164,6 +164,23 @@ async def test_a_batch_whose_answer_is_lost_is_sent_again_and_done_once(
     assert first.reports.states == ["failed", "recovered"]
 
 
+async def test_a_batch_on_a_link_that_broke_is_sent_on_the_next_one(
+    nodes: Nodes, autojump_clock: MockClock
+) -> None:
+    first, second = nodes
+    first.engine.hold_back()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(first.say, post("once"))
+        await trio.sleep(0.5)
+        first.engine.break_link()
+        await trio.sleep(0.5)
+        assert second.texts == ["once"]
+        first.engine.deliver()  # the copy on the broken link
+    await settled()
+    assert first.texts == second.texts == ["once"]
+    assert first.reports.states == ["failed", "recovered"]
+
+
 async def test_after_the_deadline_a_batch_is_not_confirmed_but_shown_if_it_was_done(
     nodes: Nodes, autojump_clock: MockClock
 ) -> None:
@@ -281,6 +298,23 @@ async def test_a_restart_that_loses_nothing_makes_a_new_epoch_and_keeps_the_form
     assert second.texts == ["1", "2"]
 
 
+async def test_a_node_that_was_away_for_two_lives_knows_the_last_epoch(
+    store: ModelStore, nodes: Nodes, autojump_clock: MockClock
+) -> None:
+    first, second = nodes
+    epochs = [first.journal.epoch]
+    first.engine.cut_off()
+    for _ in range(2):
+        store.restart()
+        await settled(2)
+        epochs.append(second.journal.epoch)
+    first.engine.heal()
+    await settled(3)
+    assert first.journal.epoch == epochs[-1]
+    assert first.journal.former == second.journal.former == {epochs[0]: 0, epochs[1]: 1}
+    assert first.items() == [Renewed(1, epochs[1]), Renewed(2, epochs[2])]
+
+
 async def test_a_node_that_had_shown_what_is_lost_begins_anew(
     store: ModelStore, nodes: Nodes, autojump_clock: MockClock
 ) -> None:
@@ -373,7 +407,7 @@ async def test_a_node_that_was_away_too_long_is_buried_and_comes_back_as_another
     first.engine.heal()
     await settled(2)
     assert first.journal.node != before
-    assert first.items()[1] == Reentered(2)
+    assert first.items()[1:] == [Reentered(1), *second.items()[1:]]
     assert seq(list(await first.say(post("1")))) == 1
 
 

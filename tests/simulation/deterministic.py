@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from typing import Final
@@ -23,9 +24,6 @@ __all__ = ["deterministic"]
 IN_SETS: Final = (Connection, Membership, Room, SocketIoConnection, WebSocket)
 """What stands in sets that are iterated over: by default their order is that of addresses."""
 
-CLOCKS: Final = ("chatd.bus.bus", "chatd.bus.fanout", "chatd.journal.memory")
-"""The modules that measure slices of real time."""
-
 
 @contextmanager
 def deterministic(seed: int) -> Generator[None]:
@@ -41,8 +39,9 @@ def deterministic(seed: int) -> Generator[None]:
         patches.enter_context(patch.object(_run, "_ALLOW_DETERMINISTIC_SCHEDULING", new=True))
         patches.enter_context(patch.object(os, "urandom", source.randbytes))
         patches.enter_context(patch.object(random, "_urandom", source.randbytes))
-        for module in CLOCKS:
-            patches.enter_context(patch(f"{module}.perf_counter", trio.current_time))
+        for name, module in list(sys.modules.items()):
+            if name.startswith("chatd.") and hasattr(module, "perf_counter"):
+                patches.enter_context(patch.object(module, "perf_counter", trio.current_time))
         number = _numbering()
         for kind in IN_SETS:
             patches.enter_context(patch.object(kind, "__hash__", number))

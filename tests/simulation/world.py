@@ -17,6 +17,7 @@ from chatd.chat.tokens import Keys
 from chatd.journal import Journal, Retention
 from chatd.journal.memory import MemoryJournal
 from chatd.journal.sqlite import open_sqlite
+from chatd.logs import Log
 from chatd.model import LogEntry
 from chatd.settings import Auth, Limits, Settings
 from chatd.testing.disk import FaultyJournal
@@ -114,12 +115,12 @@ class World:
         self.disk = FaultyJournal(memory)
 
         @asynccontextmanager
-        async def open_memory() -> AsyncGenerator[Journal]:
+        async def open_memory(_log: Log) -> AsyncGenerator[Journal]:
             self.disk = FaultyJournal(memory)
             yield cast("Journal", self.disk)
 
         @asynccontextmanager
-        async def open_file() -> AsyncGenerator[Journal]:
+        async def open_file(_log: Log) -> AsyncGenerator[Journal]:
             async with open_sqlite(
                 folder / "chat.db",
                 retention=KEPT,

@@ -13,6 +13,7 @@ from chatd.chat.token_keys import new_key, read_keys
 from chatd.chat.tokens import Keys
 from chatd.journal import Journal
 from chatd.journal.memory import MemoryJournal
+from chatd.logs import Log
 from chatd.settings import Settings
 from chatd.testing.cable import Plug
 from chatd.testing.clients import PROTOCOLS, Client
@@ -24,7 +25,7 @@ async def running_node() -> AsyncGenerator[tuple[Node, trio.Nursery]]:
     journal = MemoryJournal(now=lambda: 1)
 
     @asynccontextmanager
-    async def opened() -> AsyncGenerator[Journal]:
+    async def opened(_log: Log) -> AsyncGenerator[Journal]:
         yield journal
 
     keys = Keys(read_keys(new_key(symmetric=True).encode()))

@@ -66,7 +66,7 @@ def say_in(connection: Actor, command: commands.Say, room: Room) -> Commit | Rep
     # Last, because a message that is refused costs nothing.
     chat.flood.charge(connection, size)
     if slow:
-        room.spoke(user)
+        room.spoke(user.id)
     if room.direct and not is_kept(room.name):
         return _ephemeral(connection, room, text)
 

@@ -13,7 +13,7 @@ from chatd.chat.chat import Chat
 from chatd.chat.connection import Connection
 from chatd.chat.direct import DIRECT, open_direct, require_membership, resolve
 from chatd.chat.names import ROOM_CHARACTERS, as_nick, nick_name
-from chatd.chat.pages import QUEUE_SHARE, encoded_bytes, page_size, read_join_page
+from chatd.chat.pages import QUEUE_SHARE, encoded_bytes, is_ahead, page_size, read_join_page
 from chatd.chat.replies import Reply
 from chatd.chat.rights import check_may_read, may_read, may_set_topic
 from chatd.chat.rooms import Room
@@ -99,7 +99,7 @@ async def caught_up(chat: Chat, room: Room, since: commands.Position | None) -> 
     Raises:
         chatd.journal.Unavailable: It has not come within a second, or the store cannot be read.
     """
-    if since is not None and since.seq > room.feed.visible:
+    if since is not None and is_ahead(chat.journal, room.feed, since):
         await chat.bus.caught_up(await chat.journal.newest())
 
 

@@ -56,13 +56,13 @@ class HttpGateway:
     Args:
         chat: The chat.
         log: The operator's log.
-        closing: Returns whether new clients are refused.
+        refuses: Returns why new clients are refused; None while they are accepted.
     """
 
-    def __init__(self, chat: Chat, log: Log, closing: Callable[[], bool]) -> None:
+    def __init__(self, chat: Chat, log: Log, refuses: Callable[[], str | None]) -> None:
         self._chat = chat
         self._log = log
-        self._closing = closing
+        self._refuses = refuses
         self._codecs: Final = {
             chunked: EventStreamCodec(chat, chunked=chunked) for chunked in (True, False)
         }
@@ -104,8 +104,8 @@ class HttpGateway:
 
     def _ready(self, handler: _Answering) -> _Answering:
         async def ready(request: Request) -> Response:
-            if self._closing():
-                return problem(Refusal("unavailable", "The server is restarting.", 1000))
+            if (why := self._refuses()) is not None:
+                return problem(Refusal("unavailable", f"{why[0].upper()}{why[1:]}.", 1000))
             try:
                 return await handler(request)
             except Refused as refused:

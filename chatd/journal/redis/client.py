@@ -1,9 +1,9 @@
 """The links of a node to Redis, and what its replies mean.
 
-One link writes and has one batch on its way at a time. One reads the feed, and waits there most of
-the time. One asks everything else: what is asked while an answer is awaited goes out together when
-it has come. All three belong to one life of the server. If one fails all are closed, and nothing
-more is done before `Client.connect`.
+One link writes and has one batch on its way at a time. One waits for the feed, and for what others
+publish. One asks everything else: what is asked while an answer is awaited goes out together when
+it has come. One publishes, and gets no replies. All belong to one life of the server. If one of the
+first three fails all are closed, and nothing more is done before `Client.connect`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from chatd.journal.engine import Lost, Stale
 from chatd.journal.redis import scripts
 from chatd.journal.redis.finding import Address
 from chatd.journal.redis.link import Link, Login, open_link
-from chatd.journal.redis.resp import Command, ErrorReply, Reply
+from chatd.journal.redis.resp import Command, ErrorReply, Push, Reply
 from chatd.journal.redis.scripts import Script
 
 __all__ = ["Client", "call"]
@@ -99,7 +99,7 @@ class Server(Struct, frozen=True):
 
 
 class Client:
-    """The three links.
+    """The four links.
 
     Args:
         address: Where the server is.
@@ -118,11 +118,17 @@ class Client:
         self._writer: Link | None = None
         self._reader: Link | None = None
         self._asker: Link | None = None
+        self._publisher: Link | None = None
+        self._awaited: Command | None = None
+        """The command whose reply the reading link has not got yet."""
         self._questions: list[_Question] = []
         self._asking = trio.Lock()
 
-    async def connect(self) -> str:
+    async def connect(self, channel: bytes) -> str:
         """Open new links in place of the old ones, and return which life of the server it is.
+
+        Args:
+            channel: Where nodes publish; `listen` returns what comes from there.
 
         Raises:
             Lost: The server is not there, or not in time.
@@ -132,23 +138,32 @@ class Client:
         deadline = trio.current_time() + self._timeout
         links: list[Link] = []
         try:
-            while len(links) < 3:
+            while len(links) < 4:
                 links.append(await open_link(self._address, self._login, deadline=deadline))
             servers = [await self._server(link, deadline) for link in links]
             if len({server.life for server in servers}) > 1:
                 raise Lost(f"{self._address} was restarted meanwhile")
             servers[0].check(self._address, self._durability)
             loads: list[Command] = [("SCRIPT", "LOAD", script.text) for script in scripts.ALL]
-            for reply in await links[0].call(*loads, deadline=deadline):
-                if isinstance(reply, ErrorReply) and reply.code == "NOPERM":
-                    raise StoreError(f"{self._address}: chatd's user needs more rights: {reply}")
-                self._check(reply)
+            self._permitted(await links[0].call(*loads, deadline=deadline))
+            # The reply to SUBSCRIBE is a push.
+            self._permitted(
+                await links[1].call(("SUBSCRIBE", channel), ("PING",), deadline=deadline)
+            )
+            await links[3].send(("CLIENT", "REPLY", "OFF"), deadline=deadline)
         except BaseException:
             for link in links:
                 link.close()
             raise
-        self._writer, self._reader, self._asker = links
+        self._writer, self._reader, self._asker, self._publisher = links
+        self._awaited = None
         return servers[0].life
+
+    def _permitted(self, replies: list[Reply]) -> None:
+        for reply in replies:
+            if isinstance(reply, ErrorReply) and reply.code == "NOPERM":
+                raise StoreError(f"{self._address}: chatd's user needs more rights: {reply}")
+            self._check(reply)
 
     async def _server(self, link: Link, deadline: float) -> Server:
         info, config = await link.call(
@@ -168,11 +183,34 @@ class Client:
         [reply] = await self._call(self._writer, [command], deadline)
         return self._check(reply)
 
-    async def read(self, command: Command, seconds: float) -> Reply:
-        """Run a command that waits for ``seconds`` on the reading link. One task at a time."""
-        deadline = trio.current_time() + seconds + self._timeout
-        [reply] = await self._call(self._reader, [command], deadline)
-        return self._check(reply)
+    async def listen(self, command: Command, seconds: float) -> tuple[list[Reply], list[Push]]:
+        """Return the reply to a command that waits, or what was published meanwhile, or both.
+
+        One task at a time. If there is no reply yet the next call waits for it, and sends nothing.
+
+        Args:
+            command: The command.
+            seconds: How long it waits.
+        """
+        link = self._present(self._reader)
+        try:
+            if self._awaited is None:
+                await link.send(command)
+                self._awaited = command
+            received = await link.receive(trio.current_time() + seconds + self._timeout)
+        except BaseException:
+            self.close()
+            raise
+        pushes = [one for one in received if isinstance(one, Push)]
+        replies = [self._check(one) for one in received if not isinstance(one, Push)]
+        if replies:
+            self._awaited = None
+        return replies, pushes
+
+    def publish(self, channel: bytes, body: bytes) -> None:
+        """Publish something if that is possible at once."""
+        if self._publisher is not None:
+            self._publisher.send_now(("PUBLISH", channel, body))
 
     async def ask(self, *commands: Command) -> list[Reply]:
         """Run some commands one after the other; any task. A cancellation waits for the answer."""
@@ -209,14 +247,16 @@ class Client:
     async def _call(
         self, link: Link | None, commands: Sequence[Command], deadline: float
     ) -> list[Reply]:
-        if link is None:
-            await trio.lowlevel.checkpoint()
-            raise Lost(f"there is no connection to {self._address}")
         try:
-            return await link.call(*commands, deadline=deadline)
+            return await self._present(link).call(*commands, deadline=deadline)
         except BaseException:
             self.close()
             raise
+
+    def _present(self, link: Link | None) -> Link:
+        if link is None:
+            raise Lost(f"there is no connection to {self._address}")
+        return link
 
     def _check(self, reply: Reply) -> Reply:
         """Return a reply unless it is an error."""
@@ -235,10 +275,10 @@ class Client:
 
     def close(self) -> None:
         """Close the links. What waits for an answer raises `Lost`."""
-        for link in (self._writer, self._reader, self._asker):
+        for link in (self._writer, self._reader, self._asker, self._publisher):
             if link is not None:
                 link.close()
-        self._writer = self._reader = self._asker = None
+        self._writer = self._reader = self._asker = self._publisher = None
 
 
 def call(script: Script, keys: Sequence[bytes], *arguments: bytes | str | int) -> Command:

@@ -89,7 +89,7 @@ class RedisEngine(RedisReads):
     # ---- the life of the engine
 
     async def enter(self, last: tuple[int, str] | None, confirmed: int, facts: bytes) -> Life:
-        life = await self._client.connect()
+        life = await self._client.connect(self._keys.channel)
         if life == self._entered:
             last, confirmed = None, 0
         position, origin = last or (0, "")
@@ -225,23 +225,28 @@ class RedisEngine(RedisReads):
     # ---- the feed
 
     async def feed(self, after: int, wanted: Callable[[str], bool]) -> Sequence[Fed | Relayed]:
-        reply = await self._client.read(
+        replies, pushes = await self._client.listen(
             (
                 *("XREAD", "COUNT", FEED_ENTRIES, "BLOCK", round(FEED_SECONDS * 1000)),
                 *("STREAMS", self._keys.feed, f"{after}-0"),
             ),
             FEED_SECONDS,
         )
-        if reply is None:
-            return []
         own = f"{self._node}.".encode()
-        return [
-            decode_entry(position_of(entry), fields, _any if fields[1].startswith(own) else wanted)
-            for entry, fields in reply[self._keys.feed]
-        ]
+        found: list[Fed | Relayed] = []
+        for reply in filter(None, replies):
+            for entry, fields in reply[self._keys.feed]:
+                chosen = _any if fields[1].startswith(own) else wanted
+                found.append(decode_entry(position_of(entry), fields, chosen))
+        for _, _, body in pushes:
+            node, kind, rest = body.split(b"\0", 2)
+            if node != self._node.encode():
+                found.append(Relayed(0, kind.decode(), rest))
+        return found
 
     def publish(self, kind: str, body: bytes) -> None:
-        """Do nothing yet."""
+        published = b"\0".join((self._node.encode(), kind.encode(), body))
+        self._client.publish(self._keys.channel, published)
 
     # ---- retention, and nodes that have gone
 

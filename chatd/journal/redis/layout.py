@@ -33,6 +33,7 @@ user's id, N a node's; names with a comma between them are parts of a value, div
 ``p:F``                 hash    who is in the room: U → nodes, each with ``+`` or ``-`` for
                                 operators, nick
 ``totals``              hash    F → how many users are in the room, its name
+``published``           channel what may be lost: the node, a kind, a body
 ======================  ======  =================================================================
 
 The record of an event is one string: ``kind position SP at SP edited SP deleted SP user NUL nick
@@ -130,6 +131,7 @@ class Keys:
         self.held = self._key("held")
         self.debts = self._key("debts")
         self.totals = self._key("totals")
+        self.channel = self._key("published")
 
     def _key(self, name: str) -> bytes:
         return f"{self._prefix}:{name}".encode()

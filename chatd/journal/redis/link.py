@@ -10,7 +10,9 @@ from __future__ import annotations
 import math
 import socket
 import ssl
-from typing import Final, Protocol
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final, TypeVar
 
 import trio
 from msgspec import Struct
@@ -22,8 +24,13 @@ from chatd.journal.redis.resp import Command, ErrorReply, ProtocolError, Replies
 
 __all__ = ["Link", "Login", "open_link"]
 
+_T = TypeVar("_T")
+
 _READ_BYTES: Final = 65536
 """A page of history then comes in a few reads."""
+
+_WRITE_BYTES: Final = 65536
+"""Of what the kernel did not take at once, so much is offered each time."""
 
 _BROKEN: Final = (OSError, ssl.SSLError, trio.BrokenResourceError, trio.ClosedResourceError)
 """What connecting, sending and receiving raise."""
@@ -36,87 +43,149 @@ class Login(Struct, frozen=True):
     password: str | None = None
 
 
-class _Carrier(Protocol):
-    """What carries a link's bytes."""
-
-    async def send_all(self, data: bytes) -> None: ...
-
-    async def receive_some(self) -> bytes: ...
-
-    def close(self) -> None: ...
-
-
-class _PlainCarrier:
+class _Socket:
     """TCP or a Unix socket, as a plain non-blocking socket: half the CPU of Trio's stream."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._socket = socket.socket(fileno=stream.socket.detach())
         self._socket.setblocking(False)
 
+    def send_now(self, data: bytes) -> int:
+        """Send what the kernel takes at once; return how many bytes that was."""
+        try:
+            return self._socket.send(data)
+        except BlockingIOError:
+            return 0
+
     async def send_all(self, data: bytes) -> None:
-        with memoryview(data) as rest:
-            sent = 0
-            while sent < len(rest):
-                try:
-                    sent += self._socket.send(rest[sent:])
-                except BlockingIOError:
-                    await trio.lowlevel.wait_writable(self._socket)
+        await self._send(data)
+
+    async def _send(self, data: bytes) -> None:
+        sent = _Socket.send_now(self, data)
+        while sent < len(data):
+            await trio.lowlevel.wait_writable(self._socket)
+            sent += _Socket.send_now(self, data[sent : sent + _WRITE_BYTES])
 
     async def receive_some(self) -> bytes:
-        await trio.lowlevel.wait_readable(self._socket)
-        return self._socket.recv(_READ_BYTES)
+        """Wait for bytes. Return ``b""`` when the peer has closed its side."""
+        while True:
+            await trio.lowlevel.wait_readable(self._socket)
+            try:
+                return self._socket.recv(_READ_BYTES)
+            except BlockingIOError:
+                continue
 
     def close(self) -> None:
+        """Close it; whoever waits for it gets `trio.ClosedResourceError`."""
         trio.lowlevel.notify_closing(self._socket)
         self._socket.close()
 
 
-class _TlsCarrier:
-    """TLS over TCP."""
+class _TlsSocket(_Socket):
+    """TLS on such a socket."""
 
-    def __init__(self, stream: trio.SSLStream[trio.SocketStream]) -> None:
-        self._stream = stream
-        self.send_all = stream.send_all
+    def __init__(self, stream: trio.SocketStream, context: ssl.SSLContext, host: str) -> None:
+        super().__init__(stream)
+        self._received, self._sent = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._received, self._sent, server_hostname=host)
+
+    async def shake_hands(self) -> None:
+        await self._run(self._tls.do_handshake)
+
+    def send_now(self, data: bytes) -> int:
+        self._tls.write(data)
+        encrypted = self._sent.read()
+        return len(data) if super().send_now(encrypted) == len(encrypted) else 0
+
+    async def send_all(self, data: bytes) -> None:
+        self._tls.write(data)
+        await self._flush()
 
     async def receive_some(self) -> bytes:
-        return bytes(await self._stream.receive_some(_READ_BYTES))
+        return await self._run(lambda: self._tls.read(_READ_BYTES))
 
-    def close(self) -> None:
-        # Without the alert that says so: it would have to wait for the peer.
-        self._stream.transport_stream.socket.close()
+    async def _run(self, step: Callable[[], _T]) -> _T:
+        """Take a step of TLS, as soon as it has received enough."""
+        while True:
+            try:
+                done = step()
+            except ssl.SSLWantReadError:
+                await self._flush()
+                if data := await super().receive_some():
+                    self._received.write(data)
+                else:
+                    self._received.write_eof()
+            else:
+                await self._flush()
+                return done
+
+    async def _flush(self) -> None:
+        if self._sent.pending:
+            await self._send(self._sent.read())
 
 
 class Link:
-    """A connection that has been made: commands go out, and their replies come back in order."""
+    """A connection that has been made: commands go out, and their replies come back in order.
 
-    def __init__(self, carrier: _Carrier, name: str) -> None:
+    One task uses it at a time. At a deadline, or if the task is cancelled, the link is closed: the
+    replies that are missing would be taken for those of the next commands. Every method raises
+    `Lost` if the link is closed or breaks.
+    """
+
+    def __init__(self, carrier: _Socket, name: str) -> None:
         self._carrier = carrier
         self._name = name
         self._replies = Replies()
         self._open = True
 
     async def call(self, *commands: Command, deadline: float = math.inf) -> list[Reply]:
-        """Send some commands in one write, and return their replies. One task calls at a time.
+        """Send some commands in one write, and return their replies.
 
         Args:
             commands: The commands.
-            deadline: On Trio's clock. At the deadline, and if the caller is cancelled, the link is
-                closed: the replies that are missing would be taken for those of the next commands.
-
-        Raises:
-            Lost: The link is closed or has broken, or the deadline has passed.
+            deadline: On Trio's clock.
         """
+        replies: list[Reply] = []
+        with self._within(deadline):
+            await self._carrier.send_all(pack(commands))
+            while len(replies) < len(commands):
+                replies += await self._receive()
+        return replies
+
+    async def send(self, *commands: Command, deadline: float = math.inf) -> None:
+        """Send some commands, whose replies `receive` returns."""
+        with self._within(deadline):
+            await self._carrier.send_all(pack(commands))
+
+    async def receive(self, deadline: float = math.inf) -> list[Reply]:
+        """Return replies and pushes as soon as there are any."""
+        with self._within(deadline):
+            while not (found := await self._receive()):
+                pass
+        return found
+
+    def send_now(self, command: Command) -> None:
+        """Send a command that has no reply, if that needs no waiting; otherwise close the link."""
+        if self._open:
+            data = pack([command])
+            try:
+                if self._carrier.send_now(data) < len(data):
+                    self.close()
+            except _BROKEN:
+                self.close()
+
+    async def _receive(self) -> list[Reply]:
+        if data := await self._carrier.receive_some():
+            return self._replies.feed(data)
+        raise ProtocolError("the server has closed the connection")
+
+    @contextmanager
+    def _within(self, deadline: float) -> Iterator[None]:
         if not self._open:
             raise Lost(f"the connection to {self._name} is closed")
-        replies: list[Reply] = []
         with trio.CancelScope(deadline=deadline) as scope:
             try:
-                await self._carrier.send_all(pack(commands))
-                while len(replies) < len(commands):
-                    data = await self._carrier.receive_some()
-                    if not data:
-                        raise ProtocolError("the server has closed the connection")
-                    replies += self._replies.feed(data)
+                yield
             except (*_BROKEN, ProtocolError) as error:
                 self.close()
                 raise Lost(f"the connection to {self._name} broke: {_reason(error)}") from error
@@ -125,7 +194,6 @@ class Link:
                 raise
         if scope.cancelled_caught:
             raise Lost(f"{self._name} did not answer in time")
-        return replies
 
     def close(self) -> None:
         """Close the connection at once. A second call does nothing."""
@@ -165,19 +233,19 @@ async def open_link(address: Address, login: Login, *, deadline: float = math.in
     return link
 
 
-async def _connect(address: Address) -> _Carrier:
+async def _connect(address: Address) -> _Socket:
     if address.path:
-        return _PlainCarrier(await trio.open_unix_socket(address.path))
+        return _Socket(await trio.open_unix_socket(address.path))
     stream = await trio.open_tcp_stream(address.host, address.port)
     if address.tls is None:
-        return _PlainCarrier(stream)
-    secured = trio.SSLStream(stream, address.tls, server_hostname=address.host)
+        return _Socket(stream)
+    secured = _TlsSocket(stream, address.tls, address.host)
     try:
-        await secured.do_handshake()
+        await secured.shake_hands()
     except BaseException:
-        stream.socket.close()
+        secured.close()
         raise
-    return _TlsCarrier(secured)
+    return secured
 
 
 def _refused(address: Address, login: Login, reply: ErrorReply) -> StoreError | Lost:

@@ -10,13 +10,16 @@ from typing import Any, Final, TypeAlias
 
 import hiredis
 
-__all__ = ["Command", "ErrorReply", "ProtocolError", "Replies", "Reply", "pack"]
+__all__ = ["Command", "ErrorReply", "ProtocolError", "Push", "Replies", "Reply", "pack"]
 
 Command: TypeAlias = tuple[bytes | str | int, ...]
 """A command's name and its arguments. A string is sent as UTF-8."""
 
 Reply: TypeAlias = Any
-"""None, bytes, an integer, a float, a bool, a list, a dict, or an `ErrorReply`."""
+"""None, bytes, an integer, a float, a bool, a list, a dict, an `ErrorReply`, or a `Push`."""
+
+Push: TypeAlias = hiredis.PushNotification
+"""A list that comes between the replies: what was published to a channel."""
 
 _INCOMPLETE: Final = object()
 
@@ -55,7 +58,7 @@ class Replies:
         )
 
     def feed(self, data: bytes) -> list[Reply]:
-        """Return the replies that are complete with these bytes. Pushes are left out.
+        """Return the replies and the pushes that are complete with these bytes.
 
         Raises:
             ProtocolError: This is not RESP. Nothing can be read any more.
@@ -64,8 +67,7 @@ class Replies:
         replies = []
         try:
             while (reply := self._reader.gets()) is not _INCOMPLETE:
-                if not isinstance(reply, hiredis.PushNotification):
-                    replies.append(reply)
+                replies.append(reply)
         except TypeError as error:  # a list as a key of a map
             raise ProtocolError(str(error)) from error
         return replies

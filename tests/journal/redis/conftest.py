@@ -18,6 +18,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def own_server(folder: Path) -> Iterator[RedisServer]:
-    """Return a server that the test may kill and stop."""
-    with RedisServer(folder) as server:
+    """Return a server that the test may kill and stop.
+
+    It writes its file before it answers: with ``everysec`` it may answer first, if the disk is
+    slow.
+    """
+    with RedisServer(folder, appendfsync="always") as server:
         yield server

@@ -25,6 +25,7 @@ from chatd.model import (
     Progress,
     Receipt,
     Relay,
+    Relayed,
     Renewed,
     Swept,
     Wipe,
@@ -47,6 +48,10 @@ async def fed(engine: RedisEngine, after: int = 0, room: str | None = None) -> l
     """Return what the feed has behind a position; events of one room only, if one is named."""
     found = await engine.feed(after, lambda one: room in (None, one))
     return [one for one in found if isinstance(one, Fed)]
+
+
+def _any(_room: str) -> bool:
+    return True
 
 
 async def texts(engine: RedisEngine, room: str = "lobby") -> list[str | None]:
@@ -354,6 +359,28 @@ async def test_the_feed_is_trimmed_but_for_its_last_entry(redis_server: RedisSer
         now += 10_000
         await engine.beat(b"")
         assert [one.position for one in await fed(engine)] == [2]
+
+
+async def test_what_is_published_comes_to_the_other_nodes_at_once(
+    redis_server: RedisServer,
+) -> None:
+    prefix = new_prefix()
+    async with (
+        opened(redis_server, prefix=prefix) as one,
+        opened(redis_server, prefix=prefix) as other,
+    ):
+        one.publish("typing", b"\0on")
+        assert await other.feed(0, lambda _room: True) == [Relayed(0, "typing", b"\0on")]
+        other.publish("typing", b"off")
+        # A node's own are an empty block.
+        published = [*await one.feed(0, _any), *await one.feed(0, _any)]
+        assert published == [Relayed(0, "typing", b"off")]
+        assert await other.feed(0, _any) == []
+        await one.commit(1, [post("a")])
+        for engine in (one, other):
+            assert [entry.position for entry in await fed(engine)] == [1]
+        await one.aclose()
+        one.publish("typing", b"lost")
 
 
 # ---- operations that read before they write

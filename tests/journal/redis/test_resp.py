@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatd.journal.redis.resp import ErrorReply, ProtocolError, Replies, pack
+from chatd.journal.redis.resp import ErrorReply, ProtocolError, Push, Replies, pack
 
 STREAM = (
     b"+OK\r\n:12\r\n$3\r\na\0b\r\n_\r\n*2\r\n+a\r\n:1\r\n%1\r\n+k\r\n*0\r\n#f\r\n,1.5\r\n"
-    b">2\r\n+message\r\n+left out\r\n-LOADING it reads\r\n$0\r\n\r\n"
+    b">2\r\n+message\r\n+late\r\n-LOADING it reads\r\n$0\r\n\r\n"
 )
 
 
@@ -33,7 +33,9 @@ def test_replies_are_the_same_in_any_pieces(cuts: list[int]) -> None:
         for begin, end in itertools.pairwise(ends)
         for reply in replies.feed(STREAM[begin:end])
     ]
-    *values, error, last = found
+    *values, push, error, last = found
+    assert isinstance(push, Push)
+    assert push == [b"message", b"late"]
     assert values == [b"OK", 12, b"a\0b", None, [b"a", 1], {b"k": []}, False, 1.5]
     assert isinstance(error, ErrorReply)
     assert (str(error), error.code) == ("LOADING it reads", "LOADING")

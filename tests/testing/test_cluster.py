@@ -1,0 +1,87 @@
+"""Several daemons in memory, as users of chatd.testing have them."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from chatd import client
+from chatd.testing import open_cluster
+
+
+async def test_clients_of_all_daemons_share_a_room(autojump_clock: object) -> None:
+    async with open_cluster(nodes=2) as cluster:
+        ann = await cluster.nodes[0].client("ann")
+        bob = await cluster.nodes[1].client("bob", "socketio")
+        await ann.say("from the first")
+        await bob.say("from the second")
+        assert await ann.texts(2) == ["from the first", "from the second"]
+        assert await bob.texts(2) == ["from the first", "from the second"]
+
+
+async def test_a_client_goes_on_elsewhere_when_its_daemon_is_killed(autojump_clock: object) -> None:
+    async with open_cluster(nodes=2) as cluster:
+        one, two = cluster.nodes
+        ann, bob = await one.client("ann"), await two.client("bob")
+        await one.kill()
+        await bob.say("are you there?")
+        await cluster.move(ann, two)
+        assert await ann.texts(1) == ["are you there?"]
+        await one.start()
+        await cluster.move(ann, one)
+        await ann.say("yes")
+        assert await bob.texts(2) == ["are you there?", "yes"]
+
+
+async def test_a_daemon_without_its_engine_refuses(autojump_clock: object) -> None:
+    async with open_cluster(nodes=2) as cluster:
+        ann = await cluster.nodes[0].client("ann")
+        bob = await cluster.nodes[1].client("bob")
+        cluster.nodes[0].cut_off()
+        began = trio.current_time()
+        with pytest.raises(client.Refused, match="unavailable"):
+            await ann.say("1", key="1")
+        assert trio.current_time() - began <= 2.5
+        await bob.say("2")
+        assert ann.waiting("message") == []
+        cluster.nodes[0].heal()
+        assert await ann.texts(1) == ["2"]
+
+
+async def test_an_engine_that_starts_again_has_another_epoch(autojump_clock: object) -> None:
+    async with open_cluster(nodes=1) as cluster:
+        ann = await cluster.nodes[0].client("ann")
+        await ann.say("1")
+        cluster.kill_engine()
+        with pytest.raises(client.Refused, match="unavailable"):
+            await ann.say("2", key="2")
+        cluster.start_engine()
+        await trio.sleep(2)
+        assert (await ann.say("2", key="2")).epoch != ann.entered.epoch  # type: ignore[union-attr]
+        assert await ann.texts(2) == ["1", "2"]
+
+
+async def test_a_trimmed_feed_is_made_up_from_the_logs(autojump_clock: object) -> None:
+    async with open_cluster(nodes=2) as cluster:
+        ann = await cluster.nodes[0].client("ann")
+        bob = await cluster.nodes[1].client("bob")
+        cluster.nodes[0].cut_off()
+        for text in "123":
+            await bob.say(text)
+        cluster.trim_feed()
+        cluster.nodes[0].heal()
+        assert await ann.texts(3) == ["1", "2", "3"]
+
+
+async def test_an_engine_that_stops_goes_on_with_what_was_sent(autojump_clock: object) -> None:
+    async with open_cluster(nodes=1) as cluster:
+        ann = await cluster.nodes[0].client("ann")
+        cluster.stall_engine()
+        with pytest.raises(client.Refused, match="unavailable"):
+            await ann.say("1", key="1")
+        cluster.resume_engine()
+        await trio.sleep(2)
+        assert (await ann.say("1", key="1")).duplicate
+        await cluster.wait_idle()
+        assert await ann.texts(1) == ["1"]
+        assert cluster.logged("store")
