@@ -13,6 +13,8 @@ from typing import Final, Self
 
 import pytest
 
+from tests.e2e.reaper import end_with_us
+
 __all__ = ["RedisServer", "needs_redis", "new_prefix"]
 
 needs_redis: Final = pytest.mark.skipif(
@@ -65,6 +67,7 @@ class RedisServer:
         }
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
         self._process = subprocess.Popen(["redis-server", *words], stdout=subprocess.DEVNULL)
+        end_with_us(self._process.pid)
         deadline = time.monotonic() + _START_SECONDS
         # It answers with an error if it wants a password, but not while it reads its data.
         while not self._ping().startswith((b"+PONG", b"-NOAUTH")):
@@ -99,6 +102,13 @@ class RedisServer:
         """Let a stopped process go on."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
+
+    def await_rewrite(self) -> None:
+        """Wait until the append-only file has been rewritten."""
+        deadline = time.monotonic() + _START_SECONDS
+        while "aof_rewrite_in_progress:1" in self.command("INFO", "persistence"):
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
 
     def command(self, *words: str) -> str:
         """Return what the server answers to a command."""

@@ -273,7 +273,10 @@ class Users:
             if self._is_taken(name, user_id):
                 raise Refused("nick_taken", self.taken(user_id, name))
             self._check_place(place)
-        names = self._like(None, user_id) if name is None else self._only(name, user_id)
+        if name is not None:
+            names = self._only(name, user_id)
+        else:
+            names = self._like(None, user_id) if user is None else self.names_like(user)
         user = await self._arrive(user_id, names, partial(check, user_id))
         # The nick is held in both cases, so that operators can name whoever speaks.
         user.chosen = True

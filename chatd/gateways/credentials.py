@@ -11,7 +11,7 @@ from chatd.chat import Chat
 from chatd.chat.tokens import Grant
 from chatd.logs import Log
 from chatd.settings import Settings
-from chatd.wire.origins import OriginRefusal, check
+from chatd.wire.origins import OriginRefusal, check, check_local_host
 from chatd.wire.request import Request, Response, refusal
 
 __all__ = [
@@ -36,7 +36,11 @@ def origin_refusal(request: Request, settings: Settings) -> OriginRefusal | None
     if settings.auth.mode != "open":
         # A file that a user was sent could connect with that user's cookie.
         origins = tuple(origin for origin in origins if origin != "file")
-    return check(request, origins, settings.http.hosts, request.listener_loopback)
+    refused = check(request, origins, settings.http.hosts, request.listener_loopback)
+    if refused is None and request.header("origin") is not None:
+        # A page whose name was made to lead here would be of the same site.
+        return check_local_host(request, settings.http.hosts)
+    return refused
 
 
 def page_refusal(request: Request, settings: Settings) -> OriginRefusal | None:

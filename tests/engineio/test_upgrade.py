@@ -7,6 +7,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.engineio.served import serve, waiting
+from tests.wire.served import masked
 
 
 async def test_a_session_goes_over_to_a_websocket() -> None:
@@ -103,9 +104,7 @@ async def test_a_get_that_waits_while_all_is_said_at_once_is_refused() -> None:
         poller = await served.poller()
         answers = await waiting(nursery, poller)
         client = await poller.candidate()
-        await client.text("2probe")
-        await client.text("5")
-        await client.text("4hello")
+        await client.send(b"".join(masked(0x81, each) for each in (b"2probe", b"5", b"4hello")))
         assert [await client.hear() for _ in range(2)] == ["3probe", "4hello"]
         await wait_all_tasks_blocked()
         assert [answer[0] for answer in answers] == [400]

@@ -12,8 +12,9 @@ import trio.testing
 
 from chatd.journal import Journal, OperatorLog
 from chatd.journal.memory import MemoryJournal
-from chatd.journal.placement import Placement
+from chatd.journal.redis.engine import RedisEngine
 from chatd.journal.retention import CHUNK, Retention, RetentionLog
+from chatd.journal.shared import open_shared
 from chatd.journal.sqlite import open_sqlite
 from chatd.model import (
     LogEntry,
@@ -27,6 +28,7 @@ from chatd.model import (
     UserRecord,
 )
 from tests.journal.store import Clock
+from tests.redis_server import RedisServer, needs_redis, new_prefix
 
 DAY = 24 * 3600 * 1000
 
@@ -57,8 +59,22 @@ def now() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", pytest.param("redis", marks=needs_redis)])
 def opening(request: pytest.FixtureRequest, tmp_path: Path, now: Clock) -> Opening:
+    return _opening(request, tmp_path, now)
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def local_opening(request: pytest.FixtureRequest, tmp_path: Path, now: Clock) -> Opening:
+    """Return what opens a store of one daemon.
+
+    A shared one has the clock of its engine, items have positions there too, and it does not report
+    what it forgets to stay small.
+    """
+    return _opening(request, tmp_path, now)
+
+
+def _opening(request: pytest.FixtureRequest, tmp_path: Path, now: Clock) -> Opening:
     @asynccontextmanager
     async def memory(retention: Retention, report: OperatorLog) -> AsyncIterator[Journal]:
         yield MemoryJournal(now=now, elapsed=now.elapsed, retention=retention, report=report)
@@ -70,7 +86,15 @@ def opening(request: pytest.FixtureRequest, tmp_path: Path, now: Clock) -> Openi
         async with opened as journal:
             yield journal
 
-    return memory if request.param == "memory" else sqlite
+    @asynccontextmanager
+    async def redis(retention: Retention, report: OperatorLog) -> AsyncIterator[Journal]:
+        server: RedisServer = request.getfixturevalue("redis_server")
+        engine = RedisEngine(server.url, prefix=new_prefix(), now=now)
+        async with open_shared(engine, retention=retention, report=report) as journal:
+            yield journal
+
+    openings: dict[str, Opening] = {"memory": memory, "sqlite": sqlite, "redis": redis}
+    return openings[request.param]
 
 
 def posts(count: int, room: str = "lobby", text: str = "text") -> list[Operation]:
@@ -111,9 +135,9 @@ async def due_in(journal: Journal) -> float | None:
 
 
 async def test_the_next_sweep_is_due_when_the_first_thing_goes(
-    opening: Opening, now: Clock
+    local_opening: Opening, now: Clock
 ) -> None:
-    async with opening(rule(keep_days=2, user_days=1), quiet) as journal:
+    async with local_opening(rule(keep_days=2, user_days=1), quiet) as journal:
         assert await due_in(journal) is None
         await journal.commit(posts(1))
         assert await due_in(journal) == (2 * DAY + 1) / 1000
@@ -161,8 +185,10 @@ async def test_what_was_imported_goes_by_its_own_time(opening: Opening, now: Clo
         assert head.seq == 100
 
 
-async def test_a_swept_import_hides_nothing_of_other_rooms(opening: Opening, now: Clock) -> None:
-    async with opening(rule(keep_days=100), quiet) as journal:
+async def test_a_swept_import_hides_nothing_of_other_rooms(
+    local_opening: Opening, now: Clock
+) -> None:
+    async with local_opening(rule(keep_days=100), quiet) as journal:
         await journal.commit([lines("old", now.ms - 300 * DAY)])
         await journal.commit(posts(1, "ours"))
         await journal.commit([lines("older", now.ms - 400 * DAY)])
@@ -202,9 +228,9 @@ async def test_a_time_of_another_clock_holds_up_nothing(
 
 
 async def test_events_of_the_future_age_from_when_they_are_seen(
-    opening: Opening, now: Clock
+    local_opening: Opening, now: Clock
 ) -> None:
-    async with opening(rule(keep_days=10), quiet) as journal:
+    async with local_opening(rule(keep_days=10), quiet) as journal:
         await journal.commit([lines("r", now.ms + 36_500 * DAY, 3)])
         assert await due_in(journal) == (10 * DAY + 1) / 1000
         now.days(10)
@@ -216,7 +242,7 @@ async def test_events_of_the_future_age_from_when_they_are_seen(
 
 
 async def test_a_clock_far_ahead_removes_nothing_until_it_is_confirmed(
-    opening: Opening, now: Clock
+    local_opening: Opening, now: Clock
 ) -> None:
     told: list[object] = []
 
@@ -224,7 +250,7 @@ async def test_a_clock_far_ahead_removes_nothing_until_it_is_confirmed(
         if "clock" in str(fields.get("state")):
             told.append(fields["state"])
 
-    async with opening(rule(keep_days=100, user_days=30), tell) as journal:
+    async with local_opening(rule(keep_days=100, user_days=30), tell) as journal:
         await journal.commit(posts(3))
         await journal.commit(
             [
@@ -255,8 +281,10 @@ async def test_a_clock_far_ahead_removes_nothing_until_it_is_confirmed(
         assert await numbers(journal) == []
 
 
-async def test_a_jump_that_stays_is_followed_after_a_day(opening: Opening, now: Clock) -> None:
-    async with opening(rule(keep_days=100), quiet) as journal:
+async def test_a_jump_that_stays_is_followed_after_a_day(
+    local_opening: Opening, now: Clock
+) -> None:
+    async with local_opening(rule(keep_days=100), quiet) as journal:
         await journal.commit(posts(3))
         now.jumped = 800 * DAY
         await sweep(journal)
@@ -268,8 +296,10 @@ async def test_a_jump_that_stays_is_followed_after_a_day(opening: Opening, now: 
         assert await numbers(journal) == []
 
 
-async def test_a_jump_that_an_operator_confirms_is_followed(opening: Opening, now: Clock) -> None:
-    async with opening(rule(keep_days=100), quiet) as journal:
+async def test_a_jump_that_an_operator_confirms_is_followed(
+    local_opening: Opening, now: Clock
+) -> None:
+    async with local_opening(rule(keep_days=100), quiet) as journal:
         await journal.commit(posts(3))
         now.jumped = 800 * DAY
         assert await sweep(journal) == 0
@@ -399,14 +429,14 @@ async def test_the_oldest_of_all_rooms_go_first_by_their_times(
         assert 5 < len(left) < 40
 
 
-async def test_guests_push_no_events_out(opening: Opening, now: Clock) -> None:
+async def test_guests_push_no_events_out(local_opening: Opening, now: Clock) -> None:
     bound = 1 << 20
     told: list[object] = []
 
     def tell(_event: str, /, **fields: object) -> None:
         told.append(fields.get("state"))
 
-    async with opening(rule(max_bytes=bound), tell) as journal:
+    async with local_opening(rule(max_bytes=bound), tell) as journal:
         await journal.commit(posts(100))
         for start in range(0, 10_400, 400):
             now.ms += 1
@@ -431,7 +461,7 @@ async def test_guests_push_no_events_out(opening: Opening, now: Clock) -> None:
 
 
 async def test_a_store_full_of_what_must_stay_says_so_and_keeps_the_messages(
-    opening: Opening, now: Clock
+    local_opening: Opening, now: Clock
 ) -> None:
     told: list[dict[str, object]] = []
 
@@ -439,7 +469,7 @@ async def test_a_store_full_of_what_must_stay_says_so_and_keeps_the_messages(
         if fields.get("state") == "stuck":
             told.append(fields)
 
-    async with opening(rule(max_bytes=1 << 20), tell) as journal:
+    async with local_opening(rule(max_bytes=1 << 20), tell) as journal:
         bans: list[Operation] = [
             Put(Record("ban", f"room\0{number:0100}", b"x" * 200, now.ms + DAY))
             for number in range(6000)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +27,7 @@ from chatd.journal.redis.layout import Keys, decode_entry
 from chatd.journal.redis.link import Login
 from chatd.journal.redis.reads import RedisReads, position_of
 from chatd.journal.redis.resp import Command, ErrorReply
-from chatd.journal.redis.scripts import BEAT, COMMIT, ENTER, SWEEP, Script
+from chatd.journal.redis.scripts import BEAT, COMMIT, ENTER, SWEEP, TRIM, Script
 from chatd.journal.redis.sweeping import Sweeper, read_front
 from chatd.journal.retention import CHUNK, Retention
 from chatd.model import Erase, LogEntry, Operation, Outcome, Post, Relayed, Restore, Wipe
@@ -84,6 +85,8 @@ class RedisEngine(RedisReads):
         self._sweeper = Sweeper(client, self._keys, self._new_batch, self._execute)
         self._passed: deque[tuple[int, int]] = deque()
         """Times, and the position of the feed's last entry then."""
+        self._oldest = 0
+        """The first position that the feed keeps."""
         self._purge_ms: int | None = None
 
     # ---- the life of the engine
@@ -130,28 +133,33 @@ class RedisEngine(RedisReads):
             (keys.meta, keys.nodes, keys.facts, keys.reply(self._node), keys.feed),
             *(self._life, self._node, self._clock(), lease_ms, facts),
         )
-        now, position = await self._client.ask_one(beat)
+        now, position, removed = await self._client.ask_one(beat)
         self._set_time(now)
-        await self._trim(now, position)
+        self._passed.append((now, position))
+        if self._purge_ms is not None:
+            await self._purge(now - self._purge_ms, removed)
         return int(now)
 
-    async def _trim(self, now: int, position: int) -> None:
-        """Remove from the feed what is too old, but never its last entry."""
-        self._passed.append((now, position))
-        commands: list[Command] = [("XTRIM", self._keys.feed, "MAXLEN", "~", _FEED_LENGTH)]
-        if self._purge_ms is not None:
-            old = None
-            while self._passed and self._passed[0][0] <= now - self._purge_ms:
-                old = self._passed.popleft()[1]
-            if old is not None:
-                commands.append(("XTRIM", self._keys.feed, "MINID", old))
-        await self._client.ask(*commands)
+    async def _purge(self, before: int, removed: int) -> None:
+        """Have the feed and the server's file forget what was removed before a time.
+
+        Args:
+            before: The time. The feed keeps nothing that is older, but for its last entry.
+            removed: Since when the file has words that were removed; 0 if it has none.
+        """
+        while self._passed and self._passed[0][0] <= before:
+            self._oldest = self._passed.popleft()[1]
+        rewrite = 0 < removed <= before
+        keys = self._keys.meta, self._keys.feed
+        await self._client.ask(call(TRIM, keys, self._oldest, _FEED_LENGTH, int(rewrite)))
+        if rewrite:
+            # Refused if another node was quicker, or without the right to it: docs/operations.md.
+            with suppress(Unavailable):
+                await self._client.ask(("BGREWRITEAOF",))
 
     async def leave(self) -> None:
-        try:
+        with suppress(Unavailable):  # the lease ends by itself
             await self._client.ask(("ZADD", self._keys.nodes, "XX", 0, self._node))
-        except Unavailable:
-            await trio.lowlevel.checkpoint()  # the lease ends by itself
 
     async def aclose(self) -> None:
         self._client.close()

@@ -6,7 +6,8 @@ user's id, N a node's; names with a comma between them are parts of a value, div
 ======================  ======  =================================================================
 ``m``                   hash    ``format``, ``epoch``, ``life``, ``key``, ``pos`` (the last
                                 position), ``at`` (the last time), ``bytes`` (of all events),
-                                ``rooms`` (made so far), ``ended:EPOCH`` (see enter.lua)
+                                ``rooms`` (made so far), ``removed`` (see beat.lua),
+                                ``ended:EPOCH`` (see enter.lua)
 ``b:N``                 string  the number of the node's last batch, and the reply to it
 ``f``                   stream  the feed: what nodes read, under the ids ``POSITION-0``
 ``n``, ``facts``        zset,   nodes by the ends of their leases; what they say of themselves

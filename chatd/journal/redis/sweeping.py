@@ -7,7 +7,7 @@ still as it was read. So any node may sweep, at any time.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from chatd.journal.engine import Sweep
 from chatd.journal.redis.batch import Batch, Chunk
@@ -18,7 +18,6 @@ from chatd.journal.redis.scripts import PAGE
 from chatd.journal.retention import (
     CHUNK,
     EXPENDABLE,
-    ROW_BYTES,
     Front,
     Retention,
     front_before,
@@ -28,7 +27,10 @@ from chatd.journal.retention import (
 
 __all__ = ["Sweeper", "read_front"]
 
-_CANDIDATES = 1000
+_ROW_BYTES: Final = 400
+"""Of a user or a record, with its entries in the indexes: an estimate."""
+
+_CANDIDATES: Final = 1000
 """Records that are looked at to find those that may be dropped before their time."""
 
 
@@ -107,7 +109,7 @@ class Sweeper:
             ("HLEN", keys.records),
             ("HLEN", keys.nicks),
         )
-        return int(size or 0), sum(counts) * ROW_BYTES
+        return int(size or 0), sum(counts) * _ROW_BYTES
 
     # ---- events
 
@@ -179,19 +181,30 @@ class Sweeper:
         if guests:
             batch.forget_users(guests)
         else:
-            ending = await self._client.ask_one(
-                ("ZRANGE", keys.until, 0, _CANDIDATES - 1, "WITHSCORES")
-            )
-            names = [
-                (name, int(until))
-                for name, until in ending
-                if name.partition(b"\0")[0].decode() in EXPENDABLE
-            ][:CHUNK]
+            names = await self._expendable_records()
             if not names:
                 return 0
             batch.drop_records(names)
         await self._execute(batch)
         return 1
+
+    async def _expendable_records(self) -> list[tuple[bytes, int]]:
+        """Return the first that end of the records that may be dropped before their time."""
+        found: list[tuple[bytes, int]] = []
+        place = 0
+        while len(found) < CHUNK:
+            ending = await self._client.ask_one(
+                ("ZRANGE", self._keys.until, place, place + _CANDIDATES - 1, "WITHSCORES")
+            )
+            found += (
+                (name, int(until))
+                for name, until in ending
+                if name.partition(b"\0")[0].decode() in EXPENDABLE
+            )
+            if len(ending) < _CANDIDATES:
+                break
+            place += _CANDIDATES
+        return found[:CHUNK]
 
     async def _drop_ended(self, retention: Retention, now: int) -> int:
         """Drop a chunk of users, records and nicks whose time is over; return how many."""

@@ -20,8 +20,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_server(folder: Path) -> Iterator[RedisServer]:
     """Return a server that the test may kill and stop.
 
-    It writes its file before it answers: with ``everysec`` it may answer first, if the disk is
-    slow.
+    It writes its file before it answers; with ``everysec`` it answers first if the disk is slow.
     """
     with RedisServer(folder, appendfsync="always") as server:
         yield server

@@ -383,6 +383,36 @@ async def test_what_is_published_comes_to_the_other_nodes_at_once(
         one.publish("typing", b"lost")
 
 
+async def test_removed_words_leave_the_servers_file(own_server: RedisServer) -> None:
+    now = 1_700_000_000_000
+
+    def clock() -> int:
+        return now
+
+    def on_disk() -> bool:
+        files = (own_server.folder / "appendonlydir").iterdir()
+        return any(b"secret words" in file.read_bytes() for file in files)
+
+    async with opened(own_server, now=clock) as engine:
+        await engine.commit(1, [post("secret words"), post("other")])
+        delete = Post("lobby", "Lobby", "u1", "ann", None, "delete", of=1)
+        await engine.commit(2, [delete])
+        await engine.sweep(Retention(purge_seconds=20))
+        await engine.beat(b"")
+        assert on_disk()
+        now += 10_000
+        await engine.beat(b"")
+        own_server.await_rewrite()
+        assert not on_disk()
+        assert await texts(engine) == [None, "other", None]
+        assert [entry.position for entry in await fed(engine)] == [3]
+        now += 10_000
+        await engine.commit(3, [post("more")])
+        assert [entry.position for entry in await fed(engine, 3)] == [4]
+        await engine.beat(b"")
+        assert own_server.command("INFO", "persistence").count("aof_rewrite_in_progress:0")
+
+
 # ---- operations that read before they write
 
 

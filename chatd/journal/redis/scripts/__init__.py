@@ -8,7 +8,7 @@ from typing import Final
 
 from msgspec import Struct
 
-__all__ = ["ALL", "BEAT", "COMMIT", "ENTER", "PAGE", "PLACES", "SWEEP", "UNREAD", "Script"]
+__all__ = ["ALL", "BEAT", "COMMIT", "ENTER", "PAGE", "PLACES", "SWEEP", "TRIM", "UNREAD", "Script"]
 
 
 class Script(Struct, frozen=True):
@@ -32,6 +32,7 @@ def _script(*names: str, flags: str = "") -> Script:
 
 ENTER: Final = _script("enter")
 BEAT: Final = _script("beat")
+TRIM: Final = _script("trim")
 COMMIT: Final = _script("overlay", "commit", flags="#!lua\n")
 SWEEP: Final = _script("overlay", "commit", flags="#!lua flags=allow-oom\n")
 """`COMMIT` for batches that remove something: they make room when memory is full."""
@@ -39,4 +40,4 @@ PAGE: Final = _script("page")
 PLACES: Final = _script("places")
 UNREAD: Final = _script("unread")
 
-ALL: Final = (ENTER, BEAT, COMMIT, SWEEP, PAGE, PLACES, UNREAD)
+ALL: Final = (ENTER, BEAT, TRIM, COMMIT, SWEEP, PAGE, PLACES, UNREAD)

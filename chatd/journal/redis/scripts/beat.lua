@@ -4,7 +4,8 @@
 -- KEYS: meta, nodes, facts, the reply to the node's last batch, the feed. ARGV: the life, the node, the time in
 -- ms ('' for Redis' own), the length of a lease in ms, the node's facts.
 --
--- The reply is the time, and the position of the feed's last entry.
+-- The reply is the time, the position of the feed's last entry, and when words were removed that are
+-- still in the file of Redis, which is 0 if there are none: the node has the file rewritten.
 
 local life, node, now, lease, facts = unpack(ARGV)
 if now == '' then
@@ -20,4 +21,5 @@ redis.call('ZADD', KEYS[2], now + lease, node)
 redis.call('HSET', KEYS[3], node, facts)
 redis.call('EXPIRE', KEYS[4], 86400)
 local last = redis.call('XREVRANGE', KEYS[5], '+', '-', 'COUNT', 1)[1]
-return {now, last and tonumber(last[1]:match('^%d+')) or 0}
+local removed = redis.call('HGET', KEYS[1], 'removed')
+return {now, last and tonumber(last[1]:match('^%d+')) or 0, tonumber(removed or 0)}

@@ -95,8 +95,16 @@ local function present(records, record)
   return target and record .. select(11, target:match(RECORD)) or record
 end
 
-local function store(records, seq, record)
+local function add(records, seq, record)
+  bytes = bytes + #record
+  set(records, seq, record)
+end
+
+-- Replace or delete the record of an event. The file of Redis has the words before until it is
+-- rewritten: see beat.lua.
+local function replace(records, seq, record)
   local before = get(records, seq)
+  if not get(META, 'removed') then set(META, 'removed', clock) end
   bytes = bytes + (record and #record or 0) - (before and #before or 0)
   set(records, seq, record)
 end
@@ -164,7 +172,7 @@ function operations.p()
     local state = kind == 'e' and at .. ' 0 ' or '0 1 '
     local head = 'm' .. its_position .. ' ' .. its_at .. ' ' .. state
     local tail = table.concat({user, nick, '', its_reply_to, its_key}, '\0')
-    store(records, of, head .. tail .. (kind == 'e' and text or ''))
+    replace(records, of, head .. tail .. (kind == 'e' and text or ''))
   end
   local room = room_of(key)
   if not room.name then create(room, key, fold, name) end
@@ -174,9 +182,7 @@ function operations.p()
   if kind == 't' then set(key, 'topic', text:sub(2)) end
   local record = kind .. (position + 1) .. ' ' .. at .. ' 0 0 ' .. beside
   local seq = tostring(room.seq)
-  local stored = kind == 'e' and record or record .. text
-  bytes = bytes + #stored
-  set(records, seq, stored)
+  add(records, seq, kind == 'e' and record or record .. text)
   if bucket then set(bucket, digest, seq) end
   append('E', fold, seq, record .. text)
   return '+' .. position .. ' ' .. seq
@@ -210,7 +216,7 @@ function operations.i()
   for number, entry in ipairs(new) do
     position = position + 1 -- without an entry of the feed
     local seq = tostring(first + number - 1)
-    store(records, seq, entry.kind .. position .. ' ' .. entry.rest)
+    add(records, seq, entry.kind .. position .. ' ' .. entry.rest)
     if entry.bucket then set(entry.bucket, entry.digest, seq) end
     if entry.kind == 't' then set(key, 'topic', entry.topic) end
   end
@@ -233,7 +239,7 @@ function operations.w()
       if kind == 't' and get(key, 'topic') == text:sub(2) then set(key, 'topic', '') end
       local state = kind == 'm' and ' 0 1 ' or ' 0 0 '
       local tail = table.concat({'forgotten', 'forgotten', of, reply_to, kind == 't' and '\0' or ''}, '\0')
-      store(records, seq, kind .. its_position .. ' ' .. its_at .. state .. tail)
+      replace(records, seq, kind .. its_position .. ' ' .. its_at .. state .. tail)
       if bucket then set(bucket, digest, false) end
     end
   end
@@ -252,7 +258,7 @@ function operations.x()
     if holds then
       local record = get(records, tostring(seq))
       gone = record:match('^%a(%d+)')
-      store(records, tostring(seq), false)
+      replace(records, tostring(seq), false)
       if bucket then set(bucket, digest, false) end
     end
   end

@@ -1,38 +1,24 @@
-"""An engine in the process, with faults on demand, for tests of what several daemons do together.
-
-`ModelStore` is the server, `ModelEngine` one node's client of it. What the server holds is in
-`_State`, which is the reference for what each operation does. It depends on nothing but what it was
-asked, in which order, and at which times. So the server can lose its last moments, as a real one
-does that goes on from an older copy: a new state is asked everything again but these.
-"""
+"""What the server holds, and what each request does to it: the reference for every engine."""
 
 from __future__ import annotations
 
-import secrets
 from bisect import bisect_right
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Sequence
 from operator import attrgetter
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeVar
 
-import trio
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from chatd.changed import Changed
 from chatd.journal import Unavailable
 from chatd.journal.engine import (
     FEED_ENTRIES,
-    FEED_SECONDS,
-    LEASE_SECONDS,
     NICK_TAKEN,
     PERSONAL,
     REPLICATED,
     Fed,
     Holder,
     Life,
-    Lost,
-    Node,
     Stale,
     Sweep,
 )
@@ -51,16 +37,13 @@ from chatd.model import (
     Exited,
     FeedEntry,
     Forget,
-    Head,
     Lease,
-    LogEntry,
     Named,
     Operation,
     Outcome,
     Progress,
     Put,
     Receipt,
-    Record,
     RecordChanged,
     Records,
     Refusal,
@@ -70,18 +53,14 @@ from chatd.model import (
     Restore,
     Swept,
     Take,
-    UserRecord,
     Wipe,
 )
 
-__all__ = ["ModelEngine", "ModelStore"]
+__all__ = ["State", "result"]
 
 _T = TypeVar("_T")
 
 _POSITION: Final = attrgetter("position")
-
-TIMEOUT_SECONDS: Final = 2.0
-"""How long a node waits for an answer, by default."""
 
 
 class _Standing(Struct):
@@ -125,7 +104,7 @@ class _Appended(Struct, frozen=True):
     at: int
 
 
-class _State(MemoryJournal):
+class State(MemoryJournal):
     """What the server holds, and what each request does to it. ``now`` is the server's time.
 
     The logs, the records and the users are the memory journal's; its position counts items too.
@@ -289,6 +268,22 @@ class _State(MemoryJournal):
         self._entries += 1
         self.feed.append(_Appended(entry.position, origin, entry, self.time))
 
+    def entries_after(
+        self, after: int, upto: int | None, node: str, wanted: Callable[[str], bool]
+    ) -> list[Fed]:
+        """Return what `Engine.feed` does, up to a position if one is given."""
+        found: list[Fed] = []
+        first = bisect_right(self.feed, after, key=_POSITION)
+        for one in self.feed[first : first + FEED_ENTRIES]:
+            if upto is not None and one.position > upto:
+                break
+            entry: FeedEntry | None = one.entry
+            foreign = not one.origin.startswith(f"{node}.")
+            if isinstance(entry, Event) and foreign and not wanted(entry.room):
+                entry = None
+            found.append(Fed(one.position, one.origin, entry))
+        return found
+
     def _do(self, operation: Operation, at: int) -> Outcome:
         match operation:
             case Put(record):
@@ -364,7 +359,7 @@ class _State(MemoryJournal):
         if retention != self._retention:
             self.retain(retention)
         removed = self._retention_log.swept
-        more = _result(self.sweep())
+        more = result(self.sweep())
         self._forget_guests(now)
         kept = now - retention.purge_seconds * 500
         while len(self.feed) > 1 and self.feed[0].at < kept:
@@ -538,11 +533,7 @@ class _State(MemoryJournal):
         return Holder(user, standing.nick, bool(standing.nodes), standing.subject)
 
 
-_Request: TypeAlias = Callable[[_State, int], _T]
-"""A request: does something to the state at a time, and returns the answer."""
-
-
-def _result(reading: Coroutine[Any, Any, _T]) -> _T:
+def result(reading: Coroutine[Any, Any, _T]) -> _T:
     """Return the result of a coroutine that waits for nothing."""
     try:
         reading.send(None)
@@ -554,417 +545,3 @@ def _result(reading: Coroutine[Any, Any, _T]) -> _T:
 
 def _epoch(fresh: bytes) -> str:
     return f"e{fresh.hex()[:15]}"
-
-
-class _Link:
-    """A node's connection to a life of the server."""
-
-    def __init__(self, life: str) -> None:
-        self.life = life
-
-
-class _Pending:
-    """A request that the server has not read yet."""
-
-    def __init__(self, do: Callable[[], object]) -> None:
-        self.do = do
-        self.read = trio.Event()
-
-
-class ModelStore:
-    """The server: one for all nodes. Its faults are methods.
-
-    Args:
-        now: Returns the server's time in ms since 1970.
-        replicas: How many replicas must have a batch before it is acknowledged and in the feed.
-        lease_seconds: How long a node's lease lasts.
-        random: Returns 32 random bytes.
-
-    Attributes:
-        jump_ms: By how much the server's clock is ahead.
-        life: Names the life of the server's process; None while there is none.
-    """
-
-    def __init__(
-        self,
-        now: Callable[[], int],
-        *,
-        replicas: int = 0,
-        lease_seconds: float = LEASE_SECONDS,
-        random: Callable[[], bytes] = lambda: secrets.token_bytes(32),
-    ) -> None:
-        self.jump_ms = 0
-        self.lease_seconds = lease_seconds
-        self.changed = Changed()
-        self.random = random
-        self.life: str | None = random().hex()
-        self.stalled = False
-        self._now = now
-        self._replicas = replicas
-        self._state = _State()
-        self._log: list[tuple[int, _Request[object]]] = []
-        self._replicated: tuple[int, int] | None = None
-        """While the replicas are away: how many requests they have got, and up to which position.
-        """
-        self._pending: list[_Pending] = []
-        self._engines: set[ModelEngine] = set()
-
-    # ---- faults
-
-    def kill(self) -> None:
-        """End the server's process: every link is gone."""
-        self.life = None
-        self.stalled = False
-        for one in self._pending:
-            one.read.set()
-        self._pending.clear()
-        self.changed.notify()
-
-    def restart(self, lose: int = 0) -> None:
-        """Start another process, without the last ``lose`` requests that changed something."""
-        self.kill()
-        self._log = self._log[: len(self._log) - lose]
-        self._state = _State()
-        for now, request in self._log:
-            with suppress(Unavailable):  # it was refused then, too
-                self._state.time = now
-                request(self._state, now)
-        self.life = self.random().hex()
-        self.changed.notify()
-
-    def cut_replicas(self) -> None:
-        """Let the replicas get nothing more. With ``replicas``, nothing is acknowledged then."""
-        self._replicated = (len(self._log), self._state.position)
-
-    def heal_replicas(self) -> None:
-        """Let the replicas get everything again."""
-        self._replicated = None
-        self.changed.notify()
-
-    def fail_over(self) -> None:
-        """Replace the server by a replica, which lacks what it could not get."""
-        lose = 0 if self._replicated is None else len(self._log) - self._replicated[0]
-        self._replicated = None
-        self.restart(lose)
-
-    def stall(self) -> None:
-        """Let requests wait, as a stopped process does."""
-        self.stalled = True
-
-    def go_on(self) -> None:
-        """Read the requests that wait, also those whose senders have given up."""
-        self.stalled = False
-        pending, self._pending = self._pending, []
-        for one in pending:
-            one.do()
-            one.read.set()
-        self.changed.notify()
-
-    def trim(self) -> None:
-        """Remove all of the feed but its last entry."""
-        del self._state.feed[:-1]
-
-    # ---- serving
-
-    def connect(self, engine: ModelEngine) -> None:
-        self._engines.add(engine)
-
-    def disconnect(self, engine: ModelEngine) -> None:
-        self._engines.discard(engine)
-
-    async def serve(
-        self,
-        engine: ModelEngine,
-        request: _Request[_T],
-        *,
-        changes: bool = False,
-        replicated: bool = False,
-    ) -> _T:
-        """Return the answer to a node's request; wait for ever if there is none.
-
-        Args:
-            engine: The node's engine.
-            request: The request.
-            changes: Whether it changes something.
-            replicated: Whether the answer must wait until the replicas have the change.
-        """
-        answer: list[_T | Unavailable] = []
-
-        def do() -> None:
-            now = self._now() + self.jump_ms
-            if changes:
-                self._log.append((now, request))
-            self._state.time = now
-            try:
-                answer.append(request(self._state, now))
-            except Unavailable as refusal:
-                answer.append(refusal)
-            self.changed.notify()
-
-        link = engine.link
-        while engine.cut:
-            await self.changed.wait()
-        engine.check(link)
-        if engine.late is not None:
-            engine.late.append(do)
-            while link is engine.link:
-                await self.changed.wait()
-            engine.check(link)
-        if self.stalled:
-            pending = _Pending(do)
-            self._pending.append(pending)
-            await pending.read.wait()
-        else:
-            do()
-        while engine.deaf or (replicated and self._replicas and self._replicated):
-            await self.changed.wait()
-        engine.check(link)
-        [outcome] = answer
-        if isinstance(outcome, Unavailable):
-            raise outcome
-        return outcome
-
-    def entries(self, after: int, node: str, wanted: Callable[[str], bool]) -> list[Fed]:
-        """Return what follows a position in the feed, and has reached the replicas."""
-        feed = self._state.feed
-        upto = self._state.position
-        if self._replicas and self._replicated:
-            upto = self._replicated[1]
-        found: list[Fed] = []
-        first = bisect_right(feed, after, key=_POSITION)
-        for one in feed[first : first + FEED_ENTRIES]:
-            if one.position > upto:
-                break
-            entry: FeedEntry | None = one.entry
-            foreign = not one.origin.startswith(f"{node}.")
-            if isinstance(entry, Event) and foreign and not wanted(entry.room):
-                entry = None
-            found.append(Fed(one.position, one.origin, entry))
-        return found
-
-    def publish(self, sender: ModelEngine, kind: str, body: bytes) -> None:
-        for engine in self._engines:
-            if engine is not sender and not engine.cut:
-                engine.published.append(Relayed(0, kind, body))
-        self.changed.notify()
-
-
-class ModelEngine:
-    """An `Engine` on a `ModelStore`. The faults of its link are methods.
-
-    Args:
-        store: The server.
-        timeout_seconds: How long to wait for an answer.
-
-    Attributes:
-        node: The node's id; empty before `enter`.
-        link: The link to the server; None if there is none.
-    """
-
-    def __init__(self, store: ModelStore, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
-        self.node = ""
-        self.cut = False
-        self.deaf = False
-        self.late: list[Callable[[], None]] | None = None
-        self.published: list[Relayed] = []
-        self._store = store
-        self._timeout = timeout_seconds
-        self.link: _Link | None = None
-        self._entered: str | None = None
-        """The life that the node entered last."""
-        self._parked: list[Callable[[], None]] = []
-
-    # ---- faults
-
-    def cut_off(self) -> None:
-        """Let nothing through, without notice, until `heal`."""
-        self.cut = True
-
-    def lose_answers(self) -> None:
-        """Let requests through but no answers, until `heal`."""
-        self.deaf = True
-
-    def heal(self) -> None:
-        """End `cut_off` and `lose_answers`."""
-        self.cut = self.deaf = False
-        self._store.changed.notify()
-
-    def break_link(self) -> None:
-        """Close the link, with notice."""
-        self.link = None
-        self._store.changed.notify()
-
-    def hold_back(self) -> None:
-        """Keep what is sent on this link in a buffer, from where `deliver` brings it, too late."""
-        self.late = self._parked
-
-    def deliver(self) -> None:
-        """Bring what `hold_back` has kept."""
-        parked, self._parked = self._parked, []
-        for do in parked:
-            do()
-
-    def check(self, link: _Link | None) -> None:
-        """Raise `Lost` if that is not the present link to the server's present life."""
-        if link is None or link is not self.link or link.life != self._store.life:
-            raise Lost("the link to the engine is closed")
-
-    # ---- Engine
-
-    @property
-    def lease_seconds(self) -> float:
-        return self._store.lease_seconds
-
-    async def _ask(
-        self, request: _Request[_T], *, changes: bool = False, replicated: bool = False
-    ) -> _T:
-        with trio.move_on_after(self._timeout):
-            await trio.lowlevel.checkpoint()
-            return await self._store.serve(self, request, changes=changes, replicated=replicated)
-        self.break_link()
-        raise Lost("the engine did not answer in time")
-
-    async def enter(self, last: tuple[int, str] | None, confirmed: int, facts: bytes) -> Life:
-        store, node, fresh = self._store, self.node, self._store.random()
-        if (life := store.life) is None:
-            self.link = None
-            await trio.lowlevel.checkpoint()
-            raise Lost("nothing listens at the engine's address")
-        self.late, self.link = None, _Link(life)
-        if life == self._entered:
-            last, confirmed = None, 0
-        lease_ms = round(store.lease_seconds * 1000)
-        entered = await self._ask(
-            lambda state, now: state.enter(
-                now, life, fresh, node, last, confirmed, lease_ms, facts
-            ),
-            changes=True,
-        )
-        self.node, self._entered = entered.node, life
-        store.connect(self)
-        return entered
-
-    async def commit(self, number: int, batch: Sequence[Operation]) -> list[Outcome]:
-        node, fresh = self.node, self._store.random()
-        return await self._ask(
-            lambda state, now: state.commit_of(now, fresh, node, number, batch),
-            changes=True,
-            replicated=True,
-        )
-
-    async def void(self, node: str, number: int) -> list[Outcome] | None:
-        return await self._ask(
-            lambda state, _now: state.void(node, number), changes=True, replicated=True
-        )
-
-    async def feed(self, after: int, wanted: Callable[[str], bool]) -> Sequence[Fed | Relayed]:
-        store, link = self._store, self.link
-        with trio.move_on_after(FEED_SECONDS + self._timeout):
-            quiet = trio.current_time() + FEED_SECONDS
-            await trio.lowlevel.checkpoint()
-            while True:
-                if self.cut or self.deaf or store.stalled:
-                    await store.changed.wait()
-                    continue
-                self.check(link)
-                if self.published:
-                    published, self.published = self.published, []
-                    return published
-                if found := store.entries(after, self.node, wanted):
-                    return found
-                with trio.move_on_at(quiet) as waiting:
-                    await store.changed.wait()
-                if waiting.cancelled_caught:
-                    return []
-        self.break_link()
-        raise Lost("the engine's feed gave no sign of life")
-
-    def publish(self, kind: str, body: bytes) -> None:
-        if not self.cut:
-            self._store.publish(self, kind, body)
-
-    async def beat(self, facts: bytes) -> int:
-        node, lease_ms = self.node, round(self._store.lease_seconds * 1000)
-        return await self._ask(
-            lambda state, now: state.beat(now, node, lease_ms, facts), changes=True
-        )
-
-    async def bury(self, hold_ms: int) -> bool:
-        return await self._ask(lambda state, now: state.bury(now, hold_ms), changes=True)
-
-    async def leave(self) -> None:
-        node = self.node
-        with suppress(Unavailable):
-            await self._ask(lambda state, now: state.leave(now, node), changes=True)
-
-    async def sweep(self, retention: Retention) -> Sweep:
-        return await self._ask(lambda state, now: state.swept(now, retention), changes=True)
-
-    async def aclose(self) -> None:
-        self._store.disconnect(self)
-        self.break_link()
-
-    # ---- reading
-
-    async def _read(self, read: Callable[[_State], Coroutine[Any, Any, _T]]) -> _T:
-        return await self._ask(lambda state, _now: _result(read(state)))
-
-    async def position(self) -> int:
-        return await self._ask(lambda state, _now: state.position)
-
-    async def members(self, room: str) -> list[Entered]:
-        return await self._read(lambda state: state.members(room))
-
-    async def occupied(self) -> dict[str, tuple[str, int]]:
-        return await self._read(lambda state: state.occupied())
-
-    async def holder(self, look: str) -> Holder | None:
-        return await self._read(lambda state: state.holder(look))
-
-    async def nodes(self) -> list[Node]:
-        return await self._ask(
-            lambda state, now: [
-                Node(node, one.lease_until, one.facts)
-                for node, one in sorted(state.nodes.items())
-                if one.lease_until > now
-            ]
-        )
-
-    async def read(self, room: str, after: int, upto: int, limit: int) -> list[Event]:
-        return await self._read(lambda state: state.read(room, after, upto, limit))
-
-    async def read_back(self, room: str, before: int, limit: int) -> list[Event]:
-        return await self._read(lambda state: state.read_back(room, before, limit))
-
-    async def read_rooms(self, rooms: Mapping[str, int], upto: int, limit: int) -> list[Event]:
-        return await self._read(lambda state: state.read_rooms(rooms, upto, limit))
-
-    async def head(self, room: str) -> Head | None:
-        return await self._read(lambda state: state.head(room))
-
-    async def rooms(self) -> list[Head]:
-        return await self._read(lambda state: state.rooms())
-
-    async def seq_at(self, room: str, position: int) -> int:
-        return await self._read(lambda state: state.seq_at(room, position))
-
-    async def unread(self, room: str, user: str, after: int, most: int) -> int:
-        return await self._read(lambda state: state.unread(room, user, after, most))
-
-    async def records(self, kind: str, prefix: str = "", limit: int = -1) -> list[Record]:
-        return await self._read(lambda state: state.records(kind, prefix, limit))
-
-    async def user(self, user: str) -> UserRecord | None:
-        return await self._read(lambda state: state.user(user))
-
-    async def present(self, since: int) -> list[UserRecord]:
-        return await self._read(lambda state: state.present(since))
-
-    async def subjects(self) -> list[UserRecord]:
-        return await self._read(lambda state: state.subjects())
-
-    async def entries(self, room: str, after: int, limit: int) -> list[LogEntry]:
-        return await self._read(lambda state: state.entries(room, after, limit))
-
-    async def entries_of(self, user: str, after: int) -> tuple[list[LogEntry], int | None]:
-        return await self._read(lambda state: state.entries_of(user, after))
