@@ -385,7 +385,12 @@ class Engine:
         return response
 
     async def complete(self, request: Request, response: Response) -> Response:
-        """Return a response with the CORS headers that all have, for a table of routes."""
+        """Return a response with the CORS headers that all have, for a table of routes.
+
+        One to a page that is misdirected here (421) has none: its origin only seems to be ours.
+        """
+        if response.status == 421:
+            return response
         added = await cors.headers(request, self.options)
         return msgspec.structs.replace(response, headers=[*response.headers, *added])
 

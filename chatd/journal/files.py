@@ -15,7 +15,7 @@ from pathlib import Path
 from struct import Struct
 from typing import Final
 
-__all__ = ["Misplaced", "StoreFiles"]
+__all__ = ["Misplaced", "StoreFiles", "read_counter"]
 
 _SUFFIXES: Final = ("", "-wal", "-shm")
 
@@ -59,15 +59,20 @@ class StoreFiles:
         self._changed = 0  # the folder's time of change when its files were last looked at
         # Closing these drops the locks that SQLite has on them: they stay open until `close`.
         self._file = os.open(path, os.O_RDONLY)
+        # What is noted of the counter must not be ahead of the disk.
+        os.fsync(self._file)
         self._counter = self._read_counter()
         self._log = os.open(self._files["-wal"], os.O_RDONLY)
         self._index = os.open(self._files["-shm"], os.O_RDONLY)
         self._index_header = mmap.mmap(self._index, _LAST_FRAME.size, prot=mmap.PROT_READ)
 
     @property
-    def inodes(self) -> tuple[int, int]:
-        """The inodes of the store's file and of its log."""
-        return self._identities[""][1], self._identities["-wal"][1]
+    def identity(self) -> tuple[int, int, int]:
+        """The inodes of the store's file and of its log, and the file's change counter.
+
+        By these a later start knows them again.
+        """
+        return self._identities[""][1], self._identities["-wal"][1], self._counter
 
     def check_log(self) -> None:
         """Check that the log has all that was committed. Called by the writer alone.
@@ -120,8 +125,7 @@ class StoreFiles:
         self._counter = counter
 
     def _read_counter(self) -> int:
-        counter: int = _COUNTER.unpack(os.pread(self._file, _COUNTER.size, 0))[0]
-        return counter
+        return _counter_in(os.pread(self._file, _COUNTER.size, 0))
 
     def close(self) -> None:
         """Let go of the files. The connections are closed."""
@@ -136,6 +140,17 @@ class StoreFiles:
             "back in its place. If it is lost, save what chatd still holds with `chatd ctl backup "
             f"FILE`, stop chatd, put that file at {self._path}, and start chatd again"
         )
+
+
+def read_counter(path: Path) -> int:
+    """Return the change counter of a store's file that is not open; 0 of an empty one."""
+    with path.open("rb") as file:
+        return _counter_in(file.read(_COUNTER.size).ljust(_COUNTER.size, b"\0"))
+
+
+def _counter_in(header: bytes) -> int:
+    counter: int = _COUNTER.unpack(header)[0]
+    return counter
 
 
 def _identity(found: os.stat_result) -> tuple[int, int]:

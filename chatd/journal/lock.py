@@ -1,10 +1,10 @@
 """The store's lock, and the check whether the store went back in time.
 
 The lock file beside the store holds the process that has it open and, in a second line, the store's
-last *generation* that this folder knows, and the inodes of the store's file and of its log:
-``7 open 4711 4713`` or ``7 closed 4711 4713``. The generation counts how often the store was
-opened. A store with an earlier generation was restored from a backup; one with another inode was
-put in its place.
+last *generation* that this folder knows, the inodes of the store's file and of its log, and the
+file's change counter: ``7 open 4711 4713 2`` or ``7 closed 4711 4713 2``. The generation counts how
+often the store was opened. A store with an earlier generation was restored from a backup; one with
+another inode was put in its place, and one with a smaller counter was copied over it.
 
 The lock is on a file of its own: closing any descriptor of the database would drop SQLite's own
 locks on it (sqlite.org/howtocorrupt.html, 2.2).
@@ -28,20 +28,20 @@ class StoreLock:
     """Holds the file for this process, until `release` or the end of the process.
 
     ``generation`` is the store's last one that began in this folder, None if it is not known,
-    ``closed`` whether it ended cleanly, and ``inodes`` those of its file and its log, None if they
-    are not known.
+    ``closed`` whether it ended cleanly, and ``identity`` that of its files (see
+    `chatd.journal.files.StoreFiles.identity`), None if it is not known.
     """
 
     def __init__(self, descriptor: int, record: str) -> None:
         self._descriptor = descriptor
         generation, _, rest = record.partition(" ")
-        state, *inodes = rest.split(" ")
+        state, *identity = rest.split(" ")
         known = generation.isdigit() and state in ("open", "closed")
         self.generation = int(generation) if known else None
         self.closed = state == "closed"
-        self.inodes: tuple[int, int] | None = None
-        if known and len(inodes) == 2 and all(map(str.isdigit, inodes)):
-            self.inodes = int(inodes[0]), int(inodes[1])
+        self.identity: tuple[int, int, int] | None = None
+        if known and len(identity) == 3 and all(map(str.isdigit, identity)):
+            self.identity = int(identity[0]), int(identity[1]), int(identity[2])
         self._write(f"{os.getpid()}")
 
     @classmethod
@@ -76,9 +76,9 @@ class StoreLock:
             os.close(descriptor)
             raise
 
-    def note(self, generation: int, inodes: tuple[int, int], *, closed: bool) -> None:
+    def note(self, generation: int, identity: tuple[int, int, int], *, closed: bool) -> None:
         """Record that a generation of the store began here, or ended cleanly."""
-        self.generation, self.inodes, self.closed = generation, inodes, closed
+        self.generation, self.identity, self.closed = generation, identity, closed
         self._write(f"{os.getpid()}")
         os.fsync(self._descriptor)
 
@@ -89,8 +89,8 @@ class StoreLock:
 
     def _write(self, holder: str) -> None:
         state = "closed" if self.closed else "open"
-        inodes = "" if self.inodes is None else " {} {}".format(*self.inodes)
-        record = "" if self.generation is None else f"{self.generation} {state}{inodes}\n"
+        identity = "" if self.identity is None else " {} {} {}".format(*self.identity)
+        record = "" if self.generation is None else f"{self.generation} {state}{identity}\n"
         content = f"{holder}\n{record}".encode()
         os.pwrite(self._descriptor, content, 0)
         os.ftruncate(self._descriptor, len(content))

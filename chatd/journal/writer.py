@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 from chatd.clock import ClockState, SteadyClock
 from chatd.journal import Durability, StoreError, maintenance, new_epoch, next_time, schema
 from chatd.journal.batch import Batch
-from chatd.journal.files import StoreFiles
+from chatd.journal.files import StoreFiles, read_counter
 from chatd.journal.index import is_damage
 from chatd.journal.lock import BootMarker, Keepsake, StoreLock
 from chatd.journal.maintenance import Swept, Watermarks
@@ -116,14 +116,17 @@ class Writer:
         self._cursor = connection.cursor()
 
     def _put_aside(self, lock: StoreLock) -> bool:
-        """Return whether another file was put in the place of the last generation's.
+        """Return whether another file was put in the place of the last generation's, or over it.
 
         The log of the former file is put aside: SQLite would play it into the new one.
         """
-        if lock.inodes is None or self.path.stat().st_ino == lock.inodes[0]:
+        if lock.identity is None:
+            return False
+        inode, log_inode, counter = lock.identity
+        if self.path.stat().st_ino == inode and read_counter(self.path) >= counter:
             return False
         log = Path(f"{self.path}-wal")
-        if log.exists() and log.stat().st_ino == lock.inodes[1]:
+        if log.exists() and log.stat().st_ino == log_inode:
             log.rename(f"{self.path}-wal.former")
             Path(f"{self.path}-shm").unlink(missing_ok=True)
         return True
@@ -169,7 +172,7 @@ class Writer:
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         page: int = connection.execute("PRAGMA page_size").fetchone()[0]
         self.files = StoreFiles(self.path, page)
-        lock.note(self._generation, self.files.inodes, closed=False)
+        lock.note(self._generation, self.files.identity, closed=False)
         self._keep(self.marks.position)
         self._set_durability(connection)
 
@@ -228,7 +231,7 @@ class Writer:
                 self._connection.close()
                 self.files.close()
             self._marker.remove()
-            self._lock.note(self._generation, self.files.inodes, closed=True)
+            self._lock.note(self._generation, self.files.identity, closed=True)
         finally:
             self._lock.release()
 
@@ -249,7 +252,7 @@ class Writer:
         Whatever store is opened here next then gets a new epoch.
         """
         assert self._lock is not None  # noqa: S101  open() was called
-        self._lock.note(self._generation, self.files.inodes, closed=misplaced)
+        self._lock.note(self._generation, self.files.identity, closed=misplaced)
 
     # ---- committing
 

@@ -104,6 +104,24 @@ async def test_a_backup_that_replaces_the_open_store_gives_no_number_twice(
         assert (await eve.join("lobby")).epoch != epoch
 
 
+async def test_a_backup_copied_over_a_killed_store_is_what_is_there(
+    start_chatd: ChatdStarter, tmp_path: Path
+) -> None:
+    admin, copy = tmp_path / "admin.sock", tmp_path / "copy.db"
+    chatd = await start_chatd({"admin.socket": str(admin)})
+    assert await says(chatd, "kept") == 1
+    assert (await chatd_says("ctl", "--socket", admin, "backup", copy))[0] == 0
+    assert await says(chatd, "after the backup") == 2
+    await chatd.kill()
+    # As `cp` does: the file is the same one, and the log beside it is the killed daemon's.
+    chatd.history.write_bytes(copy.read_bytes())
+    chatd = await start_chatd()
+    await chatd.line("store", state="renewed")
+    assert await texts(chatd) == ["kept"]
+    assert await says(chatd, "the second number 2") == 2
+    assert chatd.history.with_name("chatd.db-wal.former").exists()
+
+
 async def test_a_clock_800_days_ahead_deletes_nothing(
     start_chatd: ChatdStarter, tmp_path: Path
 ) -> None:
