@@ -385,12 +385,7 @@ class Engine:
         return response
 
     async def complete(self, request: Request, response: Response) -> Response:
-        """Return a response with the CORS headers that all have, for a table of routes.
-
-        One to a page that is misdirected here (421) has none: its origin only seems to be ours.
-        """
-        if response.status == 421:
-            return response
+        """Return a response with the CORS headers that all have, for a table of routes."""
         added = await cors.headers(request, self.options)
         return msgspec.structs.replace(response, headers=[*response.headers, *added])
 

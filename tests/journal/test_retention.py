@@ -12,6 +12,7 @@ import trio.testing
 
 from chatd.journal import Journal, OperatorLog
 from chatd.journal.memory import MemoryJournal
+from chatd.journal.placement import Placement
 from chatd.journal.redis.engine import RedisEngine
 from chatd.journal.retention import CHUNK, Retention, RetentionLog
 from chatd.journal.shared import open_shared
