@@ -121,8 +121,8 @@ class SocketIoCodec:
             if isinstance(item, Event):
                 event = events.shape(room, item)
                 offset = live_offset(epoch, item.position)
-            elif isinstance(item, events.Message) and isinstance(item.seq, int):
-                offset = page_offset(epoch, item.seq)
+            elif (seq := events.number(item)) is not None:
+                offset = page_offset(epoch, seq)
             packet = self.packet(event)
             if offset is not None and self._recovers:
                 packet = with_offset(packet, offset)

@@ -161,6 +161,24 @@ async def test_a_client_that_saw_only_a_part_of_the_first_page(
     assert await cleo.texts(1) == ["7"]
 
 
+async def test_a_page_that_ends_with_a_change_is_not_missed_again(
+    chat: Harness, autojump_clock: MockClock
+) -> None:
+    ann = await json_user(chat, "ann")
+    bob = await come(chat, nick="bob")
+    since = {"epoch": (await hello(bob))["joined"]["epoch"], "seq": 0}
+    await lose(chat, bob)
+    await ann.do("say", room="lobby", text="1")
+    await ann.do("delete", room="lobby", seq=1)
+    bob = await come(chat, since=since)
+    await hello(bob)
+    assert [(await bob.event())[0] for _ in range(2)] == ["chat message", "delete"]
+    await lose(chat, bob)
+    bob = await come(chat, bob)
+    assert bob.missed == []
+    assert (await hello(bob))["joined"]["recovered"]
+
+
 async def test_nothing_was_said_yet(chat: Harness, autojump_clock: MockClock) -> None:
     bob = await come(chat, nick="bob")
     await hello(bob)
