@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from chatd import budgets
-from chatd.budgets import BURST_SECONDS, SLICE_ITEMS, Pace, Slice, json_values
+from chatd.budgets import BURST_SECONDS, SLICE_ITEMS, Bucket, Pace, Slice, json_values
 from chatd.settings import Limits
 from chatd.socketio.options import Options
 
@@ -88,3 +88,15 @@ def test_the_table_names_what_there_is() -> None:
             assert hasattr(budgets, constant), row
         for key in re.findall(r"[a-z]+_[a-z_]+", f"{client} {address} {everybody}"):
             assert key in keys, row
+
+
+async def test_a_bucket_that_lacks_something_is_full_no_earlier(mock_clock: MockClock) -> None:
+    one, other = Bucket(), Bucket()
+    one.take(5, 2, 10)
+    other.lack(one.full_in(2, 10), 2, 10)
+    assert other.full_in(2, 10) == one.full_in(2, 10) == 2.5
+    other.lack(1, 2, 10)
+    assert other.full_in(2, 10) == 2.5
+    other.lack(3, "off", 10)
+    assert other.take(5, 2, 10) == 0
+    assert other.take(1, 2, 10) == 500

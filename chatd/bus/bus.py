@@ -19,12 +19,12 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
 from operator import attrgetter
 from time import perf_counter
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias, cast
 
 import trio
 from msgspec import Struct
@@ -521,17 +521,18 @@ class Bus:
             began = perf_counter()
             self._fanout_began = trio.current_time()
             self._fanning_out = block[-1].position
-            for run in _runs(block):
-                if isinstance(run, list):
-                    await self._show(run)
+            for kind, run in groupby(block, type):
+                if kind is Event:
+                    await self._show(cast("Iterator[Event]", run))
                 else:
-                    await self._take_in(run)
+                    for item in run:
+                        await self._take_in(cast("Item", item))
             self._fanned_out = block[-1].position
             self._progress.notify()
             self._fanout_began = math.inf
             self._fanout_seconds.observe(perf_counter() - began)
 
-    async def _show(self, block: Sequence[Event]) -> None:
+    async def _show(self, block: Iterable[Event]) -> None:
         """Fan out events, and report each room's."""
         for room, run in groupby(block, attrgetter("room")):
             events = list(run)
@@ -687,21 +688,6 @@ class Bus:
             self._unindexed = trio.Event()
         self._index_in = delay or 0.0
         return delay == 0
-
-
-def _runs(block: Sequence[FeedEntry]) -> Iterator[list[Event] | Item]:
-    """Return the events that follow one another, and the items between them."""
-    events: list[Event] = []
-    for entry in block:
-        if isinstance(entry, Event):
-            events.append(entry)
-            continue
-        if events:
-            yield events
-            events = []
-        yield entry
-    if events:
-        yield events
 
 
 def _weight(item: _Submitted) -> int:

@@ -289,10 +289,9 @@ class Chat:
             senders.append(sender := self.senders.pop(event.position, None))
             if sender is not None:
                 self._seen(sender)
-        if room is not None and self.roster.shared and self.sanctions.get("slow", key, ""):
-            for event in fanned_out:
-                room.spoke(event.user)  # it may have come from another daemon
         for event, sender in zip(fanned_out, senders, strict=True):
+            if sender is None:
+                self.roster.heard(event)
             log = self.log if sender is None else sender.log
             if event.kind == "topic" and room is not None:
                 room.topic = event.text or ""

@@ -143,6 +143,17 @@ class Flood:
             # A refused message costs nothing.
             raise Refused("rate_limited", message, wait)
 
+    def count(self, user: User, size: int) -> None:
+        """Count a message that the user sent elsewhere, as far as it still fits.
+
+        Args:
+            user: The user.
+            size: The size of its text, in bytes.
+        """
+        limits = self._chat.settings.limits
+        user.messages.take(1, limits.messages_per_second, limits.messages_burst)
+        user.bytes.take(size, limits.bytes_per_second, self._bytes_burst())
+
     def debt(self, user: User) -> bytes:
         """Return what a user's buckets lack, for `resume`; empty if they are full."""
         now = self._chat.journal.steady_now()

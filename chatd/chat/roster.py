@@ -19,7 +19,7 @@ from msgspec import Struct
 from chatd.chat.acts import Act, Whisper, carry_out, impose, lift
 from chatd.chat.names import Name
 from chatd.chat.sanctions import Sanction
-from chatd.model import ExitReason, Operation, Remember, UserRecord
+from chatd.model import Event, ExitReason, Operation, Remember, UserRecord
 from chatd.protocol.commands import Member
 from chatd.protocol.events import Typing
 
@@ -113,6 +113,10 @@ class Roster(Protocol):
         """Make known that a user became an operator here, or is one no longer."""
         ...
 
+    def heard(self, event: Event) -> None:
+        """Count an event of a room that is open here, and whose sender may be elsewhere."""
+        ...
+
     async def is_in(self, user_id: str, room: str) -> bool:
         """Return whether a user is in a room, by its key. Raise Unavailable."""
         ...
@@ -203,6 +207,9 @@ class LocalRoster:
 
     def ranked(self, user: User) -> None:
         """Do nothing: nobody else has to know."""
+
+    def heard(self, event: Event) -> None:
+        """Do nothing: its sender was charged."""
 
     async def is_in(self, user_id: str, room: str) -> bool:
         user = self._chat.users.get(user_id)

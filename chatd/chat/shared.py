@@ -38,6 +38,7 @@ from chatd.model import (
     Depart,
     Enter,
     Entered,
+    Event,
     Exit,
     Exited,
     ExitReason,
@@ -269,6 +270,14 @@ class SharedRoster:
         for room in user.rooms:
             if room.has_here(user):
                 self.entered(room, user)
+
+    def heard(self, event: Event) -> None:
+        chat = self._chat
+        room, user = chat.rooms.get(event.room), chat.users.get(event.user)
+        if room is not None and chat.sanctions.get("slow", event.room, ""):
+            room.spoke(event.user)
+        if user is not None and user.connections:
+            chat.flood.count(user, len((event.text or "").encode()))
 
     async def is_in(self, user_id: str, room: str) -> bool:
         return any(member.user == user_id for member in await self._journal.members(room))

@@ -453,11 +453,12 @@ class LocalJournal:
         self._committed = committed
 
     async def answered(self, events: Sequence[FeedEntry]) -> None:
-        if events:
-            await self.probe(events)
+        if not events:
+            return
+        try:
+            self._committed.send_nowait(events)
+        except trio.WouldBlock:
+            await self._committed.send(events)
 
     async def probe(self, block: Sequence[FeedEntry]) -> None:
-        try:
-            self._committed.send_nowait(block)
-        except trio.WouldBlock:
-            await self._committed.send(block)
+        await self._committed.send(block)

@@ -400,6 +400,20 @@ async def test_debt_follows_a_user_to_another_node(autojump_clock: MockClock) ->
         assert refused(await back.say("x")) == "rate_limited"
 
 
+async def test_a_user_at_two_nodes_has_one_rate(autojump_clock: MockClock) -> None:
+    journal_keys = keys()
+    async with open_nodes(TOKENS, journal_keys) as (one, two, _):
+        here, there = await one.subject("ann"), await two.subject("ann")
+        await here.join()
+        await there.join()
+        said = 0
+        while refused(await here.say("x")) is None:
+            said += 1
+        await wait_all_tasks_blocked()
+        assert said == one.chat.settings.limits.messages_burst
+        assert refused(await there.say("x")) == "rate_limited"
+
+
 async def test_a_new_lease_brings_everybody_back(autojump_clock: MockClock) -> None:
     async with open_nodes() as (one, two, _):
         ann, bob = await one.guest("ann"), await two.guest("bob")

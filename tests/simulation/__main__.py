@@ -9,11 +9,9 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from tests.simulation.actions import schedule
-from tests.simulation.playing import Failure, failure_of, shortest
+from tests.simulation.playing import STORES, Failure, failure_of, schedule, shortest
 from tests.simulation.steps import Step, read_steps
 
-STORES = ("memory", "sqlite")
 SHRINK_SECONDS = 120.0
 TRACE_LINES = 60
 
@@ -23,14 +21,18 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="play this seed alone, and show what happens")
     parser.add_argument("--seeds", type=int, default=500, help="how many seeds to play")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--store", choices=STORES, default="memory", help="where the history is")
+    parser.add_argument("--store", choices=[*STORES], default="memory", help="where the history is")
     parser.add_argument("--steps", type=Path, help="play the schedule in this file")
     parser.add_argument("--processes", type=int, help="by default one for each core")
     parser.add_argument("--trace", action="store_true", help="print everything that happens")
     given = parser.parse_args()
     if given.steps is not None or given.seed is not None:
         seed = given.seed or 0
-        steps = schedule(seed) if given.steps is None else read_steps(given.steps.read_text())
+        steps = (
+            schedule(seed, given.store)
+            if given.steps is None
+            else read_steps(given.steps.read_text())
+        )
         failure = failure_of(steps, seed, given.store)
         if failure is None:
             print("All promises are kept.")
@@ -55,7 +57,7 @@ def many(first: int, count: int, store: str, processes: int | None) -> int:
     seconds = time.monotonic() - began
     print(f"{count} seeds on {store} in {seconds:.0f} s, {len(failed)} failed")
     if failed:
-        steps = schedule(failed[0])
+        steps = schedule(failed[0], store)
         failure = failure_of(steps, failed[0], store)
         if failure is not None:
             report(steps, failure, failed[0], store, whole=False)
@@ -63,7 +65,7 @@ def many(first: int, count: int, store: str, processes: int | None) -> int:
 
 
 def promise_broken(seed: int, store: str) -> str | None:
-    failure = failure_of(schedule(seed), seed, store)
+    failure = failure_of(schedule(seed, store), seed, store)
     return None if failure is None else str(failure.violation)[:300]
 
 

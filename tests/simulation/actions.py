@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+from abc import ABC
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -10,10 +10,10 @@ import trio
 from msgspec import structs
 
 from tests.simulation.people import Link
-from tests.simulation.steps import Step, action, draw
+from tests.simulation.steps import Step, action
 from tests.simulation.world import OPERATOR, PROTOCOLS, ROOMS, SETTINGS, World
 
-__all__ = ["Actions", "schedule"]
+__all__ = ["VALUES", "Actions"]
 
 VALUES: Final[Mapping[str, Sequence[Any]]] = {
     "client": range(len(PROTOCOLS)),
@@ -28,25 +28,11 @@ VALUES: Final[Mapping[str, Sequence[Any]]] = {
     "turns": (1, 2, 3, 5, 8, 13),
     "recover": ("no", "yes"),
     "limit": (0, 1, 3, 100),
-    "node": (0,),
     "where": ("room", "everywhere"),
 }
 
-STEPS: Final = 120
 
-
-def schedule(seed: int) -> list[Step]:
-    """Return the schedule of a seed. Everybody connects first."""
-    chance = random.Random(seed)
-    values = VALUES
-    opening = [
-        Step("connect", (("client", str(number)), ("node", "0"), ("recover", "no")))
-        for number in range(len(PROTOCOLS))
-    ]
-    return [*opening, *draw(chance, Actions, values, STEPS)]
-
-
-class Actions(World):
+class Actions(World, ABC):
     """A world in which steps are played."""
 
     async def play(self, steps: Sequence[Step]) -> None:
@@ -284,29 +270,3 @@ class Actions(World):
         if self.nodes[int(node)].running:
             chat = structs.replace(SETTINGS.chat, backlog=int(limit))
             self.nodes[int(node)].daemon.apply(structs.replace(SETTINGS, chat=chat))
-
-    @action(1)
-    async def restart(self, node: str) -> None:
-        """Drain a daemon and start it again."""
-        if self.nodes[int(node)].running:
-            await self.nodes[int(node)].drain()
-        await self.nodes[int(node)].start()
-
-    @action(1)
-    async def kill(self, node: str) -> None:
-        """Kill a daemon and start it again."""
-        if self.nodes[int(node)].running:
-            await self.nodes[int(node)].kill()
-        await self.nodes[int(node)].start()
-
-    @action(2)
-    def fill_disk(self) -> None:
-        self.disk.full = True
-
-    @action(3)
-    def free_disk(self) -> None:
-        self.disk.full = False
-
-    @action(3)
-    def lose_confirmation(self) -> None:
-        self.disk.loses_confirmation = True

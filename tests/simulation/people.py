@@ -77,6 +77,7 @@ class Person:
         self.hang_up()
         self.node = node
         self.link = Link(self, node, recover=recover)
+        self.world.links.append(self.link)
         self.world.people_tasks.start_soon(self.link.run)
 
     def hang_up(self) -> None:
@@ -108,7 +109,7 @@ class Link:
         self.person = person
         self.world = person.world
         self.node = node
-        self.opened_at = trio.current_time()
+        self.answered_at = trio.current_time()
         self.ready = False
         self.clean = True
         self.over = False
@@ -377,6 +378,7 @@ class Link:
             assert pending is not None
             if self.clean:
                 self.world.in_time(self, pending)
+            self.answered_at = trio.current_time()
             if ok is not None:
                 self._done(pending, ok)
             elif error is not None:

@@ -2,21 +2,48 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
 from unittest.mock import patch
 
 import trio
 from msgspec import Struct
 from trio.testing import MockClock
 
-from tests.simulation.actions import Actions
+from tests.simulation.actions import VALUES, Actions
+from tests.simulation.alone import InMemory, OnFile
+from tests.simulation.clustered import NODES, Clustered
 from tests.simulation.deterministic import deterministic
-from tests.simulation.steps import Step
+from tests.simulation.steps import Step, draw
+from tests.simulation.world import PROTOCOLS
 
-__all__ = ["Failure", "failure_of", "play", "shortest"]
+__all__ = ["STORES", "Failure", "failure_of", "play", "schedule", "shortest"]
+
+STORES: Final[dict[str, type[Actions]]] = {
+    "memory": InMemory,
+    "sqlite": OnFile,
+    "cluster": Clustered,
+}
+"""The worlds by their names."""
+
+STEPS: Final = 120
+
+
+def schedule(seed: int, store: str) -> list[Step]:
+    """Return the schedule of a seed. Everybody connects first."""
+    chance = random.Random(seed)
+    nodes = range(NODES if store == "cluster" else 1)
+    opening = [
+        Step(
+            "connect",
+            (("client", str(number)), ("node", str(chance.choice(nodes))), ("recover", "no")),
+        )
+        for number in range(len(PROTOCOLS))
+    ]
+    return [*opening, *draw(chance, STORES[store], {**VALUES, "node": nodes}, STEPS)]
 
 
 class Failure(Struct):
@@ -37,19 +64,19 @@ def play(steps: Sequence[Step], seed: int, store: str) -> Actions:
     Args:
         steps: The schedule.
         seed: Decides in which order tasks run.
-        store: ``"memory"`` or ``"sqlite"``.
+        store: One of `STORES`.
 
     Raises:
         Violation: A promise was broken.
     """
-    world = Actions(store)
+    world = STORES[store]()
     _play(world, steps, seed)
     return world
 
 
 def failure_of(steps: Sequence[Step], seed: int, store: str) -> Failure | None:
     """Return how a schedule fails; None if every promise is kept."""
-    world = Actions(store)
+    world = STORES[store]()
     try:
         _play(world, steps, seed)
     except Exception as violation:  # also what the simulation itself did not expect

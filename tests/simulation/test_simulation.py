@@ -16,9 +16,8 @@ from chatd.chat.nicks import Nicks
 from chatd.chat.rooms import Room
 from chatd.journal.memory import MemoryJournal
 from chatd.model import Post
-from tests.simulation.actions import schedule
 from tests.simulation.checks import Violation
-from tests.simulation.playing import failure_of, play, shortest
+from tests.simulation.playing import failure_of, play, schedule, shortest
 from tests.simulation.steps import read_steps
 
 MEMORY_SEEDS = 40
@@ -29,23 +28,23 @@ CHUNK = 10
 @pytest.mark.parametrize("first", range(0, MEMORY_SEEDS, CHUNK))
 def test_a_daemon_in_memory_keeps_its_promises(first: int) -> None:
     for seed in range(first, first + CHUNK):
-        play(schedule(seed), seed, "memory")
+        play(schedule(seed, "memory"), seed, "memory")
 
 
 def test_a_daemon_on_a_file_keeps_its_promises() -> None:
     for seed in range(SQLITE_SEEDS):
-        play(schedule(seed), seed, "sqlite")
+        play(schedule(seed, "sqlite"), seed, "sqlite")
 
 
 def test_the_same_seed_is_the_same_run() -> None:
     for seed in range(5):
-        assert play(schedule(seed), seed, "memory").trace == (
-            play(schedule(seed), seed, "memory").trace
+        assert play(schedule(seed, "memory"), seed, "memory").trace == (
+            play(schedule(seed, "memory"), seed, "memory").trace
         )
 
 
 def test_a_schedule_can_be_written_down() -> None:
-    steps = schedule(1)
+    steps = schedule(1, "memory")
     assert read_steps("# seed 1\n" + "\n".join(map(str, steps))) == steps
     with pytest.raises(ValueError, match="A step is written as"):
         read_steps("say client 1")
@@ -107,7 +106,7 @@ def test_a_broken_daemon_is_found(
     broken: Break, promise: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken(monkeypatch)
-    failures = (failure_of(schedule(seed), seed, "memory") for seed in range(50))
+    failures = (failure_of(schedule(seed, "memory"), seed, "memory") for seed in range(50))
     found = next(failure for failure in failures if failure is not None)
     assert isinstance(found.violation, Violation)
     assert re.search(promise, str(found.violation))
@@ -118,9 +117,9 @@ def test_a_failing_schedule_is_shortened(monkeypatch: pytest.MonkeyPatch) -> Non
     seed, failure = next(
         (seed, failure)
         for seed in range(50)
-        if (failure := failure_of(schedule(seed), seed, "memory"))
+        if (failure := failure_of(schedule(seed, "memory"), seed, "memory"))
     )
-    steps, shorter = shortest(schedule(seed), failure, seed, "memory", 20)
-    assert len(steps) < len(schedule(seed)) // 3
+    steps, shorter = shortest(schedule(seed, "memory"), failure, seed, "memory", 20)
+    assert len(steps) < len(schedule(seed, "memory")) // 3
     assert shorter.promise == failure.promise
     assert any("left" in line for line in shorter.trace)
