@@ -36,6 +36,7 @@ from chatd.gateways.recovery import (
     record_name,
     taken,
 )
+from chatd.journal import Unavailable
 from chatd.journal.shared import SharedJournal
 from chatd.logs import Log
 from chatd.model import (
@@ -485,6 +486,8 @@ class _Client:
             connection.notify(events.Notice(connection.nick_notice))
         if session is not None and connection.grant is None:
             await self._perform(commands.Auth(session=session), "auth")
+        if self.closing is not None:
+            return
         if connection.authenticated and self._auth.join:
             await self._enter()
         else:
@@ -506,7 +509,7 @@ class _Client:
             # The client's position is one in the room that it asked for.
             since = auth.since if room == wanted else None
             command = commands.Join(room=room, since=since, limit=limit, messages=True)
-            if await self._join_first(command):
+            if await self._join_first(command) or self.closing is not None:
                 return
         self._hello({})
 
@@ -517,10 +520,15 @@ class _Client:
             session = chat.users.session_of(where.user)
             await self._perform(commands.Auth(session=session), "auth")
         for key in (where.room, *(room for room in where.rooms if room != where.room)):
+            if self.closing is not None:
+                return
             if key in where.rooms:
-                since = commands.Position(
-                    chat.journal.epoch, await chat.journal.seq_at(key, where.upto)
-                )
+                try:
+                    seq = await chat.journal.seq_at(key, where.upto)
+                except Unavailable as error:
+                    self.connection.end(GOING_AWAY, str(error))
+                    return
+                since = commands.Position(chat.journal.epoch, seq)
                 command = commands.Join(room=key, since=since, limit=0)
                 if self.room:
                     await self._perform(command, "join")
@@ -550,7 +558,7 @@ class _Client:
 
     def moved(self) -> None:
         """Keep the client's state, once for all changes of this moment."""
-        if self._began and not self._keeping and self.keeper is not None:
+        if self._began and not self._keeping and self.keeper is not None and self.closing is None:
             self._keeping = True
             self._socket.start_soon(self._keep_soon)
 
@@ -587,7 +595,7 @@ class _Client:
         try:
             reply = await enter(self.connection, command)
         except Refused as refused:
-            self._noticed("join")(refused.refusal)
+            self._admitted("join")(refused.refusal)
             return False
         self._greet(reply.answer, command.since)
         reply.then()
@@ -645,8 +653,8 @@ class _Client:
                     await self._enter()
 
     async def _perform(self, command: commands.Command, name: str) -> None:
-        """Carry out a command that the client did not send as an event."""
-        pending = perform(self.connection, command, self._noticed(name))
+        """Carry out a command that is a part of the client's admission."""
+        pending = perform(self.connection, command, self._admitted(name))
         if pending is not None:
             await pending
 
@@ -661,6 +669,17 @@ class _Client:
         if ack.wanted:
             return partial(_acknowledge, ack, self.connection.log)
         return self._noticed(name)
+
+    def _admitted(self, name: str) -> SendAnswer:
+        noticed = self._noticed(name)
+
+        def answered(answer: commands.Result | Refusal) -> None:
+            noticed(answer)
+            if isinstance(answer, Refusal) and answer.code == "unavailable":
+                # As another guest, or without a room, it would not be what it was. It comes back.
+                self.connection.end(GOING_AWAY, answer.message)
+
+        return answered
 
     def _noticed(self, name: str) -> SendAnswer:
         def answered(answer: commands.Result | Refusal) -> None:

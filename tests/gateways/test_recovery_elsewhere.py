@@ -10,12 +10,14 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from chatd.chat.tokens import Keys
+from chatd.chat.users import Users
 from chatd.gateways.recovery import LOST
-from chatd.journal import Journal
+from chatd.journal import Journal, Unavailable
 from chatd.journal.modelled import ModelEngine, ModelStore
 from chatd.journal.shared import SharedJournal, open_shared
 from chatd.logs import Log
 from chatd.settings import EngineIo, Limits, Settings
+from chatd.testing import Harness
 from chatd.testing.harness import VIRTUAL_EPOCH_MS
 from chatd.testing.node import Node
 from tests.gateways.test_recovery import Browser, come, hello, texts
@@ -191,3 +193,24 @@ async def test_a_daemon_that_is_behind_catches_up_first(
         again = await come(pair.there, bob)
     assert again.sid == bob.sid
     assert again.missed == []
+
+
+async def test_a_guest_who_cannot_be_looked_up_now_does_not_become_another(
+    chat: Harness, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bob = await come(chat, nick="bob")
+    session = (await hello(bob))["session"]
+    await bob.aclose()
+
+    async def unavailable(self: Users, session: str, check: object) -> None:
+        await trio.lowlevel.checkpoint()
+        raise Unavailable("the store is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Users, "restore", unavailable)
+        again = await come(chat, session=session)
+        assert (await again.event())[0] == "notice"
+        name, bye = await again.event()
+        assert (name, bye["code"], bye["reconnect"]) == ("bye", 1001, True)
+    again = await come(chat, session=session)
+    assert (await hello(again))["nick"] == "bob"

@@ -8,7 +8,8 @@ first three fails all are closed, and nothing more is done before `Client.connec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 import trio
@@ -192,15 +193,12 @@ class Client:
             command: The command.
             seconds: How long it waits.
         """
-        link = self._present(self._reader)
-        try:
+        deadline = trio.current_time() + seconds + self._timeout
+        with self._using(self._reader) as link:
             if self._awaited is None:
-                await link.send(command)
                 self._awaited = command
-            received = await link.receive(trio.current_time() + seconds + self._timeout)
-        except BaseException:
-            self.close()
-            raise
+                await link.send(command, deadline=deadline)
+            received = await link.receive(deadline)
         pushes = [one for one in received if isinstance(one, Push)]
         replies = [self._check(one) for one in received if not isinstance(one, Push)]
         if replies:
@@ -247,16 +245,20 @@ class Client:
     async def _call(
         self, link: Link | None, commands: Sequence[Command], deadline: float
     ) -> list[Reply]:
-        try:
-            return await self._present(link).call(*commands, deadline=deadline)
-        except BaseException:
-            self.close()
-            raise
+        with self._using(link) as present:
+            return await present.call(*commands, deadline=deadline)
 
-    def _present(self, link: Link | None) -> Link:
+    @contextmanager
+    def _using(self, link: Link | None) -> Iterator[Link]:
+        """Close all links if something goes wrong with one, unless they are others by then."""
         if link is None:
             raise Lost(f"there is no connection to {self._address}")
-        return link
+        try:
+            yield link
+        except BaseException:
+            if link in (self._writer, self._reader, self._asker):
+                self.close()
+            raise
 
     def _check(self, reply: Reply) -> Reply:
         """Return a reply unless it is an error."""

@@ -215,12 +215,13 @@ async def open_link(address: Address, login: Login, *, deadline: float = math.in
         Lost: The server cannot be reached, or not in time, or it is still reading its data.
         StoreError: The server does not let chatd in.
     """
-    with trio.CancelScope(deadline=deadline) as scope:
+    carrier: _Socket | None = None
+    with trio.CancelScope(deadline=deadline):
         try:
             carrier = await _connect(address)
         except _BROKEN as error:
             raise Lost(f"cannot connect to {address}: {_reason(error)}") from error
-    if scope.cancelled_caught:
+    if carrier is None:
         raise Lost(f"cannot connect to {address}: no answer in time")
     link = Link(carrier, str(address))
     hello: Command = ("HELLO", 3)

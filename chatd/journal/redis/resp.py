@@ -6,7 +6,7 @@ Source: https://redis.io/docs/latest/develop/reference/protocol-spec/
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import hiredis
 
@@ -23,7 +23,8 @@ Push: TypeAlias = hiredis.PushNotification
 
 _INCOMPLETE: Final = object()
 
-_pack: Final[Callable[[Any], bytes]] = hiredis.pack_command  # its stub allows one argument only
+# Its stub says that a command has one word.
+_pack: Final = cast("Callable[[Command], bytes]", hiredis.pack_command)
 
 
 class ErrorReply(Exception):  # noqa: N818  a reply; raised where none was expected

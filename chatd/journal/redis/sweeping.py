@@ -124,18 +124,17 @@ class Sweeper:
         before = retention.events_before(now)
         while left and (fronts := await self._fronts()):
             until = now + 1 if excess > 0 else before
-            if until is None:
-                break
             oldest, room = fronts[0]
-            if oldest < until or oldest > now:
-                chunk, log = await read_front(self._client, self._keys, room, left)
+            if until is None or until <= oldest <= now:
+                break
+            chunk, log = await read_front(self._client, self._keys, room, left)
+            if chunk is None:
+                break  # another node was quicker
             if oldest > now:
                 batch = self._new_batch()
                 batch.set_front(room, front_time(log, now))
                 await self._execute(batch)
                 continue
-            if oldest >= until or chunk is None:
-                break
             limit, part = until, log
             if excess > 0:
                 part = list(until_freed(log, excess))

@@ -34,6 +34,8 @@ from tests.redis_server import RedisServer, needs_redis, new_prefix
 
 pytestmark = needs_redis
 
+ROOT = Path(__file__).resolve().parents[3]
+
 
 def post(text: str = "hello", room: str = "lobby", *, key: str | None = None) -> Post:
     return Post(room, room.title(), "u1", "ann", text, key=key)
@@ -135,17 +137,20 @@ async def test_a_user_without_the_rights_is_refused(own_server: RedisServer) -> 
 
 
 async def test_the_rights_in_the_documentation_suffice(own_server: RedisServer) -> None:
-    rights = (
-        "~{chatd}* &{chatd}* +@read +@write +@stream +@connection +@scripting -@dangerous -@admin"
-        " -function -script +script|load +info +wait +time +publish +subscribe"
-    )
-    own_server.command("ACL", "SETUSER", "chatd", "reset", "on", ">secret", *rights.split())
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    found = re.search(r"^user chatd on >PASSWORD (.*)$", page, re.MULTILINE)
+    assert found is not None
+    own_server.command("ACL", "SETUSER", "chatd", "reset", "on", ">secret", *found[1].split())
     async with opened(own_server, user="chatd", password="secret") as engine:
         await engine.commit(1, [post(key="k"), Relay("kick", b"")])
         assert await texts(engine) == ["hello"]
         assert len(await fed(engine)) == 2
+        await engine.sweep(Retention(purge_seconds=0))
+        delete = Post("lobby", "Lobby", "u1", "ann", None, "delete", of=1)
+        await engine.commit(2, [delete])
         await engine.beat(b"")
-        await engine.sweep(Retention())
+        own_server.await_rewrite()
+        assert "aof_last_rewrite_time_sec:-1" not in own_server.command("INFO", "persistence")
         while await engine.bury(0):
             pass
         await engine.leave()

@@ -36,7 +36,7 @@ async def scripted(*replies: bytes, tls: ssl.SSLContext | None = None) -> AsyncI
     async with trio.open_nursery() as nursery:
         [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
         serving = listener if tls is None else trio.SSLListener(listener, tls)
-        nursery.start_soon(trio.serve_listeners, serve, [serving])
+        await nursery.start(trio.serve_listeners, serve, [serving])
         yield Address("127.0.0.1", listener.socket.getsockname()[1])
         nursery.cancel_scope.cancel()
 
@@ -164,7 +164,7 @@ async def test_tls_refuses_a_certificate_of_nobody_knows_whom() -> None:
 
     async with trio.open_nursery() as nursery:
         [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        nursery.start_soon(trio.serve_listeners, serve, [trio.SSLListener(listener, server)])
+        await nursery.start(trio.serve_listeners, serve, [trio.SSLListener(listener, server)])
         port = listener.socket.getsockname()[1]
         address = Address("127.0.0.1", port, tls=ssl.create_default_context())
         with pytest.raises(Lost, match="certificate verify failed"):

@@ -33,8 +33,9 @@ def _script(*names: str, flags: str = "") -> Script:
 ENTER: Final = _script("enter")
 BEAT: Final = _script("beat")
 TRIM: Final = _script("trim")
-COMMIT: Final = _script("overlay", "commit", flags="#!lua\n")
-SWEEP: Final = _script("overlay", "commit", flags="#!lua flags=allow-oom\n")
+_BATCH: Final = ("overlay", "commit", "others", "run")
+COMMIT: Final = _script(*_BATCH, flags="#!lua\n")
+SWEEP: Final = _script(*_BATCH, flags="#!lua flags=allow-oom\n")
 """`COMMIT` for batches that remove something: they make room when memory is full."""
 PAGE: Final = _script("page")
 PLACES: Final = _script("places")
