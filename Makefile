@@ -74,9 +74,7 @@ check: .venv/.check
 	[ -z "$$failed" ]
 
 bench: .venv/.run
-	$(VENV) bench/fanout.py $(ARGS)
-	$(VENV) bench/fanout.py --protocol socketio $(ARGS)
-	$(VENV) bench/slow_reader.py
+	@$(VENV) bench/everything.py $(ARGS)
 
 guard: .venv/.test
 	@$(VENV) bench/guard.py $(ARGS)

@@ -10,7 +10,6 @@ figure is the server's CPU time as a share of one core, and for one ping and its
 from __future__ import annotations
 
 import argparse
-import json
 import select
 import socket
 import sys
@@ -30,6 +29,7 @@ from receivers import (
     cpu_ns,
     server_frame,
 )
+from results import as_json, results, table
 from servers import BENCH, Server, ServerError, chatd, running
 
 CONNECTIONS = 10_000
@@ -96,7 +96,7 @@ class Clients:
         self._epoll.close()
 
 
-def measure(server: Server, count: int, interval: float) -> dict[str, float]:
+def measure(server: Server, count: int, interval: float) -> tuple[float, float]:
     """Return the share of a core, and the CPU time for one ping and pong in microseconds."""
     core, _ = cores()
     with running(server, core) as daemon:
@@ -111,11 +111,7 @@ def measure(server: Server, count: int, interval: float) -> dict[str, float]:
             clients.close()
     if not pongs:
         raise BenchError(f"{server.name} sent no ping in {seconds:.0f} s")
-    return {
-        "share": cpu / 1e9 / seconds,
-        "microseconds": cpu / 1000 / pongs,
-        "pings_a_second": pongs / seconds,
-    }
+    return cpu / 1e9 / seconds, cpu / 1000 / pongs
 
 
 def main() -> int:
@@ -133,23 +129,21 @@ def main() -> int:
     )
     given = parser.parse_args()
     known = servers(given.connections, given.interval)
-    figures: dict[str, dict[str, float]] = {}
+    shares: dict[str, list[float]] = {}
+    costs: dict[str, list[float]] = {}
     try:
         allow_descriptors(given.connections + SPARE_DESCRIPTORS)
         for name in given.servers:
             server = replace(known[name], checkout=given.checkout.resolve())
-            figures[name] = measure(server, given.connections, given.interval)
+            share, cost = measure(server, given.connections, given.interval)
+            shares[name], costs[name] = [share * 100], [cost]
     except (BenchError, ServerError) as error:
         print(f"idle: {error}", file=sys.stderr)
         return 1
-    if given.json:
-        print(json.dumps(figures, indent=2))
-        return 0
-    print(f"{given.connections} connections, a ping to each every {given.interval:g} s")
-    print(f"{'server':20}{'of a core':>10}{'µs a ping and pong':>20}{'pings a second':>16}")
-    for name, each in figures.items():
-        share, micro, rate = each["share"], each["microseconds"], each["pings_a_second"]
-        print(f"{name:20}{share:10.1%}{micro:20.1f}{rate:16.0f}")
+    shape = f"{given.connections} idle connections, a ping each {given.interval:g} s"
+    found = results(shape, "% of a core", shares, [])
+    found += results("one of these pings and its pong", "µs", costs, [])
+    print(as_json(found) if given.json else table(found))
     return 0
 
 
