@@ -5,6 +5,7 @@
 # make story    shows in a booted systemd what docs/operations.md promises; as root on Debian
 # make check    runs the linters and type checkers
 # make bench    measures chatd beside its peers
+# make guard    compares the instructions of four operations with those stored; needs Valgrind
 # make attack   attacks a running chatd for about an hour; ARGS="--scale 0.05" for less
 # make deb      builds dist/chatd_VERSION_ARCH.deb for the Debian that this is
 # make lock     updates the locked versions of everything that is installed, in .ci/lock
@@ -17,7 +18,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test test-programs simulate coverage story check bench attack deb lock audit clean
+.PHONY: help run test test-programs simulate coverage story check bench guard attack deb lock audit clean
 
 PYTHON ?= python3
 ARGS ?=
@@ -77,9 +78,10 @@ check: .venv/.check
 	[ -z "$$failed" ]
 
 bench: .venv/.run
-	$(VENV) bench/fanout.py $(ARGS)
-	$(VENV) bench/fanout.py --protocol socketio $(ARGS)
-	$(VENV) bench/slow_reader.py
+	@$(VENV) bench/everything.py $(ARGS)
+
+guard: .venv/.test
+	@$(VENV) bench/guard.py $(ARGS)
 
 attack: .venv/.test
 	$(VENV) bench/attack.py $(ARGS)

@@ -23,6 +23,7 @@ from pathlib import Path
 from statistics import median
 
 from receivers import Phase
+from results import as_json, results
 from servers import (
     BENCH,
     PEERS,
@@ -50,6 +51,7 @@ class Plan:
     warm_up: float
     seconds: float
     budget: float
+    json: bool
 
 
 def cores() -> tuple[int | None, int | None]:
@@ -99,7 +101,10 @@ def measure(plan: Plan) -> list[dict[str, list[Phase]]]:
     longest = 0.0
     while len(rounds) < plan.rounds:
         if rounds and time.monotonic() - started + longest > plan.budget:
-            print(f"{len(rounds)} of {plan.rounds} rounds fitted into {plan.budget:g} s.")
+            print(
+                f"{len(rounds)} of {plan.rounds} rounds fitted into {plan.budget:g} s.",
+                file=sys.stderr,
+            )
             break
         round_started = time.monotonic()
         found: dict[str, list[Phase]] = {}
@@ -165,6 +170,16 @@ def table(plan: Plan, rounds: list[dict[str, list[Phase]]]) -> str:
     return "\n".join(lines)
 
 
+def written(plan: Plan, rounds: list[dict[str, list[Phase]]]) -> str:
+    """Return the costs as JSON."""
+    found = []
+    for index, in_flight in enumerate(plan.in_flight):
+        costs = {name: [cost(each[name][index]) for each in rounds] for name in rounds[0]}
+        shape = f"fan-out to {plan.receivers}, {in_flight} in flight"
+        found += results(shape, "µs a delivery", costs, plan.bases)
+    return as_json(found)
+
+
 def setting(plan: Plan) -> str:
     server_core, load_core = cores()
     where = "nothing pinned, because there is only one core"
@@ -225,6 +240,7 @@ def arguments() -> Plan:
     parser.add_argument(
         "--quick", action="store_true", help="2 short rounds, to see whether it works"
     )
+    parser.add_argument("--json", action="store_true", help="print the costs as JSON")
     given = parser.parse_args()
     if given.quick:
         given.rounds, given.warm_up, given.seconds = 2, 0.2, 0.4
@@ -249,6 +265,7 @@ def arguments() -> Plan:
         warm_up=given.warm_up,
         seconds=given.seconds,
         budget=given.budget,
+        json=given.json,
     )
 
 
@@ -258,8 +275,11 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         allow_descriptors(plan.receivers + SPARE_DESCRIPTORS)
-        print(setting(plan))
-        print(table(plan, measure(plan)))
+        if plan.json:
+            print(written(plan, measure(plan)))
+        else:
+            print(setting(plan))
+            print(table(plan, measure(plan)))
     except ServerError as error:
         print(f"fanout: {error}", file=sys.stderr)
         return 1

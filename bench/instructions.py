@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
-from members import ANSWERS, Member, WebSocketMember, add_members, exchange
+from members import ANSWERS, PROTOCOLS, Member, WebSocketMember, add_members, exchange
 from receivers import BenchError
 from servers import BENCH, UNLIMITED, Running, Server, ServerError, running
 
@@ -36,6 +36,8 @@ RECEIVERS = 50  # of a fan-out
 SERIES = 10
 TIMES = 30  # in each
 WARM_UP_TIMES = 50
+JOINS = 20  # in a series of connects
+PRESENT = 110  # connected before the first of them: more than the list of members has
 IDLE_SECONDS = 4.0
 START_SECONDS = 300.0  # Valgrind slows a program down some fifty times
 
@@ -72,17 +74,24 @@ class Counter:
             lowest = min(lowest, self._dump() / IDLE_SECONDS)
         return lowest
 
-    def count(self, times: int, operation: Callable[[int], None]) -> float:
+    def count(
+        self,
+        times: int,
+        operation: Callable[[int], None],
+        *,
+        series: int = SERIES,
+        warm_up: int = WARM_UP_TIMES,
+    ) -> float:
         """Return the instructions of one operation, which takes its number.
 
         The lowest of several series counts: in the others a timer or a garbage collection ran, or
         the machine was so busy that the daemon woke up more often.
         """
-        numbers = iter(range(WARM_UP_TIMES + SERIES * times))
-        for number in islice(numbers, WARM_UP_TIMES):
+        numbers = iter(range(warm_up + series * times))
+        for number in islice(numbers, warm_up):
             operation(number)
         lowest = math.inf
-        for _ in range(SERIES):
+        for _ in range(series):
             self._dump()
             for number in islice(numbers, times):
                 operation(number)
@@ -105,10 +114,10 @@ class Counter:
 
 
 @contextlib.contextmanager
-def connected(protocol: str, port: int, count: int) -> Iterator[list[Member]]:
+def connected(protocol: str, port: int, count: int, room: str = "lobby") -> Iterator[list[Member]]:
     members: list[Member] = []
     try:
-        add_members(members, protocol, port, count)
+        add_members(members, protocol, port, count, room)
         yield members
     finally:
         for member in members:
@@ -118,11 +127,6 @@ def connected(protocol: str, port: int, count: int) -> Iterator[list[Member]]:
 def measure(checkout: Path, times: int) -> dict[str, float]:
     """Return the instructions of each operation."""
     figures: dict[str, float] = {}
-
-    def say(members: list[Member], protocol: str, room: str) -> Callable[[int], None]:
-        answers = ANSWERS[protocol]
-        return lambda number: exchange(members, f"{room} {number}", answers)
-
     with running(server(checkout, slowed=False), None) as daemon:
         figures["a second without clients"] = Counter(daemon).idle()
     for protocol in ("json", "socketio"):
@@ -130,16 +134,42 @@ def measure(checkout: Path, times: int) -> dict[str, float]:
             counter = Counter(daemon)
             with connected(protocol, daemon.port, 1) as members:
                 figures[f"{protocol}: in and out"] = counter.count(
-                    times, say(members, protocol, "alone")
+                    times, saying(members, protocol, "alone")
                 )
                 (member,) = members
                 if isinstance(member, WebSocketMember) and protocol == "json":
                     figures["json: join and leave"] = counter.count(times, joining(member))
                 add_members(members, protocol, daemon.port, RECEIVERS - 1)
                 figures[f"{protocol}: fan-out to {RECEIVERS}"] = counter.count(
-                    times // 2, say(members, protocol, "many")
+                    times // 2, saying(members, protocol, "many")
                 )
+    for protocol in ("text", "socketio"):
+        with running(server(checkout), None) as daemon:
+            counter = Counter(daemon)
+            for room in ("lobby", "room-{}"):
+                with connected(protocol, daemon.port, 0) as members:
+                    name = "one room" if room == "lobby" else "a room each"
+                    figures[f"{protocol}: connect, {name}"] = counter.count(
+                        JOINS, connecting(members, protocol, daemon.port, room), warm_up=PRESENT
+                    )
     return figures
+
+
+def saying(members: list[Member], protocol: str, room: str) -> Callable[[int], None]:
+    answers = ANSWERS[protocol]
+    return lambda number: exchange(members, f"{room} {number}", answers)
+
+
+def connecting(members: list[Member], protocol: str, port: int, room: str) -> Callable[[int], None]:
+    """Return an operation that connects and joins the room, in whose name {} is its number."""
+
+    def connect(number: int) -> None:
+        member = PROTOCOLS[protocol](port, room.format(number))
+        members.append(member)
+        while protocol == "text" and not member.texts:  # a greeting when it is in the room
+            member.read(member.readable[0])
+
+    return connect
 
 
 def joining(member: WebSocketMember) -> Callable[[int], None]:

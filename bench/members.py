@@ -117,38 +117,48 @@ class PollingMember:
 Member = WebSocketMember | PollingMember
 
 
-def json_member(port: int) -> Member:
-    join = b'{"do":"join","id":1,"room":"lobby"}'
+def json_member(port: int, room: str = "lobby") -> Member:
+    join = f'{{"do":"join","id":1,"room":"{room}"}}'.encode()
     opening = [(b'{"on":"hello"', join)]
-    return WebSocketMember(port, "/", opening, '{"do":"say","id":2,"room":"lobby","text":"TEXT"}')
-
-
-def text_member(port: int) -> Member:
-    return WebSocketMember(port, "/", (), "TEXT")
-
-
-def socketio_member(port: int) -> Member:
-    dialect = DIALECTS["socketio-chat"]
     return WebSocketMember(
-        port, dialect.target, dialect.opening, '420["chat message","TEXT",{"key":"TEXT"}]'
+        port, "/", opening, f'{{"do":"say","id":2,"room":"{room}","text":"TEXT"}}'
     )
+
+
+def text_member(port: int, room: str = "lobby") -> Member:
+    return WebSocketMember(port, f"/?room={room}", (), "TEXT")
+
+
+def socketio_member(port: int, room: str = "lobby") -> Member:
+    dialect = DIALECTS["socketio-chat"]
+    (opened, _), *others = dialect.opening
+    opening = [(opened, f'40{{"room":"{room}"}}'.encode()), *others]
+    return WebSocketMember(
+        port, dialect.target, opening, '420["chat message","TEXT",{"key":"TEXT"}]'
+    )
+
+
+def polling_member(port: int, _room: str = "lobby") -> Member:
+    return PollingMember(port)
 
 
 PROTOCOLS = {
     "json": json_member,
     "text": text_member,
     "socketio": socketio_member,
-    "polling": PollingMember,
+    "polling": polling_member,
 }
 
 # The number of frames that a sender receives beside the message itself.
 ANSWERS = {"json": 1, "text": 0, "socketio": 1, "polling": 1}
 
 
-def add_members(members: list[Member], protocol: str, port: int, count: int) -> None:
+def add_members(
+    members: list[Member], protocol: str, port: int, count: int, room: str = "lobby"
+) -> None:
     """Connect more members; return when all are in the room and nothing more arrives."""
     for _ in range(count):
-        members.append(PROTOCOLS[protocol](port))
+        members.append(PROTOCOLS[protocol](port, room))
         read_until_quiet(members, 0)
     read_until_quiet(members)
 

@@ -11,7 +11,6 @@ the server's resident memory (VmRSS) while 2,000 connections are added, divided 
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import socket
 import sys
@@ -19,10 +18,10 @@ import time
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 
 from fanout import SPARE_DESCRIPTORS, allow_descriptors
 from receivers import DIALECTS, BenchError, Dialect, connect
+from results import as_json, results, table
 from servers import BENCH, SERVERS, Server, ServerError, chatd, running
 
 CONNECTIONS = 2000
@@ -92,14 +91,8 @@ def main() -> int:
     except (BenchError, ServerError) as error:
         print(f"memory: {error}", file=sys.stderr)
         return 1
-    if given.json:
-        print(json.dumps({name: round(median(each), 1) for name, each in figures.items()}))
-        return 0
-    print(f"{'KiB a connection':20}{'min':>8}{'median':>9}{'max':>9}{'ratio to Node':>16}")
-    node = figures.get("node-socketio")
-    for name, each in figures.items():
-        ratio = f"{median(each) / median(node):.2f}" if node else "-"
-        print(f"{name:20}{min(each):8.1f}{median(each):9.1f}{max(each):9.1f}{ratio:>16}")
+    found = results("idle connection, memory", "KiB a connection", figures, ["node-socketio"])
+    print(as_json(found) if given.json else table(found))
     return 0
 
 

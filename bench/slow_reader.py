@@ -14,11 +14,13 @@ import socket
 import subprocess
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 from fanout import SPARE_DESCRIPTORS, allow_descriptors, cores
 from receivers import DIALECTS, Phase, Receivers, connect
+from results import as_json, results
 from servers import SERVERS, Running, ServerError, pinned, running
 
 MESSAGE_BYTES = 8000
@@ -64,6 +66,7 @@ def main() -> int:
     parser.add_argument(
         "--load", type=int, nargs=2, metavar=("PORT", "PID"), help=argparse.SUPPRESS
     )
+    parser.add_argument("--json", action="store_true", help="print the latencies as JSON")
     given = parser.parse_args()
     try:
         if given.load:
@@ -74,20 +77,25 @@ def main() -> int:
         allow_descriptors(given.receivers + SPARE_DESCRIPTORS)
         server_core, load_core = cores()
         ratios = []
-        print(
-            f"{given.receivers} receivers, one in flight, {MESSAGE_BYTES} bytes; p50 and p99 in ms"
-        )
+        latencies: dict[str, list[float]] = {"without": [], "with": []}
+        say = partial(print, file=sys.stderr if given.json else sys.stdout)
+        say(f"{given.receivers} receivers, one in flight, {MESSAGE_BYTES} bytes; p50 and p99 in ms")
         for number in range(given.rounds):
             with running(SERVERS["chatd-on"], server_core) as handle:
                 without, with_it = measure(handle, given.receivers, load_core)
                 slow = "4001" if closed_as_too_slow(handle.log) else "never full"
             ratios.append(with_it.p99_us / without.p99_us)
-            print(
+            latencies["without"].append(without.p99_us / 1000)
+            latencies["with"].append(with_it.p99_us / 1000)
+            say(
                 f"round {number + 1}: without {without.p50_us / 1000:6.2f} "
                 f"{without.p99_us / 1000:6.2f}  with {with_it.p50_us / 1000:6.2f} "
                 f"{with_it.p99_us / 1000:6.2f}  p99 ratio {ratios[-1]:.2f}  slow reader: {slow}"
             )
-        print(f"p99 ratio, median of {len(ratios)}: {median(ratios):.2f}")
+        say(f"p99 ratio, median of {len(ratios)}: {median(ratios):.2f}")
+        if given.json:
+            shape = f"a slow reader among {given.receivers}"
+            print(as_json(results(shape, "ms, p99", latencies, ["without"])))
     except ServerError as error:
         print(f"slow_reader: {error}", file=sys.stderr)
         return 1

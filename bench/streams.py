@@ -31,28 +31,39 @@ END = b"<end>"  # of each message's text
 Opener = Callable[[int, int], socket.socket]
 
 
+def opened(port: int, index: int, request: str, status: bytes, last: bytes) -> socket.socket:
+    """Send a request and read the answer until ``last``."""
+    connection = socket.create_connection(
+        ("127.0.0.1", port), timeout=10, source_address=(f"127.1.{index >> 8}.{index & 255}", 0)
+    )
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.sendall(request.encode())
+    answer = b""
+    while last not in answer:
+        data = connection.recv(RECV_BYTES)
+        answer += data
+        if not data or not answer.startswith(b"HTTP/1.1 " + status):
+            raise BenchError(f"the server refused it: {answer!r}")
+    return connection
+
+
 def plain(port: int, index: int) -> socket.socket:
-    """Open a plain WebSocket."""
-    return connect(port, f"/?nick=n{index}")[0]
+    """Open a plain WebSocket, and read its greeting."""
+    request = (
+        f"GET /?nick=n{index} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\n"
+        "Connection: Upgrade\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n"
+        "Sec-WebSocket-Version: 13\r\n\r\n"
+    )
+    return opened(port, index, request, b"101", b"#lobby.")
 
 
 def stream(port: int, index: int) -> socket.socket:
     """Open an event stream, and read its head and its first block."""
-    connection = socket.socket()
-    connection.bind((f"127.1.{index >> 8}.{index & 255}", 0))
-    connection.settimeout(10)
-    connection.connect(("127.0.0.1", port))
-    connection.sendall(
+    request = (
         f"GET /rooms/lobby?nick=n{index} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
-        "Accept: text/event-stream\r\n\r\n".encode()
+        "Accept: text/event-stream\r\n\r\n"
     )
-    answer = b""
-    while b"\nid: " not in answer or not answer.endswith(b"\r\n"):
-        data = connection.recv(RECV_BYTES)
-        if not data or not (answer + data).startswith(b"HTTP/1.1 200 "):
-            raise BenchError(f"the server refused the stream: {answer + data!r}")
-        answer += data
-    return connection
+    return opened(port, index, request, b"200", b"\nid: ")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
@@ -16,7 +17,7 @@ from trio.lowlevel import ParkingLot
 
 from chatd.logs import Log
 
-__all__ = ["STALL_SECONDS", "Fire", "Timer", "Timers"]
+__all__ = ["STALL_SECONDS", "Fire", "Timer", "Timers", "ping_due"]
 
 Fire: TypeAlias = Callable[[float], float | None]
 """Called with the current time when it is due. Returns when to be called next, None for never."""
@@ -32,8 +33,21 @@ before timers fire, so that no client is taken for silent."""
 # rounding for example, must not make the loop spin.
 _LEAST_SECONDS: Final = 0.001
 
+# 0.1 s of Engine.IO's 25 s: as late as a ping may be on a good network.
+_STEPS: Final = 256
+
 # A readable socket is found in one round of the scheduler and read in the next.
 _ROUNDS: Final = 3
+
+
+def ping_due(heard: float, interval: float) -> float:
+    """Return when to ping a peer that was heard last at ``heard``: up to 1/256 before the interval.
+
+    Connections that were opened at about the same time are due at the same moment. So the loop
+    wakes up ten times a second for the pings of any number of connections, and not for each.
+    """
+    step = interval / _STEPS
+    return max(heard, math.floor((heard + interval) / step) * step)
 
 
 class Timer:

@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from chatd.logs import open_log
 from chatd.testing.recording import Recording
-from chatd.timers import Timers
+from chatd.timers import Timers, ping_due
 
 
 class Callback:
@@ -218,3 +220,14 @@ async def test_an_unhandled_exception_is_logged(
     await trio.sleep(10)
     assert faults(recording) == [logged]
     assert len(other.at) == 3
+
+
+@given(st.floats(0, 1e7), st.floats(0.005, 3600))
+def test_a_ping_is_due_at_the_interval_or_shortly_before(heard: float, interval: float) -> None:
+    due = ping_due(heard, interval)
+    assert heard + interval * 0.99 <= due <= heard + interval * 1.000001
+
+
+def test_many_pings_are_due_at_the_same_moment() -> None:
+    heard = [number / 400 for number in range(10_000)]  # of 10,000 clients within 25 seconds
+    assert len({ping_due(each, 25.0) for each in heard}) <= 257

@@ -103,7 +103,7 @@ def visiting(
     limit_key: str,
     transport: str,
 ) -> Generator[Visitor]:
-    """Make a visitor for one request. Its user is known, and the nick held, from then on.
+    """Make a visitor for one request, which limits by address count.
 
     Args:
         chat: The chat.
@@ -113,7 +113,6 @@ def visiting(
         limit_key: The address or network that limits and bans see; empty if none applies.
         transport: For the log.
     """
-    chat.users.visit(login.user, limit_key)
     chat.flood.enter(limit_key)
     try:
         yield Visitor(

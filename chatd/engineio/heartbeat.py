@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 from chatd.engineio.options import Options
 from chatd.engineio.packets import PING, Revision
+from chatd.timers import ping_due
 
 __all__ = ["Heartbeat"]
 
@@ -84,7 +85,7 @@ class Heartbeat:
                 self._heard = now
             due = self.deadline
         elif self._pinged is None:
-            due = self._heard + options.ping_interval
+            due = ping_due(self._heard, options.ping_interval)
             if now >= due:
                 return self._ping(max(due, now - _LATE_SECONDS))
         else:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from chatd.model import SILENT
 from chatd.settings import WebSocket as Options
+from chatd.timers import ping_due
 
 if TYPE_CHECKING:
     from chatd.wire.websocket import WebSocket
@@ -38,8 +39,8 @@ class KeepAlive:
         websocket, options = self._websocket, self._options()
         # While we are not reading, what the peer has sent is unknown.
         heard = now if websocket.busy else websocket.last_heard
-        if heard + options.ping_interval_seconds > now:
-            return heard + options.ping_interval_seconds
+        if (due := ping_due(heard, options.ping_interval_seconds)) > now:
+            return due
         if self._pinged <= heard:
             self._pinged = now
             self._waits = websocket.ping()

@@ -17,7 +17,7 @@ from chatd.logs import Log
 from chatd.model import GOING_AWAY
 from chatd.settings import Settings
 from chatd.settings import WebSocket as KeepAliveOptions
-from chatd.timers import Timer, Timers
+from chatd.timers import Timer, Timers, ping_due
 from chatd.wire.forwarding import FORWARDING, STANDARD, Forwarded, TrustedProxies, forwarded
 from chatd.wire.http import HttpConnection
 from chatd.wire.keepalive import KeepAlive
@@ -305,7 +305,7 @@ class HttpServer:
         if self._timers is None or not websocket.upgrade.keep_alive:
             return None
         return self._timers.add(
-            websocket.last_heard + self._settings.websocket.ping_interval_seconds,
+            ping_due(websocket.last_heard, self._settings.websocket.ping_interval_seconds),
             KeepAlive(websocket, self._keep_alive_options).fire,
             websocket.fault,
         )

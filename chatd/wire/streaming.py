@@ -64,7 +64,7 @@ class Streamed(Struct, frozen=True):
 class Stream(Channel):
     """The body of a response without an end."""
 
-    kind: ClassVar[str] = "stream"
+    kind: ClassVar[str] = "sse"
 
     __slots__ = ("_source",)
 

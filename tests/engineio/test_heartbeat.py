@@ -17,9 +17,9 @@ def test_revision_4_is_pinged_an_interval_after_its_last_pong() -> None:
     heartbeat = Heartbeat(4, Options(), 100.0)
     assert look(heartbeat, 100.0) == ("rest", 125.0)
     assert look(heartbeat, 125.0) == ("ping", 145.0)
-    assert heartbeat.heard(PONG, 130.0)
-    assert look(heartbeat, 145.0) == ("rest", 155.0)
-    assert look(heartbeat, 155.0) == ("ping", 175.0)
+    assert heartbeat.heard(PONG, 131.25)
+    assert look(heartbeat, 145.0) == ("rest", 156.25)
+    assert look(heartbeat, 156.25) == ("ping", 176.25)
 
 
 def test_revision_4_is_silent_without_a_pong() -> None:
@@ -85,7 +85,7 @@ def test_the_other_direction_is_wrong(revision: int, kind: int) -> None:
 
 def test_its_deadline_is_known() -> None:
     assert Heartbeat(3, Options(), 5.0).deadline == 50.0
-    heartbeat = Heartbeat(4, Options(), 5.0)
+    heartbeat = Heartbeat(4, Options(), 25.0)
     assert heartbeat.deadline == math.inf
-    look(heartbeat, 30.0)
-    assert heartbeat.deadline == 50.0
+    look(heartbeat, 50.0)
+    assert heartbeat.deadline == 70.0

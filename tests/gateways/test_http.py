@@ -572,6 +572,9 @@ async def test_a_message_is_logged_and_counted(chat: Harness, autojump_clock: Mo
     assert core.statistics().connections == {("websocket", "chatd.v1"): 1}
     assert (await say(chat, "", nick="ci", peer=NEAR)).status == 400
     assert core.refused_commands["say", "bad_request"] == 1
+    assert (await ask(chat, "POST /rooms/lobby", "{", JSON)).status == 400
+    assert core.refused_commands["unknown", "bad_request"] == 1
+    assert core.refusals["bad_request"] == 2
 
 
 # ---- positions

@@ -115,6 +115,17 @@ async def test_a_nick_is_held_after_the_last_request(
     assert (await say(chat, "a", nick="ci")).code == "nick_taken"
 
 
+async def test_a_refused_request_holds_its_nick_no_longer(
+    chat: Harness, autojump_clock: MockClock
+) -> None:
+    assert (await say(chat, "a", "@nobody", "ci")).status == 404
+    assert (await refused_stream(chat, "/rooms/@nobody?nick=cron")).status == 404
+    assert (await refused_stream(chat, "/rooms/a%20b?nick=tom")).status == 400
+    assert len(chat.daemon.chat.users) == 3
+    await trio.sleep(601)
+    assert len(chat.daemon.chat.users) == 0
+
+
 async def test_a_nick_is_generated_from_the_id(chat: Harness, autojump_clock: MockClock) -> None:
     said = (await say(chat, "a")).json
     assert said["nick"] == f"guest-{said['user'][1:6]}"

@@ -11,13 +11,14 @@ import trio
 from chatd.chat import Chat, Login
 from chatd.chat.direct import resolve
 from chatd.chat.rules import visit
+from chatd.chat.users import User
 from chatd.chat.visitor import visiting
 from chatd.gateways.credentials import page_refusal, refuse
 from chatd.gateways.http.identity import log_in
 from chatd.gateways.http.problems import completed, preflight, problem
 from chatd.gateways.http.requests import (
     EVENT_STREAM,
-    RefusedAs,
+    BadRequest,
     body_kind,
     limit_of,
     message_of,
@@ -42,7 +43,7 @@ __all__ = ["PATH", "HttpGateway"]
 PATH: Final = "/rooms"
 
 KICKED_SECONDS: Final = 60.0
-"""Who was kicked may come back after this time. An EventSource would come back at once."""
+"""A user who was kicked is refused for this time. An EventSource would come back at once."""
 
 _JSON: Final = "application/json"
 _LINES: Final = "application/x-ndjson"
@@ -110,8 +111,10 @@ class HttpGateway:
                 return await handler(request)
             except Refused as refused:
                 return problem(refused.refusal)
-            except RefusedAs as refused:
-                return problem(refused.refusal, refused.status)
+            except BadRequest as bad:
+                self._chat.refusals["bad_request"] += 1
+                self._chat.refused_commands["unknown", "bad_request"] += 1
+                return problem(Refusal("bad_request", str(bad)), bad.status)
 
         return ready
 
@@ -119,7 +122,7 @@ class HttpGateway:
 
     async def _list(self, request: Request) -> Response:
         command = commands.Rooms(after=request.query.get("after"))
-        listed = await self._visit(request, command)
+        _, listed = await self._visit(request, command)
         return Response(200, encode(listed) + b"\n", _JSON)
 
     async def _post(self, request: Request) -> Response:
@@ -127,10 +130,9 @@ class HttpGateway:
         kind = body_kind(request)
         body = await request.body(self._chat.settings.max_message_bytes)
         command = message_of(request, room, kind, body)
-        login = await self._log_in(request)
-        said: commands.Said = await self._visit_as(login, request, command)
+        user, said = await self._visit(request, command)
         fields = msgspec.to_builtins(said)
-        fields.update(user=login.user.id, nick=login.user.nick.display)
+        fields.update(user=user.id, nick=user.nick.display)
         return Response(200 if said.duplicate else 201, encode(fields) + b"\n", _JSON)
 
     async def _get(self, request: Request) -> Response:
@@ -138,8 +140,7 @@ class HttpGateway:
             return await self._stream(request)
         since = since_of(request)
         command = commands.Join(room=_room(request), since=since, limit=limit_of(request))
-        login = await self._log_in(request)
-        entered: commands.Entered = await self._visit_as(login, request, command)
+        _, entered = await self._visit(request, command)
         end = page_end(entered, since)
         headers = [("Chatd-Position", position_of(entered.epoch, end))]
         if since is not None:
@@ -192,18 +193,13 @@ class HttpGateway:
             )
             raise
 
-    async def _visit(self, request: Request, command: commands.Rooms) -> Any:
-        return await self._visit_as(await self._log_in(request), request, command)
-
-    async def _visit_as(
-        self,
-        login: Login,
-        request: Request,
-        command: commands.Say | commands.Join | commands.Rooms,
-    ) -> Any:
-        await self._check_kicked(
-            login, None if isinstance(command, commands.Rooms) else command.room
-        )
+    async def _visit(
+        self, request: Request, command: commands.Say | commands.Join | commands.Rooms
+    ) -> tuple[User, Any]:
+        """Carry out the command of a request, and return its user and the answer."""
+        login = await self._log_in(request)
+        room = None if isinstance(command, commands.Rooms) else command.room
+        await self._check_kicked(login, room)
         with visiting(
             self._chat,
             request.connection,
@@ -212,7 +208,7 @@ class HttpGateway:
             limit_key=request.peer.limit_key,
             transport="http",
         ) as visitor:
-            return await visit(visitor, command)
+            return login.user, await visit(visitor, command)
 
     def _note_kicked(self, user: str, room: str) -> None:
         now = trio.current_time()

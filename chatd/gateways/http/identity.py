@@ -15,7 +15,7 @@ __all__ = ["log_in"]
 
 
 async def log_in(chat: Chat, request: Request) -> Login:
-    """Return the user of a request. The caller attaches a connection, or makes a visit, at once.
+    """Return the user of a request, whose nick is held from now on.
 
     A secret in the URL does not count.
 
@@ -28,9 +28,11 @@ async def log_in(chat: Chat, request: Request) -> Login:
             the nick is not free.
     """
     try:
-        return await _log_in(chat, request)
+        login = await _log_in(chat, request)
     except Unavailable:
         raise Refused("unavailable", "The store cannot be read now.", 1000) from None
+    chat.users.visit(login.user, request.peer.limit_key)
+    return login
 
 
 async def _log_in(chat: Chat, request: Request) -> Login:

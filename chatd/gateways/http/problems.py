@@ -11,7 +11,6 @@ from http import HTTPStatus
 from typing import Final
 
 import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
 from chatd.gateways.credentials import page_refusal
@@ -65,17 +64,6 @@ _PREFLIGHT: Final = (
     ),
     ("Access-Control-Max-Age", "600"),
 )
-
-
-class Problem(Struct, frozen=True, omit_defaults=True):
-    """The body of a refusal."""
-
-    type: str = msgspec.field(default_factory=lambda: "about:blank")  # always in the JSON
-    title: str = ""
-    status: int = 0
-    detail: str = ""
-    code: ErrorCode | None = None
-    retry_ms: int | None = None
 
 
 def problem(refusal: Refusal, status: int | None = None) -> Response:
@@ -135,13 +123,16 @@ def _response(
     retry_ms: int | None,
     headers: Sequence[tuple[str, str]],
 ) -> Response:
-    body = Problem(
-        title=HTTPStatus(status).phrase,
-        status=status,
-        detail=detail,
-        code=code,
-        retry_ms=retry_ms,
-    )
+    body: dict[str, str | int] = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+    }
+    if code is not None:
+        body["code"] = code
+    if retry_ms is not None:
+        body["retry_ms"] = retry_ms
     return Response(status, msgspec.json.encode(body) + b"\n", _PROBLEM, headers)
 
 

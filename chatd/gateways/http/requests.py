@@ -9,12 +9,12 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 from msgspec import Struct
 
-from chatd.model import Refusal, Refused
 from chatd.protocol import commands
 from chatd.wire.request import Request
 
 __all__ = [
-    "RefusedAs",
+    "EVENT_STREAM",
+    "BadRequest",
     "body_kind",
     "limit_of",
     "message_of",
@@ -35,19 +35,22 @@ _QUOTED_CHARACTERS: Final = 200
 EVENT_STREAM: Final = "text/event-stream"
 
 
-class RefusedAs(Exception):  # noqa: N818  an answer, not an error
-    """Raised to refuse a request with a status of its own."""
+class BadRequest(Exception):  # noqa: N818  an answer, not an error
+    """Raised for a request that says nothing that the chat could do.
 
-    def __init__(self, status: int, message: str) -> None:
+    Attributes:
+        status: The status of the response.
+    """
+
+    def __init__(self, message: str, status: int = 400) -> None:
         super().__init__(message)
         self.status = status
-        self.refusal = Refusal("bad_request", message)
 
 
 def room_of(path: str) -> str | None:
     """Return the room that a path names, as it is written; None if it names none.
 
-    Raise Refused if the name cannot be decoded.
+    Raise BadRequest if the name cannot be decoded.
     """
     segment = path.removeprefix("/rooms/")
     if not segment or "/" in segment:
@@ -58,16 +61,16 @@ def room_of(path: str) -> str | None:
         return unquote_to_bytes(segment).decode()
     except ValueError:
         message = "The room's name must be percent-encoded UTF-8: caf%C3%A9 for café."
-        raise Refused("bad_request", message) from None
+        raise BadRequest(message) from None
 
 
 def limit_of(request: Request, default: int | None = None) -> int | None:
-    """Return ``?limit=``, or the default. Raise Refused if it is no number."""
+    """Return ``?limit=``, or the default. Raise BadRequest if it is no number."""
     text = request.query.get("limit")
     if text is None:
         return default
     if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise Refused("bad_request", "limit must be a number from 0 to 500.")
+        raise BadRequest("limit must be a number from 0 to 500.")
     return int(text)
 
 
@@ -118,17 +121,18 @@ _messages: Final = msgspec.json.Decoder(_Message)
 def body_kind(request: Request) -> str:
     """Return the media type of a body, in lower case; empty if it is not given.
 
-    Raise RefusedAs (415) if the body cannot be a message.
+    Raise BadRequest (415) if the body cannot be a message.
     """
     written = request.header("content-type") or ""
     kind = written.partition(";")[0].strip().lower()
     charset = _CHARSET.search(written)
     if kind.startswith("multipart/"):
-        raise RefusedAs(415, "The body is the text itself, or JSON. Do not send a form with files.")
+        message = "The body is the text itself, or JSON. Do not send a form with files."
+        raise BadRequest(message, 415)
     if charset is not None and charset[1].lower() not in ("utf-8", "utf8"):
-        raise RefusedAs(415, "The body must be UTF-8.")
+        raise BadRequest("The body must be UTF-8.", 415)
     if request.header("content-encoding") is not None:
-        raise RefusedAs(415, "The body must not be compressed.")
+        raise BadRequest("The body must not be compressed.", 415)
     return kind
 
 
@@ -142,7 +146,7 @@ def message_of(request: Request, room: str, kind: str, body: bytes) -> commands.
         body: The body.
 
     Raises:
-        Refused: It is no message.
+        BadRequest: It is no message.
     """
     key = _key_of(request)
     if kind != "application/json":
@@ -151,9 +155,9 @@ def message_of(request: Request, room: str, kind: str, body: bytes) -> commands.
         message = _messages.decode(body)
     except (ValueError, RecursionError) as error:
         why = str(error)[:_QUOTED_CHARACTERS]
-        raise Refused("bad_request", f"The body is not a message in JSON: {why}.") from None
+        raise BadRequest(f"The body is not a message in JSON: {why}.") from None
     if None not in (key, message.key) and key != message.key:
-        raise Refused("bad_request", "Idempotency-Key and key differ. Send one of them.")
+        raise BadRequest("Idempotency-Key and key differ. Send one of them.")
     return commands.Say(
         room=room,
         text=message.text,
@@ -166,7 +170,7 @@ def _text(body: bytes) -> str:
     try:
         text = body.decode()
     except UnicodeDecodeError:
-        raise Refused("bad_request", "The text must be UTF-8.") from None
+        raise BadRequest("The text must be UTF-8.") from None
     return text[:-2] if text.endswith("\r\n") else text.removesuffix("\n")
 
 
@@ -178,7 +182,7 @@ def _key_of(request: Request) -> str | None:
         # Headers were decoded as Latin-1.
         key = written.strip().encode("latin-1").decode()
     except UnicodeDecodeError:
-        raise Refused("bad_request", "Idempotency-Key must be UTF-8.") from None
+        raise BadRequest("Idempotency-Key must be UTF-8.") from None
     if len(key) > 1 and key[0] == key[-1] == '"':
         return re.sub(r"\\(.)", r"\1", key[1:-1])
     return key
