@@ -487,19 +487,26 @@ class SharedRoster:
             await chat.users.load_subjects()
             await chat.sanctions.load(self._journal)
             for room in list(chat.rooms):
-                found = await self._journal.members(room.key)
-                listed = {self._add(room, member) for member in found}
-                for member in found:
-                    self._rename(member.user, member.nick)
-                room.members_at = found[0].position if found else 0
-                for user in list(room.members):
-                    if user not in listed and not room.has_here(user):
-                        room.remove(user)
+                self._compare(room, await self._journal.members(room.key))
         except Unavailable:
             return  # the next item brings another try
         self._incomplete = False
         for sanction in list(chat.sanctions.all(["ban", "close"])):
             impose(chat, sanction)
+
+    def _compare(self, room: Room, members: Sequence[Entered]) -> None:
+        """Record the members of a room, and tell those who are here what they missed."""
+        before = set(room.members)
+        found = {self._add(room, member) for member in members}
+        room.members_at = members[0].position if members else 0
+        for member in members:
+            self._rename(member.user, member.nick)
+        for user in found - before:
+            room.announce_joined(user)
+        for user in before - found:
+            if not room.has_here(user):
+                room.remove(user)
+                room.announce_left(user, "lost")
 
     # ---- publishing
 

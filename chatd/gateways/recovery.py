@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -78,6 +79,7 @@ class Whereabouts(Struct, frozen=True):
         room: The key of its first room.
         rooms: All its rooms, by their keys.
         upto: The position of the last event that a recovery sent; 0 if there was none.
+        seqs: The numbers up to which a recovery sent the events of each room; empty before it did.
         settled: Whether these are its rooms for certain: not while it joins or leaves one.
     """
 
@@ -85,6 +87,7 @@ class Whereabouts(Struct, frozen=True):
     room: str
     rooms: Mapping[str, _RoomState]
     upto: int = 0
+    seqs: Mapping[str, int] = {}
     settled: bool = True
 
     @staticmethod
@@ -167,27 +170,54 @@ class ChatLog:
             return None  # the client enters as a new socket, and reads what it can
 
     async def _read(self, after: str, lost: Lost) -> Sequence[Logged] | None:
-        chat = self._chat
         where = Whereabouts.of(lost.data)
         if where == NOBODY:
             return []
-        found = await self._position(after, where)
-        if found is None or not await chat.bus.caught_up(found.position):
+        if where.seqs:
+            # Without a checkpoint if possible: in a busy room there is always something newer.
+            missed = self._newest(where.seqs)
+            if missed is None:
+                missed = await self._read_on(where)
+            seqs, upto = _continued(missed, where.seqs), where.upto
+        else:
+            found = await self._position(after, where)
+            if found is None or not await self._chat.bus.caught_up(found.position):
+                return None
+            upto = self._chat.bus.fanned_out
+            behind = _behind(found, where)
+            if behind is None:
+                return None
+            missed = await self._chat.journal.read_rooms(behind, upto, _PAGE_EVENTS)
+            if len(missed) == _PAGE_EVENTS:
+                upto = missed[-1].position
+            seqs = await self._goes_on(missed, behind, upto)
+        if seqs is None:
             return None
-        epoch, upto = chat.journal.epoch, chat.bus.fanned_out
-        behind = _behind(found, where)
-        if behind is None:
-            return None
-        missed = await chat.journal.read_rooms(behind, upto, _PAGE_EVENTS)
-        if len(missed) == _PAGE_EVENTS:
-            upto = missed[-1].position
-        if not await self._goes_on(missed, behind, upto):
-            return None
-        lost.data[_KEY] = msgspec.to_builtins(replace(where, upto=upto))
+        if missed:
+            upto = max(upto, missed[-1].position)
+        lost.data[_KEY] = msgspec.to_builtins(replace(where, upto=upto, seqs=seqs))
+        epoch = self._chat.journal.epoch
         return [
             Logged(self._encode(event), offset=live_offset(epoch, event.position))
             for event in missed
         ]
+
+    def _newest(self, seqs: Mapping[str, int]) -> list[Event] | None:
+        """Return what follows these numbers of rooms; None if it is not in memory."""
+        newest: list[Event] = []
+        for key, seq in seqs.items():
+            room = self._chat.rooms.get(key)
+            tail = None if room is None else room.feed.after(seq)
+            if tail is None:
+                return None
+            newest += tail
+        return sorted(newest, key=attrgetter("position"))
+
+    async def _read_on(self, where: Whereabouts) -> list[Event]:
+        """Return what follows the last event that this recovery sent."""
+        behind = dict.fromkeys(where.seqs, where.upto)
+        upto = self._chat.bus.fanned_out
+        return await self._chat.journal.read_rooms(behind, upto, _PAGE_EVENTS)
 
     async def _position(self, offset: str, where: Whereabouts) -> _Position | None:
         """Return the position that an offset means; None if it means nothing in this store."""
@@ -212,21 +242,20 @@ class ChatLog:
         head = await self._chat.journal.head(room)
         return self._chat.bus.fanned_out if (head.seq if head else 0) == seq - 1 else None
 
-    async def _goes_on(self, missed: Sequence[Event], behind: Mapping[str, int], upto: int) -> bool:
-        """Return whether the missed events continue the client's last one without a gap."""
-        next_seq: dict[str, int] = {}
-        for event in missed:
-            next_seq.setdefault(event.room, event.seq)
+    async def _goes_on(
+        self, missed: Sequence[Event], behind: Mapping[str, int], upto: int
+    ) -> dict[str, int] | None:
+        """Return the numbers up to which the rooms were read.
+
+        None if the missed events do not continue the client's last ones without a gap.
+        """
         journal = self._chat.journal
-        for key, position in behind.items():
-            expected = await journal.seq_at(key, position)
-            found = next_seq.get(key)
-            if found is None:
-                if await journal.seq_at(key, upto) != expected:
-                    return False
-            elif found != expected + 1:
-                return False
-        return True
+        before = {key: await journal.seq_at(key, position) for key, position in behind.items()}
+        found = {event.room for event in missed}
+        for key in behind.keys() - found:
+            if await journal.seq_at(key, upto) != before[key]:
+                return None
+        return _continued(missed, before)
 
     async def keep(self, connected: Lost) -> Outcome:
         """Keep the state of a connected client, for as long as this daemon lives and a while after.
@@ -288,6 +317,16 @@ def _behind(found: _Position, where: Whereabouts) -> dict[str, int] | None:
             # It is not known whether the answer with the page arrived.
             return None
     return behind
+
+
+def _continued(missed: Sequence[Event], before: Mapping[str, int]) -> dict[str, int] | None:
+    """Return the last numbers of rooms, given those before the missed events; None with a gap."""
+    seqs = dict(before)
+    for event in missed:
+        if event.seq != seqs[event.room] + 1:
+            return None
+        seqs[event.room] = event.seq
+    return seqs
 
 
 def lost_user(record: Record) -> str:

@@ -36,7 +36,6 @@ from chatd.gateways.recovery import (
     record_name,
     taken,
 )
-from chatd.journal import Unavailable
 from chatd.journal.shared import SharedJournal
 from chatd.logs import Log
 from chatd.model import (
@@ -523,12 +522,7 @@ class _Client:
             if self.closing is not None:
                 return
             if key in where.rooms:
-                try:
-                    seq = await chat.journal.seq_at(key, where.upto)
-                except Unavailable as error:
-                    self.connection.end(GOING_AWAY, str(error))
-                    return
-                since = commands.Position(chat.journal.epoch, seq)
+                since = commands.Position(chat.journal.epoch, where.seqs[key])
                 command = commands.Join(room=key, since=since, limit=0)
                 if self.room:
                     await self._perform(command, "join")

@@ -351,6 +351,7 @@ async def test_what_a_node_missed_is_read_again(autojump_clock: MockClock) -> No
         one.engine.heal()
         await trio.sleep(5)
         assert ann.texts() == ["x"]
+        assert left(ann) == [("eve", "lost")]
         members = (await ann.do(commands.Who(room="lobby"))).members
         assert [member.nick for member in members] == ["ann", "bob"]
         assert one.chat.sanctions.get("slow", "lobby", "") is not None
