@@ -103,9 +103,9 @@ def measure(server: Server, count: int, interval: float) -> tuple[float, float]:
         clients = Clients(server, daemon.port, count)
         try:
             clients.answer(interval)
-            pongs, cpu, began = clients.pongs, cpu_ns(daemon.pid), time.monotonic()
+            pongs, cpu, began = clients.pongs, cpu_ns([daemon.pid]), time.monotonic()
             clients.answer(2 * interval)
-            cpu, seconds = cpu_ns(daemon.pid) - cpu, time.monotonic() - began
+            cpu, seconds = cpu_ns([daemon.pid]) - cpu, time.monotonic() - began
             pongs = clients.pongs - pongs
         finally:
             clients.close()

@@ -153,10 +153,10 @@ def measure(shape: Shape, count: int) -> float:
         try:
             held += let_in(clients(shape, server.port, range(PRESENT)))
             time.sleep(SETTLE_SECONDS)
-            before = cpu_ns(server.pid)
+            before = cpu_ns([server.pid])
             held += let_in(clients(shape, server.port, range(PRESENT, PRESENT + count)))
             time.sleep(SETTLE_SECONDS)
-            return (cpu_ns(server.pid) - before) / 1000 / count
+            return (cpu_ns([server.pid]) - before) / 1000 / count
         finally:
             for sock in held:
                 sock.close()
