@@ -1,4 +1,4 @@
-"""Checks of a request's head: sizes, line ends, framing, upgrades; and the 101. Sans-IO.
+"""Checks of a request's head: sizes, line ends, framing, upgrades. Sans-IO.
 
 Stricter than h11, whose missing limits and leniencies have been ways of request smuggling. Every
 check raises ``Refused`` with the response.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import re
 from collections.abc import Sequence
 from typing import Final
@@ -24,7 +23,6 @@ __all__ = [
     "check_upgrade",
     "malformed",
     "subprotocols",
-    "switching_protocols",
     "tokens",
 ]
 
@@ -42,8 +40,6 @@ _LENGTHS: Final = re.compile(rb"\r\ncontent-length:|(?<=\r\ncontent-length:)[^\r
 _PROXY_HEADERS: Final = tuple(signature.lstrip(b"\r\n") for signature in SIGNATURES)
 _HOST: Final = re.compile(r"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]*")
 _VERSION: Final = "13"
-# RFC 6455 section 1.3.
-_GUID: Final = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
@@ -113,25 +109,6 @@ def check_upgrade(request: Request, version: bytes | None, *, has_body: bool) ->
         key = b""
     if len(key) != 16:
         raise _no_websocket("a Sec-WebSocket-Key of 16 bytes")
-
-
-def switching_protocols(key: str, subprotocol: str | None) -> bytes:
-    """Return the 101 that accepts a WebSocket: RFC 6455 section 4.2.2.
-
-    Args:
-        key: The request's Sec-WebSocket-Key, which `check_upgrade` has checked.
-        subprotocol: One of those that the client offered, or None.
-    """
-    digest = hashlib.sha1(f"{key}{_GUID}".encode("ascii"), usedforsecurity=False).digest()
-    lines = [
-        "HTTP/1.1 101 Switching Protocols",
-        "Upgrade: websocket",
-        "Connection: Upgrade",
-        f"Sec-WebSocket-Accept: {base64.b64encode(digest).decode()}",
-    ]
-    if subprotocol is not None:
-        lines.append(f"Sec-WebSocket-Protocol: {subprotocol}")
-    return "\r\n".join([*lines, "", ""]).encode("ascii")
 
 
 def _no_websocket(wanted: str) -> Refused:

@@ -1,8 +1,9 @@
 """One WebSocket, from the 101 to the end of TCP.
 
-``wire.http`` has read and checked the request. The connection's own task sends the 101, reads
-frames, hands messages to the receiver, answers pings and closes. `WebSocket.end`, called from
-anywhere, interrupts it; what follows has one deadline.
+trio-websocket makes the opening handshake and is then let go: its objects and its task would be
+two thirds of an idle connection's memory. From then on the connection's own task reads frames,
+hands messages to the receiver, answers pings and closes. `WebSocket.end`, called from anywhere,
+interrupts it; what follows has one deadline.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, Protocol, TypeAlias
 
 import trio
 from msgspec import Struct
+from trio_websocket import ConnectionClosed, wrap_server_stream
 
 from chatd.budgets import BYTE_SECONDS, FRAME_SECONDS, MESSAGE_SECONDS, SLICE_ITEMS
 from chatd.logs import Log
@@ -22,7 +24,6 @@ from chatd.settings import Settings
 from chatd.wire import frames
 from chatd.wire.channel import Channel
 from chatd.wire.frames import Closing, Fault, FrameReader, Item, Ping
-from chatd.wire.heads import switching_protocols
 from chatd.wire.request import Request
 from chatd.wire.transport import Transport
 
@@ -167,12 +168,20 @@ class WebSocket(Channel):
             await self._send_queue(self.upgrade.send_timeout)
 
     async def _accept(self) -> bool:
-        """Send the 101. Return False if the peer is too slow or gone."""
-        key = self.request.header("sec-websocket-key") or ""
-        with trio.move_on_after(self._settings.limits.handshake_seconds), suppress(*_GONE):
-            await self._transport.send_all(switching_protocols(key, self.upgrade.subprotocol))
-            return True
-        return False
+        """Make the opening handshake. Return False if the peer is too slow or gone."""
+        accepted = False
+        with trio.move_on_after(self._settings.limits.handshake_seconds):
+            try:
+                async with trio.open_nursery() as handshake:
+                    stream = _HandshakeStream(self._transport, self.request, self.upgrade)
+                    proposal = await wrap_server_stream(handshake, stream)
+                    await proposal.accept(subprotocol=self.upgrade.subprotocol)
+                    accepted = True
+                    # Its reader must never see a frame: they are ours from here on.
+                    handshake.cancel_scope.cancel()
+            except* ConnectionClosed:
+                accepted = False
+        return accepted
 
     async def _open(self) -> Receiver | None:
         """Return the gateway's receiver, or None if the gateway fails."""
@@ -310,3 +319,41 @@ class WebSocket(Channel):
             receiver.ended(close, reason)
         except Exception as error:  # the connection's boundary
             self.fault(error)
+
+
+class _HandshakeStream(trio.abc.Stream):
+    """The stream that trio-websocket sees: a replayed request, and then silence.
+
+    ``wire.http`` has read and checked the real request.
+    """
+
+    def __init__(self, transport: Transport, request: Request, upgrade: Upgrade) -> None:
+        self._transport = transport
+        lines = [
+            "GET / HTTP/1.1",
+            "Host: chatd",
+            "Upgrade: websocket",
+            "Connection: Upgrade",
+            "Sec-WebSocket-Version: 13",
+            f"Sec-WebSocket-Key: {request.header('sec-websocket-key')}",
+        ]
+        if upgrade.subprotocol is not None:
+            lines.append(f"Sec-WebSocket-Protocol: {upgrade.subprotocol}")
+        self._head = "\r\n".join([*lines, "", ""]).encode("ascii")
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        if not self._head:
+            await trio.sleep_forever()
+        await trio.lowlevel.checkpoint()
+        head, self._head = self._head, b""
+        return head
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._transport.send_all(bytes(data))
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        # The connection's own task closes the transport.
+        await trio.lowlevel.checkpoint()

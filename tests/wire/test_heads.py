@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatd.wire.heads import body_length, check_head, check_host, switching_protocols, tokens
+from chatd.wire.heads import body_length, check_head, check_host, tokens
 from chatd.wire.request import Refused
 
 PIECES = [b"GET / HTTP/1.1", b"Host: a", b"\r\n", b"\n", b"\r", b" ", b"\t", b"x" * 3000, b"\x16"]
@@ -77,14 +77,3 @@ def test_what_is_no_host(host: str) -> None:
 def test_tokens() -> None:
     assert tokens("Upgrade,keep-alive , ") == ["upgrade", "keep-alive", ""]
     assert tokens(None) == [""]
-
-
-@pytest.mark.parametrize("subprotocol", [None, "chatd.v1"])
-def test_the_101_answers_the_key_of_rfc_6455(subprotocol: str | None) -> None:
-    selected = b"" if subprotocol is None else b"Sec-WebSocket-Protocol: chatd.v1\r\n"
-    assert switching_protocols("dGhlIHNhbXBsZSBub25jZQ==", subprotocol) == (
-        b"HTTP/1.1 101 Switching Protocols\r\n"
-        b"Upgrade: websocket\r\n"
-        b"Connection: Upgrade\r\n"
-        b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" + selected + b"\r\n"
-    )

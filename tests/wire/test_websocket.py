@@ -343,7 +343,9 @@ async def test_the_peers_close_overtakes_ours_behind_a_backlog(served: Served) -
     assert await client.frame() is None
 
 
-async def test_an_idle_connection_is_one_task(served: Served, dial: Dial) -> None:
+async def test_an_idle_connection_is_one_task_and_nothing_of_trio_websocket(
+    served: Served, dial: Dial
+) -> None:
     before = trio.lowlevel.current_statistics().tasks_living
     client = await dial()
     await client.upgrade()
@@ -351,6 +353,8 @@ async def test_an_idle_connection_is_one_task(served: Served, dial: Dial) -> Non
     assert await client.hear() == "x"
     await trio.testing.wait_all_tasks_blocked()
     assert trio.lowlevel.current_statistics().tasks_living == before + 1
+    gc.collect()
+    assert not [thing for thing in gc.get_objects() if type(thing) is WebSocketConnection]
 
 
 async def test_pings_while_closing_are_passed_over(served: Served, dial: Dial) -> None:
