@@ -261,6 +261,12 @@ class Chat:
     def _outboxes(self) -> set[Outbox]:
         return {connection.outbox for connection in self.connections}
 
+    async def renew(self, epoch: str) -> None:
+        """Tell all clients that are connected here of another epoch, whose numbers go on."""
+        await self.broadcast(events.Epoch(epoch))
+        for connection in list(self.connections):
+            connection.renewed()
+
     # ---- events
 
     def forget_senders(self, upto: int | None = None) -> None:

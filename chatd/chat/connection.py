@@ -246,6 +246,9 @@ class Connection(Actor):
         self.exit(membership, reason)
         self.notify(events.Left(room.name, user.nick.display, user.id, reason))
 
+    def renewed(self) -> None:
+        """Do what a protocol needs after the event ``epoch``, beside sending it: mostly nothing."""
+
     # ---- the end
 
     def fault(self, error: Exception) -> None:

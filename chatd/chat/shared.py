@@ -333,7 +333,7 @@ class SharedRoster:
                     self._begin_anew()
                     await self._reload()
                 else:
-                    await self._chat.broadcast(events.Epoch(epoch))
+                    await self._chat.renew(epoch)
             case Missed(position):
                 self._chat.forget_senders(position)
                 await self._reload()

@@ -108,6 +108,17 @@ async def test_a_notice_has_no_position(chat: Harness, autojump_clock: MockClock
         assert block == {"data": '{"on":"notice","text":"maintenance at noon"}'}
 
 
+async def test_another_epoch_brings_a_position(chat: Harness, autojump_clock: MockClock) -> None:
+    ann = await chat.client("ann")
+    async with following(chat) as [stream]:
+        await ann.say("x")
+        assert await stream.texts(1) == ["x"]
+        await chat.daemon.chat.renew("e2")
+        assert await stream.block() == {"data": '{"on":"epoch","epoch":"e2"}'}
+        epoch = chat.daemon.chat.journal.epoch
+        assert await stream.block() == {"id": f"{epoch}.1"}
+
+
 async def test_http_1_0_has_no_chunks(chat: Harness, autojump_clock: MockClock) -> None:
     stream = await follow(chat, version="HTTP/1.0")
     assert await stream.page() == []

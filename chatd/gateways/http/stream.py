@@ -70,6 +70,12 @@ class Reset(Struct, frozen=True, tag_field="on", tag="reset"):
     seq: int
 
 
+class _Place(Struct, frozen=True):
+    """The number up to which a stream has everything, for a block with its position alone."""
+
+    seq: int
+
+
 def page_end(entered: commands.Entered, since: commands.Position | None) -> int:
     """Return the number at which a page ends, of which some events may be left out."""
     if (end := entered.end) is not None:
@@ -117,11 +123,14 @@ class EventStreamCodec:
 
 
 def _lines(epoch: str, room: str, item: Any) -> bytes:
+    if isinstance(item, _Place):
+        return b"id: %b\n\n" % position_of(epoch, item.seq).encode()
     event = events.shape(room, item) if isinstance(item, Event) else item
     if (seq := events.number(event)) is not None:
         return b"id: %b\ndata: %b\n\n" % (position_of(epoch, seq).encode(), encode(event))
     # A direct message that is not kept; and what is said to people, but not what asks for `auth`.
-    if isinstance(event, events.Message) or (isinstance(event, events.Notice) and not event.do):
+    said = isinstance(event, events.Message) or (isinstance(event, events.Notice) and not event.do)
+    if said or isinstance(event, events.Epoch):
         return b"data: %b\n\n" % encode(event)
     return b""
 
@@ -134,6 +143,12 @@ class _OneRoom(Connection):
 
     def enter_direct(self, room: Room) -> None:
         """Do nothing: other rooms' direct messages are not sent here."""
+
+    def renewed(self) -> None:
+        for membership in self.memberships.values():
+            # One that catches up gets the epoch with its next event.
+            if membership.live_since is not None:
+                self.notify(_Place(membership.room.feed.visible))
 
     def exit(self, membership: Membership, reason: ExitReason = "leave") -> None:
         super().exit(membership, reason)
