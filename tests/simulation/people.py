@@ -103,6 +103,7 @@ class Link:
         clean: Whether it was never cut or stalled, so that answers have to come in time.
         views: The rooms that it is in, direct messages apart.
         direct: The rooms of direct messages.
+        doubtful: Rooms that it may be in, because the store failed when it joined again.
     """
 
     def __init__(self, person: Person, node: int, *, recover: bool) -> None:
@@ -117,6 +118,7 @@ class Link:
         self.epoch: str | None = None
         self.views: dict[str, RoomView] = {}
         self.direct: dict[str, RoomView] = {}
+        self.doubtful: set[str] = set()
         self.pending: dict[int, Pending] = {}
         self.lines: list[str] = []
         self.room = ""  # of plain text, and the first one of Socket.IO
@@ -292,6 +294,7 @@ class Link:
             view = self._told("hello", joined) or self._keep(joined["room"])
             view.leaving = False
             view.take_members(joined)
+            self._renewed(joined["epoch"])
         self._identified(fields)
 
     def _identified(self, fields: Fields) -> None:
@@ -314,18 +317,19 @@ class Link:
             self.say(attempt)
 
     def _keep(self, room: str) -> RoomView:
+        self.doubtful.discard(room)
         view = self.views[room] = RoomView(room)
         self.person.rooms[room] = view
         return view
 
     def _logged(self, name: str, fields: Fields) -> None:
         room, view = fields["room"], self._told(name, fields)
-        if "seq" not in fields:
+        if "seq" not in fields or room in self.doubtful:
             return
         if view is None:
             view = self.direct[room] = self.person.direct[room] = RoomView(room)
         view.leaving = False
-        view.epoch = view.epoch or self.epoch
+        view.epoch = fields.get("epoch") or view.epoch or self.epoch
         self.world.ledger.shown(view.epoch, name, fields)
         view.logged(fields["seq"], name)
 
@@ -337,6 +341,8 @@ class Link:
                 self.person.user in room[1:].split(","), f"direct messages are the two's: {room}"
             )
             return self.direct.get(room)
+        if room in self.doubtful:
+            return None
         if self._recovered and room not in self.views:
             return self._keep(room)  # the daemon's first hello was lost
         expect(room in self.views, f"only members are told: {name} {fields}")
@@ -446,3 +452,6 @@ class Link:
                 self.views.pop(command["room"], None)
             case "join":
                 self.views.pop(command["room"], None)
+                self.doubtful.add(command["room"])
+                if command["room"] in person.rooms:
+                    person.rooms[command["room"]] = RoomView(command["room"])

@@ -1,12 +1,13 @@
 """Some seeds of the simulation, and proof that it finds what it is for.
 
-``make simulate`` plays thousands. A schedule that found a fault is kept in ``FOUND``.
+``make simulate`` plays thousands. The shortest schedules that found a fault are in ``found/``.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,15 +15,19 @@ import pytest
 from chatd.chat.membership import Membership
 from chatd.chat.nicks import Nicks
 from chatd.chat.rooms import Room
+from chatd.journal import shared
 from chatd.journal.memory import MemoryJournal
-from chatd.model import Post
+from chatd.model import Passed, Post
 from tests.simulation.checks import Violation
 from tests.simulation.playing import failure_of, play, schedule, shortest
 from tests.simulation.steps import read_steps
 
 MEMORY_SEEDS = 40
 SQLITE_SEEDS = 10
+CLUSTER_SEEDS = 100
 CHUNK = 10
+
+FOUND = sorted(Path(__file__).with_name("found").glob("*.txt"))
 
 
 @pytest.mark.parametrize("first", range(0, MEMORY_SEEDS, CHUNK))
@@ -36,11 +41,24 @@ def test_a_daemon_on_a_file_keeps_its_promises() -> None:
         play(schedule(seed, "sqlite"), seed, "sqlite")
 
 
-def test_the_same_seed_is_the_same_run() -> None:
-    for seed in range(5):
-        assert play(schedule(seed, "memory"), seed, "memory").trace == (
-            play(schedule(seed, "memory"), seed, "memory").trace
-        )
+@pytest.mark.parametrize("first", range(0, CLUSTER_SEEDS, CHUNK))
+def test_three_daemons_on_one_engine_keep_their_promises(first: int) -> None:
+    for seed in range(first, first + CHUNK):
+        play(schedule(seed, "cluster"), seed, "cluster")
+
+
+@pytest.mark.parametrize("store", ["memory", "cluster"])
+def test_the_same_seed_is_the_same_run(store: str) -> None:
+    for seed in range(3):
+        once, twice = (play(schedule(seed, store), seed, store) for _ in range(2))
+        assert once.trace == twice.trace
+
+
+@pytest.mark.parametrize("file", FOUND, ids=lambda file: file.stem)
+def test_what_was_found_is_mended(file: Path) -> None:
+    text = file.read_text()
+    store = text.partition("\n")[0].removeprefix("# store: ")
+    play(read_steps(text), 0, store)
 
 
 def test_a_schedule_can_be_written_down() -> None:
@@ -110,6 +128,28 @@ def test_a_broken_daemon_is_found(
     found = next(failure for failure in failures if failure is not None)
     assert isinstance(found.violation, Violation)
     assert re.search(promise, str(found.violation))
+
+
+def test_a_cluster_that_overlooks_a_gap_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = read_steps(
+        """
+        connect client=1 node=0 recover=no
+        connect client=2 node=1 recover=no
+        settle
+        cut_off node=0
+        say client=2 room=lobby key=new
+        settle
+        say client=2 room=lobby key=new
+        settle
+        trim
+        mend node=0
+        """
+    )
+    assert failure_of(steps, 0, "cluster") is None
+    monkeypatch.setattr(shared, "Missed", Passed)
+    failure = failure_of(steps, 0, "cluster")
+    assert failure is not None
+    assert failure.promise == "Violation the order of lobby"
 
 
 def test_a_failing_schedule_is_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
