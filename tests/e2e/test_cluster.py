@@ -56,7 +56,7 @@ async def test_clients_that_roam_miss_nothing_whatever_is_killed(cluster: Cluste
         lambda: cut_a_daemon_off(cluster, 3),
         lambda: kill_a_daemon(cluster),
     )
-    roamers = await live_through(cluster, faults, calm_seconds=1.5)
+    roamers = await live_through(cluster, faults, calm_seconds=1.0)
     assert sum(each.recovered for each in roamers) > 0
 
 
