@@ -8,6 +8,7 @@ first three fails all are closed, and nothing more is done before `Client.connec
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
@@ -23,7 +24,7 @@ from chatd.journal.redis.link import Link, Login, open_link
 from chatd.journal.redis.resp import Command, ErrorReply, Push, Reply
 from chatd.journal.redis.scripts import Script
 
-__all__ = ["Client", "call"]
+__all__ = ["Client", "Server", "call"]
 
 OLDEST: Final = (7, 0)
 """The first Redis whose scripts have flags (``#!lua``)."""
@@ -60,7 +61,7 @@ class Server(Struct, frozen=True):
     @property
     def life(self) -> str:
         """Names this life of the store: another process, or other data, is another one."""
-        return f"{self.info['run_id']}{self.info.get('master_replid', '')}"
+        return self.info.get("run_id", "") + self.info.get("master_replid", "")
 
     def check(self, address: Address, durability: Durability) -> None:
         """Raise an error if the server is none for chatd's history.
@@ -70,8 +71,9 @@ class Server(Struct, frozen=True):
             Lost: It is a copy of another one, as long as that is so.
         """
         info = self.info
-        version = info.get("redis_version", "0")
-        if tuple(map(int, version.split(".")[:2])) < OLDEST:
+        version = info.get("redis_version", "unknown")
+        numbers = re.match(r"(\d+)\.(\d+)", version)
+        if numbers is None or (int(numbers[1]), int(numbers[2])) < OLDEST:
             raise StoreError(f"{address} is Redis {version}: chatd needs 7.0 or newer")
         if info.get("cluster_enabled") == "1":
             raise StoreError(
@@ -105,7 +107,7 @@ class Client:
     Args:
         address: Where the server is.
         login: As whom to log in.
-        timeout: The deadline of each call, in seconds; it covers connecting too.
+        timeout: How long a call waits for its answer, in seconds.
         durability: What a commit has to survive; decides what `connect` asks of the server.
     """
 
@@ -125,18 +127,22 @@ class Client:
         self._questions: list[_Question] = []
         self._asking = trio.Lock()
 
-    async def connect(self, channel: bytes) -> str:
+    def deadline(self) -> float:
+        """Return when what begins now must have been answered, on Trio's clock."""
+        return trio.current_time() + self._timeout
+
+    async def connect(self, channel: bytes, deadline: float) -> str:
         """Open new links in place of the old ones, and return which life of the server it is.
 
         Args:
             channel: Where nodes publish; `listen` returns what comes from there.
+            deadline: By when, on Trio's clock.
 
         Raises:
             Lost: The server is not there, or not in time.
             StoreError: It is not fit to hold chatd's history.
         """
         self.close()
-        deadline = trio.current_time() + self._timeout
         links: list[Link] = []
         try:
             while len(links) < 4:
@@ -168,7 +174,7 @@ class Client:
 
     async def _server(self, link: Link, deadline: float) -> Server:
         info, config = await link.call(
-            ("INFO", "all"), ("CONFIG", "GET", "appendfsync"), deadline=deadline
+            ("INFO",), ("CONFIG", "GET", "appendfsync"), deadline=deadline
         )
         text: str = self._check(info).decode(errors="replace")
         pairs = (line.partition(":") for line in text.splitlines())
@@ -178,9 +184,8 @@ class Client:
             appendfsync = dict(config).get(b"appendfsync", b"").decode()
         return Server(fields, appendfsync)
 
-    async def write(self, command: Command) -> Reply:
+    async def write(self, command: Command, deadline: float) -> Reply:
         """Run a command on the writing link. One task at a time."""
-        deadline = trio.current_time() + self._timeout
         [reply] = await self._call(self._writer, [command], deadline)
         return self._check(reply)
 
@@ -193,7 +198,7 @@ class Client:
             command: The command.
             seconds: How long it waits.
         """
-        deadline = trio.current_time() + seconds + self._timeout
+        deadline = self.deadline() + seconds
         with self._using(self._reader) as link:
             if self._awaited is None:
                 self._awaited = command
@@ -232,7 +237,7 @@ class Client:
         """Ask everything that waits, in one write."""
         questions, self._questions = self._questions, []
         commands = [command for question in questions for command in question.commands]
-        deadline = trio.current_time() + self._timeout
+        deadline = self.deadline()
         try:
             replies = iter(await self._call(self._asker, commands, deadline))
         except Lost as error:

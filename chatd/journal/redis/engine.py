@@ -92,7 +92,8 @@ class RedisEngine(RedisReads):
     # ---- the life of the engine
 
     async def enter(self, last: tuple[int, str] | None, confirmed: int, facts: bytes) -> Life:
-        life = await self._client.connect(self._keys.channel)
+        deadline = self._client.deadline()
+        life = await self._client.connect(self._keys.channel, deadline)
         if life == self._entered:
             last, confirmed = None, 0
         position, origin = last or (0, "")
@@ -104,7 +105,8 @@ class RedisEngine(RedisReads):
                 *(life, new_epoch(), secrets.token_bytes(32), secrets.token_hex(8), node),
                 *(self._clock(), round(self.lease_seconds * 1000), facts, position, origin),
                 confirmed,
-            )
+            ),
+            deadline,
         )
         node, epoch, self._secret, position, origin, now, lost, *former = reply
         self._life = self._entered = life
@@ -174,7 +176,8 @@ class RedisEngine(RedisReads):
         else:
             made = await self._batch(batch)
             self._sent = (sending, made)
-        reply = await self._client.write(self._run(COMMIT, number, made))
+        command = self._run(COMMIT, number, made)
+        reply = await self._client.write(command, self._client.deadline())
         if reply == b"void":
             raise Unavailable(f"batch {number} comes too late")
         return made.outcomes(reply)
@@ -220,7 +223,8 @@ class RedisEngine(RedisReads):
         keys = self._keys.fixed(node)
         try:
             reply = await self._client.write(
-                call(COMMIT, keys, self._life, node, number, self._clock(), "s")
+                call(COMMIT, keys, self._life, node, number, self._clock(), "s"),
+                self._client.deadline(),
             )
         except Unavailable as error:
             if isinstance(error.__cause__, ErrorReply) and error.__cause__.code == "OLD":

@@ -82,14 +82,17 @@ class Sweeper:
 
     def posted(self, room: str) -> None:
         """Note that a room has grown."""
-        self._long[room] = None
+        if self._retention is not None and self._retention.keep_events != "off":
+            self._long[room] = None
 
     async def sweep(self, retention: Retention, now: int) -> Sweep:
         """Remove one chunk of what retention drops; see `chatd.journal.engine.Engine.sweep`."""
         if retention != self._retention:
             self._retention = retention
-            rooms = await self._client.ask_one(("ZRANGE", self._keys.order, 0, -1))
-            self._long = dict.fromkeys(room.decode() for room in rooms)
+            self._long = {}
+            if retention.keep_events != "off":
+                rooms = await self._client.ask_one(("ZRANGE", self._keys.order, 0, -1))
+                self._long = dict.fromkeys(room.decode() for room in rooms)
         size, beside = await self._sizes()
         dropped = await self._drop_expendable() if retention.beside_fills(beside) else 0
         excess = 0 if dropped else retention.events_exceed(size + beside, beside)

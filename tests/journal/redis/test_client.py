@@ -1,0 +1,94 @@
+"""The links of a node: what is asked at the same time, and which servers are fit."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from chatd.journal import StoreError, Unavailable
+from chatd.journal.engine import Lost
+from chatd.journal.redis.client import Client, Server
+from chatd.journal.redis.finding import Address
+from chatd.journal.redis.link import Login
+from tests.redis_server import RedisServer, needs_redis
+
+ADDRESS = Address("redis.example")
+FIT = {"redis_version": "7.0.15", "aof_enabled": "1", "run_id": "r", "master_replid": "m"}
+
+
+def client(server: RedisServer, timeout: float = 5) -> Client:
+    address = Address(path=str(server.socket))
+    return Client(address, Login(), timeout=timeout, durability="commit")
+
+
+@pytest.mark.parametrize(
+    ("version", "fits"),
+    [("6.2.14", False), ("7.0.0", True), ("7.2.4", True), ("10.1", True), ("x", False)],
+)
+def test_a_server_must_be_new_enough(version: str, *, fits: bool) -> None:
+    server = Server({**FIT, "redis_version": version}, None)
+    if fits:
+        server.check(ADDRESS, "commit")
+        return
+    with pytest.raises(StoreError, match=r"redis\.example:6379 is Redis .*: chatd needs 7\.0"):
+        server.check(ADDRESS, "commit")
+
+
+def test_a_server_whose_fsync_is_secret_is_not_trusted_with_it() -> None:
+    Server(FIT, None).check(ADDRESS, "commit")
+    with pytest.raises(StoreError, match="not readable by chatd's user"):
+        Server(FIT, None).check(ADDRESS, "fsync")
+    Server(FIT, "always").check(ADDRESS, "fsync")
+
+
+def test_another_process_or_other_data_is_another_life() -> None:
+    lives = {
+        Server(info, None).life
+        for info in (FIT, {**FIT, "run_id": "s"}, {**FIT, "master_replid": "n"})
+    }
+    assert len(lives) == 3
+
+
+@needs_redis
+async def test_what_many_ask_goes_out_together(redis_server: RedisServer) -> None:
+    asking = client(redis_server)
+    await asking.connect(b"channel", asking.deadline())
+    answers: dict[int, object] = {}
+
+    async def ask(number: int) -> None:
+        answers[number] = await asking.ask(("ECHO", number), ("ECHO", f"{number}!"))
+
+    async def ask_in_vain() -> None:
+        with pytest.raises(Unavailable, match="unknown command"):
+            await asking.ask(("NONSENSE",))
+
+    async with trio.open_nursery() as nursery:
+        for number in range(20):
+            nursery.start_soon(ask, number)
+            nursery.start_soon(ask_in_vain)
+    assert answers == {n: [b"%d" % n, b"%d!" % n] for n in range(20)}
+    asking.close()
+    with pytest.raises(Lost, match="no connection"):
+        await asking.ask(("PING",))
+
+
+@needs_redis
+async def test_all_who_ask_hear_that_the_server_is_gone(own_server: RedisServer) -> None:
+    asking = client(own_server, timeout=0.3)
+    await asking.connect(b"channel", asking.deadline())
+    own_server.stop()
+    lost: list[int] = []
+
+    async def ask(number: int) -> None:
+        with pytest.raises(Lost):
+            await asking.ask(("PING",))
+        lost.append(number)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(3):
+            nursery.start_soon(ask, number)
+    assert sorted(lost) == [0, 1, 2]
+    own_server.go_on()
+    assert await asking.connect(b"channel", asking.deadline())
+    assert await asking.ask(("PING",)) == [b"PONG"]
+    asking.close()
