@@ -97,8 +97,8 @@ async def journal(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
         return
     if request.param == "redis":
         server: RedisServer = request.getfixturevalue("redis_server")
-        engine = RedisEngine(server.url, prefix=new_prefix(), now=lambda: NOW)
-        async with open_shared(engine, retention=KEPT) as shared:
+        engine = RedisEngine(server.url, prefix=new_prefix(), now=lambda: NOW, timeout=60)
+        async with open_shared(engine, retention=KEPT, timeout_seconds=60) as shared:
             yield shared
         return
     opened = open_sqlite(

@@ -90,8 +90,10 @@ def _opening(request: pytest.FixtureRequest, tmp_path: Path, now: Clock) -> Open
     @asynccontextmanager
     async def redis(retention: Retention, report: OperatorLog) -> AsyncIterator[Journal]:
         server: RedisServer = request.getfixturevalue("redis_server")
-        engine = RedisEngine(server.url, prefix=new_prefix(), now=now)
-        async with open_shared(engine, retention=retention, report=report) as journal:
+        engine = RedisEngine(server.url, prefix=new_prefix(), now=now, timeout=60)
+        async with open_shared(
+            engine, retention=retention, report=report, timeout_seconds=60
+        ) as journal:
             yield journal
 
     openings: dict[str, Opening] = {"memory": memory, "sqlite": sqlite, "redis": redis}

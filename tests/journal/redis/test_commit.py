@@ -22,6 +22,7 @@ from chatd.model import (
     Enter,
     Erase,
     Exit,
+    Exited,
     Forget,
     Lease,
     LogEntry,
@@ -222,8 +223,17 @@ async def _feed(engine: Engine, after: int) -> list[object]:
             assert isinstance(one, Fed)
             assert one.entry is not None
             after = one.position
-            entry = "renewed" if isinstance(one.entry, Renewed) else one.entry
-            found.append((one.position, one.origin.split(".")[1:-1], entry))
+            batch = one.origin.split(".")[1:-1]
+            if isinstance(one.entry, Renewed):
+                found.append((one.position, batch))
+            elif isinstance(one.entry, Exited) and not batch:
+                # Who leaves with a dead node does so in any order.
+                if not (found and isinstance(found[-1], set)):
+                    found.append(set())
+                buried: Any = found[-1]
+                buried.add((one.entry.room, one.entry.user, one.entry.last))
+            else:
+                found.append((one.position, batch, one.entry))
     return found
 
 
@@ -236,7 +246,8 @@ async def _compare(url: str, steps: list[tuple[str, Any, Any]], retention: Reten
     prefix = new_prefix()
     store = ModelStore(clock)
     nodes = [
-        _Node([RedisEngine(url, prefix=prefix, now=clock), ModelEngine(store)]) for _ in range(2)
+        _Node([RedisEngine(url, prefix=prefix, now=clock, timeout=60), ModelEngine(store)])
+        for _ in range(2)
     ]
     for node in nodes:
         await node.enter()
@@ -271,9 +282,9 @@ async def _compare(url: str, steps: list[tuple[str, Any, Any]], retention: Reten
                     pass
             assert await _everything(redis) == await _everything(model)
     assert await _everything(redis) == await _everything(model)
-    # Each trims it at its own time.
+    # Each trims it at its own time, perhaps between those who leave together.
     feeds = await _feed(redis, 0), await _feed(model, 0)
-    both = min(map(len, feeds))
+    both = min(map(len, feeds)) - (len(feeds[0]) != len(feeds[1]))
     assert feeds[0][len(feeds[0]) - both :] == feeds[1][len(feeds[1]) - both :]
     for node in nodes:
         for engine in node.engines:

@@ -62,7 +62,7 @@ async def texts(engine: RedisEngine, room: str = "lobby") -> list[str | None]:
 
 @asynccontextmanager
 async def opened(server: RedisServer, **options: Any) -> AsyncIterator[RedisEngine]:
-    engine = RedisEngine(server.url, **options)
+    engine = RedisEngine(server.url, **{"timeout": 60, **options})
     await engine.enter(None, 0, b"facts")
     try:
         yield engine

@@ -18,7 +18,7 @@ NOW = 1_700_000_000_000
 
 @pytest.fixture
 async def engine(redis_server: RedisServer) -> AsyncIterator[RedisEngine]:
-    engine = RedisEngine(redis_server.url, prefix=new_prefix(), now=lambda: NOW)
+    engine = RedisEngine(redis_server.url, prefix=new_prefix(), now=lambda: NOW, timeout=60)
     await engine.enter(None, 0, b"")
     yield engine
     await engine.aclose()
