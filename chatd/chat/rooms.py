@@ -82,8 +82,7 @@ class Room:
         """Members whose last connection was lost. They are removed when their time is over."""
         self._index: list[User] = []
         """The members in the order of their nicks. Sorting 10,000 would take longer than a join."""
-        self._spoke: dict[str, float] = {}
-        """When each user last sent a message in slow mode, the longest ago first."""
+        self._spoke = chat.rooms.spoke.setdefault(self.key, {})
         self._total_at = -TOTALS_SECONDS
         self._total_timer: Timer | None = None
 
@@ -248,6 +247,11 @@ class Rooms:
         self._open: dict[str, Room] = {}
         self.get = self._open.get
         """Returns the room of a key, or None if nobody is in it."""
+        self.spoke: dict[str, dict[str, float]] = {}
+        """When users last sent a message in slow mode, by the room's key, the longest ago first.
+
+        It outlives the room: scripts send messages to rooms that nobody is in.
+        """
         self._direct: dict[str, set[Room]] = {}
         self._opening = trio.Lock()
         self._opened_next = ""
@@ -419,6 +423,8 @@ class Rooms:
         """Forget a room that has no members."""
         self._chat.bus.close_feed(room.feed)
         del self._open[room.key]
+        if not self.spoke[room.key]:
+            del self.spoke[room.key]
         if room.direct:
             for user in users_of(room.key):
                 rooms = self._direct[user]

@@ -487,12 +487,18 @@ async def test_a_banned_guest_s_address_is_banned(autojump_clock: MockClock) -> 
         assert (await say(chat, "a", nick="other")).status == 201
 
 
-async def test_slow_mode(chat: Harness, autojump_clock: MockClock) -> None:
-    await chat.client("ann")
+@pytest.mark.parametrize("watched", [True, False])
+async def test_slow_mode(chat: Harness, autojump_clock: MockClock, watched: bool) -> None:
+    if watched:
+        await chat.client("ann")
     await moderate(chat.daemon.chat, "console", commands.Slow(room="lobby", seconds=30))
     assert (await say(chat, "a", nick="ci")).status == 201
     slow = await say(chat, "a", nick="ci")
     assert (slow.code, slow.headers["retry-after"]) == ("rate_limited", "30")
+    await trio.sleep(30)
+    assert (await say(chat, "a", nick="ci")).status == 201
+    await moderate(chat.daemon.chat, "console", commands.Slow(room="lobby", seconds=0))
+    assert (await say(chat, "a", nick="ci")).status == 201
 
 
 async def test_a_full_disk(chat: Harness, autojump_clock: MockClock) -> None:
