@@ -12,7 +12,7 @@ from chatd import client
 from chatd.chat.moderation import moderate
 from chatd.protocol import commands
 from chatd.settings import Auth, Chat, Settings
-from chatd.testing import Harness, open_chat
+from chatd.testing import Harness, open_chat, open_cluster
 from chatd.testing.http import Block, EventStreamReader
 
 
@@ -118,6 +118,42 @@ async def test_a_position_that_is_gone(chat: Harness, autojump_clock: MockClock)
     assert isinstance(reset, client.Unknown)
     assert reset.fields["room"] == "lobby"
     assert await bob.texts(1) == ["one"]
+
+
+async def test_another_epoch_brings_another_position(autojump_clock: MockClock) -> None:
+    async with open_cluster(nodes=1) as cluster:
+        ann = await cluster.nodes[0].client("ann", "http")
+        bob = await cluster.nodes[0].client("bob")
+        await bob.say("1")
+        assert await ann.texts(1) == ["1"]
+        before = ann.position
+        cluster.kill_engine()
+        cluster.start_engine()
+        epoch = await ann.next("epoch")
+        assert isinstance(epoch, client.Epoch)
+        await cluster.wait_idle()
+        assert ann.position == f"{epoch.epoch}.1" != before
+        await ann.aclose()
+        await bob.say("2")
+        await ann.reconnect()
+        assert await ann.texts(1) == ["2"]
+        assert ann.waiting("reset") == []
+
+
+async def test_any_node_answers(autojump_clock: MockClock) -> None:
+    async with open_cluster(nodes=2) as cluster:
+        one, two = [await node.client("ci", "http", room=None) for node in cluster.nodes]
+        first = await one.say("1", room="lobby", key="k")
+        again = await two.say("1", room="lobby", key="k")
+        assert (again.seq, again.duplicate) == (first.seq, True)
+        assert one.user == two.user
+        await one.join("lobby")
+        assert await one.texts(1) == ["1"]
+        position = one.position
+        await one.aclose()
+        await two.say("2", room="lobby")
+        page = await two.history("lobby", since=position)
+        assert (page.recovered, len(page.events)) == (True, 1)
 
 
 async def test_keys_and_tokens(autojump_clock: MockClock) -> None:
