@@ -1,6 +1,6 @@
 # make run      installs chatd into .venv and serves http://localhost:3000
 # make test     runs the tests; as root on Debian it installs the programs they need first
-# make simulate plays random schedules against the daemon in memory; SEEDS=5000, SEED=1, ARGS="--help"
+# make simulate plays random schedules against the daemon in memory; SEEDS=5000, SEED=1, STORE=cluster
 # make coverage lists the lines and branches that no test runs, e2e left out
 # make story    shows in a booted systemd what docs/operations.md promises; as root on Debian
 # make check    runs the linters and type checkers
@@ -50,7 +50,8 @@ test-programs:
 	@sh tests/e2e/install-programs
 
 simulate: .venv/.test
-	$(VENV) -m tests.simulation $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
+	$(VENV) -m tests.simulation $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) \
+		$(if $(STORE),--store $(STORE)) $(ARGS)
 
 coverage: .venv/.test
 	$(VENV) -m coverage erase
