@@ -15,7 +15,9 @@ import re
 import shutil
 import signal
 import subprocess
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +27,15 @@ from trio_websocket import WebSocketConnection
 
 from tests.e2e.reaper import end_with_us
 
-__all__ = ["Chromium", "ChromiumError", "PageError", "Tab", "find_chromium", "open_chromium"]
+__all__ = [
+    "Chromium",
+    "ChromiumError",
+    "ChromiumProcess",
+    "PageError",
+    "Tab",
+    "find_chromium",
+    "open_chromium",
+]
 
 # These end a hang and are no measure of speed. No test waits this long.
 START_SECONDS: Final = 60
@@ -118,56 +128,88 @@ def find_chromium() -> str | None:
     return next(filter(None, map(shutil.which, filter(None, names))), None)
 
 
-async def open_chromium(program: str, profile: Path, nursery: trio.Nursery) -> Chromium:
-    """Start ``program`` with an empty ``profile`` folder; ``nursery`` runs its reader."""
-    process = await trio.lowlevel.open_process(
-        [program, *_FLAGS, f"--user-data-dir={profile}", "about:blank"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "HOME": str(profile)},  # some of its files are outside its profile
-        # A process group of its own, so that its renderers end with it.
-        start_new_session=True,
-    )
-    end_with_us(process.pid)
-    try:
-        with trio.fail_after(START_SECONDS):
-            port, path = await _devtools(process, nursery)
-            stream = await trio.open_tcp_stream("127.0.0.1", port)
-            websocket = await trio_websocket.wrap_client_stream(
-                nursery, stream, f"127.0.0.1:{port}", path, max_message_size=_MESSAGE_BYTES
-            )
-    except BaseException:
-        with trio.CancelScope(shield=True):
-            await _end(process)
-        raise
-    browser = Chromium(process, stream, websocket)
+class ChromiumProcess:
+    """A browser's process. Starting it, and ending it, blocks.
+
+    Args:
+        program: The browser.
+        profile: A folder for what it stores. It is made if it is missing.
+    """
+
+    def __init__(self, program: str, profile: Path) -> None:
+        profile.mkdir(exist_ok=True)
+        self._process = subprocess.Popen(
+            [program, *_FLAGS, f"--user-data-dir={profile}", "about:blank"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "HOME": str(profile)},  # some of its files are outside its profile
+            # A process group of its own, so that its renderers end with it.
+            start_new_session=True,
+        )
+        end_with_us(self._process.pid)
+        self.port, self.path = self._devtools()
+        # Read on, so that the browser never blocks on a full pipe.
+        self._drainer = threading.Thread(target=self._drain, daemon=True)
+        self._drainer.start()
+
+    def _devtools(self) -> tuple[int, str]:
+        """Return where it listens."""
+        assert self._process.stderr is not None
+        hangs = threading.Timer(START_SECONDS, os.killpg, (self._process.pid, signal.SIGKILL))
+        hangs.start()
+        said = b""
+        for line in self._process.stderr:
+            said += line
+            if match := re.search(rb"DevTools listening on ws://127\.0\.0\.1:(\d+)(/\S+)\s", line):
+                hangs.cancel()
+                return int(match[1]), match[2].decode()
+        hangs.cancel()
+        self._process.wait()
+        self._process.stderr.close()
+        raise ChromiumError(f"Chromium ended before it listened:\n{said.decode(errors='replace')}")
+
+    def _drain(self) -> None:
+        assert self._process.stderr is not None
+        with self._process.stderr:
+            for _ in self._process.stderr:
+                pass
+
+    def wait(self) -> None:
+        """Wait until it has ended by itself."""
+        self._process.wait(CALL_SECONDS)
+        self._drainer.join()
+
+    def close(self) -> None:
+        """End it, with everything that it has started."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._drainer.join()
+
+
+async def open_chromium(
+    process: ChromiumProcess, nursery: trio.Nursery, *, private: bool = True
+) -> Chromium:
+    """Open a window of a running browser; ``nursery`` runs its reader.
+
+    Args:
+        process: The browser.
+        nursery: Runs the window's reader.
+        private: Whether it is like a browser with an empty profile, which ends with it. Otherwise
+            it has the process's own.
+    """
+    with trio.fail_after(START_SECONDS):
+        stream = await trio.open_tcp_stream("127.0.0.1", process.port)
+        websocket = await trio_websocket.wrap_client_stream(
+            *(nursery, stream, f"127.0.0.1:{process.port}", process.path),
+            max_message_size=_MESSAGE_BYTES,
+        )
+    browser = Chromium(stream, websocket)
     nursery.start_soon(browser.read)
+    if private:
+        await browser.make_private()
     return browser
-
-
-async def _devtools(process: trio.Process, nursery: trio.Nursery) -> tuple[int, str]:
-    assert process.stderr is not None
-    said = b""
-    async for data in process.stderr:
-        said += data
-        if match := re.search(rb"DevTools listening on ws://127\.0\.0\.1:(\d+)(/\S+)\s", said):
-            nursery.start_soon(_drain, process.stderr)
-            return int(match[1]), match[2].decode()
-    raise ChromiumError(f"Chromium ended before it listened:\n{said.decode(errors='replace')}")
-
-
-async def _drain(stream: trio.abc.ReceiveStream) -> None:
-    """Keep reading, so that the browser never blocks on a full pipe."""
-    async with stream:
-        async for _ in stream:
-            pass
-
-
-async def _end(process: trio.Process) -> None:
-    if process.returncode is None:
-        os.killpg(process.pid, signal.SIGKILL)
-    await process.wait()
 
 
 class _Reply:
@@ -177,22 +219,25 @@ class _Reply:
 
 
 class Chromium:
-    """A running browser."""
+    """A running browser, or a private window of one."""
 
-    def __init__(
-        self, process: trio.Process, stream: trio.abc.Stream, websocket: WebSocketConnection
-    ) -> None:
-        self._process: Final = process
+    def __init__(self, stream: trio.abc.Stream, websocket: WebSocketConnection) -> None:
         self._stream: Final = stream
         self._websocket: Final = websocket
         self._replies: Final[dict[int, _Reply]] = {}
         self._tabs: Final[dict[str, Tab]] = {}
         self._number = 0
         self._ended = False
+        self._context: dict[str, str] = {}
+
+    async def make_private(self) -> None:
+        """Open all tabs from now on in a profile of their own, which is empty."""
+        made = await self.call("Target.createBrowserContext", disposeOnDetach=True)
+        self._context = {"browserContextId": made["browserContextId"]}
 
     async def open_tab(self, *, width: int = 1280, height: int = 800) -> Tab:
         """Open a blank tab."""
-        target = await self.call("Target.createTarget", url="about:blank")
+        target = await self.call("Target.createTarget", url="about:blank", **self._context)
         session = await self.call(
             "Target.attachToTarget", targetId=target["targetId"], flatten=True
         )
@@ -234,7 +279,7 @@ class Chromium:
                         reply.came.set()
                 elif tab := self._tabs.get(message.get("sessionId", "")):
                     tab.heard(message["method"], message["params"])
-        except trio_websocket.ConnectionClosed:
+        except (trio_websocket.ConnectionClosed, trio.ClosedResourceError):
             pass
         finally:
             self._ended = True
@@ -242,15 +287,12 @@ class Chromium:
                 reply.message = {"error": {"message": "Chromium has ended"}}
                 reply.came.set()
 
-    async def ended(self) -> None:
-        """Wait until the browser has ended by itself."""
-        with trio.fail_after(CALL_SECONDS):
-            await self._process.wait()
-
     async def aclose(self) -> None:
-        """End the browser with all its tabs."""
+        """Close it with all its tabs, whose pages have ended then."""
         with trio.CancelScope(shield=True):
-            await _end(self._process)
+            if self._context and not self._ended:
+                with suppress(ChromiumError):
+                    await self.call("Target.disposeBrowserContext", **self._context)
             await self._stream.aclose()
 
 

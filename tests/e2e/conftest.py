@@ -10,7 +10,13 @@ import pytest
 import trio
 
 from tests.e2e.chatd_process import ChatdProcess, ChatdStarter
-from tests.e2e.chromium import Chromium, Tab, find_chromium, open_chromium
+from tests.e2e.chromium import (
+    Chromium,
+    ChromiumProcess,
+    Tab,
+    find_chromium,
+    open_chromium,
+)
 from tests.e2e.sandbox import Sandbox, WheelsError, why_not
 from tests.e2e.service import Parts, booted
 from tests.e2e.socketio_clients import Clients, ClientsError, install_clients
@@ -54,12 +60,24 @@ def chromium_program() -> str:
     return program
 
 
+@pytest.fixture(scope="session")
+def chromium_process(
+    chromium_program: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ChromiumProcess]:
+    """Start a headless Chromium."""
+    process = ChromiumProcess(chromium_program, tmp_path_factory.mktemp("chromium"))
+    try:
+        yield process
+    finally:
+        process.close()
+
+
 @pytest.fixture
 async def chromium(
-    chromium_program: str, tmp_path_factory: pytest.TempPathFactory, nursery: trio.Nursery
+    chromium_process: ChromiumProcess, nursery: trio.Nursery
 ) -> AsyncIterator[Chromium]:
-    """Start a headless Chromium with an empty profile."""
-    browser = await open_chromium(chromium_program, tmp_path_factory.mktemp("chromium"), nursery)
+    """Open a window of Chromium with an empty profile."""
+    browser = await open_chromium(chromium_process, nursery)
     try:
         yield browser
     finally:

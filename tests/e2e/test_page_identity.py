@@ -16,7 +16,7 @@ import trio
 from chatd import client
 from tests.e2e.chat_page import ASKED, ChatPage, open_page
 from tests.e2e.chatd_process import ChatdProcess, ChatdStarter, free_port
-from tests.e2e.chromium import Chromium, Tab, open_chromium
+from tests.e2e.chromium import Chromium, ChromiumProcess, Tab, open_chromium
 from tests.e2e.test_page_polling import Proxy, faults
 from tests.e2e.test_page_rights import sign_in
 from tests.e2e.test_tokens import ROOT, issued, run
@@ -193,26 +193,29 @@ async def test_a_browser_that_was_asked_to_keeps_the_user_across_its_restart(
     token = await issued(tmp_path, "--user", "ann")
     profile = tmp_path / "profile"
     for keeps in (False, True):
-        browser = await open_chromium(chromium_program, profile, nursery)
+        process = await trio.to_thread.run_sync(ChromiumProcess, chromium_program, profile)
+        browser = await open_chromium(process, nursery, private=False)
         page = await asked_page(browser, chatd.page)
         await page.tab.click("#by-token summary")
         if keeps:
             await page.tab.click("#token-keep")
         await sign_in(page, token)
         await page.members("ann")
-        await quit_browser(browser, page.tab)
-    browser = await open_chromium(chromium_program, profile, nursery)
+        await quit_browser(process, browser, page.tab)
+    process = await trio.to_thread.run_sync(ChromiumProcess, chromium_program, profile)
+    browser = await open_chromium(process, nursery, private=False)
     page = await open_page(browser, chatd)
     assert await page.nick() == "ann"
     assert page.faults == []
     await browser.aclose()
+    process.close()
 
 
-async def quit_browser(browser: Chromium, tab: Tab) -> None:
+async def quit_browser(process: ChromiumProcess, browser: Chromium, tab: Tab) -> None:
     """Quit as a user does, so that the browser saves what its pages have stored."""
     await tab.navigate("about:blank")
     await browser.call("Browser.close")
-    await browser.ended()
+    await trio.to_thread.run_sync(process.wait)
     await browser.aclose()
 
 
