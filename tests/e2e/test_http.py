@@ -168,7 +168,7 @@ async def test_a_token_in_a_file(
     chatd = await start_chatd({**token_settings, "auth.guests": False})
     program = tmp_path / "chatd"
     program.write_text(
-        f'#!/bin/sh\nexec {sys.executable} -m chatd "$@" --config {tmp_path}/chatd.toml\n'
+        f'#!/bin/sh\nexec "{sys.executable}" -m chatd "$@" --config "{tmp_path}/chatd.toml"\n'
     )
     program.chmod(0o755)
     said = json.loads(await run(tmp_path, "sh", "-c", recipe("A token", port=chatd.port)))
@@ -204,6 +204,10 @@ async def test_recipes_that_follow_a_room(start_chatd: ChatdStarter, tmp_path: P
         await again.line("connect", transport="sse")
         await say("after the restart", f"localhost:{port}/rooms/lobby?nick=ann")
         assert await followed.texts(1) == ["after the restart"]
+        # It has saved the position of what it printed when it comes back once more.
+        assert await again.stop() == 0
+        again = await start_chatd(port=port)
+        await again.line("connect", transport="sse")
     await say("between two runs", f"localhost:{port}/rooms/lobby?nick=ann")
     async with going_on(tmp_path, "sh", str(script)) as followed:
         assert await followed.texts(1) == ["between two runs"]

@@ -102,7 +102,9 @@ async def _play(steps: Sequence[tuple[str, int]], *, replicas: int, seed: int) -
                 _fault(step, which, store, watcher)
             await trio.sleep(0.01)
         await _end_faults(store, watchers)
-        await _check(store, watchers, replicas=replicas)
+        # Whether a node's last entry was lost cannot be known if the feed was trimmed behind it.
+        trimmed = any(step == "trim" for step, _ in steps)
+        await _check(watchers, keeps_all=bool(replicas) and not trimmed)
         nursery.cancel_scope.cancel()
 
 
@@ -141,14 +143,14 @@ async def _end_faults(store: ModelStore, watchers: Sequence[Watcher]) -> None:
     await trio.sleep(10)
 
 
-async def _check(store: ModelStore, watchers: Sequence[Watcher], *, replicas: int) -> None:
+async def _check(watchers: Sequence[Watcher], *, keeps_all: bool) -> None:
     log = [event.text for event in await watchers[0].journal.read("r", 0, 10**9, 10**9)]
     assert len(set(log)) == len(log)  # nothing twice
     for watcher in watchers:
         assert watcher.seen == log
         assert watcher.acknowledged  # the last one at least
         assert set(watcher.acknowledged) <= set(log)
-        assert not (replicas and watcher.began_anew)
+        assert not (keeps_all and watcher.began_anew)
 
 
 _links = ["cut off", "lose answers", "heal", "break", "hold back", "deliver"]
