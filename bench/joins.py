@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fanout import SPARE_DESCRIPTORS, allow_descriptors, checkout_named, cores
-from receivers import DIALECTS, TEXT, BenchError, client_frame, cpu_ns, server_frame
+from receivers import CLOSE, DIALECTS, TEXT, BenchError, client_frame, cpu_ns, server_frame
 from results import as_json, results, table
 from servers import SERVERS, Server, ServerError, running
 
@@ -74,7 +74,9 @@ class Client:
         """Read and answer what arrived; return whether the client is in."""
         data = self.socket.recv(65536)
         if not data:
-            raise BenchError(f"the server closed a connection: {self.received[:200]!r}")
+            raise BenchError(
+                f"the server ended a connection without Close: {self.received[:200]!r}"
+            )
         self.received += data
         if not self.accepted:
             head, found, rest = self.received.partition(b"\r\n\r\n")
@@ -86,6 +88,8 @@ class Client:
         while self.steps and (frame := server_frame(self.received, 0)) is not None:
             opcode, payload, end = frame
             self.received = self.received[end:]
+            if opcode == CLOSE:
+                raise BenchError(f"the server closed a connection: {payload!r}")
             start, answer = self.steps[0]
             if opcode == TEXT and payload.startswith(start):
                 del self.steps[0]
