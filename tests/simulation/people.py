@@ -90,8 +90,13 @@ class Person:
         self.user = self.session = self.recovery = None
         self.rooms = {"lobby": RoomView("lobby")}
         self.direct = {}
-        for attempt in self.unanswered:
-            attempt.doubtful = True
+        pending = [] if self.link is None else self.link.pending.values()
+        given_up = [*self.unanswered, *(each.attempt for each in pending)]
+        for attempt in given_up:
+            if attempt is not None:
+                attempt.doubtful = True
+        for each in pending:
+            each.attempt = None  # another user's key would not be the same
         self.unanswered = []
 
 
