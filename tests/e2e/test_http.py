@@ -185,7 +185,7 @@ async def test_recipes_that_follow_a_room(start_chatd: ChatdStarter, tmp_path: P
     port = free_port()
     chatd = await start_chatd(port=port)
     script = tmp_path / "follow.sh"
-    script.write_text(recipe("Going on after a cut", port=port))
+    script.write_text(recipe("Continuing after a lost connection", port=port))
     async with (
         going_on(tmp_path, "sh", "-c", recipe("The room in a terminal", port=port)) as shown,
         going_on(tmp_path, "sh", "-c", recipe("A bot in ten lines of shell", port=port)),
@@ -216,8 +216,8 @@ async def test_recipes_that_follow_a_room(start_chatd: ChatdStarter, tmp_path: P
 async def test_alerts_of_prometheus(chatd: ChatdProcess, tmp_path: Path) -> None:
     port = free_port()
     program = tmp_path / "alerts.py"
-    code = recipe("Alerts of Prometheus", "python", chatd.port)
-    assert "9099" in recipe("Alerts of Prometheus", "yaml")
+    code = recipe("Prometheus alerts", "python", chatd.port)
+    assert "9099" in recipe("Prometheus alerts", "yaml")
     serving = 'print("listens", flush=True)\nHTTPServer('
     program.write_text(code.replace("\nHTTPServer(", f"\n{serving}").replace("9099", str(port)))
     alert = {
