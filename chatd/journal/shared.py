@@ -383,8 +383,10 @@ class SharedJournal:
             late = Lost(f"the engine did not confirm within {self._timeout:g} s")
             self._break(late, self._entered)
             raise late
-        except Unavailable:
+        except Unavailable as error:
             self._failures += 1
+            if self._doubtful is not None:
+                error.divisible = False  # it may be done
             raise
         finally:
             seconds = perf_counter() - began
@@ -394,6 +396,7 @@ class SharedJournal:
     async def _commit(self, batch: Sequence[Operation]) -> list[Outcome]:
         self._check()
         await self._settle()
+        sent = False
         while True:
             node, number = self.node, self._number + 1
             self._unanswered += (f"{node}.{number}.",)
@@ -406,11 +409,14 @@ class SharedJournal:
                 while self.down_since is not None:
                     await self.changed.wait()
                 if self.node == node:
+                    sent = True
                     continue  # under the same number
                 if (settled := await self._settle()) is not None:
                     return settled
+                sent = False
             except Unavailable:
-                self._doubtful = None  # nothing was done
+                if not sent:
+                    self._doubtful = None  # nothing was done
                 raise
             else:
                 self._doubtful, self._number = None, number

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import TypeAlias
 
 import pytest
@@ -10,6 +10,7 @@ import trio
 from trio.testing import MockClock
 
 from chatd.journal import Unavailable
+from chatd.journal.engine import Lost
 from chatd.journal.modelled import ModelStore
 from chatd.journal.retention import Retention
 from chatd.model import (
@@ -18,6 +19,8 @@ from chatd.model import (
     Exited,
     LogEntry,
     Missed,
+    Operation,
+    Outcome,
     Passed,
     Put,
     Receipt,
@@ -179,6 +182,36 @@ async def test_a_batch_on_a_link_that_broke_is_sent_on_the_next_one(
     await settled()
     assert first.texts == second.texts == ["once"]
     assert first.reports.states == ["failed", "recovered"]
+
+
+async def test_a_batch_that_was_done_stays_in_doubt_if_the_engine_refuses_its_repetition(
+    nodes: Nodes, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = nodes
+    engine, commit = first.engine, first.engine.commit
+    sent = 0
+
+    async def commit_once(number: int, batch: Sequence[Operation]) -> list[Outcome]:
+        nonlocal sent
+        sent += 1
+        if sent == 2:  # its memory is full by now
+            raise Unavailable("OOM", divisible=True)
+        outcomes = await commit(number, batch)
+        if sent == 1:
+            engine.break_link()
+            raise Lost("the answer was lost")
+        return outcomes
+
+    monkeypatch.setattr(engine, "commit", commit_once)
+    with pytest.raises(Unavailable, match="OOM") as refused:
+        await first.say(post("done"))
+    # Alone, its operations would be said again.
+    assert not refused.value.divisible
+    [outcome] = await first.say(post("next"))
+    assert isinstance(outcome, Receipt)
+    assert outcome.event.text == "next"
+    await settled()
+    assert first.texts == second.texts == ["done", "next"]
 
 
 async def test_after_the_deadline_a_batch_is_not_confirmed_but_shown_if_it_was_done(
