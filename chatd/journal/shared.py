@@ -71,7 +71,8 @@ batches: other nodes may soon take it for dead."""
 
 FIRST_PAUSE_SECONDS: Final = 0.05
 LONGEST_PAUSE_SECONDS: Final = 1.0
-"""The pause before the engine is tried again: doubled each time, and half of it random."""
+"""The pause before the engine is tried again: doubled each time, and half of it random. It begins
+anew once the engine has been there for longer than the longest one."""
 
 SCAN_EVENTS: Final = 500
 """How many events a search reads at a time."""
@@ -231,11 +232,13 @@ class SharedJournal:
             with self._running:
                 while True:
                     if self.down_since is None:
-                        pause = FIRST_PAUSE_SECONDS
+                        began = trio.current_time()
                         async with trio.open_nursery() as nursery:
                             self._connected = nursery.cancel_scope
                             nursery.start_soon(self._guarded, self._read_feed)
                             nursery.start_soon(self._guarded, self._keep_lease)
+                        if trio.current_time() - began > LONGEST_PAUSE_SECONDS:
+                            pause = FIRST_PAUSE_SECONDS
                     await trio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311  no secret
                     pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
                     try:
@@ -252,7 +255,7 @@ class SharedJournal:
         entered = self._entered
         try:
             await work()
-        except (Lost, Stale) as error:
+        except Unavailable as error:  # also if the engine refuses to be read
             self._break(error, entered)
 
     async def _keep_lease(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TypeAlias
 
 import pytest
@@ -10,7 +10,7 @@ import trio
 from trio.testing import MockClock
 
 from chatd.journal import Unavailable
-from chatd.journal.engine import Lost
+from chatd.journal.engine import Fed, Lost
 from chatd.journal.modelled import ModelStore
 from chatd.journal.retention import Retention
 from chatd.model import (
@@ -299,6 +299,30 @@ async def test_while_the_engine_is_away_everything_is_refused_at_once(
         await first.journal.changed.wait()
     assert first.journal.in_place
     await first.say(post("1"))
+
+
+async def test_a_feed_that_is_refused_is_read_again(
+    nodes: Nodes, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = nodes
+    feed = first.engine.feed
+    refusals: list[float] = []
+
+    async def refuse(after: int, wanted: Callable[[str], bool]) -> Sequence[Fed | Relayed]:
+        if trio.current_time() < 10:
+            refusals.append(trio.current_time())
+            raise Unavailable("BUSY a script runs")
+        return await feed(after, wanted)
+
+    monkeypatch.setattr(first.engine, "feed", refuse)
+    await second.say(post("1"))  # ends the read that is under way
+    await settled(10)
+    assert 5 < len(refusals) < 30  # less and less often
+    await second.say(post("2"))
+    await settled(2)
+    assert first.texts == ["1", "2"]
+    assert "BUSY a script runs" in str(first.reports[0])
+    assert first.reports.states[-1] == "recovered"
 
 
 async def test_a_probe_does_not_wait_for_an_engine_that_is_away(
