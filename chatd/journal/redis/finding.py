@@ -57,6 +57,11 @@ def find(url: str, ca_file: Path | None = None) -> Address:
         if not rest.startswith("/"):
             raise StoreError(f"history.url: {url}: write the socket's whole path, as unix:/PATH")
         return Address(path=rest.removeprefix("//"))
+    if "@" in rest:  # before any error that repeats the URL
+        raise StoreError(
+            "history.url: a URL is no place for a password: use history.user and "
+            "history.password_file"
+        )
     if scheme in ("sentinel", "redis+sentinel", "cluster", "redis+cluster"):
         raise StoreError(
             f"history.url: {url}: chatd supports neither Sentinel nor Redis Cluster: name one "
@@ -68,14 +73,10 @@ def find(url: str, ca_file: Path | None = None) -> Address:
         )
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname, parts.port or PORT
+        host, port = parts.hostname or "", parts.port or PORT
+        host.encode("idna")  # as connecting does
     except ValueError as error:
         raise StoreError(f"history.url: {url}: {error}") from error
-    if parts.username is not None or parts.password is not None:
-        raise StoreError(
-            "history.url: a URL is no place for a password: use history.user and "
-            "history.password_file"
-        )
     if not host or parts.path not in ("", "/", "/0") or parts.query or parts.fragment:
         raise StoreError(f"history.url: {url}: write {scheme}://HOST:PORT and nothing else")
     return Address(host, port, tls=_context(ca_file) if scheme == "rediss" else None)

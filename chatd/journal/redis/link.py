@@ -258,8 +258,10 @@ def _refused(address: Address, login: Login, reply: ErrorReply) -> StoreError | 
                 f"it refuses the password of the user {login.user!r}: look at history.user and "
                 "history.password_file"
             )
-        case "NOPROTO" | "ERR":
-            problem = f"it says {str(reply)!r}: chatd needs Redis 7.0 or Valkey 7.2"
+        case "NOPROTO":
+            problem = "it does not know RESP3: chatd needs Redis 7.0 or Valkey 7.2"
+        case "ERR" if "unknown command" in str(reply):  # which repeats the password
+            problem = "it does not know the command HELLO: chatd needs Redis 7.0 or Valkey 7.2"
         case _:
             return Lost(f"{address} is not ready: {reply}")
     return StoreError(f"history.url: {address}: {problem}")

@@ -36,9 +36,13 @@ def test_an_address_is_written_as_people_know_it() -> None:
         ("redis://host/chat", "write redis://HOST:PORT and nothing else"),
         ("redis://host?db=1", "write redis://HOST:PORT and nothing else"),
         ("redis://host:70000", "Port out of range"),
+        ("redis://redis..example", "label"),
         ("redis://[::1", "Invalid IPv6 URL"),
         ("redis://:secret@host", "history.password_file"),
         ("unix:redis.sock", "the socket's whole path"),
+        ("redis://:secret/7@host", "history.password_file"),
+        ("sentinel://:secret@a,b/name", "history.password_file"),
+        ("reddis://user:secret@host", "history.password_file"),
     ],
 )
 def test_another_url_is_refused_with_the_remedy(url: str, remedy: str) -> None:

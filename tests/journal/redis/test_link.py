@@ -135,6 +135,20 @@ async def test_a_server_that_lets_nobody_in_is_a_fault_of_the_store(
             await open_link(address, Login())
 
 
+async def test_the_password_is_in_no_error() -> None:
+    reply = b"-ERR unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'u' 'hunter2'\r\n"
+    async with scripted(reply) as address:
+        with pytest.raises(StoreError, match=r"chatd needs Redis 7\.0") as refused:
+            await open_link(address, Login("u", "hunter2"))
+    assert "hunter2" not in str(refused.value)
+
+
+async def test_a_server_with_too_many_clients_is_waited_for() -> None:
+    async with scripted(b"-ERR max number of clients reached\r\n") as address:
+        with pytest.raises(Lost, match="not ready: ERR max number of clients"):
+            await open_link(address, Login())
+
+
 async def test_a_server_that_still_reads_its_data_is_waited_for() -> None:
     async with scripted(b"-LOADING Redis is loading\r\n") as address:
         with pytest.raises(Lost, match="not ready"):
