@@ -279,10 +279,10 @@ class SharedJournal:
         with trio.CancelScope(shield=True):
             with trio.move_on_after(self._timeout if self._started.is_set() else 0):
                 await self._show_all()
+            if self.down_since is None:
+                await self._engine.leave()  # while there are links: a read that ends closes them
             self._running.cancel()
             await self._stopped.wait()
-            if self.down_since is None:
-                await self._engine.leave()
             await self._engine.aclose()
 
     # ---- the feed

@@ -121,3 +121,10 @@ async def test_what_was_confirmed_is_shown_once_and_in_one_order(
     for node in nodes:
         assert node.shown == stored
         assert node.slowest < TIMEOUT + 1
+
+
+async def test_a_node_that_ends_gives_its_lease_up(own_server: RedisServer) -> None:
+    async with _open(own_server, "a") as first:
+        async with _open(own_server, "b"):
+            assert len(await first.journal.nodes()) == 2
+        assert [one.node for one in await first.journal.nodes()] == [first.journal.node]
