@@ -94,9 +94,12 @@ class RedisEngine(RedisReads):
     async def enter(self, last: tuple[int, str] | None, confirmed: int, facts: bytes) -> Life:
         deadline = self._client.deadline()
         life = await self._client.connect(self._keys.channel, deadline)
-        if life == self._entered:
-            last, confirmed = None, 0
         position, origin = last or (0, "")
+        if life == self._entered:
+            origin, confirmed = "", 0
+        else:
+            self._passed.clear()  # the new life may not have come so far
+            self._oldest = 0
         keys, node = self._keys, self._node or "-"
         reply = await self._client.write(
             call(

@@ -256,6 +256,18 @@ def _incremental(server: RedisServer) -> Path:
     return path
 
 
+async def test_a_store_that_was_emptied_has_lost_what_was_read(own_server: RedisServer) -> None:
+    async with opened(own_server) as engine:
+        await engine.commit(1, [post("a"), post("b")])
+        [_, last] = await fed(engine)
+        own_server.command("FLUSHALL")
+        with pytest.raises(Stale):
+            await engine.commit(2, [post("c")])
+        life = await engine.enter((2, last.origin), 1, b"")
+        assert life.lost
+        assert life.position == 0
+
+
 async def test_a_server_that_is_stopped_has_a_deadline(own_server: RedisServer) -> None:
     async with opened(own_server, timeout=0.3) as engine:
         life = await engine.enter(None, 0, b"")
@@ -297,6 +309,16 @@ async def test_full_memory_refuses_posts_and_lets_retention_go_on(
         assert await engine.beat(b"")
         own_server.command("CONFIG", "SET", "maxmemory", "0")
         assert seqs(await engine.commit(2, [post()])) == [201]
+
+
+async def test_a_node_enters_a_server_whose_memory_is_full_and_makes_room(
+    own_server: RedisServer,
+) -> None:
+    async with opened(own_server) as engine:
+        await engine.commit(1, [post("x" * 1000) for _ in range(200)])
+    own_server.command("CONFIG", "SET", "maxmemory", "1mb")
+    async with opened(own_server) as engine:
+        assert (await engine.sweep(Retention(keep_events=1))).removed == CHUNK
 
 
 async def test_a_script_that_fails_writes_nothing(redis_server: RedisServer) -> None:
@@ -364,6 +386,28 @@ async def test_the_feed_is_trimmed_but_for_its_last_entry(redis_server: RedisSer
         now += 10_000
         await engine.beat(b"")
         assert [one.position for one in await fed(engine)] == [2]
+
+
+async def test_the_feed_keeps_its_last_entry_though_a_life_had_come_further(
+    own_server: RedisServer,
+) -> None:
+    now = 1_700_000_000_000
+
+    def clock() -> int:
+        return now
+
+    async with opened(own_server, now=clock) as engine:
+        before = _incremental(own_server).stat().st_size
+        await engine.commit(1, [post("a"), post("b"), post("c")])
+        await engine.sweep(Retention(purge_seconds=20))
+        await engine.beat(b"")
+        own_server.kill()
+        os.truncate(_incremental(own_server), before)
+        own_server.start()
+        await engine.enter(None, 1, b"")
+        now += 10_000
+        await engine.beat(b"")
+        assert len(await fed(engine)) == 1
 
 
 async def test_what_is_published_comes_to_the_other_nodes_at_once(

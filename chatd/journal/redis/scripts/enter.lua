@@ -1,9 +1,9 @@
-#!lua
+#!lua flags=allow-oom
 -- Enter the present life of the engine: the first node to do so begins it.
 --
 -- KEYS: meta, feed, nodes, facts, the reply to the node's last batch. ARGV: the life; a new epoch, a new key and a new node id, in case
 -- that they are needed; the node's present id; the time in ms ('' for Redis' own); the length of a
--- lease in ms; the node's facts; the position and the origin of the last entry that it has read (0 if none counts);
+-- lease in ms; the node's facts; the position and the origin of the last entry that it has read (0 if there is none, no origin within a life);
 -- the number of the last batch whose outcomes it has.
 --
 -- 1. A life that is not the stored one is a new one, and gets a new epoch: after a restart or a
@@ -11,7 +11,8 @@
 --    epoch has in common with this one; those of all earlier ones fall to it.
 -- 2. If another entry stands where the node has read one, or none, what it read is lost, or may be:
 --    it may have been trimmed. So is what it was told of its batches if their numbers are not known
---    here.
+--    here. Within a life only a store that was emptied can have lost something; it then ends before
+--    what the node has read.
 -- 3. A node whose lease is over has been buried, or will be: it gets another id. So does one that has
 --    lost something.
 --
@@ -38,10 +39,10 @@ local function position_of(entry)
   return entry and tonumber(entry[1]:match('^%d+')) or 0
 end
 
-local lost = false
-if tonumber(last) > 0 then
+local lost = tonumber(last) > position
+if origin ~= '' then
   local entry = redis.call('XRANGE', FEED, last .. '-0', last .. '-0')[1]
-  lost = not entry or entry[2][2] ~= origin
+  lost = lost or not entry or entry[2][2] ~= origin
 end
 local kept = (redis.call('GET', REPLY) or '0 '):match('^%d+')
 lost = lost or tonumber(kept) < tonumber(confirmed)
