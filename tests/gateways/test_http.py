@@ -148,6 +148,7 @@ async def test_a_body_that_is_too_large_is_not_read_and_the_connection_is_closed
         status, answered, text = await raw.answer()
         answer = Answer(status, answered, text)
         assert (status, answer.code, answered["connection"]) == (413, "too_large", "close")
+        assert answer.json["title"] == "Content Too Large"  # whatever Python calls it
         with trio.fail_after(SECONDS), pytest.raises(EOFError):
             await raw.some()
 

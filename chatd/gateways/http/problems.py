@@ -47,6 +47,9 @@ _CODES: Final[dict[int, ErrorCode]] = {
 }
 """The codes of refusals of HTTP itself; ``bad_request`` for all others below 500."""
 
+_TITLES: Final = {413: "Content Too Large"}
+"""The phrases of RFC 9110 where Python's differ before 3.13."""
+
 _ALWAYS: Final = (
     ("Cache-Control", "no-store"),
     ("X-Content-Type-Options", "nosniff"),
@@ -125,7 +128,7 @@ def _response(
 ) -> Response:
     body: dict[str, str | int] = {
         "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
+        "title": _TITLES.get(status) or HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
     }
