@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -165,9 +165,13 @@ class ChatdStarter:
         port: int | None = None,
         environ: Mapping[str, str] | None = None,
         config: Path | None = None,
+        listen: Sequence[str] = (),
     ) -> ChatdProcess:
-        """Start ``python -m chatd serve`` with these settings and wait until it serves."""
-        chatd = await self.begin(settings, port=port, environ=environ, config=config)
+        """Start ``python -m chatd serve`` with these settings and wait until it serves.
+
+        It listens on a port of localhost, and on the addresses in ``listen``.
+        """
+        chatd = await self.begin(settings, port=port, environ=environ, config=config, listen=listen)
         with trio.move_on_after(START_SECONDS):
             await chatd.line("ready")
             return chatd
@@ -180,12 +184,14 @@ class ChatdStarter:
         port: int | None = None,
         environ: Mapping[str, str] | None = None,
         config: Path | None = None,
+        listen: Sequence[str] = (),
     ) -> ChatdProcess:
         """Start it without waiting, for a daemon that is expected to fail."""
         port = free_port() if port is None else port
         history = self._folder / "chatd.db"
         command = [sys.executable, "-W", "error", "-m", "chatd", "serve"]
-        command += ["--listen", f"localhost:{port}"]
+        for address in (f"localhost:{port}", *listen):
+            command += ["--listen", address]
         if config is not None:
             command += ["--config", str(config)]
         for key, value in {"history.path": str(history), **(settings or {})}.items():
