@@ -117,12 +117,16 @@ class Sanctions:
         return len(self.held)
 
     async def load(self, journal: Journal) -> None:
-        """Read those that the store has, in place of those that are held."""
+        """Read those that the store has, in place of those that are held.
+
+        Raises:
+            chatd.journal.Unavailable: They cannot be read now. Those that are held stay so.
+        """
+        records = [record for kind in KINDS for record in await journal.records(kind)]
         for sanction in list(self.held.values()):
             self.remove(sanction)
-        for kind in KINDS:
-            for record in await journal.records(kind):
-                self.add(msgspec.json.decode(record.value, type=Sanction))
+        for record in records:
+            self.add(msgspec.json.decode(record.value, type=Sanction))
 
     def add(self, sanction: Sanction) -> None:
         """Add a sanction, in place of the one with the same name."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from chatd.chat.sanctions import Sanction, SanctionKind, Sanctions, network_of
+from chatd.journal import Unavailable
 from chatd.journal.memory import MemoryJournal
-from chatd.model import Put
+from chatd.model import Put, Record
 
 NOW = 1_000_000
 
@@ -166,3 +167,18 @@ def test_networks_are_found_by_their_length() -> None:
 @pytest.mark.parametrize("text", ["", "x", "1.2.3", "1.2.3.4/33", "::/129", "1.2.3.4/x"])
 def test_what_is_no_network(text: str) -> None:
     assert network_of(text) is None
+
+
+async def test_sanctions_stay_in_force_while_they_are_read_again() -> None:
+    class Failing(MemoryJournal):
+        async def records(self, kind: str, prefix: str = "", limit: int = -1) -> list[Record]:
+            assert found.held == {("ban", one.name): one}
+            if kind == "mute":
+                raise Unavailable("gone")
+            return await super().records(kind, prefix, limit)
+
+    one = ban(user="u")
+    found = held(one)
+    with pytest.raises(Unavailable):
+        await found.load(Failing(now=lambda: NOW))
+    assert found.held == {("ban", one.name): one}
