@@ -259,13 +259,16 @@ class SharedJournal:
             self._break(error, entered)
 
     async def _keep_lease(self) -> None:
+        interval = self._engine.lease_seconds / BEATS
+        due = trio.current_time() + interval
         while True:
-            await trio.sleep(self._engine.lease_seconds / BEATS)
+            await trio.sleep_until(due)
+            began = trio.current_time()
+            due = began + interval
             try:
-                began = trio.current_time()
                 self._set_clock(await self._engine.beat(self.facts()))
                 self._beaten = began
-                while await self._engine.bury(self.hold_ms()):
+                while trio.current_time() < due and await self._engine.bury(self.hold_ms()):
                     await trio.lowlevel.checkpoint()
             except (Lost, Stale):
                 raise

@@ -493,6 +493,22 @@ async def test_a_node_that_left_is_buried_without_waiting_for_its_lease(
         assert isinstance(second.items()[-1], Exited)
 
 
+async def test_a_node_beats_while_it_buries_another_one(
+    nodes: Nodes, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = nodes
+
+    async def bury_one_of_many(_hold_ms: int) -> bool:
+        await trio.sleep(1)
+        return True
+
+    monkeypatch.setattr(first.engine, "bury", bury_one_of_many)
+    for number in range(30):
+        await first.say(post(str(number)))
+        await settled()
+    assert first.reports.states == []
+
+
 async def test_a_node_that_missed_its_beats_refuses_until_it_has_entered_again(
     store: ModelStore, nodes: Nodes, autojump_clock: MockClock
 ) -> None:
