@@ -369,8 +369,8 @@ class History(Struct, frozen=True, kw_only=True):
         Literal["sqlite", "memory", "redis"],
         RESTART,
         "Where the rooms' history is stored. memory: it is lost when the daemon stops. redis: in a "
-        "Redis (7.0 or newer) or Valkey server at history.url, which any number of daemons share "
-        "as one chat; it needs `pip install 'chatd[redis]'`.",
+        "Redis (7.0 or newer) or Valkey server at history.url; all daemons that share it form one "
+        "chat. It needs `pip install 'chatd[redis]'`.",
     ] = "sqlite"
     path: Annotated[
         str,
@@ -384,8 +384,8 @@ class History(Struct, frozen=True, kw_only=True):
         RESTART,
         "What a message survives once it was acknowledged. commit: a crash of the daemon, kill -9 "
         "included; a power failure can lose the last moments. fsync: a power failure too, but it "
-        "is slower. With redis, commit needs a server with appendonly yes, and fsync one with "
-        "appendfsync always too.",
+        "is slower. With redis, the server needs appendonly yes, and for fsync also appendfsync "
+        "always.",
     ] = "commit"
     keep_days: Annotated[
         Annotated[int, Meta(ge=1, le=36_500)] | Off, "Messages older than this are deleted."
@@ -433,7 +433,7 @@ class History(Struct, frozen=True, kw_only=True):
     tls_ca_file: Annotated[
         _SecretFile,
         RESTART,
-        "The certificates, in PEM, that sign the certificate of a rediss:// server. off: those "
+        "The certificates, in PEM, that may sign the certificate of a rediss:// server. off: those "
         "that this machine trusts.",
     ] = "off"
     prefix: Annotated[
@@ -447,8 +447,8 @@ class History(Struct, frozen=True, kw_only=True):
         float,
         Meta(ge=0.1, le=60),
         RESTART,
-        "How long the daemon waits for the redis store, to connect or to answer, before it refuses "
-        "a command with unavailable.",
+        "How long the daemon waits to connect to the redis store, or for its answer, before it "
+        "refuses a command with unavailable.",
     ] = 2.0
 
 
@@ -457,15 +457,15 @@ class Cluster(Struct, frozen=True, kw_only=True):
         float,
         Meta(ge=3, le=600),
         RESTART,
-        "How long after its last sign of life a daemon counts as dead. The others then see its "
-        "users leave. The same on all daemons.",
+        "How long after its last sign of life a daemon counts as dead. Its users then leave their "
+        "rooms. Set the same value on all daemons.",
     ] = 15.0
     patience_seconds: Annotated[
         float,
         Meta(ge=1, le=3600),
         RESTART,
-        "How long a daemon that cannot reach the store keeps its clients, before it sends them "
-        "elsewhere (close code 1001).",
+        "How long a daemon that cannot reach the store keeps its clients, before it closes them "
+        "with 1001, so that they connect to another daemon.",
     ] = 30.0
 
 

@@ -1,8 +1,7 @@
-"""What operators decide, as it is carried out on the clients that are connected here.
+"""Carries out operators' decisions on the clients that are connected to this daemon.
 
-An `Act` is done once. A sanction stays in force: `impose` and `lift` apply the change of one. The
-decisions are made in `chatd.chat.moderation`; `chatd.chat.roster` brings them to every daemon of
-the chat.
+An `Act` is carried out once. A sanction stays in force, from `impose` to `lift`. The decisions are
+made in `chatd.chat.moderation`, and `chatd.chat.roster` brings them to every daemon of the chat.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ __all__ = [
 
 
 class Tell(Struct, frozen=True, tag=True):
-    """Send a notice to everybody, to a room by its key, or to a user by the id."""
+    """Send a notice to a user, by the id, or to a room, by its key; to everybody without both."""
 
     text: str
     room: str = ""
@@ -62,7 +61,7 @@ class Dissolve(Struct, frozen=True, tag=True):
 
 
 class Dismiss(Struct, frozen=True, tag=True):
-    """Disconnect a user, by the id, and drop what is in memory of the user."""
+    """Disconnect a user, by the id, and drop what is known of the user in memory."""
 
     user: str
 
@@ -81,7 +80,7 @@ Act: TypeAlias = Tell | Kick | Dissolve | Dismiss | Whisper
 
 
 async def carry_out(chat: Chat, act: Act) -> None:
-    """Do to the clients that are connected here what an act says."""
+    """Carry out an act on the clients that are connected here."""
     match act:
         case Tell(text, room, user) if user:
             _notify(_connections(chat, user), text)
@@ -99,7 +98,7 @@ async def carry_out(chat: Chat, act: Act) -> None:
 
 
 def impose(chat: Chat, sanction: Sanction, networks: Iterable[Sanction] = ()) -> None:
-    """Have a sanction in force here, and tell or remove those whom it is about.
+    """Put a sanction into force here, and notify or remove the clients that it affects.
 
     ``networks`` are the bans of networks that came with a user's ban.
     """
@@ -130,7 +129,7 @@ def impose(chat: Chat, sanction: Sanction, networks: Iterable[Sanction] = ()) ->
 
 
 def lift(chat: Chat, kind: SanctionKind, name: str) -> None:
-    """Have a sanction in force no longer, by its kind and the name of its record."""
+    """End a sanction here, by its kind and the name of its record."""
     if (sanction := chat.sanctions.held.get((kind, name))) is not None:
         chat.sanctions.remove(sanction)
 
@@ -157,7 +156,7 @@ def _remove(
     reason: str,
     notice: str,
 ) -> None:
-    """Remove connections from the chat, or from a room with a notice that says so."""
+    """Remove connections from the chat, or from a room with a notice."""
     close = KICKED if how == "kicked" else BANNED
     for connection in connections:
         if not room:
@@ -175,7 +174,7 @@ def _dissolve(chat: Chat, key: str, reason: str) -> None:
         return
     inside = [each for each in chat.connections if key in each.memberships]
     for connection in inside:
-        # Everybody leaves: nobody is told of the others.
+        # All of them leave, so none is told that the others left.
         connection.memberships[key].stop()
     for connection in inside:
         membership = connection.memberships[key]

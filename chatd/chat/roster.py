@@ -1,8 +1,8 @@
-"""The roster: who is in the chat, over all daemons that serve it together.
+"""The roster: which users are in the chat, at all daemons that serve the chat together.
 
-What happens to users and rooms is a fact that concerns every daemon of the chat: a user came, took
-a nick, entered a room; an operator kicked somebody. A roster makes such a fact known and has it
-carried out.
+Every daemon of a chat has to know some facts about users and rooms: that a user came, took a nick
+or entered a room, or that an operator kicked a user. A roster makes such a fact known to all
+daemons, and has it carried out there.
 
 * `LocalRoster` is for a daemon that serves its chat alone: it carries everything out at once,
   without a checkpoint.
@@ -32,14 +32,14 @@ __all__ = ["Arrival", "LocalRoster", "Roster"]
 
 
 class Arrival(Struct, frozen=True):
-    """A user who comes: the nick, and the debt of the flood buckets left elsewhere."""
+    """The nick of a user who arrives, and the debt of the user's flood buckets at other daemons."""
 
     nick: Name
     debt: bytes = b""
 
 
 class Roster(Protocol):
-    """Makes known who is in the chat, and what operators decide."""
+    """Makes known to all daemons which users are in the chat, and what operators decide."""
 
     @property
     def shared(self) -> bool:
@@ -49,11 +49,11 @@ class Roster(Protocol):
     # ---- users
 
     async def arrive(self, user_id: str, names: Iterator[Name]) -> Arrival:
-        """Have a user come who has no connection here, under the first nick that can be had.
+        """Let a user arrive who has no connection here, under the first nick that is free.
 
         Args:
             user_id: The user's id.
-            names: Nicks that are free as far as is known here; it never ends.
+            names: Nicks that are free as far as this daemon knows; endless.
 
         Raises:
             chatd.model.Refused: The store did not confirm it.
@@ -63,7 +63,8 @@ class Roster(Protocol):
     def depart(self, user_id: str, user: User | None = None) -> None:
         """Make known that a user has no connection here any longer.
 
-        ``user`` is what is known of the user, for the hold of the nick and the flood buckets.
+        ``user`` says whether the nick is held, and has the flood buckets; None if the user is not
+        known here.
         """
         ...
 
@@ -72,7 +73,7 @@ class Roster(Protocol):
         ...
 
     async def free(self, user: User) -> None:
-        """Free the nick of a guest whose client turned out to be another user. Raise Refused."""
+        """Free the nick of a guest whose client has signed in as another user. Raise Refused."""
         ...
 
     def renaming(self, user: User, name: Name) -> Operation:
@@ -80,7 +81,7 @@ class Roster(Protocol):
         ...
 
     def renamed(self, user: User, before: str) -> None:
-        """Tell the user's rooms of the new nick, after that operation was committed."""
+        """Tell the user's rooms of the new nick, after `renaming`'s operation was committed."""
         ...
 
     async def find(self, name: Name) -> str | None:
@@ -98,7 +99,7 @@ class Roster(Protocol):
     # ---- rooms
 
     async def opened(self, room: Room) -> None:
-        """Add the members that a room has elsewhere. Raise Unavailable."""
+        """Add the members that a room has at other daemons. Raise Unavailable."""
         ...
 
     def entered(self, room: Room, user: User) -> None:
@@ -106,15 +107,15 @@ class Roster(Protocol):
         ...
 
     def exited(self, room: Room, user: User, reason: ExitReason) -> None:
-        """Make known that a user is in a room here no longer."""
+        """Make known that a user is no longer in a room here."""
         ...
 
     def ranked(self, user: User) -> None:
-        """Make known that a user became an operator here, or is one no longer."""
+        """Make known that a user has become an operator here, or is no longer one."""
         ...
 
     def heard(self, event: Event) -> None:
-        """Count an event of a room that is open here, and whose sender may be elsewhere."""
+        """Count an event of a room that is open here. Its sender may be at another daemon."""
         ...
 
     async def is_in(self, user_id: str, room: str) -> bool:
@@ -126,14 +127,14 @@ class Roster(Protocol):
         ...
 
     async def members(self, room: str) -> list[Member]:
-        """Return the members of a room that is not open here, by their nicks. Raise Unavailable."""
+        """Return the members of a room that is not open here, sorted by nick. Raise Unavailable."""
         ...
 
     async def occupied(self) -> Mapping[str, tuple[str, int]]:
-        """Return the rooms that have members, but are not open here. Raise Unavailable.
+        """Return the rooms that have members but are not open here. Raise Unavailable.
 
-        They are by their keys, each with its name as written and the number of its members. Those
-        of direct messages are left out.
+        The result maps each room's key to its name as written and its number of members. Rooms of
+        direct messages are left out.
         """
         ...
 
@@ -148,15 +149,15 @@ class Roster(Protocol):
         ...
 
     def typing(self, room: Room, event: Typing) -> None:
-        """Send the event to the room's members who are elsewhere; it may be lost."""
+        """Send the event to the room's members at other daemons. It may be lost."""
         ...
 
     def imposed(self, sanctions: Sequence[Sanction]) -> None:
-        """Have committed sanctions in force: one, and the networks' that came with it."""
+        """Put committed sanctions into force: one, and those of networks that came with it."""
         ...
 
     def lifted(self, sanctions: Sequence[Sanction]) -> None:
-        """Have sanctions in force no longer, after that was committed."""
+        """End sanctions, after their removal was committed."""
         ...
 
 

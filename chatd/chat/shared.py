@@ -1,12 +1,12 @@
-"""The roster of daemons that share a store, of which each is a node.
+"""The roster of daemons that share a store. Each of these daemons is a node.
 
-A fact is published as an operation of the journal, together with the messages of the moment. It
-comes back from the journal's feed as an item, at one place in the order at every node, and there it
-is carried out: here too. An item has the state after the change, so that its repetition does no
-harm.
+A fact is published as an operation of the journal, in a batch with the messages of that moment. The
+journal's feed brings it to every node, this one too, as an item, at the same place in the order.
+There it is carried out. An item holds the state after the change, so that carrying it out twice
+does no harm.
 
-A node knows the members of the rooms that are open here, also those who are at other nodes only:
-they are users without connections. About anybody else the store is asked.
+A node knows all members of the rooms that are open at it. Members who are only at other nodes are
+users without connections here. For all other users, the node asks the store.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ if TYPE_CHECKING:
 __all__ = ["SharedRoster"]
 
 RETRY_SECONDS: Final = 1.0
-"""What could not be published is published again after this time, as it is then."""
+"""A fact that could not be published is published after this time, in its state at that time."""
 
 ACT: Final = "act"
 TYPING: Final = "typing"
@@ -108,7 +108,7 @@ class _Fact(Submission):
 
 
 class _Rearrival(Submission):
-    """The arrival of a user who is here already: this node may not know the present nick."""
+    """The arrival of a user who is already here: this node may not know the present nick."""
 
     __slots__ = ("_roster", "_user")
 
@@ -125,7 +125,7 @@ class _Rearrival(Submission):
 
 
 class _Reclaim(Submission):
-    """A claim of the nick that a user had before this node's lease ended, or of one like it."""
+    """A claim of the nick that a user had before this node's lease ended, or of a similar one."""
 
     __slots__ = ("_names", "_roster", "_user")
 
@@ -158,11 +158,11 @@ class SharedRoster:
         self._chat = chat
         self._journal = journal
         self._opening: dict[str, list[Entered | Exited]] = {}
-        """Items about the rooms whose members are being read, by their keys."""
+        """Items about rooms whose members are being read, by the rooms' keys."""
         self._unpublished: dict[_Subject, None] = {}
         self._retry: Timer | None = None
         self._incomplete = False
-        """Whether something could not be read again after items were missing."""
+        """Whether items were missing, and the present state could not be read yet."""
 
     # ---- users
 
@@ -201,7 +201,7 @@ class SharedRoster:
         self._publish(Depart(user_id, hold_until, debt), (user_id,))
 
     def release(self, user: User) -> None:
-        # The hold of a user who has departed is only changed by another departure.
+        # Only another departure changes the hold of a user who has departed.
         self._publish(Arrive(user.id, user.nick.display), (user.id,))
         self._publish(Depart(user.id), (user.id,))
 
@@ -213,7 +213,7 @@ class SharedRoster:
         return claim(user.id, name)
 
     def renamed(self, user: User, before: str) -> None:
-        """Do nothing: the rooms are told when the item comes."""
+        """Do nothing: the rooms are told when the feed brings the item."""
 
     async def find(self, name: Name) -> str | None:
         users = self._chat.users
@@ -308,7 +308,7 @@ class SharedRoster:
         self._journal.publish(TYPING, msgspec.json.encode(_Typing(room.key, event)))
 
     def imposed(self, sanctions: Sequence[Sanction]) -> None:
-        """Do nothing: they are in force when the items come."""
+        """Do nothing: they come into force when the feed brings their items."""
 
     def lifted(self, sanctions: Sequence[Sanction]) -> None:
         """Do nothing, for the same reason."""
@@ -341,10 +341,10 @@ class SharedRoster:
             case Reentered():
                 self._publish_everything()
             case _:
-                pass  # the bus has done what is to be done
+                pass  # the bus has done everything
 
     def expects(self, room: str) -> bool:
-        """Return whether one of the two users of a room of direct messages is here."""
+        """Return whether one of the two users of a room of direct messages is connected here."""
         users = map(self._chat.users.get, users_of(room))
         return any(user is not None and user.connections for user in users)
 
@@ -425,7 +425,7 @@ class SharedRoster:
     def _impose(self, sanction: Sanction) -> None:
         chat = self._chat
         user = chat.users.get(sanction.user) if sanction.kind == "ban" else None
-        # A guest's ban takes in the networks, and only this node knows those from here.
+        # A guest's ban includes the guest's networks. Only this node knows those of its clients.
         found = set() if user is None or user.subject else chat.users.addresses(user)
         networks = {str(network_of(address)) for address in found}
         impose(chat, sanction)
@@ -465,10 +465,10 @@ class SharedRoster:
         elif (handler := chat.relayed.get(kind)) is not None:
             handler(body)
 
-    # ---- when the order is broken
+    # ---- when items were missed or are gone
 
     def _begin_anew(self) -> None:
-        """Send all clients away: what they were shown is gone."""
+        """Close all clients: events that they were shown are gone."""
         chat = self._chat
         for connection in list(chat.connections):
             for membership in list(connection.memberships.values()):
@@ -480,7 +480,7 @@ class SharedRoster:
         self._publish_everything()
 
     async def _reload(self) -> None:
-        """Read the sanctions and the members again: items are missing."""
+        """Read the sanctions and the members again, because items are missing."""
         chat = self._chat
         self._incomplete = True
         try:
@@ -495,7 +495,7 @@ class SharedRoster:
             impose(chat, sanction)
 
     def _compare(self, room: Room, members: Sequence[Entered]) -> None:
-        """Record the members of a room, and tell those who are here what they missed."""
+        """Record the members of a room, and tell the clients here who came and left meanwhile."""
         before = set(room.members)
         found = {self._add(room, member) for member in members}
         room.members_at = members[0].position if members else 0
@@ -520,16 +520,16 @@ class SharedRoster:
         self.publish(_Fact(self, operation, about), about)
 
     def publish(self, submission: Submission, about: _Subject) -> None:
-        """Publish a fact, at the latest when the bus has room."""
+        """Publish a fact now, or later if the bus is full."""
         try:
             self._chat.bus.publish_nowait(submission)
         except trio.WouldBlock:
             self.publish_later(about)
         except trio.ClosedResourceError:
-            pass  # this node ends, and its lease with it
+            pass  # this node is ending, and so is its lease
 
     def publish_later(self, about: _Subject) -> None:
-        """Publish in a while what a fact was about, as it is then."""
+        """Publish, after a while, the state at that time of what a fact was about."""
         self._unpublished[about] = None
         if self._retry is None:
             due = trio.current_time() + RETRY_SECONDS
@@ -542,7 +542,7 @@ class SharedRoster:
             self._publish_state(about)
 
     def _publish_everything(self) -> None:
-        """Publish all users and members who are here: the store may not have them."""
+        """Publish all users and members who are here, because the store may not have them."""
         chat = self._chat
         for user in {each.user for each in chat.connections if each.authenticated}:
             self._publish_state((user.id,))

@@ -50,8 +50,8 @@ class Store(Struct, frozen=True):
     Attributes:
         settings: The configuration.
         path: The file of a sqlite store; None for the others.
-        password: With which to log in to a redis store; None not to log in.
-        ca_file: The certificates that sign that of a redis store; None for the system's.
+        password: The password of a redis store; None not to log in.
+        ca_file: The certificates that may sign the one of a redis store; None for the system's.
     """
 
     settings: Settings
@@ -67,11 +67,11 @@ class Store(Struct, frozen=True):
 
     @property
     def remedy(self) -> str:
-        """What helps if it cannot be read at the start, after the error."""
+        """What to do if it cannot be read at the start: the end of the error message."""
         return ": restore a backup" if self.path is not None else ""
 
     def open(self, log: Log, notifier: Notifier) -> AbstractAsyncContextManager[Journal]:
-        """Open the store for the duration of the block. Waits for a server that is not there.
+        """Open the store for the duration of the block. Wait for a server that cannot be reached.
 
         Raises:
             chatd.journal.StoreError: It cannot be used.
@@ -161,9 +161,9 @@ def find_store(settings: Settings, environ: Mapping[str, str]) -> Store:
 
 
 def check_store(settings: Settings, environ: Mapping[str, str] = os.environ) -> Iterator[Rule]:
-    """Yield what is wrong with the store's files, and with a redis store's program and password.
+    """Yield what is wrong with the store's files, or a redis store's package and password.
 
-    Only the service can see credentials: without any, they are not checked.
+    Credentials exist only in the service, so elsewhere they are not checked.
     """
     history = settings.history
     if history.store == "sqlite":
@@ -189,10 +189,10 @@ def check_store(settings: Settings, environ: Mapping[str, str] = os.environ) -> 
 
 
 def _password(settings: Settings, environ: Mapping[str, str]) -> str | None:
-    """Return the password of a redis store; None for no login.
+    """Return the password of a redis store; None not to log in.
 
     Raises:
-        SecretError: It is a credential, and there are none.
+        SecretError: It is a credential, and systemd gave none.
         ValueError: The file cannot be read, or has no password. The message is for people.
     """
     name = settings.history.password_file

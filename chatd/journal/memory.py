@@ -278,7 +278,9 @@ class MemoryJournal(LocalJournal):
         if (refusal := unfit(operation, room.seq, empty=not room.events)) is not None:
             return refusal
         if any(key in self._keys for key in keys):
-            return Refusal("bad_request", f"{entries[0].room} already has a key of these.")
+            name = entries[0].room
+            message = f"{name} already has a message with one of these keys."
+            return Refusal("bad_request", message)
         was_empty = not room.events
         if was_empty:
             room.first = entries[0].seq

@@ -1,17 +1,19 @@
-"""A journal on an engine that several daemons share, each of them a node.
+"""A journal on an engine that several daemons share. Each of these daemons is a node.
 
-The node's events, its own too, come to the bus by the engine's feed, so that all nodes show one
-order. Its own are held until their senders have been answered.
+All events, including the node's own, reach the bus through the engine's feed, so that all nodes
+show them in one order. The node's own events are held until their senders have been answered.
 
-The engine may be away, or not say whether it has done something. These rules keep what clients get
-true:
+The engine may be out of reach, or may not confirm a request. These rules keep everything that
+clients are told true:
 
-* A batch has a number. Until its deadline it is sent again, under the same number, as often as the
-  link breaks. After the deadline the senders are told that it was not confirmed, and before the
-  next batch it is made void, so that it cannot be done later behind the node's back. If it was done
-  after all, everybody gets its events by the feed.
-* While the engine is away everything is refused at once, and one task tries to enter again.
-* If a new life of the engine lacks what this node may have shown, its clients must begin anew.
+* Each batch has a number. Until its deadline, it is sent again under the same number whenever the
+  link breaks. After the deadline, the senders are told that it was not confirmed, and before the
+  next batch it is made void, so that it cannot be carried out unnoticed later. If it was carried
+  out after all, the feed brings its events to everybody.
+* While the engine is out of reach, everything is refused at once, and one task tries to enter it
+  again.
+* If a new life of the engine lacks events that this node may have shown, the node's clients are
+  closed, and read the log again.
 """
 
 from __future__ import annotations
@@ -63,16 +65,16 @@ __all__ = ["SharedJournal", "open_shared"]
 _T = TypeVar("_T")
 
 TIMEOUT_SECONDS: Final = 2.0
-"""After this time the senders of a batch are told that it was not confirmed, by default."""
+"""By default, the senders of a batch are told after this time that it was not confirmed."""
 
 BEATS: Final = 3
-"""A node beats so many times during its lease. When it has missed two beats it takes no more
-batches: other nodes may soon take it for dead."""
+"""How many times a node extends its lease during one lease. When it has missed two of these beats,
+it takes no more batches: other nodes may soon take it for dead."""
 
 FIRST_PAUSE_SECONDS: Final = 0.05
 LONGEST_PAUSE_SECONDS: Final = 1.0
-"""The pause before the engine is tried again: doubled each time, and half of it random. It begins
-anew once the engine has been there for longer than the longest one."""
+"""The pause before the next attempt to reach the engine doubles each time; half of it is random. It
+is short again after the engine has been within reach for longer than the longest pause."""
 
 SCAN_EVENTS: Final = 500
 """How many events a search reads at a time."""
@@ -91,12 +93,12 @@ class SharedJournal:
 
     Attributes:
         facts: See above; it may be set later, and so may ``hold_ms``.
-        changed: Notified when the engine was lost, and when it is back.
-        down_since: When the engine was lost, on Trio's clock; None while it is there.
+        changed: Notified when the link to the engine was lost, and when it is back.
+        down_since: When the link was lost, on Trio's clock; None while there is one.
         epoch: See `Journal`; so are ``former`` and ``key``.
         node: This node's id.
-        reconnects: How often the engine was lost, and entered again.
-        resyncs: How often the feed lacked entries, because this node had been away for too long.
+        reconnects: How often the engine was entered again after the link was lost.
+        resyncs: How often the feed lacked entries because this node had been away for too long.
     """
 
     def __init__(
@@ -122,10 +124,10 @@ class SharedJournal:
         self._report = report
         self._retention_log = RetentionLog(self._retention, report)
         self._timeout = timeout_seconds
-        self._reason = "the engine has not been entered yet"
+        self._reason = "the store has not been reached yet"
         self._entered = 0  # how often
-        self._ahead_ms = 0.0  # the engine's clock, ahead of Trio's
-        self._beaten = 0.0  # when the last beat that was answered was sent
+        self._ahead_ms = 0.0  # by how much the engine's clock is ahead of Trio's
+        self._beaten = 0.0  # when the last beat that got an answer was sent
         # The feed.
         self._committed: trio.MemorySendChannel[Sequence[FeedEntry]] | None = None
         self._wanted: Callable[[str], bool] = _everything
@@ -176,8 +178,8 @@ class SharedJournal:
             self._report(
                 "store",
                 state="renewed",
-                detail=f"the engine has lost what followed position {life.position}, and had been "
-                f"read up to {self._position_read}: all clients must begin anew",
+                detail=f"the store has lost events behind position {life.position}; this node "
+                f"had read up to position {self._position_read}, so all its clients are closed",
             )
             self._news.append(Renewed(life.position, life.epoch, lost=True))
         elif entered_before and life.node != self.node:
@@ -193,7 +195,7 @@ class SharedJournal:
         self._ahead_ms = now - trio.current_time() * 1000
 
     def _break(self, error: Unavailable, entered: int) -> None:
-        """Give the link up, so that `run` enters again; not if it has done so meanwhile.
+        """Give up the link, so that `run` enters again, unless it has already done so.
 
         Args:
             error: Why.
@@ -208,10 +210,10 @@ class SharedJournal:
             self._connected.cancel()
 
     def _check(self) -> None:
-        """Raise Unavailable if the engine is away, or this node may be taken for dead."""
+        """Raise Unavailable if the engine is out of reach, or may soon take this node for dead."""
         most = self._engine.lease_seconds * (BEATS - 1) / BEATS
         if self.down_since is None and trio.current_time() - self._beaten > most:
-            stale = Stale(f"the engine has had no sign of this node for {most:g} s")
+            stale = Stale(f"the store has had no sign of this node for {most:g} s")
             self._break(stale, self._entered)
         if self.down_since is not None:
             raise Unavailable(self._reason)
@@ -226,7 +228,7 @@ class SharedJournal:
             raise
 
     async def run(self) -> None:
-        """Read the feed and keep the lease until `aclose`; enter again whenever that is needed."""
+        """Read the feed and keep the lease until `aclose`. Enter again when the link is lost."""
         pause = FIRST_PAUSE_SECONDS
         try:
             with self._running:
@@ -247,7 +249,7 @@ class SharedJournal:
                         self._reason = str(error)
                     else:
                         self.reconnects += 1
-                        self._report("store", state="recovered", detail="the engine is back")
+                        self._report("store", state="recovered", detail="the store answers again")
         finally:  # also if this task is cancelled
             self._stopped.set()
 
@@ -273,7 +275,7 @@ class SharedJournal:
             except (Lost, Stale):
                 raise
             except Unavailable:
-                pass  # its memory is full, say: the next beat may succeed
+                pass  # such as a full memory: the next beat may succeed
 
     async def aclose(self) -> None:
         if self._closed:
@@ -310,7 +312,7 @@ class SharedJournal:
                 await self._show(fed)
 
     async def _show(self, fed: Sequence[Fed | Relayed]) -> None:
-        """Put entries on the channel; own ones not before their senders were answered."""
+        """Put entries on the channel; the node's own, only after their senders were answered."""
         block: list[FeedEntry] = []
         last = self._last or (0, "")
         for one in fed:
@@ -334,13 +336,13 @@ class SharedJournal:
         await self._pass(block, last)
 
     async def _pass(self, block: list[FeedEntry], last: tuple[int, str]) -> None:
-        """Put entries on the channel, up to that position and origin."""
+        """Put entries on the channel; ``last`` is the position and origin of the last one read."""
         if not block and last == self._last:
             return
         if not block or block[-1].position != last[0]:
             block.append(Passed(last[0]))
         await self._put(block)
-        self._last = last  # not earlier: what is cancelled must be read again
+        self._last = last  # only now: after a cancellation, the entries must be read again
         self._moved.notify()
 
     async def _put(self, block: Sequence[FeedEntry]) -> None:
@@ -360,7 +362,7 @@ class SharedJournal:
         return 0 if self._last is None else self._last[0]
 
     async def answered(self, events: Sequence[FeedEntry]) -> None:
-        """Release the batch's entries, which come by the feed."""
+        """Release the node's own entries, which the feed brings."""
         self._unanswered = ()
         self._released.notify()
         await trio.lowlevel.checkpoint()
@@ -370,7 +372,7 @@ class SharedJournal:
         await self._put(block)
 
     async def _show_all(self) -> None:
-        """Wait until the feed has brought what was confirmed before, or the engine is lost."""
+        """Wait until the feed has brought everything confirmed before, or the link is lost."""
         upto = self._confirmed
         while self.down_since is None and self._position_read < upto:
             await self._moved.wait()
@@ -386,7 +388,7 @@ class SharedJournal:
                 outcomes = await self._commit(batch)
                 self._count(outcomes)
                 return outcomes
-            late = Lost(f"the engine did not confirm within {self._timeout:g} s")
+            late = Lost(f"the store did not confirm within {self._timeout:g} s")
             self._break(late, self._entered)
             raise late
         except Unavailable as error:
@@ -429,7 +431,7 @@ class SharedJournal:
                 return outcomes
 
     async def _settle(self) -> list[Outcome] | None:
-        """Return the outcomes of a doubtful batch; None if it was not and never will be done."""
+        """Return the outcomes of a doubtful batch; None if it never was and never will be done."""
         if self._doubtful is None:
             return None
         node, number = self._doubtful
@@ -450,11 +452,11 @@ class SharedJournal:
                     self._confirmed = max(self._confirmed, outcome.event.position)
 
     async def recover(self) -> list[Event]:
-        """Return nothing: what was done after all comes by the feed."""
+        """Return nothing: the feed brings what was committed after all."""
         return []
 
     def publish(self, kind: str, body: bytes) -> None:
-        """Send something to the other nodes that may be lost: see `Engine.publish`."""
+        """Send the other nodes something that may get lost: see `Engine.publish`."""
         if self.down_since is None:
             self._engine.publish(kind, body)
 
@@ -487,7 +489,7 @@ class SharedJournal:
         return self.down_since is None
 
     def steady_now(self) -> int:
-        """Return the engine's time, by which all nodes let things end."""
+        """Return the engine's time, by which bans, sessions and the like end at all nodes."""
         return round(trio.current_time() * 1000 + self._ahead_ms)
 
     def confirm_clock(self) -> None:
@@ -558,19 +560,19 @@ class SharedJournal:
         return found
 
     async def members(self, room: str) -> list[Entered]:
-        """See `Engine.members`; raises Unavailable if the engine is away."""
+        """See `Engine.members`. Raise Unavailable if the engine is out of reach."""
         return await self._ask(lambda: self._engine.members(room))
 
     async def occupied(self) -> dict[str, tuple[str, int]]:
-        """See `Engine.occupied`; raises Unavailable if the engine is away."""
+        """See `Engine.occupied`. Raise Unavailable if the engine is out of reach."""
         return await self._ask(self._engine.occupied)
 
     async def holder(self, look: str) -> Holder | None:
-        """See `Engine.holder`; raises Unavailable if the engine is away."""
+        """See `Engine.holder`. Raise Unavailable if the engine is out of reach."""
         return await self._ask(lambda: self._engine.holder(look))
 
     async def nodes(self) -> list[Node]:
-        """See `Engine.nodes`; raises Unavailable if the engine is away."""
+        """See `Engine.nodes`. Raise Unavailable if the engine is out of reach."""
         return await self._ask(self._engine.nodes)
 
     async def read(self, room: str, after: int, upto: int, limit: int) -> list[Event]:
@@ -616,7 +618,7 @@ class SharedJournal:
         return await self._ask(self._engine.position)
 
     async def backup(self) -> AsyncGenerator[bytes]:
-        raise Unavailable("The history is in a store of its own. Copy it with that store's tools.")
+        raise Unavailable("Several daemons share the store. Back it up with its own tools.")
         yield b""
 
 

@@ -1,8 +1,8 @@
-"""Several daemons that are one chat, in memory: `open_cluster`.
+"""Several daemons that form one chat, in memory: `open_cluster`.
 
-They share a modelled engine (`chatd.journal.modelled.ModelStore`) in place of a Redis server. What
-fails in a real cluster fails here on demand: clients' cables, daemons, their links to the engine,
-and the engine itself.
+In place of a Redis server they share a model of one, the engine
+(`chatd.journal.modelled.ModelStore`). Everything that can fail in a real cluster fails here on
+demand: clients' cables, daemons, their links to the engine, and the engine itself.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class ClusterNode(Node):
         pipe_bytes: How many bytes a connection holds in each direction.
 
     Attributes:
-        engine: The link of the present life to the engine; its methods are more faults.
+        engine: The running daemon's link to the engine. Its methods make more faults.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class ClusterNode(Node):
             yield journal
 
     def cut_off(self) -> None:
-        """Let nothing through between this daemon and the engine, without notice, until `heal`."""
+        """Let nothing through between this daemon and the engine until `heal`. Neither notices."""
         self.engine.cut_off()
 
     def heal(self) -> None:
@@ -89,10 +89,9 @@ class ClusterNode(Node):
         self.engine.heal()
 
     async def kill(self) -> None:
-        """Kill the daemon, as ``kill -9`` does: it says nothing more to anybody.
+        """Kill the daemon, as ``kill -9`` does: it sends nothing more to anybody.
 
-        Its clients see that their connections are broken, and the other daemons that its lease
-        ends.
+        Its clients see broken connections. The other daemons only see that its lease ends.
         """
         self.engine.cut_off()
         self.engine.break_link()
@@ -104,7 +103,7 @@ class Cluster:
 
     Attributes:
         nodes: The daemons.
-        store: The engine. Its methods are its faults: `kill_engine` and the like call them.
+        store: The engine. Its methods make its faults; `kill_engine` and the like call them.
     """
 
     def __init__(self, nodes: Sequence[ClusterNode], store: ModelStore) -> None:
@@ -136,7 +135,7 @@ class Cluster:
 
         Args:
             lose: How many of the last requests that changed something are lost, as when an older
-                copy takes over. By default none.
+                copy of the data is used. By default none.
         """
         self.store.restart(lose)
 
@@ -149,7 +148,7 @@ class Cluster:
         self.store.go_on()
 
     def trim_feed(self) -> None:
-        """Remove the engine's feed but for its last entry: who has not read it must read logs."""
+        """Trim the engine's feed to its last entry: daemons that are behind must read the logs."""
         self.store.trim()
 
     # ---- observation
@@ -171,7 +170,7 @@ class Cluster:
 async def open_cluster(
     settings: Settings | None = None, *, nodes: int = 3
 ) -> AsyncGenerator[Cluster]:
-    """Run several daemons that are one chat, in memory, without a port, a file or a thread.
+    """Run several daemons that form one chat, in memory, without a port, a file or a thread.
 
     Args:
         settings: The configuration of all of them. By default all its defaults. If it names no

@@ -195,7 +195,7 @@ async def test_a_daemon_waits_for_its_engine_and_goes_on_by_itself(
         async with speaking(chatd.port, "ann") as pipe:
             await pipe.receive()
     await cluster.start_redis()
-    await chatd.line("store", state="recovered", detail="the engine is back")
+    await chatd.line("store", state="recovered", detail="the store answers again")
     async with speaking(chatd.port, "ann") as pipe:
         joined = await Speaker(pipe).do("join", room="lobby")
         assert [event["text"] for event in joined["events"]] == ["before"]

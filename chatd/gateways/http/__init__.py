@@ -1,4 +1,4 @@
-"""HTTP for scripts: a POST says a message, a GET reads a page, and an event stream goes on.
+"""HTTP for scripts: a POST sends a message, a GET reads a page, an event stream follows a room.
 
 The daemon's HTTP/1.1 itself is ``chatd.wire.http``.
 """

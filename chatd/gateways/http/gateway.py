@@ -43,7 +43,7 @@ __all__ = ["PATH", "HttpGateway"]
 PATH: Final = "/rooms"
 
 KICKED_SECONDS: Final = 60.0
-"""A user who was kicked is refused for this time. An EventSource would come back at once."""
+"""How long a kicked user is refused. Otherwise an EventSource would reconnect at once."""
 
 _JSON: Final = "application/json"
 _LINES: Final = "application/x-ndjson"
@@ -68,7 +68,7 @@ class HttpGateway:
             chunked: EventStreamCodec(chat, chunked=chunked) for chunked in (True, False)
         }
         self._kicked: dict[tuple[str, str], float] = {}
-        """Until when a user who was kicked from a room, or the chat (""), is refused there."""
+        """Until when users who were kicked are refused, by user id and room key ("": the chat)."""
 
     def mounts(self) -> tuple[Mapping[str, Methods], Mapping[str, Methods]]:
         """Return whole paths and path prefixes for a table of routes."""
@@ -77,7 +77,7 @@ class HttpGateway:
         }
 
     async def complete(self, request: Request, response: Response) -> Response:
-        """Return a response with what all responses below `PATH` have, for a table of routes."""
+        """Return a response with the headers that all have below `PATH`, for a table of routes."""
         return completed(request, response, self._chat.settings)
 
     def _methods(self, answering: Mapping[str, _Answering]) -> dict[str, Handler]:
@@ -171,11 +171,11 @@ class HttpGateway:
             kicked=self._note_kicked,
         )
         await source.enter(command)
-        # Proxies must hand on each block at once (nginx).
+        # nginx must pass on each block at once.
         headers = [("X-Accel-Buffering", "no")]
         return Response(200, content_type=EVENT_STREAM, headers=headers, source=source)
 
-    # ---- who
+    # ---- users
 
     async def _log_in(self, request: Request) -> Login:
         try:
@@ -196,7 +196,7 @@ class HttpGateway:
     async def _visit(
         self, request: Request, command: commands.Say | commands.Join | commands.Rooms
     ) -> tuple[User, Any]:
-        """Carry out the command of a request, and return its user and the answer."""
+        """Carry out the command of a request, and return the user and the command's answer."""
         login = await self._log_in(request)
         room = None if isinstance(command, commands.Rooms) else command.room
         await self._check_kicked(login, room)

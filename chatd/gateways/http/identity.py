@@ -1,4 +1,4 @@
-"""Who a request is from: a token's user, a guest with a session, or the guest of an address."""
+"""The user of a request: a token's user, a guest with a session, or the guest of an address."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["log_in"]
 async def log_in(chat: Chat, request: Request) -> Login:
     """Return the user of a request, whose nick is held from now on.
 
-    A secret in the URL does not count.
+    Secrets in the URL are ignored.
 
     Args:
         chat: The chat.
-        request: The request. Its page, if there is one, may connect.
+        request: The request. If a page sent it, that page was found to be allowed.
 
     Raises:
         Refused: The token or session is invalid, the user is banned, guests are not allowed, or

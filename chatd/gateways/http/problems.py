@@ -1,4 +1,4 @@
-"""What all answers have in common: refusals as ``application/problem+json``, and the headers.
+"""Refusals as ``application/problem+json``, and the headers that all answers have.
 
 The formats: RFC 9457 for problems, the Fetch standard for CORS.
 """
@@ -45,7 +45,7 @@ _CODES: Final[dict[int, ErrorCode]] = {
     429: "rate_limited",
     503: "unavailable",
 }
-"""The codes of refusals of HTTP itself; ``bad_request`` for all others below 500."""
+"""The codes of refusals that HTTP makes itself; ``bad_request`` for all others below 500."""
 
 _TITLES: Final = {413: "Content Too Large"}
 """The phrases of RFC 9110 where Python's differ before 3.13."""
@@ -89,7 +89,7 @@ def problem(refusal: Refusal, status: int | None = None) -> Response:
 
 
 def completed(request: Request, response: Response, settings: Settings) -> Response:
-    """Return a response with the headers of every response, and a refusal of HTTP as a problem."""
+    """Return a response with the headers of all responses. A refusal by HTTP becomes a problem."""
     if response.status >= 400 and response.content_type != _PROBLEM:
         response = _as_problem(response)
     added = [*_ALWAYS, *_cors(request, settings)]
@@ -101,7 +101,7 @@ def completed(request: Request, response: Response, settings: Settings) -> Respo
 
 
 def preflight(request: Request) -> Sequence[tuple[str, str]]:
-    """Return the headers for a browser that asks what a page may send; none for others."""
+    """Return the headers of the answer to a CORS preflight; none if no page asks."""
     return () if request.header("origin") is None else _PREFLIGHT
 
 

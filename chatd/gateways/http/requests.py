@@ -1,4 +1,4 @@
-"""What a request says: the room, the page, the position, and the message. Sans-IO."""
+"""The contents of a request: the room, the page, the position, and the message. Sans-IO."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ EVENT_STREAM: Final = "text/event-stream"
 
 
 class BadRequest(Exception):  # noqa: N818  an answer, not an error
-    """Raised for a request that says nothing that the chat could do.
+    """Raised for a request of which no command can be made.
 
     Attributes:
         status: The status of the response.
@@ -65,7 +65,7 @@ def room_of(path: str) -> str | None:
 
 
 def limit_of(request: Request, default: int | None = None) -> int | None:
-    """Return ``?limit=``, or the default. Raise BadRequest if it is no number."""
+    """Return ``?limit=``, or the default. Raise BadRequest if it is not a number."""
     text = request.query.get("limit")
     if text is None:
         return default
@@ -87,21 +87,21 @@ def wants_stream(request: Request) -> bool:
 
 
 def position_of(epoch: str, seq: int) -> str:
-    """Return the position behind an event, as clients get it."""
+    """Return the position after an event, as it is sent to clients."""
     return f"{epoch}.{seq}"
 
 
 def read_position(text: str) -> commands.Position:
     """Return the position that a client sends back.
 
-    One that is not ours is in no epoch, and so cannot be resumed.
+    Any other text becomes a position without an epoch, which cannot be resumed.
     """
     found = _POSITION.fullmatch(text)
     return commands.Position("", 0) if found is None else commands.Position(found[1], int(found[2]))
 
 
 def since_of(request: Request) -> commands.Position | None:
-    """Return ``?since=``; None if it is empty, as a script's variable is at first."""
+    """Return ``?since=``; None if it is empty, as it is before a script has a position."""
     text = request.query.get("since")
     return read_position(text) if text else None
 
@@ -137,7 +137,7 @@ def body_kind(request: Request) -> str:
 
 
 def message_of(request: Request, room: str, kind: str, body: bytes) -> commands.Say:
-    """Return the message that a body says.
+    """Return the message that a body holds.
 
     Args:
         request: The request, whose ``Idempotency-Key`` counts.
@@ -146,7 +146,7 @@ def message_of(request: Request, room: str, kind: str, body: bytes) -> commands.
         body: The body.
 
     Raises:
-        BadRequest: It is no message.
+        BadRequest: The body is not a message.
     """
     key = _key_of(request)
     if kind != "application/json":

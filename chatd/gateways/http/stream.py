@@ -1,4 +1,4 @@
-"""The event stream of a room (Server-Sent Events, as the HTML standard has them).
+"""The event stream of a room (Server-Sent Events, defined in the HTML standard).
 
 A stream is a connection of the chat that joins one room and stays in it. Each event of the room's
 log has its position as ``id``, with which the client resumes.
@@ -42,24 +42,26 @@ from chatd.wire.streaming import LAST_CHUNK, Stream, chunk
 __all__ = ["EventStreamCodec", "RoomStream", "page_end"]
 
 RETRY_MS: Final = 2000
-"""After this time a client connects again, unless ``bye`` names another one."""
+"""After this time a client reconnects, unless ``bye`` names another time."""
 
 SILENCE_SECONDS: Final = 15.0
-"""A comment is sent after this time without an event: proxies drop what is silent for a minute."""
+"""A comment is sent after this time without an event: proxies drop connections that are silent
+for a minute."""
 
 _CLOSES: Final[dict[ErrorCode, Close]] = {
     "banned": BANNED,
     "rate_limited": TOO_MANY,
     "unavailable": GOING_AWAY,
 }
-"""The close for a stream that was refused for this; UNAUTHORIZED for all other reasons."""
+"""The close of a stream that was refused, by the code; UNAUTHORIZED for all other codes."""
 
 _CODES: Final[dict[int, ErrorCode]] = {
     KICKED.code: "forbidden",
     BANNED.code: "banned",
     UNAUTHORIZED.code: "unauthorized",
 }
-"""The refusal of a stream that was ended before it began; ``unavailable`` for all other closes."""
+"""The refusal of a stream that was ended before it began, by the close; ``unavailable`` for all
+others."""
 
 
 class Reset(Struct, frozen=True, tag_field="on", tag="reset"):
@@ -71,20 +73,20 @@ class Reset(Struct, frozen=True, tag_field="on", tag="reset"):
 
 
 class _Place(Struct, frozen=True):
-    """The number up to which a stream has everything, for a block with its position alone."""
+    """The number up to which a stream has all events, for a block with only a position."""
 
     seq: int
 
 
 def page_end(entered: commands.Entered, since: commands.Position | None) -> int:
-    """Return the number at which a page ends, of which some events may be left out."""
+    """Return the number at which a page ends; events that were left out count too."""
     if (end := entered.end) is not None:
         return end
     return since.seq if entered.recovered and since is not None else entered.seq
 
 
 class EventStreamCodec:
-    """Encodes events for all streams. Presence, typing and what else is not said has no block.
+    """Encodes events for all streams. Presence, typing and the like are not sent: no block.
 
     Args:
         chat: The chat.
@@ -101,7 +103,7 @@ class EventStreamCodec:
         return self._framed(b"".join(_lines(epoch, room, item) for item in items))
 
     def page(self, entered: commands.Entered, *, since: commands.Position | None) -> bytes:
-        """Return the first block: how to reconnect, a page, and the position behind it."""
+        """Return the first block: when to reconnect, a page, and the position after it."""
         epoch, room = entered.epoch, entered.room
         block = b"retry: %d\n\n" % RETRY_MS
         if since is not None and not entered.recovered:
@@ -128,7 +130,7 @@ def _lines(epoch: str, room: str, item: Any) -> bytes:
     event = events.shape(room, item) if isinstance(item, Event) else item
     if (seq := events.number(event)) is not None:
         return b"id: %b\ndata: %b\n\n" % (position_of(epoch, seq).encode(), encode(event))
-    # A direct message that is not kept; and what is said to people, but not what asks for `auth`.
+    # A direct message that is not kept, or a notice to people that does not ask for `auth`.
     said = isinstance(event, events.Message) or (isinstance(event, events.Notice) and not event.do)
     if said or isinstance(event, events.Epoch):
         return b"data: %b\n\n" % encode(event)
@@ -136,17 +138,17 @@ def _lines(epoch: str, room: str, item: Any) -> bytes:
 
 
 class _OneRoom(Connection):
-    """A connection that is in one room, and ends when it leaves that."""
+    """A connection that is in one room, and ends when it leaves that room."""
 
     kicked_from = ""
-    """The room's key, if it was kicked from the room and not from the chat."""
+    """The room's key if the user was kicked from the room, and not from the chat."""
 
     def enter_direct(self, room: Room) -> None:
         """Do nothing: other rooms' direct messages are not sent here."""
 
     def renewed(self) -> None:
         for membership in self.memberships.values():
-            # One that catches up gets the epoch with its next event.
+            # A membership that catches up gets the epoch with its next event.
             if membership.live_since is not None:
                 self.notify(_Place(membership.room.feed.visible))
 
@@ -163,17 +165,17 @@ class _OneRoom(Connection):
 
 
 class RoomStream:
-    """The source of one stream, from before its response to its end.
+    """The source of one stream, from before its response until its end.
 
     Args:
         chat: The chat.
-        codec: Encodes events for it.
-        connection_id: Names it in the log.
-        login: Its user.
+        codec: Encodes the stream's events.
+        connection_id: The connection's id in the log.
+        login: The stream's user.
         address: The client's address, for the log.
         limit_key: The address or network that limits and bans see; empty if none applies.
-        kicked: Called with the user's id and the room's key, if it is kicked; with an empty key,
-            if that was from the chat.
+        kicked: Called if the user is kicked, with the user's id and the room's key, which is empty
+            for a kick from the chat.
     """
 
     def __init__(
@@ -293,7 +295,7 @@ class RoomStream:
             self._stream.end(close, reason)
 
     def _start_soon(self, job: Callable[[], Awaitable[None]]) -> None:
-        # The chat has nothing to do for a client before it is opened, or after.
+        # The chat has nothing to do for a client before the stream is opened.
         if self._stream is not None:
             self._stream.start_soon(job)
 

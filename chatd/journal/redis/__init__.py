@@ -1,9 +1,9 @@
 """The store that daemons share, on Redis.
 
-* `engine.RedisEngine` is what `chatd.journal.shared` needs of a store.
-* `batch.py` and `scripts/` say what a batch does; `reads.py` and `sweeping.py` what is read and
-  removed; `layout.py` how all of it lies in Redis.
-* `client.py`, `link.py`, `resp.py` and `finding.py` are the way to the server.
+* `engine.RedisEngine` is the `chatd.journal.engine.Engine` that `chatd.journal.shared` needs.
+* `batch.py` and `scripts/` carry out batches, `reads.py` reads, `sweeping.py` removes, and
+  `layout.py` has the keys and values in Redis.
+* `client.py`, `link.py`, `resp.py` and `finding.py` are the client for the server.
 
 It needs the package hiredis: ``pip install 'chatd[redis]'``.
 """

@@ -1,4 +1,4 @@
-"""Batches: operations as keys and arguments of commit.lua, and its reply as their outcomes."""
+"""Batches: operations become keys and arguments of commit.lua, and its reply their outcomes."""
 
 from __future__ import annotations
 
@@ -78,11 +78,11 @@ class Chunk(Struct, frozen=True):
 class Batch:
     """The keys and arguments of commit.lua for a batch of operations.
 
-    An operation is one call of a function there, or several, whose outcomes are then one.
+    An operation becomes one or more calls of the script's functions; their outcomes become one.
 
     Args:
         keys: The names of the store's keys.
-        node: The node in whose place the batch is carried out.
+        node: The id of the node whose batch it is.
         secret: The store's key, with which digests are made.
         posts: Whether there are only posts, which need fewer keys.
     """
@@ -104,7 +104,7 @@ class Batch:
         Args:
             operation: What to do.
             chunks: The events that a `Wipe` or an `Erase` is about, as they were read before.
-            upto: How far that has read; None if nothing is left.
+            upto: The position up to which they were read; None if nothing is left.
         """
         if isinstance(operation, Post):
             calls = self._post(operation)
@@ -183,7 +183,7 @@ class Batch:
         return 1
 
     def _add(self, operation: Operation) -> int:
-        """Add an operation on what is kept beside the logs; return how many calls it is."""
+        """Add an operation on data beside the logs; return the number of its calls."""
         add = self.arguments.extend
         match operation:
             case Remember(record):
@@ -234,7 +234,7 @@ class Batch:
         room, entries = operation.room, operation.entries
         first = entries[0].seq
         if unfit(operation, first - 1, empty=False) is not None:
-            return 0  # whatever the room holds
+            return 0  # unfit for any room
         place = self._log(room)
         head = ("i", place, room, entries[0].room, new_epoch(), first, len(entries))
         self.arguments += head
@@ -264,7 +264,7 @@ class Batch:
                 self.arguments += (seq, *self._digest(chunk.room, author, key))
         return len(chunks)
 
-    # ---- calls that are no operation of the journal: see commit.lua
+    # ---- calls that are not operations of the journal: see others.lua
 
     def remove_front(self, chunk: Chunk) -> None:
         """Remove a room's first events, if they are still the first ones."""
@@ -274,7 +274,7 @@ class Batch:
             self.arguments += self._digest(room, user, key)
 
     def set_front(self, room: str, time: int) -> None:
-        """Let a room's first event go by another time than its own."""
+        """Set the time by which retention removes a room's first event, in place of its own."""
         self.arguments += ("f", room, time)
 
     def drop_records(self, names: Sequence[tuple[bytes, int]]) -> None:
@@ -291,17 +291,17 @@ class Batch:
             self.arguments += (user, seen)
 
     def end_holds(self, users: Sequence[tuple[bytes, int]]) -> None:
-        """Let the nicks of users go, if they are held until these times."""
+        """End the hold of users' nicks, if they are held until these times."""
         self.arguments += ("h", len(users))
         for user, until in users:
             self.arguments += (user, until)
 
     def bury(self, dead: str, belongings: Sequence[bytes], hold_until: int) -> None:
-        """Undo what a node whose lease is over has done.
+        """Undo the presence of users, memberships and leases of a node whose lease is over.
 
         Args:
             dead: The node's id.
-            belongings: Some fields of ``of:DEAD``; none if it has none left.
+            belongings: Some fields of ``of:DEAD``; empty if none is left.
             hold_until: Until when the nicks of its users are held.
         """
         self.arguments += ("b", dead, self._place(self._keys.of(dead)))
@@ -319,12 +319,12 @@ class Batch:
 
 
 def _number(number: int) -> int:
-    """Return a number of an event that may exist; 0 for others, which no event has."""
+    """Return the number if an event may have it; else 0, which no event has."""
     return number if 0 < number < MOST else 0
 
 
 def _scope(kind: str) -> str:
-    """Return to whom the changes of a kind of records are told: see ``changed`` in commit.lua."""
+    """Return which nodes learn of changes of a kind of records: see ``changed`` in others.lua."""
     return "r" if kind in REPLICATED else "p" if kind in PERSONAL else ""
 
 
@@ -352,7 +352,7 @@ def _posted(post: Post, at: int, outcome: bytes) -> Receipt | Refusal:
 
 
 def _outcome(operation: Operation, outcomes: list[bytes], upto: int | None) -> Outcome:
-    """Return the outcome of an operation that is no post."""
+    """Return the outcome of an operation other than a post."""
     first = outcomes[0] if outcomes else b""
     match operation:
         case Take(kind, name):
@@ -365,7 +365,7 @@ def _outcome(operation: Operation, outcomes: list[bytes], upto: int | None) -> O
             claimed = nick.decode() if first[2:3] == b"1" else None
             return Arrived(first[1:2] == b"1", debt, claimed)
         case Erase() | Wipe():
-            # Somebody else has removed them: the next chunk is read anew.
+            # Another node has removed them: the next chunk is read again.
             return Progress(0 if first == b"-again" else upto)
         case Restore():
             return _restored(operation, first, missing=not outcomes)
@@ -377,7 +377,7 @@ def _restored(operation: Restore, outcome: bytes, *, missing: bool) -> Refusal |
     if missing:
         return unfit(operation, operation.entries[0].seq - 1, empty=False)
     if outcome == b"-used":
-        return Refusal("bad_request", f"{name} already has a key of these.")
+        return Refusal("bad_request", f"{name} already has a message with one of these keys.")
     if outcome:
         _, last, empty = outcome.split()
         return unfit(operation, int(last), empty=empty == b"1")

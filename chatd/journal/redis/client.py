@@ -1,9 +1,13 @@
-"""The links of a node to Redis, and what its replies mean.
+"""The links of a node to Redis, and the meaning of its replies.
 
-One link writes and has one batch on its way at a time. One waits for the feed, and for what others
-publish. One asks everything else: what is asked while an answer is awaited goes out together when
-it has come. One publishes, and gets no replies. All belong to one life of the server. If one of the
-first three fails all are closed, and nothing more is done before `Client.connect`.
+* The writing link sends batches, one at a time.
+* The reading link waits for the feed, and for what other nodes publish.
+* The asking link sends all other commands. Those that come while it awaits an answer are sent
+  together after it.
+* The publishing link gets no replies.
+
+All of them belong to one life of the server. If one of the first three fails, all are closed, and
+nothing more is done until `Client.connect`.
 """
 
 from __future__ import annotations
@@ -30,14 +34,14 @@ OLDEST: Final = (7, 0)
 """The first Redis whose scripts have flags (``#!lua``)."""
 
 _AWAY: Final = frozenset({"LOADING", "MASTERDOWN", "NOSCRIPT", "READONLY", "UNBLOCKED"})
-"""The server is not the one any longer that the links were opened to, or not yet."""
+"""The server is not, or not yet, the one that the links were opened to."""
 
 _REFUSED: Final = frozenset({"BUSY", "MISCONF", "NOREPLICAS", "OOM"})
-"""The server is in no state to write anything."""
+"""The server cannot write anything in its present state."""
 
 
 class _Question:
-    """Commands that wait for the asking link, and what came of them."""
+    """Commands that wait for the asking link, and their replies."""
 
     __slots__ = ("commands", "error", "replies")
 
@@ -48,11 +52,11 @@ class _Question:
 
 
 class Server(Struct, frozen=True):
-    """What chatd has to know of a server before it uses it.
+    """What chatd has to know about a server before it uses it.
 
     Attributes:
-        info: What INFO says.
-        appendfsync: When the append-only file is written to the disk; None if that is secret.
+        info: The fields of INFO.
+        appendfsync: When the append-only file is written to the disk; None if chatd may not know.
     """
 
     info: dict[str, str]
@@ -60,15 +64,15 @@ class Server(Struct, frozen=True):
 
     @property
     def life(self) -> str:
-        """Names this life of the store: another process, or other data, is another one."""
+        """The name of the store's present life. Another process or other data is another life."""
         return self.info.get("run_id", "") + self.info.get("master_replid", "")
 
     def check(self, address: Address, durability: Durability) -> None:
-        """Raise an error if the server is none for chatd's history.
+        """Raise an error if the server cannot hold chatd's history.
 
         Raises:
             StoreError: It has to be configured differently.
-            Lost: It is a copy of another one, as long as that is so.
+            Lost: It is a replica at present.
         """
         info = self.info
         version = info.get("redis_version", "unknown")
@@ -81,12 +85,12 @@ class Server(Struct, frozen=True):
                 "server of its own"
             )
         if info.get("role", "master") != "master":
-            raise Lost(f"{address} is a replica of another server: history.url must name that one")
+            raise Lost(f"{address} is a replica: history.url must name its primary server")
         policy = info.get("maxmemory_policy", "noeviction")
         if info.get("maxmemory", "0") != "0" and policy != "noeviction":
             raise StoreError(
                 f"{address} has maxmemory-policy {policy}, which would delete history when its "
-                "memory is full: set it to noeviction"
+                "memory is full: set maxmemory-policy to noeviction"
             )
         if info.get("aof_enabled") != "1":
             raise StoreError(
@@ -96,8 +100,8 @@ class Server(Struct, frozen=True):
         if durability == "fsync" and self.appendfsync != "always":
             known = self.appendfsync or "not readable by chatd's user (CONFIG GET)"
             raise StoreError(
-                f'history.durability is "fsync", but appendfsync of {address} is {known}: set that '
-                'to always, or history.durability to "commit"'
+                f'history.durability is "fsync", but appendfsync of {address} is {known}: set '
+                'appendfsync to always, or history.durability to "commit"'
             )
 
 
@@ -108,7 +112,7 @@ class Client:
         address: Where the server is.
         login: As whom to log in.
         timeout: How long a call waits for its answer, in seconds.
-        durability: What a commit has to survive; decides what `connect` asks of the server.
+        durability: What a commit has to survive; `connect` checks that the server grants it.
     """
 
     def __init__(
@@ -123,24 +127,24 @@ class Client:
         self._asker: Link | None = None
         self._publisher: Link | None = None
         self._awaited: Command | None = None
-        """The command whose reply the reading link has not got yet."""
+        """The command whose reply the reading link is waiting for."""
         self._questions: list[_Question] = []
         self._asking = trio.Lock()
 
     def deadline(self) -> float:
-        """Return when what begins now must have been answered, on Trio's clock."""
+        """Return the deadline of a call that begins now, on Trio's clock."""
         return trio.current_time() + self._timeout
 
     async def connect(self, channel: bytes, deadline: float) -> str:
-        """Open new links in place of the old ones, and return which life of the server it is.
+        """Open new links in place of the old ones, and return the server's life.
 
         Args:
             channel: Where nodes publish; `listen` returns what comes from there.
             deadline: By when, on Trio's clock.
 
         Raises:
-            Lost: The server is not there, or not in time.
-            StoreError: It is not fit to hold chatd's history.
+            Lost: The server cannot be reached in time.
+            StoreError: It cannot hold chatd's history.
         """
         self.close()
         links: list[Link] = []
@@ -149,7 +153,7 @@ class Client:
                 links.append(await open_link(self._address, self._login, deadline=deadline))
             servers = [await self._server(link, deadline) for link in links]
             if len({server.life for server in servers}) > 1:
-                raise Lost(f"{self._address} was restarted meanwhile")
+                raise Lost(f"{self._address} was restarted while chatd connected")
             servers[0].check(self._address, self._durability)
             loads: list[Command] = [("SCRIPT", "LOAD", script.text) for script in scripts.ALL]
             self._permitted(await links[0].call(*loads, deadline=deadline))
@@ -185,18 +189,19 @@ class Client:
         return Server(fields, appendfsync)
 
     async def write(self, command: Command, deadline: float) -> Reply:
-        """Run a command on the writing link. One task at a time."""
+        """Run a command on the writing link, for one task at a time."""
         [reply] = await self._call(self._writer, [command], deadline)
         return self._check(reply)
 
     async def listen(self, command: Command, seconds: float) -> tuple[list[Reply], list[Push]]:
-        """Return the reply to a command that waits, or what was published meanwhile, or both.
+        """Return the reply to a blocking command, or what was published meanwhile, or both.
 
-        One task at a time. If there is no reply yet the next call waits for it, and sends nothing.
+        For one task at a time. If the reply has not come yet, the next call sends nothing and waits
+        for it.
 
         Args:
             command: The command.
-            seconds: How long it waits.
+            seconds: How long the command blocks.
         """
         deadline = self.deadline() + seconds
         with self._using(self._reader) as link:
@@ -211,12 +216,12 @@ class Client:
         return replies, pushes
 
     def publish(self, channel: bytes, body: bytes) -> None:
-        """Publish something if that is possible at once."""
+        """Publish something if it can be sent at once."""
         if self._publisher is not None:
             self._publisher.send_now(("PUBLISH", channel, body))
 
     async def ask(self, *commands: Command) -> list[Reply]:
-        """Run some commands one after the other; any task. A cancellation waits for the answer."""
+        """Run some commands in order, for any task. If cancelled, it still waits for the answer."""
         question = _Question(commands)
         self._questions.append(question)
         async with self._asking:
@@ -234,7 +239,7 @@ class Client:
         return reply
 
     async def _ask_all(self) -> None:
-        """Ask everything that waits, in one write."""
+        """Send all waiting commands in one write."""
         questions, self._questions = self._questions, []
         commands = [command for question in questions for command in question.commands]
         deadline = self.deadline()
@@ -255,7 +260,7 @@ class Client:
 
     @contextmanager
     def _using(self, link: Link | None) -> Iterator[Link]:
-        """Close all links if something goes wrong with one, unless they are others by then."""
+        """Close all links if one fails, unless it has been replaced by then."""
         if link is None:
             raise Lost(f"there is no connection to {self._address}")
         try:
@@ -273,7 +278,7 @@ class Client:
             raise Stale(str(reply))
         if reply.code == "FORMAT":
             self.close()
-            raise StoreError(f"the history in {self._address} is of a newer chatd: update this one")
+            raise StoreError(f"a newer chatd wrote the history in {self._address}: update this one")
         if reply.code in _AWAY:
             self.close()
             raise Lost(f"{self._address} is not ready: {reply}")

@@ -1,4 +1,4 @@
-"""The engine on Redis: what one node writes, and the feed that it reads."""
+"""The engine on Redis: the batches that one node writes, and the feed that it reads."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ from chatd.model import Erase, LogEntry, Operation, Outcome, Post, Relayed, Rest
 __all__ = ["RedisEngine"]
 
 _FEED_LENGTH: Final = 100_000
-"""Entries of the feed that are kept at most, some 20 MB. A node that was away longer reads the
-rooms' logs instead."""
+"""How many entries of the feed are kept at most: some 20 MB. A node that is further behind reads
+the rooms' logs instead."""
 
 
 class RedisEngine(RedisReads):
     """`chatd.journal.engine.Engine` on one Redis server.
 
     Args:
-        url: Where it is; see `chatd.journal.redis.finding.find`.
-        user: The user as whom to log in.
+        url: The server's address; see `chatd.journal.redis.finding.find`.
+        user: The user to log in as.
         password: The user's password; None not to log in.
         ca_file: For ``rediss:``, the certificates that may sign the server's.
         prefix: What the names of all keys begin with.
@@ -55,7 +55,7 @@ class RedisEngine(RedisReads):
         now: For tests, the time in ms since 1970 in place of the server's.
 
     Raises:
-        StoreError: The URL names nothing that chatd can use.
+        StoreError: chatd cannot use the URL, or cannot read ``ca_file``.
     """
 
     def __init__(
@@ -77,14 +77,14 @@ class RedisEngine(RedisReads):
         self.lease_seconds: Final = lease_seconds
         self._life = ""
         self._entered = ""
-        """The life that the node entered last, which it may have lost the links to."""
+        """The life that the node entered last. Its links may have been lost since then."""
         self._node = ""
         self._secret = b""
         self._sent: tuple[tuple[str, int, Sequence[Operation]], Batch] | None = None
-        """The last batch with the node's id and its number: it may be sent again, or be settled."""
+        """The last batch, with the node's id and its number: it may be sent again, or settled."""
         self._sweeper = Sweeper(client, self._keys, self._new_batch, self._execute)
         self._passed: deque[tuple[int, int]] = deque()
-        """Times, and the position of the feed's last entry then."""
+        """Times, each with the position of the feed's last entry at that time."""
         self._oldest = 0
         """The first position that the feed keeps."""
         self._purge_ms: int | None = None
@@ -146,11 +146,12 @@ class RedisEngine(RedisReads):
         return int(now)
 
     async def _purge(self, before: int, removed: int) -> None:
-        """Have the feed and the server's file forget what was removed before a time.
+        """Purge texts that were deleted before a time from the feed and the append-only file.
 
         Args:
-            before: The time. The feed keeps nothing that is older, but for its last entry.
-            removed: Since when the file has words that were removed; 0 if it has none.
+            before: The time. Of older entries, the feed keeps only the last one.
+            removed: When the first deleted text that is still in the file was deleted; 0 if there
+                is none.
         """
         while self._passed and self._passed[0][0] <= before:
             self._oldest = self._passed.popleft()[1]
@@ -158,7 +159,7 @@ class RedisEngine(RedisReads):
         keys = self._keys.meta, self._keys.feed
         await self._client.ask(call(TRIM, keys, self._oldest, _FEED_LENGTH, int(rewrite)))
         if rewrite:
-            # Refused if another node was quicker, or without the right to it: docs/operations.md.
+            # Refused if a rewrite is already going on, or without the right to it: docs/cluster.md.
             with suppress(Unavailable):
                 await self._client.ask(("BGREWRITEAOF",))
 
@@ -175,7 +176,7 @@ class RedisEngine(RedisReads):
     async def commit(self, number: int, batch: Sequence[Operation]) -> list[Outcome]:
         sending = (self._node, number, batch)
         if self._sent is not None and self._sent[0] == sending:
-            made = self._sent[1]  # what `Wipe` and `Erase` read then fits the reply
+            made = self._sent[1]  # with the events that `Wipe` and `Erase` read then
         else:
             made = await self._batch(batch)
             self._sent = (sending, made)
@@ -201,9 +202,10 @@ class RedisEngine(RedisReads):
     async def _add_rewrite(
         self, batch: Batch, operation: Wipe | Erase, earlier: Sequence[Operation]
     ) -> None:
-        """Add an operation that changes stored events: those are read before the batch is done.
+        """Add an operation that changes stored events, which are read here, before the batch.
 
-        It does nothing if the same batch may add such events, and has not come to its end then.
+        If earlier operations of the batch may add such events, the operation does nothing this
+        time, and its outcome says that it has not reached its end.
         """
         added = [one for one in earlier if isinstance(one, Post | Restore)]
         if isinstance(operation, Wipe):

@@ -1,6 +1,6 @@
-"""Where the Redis server is that holds the store.
+"""The address of the Redis server that holds the store.
 
-One server at a fixed address. Sentinel, which says which of several servers is the primary one, and
+It is one server at a fixed address. Sentinel, which names the primary one of several servers, and
 Redis Cluster are not supported.
 """
 
@@ -50,7 +50,7 @@ def find(url: str, ca_file: Path | None = None) -> Address:
         ca_file: The certificates that may sign the server's, in PEM; None for the system's.
 
     Raises:
-        StoreError: The URL names nothing that chatd can use, or ``ca_file`` cannot be read.
+        StoreError: chatd cannot use the URL, or cannot read ``ca_file``.
     """
     scheme, _, rest = url.partition(":")
     if scheme == "unix":
@@ -59,7 +59,7 @@ def find(url: str, ca_file: Path | None = None) -> Address:
         return Address(path=rest.removeprefix("//"))
     if "@" in rest:  # before any error that repeats the URL
         raise StoreError(
-            "history.url: a URL is no place for a password: use history.user and "
+            "history.url: do not write a user or a password in the URL: use history.user and "
             "history.password_file"
         )
     if scheme in ("sentinel", "redis+sentinel", "cluster", "redis+cluster"):
@@ -87,5 +87,5 @@ def _context(ca_file: Path | None) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=ca_file)
     except (OSError, ssl.SSLError) as error:
         raise StoreError(
-            f"history.tls_ca_file: {ca_file} is no file of certificates: {error}"
+            f"history.tls_ca_file: cannot read certificates from {ca_file}: {error}"
         ) from error

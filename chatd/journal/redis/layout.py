@@ -1,7 +1,7 @@
-"""How the store lies in Redis: its keys, and the bytes of what is in them.
+"""The layout of the store in Redis: its keys, and the bytes of their values.
 
 All keys begin with the prefix, whose braces put them into one hash slot. F is a room's key, U a
-user's id, N a node's; names with a comma between them are parts of a value, divided by NULs.
+user's id, N a node's id. Names with a comma between them are parts of a value, separated by NULs.
 
 ======================  ======  =================================================================
 ``m``                   hash    ``format``, ``epoch``, ``life``, ``key``, ``pos`` (the last
@@ -10,9 +10,9 @@ user's id, N a node's; names with a comma between them are parts of a value, div
                                 ``ended:EPOCH`` (see enter.lua)
 ``b:N``                 string  the number of the node's last batch, and the reply to it
 ``f``                   stream  the feed: what nodes read, under the ids ``POSITION-0``
-``n``, ``facts``        zset,   nodes by the ends of their leases; what they say of themselves
+``n``, ``facts``        zset,   nodes by the ends of their leases; their facts
                         hash
-``of:N``                hash    what is undone when the node is buried: its fields are ``U``, user;
+``of:N``                hash    what to undo when the node is buried: its fields are ``U``, user;
                                 ``R``, room, user; ``L``, kind, name
 ``r:F``                 hash    ``name``, ``seq`` (the last number), ``first``, ``gone`` (the last
                                 position that was removed), ``topic``. It stays when the events are
@@ -28,20 +28,20 @@ user's id, N a node's; names with a comma between them are parts of a value, div
 ``kinds``               zset    the kinds of records
 ``at``                  hash    U → the nodes where the user has connections
 ``nicks``, ``looks``    hashes  U → nick, its looks; look → U
-``own``                 hash    look → U for those of a subject's id; and NUL, U → these looks
+``own``                 hash    for the looks of a subject's id: look → U; and NUL, U → its looks
 ``held``, ``debts``     zset,   absent users by when their nick's hold ends; their flood buckets
                         hash
 ``p:F``                 hash    who is in the room: U → nodes, each with ``+`` or ``-`` for
                                 operators, nick
 ``totals``              hash    F → how many users are in the room, its name
-``published``           channel what may be lost: the node, a kind, a body
+``published``           channel messages that may be lost: the node, a kind, a body
 ======================  ======  =================================================================
 
 The record of an event is one string: ``kind position SP at SP edited SP deleted SP user NUL nick
-NUL of NUL reply_to NUL key [NUL text]``. The kind is one letter, ``edited`` is 0 if it never was,
-and an edit has no text, for its message has it. A hash of these for each room takes a fifth less
-memory than a key for each event. A stream would take less again, but keeps in its file the words
-of entries that were deleted.
+NUL of NUL reply_to NUL key [NUL text]``. The kind is one letter. ``edited`` is 0 for a message that
+was never edited. An edit has no text, because its message has it. One hash for each room takes a
+fifth less memory than a key for each event. A stream would take still less, but the texts of its
+deleted entries would stay in the append-only file.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ __all__ = [
 ]
 
 MOST: Final = 2**53
-"""Numbers that clients name may be any; Lua's are exact up to this one."""
+"""Clients may send any number; those of Lua are exact up to this one."""
 
 _KINDS: Final[dict[str, EventKind]] = {"m": "message", "e": "edit", "d": "delete", "t": "topic"}
 _REASONS: Final[dict[str, ExitReason]] = {
@@ -156,7 +156,7 @@ class Keys:
         return self._key(f"of:{node}")
 
     def fixed(self, node: str) -> list[bytes]:
-        """Return the keys with which those of a batch begin; for posts `POSTS` of them do."""
+        """Return the first keys of every batch. A batch of posts has only the first `POSTS`."""
         return [
             *(self.meta, self.reply(node), self.feed, self.nodes),
             *(self.rooms, self.directs, self.order),
@@ -168,14 +168,14 @@ class Keys:
 
 
 POSTS: Final = 7
-"""So many of `Keys.fixed` are those of posts."""
+"""How many of `Keys.fixed` a batch of posts has."""
 
 
 def digest_of(secret: bytes, room: str, user: str, key: str) -> bytes:
     """Return the digest under which the first event of a sender's key is found.
 
-    112 of its bits are compared: keys of a million senders do not meet. Nobody without the store's
-    key can look for two that do.
+    With 112 bits, the keys of a million senders do not collide. Without the store's key, nobody can
+    search for a collision.
     """
     return blake2b(f"{room}\0{user}\0{key}".encode(), digest_size=14, key=secret).digest()
 
@@ -191,7 +191,7 @@ def field(text: str) -> str:
 
 
 def _value(field: str) -> str:
-    """Return what `field` was given."""
+    """Return the text that `field` was given."""
     return field.replace("\1B", "\0").replace("\1A", "\1") if "\1" in field else field
 
 
@@ -209,7 +209,7 @@ def ending(text: str | None) -> str:
 
 
 def decode_event(room: str, seq: int, record: bytes) -> Event:
-    """Return an event. The record of an edit must have been given its message's text."""
+    """Return an event. The text of an edit's message must have been added to its record."""
     head, nick, of, reply_to, _, *text = record.decode().split("\0", 5)
     position, at, edited, deleted, user = head.split(" ", 4)
     return Event(
@@ -308,7 +308,7 @@ def decode_entry(position: int, fields: Sequence[bytes], wanted: Callable[[str],
 
 
 def _item(position: int, kind: bytes, values: list[str]) -> FeedEntry | None:
-    """Return an item of texts and numbers; None if this version of chatd does not know it."""
+    """Return the item of an entry's fields; None if this version of chatd does not know it."""
     match kind, values:
         case b"I", [room, name, user, nick, op, first, total]:
             return Entered(position, room, name, user, nick, op == "1", first == "1", int(total))

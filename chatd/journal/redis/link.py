@@ -1,8 +1,8 @@
 """One connection to a Redis server.
 
-A link never connects again by itself: it belongs to one process of the server, so whoever holds it
-knows that nothing has been restarted or replaced since it was opened. A link that failed is closed
-for good.
+A link never reconnects by itself. It belongs to one process of the server: as long as it works, the
+server has been neither restarted nor replaced since the link was opened. A link that failed stays
+closed.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ __all__ = ["Link", "Login", "open_link"]
 _T = TypeVar("_T")
 
 _READ_BYTES: Final = 65536
-"""A page of history then comes in a few reads."""
+"""How much is read at once: a page of history then takes a few reads."""
 
 _WRITE_BYTES: Final = 65536
-"""Of what the kernel did not take at once, so much is offered each time."""
+"""How much is offered to the kernel at a time, of what it did not take at once."""
 
 _BROKEN: Final = (OSError, ssl.SSLError, trio.BrokenResourceError, trio.ClosedResourceError)
-"""What connecting, sending and receiving raise."""
+"""The exceptions of connecting, sending and receiving."""
 
 
 class Login(Struct, frozen=True):
-    """The user as whom to log in, and the password; without a password nobody logs in."""
+    """The user to log in as, and the password. Without a password there is no login."""
 
     user: str = "default"
     password: str | None = None
@@ -76,13 +76,13 @@ class _Socket:
                 continue
 
     def close(self) -> None:
-        """Close it; whoever waits for it gets `trio.ClosedResourceError`."""
+        """Close it. Tasks that wait for it get `trio.ClosedResourceError`."""
         trio.lowlevel.notify_closing(self._socket)
         self._socket.close()
 
 
 class _TlsSocket(_Socket):
-    """TLS on such a socket."""
+    """TLS on a `_Socket`."""
 
     def __init__(self, stream: trio.SocketStream, context: ssl.SSLContext, host: str) -> None:
         super().__init__(stream)
@@ -105,7 +105,7 @@ class _TlsSocket(_Socket):
         return await self._run(lambda: self._tls.read(_READ_BYTES))
 
     async def _run(self, step: Callable[[], _T]) -> _T:
-        """Take a step of TLS, as soon as it has received enough."""
+        """Take a step of TLS, which may first have to receive and to send."""
         while True:
             try:
                 done = step()
@@ -125,10 +125,10 @@ class _TlsSocket(_Socket):
 
 
 class Link:
-    """A connection that has been made: commands go out, and their replies come back in order.
+    """An open connection: it sends commands and receives their replies, in order.
 
-    One task uses it at a time. At a deadline, or if the task is cancelled, the link is closed: the
-    replies that are missing would be taken for those of the next commands. Every method raises
+    One task uses it at a time. If a deadline passes or the task is cancelled, the link is closed,
+    because late replies would be taken for those of the next commands. Methods that wait raise
     `Lost` if the link is closed or breaks.
     """
 
@@ -165,7 +165,7 @@ class Link:
         return found
 
     def send_now(self, command: Command) -> None:
-        """Send a command that has no reply, if that needs no waiting; otherwise close the link."""
+        """Send a command that has no reply, without waiting. If that fails, close the link."""
         if self._open:
             data = pack([command])
             try:
@@ -207,13 +207,13 @@ async def open_link(address: Address, login: Login, *, deadline: float = math.in
 
     Args:
         address: Where it is.
-        login: As whom to log in.
-        deadline: By when, on Trio's clock. The kernel accepts connections for a process that does
-            not run: that is noticed here.
+        login: The user to log in as.
+        deadline: By when, on Trio's clock. The kernel accepts connections for a stopped process
+            too, so a server that does not answer is noticed only at the deadline.
 
     Raises:
-        Lost: The server cannot be reached, or not in time, or it is still reading its data.
-        StoreError: The server does not let chatd in.
+        Lost: The server cannot be reached in time, or is still loading its data.
+        StoreError: The server does not let chatd log in.
     """
     carrier: _Socket | None = None
     with trio.CancelScope(deadline=deadline):
@@ -252,16 +252,19 @@ async def _connect(address: Address) -> _Socket:
 def _refused(address: Address, login: Login, reply: ErrorReply) -> StoreError | Lost:
     match reply.code:
         case "NOAUTH":
-            problem = "it asks for a password: set history.password_file"
+            problem = "the server asks for a password: set history.password_file"
         case "WRONGPASS":
             problem = (
-                f"it refuses the password of the user {login.user!r}: look at history.user and "
-                "history.password_file"
+                f"the server refuses the password of the user {login.user!r}: check "
+                "history.user and history.password_file"
             )
         case "NOPROTO":
-            problem = "it does not know RESP3: chatd needs Redis 7.0 or Valkey 7.2"
+            problem = "the server does not know RESP3: chatd needs Redis 7.0, Valkey 7.2 or newer"
         case "ERR" if "unknown command" in str(reply):  # which repeats the password
-            problem = "it does not know the command HELLO: chatd needs Redis 7.0 or Valkey 7.2"
+            problem = (
+                "the server does not know the command HELLO: chatd needs Redis 7.0, Valkey 7.2 or "
+                "newer"
+            )
         case _:
             return Lost(f"{address} is not ready: {reply}")
     return StoreError(f"history.url: {address}: {problem}")

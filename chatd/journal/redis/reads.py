@@ -36,7 +36,7 @@ _UNREAD: Final = 1000
 """Events read at a time to count unread messages: under 0.5 ms of the server's time."""
 
 _BITS: Final = 48
-"""Of an event's number in a place of the store: see `RedisReads._scan`."""
+"""How many bits an event's number takes in a place of the store: see `RedisReads._scan`."""
 
 _SCANNED: Final = 2000
 """Events read at most for one chunk of `entries_of`."""

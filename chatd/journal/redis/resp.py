@@ -1,4 +1,4 @@
-"""RESP3, the protocol of Redis: commands as bytes, and bytes as replies. hiredis does the work.
+"""RESP3, the protocol of Redis: packs commands and parses replies, by hiredis.
 
 Source: https://redis.io/docs/latest/develop/reference/protocol-spec/
 """
@@ -19,16 +19,16 @@ Reply: TypeAlias = Any
 """None, bytes, an integer, a float, a bool, a list, a dict, an `ErrorReply`, or a `Push`."""
 
 Push: TypeAlias = hiredis.PushNotification
-"""A list that comes between the replies: what was published to a channel."""
+"""A list that comes between replies: a message that was published to a channel."""
 
 _INCOMPLETE: Final = object()
 
-# Its stub says that a command has one word.
+# hiredis' type stub allows commands of one word only.
 _pack: Final = cast("Callable[[Command], bytes]", hiredis.pack_command)
 
 
 class ErrorReply(Exception):  # noqa: N818  a reply; raised where none was expected
-    """What Redis answers to a command that it refuses.
+    """The reply to a command that Redis refuses.
 
     Attributes:
         code: The first word, which programs read: ``NOSCRIPT``, ``LOADING``.

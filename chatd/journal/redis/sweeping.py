@@ -1,7 +1,7 @@
-"""Retention on Redis: which events, users and records go next.
+"""Retention on Redis: which events, users and records are removed next.
 
-What goes is read first, and then removed by a script that removes it only if it is still there, and
-still as it was read. So any node may sweep, at any time.
+They are read first. Then a script removes those that are still there and still as they were read,
+so any node may sweep at any time.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from chatd.journal.retention import (
 __all__ = ["Sweeper", "read_front"]
 
 _ROW_BYTES: Final = 400
-"""Of a user or a record, with its entries in the indexes: an estimate."""
+"""The estimated size of a user or a record, with its entries in the indexes."""
 
 _CANDIDATES: Final = 1000
-"""Records that are looked at to find those that may be dropped before their time."""
+"""How many records are read at a time to find those that may be dropped before their time."""
 
 
 async def read_front(
@@ -191,7 +191,7 @@ class Sweeper:
         return 1
 
     async def _expendable_records(self) -> list[tuple[bytes, int]]:
-        """Return the first that end of the records that may be dropped before their time."""
+        """Return those records that may be dropped before their time and end first."""
         found: list[tuple[bytes, int]] = []
         place = 0
         while len(found) < CHUNK:
@@ -230,7 +230,7 @@ class Sweeper:
         return len(users) + len(records) + len(nicks)
 
     async def _due(self, retention: Retention) -> int | None:
-        """Return when the next thing goes, in ms since 1970."""
+        """Return when something is to be removed next, in ms since 1970."""
         fronts = await self._fronts()
         seen, until = await self._client.ask(
             ("ZRANGE", self._keys.seen, "-inf", "(+inf", "BYSCORE", "LIMIT", 0, 1, "WITHSCORES"),

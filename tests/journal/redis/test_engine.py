@@ -77,11 +77,11 @@ async def opened(server: RedisServer, **options: Any) -> AsyncIterator[RedisEngi
     ("options", "durability", "remedy"),
     [
         ({"appendonly": "no"}, "commit", "set appendonly to yes"),
-        ({}, "fsync", "appendfsync of .* is everysec: set that to always"),
+        ({}, "fsync", "appendfsync of .* is everysec: set appendfsync to always"),
         (
             {"maxmemory": "100mb", "maxmemory-policy": "allkeys-lru"},
             "commit",
-            "maxmemory-policy allkeys-lru.*set it to noeviction",
+            "allkeys-lru.*set maxmemory-policy to noeviction",
         ),
         ({"cluster-enabled": "yes"}, "commit", "Redis Cluster.*use a server of its own"),
     ],

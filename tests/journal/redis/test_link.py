@@ -122,7 +122,7 @@ async def test_a_server_that_is_stopped_has_a_deadline(autojump_clock: object) -
     ("reply", "remedy"),
     [
         (b"-NOAUTH HELLO must be called\r\n", "set history.password_file"),
-        (b"-WRONGPASS invalid\r\n", "look at history.user and history.password_file"),
+        (b"-WRONGPASS invalid\r\n", "check history.user and history.password_file"),
         (b"-ERR unknown command 'HELLO'\r\n", "chatd needs Redis 7.0"),
         (b"-NOPROTO unsupported\r\n", "chatd needs Redis 7.0"),
     ],

@@ -1,4 +1,4 @@
-"""The scripts that run inside Redis. Each says above its code what it does."""
+"""The scripts that run inside Redis. Comments at the beginning of each explain it."""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
 #!lua flags=allow-oom
--- Extend a node's lease, unless it is over: then the node has been buried, or will be.
+-- Extend a node's lease. If it is over, the answer is STALE: the node has been buried, or will be.
 --
--- KEYS: meta, nodes, facts, the reply to the node's last batch, the feed. ARGV: the life, the node, the time in
--- ms ('' for Redis' own), the length of a lease in ms, the node's facts.
+-- KEYS: meta, nodes, facts, the reply to the node's last batch, the feed. ARGV: the life, the node,
+-- the time in ms ('' for Redis' own), the length of a lease in ms, the node's facts.
 --
--- The reply is the time, the position of the feed's last entry, and when words were removed that are
--- still in the file of Redis, which is 0 if there are none: the node has the file rewritten.
+-- The reply is the time, the position of the feed's last entry, and the time of the first deletion
+-- whose text is still in the append-only file, so that the node can have the file rewritten; 0 if
+-- there is none.
 
 local life, node, now, lease, facts = unpack(ARGV)
 if now == '' then

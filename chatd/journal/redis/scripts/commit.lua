@@ -1,19 +1,22 @@
--- Carry out a batch of operations, once. This file has the rules for all of them, and posts; others.lua
--- has the other operations, and run.lua does the batch. overlay.lua comes before them.
+-- Carry out a batch of operations, once. This file has the rules for all operations, and posts.
+-- others.lua has the other operations, and run.lua carries out the batch. overlay.lua comes before
+-- them.
 --
--- KEYS: those of `Keys.fixed` in layout.py, then those that the operations name by their places.
+-- KEYS: those of `Keys.fixed` in layout.py, then others, to which operations refer by their places.
 -- ARGV: the life, the node, the number of the batch, the time in ms ('' for Redis' own), and then
 -- the operations: a letter and the arguments that the function of this letter takes.
 --
 -- 1. A batch counts only in the life of the engine that the node has entered, and while the node
 --    has its lease; otherwise the answer is STALE.
--- 2. The reply to a node's last batch is kept under `b:NODE`. The same number again: the kept reply,
---    and nothing is done. A lower one: OLD. So a node that lost the answer asks again, and a copy of
---    a batch that arrives late does nothing. The operation `s` alone makes a number void that has not
---    arrived yet: its reply is `void`, now and when the batch arrives.
--- 3. A batch without number is carried out each time that it arrives: retention uses that. Its
---    operations compare what they remove with what is there.
--- 4. Time does not go back within a minute, so that the times of a room's events grow.
+-- 2. The reply to a node's last batch is kept under `b:NODE`. If the same number arrives again, the
+--    answer is the kept reply, and nothing is done. A lower number gets OLD. So a node that lost the
+--    answer can ask again, and a copy of a batch that arrives late does nothing. A batch of only the
+--    operation `s` makes a number void that has not arrived yet: the reply is `void`, now and when
+--    the batch itself arrives.
+-- 3. A batch without a number is carried out each time that it arrives. Retention uses such batches:
+--    their operations remove only what is still as the node read it.
+-- 4. If the clock goes back by less than a minute, the times of events do not, so that those of a
+--    room's events never decrease.
 --
 -- The reply is a line with the time, the first position and the length of each outcome, and then
 -- the outcomes. An outcome is empty if the operation was done, else it begins with a letter:
@@ -45,7 +48,7 @@ if number ~= '' then
   end
   if tonumber(number) > last + 1 then return redis.error_reply('STALE batch ' .. last) end
 end
-local clock = now -- by which records and leases end
+local clock = now -- the time by which records and leases end
 local at = tonumber(stored[2] or 0)
 if at < now or at - now > 60000 then at = now end
 local position = tonumber(stored[3] or 0)
@@ -54,7 +57,7 @@ local bytes = tonumber(stored[4] or 0)
 
 -- ---- the feed
 
--- The origin of entries. What no node has asked for begins with no node's id.
+-- The beginning of the entries' origin. For batches without a number it has no node's id.
 local origin = (number ~= '' and node .. '.' .. number or '-' .. life:sub(1, 16)) .. '.'
 
 local function append(kind, ...)
@@ -79,7 +82,7 @@ end
 -- `of`, `reply_to` and key; and its text behind a NUL, or '' if it has none.
 local RECORD = '^(%a)(%d+) (%d+) (%d+) (%d) ([^%z]*)%z([^%z]*)%z(%d*)%z(%d*)%z([^%z]*)(.*)$'
 
--- The record with its present text: an edit's is its message's.
+-- The record with its present text. An edit has the text of its message.
 local function present(records, record)
   if record:byte() ~= 101 then return record end -- 'e'
   local _, _, _, _, _, _, _, of = record:match(RECORD)
@@ -92,8 +95,8 @@ local function add(records, seq, record)
   set(records, seq, record)
 end
 
--- Replace or delete the record of an event. The file of Redis has the words before until it is
--- rewritten: see beat.lua.
+-- Replace or delete the record of an event. The former text stays in the append-only file until that
+-- is rewritten: see beat.lua.
 local function replace(records, seq, record)
   local before = get(records, seq)
   if not get(META, 'removed') then set(META, 'removed', clock) end
@@ -115,7 +118,7 @@ local function room_of(key)
   return room
 end
 
--- The room's list: of the rooms with events by the time of the first one.
+-- The list that the room is in: rooms with events, by the time of the first one.
 local function list_of(fold)
   return fold:byte() == 64 and DIRECTS or ROOMS -- '@'
 end
@@ -145,13 +148,13 @@ end
 
 local operations = {}
 
--- Post. `author` is '' for whoever may delete any message; `text` is behind a NUL, or ''.
+-- Post. `author` is '' if the sender may delete any message. `text` begins with a NUL, or is ''.
 function operations.p()
   local place, fold, name, bucket, digest, kind, reply_to, of, author, beside, text =
     take_many(11)
   local key, records = KEYS[tonumber(place)], KEYS[place + 1]
   bucket = KEYS[tonumber(bucket)]
-  -- Before the rules: a repeated operation must not be refused.
+  -- This comes before the rules, because a repeated operation must not be refused.
   local first = bucket and get(bucket, digest)
   if first then return '=' .. first .. ' ' .. present(records, get(records, first)) end
   if reply_to ~= '' and not message(records, reply_to) then return '-not_found' end

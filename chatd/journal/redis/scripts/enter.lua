@@ -1,23 +1,24 @@
 #!lua flags=allow-oom
--- Enter the present life of the engine: the first node to do so begins it.
+-- Enter the present life of the engine. The first node to do so begins the life.
 --
--- KEYS: meta, feed, nodes, facts, the reply to the node's last batch. ARGV: the life; a new epoch, a new key and a new node id, in case
--- that they are needed; the node's present id; the time in ms ('' for Redis' own); the length of a
--- lease in ms; the node's facts; the position and the origin of the last entry that it has read (0 if there is none, no origin within a life);
--- the number of the last batch whose outcomes it has.
+-- KEYS: meta, feed, nodes, facts, the reply to the node's last batch. ARGV: the life; a new epoch, a
+-- new key and a new node id, in case they are needed; the node's present id; the time in ms ('' for
+-- Redis' own); the length of a lease in ms; the node's facts; the position of the last entry that it
+-- has read (0 for none), and the entry's origin ('' if the node was in this life before); the number
+-- of the last batch whose outcomes it has.
 --
--- 1. A life that is not the stored one is a new one, and gets a new epoch: after a restart or a
---    failover the last moments may be missing. `ended:EPOCH` is the last position that an earlier
---    epoch has in common with this one; those of all earlier ones fall to it.
--- 2. If another entry stands where the node has read one, or none, what it read is lost, or may be:
---    it may have been trimmed. So is what it was told of its batches if their numbers are not known
---    here. Within a life only a store that was emptied can have lost something; it then ends before
---    what the node has read.
--- 3. A node whose lease is over has been buried, or will be: it gets another id. So does one that has
---    lost something.
+-- 1. A life that is not the stored one is new, and gets a new epoch: after a restart, the last events
+--    may be missing. `ended:EPOCH` is the last position that an earlier epoch has in common with
+--    this one. No earlier epoch may have a higher one than the last position before this life.
+-- 2. If the last entry that the node has read is not there, or another one has its position, what it
+--    read is lost, or may be: the entry may also have been trimmed. The outcomes of a batch are lost
+--    if its number is not known here. Within a life, only a store that was emptied can have lost
+--    something: its last position is then before the one that the node has read.
+-- 3. A node whose lease is over has been buried, or will be, so it gets a new id. So does a node that
+--    has lost something.
 --
--- The reply: the node's id, the epoch, the key, the position and the origin of the feed's last entry,
--- the time, 1 if something is lost, and each former epoch with its position.
+-- The reply is the node's id, the epoch, the key, the position and the origin of the feed's last
+-- entry, the time, 1 if something is lost (else 0), and each former epoch with its position.
 
 local META, FEED, NODES, FACTS, REPLY = unpack(KEYS)
 local life, new_epoch, new_key, new_node, node, now = unpack(ARGV, 1, 6)

@@ -1,5 +1,5 @@
--- The operations that are no posts. Most batches have none of them, and making these functions takes
--- as long as carrying out a post: so that is done only for batches that have some.
+-- All operations except posts. Most batches have only posts, and making these functions takes as long
+-- as carrying out a post, so they are made only for batches that need them.
 
 local function others()
   local USERS, SEEN, SUBJECTS, RECORDS, NAMES, UNTIL, KINDS = unpack(KEYS, 8, 14)
@@ -11,14 +11,14 @@ local function others()
 
   -- ---- logs as a whole
 
-  -- The store has a new epoch. What follows here is not the same in the former one.
+  -- The store gets a new epoch. What follows is in the new epoch only.
   local function renew(epoch)
     set(META, 'ended:' .. get(META, 'epoch'), position)
     set(META, 'epoch', epoch)
     append('V', epoch)
   end
 
-  -- Restore. The node has seen to it that the numbers follow each other.
+  -- Restore. The node has checked that the numbers have no gap.
   function operations.i()
     local place = tonumber(take())
     local key, records = KEYS[place], KEYS[place + 1]
@@ -44,7 +44,7 @@ local function others()
     set(key, 'first', room.first)
     renew(epoch)
     for number, entry in ipairs(new) do
-      position = position + 1 -- without an entry of the feed
+      position = position + 1 -- it gets no entry in the feed
       local seq = tostring(first + number - 1)
       add(records, seq, entry.kind .. position .. ' ' .. entry.rest)
       if entry.bucket then set(entry.bucket, entry.digest, seq) end
@@ -54,7 +54,7 @@ local function others()
     set(key, 'seq', room.seq)
   end
 
-  -- One chunk of `Wipe`: the events that the node has found, if they are still this user's.
+  -- One chunk of Wipe: redact the events that the node found, if they are still this user's.
   function operations.w()
     local place, fold, user, count = tonumber(take()), take(), take(), tonumber(take())
     local key, records = KEYS[place], KEYS[place + 1]
@@ -76,7 +76,7 @@ local function others()
     if found then append('W', fold, room_of(key).first) end
   end
 
-  -- The front of a room's log goes, up to a number, if `first` is still its first one.
+  -- Remove a room's first events, up to a number, if `first` is still the first number.
   function operations.x()
     local place, fold, first, upto = tonumber(take()), take(), tonumber(take()), tonumber(take())
     local key, records = KEYS[place], KEYS[place + 1]
@@ -103,7 +103,7 @@ local function others()
     end
   end
 
-  -- The end of `Erase`: the topic goes, and the room itself if it is to be forgotten.
+  -- The end of Erase: remove the topic, and the room itself if it is to be forgotten.
   function operations.e()
     local key, fold, forget = take_key(), take(), take() == '1'
     local room = room_of(key)
@@ -116,7 +116,7 @@ local function others()
     end
   end
 
-  -- The time by which the front of a room goes is another one.
+  -- Set the time by which retention removes a room's first event.
   function operations.f()
     local fold, time = take(), take()
     if score(list_of(fold), fold) then rank(list_of(fold), fold, time) end
@@ -128,7 +128,7 @@ local function others()
     return get(AT, user) or ''
   end
 
-  -- A user's nodes without one.
+  -- Return a user's nodes without one of them.
   local function without(nodes, one)
     local others = {}
     for other in nodes:gmatch('%S+') do
@@ -137,8 +137,8 @@ local function others()
     return table.concat(others, ' ')
   end
 
-  -- What is known of a user who is here, or whose nick is held: whether a token names the user, the
-  -- nick, and those of its looks that nobody else has got meanwhile.
+  -- Return what is known of a user who is present, or whose nick is held: whether a token names the
+  -- user, the nick, and those of its looks that nobody else has taken meanwhile.
   local function standing_of(user)
     local stored = get(NICKS, user)
     if not stored then return end
@@ -175,8 +175,8 @@ local function others()
     rank(HELD, user, false)
   end
 
-  -- Tell the nodes of a record that they hold in memory. `scope` is 'r' for all nodes, 'p' if only a
-  -- user's own nodes hold it, and '' for none.
+  -- Append the change of a record for the nodes that hold it in memory. `scope` is 'r' for all nodes,
+  -- 'p' for the nodes of one user, and '' for none.
   local function changed(scope, kind, name, ...)
     if scope == 'r' or (scope == 'p' and #nodes_of(name:match('^[^%z]*')) > 16) then
       append('R', kind, name, ...)
@@ -229,7 +229,7 @@ local function others()
     if ends == '' or tonumber(ends) > clock then return 'T' .. ends .. ' ' .. value end
   end
 
-  -- Retention drops records, if they still end at the time that the node has read.
+  -- Retention: drop records, if they still end at the time that the node read.
   function operations.z()
     for _ = 1, tonumber(take()) do
       local kind, name, ends = take(), take(), take()
@@ -276,7 +276,7 @@ local function others()
     end
   end
 
-  -- Retention forgets users, if they were last seen at the time that the node has read.
+  -- Retention: forget users, if they were still last seen at the time that the node read.
   function operations.v()
     for _ = 1, tonumber(take()) do
       local user, seen = take(), take()
@@ -325,7 +325,7 @@ local function others()
     rank(HELD, user, hold ~= '' and hold or 0)
   end
 
-  -- Claim. The looks of subjects' ids are found by look, and all of a subject's behind a NUL.
+  -- Claim. OWN maps each look of a subject's id to the subject, and NUL and the subject to its looks.
   function operations.c()
     local user, nick, subject = take(), take(), take() == '1'
     local count, owned = tonumber(take()), tonumber(take())
@@ -354,7 +354,7 @@ local function others()
     if nick ~= had.nick then append('N', user, nick, had.nick) end
   end
 
-  -- Change how many users are in a room, and return it. The room's name as written is kept with it.
+  -- Change the number of a room's users, and return it. The room's name is kept with it, as written.
   local function count(fold, change, title)
     local total, known = (get(TOTALS, fold) or '0'):match('^(%d+)%z?(.*)$')
     total = total + change
@@ -362,8 +362,8 @@ local function others()
     return total
   end
 
-  -- Enter. A member's nodes are stored each with '+' if the user is an operator there, else '-'; then
-  -- the nick.
+  -- Enter. A member is stored as its nodes, each with '+' if the user is an operator there, else '-',
+  -- and the nick.
   function operations.n()
     local present, fold, title, user, nick, op = take_key(), take(), take(), take(), take(), take()
     local stored = get(present, user)
@@ -390,7 +390,7 @@ local function others()
 
   -- ---- nodes that have gone
 
-  -- What follows is done in the place of a node whose lease is over; `MINE` is then that node's.
+  -- From here on, act for a node whose lease is over: `MINE` is then that node's key.
   function operations.b()
     local dead = take()
     MINE = take_key()
@@ -399,7 +399,7 @@ local function others()
     node = dead
   end
 
-  -- A record that the dead node had leased gets its end.
+  -- Set the end of a record that the dead node had leased.
   function operations.m()
     local kind, name = take(), take()
     local full = kind .. '\0' .. name
@@ -408,13 +408,13 @@ local function others()
     set(MINE, 'L\0' .. full, false)
   end
 
-  -- Nothing is left of the dead node.
+  -- Remove the dead node itself: nothing else of it is left.
   function operations.k()
     rank(NODES, node, false)
     set(FACTS, node, false)
   end
 
-  -- The hold of some nicks is over, if it ends at the time that the node has read.
+  -- End the hold of some nicks, if it still ends at the time that the node read.
   function operations.h()
     for _ = 1, tonumber(take()) do
       local user, hold = take(), take()

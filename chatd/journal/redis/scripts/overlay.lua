@@ -1,11 +1,11 @@
--- What a script writes, kept apart until the script has decided everything.
+-- An overlay that holds a script's writes until the script has decided everything.
 --
 -- Redis does not roll back: a script that fails between two writes leaves the first one behind.
--- So no script of chatd writes while it reads. `get` and `score` read what this script has set
--- before, else what is stored; `set`, `rank` and `append` only note the change; `flush` writes all
--- of it at the end, with commands that cannot fail there: the types of the keys were checked when
--- they were read or are chatd's own, and memory is checked by Redis before the script begins
--- (`#!lua` without `allow-oom`).
+-- So commit.lua does not write while it reads. `get` and `score` return what this script has set
+-- before, or else what is stored; `set`, `rank` and `append` only note the change; `flush` writes all
+-- changes at the end, with commands that cannot fail there: the types of the keys were checked when
+-- they were read, or are chatd's own, and Redis checks the memory before the script begins (`#!lua`
+-- without `allow-oom`).
 --
 -- An operation therefore sees the effects of the earlier ones of its batch, and a batch is carried
 -- out as a whole or not at all.

@@ -4,7 +4,8 @@
 -- KEYS: the room, its records. ARGV: after, upto, how many, 'first' or 'last' of them, and 'present'
 -- if edits come with the present text of their messages, else 'stored'.
 --
--- The reply is the room's name, the first number, and the records, whose numbers follow each other.
+-- The reply is the room's name, the number of the first record, and the records, whose numbers have
+-- no gap.
 
 local head = redis.call('HMGET', KEYS[1], 'name', 'seq', 'first')
 local first = math.max(tonumber(ARGV[1]) + 1, tonumber(head[3] or 1))

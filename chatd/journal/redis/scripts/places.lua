@@ -4,7 +4,7 @@
 -- KEYS: the room, its records. ARGV: the positions.
 --
 -- The reply is the room's first number, the position of the last event that was removed, and for each
--- position the number of the room's last event there; one less than the first if there was none.
+-- position the number of the room's last event up to it; if there is none, one less than the first.
 
 local head = redis.call('HMGET', KEYS[1], 'seq', 'first', 'gone')
 local first, last = tonumber(head[2] or 1), tonumber(head[1] or 0)

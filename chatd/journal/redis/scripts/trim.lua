@@ -1,12 +1,13 @@
 #!lua flags=allow-oom
--- Remove the oldest entries from the feed, before words that were removed leave the file of Redis.
+-- Remove the oldest entries from the feed, also to purge deleted texts before the append-only file is
+-- rewritten.
 --
--- KEYS: meta, feed. ARGV: the first position to keep; how many entries to keep at most; 1 if the file
--- will be rewritten next.
+-- KEYS: meta, feed. ARGV: the first position to keep; how many entries to keep at most; 1 if the
+-- append-only file will be rewritten next, else 0.
 --
--- A stream's entries lie in blocks of up to 100. A block that is trimmed in part keeps the bytes of
--- what was trimmed, in the file too. A short feed is therefore made anew; in a long one such blocks
--- soon go as a whole.
+-- A stream stores its entries in blocks of up to 100. If a block is only trimmed in part, the bytes of
+-- its trimmed entries stay, in the append-only file too. Before a rewrite, a short feed is therefore
+-- made again; in a long feed, such blocks are soon removed as a whole.
 
 local META, FEED = unpack(KEYS)
 local SHORT = 1000 -- entries: some 2 ms

@@ -1,9 +1,9 @@
 #!lua flags=no-writes
--- Count the messages of others that follow a number, without deleted ones.
+-- Count the messages by other users that follow a number, without deleted ones.
 --
 -- KEYS: the room, its records. ARGV: the number, the user, the most to count, the most to read.
 --
--- The reply is the count, and the last number that was read if there are more, else nil.
+-- The reply is the count, and the last number that was read if more events follow, else nil.
 
 local head = redis.call('HMGET', KEYS[1], 'seq', 'first')
 local last = tonumber(head[1] or 0)
