@@ -161,7 +161,7 @@ class Engine(Reads, Protocol):
 
     @property
     def lease_seconds(self) -> float:
-        """For how long a lease lasts, from `enter` or `beat` on."""
+        """For how long a lease lasts, from the `enter` that began it or from a `beat` on."""
         ...
 
     async def enter(self, last: tuple[int, str] | None, confirmed: int, facts: bytes) -> Life:
@@ -171,6 +171,9 @@ class Engine(Reads, Protocol):
         feed. A node gets another id if its lease is over, or if entries are ``lost`` (see `Life`).
         What it had published under the old one (`Arrive`, `Enter`, `Lease`) is then removed by
         `bury`, and its batches are numbered from 1 again.
+
+        A lease that is not over goes on as it was, and is not extended: a node that tries again and
+        again to enter, but gets no answers, must be taken for dead.
 
         Args:
             last: The position and the origin of the last feed entry that the node has read; None

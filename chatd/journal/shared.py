@@ -166,13 +166,15 @@ class SharedJournal:
         self._beaten = began
         self._entered += 1
         self._set_clock(life.now)
-        self._take_over(life)
+        if self._take_over(life):
+            await self._beat()
         if self.down_since is not None:
             self.down_since = None
             self.changed.notify()
 
-    def _take_over(self, life: Life) -> None:
-        """Go on in the life that was entered."""
+    def _take_over(self, life: Life) -> bool:
+        """Go on in the life that was entered. Return whether this is the same node as before."""
+        same = life.node == self.node
         entered_before = self._last is not None
         if life.lost:
             self._report(
@@ -182,14 +184,15 @@ class SharedJournal:
                 f"had read up to position {self._position_read}, so all its clients are closed",
             )
             self._news.append(Renewed(life.position, life.epoch, lost=True))
-        elif entered_before and life.node != self.node:
+        elif entered_before and not same:
             self._news.append(Reentered(self._position_read))
-        if life.node != self.node:
+        if not same:
             self.node, self._number = life.node, 0
         if life.lost or self._last is None:
             self._last = (life.position, life.origin)
             self._confirmed = 0
         self.epoch, self.former, self.key = life.epoch, life.former, life.key
+        return same
 
     def _set_clock(self, now: int) -> None:
         self._ahead_ms = now - trio.current_time() * 1000
@@ -265,17 +268,20 @@ class SharedJournal:
         due = trio.current_time() + interval
         while True:
             await trio.sleep_until(due)
-            began = trio.current_time()
-            due = began + interval
+            due = trio.current_time() + interval
             try:
-                self._set_clock(await self._engine.beat(self.facts()))
-                self._beaten = began
+                await self._beat()
                 while trio.current_time() < due and await self._engine.bury(self.hold_ms()):
                     await trio.lowlevel.checkpoint()
             except (Lost, Stale):
                 raise
             except Unavailable:
                 pass  # such as a full memory: the next beat may succeed
+
+    async def _beat(self) -> None:
+        began = trio.current_time()
+        self._set_clock(await self._engine.beat(self.facts()))
+        self._beaten = began
 
     async def aclose(self) -> None:
         if self._closed:

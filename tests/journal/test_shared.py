@@ -468,6 +468,22 @@ async def test_a_node_that_was_away_too_long_is_buried_and_comes_back_as_another
     assert seq(list(await first.say(post("1")))) == 1
 
 
+async def test_a_node_that_gets_no_answers_is_buried_too(
+    nodes: Nodes, autojump_clock: MockClock
+) -> None:
+    first, second = nodes
+    before = first.journal.node
+    await first.say(Enter("r", "R", "u", "ann"))
+    await settled()
+    first.engine.lose_answers()
+    await trio.sleep(30)
+    assert second.items()[1:] == [Exited(2, "r", "u", "ann", "lost", True, 0)]
+    first.engine.heal()
+    await settled(2)
+    assert first.journal.node != before
+    assert first.items()[1:] == [Reentered(1), *second.items()[1:]]
+
+
 async def test_a_batch_in_doubt_is_settled_under_the_nodes_former_id(
     nodes: Nodes, autojump_clock: MockClock
 ) -> None:

@@ -152,7 +152,7 @@ class State(MemoryJournal):
             node: The node's id; empty for a new node.
             last: See `Engine.enter`; None too if the node has been in this life before.
             confirmed: The same; 0 then.
-            lease_ms: How long the lease lasts.
+            lease_ms: How long a new lease lasts.
             facts: What the node says of itself.
         """
         self._begin(now, fresh)
@@ -166,7 +166,7 @@ class State(MemoryJournal):
         if held is None or held.lease_until <= now or lost:
             self.leave(now, node)
             node = fresh.hex()[16:32]
-        self.nodes[node] = _Node(now + lease_ms, facts)
+            self.nodes[node] = _Node(now + lease_ms, facts)
         position, origin = (self.feed[-1].position, self.feed[-1].origin) if self.feed else (0, "")
         return Life(node, self.epoch, self.key, position, origin, now, lost, dict(self._ended))
 

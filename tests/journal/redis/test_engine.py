@@ -358,7 +358,10 @@ async def test_a_node_whose_lease_is_over_gets_another_id(redis_server: RedisSer
         first: Life = await engine.enter(None, 0, b"facts")
         now += 14_999
         assert await engine.beat(b"new") == now
-        now += 15_000
+        now += 14_999
+        again = await engine.enter(None, 0, b"facts")  # the lease goes on as it was
+        assert again.node == first.node
+        now += 1
         for call in (
             lambda: engine.beat(b""),
             lambda: engine.commit(1, [post()]),

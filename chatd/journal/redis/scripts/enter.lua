@@ -3,7 +3,7 @@
 --
 -- KEYS: meta, feed, nodes, facts, the reply to the node's last batch. ARGV: the life; a new epoch, a
 -- new key and a new node id, in case they are needed; the node's present id; the time in ms ('' for
--- Redis' own); the length of a lease in ms; the node's facts; the position of the last entry that it
+-- Redis' own); the length of a new lease in ms; the node's facts; the position of the last entry that it
 -- has read (0 for none), and the entry's origin ('' if the node was in this life before); the number
 -- of the last batch whose outcomes it has.
 --
@@ -15,7 +15,8 @@
 --    if its number is not known here. Within a life, only a store that was emptied can have lost
 --    something: its last position is then before the one that the node has read.
 -- 3. A node whose lease is over has been buried, or will be, so it gets a new id. So does a node that
---    has lost something.
+--    has lost something. A lease that is not over is not extended, because the node may never get
+--    the reply.
 --
 -- The reply is the node's id, the epoch, the key, the position and the origin of the feed's last
 -- entry, the time, 1 if something is lost (else 0), and each former epoch with its position.
@@ -55,6 +56,8 @@ local known = redis.call('ZSCORE', NODES, node)
 if not known or tonumber(known) <= now or lost then
   if known then redis.call('ZADD', NODES, math.min(now, tonumber(known)), node) end
   node = new_node
+  redis.call('ZADD', NODES, now + lease, node)
+  redis.call('HSET', FACTS, node, facts)
 end
 local ended = {}
 for field, value in pairs(meta) do
@@ -75,8 +78,6 @@ elseif meta.life ~= life then
   redis.call('XADD', FEED, position .. '-0', 'o', '-' .. life:sub(1, 16) .. '.0', 'k', 'V', 1, new_epoch)
   meta.epoch = new_epoch
 end
-redis.call('ZADD', NODES, now + lease, node)
-redis.call('HSET', FACTS, node, facts)
 
 local entry = redis.call('XREVRANGE', FEED, '+', '-', 'COUNT', 1)[1]
 local reply = {node, meta.epoch, meta.key, position_of(entry), entry and entry[2][2] or '', now,
