@@ -108,6 +108,7 @@ class Link:
         clean: Whether it was never cut or stalled, so that answers have to come in time.
         views: The rooms that it is in, direct messages apart.
         direct: The rooms of direct messages.
+        user: Who it is for the daemon: a guest before it logs in. None until the daemon said so.
         doubtful: Rooms that it may be in, because the store failed when it joined again.
     """
 
@@ -121,6 +122,7 @@ class Link:
         self.over = False
         self.told_bye = False
         self.epoch: str | None = None
+        self.user: str | None = None
         self.views: dict[str, RoomView] = {}
         self.direct: dict[str, RoomView] = {}
         self.doubtful: set[str] = set()
@@ -279,6 +281,7 @@ class Link:
 
     def _greeted(self, fields: Fields) -> None:
         person = self.person
+        self.user = fields["user"]
         if person.protocol == "json":
             if person.subject is not None:
                 self.send("auth", token=self.world.token(person.subject))
@@ -307,6 +310,9 @@ class Link:
         person = self.person
         same = person.user in {None, fields["user"]}
         person.user, person.nick = fields["user"], fields["nick"]
+        if person.user != self.user:
+            self.user = person.user
+            self.direct.clear()  # they were the guest's
         if fields.get("session"):
             person.session = fields["session"]
         if not same:
@@ -323,8 +329,11 @@ class Link:
 
     def _keep(self, room: str) -> RoomView:
         self.doubtful.discard(room)
-        view = self.views[room] = RoomView(room)
-        self.person.rooms[room] = view
+        view = RoomView(room)
+        if room.startswith("@"):
+            self.direct[room] = self.person.direct[room] = view
+        else:
+            self.views[room] = self.person.rooms[room] = view
         return view
 
     def _logged(self, name: str, fields: Fields) -> None:
@@ -332,7 +341,7 @@ class Link:
         if "seq" not in fields or room in self.doubtful:
             return
         if view is None:
-            view = self.direct[room] = self.person.direct[room] = RoomView(room)
+            view = self._keep(room)
         view.leaving = False
         view.epoch = fields.get("epoch") or view.epoch or self.epoch
         self.world.ledger.shown(view.epoch, name, fields)
@@ -342,8 +351,9 @@ class Link:
         """Return the view of the room of an event; None for direct messages that were not read."""
         room = fields["room"]
         if room.startswith("@"):
+            users = {self.user, self.person.user}  # two until a login is answered
             expect(
-                self.person.user in room[1:].split(","), f"direct messages are the two's: {room}"
+                not users.isdisjoint(room[1:].split(",")), f"direct messages are the two's: {room}"
             )
             return self.direct.get(room)
         if room in self.doubtful:
@@ -403,11 +413,7 @@ class Link:
                     self.world.not_restored(self)
                 self._identified(ok)
             case "join":
-                room = ok["room"]
-                if room.startswith("@"):
-                    view = self.direct[room] = person.direct[room] = RoomView(room)
-                else:
-                    view = self._keep(room)
+                view = self._keep(ok["room"])
                 view.entered(ok, pending.since)
                 for event in ok["events"]:
                     if event["on"] in LOGGED:
