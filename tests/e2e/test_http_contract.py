@@ -77,6 +77,7 @@ class Contract:
         self.admin = chatd.history.with_name(ADMIN)
         self.socket = socket
         self.operator = operator
+        self.token = token
         self.ann = {"Authorization": f"Bearer {token}"}
         self.late = {"Authorization": f"Bearer {late}"}
 
@@ -104,7 +105,7 @@ class Contract:
     async def identity(self) -> None:
         by_token = (await say(self.chat, "x", "who", headers=self.ann)).json
         assert (by_token["user"], by_token["nick"]) == ("ann", "ann")
-        cookie = {"Cookie": f"token={self.ann['Authorization'].split()[1]}"}
+        cookie = {"Cookie": f"token={self.token}"}
         assert (await say(self.chat, "x", "who", headers=cookie)).json["user"] == "ann"
         async with client.connect(self.chatd.url, nick="guest") as guest:
             session = {"Authorization": f"Bearer {guest.identity.session}"}
@@ -112,8 +113,15 @@ class Contract:
             assert (same["user"], same["nick"]) == (guest.identity.user, "guest")
             taken = await say(self.chat, "x", "who", "guest")
             assert (taken.status, taken.code) == (409, "nick_taken")
+            direct = (await say(self.chat, "x", "@guest", "ci")).json
+            assert (direct["kept"], "seq" in direct) == (False, False)
+            by_ids = ",".join(sorted([direct["user"], str(guest.identity.user)]))
+            assert direct["room"] == f"@{by_ids}"
+            assert (await say(self.chat, "x", f"@{by_ids}", "ci")).status == 201
         bad = await say(self.chat, "x", "who", headers={"Authorization": "Bearer x"})
         assert (bad.status, bad.headers["www-authenticate"]) == (401, "Bearer")
+        in_url = await ask(self.chat, f"POST /rooms/who?token={self.token}", "x")
+        assert in_url.json["nick"].startswith("guest-")
         users = [(await say(self.chat, "x", "who", "ci")).json["user"] for _ in range(2)]
         assert users[0] == users[1]
         assert (await say(self.chat, "x", "who")).json["nick"].startswith("guest-")
@@ -191,6 +199,13 @@ class Contract:
             assert answer.headers["vary"] == "Origin, Accept, Authorization, Cookie"
         preflight = await ask(self.chat, "OPTIONS /rooms/lobby", None, ours)
         assert preflight.headers["access-control-max-age"] == "600"
+        assert preflight.headers["access-control-allow-methods"] == "GET, POST"
+        assert preflight.headers["access-control-allow-headers"] == (
+            "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
+        )
+        assert allowed.headers["access-control-expose-headers"] == (
+            "Chatd-Position, Chatd-Recovered, Chatd-More, Retry-After"
+        )
         elsewhere = await ask(self.chat, "GET /rooms", None, {"Host": "evil.example"})
         assert (elsewhere.status, elsewhere.code) == (421, "bad_request")
 
@@ -202,6 +217,8 @@ class Contract:
         said = [await ask(self.chat, "POST /rooms/texts", body, kind) for _ in range(2)]
         assert [answer.status for answer in said] == [201, 200]
         assert said[1].json["duplicate"] is True
+        differs = await ask(self.chat, "POST /rooms/texts", '{"text": "x", "key": "other"}', kind)
+        assert (differs.status, differs.code) == (400, "bad_request")
         assert (await ask(self.chat, "GET /rooms/texts")).texts == ["a=b%20", "once"]
         for headers in (
             {"Content-Type": "multipart/form-data; boundary=x"},
@@ -229,12 +246,14 @@ class Contract:
         assert (gone.texts, gone.headers["chatd-recovered"]) == (["3"], "false")
 
     async def streams(self) -> None:
-        stream = await follow(self.chat, "/rooms/live?nick=fan")
+        stream = await follow(self.chat, "/rooms/live?nick=fan", {"Accept-Encoding": "gzip"})
+        assert "content-encoding" not in stream.headers
         assert await stream.block() == {"retry": "2000"}
         assert await stream.page() == []
         assert stream.headers["x-accel-buffering"] == "no"
         members = await self.operator.who("live")
         assert [member.nick for member in members.members] == ["fan"]
+        await self.operator.join("live")  # which is not sent to the stream
         await say(self.chat, "one\nmore", "live", headers=self.ann)
         block = await stream.block()
         assert (set(block), json.loads(block["data"])["text"]) == ({"id", "data"}, "one\nmore")
@@ -285,6 +304,9 @@ class Contract:
                 403,
                 "forbidden" if nick == "kicked" else "banned",
             )
+            assert (await say(self.chat, "x", "ends", nick)).status == 403
+        await self.operator.mute(user="ann", room="ends")
+        assert (await say(self.chat, "x", "ends", headers=self.ann)).code == "muted"
         expired = await follow(self.chat, "/rooms/ends", self.late)
         assert (await expired.end())[-1]["code"] == 4502
         await expired.aclose()
@@ -375,5 +397,7 @@ async def test_every_part_of_the_contract(
         assert {line["transport"] for line in lines} == {"http"}
         await contract.unavailable()
         await contract.drain()
-    opened = [line["nick"] for line in chatd.lines if line.get("transport") == "sse"]
-    assert {"fan", "kicked", "banned", "late"} <= set(opened)
+    for event in ("connect", "disconnect"):
+        lines = [line for line in chatd.lines if line["event"] == event]
+        streams = {line["nick"] for line in lines if line["transport"] == "sse"}
+        assert {"fan", "kicked", "banned", "slow", "late"} <= streams
