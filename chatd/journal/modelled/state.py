@@ -344,8 +344,9 @@ class State(MemoryJournal):
             kept.event.room for kept in self._kept.values() if kept.event.user == operation.user
         }
         progress = super()._wipe(operation)
-        for room in sorted(rooms):
-            self._append(Swept(0, room, self._rooms[room].first))
+        for key, room in self._rooms.items():  # in the order in which they were made
+            if key in rooms:
+                self._append(Swept(0, key, room.first))
         return progress
 
     def _remove_front(self, key: str, upto: int) -> int:

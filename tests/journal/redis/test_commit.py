@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import trio
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from chatd.journal import Unavailable
@@ -292,6 +292,14 @@ async def _compare(url: str, steps: list[tuple[str, Any, Any]], retention: Reten
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@example(
+    steps=[
+        ("commit", 0, [_restore("ç", 1, 0, None)]),
+        ("commit", 0, [_restore("a", 1, 0, None)]),
+        ("commit", 0, [Wipe("u2")]),
+    ],
+    retention=Retention(),
+)
 @given(steps=st.lists(_steps, max_size=12), retention=_retentions)
 def test_redis_and_the_model_are_alike(
     redis_server: RedisServer, steps: list[tuple[str, Any, Any]], retention: Retention
