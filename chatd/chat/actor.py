@@ -1,6 +1,6 @@
-"""A client as the rules see it: who it is, what it may do, and what it has under way.
+"""A client as the rules see it: its user, its rights, and its commands that are not answered yet.
 
-`Connection` is one that stays and is in rooms. `Visitor` is there for a single request.
+A `Connection` stays, and is in rooms. A `Visitor` exists for a single request.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A client that is there for a single request: it enters no room, and nothing is sent to it."""
+"""A client for the time of a single request: it enters no room, and no events are sent to it."""
 
 from __future__ import annotations
 

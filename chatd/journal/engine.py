@@ -1,13 +1,13 @@
-"""The engine: what a store that several daemons share does, as `chatd.journal.shared` needs it.
+"""The engine: the server of a store that several daemons share, as `chatd.journal.shared` needs it.
 
-Each of these daemons is a *node*. The engine is one place that all nodes reach over a network: it
-may be away, slow, restarted, or replaced by a copy that lacks the last moments. Each time it
-starts anew it has another *life*. `SharedJournal` makes a journal of it: it decides what to do
-when the engine does not answer.
+Each of these daemons is a *node*. All nodes reach the engine over a network. It may be out of
+reach, slow or restarted, or replaced by a copy that lacks the last changes. Each of its starts
+begins another *life*. `SharedJournal` makes a journal of it, and decides what to do when the engine
+does not answer.
 
 * `chatd.journal.redis` has the engine on Redis.
-* `chatd.journal.modelled.ModelEngine` is one in the process, for tests, with faults on demand. It
-  is the reference for what each operation does.
+* `chatd.journal.modelled.ModelEngine` is an engine in the process, for tests, with faults on
+  demand. It is the reference for each operation.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ PERSONAL: Final = frozenset({"mark"})
 is at more than one node after the change."""
 
 NICK_TAKEN: Final = Refusal("nick_taken", "This nick is taken.")
-"""The outcome of a `Claim` that cannot be had."""
+"""The outcome of a `Claim` of a nick that another user has."""
 
 LEASE_SECONDS: Final = 15.0
-"""By default, a node is taken for dead when it has not beaten for this long."""
+"""By default, a node is taken for dead after this time without a `beat`."""
 
 FEED_SECONDS: Final = 5.0
-"""For how long `Engine.feed` waits for an entry at most: an empty answer is a life sign."""
+"""How long `Engine.feed` waits for an entry at most. An empty answer is a sign of life."""
 
 FEED_ENTRIES: Final = 256
 """How many entries `Engine.feed` returns at most."""
@@ -73,9 +73,9 @@ class Life(Struct, frozen=True):
     """What a node learns when it enters the present life of the engine."""
 
     node: str
-    """The node's id, new if it has no lease any longer: 16 hexadecimal digits."""
+    """The node's id, 16 hexadecimal digits. It is a new one if the node's lease was over."""
     epoch: str
-    """Names this generation of the store's numbers."""
+    """The name of this generation of the store's numbers."""
     key: bytes
     """32 random bytes, made with the store, for signing session secrets."""
     position: int
@@ -85,10 +85,10 @@ class Life(Struct, frozen=True):
     now: int
     """The engine's time, in ms since 1970."""
     lost: bool = False
-    """Whether a new life lacks entries that this node may have shown or answered: the one that it
-    read last is not there or is another one, or its last confirmed batch is unknown."""
+    """Whether a new life lacks entries that this node may have shown or answered: the last entry
+    that it read is missing or differs, or its last confirmed batch is unknown."""
     former: Mapping[str, int] = {}
-    """Former epochs, and the last position of each that is still the same in this one."""
+    """Former epochs, each with the last position up to which this epoch is the same."""
 
 
 class Fed(Struct, frozen=True, gc=False):
@@ -96,9 +96,9 @@ class Fed(Struct, frozen=True, gc=False):
 
     Attributes:
         position: Its position.
-        origin: Who wrote it: the node, the number of its batch, and the place in the batch, joined
-            with dots. A node's own entries begin with its id and a dot.
-        entry: The event or item; None if it is of a room that is not wanted.
+        origin: Its source: the node, the number of the batch, and the place in the batch, joined
+            by dots. The origins of a node's own entries begin with its id and a dot.
+        entry: The event or item; None if it belongs to a room that is not wanted.
     """
 
     position: int
@@ -107,12 +107,13 @@ class Fed(Struct, frozen=True, gc=False):
 
 
 class Holder(Struct, frozen=True):
-    """Who has a look: see `Claim`.
+    """The user who has a look (see `Claim`).
 
     Attributes:
         user: The user's id.
         nick: The user's nick as displayed.
-        present: Whether the user is at a node; otherwise the nick is held, or is a subject's.
+        present: Whether the user is connected to a node; otherwise the nick is held, or is a
+            subject's.
         subject: Whether a token names the user.
     """
 
@@ -123,7 +124,7 @@ class Holder(Struct, frozen=True):
 
 
 class Node(Struct, frozen=True):
-    """A node with a lease: its id, when the lease ends (ms), and what it says of itself."""
+    """A node with a lease: its id, when the lease ends (ms since 1970), and its facts."""
 
     node: str
     lease_until: int
@@ -131,7 +132,7 @@ class Node(Struct, frozen=True):
 
 
 class Sweep(Struct, frozen=True):
-    """What a chunk of retention did.
+    """The result of one chunk of retention.
 
     Attributes:
         removed: How many events it removed.
@@ -151,9 +152,10 @@ class Engine(Reads, Protocol):
 
     Every method that waits raises `Lost` once its deadline has passed or the link is gone, `Stale`
     if the node has to `enter`, and `Unavailable` if the engine refused before anything was
-    written. Any may be called while others wait, but one task alone calls `commit` and `void`, and
-    one alone calls `feed`; what waits when `enter` is called raises `Lost`. If `commit` or `void`
-    is cancelled, that is as `Lost`; any other call may be cancelled without harm.
+    written. Methods may be called while others wait, but only one task may call `commit` and
+    `void`, and only one may call `feed`. Calls that wait when `enter` is called raise `Lost`. If
+    `commit` or `void` is cancelled, the effect is that of `Lost`; any other call may be cancelled
+    without harm.
 
     The deadlines are the engine's own: ``history.timeout_seconds`` for each call (`feed` waits for
     `FEED_SECONDS` besides). Times are the engine's, in ms since 1970.
@@ -161,42 +163,43 @@ class Engine(Reads, Protocol):
 
     @property
     def lease_seconds(self) -> float:
-        """For how long a lease lasts, from the `enter` that began it or from a `beat` on."""
+        """How long a lease lasts, from the `enter` that began it, or from a `beat`."""
         ...
 
     async def enter(self, last: tuple[int, str] | None, confirmed: int, facts: bytes) -> Life:
-        """Connect to the present life of the engine, or connect again. Everything begins with this.
+        """Connect to the present life of the engine, for the first time or again. Call this first.
 
         The first node that enters a new life gives it a new epoch, and appends a `Renewed` to the
-        feed. A node gets another id if its lease is over, or if entries are ``lost`` (see `Life`).
-        What it had published under the old one (`Arrive`, `Enter`, `Lease`) is then removed by
-        `bury`, and its batches are numbered from 1 again.
+        feed. A node gets a new id if its lease is over, or if entries are ``lost`` (see `Life`).
+        `bury` then removes what the node had published under the old id (`Arrive`, `Enter`,
+        `Lease`), and the node numbers its batches from 1 again.
 
-        A lease that is not over goes on as it was, and is not extended: a node that tries again and
-        again to enter, but gets no answers, must be taken for dead.
+        A lease that is not over is kept, but not extended: a node that enters again and again
+        without getting an answer must be taken for dead.
 
         Args:
             last: The position and the origin of the last feed entry that the node has read; None
                 at the start.
             confirmed: The number of the last batch, under the present id, whose outcomes the node
                 has got; 0 for none.
-            facts: What `nodes` returns of this node.
+            facts: The node's own description of itself, which `nodes` returns.
         """
         ...
 
     async def commit(self, number: int, batch: Sequence[Operation]) -> list[Outcome]:
-        """Carry out a whole batch or nothing of it, once, and return the outcomes in its order.
+        """Carry out a batch once, as a whole or not at all, and return the outcomes in its order.
 
-        The same number with the same batch returns the same outcomes again and does nothing; so a
-        batch can be sent again after `Lost`. A number that is lower, or was made void, raises
-        `Unavailable`; one that skips others, and any number of a node without a lease, `Stale`.
+        The same number with the same batch does nothing and returns the same outcomes again, so a
+        batch can be sent again after `Lost`. A lower number, or one that was made void, raises
+        `Unavailable`. A number that skips others raises `Stale`, as does a node without a lease.
 
-        Events and items get their positions in the order of the batch, without a gap. Only a
-        `Restore` has no entries: it appends a `Renewed`, and its events take the positions behind.
+        Events and items get their positions in the order of the batch, without a gap. The events of
+        a `Restore` have no entries in the feed: it appends a `Renewed`, and its events take the
+        positions after that.
 
         Args:
-            number: The number of the batch: 1 for the first of this node's id, then one more each
-                time.
+            number: The number of the batch: 1 for the first under the node's id, then one more
+                each time.
             batch: The operations, at least one.
         """
         ...
@@ -204,10 +207,10 @@ class Engine(Reads, Protocol):
     async def void(self, node: str, number: int) -> list[Outcome] | None:
         """Settle a batch whose outcome is unknown: return its outcomes, or None if it was not done.
 
-        After None it never will be, even if a copy of it arrives later.
+        After None, the batch never will be done, even if a copy of it arrives later.
 
         Args:
-            node: The id of this node under which it was sent; it may have another one now.
+            node: This node's id when the batch was sent; it may have a new one now.
             number: The number of the batch.
         """
         ...
@@ -215,18 +218,19 @@ class Engine(Reads, Protocol):
     async def feed(self, after: int, wanted: Callable[[str], bool]) -> Sequence[Fed | Relayed]:
         """Return the next entries after a position, in order, as soon as there are any.
 
-        Positions have no gap: if the first one is not ``after + 1``, entries are missing. An empty
-        answer comes after `FEED_SECONDS`. A `Relayed` was published by another node.
+        Positions have no gap: if the first one is not ``after + 1``, entries are missing. Without
+        entries, the answer is empty after `FEED_SECONDS`. A `Relayed` that is not in a `Fed` was
+        published by another node.
 
         Args:
             after: The position.
-            wanted: Returns whether events of a room, by its key, are of use here. Items always
-                are, and so are this node's own events.
+            wanted: Returns whether this node needs the events of a room, by its key. It always gets
+                items and its own events.
         """
         ...
 
     def publish(self, kind: str, body: bytes) -> None:
-        """Send something to the other nodes that may be lost; it never waits and never fails."""
+        """Send the other nodes something that may get lost. It never waits and never fails."""
         ...
 
     async def beat(self, facts: bytes) -> int:
@@ -236,8 +240,8 @@ class Engine(Reads, Protocol):
     async def bury(self, hold_ms: int) -> bool:
         """Clean up one chunk after nodes whose lease is over; return whether more is left.
 
-        Their users leave their rooms (`Exited`, ``lost``), and those who are at no other node are
-        held for ``hold_ms`` more, as by `Depart`. Their records under `Lease` get their end.
+        The nodes' users leave their rooms (`Exited`, ``lost``). The nicks of users who are at no
+        other node are held for ``hold_ms``, as by `Depart`. The nodes' `Lease` records get an end.
         """
         ...
 
@@ -256,29 +260,29 @@ class Engine(Reads, Protocol):
     # ---- reading
 
     async def position(self) -> int:
-        """Return the last position that was given to an event or an item."""
+        """Return the position that was last given to an event or an item."""
         ...
 
     async def members(self, room: str) -> list[Entered]:
-        """Return who is in a room, by user ids, each under the present nick.
+        """Return the members of a room, sorted by user id, each with the present nick.
 
-        ``position`` is that of the last feed entry before the read, ``first`` is True.
+        Their ``position`` is that of the last feed entry before the read; ``first`` is True.
         """
         ...
 
     async def occupied(self) -> dict[str, tuple[str, int]]:
         """Return the name and the number of members of each room that has any, by its key.
 
-        Without rooms of direct messages.
+        Rooms of direct messages are left out.
         """
         ...
 
     async def holder(self, look: str) -> Holder | None:
-        """Return who has a look, in use, held, or as a subject's; None if a guest may have it."""
+        """Return the user who has a look, in use, held, or as a subject. None if it is free."""
         ...
 
     async def nodes(self) -> list[Node]:
-        """Return the nodes with a lease, by their ids."""
+        """Return the nodes with a lease, sorted by id."""
         ...
 
     async def aclose(self) -> None:

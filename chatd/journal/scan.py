@@ -13,14 +13,14 @@ from chatd.model import Event
 __all__ = ["Scan"]
 
 _SECONDS: Final = 2.0
-"""How long a search may take, as in a file."""
+"""How long a search may take, the same as in a SQLite store."""
 
 _SLICE_SECONDS: Final = 0.002
-"""How long a search keeps other tasks waiting."""
+"""How long a search may keep other tasks waiting."""
 
 
 class Scan:
-    """Finds messages as a search in a file does, and lets other tasks run meanwhile.
+    """Finds the messages that a search in a SQLite store finds, and lets other tasks run meanwhile.
 
     Args:
         query: The words that a text must have.

@@ -92,7 +92,7 @@ class _Problem(Struct, frozen=True):
 
 
 class HttpClient(EventClient):
-    """A client that speaks HTTP, made by `Harness.client`.
+    """An HTTP client, made by `Harness.client`.
 
     It follows one room by an event stream, whose first page comes as events. With ``room=None`` it
     follows none. Each other request has a cable of its own.
@@ -100,9 +100,9 @@ class HttpClient(EventClient):
     Attributes:
         room: The room that it follows. `say` and `history` use it by default.
         user: The client's user id; empty until the first message is said.
-        position: The last position that the stream gave, from which `reconnect` goes on.
+        position: The last position in the stream, from which `reconnect` continues.
         retry: After how many milliseconds the daemon asks a client to connect again.
-        comments: How many comments came.
+        comments: The number of comments that have come.
     """
 
     protocol: ClassVar[str] = "http"
@@ -184,7 +184,7 @@ class HttpClient(EventClient):
         )
 
     async def rooms(self) -> list[client.RoomInfo]:
-        """Return the rooms that there are.
+        """Return the list of rooms.
 
         Raises:
             chatd.client.Refused: The daemon refused it.
@@ -197,7 +197,7 @@ class HttpClient(EventClient):
     # ---- the stream
 
     async def join(self, room: str, *, since: str | None = None, limit: int | None = None) -> None:
-        """Follow a room, in place of the one before. Its first page comes as events.
+        """Follow a room, in place of the present one. Its first page comes as events.
 
         Args:
             room: The room's name, or ``@nick``.
@@ -233,7 +233,7 @@ class HttpClient(EventClient):
         await self._follow(self._target(self._room(None)))
 
     async def aclose(self) -> None:
-        """Close the stream, as a client does that ends."""
+        """Close the stream, as a client does when it ends."""
         self._ending = client.Ending(NORMAL.code, "left", reconnect=False)
         self._scope.cancel()
         await self._ended.wait()
@@ -302,7 +302,7 @@ class HttpClient(EventClient):
     async def _ask(
         self, method: str, target: str, headers: dict[str, str] | None = None, body: bytes = b""
     ) -> tuple[dict[str, str], bytes]:
-        """Return the headers and the body of an answer that is no refusal."""
+        """Return the headers and the body of an answer. Raise Refused if it is a refusal."""
         try:
             with trio.fail_after(wait_limit()):
                 async with self._exchange(method, target, headers, body) as (response, parts):

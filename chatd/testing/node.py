@@ -23,18 +23,18 @@ __all__ = ["Node"]
 
 
 class Node(Reachable):
-    """A daemon that a test kills, drains and starts again. `start` begins its first life.
+    """A daemon that a test can kill, drain and start again. Call `start` first.
 
     Args:
-        settings: The configuration; `Daemon.apply` changes that of one life.
-        open_journal: Opens the store for the time of a life, given the log.
+        settings: The configuration at each start; `Daemon.apply` changes it until the next one.
+        open_journal: Opens the store for one run of the daemon. Called with the log.
         now: Returns the wall clock's time, in ms since 1970.
         keys: The keys of tokens.
         nursery: Runs the daemon and its clients, which outlive it.
         pipe_bytes: How many bytes a connection holds in each direction.
 
     Attributes:
-        log: The lines of all lives.
+        log: The lines of all runs.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Node(Reachable):
         await self._nursery.start(self._run)
 
     async def kill(self) -> None:
-        """Stop the daemon at once. Its clients see that their connections are broken."""
+        """Stop the daemon at once. Its clients see broken connections."""
         self._scope.cancel()
         await self._ended.wait()
 

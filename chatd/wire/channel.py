@@ -1,7 +1,7 @@
-"""What a connection has become after its HTTP request: a WebSocket, or a response without an end.
+"""A connection after its HTTP request: a WebSocket, or a response that does not end.
 
-Both have an outbox, tasks of their gateway's, and one end, which anybody may cause. Closing has one
-deadline.
+Both have an outbox and tasks of their gateway, and end once, by `Channel.end`, which may be called
+from anywhere. Closing has one deadline.
 """
 
 from __future__ import annotations

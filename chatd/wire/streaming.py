@@ -1,7 +1,7 @@
-"""A response without an end: its body is sent through an outbox, as blocks that many may share.
+"""A response that does not end. Its body is sent through an outbox, in blocks that many may share.
 
-The client sends nothing more. Whatever comes is read, to notice when it goes, and ignored. That it
-is silently gone, only TCP notices.
+The client has nothing more to send. The connection is only read to notice when the client closes
+it; bytes that come are ignored. Only TCP can notice a client that is gone without closing.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ def chunk(data: bytes) -> bytes:
 
 
 class Source(Protocol):
-    """Fills a response without an end, for a gateway."""
+    """Fills a response that does not end, for a gateway."""
 
     def opened(self, stream: Stream) -> None:
         """Begin to offer blocks to the stream's outbox. The head has been sent."""
 
     def goodbye(self, close: Close, reason: str) -> bytes:
-        """Return the last block. Not called if the client has gone."""
+        """Return the last block. Not called if the client is gone."""
         raise NotImplementedError
 
     def ended(self, close: Close, reason: str) -> None:
@@ -53,7 +53,7 @@ class Source(Protocol):
 
 
 class Streamed(Struct, frozen=True):
-    """A response whose head has been sent: its source, and for the log its request."""
+    """A response whose head has been sent: its source, and the data of its request for the log."""
 
     source: Source
     connection: str
@@ -62,7 +62,7 @@ class Streamed(Struct, frozen=True):
 
 
 class Stream(Channel):
-    """The body of a response without an end."""
+    """The body of a response that does not end."""
 
     kind: ClassVar[str] = "sse"
 
@@ -90,7 +90,7 @@ class Stream(Channel):
 
     async def _serve(self) -> None:
         options = self._settings.websocket
-        # As long as a WebSocket's peer may be silent.
+        # The same time as for the peer of a WebSocket.
         silence = options.ping_interval_seconds + options.ping_timeout_seconds
         self._transport.give_up_after(silence)
         try:

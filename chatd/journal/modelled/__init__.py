@@ -1,9 +1,9 @@
-"""An engine in the process, with faults on demand, for tests of what several daemons do together.
+"""An engine in the process, with faults on demand, to test several daemons together.
 
-`ModelStore` is the server, `ModelEngine` one node's client of it; the methods of both make faults.
-What the server holds depends on nothing but what it was asked, in which order, and at which times.
-So it can lose its last moments, as a real one does that goes on from an older copy: a new state is
-asked everything again but these.
+`ModelStore` is the server, and `ModelEngine` is one node's client of it. The methods of both make
+faults. The state of the server depends only on the requests that it got, their order and their
+times. So the server can lose its last changes, as a real one does that continues from an older
+copy: a new state gets all requests again except the last ones.
 
 * `chatd.journal.modelled.state` is the reference for what each operation does.
 * `chatd.journal.modelled.server` serves the nodes.
