@@ -25,6 +25,7 @@ from tests.e2e.cluster import (
     live_through,
     stop_the_engine,
 )
+from tests.e2e.programs import going_on
 from tests.e2e.roamers import GoneError, WebSocketPipe
 from tests.e2e.socketio_clients import ROOT, Clients
 from tests.redis_server import RedisServer, needs_redis
@@ -201,6 +202,37 @@ async def test_a_daemon_waits_for_its_engine_and_goes_on_by_itself(
         assert [event["text"] for event in joined["events"]] == ["before"]
     chatd.signal(signal.SIGTERM)
     assert await chatd.ended() == 0
+
+
+async def test_an_event_stream_goes_on_under_another_epoch(
+    cluster: Cluster, start_chatd: ChatdStarter, tmp_path: Path
+) -> None:
+    await cluster.start_redis()
+    chatd = await start_chatd({"history.store": "redis", "history.url": cluster.redis.url})
+    room = f"http://localhost:{chatd.port}/rooms/lobby"
+    follow = ("curl", "-sNf", "-H", "Accept: text/event-stream", room)
+    async with going_on(tmp_path, *follow) as stream, speaking(chatd.port, "ann") as pipe:
+        ann = Speaker(pipe)
+        await ann.next("hello")
+        await ann.do("join", room="lobby")
+        await ann.do("say", room="lobby", text="before")
+        before = await stream.until("before")
+        cluster.redis.kill()
+        await chatd.line("store", state="failed")
+        await cluster.start_redis()
+        *_, line = await stream.until('"on":"epoch"')
+        epoch = json.loads(line.removeprefix("data: "))["epoch"]
+        assert await stream.line() == ""
+        position = (await stream.line()).removeprefix("id: ")
+        assert position.startswith(epoch)
+        assert f"id: {position}" not in before
+        assert await stream.line() == ""
+        await ann.do("say", room="lobby", text="after")
+        await stream.until("after")
+    # It resumes after what it had, by the position that came with the epoch.
+    resume = (*follow[:-1], "-H", f"Last-Event-ID: {position}", room)
+    async with going_on(tmp_path, *resume) as stream:
+        assert await stream.texts(1) == ["after"]
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
-import signal
-import subprocess
 import sys
 import urllib.request
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +16,7 @@ from chatd import client
 from tests.e2e.chat_page import open_page
 from tests.e2e.chatd_process import ChatdProcess, ChatdStarter, free_port
 from tests.e2e.chromium import Chromium, Tab
-from tests.e2e.reaper import end_with_us
+from tests.e2e.programs import going_on, run
 from tests.e2e.test_terminal import Terminal, terminal
 
 __all__ = ["terminal"]  # a fixture
@@ -39,81 +33,6 @@ def recipe(title: str, language: str = "sh", port: int = 3000) -> str:
     section = PAGE.partition(f"\n### {title}\n")[2].partition("\n### ")[0]
     (code,) = re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
     return str(code).replace("localhost:3000", f"localhost:{port}")
-
-
-def environ(folder: Path, **more: str) -> dict[str, str]:
-    path = f"{folder}:{os.environ['PATH']}"
-    return {"PATH": path, "HOME": str(folder), "LANG": "C.UTF-8", "PYTHONPATH": str(ROOT), **more}
-
-
-async def run(folder: Path, *command: str, **more: str) -> str:
-    """Run a program to its end, and return what it printed."""
-    with trio.fail_after(SECONDS):
-        done = await trio.run_process(
-            command,
-            capture_stdout=True,
-            capture_stderr=True,
-            check=False,
-            cwd=folder,
-            env=environ(folder, **more),
-        )
-    assert (done.returncode, done.stderr) == (0, b""), (done.stdout, done.stderr)
-    return done.stdout.decode()
-
-
-class Running:
-    """A program that goes on, and its lines."""
-
-    def __init__(self, process: trio.Process) -> None:
-        self._process = process
-        self._rest = b""
-
-    async def line(self) -> str:
-        assert self._process.stdout is not None
-        with trio.fail_after(SECONDS):
-            while b"\n" not in self._rest:
-                data = await self._process.stdout.receive_some()
-                assert data, f"it ended: {self._rest!r}"
-                self._rest += data
-        line, _, self._rest = self._rest.partition(b"\n")
-        return line.decode()
-
-    async def until(self, text: str) -> list[str]:
-        """Return the lines up to one that contains a text."""
-        lines = [await self.line()]
-        while text not in lines[-1]:
-            lines.append(await self.line())
-        return lines
-
-    async def texts(self, count: int) -> list[Any]:
-        """Return the texts of the next messages of an event stream, or of JSON lines."""
-        texts: list[Any] = []
-        while len(texts) < count:
-            line = (await self.line()).removeprefix("data: ")
-            if line.startswith("{"):
-                texts.append(json.loads(line).get("text"))
-        return texts
-
-
-@asynccontextmanager
-async def going_on(folder: Path, *command: str, **more: str) -> AsyncIterator[Running]:
-    """Run a program in a group of its own, until the end of the block."""
-    process = await trio.lowlevel.open_process(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        cwd=folder,
-        env=environ(folder, **more),
-        start_new_session=True,
-    )
-    end_with_us(process.pid)
-    try:
-        yield Running(process)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        with trio.CancelScope(shield=True):
-            await process.wait()
 
 
 async def texts(chatd: ChatdProcess, room: str, **headers: str) -> list[str]:
