@@ -185,12 +185,23 @@ class Actor(ABC):
                 commit.undo()
             raise
         if commit.barrier:
-            await self.flushed()
+            with suppress(Refused):  # this command has its answer; the next one waits again
+                await self.flushed()
 
     async def flushed(self) -> None:
-        """Wait until every command is answered, and every event that they caused is fanned out."""
-        while self.unanswered or self.unseen:
-            await self._progressed()
+        """Wait until every command is answered, and every event that they caused is fanned out.
+
+        Raises:
+            Refused: The events do not come back from the store that other daemons share.
+        """
+        if not (self.unanswered or self.unseen):
+            return
+        with trio.move_on_after(self.chat.roster.fan_out_seconds) as waiting:
+            while self.unanswered or self.unseen:
+                await self._progressed()
+        if waiting.cancelled_caught:
+            message = "The server cannot reach its store now. Try again in a moment."
+            raise Refused("unavailable", message, 1000)
 
     async def _progressed(self) -> None:
         self.progress = trio.Event()

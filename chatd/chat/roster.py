@@ -11,6 +11,7 @@ daemons, and has it carried out there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -44,6 +45,11 @@ class Roster(Protocol):
     @property
     def shared(self) -> bool:
         """Whether other daemons serve the same chat."""
+        ...
+
+    @property
+    def fan_out_seconds(self) -> float:
+        """How long what was committed may take at most to come back and be fanned out."""
         ...
 
     # ---- users
@@ -165,6 +171,7 @@ class LocalRoster:
     """The roster of a daemon that serves its chat alone."""
 
     shared: Final = False
+    fan_out_seconds: Final = math.inf
 
     def __init__(self, chat: Chat) -> None:
         self._chat = chat

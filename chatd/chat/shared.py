@@ -155,6 +155,7 @@ class SharedRoster:
     shared: Final = True
 
     def __init__(self, chat: Chat, journal: SharedJournal) -> None:
+        self.fan_out_seconds = journal.timeout
         self._chat = chat
         self._journal = journal
         self._opening: dict[str, list[Entered | Exited]] = {}

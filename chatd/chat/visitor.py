@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import trio
@@ -12,7 +12,7 @@ from chatd.chat.actor import Actor
 from chatd.chat.chat import Chat
 from chatd.chat.replies import Commit, Reply
 from chatd.chat.users import Login
-from chatd.model import Refusal
+from chatd.model import Refusal, Refused
 from chatd.protocol import commands
 
 __all__ = ["NOWHERE", "Visitor", "visiting"]
@@ -80,7 +80,8 @@ class Visitor(Actor):
         pending = self.publish(result, self._answer)
         if pending is not None:
             await pending
-        await self.flushed()
+        with suppress(Refused):  # it is answered, although the event has not come back yet
+            await self.flushed()
         if self._error is not None:
             raise self._error
         return self._outcome

@@ -212,13 +212,13 @@ class TextGateway:
     async def _move(self, room: str) -> None:
         """Change the room; stay if that is refused."""
         connection, before = self._connection, self._room
-        if self._chat.settings.limits.rooms_per_client == 1 and connection.joined:
-            # It may not be in both, not even for a moment.
-            await self._perform(commands.Leave(room=before))
-        else:
-            # The user's earlier messages appear before the greeting.
-            await connection.flushed()
         try:
+            if self._chat.settings.limits.rooms_per_client == 1 and connection.joined:
+                # It may not be in both, not even for a moment.
+                await self._perform(commands.Leave(room=before))
+            else:
+                # The user's earlier messages appear before the greeting.
+                await connection.flushed()
             await self._join(room, [])
         except Refused as refused:
             connection.notify(_notice(refused.refusal))

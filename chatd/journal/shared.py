@@ -99,6 +99,7 @@ class SharedJournal:
         node: This node's id.
         reconnects: How often the engine was entered again after the link was lost.
         resyncs: How often the feed lacked entries because this node had been away for too long.
+        timeout: How long a commit may take, in seconds.
     """
 
     def __init__(
@@ -123,7 +124,7 @@ class SharedJournal:
         self._retention = Retention() if retention is None else retention
         self._report = report
         self._retention_log = RetentionLog(self._retention, report)
-        self._timeout = timeout_seconds
+        self.timeout = timeout_seconds
         self._reason = "the store has not been reached yet"
         self._entered = 0  # how often
         self._ahead_ms = 0.0  # by how much the engine's clock is ahead of Trio's
@@ -288,7 +289,7 @@ class SharedJournal:
             return
         self._closed = True
         with trio.CancelScope(shield=True):
-            with trio.move_on_after(self._timeout if self._started.is_set() else 0):
+            with trio.move_on_after(self.timeout if self._started.is_set() else 0):
                 await self._show_all()
             if self.down_since is None:
                 await self._engine.leave()  # while there are links: a read that ends closes them
@@ -390,11 +391,11 @@ class SharedJournal:
             return []
         began = perf_counter()
         try:
-            with trio.CancelScope(shield=True), trio.move_on_after(self._timeout):
+            with trio.CancelScope(shield=True), trio.move_on_after(self.timeout):
                 outcomes = await self._commit(batch)
                 self._count(outcomes)
                 return outcomes
-            late = Lost(f"the store did not confirm within {self._timeout:g} s")
+            late = Lost(f"the store did not confirm within {self.timeout:g} s")
             self._break(late, self._entered)
             raise late
         except Unavailable as error:
