@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
@@ -170,10 +170,9 @@ class Roster(Protocol):
 class LocalRoster:
     """The roster of a daemon that serves its chat alone."""
 
-    shared: Final = False
-    fan_out_seconds: Final = math.inf
-
     def __init__(self, chat: Chat) -> None:
+        self.shared = False
+        self.fan_out_seconds = math.inf
         self._chat = chat
 
     async def arrive(self, user_id: str, names: Iterator[Name]) -> Arrival:

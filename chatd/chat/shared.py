@@ -152,9 +152,8 @@ class SharedRoster:
         journal: The store.
     """
 
-    shared: Final = True
-
     def __init__(self, chat: Chat, journal: SharedJournal) -> None:
+        self.shared = True
         self.fan_out_seconds = journal.timeout
         self._chat = chat
         self._journal = journal

@@ -57,7 +57,7 @@ class Block:
     def __init__(
         self, messages: Iterable[str | bytes | bytearray | memoryview], revision: Revision = 4
     ) -> None:
-        self.revision = revision
+        self.revision: Revision = revision
         self.binary = False
         self.size = 0
         # Text packets have their type; binary ones are the data only.

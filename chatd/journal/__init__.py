@@ -448,7 +448,7 @@ class LocalJournal:
     def start(
         self,
         committed: trio.MemorySendChannel[Sequence[FeedEntry]],
-        _wanted: Callable[[str], bool],
+        wanted: Callable[[str], bool],
     ) -> None:
         self._committed = committed
 

@@ -272,8 +272,9 @@ class SharedJournal:
             due = trio.current_time() + interval
             try:
                 await self._beat()
-                while trio.current_time() < due and await self._engine.bury(self.hold_ms()):
-                    await trio.lowlevel.checkpoint()
+                buries = True
+                while buries and trio.current_time() < due:
+                    buries = await self._engine.bury(self.hold_ms())
             except (Lost, Stale):
                 raise
             except Unavailable:

@@ -23,7 +23,10 @@ async def run(port: str, count: int) -> None:
     client.on("chat message", lambda text, *_: heard.put_nowait(text))
     await client.connect(f"http://localhost:{port}", transports=["polling"], wait_timeout=SECONDS)
     async with asyncio.timeout(SECONDS):
-        print(json.dumps([await heard.get() for _ in range(count)]))  # noqa: T201
+        texts: list[str] = []
+        while len(texts) < count:
+            texts.append(await heard.get())
+    print(json.dumps(texts))  # noqa: T201
     await client.disconnect()
 
 

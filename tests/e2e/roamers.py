@@ -20,6 +20,7 @@ import trio
 import wsproto
 from wsproto import events as wire
 from wsproto.connection import ConnectionState
+from wsproto.utilities import ProtocolError
 
 from chatd.changed import Changed
 
@@ -51,7 +52,7 @@ _ENDS: Final = (
     OSError,
     trio.BrokenResourceError,
     trio.TooSlowError,
-    wsproto.utilities.ProtocolError,
+    ProtocolError,
 )
 
 

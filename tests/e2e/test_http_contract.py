@@ -142,10 +142,10 @@ class Contract:
     async def limits_of_an_address(self) -> None:
         here, elsewhere = from_address("192.0.2.9"), from_address("198.51.100.9")
         # Each user may say much more. A second later, the address may say one more.
-        for said in range(100):
-            answer = await say(self.chat, "x", "crowd", f"c{said % 4}", here)
-            if answer.status != 201:
-                break
+        said = 0
+        while (answer := await say(self.chat, "x", "crowd", f"c{said % 4}", here)).status == 201:
+            said += 1
+            assert said < 100
         assert (answer.status, answer.code, said >= 3) == (429, "rate_limited", True)
         assert "retry-after" in answer.headers
         assert (await say(self.chat, "x", "crowd", headers=elsewhere)).status == 201

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
+from chatd.journal import Unavailable
 from chatd.journal.modelled import ModelEngine, ModelStore
 from chatd.journal.shared import SharedJournal, open_shared
 from chatd.model import Event, FeedEntry, Operation, Outcome, Passed, Post
@@ -47,10 +48,15 @@ class TestNode:
 
     async def say(self, *batch: Operation) -> list[Outcome]:
         """Commit a batch as the bus does: its senders are answered whatever comes of it."""
+        outcomes: list[Outcome] | Unavailable
         try:
-            return await self.journal.commit(batch)
-        finally:
-            await self.journal.answered([])
+            outcomes = await self.journal.commit(batch)
+        except Unavailable as error:
+            outcomes = error
+        await self.journal.answered([])
+        if isinstance(outcomes, Unavailable):
+            raise outcomes
+        return outcomes
 
     @property
     def texts(self) -> list[str | None]:
