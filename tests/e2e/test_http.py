@@ -137,8 +137,10 @@ async def test_alerts_of_prometheus(chatd: ChatdProcess, tmp_path: Path) -> None
     program = tmp_path / "alerts.py"
     code = recipe("Prometheus alerts", "python", chatd.port)
     assert "9099" in recipe("Prometheus alerts", "yaml")
-    serving = 'print("listens", flush=True)\nHTTPServer('
-    program.write_text(code.replace("\nHTTPServer(", f"\n{serving}").replace("9099", str(port)))
+    serving = ')\nprint("listens", flush=True)\nserver.serve_forever()'
+    code = code.replace("\nHTTPServer(", "\nserver = HTTPServer(")
+    code = code.replace(").serve_forever()", serving)
+    program.write_text(code.replace("9099", str(port)))
     alert = {
         "status": "firing",
         "labels": {"alertname": "ChatdDown", "instance": "chat:9100"},

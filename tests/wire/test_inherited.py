@@ -13,6 +13,7 @@ import pytest
 from chatd.systemd import Notifier, PassedDescriptor
 from chatd.wire.inherited import Inherited, kept_name
 from chatd.wire.listener import Listener, ListenError, open_listeners
+from tests.e2e.chatd_process import free_port
 
 
 class Manager(Notifier):
@@ -66,11 +67,6 @@ def life(manager: Manager, *addresses: str, mode: int = 0o666) -> list[Listener]
 def end(listeners: list[Listener]) -> None:
     for listener in listeners:
         listener.close()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def test_a_client_that_connects_between_two_runs_is_served_by_the_second(manager: Manager) -> None:
