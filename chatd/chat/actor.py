@@ -14,6 +14,7 @@ import trio
 
 from chatd.budgets import REFUSALS_BURST, REFUSALS_PER_SECOND, Bucket
 from chatd.bus import Submission
+from chatd.chat.roster import unreachable
 from chatd.model import Refusal, Refused
 
 if TYPE_CHECKING:
@@ -200,8 +201,7 @@ class Actor(ABC):
             while self.unanswered or self.unseen:
                 await self._progressed()
         if waiting.cancelled_caught:
-            message = "The server cannot reach its store now. Try again in a moment."
-            raise Refused("unavailable", message, 1000)
+            raise unreachable()
 
     async def _progressed(self) -> None:
         self.progress = trio.Event()

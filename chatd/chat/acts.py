@@ -174,7 +174,7 @@ def _dissolve(chat: Chat, key: str, reason: str) -> None:
         return
     inside = [each for each in chat.connections if key in each.memberships]
     for connection in inside:
-        # All of them leave, so none is told that the others left.
+        # Everybody leaves: no `left` is sent to the others.
         connection.memberships[key].stop()
     for connection in inside:
         membership = connection.memberships[key]

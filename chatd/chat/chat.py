@@ -262,7 +262,7 @@ class Chat:
         return {connection.outbox for connection in self.connections}
 
     async def renew(self, epoch: str) -> None:
-        """Tell all clients that are connected here of another epoch, whose numbers go on."""
+        """Send another epoch to all clients of this daemon: the numbers continue under it."""
         await self.broadcast(events.Epoch(epoch))
         for connection in list(self.connections):
             connection.renewed()
@@ -270,7 +270,7 @@ class Chat:
     # ---- events
 
     def forget_senders(self, upto: int | None = None) -> None:
-        """Have senders wait no longer for events that will not be fanned out here.
+        """Let no sender wait any longer for events that this daemon will not fan out.
 
         ``upto`` is the last position of these events; by default all are meant.
         """

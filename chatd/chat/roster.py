@@ -20,7 +20,7 @@ from msgspec import Struct
 from chatd.chat.acts import Act, Whisper, carry_out, impose, lift
 from chatd.chat.names import Name
 from chatd.chat.sanctions import Sanction
-from chatd.model import Event, ExitReason, Operation, Remember, UserRecord
+from chatd.model import Event, ExitReason, Operation, Refused, Remember, UserRecord
 from chatd.protocol.commands import Member
 from chatd.protocol.events import Typing
 
@@ -29,7 +29,14 @@ if TYPE_CHECKING:
     from chatd.chat.rooms import Room
     from chatd.chat.users import User
 
-__all__ = ["Arrival", "LocalRoster", "Roster"]
+__all__ = ["Arrival", "LocalRoster", "Roster", "unreachable"]
+
+
+def unreachable() -> Refused:
+    """Return the exception to raise while a store that daemons share cannot be reached."""
+    return Refused(
+        "unavailable", "The server cannot reach its store now. Try again in a moment.", 1000
+    )
 
 
 class Arrival(Struct, frozen=True):
@@ -87,7 +94,7 @@ class Roster(Protocol):
         ...
 
     def renamed(self, user: User, before: str) -> None:
-        """Tell the user's rooms of the new nick, after `renaming`'s operation was committed."""
+        """Send the new nick to the user's rooms. The operation of `renaming` was committed."""
         ...
 
     async def find(self, name: Name) -> str | None:
@@ -147,7 +154,7 @@ class Roster(Protocol):
     # ---- acts
 
     async def act(self, act: Act) -> None:
-        """Have an act carried out. Raise Refused if the store did not confirm it."""
+        """Carry out an act at every daemon. Raise Refused if the store did not confirm it."""
         ...
 
     def whispering(self, act: Whisper) -> Operation | None:

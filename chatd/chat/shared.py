@@ -25,7 +25,7 @@ from chatd.bus import Submission
 from chatd.chat.acts import Act, Whisper, carry_out, impose, lift
 from chatd.chat.names import Name, as_nick, usable_nick
 from chatd.chat.pages import PAGE_EVENTS
-from chatd.chat.roster import Arrival
+from chatd.chat.roster import Arrival, unreachable
 from chatd.chat.sanctions import KINDS, Sanction, network_of
 from chatd.chat.sessions import is_guest
 from chatd.chat.users import MARK
@@ -52,7 +52,6 @@ from chatd.model import (
     Records,
     Reentered,
     Refusal,
-    Refused,
     Relay,
     Relayed,
     Renewed,
@@ -78,10 +77,6 @@ TYPING: Final = "typing"
 """The kinds of `Relayed` that this module publishes."""
 
 _ANY_ACT: Final[Any] = Act
-
-UNREACHABLE: Final = Refusal(
-    "unavailable", "The server cannot reach its store now. Try again in a moment.", 1000
-)
 
 _Subject: TypeAlias = tuple[str] | tuple[str, str]
 """What a fact is about: a user, or a room and a user in it."""
@@ -186,7 +181,7 @@ class SharedRoster:
         if not isinstance(outcome, Refusal):
             return True
         if outcome.code != "nick_taken":
-            raise _unreachable()
+            raise unreachable()
         return False
 
     def depart(self, user_id: str, user: User | None = None) -> None:
@@ -213,7 +208,7 @@ class SharedRoster:
         return claim(user.id, name)
 
     def renamed(self, user: User, before: str) -> None:
-        """Do nothing: the rooms are told when the feed brings the item."""
+        """Do nothing: the new nick is sent to the rooms when the feed brings the item."""
 
     async def find(self, name: Name) -> str | None:
         users = self._chat.users
@@ -380,7 +375,7 @@ class SharedRoster:
             return
         if not room.has_here(gone):  # otherwise the user is in the room again
             if room.direct:
-                self._chat.users.keep(gone)  # the nick is shown beside what the other one says
+                self._chat.users.keep(gone)  # the other user's messages show the nick
             room.remove(gone)
         room.announce_left(gone, item.reason)
 
@@ -513,7 +508,7 @@ class SharedRoster:
     async def _ask(self, operation: Operation) -> Outcome:
         outcome = await self._chat.bus.submit_and_wait(operation)
         if isinstance(outcome, Refusal):
-            raise _unreachable()
+            raise unreachable()
         return outcome
 
     def _publish(self, operation: Operation, about: _Subject) -> None:
@@ -583,7 +578,3 @@ def claim(user_id: str, name: Name) -> Claim:
 
 def _relay(act: Act) -> Relay:
     return Relay(ACT, msgspec.json.encode(act))
-
-
-def _unreachable() -> Refused:
-    return Refused(UNREACHABLE.code, UNREACHABLE.message, UNREACHABLE.retry_ms)

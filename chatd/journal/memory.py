@@ -22,7 +22,6 @@ from msgspec.structs import replace
 from chatd.clock import SteadyClock
 from chatd.journal import (
     FORGOTTEN,
-    MOST_HITS,
     NO_MESSAGE,
     NOT_YOURS,
     UNREAD_EVENTS,
@@ -32,7 +31,6 @@ from chatd.journal import (
     Sender,
     Statistics,
     Unavailable,
-    first_hits,
     new_epoch,
     next_time,
 )
@@ -49,7 +47,7 @@ from chatd.journal.retention import (
     until_freed,
 )
 from chatd.journal.rewrite import unfit
-from chatd.journal.scan import Scan
+from chatd.journal.scan import Scan, search
 from chatd.model import (
     Drop,
     Erase,
@@ -433,19 +431,14 @@ class MemoryJournal(LocalJournal):
         sender: Sender | None = None,
         before: int | None = None,
     ) -> Hits:
-        scan = Scan(query, sender)
-        if scan.empty:
-            return Hits([], more=False)
-        by_time = before is not None
-        most = MOST_HITS if by_time else max(0, limit)
-        found: list[Event] = []
-        for room, below in rooms.items():
-            log = self._rooms.get(room)
-            if log is not None:
-                found += await _scan(scan, log, _end(log, below, before), most + 1)
-        if by_time:
-            found.sort(key=lambda event: (event.at, event.position), reverse=True)
-        return first_hits(iter(found), max(0, limit), by_time=by_time)
+        return await search(self._newest, query, rooms, limit, sender, before)
+
+    async def _newest(
+        self, scan: Scan, room: str, below: int, before: int | None, most: int
+    ) -> list[Event]:
+        """Return the newest messages that a scan finds in a room, before a number and a time."""
+        log = self._rooms.get(room)
+        return [] if log is None else await _scan(scan, log, _end(log, below, before), most)
 
     async def records(self, kind: str, prefix: str = "", limit: int = -1) -> list[Record]:
         now = self._clock()

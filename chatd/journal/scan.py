@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
 from time import perf_counter
-from typing import Final
+from typing import Final, TypeAlias
 
 import trio
 
-from chatd.journal import Sender, Unavailable, words
+from chatd.journal import MOST_HITS, Hits, Sender, Unavailable, first_hits, words
 from chatd.model import Event
 
-__all__ = ["Scan"]
+__all__ = ["Scan", "search"]
 
 _SECONDS: Final = 2.0
 """How long a search may take, the same as in a SQLite store."""
@@ -58,3 +59,41 @@ class Scan:
                 raise Unavailable("the search took too long")
             await trio.lowlevel.checkpoint()
             self._ran = perf_counter()
+
+
+_Newest: TypeAlias = Callable[[Scan, str, int, int | None, int], Awaitable[list[Event]]]
+
+
+async def search(
+    newest: _Newest,
+    query: str,
+    rooms: Mapping[str, int],
+    limit: int,
+    sender: Sender | None,
+    before: int | None,
+) -> Hits:
+    """Return the hits of `Journal.search`, whose other arguments these are.
+
+    Args:
+        newest: Returns the newest messages that a scan finds in a room, before a number and a time
+            (None for any time), and at most so many.
+        query: The words.
+        rooms: The number below which to search, for each room.
+        limit: How many messages to return.
+        sender: Whose messages to find.
+        before: The time before which the messages were sent.
+
+    Raises:
+        Unavailable: The search has taken too long, or the store cannot be read.
+    """
+    scan = Scan(query, sender)
+    if scan.empty:
+        return Hits([], more=False)
+    by_time = before is not None
+    most = MOST_HITS if by_time else max(0, limit)
+    found: list[Event] = []
+    for room, below in rooms.items():
+        found += await newest(scan, room, below, before, most + 1)
+    if by_time:
+        found.sort(key=lambda event: (event.at, event.position), reverse=True)
+    return first_hits(iter(found), max(0, limit), by_time=by_time)

@@ -29,7 +29,6 @@ import trio
 
 from chatd.changed import Changed
 from chatd.journal import (
-    MOST_HITS,
     Hits,
     OperatorLog,
     Retention,
@@ -37,11 +36,10 @@ from chatd.journal import (
     Statistics,
     StoreError,
     Unavailable,
-    first_hits,
 )
 from chatd.journal.engine import Engine, Fed, Holder, Life, Lost, Node, Stale
 from chatd.journal.retention import RetentionLog, no_report
-from chatd.journal.scan import Scan
+from chatd.journal.scan import Scan, search
 from chatd.model import (
     Entered,
     Event,
@@ -540,19 +538,9 @@ class SharedJournal:
         sender: Sender | None = None,
         before: int | None = None,
     ) -> Hits:
-        scan = Scan(query, sender)
-        if scan.empty:
-            return Hits([], more=False)
-        by_time = before is not None
-        most = MOST_HITS if by_time else max(0, limit)
-        found: list[Event] = []
-        for room, below in rooms.items():
-            found += await self._scan(scan, room, below, before, most + 1)
-        if by_time:
-            found.sort(key=lambda event: (event.at, event.position), reverse=True)
-        return first_hits(iter(found), max(0, limit), by_time=by_time)
+        return await search(self._newest, query, rooms, limit, sender, before)
 
-    async def _scan(
+    async def _newest(
         self, scan: Scan, room: str, below: int, before: int | None, most: int
     ) -> list[Event]:
         """Return the newest of a room's messages, before a number and a time."""
