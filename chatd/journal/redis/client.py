@@ -12,13 +12,11 @@ nothing more is done until `Client.connect`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
 import trio
-from msgspec import Struct
 
 from chatd.journal import Durability, StoreError, Unavailable
 from chatd.journal.engine import Lost, Stale
@@ -27,11 +25,9 @@ from chatd.journal.redis.finding import Address
 from chatd.journal.redis.link import Link, Login, open_link
 from chatd.journal.redis.resp import Command, ErrorReply, Push, Reply
 from chatd.journal.redis.scripts import Script
+from chatd.journal.redis.server import Server
 
-__all__ = ["Client", "Server", "call"]
-
-OLDEST: Final = (7, 0)
-"""The first Redis whose scripts have flags (``#!lua``)."""
+__all__ = ["Client", "call"]
 
 _AWAY: Final = frozenset({"LOADING", "MASTERDOWN", "NOSCRIPT", "READONLY", "UNBLOCKED"})
 """The server is not, or not yet, the one that the links were opened to."""
@@ -49,60 +45,6 @@ class _Question:
         self.commands = commands
         self.replies: list[Reply] | None = None
         self.error: Lost | None = None
-
-
-class Server(Struct, frozen=True):
-    """What chatd has to know about a server before it uses it.
-
-    Attributes:
-        info: The fields of INFO.
-        appendfsync: When the append-only file is written to the disk; None if chatd may not know.
-    """
-
-    info: dict[str, str]
-    appendfsync: str | None
-
-    @property
-    def life(self) -> str:
-        """The name of the store's present life. Another process or other data is another life."""
-        return self.info.get("run_id", "") + self.info.get("master_replid", "")
-
-    def check(self, address: Address, durability: Durability) -> None:
-        """Raise an error if the server cannot hold chatd's history.
-
-        Raises:
-            StoreError: It has to be configured differently.
-            Lost: It is a replica at present.
-        """
-        info = self.info
-        version = info.get("redis_version", "unknown")
-        numbers = re.match(r"(\d+)\.(\d+)", version)
-        if numbers is None or (int(numbers[1]), int(numbers[2])) < OLDEST:
-            raise StoreError(f"{address} is Redis {version}: chatd needs 7.0 or newer")
-        if info.get("cluster_enabled") == "1":
-            raise StoreError(
-                f"{address} is a node of a Redis Cluster, which chatd does not support: use a "
-                "server of its own"
-            )
-        if info.get("role", "master") != "master":
-            raise Lost(f"{address} is a replica: history.url must name its primary server")
-        policy = info.get("maxmemory_policy", "noeviction")
-        if info.get("maxmemory", "0") != "0" and policy != "noeviction":
-            raise StoreError(
-                f"{address} has maxmemory-policy {policy}, which would delete history when its "
-                "memory is full: set maxmemory-policy to noeviction"
-            )
-        if info.get("aof_enabled") != "1":
-            raise StoreError(
-                f"{address} has no append-only file, so a restart would lose history: set "
-                "appendonly to yes"
-            )
-        if durability == "fsync" and self.appendfsync != "always":
-            known = self.appendfsync or "not readable by chatd's user (CONFIG GET)"
-            raise StoreError(
-                f'history.durability is "fsync", but appendfsync of {address} is {known}: set '
-                'appendfsync to always, or history.durability to "commit"'
-            )
 
 
 class Client:
