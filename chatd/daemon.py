@@ -88,6 +88,7 @@ class Daemon:
         if isinstance(chat.journal, SharedJournal):
             chat.journal.facts = self._facts
             chat.journal.hold_ms = self._hold_ms
+            chat.journal.grace_ms = self._grace_ms
 
     def _routes(self) -> Routes:
         return routes(
@@ -103,6 +104,9 @@ class Daemon:
 
     def _hold_ms(self) -> int:
         return int(self.settings.chat.nick_hold_seconds * 1000)
+
+    def _grace_ms(self) -> int:
+        return int(self.settings.chat.presence_grace_seconds * 1000)
 
     @property
     def draining(self) -> bool:

@@ -10,12 +10,14 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from chatd.client import Left
 from chatd.daemon import Daemon, open_daemon
 from chatd.journal.memory import MemoryJournal
 from chatd.logs import open_log
 from chatd.model import Operation, Outcome
+from chatd.settings import Chat as ChatSettings
 from chatd.settings import Drain, Limits, Settings
-from chatd.testing import open_chat
+from chatd.testing import open_chat, open_cluster
 from chatd.testing.recording import Recording
 from chatd.wire.listener import open_listeners
 from tests.gateways.raw import (
@@ -101,6 +103,28 @@ async def test_each_client_gets_its_own_time_to_reconnect(autojump_clock: MockCl
         waits = [(await client.next())["retry_ms"] for client in clients]
     assert all(200 <= wait < 1000 for wait in waits)
     assert len(set(waits)) > 15
+
+
+async def test_who_comes_back_at_another_daemon_has_not_left(autojump_clock: MockClock) -> None:
+    settings = Settings(chat=ChatSettings(presence_grace_seconds=10))
+    async with open_cluster(settings, nodes=2) as cluster:
+        one, two = cluster.nodes
+        ann = await one.client("ann")
+        bob = await two.client("bob")
+        await two.client("eve")
+        await ann.say("before")
+        await bob.texts(1)
+        await two.drain()
+        await ann.say("meanwhile")
+        await trio.sleep(8)
+        assert ann.waiting("left") == []
+        await cluster.move(bob, one)
+        assert await bob.texts(1) == ["meanwhile"]
+        await trio.sleep(20)
+        [left] = ann.waiting("left")
+        assert isinstance(left, Left)
+        assert left.nick == "eve"
+        assert await ann.who() == ["ann", "bob"]
 
 
 async def test_nothing_to_wait_for_takes_no_time(autojump_clock: MockClock) -> None:

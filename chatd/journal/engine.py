@@ -87,6 +87,9 @@ class Life(Struct, frozen=True):
     lost: bool = False
     """Whether a new life lacks entries that this node may have shown or answered: the last entry
     that it read is missing or differs, or its last confirmed batch is unknown."""
+    raised: int = 0
+    """The format to which this node has raised the store's, because all nodes with a lease can read
+    it; 0 if it has not."""
     former: Mapping[str, int] = {}
     """Former epochs, each with the last position up to which this epoch is the same."""
 
@@ -98,12 +101,14 @@ class Fed(Struct, frozen=True, gc=False):
         position: Its position.
         origin: Its source: the node, the number of the batch, and the place in the batch, joined
             by dots. The origins of a node's own entries begin with its id and a dot.
-        entry: The event or item; None if it belongs to a room that is not wanted.
+        entry: The event or item; None if it belongs to a room that is not wanted, or is unknown.
+        unknown: Whether this version of chatd does not know this kind of entry.
     """
 
     position: int
     origin: str
     entry: FeedEntry | None
+    unknown: bool = False
 
 
 class Holder(Struct, frozen=True):
@@ -174,6 +179,8 @@ class Engine(Reads, Protocol):
         `bury` then removes what the node had published under the old id (`Arrive`, `Enter`,
         `Lease`), and the node numbers its batches from 1 again.
 
+        The format of the store rises to the newest one that all nodes with a lease can read.
+
         A lease that is not over is kept, but not extended: a node that enters again and again
         without getting an answer must be taken for dead.
 
@@ -183,6 +190,10 @@ class Engine(Reads, Protocol):
             confirmed: The number of the last batch, under the present id, whose outcomes the node
                 has got; 0 for none.
             facts: The node's own description of itself, which `nodes` returns.
+
+        Raises:
+            StoreError: The server must be configured differently, or this version of chatd cannot
+                read the format of the store.
         """
         ...
 
@@ -245,8 +256,11 @@ class Engine(Reads, Protocol):
         """
         ...
 
-    async def leave(self) -> None:
-        """End the node's lease at once, so that another node may bury it. Never raises."""
+    async def leave(self, linger_ms: int) -> None:
+        """End the node's lease after this time at the latest; another node then buries it.
+
+        Until then, users who reconnect to other nodes have not left their rooms. Never raises.
+        """
         ...
 
     async def sweep(self, retention: Retention) -> Sweep:

@@ -91,11 +91,14 @@ class SharedJournal:
 
     Attributes:
         facts: See above; it may be set later, and so may ``hold_ms``.
+        grace_ms: Returns for how long after `aclose` the users of this node can reconnect to others
+            without having left their rooms, in ms; by default 0.
         changed: Notified when the link to the engine was lost, and when it is back.
         down_since: When the link was lost, on Trio's clock; None while there is one.
         epoch: See `Journal`; so are ``former`` and ``key``.
         node: This node's id.
         reconnects: How often the engine was entered again after the link was lost.
+        unknown: How many items it left out, because only a newer version of chatd knows their kind.
         resyncs: How often the feed lacked entries because this node had been away for too long.
         timeout: How long a commit may take, in seconds.
     """
@@ -112,12 +115,13 @@ class SharedJournal:
     ) -> None:
         self.facts = facts
         self.hold_ms = hold_ms
+        self.grace_ms: Callable[[], int] = int
         self.changed = Changed()
         self.down_since: float | None = trio.current_time()
         self.epoch = self.node = ""
         self.former: Mapping[str, int] = {}
         self.key = b""
-        self.reconnects = self.resyncs = 0
+        self.reconnects = self.resyncs = self.unknown = 0
         self._engine = engine
         self._retention = Retention() if retention is None else retention
         self._report = report
@@ -191,6 +195,13 @@ class SharedJournal:
             self._last = (life.position, life.origin)
             self._confirmed = 0
         self.epoch, self.former, self.key = life.epoch, life.former, life.key
+        if life.raised:
+            self._report(
+                "store",
+                state="upgraded",
+                detail=f"all nodes can read format {life.raised}, so the store has this format "
+                "from now on: older versions of chatd cannot use it",
+            )
         return same
 
     def _set_clock(self, now: int) -> None:
@@ -291,7 +302,8 @@ class SharedJournal:
             with trio.move_on_after(self.timeout if self._started.is_set() else 0):
                 await self._show_all()
             if self.down_since is None:
-                await self._engine.leave()  # while there are links: a read that ends closes them
+                # While there are links: a read that ends closes them.
+                await self._engine.leave(self.grace_ms())
             self._running.cancel()
             await self._stopped.wait()
             await self._engine.aclose()
@@ -334,6 +346,7 @@ class SharedJournal:
             if one.position != last[0] + 1:
                 self.resyncs += 1
                 block.append(Missed(one.position - 1))
+            self.unknown += one.unknown
             if (entry := one.entry) is not None:
                 block.append(entry)
                 if type(entry) is Renewed:

@@ -7,11 +7,12 @@ from typing import TypeAlias
 
 import pytest
 import trio
+from msgspec.structs import replace
 from trio.testing import MockClock
 
-from chatd.journal import Unavailable
+from chatd.journal import StoreError, Unavailable
 from chatd.journal.engine import Fed, Lost
-from chatd.journal.modelled import ModelStore
+from chatd.journal.modelled import ModelEngine, ModelStore
 from chatd.journal.retention import Retention
 from chatd.model import (
     Enter,
@@ -115,6 +116,32 @@ async def test_items_come_at_their_place(nodes: Nodes, autojump_clock: MockClock
         "Event",
     ]
     assert second.items() == [RecordChanged(2, "ban", "\0x", record), Relayed(3, "kick", b"x")]
+
+
+async def test_an_item_of_a_newer_version_is_passed_over_and_counted(
+    nodes: Nodes, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = nodes
+    feed = second.engine.feed
+
+    async def feed_of_a_newer_version(
+        after: int, wanted: Callable[[str], bool]
+    ) -> Sequence[Fed | Relayed]:
+        return [
+            replace(one, entry=None, unknown=True)
+            if isinstance(one, Fed) and isinstance(one.entry, Relayed)
+            else one
+            for one in await feed(after, wanted)
+        ]
+
+    monkeypatch.setattr(second.engine, "feed", feed_of_a_newer_version)
+    await first.say(post("1"))
+    await settled()
+    await first.say(Relay("what is new", b""), post("2"))
+    await settled()
+    assert second.texts == ["1", "2"]
+    assert second.items() == []
+    assert (first.journal.unknown, second.journal.unknown) == (0, 1)
 
 
 async def test_what_is_published_reaches_the_others_without_a_place(
@@ -507,6 +534,37 @@ async def test_a_node_that_left_is_buried_without_waiting_for_its_lease(
             await first.say(Enter("r", "R", "u", "ann"))
         await trio.sleep(6)
         assert isinstance(second.items()[-1], Exited)
+
+
+async def test_users_of_a_node_that_left_have_a_while_to_come_back(
+    store: ModelStore, autojump_clock: MockClock
+) -> None:
+    async with open_node(store) as second:
+        async with open_node(store) as first:
+            first.journal.grace_ms = lambda: 10_000
+            await first.say(Enter("r", "R", "u", "ann"), Enter("r", "R", "v", "bob"))
+        await trio.sleep(9)
+        await second.say(Enter("r", "R", "u", "ann"))
+        await settled()
+        assert not any(isinstance(one, Exited) for one in second.items())
+        await trio.sleep(6)
+        left = [one for one in second.items() if isinstance(one, Exited)]
+        assert {(one.user, one.last) for one in left} == {("u", False), ("v", True)}
+
+
+async def test_the_format_rises_with_the_last_upgraded_node(
+    store: ModelStore, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_node(store):
+        monkeypatch.setattr(ModelEngine, "format", 2)
+        async with open_node(store) as first:
+            assert first.reports.states == []
+    async with open_node(store) as second:
+        assert second.reports.states == ["upgraded"]
+        monkeypatch.setattr(ModelEngine, "format", 1)
+        with pytest.raises(StoreError, match="update this one"):
+            async with open_node(store):
+                pass
 
 
 async def test_a_node_beats_while_it_buries_another_one(

@@ -50,7 +50,10 @@ class ModelEngine:
     Attributes:
         node: The node's id; empty before `enter`.
         link: The link to the server; None if there is none.
+        format: The newest format of the store that this node can read.
     """
+
+    format = 1
 
     def __init__(self, store: ModelStore, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
         self.node = ""
@@ -127,7 +130,7 @@ class ModelEngine:
         lease_ms = round(store.lease_seconds * 1000)
         entered = await self._ask(
             lambda state, now: state.enter(
-                now, life, fresh, node, last, confirmed, lease_ms, facts
+                now, life, fresh, node, last, confirmed, lease_ms, facts, self.format
             ),
             changes=True,
         )
@@ -183,10 +186,10 @@ class ModelEngine:
     async def bury(self, hold_ms: int) -> bool:
         return await self._ask(lambda state, now: state.bury(now, hold_ms), changes=True)
 
-    async def leave(self) -> None:
+    async def leave(self, linger_ms: int) -> None:
         node = self.node
         with suppress(Unavailable):
-            await self._ask(lambda state, now: state.leave(now, node), changes=True)
+            await self._ask(lambda state, now: state.leave(now, node, linger_ms), changes=True)
 
     async def sweep(self, retention: Retention) -> Sweep:
         return await self._ask(lambda state, now: state.swept(now, retention), changes=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 import trio
 
 from chatd.changed import Changed
-from chatd.journal import Unavailable
+from chatd.journal import StoreError, Unavailable
 from chatd.journal.engine import LEASE_SECONDS, Fed
 from chatd.journal.modelled.state import State
 from chatd.model import Relayed
@@ -89,7 +89,7 @@ class ModelStore:
         self._log = self._log[: len(self._log) - lose]
         self._state = State()
         for now, request in self._log:
-            with suppress(Unavailable):  # it was refused then, too
+            with suppress(Unavailable, StoreError):  # it was refused then, too
                 self._state.time = now
                 request(self._state, now)
         self.life = self.random().hex()
@@ -151,7 +151,7 @@ class ModelStore:
             changes: Whether it changes something.
             replicated: Whether the answer must wait until the replicas have the change.
         """
-        answer: list[_T | Unavailable] = []
+        answer: list[_T | Unavailable | StoreError] = []
 
         def do() -> None:
             now = self._now() + self.jump_ms
@@ -160,7 +160,7 @@ class ModelStore:
             self._state.time = now
             try:
                 answer.append(request(self._state, now))
-            except Unavailable as refusal:
+            except (Unavailable, StoreError) as refusal:
                 answer.append(refusal)
             self.changed.notify()
 
@@ -183,7 +183,7 @@ class ModelStore:
             await self.changed.wait()
         engine.check(link)
         [outcome] = answer
-        if isinstance(outcome, Unavailable):
+        if isinstance(outcome, Unavailable | StoreError):
             raise outcome
         return outcome
 

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from chatd.journal import Unavailable
+from chatd.journal import StoreError, Unavailable
 from chatd.journal.engine import (
     FEED_ENTRIES,
     NICK_TAKEN,
@@ -82,10 +82,17 @@ class _Member(Struct):
 
 
 class _Node(Struct):
-    """A node: when its lease ends, and what it says of itself."""
+    """A node.
+
+    Attributes:
+        lease_until: When its lease ends.
+        facts: What it says of itself.
+        reads: The newest format that it can read; None once it has left.
+    """
 
     lease_until: int
     facts: bytes
+    reads: int | None
 
 
 class _Reply(Struct):
@@ -115,6 +122,7 @@ class State(MemoryJournal):
         super().__init__(now=lambda: self.time, elapsed=lambda: self.time / 1000)
         self.feed: list[_Appended] = []
         self.life = ""
+        self.format = 0
         self.nodes: dict[str, _Node] = {}
         self._ended: dict[str, int] = {}
         self._replies: dict[str, _Reply] = {}
@@ -142,6 +150,7 @@ class State(MemoryJournal):
         confirmed: int,
         lease_ms: int,
         facts: bytes,
+        reads: int,
     ) -> Life:
         """See `Engine.enter`.
 
@@ -154,7 +163,13 @@ class State(MemoryJournal):
             confirmed: The same; 0 then.
             lease_ms: How long a new lease lasts.
             facts: What the node says of itself.
+            reads: The newest format that it can read.
         """
+        if self.format > reads:
+            raise StoreError(
+                f"the store has format {self.format}, which this version of chatd cannot read: "
+                "update this one"
+            )
         self._begin(now, fresh)
         lost = self._lacks(last) or self._number(node) < confirmed
         if not self.life:
@@ -164,11 +179,21 @@ class State(MemoryJournal):
         self.life = life
         held = self.nodes.get(node)
         if held is None or held.lease_until <= now or lost:
-            self.leave(now, node)
+            self.leave(now, node, 0)
             node = fresh.hex()[16:32]
-            self.nodes[node] = _Node(now + lease_ms, facts)
+            self.nodes[node] = _Node(now + lease_ms, facts, reads)
+        raised = self._raise_format()
         position, origin = (self.feed[-1].position, self.feed[-1].origin) if self.feed else (0, "")
-        return Life(node, self.epoch, self.key, position, origin, now, lost, dict(self._ended))
+        return Life(
+            node, self.epoch, self.key, position, origin, now, lost, raised, dict(self._ended)
+        )
+
+    def _raise_format(self) -> int:
+        """Raise the format if all nodes can read a newer one. Return that; 0 if there is none."""
+        before = self.format
+        live = [one for one in self.nodes.values() if one.lease_until > self.time]
+        self.format = min(one.reads for one in live if one.reads is not None)
+        return self.format if 0 < before < self.format else 0
 
     def _lacks(self, last: tuple[int, str] | None) -> bool:
         if last is None or last[0] == 0:
@@ -190,12 +215,14 @@ class State(MemoryJournal):
 
     def beat(self, now: int, node: str, lease_ms: int, facts: bytes) -> int:
         self._check_lease(now, node)
-        self.nodes[node] = _Node(now + lease_ms, facts)
+        held = self.nodes[node]
+        held.lease_until, held.facts = now + lease_ms, facts
         return now
 
-    def leave(self, now: int, node: str) -> None:
+    def leave(self, now: int, node: str, linger_ms: int) -> None:
+        """See `Engine.leave`."""
         if (held := self.nodes.get(node)) is not None:
-            held.lease_until = min(held.lease_until, now)
+            held.lease_until, held.reads = min(held.lease_until, now + linger_ms), None
 
     def _check_lease(self, now: int, node: str) -> None:
         held = self.nodes.get(node)

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 import trio
 
@@ -23,7 +23,7 @@ from chatd.journal.engine import (
 from chatd.journal.redis.batch import Batch, Chunk
 from chatd.journal.redis.client import Client, call
 from chatd.journal.redis.finding import find
-from chatd.journal.redis.layout import Keys, decode_entry
+from chatd.journal.redis.layout import FORMAT, Keys, decode_entry
 from chatd.journal.redis.link import Login
 from chatd.journal.redis.reads import RedisReads, position_of
 from chatd.journal.redis.resp import Command, ErrorReply
@@ -56,7 +56,12 @@ class RedisEngine(RedisReads):
 
     Raises:
         StoreError: chatd cannot use the URL, or cannot read ``ca_file``.
+
+    Attributes:
+        format: The newest format of the store that this node can read.
     """
+
+    format: ClassVar[int] = FORMAT
 
     def __init__(
         self,
@@ -107,11 +112,11 @@ class RedisEngine(RedisReads):
                 (keys.meta, keys.feed, keys.nodes, keys.facts, keys.reply(node)),
                 *(life, new_epoch(), secrets.token_bytes(32), secrets.token_hex(8), node),
                 *(self._clock(), round(self.lease_seconds * 1000), facts, position, origin),
-                confirmed,
+                *(confirmed, self.format),
             ),
             deadline,
         )
-        node, epoch, self._secret, position, origin, now, lost, *former = reply
+        node, epoch, self._secret, position, origin, now, lost, raised, *former = reply
         self._life = self._entered = life
         self._node = node.decode()
         self._set_time(now)
@@ -123,6 +128,7 @@ class RedisEngine(RedisReads):
             origin.decode(),
             now,
             bool(lost),
+            raised,
             {name.decode(): ended for name, ended in zip(former[::2], former[1::2], strict=True)},
         )
 
@@ -163,9 +169,13 @@ class RedisEngine(RedisReads):
             with suppress(Unavailable):
                 await self._client.ask(("BGREWRITEAOF",))
 
-    async def leave(self) -> None:
+    async def leave(self, linger_ms: int) -> None:
+        until = self._time() + linger_ms
         with suppress(Unavailable):  # the lease ends by itself
-            await self._client.ask(("ZADD", self._keys.nodes, "XX", 0, self._node))
+            await self._client.ask(
+                ("HDEL", self._keys.meta, f"reads:{self._node}"),
+                ("ZADD", self._keys.nodes, "XX", "LT", until, self._node),
+            )
 
     async def aclose(self) -> None:
         self._client.close()

@@ -7,7 +7,7 @@ user's id, N a node's id. Names with a comma between them are parts of a value, 
 ``m``                   hash    ``format``, ``epoch``, ``life``, ``key``, ``pos`` (the last
                                 position), ``at`` (the last time), ``bytes`` (of all events),
                                 ``rooms`` (made so far), ``removed`` (see beat.lua),
-                                ``ended:EPOCH`` (see enter.lua)
+                                ``ended:EPOCH`` and ``reads:N`` (see enter.lua)
 ``b:N``                 string  the number of the node's last batch, and the reply to it
 ``f``                   stream  the feed: what nodes read, under the ids ``POSITION-0``
 ``n``, ``facts``        zset,   nodes by the ends of their leases; their facts
@@ -72,6 +72,7 @@ from chatd.model import (
 )
 
 __all__ = [
+    "FORMAT",
     "LETTERS",
     "MOST",
     "POSTS",
@@ -88,6 +89,11 @@ __all__ = [
     "front_of",
     "middle",
 ]
+
+FORMAT: Final = 1
+"""The newest format of this layout that this version of chatd can read: see enter.lua. It is raised
+when values change so that older versions cannot read them. The new values may be written once the
+store has that format."""
 
 MOST: Final = 2**53
 """Clients may send any number; those of Lua are exact up to this one."""
@@ -304,7 +310,8 @@ def decode_entry(position: int, fields: Sequence[bytes], wanted: Callable[[str],
         if len(fields) > 8:
             record = Record(shelf, name, fields[11], int(fields[9]) if fields[9] else None)
         return Fed(position, origin, RecordChanged(position, shelf, name, record))
-    return Fed(position, origin, _item(position, kind, [value.decode() for value in fields[5::2]]))
+    item = _item(position, kind, [value.decode() for value in fields[5::2]])
+    return Fed(position, origin, item, unknown=item is None)
 
 
 def _item(position: int, kind: bytes, values: list[str]) -> FeedEntry | None:
@@ -312,7 +319,7 @@ def _item(position: int, kind: bytes, values: list[str]) -> FeedEntry | None:
     match kind, values:
         case b"I", [room, name, user, nick, op, first, total]:
             return Entered(position, room, name, user, nick, op == "1", first == "1", int(total))
-        case b"O", [room, user, nick, reason, last, total]:
+        case b"O", [room, user, nick, reason, last, total] if reason in _REASONS:
             return Exited(position, room, user, nick, _REASONS[reason], last == "1", int(total))
         case b"N", [user, nick, before]:
             return Named(position, user, nick, before)

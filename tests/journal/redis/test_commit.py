@@ -271,7 +271,7 @@ async def _compare(url: str, steps: list[tuple[str, Any, Any]], retention: Reten
             await node.void(node.number)
         elif step == "end":
             for engine in node.engines:
-                await engine.leave()
+                await engine.leave(0)
             for engine in nodes[1 - value].engines:
                 while await engine.bury(DAY):
                     pass

@@ -15,6 +15,7 @@ import trio
 from chatd.journal import Durability, StoreError, Unavailable
 from chatd.journal.engine import Fed, Life, Lost, Stale
 from chatd.journal.redis.engine import RedisEngine
+from chatd.journal.redis.layout import FORMAT
 from chatd.journal.retention import CHUNK, Retention
 from chatd.model import (
     Erase,
@@ -121,7 +122,7 @@ async def test_a_replica_is_waited_for(own_server: RedisServer) -> None:
 
 async def test_a_store_of_a_newer_version_is_refused(redis_server: RedisServer) -> None:
     prefix = new_prefix()
-    redis_server.command("HSET", f"{prefix}:m", "format", "2")
+    redis_server.command("HSET", f"{prefix}:m", "format", str(FORMAT + 1))
     with pytest.raises(StoreError, match="a newer chatd"):
         async with opened(redis_server, prefix=prefix):
             pass
@@ -153,7 +154,7 @@ async def test_the_rights_in_the_documentation_suffice(own_server: RedisServer) 
         assert "aof_last_rewrite_time_sec:-1" not in own_server.command("INFO", "persistence")
         while await engine.bury(0):
             pass
-        await engine.leave()
+        await engine.leave(0)
 
 
 # ---- batches that are in doubt

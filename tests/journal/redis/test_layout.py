@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chatd.journal.engine import Fed
 from chatd.journal.redis.layout import (
     LETTERS,
     Keys,
@@ -62,8 +63,14 @@ def test_an_entry_of_another_room_is_not_decoded() -> None:
 
 def test_an_item_of_a_newer_version_is_left_out() -> None:
     fields = [b"o", b"n.1.0", b"k", b"Z", b"1", b"what is new"]
-    fed = decode_entry(7, fields, lambda _room: True)
-    assert (fed.position, fed.origin, fed.entry) == (7, "n.1.0", None)
+    assert decode_entry(7, fields, lambda _room: True) == Fed(7, "n.1.0", None, unknown=True)
+
+
+def test_an_exit_for_a_reason_of_a_newer_version_is_left_out() -> None:
+    values = (b"lobby", b"u1", b"ann", b"bored", b"1", b"0")
+    pairs = [one for number, value in enumerate(values, 1) for one in (b"%d" % number, value)]
+    fields = [b"o", b"n.1.0", b"k", b"O", *pairs]
+    assert decode_entry(7, fields, lambda _room: True) == Fed(7, "n.1.0", None, unknown=True)
 
 
 def test_all_keys_are_in_one_hash_slot() -> None:

@@ -5,7 +5,7 @@
 -- new key and a new node id, in case they are needed; the node's present id; the time in ms ('' for
 -- Redis' own); the length of a new lease in ms; the node's facts; the position of the last entry that it
 -- has read (0 for none), and the entry's origin ('' if the node was in this life before); the number
--- of the last batch whose outcomes it has.
+-- of the last batch whose outcomes it has; the newest format that it can read.
 --
 -- 1. A life that is not the stored one is new, and gets a new epoch: after a restart, the last events
 --    may be missing. `ended:EPOCH` is the last position that an earlier epoch has in common with
@@ -17,13 +17,18 @@
 -- 3. A node whose lease is over has been buried, or will be, so it gets a new id. So does a node that
 --    has lost something. A lease that is not over is not extended, because the node may never get
 --    the reply.
+-- 4. The format says how the store is written. A node that cannot read the present one is refused. The
+--    format rises to the newest one that all nodes with a lease can read, which `reads:NODE` says of
+--    each; a node that has left has none.
 --
 -- The reply is the node's id, the epoch, the key, the position and the origin of the feed's last
--- entry, the time, 1 if something is lost (else 0), and each former epoch with its position.
+-- entry, the time, 1 if something is lost (else 0), the format to which the store's has risen (else 0),
+-- and each former epoch with its position.
 
 local META, FEED, NODES, FACTS, REPLY = unpack(KEYS)
 local life, new_epoch, new_key, new_node, node, now = unpack(ARGV, 1, 6)
-local lease, facts, last, origin, confirmed = unpack(ARGV, 7, 11)
+local lease, facts, last, origin, confirmed, newest = unpack(ARGV, 7, 12)
+newest = tonumber(newest)
 
 if now == '' then
   local time = redis.call('TIME')
@@ -34,7 +39,8 @@ end
 local meta = {}
 local stored = redis.call('HGETALL', META)
 for place = 1, #stored, 2 do meta[stored[place]] = stored[place + 1] end
-if tonumber(meta.format or 1) > 1 then return redis.error_reply('FORMAT ' .. meta.format) end
+local format = tonumber(meta.format or newest)
+if format > newest then return redis.error_reply('FORMAT ' .. format) end
 local position = tonumber(meta.pos or 0)
 
 local function position_of(entry)
@@ -66,7 +72,7 @@ for field, value in pairs(meta) do
 end
 if not meta.epoch then
   meta.epoch, meta.key = new_epoch, new_key
-  redis.call('HSET', META, 'format', 1, 'life', life, 'epoch', new_epoch, 'key', new_key)
+  redis.call('HSET', META, 'format', format, 'life', life, 'epoch', new_epoch, 'key', new_key)
 elseif meta.life ~= life then
   ended[meta.epoch] = position
   position = position + 1
@@ -79,9 +85,26 @@ elseif meta.life ~= life then
   meta.epoch = new_epoch
 end
 
+local common = newest
+for field, reads in pairs(meta) do
+  local other = field:match('^reads:(.*)$')
+  local ends = other and redis.call('ZSCORE', NODES, other)
+  if ends and tonumber(ends) > now and other ~= node then
+    common = math.min(common, tonumber(reads))
+  elseif other and not ends then
+    redis.call('HDEL', META, field)
+  end
+end
+redis.call('HSET', META, 'reads:' .. node, newest)
+local raised = 0
+if common > format then
+  raised = common
+  redis.call('HSET', META, 'format', raised)
+end
+
 local entry = redis.call('XREVRANGE', FEED, '+', '-', 'COUNT', 1)[1]
 local reply = {node, meta.epoch, meta.key, position_of(entry), entry and entry[2][2] or '', now,
-  lost and 1 or 0}
+  lost and 1 or 0, raised}
 for epoch, upto in pairs(ended) do
   reply[#reply + 1] = epoch
   reply[#reply + 1] = upto
