@@ -94,16 +94,13 @@ def _is_network(text: str) -> bool:
 def _is_engine(text: str) -> bool:
     if text.startswith("unix:"):
         return _is_socket_path(text.removeprefix("unix:"))
-    try:
-        parts = urlsplit(text)
-        return (
-            parts.scheme in ("redis", "rediss")
-            and re.fullmatch(_HOST, parts.netloc.removesuffix(f":{parts.port}")) is not None
-            and parts.port != 0
-            and not (parts.path or parts.query or parts.fragment)
-        )
-    except ValueError:  # no port, or half an IPv6 address
-        return False
+    found = re.fullmatch(r"rediss?://([^/]+)|sentinels?://([^/]+)/[A-Za-z0-9._-]+", text)
+    return found is not None and all(map(_is_place, (found[1] or found[2]).split(",")))
+
+
+def _is_place(text: str) -> bool:
+    found = re.fullmatch(rf"{_HOST}(?::([0-9]{{1,5}}))?", text)
+    return found is not None and (found[1] is None or 0 < int(found[1]) < 65536)
 
 
 def _is_https(text: str) -> bool:
@@ -409,14 +406,24 @@ class History(Struct, frozen=True, kw_only=True):
     url: Annotated[
         str,
         _text(
-            '"redis://HOST:PORT", "rediss://HOST:PORT" (with TLS) or "unix:/PATH", without a '
-            "password",
+            '"redis://HOST:PORT", "sentinel://HOST:PORT,HOST:PORT/NAME" (rediss and sentinels with '
+            'TLS) or "unix:/PATH", without a password',
             check=_is_engine,
         ),
         RESTART,
-        "The server of the redis store. Without a port: 6379. Sentinel and Redis Cluster are not "
-        "supported.",
+        "Where the server of the redis store is: redis://HOST:PORT or unix:/PATH; several, of "
+        "which one is the primary, or a Redis Cluster: redis://HOST:PORT,HOST:PORT; Sentinels that "
+        "know it by a name: sentinel://HOST:PORT,HOST:PORT/NAME. With TLS: rediss:// and "
+        "sentinels://. Without a port: 6379, and 26379 for Sentinels.",
     ] = "redis://localhost:6379"
+    replicas: Annotated[
+        int,
+        Meta(ge=0, le=10),
+        RESTART,
+        "How many replicas of that server must have a message before it is acknowledged or shown. "
+        "With 0, a failover can lose the last messages. While fewer replicas are connected, the "
+        "store is unavailable, so have at least one more than this.",
+    ] = 0
     user: Annotated[
         str,
         _text("a name without spaces", r"[!-~]{1,255}"),
@@ -433,8 +440,8 @@ class History(Struct, frozen=True, kw_only=True):
     tls_ca_file: Annotated[
         _SecretFile,
         RESTART,
-        "The certificates, in PEM, that may sign the certificate of a rediss:// server. off: those "
-        "that this machine trusts.",
+        "The certificates, in PEM, that may sign those of rediss:// and sentinels:// servers. off: "
+        "those that this machine trusts.",
     ] = "off"
     prefix: Annotated[
         str,

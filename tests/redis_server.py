@@ -1,4 +1,4 @@
-"""A redis-server for tests, on a Unix socket in a folder of its own: it opens no port."""
+"""A redis-server for tests, on a Unix socket in a folder of its own, and a Sentinel."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Final, Self
 
 import pytest
+from msgspec import Struct
 
 from tests.e2e.reaper import end_with_us
 
-__all__ = ["RedisServer", "needs_redis", "new_prefix"]
+__all__ = ["HERE", "Machine", "RedisServer", "Sentinel", "needs_redis", "new_prefix"]
 
 needs_redis: Final = pytest.mark.skipif(
     shutil.which("redis-server") is None,
@@ -31,18 +32,45 @@ def new_prefix() -> str:
     return f"{{test{next(_numbers)}}}"
 
 
+class Machine(Struct, frozen=True):
+    """Where servers run.
+
+    Attributes:
+        host: The IP address at which other machines find them.
+        wrapper: A command that runs theirs: ``("ip", "netns", "exec", "NAME")``.
+    """
+
+    host: str = "127.0.0.1"
+    wrapper: tuple[str, ...] = ()
+
+
+HERE: Final = Machine()
+
+
 class RedisServer:
     """A server, and its process while it runs.
 
     Args:
         folder: Where its socket and its data are.
+        port: Its TCP port; by default it has none.
+        machine: Where it runs.
         options: Configuration in place of what chatd needs: ``appendonly="no"``.
     """
 
-    def __init__(self, folder: Path, **options: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        port: int = 0,
+        machine: Machine = HERE,
+        /,
+        **options: str,
+    ) -> None:
         self.folder = folder
+        self.host = machine.host
+        self.port = port
         self.options = {"appendonly": "yes", "appendfsync": "everysec", **options}
         self.socket = folder / "redis.sock"
+        self._wrapper = machine.wrapper
         self.url = f"unix:{self.socket}"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -57,16 +85,8 @@ class RedisServer:
         """Start the process, and return when it has read its data."""
         self.folder.mkdir(exist_ok=True)
         self.socket.unlink(missing_ok=True)
-        options = {
-            "port": "0",
-            "unixsocket": str(self.socket),
-            "dir": str(self.folder),
-            "save": "",
-            "logfile": str(self.folder / "redis.log"),
-            **self.options,
-        }
-        words = [word for name, value in options.items() for word in (f"--{name}", value)]
-        self._process = subprocess.Popen(["redis-server", *words], stdout=subprocess.DEVNULL)
+        command = [*self._wrapper, "redis-server", *self._arguments()]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         end_with_us(self._process.pid)
         deadline = time.monotonic() + _START_SECONDS
         # It answers with an error if it wants a password, but not while it reads its data.
@@ -75,6 +95,25 @@ class RedisServer:
                 self.kill()
                 raise RuntimeError((self.folder / "redis.log").read_text())
             time.sleep(0.005)
+
+    def _arguments(self) -> list[str]:
+        fixed = {"save": "", "repl-diskless-sync-delay": "0"}
+        options = {**self._common(), **fixed, **self.options}
+        words: list[str] = []
+        for name, value in options.items():
+            words += (f"--{name}", *(value.split() or [""]))
+        return words
+
+    def _common(self) -> dict[str, str]:
+        """Return the configuration that Sentinels have too."""
+        return {
+            "bind": self.host,
+            "port": str(self.port),
+            "protected-mode": "no",
+            "unixsocket": str(self.socket),
+            "dir": str(self.folder),
+            "logfile": str(self.folder / "redis.log"),
+        }
 
     def _ping(self) -> bytes:
         with socket.socket(socket.AF_UNIX) as client:
@@ -110,6 +149,14 @@ class RedisServer:
             assert time.monotonic() < deadline
             time.sleep(0.005)
 
+    def follow(self, primary: RedisServer) -> None:
+        """Make it a replica, and return when it has the primary server's data."""
+        self.command("REPLICAOF", primary.host, str(primary.port))
+        deadline = time.monotonic() + _START_SECONDS
+        while "master_link_status:up" not in self.command("INFO", "replication"):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
     def command(self, *words: str) -> str:
         """Return what the server answers to a command."""
         done = subprocess.run(
@@ -119,3 +166,43 @@ class RedisServer:
             check=True,
         )
         return done.stdout.strip()
+
+
+class Sentinel(RedisServer):
+    """A Sentinel that knows a primary server by the name ``chat``.
+
+    Args:
+        folder: Where its socket and its configuration are.
+        port: Its TCP port.
+        machine: Where it runs.
+        primary: The server.
+        down_after_ms: When a server that does not answer counts as down.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        port: int,
+        machine: Machine,
+        *,
+        primary: RedisServer,
+        down_after_ms: int,
+    ) -> None:
+        super().__init__(folder, port, machine)
+        self._monitoring = (
+            f"sentinel monitor chat {primary.host} {primary.port} 2",
+            f"sentinel down-after-milliseconds chat {down_after_ms}",
+            "sentinel failover-timeout chat 3000",
+        )
+
+    def _arguments(self) -> list[str]:
+        path = self.folder / "sentinel.conf"  # it keeps what it learns there
+        if not path.exists():
+            lines = [f"{name} {value}" for name, value in self._common().items()]
+            path.write_text("\n".join([*lines, *self._monitoring, ""]))
+        return [str(path), "--sentinel"]
+
+    def facts(self) -> dict[str, str]:
+        """Return what it knows of the primary server."""
+        lines = self.command("SENTINEL", "MASTER", "chat").splitlines()
+        return dict(zip(lines[::2], lines[1::2], strict=True))

@@ -620,6 +620,7 @@ RESTART: Final[dict[str, Any]] = {
     "history.path": "/x/y.db",
     "history.durability": "fsync",
     "history.url": "redis://redis.example",
+    "history.replicas": 1,
     "history.user": "chatd",
     "history.password_file": "/x/password",
     "history.tls_ca_file": "/x/ca.pem",

@@ -237,13 +237,21 @@ def test_listening_nowhere_is_an_error(write: Write) -> None:
         ("history.path", ["auto", "/a/b.db"], ["b.db", "/", "/a/", '""', '"/a\\u0000"']),
         (
             "history.url",
-            ["redis://a.example", "rediss://[::1]:6380", "redis://127.0.0.1:1", "unix:/run/x"],
+            [
+                "redis://a.example",
+                "rediss://[::1]:6380",
+                "redis://127.0.0.1:1,b:2",
+                "sentinel://a,b:26380,[::1]:3/main",
+                "sentinels://a/main",
+                "unix:/run/x",
+            ],
             [
                 '""',
                 "a.example:6379",
-                "sentinel://a,b,c/main",
+                "sentinel://a,b",
+                "sentinel://a/b/c",
                 "redis://",
-                "redis://a,b",
+                "redis://a,",
                 "redis://a:0",
                 "redis://a:70000",
                 "redis://a/1",
@@ -252,6 +260,7 @@ def test_listening_nowhere_is_an_error(write: Write) -> None:
                 "unix:run",
             ],
         ),
+        ("history.replicas", ["0", "10"], ["-1", "11"]),
         ("history.prefix", ['"{chatd}"', '"{a.b:c}"'], ["chatd", '"{}"', '"{a}b"', '"{a b}"']),
     ],
 )

@@ -132,6 +132,7 @@ class Store(Struct, frozen=True):
             ca_file=self.ca_file,
             prefix=history.prefix,
             durability=history.durability,
+            replicas=history.replicas,
             timeout=history.timeout_seconds,
             lease_seconds=self.settings.cluster.lease_seconds,
         )
@@ -174,6 +175,12 @@ def check_store(settings: Settings, environ: Mapping[str, str] = os.environ) -> 
         if find_spec("hiredis") is None:
             message = "history.store: redis needs another package: `pip install 'chatd[redis]'`."
             yield Rule(["history.store"], message)
+        if history.url.startswith("sentinel") and history.replicas == 0:
+            message = (
+                "history.replicas: with 0, a failover may lose messages that were acknowledged. "
+                "Set it to 1 if the server has two replicas."
+            )
+            yield Rule(["history.replicas"], message, warning=True)
         key = "history.password_file"
         try:
             if _password(settings, environ) is None:

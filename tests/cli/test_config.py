@@ -79,7 +79,7 @@ STRINGS: dict[str, st.SearchStrategy[Any]] = {
     "admin.socket": st.sampled_from(["auto", "off", "/run/a b.sock"]),
     "admin.socket_mode": st.from_regex(r"\A0?[0-7]{3}\Z"),
     "metrics.listen": st.sampled_from(["off", "localhost:9", "unix:/run/m"]),
-    "history.url": st.sampled_from(["redis://a.example", "rediss://[::1]:1", "unix:/a b"]),
+    "history.url": st.sampled_from(["sentinel://a,b:1/c", "rediss://[::1]:1", "unix:/a b"]),
     "history.user": st.sampled_from(["default", "a\"'\\"]),
     "history.password_file": st.sampled_from(["off", "/a b/password", "credential:p"]),
     "history.tls_ca_file": st.sampled_from(["off", "/a b/ca.pem"]),

@@ -89,6 +89,23 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
+    ("url", "replicas", "warned"),
+    [
+        ("sentinel://a/chat", 0, True),
+        ("sentinels://a/chat", 0, True),
+        ("sentinel://a/chat", 1, False),
+        ("redis://a", 0, False),
+    ],
+)
+def test_a_failover_that_may_lose_messages_is_warned_of(
+    url: str, replicas: int, *, warned: bool
+) -> None:
+    rules = list(check_store(redis(url=url, replicas=replicas), {}))
+    assert [rule.warning for rule in rules] == [True] * warned
+    assert all("history.replicas" in rule.message for rule in rules)
+
+
+@pytest.mark.parametrize(
     ("settings", "where"),
     [
         (Settings(history=History(path="/a/b.db")), "/a/b.db"),

@@ -166,12 +166,16 @@ class ChatdStarter:
         environ: Mapping[str, str] | None = None,
         config: Path | None = None,
         listen: Sequence[str] = (),
+        wrapper: Sequence[str] = (),
     ) -> ChatdProcess:
         """Start ``python -m chatd serve`` with these settings and wait until it serves.
 
-        It listens on a port of localhost, and on the addresses in ``listen``.
+        It listens on a port of localhost, and on the addresses in ``listen``. ``wrapper`` is a
+        command that runs its command.
         """
-        chatd = await self.begin(settings, port=port, environ=environ, config=config, listen=listen)
+        chatd = await self.begin(
+            settings, port=port, environ=environ, config=config, listen=listen, wrapper=wrapper
+        )
         with trio.move_on_after(START_SECONDS):
             await chatd.line("ready")
             return chatd
@@ -185,11 +189,12 @@ class ChatdStarter:
         environ: Mapping[str, str] | None = None,
         config: Path | None = None,
         listen: Sequence[str] = (),
+        wrapper: Sequence[str] = (),
     ) -> ChatdProcess:
         """Start it without waiting, for a daemon that is expected to fail."""
         port = free_port() if port is None else port
         history = self._folder / "chatd.db"
-        command = [sys.executable, "-W", "error", "-m", "chatd", "serve"]
+        command = [*wrapper, sys.executable, "-W", "error", "-m", "chatd", "serve"]
         for address in (f"localhost:{port}", *listen):
             command += ["--listen", address]
         if config is not None:

@@ -20,6 +20,7 @@ from tests.e2e.roamers import (
     SocketIoRoamer,
     TextRoamer,
     read_log,
+    until_acknowledged,
 )
 from tests.redis_server import RedisServer
 
@@ -27,6 +28,7 @@ __all__ = [
     "Balancer",
     "Cluster",
     "Fault",
+    "commits_again",
     "cut_a_daemon_off",
     "kill_a_daemon",
     "kill_the_engine",
@@ -57,7 +59,7 @@ UNLIMITED: Final[dict[str, object]] = {
 
 
 class Cluster:
-    """A Redis and daemons on it, each behind a gate of its own."""
+    """Daemons on one store: on a Redis of their own, each behind a gate, or on other servers."""
 
     def __init__(self, folder: Path, start: ChatdStarter, nursery: trio.Nursery) -> None:
         self.redis = RedisServer(folder / "redis")
@@ -68,23 +70,34 @@ class Cluster:
         self._start = start
         self._nursery = nursery
         self._settings: dict[str, object] = {}
+        self._urls: dict[int, str] = {}
 
     @property
     def ports(self) -> list[int]:
-        return list(self.gates)
+        return list(self._urls)
 
     async def open(self, nodes: int, **settings: object) -> None:
-        self._settings = {
-            **UNLIMITED,
-            **{name.replace("__", "."): value for name, value in settings.items()},
-        }
+        """Start a Redis and daemons on it."""
         await self.start_redis()
         for number in range(nodes):
             gate = Gate(self._folder / f"gate{number}", self.redis.socket)
             await self._nursery.start(gate.run)
-            self.gates[free_port()] = gate
+            port = free_port()
+            self.gates[port], self._urls[port] = gate, f"unix:{gate.path}"
+        await self._start_all(settings)
+
+    async def open_at(self, url: str, nodes: int, **settings: object) -> None:
+        """Start daemons on servers that run already."""
+        self._urls = {free_port(): url for _ in range(nodes)}
+        await self._start_all(settings)
+
+    async def _start_all(self, settings: dict[str, object]) -> None:
+        self._settings = {
+            **UNLIMITED,
+            **{name.replace("__", "."): value for name, value in settings.items()},
+        }
         async with trio.open_nursery() as nursery:
-            for port in self.gates:
+            for port in self.ports:
                 nursery.start_soon(self.start, port)
 
     async def start_redis(self) -> None:
@@ -93,9 +106,12 @@ class Cluster:
 
     async def start(self, port: int) -> None:
         """Start a daemon, and return when it serves."""
-        settings = {"history.store": "redis", "history.url": f"unix:{self.gates[port].path}"}
-        settings["admin.socket"] = str(self._admin(port))
-        self.daemons[port] = await self._start({**self._settings, **settings}, port=port)
+        self.daemons[port] = await self._start(self.settings_of(port), port=port)
+
+    def settings_of(self, port: int) -> dict[str, object]:
+        """Return the settings of a daemon."""
+        store = {"history.store": "redis", "history.url": self._urls[port]}
+        return {**self._settings, **store, "admin.socket": str(self._admin(port))}
 
     async def kill(self, port: int) -> None:
         """Kill a daemon."""
@@ -117,11 +133,11 @@ class Cluster:
 
 
 class Balancer:
-    """A port that leads to that of one daemon."""
+    """A port that leads to one daemon: to its port or its Unix socket."""
 
-    def __init__(self, port_behind: int) -> None:
-        self.port_behind = port_behind
-        self.port = free_port()
+    def __init__(self, behind: int | Path, port: int | None = None) -> None:
+        self.behind = behind
+        self.port = free_port() if port is None else port
 
     async def run(
         self, *, task_status: trio.TaskStatus[list[trio.SocketListener]] = trio.TASK_STATUS_IGNORED
@@ -131,7 +147,10 @@ class Balancer:
 
     async def _lead(self, near: trio.SocketStream) -> None:
         try:
-            far = await trio.open_tcp_stream("127.0.0.1", self.port_behind)
+            if isinstance(self.behind, Path):
+                far = await trio.open_unix_socket(str(self.behind))
+            else:
+                far = await trio.open_tcp_stream("127.0.0.1", self.behind)
         except OSError:
             return
         async with far, trio.open_nursery() as nursery:
@@ -145,6 +164,15 @@ class Balancer:
             async for piece in source:
                 await sink.send_all(piece)
         both.cancel()
+
+
+async def commits_again(ports: Sequence[int]) -> float:
+    """Return after how many seconds all of these daemons acknowledge messages."""
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for port in ports:
+            nursery.start_soon(until_acknowledged, port)
+    return trio.current_time() - began
 
 
 async def kill_a_daemon(cluster: Cluster) -> None:
@@ -174,12 +202,19 @@ async def cut_a_daemon_off(cluster: Cluster, seconds: float) -> None:
 
 
 async def live_through(
-    cluster: Cluster, faults: Sequence[Fault], *, calm_seconds: float
+    cluster: Cluster,
+    faults: Sequence[Fault],
+    *,
+    calm_seconds: float,
+    kinds: Sequence[Callable[[str, Sequence[int]], Roamer]] = PROTOCOLS,
 ) -> list[Roamer]:
-    """Play the faults one after the other, with twelve clients that roam; check what they saw."""
-    roamers: list[Roamer] = [
-        kind(f"{kind.__name__[0].lower()}{number}", cluster.ports)
-        for kind in PROTOCOLS
+    """Play the faults one after the other, with clients that roam; check what they saw.
+
+    There are three of each kind.
+    """
+    roamers = [
+        kind(f"{letter}{number}", cluster.ports)
+        for letter, kind in zip("abcd", kinds, strict=False)
         for number in range(EACH)
     ]
     async with trio.open_nursery() as nursery:

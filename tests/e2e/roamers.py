@@ -32,6 +32,7 @@ __all__ = [
     "SocketIoRoamer",
     "TextRoamer",
     "read_log",
+    "until_acknowledged",
 ]
 
 Log: TypeAlias = dict[int, str]
@@ -39,6 +40,7 @@ Log: TypeAlias = dict[int, str]
 
 CONNECT_SECONDS: Final = 5.0  # then another daemon is tried
 RETRY_SECONDS: Final = 0.1
+PROBE_SECONDS: Final = 0.05
 ROOM: Final = "lobby"
 PAGE: Final = 500
 
@@ -354,10 +356,14 @@ class JsonRoamer(Roamer):
                     # Here, because events may follow at once.
                     self._joined(joined)
                 self._answers.take(frame["re"], frame)
-            elif frame["on"] == "message":
-                self._got(frame)
-            elif frame["on"] == "epoch" and self._since is not None:
-                self._since["epoch"] = frame["epoch"]
+            else:
+                self._told(frame)
+
+    def _told(self, event: dict[str, Any]) -> None:
+        if event["on"] == "message":
+            self._got(event)
+        elif event["on"] == "epoch" and self._since is not None:
+            self._since["epoch"] = event["epoch"]
 
     def _joined(self, joined: dict[str, Any]) -> None:
         if self._since is not None:
@@ -547,3 +553,20 @@ async def read_log(port: int) -> Log:
                 log[after] = event["text"]
             more = page["more"]
     return log
+
+
+async def until_acknowledged(port: int) -> None:
+    """Say something in another room of a daemon, again and again, until it is acknowledged."""
+    said = {"do": "say", "id": 1, "room": "probe", "text": "again", "key": f"{trio.current_time()}"}
+    while True:
+        try:
+            async with WebSocketPipe.open(port, "/ws?nick=prober", ["chatd.v1"]) as pipe:
+                await pipe.send(json.dumps({"do": "join", "id": 0, "room": "probe"}))
+                await pipe.send(json.dumps(said))
+                while (frame := json.loads(await pipe.receive())).get("re") != 1:
+                    pass
+                if "ok" in frame:
+                    return
+        except _ENDS:
+            pass
+        await trio.sleep(PROBE_SECONDS)

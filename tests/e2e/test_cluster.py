@@ -27,6 +27,7 @@ from tests.e2e.cluster import (
 )
 from tests.e2e.programs import going_on
 from tests.e2e.roamers import GoneError, WebSocketPipe
+from tests.e2e.sentinels import Sentinels
 from tests.e2e.socketio_clients import ROOT, Clients
 from tests.redis_server import RedisServer, needs_redis
 
@@ -59,6 +60,20 @@ async def test_clients_that_roam_miss_nothing_whatever_is_killed(cluster: Cluste
     )
     roamers = await live_through(cluster, faults, calm_seconds=1.0)
     assert sum(each.recovered for each in roamers) > 0
+
+
+async def test_nothing_is_lost_when_a_replica_takes_over(
+    tmp_path: Path, start_chatd: ChatdStarter, nursery: trio.Nursery
+) -> None:
+    servers = Sentinels(tmp_path)
+    cluster = Cluster(tmp_path, start_chatd, nursery)
+    try:
+        await servers.start()
+        await cluster.open_at(servers.url, 2, history__replicas=1)
+        faults: Sequence[Fault] = (servers.replace_by_stop, servers.replace_by_kill)
+        await live_through(cluster, faults, calm_seconds=0.5)
+    finally:
+        servers.kill()
 
 
 # ---- one thing at a time
@@ -152,7 +167,7 @@ async def test_a_real_socketio_client_recovers_at_another_daemon(
             await ann.do("say", room="side", text=f"side {number}")
             await ann.do("say", room="lobby", text=f"lobby {number}")
         heard = [await roamer.hears("chat message") for _ in range(6)]
-        balancer.port_behind = second
+        balancer.behind = second
         await cluster.kill(first)
         for number in range(3, 6):
             await ann.do("say", room="lobby", text=f"lobby {number}")

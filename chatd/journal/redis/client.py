@@ -6,30 +6,38 @@
   together after it.
 * The publishing link gets no replies.
 
-All of them belong to one life of the server. If one of the first three fails, all are closed, and
-nothing more is done until `Client.connect`.
+Whatever the first three return is proven, as `proof.py` says. All four belong to one life of the
+server. If one of the first three fails, all are closed, and nothing more is done until
+`Client.connect`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from time import perf_counter
 from typing import Final
 
 import trio
 
+from chatd.histogram import Histogram
 from chatd.journal import Durability, StoreError, Unavailable
 from chatd.journal.engine import Lost, Stale
 from chatd.journal.redis import scripts
-from chatd.journal.redis.finding import Address
+from chatd.journal.redis.address import Address, Source
+from chatd.journal.redis.finding import find_primary
 from chatd.journal.redis.link import Link, Login, open_link
+from chatd.journal.redis.proof import Proof
 from chatd.journal.redis.resp import Command, ErrorReply, Push, Reply
 from chatd.journal.redis.scripts import Script
 from chatd.journal.redis.server import Server
 
 __all__ = ["Client", "call"]
 
-_AWAY: Final = frozenset({"LOADING", "MASTERDOWN", "NOSCRIPT", "READONLY", "UNBLOCKED"})
+_AWAY: Final = frozenset(
+    {"LOADING", "MASTERDOWN", "NOSCRIPT", "READONLY", "UNBLOCKED"}
+    | {"ASK", "CLUSTERDOWN", "MOVED", "TRYAGAIN"}  # of a Redis Cluster
+)
 """The server is not, or not yet, the one that the links were opened to."""
 
 _REFUSED: Final = frozenset({"BUSY", "MISCONF", "NOREPLICAS", "OOM"})
@@ -51,17 +59,30 @@ class Client:
     """The four links.
 
     Args:
-        address: Where the server is.
+        source: Where to find the server.
         login: As whom to log in.
+        proof: What makes sure that replicas have what a reply says.
         timeout: How long a call waits for its answer, in seconds.
         durability: What a commit has to survive; `connect` checks that the server grants it.
+
+    Attributes:
+        proof_seconds: How long the proofs took of what the reading link received.
     """
 
     def __init__(
-        self, address: Address, login: Login, *, timeout: float, durability: Durability
+        self,
+        source: Source,
+        login: Login,
+        proof: Proof,
+        *,
+        timeout: float,
+        durability: Durability,
     ) -> None:
-        self._address = address
+        self._source = source
+        self._address: Address | Source = source  # a source until the server is found
         self._login = login
+        self._proof = proof
+        self.proof_seconds = Histogram()
         self._timeout = timeout
         self._durability: Durability = durability
         self._writer: Link | None = None
@@ -89,14 +110,17 @@ class Client:
             StoreError: It cannot hold chatd's history.
         """
         self.close()
+        self._address = address = await find_primary(
+            self._source, self._login, self._proof.key, deadline
+        )
         links: list[Link] = []
         try:
             while len(links) < 4:
-                links.append(await open_link(self._address, self._login, deadline=deadline))
+                links.append(await open_link(address, self._login, deadline=deadline))
             servers = [await self._server(link, deadline) for link in links]
             if len({server.life for server in servers}) > 1:
-                raise Lost(f"{self._address} was restarted while chatd connected")
-            servers[0].check(self._address, self._durability)
+                raise Lost(f"{address} was restarted while chatd connected")
+            servers[0].check(address, self._durability)
             loads: list[Command] = [("SCRIPT", "LOAD", script.text) for script in scripts.ALL]
             self._permitted(await links[0].call(*loads, deadline=deadline))
             # The reply to SUBSCRIBE is a push.
@@ -139,7 +163,7 @@ class Client:
         """Return the reply to a blocking command, or what was published meanwhile, or both.
 
         For one task at a time. If the reply has not come yet, the next call sends nothing and waits
-        for it.
+        for it. A reply that is not empty is proven.
 
         Args:
             command: The command.
@@ -150,12 +174,26 @@ class Client:
             if self._awaited is None:
                 self._awaited = command
                 await link.send(command, deadline=deadline)
-            received = await link.receive(deadline)
-        pushes = [one for one in received if isinstance(one, Push)]
-        replies = [self._check(one) for one in received if not isinstance(one, Push)]
-        if replies:
-            self._awaited = None
-        return replies, pushes
+            replies, pushes = _sorted(await link.receive(deadline))
+            if replies:
+                self._awaited = None
+            if self._proof.replicas and any(reply is not None for reply in replies):
+                pushes += await self._prove(link)
+        return [self._check(reply) for reply in replies], pushes
+
+    async def _prove(self, link: Link) -> list[Push]:
+        """Prove what the reading link has received. Return what is published meanwhile."""
+        began, deadline = perf_counter(), self.deadline()
+        replies, pushes = list[Reply](), list[Push]()
+        commands = self._proof.commands(deadline)
+        await link.send(*commands, deadline=deadline)
+        while len(replies) < len(commands):
+            more, published = _sorted(await link.receive(deadline))
+            replies += more
+            pushes += published
+        self._proof.check(replies, self._address)
+        self.proof_seconds.observe(perf_counter() - began)
+        return pushes
 
     def publish(self, channel: bytes, body: bytes) -> None:
         """Publish something if it can be sent at once."""
@@ -197,8 +235,12 @@ class Client:
     async def _call(
         self, link: Link | None, commands: Sequence[Command], deadline: float
     ) -> list[Reply]:
+        """Run some commands. Their replies are proven."""
+        proof = self._proof.commands(deadline)
         with self._using(link) as present:
-            return await present.call(*commands, deadline=deadline)
+            replies = await present.call(*commands, *proof, deadline=deadline)
+            self._proof.check(replies[len(commands) :], self._address)
+        return replies[: len(commands)]
 
     @contextmanager
     def _using(self, link: Link | None) -> Iterator[Link]:
@@ -233,6 +275,14 @@ class Client:
             if link is not None:
                 link.close()
         self._writer = self._reader = self._asker = self._publisher = None
+
+
+def _sorted(received: Iterable[Reply]) -> tuple[list[Reply], list[Push]]:
+    """Return replies and pushes apart from each other."""
+    replies, pushes = list[Reply](), list[Push]()
+    for one in received:
+        (pushes if isinstance(one, Push) else replies).append(one)
+    return replies, pushes
 
 
 def call(script: Script, keys: Sequence[bytes], *arguments: bytes | str | int) -> Command:

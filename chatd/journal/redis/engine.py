@@ -11,6 +11,7 @@ from typing import ClassVar, Final
 
 import trio
 
+from chatd.histogram import Histogram
 from chatd.journal import Durability, Unavailable, new_epoch
 from chatd.journal.engine import (
     FEED_ENTRIES,
@@ -20,11 +21,12 @@ from chatd.journal.engine import (
     Life,
     Sweep,
 )
+from chatd.journal.redis.address import parse_url
 from chatd.journal.redis.batch import Batch, Chunk
 from chatd.journal.redis.client import Client, call
-from chatd.journal.redis.finding import find
 from chatd.journal.redis.layout import FORMAT, Keys, decode_entry
 from chatd.journal.redis.link import Login
+from chatd.journal.redis.proof import Proof
 from chatd.journal.redis.reads import RedisReads, position_of
 from chatd.journal.redis.resp import Command, ErrorReply
 from chatd.journal.redis.scripts import BEAT, COMMIT, ENTER, SWEEP, TRIM, Script
@@ -43,13 +45,15 @@ class RedisEngine(RedisReads):
     """`chatd.journal.engine.Engine` on one Redis server.
 
     Args:
-        url: The server's address; see `chatd.journal.redis.finding.find`.
+        url: Where to find the server; see `chatd.journal.redis.address.parse_url`.
         user: The user to log in as.
         password: The user's password; None not to log in.
-        ca_file: For ``rediss:``, the certificates that may sign the server's.
+        ca_file: For TLS, the certificates that may sign the server's.
         prefix: What the names of all keys begin with.
         durability: What a commit has to survive: ``commit`` the end of the server's process,
             ``fsync`` a loss of power too. `enter` compares it with the server's configuration.
+        replicas: How many replicas must have a batch before it is confirmed, and anything else
+            before it is returned.
         timeout: How long a call waits for its answer, in seconds.
         lease_seconds: How long a node is taken for alive after its last beat.
         now: For tests, the time in ms since 1970 in place of the server's.
@@ -72,13 +76,21 @@ class RedisEngine(RedisReads):
         ca_file: Path | None = None,
         prefix: str = "{chatd}",
         durability: Durability = "commit",
+        replicas: int = 0,
         timeout: float = 2.0,
         lease_seconds: float = LEASE_SECONDS,
         now: Callable[[], int] | None = None,
     ) -> None:
         login = Login(user, password)
-        client = Client(find(url, ca_file), login, timeout=timeout, durability=durability)
-        super().__init__(client, Keys(prefix), now)
+        keys = Keys(prefix)
+        client = Client(
+            parse_url(url, ca_file),
+            login,
+            Proof(replicas, keys.proof),
+            timeout=timeout,
+            durability=durability,
+        )
+        super().__init__(client, keys, now)
         self.lease_seconds: Final = lease_seconds
         self._life = ""
         self._entered = ""
@@ -93,6 +105,11 @@ class RedisEngine(RedisReads):
         self._oldest = 0
         """The first position that the feed keeps."""
         self._purge_ms: int | None = None
+
+    @property
+    def proof_seconds(self) -> Histogram:
+        """How long replicas took to confirm blocks of the feed."""
+        return self._client.proof_seconds
 
     # ---- the life of the engine
 

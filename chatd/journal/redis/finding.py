@@ -1,91 +1,132 @@
-"""The address of the Redis server that holds the store.
+"""Finding the server that has the store: the primary one of several, or that of a slot.
 
-It is one server at a fixed address. Sentinel, which names the primary one of several servers, and
-Redis Cluster are not supported.
+It is searched for anew each time that a node connects, because after a failover it is another one.
 """
 
 from __future__ import annotations
 
-import ssl
-from pathlib import Path
-from typing import Final
-from urllib.parse import urlsplit
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
 
+import trio
 from msgspec import Struct
 
 from chatd.journal import StoreError
+from chatd.journal.engine import Lost
+from chatd.journal.redis.address import Address, Source
+from chatd.journal.redis.link import Login, open_link
+from chatd.journal.redis.resp import ErrorReply
 
-__all__ = ["Address", "find"]
+__all__ = ["find_primary"]
 
-PORT: Final = 6379
+_T = TypeVar("_T")
 
+GRACE_SECONDS: Final = 0.25
+"""How much longer than for the first answer to wait for those of other servers."""
 
-class Address(Struct, frozen=True):
-    """The address of a server.
-
-    Attributes:
-        host: A name or an IP address; empty for a Unix socket.
-        port: The TCP port.
-        path: The path of a Unix socket; empty for TCP.
-        tls: For TLS, the context with which the server's certificate is checked.
-    """
-
-    host: str = ""
-    port: int = PORT
-    path: str = ""
-    tls: ssl.SSLContext | None = None
-
-    def __str__(self) -> str:
-        if self.path:
-            return f"unix:{self.path}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
+REDIRECTIONS: Final = 3
+"""How often a Redis Cluster may name another server before it counts as unsettled."""
 
 
-def find(url: str, ca_file: Path | None = None) -> Address:
-    """Return the address that a URL names.
+class _Named(Struct, frozen=True):
+    """What a Sentinel says: the primary server, and the number of the failover that made it one."""
+
+    address: Address
+    epoch: int
+
+
+async def find_primary(source: Source, login: Login, key: bytes, deadline: float) -> Address:
+    """Return the address of the primary server.
+
+    All servers of the source are asked at once, so that one that does not answer costs no time. If
+    Sentinels disagree, the latest failover counts: some may be cut off from the others.
 
     Args:
-        url: ``redis://HOST[:PORT]``, ``rediss://HOST[:PORT]`` (with TLS) or ``unix:/PATH``.
-        ca_file: The certificates that may sign the server's, in PEM; None for the system's.
+        source: The servers of the URL.
+        login: The user to log in as. Sentinels get it only if they ask for it.
+        key: One of the store's keys. In a Redis Cluster, the server with its slot is looked for.
+        deadline: By when, on Trio's clock.
 
     Raises:
-        StoreError: chatd cannot use the URL, or cannot read ``ca_file``.
+        Lost: There is no primary server that can be found in time.
+        StoreError: Every server answers that chatd is configured wrongly.
     """
-    scheme, _, rest = url.partition(":")
-    if scheme == "unix":
-        if not rest.startswith("/"):
-            raise StoreError(f"history.url: {url}: write the socket's whole path, as unix:/PATH")
-        return Address(path=rest.removeprefix("//"))
-    if "@" in rest:  # before any error that repeats the URL
-        raise StoreError(
-            "history.url: do not write a user or a password in the URL: use history.user and "
-            "history.password_file"
+    if not source.service:
+        [primary, *_] = await _ask_all(
+            source, lambda address: _primary_at(address, login, key, deadline)
         )
-    if scheme in ("sentinel", "redis+sentinel", "cluster", "redis+cluster"):
-        raise StoreError(
-            f"history.url: {url}: chatd supports neither Sentinel nor Redis Cluster: name one "
-            "server, as redis://HOST:PORT"
-        )
-    if scheme not in ("redis", "rediss"):
-        raise StoreError(
-            f"history.url: {url}: write redis://HOST:PORT, rediss://HOST:PORT or unix:/PATH"
-        )
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port or PORT
-        host.encode("idna")  # as connecting does
-    except ValueError as error:
-        raise StoreError(f"history.url: {url}: {error}") from error
-    if not host or parts.path not in ("", "/", "/0") or parts.query or parts.fragment:
-        raise StoreError(f"history.url: {url}: write {scheme}://HOST:PORT and nothing else")
-    return Address(host, port, tls=_context(ca_file) if scheme == "rediss" else None)
+        return primary
+    found = await _ask_all(
+        source, lambda sentinel: _named_by(sentinel, source.service, login, deadline)
+    )
+    return max(found, key=lambda named: named.epoch).address
 
 
-def _context(ca_file: Path | None) -> ssl.SSLContext:
+async def _ask_all(source: Source, ask: Callable[[Address], Awaitable[_T]]) -> list[_T]:
+    """Return the answers of the servers that give one in time, in the order of the URL."""
+    answers: dict[Address, _T] = {}
+    errors: dict[Address, Lost | StoreError] = {}
+
+    async def ask_one(address: Address) -> None:
+        try:
+            answers[address] = await ask(address)
+        except (Lost, StoreError) as error:
+            errors[address] = error
+        else:
+            enough = trio.current_time() + GRACE_SECONDS
+            asking.cancel_scope.deadline = min(asking.cancel_scope.deadline, enough)
+
+    async with trio.open_nursery() as asking:
+        for address in source.addresses:
+            asking.start_soon(ask_one, address)
+    if answers:
+        return [answers[address] for address in source.addresses if address in answers]
+    reasons = "; ".join(str(errors[address]) for address in source.addresses)
+    if all(isinstance(error, StoreError) for error in errors.values()):
+        raise StoreError(reasons)
+    raise Lost(reasons)
+
+
+async def _named_by(sentinel: Address, service: str, login: Login, deadline: float) -> _Named:
+    link = await open_link(sentinel, login, deadline=deadline, unasked=False)
     try:
-        return ssl.create_default_context(cafile=ca_file)
-    except (OSError, ssl.SSLError) as error:
-        raise StoreError(
-            f"history.tls_ca_file: cannot read certificates from {ca_file}: {error}"
-        ) from error
+        [reply] = await link.call(("SENTINEL", "MASTER", service), deadline=deadline)
+    finally:
+        link.close()
+    if isinstance(reply, ErrorReply):
+        if "unknown command" in str(reply):
+            raise StoreError(f"history.url: {sentinel} is not a Sentinel: write redis://{sentinel}")
+        if "No such master" in str(reply):
+            raise StoreError(f"history.url: the Sentinel at {sentinel} does not know {service!r}")
+        raise Lost(f"the Sentinel at {sentinel} is not ready: {reply}")
+    about = {name.decode(): value.decode() for name, value in reply.items()}
+    primary = Address(about["ip"], int(about["port"]), tls=sentinel.tls)
+    return _Named(primary, int(about["config-epoch"]))
+
+
+async def _primary_at(address: Address, login: Login, key: bytes, deadline: float) -> Address:
+    """Return a server's own address if it is a primary one and has the key's slot.
+
+    A node of a Redis Cluster without the slot names the one that has it.
+    """
+    for _ in range(REDIRECTIONS):
+        link = await open_link(address, login, deadline=deadline)
+        try:
+            info, found = await link.call(
+                ("INFO", "replication"), ("EXISTS", key), deadline=deadline
+            )
+        finally:
+            link.close()
+        if isinstance(found, ErrorReply) and found.code == "MOVED":
+            address = _moved(address, str(found))
+        elif not isinstance(info, ErrorReply) and b"role:slave" in info:
+            raise Lost(f"{address} is a replica")
+        else:
+            return address
+    raise Lost(f"{address} belongs to a Redis Cluster that is being changed")
+
+
+def _moved(address: Address, error: str) -> Address:
+    """Return the address in ``MOVED SLOT HOST:PORT``. Without a host, it is the server's own."""
+    host, _, port = error.split(" ")[2].rpartition(":")
+    return Address(address.host if host in ("", "?") else host, int(port), tls=address.tls)

@@ -34,6 +34,7 @@ user's id, N a node's id. Names with a comma between them are parts of a value, 
 ``p:F``                 hash    who is in the room: U → nodes, each with ``+`` or ``-`` for
                                 operators, nick
 ``totals``              hash    F → how many users are in the room, its name
+``proof``               string  nothing: it is written for replicas to confirm (see proof.py)
 ``published``           channel messages that may be lost: the node, a kind, a body
 ======================  ======  =================================================================
 
@@ -138,6 +139,7 @@ class Keys:
         self.held = self._key("held")
         self.debts = self._key("debts")
         self.totals = self._key("totals")
+        self.proof = self._key("proof")
         self.channel = self._key("published")
 
     def _key(self, name: str) -> bytes:

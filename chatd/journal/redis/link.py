@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from chatd.journal import StoreError
 from chatd.journal.engine import Lost
-from chatd.journal.redis.finding import Address
+from chatd.journal.redis.address import Address
 from chatd.journal.redis.resp import Command, ErrorReply, ProtocolError, Replies, Reply, pack
 
 __all__ = ["Link", "Login", "open_link"]
@@ -202,7 +202,9 @@ class Link:
             self._carrier.close()
 
 
-async def open_link(address: Address, login: Login, *, deadline: float = math.inf) -> Link:
+async def open_link(
+    address: Address, login: Login, *, deadline: float = math.inf, unasked: bool = True
+) -> Link:
     """Connect to a server, log in, and agree on RESP3.
 
     Args:
@@ -210,6 +212,8 @@ async def open_link(address: Address, login: Login, *, deadline: float = math.in
         login: The user to log in as.
         deadline: By when, on Trio's clock. The kernel accepts connections for a stopped process
             too, so a server that does not answer is noticed only at the deadline.
+        unasked: Whether to log in before the server asks for it. One without a password refuses
+            that, but a server may let everybody in, with fewer rights than the user has.
 
     Raises:
         Lost: The server cannot be reached in time, or is still loading its data.
@@ -225,9 +229,10 @@ async def open_link(address: Address, login: Login, *, deadline: float = math.in
         raise Lost(f"cannot connect to {address}: no answer in time")
     link = Link(carrier, str(address))
     hello: Command = ("HELLO", 3)
-    if login.password is not None:
-        hello += ("AUTH", login.user, login.password)
-    [reply] = await link.call(hello, deadline=deadline)
+    login_too = hello if login.password is None else (*hello, "AUTH", login.user, login.password)
+    [reply] = await link.call(login_too if unasked else hello, deadline=deadline)
+    if not unasked and isinstance(reply, ErrorReply) and reply.code == "NOAUTH":
+        [reply] = await link.call(login_too, deadline=deadline)
     if isinstance(reply, ErrorReply):
         link.close()
         raise _refused(address, login, reply)

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from chatd.journal import Durability, StoreError
 from chatd.journal.engine import Lost
-from chatd.journal.redis.finding import Address
+from chatd.journal.redis.address import Address
 
 __all__ = ["Server"]
 
@@ -45,13 +45,12 @@ class Server(Struct, frozen=True):
         numbers = re.match(r"(\d+)\.(\d+)", version)
         if numbers is None or (int(numbers[1]), int(numbers[2])) < OLDEST:
             raise StoreError(f"{address} is Redis {version}: chatd needs 7.0 or newer")
-        if info.get("cluster_enabled") == "1":
+        if info.get("redis_mode") == "sentinel":
             raise StoreError(
-                f"{address} is a node of a Redis Cluster, which chatd does not support: use a "
-                "server of its own"
+                f"history.url: {address} is a Sentinel: write sentinel://{address}/NAME"
             )
         if info.get("role", "master") != "master":
-            raise Lost(f"{address} is a replica: history.url must name its primary server")
+            raise Lost(f"{address} is a replica")
         policy = info.get("maxmemory_policy", "noeviction")
         if info.get("maxmemory", "0") != "0" and policy != "noeviction":
             raise StoreError(

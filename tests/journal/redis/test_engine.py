@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import trio
+import trustme
 
 from chatd.journal import Durability, StoreError, Unavailable
 from chatd.journal.engine import Fed, Life, Lost, Stale
@@ -31,6 +32,7 @@ from chatd.model import (
     Swept,
     Wipe,
 )
+from tests.e2e.chatd_process import free_port
 from tests.redis_server import RedisServer, needs_redis, new_prefix
 
 pytestmark = needs_redis
@@ -84,7 +86,6 @@ async def opened(server: RedisServer, **options: Any) -> AsyncIterator[RedisEngi
             "commit",
             "allkeys-lru.*set maxmemory-policy to noeviction",
         ),
-        ({"cluster-enabled": "yes"}, "commit", "Redis Cluster.*use a server of its own"),
     ],
 )
 async def test_a_server_that_would_lose_history_is_refused(
@@ -126,6 +127,24 @@ async def test_a_store_of_a_newer_version_is_refused(redis_server: RedisServer) 
     with pytest.raises(StoreError, match="a newer chatd"):
         async with opened(redis_server, prefix=prefix):
             pass
+
+
+async def test_the_links_can_be_encrypted(folder: Path) -> None:
+    authority = trustme.CA()
+    certificate, ca_file, port = folder / "server.pem", folder / "ca.pem", free_port()
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(certificate)
+    authority.cert_pem.write_to_path(ca_file)
+    files = {"tls-cert-file": str(certificate), "tls-key-file": str(certificate)}
+    options = {**files, "tls-port": str(port), "tls-auth-clients": "no"}
+    with RedisServer(folder, **{**options, "tls-ca-cert-file": str(ca_file)}):
+        engine = RedisEngine(f"rediss://localhost:{port}", ca_file=ca_file, timeout=60)
+        await engine.enter(None, 0, b"")
+        await engine.commit(1, [post("x" * 100_000)])
+        assert await texts(engine) == ["x" * 100_000]
+        await engine.aclose()
+        untrusting = RedisEngine(f"rediss://localhost:{port}", timeout=60)
+        with pytest.raises(Lost, match="certificate verify failed"):
+            await untrusting.enter(None, 0, b"")
 
 
 async def test_a_user_without_the_rights_is_refused(own_server: RedisServer) -> None:

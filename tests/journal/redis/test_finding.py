@@ -1,66 +1,137 @@
-"""URLs of servers, and what is wrong with them."""
+"""Finding the primary server: by Sentinels, among several servers, in a Redis Cluster."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from contextlib import AsyncExitStack
 
 import pytest
-import trustme
+import trio
+from trio.testing import MockClock
 
 from chatd.journal import StoreError
-from chatd.journal.redis.finding import Address, find
+from chatd.journal.engine import Lost
+from chatd.journal.redis import finding
+from chatd.journal.redis.address import Address, Source
+from chatd.journal.redis.finding import find_primary
+from chatd.journal.redis.link import Login
+from tests.journal.redis.scripted import HELLO, scripted
+
+NOBODY = Address("127.0.0.1", 1)
 
 
-def test_a_server_is_found_by_its_url() -> None:
-    assert find("redis://localhost") == Address("localhost", 6379)
-    assert find("redis://10.0.0.1:7000/") == Address("10.0.0.1", 7000)
-    assert find("redis://[::1]:7000") == Address("::1", 7000)
-    assert find("unix:/run/redis/redis.sock") == Address(path="/run/redis/redis.sock")
-    assert find("unix:///run/redis.sock") == Address(path="/run/redis.sock")
-    assert find("rediss://redis.example").tls is not None
+def sentinel_says(host: str, epoch: int) -> bytes:
+    fields = {"ip": host, "port": "6379", "config-epoch": str(epoch)}
+    words = "".join(f"+{name}\r\n+{value}\r\n" for name, value in fields.items())
+    return f"%{len(fields)}\r\n{words}".encode()
 
 
-def test_an_address_is_written_as_people_know_it() -> None:
-    assert str(find("redis://[::1]:7000")) == "[::1]:7000"
-    assert str(find("rediss://redis.example")) == "redis.example:6379"
-    assert str(find("unix:/run/redis.sock")) == "unix:/run/redis.sock"
+def server_says(role: str, found: str = ":1") -> bytes:
+    return f"+role:{role}\r\n{found}\r\n".encode()
+
+
+async def primary(*addresses: Address, service: str = "", login: Login | None = None) -> Address:
+    source = Source(addresses, service)
+    deadline = trio.current_time() + 10
+    return await find_primary(source, login or Login(), b"{chatd}:m", deadline)
+
+
+async def test_the_latest_failover_that_a_sentinel_knows_counts() -> None:
+    async with (
+        scripted(HELLO, sentinel_says("10.0.0.1", 4)) as behind,
+        scripted(HELLO, sentinel_says("10.0.0.2", 5)) as present,
+        scripted(HELLO, sentinel_says("10.0.0.1", 4)) as also_behind,
+    ):
+        found = await primary(behind, NOBODY, present, also_behind, service="chat")
+        assert found == Address("10.0.0.2", 6379)
+
+
+async def test_a_sentinel_that_does_not_answer_costs_no_deadline() -> None:
+    async with scripted() as silent, scripted(HELLO, sentinel_says("10.0.0.1", 1)) as answers:
+        began = trio.current_time()
+        assert await primary(silent, answers, service="chat") == Address("10.0.0.1", 6379)
+        assert trio.current_time() - began < 5
+
+
+async def test_a_sentinel_gets_the_login_only_if_it_asks() -> None:
+    noauth = b"-NOAUTH HELLO must be called\r\n"
+    named = sentinel_says("10.0.0.1", 1)
+    async with scripted(HELLO, named) as free, scripted(noauth, HELLO, named) as guarded:
+        for sentinel in (free, guarded):
+            await primary(sentinel, service="chat", login=Login("chatd", "secret"))
+    async with scripted(noauth, b"-WRONGPASS invalid\r\n") as guarded:
+        with pytest.raises(StoreError, match=r"password of the user 'chatd'"):
+            await primary(guarded, service="chat", login=Login("chatd", "secret"))
+    async with scripted(noauth, noauth) as guarded:
+        with pytest.raises(StoreError, match=r"set history\.password_file"):
+            await primary(guarded, service="chat")
 
 
 @pytest.mark.parametrize(
-    ("url", "remedy"),
+    ("reply", "remedy"),
     [
-        ("sentinel://a,b/name", "supports neither Sentinel nor Redis Cluster"),
-        ("http://localhost", "write redis://HOST:PORT, rediss://HOST:PORT or unix:/PATH"),
-        ("", "write redis://HOST:PORT"),
-        ("redis://", "write redis://HOST:PORT and nothing else"),
-        ("redis://host/chat", "write redis://HOST:PORT and nothing else"),
-        ("redis://host?db=1", "write redis://HOST:PORT and nothing else"),
-        ("redis://host:70000", "Port out of range"),
-        ("redis://redis..example", "label"),
-        ("redis://[::1", "Invalid IPv6 URL"),
-        ("redis://:secret@host", "history.password_file"),
-        ("unix:redis.sock", "the socket's whole path"),
-        ("redis://:secret/7@host", "history.password_file"),
-        ("sentinel://:secret@a,b/name", "history.password_file"),
-        ("reddis://user:secret@host", "history.password_file"),
+        (b"-ERR No such master with that name\r\n", "does not know 'chat'"),
+        (b"-ERR unknown command 'SENTINEL'\r\n", r"is not a Sentinel: write redis://127\.0\.0\.1:"),
     ],
 )
-def test_another_url_is_refused_with_the_remedy(url: str, remedy: str) -> None:
-    with pytest.raises(StoreError, match=r"^history\.url") as refused:
-        find(url)
-    assert remedy in str(refused.value)
-    assert "\n" not in str(refused.value)
-    assert "secret" not in str(refused.value)
+async def test_a_sentinel_that_does_not_know_the_name_is_a_wrong_configuration(
+    reply: bytes, remedy: str
+) -> None:
+    async with scripted(HELLO, reply) as sentinel:
+        with pytest.raises(StoreError, match=remedy):
+            await primary(sentinel, service="chat")
+    # If another one may know it, it is not certain.
+    async with scripted(HELLO, reply) as sentinel:
+        with pytest.raises(Lost, match=f"{remedy}.*; cannot connect to"):
+            await primary(sentinel, NOBODY, service="chat")
 
 
-def test_certificates_are_read_from_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "ca.pem"
-    with pytest.raises(StoreError, match=r"^history\.tls_ca_file: .*ca\.pem"):
-        find("rediss://host", path)
-    path.write_text("no certificate")
-    with pytest.raises(StoreError, match=r"^history\.tls_ca_file: .*ca\.pem"):
-        find("rediss://host", path)
-    trustme.CA().cert_pem.write_to_path(path)
-    found = find("rediss://host", path)
-    assert found.tls is not None
-    assert found.tls.get_ca_certs()
+async def test_of_several_servers_the_primary_one_is_taken() -> None:
+    async with (
+        scripted(HELLO, server_says("slave")) as replica,
+        scripted(HELLO, server_says("master")) as master,
+    ):
+        assert await primary(NOBODY, replica, master) == master
+    async with scripted(HELLO, server_says("slave")) as replica:
+        with pytest.raises(Lost, match=r"cannot connect to .*; .* is a replica"):
+            await primary(NOBODY, replica)
+
+
+async def test_of_two_primary_servers_every_node_takes_the_same() -> None:
+    async with AsyncExitStack() as stack:
+        masters = [
+            await stack.enter_async_context(scripted(HELLO, server_says("master")))
+            for _ in range(3)
+        ]
+        assert await primary(*masters) == masters[0]
+
+
+async def test_a_cluster_is_asked_for_the_server_of_the_slot() -> None:
+    async with scripted(HELLO, server_says("master")) as there:
+        moved = server_says("master", f"-MOVED 7 {there}")
+        async with scripted(HELLO, moved) as here:
+            assert await primary(here) == there
+    async with scripted(HELLO, server_says("master")) as there:
+        moved = server_says("master", f"-MOVED 7 :{there.port}")  # the same host
+        async with scripted(HELLO, moved) as here:
+            assert await primary(here) == there
+
+
+async def test_a_cluster_whose_servers_disagree_is_waited_for() -> None:
+    async with AsyncExitStack() as stack:
+        next_one = NOBODY
+        for _ in range(finding.REDIRECTIONS):
+            moved = server_says("master", f"-MOVED 7 {next_one}")
+            next_one = await stack.enter_async_context(scripted(HELLO, moved))
+        with pytest.raises(Lost, match="Redis Cluster that is being changed"):
+            await primary(next_one)
+
+
+async def test_there_is_a_deadline(autojump_clock: MockClock) -> None:
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    silent = Address("127.0.0.1", listener.socket.getsockname()[1])
+    for service in ("", "chat"):
+        began = trio.current_time()
+        with pytest.raises(Lost, match="did not answer in time"):
+            await primary(silent, service=service)
+        assert trio.current_time() - began == 10
+    await listener.aclose()

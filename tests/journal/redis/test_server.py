@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from chatd.journal import StoreError
-from chatd.journal.redis.finding import Address
+from chatd.journal.redis.address import Address
 from chatd.journal.redis.server import Server
 
 ADDRESS = Address("redis.example")
@@ -30,6 +30,11 @@ def test_a_server_whose_fsync_is_secret_is_not_trusted_with_it() -> None:
     with pytest.raises(StoreError, match="not readable by chatd's user"):
         Server(FIT, None).check(ADDRESS, "fsync")
     Server(FIT, "always").check(ADDRESS, "fsync")
+
+
+def test_a_sentinel_is_no_server() -> None:
+    with pytest.raises(StoreError, match=r"write sentinel://redis\.example:6379/NAME"):
+        Server({**FIT, "redis_mode": "sentinel"}, None).check(ADDRESS, "commit")
 
 
 def test_another_process_or_other_data_is_another_life() -> None:

@@ -8,7 +8,19 @@ from typing import Final
 
 from msgspec import Struct
 
-__all__ = ["ALL", "BEAT", "COMMIT", "ENTER", "PAGE", "PLACES", "SWEEP", "TRIM", "UNREAD", "Script"]
+__all__ = [
+    "ALL",
+    "BEAT",
+    "COMMIT",
+    "ENTER",
+    "PAGE",
+    "PLACES",
+    "PROVE",
+    "SWEEP",
+    "TRIM",
+    "UNREAD",
+    "Script",
+]
 
 
 class Script(Struct, frozen=True):
@@ -40,5 +52,6 @@ SWEEP: Final = _script(*_BATCH, flags="#!lua flags=allow-oom\n")
 PAGE: Final = _script("page")
 PLACES: Final = _script("places")
 UNREAD: Final = _script("unread")
+PROVE: Final = _script("prove")
 
-ALL: Final = (ENTER, BEAT, TRIM, COMMIT, SWEEP, PAGE, PLACES, UNREAD)
+ALL: Final = (ENTER, BEAT, TRIM, COMMIT, SWEEP, PAGE, PLACES, UNREAD, PROVE)

@@ -1,0 +1,155 @@
+"""An engine that must have replicas: nothing is confirmed, and nothing returned, that they lack."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from chatd.journal.engine import Fed, Lost
+from chatd.journal.redis.engine import RedisEngine
+from chatd.journal.retention import Retention
+from chatd.model import Outcome, Post, Receipt
+from tests.e2e.chatd_process import free_port
+from tests.redis_server import RedisServer, needs_redis
+
+pytestmark = needs_redis
+
+SOON = 0.4
+"""A time-out, in seconds, for what is not answered in time."""
+
+UNCONFIRMED = r"0 replicas confirmed in time, but history.replicas is 1|did not answer in time"
+
+
+class Pair:
+    """A primary server and its replica."""
+
+    def __init__(self, folder: Path) -> None:
+        self.primary = RedisServer(folder / "primary", free_port())
+        self.replica = RedisServer(folder / "replica", free_port())
+
+    def start(self) -> None:
+        self.primary.start()
+        self.replica.start()
+        self.replica.follow(self.primary)
+
+
+@pytest.fixture
+def pair(folder: Path) -> Iterator[Pair]:
+    both = Pair(folder)
+    try:
+        both.start()
+        yield both
+    finally:
+        both.replica.kill()
+        both.primary.kill()
+
+
+@asynccontextmanager
+async def opened(server: RedisServer, **options: Any) -> AsyncIterator[RedisEngine]:
+    engine = RedisEngine(server.url, **{"timeout": 60, "replicas": 1, **options})
+    try:
+        await engine.enter(None, 0, b"")
+        yield engine
+    finally:
+        await engine.aclose()
+
+
+def post(text: str = "hello") -> Post:
+    return Post("lobby", "Lobby", "u1", "ann", text)
+
+
+def seqs(outcomes: list[Outcome] | None) -> list[int]:
+    return [one.event.seq for one in outcomes or () if isinstance(one, Receipt)]
+
+
+def _any(_room: str) -> bool:
+    return True
+
+
+async def positions(engine: RedisEngine, after: int = 0) -> list[int]:
+    return [one.position for one in await engine.feed(after, _any) if isinstance(one, Fed)]
+
+
+async def test_what_replicas_have_is_confirmed_and_shown(pair: Pair) -> None:
+    async with opened(pair.primary) as engine:
+        assert seqs(await engine.commit(1, [post(), post()])) == [1, 2]
+        assert await positions(engine) == [1, 2]
+        assert [event.seq for event in await engine.read("lobby", 0, 9, 9)] == [1, 2]
+        assert engine.proof_seconds.statistics().counts[-1] == 1
+        assert pair.replica.command("XLEN", "{chatd}:f") == "2"
+
+
+async def test_nothing_is_confirmed_or_shown_that_a_stopped_replica_lacks(pair: Pair) -> None:
+    async with (
+        opened(pair.primary, timeout=SOON) as engine,
+        opened(pair.primary, timeout=SOON) as reader,
+        opened(pair.primary, timeout=SOON) as asker,
+        opened(pair.primary, replicas=0) as heedless,
+    ):
+        life = await engine.enter(None, 0, b"")
+        await engine.commit(1, [post("before")])
+        assert await positions(reader) == [1]
+        pair.replica.stop()
+        async with trio.open_nursery() as nursery:
+
+            async def read_on() -> None:
+                with pytest.raises(Lost, match=UNCONFIRMED):
+                    await reader.feed(1, _any)
+
+            nursery.start_soon(read_on)
+            await trio.testing.wait_all_tasks_blocked()
+            await heedless.commit(1, [post("unproven")])
+        refused: list[Callable[[], Awaitable[object]]] = [
+            lambda: asker.read("lobby", 0, 9, 9),
+            lambda: engine.commit(2, [post("in doubt")]),
+            lambda: asker.enter(None, 0, b""),
+            lambda: engine.enter(None, 1, b""),
+        ]
+        for call in refused:
+            with pytest.raises(Lost, match=UNCONFIRMED):
+                await call()
+        pair.replica.go_on()
+        await engine.enter(None, 1, b"")
+        assert seqs(await engine.void(life.node, 2)) == [3]
+        assert await positions(engine, 1) == [2, 3]
+
+
+async def test_nothing_goes_on_without_a_replica(pair: Pair) -> None:
+    pair.replica.kill()
+    engine = RedisEngine(pair.primary.url, timeout=SOON, replicas=1)
+    with pytest.raises(Lost, match=UNCONFIRMED):
+        await engine.enter(None, 0, b"")
+    pair.replica.start()
+    pair.replica.follow(pair.primary)
+    assert (await engine.enter(None, 0, b"")).position == 0
+    await engine.aclose()
+
+
+async def test_reading_goes_on_while_memory_is_full(pair: Pair) -> None:
+    async with opened(pair.primary) as engine:
+        await engine.commit(1, [post("x" * 1000) for _ in range(100)])
+        pair.primary.command("CONFIG", "SET", "maxmemory", "1mb")
+        assert len(await engine.read("lobby", 0, 999, 999)) == 100
+        assert len(await positions(engine)) == 100
+        assert (await engine.sweep(Retention(keep_events=1))).removed
+
+
+async def test_a_server_that_wants_replicas_itself_is_waited_for(pair: Pair) -> None:
+    async with opened(pair.primary) as engine:
+        pair.primary.command("CONFIG", "SET", "min-replicas-to-write", "2")
+        with pytest.raises(Lost, match="cannot ask its replicas: NOREPLICAS"):
+            await engine.read("lobby", 0, 9, 9)
+
+
+async def test_without_replicas_there_is_no_proof(redis_server: RedisServer) -> None:
+    redis_server.command("CONFIG", "RESETSTAT")
+    async with opened(redis_server, replicas=0, prefix="{alone}") as engine:
+        await engine.commit(1, [post()])
+        assert await positions(engine) == [1]
+        assert "cmdstat_wait" not in redis_server.command("INFO", "commandstats")
+        assert redis_server.command("EXISTS", "{alone}:proof") == "0"
