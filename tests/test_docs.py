@@ -68,3 +68,12 @@ def test_long_pages_begin_with_their_contents() -> None:
             if line.startswith("## ")
         }
         assert sections - linked == set(), page.name
+
+
+def test_each_alert_has_an_entry_in_a_runbook() -> None:
+    rules = (ROOT / "docs" / "prometheus-alerts.yml").read_text(encoding="utf-8")
+    for rule in rules.split("- alert: ")[1:]:
+        name = rule.partition("\n")[0]
+        found = re.search(rf'runbook: "(.+)#{name.lower()}"', rule)
+        assert found is not None, name
+        assert f"\n### {name}\n" in (ROOT / found[1]).read_text(encoding="utf-8")
