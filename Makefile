@@ -1,4 +1,5 @@
 # make run      installs chatd into .venv and serves http://localhost:3000
+# make cluster  runs three daemons as one chat, with Redis and haproxy, to try; ARGS="--port 4000"
 # make test     runs the tests; as root on Debian it installs the programs they need first
 # make simulate plays random schedules against the daemon in memory; SEEDS=5000, SEED=1, STORE=cluster
 # make coverage lists the lines and branches that no test runs, e2e left out
@@ -18,7 +19,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test test-programs simulate coverage story check bench guard attack deb lock audit clean
+.PHONY: help run cluster test test-programs simulate coverage story check bench guard attack deb lock audit clean
 
 PYTHON ?= python3
 ARGS ?=
@@ -42,12 +43,16 @@ run: .venv/.run
 		$(VENV) -m chatd fetch-client || echo "chatd serves without Socket.IO's browser client."
 	@exec $(VENV) -m chatd serve $(ARGS)
 
+cluster: .venv/.run
+	@sh tests/e2e/install-programs redis-server haproxy
+	@exec $(VENV) -m tests.e2e.try_cluster $(ARGS)
+
 # As many processes as there are cores; ARGS="-n 0" runs the tests in one.
 test: .venv/.test test-programs
 	$(VENV) -m pytest --numprocesses=logical --dist=worksteal $(ARGS)
 
 test-programs:
-	@sh tests/e2e/install-programs
+	@sh tests/e2e/install-programs chromium tmux systemd-container mmdebstrap redis-server haproxy
 
 simulate: .venv/.test
 	$(VENV) -m tests.simulation $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) \

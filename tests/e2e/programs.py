@@ -66,6 +66,12 @@ class Running:
             lines.append(await self.line())
         return lines
 
+    async def end(self, number: signal.Signals) -> int:
+        """Send it a signal that ends it, and return its exit status."""
+        self._process.send_signal(number)
+        with trio.fail_after(SECONDS):
+            return await self._process.wait()
+
     async def texts(self, count: int) -> list[Any]:
         """Return the texts of the next messages of an event stream, or of JSON lines."""
         texts: list[Any] = []

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from tests.e2e.sandbox import Sandbox, build_package, build_wheel, fetch_wheels
+from tests.e2e.sandbox import ROOT, Sandbox, build_package, build_wheel, fetch_wheels
 
 __all__ = [
     "APT",
@@ -24,14 +24,17 @@ __all__ = [
     "booted",
     "client",
     "configure",
+    "copy_examples",
     "install",
     "into_venv",
     "lost_nothing",
     "program",
+    "run_documented",
     "steady",
 ]
 
 BUILD: Final = "/srv/build"  # in the sandbox
+EXAMPLES: Final = "/usr/share/doc/chatd/config"
 CONFIGURATION: Final = "/etc/chatd/chatd.toml"
 PROGRAM: Final = "/opt/chatd/bin/python3"
 APT: Final = ("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--yes", "--quiet")
@@ -77,7 +80,7 @@ def into_venv(machine: Sandbox, wheels: Path, wheel: Path, folder: str) -> None:
         machine.copy_in(source, BUILD)
     machine.run("python3", "-m", "venv", folder)
     pip = (f"{folder}/bin/pip", "install", "--quiet", "--no-index")
-    machine.run(*pip, "--find-links", f"{BUILD}/{wheels.name}", f"{BUILD}/{wheel.name}")
+    machine.run(*pip, "--find-links", f"{BUILD}/{wheels.name}", f"{BUILD}/{wheel.name}[redis]")
 
 
 def install(machine: Sandbox, wheels: Path, wheel: Path) -> None:
@@ -101,6 +104,20 @@ def program(name: str, *words: str) -> tuple[str, ...]:
 def client(nick: str, *text: str, room: str = "hall") -> tuple[str, ...]:
     """Return the command of a client. Nicks stay held: use a new one in each test."""
     return program("text_client", f"ws://localhost:3000/?nick={nick}&room={room}", *text)
+
+
+def copy_examples(machine: Sandbox) -> None:
+    """Put the examples where the package has them: the sandbox leaves its documentation out."""
+    machine.copy_in(ROOT / "config" / "cluster", EXAMPLES)
+
+
+def run_documented(machine: Sandbox, page: Path, heading: str, **variables: str) -> str:
+    """Run the first commands below a heading of a page, among the examples; return their output."""
+    section = page.read_text(encoding="utf-8").partition(f"\n{heading}\n")[2]
+    commands = section.partition("\n```\n")[2].partition("\n```\n")[0]
+    assert commands, heading
+    words = "".join(f"{name}='{value}'\n" for name, value in variables.items())
+    return machine.run("sh", "-euc", f"{words}cd {EXAMPLES}/cluster\n{commands}")
 
 
 class Steady:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,12 @@ from tests.e2e.sandbox import (
     fetch_wheels,
     why_not,
 )
-from tests.e2e.service import CONFIGURATION, booted, install
+from tests.e2e.service import CONFIGURATION, booted, copy_examples, install, run_documented
 
 CLIENT = "192.0.2.1"
 UNIX = "unix:/run/chatd/chat.sock"
 TCP = "127.0.0.1:3000"
+SOCKETS = [("--socket", f"/run/chatd-{number}/admin.sock") for number in (1, 2, 3)]
 FORGING = {
     "Upgrade": "websocket",
     "Connection": "Upgrade",
@@ -64,7 +66,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     with booted() as machine:
         try:
             wheels = fetch_wheels(machine.python_version())
-            machine.install_packages("nginx", "haproxy", "caddy")
+            machine.install_packages("nginx", "haproxy", "caddy", "redis-server")
         except (WheelsError, SandboxError) as error:
             pytest.skip(str(error).splitlines()[-1])
         install(machine, wheels, build_wheel(wheels, tmp_path_factory.mktemp("wheel")))
@@ -182,3 +184,47 @@ def test_what_a_client_forges_is_not_believed(machine: Sandbox, proxy: str) -> N
     [refused] = machine.journal("CHATD_STATUS=403")[-1:]
     assert refused["CHATD_ADDRESS"] == CLIENT
     assert refused["CHATD_HOST"] == proxy.removesuffix(":80")
+
+
+# ---- several nodes on one machine
+
+
+@pytest.fixture
+def instances(machine: Sandbox) -> Iterator[str]:
+    """Run three nodes behind one port as the documentation says; return its address."""
+    copy_examples(machine)
+    machine.run("ln", "-sf", "/opt/chatd/bin/chatd", "/usr/local/bin/chatd")
+    variables = {
+        "ADDRESS": "",
+        "NAME": CLIENT,
+        "PASSWORD": "of-the-nodes",
+        "ADMIN_PASSWORD": "of-the-administrator",
+        "REPLICA_PASSWORD": "of-the-replicas",
+    }
+    for heading in ("### Redis", "## One machine, all cores"):
+        run_documented(machine, ROOT / "docs" / "cluster.md", heading, **variables)
+    yield f"{CLIENT}:80"
+    machine.run("systemctl", "disable", "--now", "chatd@1", "chatd@2", "chatd@3")
+    machine.run("systemctl", "stop", "haproxy")
+
+
+def test_three_nodes_on_one_machine_are_one_chat(machine: Sandbox, instances: str) -> None:
+    with ExitStack() as stack:
+        listening = []
+        for nick in ("una", "uma", "ulf"):
+            command = program("text_client.py", f"ws://{instances}/?nick={nick}")
+            listener = stack.enter_context(machine.start_client(*command))
+            assert listener.stdout is not None
+            assert nick in listener.stdout.readline()
+            listening.append(listener)
+        # haproxy has given each of them a node of its own, and each node knows their addresses.
+        told = [machine.run("chatd", "ctl", *socket, "connections") for socket in SOCKETS]
+        assert [each.count(CLIENT) for each in told] == [1, 1, 1]
+        # Each poll is a connection of its own, and all of them reach the same node.
+        words = (f"http://{instances}", "polly", "by polling", "polling")
+        assert json.loads(machine.client(*program("socketio_client.py", *words)))["ok"]
+        for listener in listening:
+            assert listener.stdout is not None
+            while json.loads(listener.stdout.readline()) != "polly: by polling":
+                pass
+            listener.terminate()

@@ -156,11 +156,17 @@ async def test_a_user_without_the_rights_is_refused(own_server: RedisServer) -> 
             pass
 
 
+def documented_rights(user: str) -> list[str]:
+    """Return a user's rights, which docs/cluster.md and the example show alike."""
+    example = (ROOT / "config" / "cluster" / "users.acl.example").read_text()
+    assert f"\n```\n{example}```\n" in (ROOT / "docs" / "cluster.md").read_text()
+    (rights,) = re.findall(rf"^user {user} on >\S+ (.*)$", example, re.MULTILINE)
+    return str(rights).split()
+
+
 async def test_the_rights_in_the_documentation_suffice(own_server: RedisServer) -> None:
-    page = (ROOT / "docs" / "cluster.md").read_text()
-    found = re.search(r"^user chatd on >PASSWORD (.*)$", page, re.MULTILINE)
-    assert found is not None
-    own_server.command("ACL", "SETUSER", "chatd", "reset", "on", ">secret", *found[1].split())
+    rights = documented_rights("chatd")
+    own_server.command("ACL", "SETUSER", "chatd", "reset", "on", ">secret", *rights)
     async with opened(own_server, user="chatd", password="secret") as engine:
         await engine.commit(1, [post(key="k"), Relay("kick", b"")])
         assert await texts(engine) == ["hello"]
@@ -174,6 +180,32 @@ async def test_the_rights_in_the_documentation_suffice(own_server: RedisServer) 
         while await engine.bury(0):
             pass
         await engine.leave(0)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "FLUSHALL",
+        "FLUSHDB",
+        "KEYS *",
+        "GET other",
+        "SET other 1",
+        "CONFIG SET appendonly no",
+        "ACL SETUSER chatd +@all",
+        "CLIENT KILL USER default",
+        "SCRIPT FLUSH",
+        "FUNCTION FLUSH",
+        "REPLICAOF 127.0.0.1 1",
+        "SHUTDOWN NOSAVE",
+    ],
+)
+def test_the_rights_in_the_documentation_go_no_further(
+    redis_server: RedisServer, command: str
+) -> None:
+    rights = documented_rights("chatd")
+    redis_server.command("ACL", "SETUSER", "chatd", "reset", "on", ">secret", *rights)
+    login = ("--user", "chatd", "--pass", "secret", "--no-auth-warning")
+    assert redis_server.command(*login, *command.split()).startswith("NOPERM")
 
 
 # ---- batches that are in doubt
