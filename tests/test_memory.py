@@ -1,9 +1,23 @@
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 
 import pytest
+import trio
+from trio.testing import MockClock
+
+from chatd.chat.connection import Connection
+from chatd.chat.users import User
+from chatd.engineio.session import Session
+from chatd.socketio.connection import Connection as SocketIoConnection
+from chatd.socketio.socket import Socket
+from chatd.testing import open_chat
+from chatd.wire.outbox import Outbox
+from chatd.wire.transport import StreamTransport
+from chatd.wire.websocket import WebSocket
 
 FREED = """
 from pathlib import Path
@@ -29,3 +43,56 @@ def test_large_blocks_go_back_to_the_system_when_they_are_freed() -> None:
     program = [sys.executable, "-c", FREED]
     printed = subprocess.run(program, check=True, capture_output=True, text=True).stdout
     assert int(printed) < 4 << 20
+
+
+# What belongs to one client.
+CLASSES = (
+    Connection,
+    Outbox,
+    Session,
+    Socket,
+    SocketIoConnection,
+    StreamTransport,
+    User,
+    WebSocket,
+)
+
+
+@pytest.fixture
+def garbage() -> Iterator[Callable[[], list[object]]]:
+    """Return a function: what belonged to clients, and only the garbage collector would free."""
+
+    def found() -> list[object]:
+        gc.collect()
+        return [each for each in gc.garbage if isinstance(each, CLASSES)]
+
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    yield found
+    gc.set_debug(0)
+    gc.garbage.clear()
+    gc.enable()
+
+
+@pytest.mark.parametrize("protocol", ["text", "json", "socketio", "polling", "http"])
+async def test_a_client_that_left_is_freed(
+    autojump_clock: MockClock, garbage: Callable[[], list[object]], protocol: str
+) -> None:
+    async with open_chat() as chat:
+        client = await chat.client("ann", protocol=protocol)
+        await client.say("hello")
+        await client.aclose()
+        await trio.sleep(3600)  # until nothing of the user is kept
+        assert not garbage()
+
+
+@pytest.mark.parametrize("protocol", ["text", "json", "socketio", "polling", "http"])
+async def test_a_client_that_is_gone_is_freed(
+    autojump_clock: MockClock, garbage: Callable[[], list[object]], protocol: str
+) -> None:
+    async with open_chat() as chat:
+        client = await chat.client("ann", protocol=protocol)
+        await chat.cut(client)
+        await trio.sleep(3600)
+        assert not garbage()

@@ -278,3 +278,11 @@ class Connection(Actor):
             self._timer.cancel()
         if self._user is not None:
             self.chat.users.detach(self._user, self)
+        # They belong to what carries the connection and refers to it: only the garbage collector
+        # would free both.
+        self.end = self.start_soon = _closed
+        self.moved = None
+
+
+def _closed(*_arguments: object) -> None:
+    """Do nothing: the connection is closed."""

@@ -231,6 +231,7 @@ class Engine:
                 session.receiver.ended(session.reason or "forced close")
             except Exception as error:  # the session's boundary
                 self._fault(session, error)
+            session.release()
 
     def _failed(self, session: Session, error: Exception) -> None:
         self._fault(session, error)

@@ -6,7 +6,8 @@ The engine has checked a request before it comes here.
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -101,6 +102,14 @@ class Collector:
 class PollingTransport:
     """A session's queue for its GETs, and the GET that waits for it.
 
+    It does not refer to the session: otherwise only the garbage collector would free the two.
+
+    Args:
+        query: The query of the session's handshake.
+        revision: The session's revision.
+        changed: The session's; notified when the queue changes.
+        collector: The engine's.
+
     Attributes:
         base64: Whether a client of revision 3 takes text only, as its handshake says.
         getting: Whether a GET is being answered; a second one breaks the protocol.
@@ -110,6 +119,7 @@ class PollingTransport:
     """
 
     __slots__ = (
+        "_changed",
         "_collecting",
         "_collector",
         "_heartbeat",
@@ -117,9 +127,9 @@ class PollingTransport:
         "_parked",
         "_queue",
         "_quiet",
+        "_revision",
         "_rounds",
         "_seen",
-        "_session",
         "base64",
         "getting",
         "posting",
@@ -130,8 +140,13 @@ class PollingTransport:
         "waiting",
     )
 
-    def __init__(self, session: Session, collector: Collector) -> None:
-        query = session.handshake.query
+    def __init__(
+        self,
+        query: Mapping[str, str],
+        revision: Revision,
+        changed: Changed,
+        collector: Collector,
+    ) -> None:
         self.base64: Final = bool(query.get("b64")) or "j" in query
         self.getting = False
         self.posting = False
@@ -140,7 +155,8 @@ class PollingTransport:
         self.sent_bytes = 0
         self.sent_messages = 0
         self.taken = 0
-        self._session = session
+        self._revision = revision
+        self._changed = changed
         self._collector = collector
         self._queue: list[Block] = []
         # A ping or pong, which overtakes the queue.
@@ -150,7 +166,7 @@ class PollingTransport:
         self._collecting = False
         self._rounds = self._quiet = self._seen = 0
         # The answer to the last GET.
-        self._last = _CLOSE[session.revision]
+        self._last = _CLOSE[revision]
 
     def offer(self, block: Block, messages: int) -> None:
         """Queue a block. The waiting GET is answered once nothing more is offered."""
@@ -162,7 +178,7 @@ class PollingTransport:
 
     def hasten(self, block: Block) -> None:
         """Send a ping or pong in front of all messages, unless one waits there already."""
-        if self._session.reason is None and self._heartbeat is None:
+        if self._heartbeat is None:
             self._heartbeat = block
             if self._parked is not None and not self._collecting:
                 self._collect()
@@ -176,13 +192,6 @@ class PollingTransport:
     def under_way(self) -> int:
         """How many bytes the first block in the queue has."""
         return self._queue[0].size if self._queue else 0
-
-    def progress(self, count: int) -> None:
-        """Note that bytes of a response were sent; 0: it broke off, and its messages are lost."""
-        if count:
-            self.taken += count
-        else:
-            self._session.end("transport error")
 
     def take_queue(self, max_bytes: float = math.inf, max_packets: float = math.inf) -> list[Block]:
         """Remove and return blocks of so much in all, and at least one if there is one."""
@@ -201,31 +210,33 @@ class PollingTransport:
         blocks += self._queue[:count]
         del self._queue[:count]
         self.waiting -= size
-        self._session.changed.notify()
+        self._changed.notify()
         return blocks
 
     def drop_queue(self, *, noop: bool = False) -> None:
         """Empty the queue. With ``noop``, the last GET is answered with NOOP in place of CLOSE."""
         self.take_queue()
         if noop:
-            self._last = _NOOP[self._session.revision]
+            self._last = _NOOP[self._revision]
 
     def wake(self) -> None:
         """Answer the waiting GET with what there is now."""
         if self._parked is not None:
             self._parked.cancel()
 
-    async def poll(self, gone: Callable[[], Awaitable[None]]) -> list[Block] | None:
+    async def poll(
+        self, session: Session, gone: Callable[[], Awaitable[None]]
+    ) -> list[Block] | None:
         """Wait for blocks, and return them as the answer to a GET.
 
         Args:
+            session: The session.
             gone: Returns when the client has closed the connection of this GET, which ends the
                 session.
 
         Returns:
             At least one block; None if the transport is a WebSocket by then.
         """
-        session = self._session
         self.getting = True
         try:
             if session.state == "polling":
@@ -244,7 +255,7 @@ class PollingTransport:
             self.getting = False
         if session.state == "websocket":
             return None
-        blocks = self._take()
+        blocks = self._take(session)
         for block in blocks:
             self.sent_bytes += block.size
         self.taken += 1
@@ -272,8 +283,7 @@ class PollingTransport:
         self._collecting = False
         return True
 
-    def _take(self) -> list[Block]:
-        session = self._session
+    def _take(self, session: Session) -> list[Block]:
         if session.state == "over":
             return [self._last]
         if self._queue or self._heartbeat is not None:
@@ -283,10 +293,15 @@ class PollingTransport:
             # packets before it a moment later, when it takes the connection for lost.
             session.finish()
             return [self._last]
-        return [_NOOP[session.revision]]
+        return [_NOOP[self._revision]]
 
     async def take_packets(
-        self, packets: Iterator[Packet], size: int, request: Request, max_payload: int
+        self,
+        session: Session,
+        packets: Iterator[Packet],
+        size: int,
+        request: Request,
+        max_payload: int,
     ) -> None:
         """Handle the packets of a POST in order. Raises PacketError at the first invalid one."""
         self.received_bytes += size
@@ -294,13 +309,13 @@ class PollingTransport:
         left = _CHARGE_RESERVE * max_payload
         seconds = 0.0
         for packet in packets:
-            if self._session.reason is not None:
+            if session.reason is not None:
                 return
             left -= _PACKET_CHARGE + len(packet.data)
             if left < 0:
                 raise PacketError("too many packets")
             seconds += MESSAGE_SECONDS if packet.type == MESSAGE else FRAME_SECONDS
-            await self._session.packet(packet)
+            await session.packet(packet)
             if piece.over(len(packet.data)):
                 await trio.lowlevel.checkpoint()
                 await request.spend(seconds)
@@ -319,12 +334,20 @@ async def get(request: Request, session: Session, options: Options) -> Response:
     if session.polling.getting:
         session.end("transport error")
         return error(3)
-    blocks = await session.polling.poll(request.gone)
+    blocks = await session.polling.poll(session, request.gone)
     if blocks is None:
         return error(3)
     base64 = session.polling.base64
     response = await answer(request, blocks, session.revision, options, base64=base64)
-    return msgspec.structs.replace(response, progress=session.polling.progress)
+    return msgspec.structs.replace(response, progress=partial(_progress, session))
+
+
+def _progress(session: Session, count: int) -> None:
+    """Note that bytes of a response were sent; 0: it broke off, and its messages are lost."""
+    if count:
+        session.polling.taken += count
+    else:
+        session.end("transport error")
 
 
 async def answer(
@@ -368,7 +391,7 @@ async def post(request: Request, session: Session, options: Options) -> Response
                 body = await _decode_form(body)
             packets = payloads.decode(body, session.revision, options.max_message)
         size, body = len(body), b""  # 1 MB for each of many clients
-        await polling.take_packets(packets, size, request, options.max_payload)
+        await polling.take_packets(session, packets, size, request, options.max_payload)
     except TooBigError:
         session.end("transport error", model.TOO_BIG)
         return error(3)

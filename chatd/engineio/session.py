@@ -103,6 +103,19 @@ class Receiver(Protocol):
         """
 
 
+class _Nobody:
+    """The receiver of a session that is over."""
+
+    async def received(self, message: str | bytes) -> None:
+        """Ignore the message."""
+
+    def ended(self, reason: Reason) -> None:
+        """Do nothing."""
+
+
+_NOBODY: Final = _Nobody()
+
+
 class Session:
     """One client.
 
@@ -156,7 +169,9 @@ class Session:
         self.state: State = "polling"
         # Notified when the state or the queue changes.
         self.changed: Final = Changed()
-        self.polling: Final = PollingTransport(self, engine.collector)
+        self.polling: Final = PollingTransport(
+            handshake.query, revision, self.changed, engine.collector
+        )
         self.received_messages = 0
         self._engine = engine
         # The WebSocket that is to become the transport, and the one that is the transport.
@@ -401,6 +416,11 @@ class Session:
             self._watch.cancel()
         self._engine.forget(self)
 
+    def release(self) -> None:
+        """Let go of the receiver, which mostly refers to the session, after its `ended`."""
+        if not isinstance(self.receiver, MessageInbox):  # which may still have messages
+            self.receiver = _NOBODY
+
     def _expire(self, seconds: float, now: float) -> float | None:
         taken = self._taken
         if taken != self._taken_at_look:  # a large response is under way
@@ -483,9 +503,11 @@ class Session:
 
     def _hasten(self, block: Block) -> None:
         websocket = self._websocket
+        if self.reason is not None:
+            return
         if websocket is None:
             self.polling.hasten(block)
-        elif self.reason is None and not websocket.outbox.hastening:
+        elif not websocket.outbox.hastening:
             websocket.outbox.hasten(block.frames)
 
     def fire(self, now: float) -> float | None:

@@ -184,6 +184,10 @@ class Outbox:
         self._direct = False
         self._taking = False
         self._ended = True
+        # They belong to the connection, which refers to this outbox: only the garbage collector
+        # would free both.
+        self._overflowed = self._lost = _nobody
+        self.exceed = None
         if self._queue is not None:
             self._queue.clear()
         self._hastened = ()
@@ -262,5 +266,10 @@ class Outbox:
 
     def _break(self) -> None:
         if not self._ended:
+            lost = self._lost
             self.end()
-            self._lost()
+            lost()
+
+
+def _nobody() -> None:
+    """Call nobody: the connection has ended."""

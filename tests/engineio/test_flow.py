@@ -100,7 +100,7 @@ async def test_below_the_bound_time_does_not_matter(autojump_clock: MockClock) -
         session.send_nowait("x" * (1 << 20))
         session.send_nowait("y")
         await trio.sleep(5)
-        await served.engine.sessions[session.id].polling.poll(trio.sleep_forever)
+        await served.engine.sessions[session.id].polling.poll(session, trio.sleep_forever)
         # Below the bound again before its time was up.
         session.send_nowait("x" * 1000)
         await trio.sleep(500)

@@ -272,6 +272,7 @@ class RoomStream:
         if self._timer is not None:
             self._timer.cancel()
         connection, stream = self._connection, self._stream
+        self._stream = None  # which refers to this source
         sent = None if stream is None else stream.outbox
         connection.close(
             close,
