@@ -24,6 +24,7 @@ from statistics import median
 
 from fanout import SPARE_DESCRIPTORS, allow_descriptors, cores
 from receivers import Phase, cpu_ns
+from results import as_json, results
 from servers import (
     BENCH,
     Running,
@@ -174,12 +175,35 @@ def table(found: dict[tuple[Scenario, int], dict[str, list[Phase]]]) -> str:
     return "\n".join(lines)
 
 
+def written(found: dict[tuple[Scenario, int], dict[str, list[Phase]]]) -> str:
+    """Return the costs as JSON."""
+    listed = []
+    for (scenario, in_flight), by_kind in found.items():
+        costs = {
+            kind: [phase.server_cpu_ns / phase.messages / 1000 for phase in phases]
+            for kind, phases in by_kind.items()
+        }
+        shape = f"{NODES} nodes, {scenario.clients} clients at each, {in_flight} in flight"
+        listed += results(shape, "µs a message", costs, [PEER])
+    return as_json(listed)
+
+
+def setting(rounds: int, seconds: float) -> str:
+    pins = versions()
+    adapter = "@socket.io/redis-streams-adapter"
+    return (
+        f"{NODES} nodes; socket.io {pins['socket.io']}, {adapter} {pins[adapter]}, "
+        f"redis {pins['redis']}\n{rounds} rounds of {seconds:g} s; {MESSAGE_BYTES} bytes of text"
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Measure two servers that share one Redis.")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=1.5, help="of each measured phase")
     parser.add_argument("--idle", type=float, default=20, help="seconds without clients; 0: none")
     parser.add_argument("--kinds", nargs="+", choices=[PEER, OURS, ALONE], default=[PEER, OURS])
+    parser.add_argument("--json", action="store_true", help="print the costs as JSON")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     core, load_core = cores()
@@ -188,15 +212,8 @@ def main() -> int:
     )
     try:
         allow_descriptors(NODES * max(each.clients for each in SCENARIOS) + SPARE_DESCRIPTORS)
-        pins = versions()
-        print(
-            f"{NODES} nodes; socket.io {pins['socket.io']}, @socket.io/redis-streams-adapter ",
-            end="",
-        )
-        print(f"{pins['@socket.io/redis-streams-adapter']}, redis {pins['redis']}")
-        print(
-            f"{arguments.rounds} rounds of {arguments.seconds:g} s; {MESSAGE_BYTES} bytes of text"
-        )
+        if not arguments.json:
+            print(setting(arguments.rounds, arguments.seconds))
         for number in range(arguments.rounds):
             for scenario in SCENARIOS:
                 for kind in arguments.kinds:
@@ -204,6 +221,9 @@ def main() -> int:
                     for phase in phases:
                         found[scenario, phase.in_flight][kind].append(phase)
             print(f"round {number + 1}", file=sys.stderr)
+        if arguments.json:
+            print(written(found))
+            return 0
         print(table(found))
         if arguments.idle:
             print(idle(core, arguments.idle))

@@ -2,7 +2,7 @@
 
 The JSON is for a later comparison; it goes into the folder of the peers, or where --output says.
 
-    python bench/everything.py           # some 15 minutes on a free machine
+    python bench/everything.py           # half an hour on a free machine
     python bench/everything.py --quick   # does all of it work? Its numbers mean little
 """
 
@@ -18,27 +18,66 @@ from pathlib import Path
 from results import Result, as_json, from_json, table
 from servers import BENCH, cache_folder
 
-RECEIVERS = (10, 100, 500)
+RECEIVERS = (10, 100, 500, 5000)
 IN_FLIGHT = ("--in-flight", "1", "8", "64")
+PHASES = ("--rounds", "3", "--warm-up", "0.3", "--seconds", "0.8")
+# Of the peers that are measured with 500 receivers only.
+OFTEN = {
+    "websocket": ("node-ws", "chatd-off", "chatd-on"),
+    "socketio": ("node-socketio", "chatd-sio-off", "chatd-sio-on"),
+}
+ONCE = ("--rounds", "1")
 
 Run = tuple[str, ...]
 
 
 def runs(*, quick: bool) -> list[Run]:
     """Return the scripts and their arguments."""
-    short = ("--quick",) if quick else ()
     found: list[Run] = []
-    for protocol in ("websocket", "socketio"):
+    for protocol, often in OFTEN.items():
         for receivers in RECEIVERS:
-            shape = ("--protocol", protocol, "--receivers", str(receivers))
-            found.append(("fanout.py", *shape, *IN_FLIGHT, *short))
-    found += [
-        ("joins.py", *(("--rounds", "1", "--connects", "200") if quick else ())),
-        ("memory.py", *(("--rounds", "1", "--connections", "200") if quick else ())),
-        ("idle.py", *(("--connections", "200", "--interval", "2") if quick else ())),
-        ("slow_reader.py", *(("--rounds", "1", "--receivers", "50") if quick else ())),
+            servers = () if receivers == 500 else ("--servers", *often)
+            shape = ("--protocol", protocol, "--receivers", str(receivers), *servers)
+            found.append(("fanout.py", *shape, *IN_FLIGHT, *(("--quick",) if quick else PHASES)))
+    if quick:
+        return [
+            *found,
+            ("rooms.py", "--rooms", "20", *ONCE),
+            ("protocols.py", "--seconds", "0.3", *ONCE),
+            ("joins.py", "--connects", "200", *ONCE),
+            ("comebacks.py", "--clients", "50", *ONCE),
+            ("latency.py", *ONCE),
+            ("memory.py", "--connections", "200", *ONCE),
+            ("idle.py", "--connections", "200", "--interval", "2"),
+            ("slow_reader.py", "--receivers", "50", *ONCE),
+            ("cluster.py", "--seconds", "0.5", *ONCE),
+        ]
+    return [
+        *found,
+        ("rooms.py",),
+        ("protocols.py",),
+        ("joins.py",),
+        ("comebacks.py",),
+        ("latency.py",),
+        ("memory.py",),
+        ("idle.py",),
+        ("slow_reader.py",),
+        ("cluster.py",),
+        *GROWTH,
     ]
-    return found
+
+
+# What must not grow: the cost of a delivery with the receivers, of a message with the rooms, and of
+# a connect with those who are there.
+SIZES = ("10", "100", "1000", "10000")
+GROWTH: tuple[Run, ...] = (
+    *(
+        ("fanout.py", "--servers", "chatd-on", "--receivers", receivers, "--in-flight", "1", *ONCE)
+        for receivers in ("1000", "10000")
+    ),
+    ("rooms.py", "--servers", "chatd-on", "--rooms", *SIZES, "--speaking", "10", *ONCE),
+    ("joins.py", "--shapes", "chatd-on", "chatd-sio-on", "--present", *SIZES, *ONCE),
+)
 
 
 def results_of(run: Run) -> list[Result] | None:
@@ -72,7 +111,7 @@ def main() -> int:
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(as_json(found) + "\n", encoding="utf-8")
     print(table(found))
-    print(f"\nThe results are in {output}.")
+    print(f"\nThe results are in {output}. bench/report.py writes them into docs/performance.md.")
     for run in failed:
         print(f"failed: {run}", file=sys.stderr)
     return 1 if failed else 0

@@ -250,7 +250,7 @@ def arguments() -> Plan:
     servers: list[Server] = []
     for server in (SERVERS[name] for name in given.servers or of_protocol):
         servers.append(server)
-        if not server.packages:
+        if server.ours:
             for name, checkout in given.checkout:
                 servers.append(replace(server, name=f"{server.name}@{name}", checkout=checkout))
     if unknown := set(given.base) - {server.name for server in servers}:

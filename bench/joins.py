@@ -24,7 +24,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fanout import SPARE_DESCRIPTORS, allow_descriptors, checkout_named, cores
-from receivers import CLOSE, DIALECTS, TEXT, BenchError, client_frame, cpu_ns, server_frame
+from receivers import (
+    CLOSE,
+    DIALECTS,
+    TEXT,
+    BenchError,
+    Dialect,
+    client_frame,
+    cpu_ns,
+    server_frame,
+)
 from results import as_json, results, table
 from servers import SERVERS, Server, ServerError, running
 
@@ -69,6 +78,7 @@ class Client:
     steps: list[tuple[bytes, bytes | None]]
     received: bytes = b""
     accepted: bool = False
+    greeting: bytes = b""  # the last message that it had to see
 
     def read(self) -> bool:
         """Read and answer what arrived; return whether the client is in."""
@@ -93,6 +103,7 @@ class Client:
             start, answer = self.steps[0]
             if opcode == TEXT and payload.startswith(start):
                 del self.steps[0]
+                self.greeting = payload
                 if answer is not None:
                     self.socket.sendall(client_frame(TEXT, answer, MASK))
         return not self.steps
@@ -101,31 +112,41 @@ class Client:
 def clients(shape: Shape, port: int, numbers: range) -> Iterator[Client]:
     """Connect clients one after the other."""
     dialect = DIALECTS[shape.server.dialect]
-    steps: list[tuple[bytes, bytes | None]] = list(dialect.opening)
-    if shape.server.dialect == "text":
-        steps = [(b"Hello", None)]
     for number in numbers:
-        target, own = dialect.target, f"room-{number}"
-        if shape.own_rooms and shape.server.dialect == "text":
-            target = f"/?room={own}"
-        elif shape.own_rooms:
-            steps[0] = steps[0][0], f'40{{"room":"{own}"}}'.encode()
-        key = base64.b64encode(os.urandom(16)).decode()
-        request = (
-            f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\n"
-            f"Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n"
-        )
-        sock = socket.socket()
-        sock.setblocking(False)
-        sock.connect_ex(("127.0.0.1", port))
-        yield Client(sock, request.encode(), list(steps))
+        if shape.server.dialect == "text":
+            target = f"/?room=room-{number}" if shape.own_rooms else dialect.target
+            yield connecting(port, target, [(b"Hello", None)])
+        else:
+            auth = f'{{"room":"room-{number}"}}' if shape.own_rooms else ""
+            yield connecting(port, dialect.target, opening(dialect, auth))
 
 
-def let_in(arriving: Iterator[Client]) -> list[socket.socket]:
-    """Connect all clients, so many at a time; return their sockets."""
+def opening(dialect: Dialect, auth: str) -> list[tuple[bytes, bytes | None]]:
+    """Return the opening of a Socket.IO client that sends this JSON with its CONNECT."""
+    if not dialect.opening:
+        return []
+    (opened, connect), *rest = dialect.opening
+    return [(opened, (connect or b"") + auth.encode()), *rest]
+
+
+def connecting(port: int, target: str, steps: list[tuple[bytes, bytes | None]]) -> Client:
+    """Begin to connect a client."""
+    key = base64.b64encode(os.urandom(16)).decode()
+    request = (
+        f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\n"
+        f"Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    sock = socket.socket()
+    sock.setblocking(False)
+    sock.connect_ex(("127.0.0.1", port))
+    return Client(sock, request.encode(), steps)
+
+
+def let_in(arriving: Iterator[Client]) -> list[Client]:
+    """Connect all clients, so many at a time; return them."""
     epoll = select.epoll()
     under_way: dict[int, Client] = {}
-    entered: list[socket.socket] = []
+    entered: list[Client] = []
     try:
         while True:
             while len(under_way) < AT_A_TIME and (client := next(arriving, None)) is not None:
@@ -144,31 +165,35 @@ def let_in(arriving: Iterator[Client]) -> list[socket.socket]:
                     epoll.modify(descriptor, select.EPOLLIN)
                 elif client.read():
                     epoll.unregister(descriptor)
-                    entered.append(under_way.pop(descriptor).socket)
+                    entered.append(under_way.pop(descriptor))
     finally:
         epoll.close()
 
 
-def measure(shape: Shape, count: int) -> float:
+def measure(shape: Shape, count: int, present: int) -> float:
     """Return the server's CPU time for one connect in microseconds."""
     core, _ = cores()
-    held: list[socket.socket] = []
+    held: list[Client] = []
     with running(shape.server, core) as server:
         try:
-            held += let_in(clients(shape, server.port, range(PRESENT)))
+            held += let_in(clients(shape, server.port, range(present)))
             time.sleep(SETTLE_SECONDS)
             before = cpu_ns([server.pid])
-            held += let_in(clients(shape, server.port, range(PRESENT, PRESENT + count)))
+            held += let_in(clients(shape, server.port, range(present, present + count)))
             time.sleep(SETTLE_SECONDS)
             return (cpu_ns([server.pid]) - before) / 1000 / count
         finally:
-            for sock in held:
-                sock.close()
+            for client in held:
+                client.socket.close()
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Measure the CPU time of a connect and a join.")
     parser.add_argument("--connects", type=int, default=CONNECTS)
+    parser.add_argument(
+        "--present", type=int, nargs="+", default=[PRESENT], help="connected before"
+    )
+    parser.add_argument("--shapes", nargs="+", metavar="SHAPE", help="some of those in the table")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument(
         "--checkout",
@@ -180,16 +205,23 @@ def main() -> int:
     )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     given = parser.parse_args()
-    costs: defaultdict[str, list[float]] = defaultdict(list)
+    measured = [
+        shape for shape in shapes(given.checkout) if not given.shapes or shape.name in given.shapes
+    ]
+    costs: dict[int, dict[str, list[float]]] = {each: defaultdict(list) for each in given.present}
     try:
-        allow_descriptors(given.connects + PRESENT + SPARE_DESCRIPTORS)
+        allow_descriptors(given.connects + max(given.present) + SPARE_DESCRIPTORS)
         for _ in range(given.rounds):
-            for shape in shapes(given.checkout):
-                costs[shape.name].append(measure(shape, given.connects))
+            for present, by_shape in costs.items():
+                for shape in measured:
+                    by_shape[shape.name].append(measure(shape, given.connects, present))
     except (BenchError, ServerError) as error:
         print(f"joins: {error}", file=sys.stderr)
         return 1
-    found = results("connect and join", "µs a connect", costs, [BASE])
+    found = []
+    for present, by_shape in costs.items():
+        name = "connect and join" if present == PRESENT else f"connect beside {present}"
+        found += results(name, "µs a connect", by_shape, [BASE])
     print(as_json(found) if given.json else table(found))
     return 0
 

@@ -81,7 +81,7 @@ def main() -> int:
     given = parser.parse_args()
     servers = [replace(IDLE[name], checkout=given.checkout.resolve()) for name in given.servers]
     if shutil.which("npm") is None:
-        servers = [server for server in servers if not server.packages]
+        servers = [server for server in servers if server.ours]
     figures: defaultdict[str, list[float]] = defaultdict(list)
     try:
         allow_descriptors(given.connections + WARM_UP + SPARE_DESCRIPTORS)

@@ -340,14 +340,33 @@ class Receivers:
         while True:
             if time.perf_counter_ns() < stop:
                 while len(self.sent_at) - self.complete < in_flight:
-                    number = len(self.sent_at)
-                    frame = client_frame(TEXT, self.dialect.message(number, self.size), self.mask)
-                    self.sent_at.append(time.perf_counter_ns())
-                    self.sender.sendall(frame)
+                    self.send()
             elif self.complete == len(self.sent_at):
                 return
             if not self.receive(STALL_SECONDS):
                 raise BenchError(self.missing())
+
+    def send(self) -> None:
+        """Send the next message."""
+        number = len(self.sent_at)
+        frame = client_frame(TEXT, self.dialect.message(number, self.size), self.mask)
+        self.sent_at.append(time.perf_counter_ns())
+        self.sender.sendall(frame)
+
+    def send_at(self, rate: float, seconds: float) -> None:
+        """Send so many messages a second, whatever has arrived; wait until everybody has them."""
+        began = time.perf_counter()
+        stalled = began + seconds + STALL_SECONDS
+        sent = 0
+        while sent < rate * seconds or self.complete < len(self.sent_at):
+            now = time.perf_counter()
+            if now > stalled:
+                raise BenchError(self.missing())
+            while sent < min(rate * (now - began), rate * seconds):
+                self.send()
+                sent += 1
+            due = began + sent / rate if sent < rate * seconds else stalled
+            self.receive(max(0.0, due - time.perf_counter()))
 
     def missing(self) -> str:
         total = len(self.sent_at)

@@ -68,12 +68,11 @@ def from_json(text: str) -> list[Result]:
 
 def table(found: Iterable[Result]) -> str:
     """Return the results as lines, the ratios first."""
-    lines = []
-    shape = ""
+    lines: list[str] = []
+    title = ""
     for each in found:
-        if each.shape != shape:
-            shape = each.shape
-            lines += ["", f"{shape}, {each.unit}"]
+        if title != (title := f"{each.shape}, {each.unit}"):
+            lines += ["", title]
         ratios = "  ".join(f"{ratio:6.2f} of {base}" for base, ratio in each.ratios.items())
         spread = f"{min(each.values):.4g} to {max(each.values):.4g}"
         lines.append(f"  {each.server:32}{ratios or '-':44}{each.median:10.4g}  ({spread})")

@@ -38,6 +38,11 @@ class Server:
     checkout: Path = BENCH.parent  # whose chatd is run
     ready_seconds: float = 20.0
 
+    @property
+    def ours(self) -> bool:
+        """Whether it is chatd, which speaks dialects of its own."""
+        return self.dialect in ("text", "socketio-chat")
+
 
 def cache_folder() -> Path:
     """Return the folder for installed peers and stores, outside the repository."""
@@ -123,6 +128,10 @@ def python(script: str) -> Callable[[int, Path], list[str]]:
     return command
 
 
+def limit(port: int, _folder: Path) -> list[str]:
+    return [sys.executable, str(BENCH / "peers" / "sends_server.py"), str(port)]
+
+
 # One user sends everything and would soon be refused. These are the highest accepted values.
 UNLIMITED = (
     "limits.messages_per_second=1000000",
@@ -147,6 +156,10 @@ SERVERS = {
     server.name: server
     for server in (
         Server("node-ws", "echo", node("ws-server.mjs"), ("ws",)),
+        Server("socketify", "echo", python("socketify_server.py"), ("socketify",)),
+        Server("picows", "echo", python("picows_server.py"), ("picows",)),
+        Server("websockets", "echo", python("websockets_server.py"), ("websockets",)),
+        Server("sends", "echo", limit),
         Server("chatd-off", "text", chatd('history.store="memory"', "log.messages=false")),
         Server("chatd-on", "text", chatd("log.messages=false")),
         Server("chatd-on-log", "text", chatd()),
@@ -172,7 +185,10 @@ SERVERS = {
 
 
 # The servers that ratios refer to, unless --base names others.
-PEERS = {"websocket": ["node-ws"], "socketio": ["node-socketio", "python-socketio"]}
+PEERS = {
+    "websocket": ["node-ws", "socketify", "sends"],
+    "socketio": ["node-socketio", "python-socketio"],
+}
 
 
 def environment(checkout: Path, folder: Path) -> dict[str, str]:
@@ -206,34 +222,46 @@ class Running:
 @contextlib.contextmanager
 def running(server: Server, core: int | None) -> Iterator[Running]:
     """Run a server on one core with a folder of its own, from ready until it has ended."""
+    with fresh_folder() as folder, running_in(folder, server, core) as handle:
+        yield handle
+
+
+@contextlib.contextmanager
+def fresh_folder() -> Iterator[Path]:
+    """Make a folder for a server's store and output, and remove it at the end."""
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
     # In the cache folder, because /tmp may be in memory and a store belongs on a disk.
     with tempfile.TemporaryDirectory(dir=cache, prefix="run-") as name:
-        folder = Path(name)
-        port = free_port()
-        log = folder / "output"
-        command = server.command(port, folder)
-        with log.open("wb") as output, pinned(core):
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                cwd=folder,
-                env=environment(server.checkout, folder),
-            )
-        handle = Running(process.pid, port, log)
+        yield Path(name)
+
+
+@contextlib.contextmanager
+def running_in(folder: Path, server: Server, core: int | None) -> Iterator[Running]:
+    """Run a server in a folder, which may have the store of an earlier run."""
+    port = free_port()
+    log = folder / "output"
+    command = server.command(port, folder)
+    with log.open("wb") as output, pinned(core):
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            env=environment(server.checkout, folder),
+        )
+    handle = Running(process.pid, port, log)
+    try:
+        wait_ready(server, process, handle)
+        yield handle
+    finally:
+        process.terminate()
         try:
-            wait_ready(server, process, handle)
-            yield handle
-        finally:
-            process.terminate()
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def wait_ready(server: Server, process: subprocess.Popen[bytes], handle: Running) -> None:
