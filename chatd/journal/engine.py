@@ -28,6 +28,7 @@ __all__ = [
     "NICK_TAKEN",
     "PERSONAL",
     "REPLICATED",
+    "Condition",
     "Engine",
     "Fed",
     "Holder",
@@ -134,6 +135,22 @@ class Node(Struct, frozen=True):
     node: str
     lease_until: int
     facts: bytes
+
+
+class Condition(Struct, frozen=True):
+    """What an engine reports of itself.
+
+    Attributes:
+        now: Its time, in ms since 1970.
+        memory: How many bytes its data takes.
+        memory_limit: How many bytes it may take; infinity without a limit.
+        replicas: How many replicas are connected to it.
+    """
+
+    now: int
+    memory: int
+    memory_limit: float
+    replicas: int
 
 
 class Sweep(Struct, frozen=True):
@@ -244,8 +261,19 @@ class Engine(Reads, Protocol):
         """Send the other nodes something that may get lost. It never waits and never fails."""
         ...
 
-    async def beat(self, facts: bytes) -> int:
-        """Extend the node's lease to `lease_seconds` from now; return the engine's time."""
+    async def beat(self, facts: bytes) -> tuple[int, int]:
+        """Extend the node's lease to `lease_seconds` from now.
+
+        Return the engine's time, and the position of the feed's last entry.
+        """
+        ...
+
+    async def inspect(self) -> Condition:
+        """Check that the engine can still hold the store as promised, as `enter` does.
+
+        Raises:
+            StoreError: It cannot; the message names the setting to change.
+        """
         ...
 
     async def bury(self, hold_ms: int) -> bool:

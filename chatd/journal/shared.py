@@ -37,7 +37,7 @@ from chatd.journal import (
     StoreError,
     Unavailable,
 )
-from chatd.journal.engine import Engine, Fed, Holder, Life, Lost, Node, Stale
+from chatd.journal.engine import Condition, Engine, Fed, Holder, Life, Lost, Node, Stale
 from chatd.journal.retention import RetentionLog, no_report
 from chatd.journal.scan import Scan, search
 from chatd.model import (
@@ -69,6 +69,9 @@ BEATS: Final = 3
 """How many times a node extends its lease during one lease. When it has missed two of these beats,
 it takes no more batches: other nodes may soon take it for dead."""
 
+WATCH_SECONDS: Final = 30.0
+"""How often the engine is inspected: its configuration may be changed while it runs."""
+
 FIRST_PAUSE_SECONDS: Final = 0.05
 LONGEST_PAUSE_SECONDS: Final = 1.0
 """The pause before the next attempt to reach the engine doubles each time; half of it is random. It
@@ -94,9 +97,14 @@ class SharedJournal:
         grace_ms: Returns for how long after `aclose` the users of this node can reconnect to others
             without having left their rooms, in ms; by default 0.
         changed: Notified when the link to the engine was lost, and when it is back.
+        condition: What the engine reported of itself when it was last inspected; None before.
         down_since: When the link was lost, on Trio's clock; None while there is one.
         epoch: See `Journal`; so are ``former`` and ``key``.
+        inspected: Notified when there is a new ``condition``.
+        lag: How many entries of the feed this node had not read yet at its last sign of life.
+        lost_positions: How many positions that this node had read are lost.
         node: This node's id.
+        reason: Why the engine cannot be used, while it cannot.
         reconnects: How often the engine was entered again after the link was lost.
         unknown: How many items it left out, because only a newer version of chatd knows their kind.
         resyncs: How often the feed lacked entries because this node had been away for too long.
@@ -117,7 +125,11 @@ class SharedJournal:
         self.hold_ms = hold_ms
         self.grace_ms: Callable[[], int] = int
         self.changed = Changed()
+        self.inspected = Changed()
+        self.condition: Condition | None = None
         self.down_since: float | None = trio.current_time()
+        self.reason = "the store has not been reached yet"
+        self.lag = self.lost_positions = 0
         self.epoch = self.node = ""
         self.former: Mapping[str, int] = {}
         self.key = b""
@@ -127,7 +139,8 @@ class SharedJournal:
         self._report = report
         self._retention_log = RetentionLog(self._retention, report)
         self.timeout = timeout_seconds
-        self._reason = "the store has not been reached yet"
+        self._reported: set[str] = set()  # the reasons since the link was lost
+        self._refused = False  # whether the last batch was refused by an engine that can be reached
         self._entered = 0  # how often
         self._ahead_ms = 0.0  # by how much the engine's clock is ahead of Trio's
         self._beaten = 0.0  # when the last beat that got an answer was sent
@@ -168,9 +181,10 @@ class SharedJournal:
         life = await self._engine.enter(self._last, self._number, self.facts())
         self._beaten = began
         self._entered += 1
-        self._set_clock(life.now)
+        self._set_clock(life.now, trio.current_time())
         if self._take_over(life):
             await self._beat()
+        self._refused = False
         if self.down_since is not None:
             self.down_since = None
             self.changed.notify()
@@ -180,11 +194,13 @@ class SharedJournal:
         same = life.node == self.node
         entered_before = self._last is not None
         if life.lost:
+            kept = life.former.get(self.epoch, 0)
+            self.lost_positions += max(0, self.position - kept)
             self._report(
                 "store",
                 state="renewed",
-                detail=f"the store has lost events behind position {life.position}; this node "
-                f"had read up to position {self._position_read}, so all its clients are closed",
+                detail=f"the store has lost what this node had at the positions {kept + 1} to "
+                f"{self.position}, so all its clients are closed",
             )
             self._news.append(Renewed(life.position, life.epoch, lost=True))
         elif entered_before and not same:
@@ -204,10 +220,11 @@ class SharedJournal:
             )
         return same
 
-    def _set_clock(self, now: int) -> None:
-        self._ahead_ms = now - trio.current_time() * 1000
+    def _set_clock(self, now: int, asked: float) -> None:
+        """Set the clock by the engine's time, for which it was asked at a time of Trio's clock."""
+        self._ahead_ms = now - (asked + trio.current_time()) / 2 * 1000
 
-    def _break(self, error: Unavailable, entered: int) -> None:
+    def _break(self, error: Unavailable | StoreError, entered: int) -> None:
         """Give up the link, so that `run` enters again, unless it has already done so.
 
         Args:
@@ -216,8 +233,9 @@ class SharedJournal:
         """
         if self.down_since is None and entered == self._entered:
             self.down_since = trio.current_time()
-            self._reason = str(error)
-            self._report("store", state="failed", detail=self._reason)
+            self.reason = str(error)
+            self._reported = {self.reason}
+            self._report("store", state="failed", detail=self.reason)
             self.changed.notify()
             self._moved.notify()
             self._connected.cancel()
@@ -229,7 +247,7 @@ class SharedJournal:
             stale = Stale(f"the store has had no sign of this node for {most:g} s")
             self._break(stale, self._entered)
         if self.down_since is not None:
-            raise Unavailable(self._reason)
+            raise Unavailable(self.reason)
 
     async def _ask(self, asking: Callable[[], Awaitable[_T]]) -> _T:
         self._check()
@@ -241,7 +259,10 @@ class SharedJournal:
             raise
 
     async def run(self) -> None:
-        """Read the feed and keep the lease until `aclose`. Enter again when the link is lost."""
+        """Read the feed, keep the lease and watch the engine until `aclose`.
+
+        When the link is lost, enter again.
+        """
         pause = FIRST_PAUSE_SECONDS
         try:
             with self._running:
@@ -252,6 +273,7 @@ class SharedJournal:
                             self._connected = nursery.cancel_scope
                             nursery.start_soon(self._guarded, self._read_feed)
                             nursery.start_soon(self._guarded, self._keep_lease)
+                            nursery.start_soon(self._guarded, self._watch)
                         if trio.current_time() - began > LONGEST_PAUSE_SECONDS:
                             pause = FIRST_PAUSE_SECONDS
                     await trio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311  no secret
@@ -259,18 +281,27 @@ class SharedJournal:
                     try:
                         await self.enter()
                     except (Unavailable, StoreError) as error:
-                        self._reason = str(error)
+                        self._explain(str(error))
                     else:
                         self.reconnects += 1
                         self._report("store", state="recovered", detail="the store answers again")
         finally:  # also if this task is cancelled
             self._stopped.set()
 
+    def _explain(self, reason: str) -> None:
+        """Take note why the engine cannot be entered. Report it if it is new, and not short."""
+        self.reason = reason
+        assert self.down_since is not None  # noqa: S101  `enter` failed
+        short = trio.current_time() - self.down_since <= LONGEST_PAUSE_SECONDS
+        if not short and reason not in self._reported:
+            self._reported.add(reason)
+            self._report("store", state="waiting", detail=reason)
+
     async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
         entered = self._entered
         try:
             await work()
-        except Unavailable as error:  # also if the engine refuses to be read
+        except (Unavailable, StoreError) as error:  # also if the engine refuses to be read
             self._break(error, entered)
 
     async def _keep_lease(self) -> None:
@@ -291,8 +322,18 @@ class SharedJournal:
 
     async def _beat(self) -> None:
         began = trio.current_time()
-        self._set_clock(await self._engine.beat(self.facts()))
+        now, position = await self._engine.beat(self.facts())
+        self._set_clock(now, began)
         self._beaten = began
+        self.lag = max(0, position - self._position_read)
+
+    async def _watch(self) -> None:
+        while True:
+            began = trio.current_time()
+            condition = self.condition = await self._engine.inspect()
+            self._set_clock(condition.now, began)
+            self.inspected.notify()
+            await trio.sleep(WATCH_SECONDS)
 
     async def aclose(self) -> None:
         if self._closed:
@@ -406,12 +447,14 @@ class SharedJournal:
             with trio.CancelScope(shield=True), trio.move_on_after(self.timeout):
                 outcomes = await self._commit(batch)
                 self._count(outcomes)
+                self._note_refusal(None)
                 return outcomes
             late = Lost(f"the store did not confirm within {self.timeout:g} s")
             self._break(late, self._entered)
             raise late
         except Unavailable as error:
             self._failures += 1
+            self._note_refusal(error)
             if self._doubtful is not None:
                 error.divisible = False  # it may be done
             raise
@@ -419,6 +462,16 @@ class SharedJournal:
             seconds = perf_counter() - began
             self._commit_seconds += seconds
             self._slowest_seconds = max(self._slowest_seconds, seconds)
+
+    def _note_refusal(self, error: Unavailable | None) -> None:
+        """Report once that the engine, which can be reached, refuses batches, and that it ended."""
+        if self.down_since is not None or (error is not None and error.divisible):
+            return
+        if error is not None and not self._refused:
+            self._report("store", state="failed", detail=str(error))
+        elif error is None and self._refused:
+            self._report("store", state="recovered", detail="the store takes messages again")
+        self._refused = error is not None
 
     async def _commit(self, batch: Sequence[Operation]) -> list[Outcome]:
         self._check()

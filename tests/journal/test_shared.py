@@ -11,9 +11,10 @@ from msgspec.structs import replace
 from trio.testing import MockClock
 
 from chatd.journal import StoreError, Unavailable
-from chatd.journal.engine import Fed, Lost
+from chatd.journal.engine import Condition, Fed, Lost
 from chatd.journal.modelled import ModelEngine, ModelStore
 from chatd.journal.retention import Retention
+from chatd.journal.shared import WATCH_SECONDS
 from chatd.model import (
     Enter,
     Entered,
@@ -629,3 +630,109 @@ async def test_the_engine_s_clock_is_every_nodes(
         store.jump_ms = 0
         await trio.sleep(6)  # the next beat
         assert node.journal.steady_now() == pytest.approx(trio_now(), abs=1)
+
+
+# ---- the watch
+
+
+async def test_an_engine_that_no_longer_keeps_its_promises_is_not_used_until_it_does(
+    store: ModelStore, nodes: Nodes, autojump_clock: MockClock
+) -> None:
+    first, second = nodes
+    await first.say(post("1"))
+    store.unfit = "it has no append-only file: set appendonly to yes"
+    began = trio.current_time()
+    while first.journal.down_since is None:
+        await first.journal.changed.wait()
+    assert trio.current_time() - began <= WATCH_SECONDS
+    assert first.journal.reason == store.unfit
+    with pytest.raises(Unavailable, match="appendonly"):
+        await first.say(post("2"))
+    with pytest.raises(Unavailable, match="appendonly"):
+        await first.journal.head("r")
+    await settled(10)
+    assert first.reports == [("failed", store.unfit)]
+    store.unfit = None
+    await settled(2)
+    assert seq(list(await first.say(post("3")))) == 2
+    await settled()
+    assert first.reports.states == second.reports.states == ["failed", "recovered"]
+    assert first.texts == second.texts == ["1", "3"]
+
+
+async def test_the_engines_condition_is_known_from_the_start(
+    store: ModelStore, autojump_clock: MockClock
+) -> None:
+    store.memory, store.memory_limit = 8, 10
+    async with open_node(store) as first:
+        await settled()
+        assert first.journal.condition == Condition(NOW, 8, 10, 0)
+        store.memory = 9
+        await first.journal.inspected.wait()
+        assert trio.current_time() == pytest.approx(WATCH_SECONDS)
+        assert first.journal.condition == Condition(trio_now(), 9, 10, 0)
+
+
+async def test_a_reason_that_lasts_is_reported_once(
+    store: ModelStore, nodes: Nodes, autojump_clock: MockClock
+) -> None:
+    first, _ = nodes
+    store.kill()
+    await settled(0.5)
+    assert first.reports.states == ["failed"]
+    await settled(60)
+    assert first.reports[1:] == [("waiting", "nothing listens at the engine's address")]
+    store.restart()
+    store.unfit = "it has no append-only file"
+    await settled(60)
+    assert first.reports[2:] == [("waiting", store.unfit)]
+    store.unfit = None
+    await settled(2)
+    assert first.reports.states[3:] == ["recovered"]
+
+
+async def test_an_engine_that_refuses_batches_is_reported_once_and_can_be_read(
+    nodes: Nodes, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = nodes
+    await first.say(post("1"))
+    full = True
+    commit = first.engine.commit
+
+    async def refuse(number: int, batch: Sequence[Operation]) -> list[Outcome]:
+        if full:
+            raise Unavailable("its memory is full")
+        return await commit(number, batch)
+
+    monkeypatch.setattr(first.engine, "commit", refuse)
+    for _ in range(3):
+        with pytest.raises(Unavailable, match="full"):
+            await first.say(post("2"))
+    assert [event.text for event in await first.journal.read("r", 0, 9, 9)] == ["1"]
+    assert first.reports == [("failed", "its memory is full")]
+    full = False
+    assert seq(list(await first.say(post("2")))) == 2
+    assert first.reports.states == ["failed", "recovered"]
+
+
+async def test_a_node_knows_how_far_it_is_behind(nodes: Nodes, autojump_clock: MockClock) -> None:
+    first, second = nodes
+    await first.journal.commit([post("held"), post("back")])  # shown only once it is answered
+    await settled(6)
+    assert (first.journal.lag, second.journal.lag) == (2, 0)
+    await first.journal.answered([])
+    await settled(6)
+    assert first.journal.lag == 0
+
+
+async def test_lost_positions_are_counted_and_named(
+    store: ModelStore, nodes: Nodes, autojump_clock: MockClock
+) -> None:
+    first, second = nodes
+    for number in range(5):
+        await first.say(post(str(number)))
+    await settled()
+    store.restart(lose=2)
+    await settled(2)
+    assert (first.journal.lost_positions, second.journal.lost_positions) == (2, 2)
+    assert "positions 4 to 5," in str(dict(first.reports)["renewed"])

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 import trio
 
 from chatd.journal import Unavailable
-from chatd.journal.engine import FEED_SECONDS, Fed, Holder, Life, Lost, Node, Sweep
+from chatd.journal.engine import FEED_SECONDS, Condition, Fed, Holder, Life, Lost, Node, Sweep
 from chatd.journal.modelled.server import ModelStore, Request
 from chatd.journal.modelled.state import State, result
 from chatd.journal.retention import Retention
@@ -125,6 +125,7 @@ class ModelEngine:
             await trio.lowlevel.checkpoint()
             raise Lost("nothing listens at the engine's address")
         self.late, self.link = None, Link(life)
+        store.check()
         if life == self._entered:
             last, confirmed = None, 0
         lease_ms = round(store.lease_seconds * 1000)
@@ -177,11 +178,19 @@ class ModelEngine:
         if not self.cut:
             self._store.publish(self, kind, body)
 
-    async def beat(self, facts: bytes) -> int:
+    async def beat(self, facts: bytes) -> tuple[int, int]:
         node, lease_ms = self.node, round(self._store.lease_seconds * 1000)
         return await self._ask(
             lambda state, now: state.beat(now, node, lease_ms, facts), changes=True
         )
+
+    async def inspect(self) -> Condition:
+        store = self._store
+        condition = await self._ask(
+            lambda _state, now: Condition(now, store.memory, store.memory_limit, store.replicas)
+        )
+        store.check()
+        return condition
 
     async def bury(self, hold_ms: int) -> bool:
         return await self._ask(lambda state, now: state.bury(now, hold_ms), changes=True)

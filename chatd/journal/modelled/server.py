@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
@@ -46,6 +47,8 @@ class ModelStore:
     Attributes:
         jump_ms: By how much the server's clock is ahead.
         life: Names the life of the server's process; None while there is none.
+        unfit: Why the server cannot hold the store as promised; None if it can.
+        memory, memory_limit: What `Condition` says.
     """
 
     def __init__(
@@ -62,6 +65,9 @@ class ModelStore:
         self.random = random
         self.life: str | None = random().hex()
         self.stalled = False
+        self.unfit: str | None = None
+        self.memory = 0
+        self.memory_limit = math.inf
         self._now = now
         self._replicas = replicas
         self._state = State()
@@ -128,6 +134,16 @@ class ModelStore:
         del self._state.feed[:-1]
 
     # ---- serving
+
+    def check(self) -> None:
+        """Raise StoreError if the server cannot hold the store as promised."""
+        if self.unfit is not None:
+            raise StoreError(self.unfit)
+
+    @property
+    def replicas(self) -> int:
+        """How many replicas are connected."""
+        return self._replicas if self._replicated is None else 0
 
     def connect(self, engine: ModelEngine) -> None:
         self._engines.add(engine)

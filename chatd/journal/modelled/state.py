@@ -213,11 +213,11 @@ class State(MemoryJournal):
         self.epoch = _epoch(self._fresh)
         self._append(Renewed(0, self.epoch))
 
-    def beat(self, now: int, node: str, lease_ms: int, facts: bytes) -> int:
+    def beat(self, now: int, node: str, lease_ms: int, facts: bytes) -> tuple[int, int]:
         self._check_lease(now, node)
         held = self.nodes[node]
         held.lease_until, held.facts = now + lease_ms, facts
-        return now
+        return now, self.feed[-1].position if self.feed else 0
 
     def leave(self, now: int, node: str, linger_ms: int) -> None:
         """See `Engine.leave`."""

@@ -22,7 +22,7 @@ import trio
 
 from chatd.histogram import Histogram
 from chatd.journal import Durability, StoreError, Unavailable
-from chatd.journal.engine import Lost, Stale
+from chatd.journal.engine import Condition, Lost, Stale
 from chatd.journal.redis import scripts
 from chatd.journal.redis.address import Address, Source
 from chatd.journal.redis.finding import find_primary
@@ -30,7 +30,7 @@ from chatd.journal.redis.link import Link, Login, open_link
 from chatd.journal.redis.proof import Proof
 from chatd.journal.redis.resp import Command, ErrorReply, Push, Reply
 from chatd.journal.redis.scripts import Script
-from chatd.journal.redis.server import Server
+from chatd.journal.redis.server import QUESTIONS, Server
 
 __all__ = ["Client", "call"]
 
@@ -40,8 +40,14 @@ _AWAY: Final = frozenset(
 )
 """The server is not, or not yet, the one that the links were opened to."""
 
-_REFUSED: Final = frozenset({"BUSY", "MISCONF", "NOREPLICAS", "OOM"})
-"""The server cannot write anything in its present state."""
+_REFUSED: Final = {
+    "BUSY": "it is busy with another client's script: see SCRIPT KILL",
+    "MISCONF": "it cannot write to its disk: make space there, or see its log",
+    "NOREPLICAS": "it has too few replicas for its min-replicas-to-write",
+    "OOM": "its memory is full: raise its maxmemory, or lower history.keep_days or "
+    "history.max_bytes",
+}
+"""The server cannot write anything in its present state: why, and the remedy."""
 
 
 class _Question:
@@ -117,16 +123,16 @@ class Client:
         try:
             while len(links) < 4:
                 links.append(await open_link(address, self._login, deadline=deadline))
-            servers = [await self._server(link, deadline) for link in links]
+            servers = [self._read(await link.call(*QUESTIONS, deadline=deadline)) for link in links]
             if len({server.life for server in servers}) > 1:
                 raise Lost(f"{address} was restarted while chatd connected")
-            servers[0].check(address, self._durability)
             loads: list[Command] = [("SCRIPT", "LOAD", script.text) for script in scripts.ALL]
             self._permitted(await links[0].call(*loads, deadline=deadline))
-            # The reply to SUBSCRIBE is a push.
-            self._permitted(
-                await links[1].call(("SUBSCRIBE", channel), ("PING",), deadline=deadline)
-            )
+            await links[1].send(("SUBSCRIBE", channel), ("PING",), deadline=deadline)
+            replies: list[Reply] = []
+            while not replies:  # the reply to SUBSCRIBE is a push, and others may follow it
+                replies, _ = _sorted(await links[1].receive(deadline))
+            self._permitted(replies)
             await links[3].send(("CLIENT", "REPLY", "OFF"), deadline=deadline)
         except BaseException:
             for link in links:
@@ -136,23 +142,26 @@ class Client:
         self._awaited = None
         return servers[0].life
 
-    def _permitted(self, replies: list[Reply]) -> None:
+    async def inspect(self) -> Condition:
+        """Check that the server can still hold chatd's history, as `connect` does.
+
+        Raises:
+            StoreError: It has to be configured differently.
+        """
+        return self._read(await self._asked(*QUESTIONS)).condition
+
+    def _read(self, replies: Sequence[Reply]) -> Server:
+        info, config, time = replies
+        self._permitted((info, time))
+        server = Server.read(info, config, time)
+        server.check(self._address, self._durability)
+        return server
+
+    def _permitted(self, replies: Sequence[Reply]) -> None:
         for reply in replies:
             if isinstance(reply, ErrorReply) and reply.code == "NOPERM":
                 raise StoreError(f"{self._address}: chatd's user needs more rights: {reply}")
             self._check(reply)
-
-    async def _server(self, link: Link, deadline: float) -> Server:
-        info, config = await link.call(
-            ("INFO",), ("CONFIG", "GET", "appendfsync"), deadline=deadline
-        )
-        text: str = self._check(info).decode(errors="replace")
-        pairs = (line.partition(":") for line in text.splitlines())
-        fields = {name: value for name, colon, value in pairs if colon}
-        appendfsync = None
-        if not isinstance(config, ErrorReply):
-            appendfsync = dict(config).get(b"appendfsync", b"").decode()
-        return Server(fields, appendfsync)
 
     async def write(self, command: Command, deadline: float) -> Reply:
         """Run a command on the writing link, for one task at a time."""
@@ -202,6 +211,10 @@ class Client:
 
     async def ask(self, *commands: Command) -> list[Reply]:
         """Run some commands in order, for any task. If cancelled, it still waits for the answer."""
+        return [self._check(reply) for reply in await self._asked(*commands)]
+
+    async def _asked(self, *commands: Command) -> list[Reply]:
+        """Do as `ask` does, but return errors as replies."""
         question = _Question(commands)
         self._questions.append(question)
         async with self._asking:
@@ -211,7 +224,7 @@ class Client:
         if question.error is not None:
             raise question.error
         assert question.replies is not None  # noqa: S101  answered, or an error
-        return [self._check(reply) for reply in question.replies]
+        return question.replies
 
     async def ask_one(self, command: Command) -> Reply:
         """Run one command as `ask` does."""
@@ -266,8 +279,9 @@ class Client:
         if reply.code in _AWAY:
             self.close()
             raise Lost(f"{self._address} is not ready: {reply}")
-        divisible = reply.code not in _REFUSED
-        raise Unavailable(f"{self._address}: {reply}", divisible=divisible) from reply
+        if (problem := _REFUSED.get(reply.code)) is not None:
+            raise Unavailable(f"{self._address} takes no writes: {problem}") from reply
+        raise Unavailable(f"{self._address}: {reply}", divisible=True) from reply
 
     def close(self) -> None:
         """Close the links. What waits for an answer raises `Lost`."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ClassVar, Final
 
 import trio
+from msgspec.structs import replace
 
 from chatd.histogram import Histogram
 from chatd.journal import Durability, Unavailable, new_epoch
@@ -17,6 +18,7 @@ from chatd.journal.engine import (
     FEED_ENTRIES,
     FEED_SECONDS,
     LEASE_SECONDS,
+    Condition,
     Fed,
     Life,
     Sweep,
@@ -29,7 +31,7 @@ from chatd.journal.redis.link import Login
 from chatd.journal.redis.proof import Proof
 from chatd.journal.redis.reads import RedisReads, position_of
 from chatd.journal.redis.resp import Command, ErrorReply
-from chatd.journal.redis.scripts import BEAT, COMMIT, ENTER, SWEEP, TRIM, Script
+from chatd.journal.redis.scripts import BEAT, COMMIT, ENTER, LEAVE, SWEEP, TRIM, Script
 from chatd.journal.redis.sweeping import Sweeper, read_front
 from chatd.journal.retention import CHUNK, Retention
 from chatd.model import Erase, LogEntry, Operation, Outcome, Post, Relayed, Restore, Wipe
@@ -153,7 +155,7 @@ class RedisEngine(RedisReads):
         """Return the time as scripts take it: nothing for the server's own."""
         return "" if self._now is None else self._now()
 
-    async def beat(self, facts: bytes) -> int:
+    async def beat(self, facts: bytes) -> tuple[int, int]:
         keys = self._keys
         lease_ms = round(self.lease_seconds * 1000)
         beat = call(
@@ -166,7 +168,11 @@ class RedisEngine(RedisReads):
         self._passed.append((now, position))
         if self._purge_ms is not None:
             await self._purge(now - self._purge_ms, removed)
-        return int(now)
+        return now, position
+
+    async def inspect(self) -> Condition:
+        condition = await self._client.inspect()
+        return condition if self._now is None else replace(condition, now=self._now())
 
     async def _purge(self, before: int, removed: int) -> None:
         """Purge texts that were deleted before a time from the feed and the append-only file.
@@ -189,10 +195,8 @@ class RedisEngine(RedisReads):
     async def leave(self, linger_ms: int) -> None:
         until = self._time() + linger_ms
         with suppress(Unavailable):  # the lease ends by itself
-            await self._client.ask(
-                ("HDEL", self._keys.meta, f"reads:{self._node}"),
-                ("ZADD", self._keys.nodes, "XX", "LT", until, self._node),
-            )
+            keys = self._keys.meta, self._keys.nodes
+            await self._client.ask(call(LEAVE, keys, self._node, until))
 
     async def aclose(self) -> None:
         self._client.close()
@@ -255,7 +259,7 @@ class RedisEngine(RedisReads):
         keys = self._keys.fixed(node)
         try:
             reply = await self._client.write(
-                call(COMMIT, keys, self._life, node, number, self._clock(), "s"),
+                call(SWEEP, keys, self._life, node, number, self._clock(), "s"),
                 self._client.deadline(),
             )
         except Unavailable as error:

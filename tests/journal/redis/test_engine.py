@@ -353,12 +353,13 @@ async def test_full_memory_refuses_posts_and_lets_retention_go_on(
     async with opened(own_server) as engine:
         await engine.commit(1, [post("x" * 1000) for _ in range(200)])
         own_server.command("CONFIG", "SET", "maxmemory", "1mb")
-        with pytest.raises(Unavailable, match="OOM") as refused:
+        with pytest.raises(Unavailable, match="memory is full: raise its maxmemory") as refused:
             await engine.commit(2, [post()])
         assert not refused.value.divisible
         assert len(await texts(engine)) == 200
         assert (await engine.sweep(Retention(keep_events=1))).removed == CHUNK
-        assert await engine.beat(b"")
+        await engine.beat(b"")
+        await engine.inspect()
         own_server.command("CONFIG", "SET", "maxmemory", "0")
         assert seqs(await engine.commit(2, [post()])) == [201]
 
@@ -371,6 +372,17 @@ async def test_a_node_enters_a_server_whose_memory_is_full_and_makes_room(
     own_server.command("CONFIG", "SET", "maxmemory", "1mb")
     async with opened(own_server) as engine:
         assert (await engine.sweep(Retention(keep_events=1))).removed == CHUNK
+
+
+async def test_full_memory_neither_keeps_a_batch_in_doubt_nor_a_node(
+    own_server: RedisServer,
+) -> None:
+    async with opened(own_server) as engine, opened(own_server) as other:
+        life = await engine.enter(None, 0, b"")
+        own_server.command("CONFIG", "SET", "maxmemory", "1mb")
+        assert await engine.void(life.node, 1) is None
+        await engine.leave(0)
+        assert life.node not in [one.node for one in await other.nodes()]
 
 
 async def test_a_script_that_fails_writes_nothing(redis_server: RedisServer) -> None:
@@ -409,7 +421,7 @@ async def test_a_node_whose_lease_is_over_gets_another_id(redis_server: RedisSer
     async with opened(redis_server, prefix=prefix, now=clock) as engine:
         first: Life = await engine.enter(None, 0, b"facts")
         now += 14_999
-        assert await engine.beat(b"new") == now
+        assert await engine.beat(b"new") == (now, 0)
         now += 14_999
         again = await engine.enter(None, 0, b"facts")  # the lease goes on as it was
         assert again.node == first.node

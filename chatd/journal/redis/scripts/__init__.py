@@ -13,6 +13,7 @@ __all__ = [
     "BEAT",
     "COMMIT",
     "ENTER",
+    "LEAVE",
     "PAGE",
     "PLACES",
     "PROVE",
@@ -44,14 +45,15 @@ def _script(*names: str, flags: str = "") -> Script:
 
 ENTER: Final = _script("enter")
 BEAT: Final = _script("beat")
+LEAVE: Final = _script("leave")
 TRIM: Final = _script("trim")
 _BATCH: Final = ("overlay", "commit", "others", "run")
 COMMIT: Final = _script(*_BATCH, flags="#!lua\n")
 SWEEP: Final = _script(*_BATCH, flags="#!lua flags=allow-oom\n")
-"""`COMMIT` for batches that remove something: they make room when memory is full."""
+"""`COMMIT` for batches that make room when memory is full, or that take next to none."""
 PAGE: Final = _script("page")
 PLACES: Final = _script("places")
 UNREAD: Final = _script("unread")
 PROVE: Final = _script("prove")
 
-ALL: Final = (ENTER, BEAT, TRIM, COMMIT, SWEEP, PAGE, PLACES, UNREAD, PROVE)
+ALL: Final = (ENTER, BEAT, LEAVE, TRIM, COMMIT, SWEEP, PAGE, PLACES, UNREAD, PROVE)
