@@ -8,6 +8,7 @@
             ├── timers           everything that waits for a time: pings, expiry
             ├── issuer           fetches the keys at auth.jwks_url
             ├── patience         sends clients away from a store that is not back in time
+            ├── node watch       compares this daemon with the others that share its store
             ├── Socket.IO        the handlers of each Socket.IO connection
             └── handlers         one task for each connection
                 └── listeners    accept
@@ -20,16 +21,12 @@ journal, the log is cancelled.
 from __future__ import annotations
 
 import math
-import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
-import msgspec
 import trio
-from msgspec import Struct
 
-from chatd import __version__
 from chatd.chat import Chat
 from chatd.chat.tokens import Keys
 from chatd.gateways import HttpGateway, SocketIoGateway, routes
@@ -38,6 +35,7 @@ from chatd.journal.retention import retention_of
 from chatd.journal.shared import SharedJournal
 from chatd.logs import Log, now_ms
 from chatd.model import GOING_AWAY
+from chatd.nodes import NodeWatch
 from chatd.reload import Loaded
 from chatd.settings import Settings
 from chatd.timers import Timers
@@ -47,26 +45,10 @@ from chatd.wire.server import HttpServer
 from chatd.wire.tls import tls_context
 from chatd.wire.transport import Transport
 
-__all__ = ["Daemon", "NodeFacts", "open_daemon"]
+__all__ = ["Daemon", "open_daemon"]
 
 FLUSH_SECONDS: Final = 1.0
 """The part of a drain's time, at most half, in which the bus commits what it has accepted."""
-
-
-class NodeFacts(Struct, frozen=True):
-    """What a daemon that shares its store tells the others of itself, with each sign of life.
-
-    Attributes:
-        version: Of chatd.
-        host: The name of its machine.
-        clients: How many chat connections it has.
-        position: The position of the store up to which its clients were sent everything.
-    """
-
-    version: str
-    host: str
-    clients: int
-    position: int
 
 
 class Daemon:
@@ -86,7 +68,6 @@ class Daemon:
         self.ends = math.inf
         """The deadline of the drain, on Trio's clock."""
         if isinstance(chat.journal, SharedJournal):
-            chat.journal.facts = self._facts
             chat.journal.hold_ms = self._hold_ms
             chat.journal.grace_ms = self._grace_ms
 
@@ -94,13 +75,6 @@ class Daemon:
         return routes(
             self.chat, self.log, self.socketio, self.http, lambda: self.ready, self._refuses
         )
-
-    def _facts(self) -> bytes:
-        chat = self.chat
-        facts = NodeFacts(
-            __version__, socket.gethostname(), len(chat.connections), chat.bus.fanned_out
-        )
-        return msgspec.json.encode(facts)
 
     def _hold_ms(self) -> int:
         return int(self.settings.chat.nick_hold_seconds * 1000)
@@ -116,13 +90,15 @@ class Daemon:
     @property
     def ready(self) -> bool:
         """True while new clients are accepted."""
-        return not self.draining and self.away_since is None and self.chat.bus.available
+        return not self.draining and self.store_problem is None and self.chat.bus.available
 
     @property
-    def away_since(self) -> float | None:
-        """Since when a store on another server cannot be reached, on Trio's clock; else None."""
+    def store_problem(self) -> str | None:
+        """Why a store that daemons share cannot be used, for operators; None while it can."""
         journal = self.chat.journal
-        return journal.down_since if isinstance(journal, SharedJournal) else None
+        if isinstance(journal, SharedJournal) and journal.down_since is not None:
+            return journal.reason
+        return None
 
     def apply(self, settings: Settings, loaded: Loaded | None = None) -> None:
         """Apply settings and their loaded files in one step, without a checkpoint.
@@ -146,7 +122,7 @@ class Daemon:
         """Return why new clients are refused; None while they are accepted."""
         if self._listeners.cancel_called:
             return "the server is restarting"
-        if self.away_since is not None:
+        if self.store_problem is not None:
             return "the server cannot reach its store"
         return None
 
@@ -226,6 +202,8 @@ async def open_daemon(
                 helpers.start_soon(chat.issuer.run)
                 async with trio.open_nursery() as handlers:
                     daemon = Daemon(settings, chat, log, handlers)
+                    if isinstance(journal, SharedJournal):
+                        helpers.start_soon(NodeWatch(chat, journal).run)
                     helpers.start_soon(daemon.be_patient)
                     await helpers.start(daemon.socketio.io.run)
                     yield daemon

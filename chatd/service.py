@@ -152,7 +152,9 @@ async def _report_status(daemon: Daemon, reload: Reload, notifier: Notifier) -> 
     reported = ""
     while True:
         status = f"{len(daemon.chat.connections)} clients, {len(daemon.chat.rooms)} rooms"
-        if not daemon.chat.bus.available:
+        if problem := daemon.store_problem:
+            status += f"; new clients are turned away, because the store cannot be used: {problem}"
+        elif not daemon.chat.bus.available:
             status += "; the store is failing, new clients are turned away"
         if reload.refused:
             status += f"; configuration refused: {reload.refused[0]}"

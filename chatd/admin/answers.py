@@ -89,9 +89,15 @@ class LogState(Struct, frozen=True):
 
 
 class StoreState(Statistics, frozen=True):
-    """The journal's statistics, and how many committed blocks wait for the fan-out."""
+    """The journal's statistics.
+
+    Attributes:
+        waiting_blocks: How many committed blocks wait for the fan-out.
+        problem: Why a store that daemons share cannot be used; None while it can.
+    """
 
     waiting_blocks: int
+    problem: str | None
 
 
 class Status(Struct, frozen=True):
@@ -153,23 +159,31 @@ class NodeEntry(Struct, frozen=True):
         version: Of chatd; None, as what follows, until its first sign of life.
         host: The name of its machine.
         clients: How many chat connections it has.
-        position: The position of the store up to which its clients were sent everything.
+        lag: How many entries of the store's feed it had not read yet.
+        epoch: The epoch of the store that it is in.
+        lost_positions: How many positions that it had read the store has lost since it started.
+        clock_seconds: How far its clock is ahead of the store's.
+        proof_seconds: How long replicas took to confirm what it showed, on average; None if
+            history.replicas is 0, or it has shown nothing yet.
     """
 
     node: str
     here: bool
     lease_seconds: float
-    version: str | None
-    host: str | None
-    clients: int | None
-    position: int | None
+    version: str | None = None
+    host: str | None = None
+    clients: int | None = None
+    lag: int | None = None
+    epoch: str | None = None
+    lost_positions: int | None = None
+    clock_seconds: float | None = None
+    proof_seconds: float | None = None
 
 
 class Nodes(Struct, frozen=True):
-    """The daemons that share the store, and the store's last position."""
+    """The daemons that share the store."""
 
     nodes: Sequence[NodeEntry]
-    position: int
 
 
 class Announced(Struct, frozen=True):

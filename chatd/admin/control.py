@@ -36,6 +36,11 @@ class DaemonControl:
         return self._daemon.ready and not self._stop.is_set()
 
     @property
+    def store_problem(self) -> str | None:
+        """Why a store that daemons share cannot be used; None while it can."""
+        return self._daemon.store_problem
+
+    @property
     def draining(self) -> bool:
         return self._daemon.draining or self._stop.is_set()
 

@@ -12,7 +12,6 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, Final, Literal
 
-import msgspec
 import trio
 from msgspec import Meta, Struct
 from msgspec.structs import asdict
@@ -33,9 +32,10 @@ from chatd.admin.transfer import bar, forget, is_known
 from chatd.chat.acts import Dismiss, Tell
 from chatd.chat.names import room_name
 from chatd.chat.users import DAY_SECONDS
-from chatd.daemon import NodeFacts
+from chatd.journal.engine import Node
 from chatd.journal.shared import SharedJournal
 from chatd.logs import Level
+from chatd.nodes import facts_of
 from chatd.protocol import commands
 from chatd.protocol.commands import Member
 from chatd.protocol.events import rfc3339
@@ -114,7 +114,9 @@ async def status(control: DaemonControl, _: NoArguments) -> answers.Status:
         ),
         queue_bytes=counts.waiting,
         store=answers.StoreState(
-            **asdict(chat.journal.statistics()), waiting_blocks=bus.waiting_blocks
+            **asdict(chat.journal.statistics()),
+            waiting_blocks=bus.waiting_blocks,
+            problem=control.store_problem,
         ),
         epoch=chat.journal.epoch,
         bus=bus,
@@ -248,25 +250,27 @@ async def nodes(control: DaemonControl, _: NoArguments) -> answers.Nodes:
     journal = control.chat.journal
     if not isinstance(journal, SharedJournal):
         raise AdminError(404, "not_found", "This daemon has a store of its own, and is alone.")
-    now = journal.steady_now()
-    listed = [
-        answers.NodeEntry(
-            each.node,
-            each.node == journal.node,
-            round((each.lease_until - now) / 1000, 1),
-            *_facts_of(each.facts),
-        )
-        for each in await journal.nodes()
-    ]
-    return answers.Nodes(listed, await journal.newest())
+    return answers.Nodes([_node_entry(journal, node) for node in await journal.nodes()])
 
 
-def _facts_of(facts: bytes) -> tuple[str | None, str | None, int | None, int | None]:
-    """Return version, host, clients and position of a node; None each if it has not said yet."""
-    if not facts:
-        return None, None, None, None
-    known = msgspec.json.decode(facts, type=NodeFacts)
-    return known.version, known.host, known.clients, known.position
+def _node_entry(journal: SharedJournal, node: Node) -> answers.NodeEntry:
+    here = node.node == journal.node
+    lease_seconds = round((node.lease_until - journal.steady_now()) / 1000, 1)
+    if (facts := facts_of(node.facts)) is None:
+        return answers.NodeEntry(node.node, here, lease_seconds)
+    return answers.NodeEntry(
+        node.node,
+        here,
+        lease_seconds,
+        facts.version,
+        facts.host,
+        facts.clients,
+        facts.lag,
+        facts.epoch,
+        facts.lost_positions,
+        None if facts.clock_ms is None else facts.clock_ms / 1000,
+        None if facts.proof_ms is None else facts.proof_ms / 1000,
+    )
 
 
 async def reindex(control: DaemonControl, _: NoArguments) -> answers.Done:

@@ -86,7 +86,9 @@ class Administration:
             self._lag.observe(max(0.0, trio.current_time() - due))
 
     async def _ready(self, _request: Request) -> Response:
-        return Response(200, b"ready\n") if self._control.ready else refusal(503, "not now")
+        if self._control.ready:
+            return Response(200, b"ready\n")
+        return refusal(503, self._control.store_problem or "not now")
 
 
 async def _serve(

@@ -69,8 +69,10 @@ def show_status(status: Any) -> None:
 
 
 def _troubles(store: Any) -> list[tuple[str, str]]:
-    """Return a row for what keeps the store from keeping its bounds."""
+    """Return a row for what keeps the store from working, or from keeping its bounds."""
     rows: list[tuple[str, str]] = []
+    if problem := store["problem"]:
+        rows.append(("", problem))
     if held := store["log_held_seconds"]:
         size, since = _size(store["log_bytes"]), _duration(held)
         rows.append(("", f"a reader has held {size} of write-ahead log for {since}"))
@@ -120,19 +122,23 @@ def show_connections(answer: Any) -> None:
 
 def show_nodes(answer: Any) -> None:
     _table(
-        ("NODE", "HOST", "VERSION", "CLIENTS", "LEASE", "BEHIND"),
+        ("NODE", "HOST", "VERSION", "CLIENTS", "LEASE", "LAG", "EPOCH", "LOST", "CLOCK", "PROOF"),
         [
             (
                 f"{one['node']} (this one)" if one["here"] else one["node"],
-                one["host"] or "-",
-                one["version"] or "-",
-                "-" if one["clients"] is None else str(one["clients"]),
+                *_known(one, "host", "version", "clients"),
                 f"{one['lease_seconds']:g} s",
-                "-" if one["position"] is None else str(answer["position"] - one["position"]),
+                *_known(one, "lag", "epoch", "lost_positions"),
+                "-" if one["clock_seconds"] is None else f"{one['clock_seconds']:+.3f} s",
+                "-" if one["proof_seconds"] is None else f"{1000 * one['proof_seconds']:g} ms",
             )
             for one in answer["nodes"]
         ],
     )
+
+
+def _known(one: Any, *names: str) -> list[str]:
+    return ["-" if one[name] is None else str(one[name]) for name in names]
 
 
 def show_bans(answer: Any) -> None:

@@ -57,7 +57,7 @@ def routes(
             "/": {**pages["/"], WEBSOCKET: websocket},
             "/ws": {WEBSOCKET: websocket},
             "/healthz": {"GET": _alive},
-            "/readyz": {"GET": _ready(ready)},
+            "/readyz": {"GET": _ready(ready, refuses)},
         },
         {**prefixes, **each_room},
         {PATH.rstrip("/"): socketio.io.engine.complete, ROOMS: http.complete},
@@ -68,9 +68,9 @@ async def _alive(_request: Request) -> Response:
     return Response(200, b"alive\n")
 
 
-def _ready(ready: Callable[[], bool]) -> Handler:
+def _ready(ready: Callable[[], bool], refuses: Callable[[], str | None]) -> Handler:
     async def handler(_request: Request) -> Response:
-        return Response(200, b"ready\n") if ready() else refusal(503, "not now")
+        return Response(200, b"ready\n") if ready() else refusal(503, refuses() or "not now")
 
     return handler
 

@@ -17,6 +17,7 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 
+from chatd.histogram import Histogram
 from chatd.journal import Reads, Unavailable
 from chatd.journal.retention import Retention
 from chatd.model import Entered, FeedEntry, Operation, Outcome, Refusal, Relayed
@@ -186,6 +187,11 @@ class Engine(Reads, Protocol):
     @property
     def lease_seconds(self) -> float:
         """How long a lease lasts, from the `enter` that began it, or from a `beat`."""
+        ...
+
+    @property
+    def proof_seconds(self) -> Histogram:
+        """How long replicas took to confirm what `feed` returned; empty if none have to."""
         ...
 
     async def enter(self, last: tuple[int, str] | None, confirmed: int, facts: bytes) -> Life:

@@ -28,6 +28,7 @@ from typing import Final, TypeVar
 import trio
 
 from chatd.changed import Changed
+from chatd.histogram import HistogramStatistics
 from chatd.journal import (
     Hits,
     OperatorLog,
@@ -559,6 +560,11 @@ class SharedJournal:
     @property
     def in_place(self) -> bool:
         return self.down_since is None
+
+    @property
+    def proof_seconds(self) -> HistogramStatistics:
+        """How long replicas took to confirm entries of the feed; empty if none have to."""
+        return self._engine.proof_seconds.statistics()
 
     def steady_now(self) -> int:
         """Return the engine's time, by which bans, sessions and the like end at all nodes."""

@@ -10,6 +10,7 @@ from typing import Any
 import trio
 
 from chatd.admin import Administration, DaemonControl
+from chatd.daemon import Daemon
 from chatd.journal import Journal
 from chatd.reload import Configuration, Reload, fixed
 from chatd.settings import Settings
@@ -23,23 +24,22 @@ from tests.gateways.raw import Raw
 UNIX = Peer("unix", "unix", loopback=False)
 
 
-class Administered:
-    """``chat`` is the daemon in memory, ``stop`` is set by a drain."""
+class AdministeredDaemon:
+    """A daemon with its administration; ``stop`` is set by a drain."""
 
     def __init__(
-        self, chat: Harness, nursery: trio.Nursery, configuration: Configuration | None
+        self, daemon: Daemon, nursery: trio.Nursery, configuration: Configuration | None = None
     ) -> None:
-        self.chat = chat
         self.stop = trio.Event()
         self.reload = Reload(
-            configuration or fixed(chat.settings),
-            chat.settings,
-            log=chat.daemon.log,
+            configuration or fixed(daemon.settings),
+            daemon.settings,
+            log=daemon.log,
             notifier=Notifier({}),
             now=lambda: 0,
         )
-        self.reload.apply = chat.daemon.apply
-        control = DaemonControl(chat.daemon, self.reload, self.stop)
+        self.reload.apply = daemon.apply
+        control = DaemonControl(daemon, self.reload, self.stop)
         self.administration = Administration(control, admin=(), metrics=())
         self._nursery = nursery
 
@@ -85,6 +85,16 @@ class Administered:
         assert status >= 400
         assert answer["error"]["message"]
         return status, answer["error"]["code"]
+
+
+class Administered(AdministeredDaemon):
+    """``chat`` is the daemon in memory."""
+
+    def __init__(
+        self, chat: Harness, nursery: trio.Nursery, configuration: Configuration | None
+    ) -> None:
+        super().__init__(chat.daemon, nursery, configuration)
+        self.chat = chat
 
 
 @asynccontextmanager

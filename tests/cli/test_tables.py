@@ -67,9 +67,15 @@ def test_a_clock_that_jumped_says_by_what_time_things_end(
     assert capsys.readouterr().out.splitlines()[1] == "trusted   yes"
 
 
-def test_what_keeps_a_store_from_its_bounds_is_shown() -> None:
-    store = {"log_held_seconds": 61.0, "log_bytes": 10_240, "clock_jump_seconds": -7200.0}
+def test_what_is_wrong_with_a_store_is_shown() -> None:
+    store = {
+        "problem": "nothing listens",
+        "log_held_seconds": 61.0,
+        "log_bytes": 10_240,
+        "clock_jump_seconds": -7200.0,
+    }
     assert [words for _, words in tables._troubles(store)] == [
+        "nothing listens",
         "a reader has held 10 KiB of write-ahead log for 1 min",
         "the wall clock jumped by 2 h 0 min back: see chatd ctl clock",
     ]

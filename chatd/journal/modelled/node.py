@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 
 import trio
 
+from chatd.histogram import Histogram
 from chatd.journal import Unavailable
 from chatd.journal.engine import FEED_SECONDS, Condition, Fed, Holder, Life, Lost, Node, Sweep
 from chatd.journal.modelled.server import ModelStore, Request
@@ -51,6 +52,7 @@ class ModelEngine:
         node: The node's id; empty before `enter`.
         link: The link to the server; None if there is none.
         format: The newest format of the store that this node can read.
+        proof_seconds: See `Engine`; the model does not measure them.
     """
 
     format = 1
@@ -64,6 +66,7 @@ class ModelEngine:
         self._store = store
         self._timeout = timeout_seconds
         self.link: Link | None = None
+        self.proof_seconds = Histogram()
         self._entered: str | None = None
         """The life that the node entered last."""
         self._parked: list[Callable[[], None]] = []
