@@ -153,11 +153,33 @@ class Metrics(Collector):
 
     def _cluster(self) -> Iterator[Metric]:
         journal = self._control.chat.journal
-        if isinstance(journal, SharedJournal):
-            says = "How often the shared store was lost, and entered again."
-            yield _counter("store_reconnects", says, journal.reconnects)
-            says = "How often rooms were read anew, because this daemon had been away for too long."
-            yield _counter("feed_resyncs", says, journal.resyncs)
+        if not isinstance(journal, SharedJournal):
+            return
+        says = "1 while the shared store can be used."
+        yield _gauge("store_usable", says, journal.in_place)
+        says = "How often the shared store was lost, and entered again."
+        yield _counter("store_reconnects", says, journal.reconnects)
+        says = "Positions that this daemon had read, and that the shared store has lost."
+        yield _counter("store_lost_positions", says, journal.lost_positions)
+        says = "Entries of the feed that this daemon had not read at its last sign of life."
+        yield _gauge("feed_lag_entries", says, journal.lag)
+        says = "How often rooms were read anew, because this daemon had been away for too long."
+        yield _counter("feed_resyncs", says, journal.resyncs)
+        offset = (self._control.chat.now() - journal.steady_now()) / 1000
+        says = "How far this machine's clock is ahead of the shared store's."
+        yield _gauge("store_clock_offset_seconds", says, offset)
+        if (condition := journal.condition) is not None:
+            says = "Memory that the shared store's server uses, when last asked."
+            yield _gauge("store_memory_bytes", says, condition.memory)
+            says = "The server's maxmemory; +Inf without one."
+            yield _gauge("store_memory_limit_bytes", says, condition.memory_limit)
+            says = "Replicas that are connected to the shared store's server, when last asked."
+            yield _gauge("store_replicas", says, condition.replicas)
+        needed = self._control.chat.settings.history.replicas
+        says = "history.replicas: how many of them must confirm each message."
+        yield _gauge("store_replicas_needed", says, needed)
+        says = "How long replicas took to confirm what was then shown."
+        yield _histogram("store_proof_seconds", says, journal.proof_seconds)
 
 
 def _gauge(name: str, says: str, values: Values, *labels: str) -> Metric:

@@ -9,10 +9,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import trio
 from prometheus_client.parser import text_string_to_metric_families
 from trio.testing import MockClock
 
-from tests.admin.administered import administered
+from chatd.testing import open_cluster
+from tests.admin.administered import AdministeredDaemon, administered
 
 DOCS = Path(__file__).parents[2] / "docs"
 TABLE = (DOCS / "operations.md").read_text("utf-8").partition("\n## Metrics\n")[2]
@@ -47,7 +49,15 @@ async def exposed() -> dict[str, tuple[str, set[str]]]:
         client = one.dial(one.chat.daemon.server)
         await client.send(b"GET / HTTP/1.1\r\n\r\n")
         assert (await client.answer())[0] == 400
-        _, _, body = await one.raw("GET /metrics")
+        alone = await metrics_of(one)
+    async with open_cluster(nodes=1) as cluster, trio.open_nursery() as nursery:
+        sharing = await metrics_of(AdministeredDaemon(cluster.nodes[0].daemon, nursery))
+        nursery.cancel_scope.cancel()
+    return {**sharing, **alone}
+
+
+async def metrics_of(one: AdministeredDaemon) -> dict[str, tuple[str, set[str]]]:
+    _, _, body = await one.raw("GET /metrics")
     return {
         metric.name + suffix: (
             metric.type,

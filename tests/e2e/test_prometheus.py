@@ -109,7 +109,8 @@ def test_prometheus_scrapes_a_running_daemon(machine: Sandbox) -> None:
 def test_every_query_of_the_dashboard_gives_something(machine: Sandbox) -> None:
     machine.client(sys.executable, "-c", REFUSED)
     panels = json.loads((ROOT / "docs" / "grafana.json").read_text("utf-8"))["panels"]
-    queries = [target["expr"] for panel in panels for target in panel["targets"]]
+    own = [panel for panel in panels if not panel["title"].startswith("Shared store")]
+    queries = [target["expr"] for panel in own for target in panel["targets"]]
     asked = {
         query.replace("$instance", ".+").replace("$__rate_interval", "1m").removesuffix(" > 0"): "-"
         for query in queries
