@@ -21,6 +21,7 @@ journal, the log is cancelled.
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
@@ -46,6 +47,10 @@ from chatd.wire.tls import tls_context
 from chatd.wire.transport import Transport
 
 __all__ = ["Daemon", "open_daemon"]
+
+LEAVING_SECONDS: Final = 30.0
+"""The time over which clients are sent away from a store that cannot be reached, so that not all of
+them come to the other daemons at the same moment."""
 
 FLUSH_SECONDS: Final = 1.0
 """The part of a drain's time, at most half, in which the bus commits what it has accepted."""
@@ -139,21 +144,27 @@ class Daemon:
         self._handlers.start_soon(self.server.handle, transport)
 
     async def be_patient(self) -> None:
-        """Send the clients elsewhere each time that the store cannot be reached for too long."""
+        """Send the clients to other daemons when the store cannot be reached for too long."""
         journal = self.chat.journal
         if not isinstance(journal, SharedJournal):
             return
         while True:
             while (since := journal.down_since) is None:
                 await journal.changed.wait()
-            with trio.move_on_at(since + self.settings.cluster.patience_seconds) as patience:
-                while journal.down_since is not None:
-                    await journal.changed.wait()
-            if patience.cancelled_caught:
-                for connection in list(self.chat.connections):
-                    connection.end(GOING_AWAY, "the server cannot reach its store")
-                while journal.down_since is not None:
-                    await journal.changed.wait()
+            patience = self.settings.cluster.patience_seconds
+            if not await _is_back(journal, since + patience):
+                await self._send_away(journal)
+                await _is_back(journal, math.inf)
+
+    async def _send_away(self, journal: SharedJournal) -> None:
+        """Close the clients one after another, in a random order, until the store is back."""
+        clients, began = list(self.chat.connections), trio.current_time()
+        random.shuffle(clients)
+        for place, client in enumerate(clients):
+            if await _is_back(journal, began + place * LEAVING_SECONDS / len(clients)):
+                return
+            if client in self.chat.connections:
+                client.end(GOING_AWAY, "the server cannot reach its store")
 
     async def drain(self) -> None:
         """Fail the readiness check, then close the listeners, then disconnect the clients."""
@@ -172,6 +183,14 @@ class Daemon:
         for channel in list(self.server.connections):
             channel.end(GOING_AWAY)
         self._handlers.cancel_scope.deadline = self.ends - min(FLUSH_SECONDS, settings.seconds / 2)
+
+
+async def _is_back(journal: SharedJournal, deadline: float) -> bool:
+    """Wait until the store can be reached, until a time on Trio's clock. Return whether it can."""
+    with trio.move_on_at(deadline):
+        while journal.down_since is not None:
+            await journal.changed.wait()
+    return journal.down_since is None
 
 
 @asynccontextmanager

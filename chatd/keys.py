@@ -471,8 +471,8 @@ class Cluster(Struct, frozen=True, kw_only=True):
         float,
         Meta(ge=1, le=3600),
         RESTART,
-        "How long a daemon that cannot reach the store keeps its clients, before it closes them "
-        "with 1001, so that they connect to another daemon.",
+        "How long a daemon that cannot reach the store keeps its clients. Then it closes them with "
+        "1001, one after another within 30 seconds, so that they connect to another daemon.",
     ] = 30.0
 
 

@@ -127,6 +127,27 @@ async def test_who_comes_back_at_another_daemon_has_not_left(autojump_clock: Moc
         assert await ann.who() == ["ann", "bob"]
 
 
+async def test_clients_leave_one_by_one_while_the_store_is_away(autojump_clock: MockClock) -> None:
+    async with open_cluster(nodes=1) as cluster:
+        [node] = cluster.nodes
+        for number in range(20):
+            await node.client(f"n{number}")
+        cluster.kill_engine()
+        await trio.sleep(29)
+        here = node.daemon.chat.connections
+        assert len(here) == 20
+        counts = []
+        for _ in range(5):
+            await trio.sleep(3)
+            counts.append(len(here))
+        assert counts == sorted(set(counts), reverse=True)  # some leave in every 3 seconds
+        assert 5 < counts[-1] < 15
+        cluster.start_engine()
+        await trio.sleep(60)
+        assert len(here) == counts[-1]  # the others stay
+        assert {line["code"] for line in cluster.logged("disconnect")} == {1001}
+
+
 async def test_nothing_to_wait_for_takes_no_time(autojump_clock: MockClock) -> None:
     async with running() as (one, recording):
         began = trio.current_time()
