@@ -78,6 +78,10 @@ LONGEST_PAUSE_SECONDS: Final = 1.0
 """The pause before the next attempt to reach the engine doubles each time; half of it is random. It
 is short again after the engine has been within reach for longer than the longest pause."""
 
+PAGES: Final = 16
+"""How many pages of logs are read at once. The others wait, so that clients who all come back at
+the same time keep neither the engine nor this daemon's event loop from other work."""
+
 SCAN_EVENTS: Final = 500
 """How many events a search reads at a time."""
 
@@ -154,6 +158,7 @@ class SharedJournal:
         self._unanswered: tuple[str, ...] = ()  # how the origins of own, held entries begin
         self._released = Changed()  # own entries may be shown
         self._moved = Changed()  # the feed was read further, or cannot be read now
+        self._pages = trio.Semaphore(PAGES)
         # Batches.
         self._number = 0
         self._confirmed = 0  # the position of the last event with a receipt
@@ -258,6 +263,10 @@ class SharedJournal:
         except (Lost, Stale) as error:
             self._break(error, entered)
             raise
+
+    async def _ask_page(self, asking: Callable[[], Awaitable[_T]]) -> _T:
+        async with self._pages:
+            return await self._ask(asking)
 
     async def run(self) -> None:
         """Read the feed, keep the lease and watch the engine until `aclose`.
@@ -644,13 +653,13 @@ class SharedJournal:
         return await self._ask(self._engine.nodes)
 
     async def read(self, room: str, after: int, upto: int, limit: int) -> list[Event]:
-        return await self._ask(lambda: self._engine.read(room, after, upto, limit))
+        return await self._ask_page(lambda: self._engine.read(room, after, upto, limit))
 
     async def read_back(self, room: str, before: int, limit: int) -> list[Event]:
-        return await self._ask(lambda: self._engine.read_back(room, before, limit))
+        return await self._ask_page(lambda: self._engine.read_back(room, before, limit))
 
     async def read_rooms(self, rooms: Mapping[str, int], upto: int, limit: int) -> list[Event]:
-        return await self._ask(lambda: self._engine.read_rooms(rooms, upto, limit))
+        return await self._ask_page(lambda: self._engine.read_rooms(rooms, upto, limit))
 
     async def head(self, room: str) -> Head | None:
         return await self._ask(lambda: self._engine.head(room))
@@ -662,7 +671,7 @@ class SharedJournal:
         return await self._ask(lambda: self._engine.seq_at(room, position))
 
     async def unread(self, room: str, user: str, after: int, most: int) -> int:
-        return await self._ask(lambda: self._engine.unread(room, user, after, most))
+        return await self._ask_page(lambda: self._engine.unread(room, user, after, most))
 
     async def records(self, kind: str, prefix: str = "", limit: int = -1) -> list[Record]:
         return await self._ask(lambda: self._engine.records(kind, prefix, limit))
