@@ -66,7 +66,7 @@ class Neighbours(Protocol):
         """Return whether somebody here is in a room of direct messages that is not open."""
         ...
 
-    def arriving(self, room: str, seq: int) -> None:
+    async def arriving(self, room: str, seq: int) -> None:
         """Open that room: the event with this number is about to be fanned out."""
         ...
 
@@ -538,7 +538,7 @@ class Bus:
             events = list(run)
             feed = self._feeds.get(room)
             if feed is None and self._expects(room):
-                feed = self._arriving(room, events[0].seq)
+                feed = await self._arriving(room, events[0].seq)
             receivers = 0 if feed is None else await feed.fan_out(events)
             self._deliveries += receivers * len(events)
             try:
@@ -556,10 +556,10 @@ class Bus:
         neighbours = self._neighbours
         return room.startswith("@") and neighbours is not None and neighbours.expects(room)
 
-    def _arriving(self, room: str, seq: int) -> Feed | None:
+    async def _arriving(self, room: str, seq: int) -> Feed | None:
         assert self._neighbours is not None  # noqa: S101  they expect it
         try:
-            self._neighbours.arriving(room, seq)
+            await self._neighbours.arriving(room, seq)
         except Exception as error:  # the boundary of the layers above
             self._log.fault(error, detail=f"direct messages in {room}")
         return self._feeds.get(room)

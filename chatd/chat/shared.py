@@ -74,12 +74,14 @@ RETRY_SECONDS: Final = 1.0
 
 ACT: Final = "act"
 TYPING: Final = "typing"
-"""The kinds of `Relayed` that this module publishes."""
+RELOAD: Final = "reload"
+"""The kinds of `Relayed` that this module publishes. A ``reload`` means nothing to other nodes:
+when it comes back by the feed, this node tries again to read what it could not read."""
 
 _ANY_ACT: Final[Any] = Act
 
-_Subject: TypeAlias = tuple[str] | tuple[str, str]
-"""What a fact is about: a user, or a room and a user in it."""
+_Subject: TypeAlias = tuple[()] | tuple[str] | tuple[str, str]
+"""What a fact is about: nothing (see `RELOAD`), a user, or a room and a user in it."""
 
 
 class _Typing(Struct, frozen=True):
@@ -343,9 +345,12 @@ class SharedRoster:
         users = map(self._chat.users.get, users_of(room))
         return any(user is not None and user.connections for user in users)
 
-    def arriving(self, room: str, seq: int) -> None:
+    async def arriving(self, room: str, seq: int) -> None:
         """Open that room before the event with this number is fanned out."""
-        self._chat.rooms.arrive(room, seq - 1)
+        head = None
+        with suppress(Unavailable):  # then only its topic is unknown
+            head = await self._journal.head(room)
+        self._chat.rooms.arrive(room, seq - 1, "" if head is None else head.topic)
 
     async def _moved(self, item: Entered | Exited) -> None:
         if (missed := self._opening.get(item.room)) is not None:
@@ -484,7 +489,8 @@ class SharedRoster:
             for room in list(chat.rooms):
                 self._compare(room, await self._journal.members(room.key))
         except Unavailable:
-            return  # the next item brings another try
+            self.publish_later(())  # the next item brings another try
+            return
         self._incomplete = False
         for sanction in list(chat.sanctions.all(["ban", "close"])):
             impose(chat, sanction)
@@ -547,6 +553,9 @@ class SharedRoster:
                     self._publish_state((room.key, user.id))
 
     def _publish_state(self, about: _Subject) -> None:
+        if not about:
+            self._publish(Relay(RELOAD, b""), about)
+            return
         chat = self._chat
         user = chat.users.get(about[-1])
         if len(about) == 1:

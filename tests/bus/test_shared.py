@@ -60,7 +60,7 @@ class Daemon:
     def expects(self, room: str) -> bool:
         return room in self.here
 
-    def arriving(self, room: str, seq: int) -> None:
+    async def arriving(self, room: str, seq: int) -> None:
         self.lines.append(f"open {room} before {seq}")
         self.bus.open_feed(room, room).set_head(seq - 1)
 

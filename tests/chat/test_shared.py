@@ -11,7 +11,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from chatd.chat.acts import Dismiss, Tell
 from chatd.chat.token_keys import new_key, read_keys
 from chatd.chat.tokens import Keys
-from chatd.model import BANNED, GOING_AWAY, KICKED
+from chatd.journal import Unavailable
+from chatd.model import BANNED, GOING_AWAY, KICKED, Entered
 from chatd.protocol import commands, events
 from chatd.settings import Auth, Settings
 from chatd.settings import Chat as ChatSettings
@@ -173,6 +174,25 @@ async def test_a_direct_message_finds_its_user_at_any_node(autojump_clock: MockC
         assert ann.texts() == bob.texts() == ["hi", "hello"]
         assert said.seq == 1
         assert refused(await ann.say("hi", "@nobody")) == "not_found"
+
+
+async def test_a_conversation_that_a_message_opens_has_its_topic(
+    autojump_clock: MockClock,
+) -> None:
+    journal_keys = keys()
+    async with open_nodes(TOKENS, journal_keys) as (one, two, _):
+        ann, bob = await one.subject("ann"), await two.subject("bob")
+        said = await ann.say("hi", "@bob")
+        await ann.do(commands.Topic(room=said.room, text="plans"))
+        bob.close()
+        await wait_all_tasks_blocked()
+        assert two.chat.rooms.get(said.room) is None
+        await two.subject("bob")
+        await ann.say("are you back?", said.room)
+        await wait_all_tasks_blocked()
+        room = two.chat.rooms.get(said.room)
+        assert room is not None
+        assert (room.topic, room.feed.visible) == ("plans", 3)
 
 
 async def test_what_guests_say_to_each_other_is_not_kept(autojump_clock: MockClock) -> None:
@@ -355,6 +375,33 @@ async def test_what_a_node_missed_is_read_again(autojump_clock: MockClock) -> No
         members = (await ann.do(commands.Who(room="lobby"))).members
         assert [member.nick for member in members] == ["ann", "bob"]
         assert one.chat.sanctions.get("slow", "lobby", "") is not None
+
+
+async def test_what_could_not_be_read_again_is_read_without_further_news(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_nodes() as (one, two, store):
+        ann, bob, eve = await one.guest("ann"), await two.guest("bob"), await two.guest("eve")
+        for client in (ann, bob, eve):
+            await client.join()
+        await wait_all_tasks_blocked()
+        one.engine.lose_answers()
+        bob.close()
+        await trio.sleep(11)
+        await eve.say("x")
+        store.trim()
+        members, failures = one.engine.members, iter((True, True))
+
+        async def members_at_the_third_try(room: str) -> list[Entered]:
+            if next(failures, False):
+                raise Unavailable("the memory is full")
+            return await members(room)
+
+        monkeypatch.setattr(one.engine, "members", members_at_the_third_try)
+        one.engine.heal()
+        await trio.sleep(5)
+        assert next(failures, None) is None
+        assert left(ann) == [("bob", "lost")]
 
 
 async def test_who_lost_the_nick_with_the_lease_gets_another(autojump_clock: MockClock) -> None:
