@@ -17,7 +17,7 @@ from chatd.gateways.text import TextCodec, TextGateway
 from chatd.gateways.text import goodbye_frames as text_goodbye
 from chatd.gateways.websocket import Unwelcome, connect
 from chatd.logs import Log
-from chatd.model import INTERNAL, Refused
+from chatd.model import GOING_AWAY, INTERNAL, Refused
 from chatd.wire.heads import subprotocols
 from chatd.wire.request import Refused as HttpRefused
 from chatd.wire.request import Request, Response, refusal
@@ -93,9 +93,10 @@ def _websocket(chat: Chat, log: Log, refuses: Callable[[], str | None]) -> Handl
         gateway = TextGateway(chat, websocket, codec, connection)
         try:
             await gateway.enter()
-        except BaseException:
+        except BaseException as error:
             # ended() is only called on the returned receiver, and the chat has the connection.
-            gateway.ended(*(websocket.closing or (INTERNAL, INTERNAL.reason)))
+            close = INTERNAL if isinstance(error, Exception) else GOING_AWAY
+            gateway.ended(*(websocket.closing or (close, close.reason)))
             raise
         return gateway
 

@@ -518,16 +518,18 @@ class _Client:
         if self.connection.grant is None:
             session = chat.users.session_of(where.user)
             await self._perform(commands.Auth(session=session), "auth")
-        for key in (where.room, *(room for room in where.rooms if room != where.room)):
+        # The room where it began comes first, and direct messages last.
+        for key in sorted(where.rooms, key=lambda room: (room != where.room, room.startswith("@"))):
             if self.closing is not None:
                 return
-            if key in where.rooms:
-                since = commands.Position(chat.journal.epoch, where.seqs[key])
-                command = commands.Join(room=key, since=since, limit=0)
-                if self.room:
-                    await self._perform(command, "join")
-                else:
-                    await self._join_first(command)
+            since = commands.Position(chat.journal.epoch, where.seqs[key])
+            command = commands.Join(room=key, since=since, limit=0)
+            if self.room or key.startswith("@"):
+                await self._perform(command, "join")
+            else:
+                await self._join_first(command)
+        if not self.room and self.closing is None:
+            self._hello({})
         self._tell_faults()
 
     def note(self, *, settled: bool = True) -> None:
