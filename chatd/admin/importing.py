@@ -11,19 +11,32 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Final, TypeAlias
 
+import msgspec
 from msgspec import Struct
 
 from chatd.admin.answers import Imported
 from chatd.admin.transfer import LINES
+from chatd.chat.direct import DIRECT
 from chatd.chat.names import Name, log_name, nick_name
 from chatd.chat.removal import Ask
 from chatd.chat.rules.messages import check_key, check_seq, message_size, topic_size
+from chatd.chat.sanctions import KINDS, Sanction
 from chatd.chat.sessions import is_guest
 from chatd.chat.tokens import why_unusable
+from chatd.chat.users import MARK
 from chatd.clock import JUMP_MS
 from chatd.journal import FORGOTTEN, Journal
 from chatd.journal.retention import EVENT_BYTES, retention_of
-from chatd.model import LogEntry, Refusal, Refused, Restore
+from chatd.model import (
+    LogEntry,
+    Put,
+    Record,
+    Refusal,
+    Refused,
+    Remember,
+    Restore,
+    UserRecord,
+)
 from chatd.protocol.export import read_line
 from chatd.protocol.pairs import pair_name, users_of
 from chatd.settings import Settings
@@ -186,10 +199,29 @@ class Importing:
                 raise self._refused("the file ends in the middle of it: it was cut") from error
             raise self._refused(f"{error}") from error
         try:
-            name = _checked(line, self._limit, self._latest)
+            if isinstance(line, LogEntry):
+                taking = self._place(_checked(line, self._limit, self._latest), line)
+            else:
+                taking = self._keep(_checked_beside(line))
         except (ValueError, Refused) as error:
             raise self._refused(str(error)) from error
-        await self._place(name, line)
+        await taking
+
+    async def _keep(self, line: UserRecord | Record) -> None:
+        """Store a user or a record, unless the store has one: that is newer."""
+        if isinstance(line, UserRecord):
+            known = await self._journal.user(line.user) is not None
+        else:
+            found = await self._journal.records(line.kind, line.name, 1)
+            known = bool(found) and found[0].name == line.name
+        if known:
+            self.skipped += 1
+            return
+        if not self._check:
+            operation = Remember(line) if isinstance(line, UserRecord) else Put(line)
+            if isinstance(outcome := await self._ask(operation), Refusal):
+                raise self._refused(outcome)
+        self.taken += 1
 
     async def _place(self, name: Name, line: LogEntry) -> None:
         """Skip a line that is there already; otherwise let it wait to be committed."""
@@ -280,13 +312,36 @@ def _checked(line: LogEntry, limit: int, latest: int) -> Name:
             when = "before 1970" if at < 0 else "in the future"
             raise Refused("bad_request", f"The time {field} lies {when}")
     if line.user != FORGOTTEN:
-        nick_name(line.nick)
-        if not is_guest(line.user) and (why := why_unusable(line.user)) is not None:
-            raise Refused("bad_request", f"The user cannot be one: {why}")
+        _check_user(line.user, line.nick)
     if line.key is not None:
         check_key(line.key)
     _check_text(line, limit)
     return name
+
+
+def _check_user(user: str, nick: str) -> None:
+    nick_name(nick)
+    if not is_guest(user) and (why := why_unusable(user)) is not None:
+        raise Refused("bad_request", f"The user cannot be one: {why}")
+
+
+def _checked_beside(line: UserRecord | Record) -> UserRecord | Record:
+    """Return what to store. Raise Refused or ValueError if it is nothing that chatd writes."""
+    if isinstance(line, UserRecord):
+        _check_user(line.user, line.nick)
+        return line
+    if line.kind in KINDS:
+        sanction = msgspec.json.decode(line.value, type=Sanction)
+        if (sanction.kind, sanction.name, sanction.until) == (line.kind, line.name, line.until):
+            return sanction.record()
+    user, _, room = line.name.partition("\0")
+    if line.kind == MARK and line.value.isdigit():
+        check_seq(int(line.value), "value")
+        if user and log_name(room).key == room:
+            return line
+    if line.kind == DIRECT and not line.value and _is_pair(room) and user in users_of(room):
+        return line
+    raise Refused("bad_request", f"It is not a record of chatd: {line.kind[:32]!r}")
 
 
 def _check_text(line: LogEntry, limit: int) -> None:

@@ -2,13 +2,15 @@
 
 A line is an event of a room's log with its current text, its key and its number; times are
 RFC 3339. A room that is exported, imported into an empty store and exported again gives the same
-bytes.
+bytes. So does the whole chat: its rooms, direct messages, users, sanctions and read marks. Guests
+are left out, because only the store that made a guest's session accepts it.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from typing import Final
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
+from typing import Final, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -20,13 +22,49 @@ from chatd.chat.sessions import forgotten_record, is_guest
 from chatd.chat.users import MARK
 from chatd.gateways.recovery import LOST, lost_user
 from chatd.journal import Journal
-from chatd.model import Drop, Forget, Put, Wipe
-from chatd.protocol.export import write_lines
+from chatd.model import Drop, Forget, Put, Record, Wipe
+from chatd.protocol.export import write_lines, write_records, write_users
 
-__all__ = ["LINES", "bar", "export_room", "export_user", "forget", "has_written", "is_known"]
+__all__ = [
+    "LINES",
+    "bar",
+    "export_all",
+    "export_room",
+    "export_user",
+    "forget",
+    "has_written",
+    "is_known",
+]
+
+_T = TypeVar("_T")
 
 LINES: Final = 256
 """How many lines are read and sent, or committed by an import, at a time."""
+
+
+async def export_all(journal: Journal) -> AsyncGenerator[bytes]:
+    """Yield everything that an import restores, as lines. Raises Unavailable."""
+    listed = await journal.records(DIRECT)
+    conversations = {record.name.partition("\0")[2] for record in listed}
+    for room in (*(head.room for head in await journal.rooms()), *sorted(conversations)):
+        async with aclosing(export_room(journal, room)) as lines:
+            async for piece in lines:
+                yield piece  # noqa: ASYNC119  whoever asks for it closes it
+    for users in _portions(await journal.subjects()):
+        yield write_users(users, journal.steady_now())
+    for kind in (*KINDS, DIRECT, MARK):
+        records = await journal.records(kind)
+        for portion in _portions([each for each in records if not _is_of_guest(each)]):
+            yield write_records(portion)
+
+
+def _portions(everything: Sequence[_T]) -> Iterator[Sequence[_T]]:
+    for start in range(0, len(everything), LINES):
+        yield everything[start : start + LINES]
+
+
+def _is_of_guest(record: Record) -> bool:
+    return record.kind in (DIRECT, MARK) and is_guest(record.name.partition("\0")[0])
 
 
 async def export_room(journal: Journal, room: str) -> AsyncGenerator[bytes]:
@@ -42,8 +80,8 @@ async def export_user(journal: Journal, user: str) -> AsyncGenerator[bytes]:
     after: int | None = 0
     while after is not None:
         lines, after = await journal.entries_of(user, after)
-        for start in range(0, len(lines), LINES):
-            yield write_lines(lines[start : start + LINES])
+        for portion in _portions(lines):
+            yield write_lines(portion)
 
 
 async def has_written(journal: Journal, user: str) -> bool:

@@ -20,7 +20,15 @@ from msgspec import convert
 
 from chatd.admin.answers import Imported
 from chatd.admin.importing import Importing
-from chatd.admin.transfer import bar, export_room, export_user, forget, has_written, is_known
+from chatd.admin.transfer import (
+    bar,
+    export_all,
+    export_room,
+    export_user,
+    forget,
+    has_written,
+    is_known,
+)
 from chatd.chat.names import Name, log_name
 from chatd.chat.removal import Ask, erase_room
 from chatd.chat.users import DAY_SECONDS
@@ -62,11 +70,18 @@ def add_parser(verbs: Verbs) -> None:
     exporting = verbs.add_parser(
         "export",
         help="Write the history of a room or a user as JSON Lines.",
-        description="Write the history of a room, or all messages of a user, as JSON Lines.",
+        description="Write the history of a room, all messages of a user, or the whole chat, as "
+        "JSON Lines.",
     )
     what = exporting.add_mutually_exclusive_group(required=True)
     what.add_argument("room", metavar="ROOM", nargs="?", help="The room.")
     what.add_argument("--user", metavar="USER", help="The messages of this user (an id) anywhere.")
+    what.add_argument(
+        "--all",
+        action="store_true",
+        dest="everything",
+        help="All rooms, direct messages, users with tokens, bans and the like, and read marks.",
+    )
     _add_options(exporting)
     exporting.set_defaults(run=run_export)
     importing = verbs.add_parser(
@@ -94,6 +109,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 def run_export(args: argparse.Namespace) -> int:
     """Export to standard output and return the exit code."""
     target = {"user": args.user} if args.user else {"room": args.room}
+    if args.everything:
+        target = {"all": ""}
     try:
         try:
             path = find_socket(args.socket, args.config, os.environ)
@@ -101,7 +118,7 @@ def run_export(args: argparse.Namespace) -> int:
                 for piece in pieces:
                     write_bytes(piece)
         except NoDaemonError as error:
-            _offline(args, error, partial(_export, args.room, args.user))
+            _offline(args, error, partial(_export, args))
     except RequestError as error:
         return fail(str(error))
     return 0
@@ -286,16 +303,17 @@ CHANGES: Final = {"forget": _forget, "remove": _remove, "reindex": _reindex}
 """Commands of ``chatd ctl`` that change the store, also while no daemon runs."""
 
 
-async def _export(
-    room: str | None, user: str | None, journal: Journal, _settings: Settings
-) -> None:
-    if user is not None:
+async def _export(args: argparse.Namespace, journal: Journal, _settings: Settings) -> None:
+    user: str | None = args.user
+    if args.everything:
+        lines = export_all(journal)
+    elif user is not None:
         if await journal.user(user) is None and not await has_written(journal, user):
             raise TransferError(f"There is no user {user}.")
         lines = export_user(journal, user)
     else:
         try:
-            name = log_name(room or "")
+            name = log_name(args.room or "")
         except Refused as refused:
             raise TransferError(str(refused)) from None
         head = await journal.head(name.key)

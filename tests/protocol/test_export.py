@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatd.model import LogEntry
-from chatd.protocol.export import read_line, write_lines
+from chatd.model import LogEntry, Record, UserRecord
+from chatd.protocol.export import read_line, write_lines, write_records, write_users
 
 TEXTS = st.none() | st.text(st.characters(exclude_categories=["Cs"]))
 LINES_OF_ALL_KINDS = st.builds(
@@ -32,6 +32,25 @@ def test_a_line_is_read_as_it_was_written(line: LogEntry) -> None:
     text = write_lines([line])
     assert text.count(b"\n") == 1
     assert read_line(text) == line
+
+
+NAMES = st.text(st.characters(exclude_categories=["Cs"]))
+TIMES = st.integers(0, 253_402_300_799_999)
+
+
+@given(st.builds(Record, NAMES, NAMES, NAMES.map(str.encode), st.none() | TIMES))
+def test_a_record_is_read_as_it_was_written(record: Record) -> None:
+    assert read_line(write_records([record])) == record
+
+
+@given(st.builds(UserRecord, NAMES, NAMES, TIMES, st.just(True)))
+def test_a_user_is_read_as_it_was_written(user: UserRecord) -> None:
+    assert read_line(write_users([user], now=0)) == user
+
+
+def test_who_is_present_was_seen_now() -> None:
+    present = UserRecord("ann", "Ann", None, subject=True)
+    assert read_line(write_users([present], now=7)) == UserRecord("ann", "Ann", 7, subject=True)
 
 
 @given(st.binary() | st.text().map(str.encode))
