@@ -18,7 +18,7 @@ import trio
 
 from tests.e2e.reaper import end_with_us
 
-__all__ = ["ChatdProcess", "ChatdStarter", "Line", "free_port"]
+__all__ = ["CHATD", "ChatdProcess", "ChatdStarter", "Line", "free_port"]
 
 Line: TypeAlias = dict[str, Any]
 """A line of the daemon's log, decoded from JSON."""
@@ -27,6 +27,8 @@ Line: TypeAlias = dict[str, Any]
 START_SECONDS: Final = 60
 LINE_SECONDS: Final = 60
 END_SECONDS: Final = 60
+
+CHATD: Final = ("-m", "chatd")
 
 # Below Linux's ephemeral ports (ip_local_port_range begins at 32768): a client that connects while
 # the daemon is away could be given the daemon's own port and connect to itself. Each process of
@@ -167,6 +169,7 @@ class ChatdStarter:
         config: Path | None = None,
         listen: Sequence[str] = (),
         wrapper: Sequence[str] = (),
+        program: Sequence[str] = CHATD,
     ) -> ChatdProcess:
         """Start ``python -m chatd serve`` with these settings and wait until it serves.
 
@@ -174,7 +177,13 @@ class ChatdStarter:
         command that runs its command.
         """
         chatd = await self.begin(
-            settings, port=port, environ=environ, config=config, listen=listen, wrapper=wrapper
+            settings,
+            port=port,
+            environ=environ,
+            config=config,
+            listen=listen,
+            wrapper=wrapper,
+            program=program,
         )
         with trio.move_on_after(START_SECONDS):
             await chatd.line("ready")
@@ -190,11 +199,15 @@ class ChatdStarter:
         config: Path | None = None,
         listen: Sequence[str] = (),
         wrapper: Sequence[str] = (),
+        program: Sequence[str] = CHATD,
     ) -> ChatdProcess:
-        """Start it without waiting, for a daemon that is expected to fail."""
+        """Start it without waiting, for a daemon that is expected to fail.
+
+        ``program`` is what Python is given to run in place of chatd.
+        """
         port = free_port() if port is None else port
         history = self._folder / "chatd.db"
-        command = [*wrapper, sys.executable, "-W", "error", "-m", "chatd", "serve"]
+        command = [*wrapper, sys.executable, "-W", "error", *program, "serve"]
         for address in (f"localhost:{port}", *listen):
             command += ["--listen", address]
         if config is not None:

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias
 
 import trio
 
-from tests.e2e.chatd_process import ChatdProcess, ChatdStarter, free_port
+from tests.e2e.chatd_process import CHATD, ChatdProcess, ChatdStarter, free_port
 from tests.e2e.gate import Gate
 from tests.e2e.roamers import (
     JsonRoamer,
@@ -34,6 +34,7 @@ __all__ = [
     "kill_the_engine",
     "live_through",
     "stop_the_engine",
+    "upgrade_a_daemon",
 ]
 
 Fault: TypeAlias = Callable[[], Awaitable[None]]
@@ -45,6 +46,8 @@ ANSWER_SECONDS: Final = 2.5
 CALM_SECONDS: Final = 60  # ends a hang
 
 PROTOCOLS: Final = (JsonRoamer, SocketIoRoamer, PollingRoamer, TextRoamer)
+NEWER: Final = (str(Path(__file__).with_name("newer_daemon.py")),)
+
 EACH: Final = 3
 """How many clients speak each protocol."""
 
@@ -104,9 +107,9 @@ class Cluster:
         """Start the server, and return when it answers."""
         await trio.to_thread.run_sync(self.redis.start)
 
-    async def start(self, port: int) -> None:
-        """Start a daemon, and return when it serves."""
-        self.daemons[port] = await self._start(self.settings_of(port), port=port)
+    async def start(self, port: int, program: Sequence[str] = CHATD) -> None:
+        """Start a daemon, and return when it serves. ``program`` is another version of chatd."""
+        self.daemons[port] = await self._start(self.settings_of(port), port=port, program=program)
 
     def settings_of(self, port: int) -> dict[str, object]:
         """Return the settings of a daemon."""
@@ -199,6 +202,11 @@ async def cut_a_daemon_off(cluster: Cluster, seconds: float) -> None:
     gate.shut()
     await trio.sleep(seconds)
     gate.open()
+
+
+async def upgrade_a_daemon(cluster: Cluster, port: int) -> None:
+    assert await cluster.daemons.pop(port).stop() == 0
+    await cluster.start(port, NEWER)
 
 
 async def live_through(

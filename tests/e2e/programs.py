@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -40,6 +41,19 @@ async def run(folder: Path, *command: str, **more: str) -> str:
         )
     assert (done.returncode, done.stderr) == (0, b""), (done.stdout, done.stderr)
     return done.stdout.decode()
+
+
+async def chatd_says(*arguments: object, stdin: bytes = b"") -> tuple[int, bytes, str]:
+    """Run ``python -m chatd``; return its exit code and output."""
+    done = await trio.run_process(
+        [sys.executable, "-m", "chatd", *map(str, arguments)],
+        stdin=stdin,
+        capture_stdout=True,
+        capture_stderr=True,
+        check=False,
+    )
+    assert isinstance(done, subprocess.CompletedProcess)
+    return done.returncode, done.stdout, done.stderr.decode()
 
 
 class Running:

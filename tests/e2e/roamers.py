@@ -198,6 +198,7 @@ class Roamer(ABC):
         slowest: The longest time until an answer, on a connection that lasted.
         recovered: How often it came back and continued without a gap.
         lost: How often it came back and could not.
+        departures: The nicks of users of whom it was told that they left.
     """
 
     def __init__(self, name: str, ports: Sequence[int]) -> None:
@@ -207,6 +208,7 @@ class Roamer(ABC):
         self.slowest = 0.0
         self.recovered = 0
         self.lost = 0
+        self.departures: list[str] = []
         self.talking = True
         """Whether it says more; what it has begun to say it finishes."""
         self.finished = trio.Event()
@@ -362,6 +364,8 @@ class JsonRoamer(Roamer):
     def _told(self, event: dict[str, Any]) -> None:
         if event["on"] == "message":
             self._got(event)
+        elif event["on"] == "left":
+            self.departures.append(event["nick"])
         elif event["on"] == "epoch" and self._since is not None:
             self._since["epoch"] = event["epoch"]
 

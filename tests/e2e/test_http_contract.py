@@ -17,8 +17,8 @@ import trio
 from chatd import client
 from chatd.testing import Harness
 from tests.e2e.chatd_process import ChatdProcess, ChatdStarter
+from tests.e2e.programs import chatd_says
 from tests.e2e.test_tokens import issued
-from tests.e2e.test_transfer import chatd_says
 from tests.gateways.http_requests import Answer, ask, follow, head_of, refused_stream, say
 from tests.gateways.raw import Raw
 

@@ -13,7 +13,8 @@ from chatd import client
 from tests.e2e.chat_page import ChatPage, open_page
 from tests.e2e.chatd_process import ChatdProcess, ChatdStarter
 from tests.e2e.chromium import Chromium
-from tests.e2e.test_transfer import chatd_says, config
+from tests.e2e.programs import chatd_says
+from tests.e2e.test_transfer import config
 
 MESSAGES: Final = 3000
 

@@ -16,7 +16,7 @@ from chatd.model import LogEntry, Remember, UserRecord
 from chatd.protocol.export import write_lines
 from tests.e2e.chatd_process import ChatdProcess, ChatdStarter
 from tests.e2e.clocks import Clocks
-from tests.e2e.test_transfer import chatd_says
+from tests.e2e.programs import chatd_says
 
 
 async def status_of(chatd: ChatdProcess, path: str) -> int:

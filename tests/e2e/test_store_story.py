@@ -17,8 +17,8 @@ import pytest
 from chatd import client
 from tests.e2e.chatd_process import ChatdProcess, ChatdStarter
 from tests.e2e.clocks import Clocks
+from tests.e2e.programs import chatd_says
 from tests.e2e.test_store import remove, status_of
-from tests.e2e.test_transfer import chatd_says
 
 DISK_BYTES = 8 * 1024 * 1024
 

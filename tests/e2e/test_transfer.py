@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import re
 import sqlite3
-import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -14,19 +13,7 @@ import trio
 
 from chatd import client
 from tests.e2e.chatd_process import ChatdProcess, ChatdStarter
-
-
-async def chatd_says(*arguments: object, stdin: bytes = b"") -> tuple[int, bytes, str]:
-    """Run the program; return its exit code and output."""
-    done = await trio.run_process(
-        [sys.executable, "-m", "chatd", *map(str, arguments)],
-        stdin=stdin,
-        capture_stdout=True,
-        capture_stderr=True,
-        check=False,
-    )
-    assert isinstance(done, subprocess.CompletedProcess)
-    return done.returncode, done.stdout, done.stderr.decode()
+from tests.e2e.programs import chatd_says
 
 
 def config(tmp_path: Path, history: Path) -> Path:
