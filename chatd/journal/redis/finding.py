@@ -21,8 +21,14 @@ __all__ = ["find_primary"]
 
 _T = TypeVar("_T")
 
-GRACE_SECONDS: Final = 0.25
+GRACE_SECONDS: Final = 0.1
 """How much longer than for the first answer to wait for those of other servers."""
+
+ANSWER_SECONDS: Final = 0.5
+"""How long the server that Sentinels name has for an answer, before they are asked again."""
+
+PAUSE_SECONDS: Final = 0.2
+"""How long to wait before several servers are asked again."""
 
 REDIRECTIONS: Final = 3
 """How often a Redis Cluster may name another server before it counts as unsettled."""
@@ -38,8 +44,9 @@ class _Named(Struct, frozen=True):
 async def find_primary(source: Source, login: Login, key: bytes, deadline: float) -> Address:
     """Return the address of the primary server.
 
-    All servers of the source are asked at once, so that one that does not answer costs no time. If
-    Sentinels disagree, the latest failover counts: some may be cut off from the others.
+    All servers of the source are asked at once, so that one that does not answer costs no time.
+    They are asked again until the deadline, because a failover may be under way. If Sentinels
+    disagree, the latest failover counts: some may be cut off from the others.
 
     Args:
         source: The servers of the URL.
@@ -51,15 +58,30 @@ async def find_primary(source: Source, login: Login, key: bytes, deadline: float
         Lost: There is no primary server that can be found in time.
         StoreError: Every server answers that chatd is configured wrongly.
     """
-    if not source.service:
-        [primary, *_] = await _ask_all(
-            source, lambda address: _primary_at(address, login, key, deadline)
-        )
-        return primary
+    find = _find_among if not source.service else _find_by_sentinels
+    while True:
+        try:
+            return await find(source, login, key, deadline)
+        except Lost:
+            if len(source.addresses) == 1 or trio.current_time() + PAUSE_SECONDS >= deadline:
+                raise
+        await trio.sleep(PAUSE_SECONDS)
+
+
+async def _find_among(source: Source, login: Login, key: bytes, deadline: float) -> Address:
+    [primary, *_] = await _ask_all(
+        source, lambda address: _primary_at(address, login, key, deadline)
+    )
+    return primary
+
+
+async def _find_by_sentinels(source: Source, login: Login, key: bytes, deadline: float) -> Address:
     found = await _ask_all(
         source, lambda sentinel: _named_by(sentinel, source.service, login, deadline)
     )
-    return max(found, key=lambda named: named.epoch).address
+    named = max(found, key=lambda one: one.epoch).address
+    soon = min(deadline, trio.current_time() + ANSWER_SECONDS)
+    return await _primary_at(named, login, key, soon)
 
 
 async def _ask_all(source: Source, ask: Callable[[Address], Awaitable[_T]]) -> list[_T]:
@@ -90,18 +112,25 @@ async def _ask_all(source: Source, ask: Callable[[Address], Awaitable[_T]]) -> l
 async def _named_by(sentinel: Address, service: str, login: Login, deadline: float) -> _Named:
     link = await open_link(sentinel, login, deadline=deadline, unasked=False)
     try:
-        [reply] = await link.call(("SENTINEL", "MASTER", service), deadline=deadline)
+        place, facts = await link.call(
+            ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service),
+            ("SENTINEL", "MASTER", service),
+            deadline=deadline,
+        )
     finally:
         link.close()
-    if isinstance(reply, ErrorReply):
-        if "unknown command" in str(reply):
+    if isinstance(facts, ErrorReply):
+        if "unknown command" in str(facts):
             raise StoreError(f"history.url: {sentinel} is not a Sentinel: write redis://{sentinel}")
-        if "No such master" in str(reply):
+        if "No such master" in str(facts):
             raise StoreError(f"history.url: the Sentinel at {sentinel} does not know {service!r}")
-        raise Lost(f"the Sentinel at {sentinel} is not ready: {reply}")
-    about = {name.decode(): value.decode() for name, value in reply.items()}
-    primary = Address(about["ip"], int(about["port"]), tls=sentinel.tls)
-    return _Named(primary, int(about["config-epoch"]))
+        raise Lost(f"the Sentinel at {sentinel} is not ready: {facts}")
+    host, port = place
+    primary = Address(host.decode(), int(port), tls=sentinel.tls)
+    # The facts are those of the former server until the failover is complete.
+    if [facts[b"ip"], facts[b"port"]] == place and b"s_down" in facts[b"flags"]:
+        raise Lost(f"the Sentinel at {sentinel} cannot reach {primary}")
+    return _Named(primary, int(facts[b"config-epoch"]))
 
 
 async def _primary_at(address: Address, login: Login, key: bytes, deadline: float) -> Address:

@@ -19,48 +19,74 @@ from tests.journal.redis.scripted import HELLO, scripted
 NOBODY = Address("127.0.0.1", 1)
 
 
-def sentinel_says(host: str, epoch: int) -> bytes:
-    fields = {"ip": host, "port": "6379", "config-epoch": str(epoch)}
-    words = "".join(f"+{name}\r\n+{value}\r\n" for name, value in fields.items())
-    return f"%{len(fields)}\r\n{words}".encode()
+def sentinel_says(
+    primary: Address, epoch: int, *, flags: str = "master", former: Address | None = None
+) -> bytes:
+    about = former or primary
+    facts = {"ip": about.host, "port": about.port, "flags": flags, "config-epoch": epoch}
+    words = "".join(f"+{name}\r\n+{value}\r\n" for name, value in facts.items())
+    named = f"*2\r\n+{primary.host}\r\n+{primary.port}\r\n"
+    return f"{named}%{len(facts)}\r\n{words}".encode()
 
 
 def server_says(role: str, found: str = ":1") -> bytes:
     return f"+role:{role}\r\n{found}\r\n".encode()
 
 
-async def primary(*addresses: Address, service: str = "", login: Login | None = None) -> Address:
+async def primary(
+    *addresses: Address, service: str = "", login: Login | None = None, seconds: float = 10
+) -> Address:
     source = Source(addresses, service)
-    deadline = trio.current_time() + 10
+    deadline = trio.current_time() + seconds
     return await find_primary(source, login or Login(), b"{chatd}:m", deadline)
 
 
 async def test_the_latest_failover_that_a_sentinel_knows_counts() -> None:
-    async with (
-        scripted(HELLO, sentinel_says("10.0.0.1", 4)) as behind,
-        scripted(HELLO, sentinel_says("10.0.0.2", 5)) as present,
-        scripted(HELLO, sentinel_says("10.0.0.1", 4)) as also_behind,
-    ):
-        found = await primary(behind, NOBODY, present, also_behind, service="chat")
-        assert found == Address("10.0.0.2", 6379)
+    async with scripted(HELLO, server_says("master")) as server, AsyncExitStack() as stack:
+        behind, present, under_way = [
+            await stack.enter_async_context(scripted(HELLO, says))
+            for says in (
+                sentinel_says(NOBODY, 4),
+                sentinel_says(server, 5),
+                sentinel_says(server, 5, flags="master,s_down,o_down", former=NOBODY),
+            )
+        ]
+        assert await primary(behind, NOBODY, present, under_way, service="chat") == server
 
 
 async def test_a_sentinel_that_does_not_answer_costs_no_deadline() -> None:
-    async with scripted() as silent, scripted(HELLO, sentinel_says("10.0.0.1", 1)) as answers:
+    async with (
+        scripted() as silent,
+        scripted(HELLO, server_says("master")) as server,
+        scripted(HELLO, sentinel_says(server, 1)) as answers,
+    ):
         began = trio.current_time()
-        assert await primary(silent, answers, service="chat") == Address("10.0.0.1", 6379)
+        assert await primary(silent, answers, service="chat") == server
         assert trio.current_time() - began < 5
+
+
+async def test_sentinels_are_asked_again_while_they_wait_for_the_server() -> None:
+    async with scripted(HELLO, server_says("master")) as server:
+        waiting = sentinel_says(NOBODY, 4, flags="master,s_down")
+        async with (
+            scripted(HELLO, waiting, HELLO, sentinel_says(server, 5)) as one,
+            scripted(HELLO, waiting, HELLO, waiting) as other,
+        ):
+            assert await primary(one, other, service="chat") == server
 
 
 async def test_a_sentinel_gets_the_login_only_if_it_asks() -> None:
     noauth = b"-NOAUTH HELLO must be called\r\n"
-    named = sentinel_says("10.0.0.1", 1)
-    async with scripted(HELLO, named) as free, scripted(noauth, HELLO, named) as guarded:
-        for sentinel in (free, guarded):
-            await primary(sentinel, service="chat", login=Login("chatd", "secret"))
+    login = Login("chatd", "secret")
+    for asking in ((HELLO,), (noauth, HELLO)):
+        async with (
+            scripted(HELLO, server_says("master")) as server,
+            scripted(*asking, sentinel_says(server, 1)) as sentinel,
+        ):
+            assert await primary(sentinel, service="chat", login=login) == server
     async with scripted(noauth, b"-WRONGPASS invalid\r\n") as guarded:
         with pytest.raises(StoreError, match=r"password of the user 'chatd'"):
-            await primary(guarded, service="chat", login=Login("chatd", "secret"))
+            await primary(guarded, service="chat", login=login)
     async with scripted(noauth, noauth) as guarded:
         with pytest.raises(StoreError, match=r"set history\.password_file"):
             await primary(guarded, service="chat")
@@ -69,8 +95,11 @@ async def test_a_sentinel_gets_the_login_only_if_it_asks() -> None:
 @pytest.mark.parametrize(
     ("reply", "remedy"),
     [
-        (b"-ERR No such master with that name\r\n", "does not know 'chat'"),
-        (b"-ERR unknown command 'SENTINEL'\r\n", r"is not a Sentinel: write redis://127\.0\.0\.1:"),
+        (b"_\r\n-ERR No such master with that name\r\n", "does not know 'chat'"),
+        (
+            b"-ERR unknown command 'SENTINEL'\r\n" * 2,
+            r"is not a Sentinel: write redis://127\.0\.0\.1:",
+        ),
     ],
 )
 async def test_a_sentinel_that_does_not_know_the_name_is_a_wrong_configuration(
@@ -82,7 +111,7 @@ async def test_a_sentinel_that_does_not_know_the_name_is_a_wrong_configuration(
     # If another one may know it, it is not certain.
     async with scripted(HELLO, reply) as sentinel:
         with pytest.raises(Lost, match=f"{remedy}.*; cannot connect to"):
-            await primary(sentinel, NOBODY, service="chat")
+            await primary(sentinel, NOBODY, service="chat", seconds=0.1)
 
 
 async def test_of_several_servers_the_primary_one_is_taken() -> None:
@@ -93,7 +122,7 @@ async def test_of_several_servers_the_primary_one_is_taken() -> None:
         assert await primary(NOBODY, replica, master) == master
     async with scripted(HELLO, server_says("slave")) as replica:
         with pytest.raises(Lost, match=r"cannot connect to .*; .* is a replica"):
-            await primary(NOBODY, replica)
+            await primary(NOBODY, replica, seconds=0.1)
 
 
 async def test_of_two_primary_servers_every_node_takes_the_same() -> None:
