@@ -221,10 +221,9 @@ class RedisEngine(RedisReads):
         posts = all(isinstance(operation, Post) for operation in operations)
         batch = Batch(self._keys, self._node, self._secret, posts=posts)
         for place, operation in enumerate(operations):
-            if isinstance(operation, Post):
-                self._sweeper.posted(operation.room)
-                batch.add(operation)
-            elif isinstance(operation, Wipe | Erase):
+            if isinstance(operation, Post | Restore):
+                self._sweeper.grown(operation.room)
+            if isinstance(operation, Wipe | Erase):
                 await self._add_rewrite(batch, operation, operations[:place])
             else:
                 batch.add(operation)

@@ -78,9 +78,9 @@ class Sweeper:
         self._execute = execute
         self._retention: Retention | None = None
         self._long: dict[str, None] = {}
-        """Rooms that may hold more than ``keep_events``: those with posts of this node."""
+        """Rooms that may hold more than ``keep_events``: those to which this node added events."""
 
-    def posted(self, room: str) -> None:
+    def grown(self, room: str) -> None:
         """Note that a room has grown."""
         if self._retention is not None and self._retention.keep_events != "off":
             self._long[room] = None
