@@ -18,6 +18,8 @@ import trio
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from failovers import run_failovers
+
 from tests.e2e.chatd_process import ChatdStarter
 from tests.e2e.cluster import (
     Cluster,
@@ -79,8 +81,24 @@ def main() -> int:
         "--seconds", type=float, default=10, help="how long Redis is stopped, or a daemon cut off"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the choice of faults")
+    parser.add_argument(
+        "--failovers", type=int, metavar="N", help="instead: let a replica of Redis take over"
+    )
+    parser.add_argument("--replicas", type=int, default=1, help="history.replicas, in failovers")
+    parser.add_argument(
+        "--down-after", type=float, default=2, help="how long a Redis is away before a failover"
+    )
+    parser.add_argument(
+        "--isolate",
+        action="store_true",
+        help="cut off the primary Redis and its daemon, too: as root, with network namespaces",
+    )
     arguments = parser.parse_args()
     random.seed(arguments.seed)
+    if arguments.failovers:
+        play = partial(run_failovers, isolate=arguments.isolate)
+        print(trio.run(play, arguments.failovers, arguments.replicas, arguments.down_after))
+        return 0
     print(trio.run(run, arguments.rounds, arguments.nodes, arguments.seconds))
     return 0
 
