@@ -174,7 +174,7 @@ class Actor(ABC):
 
     async def _publish(self, commit: Commit) -> None:
         while self.unanswered >= MAX_UNANSWERED:
-            await self._progressed()
+            await self.progressed()
         self.unanswered += 1
         try:
             for operation in commit.before:
@@ -199,11 +199,12 @@ class Actor(ABC):
             return
         with trio.move_on_after(self.chat.roster.fan_out_seconds) as waiting:
             while self.unanswered or self.unseen:
-                await self._progressed()
+                await self.progressed()
         if waiting.cancelled_caught:
             raise unreachable()
 
-    async def _progressed(self) -> None:
+    async def progressed(self) -> None:
+        """Wait until a command is answered, or an event fanned out."""
         self.progress = trio.Event()
         await self.progress.wait()
         self.progress = None

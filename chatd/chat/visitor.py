@@ -80,8 +80,10 @@ class Visitor(Actor):
         pending = self.publish(result, self._answer)
         if pending is not None:
             await pending
-        with suppress(Refused):  # it is answered, although the event has not come back yet
+        with suppress(Refused):  # the event has not come back yet
             await self.flushed()
+        while self.unanswered:  # commits before this one have taken that long
+            await self.progressed()
         if self._error is not None:
             raise self._error
         return self._outcome
