@@ -179,9 +179,10 @@ class Connection:
             # From trio-websocket's reader: a rejection, or wsproto's error about a peer that speaks
             # something else.
             wire, rest = group.split(Exception)
-            if rest is not None or wire is None:
-                raise
-            self._fail(_refused(wire.exceptions[0], self._address.host, stream.first))
+            if wire is not None:
+                self._fail(_refused(wire.exceptions[0], self._address.host, stream.first))
+            if rest is not None:
+                raise rest from None
 
     async def _open(
         self, nursery: trio.Nursery, stream: _MonitoredStream
