@@ -25,6 +25,7 @@ from chatd.model import Entered, FeedEntry, Operation, Outcome, Refusal, Relayed
 __all__ = [
     "FEED_ENTRIES",
     "FEED_SECONDS",
+    "FORMER_EPOCHS",
     "LEASE_SECONDS",
     "NICK_TAKEN",
     "PERSONAL",
@@ -49,6 +50,9 @@ is at more than one node after the change."""
 
 NICK_TAKEN: Final = Refusal("nick_taken", "This nick is taken.")
 """The outcome of a `Claim` of a nick that another user has."""
+
+FORMER_EPOCHS: Final = 1000
+"""How many former epochs are known. No position of an earlier one can be resumed."""
 
 LEASE_SECONDS: Final = 15.0
 """By default, a node is taken for dead after this time without a `beat`."""
@@ -93,7 +97,7 @@ class Life(Struct, frozen=True):
     """The format to which this node has raised the store's, because all nodes with a lease can read
     it; 0 if it has not."""
     former: Mapping[str, int] = {}
-    """Former epochs, each with the last position up to which this epoch is the same."""
+    """The last `FORMER_EPOCHS`, each with the last position up to which this epoch is the same."""
 
 
 class Fed(Struct, frozen=True, gc=False):

@@ -290,3 +290,15 @@ def test_times_are_the_servers() -> None:
         assert times == [NOW + 7_000, NOW + 7_000]
 
     trio.run(main)
+
+
+async def test_only_the_last_former_epochs_are_known(
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatd.journal.modelled.state.FORMER_EPOCHS", 2)
+    engine = ModelEngine(store)
+    lives = []
+    for _ in range(5):
+        lives.append(await engine.enter(None, 0, b""))
+        store.restart()
+    assert lives[4].former == {lives[2].epoch: 2, lives[3].epoch: 3}

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from chatd.journal import StoreError, Unavailable
 from chatd.journal.engine import (
     FEED_ENTRIES,
+    FORMER_EPOCHS,
     NICK_TAKEN,
     PERSONAL,
     REPLICATED,
@@ -210,6 +211,8 @@ class State(MemoryJournal):
         self._ended[self.epoch] = self.position
         for epoch, ended in self._ended.items():
             self._ended[epoch] = min(ended, self.position)
+        while len(self._ended) > FORMER_EPOCHS:
+            del self._ended[next(iter(self._ended))]  # they are in the order in which they ended
         self.epoch = _epoch(self._fresh)
         self._append(Renewed(0, self.epoch))
 

@@ -9,7 +9,8 @@
 --
 -- 1. A life that is not the stored one is new, and gets a new epoch: after a restart, the last events
 --    may be missing. `ended:EPOCH` is the last position that an earlier epoch has in common with
---    this one. No earlier epoch may have a higher one than the last position before this life.
+--    this one. No earlier epoch may have a higher one than the last position before this life. Of the
+--    earlier epochs, the last 1,000 are kept: `FORMER_EPOCHS` in engine.py.
 -- 2. If the last entry that the node has read is not there, or another one has its position, what it
 --    read is lost, or may be: the entry may also have been trimmed. The outcomes of a batch are lost
 --    if its number is not known here. Within a life, only a store that was emptied can have lost
@@ -84,6 +85,12 @@ elseif meta.life ~= life then
   redis.call('XADD', FEED, position .. '-0', 'o', '-' .. life:sub(1, 16) .. '.0', 'k', 'V', 1, new_epoch)
   meta.epoch = new_epoch
 end
+local former = {}
+for epoch in pairs(ended) do former[#former + 1] = epoch end
+table.sort(former, function(one, other) return ended[one] > ended[other] end)
+for place = 1001, #former do
+  redis.call('HDEL', META, 'ended:' .. former[place])
+end
 
 local common = newest
 for field, reads in pairs(meta) do
@@ -105,8 +112,8 @@ end
 local entry = redis.call('XREVRANGE', FEED, '+', '-', 'COUNT', 1)[1]
 local reply = {node, meta.epoch, meta.key, position_of(entry), entry and entry[2][2] or '', now,
   lost and 1 or 0, raised}
-for epoch, upto in pairs(ended) do
-  reply[#reply + 1] = epoch
-  reply[#reply + 1] = upto
+for place = 1, math.min(1000, #former) do
+  reply[#reply + 1] = former[place]
+  reply[#reply + 1] = ended[former[place]]
 end
 return reply
