@@ -76,7 +76,7 @@ WATCH_SECONDS: Final = 30.0
 FIRST_PAUSE_SECONDS: Final = 0.05
 LONGEST_PAUSE_SECONDS: Final = 1.0
 """The pause before the next attempt to reach the engine doubles each time; half of it is random. It
-is short again after the engine has been within reach for longer than the longest pause."""
+is short again, and the failure over, after a link has lasted for as long as the longest pause."""
 
 PAGES: Final = 16
 """How many pages of logs are read at once. The others wait, so that clients who all come back at
@@ -103,7 +103,8 @@ class SharedJournal:
             without having left their rooms, in ms; by default 0.
         changed: Notified when the link to the engine was lost, and when it is back.
         condition: What the engine reported of itself when it was last inspected; None before.
-        down_since: When the link was lost, on Trio's clock; None while there is one.
+        down_since: When the link was lost, on Trio's clock; None while there is one. A link that is
+            lost again at once does not count.
         epoch: See `Journal`; so are ``former`` and ``key``.
         inspected: Notified when there is a new ``condition``.
         lag: How many entries of the feed this node had not read yet at its last sign of life.
@@ -147,6 +148,9 @@ class SharedJournal:
         self._reported: set[str] = set()  # the reasons since the link was lost
         self._refused = False  # whether the last batch was refused by an engine that can be reached
         self._entered = 0  # how often
+        self._lost_at = self.down_since  # when the last link that lasted was lost
+        self._lasts = True  # whether the present link has lasted, or is the first
+        self._pause = FIRST_PAUSE_SECONDS
         self._ahead_ms = 0.0  # by how much the engine's clock is ahead of Trio's
         self._beaten = 0.0  # when the last beat that got an answer was sent
         # The feed.
@@ -238,10 +242,13 @@ class SharedJournal:
             entered: How often the engine had been entered when the link was used.
         """
         if self.down_since is None and entered == self._entered:
-            self.down_since = trio.current_time()
-            self.reason = str(error)
-            self._reported = {self.reason}
-            self._report("store", state="failed", detail=self.reason)
+            if self._lasts:
+                self._lasts = False
+                self._lost_at = trio.current_time()
+                self._reported = {str(error)}
+                self._report("store", state="failed", detail=str(error))
+            self.down_since = self._lost_at
+            self._explain(str(error))
             self.changed.notify()
             self._moved.notify()
             self._connected.cancel()
@@ -273,39 +280,43 @@ class SharedJournal:
 
         When the link is lost, enter again.
         """
-        pause = FIRST_PAUSE_SECONDS
         try:
             with self._running:
                 while True:
                     if self.down_since is None:
-                        began = trio.current_time()
                         async with trio.open_nursery() as nursery:
                             self._connected = nursery.cancel_scope
                             nursery.start_soon(self._guarded, self._read_feed)
                             nursery.start_soon(self._guarded, self._keep_lease)
                             nursery.start_soon(self._guarded, self._watch)
-                        if trio.current_time() - began > LONGEST_PAUSE_SECONDS:
-                            pause = FIRST_PAUSE_SECONDS
-                    await trio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311  no secret
-                    pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+                            if not self._lasts:
+                                nursery.start_soon(self._recover)
+                    await trio.sleep(self._pause * random.uniform(0.5, 1))  # noqa: S311  no secret
+                    self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
                     try:
                         await self.enter()
                     except (Unavailable, StoreError) as error:
                         self._explain(str(error))
                     else:
                         self.reconnects += 1
-                        self._report("store", state="recovered", detail="the store answers again")
         finally:  # also if this task is cancelled
             self._stopped.set()
 
     def _explain(self, reason: str) -> None:
-        """Take note why the engine cannot be entered. Report it if it is new, and not short."""
+        """Take note why the engine cannot be used. Report it if it is new, and not short."""
         self.reason = reason
-        assert self.down_since is not None  # noqa: S101  `enter` failed
+        assert self.down_since is not None  # noqa: S101  the link is lost
         short = trio.current_time() - self.down_since <= LONGEST_PAUSE_SECONDS
         if not short and reason not in self._reported:
             self._reported.add(reason)
             self._report("store", state="waiting", detail=reason)
+
+    async def _recover(self) -> None:
+        """End the failure after the link has lasted for some time."""
+        await trio.sleep(LONGEST_PAUSE_SECONDS)
+        self._lasts = True
+        self._pause = FIRST_PAUSE_SECONDS
+        self._report("store", state="recovered", detail="the store answers again")
 
     async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
         entered = self._entered

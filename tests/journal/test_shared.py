@@ -190,7 +190,7 @@ async def test_a_batch_whose_answer_is_lost_is_sent_again_and_done_once(
 
         assert seq(list(await first.say(post("once")))) == 1
     assert seq(list(await first.say(post("next")))) == 2
-    await settled()
+    await settled(2)
     assert first.texts == second.texts == ["once", "next"]
     assert first.reports.states == ["failed", "recovered"]
 
@@ -452,6 +452,29 @@ async def test_restored_entries_make_a_new_epoch_everywhere(
     assert first.items() == second.items() == [Renewed(2, first.journal.epoch), Missed(3)]
 
 
+async def test_a_link_that_breaks_again_at_once_goes_on_being_lost(
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    async def refuse(*_: object) -> list[Fed]:
+        raise Unavailable("NOPERM")
+
+    async with open_node(store) as node:
+        await settled(3)
+        with monkeypatch.context() as patch:
+            patch.setattr(node.engine, "feed", refuse)
+            node.engine.break_link()
+            lost_at = trio.current_time()
+            await trio.sleep(60)
+            assert node.journal.down_since == pytest.approx(lost_at, abs=0.1)
+            assert node.journal.reconnects < 130
+            assert node.reports.states == ["failed"]
+        await settled(5)
+        assert node.reports.states == ["failed", "recovered"]
+        node.engine.break_link()
+        await settled()
+        assert node.reports.states == ["failed", "recovered", "failed"]
+
+
 # ---- replicas
 
 
@@ -468,6 +491,7 @@ async def test_nothing_is_acknowledged_or_shown_that_the_replicas_do_not_have(
         await settled()
         assert first.texts == second.texts == ["1"]
         store.fail_over()
+        store.heal_replicas()
         await settled(3)
         assert seq(list(await first.say(post("other 2")))) == 2
         await settled()
