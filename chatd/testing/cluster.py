@@ -7,7 +7,7 @@ demand: clients' cables, daemons, their links to the engine, and the engine itse
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
@@ -147,6 +147,36 @@ class Cluster:
         """Let the engine answer again, also to requests whose senders have given up."""
         self.store.go_on()
 
+    def fail_over(self, *, lose: int = 0, apart: Iterable[ClusterNode] | None = None) -> None:
+        """Make a replica of the engine the primary, as Sentinel does: the one that has the most.
+
+        The engine has one replica more than `open_cluster` was told to wait for.
+
+        Args:
+            lose: How many of the last requests that changed something the replica lacks. By default
+                none, unless the replicas were cut off. What a daemon has waited for is never lost.
+            apart: If given, the former primary goes on until `demote_engine`, without replicas, and
+                these daemons still reach it. By default its process ends.
+        """
+        engines = None if apart is None else [node.engine for node in apart]
+        self.store.fail_over(lose=lose, apart=engines)
+
+    def demote_engine(self) -> None:
+        """Make the former primary a replica: the changes that it got since `fail_over` are lost."""
+        self.store.demote()
+
+    def cut_replicas(self) -> None:
+        """Let the engine's replicas get nothing until `heal_replicas`.
+
+        If daemons wait for replicas, they are refused everything; otherwise `fail_over` loses what
+        is changed meanwhile.
+        """
+        self.store.cut_replicas()
+
+    def heal_replicas(self) -> None:
+        """Let the engine's replicas get everything again."""
+        self.store.heal_replicas()
+
     def trim_feed(self) -> None:
         """Trim the engine's feed to its last entry: daemons that are behind must read the logs."""
         self.store.trim()
@@ -168,7 +198,7 @@ class Cluster:
 
 @asynccontextmanager
 async def open_cluster(
-    settings: Settings | None = None, *, nodes: int = 3
+    settings: Settings | None = None, *, nodes: int = 3, replicas: int = 0
 ) -> AsyncGenerator[Cluster]:
     """Run several daemons that form one chat, in memory, without a port, a file or a thread.
 
@@ -176,13 +206,15 @@ async def open_cluster(
         settings: The configuration of all of them. By default all its defaults. If it names no
             ``auth.key_files``, the daemons have one key for tokens.
         nodes: How many daemons.
+        replicas: How many replicas of the engine must have what is acknowledged or shown, as
+            ``history.replicas``. By default none.
 
     Yields:
         The cluster, with all daemons running.
     """
     settings = Settings() if settings is None else settings
     now, keys = wall_clock(), token_keys(settings)
-    store = ModelStore(now)
+    store = ModelStore(now, replicas=replicas)
     with unwrapped():
         async with trio.open_nursery() as nursery:
             made = [

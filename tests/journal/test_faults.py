@@ -123,7 +123,9 @@ def _fault(step: str, which: int, store: ModelStore, watcher: Watcher) -> None:
         "lose": lambda: store.restart(lose=which % 6),
         "cut replicas": store.cut_replicas,
         "heal replicas": store.heal_replicas,
-        "fail over": store.fail_over,
+        "fail over": lambda: store.fail_over(lose=which % 6),
+        "split": lambda: store.fail_over(apart=[watcher.engine]),
+        "demote": store.demote,
         "trim": store.trim,
     }
     faults[step]()
@@ -131,7 +133,8 @@ def _fault(step: str, which: int, store: ModelStore, watcher: Watcher) -> None:
 
 async def _end_faults(store: ModelStore, watchers: Sequence[Watcher]) -> None:
     store.heal_replicas()
-    if store.life is None:
+    store.demote()
+    if not store.running:
         store.restart()
     store.go_on()
     for watcher in watchers:
@@ -155,6 +158,7 @@ async def _check(watchers: Sequence[Watcher], *, keeps_all: bool) -> None:
 
 _links = ["cut off", "lose answers", "heal", "break", "hold back", "deliver"]
 _server = ["stall", "go on", "kill", "restart", "trim"]
+_server += ["cut replicas", "heal replicas", "fail over", "split", "demote"]
 
 
 def _steps(*more: str) -> st.SearchStrategy[list[tuple[str, int]]]:
@@ -170,7 +174,7 @@ def test_an_engine_that_loses_its_last_moments(steps: list[tuple[str, int]], see
 
 
 @settings(max_examples=40)
-@given(_steps("cut replicas", "heal replicas", "fail over"), st.integers(0, 2**32))
+@given(_steps(), st.integers(0, 2**32))
 def test_an_engine_with_replicas_loses_nothing(steps: list[tuple[str, int]], seed: int) -> None:
     clock = MockClock(autojump_threshold=0)
     trio.run(lambda: _play(steps, replicas=1, seed=seed), clock=clock)

@@ -292,6 +292,65 @@ def test_times_are_the_servers() -> None:
     trio.run(main)
 
 
+# ---- replicas
+
+
+async def test_nothing_is_read_that_too_few_replicas_have(autojump_clock: MockClock) -> None:
+    store = ModelStore(trio_now, replicas=1)
+    client = Client(store)
+    await client.engine.enter(None, 0, b"")
+    await client.do(post("1"))
+    store.cut_replica(0)
+    assert (await client.engine.head("r")) is not None  # the other one has it
+    store.cut_replicas()
+    with pytest.raises(Lost):
+        await client.do(post("2"))
+    with pytest.raises(Lost):
+        await client.engine.enter(None, 0, b"")
+    with pytest.raises(Lost):
+        await client.engine.head("r")
+    with pytest.raises(Lost):
+        await client.engine.feed(0, lambda _room: True)
+    store.heal_replicas()
+    await client.engine.enter(None, 0, b"")
+    assert len(await items(client)) == 2
+
+
+async def test_a_replica_that_is_promoted_has_what_was_waited_for(
+    autojump_clock: MockClock,
+) -> None:
+    for replicas, kept in ((1, 1), (0, 0)):
+        store = ModelStore(trio_now, replicas=replicas)
+        client = Client(store)
+        await client.engine.enter(None, 0, b"")
+        await client.do(post("1"))
+        store.fail_over(lose=1)
+        await client.engine.enter(None, 0, b"")
+        assert len(await client.engine.read("r", 0, 9, 9)) == kept
+
+
+async def test_two_servers_live_until_one_is_demoted(
+    clients: tuple[Client, Client], store: ModelStore
+) -> None:
+    first, second = clients
+    await first.do(post("1"))
+    store.fail_over(apart=[first.engine])
+    await first.do(post("2"))  # on its old link
+    await first.engine.enter(None, 0, b"")  # and on a new one
+    life = await second.engine.enter(None, 0, b"")
+    await second.do(post("other 2"))
+    assert [event.text for event in await first.engine.read("r", 0, 9, 9)] == ["1", "2"]
+    store.demote()
+    with pytest.raises(Lost):
+        await first.engine.head("r")
+    back = await first.engine.enter((3, f"{first.engine.node}.2.0"), 2, b"")
+    assert (back.epoch, back.lost) == (life.epoch, True)
+    assert [event.text for event in await first.engine.read("r", 0, 9, 9)] == ["1", "other 2"]
+    store.fail_over()
+    again = await first.engine.enter(None, 0, b"")
+    assert again.former == {**back.former, back.epoch: again.position - 1}
+
+
 async def test_only_the_last_former_epochs_are_known(
     store: ModelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,3 +85,55 @@ async def test_an_engine_that_stops_goes_on_with_what_was_sent(autojump_clock: o
         await cluster.wait_idle()
         assert await ann.texts(1) == ["1"]
         assert cluster.logged("store")
+
+
+async def test_a_failover_closes_those_who_saw_what_it_lost(autojump_clock: object) -> None:
+    async with open_cluster(nodes=2) as cluster:
+        ann = await cluster.nodes[0].client("ann")
+        bob = await cluster.nodes[1].client("bob")
+        await ann.say("1")
+        assert await bob.texts(1) == ["1"]
+        cluster.cut_replicas()
+        await ann.say("2")
+        assert await bob.texts(1) == ["2"]
+        assert await ann.texts(2) == ["1", "2"]
+        cluster.fail_over()
+        for one in (ann, bob):
+            assert (await one.lost()).code == 1001
+            await one.reconnect()
+        assert await ann.texts(1) == await bob.texts(1) == ["1"]  # the true page
+        await bob.say("3")
+        assert await ann.texts(1) == ["3"]
+
+
+async def test_a_failover_loses_nothing_that_a_replica_had_to_have(autojump_clock: object) -> None:
+    async with open_cluster(nodes=2, replicas=1) as cluster:
+        ann = await cluster.nodes[0].client("ann")
+        bob = await cluster.nodes[1].client("bob")
+        await ann.say("1")
+        cluster.cut_replicas()
+        with pytest.raises(client.Refused, match="unavailable"):
+            await ann.say("2")
+        cluster.fail_over(lose=5)
+        cluster.heal_replicas()
+        await trio.sleep(2)
+        await bob.say("3")
+        assert await ann.texts(2) == ["1", "3"]
+        assert await bob.texts(2) == ["1", "3"]
+
+
+async def test_a_former_primary_goes_on_until_it_is_demoted(autojump_clock: object) -> None:
+    async with open_cluster(nodes=2) as cluster:
+        ann = await cluster.nodes[0].client("ann")
+        bob = await cluster.nodes[1].client("bob")
+        cluster.fail_over(apart=cluster.nodes[:1])
+        await ann.say("on the former one")
+        await trio.sleep(10)
+        await bob.say("on the new one")
+        cluster.demote_engine()
+        assert (await ann.lost()).code == 1001
+        await ann.reconnect()
+        assert await bob.texts(1) == ["on the new one"]
+        [event] = (await ann.history()).events
+        assert isinstance(event, client.Message)
+        assert event.text == "on the new one"

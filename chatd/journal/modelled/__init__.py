@@ -1,9 +1,9 @@
 """An engine in the process, with faults on demand, to test several daemons together.
 
-`ModelStore` is the server, and `ModelEngine` is one node's client of it. The methods of both make
-faults. The state of the server depends only on the requests that it got, their order and their
-times. So the server can lose its last changes, as a real one does that continues from an older
-copy: a new state gets all requests again except the last ones.
+`ModelStore` is the server with its replicas, and `ModelEngine` is one node's client of it. The
+methods of both make faults. The state of a server depends only on the requests that it got, their
+order and their times. So a replica need not have a state before it becomes the primary: it then
+gets all requests again, except the last ones if it lacks them.
 
 * `chatd.journal.modelled.state` is the reference for what each operation does.
 * `chatd.journal.modelled.server` serves the nodes.

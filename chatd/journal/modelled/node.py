@@ -11,7 +11,7 @@ import trio
 from chatd.histogram import Histogram
 from chatd.journal import Unavailable
 from chatd.journal.engine import FEED_SECONDS, Condition, Fed, Holder, Life, Lost, Node, Sweep
-from chatd.journal.modelled.server import ModelStore, Request
+from chatd.journal.modelled.server import Link, ModelStore, Request
 from chatd.journal.modelled.state import State, result
 from chatd.journal.retention import Retention
 from chatd.model import (
@@ -26,19 +26,12 @@ from chatd.model import (
     UserRecord,
 )
 
-__all__ = ["Link", "ModelEngine"]
+__all__ = ["ModelEngine"]
 
 _T = TypeVar("_T")
 
 TIMEOUT_SECONDS: Final = 2.0
 """How long a node waits for an answer, by default."""
-
-
-class Link:
-    """A node's connection to a life of the server."""
-
-    def __init__(self, life: str) -> None:
-        self.life = life
 
 
 class ModelEngine:
@@ -101,10 +94,26 @@ class ModelEngine:
         for do in parked:
             do()
 
-    def check(self, link: Link | None) -> None:
-        """Raise `Lost` if that is not the present link to the server's present life."""
-        if link is None or link is not self.link or link.life != self._store.life:
-            raise Lost("the link to the engine is closed")
+    # ---- the link
+
+    @property
+    def hears(self) -> bool:
+        """Whether answers come through."""
+        return not self.cut and not self.deaf
+
+    async def until(self, link: Link, condition: Callable[[], bool]) -> None:
+        """Wait on a link until a condition holds. Raise `Lost` once it is known to be gone."""
+        while True:
+            if link is not self.link or (self.hears and not link.server.running):
+                raise Lost("the link to the engine is closed")
+            if condition():
+                return
+            await self._store.changed.wait()
+
+    def shares(self, other: ModelEngine) -> bool:
+        """Return whether this node and another one have links to the same server."""
+        mine, others = self.link, other.link
+        return mine is not None and others is not None and mine.server is others.server
 
     # ---- Engine
 
@@ -112,23 +121,21 @@ class ModelEngine:
     def lease_seconds(self) -> float:
         return self._store.lease_seconds
 
-    async def _ask(
-        self, request: Request[_T], *, changes: bool = False, replicated: bool = False
-    ) -> _T:
+    async def _ask(self, request: Request[_T], *, changes: bool = False) -> _T:
         with trio.move_on_after(self._timeout):
             await trio.lowlevel.checkpoint()
-            return await self._store.serve(self, request, changes=changes, replicated=replicated)
+            return await self._store.serve(self, request, changes=changes)
         self.break_link()
         raise Lost("the engine did not answer in time")
 
     async def enter(self, last: tuple[int, str] | None, confirmed: int, facts: bytes) -> Life:
         store, node, fresh = self._store, self.node, self._store.random()
-        if (life := store.life) is None:
-            self.link = None
+        self.late, self.link = None, store.connect(self)
+        if self.link is None:
             await trio.lowlevel.checkpoint()
             raise Lost("nothing listens at the engine's address")
-        self.late, self.link = None, Link(life)
         store.check()
+        life = self.link.server.life
         if life == self._entered:
             last, confirmed = None, 0
         lease_ms = round(store.lease_seconds * 1000)
@@ -139,7 +146,6 @@ class ModelEngine:
             changes=True,
         )
         self.node, self._entered = entered.node, life
-        store.connect(self)
         return entered
 
     async def commit(self, number: int, batch: Sequence[Operation]) -> list[Outcome]:
@@ -147,28 +153,26 @@ class ModelEngine:
         return await self._ask(
             lambda state, now: state.commit_of(now, fresh, node, number, batch),
             changes=True,
-            replicated=True,
         )
 
     async def void(self, node: str, number: int) -> list[Outcome] | None:
-        return await self._ask(
-            lambda state, _now: state.void(node, number), changes=True, replicated=True
-        )
+        return await self._ask(lambda state, _now: state.void(node, number), changes=True)
 
     async def feed(self, after: int, wanted: Callable[[str], bool]) -> Sequence[Fed | Relayed]:
         store, link = self._store, self.link
+        if link is None:
+            raise Lost("there is no link to the engine")
+        server = link.server
         with trio.move_on_after(FEED_SECONDS + self._timeout):
             quiet = trio.current_time() + FEED_SECONDS
             await trio.lowlevel.checkpoint()
             while True:
-                if self.cut or self.deaf or store.stalled:
-                    await store.changed.wait()
-                    continue
-                self.check(link)
+                await self.until(link, lambda: self.hears and not server.stalled)
                 if self.published:
                     published, self.published = self.published, []
                     return published
-                if found := store.entries(after, self.node, wanted):
+                if found := server.state.entries_after(after, self.node, wanted):
+                    await store.prove(self, link)
                     return found
                 with trio.move_on_at(quiet) as waiting:
                     await store.changed.wait()

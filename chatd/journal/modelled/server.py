@@ -1,10 +1,10 @@
-"""The server of the modelled engine: it serves all nodes, and fails on demand."""
+"""The server of the modelled engine and its replicas: they serve all nodes, and fail on demand."""
 
 from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
@@ -12,14 +12,14 @@ import trio
 
 from chatd.changed import Changed
 from chatd.journal import StoreError, Unavailable
-from chatd.journal.engine import LEASE_SECONDS, Fed
+from chatd.journal.engine import LEASE_SECONDS, Lost
 from chatd.journal.modelled.state import State
 from chatd.model import Relayed
 
 if TYPE_CHECKING:
     from chatd.journal.modelled.node import ModelEngine
 
-__all__ = ["ModelStore", "Request"]
+__all__ = ["Link", "ModelStore", "Request", "Server"]
 
 _T = TypeVar("_T")
 
@@ -27,26 +27,72 @@ Request: TypeAlias = Callable[[State, int], _T]
 """A request: does something to the state at a time, and returns the answer."""
 
 
-class _Pending:
-    """A request that the server has not read yet."""
+class Server:
+    """A process that serves nodes.
 
-    def __init__(self, do: Callable[[], object]) -> None:
-        self.do = do
-        self.read = trio.Event()
+    Args:
+        life: Names this process and its time as the primary.
+        log: The requests that changed something before, each with its time.
+
+    Attributes:
+        life: See above.
+        log: See above; with those that it got itself.
+        state: What they have made.
+        running: Whether the process lives and takes itself for the primary.
+        stalled: Whether requests wait.
+        waiting: What has to be done for these.
+    """
+
+    def __init__(self, life: str, log: Sequence[tuple[int, Request[object]]]) -> None:
+        self.life = life
+        self.log = list(log)
+        self.state = State()
+        self.running = True
+        self.stalled = False
+        self.waiting: list[Callable[[], None]] = []
+        for now, request in self.log:
+            with suppress(Unavailable, StoreError):  # it was refused then, too
+                self.state.time = now
+                request(self.state, now)
+
+    def go_on(self) -> None:
+        """Read the requests that wait."""
+        self.stalled = False
+        waiting, self.waiting = self.waiting, []
+        for do in waiting:
+            do()
+
+    def end(self) -> None:
+        """End the process, or its time as the primary: every link to it is gone."""
+        self.running = self.stalled = False
+        self.waiting.clear()
+
+
+class Link:
+    """A node's connection to a server."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
 
 
 class ModelStore:
-    """The server: one for all nodes. Its faults are methods.
+    """The server and its replicas: one for all nodes. Their faults are methods.
+
+    The *primary* is the server that nodes find. It has one replica more than ``replicas``, so that
+    one may be away; a failover makes a replica the primary. The former primary may go on meanwhile,
+    until it is demoted to a replica, and have nodes that still reach it.
 
     Args:
-        now: Returns the server's time in ms since 1970.
-        replicas: How many replicas must have a batch before it is acknowledged and in the feed.
+        now: Returns the servers' time in ms since 1970.
+        replicas: How many replicas must have the state from which an answer or an entry of the feed
+            was taken, before a node gets it.
         lease_seconds: How long a node's lease lasts.
         random: Returns 32 random bytes.
 
     Attributes:
-        jump_ms: By how much the server's clock is ahead.
-        life: Names the life of the server's process; None while there is none.
+        jump_ms: By how much the servers' clock is ahead.
+        primary: The present primary; the last one if its process has ended.
+        former: The former primary, until it is demoted; None if there is none.
         unfit: Why the server cannot hold the store as promised; None if it can.
         memory, memory_limit: What `Condition` says.
     """
@@ -63,75 +109,102 @@ class ModelStore:
         self.lease_seconds = lease_seconds
         self.changed = Changed()
         self.random = random
-        self.life: str | None = random().hex()
-        self.stalled = False
+        self.primary = Server(random().hex(), ())
+        self.former: Server | None = None
         self.unfit: str | None = None
         self.memory = 0
         self.memory_limit = math.inf
         self._now = now
         self._replicas = replicas
-        self._state = State()
-        self._log: list[tuple[int, Request[object]]] = []
-        self._replicated: tuple[int, int] | None = None
-        """While the replicas are away: how many requests they have got, and up to which position.
-        """
-        self._pending: list[_Pending] = []
+        self._copies: list[int | None] = [None] * (replicas + 1)
+        """How many of the primary's requests each replica has; None for all, as they come."""
+        self._apart: set[ModelEngine] = set()
+        """The nodes that reach the former primary instead of the present one."""
         self._engines: set[ModelEngine] = set()
+
+    @property
+    def running(self) -> bool:
+        """Whether there is a primary."""
+        return self.primary.running
 
     # ---- faults
 
     def kill(self) -> None:
-        """End the server's process: every link is gone."""
-        self.life = None
-        self.stalled = False
-        for one in self._pending:
-            one.read.set()
-        self._pending.clear()
+        """End the primary's process: every link to it is gone."""
+        self.primary.end()
         self.changed.notify()
 
     def restart(self, lose: int = 0) -> None:
         """Start another process, without the last ``lose`` requests that changed something."""
-        self.kill()
-        self._log = self._log[: len(self._log) - lose]
-        self._state = State()
-        for now, request in self._log:
-            with suppress(Unavailable, StoreError):  # it was refused then, too
-                self._state.time = now
-                request(self._state, now)
-        self.life = self.random().hex()
-        self.changed.notify()
-
-    def cut_replicas(self) -> None:
-        """Let the replicas get nothing more. With ``replicas``, nothing is acknowledged then."""
-        self._replicated = (len(self._log), self._state.position)
-
-    def heal_replicas(self) -> None:
-        """Let the replicas get everything again."""
-        self._replicated = None
-        self.changed.notify()
-
-    def fail_over(self) -> None:
-        """Replace the server by a replica, which lacks what it could not get."""
-        lose = 0 if self._replicated is None else len(self._log) - self._replicated[0]
-        self._replicated = None
-        self.restart(lose)
+        self.primary.end()
+        self._replace(self.primary.log[: max(0, len(self.primary.log) - lose)])
 
     def stall(self) -> None:
         """Let requests wait, as a stopped process does."""
-        self.stalled = True
+        self.primary.stalled = self.primary.running
 
     def go_on(self) -> None:
         """Read the requests that wait, also those whose senders have given up."""
-        self.stalled = False
-        pending, self._pending = self._pending, []
-        for one in pending:
-            one.do()
-            one.read.set()
+        for server in (self.primary, self.former):
+            if server is not None:
+                server.go_on()
         self.changed.notify()
 
     def trim(self) -> None:
         """Remove all of the feed but its last entry."""
-        del self._state.feed[:-1]
+        del self.primary.state.feed[:-1]
+
+    def cut_replica(self, number: int) -> None:
+        """Let a replica get nothing more, until `heal_replicas`."""
+        if self._copies[number] is None:
+            self._copies[number] = len(self.primary.log)
+
+    def cut_replicas(self) -> None:
+        """Let no replica get anything more. With ``replicas``, nothing is answered then."""
+        for number in range(len(self._copies)):
+            self.cut_replica(number)
+
+    def heal_replicas(self) -> None:
+        """Let the replicas get everything again."""
+        self._copies = [None] * len(self._copies)
+        self.changed.notify()
+
+    def fail_over(self, *, lose: int = 0, apart: Iterable[ModelEngine] | None = None) -> None:
+        """Make the replica that has the most the primary. The former one becomes a replica.
+
+        Args:
+            lose: How many of the last requests that replica lacks besides, but never one that
+                ``replicas`` replicas have.
+            apart: If given, the former primary goes on until `demote`, without replicas, and these
+                nodes reach it instead of the new one. The links of the others to it are closed.
+        """
+        self.demote()
+        copies = sorted((self._has(copy) for copy in self._copies), reverse=True)
+        safe = copies[self._replicas - 1] if self._replicas else 0
+        if apart is None:
+            self.primary.end()
+        else:
+            self.former, self._apart = self.primary, set(apart)
+            for engine in self._engines - self._apart:
+                engine.break_link()
+        self._replace(self.primary.log[: max(copies[0] - lose, safe)])
+
+    def demote(self) -> None:
+        """Make the former primary a replica: what it got meanwhile is gone."""
+        if self.former is not None:
+            self.former.end()
+            self.former = None
+            self._apart.clear()
+            self.changed.notify()
+
+    def _has(self, copy: int | None) -> int:
+        return len(self.primary.log) if copy is None else copy
+
+    def _replace(self, log: Sequence[tuple[int, Request[object]]]) -> None:
+        """Begin another primary's time."""
+        self.primary = Server(self.random().hex(), log)
+        self._copies = [None if copy is None else min(copy, len(log)) for copy in self._copies]
+        self.changed.notify()
 
     # ---- serving
 
@@ -143,21 +216,20 @@ class ModelStore:
     @property
     def replicas(self) -> int:
         """How many replicas are connected."""
-        return self._replicas if self._replicated is None else 0
+        return self._copies.count(None)
 
-    def connect(self, engine: ModelEngine) -> None:
+    def connect(self, engine: ModelEngine) -> Link | None:
+        """Return a link to the server that a node reaches; None if nothing listens there."""
+        former = self.former if engine in self._apart else None
+        server = self.primary if former is None else former
         self._engines.add(engine)
+        return Link(server) if server.running else None
 
     def disconnect(self, engine: ModelEngine) -> None:
         self._engines.discard(engine)
 
     async def serve(
-        self,
-        engine: ModelEngine,
-        request: Request[_T],
-        *,
-        changes: bool = False,
-        replicated: bool = False,
+        self, engine: ModelEngine, request: Request[_T], *, changes: bool = False
     ) -> _T:
         """Return the answer to a node's request; wait for ever if there is none.
 
@@ -165,53 +237,58 @@ class ModelStore:
             engine: The node's engine.
             request: The request.
             changes: Whether it changes something.
-            replicated: Whether the answer must wait until the replicas have the change.
         """
+        link = engine.link
+        if link is None:
+            raise Lost("there is no link to the engine")
+        await engine.until(link, lambda: not engine.cut)
+        server, done = link.server, trio.Event()
         answer: list[_T | Unavailable | StoreError] = []
 
         def do() -> None:
-            now = self._now() + self.jump_ms
+            if not server.running:
+                return
+            now = server.state.time = self._now() + self.jump_ms
             if changes:
-                self._log.append((now, request))
-            self._state.time = now
+                server.log.append((now, request))
             try:
-                answer.append(request(self._state, now))
+                answer.append(request(server.state, now))
             except (Unavailable, StoreError) as refusal:
                 answer.append(refusal)
+            done.set()
             self.changed.notify()
 
-        link = engine.link
-        while engine.cut:
-            await self.changed.wait()
-        engine.check(link)
         if engine.late is not None:
             engine.late.append(do)
-            while link is engine.link:
-                await self.changed.wait()
-            engine.check(link)
-        if self.stalled:
-            pending = _Pending(do)
-            self._pending.append(pending)
-            await pending.read.wait()
+        elif server.stalled:
+            server.waiting.append(do)
         else:
             do()
-        while engine.deaf or (replicated and self._replicas and self._replicated):
-            await self.changed.wait()
-        engine.check(link)
+        await engine.until(link, done.is_set)
+        await self.prove(engine, link)
         [outcome] = answer
         if isinstance(outcome, Unavailable | StoreError):
             raise outcome
         return outcome
 
-    def entries(self, after: int, node: str, wanted: Callable[[str], bool]) -> list[Fed]:
-        """Return what follows a position in the feed, and has reached the replicas."""
-        upto = None
-        if self._replicas and self._replicated:
-            upto = self._replicated[1]
-        return self._state.entries_after(after, upto, node, wanted)
+    async def prove(self, engine: ModelEngine, link: Link) -> None:
+        """Wait until enough replicas have what a server holds now, and the node can be told so.
+
+        Raises:
+            Lost: The link is gone.
+        """
+        server, length = link.server, len(link.server.log)
+        await engine.until(link, lambda: engine.hears and self._is_proven(server, length))
+
+    def _is_proven(self, server: Server, length: int) -> bool:
+        if not self._replicas:
+            return True
+        copies = sum(self._has(copy) >= length for copy in self._copies)
+        return server is self.primary and copies >= self._replicas
 
     def publish(self, sender: ModelEngine, kind: str, body: bytes) -> None:
+        """Send something to the nodes at the same server."""
         for engine in self._engines:
-            if engine is not sender and not engine.cut:
+            if engine is not sender and not engine.cut and engine.shares(sender):
                 engine.published.append(Relayed(0, kind, body))
         self.changed.notify()

@@ -125,7 +125,7 @@ class State(MemoryJournal):
         self.life = ""
         self.format = 0
         self.nodes: dict[str, _Node] = {}
-        self._ended: dict[str, int] = {}
+        self.ended: dict[str, int] = {}
         self._replies: dict[str, _Reply] = {}
         self._standings: dict[str, _Standing] = {}
         self._looks: dict[str, str] = {}
@@ -186,7 +186,7 @@ class State(MemoryJournal):
         raised = self._raise_format()
         position, origin = (self.feed[-1].position, self.feed[-1].origin) if self.feed else (0, "")
         return Life(
-            node, self.epoch, self.key, position, origin, now, lost, raised, dict(self._ended)
+            node, self.epoch, self.key, position, origin, now, lost, raised, dict(self.ended)
         )
 
     def _raise_format(self) -> int:
@@ -208,11 +208,11 @@ class State(MemoryJournal):
 
     def _renew(self) -> None:
         """Begin a new epoch. What follows this position is not the same in the former ones."""
-        self._ended[self.epoch] = self.position
-        for epoch, ended in self._ended.items():
-            self._ended[epoch] = min(ended, self.position)
-        while len(self._ended) > FORMER_EPOCHS:
-            del self._ended[next(iter(self._ended))]  # they are in the order in which they ended
+        self.ended[self.epoch] = self.position
+        for epoch, ended in self.ended.items():
+            self.ended[epoch] = min(ended, self.position)
+        while len(self.ended) > FORMER_EPOCHS:
+            del self.ended[next(iter(self.ended))]  # they are in the order in which they ended
         self.epoch = _epoch(self._fresh)
         self._append(Renewed(0, self.epoch))
 
@@ -298,15 +298,11 @@ class State(MemoryJournal):
         self._entries += 1
         self.feed.append(_Appended(entry.position, origin, entry, self.time))
 
-    def entries_after(
-        self, after: int, upto: int | None, node: str, wanted: Callable[[str], bool]
-    ) -> list[Fed]:
-        """Return what `Engine.feed` does, up to a position if one is given."""
+    def entries_after(self, after: int, node: str, wanted: Callable[[str], bool]) -> list[Fed]:
+        """Return what `Engine.feed` does, without waiting."""
         found: list[Fed] = []
         first = bisect_right(self.feed, after, key=_POSITION)
         for one in self.feed[first : first + FEED_ENTRIES]:
-            if upto is not None and one.position > upto:
-                break
             entry: FeedEntry | None = one.entry
             foreign = not one.origin.startswith(f"{node}.")
             if isinstance(entry, Event) and foreign and not wanted(entry.room):

@@ -134,6 +134,7 @@ _steps = st.one_of(
     st.tuples(st.just("commit"), _nodes, _batches),
     st.tuples(st.just("commit"), _nodes, _batches),
     st.tuples(st.just("again"), _nodes, st.none()),
+    st.tuples(st.just("late"), _nodes, st.none()),
     st.tuples(st.just("void"), _nodes, st.booleans()),
     st.tuples(st.just("pass"), st.integers(0, DAY), st.none()),
     st.tuples(st.just("end"), _nodes, st.none()),
@@ -155,6 +156,7 @@ class _Node:
         self.engines = engines
         self.number = 0
         self.last: Sequence[Operation] = ()
+        self.before: Sequence[Operation] = ()
         self.ids = [""] * len(engines)
 
     async def enter(self) -> None:
@@ -261,11 +263,14 @@ async def _compare(url: str, steps: list[tuple[str, Any, Any]], retention: Reten
             continue
         node = nodes[value]
         if step == "commit":
-            node.number, node.last = node.number + 1, more
+            node.number, node.before, node.last = node.number + 1, node.last, more
             await node.commit(node.number, more)
         elif step == "again":
             if node.number:
                 await node.commit(node.number, node.last)
+        elif step == "late":  # a copy of the batch before the last one, which may be void
+            if node.before and node.number > 1:
+                await node.commit(node.number - 1, node.before)
         elif step == "void":
             node.number = max(1, node.number + more)
             await node.void(node.number)
