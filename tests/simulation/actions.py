@@ -9,6 +9,7 @@ from typing import Any, Final
 import trio
 from msgspec import structs
 
+from tests.simulation.checks import RoomView
 from tests.simulation.people import Link
 from tests.simulation.steps import Step, action
 from tests.simulation.world import OPERATOR, PROTOCOLS, ROOMS, SETTINGS, World
@@ -22,7 +23,7 @@ VALUES: Final[Mapping[str, Sequence[Any]]] = {
     # Some clients use keys again, some use none.
     "key": ("none", "none", "new", "new", "new", "k1", "k2"),
     "nick": ("ann", "Ann", "bob", "cleo", "p1", "p2", "p3"),
-    "seconds": (0, 0.05, 1, 5, 11, 30, 60, 700),
+    "seconds": (0, 0.05, 0.3, 1, 1, 3, 5, 11, 30, 60, 700),
     "jump": (-90_000, -3600, -2, 2, 3600, 90_000),
     "back": (1, 1, 2, 3, 5),
     "turns": (1, 2, 3, 5, 8, 13),
@@ -54,9 +55,9 @@ class Actions(World, ABC):
         return link if link is not None and link.ready and not link.over else None
 
     def _speaking(self, client: str) -> Link | None:
-        """Return the connection of a client that gives commands, which plain text does not."""
+        """Return the connection of a client that gives commands."""
         link = self._link(client)
-        return None if link is None or link.person.protocol == "text" else link
+        return link if link is not None and link.person.gives_commands else None
 
     def _room(self, link: Link, room: str) -> str:
         """Return the room, or another one if the client is not there but elsewhere."""
@@ -64,7 +65,7 @@ class Actions(World, ABC):
 
     # ---- commands
 
-    @action(45)
+    @action(70)
     def say(self, client: str, room: str, key: str) -> None:
         link = self._link(client)
         if link is None:
@@ -99,7 +100,7 @@ class Actions(World, ABC):
             attempt.user, attempt.key = None, None
             self.ledger.attempts[attempt.text] = attempt
             link.write(f"/msg {nick} {attempt.text}")
-        elif key != "new":
+        elif key != "new" or not link.person.gives_commands:
             link.say(attempt)
         else:
             link.join(f"@{nick}")
@@ -135,8 +136,11 @@ class Actions(World, ABC):
             return
         if link.person.protocol == "text":
             link.write(f"/join {room}")
-        else:
+        elif link.person.gives_commands:
             link.join(room, limit=int(limit))
+        else:
+            link.person.rooms = {room: link.person.rooms.get(room, RoomView(room))}
+            link.person.connect(link.node)
 
     @action(4)
     def leave(self, client: str, room: str) -> None:
@@ -151,7 +155,7 @@ class Actions(World, ABC):
             return
         if link.person.protocol == "text":
             link.write(f"/nick {nick}")
-        else:
+        elif link.person.gives_commands:
             link.send("nick", nick=nick)
 
     @action(2)
@@ -208,6 +212,13 @@ class Actions(World, ABC):
         if link := self._speaking(str(OPERATOR)):
             link.send("close", room=room, seconds=float(seconds))
 
+    @action(1)
+    def remove(self, room: str) -> None:
+        """Remove a room with its events."""
+        if (link := self._speaking(str(OPERATOR))) and room != "lobby":
+            self.keeps_all = False
+            link.send("remove", room=room)
+
     # ---- connections
 
     @action(45)
@@ -253,7 +264,7 @@ class Actions(World, ABC):
     async def settle(self) -> None:
         await self.idle()
 
-    @action(12)
+    @action(20)
     async def wait(self, seconds: str) -> None:
         await trio.sleep(float(seconds))
         await self.idle()
@@ -270,3 +281,11 @@ class Actions(World, ABC):
         if self.nodes[int(node)].running:
             chat = structs.replace(SETTINGS.chat, backlog=int(limit))
             self.nodes[int(node)].daemon.apply(structs.replace(SETTINGS, chat=chat))
+
+    @action(1)
+    def retain(self, node: str, back: str) -> None:
+        """Keep only the last events of each room."""
+        if self.nodes[int(node)].running:
+            self.keeps_all = False
+            history = structs.replace(SETTINGS.history, keep_events=int(back))
+            self.nodes[int(node)].daemon.apply(structs.replace(SETTINGS, history=history))

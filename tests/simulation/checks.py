@@ -6,7 +6,9 @@ what all connections together were told, which must be one log and must be what 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from msgspec import Struct
@@ -90,8 +92,6 @@ class RoomView:
 
     def take_members(self, answer: Fields) -> None:
         members = answer["members"]
-        nicks = [member["nick"].casefold() for member in members]
-        expect(len(nicks) == len(set(nicks)), f"a nick is one user's: {self.room} has {members}")
         self.roll = None
         if answer["member_count"] == len(members):
             self.roll = {member["user"]: member["nick"] for member in members}
@@ -143,7 +143,7 @@ class Attempt(Struct):
 
 
 class Ledger:
-    """What the daemon showed and acknowledged to anybody.
+    """What the daemon showed and acknowledged to anybody, and what the store has lost since then.
 
     Args:
         committed: Returns the number up to which a room's log is committed; None where it cannot
@@ -155,9 +155,10 @@ class Ledger:
         self.attempts: dict[str, Attempt] = {}
         self._shown: dict[tuple[str, str, int], tuple[Any, ...]] = {}
         self._said: list[tuple[Attempt, Fields]] = []
-        self._keys: dict[tuple[str, str, str], int] = {}
         self._changed: list[tuple[str, int, str, int | None]] = []
         self._marks: dict[tuple[str, str], int] = {}
+        self._lost: dict[tuple[str, int], list[LogEntry]] = {}
+        self._lost_removed: set[tuple[str, int]] = set()
 
     @property
     def rooms(self) -> set[str]:
@@ -168,7 +169,8 @@ class Ledger:
     def shown(self, epoch: str | None, name: str, fields: Fields) -> None:
         """Record that somebody was shown an event of a log."""
         room, seq = fields["room"], fields["seq"]
-        if self._committed is not None:
+        lost = (room, seq) in self._lost or (room, seq) in self._lost_removed
+        if self._committed is not None and not lost:
             expect(seq <= self._committed(room), f"nothing uncommitted is shown: {room} {seq}")
         fact = (name, fields["at"], fields["from"], fields["user"], fields.get("of"))
         known = self._shown.setdefault((epoch or "", room, seq), fact)
@@ -187,11 +189,6 @@ class Ledger:
             f"said in its room: {attempt}, {answer}",
         )
         self._said.append((attempt, answer))
-        if attempt.key is not None and attempt.user is not None:
-            known = self._keys.setdefault(
-                (answer["room"], attempt.user, attempt.key), answer["seq"]
-            )
-            expect(known == answer["seq"], f"a key once: {attempt.key} is {known} and {answer}")
 
     def changed(self, room: str, seq: int, name: str, of: int | None) -> None:
         """Record that an edit, a deletion or a topic was acknowledged."""
@@ -203,12 +200,38 @@ class Ledger:
         expect(seq >= last, f"a read mark never goes back: {user} in {room}, {last} to {seq}")
         self._marks[user, room] = seq
 
-    def compare(self, logs: Mapping[str, Sequence[LogEntry]], epoch: str) -> None:
-        """Compare with what the store holds in the end."""
+    def lose(self, entries: Sequence[LogEntry]) -> None:
+        """Take out what the store has lost: it was there when it was shown or acknowledged."""
+        for entry in entries:
+            self._lost.setdefault((entry.room, entry.seq), []).append(entry)
+        self._marks.clear()
+
+    def lose_removed(self, room: str, seqs: Iterable[int]) -> None:
+        """Take out events that had been removed before it was lost that they were ever there."""
+        self._lost_removed.update((room, seq) for seq in seqs)
+
+    def changed_by_loss(self, entry: LogEntry) -> bool:
+        """Return whether a message, or a change of it, was lost: it may have had another text."""
+        lost = [one for entries in self._lost.values() for one in entries]
+        return any(
+            one.text == entry.text or (one.room == entry.room and one.of == entry.seq)
+            for one in lost
+        )
+
+    def compare(self, logs: Mapping[str, Sequence[LogEntry]], *, whole: bool) -> None:
+        """Compare with what the store holds in the end.
+
+        Args:
+            logs: What it holds.
+            whole: Whether nothing was removed from the front of the logs.
+        """
         stored = {(entry.room, entry.seq): entry for log in logs.values() for entry in log}
+        first = dict.fromkeys(logs, 1)
+        if not whole:
+            first = {room: log[0].seq if log else sys.maxsize for room, log in logs.items()}
         for room, log in logs.items():
             expect(
-                [entry.seq for entry in log] == list(range(1, len(log) + 1)),
+                [entry.seq for entry in log] == list(range(first[room], first[room] + len(log))),
                 f"numbers without a gap in {room}",
             )
             keys = [(entry.user, entry.key) for entry in log if entry.key is not None]
@@ -220,24 +243,28 @@ class Ledger:
                         attempt is not None and (not attempt.refused or attempt.doubtful),
                         f"refused means not in the log: {entry}",
                     )
-        for (shown_in, room, seq), fact in self._shown.items():
-            found = stored.get((room, seq))
-            expect(
-                found is not None and (fact[0], *fact[3:]) == (found.kind, found.user, found.of),
-                f"shown means in the log: {room} {seq} of {shown_in or epoch}, {fact}, {found}",
-            )
+
+        def was_there(room: str, seq: int, fits: Callable[[LogEntry], bool], promise: str) -> None:
+            there = [*self._lost.get((room, seq), ()), *filter(None, [stored.get((room, seq))])]
+            gone = seq < first[room] or (room, seq) in self._lost_removed
+            expect(gone or any(map(fits, there)), f"{promise}: {room} {seq}, {there}")
+
+        for (shown_in, room, seq), (name, _, _, user, of) in self._shown.items():
+            shown = partial(_is_event, kind=name, of=of, user=user)
+            was_there(room, seq, shown, f"shown means in the log: {name} by {user} in {shown_in}")
         for attempt, answer in self._said:
-            found = stored.get((answer["room"], answer["seq"]))
-            expect(
-                found is not None and _is_said(found, attempt, duplicate=answer["duplicate"]),
-                f"acknowledged means in the log: {attempt}, {answer}, {found}",
+            said = partial(_is_said, attempt=attempt, duplicate=answer["duplicate"])
+            was_there(
+                answer["room"], answer["seq"], said, f"acknowledged means in the log: {attempt}"
             )
         for room, seq, name, of in self._changed:
-            found = stored.get((room, seq))
-            expect(
-                found is not None and (found.kind, found.of) == (name, of),
-                f"acknowledged means in the log: {name} {of} as {room} {seq}, {found}",
-            )
+            changed = partial(_is_event, kind=name, of=of)
+            was_there(room, seq, changed, f"acknowledged means in the log: {name} of {of}")
+
+
+def _is_event(entry: LogEntry, kind: str, of: int | None, user: str | None = None) -> bool:
+    """Return whether an entry of a log can be the event that was shown or acknowledged."""
+    return (entry.kind, entry.of) == (kind, of) and user in {None, entry.user}
 
 
 def _is_said(entry: LogEntry, attempt: Attempt, *, duplicate: bool) -> bool:

@@ -69,12 +69,15 @@ class Person:
         return f"{self.protocol} client {self.number}"
 
     @property
-    def operator(self) -> bool:
-        return self.subject is not None
+    def gives_commands(self) -> bool:
+        """Whether it can do more than say things and follow a room."""
+        return self.protocol not in {"text", "http"}
 
     def connect(self, node: int, *, recover: bool = False) -> None:
         """Connect to a node, in place of the connection that there is."""
         self.hang_up()
+        if self.protocol == "socketio2":  # it has no place for a session
+            self.forget()
         self.node = node
         self.link = Link(self, node, recover=recover)
         self.world.links.append(self.link)
@@ -131,6 +134,8 @@ class Link:
         self.room = ""  # of plain text, and the first one of Socket.IO
         self._since: Fields | None = None
         self._recovered = False
+        self._resumed: dict[str, Fields | None] = {}
+        self._missed: list[tuple[str, Fields]] = []
         dial = self.world.nodes[node].dial
         self.plug = Plug(dial)
         self.wire = WIRES[person.protocol](self.plug, self, self._hello(recover=recover))
@@ -246,6 +251,7 @@ class Link:
             for view in (*self.views.values(), *self.direct.values()):
                 view.roll = None
                 view.leaving = True  # until the daemon shows that it is not
+            self._resumed = self._positions
 
     def line(self, text: str) -> None:
         if self.over:
@@ -254,6 +260,21 @@ class Link:
             self.ready = True
         self.world.note(self, "line", text)
         self.lines.append(text)
+
+    def followed(self, epoch: str, *, reset: bool) -> None:
+        with self.world.noting(self, "followed", {"epoch": epoch, "reset": reset}):
+            view = self._keep(self.room)
+            view.epoch = epoch
+            if self._since is not None and not reset:
+                view.next = self._since["seq"] + 1
+            self.world.entered(self, view, self._since, recovered=not reset)
+            self.ready = True
+            self._say_again()
+
+    def placed(self, epoch: str, seq: int) -> None:
+        view = self.views.get(self.room)
+        if view is not None and not self.over:
+            view.epoch, view.next = epoch, view.next or seq + 1
 
     def event(self, name: str, fields: Fields) -> None:
         if self.over:
@@ -271,7 +292,7 @@ class Link:
             case "joined" | "left" | "nick":
                 self._presence(name, fields)
             case "epoch":
-                self._renewed(fields["epoch"])
+                self._continued(self._positions, fields["epoch"])
             case "bye":
                 self.told_bye = True
                 if fields["code"] in FINAL:
@@ -291,6 +312,8 @@ class Link:
                 self._identified(fields)
             return
         joined = fields.get("joined")
+        if joined is not None:
+            self.world.listed(joined)
         if person.user is not None and person.user != fields["user"]:
             self.world.not_restored(self)
         if joined is not None and not self._recovered:
@@ -302,7 +325,9 @@ class Link:
             view = self._told("hello", joined) or self._keep(joined["room"])
             view.leaving = False
             view.take_members(joined)
-            self._renewed(joined["epoch"])
+            self._continued(self._resumed, joined["epoch"])
+            for name, event in self._missed:
+                self.world.ledger.shown(joined["epoch"], name, event)
         self._identified(fields)
 
     def _identified(self, fields: Fields) -> None:
@@ -323,7 +348,10 @@ class Link:
         for room, view in list(person.rooms.items()):
             if room not in self.views and not view.leaving:
                 self.join(room, view.position)
-        unanswered, person.unanswered = person.unanswered, []
+        self._say_again()
+
+    def _say_again(self) -> None:
+        unanswered, self.person.unanswered = self.person.unanswered, []
         for attempt in unanswered:
             self.say(attempt)
 
@@ -343,8 +371,11 @@ class Link:
         if view is None:
             view = self._keep(room)
         view.leaving = False
-        view.epoch = fields.get("epoch") or view.epoch or self.epoch
-        self.world.ledger.shown(view.epoch, name, fields)
+        if self._recovered and not self.ready:
+            self._missed.append((name, fields))  # `hello` will name the epoch
+        else:
+            view.epoch = fields.get("epoch") or view.epoch or self.epoch
+            self.world.ledger.shown(view.epoch, name, fields)
         view.logged(fields["seq"], name)
 
     def _told(self, name: str, fields: Fields) -> RoomView | None:
@@ -380,8 +411,16 @@ class Link:
         if self.clean and not self.world.lossy:
             view.presence(name, fields, exact=self.world.exact)
 
-    def _renewed(self, epoch: str) -> None:
-        """From here on the numbers of all rooms are under another epoch."""
+    @property
+    def _positions(self) -> dict[str, Fields | None]:
+        """The position in each room."""
+        views = (*self.views.values(), *self.direct.values())
+        return {view.room: view.position for view in views}
+
+    def _continued(self, positions: dict[str, Fields | None], epoch: str) -> None:
+        """Go on from these positions; from here on the numbers are under this epoch."""
+        for room, since in positions.items():
+            self.world.continued(self, room, since, epoch)
         self.epoch = epoch
         for view in (*self.views.values(), *self.direct.values()):
             view.epoch = epoch
@@ -413,6 +452,7 @@ class Link:
                     self.world.not_restored(self)
                 self._identified(ok)
             case "join":
+                self.world.listed(ok)
                 view = self._keep(ok["room"])
                 view.entered(ok, pending.since)
                 for event in ok["events"]:
@@ -423,6 +463,8 @@ class Link:
                 self.views.pop(ok["room"], None)
                 person.rooms.pop(ok["room"], None)
             case "say" if pending.attempt is not None:
+                if person.protocol == "http":
+                    person.user, person.nick = ok["user"], ok["nick"]
                 self.world.may_speak(self, pending)
                 ledger.said(pending.attempt, ok)
             case "edit" | "delete" | "topic":
@@ -431,10 +473,10 @@ class Link:
                     ledger.changed(room, ok["seq"], command["do"], command.get("seq"))
             case "nick":
                 person.nick = ok["nick"]
-            case "read" if person.user is not None:
+            case "read" if person.user is not None and not self.world.forgetful:
                 ledger.marked(person.user, ok["room"], ok["seq"])
             case "who":
-                RoomView(command["room"]).take_members(ok)
+                self.world.listed(ok)
             case "history":
                 for event in ok["events"]:
                     ledger.shown(ok["epoch"], event["on"], event)

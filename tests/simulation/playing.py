@@ -15,7 +15,7 @@ from trio.testing import MockClock
 
 from tests.simulation.actions import VALUES, Actions
 from tests.simulation.alone import InMemory, OnFile
-from tests.simulation.clustered import NODES, Clustered
+from tests.simulation.clustered import NODES, Clustered, Forgetful
 from tests.simulation.deterministic import deterministic
 from tests.simulation.steps import Step, draw
 from tests.simulation.world import PROTOCOLS
@@ -25,7 +25,8 @@ __all__ = ["STORES", "Failure", "failure_of", "play", "schedule", "shortest"]
 STORES: Final[dict[str, type[Actions]]] = {
     "memory": InMemory,
     "sqlite": OnFile,
-    "cluster": Clustered,
+    "cluster": Forgetful,
+    "replicated": Clustered,
 }
 """The worlds by their names."""
 
@@ -35,7 +36,7 @@ STEPS: Final = 120
 def schedule(seed: int, store: str) -> list[Step]:
     """Return the schedule of a seed. Everybody connects first."""
     chance = random.Random(seed)
-    nodes = range(NODES if store == "cluster" else 1)
+    nodes = range(NODES if issubclass(STORES[store], Clustered) else 1)
     opening = [
         Step(
             "connect",
@@ -43,7 +44,11 @@ def schedule(seed: int, store: str) -> list[Step]:
         )
         for number in range(len(PROTOCOLS))
     ]
-    return [*opening, *draw(chance, STORES[store], {**VALUES, "node": nodes}, STEPS)]
+    return [
+        *opening,
+        Step("settle"),
+        *draw(chance, STORES[store], {**VALUES, "node": nodes}, STEPS),
+    ]
 
 
 class Failure(Struct):

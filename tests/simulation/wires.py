@@ -6,6 +6,7 @@ A wire calls its `Hearer` for everything that arrives, in that order. It does no
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final, Protocol
 from urllib.parse import urlencode
@@ -13,18 +14,23 @@ from urllib.parse import urlencode
 import msgspec
 import trio
 
-from chatd.client import Address, ConnectError
+from chatd.client import Address, ConnectError, Ending, Refused
 from chatd.client.connection import Connection
 from chatd.engineio import packets
+from chatd.gateways.http.requests import position_of, read_position
 from chatd.model import LOST
 from chatd.socketio.packets import Decoder, Packet, PacketType, encode
 from chatd.testing.buffer import DEADLINES
 from chatd.testing.cable import Plug
-from chatd.testing.engineio import Frame, PollingTransport, WebSocketTransport
+from chatd.testing.engineio import Frame, PollingTransport, Transport, WebSocketTransport
+from chatd.testing.http import Block, HttpClient
 
 __all__ = ["WIRES", "Hearer", "Wire"]
 
 Fields = dict[str, Any]
+
+PING_SECONDS: Final = 20.0
+"""How often a client of Socket.IO 2 pings."""
 
 
 class Hearer(Protocol):
@@ -39,6 +45,12 @@ class Hearer(Protocol):
 
     def line(self, text: str) -> None:
         """Take a frame of plain text."""
+
+    def followed(self, epoch: str, *, reset: bool) -> None:
+        """Take the beginning of an event stream: with ``reset`` it does not continue."""
+
+    def placed(self, epoch: str, seq: int) -> None:
+        """Take the number up to which an event stream has everything."""
 
 
 class Wire(ABC):
@@ -124,15 +136,17 @@ class TextWire(_WebSocket):
 class SocketIoWire(Wire):
     """Socket.IO 5, on a WebSocket."""
 
-    transport: type[WebSocketTransport | PollingTransport] = WebSocketTransport
-
     def __init__(self, plug: Plug, hearer: Hearer, hello: Fields) -> None:
         super().__init__(plug, hearer, hello)
-        self._transport = self.transport(plug)
+        self._transport = self._made(plug)
         self._decoder = Decoder()
+        self._opened = False
         self._early: list[Packet] = []
         self.pid: str | None = None
         self.offset: str | None = hello.get("offset")
+
+    def _made(self, plug: Plug) -> Transport:
+        return WebSocketTransport(plug)
 
     async def _converse(self) -> None:
         await self._transport.converse(self._received, trio.lowlevel.checkpoint)
@@ -154,20 +168,25 @@ class SocketIoWire(Wire):
 
     def _received(self, packet: packets.Packet) -> None:
         if packet.type == packets.OPEN:
-            self._packet(Packet(PacketType.CONNECT, data=self._hello))
+            self._introduce()
         elif packet.type == packets.PING:
             self._transport.send(str(packets.PONG))
         elif packet.type == packets.MESSAGE and (whole := self._decoder.add(packet.data)):
             self._heard(whole)
 
+    def _introduce(self) -> None:
+        self._packet(Packet(PacketType.CONNECT, data=self._hello))
+
     def _heard(self, packet: Packet) -> None:
         match packet:
-            case Packet(PacketType.CONNECT, data={"pid": str(pid)}):
-                self.pid = pid
-                self._hearer.opened(recovered=pid == self._hello.get("pid"))
+            case Packet(PacketType.CONNECT, data=data):
+                self._opened = True
+                self.pid = (data or {}).get("pid")
+                recovered = self.pid is not None and self.pid == self._hello.get("pid")
+                self._hearer.opened(recovered=recovered)
                 for early in self._early:
                     self._heard(early)
-            case Packet(PacketType.EVENT) if self.pid is None:
+            case Packet(PacketType.EVENT) if not self._opened:
                 self._early.append(packet)  # missed events; Socket.IO's client keeps them too
             case Packet(PacketType.EVENT, data=["chat message", text, fields, *rest]):
                 said = {} if fields.get("deleted") else {"text": text}
@@ -192,12 +211,127 @@ class SocketIoWire(Wire):
 class PollingWire(SocketIoWire):
     """Socket.IO 5 by HTTP long polling."""
 
-    transport = PollingTransport
+    def _made(self, plug: Plug) -> Transport:
+        return PollingTransport(plug)
+
+
+class _OldTransport(WebSocketTransport):
+    """A WebSocket of Engine.IO 3, on which the client pings."""
+
+    def __init__(self, plug: Plug, query: str) -> None:
+        target = f"/socket.io/?EIO=3&transport=websocket&{query}"
+        self._connection = Connection(Address(plug), target, DEADLINES, subprotocol=None)
+
+    async def converse(
+        self, received: Callable[[packets.Packet], None], beside: Callable[[], Awaitable[None]]
+    ) -> Ending:
+        def framed(frame: str | bytes) -> None:
+            received(packets.decode_frame(frame, 3))
+
+        return await self._connection.converse(framed, self._ping)
+
+    async def _ping(self) -> None:
+        while True:
+            await trio.sleep(PING_SECONDS)
+            self.send(str(packets.PING))
+
+
+class OldSocketIoWire(SocketIoWire):
+    """Socket.IO 2, whose client introduces itself in the query."""
+
+    def _made(self, plug: Plug) -> Transport:
+        return _OldTransport(plug, urlencode(self._hello))
+
+    def _introduce(self) -> None:
+        """Do nothing: the daemon connects such clients by itself."""
+
+
+class _Stream(HttpClient):
+    """A script that hands on the blocks of its stream as they come."""
+
+    def __init__(
+        self, plug: Plug, nick: str, nursery: trio.Nursery, taken: Callable[[Block], None]
+    ) -> None:
+        super().__init__(plug, nick, nursery)
+        self._taken = taken
+
+    def _take(self, block: Block) -> None:
+        self._taken(block)
+
+    async def over(self) -> None:
+        """Wait for the end of the stream."""
+        await self._ended.wait()
+
+
+class HttpWire(Wire):
+    """A script: it follows a room by an event stream, and posts messages beside it."""
+
+    def __init__(self, plug: Plug, hearer: Hearer, hello: Fields) -> None:
+        super().__init__(plug, hearer, hello)
+        self._plug = plug
+        self._scope = trio.CancelScope()
+        self._begun = self._over = False
+        self._script: _Stream
+        self._nursery: trio.Nursery
+
+    async def _converse(self) -> None:
+        since = self._hello.get("since")
+        position = None if since is None else position_of(since["epoch"], since["seq"])
+        with self._scope:
+            async with trio.open_nursery() as self._nursery:
+                nick = self._hello["nick"]
+                self._script = _Stream(self._plug, nick, self._nursery, self._taken)
+                with suppress(ConnectError):
+                    await self._script.join(self._hello["room"], since=position)
+                    await self._script.over()
+                self._over = True
+                self._nursery.cancel_scope.cancel()
+
+    def send(self, command: Fields) -> None:
+        """Post a message."""
+        if not self._over:
+            self._nursery.start_soon(self._post, command)
+
+    async def _post(self, command: Fields) -> None:
+        number, room, key = command["id"], command["room"], command.get("key")
+        try:
+            said = await self._script.say(command["text"], room=room, key=key)
+        except Refused as refused:
+            self._hearer.answer(number, None, {"code": refused.code})
+        except ConnectError:
+            self._hearer.answer(number, None, {"code": "unavailable"})
+        else:
+            who = {"user": self._script.user, "nick": self._script.nick}
+            self._hearer.answer(number, {**msgspec.to_builtins(said), **who}, None)
+
+    def drop(self) -> None:
+        self._scope.cancel()
+
+    def _taken(self, block: Block) -> None:
+        event = None if block.data is None else msgspec.json.decode(block.data, type=Fields)
+        position = None if block.id is None else read_position(block.id)
+        if event is not None and event["on"] == "reset":
+            self._begin(event["epoch"], reset=True)
+        elif position is not None:
+            self._begin(position.epoch, reset=False)
+            if event is None:
+                self._hearer.placed(position.epoch, position.seq)
+            else:
+                self._hearer.event(event.pop("on"), {"epoch": position.epoch, **event})
+        elif event is not None:
+            self._hearer.event(event.pop("on"), event)
+
+    def _begin(self, epoch: str, *, reset: bool) -> None:
+        if not self._begun:
+            self._begun = True
+            self._hearer.followed(epoch, reset=reset)
 
 
 WIRES: Final[dict[str, type[Wire]]] = {
     "json": JsonWire,
     "socketio": SocketIoWire,
     "polling": PollingWire,
+    "socketio2": OldSocketIoWire,
     "text": TextWire,
+    "http": HttpWire,
 }
