@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from machines import Network, open_network
 
-from tests.e2e.chatd_process import ChatdStarter
+from tests.e2e.chatd_process import CHATD, ChatdStarter
 from tests.e2e.cluster import Balancer, Cluster, Fault, commits_again, live_through
 from tests.e2e.roamers import JsonRoamer, Log, Roamer, WebSocketPipe
 from tests.e2e.sentinels import Sentinels
@@ -69,11 +69,15 @@ class Spread(Cluster):
             if machine.host == host
         )
 
-    async def start(self, port: int) -> None:
+    async def start(self, port: int, program: Sequence[str] = CHATD) -> None:
         machine = self._machines[self.ports.index(port)]
         path = self._folder / f"daemon{port}"
         self.daemons[port] = await self._start(
-            self.settings_of(port), port=port, listen=[f"unix:{path}"], wrapper=machine.wrapper
+            self.settings_of(port),
+            port=port,
+            listen=[f"unix:{path}"],
+            wrapper=machine.wrapper,
+            program=program,
         )
         if machine.wrapper:
             await self._nursery.start(Balancer(path, port=port).run)
