@@ -104,6 +104,7 @@ class Actor(ABC):
         op = self.grant is not None and (self.grant.op or self.grant.user in operators)
         if op != self.op:
             self.op = op
+            self.chat.users.ranks += 1
             self.chat.roster.ranked(self.user)
 
     def bind_log(self) -> None:

@@ -386,6 +386,7 @@ class SharedRoster:
 
     def _add(self, room: Room, item: Entered) -> User:
         user = self._chat.users.meet(item.user, item.nick)
+        self._chat.users.ranks += user.op_elsewhere != item.op
         user.op_elsewhere = item.op
         room.add(user)
         return user

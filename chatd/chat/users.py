@@ -166,6 +166,8 @@ class Users:
 
     def __init__(self, chat: Chat) -> None:
         self.unsaved: dict[str, UserRecord] = {}
+        self.ranks = 0
+        """Grows whenever somebody becomes an operator, or is no longer one."""
         self._chat = chat
         self._journal = chat.journal
         self._now = chat.journal.steady_now
@@ -440,10 +442,12 @@ class Users:
             if user.chosen:
                 self._remember(user)
         user.connections.add(connection)
+        self.ranks += connection.op
 
     def detach(self, user: User, connection: Connection) -> None:
         """Record that a connection ended. After the last one the nick is reserved for a while."""
         user.connections.discard(connection)
+        self.ranks += connection.op
         if user.forgotten:
             self.unlisted(user)
             self._chat.roster.depart(user.id)

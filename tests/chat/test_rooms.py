@@ -39,6 +39,39 @@ async def test_joined_says_whether_the_user_is_an_operator(room: Room) -> None:
     assert [joined.op for joined in ann.told(events.Joined)] == [True]
 
 
+async def test_who_joins_is_sent_the_members_as_they_are_now(
+    room: Room, autojump_clock: MockClock
+) -> None:
+    ann, bob = room.client("ann"), room.client("bob")
+    await ann.join()
+    await bob.join()
+
+    async def listed() -> list[tuple[str, bool]]:
+        """Join with another connection of ann's user, and return the members in the answer."""
+        other = room.client("eve")
+        await other.do(commands.Auth(session=room.chat.users.session(ann.connection.user)))
+        joined = await other.join()
+        other.close()
+        return [(each.nick, each.op) for each in joined.members]
+
+    assert await listed() == [("ann", False), ("bob", False)]
+    await bob.do(commands.Nick(nick="aaron"))
+    assert await listed() == [("aaron", False), ("ann", False)]
+    grant = Grant("bob", key="", expires=2**50, lifetime=2**50, op=True)
+    bob.connection.renew_grant(grant)
+    assert await listed() == [("aaron", True), ("ann", False)]
+    bob.connection.renew_grant(replace(grant, op=False))
+    assert await listed() == [("aaron", False), ("ann", False)]
+    operator = room.client("op")
+    operator.connection.switch_user(bob.connection.user, grant)
+    assert await listed() == [("aaron", True), ("ann", False)]
+    operator.close()
+    assert await listed() == [("aaron", False), ("ann", False)]
+    bob.close()
+    await trio.sleep(60)
+    assert await listed() == [("ann", False)]
+
+
 async def test_a_short_absence_is_not_announced(room: Room, autojump_clock: MockClock) -> None:
     ann, bob = room.client("ann"), room.client("bob")
     await ann.join()

@@ -82,7 +82,7 @@ async def join(
             seq=room.feed.visible,
             topic=room.topic,
             may_set_topic=may_set_topic(connection, room.key),
-            members=room.member_list() if members else [],
+            members=room.first_members() if members else [],
             member_count=len(room.members),
             events=[events.shape(room.name, event) for event in page.events],
             recovered=page.recovered,
