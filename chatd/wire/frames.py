@@ -33,6 +33,9 @@ _PONG: Final = 0xA
 _CONTROL_BYTES: Final = 125
 _REASON_BYTES: Final = 123
 
+# The first byte of a pong.
+_WHOLE_PONG: Final = _FIN | _PONG
+
 # A fragment costs us time even when it is empty, so it is charged this much on top of its bytes.
 # The charges of one message may add up to four times its allowed bytes: honest clients that cut a
 # message into pieces of 64 bytes reach three.
@@ -126,7 +129,7 @@ class FrameReader:
     It never holds more than ``max_message_bytes`` and one control frame.
 
     Attributes:
-        frames: How many frames it has read, except for those that came alone and whole. The caller
+        frames: How many frames it has read, except for text that came alone and whole. The caller
             may reset it.
         pending: Whether whole frames may be left of what it was fed. Feed it ``b""`` for more.
     """
@@ -185,6 +188,9 @@ class FrameReader:
                     return [str(payload.to_bytes(size, "little"), "utf-8")]
                 except UnicodeDecodeError:
                     pass  # the long way finds and reports it
+            elif size == 0 and data[0] == _WHOLE_PONG and data[1] == _MASKED:
+                self.frames += 1
+                return []  # the answer to our ping: an idle client sends nothing else
         items: list[Item] = []
         self.pending = False
         if not self._done:
