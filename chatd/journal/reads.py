@@ -60,6 +60,9 @@ _SCANNED: Final = 20_000
 _SORTED_HITS: Final = 512
 """Hits in several rooms that are read before they are sorted by time."""
 
+_FEW_RECORDS: Final = 100
+"""So many records with a prefix are looked for in the loop: a user has few read marks."""
+
 _USER: Final = "SELECT user, nick, seen, subject FROM users"
 _LAST: Final = "\U0010ffff"
 """The last character of Unicode: names with a prefix sort before prefix and this."""
@@ -306,8 +309,13 @@ class Reads:
             " AND name < ? AND (until IS NULL OR until > ?) ORDER BY name LIMIT ?"
         )
         most = -1 if limit < 0 else number(limit)
-        values = (kind, prefix, prefix + _LAST, self._clock(), most)
-        return [Record(*row) for row in await self._reader.rows(query, values)]
+        few = _FEW_RECORDS if limit < 0 else min(most, _FEW_RECORDS)
+        values = (kind, prefix, prefix + _LAST, self._clock())
+        # One user's, mostly. What begins with nothing is the whole shelf.
+        rows = await self._reader.few_rows(query, (*values, few)) if prefix else []
+        if not prefix or (len(rows) == few != most):
+            rows = await self._reader.rows(query, (*values, most))
+        return [Record(*row) for row in rows]
 
     async def user(self, user: str) -> UserRecord | None:
         rows = await self._reader.few_rows(_USER + " WHERE user = ?", (user,))

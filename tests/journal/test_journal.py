@@ -464,6 +464,15 @@ async def test_records_whose_time_is_over_are_swept(journal: Journal) -> None:
 # Search
 
 
+async def test_all_records_with_a_prefix_are_found_however_many(journal: Journal) -> None:
+    many = [Record("marks", f"u1\0{number:03}", b"", None) for number in range(250)]
+    await journal.commit([Put(record) for record in (*many, Record("marks", "u2\0a", b"", None))])
+    assert await journal.records("marks", "u1\0") == many
+    assert await journal.records("marks", "u1\0", 100) == many[:100]
+    assert await journal.records("marks", "u1\0", 101) == many[:101]
+    assert await journal.records("marks", "u1\0", 0) == []
+
+
 async def test_search_gives_messages_with_all_words_newest_first(journal: Journal) -> None:
     texts = ["one two three", "two", "Three, TWO!", "four", "é Straße", "thirty-two"]
     await journal.commit([post(text) for text in texts])
