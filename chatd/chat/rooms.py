@@ -43,6 +43,10 @@ def _nick(user: User) -> str:
     return user.nick.key
 
 
+def _member(user: User) -> Member:
+    return Member(user.nick.display, user.id, user.op)
+
+
 class Room:
     """A room with members, or that had some a moment ago."""
 
@@ -88,9 +92,9 @@ class Room:
         self._index: list[User] = []
         """The members in the order of their nicks. Sorting 10,000 would take longer than a join."""
         self._first: list[Member] | None = None
-        """The first members, as they were listed last; None after one came, left, or changed."""
+        """The first members; None after one left or changed the nick."""
         self._first_ranks = 0
-        """`Users.ranks` at that time."""
+        """`Users.ranks` when they were listed."""
         self._spoke = chat.rooms.spoke.setdefault(self.key, {})
         self._total_at = -TOTALS_SECONDS
         self._total_timer: Timer | None = None
@@ -108,10 +112,7 @@ class Room:
     def member_list(self, after: str = "", limit: int = FIRST_MEMBERS) -> list[Member]:
         """Return members in the order of their nicks, after the key ``after``."""
         start = bisect_right(self._index, after, key=_nick)
-        return [
-            Member(user.nick.display, user.id, user.op)
-            for user in self._index[start : start + limit]
-        ]
+        return [_member(user) for user in self._index[start : start + limit]]
 
     def info(self) -> RoomInfo:
         return RoomInfo(self.name, len(self.members), self.feed.visible, self.topic)
@@ -222,17 +223,16 @@ class Room:
         while self._index[place] is not user:  # two have one nick for a moment, elsewhere
             place += 1
         del self._index[place]
-        self._changed_at(place)
+        if place < FIRST_MEMBERS:
+            self._first = None
 
     def add_to_index(self, user: User) -> None:
         """Add a new member, or one whose nick has changed."""
         place = bisect_right(self._index, user.nick.key, key=_nick)
         self._index.insert(place, user)
-        self._changed_at(place)
-
-    def _changed_at(self, place: int) -> None:
-        if place < FIRST_MEMBERS:
-            self._first = None
+        if place < FIRST_MEMBERS and (first := self._first) is not None:
+            # Another list, because the last one may be in an answer.
+            self._first = [*first[:place], _member(user), *first[place : FIRST_MEMBERS - 1]]
 
     def announce_nick(self, user: User, before: str) -> None:
         """Send a user's new nick to the members."""

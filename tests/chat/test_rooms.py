@@ -72,6 +72,18 @@ async def test_who_joins_is_sent_the_members_as_they_are_now(
     assert await listed() == [("ann", False)]
 
 
+async def test_who_joins_is_sent_the_first_hundred_members(room: Room) -> None:
+    nicks = [f"nick{number:03}" for number in range(120)]
+    for nick in nicks[:110]:
+        await room.client(nick).join()
+    # In the middle of the list, behind its end, and before its beginning.
+    there = nicks[:110]
+    for nick in ("nick050a", *nicks[110:], "ann"):
+        joined = await room.client(nick).join()
+        there.append(nick)
+        assert [each.nick for each in joined.members] == sorted(there)[:100]
+
+
 async def test_a_short_absence_is_not_announced(room: Room, autojump_clock: MockClock) -> None:
     ann, bob = room.client("ann"), room.client("bob")
     await ann.join()
