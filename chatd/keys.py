@@ -434,8 +434,9 @@ class History(Struct, frozen=True, kw_only=True):
     password_file: Annotated[
         _SecretFile,
         RESTART,
-        "The file whose first line is that user's password. off: no login. credential:NAME is a "
-        "file that systemd provides (LoadCredential=).",
+        "The file whose first line is that user's password. It is read each time that the daemon "
+        "connects to the store. off: no login. credential:NAME is a file that systemd provides "
+        "(LoadCredential=).",
     ] = "off"  # noqa: S105  a file's name
     tls_ca_file: Annotated[
         _SecretFile,

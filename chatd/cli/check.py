@@ -13,7 +13,7 @@ import trio
 from chatd.chat.issuer import FetchError, fetch_keys
 from chatd.chat.key_files import check_files as check_keys
 from chatd.cli.output import report, reported, write
-from chatd.cli.stores import check_store
+from chatd.cli.stores import check_server, check_store
 from chatd.settings import Rule, Settings, SettingsError, load
 from chatd.wire.tls import check_files as check_certificate
 
@@ -45,8 +45,9 @@ def add_parser(verbs: Verbs) -> None:
     parser = verbs.add_parser(
         "check",
         help="Check a configuration.",
-        description="Check a configuration and the files that it names. Every error and every "
-        "warning is reported with its place. It fails if there is an error.",
+        description="Check a configuration, the files that it names, and the servers: those with "
+        "the history and with the keys of tokens. Every error and every warning is reported with "
+        "its place. It fails if there is an error.",
     )
     parser.add_argument(
         "file",
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         load(
             args.file,
-            checks=(*FILE_CHECKS, check_address),
+            checks=(*FILE_CHECKS, check_address, check_server),
             warn=lambda _, fault: write(reported(fault, "warning"), sys.stderr),
         )
     except SettingsError as error:

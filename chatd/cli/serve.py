@@ -20,7 +20,7 @@ from chatd.chat.tokens import Keys
 from chatd.cli.check import FILE_CHECKS
 from chatd.cli.failed_starts import Failures, interruptible
 from chatd.cli.output import fail, is_terminal, report, write
-from chatd.cli.stores import Store, find_store
+from chatd.cli.stores import Store, check_server, find_store
 from chatd.journal import StoreError, Unavailable
 from chatd.logs import Log, LogError, open_log
 from chatd.reload import Configuration, Loaded
@@ -109,14 +109,21 @@ def run(args: argparse.Namespace) -> int:
     for key, text in warnings:
         log.emit("warning", setting=key, detail=text)
     errors: list[str] = []
+    faulty = False
     try:
         trio.run(_serve, settings, flags, store, keys, log)
-    except* (ListenError, StoreError, TlsError) as group:
+    except* (ListenError, TlsError) as group:
         errors = [str(error) for error in _leaves(group)]
+    except* StoreError as group:
+        errors = [str(error) for error in _leaves(group)]
+        faulty = settings.history.store == "redis"  # its server has to be configured differently
     except* Unavailable as group:  # what is read at the start
         errors = [f"{store.where}: {error}{store.remedy}" for error in _leaves(group)]
     finally:
         log.output.close()
+    if faulty:
+        fail(*errors)
+        return FAULTY_CONFIGURATION
     return _failed(errors) if errors else 0
 
 
@@ -194,6 +201,9 @@ def _configuration(flags: _Flags, log: Log) -> Configuration:
 
     async def load_files(settings: Settings) -> Loaded:
         loaded = await trio.to_thread.run_sync(_loaded, settings)
+        # Links that are open may outlive a password, so what is wrong with it is only warned of.
+        asked = await trio.to_thread.run_sync(lambda: list(check_server(settings)))
+        warnings.extend((rule.keys[0], rule.message) for rule in asked)
         return loaded._replace(warnings=tuple(warnings))
 
     # Without a file nothing can have changed, so SIGHUP stops the daemon as SIGINT does.

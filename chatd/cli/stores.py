@@ -13,13 +13,15 @@ import trio
 from msgspec import Struct
 
 from chatd.clock import boot_seconds
-from chatd.journal import Journal, Unavailable
+from chatd.journal import Journal, StoreError, Unavailable
 from chatd.journal.memory import MemoryJournal
+from chatd.journal.redis.password import read_password
 from chatd.journal.retention import retention_of
 from chatd.journal.shared import open_shared
 from chatd.journal.sqlite import open_sqlite
 from chatd.logs import Log, now_ms
 from chatd.settings import (
+    Auth,
     Fault,
     Rule,
     SecretError,
@@ -35,13 +37,10 @@ from chatd.systemd import Notifier
 if TYPE_CHECKING:
     from chatd.journal.redis.engine import RedisEngine
 
-__all__ = ["Store", "check_store", "find_store"]
+__all__ = ["Store", "check_server", "check_store", "find_store"]
 
 RETRY_SECONDS: Final = 1.0
 """How long to wait before a server that does not answer is tried again."""
-
-# A password has a few characters. A larger file is the wrong one, or one without end.
-_FILE_BYTES: Final = 1 << 16
 
 
 class Store(Struct, frozen=True):
@@ -50,13 +49,13 @@ class Store(Struct, frozen=True):
     Attributes:
         settings: The configuration.
         path: The file of a sqlite store; None for the others.
-        password: The password of a redis store; None not to log in.
+        password_file: The file with the password of a redis store; None not to log in.
         ca_file: The certificates that may sign the one of a redis store; None for the system's.
     """
 
     settings: Settings
     path: Path | None = None
-    password: str | None = None
+    password_file: Path | None = None
     ca_file: Path | None = None
 
     @property
@@ -120,6 +119,19 @@ class Store(Struct, frozen=True):
                 log.emit("store", state="recovered", detail=f"{self.where} answers")
             yield journal
 
+    async def ask_server(self) -> None:
+        """Check the server of a redis store, as its daemon does when it connects.
+
+        Raises:
+            chatd.journal.StoreError: It cannot be used.
+            chatd.journal.Unavailable: It cannot be reached.
+        """
+        engine = self._engine()
+        try:
+            await engine.check()
+        finally:
+            await engine.aclose()
+
     def _engine(self) -> RedisEngine:
         # Only here, because it needs the extra packages of chatd[redis].
         from chatd.journal.redis.engine import RedisEngine  # noqa: PLC0415
@@ -128,9 +140,10 @@ class Store(Struct, frozen=True):
         return RedisEngine(
             history.url,
             user=history.user,
-            password=self.password,
+            password_file=self.password_file,
             ca_file=self.ca_file,
             prefix=history.prefix,
+            chat=_tokens(self.settings.auth),
             durability=history.durability,
             replicas=history.replicas,
             timeout=history.timeout_seconds,
@@ -149,16 +162,14 @@ def find_store(settings: Settings, environ: Mapping[str, str]) -> Store:
         return Store(settings, history_path(settings, environ))
     if history.store == "memory":
         return Store(settings)
-    try:
-        ca_file = None
-        if history.tls_ca_file != "off":
-            ca_file = secret_file(history.tls_ca_file, environ)
-    except SecretError as error:
-        raise _fault("tls_ca_file", str(error)) from None
-    try:
-        return Store(settings, password=_password(settings, environ), ca_file=ca_file)
-    except (SecretError, ValueError) as error:
-        raise _fault("password_file", str(error)) from None
+    files: dict[str, Path | None] = {"password_file": None, "tls_ca_file": None}
+    for key in files:
+        if (name := getattr(history, key)) != "off":
+            try:
+                files[key] = secret_file(name, environ)
+            except SecretError as error:
+                raise SettingsError([Fault(0, 0, str(error), "", f"history.{key}")]) from None
+    return Store(settings, password_file=files["password_file"], ca_file=files["tls_ca_file"])
 
 
 def check_store(settings: Settings, environ: Mapping[str, str] = os.environ) -> Iterator[Rule]:
@@ -182,41 +193,47 @@ def check_store(settings: Settings, environ: Mapping[str, str] = os.environ) -> 
             )
             yield Rule(["history.replicas"], message, warning=True)
         key = "history.password_file"
+        if history.password_file == "off":  # noqa: S105  a file's name
+            return
         try:
-            if _password(settings, environ) is None:
-                return
             file = secret_file(history.password_file, environ)
+            read_password(file)
         except SecretError:
             return
         except ValueError as error:
-            yield Rule([key], f"{key}: {error}")
+            yield Rule([key], f"{key}: {error}.")
             return
         if warning := exposed(file):
             yield Rule([key], f"{key}: {warning}", warning=True)
 
 
-def _password(settings: Settings, environ: Mapping[str, str]) -> str | None:
-    """Return the password of a redis store; None not to log in.
+def check_server(settings: Settings, environ: Mapping[str, str] = os.environ) -> Iterator[Rule]:
+    """Yield why the server of a redis store cannot be used now, as far as it can be asked.
 
-    Raises:
-        SecretError: It is a credential, and systemd gave none.
-        ValueError: The file cannot be read, or has no password. The message is for people.
+    A daemon waits for a server that cannot be reached, so that is a warning.
     """
-    name = settings.history.password_file
-    if name == "off":
-        return None
+    if settings.history.store != "redis" or find_spec("hiredis") is None:
+        return
     try:
-        with secret_file(name, environ).open("rb") as stream:
-            first = stream.readline(_FILE_BYTES).rstrip(b"\r\n").decode()
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise ValueError(f"{name} cannot be read: {reason}.") from error
-    except UnicodeDecodeError:
-        raise ValueError(f"{name} is not UTF-8.") from None
-    if not first:
-        raise ValueError(f"{name} has no password on its first line.")
-    return first
+        trio.run(find_store(settings, environ).ask_server)
+    except SettingsError as error:  # a credential, which only the service can read
+        [fault] = error.faults
+        message = f"{fault.origin}: The Redis server was not asked: {fault.message}"
+        yield Rule([fault.origin], message, warning=True)
+    except StoreError as error:
+        key, colon, _ = str(error).partition(": ")
+        if colon and key.startswith("history."):
+            yield Rule([key], f"{error}.")
+        else:
+            yield Rule(["history.url"], f"history.url: {error}.")
+    except Unavailable as error:
+        message = f"history.url: {error}. The daemon waits for it."
+        yield Rule(["history.url"], message, warning=True)
 
 
-def _fault(key: str, message: str) -> SettingsError:
-    return SettingsError([Fault(0, 0, message, "", f"history.{key}")])
+def _tokens(auth: Auth) -> str:
+    """Return what tokens must name to be the chat's, for people; empty if nothing."""
+    names = (("issuer", auth.issuer), ("audience", auth.audience))
+    if auth.mode != "token":
+        return ""
+    return " and ".join(f"{name} {value}" for name, value in names if value != "off")

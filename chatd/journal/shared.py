@@ -101,7 +101,8 @@ class SharedJournal:
         facts: See above; it may be set later, and so may ``hold_ms``.
         grace_ms: Returns for how long after `aclose` the users of this node can reconnect to others
             without having left their rooms, in ms; by default 0.
-        changed: Notified when the link to the engine was lost, and when it is back.
+        changed: Notified when the link to the engine was lost, when it is back, and when
+            ``reason`` is another one.
         condition: What the engine reported of itself when it was last inspected; None before.
         down_since: When the link was lost, on Trio's clock; None while there is one. A link that is
             lost again at once does not count.
@@ -304,7 +305,9 @@ class SharedJournal:
 
     def _explain(self, reason: str) -> None:
         """Take note why the engine cannot be used. Report it if it is new, and not short."""
-        self.reason = reason
+        if reason != self.reason:
+            self.reason = reason
+            self.changed.notify()
         assert self.down_since is not None  # noqa: S101  the link is lost
         short = trio.current_time() - self.down_since <= LONGEST_PAUSE_SECONDS
         if not short and reason not in self._reported:

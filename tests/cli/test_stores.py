@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from importlib import util
 from pathlib import Path
@@ -10,15 +10,17 @@ from typing import Any
 
 import pytest
 import trio
+from msgspec.structs import replace
 from trio.testing import MockClock
 
 from chatd.cli import stores
-from chatd.cli.stores import Store, check_store, find_store
+from chatd.cli.stores import Store, check_server, check_store, find_store
 from chatd.journal import StoreError, Unavailable
 from chatd.logs import open_log
-from chatd.settings import History, Settings, SettingsError
+from chatd.settings import Auth, History, Settings, SettingsError
 from chatd.systemd import Notifier
 from chatd.testing.recording import Recording
+from tests.redis_server import RedisServer, needs_redis, new_prefix
 
 
 def redis(**history: Any) -> Settings:
@@ -37,17 +39,17 @@ def password(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_password_is_the_first_line_of_its_file(password: Path) -> None:
+def test_a_password_is_in_a_file(password: Path) -> None:
     settings = redis(password_file=str(password))
-    assert find_store(settings, {}).password == "secret"
+    assert find_store(settings, {}).password_file == password
     assert wrong(settings) == []
-    assert find_store(redis(), {}).password is None
+    assert find_store(redis(), {}).password_file is None
 
 
 def test_a_password_may_be_a_credential(password: Path) -> None:
     settings = redis(password_file="credential:password")
     environ = {"CREDENTIALS_DIRECTORY": str(password.parent)}
-    assert find_store(settings, environ).password == "secret"
+    assert find_store(settings, environ).password_file == password
     # Only the service itself can see credentials.
     assert wrong(settings) == []
     with pytest.raises(SettingsError, match="systemd gave no credentials"):
@@ -71,8 +73,6 @@ def test_a_password_that_cannot_be_used_is_named(
         password.write_bytes(content)
     settings = redis(password_file=str(password))
     assert wrong(settings) == [f"history.password_file: {password} {says}"]
-    with pytest.raises(SettingsError):
-        find_store(settings, {})
 
 
 def test_a_password_that_others_can_read_is_warned_of(password: Path) -> None:
@@ -169,3 +169,61 @@ async def test_a_server_that_cannot_be_used_ends_the_start(
 ) -> None:
     with pytest.raises(StoreError, match="too old"):
         await opened(monkeypatch, Opening(StoreError("too old")))
+
+
+# ---- asking the server
+
+
+@pytest.fixture(scope="module")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+def asked(settings: Settings) -> list[tuple[str, bool]]:
+    return [(rule.message, rule.warning) for rule in check_server(settings, {})]
+
+
+def test_only_a_redis_store_has_a_server_to_ask() -> None:
+    assert asked(Settings()) == []
+
+
+@needs_redis
+def test_a_server_that_is_fit_is_not_mentioned(redis_server: RedisServer) -> None:
+    assert asked(redis(url=redis_server.url)) == []
+    assert redis_server.command("KEYS", "{chatd}*") == ""
+
+
+def test_a_server_that_cannot_be_reached_is_a_warning(tmp_path: Path) -> None:
+    [(message, warning)] = asked(redis(url=f"unix:{tmp_path / 'none'}"))
+    assert message.startswith("history.url: cannot connect to unix:")
+    assert message.endswith(": No such file or directory. The daemon waits for it.")
+    assert warning
+
+
+@needs_redis
+def test_a_server_that_cannot_be_used_is_an_error(tmp_path: Path) -> None:
+    with RedisServer(tmp_path / "r", appendonly="no") as server:
+        [(message, warning)] = asked(redis(url=server.url))
+    assert message.startswith("history.url: unix:")
+    assert message.endswith(": set appendonly to yes.")
+    assert not warning
+
+
+@needs_redis
+def test_another_chats_prefix_is_an_error(redis_server: RedisServer) -> None:
+    prefix = new_prefix()
+    redis_server.command("HSET", f"{prefix}:m", "chat", "issuer https://a.example and audience b")
+    auth = Auth(mode="token", issuer="https://a.example", audience="c")
+    settings = replace(redis(url=redis_server.url, prefix=prefix), auth=auth)
+    [(message, warning)] = asked(settings)
+    assert "takes tokens with issuer https://a.example and audience c: set another" in message
+    assert message.startswith("history.prefix: ")
+    assert not warning
+    assert asked(replace(settings, auth=replace(auth, audience="b"))) == []
+
+
+def test_a_password_that_only_the_service_has_is_said_to_be_one() -> None:
+    [(message, warning)] = asked(redis(password_file="credential:redis"))
+    assert message.startswith("history.password_file: The Redis server was not asked: ")
+    assert warning

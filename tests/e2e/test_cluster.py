@@ -219,6 +219,39 @@ async def test_a_daemon_waits_for_its_engine_and_goes_on_by_itself(
     assert await chatd.ended() == 0
 
 
+async def test_a_daemon_says_on_reload_whether_the_server_takes_the_new_password(
+    cluster: Cluster, start_chatd: ChatdStarter, tmp_path: Path
+) -> None:
+    await cluster.start_redis()
+    rights = ("on", "~*", "&*", "+@all")
+    cluster.redis.command("ACL", "SETUSER", "chatd", *rights, ">old")
+    password, config = tmp_path / "password", tmp_path / "chatd.toml"
+    password.write_text("old\n")
+    password.chmod(0o600)
+    history = {
+        "store": "redis",
+        "url": cluster.redis.url,
+        "user": "chatd",
+        "password_file": str(password),
+    }
+    lines = [f"{key} = {json.dumps(value)}" for key, value in history.items()]
+    config.write_text("\n".join(["[history]", *lines]))
+    chatd = await start_chatd(config=config)
+    password.write_text("new\n")
+    chatd.signal(signal.SIGHUP)
+    warning = await chatd.line("warning", setting="history.url")
+    assert "refuses the password of the user 'chatd'" in warning["detail"]
+    cluster.redis.command("ACL", "SETUSER", "chatd", ">new")
+    chatd.lines.clear()
+    chatd.signal(signal.SIGHUP)
+    await chatd.line("reload")
+    cluster.redis.command("ACL", "SETUSER", "chatd", "<old")
+    cluster.redis.command("CLIENT", "KILL", "USER", "chatd")
+    await chatd.line("store", state="recovered")
+    assert not [line for line in chatd.lines if line["event"] == "warning"]
+    assert await chatd.stop() == 0
+
+
 async def test_an_event_stream_goes_on_under_another_epoch(
     cluster: Cluster, start_chatd: ChatdStarter, tmp_path: Path
 ) -> None:
@@ -263,7 +296,7 @@ async def test_an_engine_that_may_lose_messages_is_refused(
     with RedisServer(tmp_path / "redis", **options) as redis:
         settings = {"history.store": "redis", "history.url": redis.url}
         chatd = await start_chatd.begin(settings)
-        assert await chatd.ended() == 1
+        assert await chatd.ended() == 78
     [line] = chatd.noise
     assert says in line
     chatd.noise.clear()
@@ -282,7 +315,7 @@ async def test_a_user_with_few_rights_and_a_password_is_enough(
     with RedisServer(tmp_path / "redis", aclfile=str(users)) as redis:
         settings = {"history.store": "redis", "history.url": redis.url}
         refused = await start_chatd.begin(settings)
-        assert await refused.ended() == 1
+        assert await refused.ended() == 78
         assert "history.password_file" in refused.noise[0]
         refused.noise.clear()
         settings |= {"history.user": "chatd", "history.password_file": str(password)}

@@ -24,9 +24,10 @@ from chatd.histogram import Histogram
 from chatd.journal import Durability, StoreError, Unavailable
 from chatd.journal.engine import Condition, Lost, Stale
 from chatd.journal.redis import scripts
-from chatd.journal.redis.address import Address, Source
+from chatd.journal.redis.access import Access
+from chatd.journal.redis.address import Address
 from chatd.journal.redis.finding import find_primary
-from chatd.journal.redis.link import Link, Login, open_link
+from chatd.journal.redis.link import Link, open_link
 from chatd.journal.redis.proof import Proof
 from chatd.journal.redis.resp import Command, ErrorReply, Push, Reply
 from chatd.journal.redis.scripts import Script
@@ -65,8 +66,7 @@ class Client:
     """The four links.
 
     Args:
-        source: Where to find the server.
-        login: As whom to log in.
+        access: Where to find the server, and as whom to log in.
         proof: What makes sure that replicas have what a reply says.
         timeout: How long a call waits for its answer, in seconds.
         durability: What a commit has to survive; `connect` checks that the server grants it.
@@ -77,16 +77,14 @@ class Client:
 
     def __init__(
         self,
-        source: Source,
-        login: Login,
+        access: Access,
         proof: Proof,
         *,
         timeout: float,
         durability: Durability,
     ) -> None:
-        self._source = source
-        self._address: Address | Source = source  # a source until the server is found
-        self._login = login
+        self._access = access
+        self._address: Address | Access = access  # until the server is found
         self._proof = proof
         self.proof_seconds = Histogram()
         self._timeout = timeout
@@ -116,13 +114,12 @@ class Client:
             StoreError: It cannot hold chatd's history.
         """
         self.close()
-        self._address = address = await find_primary(
-            self._source, self._login, self._proof.key, deadline
-        )
+        source, login = await self._access.read(deadline)
+        self._address = address = await find_primary(source, login, self._proof.key, deadline)
         links: list[Link] = []
         try:
             while len(links) < 4:
-                links.append(await open_link(address, self._login, deadline=deadline))
+                links.append(await open_link(address, login, deadline=deadline))
             servers = [self._read(await link.call(*QUESTIONS, deadline=deadline)) for link in links]
             if len({server.life for server in servers}) > 1:
                 raise Lost(f"{address} was restarted while chatd connected")

@@ -23,11 +23,11 @@ from chatd.journal.engine import (
     Life,
     Sweep,
 )
-from chatd.journal.redis.address import parse_url
+from chatd.journal.redis.access import Access
 from chatd.journal.redis.batch import Batch, Chunk
 from chatd.journal.redis.client import Client, call
 from chatd.journal.redis.layout import FORMAT, Keys, decode_entry
-from chatd.journal.redis.link import Login
+from chatd.journal.redis.prefix import check_prefix, claim_prefix
 from chatd.journal.redis.proof import Proof
 from chatd.journal.redis.reads import RedisReads, position_of
 from chatd.journal.redis.resp import Command, ErrorReply
@@ -49,9 +49,10 @@ class RedisEngine(RedisReads):
     Args:
         url: Where to find the server; see `chatd.journal.redis.address.parse_url`.
         user: The user to log in as.
-        password: The user's password; None not to log in.
+        password_file: The file whose first line is the user's password; None not to log in.
         ca_file: For TLS, the certificates that may sign the server's.
         prefix: What the names of all keys begin with.
+        chat: What tokens must name to be the chat's (see `prefix.py`); empty if nothing.
         durability: What a commit has to survive: ``commit`` the end of the server's process,
             ``fsync`` a loss of power too. `enter` compares it with the server's configuration.
         replicas: How many replicas must have a batch before it is confirmed, and anything else
@@ -59,9 +60,6 @@ class RedisEngine(RedisReads):
         timeout: How long a call waits for its answer, in seconds.
         lease_seconds: How long a node is taken for alive after its last beat.
         now: For tests, the time in ms since 1970 in place of the server's.
-
-    Raises:
-        StoreError: chatd cannot use the URL, or cannot read ``ca_file``.
 
     Attributes:
         format: The newest format of the store that this node can read.
@@ -74,25 +72,25 @@ class RedisEngine(RedisReads):
         url: str,
         *,
         user: str = "default",
-        password: str | None = None,
+        password_file: Path | None = None,
         ca_file: Path | None = None,
         prefix: str = "{chatd}",
+        chat: str = "",
         durability: Durability = "commit",
         replicas: int = 0,
         timeout: float = 2.0,
         lease_seconds: float = LEASE_SECONDS,
         now: Callable[[], int] | None = None,
     ) -> None:
-        login = Login(user, password)
         keys = Keys(prefix)
         client = Client(
-            parse_url(url, ca_file),
-            login,
+            Access(url, user=user, password_file=password_file, ca_file=ca_file),
             Proof(replicas, keys.proof),
             timeout=timeout,
             durability=durability,
         )
         super().__init__(client, keys, now)
+        self._chat = chat
         self.lease_seconds: Final = lease_seconds
         self._life = ""
         self._entered = ""
@@ -118,6 +116,8 @@ class RedisEngine(RedisReads):
     async def enter(self, last: tuple[int, str] | None, confirmed: int, facts: bytes) -> Life:
         deadline = self._client.deadline()
         life = await self._client.connect(self._keys.channel, deadline)
+        if not self._entered:
+            await claim_prefix(self._client, self._keys, self._chat)
         position, origin = last or (0, "")
         if life == self._entered:
             origin, confirmed = "", 0
@@ -150,6 +150,11 @@ class RedisEngine(RedisReads):
             raised,
             {name.decode(): ended for name, ended in zip(former[::2], former[1::2], strict=True)},
         )
+
+    async def check(self) -> None:
+        """Connect, and check what `enter` would, but change nothing."""
+        await self._client.connect(self._keys.channel, self._client.deadline())
+        await check_prefix(self._client, self._keys, self._chat)
 
     def _clock(self) -> int | str:
         """Return the time as scripts take it: nothing for the server's own."""

@@ -7,7 +7,8 @@ user's id, N a node's id. Names with a comma between them are parts of a value, 
 ``m``                   hash    ``format``, ``epoch``, ``life``, ``key``, ``pos`` (the last
                                 position), ``at`` (the last time), ``bytes`` (of all events),
                                 ``rooms`` (made so far), ``removed`` (see beat.lua),
-                                ``ended:EPOCH`` and ``reads:N`` (see enter.lua)
+                                ``ended:EPOCH`` and ``reads:N`` (see enter.lua), ``chat`` (see
+                                prefix.py)
 ``b:N``                 string  the number of the node's last batch, and the reply to it
 ``f``                   stream  the feed: what nodes read, under the ids ``POSITION-0``
 ``n``, ``facts``        zset,   nodes by the ends of their leases; their facts
@@ -117,7 +118,7 @@ class Keys:
     """
 
     def __init__(self, prefix: str) -> None:
-        self._prefix = prefix
+        self.prefix: Final = prefix
         self.meta = self._key("m")
         self.feed = self._key("f")
         self.nodes = self._key("n")
@@ -143,7 +144,19 @@ class Keys:
         self.channel = self._key("published")
 
     def _key(self, name: str) -> bytes:
-        return f"{self._prefix}:{name}".encode()
+        return f"{self.prefix}:{name}".encode()
+
+    @property
+    def types(self) -> dict[bytes, str]:
+        """The Redis types of the keys that every store may have; ``meta`` is last."""
+        zsets = (self.nodes, self.rooms, self.directs, self.order, self.seen, self.subjects)
+        more = (self.names, self.until, self.kinds, self.held)
+        hashes = (self.facts, self.users, self.records, self.at, self.nicks, self.looks, self.own)
+        return {
+            self.feed: "stream",
+            **dict.fromkeys((*zsets, *more), "zset"),
+            **dict.fromkeys((*hashes, self.debts, self.totals, self.meta), "hash"),
+        }
 
     def room(self, room: str) -> bytes:
         return self._key(f"r:{room}")

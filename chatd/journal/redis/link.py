@@ -8,6 +8,7 @@ closed.
 from __future__ import annotations
 
 import math
+import os
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -177,7 +178,7 @@ class Link:
     async def _receive(self) -> list[Reply]:
         if data := await self._carrier.receive_some():
             return self._replies.feed(data)
-        raise ProtocolError("the server has closed the connection")
+        raise trio.BrokenResourceError("the server has closed the connection")
 
     @contextmanager
     def _within(self, deadline: float) -> Iterator[None]:
@@ -217,20 +218,27 @@ async def open_link(
 
     Raises:
         Lost: The server cannot be reached in time, or is still loading its data.
-        StoreError: The server does not let chatd log in.
+        StoreError: It answers, but chatd cannot speak to it, or may not log in.
     """
     carrier: _Socket | None = None
     with trio.CancelScope(deadline=deadline):
         try:
             carrier = await _connect(address)
         except _BROKEN as error:
+            if (problem := _problem(error)) is not None:
+                raise StoreError(f"history.url: {address}: {problem}") from error
             raise Lost(f"cannot connect to {address}: {_reason(error)}") from error
     if carrier is None:
         raise Lost(f"cannot connect to {address}: no answer in time")
     link = Link(carrier, str(address))
     hello: Command = ("HELLO", 3)
     login_too = hello if login.password is None else (*hello, "AUTH", login.user, login.password)
-    [reply] = await link.call(login_too if unasked else hello, deadline=deadline)
+    try:
+        [reply] = await link.call(login_too if unasked else hello, deadline=deadline)
+    except Lost as error:
+        if (problem := _problem(error.__cause__)) is not None:
+            raise StoreError(f"history.url: {address}: {problem}") from error
+        raise
     if not unasked and isinstance(reply, ErrorReply) and reply.code == "NOAUTH":
         [reply] = await link.call(login_too, deadline=deadline)
     if isinstance(reply, ErrorReply):
@@ -265,6 +273,11 @@ def _refused(address: Address, login: Login, reply: ErrorReply) -> StoreError | 
             )
         case "NOPROTO":
             problem = "the server does not know RESP3: chatd needs Redis 7.0, Valkey 7.2 or newer"
+        case "DENIED":
+            problem = (
+                "the server refuses other machines (protected-mode): give its user a password, "
+                "and set history.password_file"
+            )
         case "ERR" if "unknown command" in str(reply):  # which repeats the password
             problem = (
                 "the server does not know the command HELLO: chatd needs Redis 7.0, Valkey 7.2 or "
@@ -275,8 +288,33 @@ def _refused(address: Address, login: Login, reply: ErrorReply) -> StoreError | 
     return StoreError(f"history.url: {address}: {problem}")
 
 
+def _problem(error: BaseException | None) -> str | None:
+    """Return what is wrong with a server that answered; None if it did not, or not properly."""
+    match error:
+        case ssl.SSLCertVerificationError():
+            reason = error.verify_message.rstrip(".")
+            return (
+                f"the server's certificate is not trusted: {reason}: check "
+                "history.tls_ca_file, and the name in the certificate"
+            )
+        case ssl.SSLError() if "CERTIFICATE_REQUIRED" in (error.reason or ""):
+            return "the server wants a certificate from chatd: set its tls-auth-clients to no"
+        case ssl.SSLError() if "WRONG_VERSION_NUMBER" in (error.reason or ""):
+            return "the server does not use TLS at this port: write redis:// for rediss://"
+        case ProtocolError():
+            return (
+                "this is not a Redis server, or one that uses TLS at this port: write rediss:// "
+                "for redis:// then"
+            )
+        case _:
+            return None
+
+
 def _reason(error: BaseException) -> str:
     """Return why a connection failed: Trio's own exceptions have the reason as their cause."""
+    if isinstance(error.__cause__, BaseExceptionGroup):  # one error for each address of a name
+        errors = [one for one in error.__cause__.exceptions if isinstance(one, OSError)]
+        return " and ".join(dict.fromkeys(os.strerror(one.errno or 0) for one in errors))
     if isinstance(error, trio.BrokenResourceError) and error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, OSError) and error.strerror:

@@ -7,16 +7,14 @@ import trio
 
 from chatd.journal import Unavailable
 from chatd.journal.engine import Lost
-from chatd.journal.redis.address import Address, Source
+from chatd.journal.redis.access import Access
 from chatd.journal.redis.client import Client
-from chatd.journal.redis.link import Login
 from chatd.journal.redis.proof import Proof
 from tests.redis_server import RedisServer, needs_redis
 
 
 def client(server: RedisServer, timeout: float = 5) -> Client:
-    source = Source((Address(path=str(server.socket)),))
-    return Client(source, Login(), Proof(0, b"proof"), timeout=timeout, durability="commit")
+    return Client(Access(server.url), Proof(0, b"proof"), timeout=timeout, durability="commit")
 
 
 @needs_redis

@@ -143,16 +143,24 @@ async def test_the_links_can_be_encrypted(folder: Path) -> None:
         assert await texts(engine) == ["x" * 100_000]
         await engine.aclose()
         untrusting = RedisEngine(f"rediss://localhost:{port}", timeout=60)
-        with pytest.raises(Lost, match="certificate verify failed"):
+        with pytest.raises(StoreError, match=r"is not trusted: .*: check history\.tls_ca_file"):
             await untrusting.enter(None, 0, b"")
 
 
-async def test_a_user_without_the_rights_is_refused(own_server: RedisServer) -> None:
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    """Return a file with the password ``secret``."""
+    path = tmp_path / "password"
+    path.write_text("secret\n")
+    return path
+
+
+async def test_a_user_without_the_rights_is_refused(own_server: RedisServer, secret: Path) -> None:
     own_server.command(
         "ACL", "SETUSER", "chatd", "on", ">secret", "~*", "+@read", "+hello", "+info"
     )
     with pytest.raises(StoreError, match="needs more rights"):
-        async with opened(own_server, user="chatd", password="secret"):
+        async with opened(own_server, user="chatd", password_file=secret):
             pass
 
 
@@ -164,10 +172,12 @@ def documented_rights(user: str) -> list[str]:
     return str(rights).split()
 
 
-async def test_the_rights_in_the_documentation_suffice(own_server: RedisServer) -> None:
+async def test_the_rights_in_the_documentation_suffice(
+    own_server: RedisServer, secret: Path
+) -> None:
     rights = documented_rights("chatd")
     own_server.command("ACL", "SETUSER", "chatd", "reset", "on", ">secret", *rights)
-    async with opened(own_server, user="chatd", password="secret") as engine:
+    async with opened(own_server, user="chatd", password_file=secret) as engine:
         await engine.commit(1, [post(key="k"), Relay("kick", b"")])
         assert await texts(engine) == ["hello"]
         assert len(await fed(engine)) == 2

@@ -86,6 +86,11 @@ async def test_nobody_is_there(tmp_path: Path) -> None:
         assert "\n" not in str(lost.value)
 
 
+async def test_a_name_with_several_addresses_has_one_reason() -> None:
+    with pytest.raises(Lost, match=r"cannot connect to localhost:1: Connection refused$"):
+        await open_link(Address("localhost", 1), Login())
+
+
 async def test_a_server_that_is_stopped_has_a_deadline(autojump_clock: object) -> None:
     [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
     address = Address("127.0.0.1", listener.socket.getsockname()[1])
@@ -101,6 +106,9 @@ async def test_a_server_that_is_stopped_has_a_deadline(autojump_clock: object) -
         (b"-WRONGPASS invalid\r\n", "check history.user and history.password_file"),
         (b"-ERR unknown command 'HELLO'\r\n", "chatd needs Redis 7.0"),
         (b"-NOPROTO unsupported\r\n", "chatd needs Redis 7.0"),
+        (b"-DENIED Redis is running in protected mode\r\n", "give its user a password"),
+        (b"HTTP/1.1 400\r\n", "not a Redis server"),
+        (b"\x15\x03\x03\0\x02\x02\x46", "write rediss:// for redis://"),
     ],
 )
 async def test_a_server_that_lets_nobody_in_is_a_fault_of_the_store(
@@ -157,7 +165,7 @@ async def test_tls_refuses_a_certificate_of_nobody_knows_whom() -> None:
         await nursery.start(trio.serve_listeners, serve, [trio.SSLListener(listener, server)])
         port = listener.socket.getsockname()[1]
         address = Address("127.0.0.1", port, tls=ssl.create_default_context())
-        with pytest.raises(Lost, match="certificate verify failed"):
+        with pytest.raises(StoreError, match=r"is not trusted: .*: check history\.tls_ca_file"):
             await open_link(address, Login())
         nursery.cancel_scope.cancel()
 
