@@ -603,8 +603,9 @@ class _Client:
         seq = since.seq if since is not None and answer.recovered else answer.seq
         if answer.events and (first := events.number(answer.events[0])) is not None:
             seq = first - 1
-        # A client that loses what follows is recovered from before it.
-        self._socket.offset = page_offset(answer.epoch, seq)
+        if not self._socket.recovered:
+            # A client that loses what follows is recovered from before it.
+            self._socket.offset = page_offset(answer.epoch, seq)
         self._hello({"joined": replace(answer, events=[])})
         connection = self.connection
         block = encode_answer(answer, self._page, connection.log)

@@ -32,12 +32,12 @@ _PID_CHARACTERS: Final = 64
 
 
 class _Missed:
-    """A lost socket, and the events it missed."""
+    """A lost socket, and the events it missed, which follow the offset ``begin``."""
 
-    def __init__(self, lost: Lost, after: str, max_bytes: int) -> None:
+    def __init__(self, lost: Lost, begin: str, max_bytes: int) -> None:
         self.lost = lost
+        self.begin = self._after = begin
         self.messages: list[str | bytes] = []
-        self._after = after
         self._room = max_bytes
 
     async def read(self, namespace: Namespace) -> bool:
@@ -119,7 +119,8 @@ async def _enter(
     async with namespace.delivery.lock:
         if missed is not None and not await _read(connection, namespace, missed):
             return False
-        socket.offset = log.head(namespace.name)
+        # What is sent now may be lost too, and then the client comes back as it came now.
+        socket.offset = log.head(namespace.name) if missed is None else missed.begin
         connection.enter(socket, namespace, missed.messages if missed is not None else [])
     return True
 
