@@ -19,6 +19,7 @@ import trio
 from chatd.bus import Feed, Subscription
 from chatd.chat.names import Name, room_name
 from chatd.chat.users import User
+from chatd.journal import Unavailable
 from chatd.model import ExitReason, Head, Refused
 from chatd.protocol import events
 from chatd.protocol.commands import Member, RoomInfo
@@ -173,12 +174,17 @@ class Room:
         """Note that a user is no longer here. The room is closed after the last one."""
         self._here -= 1
         self._chat.roster.exited(self, user, reason)
-        if not self._here:
-            for each in list(self.members):  # who are in the room elsewhere
-                self.remove(each)
-            if self._total_timer is not None:
-                self._total_timer.cancel()
-            self._chat.rooms.close(self)
+        self.close_if_empty()
+
+    def close_if_empty(self) -> None:
+        """Close the room if nobody is in it here, whoever is in it elsewhere."""
+        if self._here:
+            return
+        for each in list(self.members):
+            self.remove(each)
+        if self._total_timer is not None:
+            self._total_timer.cancel()
+        self._chat.rooms.close(self)
 
     def add(self, user: User) -> None:
         """Add a user to the members, without an event."""
@@ -282,6 +288,8 @@ class Rooms:
         self._opening = trio.Lock()
         self._opened_next = ""
         """The key of the room that is being opened."""
+        self._lives = 0
+        """How often the store has lost events."""
         self._most: float = math.inf
         """At most so many rooms count for ``limits.rooms``. Counting takes 10 ms where there are
         10,000, so each room that is opened adds one, and they are only counted at the limit."""
@@ -316,6 +324,7 @@ class Rooms:
         # Before the head is read: what is committed meanwhile is fanned out through it.
         feed = chat.bus.open_feed(name.key, name.display)
         self._opened_next = name.key
+        lives = self._lives
         try:
             head = await chat.journal.head(name.key)
             gone = head is None or head.empty
@@ -324,6 +333,8 @@ class Rooms:
             room = Room(chat, feed, "" if head is None else head.topic)
             # Last: from then on the room hears of members elsewhere.
             await chat.roster.opened(room)
+            if lives != self._lives:
+                raise Unavailable("the store lost events while they were read")
         except BaseException:
             chat.bus.close_feed(feed)
             raise
@@ -361,8 +372,7 @@ class Rooms:
             if (user := chat.users.get(party)) is not None:
                 for connection in list(user.connections):
                     connection.enter_direct(room)
-        if not room.members:  # nobody here may read it
-            self.close(room)
+        self.close_unless_used(room)  # if nobody here may read it
 
     @asynccontextmanager
     async def importing(self, name: Name) -> AsyncGenerator[None]:
@@ -441,9 +451,16 @@ class Rooms:
             )
 
     def close_unless_used(self, room: Room) -> None:
-        """Forget a room that was opened for a moment, if it has no members and is still open."""
-        if not room.members and self._open.get(room.key) is room:
-            self.close(room)
+        """Forget a room that was opened for a moment, if nobody is in it here."""
+        if self._open.get(room.key) is room:
+            room.close_if_empty()
+
+    def begin_anew(self) -> None:
+        """Forget all rooms: the store has lost events. All connections have been closed before."""
+        self._lives += 1
+        for room in list(self):
+            room.clear()
+            self.close_unless_used(room)
 
     def close(self, room: Room) -> None:
         """Forget a room that has no members."""

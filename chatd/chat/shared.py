@@ -475,9 +475,9 @@ class SharedRoster:
             for membership in list(connection.memberships.values()):
                 connection.exit(membership, "lost")
             connection.end(GOING_AWAY, "the server lost its latest messages")
-        for room in list(chat.rooms):
-            room.clear()
+        chat.rooms.begin_anew()
         chat.forget_senders()
+        self._journal.begin_anew()
         self._publish_everything()
 
     async def _reload(self) -> None:

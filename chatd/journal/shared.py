@@ -165,6 +165,7 @@ class SharedJournal:
         self._moved = Changed()  # the feed was read further, or cannot be read now
         self._pages = trio.Semaphore(PAGES)
         # Batches.
+        self._life: Life
         self._number = 0
         self._confirmed = 0  # the position of the last event with a receipt
         self._doubtful: tuple[str, int] | None = None
@@ -221,7 +222,9 @@ class SharedJournal:
         if life.lost or self._last is None:
             self._last = (life.position, life.origin)
             self._confirmed = 0
-        self.epoch, self.former, self.key = life.epoch, life.former, life.key
+        self._life, self.key = life, life.key
+        if not any(isinstance(one, Renewed) for one in self._news):
+            self.begin_anew()
         if life.raised:
             self._report(
                 "store",
@@ -230,6 +233,14 @@ class SharedJournal:
                 "from now on: older versions of chatd cannot use it",
             )
         return same
+
+    def begin_anew(self) -> None:
+        """Take over the epoch of the life that was entered.
+
+        If it has lost events, this is called when nobody here sees these any more: until then, what
+        is shown here belongs to the epoch before.
+        """
+        self.epoch, self.former = self._life.epoch, self._life.former
 
     def _set_clock(self, now: int, asked: float) -> None:
         """Set the clock by the engine's time, for which it was asked at a time of Trio's clock."""

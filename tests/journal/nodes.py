@@ -10,7 +10,7 @@ import trio
 from chatd.journal import Unavailable
 from chatd.journal.modelled import ModelEngine, ModelStore
 from chatd.journal.shared import SharedJournal, open_shared
-from chatd.model import Event, FeedEntry, Operation, Outcome, Passed, Post
+from chatd.model import Event, FeedEntry, Operation, Outcome, Passed, Post, Renewed
 
 NOW = 1_700_000_000_000
 
@@ -69,6 +69,8 @@ class TestNode:
     async def read(self, committed: trio.MemoryReceiveChannel[Sequence[FeedEntry]]) -> None:
         async for block in committed:
             self.entries += block
+            if any(isinstance(entry, Renewed) and entry.lost for entry in block):
+                self.journal.begin_anew()
 
 
 @asynccontextmanager

@@ -40,6 +40,7 @@ async def read(visitor: Visitor, command: commands.Join) -> commands.Entered:
     if not await chat.rooms.exists(name):
         raise Refused("not_found", f"There is no room named {name.display}.")
     async with _opened(visitor, name) as room:
+        epoch = chat.journal.epoch  # of the room's head, whatever happens during the reads
         await rooms.caught_up(chat, room, command.since)
         page = await read_join_page(
             chat.journal,
@@ -51,7 +52,7 @@ async def read(visitor: Visitor, command: commands.Join) -> commands.Entered:
         check_may_read(visitor, name.key)
         return commands.Entered(
             room=room.name,
-            epoch=chat.journal.epoch,
+            epoch=epoch,
             seq=room.feed.visible,
             topic=room.topic,
             events=[events.shape(room.name, event) for event in page.events],
