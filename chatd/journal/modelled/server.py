@@ -55,6 +55,13 @@ class Server:
                 self.state.time = now
                 request(self.state, now)
 
+    def carry_out(self, request: Request[_T], now: int, *, changes: bool = True) -> _T:
+        """Do what a request asks for."""
+        if changes:
+            self.log.append((now, request))
+        self.state.time = now
+        return request(self.state, now)
+
     def go_on(self) -> None:
         """Read the requests that wait."""
         self.stalled = False
@@ -151,8 +158,8 @@ class ModelStore:
         self.changed.notify()
 
     def trim(self) -> None:
-        """Remove all of the feed but its last entry."""
-        del self.primary.state.feed[:-1]
+        """Remove all of the feed but its last entry, also from the replicas."""
+        self.primary.carry_out(lambda state, _now: state.trim(), self._now() + self.jump_ms)
 
     def cut_replica(self, number: int) -> None:
         """Let a replica get nothing more, until `heal_replicas`."""
@@ -248,11 +255,9 @@ class ModelStore:
         def do() -> None:
             if not server.running:
                 return
-            now = server.state.time = self._now() + self.jump_ms
-            if changes:
-                server.log.append((now, request))
+            now = self._now() + self.jump_ms
             try:
-                answer.append(request(server.state, now))
+                answer.append(server.carry_out(request, now, changes=changes))
             except (Unavailable, StoreError) as refusal:
                 answer.append(refusal)
             done.set()

@@ -298,6 +298,10 @@ class State(MemoryJournal):
         self._entries += 1
         self.feed.append(_Appended(entry.position, origin, entry, self.time))
 
+    def trim(self) -> None:
+        """Remove all of the feed but its last entry."""
+        del self.feed[:-1]
+
     def entries_after(self, after: int, node: str, wanted: Callable[[str], bool]) -> list[Fed]:
         """Return what `Engine.feed` does, without waiting."""
         found: list[Fed] = []
