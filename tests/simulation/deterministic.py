@@ -7,6 +7,8 @@ import random
 import sys
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
+from functools import cache
+from types import ModuleType
 from typing import Final
 from unittest.mock import patch
 
@@ -39,15 +41,24 @@ def deterministic(seed: int) -> Generator[None]:
         patches.enter_context(patch.object(_run, "_ALLOW_DETERMINISTIC_SCHEDULING", new=True))
         patches.enter_context(patch.object(os, "urandom", source.randbytes))
         patches.enter_context(patch.object(random, "_urandom", source.randbytes))
-        for name, module in list(sys.modules.items()):
-            if name.startswith("chatd.") and hasattr(module, "perf_counter"):
-                patches.enter_context(patch.object(module, "perf_counter", trio.current_time))
+        for module in _modules_that_measure():
+            patches.enter_context(patch.object(module, "perf_counter", trio.current_time))
         number = _numbering()
         for kind in IN_SETS:
             patches.enter_context(patch.object(kind, "__hash__", number))
         random.seed(seed)
         _run._r.seed(seed)
         yield
+
+
+@cache
+def _modules_that_measure() -> list[ModuleType]:
+    modules = list(sys.modules.items())
+    return [
+        module
+        for name, module in modules
+        if name.startswith("chatd.") and hasattr(module, "perf_counter")
+    ]
 
 
 def _numbering() -> Callable[[object], int]:
