@@ -370,10 +370,10 @@ class Link:
             return
         if view is None:
             view = self._keep(room)
-        view.leaving = False
-        if self._recovered and not self.ready:
-            self._missed.append((name, fields))  # `hello` will name the epoch
+        if self._recovered and not self.ready:  # `hello` will name the epoch, and the rooms
+            self._missed.append((name, fields))
         else:
+            view.leaving = False
             view.epoch = fields.get("epoch") or view.epoch or self.epoch
             self.world.ledger.shown(view.epoch, name, fields)
         view.logged(fields["seq"], name)

@@ -265,6 +265,7 @@ class ModelStore:
 
         if engine.late is not None:
             engine.late.append(do)
+            await engine.until(link, lambda: False)
         elif server.stalled:
             server.waiting.append(do)
         else:
