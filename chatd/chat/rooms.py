@@ -288,6 +288,8 @@ class Rooms:
         self._opening = trio.Lock()
         self._opened_next = ""
         """The key of the room that is being opened."""
+        self._opened = trio.Event()
+        """Set when it is open, or could not be opened."""
         self._lives = 0
         """How often the store has lost events."""
         self._most: float = math.inf
@@ -315,15 +317,15 @@ class Rooms:
         while (room := self._open.get(name.key)) is None:
             async with self._opening:
                 if (over := self._changing.get(name.key)) is None:
-                    return self._open.get(name.key) or await self._opened(name, connection)
+                    return self._open.get(name.key) or await self._open_next(name, connection)
             await over.wait()
         return room
 
-    async def _opened(self, name: Name, connection: Actor | None) -> Room:
+    async def _open_next(self, name: Name, connection: Actor | None) -> Room:
         chat = self._chat
         # Before the head is read: what is committed meanwhile is fanned out through it.
         feed = chat.bus.open_feed(name.key, name.display)
-        self._opened_next = name.key
+        self._opened_next, self._opened = name.key, trio.Event()
         lives = self._lives
         try:
             head = await chat.journal.head(name.key)
@@ -340,6 +342,7 @@ class Rooms:
             raise
         finally:
             self._opened_next = ""
+            self._opened.set()
         if head is not None:
             room.name = feed.name = head.name
             feed.set_head(head.seq)
@@ -353,6 +356,11 @@ class Rooms:
         else:
             self._most += 1
         return room
+
+    async def settled(self, key: str) -> None:
+        """Wait while a room is being opened. Whoever opens it enters it before this returns."""
+        if key == self._opened_next:
+            await self._opened.wait()
 
     def arrive(self, key: str, seq: int, topic: str = "") -> None:
         """Open a room of direct messages that come from another daemon, for those who are here.

@@ -458,10 +458,12 @@ class SharedRoster:
                 room.feed.broadcast([typing.event], exclude)
         elif kind == ACT:
             act = msgspec.json.decode(body, type=_ANY_ACT)
-            if isinstance(act, Whisper) and chat.rooms.get(act.room) is None:
-                if not self.expects(act.room):
-                    return
-                chat.rooms.arrive(act.room, 0)
+            if isinstance(act, Whisper):
+                await chat.rooms.settled(act.room)
+                if chat.rooms.get(act.room) is None:
+                    if not self.expects(act.room):
+                        return
+                    chat.rooms.arrive(act.room, 0)
             await carry_out(chat, act)
         elif (handler := chat.relayed.get(kind)) is not None:
             handler(body)

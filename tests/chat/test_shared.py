@@ -207,6 +207,27 @@ async def test_what_guests_say_to_each_other_is_not_kept(autojump_clock: MockClo
         assert ann.texts() == bob.texts() == ["psst", "yes"]
 
 
+async def test_what_a_guest_says_while_the_other_opens_the_room_arrives(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_nodes() as (one, two, _):
+        ann, bob = await one.guest("ann"), await two.guest("bob")
+        read = two.chat.journal.members  # type: ignore[attr-defined]  # both have a SharedJournal
+
+        async def slowly(room: str) -> list[Entered]:
+            await trio.sleep(1)
+            found: list[Entered] = await read(room)
+            return found
+
+        monkeypatch.setattr(two.chat.journal, "members", slowly)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bob.do, commands.Join(room="@ann"))
+            await wait_all_tasks_blocked()
+            await ann.do(commands.Say(room="@bob", text="psst"))
+        await wait_all_tasks_blocked()
+        assert bob.texts() == ["psst"]
+
+
 async def test_read_marks_reach_the_user_at_other_nodes(autojump_clock: MockClock) -> None:
     journal_keys = keys()
     async with open_nodes(TOKENS, journal_keys) as (one, two, _):
