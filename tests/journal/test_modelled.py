@@ -351,6 +351,22 @@ async def test_two_servers_live_until_one_is_demoted(
     assert again.former == {**back.former, back.epoch: again.position - 1}
 
 
+async def test_an_entry_of_no_node_is_known_from_one_of_another_life(
+    clients: tuple[Client, Client], store: ModelStore
+) -> None:
+    first, second = clients
+    await second.do(Enter("r", "R", "u", "ann"))
+    await second.engine.leave(0)
+    await first.engine.bury(0)  # appends an entry
+    await first.engine.bury(0)
+    [_, buried] = await first.engine.feed(0, lambda _room: True)
+    assert isinstance(buried, Fed)
+    store.fail_over(lose=2)
+    renewed = await second.engine.enter(None, 0, b"")
+    assert renewed.position == buried.position
+    assert (await first.engine.enter((buried.position, buried.origin), 0, b"")).lost
+
+
 async def test_only_the_last_former_epochs_are_known(
     store: ModelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

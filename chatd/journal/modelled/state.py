@@ -173,11 +173,12 @@ class State(MemoryJournal):
             )
         self._begin(now, fresh)
         lost = self._lacks(last) or self._number(node) < confirmed
-        if not self.life:
+        before, self.life = self.life, life
+        if not before:
             self.epoch, self.key = _epoch(fresh), fresh
-        elif self.life != life:
+        elif before != life:
+            self._begin(now, fresh)  # with this life's origin
             self._renew()
-        self.life = life
         held = self.nodes.get(node)
         if held is None or held.lease_until <= now or lost:
             self.leave(now, node, 0)

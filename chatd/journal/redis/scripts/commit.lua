@@ -57,8 +57,10 @@ local bytes = tonumber(stored[4] or 0)
 
 -- ---- the feed
 
--- The beginning of the entries' origin. For batches without a number it has no node's id.
-local origin = (number ~= '' and node .. '.' .. number or '-' .. life:sub(1, 16)) .. '.'
+-- The beginning of the entries' origin. For batches without a number it has no node's id, but the
+-- replication id of the life: a process that is promoted again keeps its run id, and may give the
+-- positions again to other entries.
+local origin = (number ~= '' and node .. '.' .. number or '-' .. life:sub(-16)) .. '.'
 
 local function append(kind, ...)
   position = position + 1

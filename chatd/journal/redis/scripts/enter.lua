@@ -82,7 +82,7 @@ elseif meta.life ~= life then
     ended[epoch] = math.min(upto, position - 1)
     redis.call('HSET', META, 'ended:' .. epoch, ended[epoch])
   end
-  redis.call('XADD', FEED, position .. '-0', 'o', '-' .. life:sub(1, 16) .. '.0', 'k', 'V', 1, new_epoch)
+  redis.call('XADD', FEED, position .. '-0', 'o', '-' .. life:sub(-16) .. '.0', 'k', 'V', 1, new_epoch)
   meta.epoch = new_epoch
 end
 local former = {}
