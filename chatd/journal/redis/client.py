@@ -51,15 +51,25 @@ _REFUSED: Final = {
 """The server cannot write anything in its present state: why, and the remedy."""
 
 
+WRITE_QUESTIONS: Final = 256
+"""How many questions are sent in one write. More would keep the server from other nodes."""
+
+
 class _Question:
     """Commands that wait for the asking link, and their replies."""
 
-    __slots__ = ("commands", "error", "replies")
+    __slots__ = ("commands", "error", "replies", "woken")
 
     def __init__(self, commands: Sequence[Command]) -> None:
         self.commands = commands
         self.replies: list[Reply] | None = None
         self.error: Lost | None = None
+        self.woken = trio.Event()
+        """Set when the question is answered, or when its task has to send those that wait."""
+
+    @property
+    def answered(self) -> bool:
+        return self.replies is not None or self.error is not None
 
 
 class Client:
@@ -96,7 +106,8 @@ class Client:
         self._awaited: Command | None = None
         """The command whose reply the reading link is waiting for."""
         self._questions: list[_Question] = []
-        self._asking = trio.Lock()
+        self._asking = False
+        """Whether a task sends questions, or has been woken to do so."""
 
     def deadline(self) -> float:
         """Return the deadline of a call that begins now, on Trio's clock."""
@@ -214,10 +225,18 @@ class Client:
         """Do as `ask` does, but return errors as replies."""
         question = _Question(commands)
         self._questions.append(question)
-        async with self._asking:
-            if question.replies is None and question.error is None:
-                with trio.CancelScope(shield=True):
-                    await self._ask_all()
+        if self._asking:
+            try:
+                await question.woken.wait()
+            except trio.Cancelled:
+                if question in self._questions:
+                    self._questions.remove(question)
+                    if question.woken.is_set():  # at the moment of the cancellation
+                        self._pass_on()
+                raise
+        if not question.answered:
+            with trio.CancelScope(shield=True):
+                await self._ask_waiting()
         if question.error is not None:
             raise question.error
         assert question.replies is not None  # noqa: S101  answered, or an error
@@ -228,9 +247,31 @@ class Client:
         [reply] = await self.ask(command)
         return reply
 
-    async def _ask_all(self) -> None:
-        """Send all waiting commands in one write."""
-        questions, self._questions = self._questions, []
+    async def _ask_waiting(self) -> None:
+        """Send the first of the waiting commands in one write, and wake the tasks that wait.
+
+        All of them are woken at once. With a lock, they would wake one after the other, each in
+        another round of the scheduler, which takes long while many clients connect.
+        """
+        self._asking = True
+        questions, self._questions = (
+            self._questions[:WRITE_QUESTIONS],
+            self._questions[WRITE_QUESTIONS:],
+        )
+        try:
+            await self._answer(questions)
+        finally:
+            for question in questions:
+                question.woken.set()
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Let the task of the first waiting question send the next ones, if there are any."""
+        self._asking = bool(self._questions)
+        if self._asking:
+            self._questions[0].woken.set()
+
+    async def _answer(self, questions: Sequence[_Question]) -> None:
         commands = [command for question in questions for command in question.commands]
         deadline = self.deadline()
         try:

@@ -198,7 +198,7 @@ class RedisEngine(RedisReads):
                 await self._client.ask(("BGREWRITEAOF",))
 
     async def leave(self, linger_ms: int) -> None:
-        until = self._time() + linger_ms
+        until = self._time() + linger_ms if linger_ms else 0  # other nodes' clocks differ a little
         with suppress(Unavailable):  # the lease ends by itself
             keys = self._keys.meta, self._keys.nodes
             await self._client.ask(call(LEAVE, keys, self._node, until))

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from chatd.journal import Unavailable
 from chatd.journal.engine import Lost
 from chatd.journal.redis.access import Access
 from chatd.journal.redis.client import Client
 from chatd.journal.redis.proof import Proof
+from chatd.journal.redis.resp import Command, Reply
 from tests.redis_server import RedisServer, needs_redis
 
 
-def client(server: RedisServer, timeout: float = 5) -> Client:
-    return Client(Access(server.url), Proof(0, b"proof"), timeout=timeout, durability="commit")
+def client(url: str, timeout: float = 5) -> Client:
+    return Client(Access(url), Proof(0, b"proof"), timeout=timeout, durability="commit")
 
 
 @needs_redis
 async def test_what_many_ask_goes_out_together(redis_server: RedisServer) -> None:
-    asking = client(redis_server)
+    asking = client(redis_server.url)
     await asking.connect(b"channel", asking.deadline())
     answers: dict[int, object] = {}
 
@@ -40,9 +44,34 @@ async def test_what_many_ask_goes_out_together(redis_server: RedisServer) -> Non
         await asking.ask(("PING",))
 
 
+async def test_who_stops_asking_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task may be cancelled at the moment at which it is its turn to send the questions."""
+    asking = client("unix:/nowhere")
+    reply = trio.Event()
+
+    async def call(_link: object, commands: Sequence[Command], _deadline: float) -> list[Reply]:
+        await reply.wait()
+        return [command[1] for command in commands]
+
+    monkeypatch.setattr(asking, "_call", call)
+    for _ in range(30):  # which of two tasks runs first is a matter of chance
+        reply = trio.Event()
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(asking.ask, ("ECHO", 1))
+                await wait_all_tasks_blocked()
+                async with trio.open_nursery() as cancelled:
+                    cancelled.start_soon(asking.ask, ("ECHO", 2))
+                    await wait_all_tasks_blocked()
+                    nursery.start_soon(asking.ask, ("ECHO", 3))
+                    await wait_all_tasks_blocked()
+                    reply.set()
+                    cancelled.cancel_scope.cancel()
+
+
 @needs_redis
 async def test_all_who_ask_hear_that_the_server_is_gone(own_server: RedisServer) -> None:
-    asking = client(own_server, timeout=0.3)
+    asking = client(own_server.url, timeout=0.3)
     await asking.connect(b"channel", asking.deadline())
     own_server.stop()
     lost: list[int] = []
