@@ -8,11 +8,13 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 from msgspec.structs import replace
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
+from chatd import service
 from chatd.journal.shared import WATCH_SECONDS
 from chatd.nodes import NodeFacts, facts_of
 from chatd.settings import Auth, Chat, History, Limits, Settings
+from chatd.systemd import Notifier
 from chatd.testing import Cluster, open_cluster
 from tests.admin.administered import AdministeredDaemon
 
@@ -125,6 +127,28 @@ async def test_nodes_are_listed_with_their_facts(autojump_clock: MockClock) -> N
         assert {node["epoch"] for node in nodes} == {cluster.nodes[0].daemon.chat.journal.epoch}
 
 
+async def status_for_systemd(cluster: Cluster, one: AdministeredDaemon) -> list[str]:
+    told = Told()
+    async with trio.open_nursery() as nursery:
+        daemon = cluster.nodes[0].daemon
+        nursery.start_soon(service._report_status, daemon, one.reload, told)
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    return told.said
+
+
+class Told(Notifier):
+    """A service manager that records the status."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.said: list[str] = []
+
+    def status(self, text: str) -> bool:
+        self.said.append(text)
+        return True
+
+
 async def test_why_the_store_cannot_be_used_is_said_everywhere(autojump_clock: MockClock) -> None:
     async with open_cluster(nodes=1) as cluster, first_of(cluster) as one:
         why = "it has no append-only file: set appendonly to yes"
@@ -132,8 +156,10 @@ async def test_why_the_store_cannot_be_used_is_said_everywhere(autojump_clock: M
         await trio.sleep(WATCH_SECONDS + 1)
         code, _, body = await one.raw("GET /readyz")
         assert (code, body.decode()) == (503, f"{why}\n")
-        status = await one.done("GET /status")
-        assert (status["state"], status["store"]["problem"]) == ("unavailable", why)
+        told = await one.done("GET /status")
+        assert (told["state"], told["store"]["problem"]) == ("unavailable", why)
+        [status] = await status_for_systemd(cluster, one)
+        assert status.endswith(f"turned away, because the store cannot be used: {why}")
         public = one.dial(cluster.nodes[0].daemon.server)
         code, _, body = await public.ask("GET /readyz HTTP/1.1")
         assert (code, body.decode()) == (503, "the server cannot reach its store\n")

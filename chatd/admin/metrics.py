@@ -165,6 +165,10 @@ class Metrics(Collector):
         yield _gauge("feed_lag_entries", says, journal.lag)
         says = "How often rooms were read anew, because this daemon had been away for too long."
         yield _counter("feed_resyncs", says, journal.resyncs)
+        says = (
+            "Entries of the feed left out, because only a newer version of chatd knows their kind."
+        )
+        yield _counter("feed_unknown_entries", says, journal.unknown)
         offset = (self._control.chat.now() - journal.steady_now()) / 1000
         says = "How far this machine's clock is ahead of the shared store's."
         yield _gauge("store_clock_offset_seconds", says, offset)
