@@ -17,6 +17,8 @@ from chatd.chat.nicks import Nicks
 from chatd.chat.rooms import Room
 from chatd.journal import shared
 from chatd.journal.memory import MemoryJournal
+from chatd.journal.modelled import ModelStore
+from chatd.journal.modelled.state import State
 from chatd.model import Passed, Post
 from tests.simulation.checks import Violation
 from tests.simulation.playing import failure_of, play, schedule, shortest
@@ -24,7 +26,7 @@ from tests.simulation.steps import read_steps
 
 MEMORY_SEEDS = 40
 SQLITE_SEEDS = 10
-CLUSTER_SEEDS = 100
+CLUSTER_SEEDS = 50
 CHUNK = 10
 
 FOUND = sorted(Path(__file__).with_name("found").glob("*.txt"))
@@ -42,9 +44,10 @@ def test_a_daemon_on_a_file_keeps_its_promises() -> None:
 
 
 @pytest.mark.parametrize("first", range(0, CLUSTER_SEEDS, CHUNK))
-def test_three_daemons_on_one_engine_keep_their_promises(first: int) -> None:
+@pytest.mark.parametrize("store", ["cluster", "replicated"])
+def test_three_daemons_on_one_engine_keep_their_promises(first: int, store: str) -> None:
     for seed in range(first, first + CHUNK):
-        play(schedule(seed, "cluster"), seed, "cluster")
+        play(schedule(seed, store), seed, store)
 
 
 @pytest.mark.parametrize("store", ["memory", "cluster"])
@@ -150,6 +153,38 @@ def test_a_cluster_that_overlooks_a_gap_is_found(monkeypatch: pytest.MonkeyPatch
     failure = failure_of(steps, 0, "cluster")
     assert failure is not None
     assert failure.promise == "Violation the order of lobby"
+
+
+FAILOVER = read_steps(
+    """
+    connect client=1 node=0 recover=no
+    connect client=2 node=1 recover=no
+    settle
+    cut_replicas
+    say client=2 room=lobby key=new
+    settle
+    fail_over back=1
+    """
+)
+
+
+def test_a_node_that_shows_what_no_replica_has_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert failure_of(FAILOVER, 0, "replicated") is None
+    monkeypatch.setattr(ModelStore, "_is_proven", lambda *_: True)
+    failure = failure_of(FAILOVER, 0, "replicated")
+    assert failure is not None
+    assert failure.promise in {
+        "Violation who was shown what is lost is told so",
+        "Violation shown means in the log",
+    }
+
+
+def test_a_node_that_overlooks_a_loss_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert failure_of(FAILOVER, 0, "cluster") is None
+    monkeypatch.setattr(State, "_lacks", lambda *_: False)
+    failure = failure_of(FAILOVER, 0, "cluster")
+    assert failure is not None
+    assert failure.promise == "Violation one log for all"
 
 
 def test_a_failing_schedule_is_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
