@@ -457,7 +457,11 @@ class SharedRoster:
                 exclude = () if writer is None else room.subscriptions(writer)
                 room.feed.broadcast([typing.event], exclude)
         elif kind == ACT:
-            act = msgspec.json.decode(body, type=_ANY_ACT)
+            try:
+                act = msgspec.json.decode(body, type=_ANY_ACT)
+            except msgspec.ValidationError:  # one of a newer version of chatd
+                self._journal.unknown += 1
+                return
             if isinstance(act, Whisper):
                 await chat.rooms.settled(act.room)
                 if chat.rooms.get(act.room) is None:

@@ -12,7 +12,8 @@ from chatd.chat.acts import Dismiss, Tell
 from chatd.chat.token_keys import new_key, read_keys
 from chatd.chat.tokens import Keys
 from chatd.journal import Unavailable
-from chatd.model import BANNED, GOING_AWAY, KICKED, Entered
+from chatd.journal.shared import SharedJournal
+from chatd.model import BANNED, GOING_AWAY, KICKED, Entered, Relay
 from chatd.protocol import commands, events
 from chatd.settings import Auth, Settings
 from chatd.settings import Chat as ChatSettings
@@ -363,6 +364,19 @@ async def test_a_forgotten_user_is_gone_from_every_node(autojump_clock: MockCloc
         await wait_all_tasks_blocked()
         assert two.chat.users.get(bob.connection.user.id) is None
         assert (await one.guest("bob")).nick_notice is None
+
+
+async def test_an_act_of_a_newer_version_is_left_out_and_counted(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_nodes() as (one, two, _):
+        ann = await one.guest("ann")
+        await ann.join()
+        await two.chat.bus.submit_and_wait(Relay("act", b'{"type":"Promote","user":"u"}'))
+        await wait_all_tasks_blocked()
+        assert isinstance(one.chat.journal, SharedJournal)
+        assert one.chat.journal.unknown == 1
+        await ann.say("still here")
 
 
 async def test_typing_is_sent_to_other_nodes(autojump_clock: MockClock) -> None:
