@@ -69,6 +69,11 @@ class Spread(Cluster):
             if machine.host == host
         )
 
+    def store_of(self, port: int) -> str:
+        """Return what a daemon has logged about the store."""
+        lines = [line for line in self.daemons[port].lines if line["event"] == "store"]
+        return "\n".join(map(json.dumps, lines))
+
     async def start(self, port: int, program: Sequence[str] = CHATD) -> None:
         machine = self._machines[self.ports.index(port)]
         path = self._folder / f"daemon{port}"
@@ -238,7 +243,9 @@ class Failovers:
         ]
         if self._replicas:
             assert not wrong, f"cut off, and acknowledged or shown after {wrong} s"
-            assert witness.bye is None, f"a connection ended with {witness.bye}"
+            assert witness.bye is None, (
+                f"closed with {witness.bye}:\n{self._cluster.store_of(port)}"
+            )
         else:
             assert wrong, "cut off, and nothing was lost: the test says nothing"
             assert witness.bye == 1001, f"lost {len(wrong)}, and not told: {witness.bye}"
@@ -286,7 +293,11 @@ async def run_failovers(count: int, replicas: int, down_after: float, *, isolate
             faults: list[Fault] = list(itertools.islice(itertools.cycle(kinds), count))
             try:
                 await servers.start()
-                await cluster.open_at(servers.url, MACHINES, history__replicas=replicas)
+                await cluster.open_at(
+                    *(servers.url, MACHINES),
+                    history__replicas=replicas,
+                    cluster__patience_seconds=3600,  # so that 1001 can only mean a loss
+                )
                 if replicas:
                     roamers = await live_through(cluster, faults, calm_seconds=1.5)
                 else:
