@@ -27,7 +27,7 @@ from chatd.journal.redis import scripts
 from chatd.journal.redis.access import Access
 from chatd.journal.redis.address import Address
 from chatd.journal.redis.finding import find_primary
-from chatd.journal.redis.link import Link, open_link
+from chatd.journal.redis.link import Link, open_link, reading
 from chatd.journal.redis.proof import Proof
 from chatd.journal.redis.resp import Command, ErrorReply, Push, Reply
 from chatd.journal.redis.scripts import Script
@@ -161,7 +161,8 @@ class Client:
     def _read(self, replies: Sequence[Reply]) -> Server:
         info, config, time = replies
         self._permitted((info, time))
-        server = Server.read(info, config, time)
+        with reading(self._address):
+            server = Server.read(info, config, time)
         server.check(self._address, self._durability)
         return server
 

@@ -14,8 +14,8 @@ from msgspec import Struct
 from chatd.journal import StoreError
 from chatd.journal.engine import Lost
 from chatd.journal.redis.address import Address, Source
-from chatd.journal.redis.link import Login, open_link
-from chatd.journal.redis.resp import ErrorReply
+from chatd.journal.redis.link import Login, open_link, reading
+from chatd.journal.redis.resp import ErrorReply, Reply
 
 __all__ = ["find_primary"]
 
@@ -125,6 +125,11 @@ async def _named_by(sentinel: Address, service: str, login: Login, deadline: flo
         if "No such master" in str(facts):
             raise StoreError(f"history.url: the Sentinel at {sentinel} does not know {service!r}")
         raise Lost(f"the Sentinel at {sentinel} is not ready: {facts}")
+    with reading(f"the Sentinel at {sentinel}"):
+        return _named(sentinel, place, facts)
+
+
+def _named(sentinel: Address, place: Reply, facts: Reply) -> _Named:
     host, port = place
     primary = Address(host.decode(), int(port), tls=sentinel.tls)
     # The facts are those of the former server until the failover is complete.
@@ -146,12 +151,13 @@ async def _primary_at(address: Address, login: Login, key: bytes, deadline: floa
             )
         finally:
             link.close()
-        if isinstance(found, ErrorReply) and found.code == "MOVED":
-            address = _moved(address, str(found))
-        elif not isinstance(info, ErrorReply) and b"role:slave" in info:
-            raise Lost(f"{address} is a replica")
-        else:
-            return address
+        with reading(address):
+            if isinstance(found, ErrorReply) and found.code == "MOVED":
+                address = _moved(address, str(found))
+            elif not isinstance(info, ErrorReply) and b"role:slave" in info:
+                raise Lost(f"{address} is a replica")
+            else:
+                return address
     raise Lost(f"{address} belongs to a Redis Cluster that is being changed")
 
 

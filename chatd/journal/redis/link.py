@@ -23,7 +23,7 @@ from chatd.journal.engine import Lost
 from chatd.journal.redis.address import Address
 from chatd.journal.redis.resp import Command, ErrorReply, ProtocolError, Replies, Reply, pack
 
-__all__ = ["Link", "Login", "open_link"]
+__all__ = ["Link", "Login", "open_link", "reading"]
 
 _T = TypeVar("_T")
 
@@ -245,6 +245,19 @@ async def open_link(
         link.close()
         raise _refused(address, login, reply)
     return link
+
+
+@contextmanager
+def reading(server: object) -> Iterator[None]:
+    """Raise `Lost` if the code of the block finds a reply that its command never has.
+
+    Args:
+        server: The server's name in the error.
+    """
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise Lost(f"{server} sent an unexpected reply: {error!r}") from error
 
 
 async def _connect(address: Address) -> _Socket:

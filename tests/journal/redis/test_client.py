@@ -14,6 +14,7 @@ from chatd.journal.redis.access import Access
 from chatd.journal.redis.client import Client
 from chatd.journal.redis.proof import Proof
 from chatd.journal.redis.resp import Command, Reply
+from tests.journal.redis.scripted import HELLO, scripted
 from tests.redis_server import RedisServer, needs_redis
 
 
@@ -89,3 +90,14 @@ async def test_all_who_ask_hear_that_the_server_is_gone(own_server: RedisServer)
     assert await asking.connect(b"channel", asking.deadline())
     assert await asking.ask(("PING",)) == [b"PONG"]
     asking.close()
+
+
+@pytest.mark.parametrize(
+    "replies", [b":1\r\n:1\r\n:1\r\n", b"+redis_version:7.0.0\r\n+OK\r\n*1\r\n:1\r\n"]
+)
+async def test_a_reply_that_no_server_sends_ends_the_attempt_to_connect(replies: bytes) -> None:
+    found = b"+role:master\r\n:0\r\n"
+    async with scripted(HELLO, found, *4 * [HELLO], replies) as broken:
+        connecting = client(f"redis://{broken}")
+        with pytest.raises(Lost, match="sent an unexpected reply"):
+            await connecting.connect(b"channel", connecting.deadline())

@@ -114,6 +114,35 @@ async def test_a_sentinel_that_does_not_know_the_name_is_a_wrong_configuration(
             await primary(sentinel, NOBODY, service="chat", seconds=0.1)
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"_\r\n%1\r\n+ip\r\n+127.0.0.1\r\n",
+        b"*2\r\n+127.0.0.1\r\n+1\r\n%1\r\n+ip\r\n+127.0.0.1\r\n",
+        b"*2\r\n+127.0.0.1\r\n+http\r\n+OK\r\n",
+        b"+OK\r\n+OK\r\n",
+        b":1\r\n:1\r\n",
+    ],
+)
+async def test_a_reply_that_no_sentinel_sends_is_an_error_of_that_sentinel(reply: bytes) -> None:
+    async with scripted(HELLO, reply) as broken:
+        with pytest.raises(Lost, match=r"the Sentinel at .* sent an unexpected reply"):
+            await primary(broken, service="chat")
+    async with (
+        scripted(HELLO, server_says("master")) as server,
+        scripted(HELLO, reply) as broken,
+        scripted(HELLO, sentinel_says(server, 1)) as sentinel,
+    ):
+        assert await primary(broken, sentinel, service="chat") == server
+
+
+@pytest.mark.parametrize("reply", [b":1\r\n:1\r\n", b"+role:master\r\n-MOVED\r\n"])
+async def test_a_reply_that_no_server_sends_is_an_error_of_that_server(reply: bytes) -> None:
+    async with scripted(HELLO, reply) as broken:
+        with pytest.raises(Lost, match="sent an unexpected reply"):
+            await primary(broken)
+
+
 async def test_of_several_servers_the_primary_one_is_taken() -> None:
     async with (
         scripted(HELLO, server_says("slave")) as replica,
