@@ -68,7 +68,7 @@ class Server(Struct, frozen=True):
 
         Raises:
             StoreError: It has to be configured differently.
-            Lost: It is a replica at present, or cannot write to its disk.
+            Lost: It is a replica or loads its data at present, or cannot write to its disk.
         """
         info = self.info
         version = info.get("redis_version", "unknown")
@@ -79,6 +79,8 @@ class Server(Struct, frozen=True):
             raise StoreError(
                 f"history.url: {address} is a Sentinel: write sentinel://{address}/NAME"
             )
+        if info.get("loading", "0") != "0":
+            raise Lost(f"{address} is loading its data")
         if info.get("role", "master") != "master":
             raise Lost(f"{address} is a replica")
         policy = info.get("maxmemory_policy", "noeviction")

@@ -63,6 +63,12 @@ def test_a_server_that_cannot_write_its_file_is_waited_for() -> None:
     Server({**FIT, "aof_last_write_status": "ok"}, None).check(ADDRESS, "commit")
 
 
+def test_a_server_that_loads_its_data_is_waited_for_whatever_else_it_says() -> None:
+    with pytest.raises(Lost, match="is loading its data"):
+        Server({**FIT, "loading": "1", "aof_enabled": "0"}, None).check(ADDRESS, "commit")
+    Server({**FIT, "loading": "0"}, None).check(ADDRESS, "commit")
+
+
 def test_a_servers_condition_is_without_what_its_limit_does_not_count() -> None:
     info = {
         "used_memory": "1000",
