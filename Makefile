@@ -4,6 +4,7 @@
 # make simulate plays random schedules against the daemon in memory; SEEDS=5000, SEED=1, STORE=cluster
 # make coverage lists the lines and branches that no test runs, e2e left out
 # make story    shows in a booted systemd what docs/operations.md promises; as root on Debian
+# make cluster-story  shows on four booted systems what docs/cluster.md promises; as root on Debian
 # make check    runs the linters and type checkers
 # make bench    measures chatd beside its peers
 # make guard    compares the instructions of four operations with those stored; needs Valgrind
@@ -19,7 +20,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run cluster test test-programs simulate coverage story check bench guard attack deb lock audit clean
+.PHONY: help run cluster test test-programs simulate coverage story cluster-story check bench guard attack deb lock audit clean
 
 PYTHON ?= python3
 ARGS ?=
@@ -67,6 +68,9 @@ coverage: .venv/.test
 
 story: .venv/.test test-programs
 	@$(VENV) -m tests.e2e.operations
+
+cluster-story: .venv/.test test-programs
+	@$(VENV) -m tests.e2e.cluster_story
 
 # Off: ASYNC124, because a handler is async even if it has nothing to wait for; ASYNC114 and ASYNC128,
 # because a startable function may pass its task_status on; and the optional ASYNC9.

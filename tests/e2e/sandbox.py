@@ -24,6 +24,7 @@ __all__ = [
     "WheelsError",
     "build_package",
     "build_wheel",
+    "fetch_packages",
     "fetch_wheels",
     "why_not",
     "with_version",
@@ -100,11 +101,14 @@ class Sandbox:
 
     Its name is derived from the project's folder and the process of pytest-xdist (gw0, gw1 …), so
     that a run finds and removes the remains of a killed run in the same folder.
+
+    Args:
+        role: Tells several machines of one test apart.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, role: str = "") -> None:
         process = os.environ.get("PYTEST_XDIST_WORKER", "")
-        name = hashlib.sha256(f"{ROOT} {process}".encode()).hexdigest()[:12]
+        name = hashlib.sha256(f"{ROOT} {process} {role}".encode()).hexdigest()[:12]
         self._environ: Final = {
             "SYSD_DIR": str(cache_folder() / "chatd-systemd-sandbox"),
             **os.environ,
@@ -133,6 +137,27 @@ class Sandbox:
         self._script("exec-net", *apt, "update", "--quiet")
         install = ("install", "--yes", "--quiet", "--no-install-recommends")
         self._script("exec-net", *apt, *install, *names)
+
+    def download_packages(self, folder: Path, *names: str) -> None:
+        """Download packages that are not installed, and what they need, into a new folder."""
+        with tempfile.TemporaryDirectory(dir=cache_folder()) as there:
+            apt = ("timeout", str(INSTALL_SECONDS), "apt-get")
+            self._script("exec-net", *apt, "update", "--quiet")
+            get = ("install", "--yes", "--quiet", "--no-install-recommends", "--download-only")
+            self._script("exec-net", *apt, *get, *names)
+            self.copy_out("/var/cache/apt/archives", Path(there))
+            self.run("apt-get", "clean")
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            Path(there, "archives").rename(folder)
+
+    def install_files(self, folder: Path) -> None:
+        """Install the packages in a folder of this machine, which also starts their services."""
+        self.copy_in(folder, "/srv")
+        options = "--yes --quiet --no-install-recommends"
+        self.run(
+            *("env", "DEBIAN_FRONTEND=noninteractive", "sh", "-c"),
+            f"apt-get install {options} /srv/{folder.name}/*.deb",
+        )
 
     def copy_in(self, source: Path, folder: str) -> None:
         """Copy a file or folder from this machine into a folder inside."""
@@ -165,8 +190,28 @@ class Sandbox:
 
         The command replaces the process of the prefix, so it can receive signals.
         """
-        pid = self._script("status").split()[1]
-        return ["nsenter", "--target", pid, "--net", "--"]
+        return ["nsenter", "--target", self._pid(), "--net", "--"]
+
+    def open_network(self, address: str) -> None:
+        """Open a network that `connect` brings other machines into; this one has the address."""
+        self.client("ip", "link", "add", "name", "hub", "type", "bridge")
+        self.client("ip", "address", "add", address, "dev", "hub")
+        self.client("ip", "link", "set", "hub", "up")
+
+    def connect(self, other: Sandbox, name: str, address: str) -> None:
+        """Bring a machine into the network; the cable to it has the name on this side."""
+        ends = ("type", "veth", "peer", "name", "eth0", "netns", other._pid())
+        self.client("ip", "link", "add", "name", name, *ends)
+        self.client("ip", "link", "set", name, "master", "hub", "up")
+        other.client("ip", "address", "add", address, "dev", "eth0")
+        other.client("ip", "link", "set", "eth0", "up")
+
+    def disconnect(self, name: str) -> None:
+        """Pull the cable: to all others the machine is gone, and nobody tells them."""
+        self.client("ip", "link", "delete", name)
+
+    def _pid(self) -> str:
+        return self._script("status").split()[1]
 
     def journal(self, *matches: str) -> list[dict[str, str]]:
         """Return the matching entries of the unit's journal since boot, oldest first."""
@@ -219,6 +264,19 @@ def fetch_wheels(python_version: str) -> Path:
             fetched.rename(folder)
     finally:
         shutil.rmtree(fetched, ignore_errors=True)
+    return folder
+
+
+def fetch_packages(machine: Sandbox, *names: str) -> Path:
+    """Fetch packages of Debian for a machine, with all that they need; keep them for later runs.
+
+    Raises:
+        SandboxError: They cannot be fetched.
+    """
+    version = machine.run("cat", "/etc/debian_version").strip()
+    folder = cache_folder() / "chatd-tests" / f"debian-{version}" / "+".join(names)
+    if not folder.is_dir():
+        machine.download_packages(folder, *names)
     return folder
 
 

@@ -34,19 +34,23 @@ __all__ = [
 ]
 
 BUILD: Final = "/srv/build"  # in the sandbox
-EXAMPLES: Final = "/usr/share/doc/chatd/config"
+EXAMPLES: Final = "/srv/examples"
 CONFIGURATION: Final = "/etc/chatd/chatd.toml"
 PROGRAM: Final = "/opt/chatd/bin/python3"
-APT: Final = ("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--yes", "--quiet")
+APT: Final = (
+    *("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--yes", "--quiet"),
+    # A machine of a test need not survive a loss of power.
+    *("-o", "Dpkg::Options::=--force-unsafe-io"),
+)
 
 # Clients that never pause send more than people do.
 LIMITS: Final = 'messages_per_second = "off"'
 
 
 @contextmanager
-def booted() -> Iterator[Sandbox]:
+def booted(role: str = "") -> Iterator[Sandbox]:
     """Boot a machine without chatd and remove it after the block."""
-    machine = Sandbox()
+    machine = Sandbox(role)
     machine.up()
     try:
         yield machine
@@ -101,21 +105,24 @@ def program(name: str, *words: str) -> tuple[str, ...]:
     return (sys.executable, str(Path(__file__).with_name(f"{name}.py")), *words)
 
 
-def client(nick: str, *text: str, room: str = "hall") -> tuple[str, ...]:
+def client(
+    nick: str, *text: str, room: str = "hall", at: str = "localhost:3000"
+) -> tuple[str, ...]:
     """Return the command of a client. Nicks stay held: use a new one in each test."""
-    return program("text_client", f"ws://localhost:3000/?nick={nick}&room={room}", *text)
+    return program("text_client", f"ws://{at}/?nick={nick}&room={room}", *text)
 
 
 def copy_examples(machine: Sandbox) -> None:
-    """Put the examples where the package has them: the sandbox leaves its documentation out."""
+    """Put the examples on the machine: the sandbox leaves out the documentation of packages."""
     machine.copy_in(ROOT / "config" / "cluster", EXAMPLES)
 
 
-def run_documented(machine: Sandbox, page: Path, heading: str, **variables: str) -> str:
-    """Run the first commands below a heading of a page, among the examples; return their output."""
+def run_documented(
+    machine: Sandbox, page: Path, heading: str, block: int = 0, **variables: str
+) -> str:
+    """Run a block of commands below a heading of a page, among the examples; return the output."""
     section = page.read_text(encoding="utf-8").partition(f"\n{heading}\n")[2]
-    commands = section.partition("\n```\n")[2].partition("\n```\n")[0]
-    assert commands, heading
+    commands = section.split("\n```\n")[2 * block + 1]
     words = "".join(f"{name}='{value}'\n" for name, value in variables.items())
     return machine.run("sh", "-euc", f"{words}cd {EXAMPLES}/cluster\n{commands}")
 
@@ -132,6 +139,16 @@ class Steady:
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "back\n"
 
+    def slowest(self) -> float:
+        """Wait until messages arrive; return how long the slowest since the last call took."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        while (line := self._process.stdout.readline()) == "back\n":
+            pass
+        return float(line)
+
     def end(self) -> None:
         """End them; afterwards their results are available."""
         if not self.met:
@@ -141,9 +158,15 @@ class Steady:
 
 
 @contextmanager
-def steady(machine: Sandbox) -> Iterator[Steady]:
-    """Run clients that never pause; they end after the block."""
-    with machine.start_client(*program("steady_clients", "127.0.0.1", "3000")) as clients:
+def steady(machine: Sandbox, *arguments: str) -> Iterator[Steady]:
+    """Run clients that never pause; they end after the block.
+
+    Args:
+        machine: On whose network they are.
+        arguments: Those of the program; by default the daemon is on this machine.
+    """
+    words = arguments or ("127.0.0.1", "3000")
+    with machine.start_client(*program("steady_clients", *words)) as clients:
         assert clients.stdout is not None
         assert clients.stdout.readline() == "ready\n"
         one = Steady(clients)

@@ -1,9 +1,11 @@
-"""Clients that never pause: ``steady_clients.py HOST PORT``, until its stdin is closed.
+"""Clients that never pause: ``steady_clients.py HOST PORT [SECONDS]``, until its stdin is closed.
 
-One connects again and again and requests ``/healthz``; one says numbers, one message after the
-other; one listens to them. The last two use `chatd.client`, which reconnects and resumes by itself.
-The program prints ``ready`` when they are connected, ``back`` after each reconnection, and the
-results at its end.
+One connects again and again and requests ``/healthz``, SECONDS (0) after the last answer; one says
+numbers, one message after the other; one listens to them. The last two use `chatd.client`, which
+reconnects and resumes by itself. The program prints ``ready`` when they are connected, ``back``
+after each reconnection, and the results at its end. For each line on its stdin it prints how long
+the slowest message since the line before waited for its answer, as soon as messages are answered
+and heard again.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import trio
 
 from chatd import client
 
-LIMIT_SECONDS = 120  # ends a hang
+LIMIT_SECONDS = 240  # ends a hang
 GOING_ON = 30  # messages
 REQUESTS = 100  # answered at least, however slow the machine is
 
@@ -28,6 +30,7 @@ class Tally:
         self.asked: Counter[str] = Counter()
         self.longest = 0.0
         self.said: list[int] = []
+        self.slowest = 0.0  # since the last question
         self.heard: list[int] = []
         self.gaps = 0
         self.returns = 0
@@ -47,12 +50,13 @@ class Tally:
         self._until_back = GOING_ON
 
 
-async def ask(host: str, port: int, tally: Tally) -> None:
-    """Connect without pause."""
+async def ask(host: str, port: int, seconds: float, tally: Tally) -> None:
+    """Connect again and again."""
     while True:
         began = trio.current_time()
         tally.asked[await _asked(host, port)] += 1
         tally.longest = max(tally.longest, trio.current_time() - began)
+        await trio.sleep(seconds)
 
 
 async def _asked(host: str, port: int) -> str:
@@ -78,10 +82,24 @@ async def say(chat: client.Chat, stop: trio.Event, tally: Tally) -> None:
     await chat.join("lobby", limit=0)
     number = 0
     while not stop.is_set():
-        await chat.say(str(number))
+        began = trio.current_time()
+        await say_until_accepted(chat, str(number))
+        tally.slowest = max(tally.slowest, trio.current_time() - began)
         tally.said.append(number)
         number += 1
         await trio.sleep(0.01)
+
+
+async def say_until_accepted(chat: client.Chat, text: str) -> None:
+    """Say it, and again under the same key while the store is away."""
+    while True:
+        try:
+            await chat.say(text, key=text)
+            return
+        except client.Refused as refused:
+            if refused.retry_ms is None:
+                raise
+            await trio.sleep(refused.retry_ms / 1000)
 
 
 async def hear(chat: client.Chat, tally: Tally) -> None:
@@ -96,14 +114,19 @@ async def hear(chat: client.Chat, tally: Tally) -> None:
                 tally.came_back()
 
 
-async def until_closed(stop: trio.Event) -> None:
-    """Wait for the end of stdin."""
+async def answer_questions(stop: trio.Event, tally: Tally) -> None:
+    """Answer each line on stdin, and stop at its end."""
     while await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True):
-        pass
+        # Two, because the first may have been under way already.
+        number = len(tally.said) + 2
+        while not tally.heard or tally.heard[-1] < number:  # noqa: ASYNC110  nothing signals it
+            await trio.sleep(0.01)
+        print(round(tally.slowest, 3), flush=True)  # noqa: T201  this program's output
+        tally.slowest = 0.0
     stop.set()
 
 
-async def main(host: str, port: int) -> None:
+async def main(host: str, port: int, seconds: float) -> None:
     tally, stop = Tally(), trio.Event()
     url = f"ws://{host}:{port}"
     backoff = client.Backoff(first_seconds=0.05, most_seconds=0.5)
@@ -114,9 +137,9 @@ async def main(host: str, port: int) -> None:
             trio.open_nursery() as nursery,
         ):
             await listener.join("lobby", limit=0)
-            nursery.start_soon(ask, host, port, tally)
+            nursery.start_soon(ask, host, port, seconds, tally)
             nursery.start_soon(hear, listener, tally)
-            nursery.start_soon(until_closed, stop)
+            nursery.start_soon(answer_questions, stop, tally)
             print("ready", flush=True)  # noqa: T201  this program's output
             await say(talker, stop, tally)
             while (  # noqa: ASYNC110  nothing signals it
@@ -136,4 +159,4 @@ async def main(host: str, port: int) -> None:
 
 
 if __name__ == "__main__":
-    trio.run(main, sys.argv[1], int(sys.argv[2]))
+    trio.run(main, sys.argv[1], int(sys.argv[2]), float([*sys.argv, "0"][3]))

@@ -202,7 +202,7 @@ def instances(machine: Sandbox) -> Iterator[str]:
         "REPLICA_PASSWORD": "of-the-replicas",
     }
     for heading in ("### Redis", "## One machine, all cores"):
-        run_documented(machine, ROOT / "docs" / "cluster.md", heading, **variables)
+        run_documented(machine, ROOT / "docs" / "cluster.md", heading, 0, **variables)
     yield f"{CLIENT}:80"
     machine.run("systemctl", "disable", "--now", "chatd@1", "chatd@2", "chatd@3")
     machine.run("systemctl", "stop", "haproxy")

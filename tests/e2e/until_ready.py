@@ -1,4 +1,4 @@
-"""Request ``/readyz`` until it answers with this status: ``until_ready.py PORT STATUS``."""
+"""Request ``/readyz`` until it answers with this status: ``until_ready.py PORT STATUS [HOST]``."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import time
 LIMIT_SECONDS = 60  # ends a hang
 
 
-def main(port: int, status: int) -> None:
+def main(port: int, status: int, host: str = "127.0.0.1") -> None:
     ends = time.monotonic() + LIMIT_SECONDS
     while time.monotonic() < ends:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT_SECONDS)
+        connection = http.client.HTTPConnection(host, port, timeout=LIMIT_SECONDS)
         connection.request("GET", "/readyz")
         answered = connection.getresponse().status
         connection.close()
@@ -23,4 +23,4 @@ def main(port: int, status: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])
