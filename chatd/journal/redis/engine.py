@@ -52,7 +52,8 @@ class RedisEngine(RedisReads):
         password_file: The file whose first line is the user's password; None not to log in.
         ca_file: For TLS, the certificates that may sign the server's.
         prefix: What the names of all keys begin with.
-        chat: What tokens must name to be the chat's (see `prefix.py`); empty if nothing.
+        chat: The issuer and audience that tokens must name (see `prefix.py`); empty if neither is
+            set.
         durability: What a commit has to survive: ``commit`` the end of the server's process,
             ``fsync`` a loss of power too. `enter` compares it with the server's configuration.
         replicas: How many replicas must have a batch before it is confirmed, and anything else
@@ -152,7 +153,7 @@ class RedisEngine(RedisReads):
         )
 
     async def check(self) -> None:
-        """Connect, and check what `enter` would, but change nothing."""
+        """Connect, and make the checks of `enter`, but do not enter."""
         await self._client.connect(self._keys.channel, self._client.deadline())
         await check_prefix(self._client, self._keys, self._chat)
 
@@ -290,10 +291,12 @@ class RedisEngine(RedisReads):
             for entry, fields in reply[self._keys.feed]:
                 chosen = _any if fields[1].startswith(own) else wanted
                 found.append(decode_entry(position_of(entry), fields, chosen))
-        for _, _, body in pushes:
-            node, kind, rest = body.split(b"\0", 2)
-            if node != self._node.encode():
-                found.append(Relayed(0, kind.decode(), rest))
+        for push in pushes:
+            match push[-1].split(b"\0", 2):
+                case [node, kind, body] if node != self._node.encode():
+                    found.append(Relayed(0, kind.decode(errors="replace"), body))
+                case _:
+                    pass  # this node's own, or nothing that a node has published
         return found
 
     def publish(self, kind: str, body: bytes) -> None:

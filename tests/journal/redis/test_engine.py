@@ -509,6 +509,12 @@ async def test_what_is_published_comes_to_the_other_nodes_at_once(
         one.publish("typing", b"lost")
 
 
+async def test_what_no_node_can_have_published_is_ignored(redis_server: RedisServer) -> None:
+    async with opened(redis_server, prefix=(prefix := new_prefix())) as engine:
+        redis_server.command("PUBLISH", f"{prefix}:published", "hello")
+        assert await engine.feed(0, _any) == []
+
+
 async def test_removed_words_leave_the_servers_file(own_server: RedisServer) -> None:
     now = 1_700_000_000_000
 
