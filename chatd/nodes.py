@@ -1,7 +1,7 @@
 """The daemon as one of several that share a store: its facts, and what it warns of.
 
 Each of these daemons is a node. With each sign of life it sends the others facts about itself, and
-each time that the store was inspected, it compares them.
+each time that the store was inspected, it compares theirs with its own.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ from chatd.settings import Settings, sections, value_of
 __all__ = ["NodeFacts", "NodeWatch", "facts_of"]
 
 MEMORY_SHARE: Final = 0.8
-"""A memory is warned of when this share of it is in use: when it is full, nothing is accepted."""
+"""From this share of the server's memory on there is a warning: when it is full, nothing is
+accepted."""
 
 CLOCK_SECONDS: Final = 1.0
-"""A clock that differs from the store's by more than this is warned of: tokens expire by it."""
+"""There is a warning if the clock differs from the store's by more than this: tokens expire by
+it."""
 
 _COMPARED: Final = ("auth", "chat", "history", "limits", "cluster")
 """The sections of the configuration that should be the same at all nodes …"""
@@ -54,7 +56,7 @@ class NodeFacts(Struct, frozen=True):
         clients: How many chat connections it has.
         lag: How many entries of the store's feed it had not read yet.
         epoch: The epoch of the store that it is in.
-        lost_positions: How many positions that it had read the store has lost since it started.
+        lost_positions: How many of the positions that it has read since its start are lost.
         clock_ms: How far its clock is ahead of the store's.
         proof_ms: How long replicas took to confirm what it showed, on average; None if none had to.
         settings: Digests of its configuration, by section.

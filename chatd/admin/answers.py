@@ -156,12 +156,13 @@ class NodeEntry(Struct, frozen=True):
         node: Its id, which is new at each start.
         here: Whether it is the one that answers.
         lease_seconds: When it counts as dead unless it gives another sign of life.
-        version: Of chatd; None, as what follows, until its first sign of life.
+        version: The version of chatd. It and all that follow are None until the node's first sign
+            of life.
         host: The name of its machine.
         clients: How many chat connections it has.
         lag: How many entries of the store's feed it had not read yet.
         epoch: The epoch of the store that it is in.
-        lost_positions: How many positions that it had read the store has lost since it started.
+        lost_positions: How many of the positions that it has read since its start are lost.
         clock_seconds: How far its clock is ahead of the store's.
         proof_seconds: How long replicas took to confirm what it showed, on average; None if
             history.replicas is 0, or it has shown nothing yet.

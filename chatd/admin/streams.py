@@ -95,7 +95,7 @@ class _Streams:
             raise AdminError(
                 409,
                 "conflict",
-                "Other daemons share this store, and clients of theirs could enter the rooms: "
+                "Other daemons share this store, and their clients could enter the rooms: "
                 f"{', '.join(each.node for each in others)} (see `chatd ctl nodes`). Stop them, "
                 f"then import. One that was stopped or killed counts for {seconds} s more.",
             )

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Room", "Rooms"]
 
 FIRST_MEMBERS: Final = 100
-"""So many members are listed to everybody who joins."""
+"""How many members are listed to everybody who joins."""
 
 TOTALS_SECONDS: Final = 1.0
 """A crowded room's ``presence`` is sent at most this often."""
@@ -290,7 +290,7 @@ class Rooms:
         """The key of the room that is being opened."""
         self._opened = trio.Event()
         """Set when it is open, or could not be opened."""
-        self._lives = 0
+        self._losses = 0
         """How often the store has lost events."""
         self._most: float = math.inf
         """At most so many rooms count for ``limits.rooms``. Counting takes 10 ms where there are
@@ -326,7 +326,7 @@ class Rooms:
         # Before the head is read: what is committed meanwhile is fanned out through it.
         feed = chat.bus.open_feed(name.key, name.display)
         self._opened_next, self._opened = name.key, trio.Event()
-        lives = self._lives
+        losses = self._losses
         try:
             head = await chat.journal.head(name.key)
             gone = head is None or head.empty
@@ -335,7 +335,7 @@ class Rooms:
             room = Room(chat, feed, "" if head is None else head.topic)
             # Last: from then on the room hears of members elsewhere.
             await chat.roster.opened(room)
-            if lives != self._lives:
+            if losses != self._losses:
                 raise Unavailable("the store lost events while they were read")
         except BaseException:
             chat.bus.close_feed(feed)
@@ -465,7 +465,7 @@ class Rooms:
 
     def begin_anew(self) -> None:
         """Forget all rooms: the store has lost events. All connections have been closed before."""
-        self._lives += 1
+        self._losses += 1
         for room in list(self):
             room.clear()
             self.close_unless_used(room)

@@ -227,12 +227,12 @@ def check_server(settings: Settings, environ: Mapping[str, str] = os.environ) ->
         else:
             yield Rule(["history.url"], f"history.url: {error}.")
     except Unavailable as error:
-        message = f"history.url: {error}. The daemon waits for it."
+        message = f"history.url: {error}. The daemon waits for the server."
         yield Rule(["history.url"], message, warning=True)
 
 
 def _tokens(auth: Auth) -> str:
-    """Return what tokens must name to be the chat's, for people; empty if nothing."""
+    """Return the issuer and audience that tokens must name, for people; empty if neither is set."""
     names = (("issuer", auth.issuer), ("audience", auth.audience))
     if auth.mode != "token":
         return ""

@@ -1,9 +1,9 @@
 """The engine: the server of a store that several daemons share, as `chatd.journal.shared` needs it.
 
 Each of these daemons is a *node*. All nodes reach the engine over a network. It may be out of
-reach, slow or restarted, or replaced by a copy that lacks the last changes. Each of its starts
-begins another *life*. `SharedJournal` makes a journal of it, and decides what to do when the engine
-does not answer.
+reach, slow or restarted, or replaced by a replica that lacks the last changes. Each start, and each
+replica that takes over, begins another *life*. `SharedJournal` makes a journal of the engine, and
+decides what to do when it does not answer.
 
 * `chatd.journal.redis` has the engine on Redis.
 * `chatd.journal.modelled.ModelEngine` is an engine in the process, for tests, with faults on
@@ -97,7 +97,8 @@ class Life(Struct, frozen=True):
     """The format to which this node has raised the store's, because all nodes with a lease can read
     it; 0 if it has not."""
     former: Mapping[str, int] = {}
-    """The last `FORMER_EPOCHS`, each with the last position up to which this epoch is the same."""
+    """The last `FORMER_EPOCHS` earlier epochs, each with the last position that it shares with this
+    one."""
 
 
 class Fed(Struct, frozen=True, gc=False):
@@ -181,11 +182,12 @@ class Engine(Reads, Protocol):
     if the node has to `enter`, and `Unavailable` if the engine refused before anything was
     written. Methods may be called while others wait, but only one task may call `commit` and
     `void`, and only one may call `feed`. Calls that wait when `enter` is called raise `Lost`. If
-    `commit` or `void` is cancelled, the effect is that of `Lost`; any other call may be cancelled
-    without harm.
+    `commit`, `void` or `feed` is cancelled, the effect is that of `Lost`; any other call may be
+    cancelled without harm.
 
-    The deadlines are the engine's own: ``history.timeout_seconds`` for each call (`feed` waits for
-    `FEED_SECONDS` besides). Times are the engine's, in ms since 1970.
+    The deadlines are the engine's own: ``history.timeout_seconds`` for each call. `feed` may take
+    `FEED_SECONDS` longer, and then as long as a call for the replicas to confirm what it returns.
+    Times are the engine's, in ms since 1970.
     """
 
     @property

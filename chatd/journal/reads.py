@@ -61,7 +61,7 @@ _SORTED_HITS: Final = 512
 """Hits in several rooms that are read before they are sorted by time."""
 
 _FEW_RECORDS: Final = 100
-"""So many records with a prefix are looked for in the loop: a user has few read marks."""
+"""How many records with a prefix are read in the event loop at most: a user has few read marks."""
 
 _USER: Final = "SELECT user, nick, seen, subject FROM users"
 _LAST: Final = "\U0010ffff"
@@ -311,7 +311,7 @@ class Reads:
         most = -1 if limit < 0 else number(limit)
         few = _FEW_RECORDS if limit < 0 else min(most, _FEW_RECORDS)
         values = (kind, prefix, prefix + _LAST, self._clock())
-        # One user's, mostly. What begins with nothing is the whole shelf.
+        # Mostly one user's. An empty prefix matches all records of the kind.
         rows = await self._reader.few_rows(query, (*values, few)) if prefix else []
         if not prefix or (len(rows) == few != most):
             rows = await self._reader.rows(query, (*values, most))

@@ -113,9 +113,9 @@ class SharedJournal:
         node: This node's id.
         reason: Why the engine cannot be used, while it cannot.
         reconnects: How often the engine was entered again after the link was lost.
-        unknown: How many items it left out, because only a newer version of chatd knows their kind.
         resyncs: How often the feed lacked entries because this node had been away for too long.
         timeout: How long a commit may take, in seconds.
+        unknown: How many items it left out, because only a newer version of chatd knows their kind.
     """
 
     def __init__(
@@ -315,7 +315,7 @@ class SharedJournal:
             self._stopped.set()
 
     def _explain(self, reason: str) -> None:
-        """Take note why the engine cannot be used. Report it if it is new, and not short."""
+        """Note why the engine cannot be used. Report each reason once, after a moment."""
         if reason != self.reason:
             self.reason = reason
             self.changed.notify()
@@ -499,7 +499,7 @@ class SharedJournal:
             self._slowest_seconds = max(self._slowest_seconds, seconds)
 
     def _note_refusal(self, error: Unavailable | None) -> None:
-        """Report once that the engine, which can be reached, refuses batches, and that it ended."""
+        """Report once that an engine that can be reached refuses batches, and the end of it."""
         if self.down_since is not None or (error is not None and error.divisible):
             return
         if error is not None and not self._refused:

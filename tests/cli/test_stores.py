@@ -197,7 +197,7 @@ def test_a_server_that_is_fit_is_not_mentioned(redis_server: RedisServer) -> Non
 def test_a_server_that_cannot_be_reached_is_a_warning(tmp_path: Path) -> None:
     [(message, warning)] = asked(redis(url=f"unix:{tmp_path / 'none'}"))
     assert message.startswith("history.url: cannot connect to unix:")
-    assert message.endswith(": No such file or directory. The daemon waits for it.")
+    assert message.endswith(": No such file or directory. The daemon waits for the server.")
     assert warning
 
 

@@ -1,9 +1,9 @@
 """An engine in the process, with faults on demand, to test several daemons together.
 
 `ModelStore` is the server with its replicas, and `ModelEngine` is one node's client of it. The
-methods of both make faults. The state of a server depends only on the requests that it got, their
-order and their times. So a replica need not have a state before it becomes the primary: it then
-gets all requests again, except the last ones if it lacks them.
+methods of both cause faults. The state of a server depends only on the requests that it got, their
+order and their times. So a replica has no state before it becomes the primary: it then carries out
+the requests again that it has got, which may lack the last ones.
 
 * `chatd.journal.modelled.state` is the reference for what each operation does.
 * `chatd.journal.modelled.server` serves the nodes.

@@ -43,6 +43,10 @@ class ModelEngine:
 
     Attributes:
         node: The node's id; empty before `enter`.
+        cut: Whether nothing gets through, after `cut_off`.
+        deaf: Whether no answers get through, after `lose_answers`.
+        late: The requests of this link that `hold_back` keeps; None if it keeps none.
+        published: What other nodes have published and `feed` has not returned yet.
         link: The link to the server; None if there is none.
         format: The newest format of the store that this node can read.
         proof_seconds: See `Engine`; the model does not measure them.

@@ -36,11 +36,11 @@ class Server:
 
     Attributes:
         life: See above.
-        log: See above; with those that it got itself.
-        state: What they have made.
-        running: Whether the process lives and takes itself for the primary.
+        log: See above; later requests are appended.
+        state: What these requests have made.
+        running: Whether the process runs and acts as the primary.
         stalled: Whether requests wait.
-        waiting: What has to be done for these.
+        waiting: Functions that carry these out.
     """
 
     def __init__(self, life: str, log: Sequence[tuple[int, Request[object]]]) -> None:

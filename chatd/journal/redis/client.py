@@ -42,7 +42,7 @@ _AWAY: Final = frozenset(
 """The server is not, or not yet, the one that the links were opened to."""
 
 _REFUSED: Final = {
-    "BUSY": "it is busy with another client's script: see SCRIPT KILL",
+    "BUSY": "it is busy with another client's script: end that with SCRIPT KILL",
     "MISCONF": "it cannot write to its disk: make space there, or see its log",
     "NOREPLICAS": "it has too few replicas for its min-replicas-to-write",
     "OOM": "its memory is full: raise its maxmemory, or lower history.keep_days or "
@@ -219,7 +219,10 @@ class Client:
             self._publisher.send_now(("PUBLISH", channel, body))
 
     async def ask(self, *commands: Command) -> list[Reply]:
-        """Run some commands in order, for any task. If cancelled, it still waits for the answer."""
+        """Run some commands in order, for any task.
+
+        A task that is cancelled while it sends the questions of all still waits for the answers.
+        """
         return [self._check(reply) for reply in await self._asked(*commands)]
 
     async def _asked(self, *commands: Command) -> list[Reply]:

@@ -1,4 +1,4 @@
-"""Finding the server that has the store: the primary one of several, or that of a slot.
+"""Finding the server that has the store: the primary one of several, or the one with a slot.
 
 It is searched for anew each time that a node connects, because after a failover it is another one.
 """
@@ -22,7 +22,7 @@ __all__ = ["find_primary"]
 _T = TypeVar("_T")
 
 GRACE_SECONDS: Final = 0.1
-"""How much longer than for the first answer to wait for those of other servers."""
+"""How long to wait for the answers of other servers after the first one has come."""
 
 ANSWER_SECONDS: Final = 0.5
 """How long the server that Sentinels name has for an answer, before they are asked again."""
@@ -155,7 +155,7 @@ async def _primary_at(address: Address, login: Login, key: bytes, deadline: floa
             if isinstance(found, ErrorReply) and found.code == "MOVED":
                 address = _moved(address, str(found))
             elif not isinstance(info, ErrorReply) and b"role:slave" in info:
-                raise Lost(f"{address} is a replica")
+                raise Lost(f"{address} is a replica, not the primary server")
             else:
                 return address
     raise Lost(f"{address} belongs to a Redis Cluster that is being changed")

@@ -1,7 +1,7 @@
-"""Whose data is under the prefix: nobody's yet, this chat's, or something else.
+"""Whose data is under the prefix: nobody's yet, this chat's, or somebody else's.
 
-The chat is told by the tokens that name its users. If two chats had one store, a token for one of
-them would name a user of the other.
+A chat is identified by the issuer and the audience that its tokens must name. If two chats had one
+store, a token for one of them would name a user of the other.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ _FIELD: Final = "chat"
 
 
 async def check_prefix(client: Client, keys: Keys, chat: str) -> bool:
-    """Check that the prefix has no data but this chat's. Return whether that is noted there.
+    """Check that only this chat has data under the prefix. Return whether the data names a chat.
 
     Args:
         client: The links to the server.
         keys: The names of the store's keys.
-        chat: What tokens must name to be the chat's; empty if nothing.
+        chat: The issuer and audience that tokens must name, for people; empty if neither is set.
 
     Raises:
-        StoreError: There is something else.
+        StoreError: There is other data.
         chatd.journal.Unavailable: The server does not answer.
     """
     types = keys.types
@@ -47,7 +47,7 @@ async def check_prefix(client: Client, keys: Keys, chat: str) -> bool:
 
 
 async def claim_prefix(client: Client, keys: Keys, chat: str) -> None:
-    """Do as `check_prefix` does, and note that the data is this chat's."""
+    """Do as `check_prefix` does, and write down that the data is this chat's."""
     if not await check_prefix(client, keys, chat) and chat:
         _, noted = await client.ask(
             ("HSETNX", keys.meta, _FIELD, chat), ("HGET", keys.meta, _FIELD)
@@ -62,5 +62,5 @@ def _compare(keys: Keys, noted: bytes, chat: str) -> None:
             f"history.prefix: the chat under {keys.prefix} takes tokens with {noted.decode()}, but "
             f"this configuration takes tokens with {tokens}: set another history.prefix. If this "
             f"is the same chat with other tokens, run `redis-cli HDEL {keys.meta.decode()} "
-            f"{_FIELD}`, and start it again"
+            f"{_FIELD}`, and start chatd again"
         )

@@ -82,7 +82,7 @@ class Server(Struct, frozen=True):
         if info.get("loading", "0") != "0":
             raise Lost(f"{address} is loading its data")
         if info.get("role", "master") != "master":
-            raise Lost(f"{address} is a replica")
+            raise Lost(f"{address} is a replica, not the primary server")
         policy = info.get("maxmemory_policy", "noeviction")
         if info.get("maxmemory", "0") != "0" and policy != "noeviction":
             raise StoreError(
