@@ -224,7 +224,7 @@ async def open_link(
     with trio.CancelScope(deadline=deadline):
         try:
             carrier = await _connect(address)
-        except _BROKEN as error:
+        except (*_BROKEN, UnicodeError, OverflowError) as error:  # no host's name, or no port
             if (problem := _problem(error)) is not None:
                 raise StoreError(f"history.url: {address}: {problem}") from error
             raise Lost(f"cannot connect to {address}: {_reason(error)}") from error

@@ -136,6 +136,13 @@ async def test_a_reply_that_no_sentinel_sends_is_an_error_of_that_sentinel(reply
         assert await primary(broken, sentinel, service="chat") == server
 
 
+@pytest.mark.parametrize("named", [Address("a..b"), Address("127.0.0.1", 2**70)])
+async def test_what_a_sentinel_names_may_be_no_address(named: Address) -> None:
+    async with scripted(HELLO, sentinel_says(named, 1)) as broken:
+        with pytest.raises(Lost, match="cannot connect to"):
+            await primary(broken, service="chat")
+
+
 @pytest.mark.parametrize("reply", [b":1\r\n:1\r\n", b"+role:master\r\n-MOVED\r\n"])
 async def test_a_reply_that_no_server_sends_is_an_error_of_that_server(reply: bytes) -> None:
     async with scripted(HELLO, reply) as broken:
