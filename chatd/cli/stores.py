@@ -96,7 +96,7 @@ class Store(Struct, frozen=True):
 
     @asynccontextmanager
     async def _wait_for_redis(self, log: Log, notifier: Notifier) -> AsyncIterator[Journal]:
-        waited = False
+        reported: set[str] = set()
         async with AsyncExitStack() as stack:
             while True:
                 opening = open_shared(
@@ -110,12 +110,12 @@ class Store(Struct, frozen=True):
                     break
                 except Unavailable as error:
                     detail = f"waiting for {self.where}: {error}"
-                    if not waited:
+                    if detail not in reported:
+                        reported.add(detail)
                         log.emit("store", state="waiting", detail=detail)
-                    waited = True
                     notifier.status(detail)
                     await trio.sleep(RETRY_SECONDS)
-            if waited:
+            if reported:
                 log.emit("store", state="recovered", detail=f"{self.where} answers")
             yield journal
 

@@ -155,13 +155,15 @@ async def opened(monkeypatch: pytest.MonkeyPatch, opening: Opening) -> tuple[str
 async def test_a_server_that_is_not_there_is_waited_for(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
-    gone = [Unavailable("connection refused") for _ in range(3)]
-    journal, recording, told = await opened(monkeypatch, Opening(*gone))
+    reasons = ["connection refused", "it is loading", "it is loading", "connection refused"]
+    journal, recording, told = await opened(monkeypatch, Opening(*map(Unavailable, reasons)))
     assert journal == "open"
-    assert trio.current_time() == pytest.approx(3)
-    states = [fields["state"] for name, fields in recording.records if name == "store"]
-    assert states == ["waiting", "recovered"]
-    assert told.said == ["waiting for redis://localhost:6379: connection refused"] * 3
+    assert trio.current_time() == pytest.approx(4)
+    store = [fields for name, fields in recording.records if name == "store"]
+    assert [fields["state"] for fields in store] == ["waiting", "waiting", "recovered"]
+    waiting = [f"waiting for redis://localhost:6379: {reason}" for reason in reasons]
+    assert [fields["detail"] for fields in store[:2]] == waiting[:2]
+    assert told.said == waiting
 
 
 async def test_a_server_that_cannot_be_used_ends_the_start(
