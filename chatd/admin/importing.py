@@ -20,7 +20,7 @@ from chatd.chat.direct import DIRECT
 from chatd.chat.names import Name, log_name, nick_name
 from chatd.chat.removal import Ask
 from chatd.chat.rules.messages import check_key, check_seq, message_size, topic_size
-from chatd.chat.sanctions import KINDS, Sanction
+from chatd.chat.sanctions import KINDS, Sanction, network_of
 from chatd.chat.sessions import is_guest
 from chatd.chat.tokens import why_unusable
 from chatd.chat.users import MARK
@@ -202,7 +202,7 @@ class Importing:
             if isinstance(line, LogEntry):
                 taking = self._place(_checked(line, self._limit, self._latest), line)
             else:
-                taking = self._keep(_checked_beside(line))
+                taking = self._keep(_checked_other(line, self._latest))
         except (ValueError, Refused) as error:
             raise self._refused(str(error)) from error
         await taking
@@ -308,9 +308,7 @@ def _checked(line: LogEntry, limit: int, latest: int) -> Name:
             if field != "seq" and seq >= line.seq:
                 raise Refused("bad_request", f"{field} must be the number of an earlier message")
     for field, at in (("at", line.at), ("edited", line.edited)):
-        if at is not None and not 0 <= at <= latest:
-            when = "before 1970" if at < 0 else "in the future"
-            raise Refused("bad_request", f"The time {field} lies {when}")
+        _check_time(field, at, latest)
     if line.user != FORGOTTEN:
         _check_user(line.user, line.nick)
     if line.key is not None:
@@ -319,19 +317,30 @@ def _checked(line: LogEntry, limit: int, latest: int) -> Name:
     return name
 
 
+def _check_time(field: str, at: int | None, latest: int) -> None:
+    if at is not None and not 0 <= at <= latest:
+        when = "before 1970" if at < 0 else "in the future"
+        raise Refused("bad_request", f"The time {field} lies {when}")
+
+
 def _check_user(user: str, nick: str) -> None:
     nick_name(nick)
+    _check_id(user)
+
+
+def _check_id(user: str) -> None:
     if not is_guest(user) and (why := why_unusable(user)) is not None:
         raise Refused("bad_request", f"The user cannot be one: {why}")
 
 
-def _checked_beside(line: UserRecord | Record) -> UserRecord | Record:
-    """Return what to store. Raise Refused or ValueError if it is nothing that chatd writes."""
+def _checked_other(line: UserRecord | Record, latest: int) -> UserRecord | Record:
+    """Return what to store of a line that is no event. Raise as `_checked` does."""
     if isinstance(line, UserRecord):
         _check_user(line.user, line.nick)
+        _check_time("seen", line.seen, latest)
         return line
     if line.kind in KINDS:
-        sanction = msgspec.json.decode(line.value, type=Sanction)
+        sanction = _checked_sanction(line.value, latest)
         if (sanction.kind, sanction.name, sanction.until) == (line.kind, line.name, line.until):
             return sanction.record()
     user, _, room = line.name.partition("\0")
@@ -342,6 +351,23 @@ def _checked_beside(line: UserRecord | Record) -> UserRecord | Record:
     if line.kind == DIRECT and not line.value and _is_pair(room) and user in users_of(room):
         return line
     raise Refused("bad_request", f"It is not a record of chatd: {line.kind[:32]!r}")
+
+
+def _checked_sanction(value: bytes, latest: int) -> Sanction:
+    try:
+        sanction = msgspec.json.decode(value, type=Sanction)
+    except RecursionError:
+        raise ValueError("It is nested too deeply") from None
+    _check_time("at", sanction.at, latest)
+    if sanction.room and log_name(sanction.room).key != sanction.room:
+        raise Refused("bad_request", f"{sanction.room[:64]!r} is not the key of a room")
+    if sanction.user:
+        _check_id(sanction.user)
+    if sanction.network:
+        network = network_of(sanction.network)
+        if network is None or str(network) != sanction.network:
+            raise Refused("bad_request", f"{sanction.network[:64]!r} is not a network")
+    return sanction
 
 
 def _check_text(line: LogEntry, limit: int) -> None:

@@ -8,7 +8,7 @@ that clients get, a line is read strictly: a field that is not known is an error
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final, TypeAlias
 
 import msgspec
@@ -168,6 +168,6 @@ def _milliseconds(text: str) -> int:
     if at.tzinfo is None:
         raise ValueError(f"The time {text} has no time zone.")
     try:
-        return round(at.timestamp() * 1000)
+        return round(at.astimezone(UTC).timestamp() * 1000)
     except OverflowError:
         raise ValueError(f"The time {text} is not in years 1 to 9999 of UTC.") from None

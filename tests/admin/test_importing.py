@@ -62,6 +62,14 @@ def raw(**fields: Any) -> bytes:
     return json.dumps({name: value for name, value in whole.items() if value is not None}).encode()
 
 
+def ban(room: str = "", user: str = "", network: str = "", **fields: Any) -> bytes:
+    value = {"kind": "ban", "by": "console", "at": 0, "room": room, "user": user, **fields}
+    text = json.dumps({**value, "network": network}).replace('"DEEP"', "[" * 20_000)
+    return json.dumps(
+        {"record": "ban", "name": f"{room}\0{user or network}", "value": text}
+    ).encode()
+
+
 async def refusal(text: bytes, journal: Journal | None = None) -> str:
     with pytest.raises(Refused) as caught:
         await importing(journal or store()).take(pieces(text))
@@ -100,6 +108,18 @@ async def exported(journal: Journal, room: str = "lobby") -> bytes:
         (raw(**{"from": ""}), "Line 1: Nicks have 1 to 32"),
         (raw(**{"from": "x" * 33}), "Line 1: Nicks have 1 to 32"),
         (b'{"record":"ban","name":"","value":"{}"}', "Line 1: "),
+        (ban(network="10.0.0.1/8"), "Line 1: '10.0.0.1/8' is not a network."),
+        (ban(network="None"), "Line 1: 'None' is not a network."),
+        (ban(user="a\0b"), "Line 1: The user cannot be one"),
+        (ban(user="ann", room="Lobby"), "Line 1: 'Lobby' is not the key of a room."),
+        (ban(user="ann", at=10**17), "Line 1: The time at lies in the future."),
+        (ban(user="ann", at=-1), "Line 1: The time at lies before 1970."),
+        (ban(user="ann", extra="DEEP"), "Line 1: It is nested too deeply."),
+        (
+            b'{"record":"ban","name":"","until":"9999-12-31T23:59:59-14:00"}',
+            "Line 1: The time 9999-12-31T23:59:59-14:00 is not in years 1 to 9999 of UTC.",
+        ),
+        (b'{"id":"ann","nick":"Ann","seen":"2062-01-01T00:00:00Z"}', "Line 1: The time seen lies"),
         (b'{"record":"lost","name":"x"}', "Line 1: It is not a record of chatd: 'lost'."),
         (b'{"record":"mark","name":"ann","value":"1"}', "Line 1: Room names"),
         (b'{"record":"mark","name":"ann\\u0000lobby","value":"0"}', "Line 1: value must be"),
