@@ -151,6 +151,8 @@ class Link:
             await self._carrier.send_all(pack(commands))
             while len(replies) < len(commands):
                 replies += await self._receive()
+            if len(replies) > len(commands):
+                raise ProtocolError("it sent more replies than it got commands")
         return replies
 
     async def send(self, *commands: Command, deadline: float = math.inf) -> None:

@@ -36,7 +36,7 @@ async def test_an_error_of_a_command_is_a_reply() -> None:
         link.close()
 
 
-@pytest.mark.parametrize("reply", [b"close", b"HTTP/1.1 400\r\n"])
+@pytest.mark.parametrize("reply", [b"close", b"HTTP/1.1 400\r\n", b"+a\r\n+b\r\n"])
 async def test_a_broken_link_is_lost(reply: bytes) -> None:
     async with scripted(HELLO, reply) as address:
         link = await open_link(address, Login())
