@@ -411,10 +411,11 @@ class History(Struct, frozen=True, kw_only=True):
             check=_is_engine,
         ),
         RESTART,
-        "Where the server of the redis store is: redis://HOST:PORT or unix:/PATH; several, of "
-        "which one is the primary, or a Redis Cluster: redis://HOST:PORT,HOST:PORT; Sentinels that "
-        "know it by a name: sentinel://HOST:PORT,HOST:PORT/NAME. With TLS: rediss:// and "
-        "sentinels://. Without a port: 6379, and 26379 for Sentinels.",
+        "Where the server of the redis store is. One server: redis://HOST:PORT or unix:/PATH. "
+        "Several servers with the primary among them, or a Redis Cluster: "
+        "redis://HOST:PORT,HOST:PORT. Sentinels, with the name under which they know the server: "
+        "sentinel://HOST:PORT,HOST:PORT/NAME. With TLS: rediss:// and sentinels://. Without a "
+        "port: 6379, and 26379 for Sentinels.",
     ] = "redis://localhost:6379"
     replicas: Annotated[
         int,
