@@ -13,7 +13,7 @@ from typing import Final, Protocol, TypeAlias, TypeVar
 import trio
 from msgspec import Struct
 
-from chatd.bus.codec import Block
+from chatd.bus.codec import Block, Outbox
 
 __all__ = ["SLICES", "Group", "Recipient", "Slices", "fan_out"]
 
@@ -34,10 +34,10 @@ SLICES: Final = Slices()
 
 
 class Recipient(Protocol):
-    """Takes blocks. ``offer`` never blocks, never awaits and never raises."""
+    """Has an outbox, to which the blocks are offered."""
 
     @property
-    def offer(self) -> Callable[[Block, int], None]: ...
+    def outbox(self) -> Outbox: ...
 
 
 R = TypeVar("R", bound=Recipient)
@@ -67,7 +67,7 @@ async def fan_out(groups: Iterable[Group[R]], messages: int, slices: Slices = SL
             if there is not None:
                 part = [receiver for receiver in part if receiver in there]
             for receiver in part:
-                receiver.offer(block, messages)
+                receiver.outbox.offer(block, messages)
             if perf_counter() > slice_ends:
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 paused = True

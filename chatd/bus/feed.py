@@ -38,13 +38,12 @@ TAIL_BYTES: Final = 64 * 1024
 class Subscription:
     """A subscriber's place in one feed. Subscribing again makes another one."""
 
-    __slots__ = ("_subscriber", "codec", "feed", "offer", "offer_droppable")
+    __slots__ = ("_subscriber", "codec", "feed", "outbox")
 
     def __init__(self, feed: Feed, subscriber: Subscriber) -> None:
         self.feed = feed
         self.codec = subscriber.codec
-        self.offer = subscriber.outbox.offer
-        self.offer_droppable = subscriber.outbox.offer_droppable
+        self.outbox = subscriber.outbox
         self._subscriber = subscriber
 
     def end(self, close: Close, reason: str) -> None:
@@ -196,7 +195,8 @@ class Feed:
                 continue
             for subscription in list(subscriptions):
                 if subscription not in exclude:
-                    offer = subscription.offer_droppable if droppable else subscription.offer
+                    outbox = subscription.outbox
+                    offer = outbox.offer_droppable if droppable else outbox.offer
                     offer(block, len(items))
 
     def _remember(self, events: Iterable[Event]) -> None:

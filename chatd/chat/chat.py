@@ -32,7 +32,6 @@ from chatd.timers import Timers
 if TYPE_CHECKING:
     from chatd.chat.actor import Actor
     from chatd.chat.connection import Connection
-    from chatd.chat.membership import Outbox
 
 __all__ = ["Chat", "ChatStatistics"]
 
@@ -252,14 +251,11 @@ class Chat:
         for connection in self.connections:
             if room is None or room in connection.memberships:
                 listeners.setdefault(connection.codec, []).append(connection)
-        groups: list[Group[Outbox]] = []
+        groups: list[Group[Connection]] = []
         for codec, connections in listeners.items():
             block = encode(codec, "", [event], connections, self.log)
-            groups.append((block, [each.outbox for each in connections], self._outboxes))
+            groups.append((block, connections, lambda: self.connections))
         await fan_out(groups, 1, self.bus.slices)
-
-    def _outboxes(self) -> set[Outbox]:
-        return {connection.outbox for connection in self.connections}
 
     async def renew(self, epoch: str) -> None:
         """Send another epoch to all clients of this daemon: the numbers continue under it."""

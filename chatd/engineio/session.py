@@ -42,7 +42,6 @@ What MUST hold:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 
@@ -60,6 +59,7 @@ from chatd.engineio.polling import PollingTransport
 from chatd.model import Close
 from chatd.timers import STALL_SECONDS, Timer
 from chatd.wire import frames
+from chatd.wire.outbox import Outbox
 from chatd.wire.websocket import WebSocket
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class Session:
         "_taken_at_watch",
         "_watch",
         "_websocket",
-        "_wire_offer",
+        "_wire",
         "changed",
         "handshake",
         "id",
@@ -177,8 +177,8 @@ class Session:
         # The WebSocket that is to become the transport, and the one that is the transport.
         self._probe: WebSocket | None = None
         self._websocket: WebSocket | None = None
-        # The WebSocket's ``offer``, unless its client asked for base64 (``b64``).
-        self._wire_offer: Callable[[bytes, int], None] | None = None
+        # The WebSocket's outbox, unless its client asked for base64 (``b64``).
+        self._wire: Outbox | None = None
         # How many messages the receiver is handling: until then we do not read, and cannot call the
         # client silent.
         self._busy = 0
@@ -199,6 +199,11 @@ class Session:
 
     # Sending
 
+    @property
+    def outbox(self) -> Session:
+        """The session itself, for a fan-out."""
+        return self
+
     def offer(self, block: Block, messages: int = 1) -> None:
         """Queue a block. Never blocks, never raises; does nothing once the session has ended.
 
@@ -208,9 +213,9 @@ class Session:
             block: A block of this session's revision.
             messages: How many messages it has, for the counters; default 1.
         """
-        offer = self._wire_offer
-        if offer is not None:
-            offer(block.frames, messages)
+        wire = self._wire
+        if wire is not None:
+            wire.offer(block.frames, messages)
         elif self.reason is None and self._websocket is not None:
             self._websocket.outbox.offer(block.text_frames, messages)
         elif self.reason is None:
@@ -233,7 +238,7 @@ class Session:
         if websocket is None:
             self.polling.offer(block, 0)
         else:
-            base64 = self._wire_offer is None
+            base64 = self._wire is None
             websocket.outbox.force(block.text_frames if base64 else block.frames)
 
     async def has_room(self) -> None:
@@ -261,13 +266,13 @@ class Session:
         """
         if self.reason is not None:
             raise SessionClosed(self.reason)
-        offer = self._wire_offer
-        if offer is None:
+        wire = self._wire
+        if wire is None:
             self.offer(Block((message,), self.revision))
         elif isinstance(message, str):
-            offer(frames.text(b"4" + message.encode()), 1)
+            wire.offer(frames.text(b"4" + message.encode()), 1)
         else:
-            offer(frames.binary(b"\x04" + message if self.revision == 3 else message), 1)
+            wire.offer(frames.binary(b"\x04" + message if self.revision == 3 else message), 1)
 
     async def send(self, message: str | bytes) -> None:
         """Wait until the message fits into ``send_queue_bytes``, or nothing waits, and queue it.
@@ -367,7 +372,7 @@ class Session:
         if self.reason is not None:
             return
         self.reason = reason
-        self._wire_offer = None
+        self._wire = None
         websocket = self._websocket
         if websocket is not None:
             websocket.end(close or CLOSES[reason], words if close else reason)
@@ -601,7 +606,7 @@ class Session:
             self.state = "websocket"
             websocket.outbox.exceed = self._exceed
             if not base64:
-                self._wire_offer = websocket.outbox.offer
+                self._wire = websocket.outbox
         else:
             websocket.end(CLOSES[self.reason], self.reason)
 

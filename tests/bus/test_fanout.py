@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container
-from typing import Any
+from typing import Any, Self
 
 import trio
 
@@ -15,9 +15,16 @@ class Recipient:
         self.got: list[tuple[Any, int]] = []
         self._on_offer = on_offer
 
-    def offer(self, block: Any, messages: int) -> None:
+    @property
+    def outbox(self) -> Self:
+        return self
+
+    def offer(self, block: Any, messages: int = 1, /) -> None:
         self.got.append((block, messages))
         self._on_offer()
+
+    def offer_droppable(self, block: Any, messages: int = 1, /) -> None:
+        raise AssertionError("a fan-out drops nothing")
 
 
 def all_of(receivers: list[Recipient]) -> Callable[[], Container[Recipient]]:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import pytest
 import trio
@@ -17,6 +17,10 @@ class Outlet:
         self.revision: Literal[3, 4] = revision
         self.waiting = 0
         self.blocks: list[Block] = []
+
+    @property
+    def outbox(self) -> Self:
+        return self
 
     def offer(self, block: Block, messages: int = 1, /) -> None:
         assert block.revision == self.revision
