@@ -145,7 +145,7 @@ class NodeWatch:
             detail = (
                 f"This machine's clock is {abs(seconds):.1f} s "
                 f"{'ahead of' if seconds > 0 else 'behind'} that of the store's server. Tokens "
-                "expire by it: synchronize the clocks of both, such as with chrony."
+                "expire by it: synchronize the clocks of both, for example with chrony."
             )
         self._warn("clock", detail)
 

@@ -269,7 +269,7 @@ class SharedJournal:
         """Raise Unavailable if the engine is out of reach, or may soon take this node for dead."""
         most = self._engine.lease_seconds * (BEATS - 1) / BEATS
         if self.down_since is None and trio.current_time() - self._beaten > most:
-            stale = Stale(f"the store has had no sign of this node for {most:g} s")
+            stale = Stale(f"the store has not heard from this node for {most:g} s")
             self._break(stale, self._entered)
         if self.down_since is not None:
             raise Unavailable(self.reason)

@@ -613,7 +613,7 @@ async def test_a_node_that_missed_its_beats_refuses_until_it_has_entered_again(
 ) -> None:
     first, _ = nodes
     first.journal._beaten -= 11  # as after a pause of the machine
-    with pytest.raises(Unavailable, match="no sign of this node"):
+    with pytest.raises(Unavailable, match="not heard from this node"):
         await first.say(post("1"))
     await settled()
     await first.say(post("1"))
