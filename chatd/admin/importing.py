@@ -363,6 +363,8 @@ def _checked_sanction(value: bytes, latest: int) -> Sanction:
         raise Refused("bad_request", f"{sanction.room[:64]!r} is not the key of a room")
     if sanction.user:
         _check_id(sanction.user)
+    for nick in filter(None, (sanction.nick, sanction.by_nick)):
+        nick_name(nick)
     if sanction.network:
         network = network_of(sanction.network)
         if network is None or str(network) != sanction.network:

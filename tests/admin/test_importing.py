@@ -113,6 +113,8 @@ async def exported(journal: Journal, room: str = "lobby") -> bytes:
         (ban(user="a\0b"), "Line 1: The user cannot be one"),
         (ban(user="ann", room="Lobby"), "Line 1: 'Lobby' is not the key of a room."),
         (ban(user="ann", at=10**17), "Line 1: The time at lies in the future."),
+        (ban(user="ann", by_nick="a\nb: forged"), "Line 1: Nicks cannot"),
+        (ban(user="ann", nick="a\nb: forged"), "Line 1: Nicks cannot"),
         (ban(user="ann", at=-1), "Line 1: The time at lies before 1970."),
         (ban(user="ann", extra="DEEP"), "Line 1: It is nested too deeply."),
         (
