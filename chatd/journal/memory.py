@@ -11,7 +11,7 @@ from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from heapq import heappop, heappush, heapreplace, merge, nsmallest
+from heapq import heapify, heappop, heappush, heapreplace, merge, nsmallest
 from itertools import islice
 from operator import attrgetter
 from typing import Final
@@ -338,6 +338,8 @@ class MemoryJournal(LocalJournal):
             if operation.forget:
                 del self._rooms[operation.room]
                 self._long.pop(operation.room, None)
+                self._fronts = [front for front in self._fronts if front[1] != operation.room]
+                heapify(self._fronts)
         return Progress(None)
 
     def _message(self, room: str, seq: int | None) -> _Kept | None:

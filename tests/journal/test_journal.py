@@ -609,7 +609,7 @@ _rewrites = st.builds(
     _rooms,
     st.integers(1, 12),
     st.lists(st.integers(-3 * DAY, 3 * DAY), min_size=1, max_size=4),
-) | st.builds(Erase, _rooms)
+) | st.builds(Erase, _rooms, st.booleans())
 _number = st.integers(-3, 30)
 _operations = _posts | _remembers | _records | _rewrites
 _steps = st.one_of(

@@ -18,6 +18,7 @@ from chatd.journal.retention import CHUNK, Retention, RetentionLog
 from chatd.journal.shared import open_shared
 from chatd.journal.sqlite import open_sqlite
 from chatd.model import (
+    Erase,
     LogEntry,
     Operation,
     Post,
@@ -130,6 +131,16 @@ async def test_old_events_go_in_chunks(opening: Opening, now: Clock) -> None:
         assert await numbers(journal) == []
         assert await numbers(journal, "other") == [1]
         assert journal.statistics().swept == 150
+
+
+async def test_a_forgotten_room_holds_up_nothing(opening: Opening, now: Clock) -> None:
+    async with opening(rule(keep_days=2), quiet) as journal:
+        await journal.commit(posts(2, "@a,b"))
+        await journal.commit(posts(3))
+        await journal.commit([Erase("@a,b", forget=True)])
+        now.ms += 2 * DAY + 1
+        await sweep(journal)
+        assert await numbers(journal) == []
 
 
 async def due_in(journal: Journal) -> float | None:
