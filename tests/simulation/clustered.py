@@ -47,8 +47,10 @@ class Clustered(Actions):
         self._healed = -math.inf
         self._kept: dict[str, Mapping[str, int]] = {}
         """Former epochs, each with the rooms' numbers up to which the primary has the same log."""
+        self._kept_by_former: dict[str, Mapping[str, int]] = {}
+        """The same for the former primary, while there is one."""
         self._parted: Mapping[str, int] = {}
-        """The rooms' last numbers when the former primary and the present one parted."""
+        """The rooms' numbers up to which the former primary and the present one are the same."""
 
     def build(self, daemons: trio.Nursery, folder: Path) -> None:
         store = self.store = ModelStore(self.true_now, replicas=self.replicas)
@@ -100,19 +102,25 @@ class Clustered(Actions):
             if state.epoch == view.epoch and state.life == server.life:
                 if since["epoch"] not in state.ended:
                     return False
-                return None if server is self.store.former else self._is_kept(since, view.room)
+                if server is self.store.former:
+                    return None
+                return self._is_kept(since, view.room, state.epoch)
         return None
 
-    def _is_kept(self, since: Fields, room: str) -> bool:
-        if (kept := self._kept.get(since["epoch"])) is None:
-            return True  # it is the present one
+    def _is_kept(self, since: Fields, room: str, epoch: str) -> bool:
+        """Return whether the server of an epoch has what was shown up to a position."""
+        former = self.store.former
+        at_former = former is not None and former.state.epoch == epoch
+        kept = (self._kept_by_former if at_former else self._kept).get(since["epoch"])
+        if kept is None:
+            return True  # it is the server's own epoch
         seq: int = since["seq"]
         return seq <= kept.get(room, 0)
 
     def continued(self, link: Link, room: str, since: Fields | None, epoch: str) -> None:
         """Check that a client goes on only if nothing is lost of what it was shown."""
         expect(
-            since is None or since["epoch"] == epoch or self._is_kept(since, room),
+            since is None or since["epoch"] == epoch or self._is_kept(since, room, epoch),
             f"who was shown what is lost is told so: {link} in {room}, {since} to {epoch}",
         )
 
@@ -120,18 +128,18 @@ class Clustered(Actions):
         """Replace the primary, or end the former one; record what is lost by that."""
         before, former = self._servers, self.store.former
         fault()
-        primary = self.store.primary
+        primary, heads = self.store.primary, _heads(self.store.primary)
+        if former is not None:
+            self._kept.setdefault(former.state.epoch, self._parted)
+        if self.store.former not in {None, former}:
+            self._kept_by_former = dict(self._kept)
+            self._parted = heads
         for one in before:
-            if one is former:
-                self._kept.setdefault(one.state.epoch, self._parted)
-            elif one is not primary:
+            if one not in {former, primary}:
                 self._kept.setdefault(one.state.epoch, _heads(one))
         for epoch, kept in self._kept.items():
-            self._kept[epoch] = {
-                room: min(seq, kept.get(room, 0)) for room, seq in _heads(primary).items()
-            }
-        if self.store.former not in {None, former}:
-            self._parted = _heads(primary)
+            self._kept[epoch] = _least(kept, heads)
+        self._parted = _least(self._parted, heads)
         if not self.replicas:
             for one in before:
                 if one not in self._servers:
@@ -304,3 +312,8 @@ class Forgetful(Clustered):
 def _heads(server: Server) -> dict[str, int]:
     """Return the last number of each room's log."""
     return {room: one.seq for room, one in server.state._rooms.items()}
+
+
+def _least(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
+    """Return each room's lesser number."""
+    return {room: min(seq, one.get(room, 0)) for room, seq in other.items()}

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from chatd.chat.membership import Membership
 from chatd.chat.nicks import Nicks
 from chatd.chat.rooms import Room
 from chatd.journal import shared
+from chatd.journal.engine import Life
 from chatd.journal.memory import MemoryJournal
 from chatd.journal.modelled import ModelStore
 from chatd.journal.modelled.state import State
@@ -185,6 +187,41 @@ def test_a_node_that_overlooks_a_loss_is_found(monkeypatch: pytest.MonkeyPatch) 
     failure = failure_of(FAILOVER, 0, "cluster")
     assert failure is not None
     assert failure.promise == "Violation one log for all"
+
+
+def test_a_node_that_overlooks_a_loss_after_a_split_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The former primary keeps what the present one loses; its node must be told at the demotion.
+    steps = read_steps(
+        """
+        connect client=1 node=1 recover=no
+        connect client=2 node=2 recover=no
+        settle
+        say client=2 room=lobby key=new
+        settle
+        split node=0 target=0
+        split node=1 target=1
+        lose_tail back=5
+        wait seconds=5
+        say client=2 room=lobby key=new
+        wait seconds=1
+        demote
+        wait seconds=1
+        fail_over back=1
+        wait seconds=5
+        """
+    )
+    assert failure_of(steps, 0, "cluster") is None
+    take_over = shared.SharedJournal._take_over
+
+    def overlooking(self: shared.SharedJournal, life: Life) -> bool:
+        return take_over(self, replace(life, lost=False))
+
+    monkeypatch.setattr(shared.SharedJournal, "_take_over", overlooking)
+    failure = failure_of(steps, 0, "cluster")
+    assert failure is not None
+    assert failure.promise == "Violation who was shown what is lost is told so"
 
 
 def test_a_failing_schedule_is_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
