@@ -568,8 +568,8 @@ class Bus:
         match item:
             case Passed():
                 return
-            case Missed():
-                await self._show_missed()
+            case Missed(position):
+                await self._show_missed(position)
             case Swept(_, room) if (feed := self._feeds.get(room)) is not None:
                 feed.drop_tail()
         if self._neighbours is not None:
@@ -578,8 +578,11 @@ class Bus:
             except Exception as error:  # the boundary of the layers above
                 self._log.fault(error, detail=f"news of other daemons: {type(item).__name__}")
 
-    async def _show_missed(self) -> None:
-        """Read what the store has past the visible heads, and fan it out."""
+    async def _show_missed(self, upto: int) -> None:
+        """Read what the store has from the visible heads up to a position, and fan it out.
+
+        What follows comes after this item, in its order: there may be another epoch in between.
+        """
         self.drop_tails()
         for feed in list(self._feeds.values()):
             while not self._closed and self._feeds.get(feed.key) is feed:
@@ -594,9 +597,10 @@ class Bus:
                 except Unavailable:
                     await trio.sleep(REREAD_SECONDS)
                     continue
-                if not page:
+                missed = [event for event in page if event.position <= upto]
+                await self._show(missed)
+                if not missed or len(missed) < len(page):
                     break
-                await self._show(page)
 
     # ---- retention
 

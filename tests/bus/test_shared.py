@@ -142,6 +142,21 @@ async def test_events_that_the_feed_no_longer_has_are_read_from_the_store(
     assert second.items == [Missed(2)]
 
 
+async def test_what_follows_a_gap_in_the_feed_comes_in_its_order(
+    store: ModelStore, daemons: tuple[Daemon, Daemon], autojump_clock: MockClock
+) -> None:
+    first, second = daemons
+    second.engine.cut_off()
+    await first.bus.submit_and_wait(post("1"))
+    await first.bus.submit_and_wait(post("2"))
+    store.trim()
+    await first.bus.submit_and_wait(Relay("kick", b"x"))
+    await first.bus.submit_and_wait(post("3"))
+    second.engine.heal()
+    await trio.sleep(2)
+    assert second.lines == ["event 1", "Missed", "event 2", "Relayed", "event 3"]
+
+
 async def test_a_lost_tail_is_told_and_what_follows_is_shown(
     store: ModelStore, daemons: tuple[Daemon, Daemon], autojump_clock: MockClock
 ) -> None:
