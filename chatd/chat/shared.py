@@ -67,10 +67,13 @@ if TYPE_CHECKING:
     from chatd.chat.users import User
     from chatd.journal.shared import SharedJournal
 
-__all__ = ["SharedRoster"]
+__all__ = ["LOST_MESSAGES", "SharedRoster"]
 
 RETRY_SECONDS: Final = 1.0
 """A fact that could not be published is published after this time, in its state at that time."""
+
+LOST_MESSAGES: Final = "the server lost its latest messages"
+"""The reason for which clients are closed that were shown what the store has lost since."""
 
 ACT: Final = "act"
 TYPING: Final = "typing"
@@ -480,7 +483,7 @@ class SharedRoster:
         for connection in list(chat.connections):
             for membership in list(connection.memberships.values()):
                 connection.exit(membership, "lost")
-            connection.end(GOING_AWAY, "the server lost its latest messages")
+            connection.end(GOING_AWAY, LOST_MESSAGES)
         chat.rooms.begin_anew()
         chat.forget_senders()
         self._journal.begin_anew()

@@ -28,7 +28,7 @@ from msgspec.structs import replace
 from chatd.bus import Submission
 from chatd.chat import Chat, Connection
 from chatd.chat.membership import Membership
-from chatd.journal import Unavailable
+from chatd.journal import Journal, Unavailable
 from chatd.journal.shared import SharedJournal
 from chatd.model import Drop, Event, Lease, Outcome, Put, Record, Relay, Take, Taken
 from chatd.socketio import Logged, Lost
@@ -80,6 +80,7 @@ class Whereabouts(Struct, frozen=True):
         rooms: All its rooms, by their keys.
         upto: The position of the last event that a recovery sent; 0 if there was none.
         seqs: The numbers up to which a recovery sent the events of each room; empty before it did.
+        epoch: The epoch of ``upto`` and ``seqs``.
         settled: Whether these are its rooms for certain: not while it joins or leaves one.
     """
 
@@ -88,7 +89,12 @@ class Whereabouts(Struct, frozen=True):
     rooms: Mapping[str, _RoomState]
     upto: int = 0
     seqs: Mapping[str, int] = {}
+    epoch: str = ""
     settled: bool = True
+
+    def is_lost(self, journal: Journal) -> bool:
+        """Return whether the store has lost events since a recovery read them."""
+        return self.epoch != journal.epoch and self.upto > journal.former.get(self.epoch, 0)
 
     @staticmethod
     def note(
@@ -173,7 +179,11 @@ class ChatLog:
         where = Whereabouts.of(lost.data)
         if where == NOBODY:
             return []
+        journal = self._chat.journal
+        epoch = journal.epoch  # before anything is read: the store may lose events meanwhile
         if where.seqs:
+            if where.epoch != epoch:
+                return None
             # Without a checkpoint if possible: in a busy room there is always something newer.
             missed = self._newest(where.seqs)
             if missed is None:
@@ -183,11 +193,13 @@ class ChatLog:
             found = await self._position(after, where)
             if found is None or not await self._chat.bus.caught_up(found.position):
                 return None
+            if journal.epoch != epoch:
+                return None
             upto = self._chat.bus.fanned_out
             behind = _behind(found, where)
             if behind is None:
                 return None
-            missed = await self._chat.journal.read_rooms(behind, upto, _PAGE_EVENTS)
+            missed = await journal.read_rooms(behind, upto, _PAGE_EVENTS)
             if len(missed) == _PAGE_EVENTS:
                 upto = missed[-1].position
             seqs = await self._goes_on(missed, behind, upto)
@@ -195,8 +207,7 @@ class ChatLog:
             return None
         if missed:
             upto = max(upto, missed[-1].position)
-        lost.data[_KEY] = msgspec.to_builtins(replace(where, upto=upto, seqs=seqs))
-        epoch = self._chat.journal.epoch
+        lost.data[_KEY] = msgspec.to_builtins(replace(where, upto=upto, seqs=seqs, epoch=epoch))
         return [
             Logged(self._encode(event), offset=live_offset(epoch, event.position))
             for event in missed

@@ -22,6 +22,7 @@ from chatd.chat.membership import Membership
 from chatd.chat.replies import SendAnswer
 from chatd.chat.rules import COMMANDS, enter
 from chatd.chat.sessions import is_guest
+from chatd.chat.shared import LOST_MESSAGES
 from chatd.chat.tokens import Grant
 from chatd.engineio import CLOSES, Block
 from chatd.gateways.credentials import admitted, bearer, origin_refusal, refuse_origin
@@ -515,6 +516,9 @@ class _Client:
     async def come_back(self, where: Whereabouts) -> None:
         """Restore a recovered client's user and rooms. It has been sent what it missed."""
         chat = self.connection.chat
+        if where.is_lost(chat.journal):  # before this connection could be closed for it
+            self.connection.end(GOING_AWAY, LOST_MESSAGES)
+            return
         if self.connection.grant is None:
             session = chat.users.session_of(where.user)
             await self._perform(commands.Auth(session=session), "auth")
@@ -522,7 +526,7 @@ class _Client:
         for key in sorted(where.rooms, key=lambda room: (room != where.room, room.startswith("@"))):
             if self.closing is not None:
                 return
-            since = commands.Position(chat.journal.epoch, where.seqs[key])
+            since = commands.Position(where.epoch, where.seqs[key])
             command = commands.Join(room=key, since=since, limit=0)
             if self.room or key.startswith("@"):
                 await self._perform(command, "join")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from chatd.chat import Chat, Login
 from chatd.chat.tokens import Keys
 from chatd.chat.users import Users
 from chatd.gateways.recovery import LOST
@@ -193,6 +195,38 @@ async def test_a_daemon_that_is_behind_catches_up_first(
         again = await come(pair.there, bob)
     assert again.sid == bob.sid
     assert again.missed == []
+
+
+async def test_a_client_that_was_sent_what_the_store_loses_meanwhile_begins_anew(
+    pair: Pair, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bob, ann = await come(pair.here, nick="bob"), await joined(pair.there, "ann")
+    await hello(bob)
+    await say(ann, "lobby 1")
+    assert await bob.texts(1) == ["lobby 1"]
+    await bob.aclose()
+    kept = len(pair.store.primary.log)
+    await say(ann, "lobby lost")
+    new_guest = Chat.new_guest
+
+    async def after_a_loss(self: Chat, *args: Any, **options: Any) -> Login | None:
+        monkeypatch.undo()
+        pair.store.restart(lose=len(pair.store.primary.log) - kept)
+        await trio.sleep(1)
+        cleo = await joined(pair.there, "cleo")
+        await say(cleo, "lobby 2")
+        return await new_guest(self, *args, **options)
+
+    monkeypatch.setattr(Chat, "new_guest", after_a_loss)
+    again = await come(pair.here, bob)
+    assert texts(again.missed) == ["lobby lost"]
+    name, bye = await again.event()
+    assert (name, bye["code"], bye["reconnect"]) == ("bye", 1001, True)
+    assert bye["reason"] == "the server lost its latest messages"
+    await again.aclose()
+    anew = await come(pair.here, again)
+    assert anew.sid != bob.sid
+    await hello(anew)
 
 
 async def test_a_guest_who_cannot_be_looked_up_now_does_not_become_another(
