@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 from msgspec import Struct
 
-from chatd.bus import SLICES, Group, fan_out
+from chatd.bus import SLICES, Group, Recipient, fan_out
 from chatd.engineio import Revision, Session
 from chatd.socketio.acks import AckCollector, Answer, Answers
 from chatd.socketio.errors import Disconnected
@@ -165,7 +165,7 @@ class Delivery:
         receivers: dict[Revision, list[Session]] = {}
         for session in open_to(sockets):
             receivers.setdefault(session.revision, []).append(session)
-        groups: list[Group[Session]] = []
+        groups: list[Group[Recipient]] = []
         for revision, sessions in receivers.items():
             # Clients of revision 3 have no offsets.
             said = offset is not None and revision == 4
