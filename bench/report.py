@@ -141,6 +141,8 @@ def section(found: Runs, runs: int) -> str:
     return "\n".join(
         [
             BEGIN,
+            "### A whole run",
+            "",
             f"The figures that chatd is to reach, {times} of `make bench`:",
             "",
             *goals(found),
