@@ -67,8 +67,8 @@ def runs(*, quick: bool) -> list[Run]:
     ]
 
 
-# What must not grow: the cost of a delivery with the receivers, of a message with the rooms, and of
-# a connect with those who are there.
+# What must not grow: the cost of a delivery with the number of receivers, of a message with that of
+# rooms, and of a connect with that of clients.
 SIZES = ("10", "100", "1000", "10000")
 GROWTH: tuple[Run, ...] = (
     *(

@@ -30,7 +30,7 @@ class Goal:
 
     Attributes:
         shape: The load.
-        unit: What is measured.
+        unit: The unit of the figure.
         server: The server that is to reach it.
         base: The peer.
         most: The goal.

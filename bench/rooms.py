@@ -186,7 +186,7 @@ class Talk:
 
 
 def load(arguments: argparse.Namespace) -> int:
-    """Be the load of one server; print what was measured."""
+    """Put load on one server, and print the measurements."""
     gc.disable()  # there are no reference cycles here, and a collection would add latency
     (rooms,) = arguments.rooms
     try:

@@ -48,7 +48,7 @@ _OWN: Final = frozenset(
 
 
 class NodeFacts(Struct, frozen=True):
-    """What a node tells the others of itself. Those of other versions may lack some.
+    """What a node says about itself to the others. A node of another version may leave out some.
 
     Attributes:
         version: Of chatd.

@@ -422,7 +422,10 @@ class Session:
         self._engine.forget(self)
 
     def release(self) -> None:
-        """Let go of the receiver, which mostly refers to the session, after its `ended`."""
+        """Drop the reference to the receiver, once its `ended` has been called.
+
+        Receivers refer to their sessions, so a closed session would otherwise be part of a cycle.
+        """
         if not isinstance(self.receiver, MessageInbox):  # which may still have messages
             self.receiver = _NOBODY
 

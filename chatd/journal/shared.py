@@ -3,13 +3,13 @@
 All events, including the node's own, reach the bus through the engine's feed, so that all nodes
 show them in one order. The node's own events are held until their senders have been answered.
 
-The engine may be out of reach, or may not confirm a request. These rules keep everything that
-clients are told true:
+The engine may be out of reach, or may not confirm a request. Because of these rules, every answer
+to a client and every event that it gets stays true:
 
 * Each batch has a number. Until its deadline, it is sent again under the same number whenever the
-  link breaks. After the deadline, the senders are told that it was not confirmed, and before the
-  next batch it is made void, so that it cannot be carried out unnoticed later. If it was carried
-  out after all, the feed brings its events to everybody.
+  link breaks. After the deadline, its senders get `unavailable`, and before the next batch it is
+  made void, so that it cannot be carried out unnoticed later. If it was carried out after all, the
+  feed brings its events to everybody.
 * While the engine is out of reach, everything is refused at once, and one task tries to enter it
   again.
 * If a new life of the engine lacks events that this node may have shown, the node's clients are
@@ -64,7 +64,7 @@ __all__ = ["SharedJournal", "open_shared"]
 _T = TypeVar("_T")
 
 TIMEOUT_SECONDS: Final = 2.0
-"""By default, the senders of a batch are told after this time that it was not confirmed."""
+"""By default, the senders of a batch that is not confirmed get `unavailable` after this time."""
 
 BEATS: Final = 3
 """How many times a node extends its lease during one lease. When it has missed two of these beats,
@@ -237,8 +237,8 @@ class SharedJournal:
     def begin_anew(self) -> None:
         """Take over the epoch of the life that was entered.
 
-        If it has lost events, this is called when nobody here sees these any more: until then, what
-        is shown here belongs to the epoch before.
+        If it has lost events, this is called when all clients that may have got them are closed:
+        until then, the events that clients have belong to the epoch before.
         """
         self.epoch, self.former = self._life.epoch, self._life.former
 
@@ -247,7 +247,7 @@ class SharedJournal:
         self._ahead_ms = now - (asked + trio.current_time()) / 2 * 1000
 
     def _break(self, error: Unavailable | StoreError, entered: int) -> None:
-        """Give up the link, so that `run` enters again, unless it has already done so.
+        """Close the link, so that `run` enters again; do nothing if it has already entered again.
 
         Args:
             error: Why.

@@ -58,7 +58,7 @@ class RecordLine(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=
 
 
 class _Head(Struct, frozen=True):
-    """The field that tells the kinds of lines apart."""
+    """The field that names the kind of a line."""
 
     id: str | None = None
     record: str | None = None

@@ -207,7 +207,7 @@ class Sandbox:
         other.client("ip", "link", "set", "eth0", "up")
 
     def disconnect(self, name: str) -> None:
-        """Pull the cable: to all others the machine is gone, and nobody tells them."""
+        """Pull the cable: the machine is gone, and nothing is sent that would say so."""
         self.client("ip", "link", "delete", name)
 
     def _pid(self) -> str:

@@ -121,7 +121,7 @@ class Clustered(Actions):
         """Check that a client goes on only if nothing is lost of what it was shown."""
         expect(
             since is None or since["epoch"] == epoch or self._is_kept(since, room, epoch),
-            f"who was shown what is lost is told so: {link} in {room}, {since} to {epoch}",
+            f"a client that was sent lost events is closed: {link} in {room}, {since} to {epoch}",
         )
 
     def _replace(self, fault: Callable[[], None]) -> None:

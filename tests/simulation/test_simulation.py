@@ -176,7 +176,7 @@ def test_a_node_that_shows_what_no_replica_has_is_found(monkeypatch: pytest.Monk
     failure = failure_of(FAILOVER, 0, "replicated")
     assert failure is not None
     assert failure.promise in {
-        "Violation who was shown what is lost is told so",
+        "Violation a client that was sent lost events is closed",
         "Violation shown means in the log",
     }
 
@@ -221,7 +221,7 @@ def test_a_node_that_overlooks_a_loss_after_a_split_is_found(
     monkeypatch.setattr(shared.SharedJournal, "_take_over", overlooking)
     failure = failure_of(steps, 0, "cluster")
     assert failure is not None
-    assert failure.promise == "Violation who was shown what is lost is told so"
+    assert failure.promise == "Violation a client that was sent lost events is closed"
 
 
 def test_a_failing_schedule_is_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
