@@ -21,6 +21,7 @@ from chatd.chat.names import Name, room_name
 from chatd.chat.users import User
 from chatd.journal import Unavailable
 from chatd.model import ExitReason, Head, Refused
+from chatd.mutex import Mutex
 from chatd.protocol import events
 from chatd.protocol.commands import Member, RoomInfo
 from chatd.protocol.pairs import users_of
@@ -285,7 +286,7 @@ class Rooms:
         It outlives the room: scripts send messages to rooms that nobody is in.
         """
         self._direct: dict[str, set[Room]] = {}
-        self._opening = trio.Lock()
+        self._opening = Mutex()
         self._opened_next = ""
         """The key of the room that is being opened."""
         self._opened = trio.Event()

@@ -21,6 +21,7 @@ from msgspec import Struct
 
 from chatd.bus import SLICES, Group, Recipient, fan_out
 from chatd.engineio import Revision, Session
+from chatd.mutex import Mutex
 from chatd.socketio.acks import AckCollector, Answer, Answers
 from chatd.socketio.errors import Disconnected
 from chatd.socketio.packets import EncHook, encode_event, make_block, with_offset
@@ -59,7 +60,7 @@ class Delivery:
         self.log = log
         self.enc_hook = enc_hook
         self.rooms: Rooms[Socket] = Rooms()
-        self.lock = trio.Lock()
+        self.lock = Mutex()
         self.slices = SLICES
         self._next_id = 0
 
@@ -72,6 +73,8 @@ class Delivery:
     ) -> None:
         """Log an event, and queue it for the selected sockets; see `Broadcast.emit`."""
         messages = self._encode(event, args)
+        # Before it has the lock, so that others need not wait for it meanwhile.
+        await trio.lowlevel.checkpoint()
         async with self.lock:
             offset = None
             if self.log is not None and volatile:

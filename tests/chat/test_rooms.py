@@ -11,7 +11,7 @@ from chatd.chat.names import room_name
 from chatd.chat.tokens import Grant
 from chatd.model import Refused
 from chatd.protocol import commands, events
-from tests.chat.room import Room
+from tests.chat.room import Room, at_once
 
 
 async def test_joined_and_left_go_to_the_other_members(
@@ -118,6 +118,15 @@ async def test_in_a_large_room_only_the_total_is_sent_once_a_second(
     await trio.sleep(20)
     assert first.told(events.Left) == []
     assert first.told(events.Presence)[-1].total == 16
+
+
+async def test_clients_that_open_rooms_at_the_same_time_do_not_wait_for_each_other(
+    room: Room,
+) -> None:
+    rooms = room.chat.rooms
+    for name in ("den", "garden"):
+        opened = at_once(rooms.open(room_name(name)))
+        assert rooms.get(name) is opened
 
 
 async def test_nobody_enters_a_room_while_it_is_imported(

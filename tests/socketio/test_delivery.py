@@ -4,6 +4,7 @@ from typing import Any, Literal, Self
 
 import pytest
 import trio
+from trio.testing import assert_no_checkpoints
 
 from chatd.bus import Slices
 from chatd.engineio import Block
@@ -148,4 +149,27 @@ async def test_what_the_log_raises_the_emit_raises_and_nothing_is_sent() -> None
     with pytest.raises(OSError, match="disk full"):
         await made.emit(Selection(), "x", [])
     assert member.session.blocks == []
-    assert not made.lock.locked()
+    with assert_no_checkpoints():
+        async with made.lock:
+            pass
+
+
+async def test_emits_at_the_same_time_do_not_wait_a_round_for_each_other() -> None:
+    member = Member("a")
+    made = stage(member, log=MemoryLog())
+    rounds = 0
+
+    async def count() -> None:
+        nonlocal rounds
+        while True:
+            await trio.lowlevel.checkpoint()
+            rounds += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count)
+        async with trio.open_nursery() as emits:
+            for _ in range(50):
+                emits.start_soon(made.emit, Selection(), "x", [])
+        nursery.cancel_scope.cancel()
+    assert len(member.session.blocks) == 50
+    assert rounds < 10
