@@ -12,7 +12,7 @@ from msgspec import structs
 from tests.simulation.checks import RoomView
 from tests.simulation.people import Link
 from tests.simulation.steps import Step, action
-from tests.simulation.world import OPERATOR, PROTOCOLS, ROOMS, SETTINGS, World
+from tests.simulation.world import OPERATOR, PROTOCOLS, ROOMS, SCRIPT, SETTINGS, World
 
 __all__ = ["VALUES", "Actions"]
 
@@ -175,6 +175,13 @@ class Actions(World, ABC):
             link.send("who", room=room)
             link.send("rooms")
             link.send("history", room=room, limit=10)
+
+    @action(8)
+    def page(self, room: str, back: str, limit: str) -> None:
+        """Read a page by HTTP."""
+        link = self._link(str(SCRIPT))
+        if link is not None and (view := link.views.get(self._room(link, room))) is not None:
+            link.page(view, int(back) - 1, int(limit))
 
     @action(1)
     def kick(self, target: str, room: str, where: str) -> None:

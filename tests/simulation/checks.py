@@ -73,6 +73,10 @@ class RoomView:
         self.leaving = False
         self.epoch = answer["epoch"]
         self.take_members(answer)
+        self.paged(answer, since, page_follows=page_follows)
+
+    def paged(self, answer: Fields, since: Fields | None, *, page_follows: bool = False) -> None:
+        """Take a page of the log: the newest events, or those that follow a position."""
         came = numbers(answer["events"])
         expect(
             came == list(range(came[0], came[0] + len(came))) if came else True,

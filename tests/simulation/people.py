@@ -230,6 +230,15 @@ class Link:
         self.pending[number] = Pending(command, trio.current_time(), attempt, since)
         self.wire.send({**command, "id": number})
 
+    def page(self, view: RoomView, back: int, limit: int) -> None:
+        """Read what follows one of the last events of a room, or the room's newest events."""
+        command: Fields = {"do": "history", "room": view.room, "limit": limit}
+        since = view.position
+        if since is not None and since["seq"] > back:
+            command["shown"] = since["seq"]
+            command["since"] = {**since, "seq": since["seq"] - back}
+        self._send(command, since=command.get("since"))
+
     def mention(self, do: str, **fields: Any) -> None:
         """Send a command that has no answer."""
         self.wire.send({"do": do, **fields})
@@ -480,8 +489,23 @@ class Link:
             case "history":
                 for event in ok["events"]:
                     ledger.shown(ok["epoch"], event["on"], event)
+                if pending.since is not None:
+                    self._paged(ok, command, pending.since)
             case "ban" | "mute" | "unban" | "unmute":
                 self.world.sanctioned(command, ok)
+
+    def _paged(self, ok: Fields, command: Fields, since: Fields) -> None:
+        """Check a page that was to follow a position."""
+        view = RoomView(command["room"])
+        view.epoch = ok["epoch"]
+        view.paged(ok, since)
+        self.world.entered(self, view, since, recovered=ok["recovered"])
+        if ok["recovered"] and ok["epoch"] == since["epoch"]:
+            due = min(command["shown"], since["seq"] + command["limit"])
+            expect(
+                ok["seq"] >= due,
+                f"a page has what was shown before: {self} in {view.room}, {ok['seq']} of {due}",
+            )
 
     def _canonical(self, room: str) -> str | None:
         return None if room.startswith("@") else room

@@ -246,8 +246,8 @@ class OldSocketIoWire(SocketIoWire):
         """Do nothing: the daemon connects such clients by itself."""
 
 
-class _Stream(HttpClient):
-    """A script that hands on the blocks of its stream as they come."""
+class _Script(HttpClient):
+    """A script that hands on the blocks of its stream, and pages, as they come."""
 
     def __init__(
         self, plug: Plug, nick: str, nursery: trio.Nursery, taken: Callable[[Block], None]
@@ -262,25 +262,35 @@ class _Stream(HttpClient):
         """Wait for the end of the stream."""
         await self._ended.wait()
 
+    async def page(self, room: str, since: str | None, limit: int) -> Fields:
+        """Return a page of a room's log, in the form of a join's answer."""
+        headers, body = await self._ask("GET", self._target(room, since=since, limit=limit))
+        end = read_position(headers["chatd-position"])
+        return {
+            "events": [msgspec.json.decode(line, type=Fields) for line in body.splitlines()],
+            "epoch": end.epoch,
+            "seq": end.seq,
+            "recovered": headers.get("chatd-recovered") == "true",
+        }
+
 
 class HttpWire(Wire):
-    """A script: it follows a room by an event stream, and posts messages beside it."""
+    """A script: it follows a room by an event stream, and posts and reads pages beside it."""
 
     def __init__(self, plug: Plug, hearer: Hearer, hello: Fields) -> None:
         super().__init__(plug, hearer, hello)
         self._plug = plug
         self._scope = trio.CancelScope()
         self._begun = self._over = False
-        self._script: _Stream
+        self._script: _Script
         self._nursery: trio.Nursery
 
     async def _converse(self) -> None:
-        since = self._hello.get("since")
-        position = None if since is None else position_of(since["epoch"], since["seq"])
+        position = _position(self._hello.get("since"))
         with self._scope:
             async with trio.open_nursery() as self._nursery:
                 nick = self._hello["nick"]
-                self._script = _Stream(self._plug, nick, self._nursery, self._taken)
+                self._script = _Script(self._plug, nick, self._nursery, self._taken)
                 with suppress(ConnectError):
                     await self._script.join(self._hello["room"], since=position)
                     await self._script.over()
@@ -288,21 +298,28 @@ class HttpWire(Wire):
                 self._nursery.cancel_scope.cancel()
 
     def send(self, command: Fields) -> None:
-        """Post a message."""
+        """Post a message, or read a page."""
         if not self._over:
-            self._nursery.start_soon(self._post, command)
+            request = self._post if command["do"] == "say" else self._page
+            self._nursery.start_soon(self._request, command["id"], request(command))
 
-    async def _post(self, command: Fields) -> None:
-        number, room, key = command["id"], command["room"], command.get("key")
+    async def _request(self, number: int, request: Awaitable[Fields]) -> None:
         try:
-            said = await self._script.say(command["text"], room=room, key=key)
+            self._hearer.answer(number, await request, None)
         except Refused as refused:
             self._hearer.answer(number, None, {"code": refused.code})
         except ConnectError:
             self._hearer.answer(number, None, {"code": "unavailable"})
-        else:
-            who = {"user": self._script.user, "nick": self._script.nick}
-            self._hearer.answer(number, {**msgspec.to_builtins(said), **who}, None)
+
+    async def _post(self, command: Fields) -> Fields:
+        room, key = command["room"], command.get("key")
+        said = await self._script.say(command["text"], room=room, key=key)
+        who = {"user": self._script.user, "nick": self._script.nick}
+        return {**msgspec.to_builtins(said), **who}
+
+    async def _page(self, command: Fields) -> Fields:
+        since = _position(command.get("since"))
+        return await self._script.page(command["room"], since, command["limit"])
 
     def drop(self) -> None:
         self._scope.cancel()
@@ -325,6 +342,10 @@ class HttpWire(Wire):
         if not self._begun:
             self._begun = True
             self._hearer.followed(epoch, reset=reset)
+
+
+def _position(since: Fields | None) -> str | None:
+    return None if since is None else position_of(since["epoch"], since["seq"])
 
 
 WIRES: Final[dict[str, type[Wire]]] = {

@@ -36,6 +36,9 @@ PROTOCOLS: Final = (
 OPERATOR: Final = 0
 """The person who has a token and is an operator."""
 
+SCRIPT: Final = PROTOCOLS.index("http")
+"""The person who speaks HTTP."""
+
 ANSWER_SECONDS: Final = 0.5
 """No answer may take longer than the store's deadline and this."""
 
