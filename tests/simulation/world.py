@@ -263,6 +263,11 @@ class World(ABC):
             for pending in link.pending.values():
                 self.in_time(link, pending)
             user = link.person.user
+            waited = now - link.answered_at
+            expect(
+                link.ready or waited <= self.deadline + ANSWER_SECONDS,
+                f"everybody is let in or refused in time: {link} after {waited:.3f} s",
+            )
             if not link.ready or user is None:
                 continue
             expect(
