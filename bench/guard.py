@@ -1,8 +1,8 @@
 """Compare the instructions of four operations with those that are stored in guard.json.
 
 They are counted by callgrind as in instructions.py, in fewer series and in one daemon, so that it
-takes less than a minute. Two runs differ by 1 %. More than 5 % is reported; more than 10 % fails.
-The counts belong to one build of Python: with another one nothing is compared.
+takes about a minute; after four it fails. Two runs differ by 1 %. More than 5 % is reported; more
+than 10 % fails. The counts belong to one build of Python: with another one nothing is compared.
 
     python bench/guard.py            # exits with 1 if an operation takes over 10 % more
     python bench/guard.py --store    # when a change is worth what it costs, or has made it cheaper
@@ -13,8 +13,10 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from instructions import Counter, connected, connecting, saying, server
 from members import add_members
@@ -26,6 +28,11 @@ REPORTED, FAILS = 1.05, 1.10
 RECEIVERS = 20
 SERIES, TIMES, WARM_UP = 4, 20, 30
 JOINS = 5
+LIMIT_SECONDS = 240
+
+
+def give_up(*_: object) -> NoReturn:
+    raise BenchError(f"it took more than {LIMIT_SECONDS} s: the machine is too busy")
 
 
 def measure(checkout: Path) -> dict[str, int]:
@@ -82,14 +89,18 @@ def main() -> int:
             "`make guard ARGS=--store` replaces them by those of this one."
         )
         return 0
-    if not (shutil.which("valgrind") and shutil.which("vgdb")):
+    if shutil.which("valgrind") is None:
         print("guard: skipped: Valgrind is not installed (Debian: apt install valgrind).")
         return 0
+    signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(LIMIT_SECONDS)
     try:
         measured = measure(BENCH.parent)
     except (BenchError, ServerError) as error:
         print(f"guard: {error}", file=sys.stderr)
         return 1
+    finally:
+        signal.alarm(0)
     passed = compare(stored.get("instructions", {}), measured)
     if given.store:
         written = json.dumps({"python": sys.version, "instructions": measured}, indent=2)

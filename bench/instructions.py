@@ -5,9 +5,13 @@ is a change of the code. A real daemon with SQLite runs under callgrind with PYT
 each operation is done many times, the next when the last is done. Start-up is not counted, nor are
 the kernel's instructions.
 
-Valgrind makes the daemon some fifty times slower, so its clock is slowed down by as much
-(slowed/sitecustomize.py). Otherwise it would index every message by itself and take its disk for
-slow. What it does once in a while is therefore not in the figures, but for the idle second's.
+Callgrind writes its counts and begins anew when the daemon calls a certain function of the C
+library, which it does on a signal (counted/sitecustomize.py). Valgrind's own way from outside,
+vgdb, hung at times under load.
+
+Valgrind makes the daemon some fifty times slower, so its clock is slowed down by as much.
+Otherwise it would index every message by itself and take its disk for slow. What it does once in a
+while is therefore not in the figures, but for the idle second's.
 
     python bench/instructions.py
     python bench/instructions.py --checkout ../old --checkout .  # and ratios to the first
@@ -19,9 +23,10 @@ import argparse
 import contextlib
 import json
 import math
+import os
 import re
 import shutil
-import subprocess
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -39,19 +44,21 @@ WARM_UP_TIMES = 50
 JOINS = 20  # in a series of connects
 PRESENT = 110  # connected before the first of them: more than the list of members has
 IDLE_SECONDS = 4.0
-START_SECONDS = 300.0  # Valgrind slows a program down some fifty times
+START_SECONDS = 300.0
+DUMP_SECONDS = 30.0
+SLOWER = 50  # is a program under Valgrind
+MARK = "getloadavg"  # the function of the C library that has the counts written
 
 
 def server(checkout: Path, *, slowed: bool = True) -> Server:
-    path = f"{checkout}:{BENCH / 'slowed'}" if slowed else f"{checkout}"
-
     def command(port: int, folder: Path) -> list[str]:
-        options = [f"--callgrind-out-file={folder}/out", f"--vgdb-prefix={folder}/vgdb"]
+        path = f"PYTHONPATH={checkout}:{BENCH / 'counted'}"
+        environment = ["PYTHONHASHSEED=0", path, f"CHATD_BENCH_SLOWER={SLOWER if slowed else 1}"]
+        options = [f"--callgrind-out-file={folder}/out", f"--dump-before={MARK}", "--vgdb=no"]
         chatd = [sys.executable, "-m", "chatd", "serve", "--listen", f"127.0.0.1:{port}"]
         for setting in (*UNLIMITED, f'history.path="{folder / "chatd.db"}"'):
             chatd += ["--set", setting]
-        valgrind = ["valgrind", "--quiet", "--tool=callgrind", "--instr-atstart=no", *options]
-        return ["env", "PYTHONHASHSEED=0", f"PYTHONPATH={path}", *valgrind, *chatd]
+        return ["env", *environment, "valgrind", "--quiet", "--tool=callgrind", *options, *chatd]
 
     return Server("chatd", "text", command, checkout=checkout, ready_seconds=START_SECONDS)
 
@@ -63,7 +70,6 @@ class Counter:
         self._pid = daemon.pid
         self._folder = daemon.log.parent
         self._dumps = 0
-        self._command("instrumentation on")
 
     def idle(self) -> float:
         """Return the instructions per second of a daemon that has nothing to do."""
@@ -101,16 +107,16 @@ class Counter:
     def _dump(self) -> int:
         """Return the instructions since the last dump."""
         self._dumps += 1
-        self._command("dump")
-        written = (self._folder / f"out.{self._dumps}").read_text(encoding="utf-8")
-        found = re.search(r"^totals: (\d+)", written, re.MULTILINE)
-        if found is None:
-            raise ServerError("callgrind wrote no totals")
-        return int(found[1])
-
-    def _command(self, words: str) -> None:
-        command = ["vgdb", f"--vgdb-prefix={self._folder}/vgdb", f"--pid={self._pid}"]
-        subprocess.run([*command, *words.split()], check=True, capture_output=True, timeout=60)
+        file = self._folder / f"out.{self._dumps}"
+        os.kill(self._pid, signal.SIGUSR2)
+        deadline = time.monotonic() + DUMP_SECONDS
+        while time.monotonic() < deadline:
+            # The totals are the last line.
+            written = file.read_text(encoding="utf-8") if file.exists() else ""
+            if found := re.search(r"^totals: (\d+)$", written, re.MULTILINE):
+                return int(found[1])
+            time.sleep(0.02)
+        raise ServerError(f"callgrind wrote no counts within {DUMP_SECONDS:g} s")
 
 
 @contextlib.contextmanager
@@ -195,7 +201,7 @@ def main() -> int:
         help="a checkout whose daemon is measured (default: this one); repeat it to compare",
     )
     given = parser.parse_args()
-    if not (shutil.which("valgrind") and shutil.which("vgdb")):
+    if shutil.which("valgrind") is None:
         print(
             "instructions: Valgrind is not installed (Debian: apt install valgrind).",
             file=sys.stderr,
