@@ -6,7 +6,7 @@
 # make story    shows in a booted systemd what docs/operations.md promises; as root on Debian
 # make cluster-story  shows on four booted systems what docs/cluster.md promises; as root on Debian
 # make check    runs the linters and type checkers
-# make bench    measures chatd beside its peers
+# make bench    measures chatd beside its peers, in about 12 minutes; ARGS="--growth" what must not grow
 # make guard    compares the instructions of four operations with those stored; needs Valgrind
 # make attack   attacks a running chatd for about an hour; ARGS="--scale 0.05" for less
 # make deb      builds dist/chatd_VERSION_ARCH.deb for the Debian that this is

@@ -183,8 +183,9 @@ def written(found: dict[tuple[Scenario, int], dict[str, list[Phase]]]) -> str:
             kind: [phase.server_cpu_ns / phase.messages / 1000 for phase in phases]
             for kind, phases in by_kind.items()
         }
+        busy = {kind: [phase.load_busy for phase in phases] for kind, phases in by_kind.items()}
         shape = f"{NODES} nodes, {scenario.clients} clients at each, {in_flight} in flight"
-        listed += results(shape, "µs a message", costs, [PEER])
+        listed += results(shape, "µs a message", costs, [PEER], busy)
     return as_json(listed)
 
 

@@ -15,14 +15,13 @@ import argparse
 import json
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 
 from fanout import SPARE_DESCRIPTORS, allow_descriptors, cores
 from joins import BASE, SETTLE_SECONDS, Client, connecting, let_in, opening
 from members import Member, add_members, exchange
-from receivers import DIALECTS, BenchError, cpu_ns
-from results import as_json, results, table
+from receivers import DIALECTS, BenchError, Meter
+from results import Figures
 from servers import SERVERS, Server, ServerError, fresh_folder, running_in
 
 CLIENTS = 500
@@ -52,8 +51,8 @@ def coming_back(client: Client) -> str:
     return json.dumps({"session": hello["session"], "since": since})
 
 
-def measure(server: Server, count: int) -> float:
-    """Return the server's CPU time for one comeback in microseconds."""
+def measure(server: Server, count: int) -> tuple[float, float]:
+    """Return the server's CPU time for one comeback in microseconds, and the load's share."""
     core, _ = cores()
     count += WARM_UP
     auths = [""] * count
@@ -67,15 +66,16 @@ def measure(server: Server, count: int) -> float:
         with running_in(folder, server, core) as daemon:
             back = let_in(arriving(server, daemon.port, auths[:WARM_UP]))
             time.sleep(SETTLE_SECONDS)
-            used = cpu_ns([daemon.pid])
+            meter = Meter([daemon.pid])
             back += let_in(arriving(server, daemon.port, auths[WARM_UP:]))
+            busy = meter.load_busy()
             time.sleep(SETTLE_SECONDS)
-            used = cpu_ns([daemon.pid]) - used
+            used = meter.server_ns()
             leave(back)
     lost = sum(b'"recovered":true' not in client.greeting for client in back)
     if server.ours and lost:
         raise BenchError(f"{lost} of {len(back)} clients were not recovered")
-    return used / 1000 / (count - WARM_UP)
+    return used / 1000 / (count - WARM_UP), busy
 
 
 def say(port: int) -> None:
@@ -93,17 +93,18 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     given = parser.parse_args()
-    costs: defaultdict[str, list[float]] = defaultdict(list)
+    figures = Figures()
+    shape = f"comeback with {MISSED} missed messages"
     try:
         allow_descriptors(given.clients + WARM_UP + SPARE_DESCRIPTORS)
         for _ in range(given.rounds):
             for server in (SERVERS[name] for name in NAMES):
-                costs[server.name].append(measure(server, given.clients))
+                cost, busy = measure(server, given.clients)
+                figures.add(shape, "µs a client", server.name, cost, busy)
     except (BenchError, ServerError) as error:
         print(f"comebacks: {error}", file=sys.stderr)
         return 1
-    found = results(f"comeback with {MISSED} missed messages", "µs a client", costs, [BASE])
-    print(as_json(found) if given.json else table(found))
+    figures.print([BASE], json=given.json)
     return 0
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import median
 
 from receivers import Phase
-from results import as_json, results
+from results import Figures
 from servers import (
     BENCH,
     PEERS,
@@ -153,7 +153,7 @@ def table(plan: Plan, rounds: list[dict[str, list[Phase]]]) -> str:
                 paired = [own / cost(peer) for own, peer in pairs]
                 ratios += column(base, f"{median(paired):.2f}" if paired else "-")
             busy = median(phase.server_cpu_ns / phase.seconds / 1e7 for phase in measured)
-            load_busy = median(phase.load_cpu_ns / phase.seconds / 1e7 for phase in measured)
+            load_busy = 100 * median(phase.load_busy for phase in measured)
             lines.append(
                 f"{name:20}{min(costs):8.3f}{median(costs):9.3f}{max(costs):9.3f}{ratios}"
                 f"{median(phase.server_system_share for phase in measured):8.0%}"
@@ -170,14 +170,16 @@ def table(plan: Plan, rounds: list[dict[str, list[Phase]]]) -> str:
     return "\n".join(lines)
 
 
-def written(plan: Plan, rounds: list[dict[str, list[Phase]]]) -> str:
-    """Return the costs as JSON."""
-    found = []
+def figures(plan: Plan, rounds: list[dict[str, list[Phase]]]) -> Figures:
+    """Return the cost of a delivery in each phase."""
+    found = Figures()
     for index, in_flight in enumerate(plan.in_flight):
-        costs = {name: [cost(each[name][index]) for each in rounds] for name in rounds[0]}
         shape = f"fan-out to {plan.receivers}, {in_flight} in flight"
-        found += results(shape, "µs a delivery", costs, plan.bases)
-    return as_json(found)
+        for each in rounds:
+            for name, phases in each.items():
+                phase = phases[index]
+                found.add(shape, "µs a delivery", name, cost(phase), phase.load_busy)
+    return found
 
 
 def setting(plan: Plan) -> str:
@@ -276,7 +278,7 @@ def main() -> int:
     try:
         allow_descriptors(plan.receivers + SPARE_DESCRIPTORS)
         if plan.json:
-            print(written(plan, measure(plan)))
+            figures(plan, measure(plan)).print(plan.bases, json=True)
         else:
             print(setting(plan))
             print(table(plan, measure(plan)))

@@ -1,7 +1,8 @@
 """Measure what idle connections cost: the server's CPU time while clients only answer its pings.
 
-All clients connect, and then do nothing but answer. The first interval of pings is not counted. The
-figure is the server's CPU time as a share of one core, and for one ping and its pong.
+All clients connect, and then do nothing but answer for one interval, in which each gets one ping.
+The figures are the server's CPU time as a share of one core, and for one ping and its pong; and the
+resident memory of a connection.
 
     python bench/idle.py
     python bench/idle.py --connections 2000 --interval 5 --servers chatd-socketio
@@ -14,25 +15,29 @@ import select
 import socket
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import memory
 from fanout import SPARE_DESCRIPTORS, allow_descriptors, cores
+from memory import resident
 from receivers import (
     DIALECTS,
     PING,
     PONG,
     TEXT,
     BenchError,
+    Meter,
     client_frame,
     connect,
-    cpu_ns,
     server_frame,
 )
-from results import as_json, results, table
+from results import Figures
 from servers import BENCH, Server, ServerError, chatd, running
 
 CONNECTIONS = 10_000
+WARM_UP = 100
+SETTLE_SECONDS = 3.0
 INTERVAL_SECONDS = 25.0  # the default of Engine.IO; the clients of plain WebSocket get the same
 MASK = bytes(4)
 DIALECT_OF = {"chatd-text": "text", "chatd-socketio": "socketio-chat"}
@@ -51,15 +56,19 @@ def servers(connections: int, interval: float) -> dict[str, Server]:
 class Clients:
     """Connections that answer pings."""
 
-    def __init__(self, server: Server, port: int, count: int) -> None:
-        dialect = DIALECTS[server.dialect]
-        self._answers = dialect.answers
+    def __init__(self, server: Server, port: int) -> None:
+        self._dialect = DIALECTS[server.dialect]
+        self._port = port
+        self._answers = self._dialect.answers
         self._epoll = select.epoll()
         self._sockets: dict[int, socket.socket] = {}
         self._rest: dict[int, bytes] = {}
         self.pongs = 0
+
+    def connect(self, count: int) -> None:
+        """Connect more clients, which answer meanwhile."""
         for _ in range(count):
-            sock, rest = connect(port, dialect.target, dialect.opening)
+            sock, rest = connect(self._port, self._dialect.target, self._dialect.opening)
             self._sockets[sock.fileno()] = sock
             self._rest[sock.fileno()] = rest
             self._epoll.register(sock, select.EPOLLIN)
@@ -96,22 +105,43 @@ class Clients:
         self._epoll.close()
 
 
-def measure(server: Server, count: int, interval: float) -> tuple[float, float]:
-    """Return the share of a core, and the CPU time for one ping and pong in microseconds."""
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """What idle connections cost.
+
+    Attributes:
+        share: The server's CPU time as a share of one core.
+        ping_us: Its CPU time for one ping and its pong, in microseconds.
+        kib: The resident memory of a connection, in KiB.
+        load_busy: The share of a core that the clients used.
+    """
+
+    share: float
+    ping_us: float
+    kib: float
+    load_busy: float
+
+
+def measure(server: Server, count: int, interval: float) -> Idle:
     core, _ = cores()
     with running(server, core) as daemon:
-        clients = Clients(server, daemon.port, count)
+        clients = Clients(server, daemon.port)
         try:
+            clients.connect(WARM_UP)
+            clients.answer(SETTLE_SECONDS)
+            before = resident(daemon.pid)
+            clients.connect(count - WARM_UP)
+            clients.answer(SETTLE_SECONDS)
+            kib = (resident(daemon.pid) - before) / 1024 / (count - WARM_UP)
+            pongs, meter, began = clients.pongs, Meter([daemon.pid]), time.monotonic()
             clients.answer(interval)
-            pongs, cpu, began = clients.pongs, cpu_ns([daemon.pid]), time.monotonic()
-            clients.answer(2 * interval)
-            cpu, seconds = cpu_ns([daemon.pid]) - cpu, time.monotonic() - began
+            cpu, seconds = meter.server_ns(), time.monotonic() - began
             pongs = clients.pongs - pongs
         finally:
             clients.close()
     if not pongs:
         raise BenchError(f"{server.name} sent no ping in {seconds:.0f} s")
-    return cpu / 1e9 / seconds, cpu / 1000 / pongs
+    return Idle(cpu / 1e9 / seconds, cpu / 1000 / pongs, kib, meter.load_busy())
 
 
 def main() -> int:
@@ -129,21 +159,21 @@ def main() -> int:
     )
     given = parser.parse_args()
     known = servers(given.connections, given.interval)
-    shares: dict[str, list[float]] = {}
-    costs: dict[str, list[float]] = {}
+    figures = Figures()
+    pings = f"{given.connections} idle connections, a ping each {given.interval:g} s"
     try:
         allow_descriptors(given.connections + SPARE_DESCRIPTORS)
         for name in given.servers:
             server = replace(known[name], checkout=given.checkout.resolve())
-            share, cost = measure(server, given.connections, given.interval)
-            shares[name], costs[name] = [share * 100], [cost]
+            found = measure(server, given.connections, given.interval)
+            busy = found.load_busy
+            figures.add(pings, "% of a core", name, found.share * 100, busy)
+            figures.add("one of these pings and its pong", "µs", name, found.ping_us, busy)
+            figures.add(memory.shape(given.connections), memory.UNIT, name, found.kib)
     except (BenchError, ServerError) as error:
         print(f"idle: {error}", file=sys.stderr)
         return 1
-    shape = f"{given.connections} idle connections, a ping each {given.interval:g} s"
-    found = results(shape, "% of a core", shares, [])
-    found += results("one of these pings and its pong", "µs", costs, [])
-    print(as_json(found) if given.json else table(found))
+    figures.print([], json=given.json)
     return 0
 
 

@@ -18,7 +18,6 @@ import select
 import socket
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,11 +29,11 @@ from receivers import (
     TEXT,
     BenchError,
     Dialect,
+    Meter,
     client_frame,
-    cpu_ns,
     server_frame,
 )
-from results import as_json, results, table
+from results import Figures
 from servers import SERVERS, Server, ServerError, running
 
 CONNECTS = 1000
@@ -170,18 +169,19 @@ def let_in(arriving: Iterator[Client]) -> list[Client]:
         epoll.close()
 
 
-def measure(shape: Shape, count: int, present: int) -> float:
-    """Return the server's CPU time for one connect in microseconds."""
+def measure(shape: Shape, count: int, present: int) -> tuple[float, float]:
+    """Return the server's CPU time for one connect in microseconds, and the load's share."""
     core, _ = cores()
     held: list[Client] = []
     with running(shape.server, core) as server:
         try:
             held += let_in(clients(shape, server.port, range(present)))
             time.sleep(SETTLE_SECONDS)
-            before = cpu_ns([server.pid])
+            meter = Meter([server.pid])
             held += let_in(clients(shape, server.port, range(present, present + count)))
+            busy = meter.load_busy()
             time.sleep(SETTLE_SECONDS)
-            return (cpu_ns([server.pid]) - before) / 1000 / count
+            return meter.server_ns() / 1000 / count, busy
         finally:
             for client in held:
                 client.socket.close()
@@ -208,21 +208,19 @@ def main() -> int:
     measured = [
         shape for shape in shapes(given.checkout) if not given.shapes or shape.name in given.shapes
     ]
-    costs: dict[int, dict[str, list[float]]] = {each: defaultdict(list) for each in given.present}
+    figures = Figures()
     try:
         allow_descriptors(given.connects + max(given.present) + SPARE_DESCRIPTORS)
         for _ in range(given.rounds):
-            for present, by_shape in costs.items():
+            for present in given.present:
+                name = "connect and join" if present == PRESENT else f"connect beside {present}"
                 for shape in measured:
-                    by_shape[shape.name].append(measure(shape, given.connects, present))
+                    cost, busy = measure(shape, given.connects, present)
+                    figures.add(name, "µs a connect", shape.name, cost, busy)
     except (BenchError, ServerError) as error:
         print(f"joins: {error}", file=sys.stderr)
         return 1
-    found = []
-    for present, by_shape in costs.items():
-        name = "connect and join" if present == PRESENT else f"connect beside {present}"
-        found += results(name, "µs a connect", by_shape, [BASE])
-    print(as_json(found) if given.json else table(found))
+    figures.print([BASE], json=given.json)
     return 0
 
 

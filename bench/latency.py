@@ -16,11 +16,11 @@ import json
 import signal
 import subprocess
 import sys
-from collections import defaultdict
+from dataclasses import asdict, dataclass
 
 from fanout import SPARE_DESCRIPTORS, allow_descriptors, cores
-from receivers import DIALECTS, BenchError, Receivers
-from results import as_json, results, table
+from receivers import DIALECTS, BenchError, Meter, Receivers
+from results import Figures
 from servers import SERVERS, Server, ServerError, pinned, running
 
 RECEIVERS = 100
@@ -36,49 +36,64 @@ GROUPS = (("node-ws", "chatd-off", "chatd-on"), ("node-socketio", "chatd-sio-off
 PERCENTILES = {"p50": 0.5, "p99": 0.99}
 
 
-def load(port: int, pid: int, dialect: str, count: int, capacity: float) -> list[float]:
-    """Return the capacity, which is measured if it is 0, and for each share its percentiles."""
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The latency at one share of the capacity, in milliseconds by percentile."""
+
+    latencies: dict[str, float]
+    load_busy: float
+
+
+def load(
+    port: int, pid: int, dialect: str, count: int, capacity: float, seconds: float
+) -> tuple[float, list[Measured]]:
+    """Return the capacity, which is measured if it is 0, and what was measured at each share."""
     gc.disable()  # there are no reference cycles here, and a collection would add latency
     receivers = Receivers([port], DIALECTS[dialect], count, MESSAGE_BYTES)
     receivers.exchange(IN_FLIGHT, 0.5)
     if not capacity:
-        phase = receivers.measure([pid], IN_FLIGHT, SECONDS)
+        phase = receivers.measure([pid], IN_FLIGHT, seconds)
         capacity = phase.messages / phase.seconds
-    found = [capacity]
+    found: list[Measured] = []
     for share in SHARES:
         receivers.settle()
         receivers.latencies.clear()
-        receivers.send_at(capacity * share, SECONDS)
+        meter = Meter([pid])
+        receivers.send_at(capacity * share, seconds)
+        busy = meter.load_busy()
         sorted_ns = sorted(receivers.latencies)
-        found += [sorted_ns[int(len(sorted_ns) * part)] / 1e6 for part in PERCENTILES.values()]
-    return found
+        latencies = {
+            name: sorted_ns[int(len(sorted_ns) * part)] / 1e6 for name, part in PERCENTILES.items()
+        }
+        found.append(Measured(latencies, busy))
+    return capacity, found
 
 
-def measure(server: Server, count: int, capacity: float) -> tuple[float, list[float]]:
-    """Return the capacity, and the percentiles in milliseconds."""
+def measure(
+    server: Server, count: int, capacity: float, seconds: float
+) -> tuple[float, list[Measured]]:
+    """Return what `load` returns of one server."""
     server_core, load_core = cores()
     with running(server, server_core) as handle:
         command = [sys.executable, __file__, "--load", str(handle.port), str(handle.pid)]
         command += ["--dialect", server.dialect, "--receivers", str(count)]
+        command += ["--seconds", str(seconds), "--capacity", str(capacity)]
         with pinned(load_core):
             done = subprocess.run(
-                [*command, "--capacity", str(capacity)],
-                capture_output=True,
-                text=True,
-                timeout=LIMIT_SECONDS,
-                check=False,
+                command, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False
             )
         if done.returncode:
             words = f"{done.stderr.strip()}\n{handle.last_lines()}"
             raise ServerError(f"{server.name}: the run is void\n{words}")
-    capacity, *found = json.loads(done.stdout)
-    return capacity, found
+    capacity, measured = json.loads(done.stdout)
+    return capacity, [Measured(**each) for each in measured]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Measure latency at a given rate.")
     parser.add_argument("--receivers", type=int, default=RECEIVERS)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of each measurement")
     parser.add_argument("--json", action="store_true", help="print the latencies as JSON")
     parser.add_argument(
         "--load", type=int, nargs=2, metavar=("PORT", "PID"), help=argparse.SUPPRESS
@@ -86,11 +101,14 @@ def main() -> int:
     parser.add_argument("--dialect", choices=DIALECTS, help=argparse.SUPPRESS)
     parser.add_argument("--capacity", type=float, default=0.0, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    latencies: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    figures = Figures()
     try:
         if given.load:
             port, pid = given.load
-            print(json.dumps(load(port, pid, given.dialect, given.receivers, given.capacity)))
+            capacity, measured = load(
+                port, pid, given.dialect, given.receivers, given.capacity, given.seconds
+            )
+            print(json.dumps([capacity, [asdict(each) for each in measured]]))
             return 0
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         allow_descriptors(given.receivers + SPARE_DESCRIPTORS)
@@ -98,21 +116,16 @@ def main() -> int:
             for group in GROUPS:
                 capacity = 0.0
                 for server in (SERVERS[name] for name in group):
-                    capacity, measured = measure(server, given.receivers, capacity)
-                    names = [
-                        f"{share:.0%} of capacity, {p}" for share in SHARES for p in PERCENTILES
-                    ]
-                    for name, value in zip(names, measured, strict=True):
-                        latencies[name][server.name].append(value)
+                    capacity, measured = measure(server, given.receivers, capacity, given.seconds)
+                    for share, each in zip(SHARES, measured, strict=True):
+                        for percentile, value in each.latencies.items():
+                            shape = f"{share:.0%} of the messages that {group[0]} can take"
+                            unit = f"ms, {percentile}"
+                            figures.add(shape, unit, server.name, value, each.load_busy)
     except (BenchError, ServerError, OSError) as error:
         print(f"latency: {error}", file=sys.stderr)
         return 1
-    found = []
-    for name, by_server in latencies.items():
-        for group in GROUPS:
-            own = {server: by_server[server] for server in group}
-            found += results(f"fan-out to {given.receivers} at {name}", "ms", own, group[:1])
-    print(as_json(found) if given.json else table(found))
+    figures.print([group[0] for group in GROUPS], json=given.json)
     return 0
 
 

@@ -1,8 +1,9 @@
 """Measure the resident memory of an idle connection, beside Node's socket.io where there is Node.
 
 Every server runs as a fresh process. Clients connect and do nothing. The figure is the growth of
-the server's resident memory (VmRSS) while 2,000 connections are added, divided by 2,000. There are
-100 connections before, so that imports and the first memory pools are not counted.
+the server's resident memory (VmRSS) while 2,000 connections are added, divided by 2,000; and, on
+the way, while the first 500 and 1,000 are. There are 100 connections before, so that imports and
+the first memory pools are not counted.
 
     python bench/memory.py
     python bench/memory.py --checkout ../old --servers chatd-text --rounds 5
@@ -15,18 +16,19 @@ import shutil
 import socket
 import sys
 import time
-from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from fanout import SPARE_DESCRIPTORS, allow_descriptors
 from receivers import DIALECTS, BenchError, Dialect, connect
-from results import as_json, results, table
+from results import Figures
 from servers import BENCH, SERVERS, Server, ServerError, chatd, running
 
-CONNECTIONS = 2000
+CONNECTIONS = (500, 1000, 2000)
 WARM_UP = 100
-SETTLE_SECONDS = 2.0
+SETTLE_SECONDS = 1.0
+UNIT = "KiB a connection"
 
 # All chatd's clients are members of one room, as they are where everybody uses the defaults.
 IDLE = {
@@ -50,24 +52,30 @@ def opened(dialect: Dialect, port: int, count: int) -> list[socket.socket]:
     return [connect(port, dialect.target, dialect.opening)[0] for _ in range(count)]
 
 
-def measure(server: Server, count: int) -> float:
-    """Return the KiB of one idle connection."""
+def measure(server: Server, counts: Sequence[int]) -> list[float]:
+    """Return the KiB of one idle connection, with each of these numbers of connections."""
     dialect = DIALECTS[server.dialect]
     with running(server, None) as daemon:
         held = opened(dialect, daemon.port, WARM_UP)
         time.sleep(SETTLE_SECONDS)
         before = resident(daemon.pid)
-        held += opened(dialect, daemon.port, count)
-        time.sleep(SETTLE_SECONDS)
-        after = resident(daemon.pid)
+        found: list[float] = []
+        for count in counts:
+            held += opened(dialect, daemon.port, WARM_UP + count - len(held))
+            time.sleep(SETTLE_SECONDS)
+            found.append((resident(daemon.pid) - before) / count / 1024)
         for each in held:
             each.close()
-    return (after - before) / count / 1024
+    return found
+
+
+def shape(connections: int) -> str:
+    return f"{connections} idle connections, memory"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Measure the memory of an idle connection.")
-    parser.add_argument("--connections", type=int, default=CONNECTIONS)
+    parser.add_argument("--connections", type=int, nargs="+", default=list(CONNECTIONS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--servers", nargs="+", choices=IDLE, default=list(IDLE))
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
@@ -82,17 +90,18 @@ def main() -> int:
     servers = [replace(IDLE[name], checkout=given.checkout.resolve()) for name in given.servers]
     if shutil.which("npm") is None:
         servers = [server for server in servers if server.ours]
-    figures: defaultdict[str, list[float]] = defaultdict(list)
+    figures = Figures()
+    counts = sorted(given.connections)
     try:
-        allow_descriptors(given.connections + WARM_UP + SPARE_DESCRIPTORS)
+        allow_descriptors(counts[-1] + WARM_UP + SPARE_DESCRIPTORS)
         for _ in range(given.rounds):
             for server in servers:
-                figures[server.name].append(measure(server, given.connections))
+                for count, value in zip(counts, measure(server, counts), strict=True):
+                    figures.add(shape(count), UNIT, server.name, value)
     except (BenchError, ServerError) as error:
         print(f"memory: {error}", file=sys.stderr)
         return 1
-    found = results("idle connection, memory", "KiB a connection", figures, ["node-socketio"])
-    print(as_json(found) if given.json else table(found))
+    figures.print(["node-socketio"], json=given.json)
     return 0
 
 

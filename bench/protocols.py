@@ -12,12 +12,11 @@ import argparse
 import signal
 import sys
 import time
-from collections import defaultdict
 
 from fanout import cores
 from members import ANSWERS, Member, add_members, exchange
-from receivers import BenchError, cpu_ns
-from results import as_json, results, table
+from receivers import BenchError, Meter
+from results import Figures
 from servers import SERVERS, Server, ServerError, pinned, running
 
 ROUNDS = 3
@@ -39,8 +38,8 @@ PEER = "node-socketio"  # which has one protocol
 NAMES = (PEER, "chatd-off", "chatd-on")
 
 
-def measure(server: Server, counts: dict[str, int], seconds: float) -> float:
-    """Return the server's CPU time for one delivery in microseconds."""
+def measure(server: Server, counts: dict[str, int], seconds: float) -> tuple[float, float]:
+    """Return the server's CPU time for one delivery in microseconds, and the load's share."""
     server_core, load_core = cores()
     members: list[Member] = []
     speaking = list(counts)[-1]
@@ -53,11 +52,11 @@ def measure(server: Server, counts: dict[str, int], seconds: float) -> float:
             members[len(members) // 2], members[-1] = members[-1], members[len(members) // 2]
             for number in range(WARM_UP_MESSAGES):
                 exchange(members, f"{number:08} {TEXT}", answers)
-            messages, used, ends = 0, cpu_ns([daemon.pid]), time.monotonic() + seconds
+            messages, meter, ends = 0, Meter([daemon.pid]), time.monotonic() + seconds
             while time.monotonic() < ends:
                 exchange(members, f"{messages + WARM_UP_MESSAGES:08} {TEXT}", answers)
                 messages += 1
-            return (cpu_ns([daemon.pid]) - used) / 1000 / messages / len(members)
+            return meter.server_ns() / 1000 / messages / len(members), meter.load_busy()
         finally:
             for member in members:
                 member.close()
@@ -71,20 +70,18 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    costs: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in SHAPES}
+    figures = Figures()
     try:
         for _ in range(given.rounds):
             for name, counts in SHAPES.items():
                 for server in (SERVERS[each] for each in given.servers):
                     if server.ours or len(counts) == 1:
-                        costs[name][server.name].append(measure(server, counts, given.seconds))
+                        cost, busy = measure(server, counts, given.seconds)
+                        figures.add(name, "µs a delivery", server.name, cost, busy)
     except (BenchError, ServerError, OSError) as error:
         print(f"protocols: {error}", file=sys.stderr)
         return 1
-    found = []
-    for name, by_server in costs.items():
-        found += results(name, "µs a delivery", by_server, [PEER])
-    print(as_json(found) if given.json else table(found))
+    figures.print([PEER], json=given.json)
     return 0
 
 

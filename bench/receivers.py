@@ -129,6 +129,11 @@ class Phase:
     p99_us: float
     other_frames: int
 
+    @property
+    def load_busy(self) -> float:
+        """The share of a core that the load used."""
+        return self.load_cpu_ns / NANOSECONDS / self.seconds
+
 
 def cpu_ns(pids: Sequence[int]) -> int:
     """Return the CPU time of processes, including ended threads, in nanoseconds.
@@ -137,6 +142,23 @@ def cpu_ns(pids: Sequence[int]) -> int:
     the kernel's include/linux/posix-timers_types.h (CPUCLOCK_SCHED = 2, for a process).
     """
     return sum(time.clock_gettime_ns((~pid << 3) | 2) for pid in pids)
+
+
+class Meter:
+    """The CPU time of a server and of the load, which is this process, since it was made."""
+
+    def __init__(self, pids: Sequence[int]) -> None:
+        self._pids = pids
+        self._began, self._load = time.perf_counter(), time.process_time()
+        self._server = cpu_ns(pids)
+
+    def server_ns(self) -> int:
+        """Return the server's CPU time in nanoseconds."""
+        return cpu_ns(self._pids) - self._server
+
+    def load_busy(self) -> float:
+        """Return the share of a core that the load used."""
+        return (time.process_time() - self._load) / (time.perf_counter() - self._began)
 
 
 def system_ticks(pids: Sequence[int]) -> tuple[int, int]:

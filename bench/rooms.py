@@ -20,7 +20,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -32,12 +32,12 @@ from receivers import (
     PONG,
     TEXT,
     BenchError,
+    Meter,
     client_frame,
     connect,
-    cpu_ns,
     server_frame,
 )
-from results import as_json, results, table
+from results import Figures
 from servers import SERVERS, Server, ServerError, node, pinned, running
 
 SHAPES = ((50, 1), (1000, 1), (500, 10))
@@ -73,7 +73,7 @@ class Measured:
     messages: int
     deliveries: int
     server_cpu_ns: int
-    load_share: float
+    load_busy: float
     p50_us: float
     p99_us: float
 
@@ -168,18 +168,17 @@ class Talk:
     def measure(self, pid: int, seconds: float, members: int) -> Measured:
         time.sleep(SETTLE_SECONDS)
         self.latencies.clear()
-        messages, began, load = self.messages, time.perf_counter(), time.process_time()
-        used = cpu_ns([pid])
+        messages, meter = self.messages, Meter([pid])
         self.talk(seconds)
-        elapsed, load = time.perf_counter() - began, time.process_time() - load
+        busy = meter.load_busy()
         time.sleep(SETTLE_SECONDS)
-        used, messages = cpu_ns([pid]) - used, self.messages - messages
+        messages = self.messages - messages
         sorted_ns = sorted(self.latencies)
         return Measured(
             messages=messages,
             deliveries=messages * members,
-            server_cpu_ns=used,
-            load_share=load / elapsed,
+            server_cpu_ns=meter.server_ns(),
+            load_busy=busy,
             p50_us=sorted_ns[len(sorted_ns) // 2] / 1000,
             p99_us=sorted_ns[len(sorted_ns) * 99 // 100] / 1000,
         )
@@ -253,36 +252,21 @@ def main() -> int:
                 replace(server, name=f"{server.name}@{name}", checkout=folder)
                 for name, folder in given.checkout
             ]
-    costs: dict[tuple[int, int], dict[str, list[Measured]]] = {
-        each: defaultdict(list) for each in shapes
-    }
+    figures = Figures()
     try:
         allow_descriptors(max(rooms * members for rooms, members in shapes) + SPARE_DESCRIPTORS)
         for _ in range(given.rounds):
-            for (rooms, members), by_server in costs.items():
+            for rooms, members in shapes:
+                name = shape(rooms, members, given.speaking)
                 for server in servers:
-                    by_server[server.name].append(
-                        measure(server, rooms, members, given.speaking, given.seconds)
-                    )
+                    found = measure(server, rooms, members, given.speaking, given.seconds)
+                    cost = found.server_cpu_ns / found.deliveries / 1000
+                    figures.add(name, "µs a delivery", server.name, cost, found.load_busy)
+                    figures.add(name, "ms, p99", server.name, found.p99_us / 1000, found.load_busy)
     except ServerError as error:
         print(f"rooms: {error}", file=sys.stderr)
         return 1
-    found = []
-    for (rooms, members), by_server in costs.items():
-        name = shape(rooms, members, given.speaking)
-        deliveries = {
-            server: [each.server_cpu_ns / each.deliveries / 1000 for each in measured]
-            for server, measured in by_server.items()
-        }
-        slowest = {
-            server: [each.p99_us / 1000 for each in measured]
-            for server, measured in by_server.items()
-        }
-        found += results(name, "µs a delivery", deliveries, [PEER.name])
-        found += results(name, "ms, p99", slowest, [PEER.name])
-        busiest = max(each.load_share for measured in by_server.values() for each in measured)
-        print(f"{name}: the load was busy for {busiest:.0%}", file=sys.stderr)
-    print(as_json(found) if given.json else table(found))
+    figures.print([PEER.name], json=given.json)
     return 0
 
 

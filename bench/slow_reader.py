@@ -20,7 +20,7 @@ from statistics import median
 
 from fanout import SPARE_DESCRIPTORS, allow_descriptors, cores
 from receivers import DIALECTS, Phase, Receivers, connect
-from results import as_json, results
+from results import Figures
 from servers import SERVERS, Running, ServerError, pinned, running
 
 MESSAGE_BYTES = 8000
@@ -77,7 +77,8 @@ def main() -> int:
         allow_descriptors(given.receivers + SPARE_DESCRIPTORS)
         server_core, load_core = cores()
         ratios = []
-        latencies: dict[str, list[float]] = {"without": [], "with": []}
+        figures = Figures()
+        shape = f"a slow reader among {given.receivers}"
         say = partial(print, file=sys.stderr if given.json else sys.stdout)
         say(f"{given.receivers} receivers, one in flight, {MESSAGE_BYTES} bytes; p50 and p99 in ms")
         for number in range(given.rounds):
@@ -85,8 +86,8 @@ def main() -> int:
                 without, with_it = measure(handle, given.receivers, load_core)
                 slow = "4001" if closed_as_too_slow(handle.log) else "never full"
             ratios.append(with_it.p99_us / without.p99_us)
-            latencies["without"].append(without.p99_us / 1000)
-            latencies["with"].append(with_it.p99_us / 1000)
+            for name, phase in (("without", without), ("with", with_it)):
+                figures.add(shape, "ms, p99", name, phase.p99_us / 1000, phase.load_busy)
             say(
                 f"round {number + 1}: without {without.p50_us / 1000:6.2f} "
                 f"{without.p99_us / 1000:6.2f}  with {with_it.p50_us / 1000:6.2f} "
@@ -94,8 +95,7 @@ def main() -> int:
             )
         say(f"p99 ratio, median of {len(ratios)}: {median(ratios):.2f}")
         if given.json:
-            shape = f"a slow reader among {given.receivers}"
-            print(as_json(results(shape, "ms, p99", latencies, ["without"])))
+            figures.print(["without"], json=True)
     except ServerError as error:
         print(f"slow_reader: {error}", file=sys.stderr)
         return 1
