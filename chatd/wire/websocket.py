@@ -170,17 +170,16 @@ class WebSocket(Channel):
     async def _accept(self) -> bool:
         """Make the opening handshake. Return False if the peer is too slow or gone."""
         accepted = False
-        with trio.move_on_after(self._settings.limits.handshake_seconds):
-            try:
-                async with trio.open_nursery() as handshake:
-                    stream = _HandshakeStream(self._transport, self.request, self.upgrade)
-                    proposal = await wrap_server_stream(handshake, stream)
-                    await proposal.accept(subprotocol=self.upgrade.subprotocol)
-                    accepted = True
-                    # Its reader must never see a frame: they are ours from here on.
-                    handshake.cancel_scope.cancel()
-            except* ConnectionClosed:
-                accepted = False
+        seconds = self._settings.limits.handshake_seconds
+        try:
+            async with trio.open_nursery() as handshake:
+                handshake.cancel_scope.deadline = trio.current_time() + seconds
+                stream = _HandshakeStream(self._transport, self.request, self.upgrade)
+                proposal = await wrap_server_stream(handshake, stream)
+                await proposal.accept(subprotocol=self.upgrade.subprotocol)
+                accepted = True
+        except* ConnectionClosed:
+            accepted = False
         return accepted
 
     async def _open(self) -> Receiver | None:
@@ -322,9 +321,10 @@ class WebSocket(Channel):
 
 
 class _HandshakeStream(trio.abc.Stream):
-    """The stream that trio-websocket sees: a replayed request, and then silence.
+    """The stream that trio-websocket sees: a replayed request, and then the end.
 
-    ``wire.http`` has read and checked the real request.
+    ``wire.http`` has read and checked the real request. Behind it trio-websocket's reader ends by
+    itself, without a cancellation, and never sees a frame: they are ours.
     """
 
     def __init__(self, transport: Transport, request: Request, upgrade: Upgrade) -> None:
@@ -342,9 +342,6 @@ class _HandshakeStream(trio.abc.Stream):
         self._head = "\r\n".join([*lines, "", ""]).encode("ascii")
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        if not self._head:
-            await trio.sleep_forever()
-        await trio.lowlevel.checkpoint()
         head, self._head = self._head, b""
         return head
 
