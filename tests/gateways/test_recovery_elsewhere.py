@@ -181,14 +181,14 @@ async def test_a_daemon_that_is_behind_catches_up_first(
     await wait_all_tasks_blocked()
     engine = journal._engine
     assert isinstance(engine, ModelEngine)
-    engine.deaf = True
+    engine.lose_answers()
     await say(ann, "side 1")
     assert await bob.texts(1) == ["side 1"]
     await bob.aclose()
 
     async def hear_again() -> None:
         await trio.sleep(0.5)
-        engine.deaf = False
+        engine.heal()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(hear_again)

@@ -255,13 +255,14 @@ class ModelStore:
         def do() -> None:
             if not server.running:
                 return
-            now = self._now() + self.jump_ms
+            now, position = self._now() + self.jump_ms, server.state.position
             try:
                 answer.append(server.carry_out(request, now, changes=changes))
             except (Unavailable, StoreError) as refusal:
                 answer.append(refusal)
             done.set()
-            self.changed.notify()
+            if server.state.position != position:  # something is in the feed
+                self.changed.notify()
 
         if engine.late is not None:
             engine.late.append(do)
