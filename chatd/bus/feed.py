@@ -34,6 +34,10 @@ be fanned out while a join reads the store."""
 TAIL_BYTES: Final = 64 * 1024
 """The same bound in bytes of text, so that ten thousand busy rooms hold at most 640 MiB."""
 
+KEEPING_SUBSCRIBERS: Final = 8
+"""A page that was read from the store is kept if so many are subscribed: in a smaller room it would
+be more memory for each of them than a connection takes."""
+
 
 class Subscription:
     """A subscriber's place in one feed. Subscribing again makes another one."""
@@ -77,6 +81,7 @@ class Feed:
         "_tail",
         "_tail_bytes",
         "_tail_events",
+        "changes",
         "fanned_out_at",
         "key",
         "name",
@@ -97,6 +102,8 @@ class Feed:
         self.visible = 0
         self.fanned_out_at = -math.inf
         """When the last events were fanned out, on Trio's clock."""
+        self.changes = 0
+        """Grows whenever events become visible, or the store removes or changes some."""
         self._live: Subscriptions = {}
         self._behind: Subscriptions = {}
         self._tail: deque[Event] = deque()
@@ -136,6 +143,7 @@ class Feed:
 
     def drop_tail(self) -> None:
         """Forget the newest events: the store has removed or changed some."""
+        self.changes += 1
         self._tail.clear()
         self._tail_bytes = 0
 
@@ -148,6 +156,23 @@ class Feed:
             return None
         return [self._tail[i] for i in range(len(self._tail) - missing, len(self._tail))]
 
+    def keep(self, page: Sequence[Event], changes: int) -> None:
+        """Keep the newest page, which was read from the store, for those who join next.
+
+        Args:
+            page: Events without a gap. A page that ends before the visible head is not kept.
+            changes: The value of ``changes`` before the page was read: it is not kept if that has
+                grown.
+        """
+        if changes != self.changes or len(page) <= len(self._tail):
+            return
+        first, last = page[0].seq, page[-1].seq
+        gapless = last - first == len(page) - 1
+        if last == self.visible and gapless and len(self) >= KEEPING_SUBSCRIBERS:
+            self._tail.clear()
+            self._tail_bytes = 0
+            self._append(page)
+
     async def fan_out(self, events: Sequence[Event]) -> int:
         """Move the visible head to the last of these events and offer them to the subscribers.
 
@@ -159,6 +184,7 @@ class Feed:
             if not events:
                 return 0
         self.visible = events[-1].seq
+        self.changes += 1
         self.fanned_out_at = trio.current_time()
         self._remember(events)
         groups: list[Group[Subscription]] = []
@@ -203,6 +229,10 @@ class Feed:
         for event in events:
             if event.kind in ("edit", "delete"):
                 self._apply_change(event)
+            self._append((event,))
+
+    def _append(self, events: Iterable[Event]) -> None:
+        for event in events:
             self._tail.append(event)
             self._tail_bytes += _size(event)
         while len(self._tail) > self._tail_events or self._tail_bytes > TAIL_BYTES:

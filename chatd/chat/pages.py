@@ -77,7 +77,9 @@ async def read_after(
     """Return the first visible events after a number, from the feed's tail or from the store."""
     events = feed.after(after)
     if events is None:
+        changes = feed.changes
         events = await journal.read(feed.key, after, feed.visible, limit)
+        feed.keep(events, changes)
     return fitting(events[:limit], queue_bytes)
 
 
@@ -158,10 +160,11 @@ async def read_join_page(
             page = page[:limit]
             return JoinPage(page, page[-1].seq if page else since.seq, recovered=True)
     while True:
-        visible = feed.visible
+        visible, changes = feed.visible, feed.changes
         last = feed.after(max(0, visible - limit))
         if last is None or (messages and any(event.kind != "message" for event in last)):
             last = await read_latest(journal, feed.key, visible + 1, limit, messages=messages)
+            feed.keep(last, changes)
         # If more events became visible during the read than the tail holds, read again.
         if (rest := feed.after(visible)) is not None:
             page = [*last, *rest]

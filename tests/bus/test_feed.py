@@ -104,6 +104,49 @@ async def test_the_tail_is_bounded_in_events_and_in_bytes(feed: Feed) -> None:
     assert feed.after(2007) is None
 
 
+def crowd(feed: Feed) -> None:
+    for _ in range(module.KEEPING_SUBSCRIBERS):
+        feed.subscribe(Member())
+
+
+async def test_the_newest_page_is_kept_where_many_are_subscribed(feed: Feed) -> None:
+    feed.set_head(5)
+    feed.keep(events(3, 5), feed.changes)
+    assert feed.after(2) is None
+    crowd(feed)
+    feed.keep(events(3, 5), feed.changes)
+    assert feed.after(2) == events(3, 5)
+    assert feed.after(1) is None
+    feed.keep(events(5, 5), feed.changes)
+    await feed.fan_out(events(6, 6))
+    assert feed.after(2) == events(3, 6)
+    feed.drop_tail()
+    assert feed.after(5) is None
+
+
+@pytest.mark.parametrize("page", [[], events(1, 4), [*events(2, 3), *events(5, 5)]])
+async def test_a_page_that_is_not_the_newest_or_has_a_gap_is_not_kept(
+    feed: Feed, page: list[Event]
+) -> None:
+    feed.set_head(5)
+    crowd(feed)
+    feed.keep(page, feed.changes)
+    assert feed.after(4) is None
+
+
+async def test_a_page_is_not_kept_if_something_changed_while_it_was_read(feed: Feed) -> None:
+    feed.set_head(5)
+    crowd(feed)
+    changes = feed.changes
+    feed.drop_tail()
+    feed.keep(events(3, 5), changes)
+    assert feed.after(4) is None
+    changes = feed.changes
+    await feed.fan_out([change("edit", 6, of=4, text="new")])
+    feed.keep([*events(3, 5), change("edit", 6, of=4, text="old")], changes)
+    assert feed.after(4) is None
+
+
 async def test_ephemeral_events_skip_excluded_subscribers(feed: Feed) -> None:
     codec = Codec()
     mine, other = Member(codec), Member(codec)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from chatd.bus import Feed
+from chatd.bus.feed import KEEPING_SUBSCRIBERS
 from chatd.chat.pages import (
     EVENT_BYTES,
     QUEUE_SHARE,
@@ -147,3 +150,37 @@ async def test_a_position_of_another_epoch_is_not_recovered(mock_clock: object) 
     journal = await store(10)
     found = await read_join_page(journal, feed(10), Position("other", 5), 2, BIG)
     assert (seqs(found.events), found.recovered) == ([9, 10], False)
+
+
+async def test_of_many_who_join_only_the_first_reads_the_store(
+    monkeypatch: pytest.MonkeyPatch, mock_clock: object
+) -> None:
+    journal, room = await store(10), feed(10)
+    subscriber: Any = SimpleNamespace(codec=None, outbox=None)
+    for _ in range(KEEPING_SUBSCRIBERS):
+        room.subscribe(subscriber)
+    first = await read_join_page(journal, room, None, 5, BIG, messages=True)
+    for name in ("read", "read_back"):
+        monkeypatch.setattr(journal, name, None)
+    assert await read_join_page(journal, room, None, 5, BIG, messages=True) == first
+    missed = await read_join_page(journal, room, Position(journal.epoch, 7), 5, BIG)
+    assert (seqs(missed.events), missed.recovered) == ([8, 9, 10], True)
+
+
+async def test_a_page_is_not_kept_if_the_store_changed_while_it_was_read(
+    monkeypatch: pytest.MonkeyPatch, mock_clock: object
+) -> None:
+    journal, room = await store(10), feed(10)
+    subscriber: Any = SimpleNamespace(codec=None, outbox=None)
+    for _ in range(KEEPING_SUBSCRIBERS):
+        room.subscribe(subscriber)
+    read = journal.read
+
+    async def slow(*where: Any) -> list[Event]:
+        found = await read(*where)
+        room.drop_tail()
+        return found
+
+    monkeypatch.setattr(journal, "read", slow)
+    assert seqs(await read_after(journal, room, 7, 5, BIG)) == [8, 9, 10]
+    assert room.after(7) is None
