@@ -44,7 +44,7 @@ class Echo:
     def __init__(self, websocket: WebSocket) -> None:
         self._outbox = websocket.outbox
 
-    async def received(self, message: str | bytes) -> None:
+    def received(self, message: str | bytes) -> None:
         if isinstance(message, str):
             self._outbox.offer(frames.text(message.encode()))
         else:

@@ -7,7 +7,7 @@ client waits, so that nothing more is read from it and TCP holds the client back
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, Generic, TypeVar
 
 import trio
@@ -107,9 +107,15 @@ class MessageInbox(Inbox[str | bytes]):
 
     __slots__ = ()
 
-    async def received(self, message: str | bytes) -> None:
+    def received(self, message: str | bytes) -> Awaitable[None] | None:
         """Accept a message as soon as there is space for it."""
         size = len(message) + _MESSAGE_BYTES
+        if self.full(size):
+            return self._put_later(message, size)
+        self.put(message, size)
+        return None
+
+    async def _put_later(self, message: str | bytes, size: int) -> None:
         await self.room(size)
         self.put(message, size)
 

@@ -315,7 +315,8 @@ class PollingTransport:
             if left < 0:
                 raise PacketError("too many packets")
             seconds += MESSAGE_SECONDS if packet.type == MESSAGE else FRAME_SECONDS
-            await session.packet(packet)
+            if (pending := session.packet(packet)) is not None:
+                await pending
             if piece.over(len(packet.data)):
                 await trio.lowlevel.checkpoint()
                 await request.spend(seconds)

@@ -42,6 +42,7 @@ What MUST hold:
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 
@@ -86,14 +87,18 @@ _PONG: Final = Block.control("3", 3)
 class Receiver(Protocol):
     """What gets the messages of a session."""
 
-    async def received(self, message: str | bytes) -> None:
-        """Handle one message. Nothing more is read from the client until this returns.
-
-        A POST is not answered before that either. Meanwhile the client is not taken for silent.
+    def received(self, message: str | bytes) -> Awaitable[None] | None:
+        """Handle one message. This may be a coroutine function.
 
         Args:
             message: ``str`` for text, ``bytes`` for binary.
+
+        Returns:
+            None if the message is handled, or else what is awaited before anything more is read
+            from the client, and before a POST is answered. Meanwhile the client is not taken for
+            silent.
         """
+        raise NotImplementedError
 
     def ended(self, reason: Reason) -> None:
         """Handle the end of the session. Called once, after the last message.
@@ -106,7 +111,7 @@ class Receiver(Protocol):
 class _Nobody:
     """The receiver of a session that is over."""
 
-    async def received(self, message: str | bytes) -> None:
+    def received(self, message: str | bytes) -> None:
         """Ignore the message."""
 
     def ended(self, reason: Reason) -> None:
@@ -469,29 +474,41 @@ class Session:
 
     # Packets, from either transport
 
-    async def packet(self, packet: Packet) -> None:
-        """Handle one packet. Returns when the receiver has handled its message."""
+    def packet(self, packet: Packet) -> Awaitable[None] | None:
+        """Handle one packet. Return what to await before the next one; None if it is handled."""
         if packet.type == MESSAGE:
-            await self.deliver(packet.data)
-        elif packet.type == CLOSE:
+            return self.deliver(packet.data)
+        if packet.type == CLOSE:
             self.end("transport close")
         elif packet.type in (PING, PONG):
             self._take_heartbeat(packet.type)
+        return None
 
-    async def deliver(self, message: str | bytes) -> None:
-        """Pass a message to the receiver."""
+    def deliver(self, message: str | bytes) -> Awaitable[None] | None:
+        """Pass a message to the receiver. Returns as `packet` does."""
         if self._heartbeat.extendable:
             self._heartbeat.heard_message(trio.current_time())
         self.received_messages += 1
+        try:
+            pending = self.receiver.received(message)
+        except Exception:
+            self._fail()
+            raise
+        return None if pending is None else self._wait_for(pending)
+
+    async def _wait_for(self, pending: Awaitable[None]) -> None:
         self._busy += 1
         try:
-            await self.receiver.received(message)
+            await pending
         except Exception:
-            # The client believes this was delivered, so the session must end.
-            self.end("transport error", model.INTERNAL)
+            self._fail()
             raise
         finally:
             self._busy -= 1
+
+    def _fail(self) -> None:
+        # The client believes that its message was delivered, so the session must end.
+        self.end("transport error", model.INTERNAL)
 
     def pause_reading(self, paused: bool) -> None:
         """Note that nothing is read until there is room for it, or that reading goes on."""

@@ -5,6 +5,7 @@ They are receivers of `chatd.wire.websocket`: each message is a packet.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Final
 
 import trio
@@ -32,18 +33,17 @@ class WebSocketTransport:
         self._session = session
         self._websocket = websocket
 
-    async def received(self, message: str | bytes) -> None:
+    def received(self, message: str | bytes) -> Awaitable[None] | None:
         """Handle a packet."""
         session = self._session
         if isinstance(message, str) and message[:1] == "4":
-            await session.deliver(message[1:])
-            return
+            return session.deliver(message[1:])
         try:
             packet = decode_frame(message, session.revision)
         except PacketError:
             session.end("parse error")
-        else:
-            await session.packet(packet)
+            return None
+        return session.packet(packet)
 
     def goodbye_frames(self, close: Close, reason: str) -> bytes:
         """Return nothing to send before the Close frame."""
@@ -77,11 +77,10 @@ class UpgradeProbe:
         session.begin_upgrade(websocket)
         self._timer = timers.add(trio.current_time() + seconds, self._expire, websocket.fault)
 
-    async def received(self, message: str | bytes) -> None:
+    def received(self, message: str | bytes) -> Awaitable[None] | None:
         """Handle a packet of the upgrade, and then those of the session."""
         if self._transport is not None:
-            await self._transport.received(message)
-            return
+            return self._transport.received(message)
         if not self._probed and message == f"{PING}probe":
             self._probed = True
             self._websocket.outbox.offer(_PROBE_ANSWER, 0)
@@ -92,6 +91,7 @@ class UpgradeProbe:
             self._session.use_websocket(self._websocket)
         else:
             self._websocket.end(model.POLICY)
+        return None
 
     def _expire(self, _now: float) -> None:
         self._websocket.end(model.POLICY)
@@ -117,7 +117,7 @@ class RejectedUpgrade:
     def __init__(self, websocket: WebSocket) -> None:
         websocket.end(model.POLICY)
 
-    async def received(self, message: str | bytes) -> None:
+    def received(self, message: str | bytes) -> None:
         """Do nothing: a closing WebSocket delivers no messages."""
 
     def goodbye_frames(self, close: Close, reason: str) -> bytes:

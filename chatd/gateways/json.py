@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -55,19 +55,15 @@ class JsonGateway:
         if self._connection.nick_notice is not None:
             self._connection.notify(events.Notice(self._connection.nick_notice))
 
-    async def received(self, message: str | bytes) -> None:
+    def received(self, message: str | bytes) -> Awaitable[None] | None:
         if isinstance(message, bytes):
             self._websocket.end(UNSUPPORTED, "chatd.v1 is text")
-            return
+            return None
         try:
             command = read_command(message)
         except ValueError as error:
-            if seconds := self._refuse(message, error):
-                await trio.sleep(seconds)
-        else:
-            pending = perform(self._connection, command, partial(self._answer, command.id))
-            if pending is not None:
-                await pending
+            return self._refuse(message, error)
+        return perform(self._connection, command, partial(self._answer, command.id))
 
     def goodbye_frames(self, close: Close, reason: str) -> bytes:
         return goodbye_frames(self._chat, close, reason)
@@ -84,11 +80,12 @@ class JsonGateway:
             frame = encode_answer(answer, partial(_answer_frame, mark), self._connection.log)
         self._websocket.outbox.offer(frame)
 
-    def _refuse(self, message: str, error: ValueError) -> float:
+    async def _refuse(self, message: str, error: ValueError) -> None:
         why = str(error)[:ERROR_CHARACTERS]
         refusal = Refusal("bad_request", f"This is not a command of chatd.v1: {why}.")
         self._answer(read_id(message), refusal)
-        return self._connection.refused(refusal, "unknown")
+        if seconds := self._connection.refused(refusal, "unknown"):
+            await trio.sleep(seconds)
 
 
 def _answer_frame(mark: Any, answer: commands.Result) -> bytes:

@@ -8,7 +8,7 @@ rooms; it is this gateway that keeps its clients in one.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, Final, TypeVar
 
 import trio
@@ -126,19 +126,20 @@ class TextGateway:
                 return
         self._connection.notify(*notices)
 
-    async def received(self, message: str | bytes) -> None:
+    def received(self, message: str | bytes) -> Awaitable[None] | None:
         if isinstance(message, bytes):
             self._websocket.end(UNSUPPORTED, "binary frames are not supported")
-            return
+            return None
         text = message[:-2] if message.endswith("\r\n") else message.removesuffix("\n")
         if text == "/auth" or text.startswith("/auth "):
-            await self._auth(text.removeprefix("/auth").strip())
-        elif not (self._connection.authenticated or text in ("", "/help", "/quit")):
-            await self._refuse(AUTHENTICATE, "unauthorized")
-        elif text.startswith("/") and not text.startswith("//"):
-            await self._command(text)
-        elif text:
-            await self._say(text[1:] if text.startswith("//") else text)
+            return self._auth(text.removeprefix("/auth").strip())
+        if not (self._connection.authenticated or text in ("", "/help", "/quit")):
+            return self._refuse(AUTHENTICATE, "unauthorized")
+        if text.startswith("/") and not text.startswith("//"):
+            return self._command(text)
+        if text:
+            return self._say(text[1:] if text.startswith("//") else text)
+        return None
 
     def goodbye_frames(self, close: Close, reason: str) -> bytes:
         return goodbye_frames(self._codec, close, reason)
@@ -163,7 +164,8 @@ class TextGateway:
             case "/msg" if len(words := rest.split(maxsplit=1)) > 1:
                 await self._perform(commands.Say(room=f"@{words[0].lstrip('@')}", text=words[1]))
             case "/me" if rest:
-                await self._say(f"_{rest}_")
+                if (pending := self._say(f"_{rest}_")) is not None:
+                    await pending
             case "/quit":
                 self._websocket.end(NORMAL, "bye")
             case "/help":
@@ -199,8 +201,9 @@ class TextGateway:
             return False
         return True
 
-    async def _say(self, text: str) -> None:
-        await self._perform(commands.Say(room=self._room, text=text))
+    def _say(self, text: str) -> Awaitable[None] | None:
+        say = commands.Say(room=self._room, text=text)
+        return perform(self._connection, say, self._answer)
 
     async def _history(self, rest: str) -> None:
         if rest and not (rest.isascii() and rest.isdigit() and len(rest) < 10):

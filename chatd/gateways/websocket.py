@@ -44,7 +44,7 @@ class Unwelcome:
     def goodbye_frames(self, close: Close, reason: str) -> bytes:
         return self._goodbye(close, reason)
 
-    async def received(self, message: str | bytes) -> None:
+    def received(self, message: str | bytes) -> None:
         """Ignore the message: the connection is being closed."""
 
     def ended(self, close: Close, reason: str) -> None:

@@ -213,45 +213,42 @@ class Connection:
         for socket in list(self.sockets.values()):
             self._remove(socket, reason)
 
-    async def received(self, message: str | bytes) -> None:
-        """Handle a message of the session, in the task that reads from the client."""
-        while not self._running:
-            await self._changed.wait()
+    def received(self, message: str | bytes) -> Awaitable[None] | None:
+        """Handle a message of the session. Return what must be awaited before the next one."""
+        if not self._running:
+            return self._receive_later(message)
         if self._reason is not None or self.session.reason is not None:
-            return
+            return None
         try:
             packet = self._decoder.add(message)
         except PacketError as error:
             self._explain(message, error)
             self.end("parse error")
-            return
+            return None
         if packet is None:
             # Each attachment has its own deadline, so that a slow client can send many.
             self._cancel_attachment_timer()
             seconds = self.server.options.attachment_timeout
             self._attachment_timer = self._end_after(seconds, "parse error")
-            return
+            return None
         if self._attachment_timer is not None:
             self._cancel_attachment_timer()
-        await self._dispatch(packet, self._decoder.size)
+        return self._dispatch(packet, self._decoder.size)
 
-    async def _dispatch(self, packet: Packet, size: int) -> None:
+    async def _receive_later(self, message: str | bytes) -> None:
+        while not self._running:
+            await self._changed.wait()
+        if (pending := self.received(message)) is not None:
+            await pending
+
+    def _dispatch(self, packet: Packet, size: int) -> Awaitable[None] | None:
         name, auth = packet.namespace, packet.data
         if self.session.revision == 3:
             # The query of the namespace follows its name.
             name, _, query = name.partition("?")
             auth = _read_query(query, self.server.options.max_auth) if query else None
         if packet.type is PacketType.CONNECT:
-            # Repeated CONNECT and DISCONNECT fill both queues too.
-            await self._inbox.room(_SOCKET_BYTES)
-            await self.session.has_room()
-            if self.server.draining:
-                return
-            if size > self.server.options.max_auth:
-                self.refuse(name[:_NAME_CHARACTERS], Refused("auth is too large"))
-            else:
-                self._connect(name, auth or {})
-            return
+            return self._connect_later(name, auth or {}, size)
         socket = self.sockets.get(name)
         if socket is None or packet.type is PacketType.CONNECT_ERROR:
             if name not in self._recently_left:
@@ -263,12 +260,31 @@ class Connection:
         else:
             size += _JOB_BYTES
             if self._inbox.full(size):
-                await self._inbox.room(size)
-            namespace = self._namespaces_of.get(socket)
-            if namespace is not None and not self.server.draining:
-                self._inbox.put((Connection._event, socket, namespace, packet), size)
+                return self._queue_later(socket, packet, size)
+            self._queue(socket, packet, size)
+        return None
+
+    def _queue(self, socket: Socket, packet: Packet, size: int) -> None:
+        namespace = self._namespaces_of.get(socket)
+        if namespace is not None and not self.server.draining:
+            self._inbox.put((Connection._event, socket, namespace, packet), size)
+
+    async def _queue_later(self, socket: Socket, packet: Packet, size: int) -> None:
+        await self._inbox.room(size)
+        self._queue(socket, packet, size)
 
     # Connecting
+
+    async def _connect_later(self, name: str, auth: dict[str, Any], size: int) -> None:
+        # Repeated CONNECT and DISCONNECT fill both queues too.
+        await self._inbox.room(_SOCKET_BYTES)
+        await self.session.has_room()
+        if self.server.draining:
+            return
+        if size > self.server.options.max_auth:
+            self.refuse(name[:_NAME_CHARACTERS], Refused("auth is too large"))
+        else:
+            self._connect(name, auth)
 
     def _connect(self, name: str, auth: dict[str, Any]) -> None:
         if self._reason is not None:

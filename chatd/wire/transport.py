@@ -13,14 +13,18 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import islice
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, TypeVar
 
 import trio
 from msgspec import Struct
 
+from chatd.wire.poller import current_poller
+
 __all__ = ["Block", "Peer", "SocketTransport", "StreamTransport", "Transport"]
 
 Block: TypeAlias = bytes | memoryview
+
+T = TypeVar("T")
 
 # Linux takes 1,024 buffers in one call (IOV_MAX). 64 small frames fill several segments, and the
 # list of them is built for each call.
@@ -114,6 +118,16 @@ class Transport(ABC):
     async def recv(self, max_bytes: int) -> bytes:
         """Wait for bytes. Return ``b""`` when the peer has closed its side."""
 
+    async def recv_each(self, max_bytes: int, take: Callable[[bytes], T | None]) -> T | None:
+        """Pass what arrives to ``take`` until it returns something, and return that.
+
+        Return None when the peer has closed its side. ``take`` may be called in another task.
+        """
+        while data := await self.recv(max_bytes):
+            if (taken := take(data)) is not None:
+                return taken
+        return None
+
     @abstractmethod
     async def send_some(self, blocks: deque[Block]) -> int:
         """Wait until some of ``blocks`` can be sent. Return how many bytes were."""
@@ -175,6 +189,28 @@ class SocketTransport(Transport):
             except OSError as error:
                 raise trio.BrokenResourceError from error
 
+    async def recv_each(self, max_bytes: int, take: Callable[[bytes], T | None]) -> T | None:
+        recv = self._recv
+        taken: T | None = None
+
+        def ready() -> bool:
+            nonlocal taken
+            try:
+                data = recv(max_bytes)
+            except BlockingIOError:
+                return True
+            except OSError as error:
+                raise trio.BrokenResourceError from error
+            if not data:
+                return False
+            taken = take(data)
+            return taken is None
+
+        await current_poller().watch(self._socket.fileno(), ready)
+        if taken is None:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        return taken
+
     async def send_some(self, blocks: deque[Block]) -> int:
         await trio.lowlevel.wait_writable(self._socket)
         try:
@@ -217,6 +253,7 @@ class SocketTransport(Transport):
     async def aclose(self) -> None:
         if self._socket.fileno() != -1:
             trio.lowlevel.notify_closing(self._socket)
+            current_poller().notify_closing(self._socket.fileno())
             self._socket.close()
         await trio.lowlevel.checkpoint()
 

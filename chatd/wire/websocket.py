@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol, TypeAlias
 
@@ -34,8 +35,6 @@ __all__ = ["Handover", "Opener", "Receiver", "Upgrade", "WebSocket"]
 
 # A chat message needs one system call, and so does a burst of messages up to this size.
 _RECV_BYTES: Final = 8192
-# Other tasks run after this many frames of one read, which may have 1,365.
-_FRAMES: Final = 128
 _PING: Final = frames.ping()
 _GONE: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 
@@ -43,8 +42,15 @@ _GONE: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 class Receiver(Protocol):
     """Takes the messages of one connection, for a gateway."""
 
-    async def received(self, message: str | bytes) -> None:
-        """Handle one message. Nothing more is read until this returns, and `end` cancels it."""
+    def received(self, message: str | bytes) -> Awaitable[None] | None:
+        """Handle one message.
+
+        Returns:
+            None if it is handled: the next one may follow at once. Otherwise what the connection's
+            task awaits before more is read; `end` cancels it. It is always awaited, so that this
+            may be a coroutine function; a plain function saves the change of tasks.
+        """
+        raise NotImplementedError
 
     def goodbye_frames(self, close: Close, reason: str) -> bytes:
         """Return frames to send before our Close frame. Not called if the peer closed first."""
@@ -142,7 +148,7 @@ class WebSocket(Channel):
         self.peer_closed = False
         self.upgrade = upgrade
         self._reader = FrameReader(upgrade.max_message_bytes or settings.max_message_bytes)
-        self._items: Iterator[Item] = iter(self._reader.feed(handover.early, _FRAMES))
+        self._items: Iterator[Item] = iter(self._reader.feed(handover.early, SLICE_ITEMS))
         self._failed = False
         self._receiver: Receiver | None = None
 
@@ -194,62 +200,81 @@ class WebSocket(Channel):
 
     async def _receive(self, receiver: Receiver) -> None:
         """Hand messages to the receiver until either side closes."""
-        items = 0
-        while self.closing is None:
-            for item in self._items:
-                items += 1
-                if items % SLICE_ITEMS == 0:
-                    await trio.lowlevel.checkpoint()
-                if self._slot is not None:
-                    await self._spend(self._slot, MESSAGE_SECONDS)
-                if type(item) is str or type(item) is bytes:
-                    self.received_messages += 1
-                    self.busy = True
-                    try:
-                        await receiver.received(item)
-                    except Exception as error:  # the connection's boundary
-                        self.fault(error)
-                    self.busy = False
-                else:
-                    await self._control(item)
+        take = partial(self._take, receiver)
+        wait = self._hand_on(receiver)
+        while True:
+            if wait is None:
                 if self.closing is not None:
                     return
-            if self._reader.pending:
-                data = b""
-                await trio.lowlevel.checkpoint()
-            else:
                 try:
-                    data = await self._transport.recv(_RECV_BYTES)
+                    wait = await self._transport.recv_each(_RECV_BYTES, take)
                 except _GONE:
-                    data = b""
-                if not data:
+                    wait = None
+                if wait is None:
                     self.end(LOST)
                     return
-            self.received_bytes += len(data)
-            self.last_heard = trio.current_time()
-            if self._slot is not None:
-                frames, self._reader.frames = self._reader.frames, 0
-                seconds = len(data) * BYTE_SECONDS + frames * FRAME_SECONDS
-                await self._spend(self._slot, seconds)
-            self._items = iter(self._reader.feed(data, _FRAMES))
+            self.busy = True
+            try:
+                await wait
+            except Exception as error:  # the connection's boundary
+                self.fault(error)
+            self.busy = False
+            wait = None if self.closing is not None else self._hand_on(receiver)
 
-    async def _control(self, item: Item) -> None:
-        """Handle what is no message."""
+    def _take(self, receiver: Receiver, data: bytes) -> Awaitable[None] | None:
+        """Handle what was read. Return what must be awaited before more is read.
+
+        The poller calls this in its own task.
+        """
+        self.received_bytes += len(data)
+        self.last_heard = trio.current_time()
+        return self._split(data) or self._hand_on(receiver)
+
+    def _split(self, data: bytes) -> Awaitable[None] | None:
+        """Read the next frames. Return what to await before they are handled.
+
+        That is a pause if the client's address has taken more than its share of the loop's time.
+        """
+        items = self._reader.feed(data, SLICE_ITEMS)
+        self._items = iter(items)
+        if self._slot is None:
+            return None
+        frames, self._reader.frames = self._reader.frames, 0
+        seconds = len(data) * BYTE_SECONDS + frames * FRAME_SECONDS + len(items) * MESSAGE_SECONDS
+        debt = self._slot.charge(seconds)
+        return _pause(debt) if debt else None
+
+    def _hand_on(self, receiver: Receiver) -> Awaitable[None] | None:
+        """Handle frames until something has to wait. Return what to await, None if nothing."""
+        for item in self._items:
+            if type(item) is str or type(item) is bytes:
+                self.received_messages += 1
+                try:
+                    wait = receiver.received(item)
+                except Exception as error:  # the connection's boundary
+                    self.fault(error)
+                    return None
+            else:
+                wait = self._control(item)
+            if wait is not None or self.closing is not None:
+                return wait
+        if self._reader.pending:
+            return self._split(b"") or _pause(0)
+        return None
+
+    def _control(self, item: Item) -> Awaitable[None] | None:
+        """Handle what is no message. Return as `_hand_on` does."""
         if isinstance(item, Ping):
             self.outbox.hasten(item.pong)
-            # A client that pings and does not read the pongs is not read either.
-            await self.outbox.hastened()
+            if self.outbox.hastening:
+                # A client that pings and does not read the pongs is not read either.
+                return self.outbox.hastened()
         elif isinstance(item, Closing):
             self._answer(item)
         elif isinstance(item, Fault):
             self._failed = True
             self.end(item.close, item.reason)
-
-    async def _spend(self, slot: ConnectionSlot, seconds: float) -> None:
-        """Take this much of the loop's time, once its address has paid for what it took before."""
-        self.busy = True
-        await slot.spend(seconds)
-        self.busy = False
+        return None
 
     def _answer(self, closing: Closing) -> None:
         """Answer the peer's Close frame, which came first. Nothing may follow the answer."""
@@ -318,6 +343,10 @@ class WebSocket(Channel):
             receiver.ended(close, reason)
         except Exception as error:  # the connection's boundary
             self.fault(error)
+
+
+async def _pause(seconds: float) -> None:
+    await trio.sleep(seconds)
 
 
 class _HandshakeStream(trio.abc.Stream):

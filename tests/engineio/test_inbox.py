@@ -50,10 +50,15 @@ async def test_no_task_waits_for_space_in_a_closed_queue() -> None:
     assert inbox.take() == 1
 
 
+async def put(inbox: MessageInbox, message: str | bytes) -> None:
+    if (pending := inbox.received(message)) is not None:
+        await pending
+
+
 async def test_messages_come_in_order() -> None:
     inbox = MessageInbox(10_000, lambda _: None)
     for index in range(10):
-        await inbox.received(str(index))
+        await put(inbox, str(index))
     assert [await inbox.next() for _ in range(10)] == [str(index) for index in range(10)]
 
 
@@ -64,7 +69,7 @@ async def test_a_full_queue_stops_the_reader(message: str | bytes, fit: int) -> 
 
     async def read() -> None:
         for index in range(fit + 2):
-            await inbox.received(message)
+            await put(inbox, message)
             taken.append(index)
 
     async with trio.open_nursery() as nursery:

@@ -60,7 +60,7 @@ class Chatter:
         self.reason = ""
         self.ends = 0
 
-    async def received(self, message: str | bytes) -> None:
+    def received(self, message: str | bytes) -> Awaitable[None] | None:
         self.messages.append(message)
         if message == "kick":
             self.websocket.end(model.KICKED, "kicked by ann")
@@ -72,6 +72,7 @@ class Chatter:
             self.websocket.outbox.offer(frames.text(message.encode()))
         else:
             self.websocket.outbox.offer(frames.binary(message))
+        return None
 
     async def boom(self) -> None:
         await trio.lowlevel.checkpoint()

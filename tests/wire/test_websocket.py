@@ -13,6 +13,7 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_st
 
 from chatd import model
 from chatd.wire import frames
+from chatd.wire.poller import current_poller
 from chatd.wire.transport import Peer
 from chatd.wire.websocket import Receiver, Upgrade, WebSocket
 from tests.wire.served import (
@@ -302,7 +303,7 @@ async def test_garbage_after_our_close_ends_it(served: Served, dial: Dial) -> No
 async def test_a_close_while_the_receiver_is_blocked_ends_it(served: Served, dial: Dial) -> None:
     class Blocked(Chatter):
         async def received(self, message: str | bytes) -> None:
-            await super().received(message)
+            super().received(message)
             await trio.sleep_forever()
 
     async def block(websocket: WebSocket) -> Receiver:
@@ -346,6 +347,7 @@ async def test_the_peers_close_overtakes_ours_behind_a_backlog(served: Served) -
 async def test_an_idle_connection_is_one_task_and_nothing_of_trio_websocket(
     served: Served, dial: Dial
 ) -> None:
+    current_poller()  # one task for all connections
     before = trio.lowlevel.current_statistics().tasks_living
     client = await dial()
     await client.upgrade()
@@ -465,7 +467,7 @@ async def test_while_a_message_is_taken_the_peer_is_not_silent(autojump_clock: M
     class Slow(Chatter):
         async def received(self, message: str | bytes) -> None:
             await trio.sleep(300)
-            await super().received(message)
+            super().received(message)
 
     async with serve(tcp=False) as served:
 
