@@ -271,6 +271,7 @@ class _Script(HttpClient):
             "epoch": end.epoch,
             "seq": end.seq,
             "recovered": headers.get("chatd-recovered") == "true",
+            "more": headers.get("chatd-more") == "true",
         }
 
 
