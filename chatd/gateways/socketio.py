@@ -26,7 +26,7 @@ from chatd.chat.shared import LOST_MESSAGES
 from chatd.chat.tokens import Grant
 from chatd.engineio import CLOSES, Block
 from chatd.gateways.credentials import admitted, bearer, origin_refusal, refuse_origin
-from chatd.gateways.pages import encode_answer
+from chatd.gateways.pages import PageEncoder, encode_answer
 from chatd.gateways.recovery import (
     NOBODY,
     TAKEN,
@@ -114,6 +114,7 @@ class SocketIoCodec:
         self._chat = chat
         self._revision: Final = revision
         self._recovers: Final = revision == 4 and chat.settings.engineio.recovery_seconds != "off"
+        self.pages: Final = PageEncoder(self.encode)
 
     def encode(self, room: str, items: Sequence[Any]) -> Block:
         epoch = self._chat.journal.epoch
@@ -357,11 +358,12 @@ class SocketIoGateway:
                 socket.disconnect()
             session.end("forced close", close, str(refused))
             return
+        codec = self._codecs[session.revision]
         connection = Connection(
             self._chat,
             f"s{next(self._ids)}",
             session,
-            self._codecs[session.revision],
+            codec,
             socket.start_soon,
             address=socket.handshake.address,
             limit_key=limit_key,
@@ -373,7 +375,7 @@ class SocketIoGateway:
             login=login,
             moved=partial(self._moved, socket),
         )
-        client = self._clients[socket] = _Client(connection, socket, auth)
+        client = self._clients[socket] = _Client(connection, socket, auth, codec)
         if isinstance(self._chat.journal, SharedJournal) and socket.pid is not None:
             client.keeper = self._clients_log
             self._kept[record_name(socket.pid)] = client
@@ -465,7 +467,9 @@ class SocketIoGateway:
 class _Client:
     """One socket and its connection of the chat."""
 
-    def __init__(self, connection: Connection, socket: Socket, auth: Auth) -> None:
+    def __init__(
+        self, connection: Connection, socket: Socket, auth: Auth, codec: SocketIoCodec
+    ) -> None:
         self.connection = connection
         self.room = ""
         self._first: Membership | None = None
@@ -478,6 +482,7 @@ class _Client:
         self._handed_over = False
         self._socket = socket
         self._auth = auth
+        self._codec = codec
 
     async def begin(self) -> None:
         """Restore the client's session, if it has one, and join a room."""
@@ -623,8 +628,7 @@ class _Client:
             for event in answer.events
             if answer.recovered or isinstance(event, events.Message)
         ]
-        block: Block = self.connection.codec.encode("", shown)
-        return block
+        return self._codec.pages.encode("", shown, self.connection.chat.journal.epoch)
 
     def _hello(self, joined: dict[str, Any]) -> None:
         hello = {**msgspec.to_builtins(self.connection.hello()), **joined}

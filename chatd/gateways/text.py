@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from chatd.chat import Chat, Connection, perform
 from chatd.chat.names import room_name
 from chatd.chat.rules import enter
-from chatd.gateways.pages import encode_answer
+from chatd.gateways.pages import PageEncoder, encode_answer
 from chatd.gateways.websocket import disconnect
 from chatd.model import NORMAL, UNSUPPORTED, Close, ErrorCode, Event, Refusal, Refused
 from chatd.protocol import commands, events
@@ -54,6 +54,7 @@ class TextCodec:
 
     def __init__(self, chat: Chat) -> None:
         self._chat = chat
+        self.pages: Final = PageEncoder(self.encode)
 
     def encode(self, room: str, items: Sequence[Any]) -> bytes:
         lines = (_indented(self._line(room, item)) for item in items)
@@ -285,7 +286,7 @@ class TextGateway:
 
     def _encode_page(self, page: commands.Entered | commands.Page) -> bytes:
         def encode(page: commands.Entered | commands.Page) -> bytes:
-            return self._codec.encode(self._room, page.events)
+            return self._codec.pages.encode(self._room, page.events)
 
         return encode_answer(page, encode, self._connection.log)
 
