@@ -185,9 +185,11 @@ class Engine(Reads, Protocol):
     `commit`, `void` or `feed` is cancelled, the effect is that of `Lost`; any other call may be
     cancelled without harm.
 
-    The deadlines are the engine's own: ``history.timeout_seconds`` for each call. `feed` may take
-    `FEED_SECONDS` longer, and then as long as a call for the replicas to confirm what it returns.
-    Times are the engine's, in ms since 1970.
+    The deadlines are the engine's own: ``history.timeout_seconds`` for each call. `commit` and
+    `void` have none, because their caller has one for both together. `feed` may take `FEED_SECONDS`
+    longer, and then as long as a call for the replicas to confirm what it returns; if it takes
+    longer still, the next `beat` raises `Lost`, and so does `feed`. Times are the engine's, in ms
+    since 1970.
     """
 
     @property

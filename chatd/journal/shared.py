@@ -442,7 +442,10 @@ class SharedJournal:
 
     async def _put(self, block: Sequence[FeedEntry]) -> None:
         assert self._committed is not None  # noqa: S101  the reader waits for `start`
-        await self._committed.send(block)
+        try:
+            self._committed.send_nowait(block)
+        except trio.WouldBlock:
+            await self._committed.send(block)
 
     def _renew(self, item: Renewed) -> None:
         """Take over an epoch that this node did not get when it entered."""
@@ -479,7 +482,8 @@ class SharedJournal:
             return []
         began = perf_counter()
         try:
-            with trio.CancelScope(shield=True), trio.move_on_after(self.timeout):
+            ends = trio.current_time() + self.timeout
+            with trio.CancelScope(shield=True, deadline=ends):
                 outcomes = await self._commit(batch)
                 self._count(outcomes)
                 self._note_refusal(None)

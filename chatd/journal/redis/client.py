@@ -13,6 +13,7 @@ server. If one of the first three fails, all are closed, and nothing more is don
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from time import perf_counter
@@ -105,6 +106,8 @@ class Client:
         self._publisher: Link | None = None
         self._awaited: Command | None = None
         """The command whose reply the reading link is waiting for."""
+        self._due = math.inf
+        """By when this reply has to come, on Trio's clock."""
         self._questions: list[_Question] = []
         self._asking = False
         """Whether a task sends questions, or has been woken to do so."""
@@ -172,32 +175,45 @@ class Client:
                 raise StoreError(f"{self._address}: chatd's user needs more rights: {reply}")
             self._check(reply)
 
-    async def write(self, command: Command, deadline: float) -> Reply:
-        """Run a command on the writing link, for one task at a time."""
-        [reply] = await self._call(self._writer, [command], deadline)
+    async def write(self, command: Command) -> Reply:
+        """Run a command on the writing link, for one task at a time.
+
+        It has no deadline: the caller's is that of a whole batch, which may be sent several times.
+        """
+        [reply] = await self._call(self._writer, [command], self.deadline())
         return self._check(reply)
 
     async def listen(self, command: Command, seconds: float) -> tuple[list[Reply], list[Push]]:
         """Return the reply to a blocking command, or what was published meanwhile, or both.
 
         For one task at a time. If the reply has not come yet, the next call sends nothing and waits
-        for it. A reply that is not empty is proven.
+        for it. A reply that is not empty is proven. If it does not come in time, `check_listening`
+        finds that out: a deadline for each call would be a tenth of the CPU time of an entry.
 
         Args:
             command: The command.
             seconds: How long the command blocks.
         """
-        deadline = self.deadline() + seconds
-        with self._using(self._reader) as link:
+        link = self._present(self._reader)
+        try:
             if self._awaited is None:
-                self._awaited = command
-                await link.send(command, deadline=deadline)
-            replies, pushes = _sorted(await link.receive(deadline))
+                self._awaited, self._due = command, self.deadline() + seconds
+                await link.send(command)
+            replies, pushes = _sorted(await link.receive())
             if replies:
                 self._awaited = None
             if self._proof.replicas and any(reply is not None for reply in replies):
                 pushes += await self._prove(link)
+        except BaseException:
+            self._lose(link)
+            raise
         return [self._check(reply) for reply in replies], pushes
+
+    def check_listening(self) -> None:
+        """Raise `Lost`, and close all links, if the reply that `listen` awaits is overdue."""
+        if self._awaited is not None and trio.current_time() > self._due:
+            self.close()
+            raise Lost(f"{self._address} did not answer in time on the link that reads the feed")
 
     async def _prove(self, link: Link) -> list[Push]:
         """Prove what the reading link has received. Return what is published meanwhile."""
@@ -239,8 +255,7 @@ class Client:
                         self._pass_on()
                 raise
         if not question.answered:
-            with trio.CancelScope(shield=True):
-                await self._ask_waiting()
+            await self._ask_waiting()
         if question.error is not None:
             raise question.error
         assert question.replies is not None  # noqa: S101  answered, or an error
@@ -279,7 +294,8 @@ class Client:
         commands = [command for question in questions for command in question.commands]
         deadline = self.deadline()
         try:
-            replies = iter(await self._call(self._asker, commands, deadline))
+            with self.within(deadline, shield=True):
+                replies = iter(await self._call(self._asker, commands, deadline))
         except Lost as error:
             for question in questions:
                 question.error = Lost(str(error))
@@ -287,27 +303,43 @@ class Client:
         for question in questions:
             question.replies = [next(replies) for _ in question.commands]
 
+    @contextmanager
+    def within(self, deadline: float, *, shield: bool = False) -> Iterator[None]:
+        """Raise `Lost` if the block does not end in time.
+
+        Args:
+            deadline: By when, on Trio's clock.
+            shield: Whether a cancellation from outside lets the block go on.
+        """
+        with trio.CancelScope(deadline=deadline, shield=shield) as scope:
+            yield
+        if scope.cancelled_caught:
+            raise Lost(f"{self._address} did not answer in time")
+
     async def _call(
         self, link: Link | None, commands: Sequence[Command], deadline: float
     ) -> list[Reply]:
-        """Run some commands. Their replies are proven."""
-        proof = self._proof.commands(deadline)
-        with self._using(link) as present:
-            replies = await present.call(*commands, *proof, deadline=deadline)
+        """Run some commands, until the caller's deadline. Their replies are proven."""
+        present = self._present(link)
+        try:
+            if not self._proof.replicas:
+                return await present.call(*commands)
+            replies = await present.call(*commands, *self._proof.commands(deadline))
             self._proof.check(replies[len(commands) :], self._address)
+        except BaseException:
+            self._lose(present)
+            raise
         return replies[: len(commands)]
 
-    @contextmanager
-    def _using(self, link: Link | None) -> Iterator[Link]:
-        """Close all links if one fails, unless it has been replaced by then."""
+    def _present(self, link: Link | None) -> Link:
         if link is None:
             raise Lost(f"there is no connection to {self._address}")
-        try:
-            yield link
-        except BaseException:
-            if link in (self._writer, self._reader, self._asker):
-                self.close()
-            raise
+        return link
+
+    def _lose(self, link: Link) -> None:
+        """Close all links because one has failed, unless it has been replaced by then."""
+        if link in (self._writer, self._reader, self._asker):
+            self.close()
 
     def _check(self, reply: Reply) -> Reply:
         """Return a reply unless it is an error."""

@@ -126,16 +126,15 @@ class RedisEngine(RedisReads):
             self._passed.clear()  # the new life may not have come so far
             self._oldest = 0
         keys, node = self._keys, self._node or "-"
-        reply = await self._client.write(
-            call(
-                ENTER,
-                (keys.meta, keys.feed, keys.nodes, keys.facts, keys.reply(node)),
-                *(life, new_epoch(), secrets.token_bytes(32), secrets.token_hex(8), node),
-                *(self._clock(), round(self.lease_seconds * 1000), facts, position, origin),
-                *(confirmed, self.format),
-            ),
-            deadline,
+        enter = call(
+            ENTER,
+            (keys.meta, keys.feed, keys.nodes, keys.facts, keys.reply(node)),
+            *(life, new_epoch(), secrets.token_bytes(32), secrets.token_hex(8), node),
+            *(self._clock(), round(self.lease_seconds * 1000), facts, position, origin),
+            *(confirmed, self.format),
         )
+        with self._client.within(deadline):
+            reply = await self._client.write(enter)
         node, epoch, self._secret, position, origin, now, lost, raised, *former = reply
         self._life = self._entered = life
         self._node = node.decode()
@@ -170,6 +169,7 @@ class RedisEngine(RedisReads):
             *(self._life, self._node, self._clock(), lease_ms, facts),
         )
         now, position, removed = await self._client.ask_one(beat)
+        self._client.check_listening()
         self._set_time(now)
         self._passed.append((now, position))
         if self._purge_ms is not None:
@@ -218,7 +218,7 @@ class RedisEngine(RedisReads):
             made = await self._batch(batch)
             self._sent = (sending, made)
         command = self._run(COMMIT, number, made)
-        reply = await self._client.write(command, self._client.deadline())
+        reply = await self._client.write(command)
         if reply == b"void":
             raise Unavailable(f"batch {number} comes too late")
         return made.outcomes(reply)
@@ -264,8 +264,7 @@ class RedisEngine(RedisReads):
         keys = self._keys.fixed(node)
         try:
             reply = await self._client.write(
-                call(SWEEP, keys, self._life, node, number, self._clock(), "s"),
-                self._client.deadline(),
+                call(SWEEP, keys, self._life, node, number, self._clock(), "s")
             )
         except Unavailable as error:
             if isinstance(error.__cause__, ErrorReply) and error.__cause__.code == "OLD":

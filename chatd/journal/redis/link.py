@@ -11,7 +11,7 @@ import math
 import os
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
@@ -35,6 +35,9 @@ _WRITE_BYTES: Final = 65536
 
 _BROKEN: Final = (OSError, ssl.SSLError, trio.BrokenResourceError, trio.ClosedResourceError)
 """The exceptions of connecting, sending and receiving."""
+
+_FAILED: Final = (*_BROKEN, ProtocolError)
+"""The exceptions after which a link cannot be used any more."""
 
 
 class Login(Struct, frozen=True):
@@ -144,27 +147,51 @@ class Link:
 
         Args:
             commands: The commands.
-            deadline: On Trio's clock.
+            deadline: On Trio's clock. None is much cheaper, for callers that have their own.
         """
+        if deadline < math.inf:
+            return await self._in_time(self.call(*commands), deadline)
+        self._check_open()
         replies: list[Reply] = []
-        with self._within(deadline):
+        try:
             await self._carrier.send_all(pack(commands))
             while len(replies) < len(commands):
                 replies += await self._receive()
             if len(replies) > len(commands):
                 raise ProtocolError("it sent more replies than it got commands")
+        except _FAILED as error:
+            raise self._broken(error) from error
+        except trio.Cancelled:
+            self.close()
+            raise
         return replies
 
     async def send(self, *commands: Command, deadline: float = math.inf) -> None:
         """Send some commands, whose replies `receive` returns."""
-        with self._within(deadline):
+        if deadline < math.inf:
+            return await self._in_time(self.send(*commands), deadline)
+        self._check_open()
+        try:
             await self._carrier.send_all(pack(commands))
+        except _FAILED as error:
+            raise self._broken(error) from error
+        except trio.Cancelled:
+            self.close()
+            raise
 
     async def receive(self, deadline: float = math.inf) -> list[Reply]:
         """Return replies and pushes as soon as there are any."""
-        with self._within(deadline):
+        if deadline < math.inf:
+            return await self._in_time(self.receive(), deadline)
+        self._check_open()
+        try:
             while not (found := await self._receive()):
                 pass
+        except _FAILED as error:
+            raise self._broken(error) from error
+        except trio.Cancelled:
+            self.close()
+            raise
         return found
 
     def send_now(self, command: Command) -> None:
@@ -182,21 +209,18 @@ class Link:
             return self._replies.feed(data)
         raise trio.BrokenResourceError("the server has closed the connection")
 
-    @contextmanager
-    def _within(self, deadline: float) -> Iterator[None]:
+    async def _in_time(self, work: Awaitable[_T], deadline: float) -> _T:
+        with trio.CancelScope(deadline=deadline):
+            return await work
+        raise Lost(f"{self._name} did not answer in time")
+
+    def _check_open(self) -> None:
         if not self._open:
             raise Lost(f"the connection to {self._name} is closed")
-        with trio.CancelScope(deadline=deadline) as scope:
-            try:
-                yield
-            except (*_BROKEN, ProtocolError) as error:
-                self.close()
-                raise Lost(f"the connection to {self._name} broke: {_reason(error)}") from error
-            except trio.Cancelled:
-                self.close()
-                raise
-        if scope.cancelled_caught:
-            raise Lost(f"{self._name} did not answer in time")
+
+    def _broken(self, error: Exception) -> Lost:
+        self.close()
+        return Lost(f"the connection to {self._name} broke: {_reason(error)}")
 
     def close(self) -> None:
         """Close the connection at once. A second call does nothing."""

@@ -92,6 +92,27 @@ async def test_all_who_ask_hear_that_the_server_is_gone(own_server: RedisServer)
     asking.close()
 
 
+@needs_redis
+async def test_a_feed_that_stays_silent_is_lost(
+    redis_server: RedisServer, mock_clock: trio.testing.MockClock
+) -> None:
+    listening = client(redis_server.url)
+    await listening.connect(b"channel", listening.deadline())
+
+    async def listen() -> None:
+        with pytest.raises(Lost):
+            await listening.listen(("XREAD", "BLOCK", 0, "STREAMS", "none", "0-0"), 1)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(listen)
+        await wait_all_tasks_blocked()
+        mock_clock.jump(5.9)
+        listening.check_listening()
+        mock_clock.jump(0.2)
+        with pytest.raises(Lost, match="in time on the link that reads the feed"):
+            listening.check_listening()
+
+
 @pytest.mark.parametrize(
     "replies", [b":1\r\n:1\r\n:1\r\n", b"+redis_version:7.0.0\r\n+OK\r\n*1\r\n:1\r\n"]
 )
