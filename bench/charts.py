@@ -70,7 +70,7 @@ def svg(chart: Chart) -> str:
     for y in y_ticks:
         at = up(y)
         parts.append(f'<path class="grid" d="M{LEFT} {at:.1f}H{right}"/>')
-        parts.append(f'<text class="end" x="{LEFT - 8}" y="{at + 4:.1f}">{y:g}</text>')
+        parts.append(f'<text class="end" x="{LEFT - 8}" y="{at + 4:.1f}">{y:,g}</text>')
     parts.append(f'<path class="axis" d="M{LEFT} {TOP}V{bottom}H{right}"/>')
     for x in x_ticks:
         at = across(x)

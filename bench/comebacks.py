@@ -101,7 +101,7 @@ def main() -> int:
             for server in (SERVERS[name] for name in NAMES):
                 cost, busy = measure(server, given.clients)
                 figures.add(shape, "µs a client", server.name, cost, busy)
-    except (BenchError, ServerError) as error:
+    except (BenchError, ServerError, OSError) as error:
         print(f"comebacks: {error}", file=sys.stderr)
         return 1
     figures.print([BASE], json=given.json)

@@ -3,7 +3,7 @@
 The figures of three runs are what bench/report.py writes into docs/performance.md, so each shape
 has one or two rounds in a run. The JSON goes into the folder of the peers, or where --output says.
 
-    python bench/everything.py            # all shapes beside the peers: about 12 minutes
+    python bench/everything.py            # all shapes beside the peers: about 11 minutes
     python bench/everything.py --growth   # what must not grow: about 6 minutes
     python bench/everything.py --quick    # does all of it work? Its numbers mean little
 """
@@ -13,29 +13,29 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from results import Record, Result, from_json, table
 from servers import BENCH, cache_folder, versions
 
-IN_FLIGHT = ("--in-flight", "1", "8", "64")
-ONCE = ("--rounds", "1")
-TWICE = ("--rounds", "2")
-
 # Of chatd and its peers, those that are measured with each number of receivers. The other peers are
 # measured once, with 500.
 SERVERS = {
-    "websocket": ("sends", "node-ws", "socketify", "chatd-off", "chatd-on"),
-    "socketio": ("node-socketio", "chatd-sio-off", "chatd-sio-on"),
+    "websocket": "sends node-ws socketify chatd-off chatd-on",
+    "socketio": "node-socketio chatd-sio-off chatd-sio-on",
 }
-OTHERS = {"websocket": ("picows", "websockets", "chatd-on-log"), "socketio": ("python-socketio",)}
+OTHERS = {
+    "websocket": "picows websockets chatd-on chatd-on-log --base picows websockets",
+    "socketio": "python-socketio chatd-sio-on",
+}
 
 # A hung script is stopped after so many times what it usually takes, on a busy machine.
 PATIENCE = 4
@@ -45,105 +45,94 @@ ENDING_SECONDS = 20
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A script, its arguments, and about how many seconds it takes on two cores."""
+    """A script with its arguments, and about how many seconds it takes on two cores."""
 
-    arguments: tuple[str, ...]
+    command: str
     seconds: int
 
-    def __str__(self) -> str:
-        return " ".join(self.arguments)
+
+def fan_out(protocol: str, shape: str, seconds: int, servers: Mapping[str, str] = SERVERS) -> Run:
+    return Run(f"fanout.py --protocol {protocol} {shape} --servers {servers[protocol]}", seconds)
 
 
-def fan_out(
-    protocol: str, receivers: int, servers: Sequence[str], *others: str, seconds: int
-) -> Run:
-    shape = ("--protocol", protocol, "--receivers", str(receivers), "--servers", *servers)
-    return Run(("fanout.py", *shape, *others), seconds)
-
-
-SHORT = ("--warm-up", "0.2", "--seconds", "0.5", *IN_FLIGHT)
-LONG = ("--warm-up", "0.3", "--seconds", "0.8", *IN_FLIGHT)
+LONG = "--in-flight 1 8 64 --rounds 2 --warm-up 0.3 --seconds 0.8"
+SHORT = "--in-flight 1 8 64 --rounds 1 --warm-up 0.2 --seconds 0.5"
+JOINED = "chatd-on chatd-sio-on 'chatd-on, a room each' 'chatd-sio-on, a room each'"
+MANY_ROOMS = "node-rooms chatd-off chatd-on chatd-sio-on"
 
 SHAPES = (
-    fan_out("websocket", 500, SERVERS["websocket"], *LONG, *TWICE, seconds=55),
-    fan_out("socketio", 500, SERVERS["socketio"], *LONG, *TWICE, seconds=45),
-    Run(("rooms.py", "--rooms", "50", "--seconds", "1", *TWICE), 35),
-    Run(
-        (
-            "joins.py",
-            *ONCE,
-            "--shapes",
-            "node-ws",
-            "node-socketio",
-            "chatd-on",
-            "chatd-sio-on",
-            "chatd-on, a room each",
-            "chatd-sio-on, a room each",
-        ),
-        30,
-    ),
-    Run(("memory.py", *ONCE), 35),
-    Run(("idle.py",), 110),
-    Run(("slow_reader.py", *TWICE), 25),
-    Run(("cluster.py", "--seconds", "1", *TWICE), 75),
-    Run(("comebacks.py", *ONCE), 15),
-    Run(("protocols.py", "--seconds", "1", *ONCE), 20),
-    Run(("latency.py", "--seconds", "1", *ONCE), 35),
-    fan_out("websocket", 500, OTHERS["websocket"], *SHORT, *ONCE, seconds=15),
-    fan_out("socketio", 500, OTHERS["socketio"], *SHORT, *ONCE, seconds=10),
-    *(
-        fan_out(protocol, receivers, servers, *SHORT, *ONCE, seconds=seconds)
-        for receivers, seconds in ((10, 12), (100, 14), (5000, 40))
-        for protocol, servers in SERVERS.items()
-    ),
-    Run(("rooms.py", "--rooms", "1000", "--seconds", "1", *ONCE), 25),
-    Run(("rooms.py", "--rooms", "500", "--members", "10", "--seconds", "1", *ONCE), 60),
+    fan_out("websocket", f"--receivers 500 {LONG}", 50),
+    fan_out("socketio", f"--receivers 500 {LONG}", 35),
+    Run("rooms.py --rooms 50 --seconds 1 --rounds 2", 30),
+    Run(f"joins.py --shapes node-ws node-socketio {JOINED} --rounds 1", 25),
+    Run("memory.py --rounds 1", 30),
+    Run("idle.py", 105),
+    Run("slow_reader.py --rounds 2", 22),
+    Run("cluster.py --seconds 1 --rounds 2", 70),
+    Run("comebacks.py --rounds 1", 12),
+    Run("protocols.py --seconds 1 --rounds 1", 15),
+    Run("latency.py --seconds 1 --rounds 1", 30),
+    fan_out("websocket", f"--receivers 500 {SHORT}", 14, OTHERS),
+    fan_out("socketio", f"--receivers 500 {SHORT}", 8, OTHERS),
+    fan_out("websocket", f"--receivers 10 {SHORT}", 14),
+    fan_out("socketio", f"--receivers 10 {SHORT}", 10),
+    fan_out("websocket", f"--receivers 100 {SHORT}", 15),
+    fan_out("socketio", f"--receivers 100 {SHORT}", 11),
+    fan_out("websocket", f"--receivers 5000 {SHORT}", 42),
+    fan_out("socketio", f"--receivers 5000 {SHORT}", 45),
+    Run("rooms.py --rooms 1000 --seconds 1 --rounds 1", 25),
+    Run(f"rooms.py --rooms 500 --members 10 --seconds 1 --rounds 1 --servers {MANY_ROOMS}", 60),
 )
 
 # What must not grow: the cost of a delivery with the number of receivers, of a message with that of
-# rooms, of a connect with that of clients, and a start with that of messages.
-SIZES = ("10", "100", "1000", "10000")
+# rooms, of a connect with that of clients, and the time of a start with that of messages.
+SIZES = "10 100 1000 10000"
+GROWING = "sends node-ws chatd-on"
+TALKING = "node-rooms chatd-off chatd-on"
 GROWTH = (
     *(
-        fan_out("websocket", receivers, ("node-ws", "sends", "chatd-on"), "--in-flight", "1",
-                *ONCE, seconds=seconds)
-        for receivers, seconds in ((100, 10), (1000, 15), (10000, 45))
+        Run(
+            f"fanout.py --servers {GROWING} --receivers {receivers} --in-flight 1 --rounds 1",
+            seconds,
+        )
+        for receivers, seconds in ((100, 9), (1000, 12), (10_000, 45))
     ),
-    Run(("rooms.py", "--servers", "node-rooms", "chatd-on", "--rooms", *SIZES,
-         "--speaking", "10", *ONCE), 60),
-    Run(("joins.py", "--shapes", "node-socketio", "chatd-on", "chatd-sio-on",
-         "--present", *SIZES, *ONCE), 110),
-    Run(("startup.py",), 400),
-)  # fmt: skip
+    Run(
+        f"rooms.py --servers {TALKING} --rooms {SIZES} --speaking 10 --rounds 1",
+        80,
+    ),
+    Run(f"joins.py --shapes node-socketio chatd-on chatd-sio-on --present {SIZES} --rounds 1", 120),
+    Run("startup.py", 30),
+)
 
 QUICK = (
-    *(
-        fan_out(protocol, receivers, servers, *IN_FLIGHT, "--quick", seconds=seconds)
-        for receivers, seconds in ((10, 10), (500, 20))
-        for protocol, servers in SERVERS.items()
-    ),
-    Run(("rooms.py", "--rooms", "20", "--seconds", "0.3", *ONCE), 15),
-    Run(("protocols.py", "--seconds", "0.3", *ONCE), 10),
-    Run(("joins.py", "--connects", "200", *ONCE), 25),
-    Run(("comebacks.py", "--clients", "50", *ONCE), 8),
-    Run(("latency.py", "--seconds", "0.3", *ONCE), 15),
-    Run(("memory.py", "--connections", "200", *ONCE), 10),
-    Run(("idle.py", "--connections", "200", "--interval", "2"), 15),
-    Run(("slow_reader.py", "--receivers", "50", *ONCE), 12),
-    Run(("cluster.py", "--seconds", "0.3", *ONCE), 25),
-    Run(("startup.py", "--messages", "10000"), 15),
+    fan_out("websocket", "--receivers 10 --in-flight 1 8 64 --quick", 15),
+    fan_out("socketio", "--receivers 10 --in-flight 1 8 64 --quick", 10),
+    fan_out("websocket", "--receivers 500 --in-flight 1 8 64 --quick", 30),
+    fan_out("socketio", "--receivers 500 --in-flight 1 8 64 --quick", 20),
+    Run("rooms.py --rooms 20 --seconds 0.3 --rounds 1", 15),
+    Run("joins.py --connects 200 --rounds 1", 25),
+    Run("memory.py --connections 100 200 --rounds 1", 12),
+    Run("idle.py --connections 200 --interval 2", 15),
+    Run("slow_reader.py --receivers 50 --rounds 1", 12),
+    Run("cluster.py --seconds 0.3 --rounds 1", 25),
+    Run("comebacks.py --clients 50 --rounds 1", 8),
+    Run("protocols.py --seconds 0.3 --rounds 1", 10),
+    Run("latency.py --seconds 0.3 --rounds 1", 15),
+    Run("startup.py --messages 10000 --rounds 1", 15),
 )
 
 
 def results_of(run: Run) -> list[Result] | None:
     """Run a script; return its results, or None if it failed, which it has explained."""
-    command = [sys.executable, str(BENCH / run.arguments[0]), *run.arguments[1:], "--json"]
+    script, *arguments = shlex.split(run.command)
+    command = [sys.executable, str(BENCH / script), *arguments, "--json"]
     limit = PATIENCE * run.seconds + INSTALLING_SECONDS
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             output, _ = process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
-            print(f"{run} did not finish within {limit} s", file=sys.stderr)
+            print(f"{run.command} did not finish within {limit} s", file=sys.stderr)
             process.send_signal(signal.SIGINT)  # so that it ends its servers
             try:
                 process.communicate(timeout=ENDING_SECONDS)
@@ -162,7 +151,7 @@ def collect(runs: Sequence[Run]) -> tuple[list[Result], list[Run]]:
     for number, run in enumerate(runs, 1):
         print(
             f"{time.strftime('%H:%M:%S')} {number}/{len(runs)}, about {left / 60:.0f} min left: "
-            f"{run}",
+            f"{run.command}",
             file=sys.stderr,
         )
         left -= run.seconds
@@ -210,7 +199,7 @@ def main() -> int:
     print(table(found))
     print(f"\nThe results are in {output}. bench/report.py writes them into docs/performance.md.")
     for run in failed:
-        print(f"failed: {run}", file=sys.stderr)
+        print(f"failed: {run.command}", file=sys.stderr)
     return 1 if failed else 0
 
 

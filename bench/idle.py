@@ -170,7 +170,7 @@ def main() -> int:
             figures.add(pings, "% of a core", name, found.share * 100, busy)
             figures.add("one of these pings and its pong", "µs", name, found.ping_us, busy)
             figures.add(memory.shape(given.connections), memory.UNIT, name, found.kib)
-    except (BenchError, ServerError) as error:
+    except (BenchError, ServerError, OSError) as error:
         print(f"idle: {error}", file=sys.stderr)
         return 1
     figures.print([], json=given.json)

@@ -217,7 +217,7 @@ def main() -> int:
                 for shape in measured:
                     cost, busy = measure(shape, given.connects, present)
                     figures.add(name, "µs a connect", shape.name, cost, busy)
-    except (BenchError, ServerError) as error:
+    except (BenchError, ServerError, OSError) as error:
         print(f"joins: {error}", file=sys.stderr)
         return 1
     figures.print([BASE], json=given.json)

@@ -98,7 +98,7 @@ def main() -> int:
             for server in servers:
                 for count, value in zip(counts, measure(server, counts), strict=True):
                     figures.add(shape(count), UNIT, server.name, value)
-    except (BenchError, ServerError) as error:
+    except (BenchError, ServerError, OSError) as error:
         print(f"memory: {error}", file=sys.stderr)
         return 1
     figures.print(["node-socketio"], json=given.json)

@@ -151,7 +151,7 @@ PLOTTED = (
         "rooms",
         r"in and out, (\d+) connections, 10 of them speaking",
         [DELIVERY],
-        {"chatd-on": ON, "node-rooms": "Node socket.io"},
+        {"chatd-off": OFF, "chatd-on": ON, "node-rooms": "Node socket.io"},
     ),
     Plot(
         "present",
@@ -218,6 +218,10 @@ def ratio(runs: Sequence[Result], base: str) -> float | None:
     return median(found) if found else None
 
 
+def number(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+
+
 def goals(found: Runs) -> list[str]:
     lines = [
         "| load | unit | chatd | | peer | | ratio | goal | |",
@@ -232,13 +236,13 @@ def goals(found: Runs) -> list[str]:
         reached, peer, times, wanted = value <= goal.most, "", "", f"{goal.most:g} {goal.unit}"
         if goal.base:
             peers = found.get((goal.shape, goal.unit, goal.base), [])
-            peer = f"{median(each.median for each in peers):.3g}" if peers else "?"
+            peer = number(median(each.median for each in peers)) if peers else "?"
             measured = ratio(own, goal.base)
             reached = measured is not None and measured <= goal.most
             times, wanted = f"{measured or 0:.2f}", f"{goal.most:.2f}"
         lines.append(
-            f"| {goal.shape} | {goal.unit} | {goal.server} | {value:.3g} | {goal.base} | {peer} "
-            f"| {times} | {wanted} | {'reached' if reached else 'not reached'} |"
+            f"| {goal.shape} | {goal.unit} | {goal.server} | {number(value)} | {goal.base} "
+            f"| {peer} | {times} | {wanted} | {'reached' if reached else 'not reached'} |"
         )
     return lines
 
@@ -252,8 +256,8 @@ def everything(found: Runs) -> list[str]:
         ratios = ", ".join(f"{ratio(runs, base):.2f} of {base}" for base in bases)
         busy = [each.busy for each in runs if each.busy is not None]
         lines.append(
-            f"| {shape} | {unit} | {server} | {median(values):.3g} | {min(values):.3g} "
-            f"| {max(values):.3g} | {ratios} | {f'{median(busy):.0%}' if busy else ''} |"
+            f"| {shape} | {unit} | {server} | {number(median(values))} | {number(min(values))} "
+            f"| {number(max(values))} | {ratios} | {f'{median(busy):.0%}' if busy else ''} |"
         )
     return lines
 
@@ -312,9 +316,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"report: these are no results of everything.py: {error}", file=sys.stderr)
         return 1
     found = gathered(records)
-    runs = "one run" if len(records) == 1 else f"the medians of {len(records)} runs"
-    settings = dict.fromkeys(record.setting for record in records)
-    reached = [f"Each figure is of {runs}. {'; '.join(settings)}.", "", *goals(found)]
+    settings = "\n".join(dict.fromkeys(f"{record.setting}." for record in records))
+    runs = f"Each figure is the median of those of {len(records)} runs that have it."
+    reached = [runs, settings, "", *goals(found)]
     if given.print:
         print("\n".join([*reached, "", *everything(found)]))
         return 0

@@ -132,13 +132,15 @@ def limit(port: int, _folder: Path) -> list[str]:
     return [sys.executable, str(BENCH / "peers" / "sends_server.py"), str(port)]
 
 
-# One user sends everything and would soon be refused. These are the highest accepted values.
+# One user sends everything and would soon be refused. The numbers of messages, requests and bytes
+# are the highest accepted values.
 UNLIMITED = (
     "limits.messages_per_second=1000000",
     "limits.messages_burst=1000000",
     "limits.bytes_per_second=1073741824",
     "limits.requests_per_second=1000000",
     "limits.requests_burst=1000000",
+    "limits.connections=15000",
 )
 
 

@@ -1,7 +1,7 @@
 """Measure how long a start takes over a large store, beside an empty one, in seconds.
 
 The store has 10 million messages in 100 rooms, with its index of words. It is made once, in some
-minutes, and kept in the folder of the peers (about 3 GiB). The time runs from the start of the
+minutes, and kept in the folder of the peers (about 2 GiB). The time runs from the start of the
 process until a client has its greeting:
 
 - after a clean end,
