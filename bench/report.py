@@ -11,6 +11,7 @@ the median of the runs that have it.
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 from collections import defaultdict
@@ -94,6 +95,7 @@ class Plot:
         lines: The servers, and what the legend calls them.
         log_x: Whether the axis of the number is logarithmic.
         log_y: Whether the axis of the figures is.
+        grows_from: The number from which on the figures are to be flat; None if nothing is said.
     """
 
     file: str
@@ -104,6 +106,7 @@ class Plot:
     lines: dict[str, str]
     log_x: bool = True
     log_y: bool = True
+    grows_from: int | None = None
 
 
 OFF, ON = "chatd, nothing stored", "chatd, default"
@@ -121,6 +124,7 @@ PLOTTED = (
             "node-ws": "Node ws",
             "socketify": "uWebSockets",
         },
+        grows_from=100,
     ),
     Plot(
         "receivers-socketio",
@@ -152,6 +156,7 @@ PLOTTED = (
         r"in and out, (\d+) connections, 10 of them speaking",
         [DELIVERY],
         {"chatd-off": OFF, "chatd-on": ON, "node-rooms": "Node socket.io"},
+        grows_from=10,
     ),
     Plot(
         "present",
@@ -164,6 +169,7 @@ PLOTTED = (
             "chatd-sio-on": "chatd, Socket.IO",
             "node-socketio": "Node socket.io",
         },
+        grows_from=10,
     ),
     Plot(
         "memory",
@@ -177,6 +183,7 @@ PLOTTED = (
             "node-socketio": "Node socket.io",
         },
         log_y=False,
+        grows_from=500,
     ),
     Plot(
         "latency",
@@ -262,22 +269,49 @@ def everything(found: Runs) -> list[str]:
     return lines
 
 
+def points(plot: Plot, found: Runs, unit: str, server: str) -> list[tuple[float, float]]:
+    """Return a server's figures in one unit, each with its number, in the order of the numbers."""
+    return sorted(
+        (float(match[1]), median(each.median for each in runs))
+        for (shape, its_unit, its_server), runs in found.items()
+        if (its_unit, its_server) == (unit, server)
+        and (match := re.fullmatch(plot.shape, shape)) is not None
+    )
+
+
+def growth(found: Runs) -> list[str]:
+    """Return the table of what is to be flat, from the smallest to the largest number."""
+    lines = [
+        "| | by | server | from | to | | ratio |",
+        "| --- | --- | --- | ---: | ---: | --- | ---: |",
+    ]
+    for plot in PLOTTED:
+        unit = plot.units[0]
+        for server, name in plot.lines.items():
+            flat = [
+                each
+                for each in points(plot, found, unit, server)
+                if each[0] >= (plot.grows_from or math.inf)
+            ]
+            if len(flat) > 1:
+                (least, before), (most, after) = flat[0], flat[-1]
+                lines.append(
+                    f"| {plot.title} | {least:,g} to {most:,g} {plot.x} | {name} "
+                    f"| {number(before)} | {number(after)} | {unit} | {after / before:.2f} |"
+                )
+    return lines
+
+
 def chart(plot: Plot, found: Runs) -> Chart | None:
     """Return the chart of what was measured; None if that is less than two points."""
     lines = []
-    for number, unit in enumerate(plot.units):
+    for index, unit in enumerate(plot.units):
+        suffix = f", {unit.rpartition(' ')[2]}" if len(plot.units) > 1 else ""
+        dashed = index == 0 and len(plot.units) > 1
         for color, (server, name) in enumerate(plot.lines.items()):
-            points = sorted(
-                (float(match[1]), median(each.median for each in runs))
-                for (shape, its_unit, its_server), runs in found.items()
-                if its_unit == unit
-                and its_server == server
-                and (match := re.fullmatch(plot.shape, shape)) is not None
-            )
-            suffix = f", {unit.rpartition(' ')[2]}" if len(plot.units) > 1 else ""
-            if len(points) > 1:
-                dashed = number == 0 and len(plot.units) > 1
-                lines.append(Line(name + suffix, points, color, dashed))
+            drawn = points(plot, found, unit, server)
+            if len(drawn) > 1:
+                lines.append(Line(name + suffix, drawn, color, dashed))
     if not lines:
         return None
     y = plot.units[0].partition(",")[0]
@@ -326,6 +360,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         page = PAGE.read_text(encoding="utf-8")
         page = put(page, "goals", reached)
         page = put(page, "charts", plots(found))
+        page = put(page, "growth", growth(found))
         page = put(page, "everything", everything(found))
         PAGE.write_text(page, encoding="utf-8")
     except (OSError, ValueError) as error:
