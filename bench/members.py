@@ -27,6 +27,7 @@ class WebSocketMember:
         self._socket, self._rest = connect(port, target, opening, protocols)
         self._sent = sent
         self.texts: list[bytes] = []
+        self._parse()
 
     def say(self, text: str) -> None:
         self.send(self._sent.replace("TEXT", text))
@@ -46,6 +47,9 @@ class WebSocketMember:
         if not data:
             raise BenchError("the daemon closed the connection")
         self._rest += data
+        self._parse()
+
+    def _parse(self) -> None:
         while frame := server_frame(self._rest, 0):
             opcode, payload, end = frame
             self._rest = self._rest[end:]
