@@ -73,7 +73,9 @@ class Clustered(Actions):
         self._faults.add(what)
 
     def _healthy(self, what: str) -> None:
-        self._faults.discard(what)
+        if what in self._faults:
+            self._faults.remove(what)
+            self.mended_at = trio.current_time()
         self._healed = trio.current_time()
 
     @property

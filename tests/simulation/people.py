@@ -492,7 +492,7 @@ class Link:
                 if pending.since is not None:
                     self._paged(ok, command, pending.since)
             case "ban" | "mute" | "unban" | "unmute":
-                self.world.sanctioned(command, ok)
+                self.world.sanctioned(pending, ok)
 
     def _paged(self, ok: Fields, command: Fields, since: Fields) -> None:
         """Check a page that was to follow a position."""
