@@ -380,8 +380,12 @@ class Connection:
         self._remove(socket, _BY_SERVER)
 
     def supersede(self) -> None:
-        """End: the client has come back on another connection."""
-        self.end("transport close")
+        """End at once: the client has come back on another connection."""
+        if self.session.reason is None:
+            self.end("transport close")
+        else:
+            # It is ending already, but still waits for the client to read what is queued.
+            self.session.finish()
 
     def disconnect_all(self) -> None:
         """Disconnect every socket, and end the connection."""

@@ -358,6 +358,21 @@ async def test_a_client_that_returns_before_its_end_was_noticed_takes_over() -> 
         assert [socket.id for socket in io.fetch_sockets()] == [ann.id]
 
 
+async def test_a_client_that_returns_does_not_wait_until_its_old_connection_is_closed(
+    autojump_clock: MockClock,
+) -> None:
+    io, _ = quiet(recovery=True)
+    async with running(io) as stage:
+        ann = await page(stage)
+        ann.client.stall()
+        (socket,) = io.fetch_sockets()
+        await io.emit("seen")
+        socket.session.end("forced close")
+        returned = trio.current_time()
+        assert await ann.back(stage) == (True, [["seen"]])
+        assert trio.current_time() == returned
+
+
 async def test_middleware_is_passed_again_only_where_it_is_wished() -> None:
     for skip in (True, False):
         io, _ = quiet(recovery=Recovery(skip_middleware=skip))
