@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -135,17 +135,37 @@ def load(
         return [Phase(**phase) for phase in json.loads(done.stdout)]
 
 
+def wake_ups(pids: Sequence[int]) -> int:
+    """Return how often the threads of processes have waited: their voluntary context switches."""
+    return sum(
+        int(line.split()[1])
+        for pid in pids
+        for status in Path(f"/proc/{pid}/task").glob("*/status")
+        for line in status.read_text(encoding="utf-8").splitlines()
+        if line.startswith("voluntary_ctxt_switches:")
+    )
+
+
 def idle(core: int | None, seconds: float) -> str:
-    """Return what two nodes and Redis cost without clients, as a sentence."""
+    """Return what two nodes and Redis cost without clients, as a sentence.
+
+    What a wake-up costs depends on the machine, and most of all on a virtual one, so they are
+    counted too.
+    """
     with cluster(OURS, core) as (handles, beside, _):
         time.sleep(2)  # what follows a start
         pids = [handle.pid for handle in handles]
-        nodes, store, began = cpu_ns(pids), cpu_ns([beside]), time.monotonic()
+        nodes, store, woken = cpu_ns(pids), cpu_ns([beside]), wake_ups(pids)
+        began = time.monotonic()
         time.sleep(seconds)
         elapsed = time.monotonic() - began
         each = (cpu_ns(pids) - nodes) / len(pids) / elapsed / 1e7
+        rate = (wake_ups(pids) - woken) / len(pids) / elapsed
         used = (cpu_ns([beside]) - store) / elapsed / 1e7
-    return f"idle for {elapsed:.0f} s: {each:.2f} % of a core a node, {used:.2f} % for Redis"
+    return (
+        f"idle for {elapsed:.0f} s: {each:.2f} % of a core a node, with {rate:.1f} wake-ups a "
+        f"second; {used:.2f} % for Redis"
+    )
 
 
 def table(found: dict[tuple[Scenario, int], dict[str, list[Phase]]]) -> str:

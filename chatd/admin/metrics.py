@@ -71,7 +71,9 @@ class Metrics(Collector):
         yield from self._cluster()
         lag = self._lag.statistics()
         yield _histogram(
-            "event_loop_lag_seconds", "How late the event loop was, measured twice a second.", lag
+            "event_loop_lag_seconds",
+            "How late the event loop was, measured every two seconds.",
+            lag,
         )
         yield _counter("log_lines", "Log lines.", log.lines)
         dropped = "Log lines dropped because their reader was too slow."

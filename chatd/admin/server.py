@@ -3,7 +3,7 @@
 ::
 
     Administration.run
-    ├── lag              measures twice a second how late the event loop is
+    ├── lag              measures every two seconds how late the event loop is
     └── connections      one task for each
         ├── the admin socket     accept
         └── metrics.listen       accept
@@ -28,7 +28,8 @@ from chatd.wire.server import HttpServer
 
 __all__ = ["Administration"]
 
-LAG_SECONDS: Final = 0.5
+LAG_SECONDS: Final = 2.0
+"""How often the lag is measured. Each time wakes an idle daemon, which does little else."""
 
 LAST_SECONDS: Final = 1.0
 """How long answers that have begun may take when everything else has ended."""
