@@ -110,6 +110,9 @@ class Timers:
     async def run(self) -> None:
         """Fire timers until cancelled."""
         while True:
+            # Most timers are cancelled before they are due: deadlines that are kept.
+            while self._heap and self._heap[0][2].fire is None:
+                heapq.heappop(self._heap)
             due = self._heap[0][0] if self._heap else float("inf")
             with trio.move_on_at(due):
                 await self._sleeper.park()

@@ -90,6 +90,17 @@ async def test_many_timers_that_are_due_together_all_fire(
     assert {len(callback.at) for callback in callbacks} == {3}
 
 
+class Watch(trio.abc.Instrument):
+    """Records when the task of the timers runs."""
+
+    def __init__(self) -> None:
+        self.woken: list[float] = []
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        if "Timers.run" in task.name:
+            self.woken.append(trio.current_time())
+
+
 async def test_nothing_wakes_the_task_while_nothing_is_due(
     timers: Timers, autojump_clock: MockClock
 ) -> None:
@@ -98,19 +109,28 @@ async def test_nothing_wakes_the_task_while_nothing_is_due(
     timers.add(trio.current_time() + 3600, Callback(1.0, times=1).fire)
     await wait_all_tasks_blocked()
     assert statistics().tasks_waiting == 1
-    woken: list[float] = []
-
-    class Watch(trio.abc.Instrument):
-        def after_task_step(self, task: trio.lowlevel.Task) -> None:
-            if "Timers.run" in task.name:
-                woken.append(trio.current_time())
-
     watch = Watch()
     trio.lowlevel.add_instrument(watch)
     timers.add(trio.current_time() + 7200, Callback(1.0, times=1).fire)
     await trio.sleep(3599)
     trio.lowlevel.remove_instrument(watch)
-    assert woken == []
+    assert watch.woken == []
+
+
+async def test_cancelled_timers_do_not_wake_the_task(
+    timers: Timers, autojump_clock: MockClock
+) -> None:
+    began = trio.current_time()
+    timers.add(began + 10, Callback(1.0, times=1).fire)
+    for seconds in range(20, 30):
+        timers.add(began + seconds, Callback(1.0).fire).cancel()
+    timers.add(began + 100, Callback(1.0, times=1).fire)
+    await wait_all_tasks_blocked()
+    watch = Watch()
+    trio.lowlevel.add_instrument(watch)
+    await trio.sleep_until(began + 99)
+    trio.lowlevel.remove_instrument(watch)
+    assert set(watch.woken) == {began + 10}
 
 
 # Trio's scheduler shuffles: one run proves nothing.
