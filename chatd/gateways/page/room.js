@@ -257,7 +257,7 @@ export class Room {
    */
   addLine(tone, text) {
     const at = Date.now();
-    if (!this.atEnd || (!this.follows && this.entries.length > MAX_ENTRIES)) {
+    if (!this.atEnd || (!this.follows && this.entries.length >= MAX_ENTRIES)) {
       if (tone !== "presence")
         this.#waiting.push({ kind: "line", seq: 0, at, tone, parts: [text] });
       this.#waiting.splice(0, this.#waiting.length - MAX_WAITING_LINES);
