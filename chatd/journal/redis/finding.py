@@ -154,6 +154,8 @@ async def _primary_at(address: Address, login: Login, key: bytes, deadline: floa
         with reading(address):
             if isinstance(found, ErrorReply) and found.code == "MOVED":
                 address = _moved(address, str(found))
+            elif isinstance(found, ErrorReply) and found.code in ("CLUSTERDOWN", "LOADING"):
+                raise Lost(f"{address} is not ready: {found}")
             elif not isinstance(info, ErrorReply) and b"role:slave" in info:
                 raise Lost(f"{address} is a replica, not the primary server")
             else:

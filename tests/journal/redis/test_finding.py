@@ -161,6 +161,18 @@ async def test_of_several_servers_the_primary_one_is_taken() -> None:
             await primary(NOBODY, replica, seconds=0.1)
 
 
+@pytest.mark.parametrize("error", ["CLUSTERDOWN The cluster is down", "LOADING Redis is loading"])
+async def test_a_former_primary_server_that_starts_is_passed_over(error: str) -> None:
+    async with (
+        scripted(HELLO, server_says("master", f"-{error}")) as former,
+        scripted(HELLO, server_says("master")) as present,
+    ):
+        assert await primary(former, present) == present
+    async with scripted(HELLO, server_says("master", f"-{error}")) as former:
+        with pytest.raises(Lost, match=f"is not ready: {error}"):
+            await primary(former)
+
+
 async def test_of_two_primary_servers_every_node_takes_the_same() -> None:
     async with AsyncExitStack() as stack:
         masters = [
