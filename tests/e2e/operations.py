@@ -263,9 +263,10 @@ async def _restarts(machine: Sandbox, script: Path, clients: Steady) -> list[str
     returns = RESTARTS + 1
     lost_nothing(clients)
     assert met["returns"] == returns
-    # Well above the usual second, because other tests use the machine at the same time.
-    assert met["longest"] < 5
-    assert killed < 5
+    # About a second, and more on a busy machine. A restart that waited for the end of
+    # drain.seconds would take longer than this.
+    assert met["longest"] < DRAIN_SECONDS
+    assert killed < DRAIN_SECONDS
     shown = machine.properties("chatd", "NFileDescriptorStore", "ActiveState", "NRestarts")
     assert shown == {"NFileDescriptorStore": "2", "ActiveState": "active", "NRestarts": "1"}
     for comer, parts in heard.items():

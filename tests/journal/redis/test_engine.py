@@ -331,7 +331,7 @@ async def test_a_store_that_was_emptied_has_lost_what_was_read(own_server: Redis
 
 
 async def test_a_server_that_is_stopped_has_a_deadline(own_server: RedisServer) -> None:
-    async with opened(own_server, timeout=0.3) as engine:
+    async with opened(own_server, timeout=1) as engine:
         life = await engine.enter(None, 0, b"")
         await engine.commit(1, [post("a")])
         own_server.stop()
@@ -343,7 +343,7 @@ async def test_a_server_that_is_stopped_has_a_deadline(own_server: RedisServer) 
         begin = trio.current_time()
         with pytest.raises(Lost, match="in time"):
             await engine.enter(None, 1, b"")
-        assert trio.current_time() - begin < 1.5
+        assert trio.current_time() - begin < 10  # the machine may be busy
         own_server.go_on()
         # What had been sent is done when the server goes on, or it is made void before.
         again = await engine.enter(None, 1, b"")

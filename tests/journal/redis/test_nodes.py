@@ -120,7 +120,7 @@ async def test_what_was_confirmed_is_shown_once_and_in_one_order(
     assert len(stored) == len(confirmed) > 20
     for node in nodes:
         assert node.shown == stored
-        assert node.slowest < TIMEOUT + 1
+        assert node.slowest < 10 * TIMEOUT  # the machine may be busy
 
 
 async def test_a_node_that_ends_gives_its_lease_up(own_server: RedisServer) -> None:
