@@ -325,6 +325,8 @@ class JsonRoamer(Roamer):
                     if hello is None:
                         assert answer["error"]["code"] == "unavailable", answer
                         raise GoneError
+                if "session" not in hello:
+                    raise GoneError  # a bye, because the store is away
                 self._session = hello["session"]
                 if not await self._join():
                     raise GoneError

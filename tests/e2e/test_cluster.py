@@ -29,6 +29,7 @@ from tests.e2e.programs import going_on
 from tests.e2e.roamers import GoneError, WebSocketPipe
 from tests.e2e.sentinels import Sentinels
 from tests.e2e.socketio_clients import ROOT, Clients
+from tests.redis_cluster import RedisCluster
 from tests.redis_server import RedisServer, needs_redis
 
 pytestmark = needs_redis
@@ -71,6 +72,20 @@ async def test_nothing_is_lost_when_a_replica_takes_over(
         await servers.start()
         await cluster.open_at(servers.url, 2, history__replicas=1)
         faults: Sequence[Fault] = (servers.replace_by_stop, servers.replace_by_kill)
+        await live_through(cluster, faults, calm_seconds=0.5)
+    finally:
+        servers.kill()
+
+
+async def test_nothing_is_lost_when_a_slot_of_a_redis_cluster_changes_its_server(
+    tmp_path: Path, start_chatd: ChatdStarter, nursery: trio.Nursery
+) -> None:
+    servers = RedisCluster(tmp_path, replicas=2)
+    cluster = Cluster(tmp_path, start_chatd, nursery)
+    try:
+        await servers.start()
+        await cluster.open_at(servers.url, 2, history__replicas=1)
+        faults: Sequence[Fault] = (servers.replace_by_kill, servers.replace_by_command)
         await live_through(cluster, faults, calm_seconds=0.5)
     finally:
         servers.kill()
