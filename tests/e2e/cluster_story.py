@@ -1,14 +1,16 @@
 """The promises of docs/cluster.md, tried on four machines: ``python -m tests.e2e.cluster_story``.
 
 Each machine is a booted system. The first has haproxy; the others have a node, a Redis server and a
-Sentinel each. They are set up with the commands of docs/cluster.md. Then all goes wrong that the
-page speaks of, while clients talk without a pause. The program prints a line for each step that
-succeeds and ends at the first that fails. docs/cluster.md contains these lines.
+Sentinel each. They are set up with the commands of docs/cluster.md, and a chat is moved to them.
+Then all goes wrong that the page speaks of, while clients talk without a pause. At the end the chat
+is moved back to one machine. The program prints a line for each step that succeeds and ends at the
+first that fails. docs/cluster.md contains these lines.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tempfile
 import time
@@ -33,6 +35,7 @@ from tests.e2e.service import (
     apt_install,
     booted,
     client,
+    configure,
     copy_examples,
     program,
     run_documented,
@@ -51,10 +54,9 @@ PASSWORDS: Final = {
     "ADMIN_PASSWORD": "of-the-administrator",
     "REPLICA_PASSWORD": "of-the-replicas",
 }
-SET_UP: Final = (
-    *("### Redis", "### Replicas and Sentinel"),
-    *("### Nodes", "#### Nodes with Sentinel", "#### Start a node"),
-)
+FORMER: Final = {"ann": "hello from SQLite", "bob": "hello from here too"}
+"""What is said before the chat moves to Redis."""
+MOVE: Final = "## Moving a chat to Redis and back"
 REDIS_FOLDER: Final = "/var/lib/redis"
 
 DOWN_AFTER_SECONDS: Final = 5  # sentinel.conf.example
@@ -110,6 +112,7 @@ def booted_machines() -> Iterator[Machines]:
 def story(machines: Machines, package: Path) -> Iterator[str]:
     """Run all steps on machines without chatd; yield a line for each step that succeeds."""
     yield set_up(machines, package)
+    yield moved_to_redis(machines)
     yield chat(machines)
     with steady(machines.front, FRONT, "80", "0.02") as clients:
         yield upgrade(machines, with_version(package, "0.1.1"), clients)
@@ -122,6 +125,7 @@ def story(machines: Machines, package: Path) -> Iterator[str]:
         yield evicting(machines, clients)
         clients.end()
         yield nothing_lost(clients)
+    yield moved_back(machines, clients)
 
 
 # ---- the machines
@@ -196,14 +200,64 @@ def set_up(machines: Machines, package: Path) -> str:
         copy_examples(node.machine)
 
     machines.each(prepare)
-    for heading in SET_UP:
+    for heading in ("### Redis", "### Replicas and Sentinel"):
         run_everywhere(machines, heading)
     copy_examples(machines.front)
     run_documented(machines.front, PAGE, "### The load balancer")
-    until_ready(machines)
     seconds = time.monotonic() - begun
-    assert len(listed(machines.nodes[0])) == len(NODES)
     return f"set-up: three machines with {package.name}, Redis and Sentinel: {seconds:.0f} s"
+
+
+def moved_to_redis(machines: Machines) -> str:
+    first = machines.nodes[0]
+    for nick, text in FORMER.items():
+        first.machine.client(*client(nick, text))
+
+    def become_nodes() -> None:
+        for heading in ("### Nodes", "#### Nodes with Sentinel"):
+            run_everywhere(machines, heading)
+
+    lines = move(machines, first, become_nodes)
+    run_everywhere(machines, "#### Start a node")
+    until_ready(machines)
+    assert texts(first, "hall") == [*FORMER.values()]
+    return f"from SQLite to Redis: {lines} lines moved; three nodes go on with them"
+
+
+def moved_back(machines: Machines, clients: Steady) -> str:
+    first = machines.nodes[0]
+
+    def leave_redis() -> None:
+        configure(first.machine, 'store = "sqlite"')
+        first.machine.run("mv", "/var/lib/chatd/chatd.db", "/var/lib/chatd/former.db")
+
+    lines = move(machines, first, leave_redis)
+    first.machine.run("systemctl", "restart", "chatd")
+    first.machine.client(*client("kim", "hello again", at=f"{first.address}:3000"))
+    assert texts(first, "hall") == [*FORMER.values(), "hello from haproxy", "hello again"]
+    assert len(texts(first, "lobby")) == clients.met["said"]
+    return f"from Redis to SQLite: {lines} lines moved; one daemon goes on with them"
+
+
+def move(machines: Machines, node: Node, choose_store: Callable[[], None]) -> int:
+    """Move the chat to another store, at one node; return how many lines were moved."""
+    apart = 'addresses = ["unix:/run/chatd/move.sock"]'
+    machines.each(lambda each: each.machine.run("systemctl", "stop", "chatd"))
+    configure(node.machine, apart)
+    run_documented(node.machine, PAGE, MOVE, 0)
+    choose_store()
+    configure(node.machine, apart)
+    told = run_documented(node.machine, PAGE, MOVE, 1)
+    configure(node.machine, f'addresses = ["{node.address}:3000"]')
+    moved = re.search(r"^(\d+) lines were imported\.$", told, re.MULTILINE)
+    assert moved is not None, told
+    return int(moved[1])
+
+
+def texts(node: Node, room: str) -> list[str]:
+    """Return the texts of a room's messages."""
+    lines = map(json.loads, node.machine.run("chatd", "export", room).splitlines())
+    return [line["text"] for line in lines if line["on"] == "message"]
 
 
 def chat(machines: Machines) -> str:
