@@ -47,7 +47,7 @@ class Actions(World, ABC):
                     if pending is not None:
                         await pending
                 await self.finish()
-            except Exception as violation:  # told once, with the trace
+            except Exception as violation:  # the boundary of a run: reported once, with the trace
                 self.broken(violation)
 
     def _link(self, client: str) -> Link | None:

@@ -1,7 +1,7 @@
 """The promises that a simulation checks, and what it has to remember for that.
 
-`RoomView` is one connection's view of one room: the order of its log and who is in it. `Ledger` is
-what all connections together were told, which must be one log and must be what the store holds.
+`RoomView` is one connection's view of one room: the order of its log, and its members. `Ledger` is
+what all connections received together: it must be one log, and the log that the store holds.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class Attempt(Struct):
     """Something that a client tried to have committed, known by its text, which nobody repeats.
 
     Attributes:
-        user: Who; None for a client of plain text, which is not told its id.
+        user: The sender's id; None for a client of plain text, which does not learn its id.
         refused: Whether it was refused for good: then it is not in the log.
         doubtful: Whether it may be in the log although it was refused later.
     """
@@ -166,7 +166,7 @@ class Ledger:
 
     @property
     def rooms(self) -> set[str]:
-        """The rooms of which anybody was shown or told an event."""
+        """The rooms of which an event was shown or acknowledged to anybody."""
         said = {answer["room"] for _, answer in self._said}
         return said | {room for _, room, _ in self._shown}
 

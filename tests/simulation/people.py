@@ -84,7 +84,7 @@ class Person:
         self.world.people_tasks.start_soon(self.link.run)
 
     def hang_up(self) -> None:
-        """Drop the connection without a word."""
+        """Drop the connection without notice."""
         if self.link is not None:
             self.link.drop()
 
@@ -123,7 +123,7 @@ class Link:
         self.ready = False
         self.clean = True
         self.over = False
-        self.told_bye = False
+        self.bye_came = False
         self.epoch: str | None = None
         self.user: str | None = None
         self.views: dict[str, RoomView] = {}
@@ -292,7 +292,7 @@ class Link:
             self._event(name, fields)
 
     def _event(self, name: str, fields: Fields) -> None:
-        expect(not self.told_bye, f"nothing follows bye: {name} {fields}")
+        expect(not self.bye_came, f"nothing follows bye: {name} {fields}")
         match name:
             case "hello":
                 self._greeted(fields)
@@ -303,11 +303,11 @@ class Link:
             case "epoch":
                 self._continued(self._positions, fields["epoch"])
             case "bye":
-                self.told_bye = True
+                self.bye_came = True
                 if fields["code"] in FINAL:
                     self.person.forget()
             case "typing" | "presence":
-                self._told(name, fields)
+                self._view_of(name, fields)
 
     def _greeted(self, fields: Fields) -> None:
         person = self.person
@@ -331,7 +331,7 @@ class Link:
             view.entered(joined, self._since, page_follows=True)
             self.world.entered(self, view, self._since, recovered=joined["recovered"])
         elif joined is not None:  # what was missed came before
-            view = self._told("hello", joined) or self._keep(joined["room"])
+            view = self._view_of("hello", joined) or self._keep(joined["room"])
             view.leaving = False
             view.take_members(joined)
             self._continued(self._resumed, joined["epoch"])
@@ -374,7 +374,7 @@ class Link:
         return view
 
     def _logged(self, name: str, fields: Fields) -> None:
-        room, view = fields["room"], self._told(name, fields)
+        room, view = fields["room"], self._view_of(name, fields)
         if "seq" not in fields or room in self.doubtful:
             return
         if view is None:
@@ -387,24 +387,25 @@ class Link:
             self.world.ledger.shown(view.epoch, name, fields)
         view.logged(fields["seq"], name)
 
-    def _told(self, name: str, fields: Fields) -> RoomView | None:
+    def _view_of(self, name: str, fields: Fields) -> RoomView | None:
         """Return the view of the room of an event; None for direct messages that were not read."""
         room = fields["room"]
         if room.startswith("@"):
             users = {self.user, self.person.user}  # two until a login is answered
             expect(
-                not users.isdisjoint(room[1:].split(",")), f"direct messages are the two's: {room}"
+                not users.isdisjoint(room[1:].split(",")),
+                f"direct messages are for two users only: {room}",
             )
             return self.direct.get(room)
         if room in self.doubtful:
             return None
         if self._recovered and room not in self.views:
             return self._keep(room)  # the daemon's first hello was lost
-        expect(room in self.views, f"only members are told: {name} {fields}")
+        expect(room in self.views, f"only members get events: {name} {fields}")
         return self.views[room]
 
     def _presence(self, name: str, fields: Fields) -> None:
-        view, mine = self._told(name, fields), fields["user"] == self.person.user
+        view, mine = self._view_of(name, fields), fields["user"] == self.person.user
         if name == "nick" and mine:
             self.person.nick = fields["to"]
         if view is None:
@@ -412,7 +413,7 @@ class Link:
         if mine and name != "nick":
             expect(
                 name == "left" and fields["reason"] in {"kicked", "banned"},
-                f"nobody is told its own coming and going: {name} {fields}",
+                f"nobody gets `joined` or `left` of itself: {name} {fields}",
             )
             self.views.pop(view.room, None)
             self.person.rooms.pop(view.room, None)

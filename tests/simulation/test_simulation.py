@@ -192,7 +192,7 @@ def test_a_node_that_overlooks_a_loss_is_found(monkeypatch: pytest.MonkeyPatch) 
 def test_a_node_that_overlooks_a_loss_after_a_split_is_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # The former primary keeps what the present one loses; its node must be told at the demotion.
+    # The former primary keeps what the present one loses; its node must learn that at the demotion.
     steps = read_steps(
         """
         connect client=1 node=1 recover=no

@@ -34,7 +34,7 @@ PING_SECONDS: Final = 20.0
 
 
 class Hearer(Protocol):
-    """Whoever a wire reports to. Nothing here waits."""
+    """What a wire reports to. None of its methods waits."""
 
     def opened(self, *, recovered: bool) -> None:
         """Take Socket.IO's CONNECT: with ``recovered``, missed events follow, then ``hello``."""
@@ -81,7 +81,7 @@ class Wire(ABC):
 
     @abstractmethod
     def drop(self) -> None:
-        """End the connection without a word."""
+        """End the connection without notice."""
 
 
 class _WebSocket(Wire):

@@ -64,7 +64,7 @@ class World(ABC):
         nodes: The daemons.
         people: The clients.
         links: All connections that there were.
-        ledger: What anybody was told.
+        ledger: What was shown and acknowledged to anybody.
         trace: One line for everything that happened.
         violation: The first broken promise.
         exact: Whether presence is exact: on one machine it is, on several it is eventual.
@@ -72,7 +72,7 @@ class World(ABC):
         lossy: Whether presence may have been left out, because much waited for a client.
         deadline: How long the store may take to answer, in seconds.
         mended_at: When a fault of the store ended last.
-        rest_seconds: After this time without faults everybody knows who is where.
+        rest_seconds: After this time without faults everybody's lists of members are right.
     """
 
     def __init__(self) -> None:
@@ -178,6 +178,7 @@ class World(ABC):
         self._soon(max(pending.sent, link.answered_at), f"{pending.command} of {link}")
 
     def _soon(self, since: float, what: str) -> None:
+        """Check that something is not late that has been due since then, or since a fault ended."""
         seconds = trio.current_time() - max(since, self.mended_at)
         expect(
             seconds <= self.deadline + ANSWER_SECONDS,
@@ -253,7 +254,7 @@ class World(ABC):
             at, until = self.mutes.get((link.person.user or "", room), (1e9, 0.0))
             expect(
                 not at < pending.sent < until - 1,
-                f"who is muted says nothing: {link} {pending.command}",
+                f"a muted user sends nothing: {link} {pending.command}",
             )
 
     # ---- promises about a moment
@@ -275,7 +276,7 @@ class World(ABC):
                 continue
             expect(
                 self.excused or now >= self.bans.get(user, 0.0) - 1,
-                f"who is banned is not here: {link}, {user}",
+                f"a banned user is not connected: {link}, {user}",
             )
             holder = nicks.setdefault(link.person.nick.casefold(), user)
             expect(
@@ -374,7 +375,9 @@ class World(ABC):
                 members = await self.members(link.node, room)
                 known = dict(view.roll)
                 known[link.person.user or ""] = link.person.nick
-                expect(known == members, f"who is in {room}: {link} knows {known}, not {members}")
+                expect(
+                    known == members, f"the members of {room}: {link} knows {known}, not {members}"
+                )
 
     async def members(self, node: int, room: str) -> dict[str, str]:
         """Return a node's members of a room."""

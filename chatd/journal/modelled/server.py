@@ -279,7 +279,7 @@ class ModelStore:
         return outcome
 
     async def prove(self, engine: ModelEngine, link: Link) -> None:
-        """Wait until enough replicas have what a server holds now, and the node can be told so.
+        """Wait until enough replicas have what a server holds now, and answers reach the node.
 
         Raises:
             Lost: The link is gone.
