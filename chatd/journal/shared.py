@@ -463,7 +463,6 @@ class SharedJournal:
         """Release the node's own entries, which the feed brings."""
         self._unanswered = ()
         self._released.notify()
-        await trio.lowlevel.checkpoint()
 
     async def probe(self, block: Sequence[FeedEntry]) -> None:
         await self._show_all()
