@@ -171,6 +171,8 @@ class Metrics(Collector):
             "Entries of the feed left out, because only a newer version of chatd knows their kind."
         )
         yield _counter("feed_unknown_entries", says, journal.unknown)
+        says = "How often data of the shared store were found that somebody had changed by hand."
+        yield _counter("store_damaged", says, journal.damaged)
         offset = (self._control.chat.now() - journal.steady_now()) / 1000
         says = "How far this machine's clock is ahead of the shared store's."
         yield _gauge("store_clock_offset_seconds", says, offset)

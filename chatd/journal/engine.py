@@ -31,6 +31,7 @@ __all__ = [
     "PERSONAL",
     "REPLICATED",
     "Condition",
+    "Damaged",
     "Engine",
     "Fed",
     "Holder",
@@ -69,6 +70,16 @@ class Lost(Unavailable):
 
     The node must `enter` again before anything else.
     """
+
+
+class Damaged(Unavailable):
+    """Somebody has changed the store's data by hand, so that this call cannot be carried out.
+
+    The message names the place and the remedy. Other calls may succeed.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, divisible=True)
 
 
 class Stale(Unavailable):
@@ -179,18 +190,25 @@ class Engine(Reads, Protocol):
     """The operations of a store that several daemons share. One object serves one node.
 
     Every method that waits raises `Lost` once its deadline has passed or the link is gone, `Stale`
-    if the node has to `enter`, and `Unavailable` if the engine refused before anything was
-    written. Methods may be called while others wait, but only one task may call `commit` and
-    `void`, and only one may call `feed`. Calls that wait when `enter` is called raise `Lost`. If
-    `commit`, `void` or `feed` is cancelled, the effect is that of `Lost`; any other call may be
-    cancelled without harm.
+    if the node has to `enter`, and `Unavailable` if the engine refused before anything was written;
+    that is `Damaged` where data are not as chatd has written them. `StoreError` means that the
+    server has to be configured differently; then, too, the node has to `enter`. Methods may be
+    called while others wait, but only one task may call `commit` and `void`, and only one may call
+    `feed`. Calls that wait when `enter` is called raise `Lost`. If `commit`, `void` or `feed` is
+    cancelled, the effect is that of `Lost`; any other call may be cancelled without harm.
 
     The deadlines are the engine's own: ``history.timeout_seconds`` for each call. `commit` and
     `void` have none, because their caller has one for both together. `feed` may take `FEED_SECONDS`
     longer, and then as long as a call for the replicas to confirm what it returns; if it takes
     longer still, the next `beat` raises `Lost`, and so does `feed`. Times are the engine's, in ms
     since 1970.
+
+    Attributes:
+        on_damage: Called with the place and the remedy where data were damaged and a call goes on
+            without them.
     """
+
+    on_damage: Callable[[str], None]
 
     @property
     def lease_seconds(self) -> float:

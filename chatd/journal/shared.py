@@ -38,7 +38,7 @@ from chatd.journal import (
     StoreError,
     Unavailable,
 )
-from chatd.journal.engine import Condition, Engine, Fed, Holder, Life, Lost, Node, Stale
+from chatd.journal.engine import Condition, Damaged, Engine, Fed, Holder, Life, Lost, Node, Stale
 from chatd.journal.retention import RetentionLog, no_report
 from chatd.journal.scan import Scan, search
 from chatd.model import (
@@ -82,6 +82,9 @@ PAGES: Final = 16
 """How many pages of logs are read at once. The others wait, so that clients who all come back at
 the same time keep neither the engine nor this daemon's event loop from other work."""
 
+DAMAGE: Final = 1000
+"""How much damage of the store is reported, each once."""
+
 SCAN_EVENTS: Final = 500
 """How many events a search reads at a time."""
 
@@ -104,6 +107,7 @@ class SharedJournal:
         changed: Notified when the link to the engine was lost, when it is back, and when
             ``reason`` is another one.
         condition: What the engine reported of itself when it was last inspected; None before.
+        damaged: How often it found data that somebody had changed by hand.
         down_since: When the link was lost, on Trio's clock; None while there is one. A link that is
             lost again at once does not count.
         epoch: See `Journal`; so are ``former`` and ``key``.
@@ -140,8 +144,10 @@ class SharedJournal:
         self.epoch = self.node = ""
         self.former: Mapping[str, int] = {}
         self.key = b""
-        self.reconnects = self.resyncs = self.unknown = 0
+        self.reconnects = self.resyncs = self.unknown = self.damaged = 0
         self._engine = engine
+        engine.on_damage = self._note_damage
+        self._damage: set[str] = set()
         self._retention = Retention() if retention is None else retention
         self._report = report
         self._retention_log = RetentionLog(self._retention, report)
@@ -206,7 +212,8 @@ class SharedJournal:
         same = life.node == self.node
         entered_before = self._last is not None
         if life.lost:
-            kept = life.former.get(self.epoch, 0)
+            same_epoch = life.epoch == self.epoch
+            kept = life.position if same_epoch else life.former.get(self.epoch, 0)
             self.lost_positions += max(0, self.position - kept)
             self._report(
                 "store",
@@ -282,6 +289,19 @@ class SharedJournal:
         except (Lost, Stale) as error:
             self._break(error, entered)
             raise
+        except Damaged as error:
+            self._note_damage(str(error))
+            raise
+        except StoreError as error:
+            self._break(error, entered)
+            raise Unavailable(str(error)) from error
+
+    def _note_damage(self, detail: str) -> None:
+        """Count damaged data of the store, and report each once."""
+        self.damaged += 1
+        if detail not in self._damage and len(self._damage) < DAMAGE:
+            self._damage.add(detail)
+            self._report("store", state="damaged", detail=detail)
 
     async def _ask_page(self, asking: Callable[[], Awaitable[_T]]) -> _T:
         async with self._pages:
@@ -347,13 +367,20 @@ class SharedJournal:
             due = trio.current_time() + interval
             try:
                 await self._beat()
+            except (Lost, Stale, Damaged):
+                raise
+            except Unavailable:
+                continue  # such as a full memory: the next beat may succeed
+            try:
                 buries = True
                 while buries and trio.current_time() < due:
                     buries = await self._engine.bury(self.hold_ms())
             except (Lost, Stale):
                 raise
+            except Damaged as error:
+                self._note_damage(str(error))
             except Unavailable:
-                pass  # such as a full memory: the next beat may succeed
+                pass  # the same
 
     async def _beat(self) -> None:
         began = trio.current_time()
@@ -493,6 +520,8 @@ class SharedJournal:
         except Unavailable as error:
             self._failures += 1
             self._note_refusal(error)
+            if isinstance(error, Damaged):
+                self._note_damage(str(error))
             if self._doubtful is not None:
                 error.divisible = False  # it may be done
             raise
@@ -522,7 +551,7 @@ class SharedJournal:
             entered = self._entered
             try:
                 outcomes = await self._engine.commit(number, batch)
-            except (Lost, Stale) as error:
+            except (Lost, Stale, StoreError) as error:
                 self._break(error, entered)
                 while self.down_since is not None:
                     await self.changed.wait()

@@ -49,6 +49,7 @@ class ModelEngine:
         published: What other nodes have published and `feed` has not returned yet.
         link: The link to the server; None if there is none.
         format: The newest format of the store that this node can read.
+        on_damage: See `Engine`; nothing is ever damaged here.
         proof_seconds: See `Engine`; the model does not measure them.
     """
 
@@ -64,6 +65,7 @@ class ModelEngine:
         self._timeout = timeout_seconds
         self.link: Link | None = None
         self.proof_seconds = Histogram()
+        self.on_damage: Callable[[str], None] = lambda _: None
         self._entered: str | None = None
         """The life that the node entered last."""
         self._parked: list[Callable[[], None]] = []

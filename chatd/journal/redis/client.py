@@ -23,14 +23,22 @@ import trio
 
 from chatd.histogram import Histogram
 from chatd.journal import Durability, StoreError, Unavailable
-from chatd.journal.engine import Condition, Lost, Stale
+from chatd.journal.engine import Condition, Damaged, Lost, Stale
 from chatd.journal.redis import scripts
 from chatd.journal.redis.access import Access
 from chatd.journal.redis.address import Address
+from chatd.journal.redis.damage import damaged
 from chatd.journal.redis.finding import find_primary
+from chatd.journal.redis.layout import Keys
 from chatd.journal.redis.link import Link, open_link, reading
 from chatd.journal.redis.proof import Proof
 from chatd.journal.redis.resp import Command, ErrorReply, Push, Reply
+from chatd.journal.redis.rights import (
+    check_rights,
+    is_forbidden,
+    needing_rights,
+    too_few_rights,
+)
 from chatd.journal.redis.scripts import Script
 from chatd.journal.redis.server import QUESTIONS, Server
 
@@ -41,6 +49,13 @@ _AWAY: Final = frozenset(
     | {"ASK", "CLUSTERDOWN", "MOVED", "TRYAGAIN"}  # of a Redis Cluster
 )
 """The server is not, or not yet, the one that the links were opened to."""
+
+_STALE: Final = {
+    "batch": "the store has forgotten this node's last batch",
+    "lease": "the store takes this node for dead",
+    "life": "the store was restarted, or another one has taken its place",
+}
+"""Why the node has to enter again, by the word that follows STALE."""
 
 _REFUSED: Final = {
     "BUSY": "it is busy with another client's script: end that with SCRIPT KILL",
@@ -79,10 +94,12 @@ class Client:
     Args:
         access: Where to find the server, and as whom to log in.
         proof: What makes sure that replicas have what a reply says.
+        keys: The names of the store's keys.
         timeout: How long a call waits for its answer, in seconds.
         durability: What a commit has to survive; `connect` checks that the server grants it.
 
     Attributes:
+        proof: See above; it may be replaced.
         proof_seconds: How long the proofs took of what the reading link received.
     """
 
@@ -90,13 +107,15 @@ class Client:
         self,
         access: Access,
         proof: Proof,
+        keys: Keys,
         *,
         timeout: float,
         durability: Durability,
     ) -> None:
         self._access = access
         self._address: Address | Access = access  # until the server is found
-        self._proof = proof
+        self.proof = proof
+        self._keys = keys
         self.proof_seconds = Histogram()
         self._timeout = timeout
         self._durability: Durability = durability
@@ -116,20 +135,19 @@ class Client:
         """Return the deadline of a call that begins now, on Trio's clock."""
         return trio.current_time() + self._timeout
 
-    async def connect(self, channel: bytes, deadline: float) -> str:
+    async def connect(self, deadline: float) -> str:
         """Open new links in place of the old ones, and return the server's life.
 
         Args:
-            channel: Where nodes publish; `listen` returns what comes from there.
             deadline: By when, on Trio's clock.
 
         Raises:
             Lost: The server cannot be reached in time.
-            StoreError: It cannot hold chatd's history.
+            StoreError: It cannot hold chatd's history, or chatd's user has too few rights.
         """
         self.close()
         source, login = await self._access.read(deadline)
-        self._address = address = await find_primary(source, login, self._proof.key, deadline)
+        self._address = address = await find_primary(source, login, self.proof.key, deadline)
         links: list[Link] = []
         try:
             while len(links) < 4:
@@ -139,7 +157,9 @@ class Client:
                 raise Lost(f"{address} was restarted while chatd connected")
             loads: list[Command] = [("SCRIPT", "LOAD", script.text) for script in scripts.ALL]
             self._permitted(await links[0].call(*loads, deadline=deadline))
-            await links[1].send(("SUBSCRIBE", channel), ("PING",), deadline=deadline)
+            rights = needing_rights(self._keys, self.proof.replicas)
+            check_rights(rights, await links[0].call(*rights, deadline=deadline), address)
+            await links[1].send(("SUBSCRIBE", self._keys.channel), ("PING",), deadline=deadline)
             replies: list[Reply] = []
             while not replies:  # the reply to SUBSCRIBE is a push, and others may follow it
                 replies, _ = _sorted(await links[1].receive(deadline))
@@ -159,7 +179,7 @@ class Client:
         Raises:
             StoreError: It has to be configured differently.
         """
-        return self._read(await self._asked(*QUESTIONS)).condition
+        return self._read(await self.replies(*QUESTIONS)).condition
 
     def _read(self, replies: Sequence[Reply]) -> Server:
         info, config, time = replies
@@ -171,8 +191,6 @@ class Client:
 
     def _permitted(self, replies: Sequence[Reply]) -> None:
         for reply in replies:
-            if isinstance(reply, ErrorReply) and reply.code == "NOPERM":
-                raise StoreError(f"{self._address}: chatd's user needs more rights: {reply}")
             self._check(reply)
 
     async def write(self, command: Command) -> Reply:
@@ -181,7 +199,7 @@ class Client:
         It has no deadline: the caller's is that of a whole batch, which may be sent several times.
         """
         [reply] = await self._call(self._writer, [command], self.deadline())
-        return self._check(reply)
+        return await self._checked(command, reply) if isinstance(reply, ErrorReply) else reply
 
     async def listen(self, command: Command, seconds: float) -> tuple[list[Reply], list[Push]]:
         """Return the reply to a blocking command, or what was published meanwhile, or both.
@@ -202,7 +220,7 @@ class Client:
             replies, pushes = _sorted(await link.receive())
             if replies:
                 self._awaited = None
-            if self._proof.replicas and any(reply is not None for reply in replies):
+            if self.proof.replicas and any(reply is not None for reply in replies):
                 pushes += await self._prove(link)
         except BaseException:
             self._lose(link)
@@ -219,13 +237,13 @@ class Client:
         """Prove what the reading link has received. Return what is published meanwhile."""
         began, deadline = perf_counter(), self.deadline()
         replies, pushes = list[Reply](), list[Push]()
-        commands = self._proof.commands(deadline)
+        commands = self.proof.commands(deadline)
         await link.send(*commands, deadline=deadline)
         while len(replies) < len(commands):
             more, published = _sorted(await link.receive(deadline))
             replies += more
             pushes += published
-        self._proof.check(replies, self._address)
+        self.proof.check(replies, self._address)
         self.proof_seconds.observe(perf_counter() - began)
         return pushes
 
@@ -239,9 +257,13 @@ class Client:
 
         A task that is cancelled while it sends the questions of all still waits for the answers.
         """
-        return [self._check(reply) for reply in await self._asked(*commands)]
+        replies = await self.replies(*commands)
+        return [
+            await self._checked(command, reply) if isinstance(reply, ErrorReply) else reply
+            for command, reply in zip(commands, replies, strict=True)
+        ]
 
-    async def _asked(self, *commands: Command) -> list[Reply]:
+    async def replies(self, *commands: Command) -> list[Reply]:
         """Do as `ask` does, but return errors as replies."""
         question = _Question(commands)
         self._questions.append(question)
@@ -322,10 +344,10 @@ class Client:
         """Run some commands, until the caller's deadline. Their replies are proven."""
         present = self._present(link)
         try:
-            if not self._proof.replicas:
+            if not self.proof.replicas:
                 return await present.call(*commands)
-            replies = await present.call(*commands, *self._proof.commands(deadline))
-            self._proof.check(replies[len(commands) :], self._address)
+            replies = await present.call(*commands, *self.proof.commands(deadline))
+            self.proof.check(replies[len(commands) :], self._address)
         except BaseException:
             self._lose(present)
             raise
@@ -341,12 +363,29 @@ class Client:
         if link in (self._writer, self._reader, self._asker):
             self.close()
 
+    async def _checked(self, command: Command, reply: ErrorReply) -> Reply:
+        """Raise the exception for an error; find out which key has a wrong type."""
+        if reply.code == "WRONGTYPE":
+            prefix = f"{self._keys.prefix}:".encode()
+            named = [one for one in command if isinstance(one, bytes) and one.startswith(prefix)]
+            types = await self.replies(*(("TYPE", key) for key in named))
+            for key, kind in zip(named, types, strict=True):
+                if kind not in {b"none", self._keys.type_of(key).encode()}:
+                    raise damaged(self._keys, key)
+        return self._check(reply)
+
     def _check(self, reply: Reply) -> Reply:
         """Return a reply unless it is an error."""
         if not isinstance(reply, ErrorReply):
             return reply
+        if is_forbidden(reply):
+            self.close()
+            raise too_few_rights(self._address, reply)
+        if reply.code == "DAMAGED":  # by a script
+            key = str(reply).removeprefix("DAMAGED ").partition(" script: ")[0]
+            raise damaged(self._keys, key.encode())
         if reply.code == "STALE":
-            raise Stale(str(reply))
+            raise Stale(_STALE.get(str(reply).split()[1], str(reply)))
         if reply.code == "FORMAT":
             self.close()
             raise StoreError(f"a newer chatd wrote the history in {self._address}: update this one")
@@ -355,6 +394,11 @@ class Client:
             raise Lost(f"{self._address} is not ready: {reply}")
         if (problem := _REFUSED.get(reply.code)) is not None:
             raise Unavailable(f"{self._address} takes no writes: {problem}") from reply
+        if reply.code == "WRONGTYPE" or "user_script:" in str(reply):
+            raise Damaged(
+                f"{self._address}: {reply}: if somebody has changed keys under "
+                f"{self._keys.prefix} by hand, restore a backup of Redis"
+            ) from reply
         raise Unavailable(f"{self._address}: {reply}", divisible=True) from reply
 
     def close(self) -> None:

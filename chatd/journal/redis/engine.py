@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from operator import attrgetter
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -13,12 +14,13 @@ import trio
 from msgspec.structs import replace
 
 from chatd.histogram import Histogram
-from chatd.journal import Durability, Unavailable, new_epoch
+from chatd.journal import Durability, StoreError, Unavailable, new_epoch
 from chatd.journal.engine import (
     FEED_ENTRIES,
     FEED_SECONDS,
     LEASE_SECONDS,
     Condition,
+    Damaged,
     Fed,
     Life,
     Sweep,
@@ -26,12 +28,22 @@ from chatd.journal.engine import (
 from chatd.journal.redis.access import Access
 from chatd.journal.redis.batch import Batch, Chunk
 from chatd.journal.redis.client import Client, call
+from chatd.journal.redis.damage import UNREADABLE, damaged
 from chatd.journal.redis.layout import FORMAT, Keys, decode_entry
 from chatd.journal.redis.prefix import check_prefix, claim_prefix
 from chatd.journal.redis.proof import Proof
 from chatd.journal.redis.reads import RedisReads, position_of
 from chatd.journal.redis.resp import Command, ErrorReply
-from chatd.journal.redis.scripts import BEAT, COMMIT, ENTER, LEAVE, SWEEP, TRIM, Script
+from chatd.journal.redis.scripts import (
+    BEAT,
+    COMMIT,
+    ENTER,
+    LEAVE,
+    MEND,
+    SWEEP,
+    TRIM,
+    Script,
+)
 from chatd.journal.redis.sweeping import Sweeper, read_front
 from chatd.journal.retention import CHUNK, Retention
 from chatd.model import Erase, LogEntry, Operation, Outcome, Post, Relayed, Restore, Wipe
@@ -87,6 +99,7 @@ class RedisEngine(RedisReads):
         client = Client(
             Access(url, user=user, password_file=password_file, ca_file=ca_file),
             Proof(replicas, keys.proof),
+            keys,
             timeout=timeout,
             durability=durability,
         )
@@ -116,9 +129,8 @@ class RedisEngine(RedisReads):
 
     async def enter(self, last: tuple[int, str] | None, confirmed: int, facts: bytes) -> Life:
         deadline = self._client.deadline()
-        life = await self._client.connect(self._keys.channel, deadline)
-        if not self._entered:
-            await claim_prefix(self._client, self._keys, self._chat)
+        life = await self._client.connect(deadline)
+        await claim_prefix(self._client, self._keys, self._chat)
         position, origin = last or (0, "")
         if life == self._entered:
             origin, confirmed = "", 0
@@ -135,25 +147,28 @@ class RedisEngine(RedisReads):
         )
         with self._client.within(deadline):
             reply = await self._client.write(enter)
-        node, epoch, self._secret, position, origin, now, lost, raised, *former = reply
+        with self._reading(keys.meta):
+            node, epoch, self._secret, position, origin, now, lost, raised, *former = reply
+            entered = Life(
+                node.decode(),
+                epoch.decode(),
+                self._secret,
+                position,
+                origin.decode(),
+                now,
+                bool(lost),
+                raised,
+                {name.decode(): end for name, end in zip(former[::2], former[1::2], strict=True)},
+            )
         self._life = self._entered = life
-        self._node = node.decode()
+        self._node = entered.node
         self._set_time(now)
-        return Life(
-            self._node,
-            epoch.decode(),
-            self._secret,
-            position,
-            origin.decode(),
-            now,
-            bool(lost),
-            raised,
-            {name.decode(): ended for name, ended in zip(former[::2], former[1::2], strict=True)},
-        )
+        return entered
 
     async def check(self) -> None:
         """Connect, and make the checks of `enter`, but do not enter."""
-        await self._client.connect(self._keys.channel, self._client.deadline())
+        await self._client.connect(self._client.deadline())
+        self._client.proof = Proof(0, self._keys.proof)  # a proof would write
         await check_prefix(self._client, self._keys, self._chat)
 
     def _clock(self) -> int | str:
@@ -195,12 +210,11 @@ class RedisEngine(RedisReads):
         await self._client.ask(call(TRIM, keys, self._oldest, _FEED_LENGTH, int(rewrite)))
         if rewrite:
             # Refused if a rewrite is already going on, or without the right to it: docs/cluster.md.
-            with suppress(Unavailable):
-                await self._client.ask(("BGREWRITEAOF",))
+            await self._client.replies(("BGREWRITEAOF",))
 
     async def leave(self, linger_ms: int) -> None:
         until = self._time() + linger_ms if linger_ms else 0  # other nodes' clocks differ a little
-        with suppress(Unavailable):  # the lease ends by itself
+        with suppress(Unavailable, StoreError):  # the lease ends by itself
             keys = self._keys.meta, self._keys.nodes
             await self._client.ask(call(LEAVE, keys, self._node, until))
 
@@ -221,7 +235,10 @@ class RedisEngine(RedisReads):
         reply = await self._client.write(command)
         if reply == b"void":
             raise Unavailable(f"batch {number} comes too late")
-        return made.outcomes(reply)
+        try:
+            return made.outcomes(reply)
+        except UNREADABLE as error:
+            raise damaged(self._keys, self._keys.reply(self._node)) from error
 
     async def _batch(self, operations: Sequence[Operation]) -> Batch:
         posts = all(isinstance(operation, Post) for operation in operations)
@@ -272,7 +289,8 @@ class RedisEngine(RedisReads):
             raise
         if reply == b"void" or self._sent is None:
             return None
-        return self._sent[1].outcomes(reply)
+        with self._reading(self._keys.reply(node)):
+            return self._sent[1].outcomes(reply)
 
     # ---- the feed
 
@@ -285,11 +303,25 @@ class RedisEngine(RedisReads):
             FEED_SECONDS,
         )
         own = f"{self._node}.".encode()
-        found: list[Fed | Relayed] = []
+        entries: list[Fed] = []
+        doubtful: dict[bytes, Fed | None] = {}
+        expected = after + 1
         for reply in filter(None, replies):
             for entry, fields in reply[self._keys.feed]:
-                chosen = _any if fields[1].startswith(own) else wanted
-                found.append(decode_entry(position_of(entry), fields, chosen))
+                position = position_of(entry)
+                try:
+                    chosen = _any if fields[1].startswith(own) else wanted
+                    fed = decode_entry(position, fields, chosen)
+                except UNREADABLE:
+                    fed = None
+                if fed is None or position != expected:
+                    doubtful[entry] = fed
+                else:
+                    entries.append(fed)
+                expected = position + 1
+        if doubtful:
+            entries = await self._resolve(doubtful, entries)
+        found: list[Fed | Relayed] = [*entries]
         for push in pushes:
             match push[-1].split(b"\0", 2):
                 case [node, kind, body] if node != self._node.encode():
@@ -297,6 +329,35 @@ class RedisEngine(RedisReads):
                 case _:
                     pass  # this node's own, or nothing that a node has published
         return found
+
+    async def _resolve(
+        self, doubtful: Mapping[bytes, Fed | None], entries: Sequence[Fed]
+    ) -> list[Fed]:
+        """Return the entries of the feed up to the first one that has to be removed.
+
+        Args:
+            doubtful: By their ids, those that do not follow the one before, or cannot be read:
+                they may have been added by hand.
+            entries: The others.
+        """
+        keys = self._keys
+        stay = await self._client.ask_one(call(MEND, (keys.meta, keys.feed), *doubtful))
+        sound = list(entries)
+        for (entry, fed), stays in zip(doubtful.items(), stay, strict=True):
+            number, _, part = entry.partition(b"-")
+            position = int(number)
+            if not stays:
+                # Another entry may have its position by now: it is read next.
+                sound = [one for one in sound if one.position < position]
+            elif part == b"0":
+                sound.append(Fed(position, "", None) if fed is None else fed)
+            if fed is None or not stays:
+                self.on_damage(
+                    f"the entry {entry.decode()} of {keys.feed.decode()} in Redis, which chatd has "
+                    f"not written, is {'left out' if stays else 'removed'}: let nobody else write "
+                    f"to keys that begin with {keys.prefix}"
+                )
+        return sorted(sound, key=attrgetter("position"))
 
     def publish(self, kind: str, body: bytes) -> None:
         published = b"\0".join((self._node.encode(), kind.encode(), body))
@@ -313,7 +374,13 @@ class RedisEngine(RedisReads):
 
     async def sweep(self, retention: Retention) -> Sweep:
         self._purge_ms = retention.purge_seconds * 500
-        return await self._sweeper.sweep(retention, self._time())
+        try:
+            return await self._sweeper.sweep(retention, self._time())
+        except UNREADABLE as error:
+            raise Damaged(
+                f"retention cannot go on: somebody has changed keys under {self._keys.prefix} in "
+                f"Redis by hand ({error}): restore a backup of Redis"
+            ) from error
 
     async def bury(self, hold_ms: int) -> bool:
         now = self._time()
@@ -322,10 +389,11 @@ class RedisEngine(RedisReads):
         )
         if not dead:
             return False
-        node = dead[0].decode()
+        node = dead[0].decode(errors="replace")
         fields = await self._client.ask_one(("HRANDFIELD", self._keys.of(node), CHUNK))
         batch = self._new_batch()
-        batch.bury(node, fields, now + hold_ms)
+        with self._reading(self._keys.of(node)):
+            batch.bury(node, fields, now + hold_ms)
         await self._execute(batch)
         return True
 

@@ -36,6 +36,7 @@ user's id, N a node's id. Names with a comma between them are parts of a value, 
                                 operators, nick
 ``totals``              hash    F → how many users are in the room, its name
 ``proof``               string  nothing: it is written for replicas to confirm (see proof.py)
+``rights``              none    written and removed to find out what is allowed (see rights.lua)
 ``published``           channel messages that may be lost: the node, a kind, a body
 ======================  ======  =================================================================
 
@@ -141,6 +142,7 @@ class Keys:
         self.debts = self._key("debts")
         self.totals = self._key("totals")
         self.proof = self._key("proof")
+        self.rights = self._key("rights")
         self.channel = self._key("published")
 
     def _key(self, name: str) -> bytes:
@@ -157,6 +159,16 @@ class Keys:
             **dict.fromkeys((*zsets, *more), "zset"),
             **dict.fromkeys((*hashes, self.debts, self.totals, self.meta), "hash"),
         }
+
+    def type_of(self, key: bytes) -> str:
+        """Return the Redis type that a key has, or would have."""
+        part = key.removeprefix(f"{self.prefix}:".encode()).partition(b":")[0]
+        return self.types.get(key, "string" if part in {b"b", b"proof"} else "hash")
+
+    def is_made_again(self, key: bytes) -> bool:
+        """Return whether nodes make a key again if it is deleted, without a loss."""
+        replies = key.startswith(self.reply(""))
+        return replies or key in {self.feed, self.nodes, self.facts, self.proof}
 
     def room(self, room: str) -> bytes:
         return self._key(f"r:{room}")

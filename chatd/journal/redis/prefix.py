@@ -10,6 +10,7 @@ from typing import Final
 
 from chatd.journal import StoreError
 from chatd.journal.redis.client import Client
+from chatd.journal.redis.damage import damaged
 from chatd.journal.redis.layout import Keys
 
 __all__ = ["check_prefix", "claim_prefix"]
@@ -37,9 +38,12 @@ async def check_prefix(client: Client, keys: Keys, chat: str) -> bool:
     for key, kind in zip(types, found, strict=True):
         own = kind == types[key] and (made or (noted and key == keys.meta))
         if kind != "none" and not own:
+            if made:
+                raise StoreError(str(damaged(keys, key)))
             raise StoreError(
                 f"history.prefix: the key {key.decode()} in Redis is not chatd's: set another "
-                f"history.prefix than {keys.prefix}"
+                f"history.prefix than {keys.prefix}; or restore a backup of Redis if somebody has "
+                f"deleted or changed {keys.meta.decode()}"
             )
     if noted is not None:
         _compare(keys, noted, chat)

@@ -15,6 +15,7 @@ import trio
 
 from chatd.journal.engine import Lost
 from chatd.journal.redis.resp import Command, ErrorReply, Reply
+from chatd.journal.redis.rights import is_forbidden, too_few_rights
 from chatd.journal.redis.scripts import PROVE
 
 __all__ = ["Proof"]
@@ -48,14 +49,20 @@ class Proof:
         )
 
     def check(self, replies: Sequence[Reply], server: object) -> None:
-        """Raise `Lost` unless the replies to `commands` are a proof.
+        """Check that the replies to `commands` are a proof.
 
         Args:
             replies: The replies; none if there were no commands.
             server: The server's name in the error.
+
+        Raises:
+            Lost: They are not.
+            chatd.journal.StoreError: chatd's user may not ask for one.
         """
         for reply in replies:
             if isinstance(reply, ErrorReply):
+                if is_forbidden(reply):
+                    raise too_few_rights(server, reply)
                 raise Lost(f"{server} cannot ask its replicas: {reply}")
         if replies and replies[-1] < self.replicas:
             raise Lost(

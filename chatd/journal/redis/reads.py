@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from heapq import merge
 from itertools import islice
 from operator import attrgetter
-from typing import Final
+from typing import Final, TypeVar
 
 import trio
 
 from chatd.journal import UNREAD_EVENTS
 from chatd.journal.engine import Holder, Node
 from chatd.journal.redis.client import Client, call
+from chatd.journal.redis.damage import UNREADABLE, damaged
 from chatd.journal.redis.layout import (
     MOST,
     Keys,
@@ -28,6 +31,11 @@ from chatd.journal.redis.scripts import PAGE, PLACES, UNREAD
 from chatd.model import Entered, Event, Head, LogEntry, Record, UserRecord
 
 __all__ = ["RedisReads"]
+
+_T = TypeVar("_T")
+
+_HEAD: Final = ("name", "seq", "first", "topic")
+"""The fields of a room that make its `Head`."""
 
 _PAGE: Final = 500
 """Events, records or members read at a time: some 0.5 ms of the server's time."""
@@ -49,12 +57,16 @@ class RedisReads:
         client: The links to the server.
         keys: The names of the store's keys.
         now: For tests, the time in ms since 1970 in place of the server's.
+
+    Attributes:
+        on_damage: See `chatd.journal.engine.Engine`.
     """
 
     def __init__(self, client: Client, keys: Keys, now: Callable[[], int] | None = None) -> None:
         self._client = client
         self._keys = keys
         self._now = now
+        self.on_damage: Callable[[str], None] = _ignore
         self._ahead_ms = 0.0
         """By how much the server's clock is ahead of Trio's."""
 
@@ -70,6 +82,50 @@ class RedisReads:
     def _log(self, room: str) -> tuple[bytes, bytes]:
         """Return the keys of a room and of its events."""
         return self._keys.room(room), self._keys.events(room)
+
+    # ---- data that somebody has changed by hand
+
+    @contextmanager
+    def _reading(self, key: bytes, part: bytes | str | None = None) -> Iterator[None]:
+        """Raise `Damaged` if the code of the block cannot read a key, or a part of it."""
+        try:
+            yield
+        except UNREADABLE as error:
+            raise damaged(self._keys, key, part) from error
+
+    def _readable(
+        self,
+        key: bytes,
+        stored: Iterable[tuple[bytes, bytes]],
+        decode: Callable[[bytes, bytes], _T],
+    ) -> list[_T]:
+        """Return the values of a hash that can be read, and report the others.
+
+        Args:
+            key: The hash's key.
+            stored: Its fields and values.
+            decode: Makes a value of a field and its bytes.
+        """
+        found: list[_T] = []
+        for name, value in stored:
+            try:
+                found.append(decode(name, value))
+            except UNREADABLE:
+                self.on_damage(str(damaged(self._keys, key, name)))
+        return found
+
+    def _numbered(
+        self, room: str, first: int, records: Iterable[bytes], decode: Callable[[int, bytes], _T]
+    ) -> list[_T]:
+        """Return what a room's records say, whose numbers have no gap."""
+        found: list[_T] = []
+        seq = first
+        try:
+            for seq, record in enumerate(records, first):
+                found.append(decode(seq, record))
+        except UNREADABLE as error:
+            raise damaged(self._keys, self._keys.events(room), seq) from error
+        return found
 
     # ---- logs
 
@@ -87,7 +143,7 @@ class RedisReads:
         while len(events) < limit:
             most = min(_PAGE, limit - len(events))
             _, first, records = await self._page(room, after, upto, most)
-            events += (decode_event(room, first + n, one) for n, one in enumerate(records))
+            events += self._numbered(room, first, records, partial(decode_event, room))
             if len(records) < most:
                 break
             after = first + most - 1
@@ -99,7 +155,7 @@ class RedisReads:
             most = min(_PAGE, limit - len(events))
             arguments = (0, _number(before - 1), most, "last", "present")
             _, first, *records = await self._client.ask_one(call(PAGE, self._log(room), *arguments))
-            events[:0] = [decode_event(room, first + n, one) for n, one in enumerate(records)]
+            events[:0] = self._numbered(room, first, records, partial(decode_event, room))
             if len(records) < most:
                 break
             before = first
@@ -117,24 +173,26 @@ class RedisReads:
         return list(islice(merge(*logs, key=attrgetter("position")), max(0, limit)))
 
     async def head(self, room: str) -> Head | None:
-        [head] = await self._heads([room])
-        return head
-
-    async def _heads(self, rooms: Sequence[str]) -> list[Head | None]:
-        fields = ("name", "seq", "first", "topic")
-        commands: list[Command] = [("HMGET", self._keys.room(room), *fields) for room in rooms]
-        return [
-            _head(room, values)
-            for room, values in zip(rooms, await self._client.ask(*commands), strict=True)
-        ]
+        key = self._keys.room(room)
+        values = await self._client.ask_one(("HMGET", key, *_HEAD))
+        with self._reading(key):
+            return _head(room, values)
 
     async def rooms(self) -> list[Head]:
         found = await self._client.ask_one(("ZRANGE", self._keys.rooms, 0, -1))
         names = sorted(room.decode() for room in found)
         heads: list[Head] = []
         for begin in range(0, len(names), _PAGE):
-            part = await self._heads(names[begin : begin + _PAGE])
-            heads += (head for head in part if head is not None and not head.empty)
+            part = names[begin : begin + _PAGE]
+            asked: list[Command] = [("HMGET", self._keys.room(room), *_HEAD) for room in part]
+            for room, values in zip(part, await self._client.replies(*asked), strict=True):
+                try:
+                    head = _head(room, values)
+                except UNREADABLE:
+                    self.on_damage(str(damaged(self._keys, self._keys.room(room))))
+                    continue
+                if head is not None and not head.empty:
+                    heads.append(head)
         return heads
 
     async def seq_at(self, room: str, position: int) -> int:
@@ -159,14 +217,15 @@ class RedisReads:
         while len(entries) < limit:
             most = min(_PAGE, limit - len(entries))
             name, first, records = await self._page(room, after, MOST, most, stored=True)
-            entries += (decode_log_entry(name, first + n, one) for n, one in enumerate(records))
+            entries += self._numbered(room, first, records, partial(decode_log_entry, name))
             if len(records) < most:
                 break
             after = first + most - 1
         return entries
 
     async def entries_of(self, user: str, after: int) -> tuple[list[LogEntry], int | None]:
-        chunk, upto = await self._scan(user, after)
+        with self._reading(self._keys.order):
+            chunk, upto = await self._scan(user, after)
         return [entry for _, entries in chunk for entry in entries], upto
 
     async def _scan(
@@ -212,10 +271,9 @@ class RedisReads:
             )
             if names:
                 stored = await self._client.ask_one(("HMGET", self._keys.records, *names))
-                for name, value in zip(names, stored, strict=True):
-                    record = None if value is None else decode_record(name, value)
-                    if record is not None and (record.until is None or record.until > now):
-                        found.append(record)
+                kept = _present(names, stored)
+                records = self._readable(self._keys.records, kept, decode_record)
+                found += (each for each in records if each.until is None or each.until > now)
             if len(names) < _PAGE:
                 break
             low = b"(" + names[-1]
@@ -223,7 +281,8 @@ class RedisReads:
 
     async def user(self, user: str) -> UserRecord | None:
         stored = await self._client.ask_one(("HGET", self._keys.users, user))
-        return None if stored is None else decode_user(user, stored)
+        with self._reading(self._keys.users, user):
+            return None if stored is None else decode_user(user, stored)
 
     async def present(self, since: int) -> list[UserRecord]:
         return await self._users(("ZRANGE", self._keys.seen, since, "+inf", "BYSCORE"))
@@ -237,17 +296,18 @@ class RedisReads:
         for begin in range(0, len(found), _PAGE):
             names = found[begin : begin + _PAGE]
             stored = await self._client.ask_one(("HMGET", self._keys.users, *names))
-            users += (
-                decode_user(name.decode(), value)
-                for name, value in zip(names, stored, strict=True)
-                if value is not None
+            kept = _present(names, stored)
+            users += self._readable(
+                self._keys.users, kept, lambda name, value: decode_user(name.decode(), value)
             )
         return users
 
     # ---- who is where
 
     async def position(self) -> int:
-        return int(await self._client.ask_one(("HGET", self._keys.meta, "pos")) or 0)
+        position = await self._client.ask_one(("HGET", self._keys.meta, "pos"))
+        with self._reading(self._keys.meta, "pos"):
+            return int(position or 0)
 
     async def members(self, room: str) -> list[Entered]:
         position = await self.position()
@@ -256,35 +316,43 @@ class RedisReads:
         )
         if name is None:
             name = room.encode() if total is None else total.partition(b"\0")[2]
+        title = name.decode(errors="replace")
         stored = await self._hash(self._keys.members(room))
-        members: list[Entered] = []
         users = sorted(stored)
+        nicks: dict[bytes, str] = {}
         for begin in range(0, len(users), _PAGE):
             part = users[begin : begin + _PAGE]
             standings = await self._client.ask_one(("HMGET", self._keys.nicks, *part))
-            for user, standing in zip(part, standings, strict=True):
-                nodes, _, nick = stored[user].decode().partition("\0")
-                if standing is not None:
-                    nick = Standing.decode(standing).nick
-                members.append(
-                    Entered(
-                        *(position, room, name.decode(), user.decode(), nick),
-                        *("+" in nodes, True, len(users)),
-                    )
+            found = _present(part, standings)
+            nicks.update(
+                self._readable(
+                    self._keys.nicks, found, lambda user, one: (user, Standing.decode(one).nick)
                 )
-        return members
+            )
+
+        def member(user: bytes, value: bytes) -> Entered:
+            nodes, _, nick = value.decode().partition("\0")
+            nick = nicks.get(user, nick)
+            return Entered(
+                *(position, room, title, user.decode(), nick, "+" in nodes, True, len(users))
+            )
+
+        pairs = ((user, stored[user]) for user in users)
+        return self._readable(self._keys.members(room), pairs, member)
 
     async def occupied(self) -> dict[str, tuple[str, int]]:
         """Return the rooms with members, without those of direct messages.
 
         By each room's key, its name as written and the number of its members.
         """
-        occupied: dict[str, tuple[str, int]] = {}
-        for room, value in (await self._hash(self._keys.totals)).items():
-            total, _, name = value.decode().partition("\0")
-            if not room.startswith(b"@"):
-                occupied[room.decode()] = (name, int(total))
-        return occupied
+
+        def total(room: bytes, value: bytes) -> tuple[str, tuple[str, int]]:
+            count, _, name = value.decode().partition("\0")
+            return room.decode(), (name, int(count))
+
+        totals = (await self._hash(self._keys.totals)).items()
+        rooms = ((room, value) for room, value in totals if not room.startswith(b"@"))
+        return dict(self._readable(self._keys.totals, rooms, total))
 
     async def holder(self, look: str) -> Holder | None:
         keys = self._keys
@@ -297,7 +365,9 @@ class RedisReads:
             )
             if stored is None:
                 continue
-            standing, present = Standing.decode(stored), nodes is not None
+            with self._reading(keys.nicks, found):
+                standing = Standing.decode(stored)
+            present = nodes is not None
             is_held = held is not None and held > self._time()
             if present or is_held or standing.subject or place == 1:
                 return Holder(found.decode(), standing.nick, present, standing.subject)
@@ -311,13 +381,14 @@ class RedisReads:
         if not leases:
             return []
         facts = await self._client.ask_one(("HMGET", keys.facts, *(node for node, _ in leases)))
-        return sorted(
-            (
-                Node(node.decode(), int(until), about or b"")
-                for (node, until), about in zip(leases, facts, strict=True)
-            ),
-            key=attrgetter("node"),
-        )
+        with self._reading(keys.nodes):
+            return sorted(
+                (
+                    Node(node.decode(), int(until), about or b"")
+                    for (node, until), about in zip(leases, facts, strict=True)
+                ),
+                key=attrgetter("node"),
+            )
 
     async def _hash(self, key: bytes) -> dict[bytes, bytes]:
         """Return a whole hash, which is read in parts."""
@@ -333,6 +404,19 @@ class RedisReads:
 def position_of(entry: bytes) -> int:
     """Return the position of an entry of the feed by its id in the stream."""
     return int(entry.partition(b"-")[0])
+
+
+def _present(
+    fields: Iterable[bytes], values: Iterable[bytes | None]
+) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the fields of a hash that it has, with their values."""
+    for name, value in zip(fields, values, strict=True):
+        if value is not None:
+            yield name, value
+
+
+def _ignore(_damage: str) -> None:
+    pass
 
 
 def _number(number: int) -> int:

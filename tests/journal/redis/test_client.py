@@ -12,6 +12,7 @@ from chatd.journal import Unavailable
 from chatd.journal.engine import Lost
 from chatd.journal.redis.access import Access
 from chatd.journal.redis.client import Client
+from chatd.journal.redis.layout import Keys
 from chatd.journal.redis.proof import Proof
 from chatd.journal.redis.resp import Command, Reply
 from tests.journal.redis.scripted import HELLO, scripted
@@ -21,13 +22,14 @@ SECONDS = 60  # ends a hang
 
 
 def client(url: str, timeout: float = 5) -> Client:
-    return Client(Access(url), Proof(0, b"proof"), timeout=timeout, durability="commit")
+    keys = Keys("{chatd}")
+    return Client(Access(url), Proof(0, keys.proof), keys, timeout=timeout, durability="commit")
 
 
 @needs_redis
 async def test_what_many_ask_goes_out_together(redis_server: RedisServer) -> None:
     asking = client(redis_server.url)
-    await asking.connect(b"channel", asking.deadline())
+    await asking.connect(asking.deadline())
     answers: dict[int, object] = {}
 
     async def ask(number: int) -> None:
@@ -75,7 +77,7 @@ async def test_who_stops_asking_keeps_nobody_waiting(monkeypatch: pytest.MonkeyP
 @needs_redis
 async def test_all_who_ask_hear_that_the_server_is_gone(own_server: RedisServer) -> None:
     asking = client(own_server.url, timeout=0.3)
-    await asking.connect(b"channel", trio.current_time() + SECONDS)
+    await asking.connect(trio.current_time() + SECONDS)
     own_server.stop()
     lost: list[int] = []
 
@@ -89,7 +91,7 @@ async def test_all_who_ask_hear_that_the_server_is_gone(own_server: RedisServer)
             nursery.start_soon(ask, number)
     assert sorted(lost) == [0, 1, 2]
     own_server.go_on()
-    assert await asking.connect(b"channel", trio.current_time() + SECONDS)
+    assert await asking.connect(trio.current_time() + SECONDS)
     assert await asking.ask(("PING",)) == [b"PONG"]
     asking.close()
 
@@ -99,7 +101,7 @@ async def test_a_feed_that_stays_silent_is_lost(
     redis_server: RedisServer, mock_clock: trio.testing.MockClock
 ) -> None:
     listening = client(redis_server.url)
-    await listening.connect(b"channel", listening.deadline())
+    await listening.connect(listening.deadline())
 
     async def listen() -> None:
         with pytest.raises(Lost):
@@ -123,4 +125,4 @@ async def test_a_reply_that_no_server_sends_ends_the_attempt_to_connect(replies:
     async with scripted(HELLO, found, *4 * [HELLO], replies) as broken:
         connecting = client(f"redis://{broken}")
         with pytest.raises(Lost, match="sent an unexpected reply"):
-            await connecting.connect(b"channel", connecting.deadline())
+            await connecting.connect(connecting.deadline())

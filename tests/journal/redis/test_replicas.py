@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import trio
 
+from chatd.journal import StoreError
 from chatd.journal.engine import Fed, Life, Lost
 from chatd.journal.redis.engine import RedisEngine
 from chatd.journal.retention import Retention
@@ -161,3 +162,19 @@ async def test_without_replicas_there_is_no_proof(redis_server: RedisServer) -> 
         assert await positions(engine) == [1]
         assert "cmdstat_wait" not in redis_server.command("INFO", "commandstats")
         assert redis_server.command("EXISTS", "{alone}:proof") == "0"
+
+
+async def test_the_right_to_wait_is_taken_away_and_given_back(pair: Pair, tmp_path: Path) -> None:
+    secret = tmp_path / "password"
+    secret.write_text("secret")
+    for server in (pair.primary, pair.replica):
+        server.command("ACL", "SETUSER", "chatd", "on", ">secret", "~*", "&*", "+@all")
+    async with opened(pair.primary, user="chatd", password_file=secret) as engine:
+        pair.primary.command("ACL", "SETUSER", "chatd", "-wait")
+        with pytest.raises(StoreError, match=r"needs more rights: .*'wait'"):
+            await engine.commit(1, [post()])
+        with pytest.raises(StoreError, match="needs more rights: it may not run WAIT"):
+            await engine.enter(None, 0, b"")
+        pair.primary.command("ACL", "SETUSER", "chatd", "+wait")
+        life = await entered(engine)
+        assert seqs(await engine.void(life.node, 1)) == [1]  # it was done, but never proven

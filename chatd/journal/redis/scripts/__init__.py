@@ -14,14 +14,19 @@ __all__ = [
     "COMMIT",
     "ENTER",
     "LEAVE",
+    "MEND",
     "PAGE",
     "PLACES",
     "PROVE",
+    "RIGHTS",
     "SWEEP",
     "TRIM",
     "UNREAD",
     "Script",
 ]
+
+
+_ALLOW_OOM: Final = "#!lua flags=allow-oom\n"
 
 
 class Script(Struct, frozen=True):
@@ -43,17 +48,19 @@ def _script(*names: str, flags: str = "") -> Script:
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-ENTER: Final = _script("enter")
+ENTER: Final = _script("damage", "enter", flags=_ALLOW_OOM)
+MEND: Final = _script("damage", "mend", flags=_ALLOW_OOM)
 BEAT: Final = _script("beat")
 LEAVE: Final = _script("leave")
 TRIM: Final = _script("trim")
-_BATCH: Final = ("overlay", "commit", "others", "run")
+_BATCH: Final = ("damage", "overlay", "commit", "others", "run")
 COMMIT: Final = _script(*_BATCH, flags="#!lua\n")
-SWEEP: Final = _script(*_BATCH, flags="#!lua flags=allow-oom\n")
+SWEEP: Final = _script(*_BATCH, flags=_ALLOW_OOM)
 """`COMMIT` for batches that make room when memory is full, or that take next to none."""
 PAGE: Final = _script("page")
 PLACES: Final = _script("places")
 UNREAD: Final = _script("unread")
 PROVE: Final = _script("prove")
+RIGHTS: Final = _script("rights", flags=_ALLOW_OOM)
 
-ALL: Final = (ENTER, BEAT, LEAVE, TRIM, COMMIT, SWEEP, PAGE, PLACES, UNREAD, PROVE)
+ALL: Final = (ENTER, BEAT, LEAVE, TRIM, MEND, COMMIT, SWEEP, PAGE, PLACES, UNREAD, PROVE, RIGHTS)

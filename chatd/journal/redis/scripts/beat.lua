@@ -15,12 +15,16 @@ if now == '' then
 else
   now = tonumber(now)
 end
-if redis.call('HGET', KEYS[1], 'life') ~= life then return redis.error_reply('STALE life') end
+local meta = redis.call('HMGET', KEYS[1], 'life', 'pos', 'removed', 'at', 'bytes')
+if meta[1] ~= life then return redis.error_reply('STALE life') end
+local position, removed = tonumber(meta[2]), tonumber(meta[3] or 0)
+if not (position and removed and tonumber(meta[4] or 0) and tonumber(meta[5] or 0)) then
+  return redis.error_reply('DAMAGED ' .. KEYS[1])
+end
 local known = redis.call('ZSCORE', KEYS[2], node)
 if not known or tonumber(known) <= now then return redis.error_reply('STALE lease') end
 redis.call('ZADD', KEYS[2], now + lease, node)
 redis.call('HSET', KEYS[3], node, facts)
 redis.call('EXPIRE', KEYS[4], 86400)
-local last = redis.call('XREVRANGE', KEYS[5], '+', '-', 'COUNT', 1)[1]
-local removed = redis.call('HGET', KEYS[1], 'removed')
-return {now, last and tonumber(last[1]:match('^%d+')) or 0, tonumber(removed or 0)}
+local last = redis.call('XREVRANGE', KEYS[5], position .. '-0', '-', 'COUNT', 1)[1]
+return {now, last and tonumber(last[1]:match('^%d+')) or 0, removed}

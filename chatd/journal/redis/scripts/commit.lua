@@ -35,6 +35,7 @@ else
 end
 if number ~= '' then
   local last, kept = (call('GET', REPLY) or '0 '):match('^(%d+) (.*)$')
+  if not last then damaged(REPLY) end
   local is_void = ARGV[5] == 's'
   local lease = call('ZSCORE', NODES, node)
   if not is_void and (not lease or tonumber(lease) <= now) then
@@ -49,11 +50,10 @@ if number ~= '' then
   if tonumber(number) > last + 1 then return redis.error_reply('STALE batch ' .. last) end
 end
 local clock = now -- the time by which records and leases end
-local at = tonumber(stored[2] or 0)
+local at, position, bytes = tonumber(stored[2] or 0), tonumber(stored[3]), tonumber(stored[4] or 0)
+if not (at and position and bytes) then damaged(META) end
 if at < now or at - now > 60000 then at = now end
-local position = tonumber(stored[3] or 0)
 local first_position = position
-local bytes = tonumber(stored[4] or 0)
 
 -- ---- the feed
 
@@ -110,11 +110,16 @@ end
 
 local rooms = {}
 
-local function room_of(key)
+-- Return a room. Its records are at the place that follows the one of its key.
+local function room_at(place)
+  local key, records = KEYS[place], KEYS[place + 1]
   local room = rooms[key]
   if not room then
     local found = call('HMGET', key, 'name', 'seq', 'first')
     room = {name = found[1], seq = tonumber(found[2] or 0), first = tonumber(found[3] or 1)}
+    if not (room.seq and room.first) or (not room.name and call('EXISTS', records) == 1) then
+      damaged(key)
+    end
     rooms[key] = room
   end
   return room
@@ -154,11 +159,16 @@ local operations = {}
 function operations.p()
   local place, fold, name, bucket, digest, kind, reply_to, of, author, beside, text =
     take_many(11)
-  local key, records = KEYS[tonumber(place)], KEYS[place + 1]
+  place = tonumber(place)
+  local key, records = KEYS[place], KEYS[place + 1]
   bucket = KEYS[tonumber(bucket)]
   -- This comes before the rules, because a repeated operation must not be refused.
   local first = bucket and get(bucket, digest)
-  if first then return '=' .. first .. ' ' .. present(records, get(records, first)) end
+  if first then
+    local record = get(records, first)
+    if not record then damaged(records) end
+    return '=' .. first .. ' ' .. present(records, record)
+  end
   if reply_to ~= '' and not message(records, reply_to) then return '-not_found' end
   if kind == 'e' or kind == 'd' then
     local target = message(records, of)
@@ -172,7 +182,7 @@ function operations.p()
     local tail = table.concat({user, nick, '', its_reply_to, its_key}, '\0')
     replace(records, of, head .. tail .. (kind == 'e' and text or ''))
   end
-  local room = room_of(key)
+  local room = room_at(place)
   if not room.name then create(room, key, fold, name) end
   if room.first > room.seq then rank(list_of(fold), fold, at) end
   room.seq = room.seq + 1

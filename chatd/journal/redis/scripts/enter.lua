@@ -1,4 +1,3 @@
-#!lua flags=allow-oom
 -- Enter the present life of the engine. The first node to do so begins the life.
 --
 -- KEYS: meta, feed, nodes, facts, the reply to the node's last batch. ARGV: the life; a new epoch, a
@@ -40,13 +39,13 @@ end
 local meta = {}
 local stored = redis.call('HGETALL', META)
 for place = 1, #stored, 2 do meta[stored[place]] = stored[place + 1] end
-local format = tonumber(meta.format or newest)
-if format > newest then return redis.error_reply('FORMAT ' .. format) end
-local position = tonumber(meta.pos or 0)
-
-local function position_of(entry)
-  return entry and tonumber(entry[1]:match('^%d+')) or 0
+local format, position = tonumber(meta.format or newest), tonumber(meta.pos or 0)
+local is_made = meta.epoch and meta.key
+if not (format and position and tonumber(meta.at or 0) and tonumber(meta.bytes or 0))
+  or (meta.pos and not is_made) or (is_made and not meta.pos and redis.call('XLEN', FEED) > 0) then
+  damaged(META)
 end
+if format > newest then return redis.error_reply('FORMAT ' .. format) end
 
 local lost = tonumber(last) > position
 if origin ~= '' then
@@ -54,9 +53,14 @@ if origin ~= '' then
   lost = lost or not entry or entry[2][2] ~= origin
 end
 local kept = (redis.call('GET', REPLY) or '0 '):match('^%d+')
+if not kept then damaged(REPLY) end
 lost = lost or tonumber(kept) < tonumber(confirmed)
 
 local known = redis.call('ZSCORE', NODES, node)
+local is_new = meta.epoch and meta.life ~= life
+if is_new then
+  add_entry(FEED, META, position + 1, {'o', '-' .. life:sub(-16) .. '.0', 'k', 'V', 1, new_epoch})
+end
 
 -- Everything is decided. Nothing below can fail.
 
@@ -71,10 +75,11 @@ for field, value in pairs(meta) do
   local epoch = field:match('^ended:(.*)$')
   if epoch then ended[epoch] = tonumber(value) end
 end
+if not meta.pos then redis.call('HSET', META, 'pos', 0) end
 if not meta.epoch then
   meta.epoch, meta.key = new_epoch, new_key
   redis.call('HSET', META, 'format', format, 'life', life, 'epoch', new_epoch, 'key', new_key)
-elseif meta.life ~= life then
+elseif is_new then
   ended[meta.epoch] = position
   position = position + 1
   redis.call('HSET', META, 'life', life, 'epoch', new_epoch, 'pos', position)
@@ -82,7 +87,6 @@ elseif meta.life ~= life then
     ended[epoch] = math.min(upto, position - 1)
     redis.call('HSET', META, 'ended:' .. epoch, ended[epoch])
   end
-  redis.call('XADD', FEED, position .. '-0', 'o', '-' .. life:sub(-16) .. '.0', 'k', 'V', 1, new_epoch)
   meta.epoch = new_epoch
 end
 local former = {}
@@ -97,7 +101,7 @@ for field, reads in pairs(meta) do
   local other = field:match('^reads:(.*)$')
   local ends = other and redis.call('ZSCORE', NODES, other)
   if ends and tonumber(ends) > now and other ~= node then
-    common = math.min(common, tonumber(reads))
+    common = math.min(common, tonumber(reads) or common)
   elseif other and not ends then
     redis.call('HDEL', META, field)
   end
@@ -109,8 +113,9 @@ if common > format then
   redis.call('HSET', META, 'format', raised)
 end
 
-local entry = redis.call('XREVRANGE', FEED, '+', '-', 'COUNT', 1)[1]
-local reply = {node, meta.epoch, meta.key, position_of(entry), entry and entry[2][2] or '', now,
+local entry = redis.call('XREVRANGE', FEED, position .. '-0', '-', 'COUNT', 1)[1]
+local last_position = entry and tonumber(entry[1]:match('^%d+')) or position
+local reply = {node, meta.epoch, meta.key, last_position, entry and entry[2][2] or '', now,
   lost and 1 or 0, raised}
 for place = 1, math.min(1000, #former) do
   reply[#reply + 1] = former[place]

@@ -30,7 +30,7 @@ local function others()
       used = used or (entry.bucket and get(entry.bucket, entry.digest))
       new[number] = entry
     end
-    local room = room_of(key)
+    local room = room_at(place)
     local empty = room.first > room.seq
     if first <= room.seq or not (empty or first == room.seq + 1) then
       return '-unfit ' .. room.seq .. (empty and ' 1' or ' 0')
@@ -73,21 +73,22 @@ local function others()
         if bucket then set(bucket, digest, false) end
       end
     end
-    if found then append('W', fold, room_of(key).first) end
+    if found then append('W', fold, room_at(place).first) end
   end
 
   -- Remove a room's first events, up to a number, if `first` is still the first number.
   function operations.x()
     local place, fold, first, upto = tonumber(take()), take(), tonumber(take()), tonumber(take())
     local key, records = KEYS[place], KEYS[place + 1]
-    local room = room_of(key)
+    local room = room_at(place)
     local holds = room.name and room.first == first and upto <= room.seq
     local gone
     for seq = first, upto do
       local bucket, digest = take_key(), take()
       if holds then
         local record = get(records, tostring(seq))
-        gone = record:match('^%a(%d+)')
+        gone = (record or ''):match('^%a(%d+)')
+        if not gone then damaged(records) end
         replace(records, tostring(seq), false)
         if bucket then set(bucket, digest, false) end
       end
@@ -105,8 +106,8 @@ local function others()
 
   -- The end of Erase: remove the topic, and the room itself if it is to be forgotten.
   function operations.e()
-    local key, fold, forget = take_key(), take(), take() == '1'
-    local room = room_of(key)
+    local place, fold, forget = tonumber(take()), take(), take() == '1'
+    local key, room = KEYS[place], room_at(place)
     if not room.name then return end
     set(key, 'topic', '')
     if forget and room.first > room.seq then

@@ -3,9 +3,9 @@
 -- Redis does not roll back: a script that fails between two writes leaves the first one behind.
 -- So commit.lua does not write while it reads. `get` and `score` return what this script has set
 -- before, or else what is stored; `set`, `rank` and `append` only note the change; `flush` writes all
--- changes at the end, with commands that cannot fail there: the types of the keys were checked when
--- they were read, or are chatd's own, and Redis checks the memory before the script begins (`#!lua`
--- without `allow-oom`).
+-- changes at the end, when nothing can fail any more: Redis checks the memory before the script begins
+-- (`#!lua` without `allow-oom`), and `flush` first makes sure that the keys have the right types and
+-- that the commands are allowed.
 --
 -- An operation therefore sees the effects of the earlier ones of its batch, and a batch is carried
 -- out as a whole or not at all.
@@ -55,7 +55,28 @@ local function in_parts(command, key, values)
   end
 end
 
-local function flush(feed, before, upto)
+-- `head` has the fields of meta that every batch sets.
+local function flush(feed, meta, reply, before, upto, head)
+  -- These change nothing, and fail as those below would.
+  for key in pairs(hashes) do call('HDEL', key, '') end
+  for key in pairs(ranks) do
+    call('ZADD', key, 'XX', 0, '')
+    call('ZREM', key, '')
+  end
+  if reply then call('SET', reply, '0 ', 'NX') end
+  -- This fails if somebody else has added to the feed. If HSET is not allowed, it is undone.
+  local added = {}
+  for position = before + 1, upto do
+    if entries[position] then
+      add_entry(feed, meta, position, entries[position])
+      added[position .. '-0'] = true
+    end
+  end
+  local checked = redis.pcall('HSET', meta, unpack(head))
+  if type(checked) == 'table' and checked.err then
+    mend(feed, meta, before, added)
+    error(checked)
+  end
   for key, fields in pairs(hashes) do
     local changed, deleted = {}, {}
     for field, value in pairs(fields) do
@@ -81,8 +102,5 @@ local function flush(feed, before, upto)
     end
     in_parts('ZADD', key, changed)
     in_parts('ZREM', key, removed)
-  end
-  for position = before + 1, upto do
-    if entries[position] then call('XADD', feed, position .. '-0', unpack(entries[position])) end
   end
 end

@@ -8,8 +8,12 @@
 -- no gap.
 
 local head = redis.call('HMGET', KEYS[1], 'name', 'seq', 'first')
-local first = math.max(tonumber(ARGV[1]) + 1, tonumber(head[3] or 1))
-local last = math.min(tonumber(ARGV[2]), tonumber(head[2] or 0))
+local room_first, room_last = tonumber(head[3] or 1), tonumber(head[2] or 0)
+if not (room_first and room_last) or (not head[1] and redis.call('EXISTS', KEYS[2]) == 1) then
+  return redis.error_reply('DAMAGED ' .. KEYS[1])
+end
+local first = math.max(tonumber(ARGV[1]) + 1, room_first)
+local last = math.min(tonumber(ARGV[2]), room_last)
 local limit = tonumber(ARGV[3])
 if ARGV[4] == 'first' then
   last = math.min(last, first + limit - 1)
@@ -21,6 +25,9 @@ if first > last then return {head[1] or '', first} end
 local numbers = {}
 for seq = first, last do numbers[#numbers + 1] = seq end
 local records = redis.call('HMGET', KEYS[2], unpack(numbers))
+for place = 1, #numbers do
+  if not records[place] then return redis.error_reply('DAMAGED ' .. KEYS[2]) end
+end
 if ARGV[5] == 'present' then
   for place, record in ipairs(records) do
     if record:byte() == 101 then -- 'e'

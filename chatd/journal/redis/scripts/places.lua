@@ -8,13 +8,15 @@
 
 local head = redis.call('HMGET', KEYS[1], 'seq', 'first', 'gone')
 local first, last = tonumber(head[2] or 1), tonumber(head[1] or 0)
+if not (first and last) then return redis.error_reply('DAMAGED ' .. KEYS[1]) end
 local found = {first, tonumber(head[3] or 0)}
 for _, position in ipairs(ARGV) do
   local low, high = first - 1, last -- the answer is one of these
   while low < high do
     local middle = math.ceil((low + high) / 2)
-    local record = redis.call('HGET', KEYS[2], middle)
-    if tonumber(record:match('^%a(%d+)')) <= tonumber(position) then
+    local at = (redis.call('HGET', KEYS[2], middle) or ''):match('^%a(%d+)')
+    if not at then return redis.error_reply('DAMAGED ' .. KEYS[2]) end
+    if tonumber(at) <= tonumber(position) then
       low = middle
     else
       high = middle - 1

@@ -8,11 +8,9 @@ while cursor < #ARGV do
   outcomes[#outcomes + 1], lengths[#lengths + 1] = outcome, #outcome
 end
 
-set(META, 'at', at)
-set(META, 'pos', position)
-set(META, 'bytes', bytes)
 local reply = table.concat({at, first_position, unpack(lengths)}, ' ')
   .. '\n' .. table.concat(outcomes)
-flush(FEED, first_position, position)
+flush(FEED, META, number ~= '' and REPLY, first_position, position,
+  {'at', at, 'pos', position, 'bytes', bytes})
 if number ~= '' then call('SET', REPLY, number .. ' ' .. reply, 'EX', 86400) end
 return reply

@@ -7,12 +7,16 @@
 
 local head = redis.call('HMGET', KEYS[1], 'seq', 'first')
 local last = tonumber(head[1] or 0)
-local first = math.max(tonumber(ARGV[1]) + 1, tonumber(head[2] or 1))
+local room_first = tonumber(head[2] or 1)
+if not (last and room_first) then return redis.error_reply('DAMAGED ' .. KEYS[1]) end
+local first = math.max(tonumber(ARGV[1]) + 1, room_first)
 local upto = math.min(last, first + tonumber(ARGV[4]) - 1)
 local count, most = 0, tonumber(ARGV[3])
 for seq = first, upto do
   if count >= most then break end
-  local deleted, user = redis.call('HGET', KEYS[2], seq):match('^m%d+ %d+ %d+ (%d) ([^%z]*)')
+  local record = redis.call('HGET', KEYS[2], seq)
+  if not record then return redis.error_reply('DAMAGED ' .. KEYS[2]) end
+  local deleted, user = record:match('^m%d+ %d+ %d+ (%d) ([^%z]*)')
   if deleted == '0' and user ~= ARGV[2] then count = count + 1 end
 end
 return {count, upto < last and upto or false}
