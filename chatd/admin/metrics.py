@@ -88,6 +88,8 @@ class Metrics(Collector):
         yield _gauge("users", "Users who are connected or whose nick is reserved.", chat.users)
         yield _gauge("rooms", "Rooms that have members.", chat.rooms)
         yield _gauge("send_queue_bytes", "Bytes that wait for clients, all together.", chat.waiting)
+        says = "Opening handshakes that are held back, because many clients are coming in."
+        yield _gauge("arrivals_waiting", says, self._control.chat.arrivals.waiting)
         commands = (((name,), count) for name, count in chat.commands.items())
         says = "Commands from clients, carried out or refused; say counts messages."
         yield _counter("commands", says, commands, "command")

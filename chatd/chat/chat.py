@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from chatd.bus import Bus, Codec, Group, encode, fan_out
 from chatd.changed import Changed
+from chatd.chat.arrivals import Arrivals
 from chatd.chat.flood import Flood
 from chatd.chat.issuer import IssuerKeys
 from chatd.chat.rooms import Rooms
@@ -98,6 +99,7 @@ class Chat:
         self.rooms = Rooms(self)
         self.sanctions = Sanctions(journal.steady_now)
         self.flood = Flood(self)
+        self.arrivals = Arrivals()
         self.connections: set[Connection] = set()
         self.disconnected = Changed()
         self.relayed: dict[str, Callable[[bytes], None]] = {}

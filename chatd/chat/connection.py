@@ -102,6 +102,7 @@ class Connection(Actor):
         self._by_written_name: dict[str, Membership] = {}
         chat.connections.add(self)
         chat.flood.enter(limit_key)
+        chat.arrivals.connected(self)
         if login is not None:
             self.nick_notice = login.nick_notice
             if login.grant is None:
@@ -272,6 +273,7 @@ class Connection(Actor):
             **asdict(traffic),
         )
         self.chat.connections.discard(self)
+        self.chat.arrivals.gone(self)
         self.chat.disconnected.notify()
         self.chat.flood.exit(self.limit_key)
         if self._timer is not None:

@@ -7,6 +7,7 @@ from functools import partial
 
 from chatd.chat import Chat
 from chatd.gateways import page
+from chatd.gateways.admission import let_in
 from chatd.gateways.credentials import refuse_origin
 from chatd.gateways.http import PATH as ROOMS
 from chatd.gateways.http import HttpGateway
@@ -101,8 +102,7 @@ def _websocket(chat: Chat, log: Log, refuses: Callable[[], str | None]) -> Handl
         return gateway
 
     async def handler(request: Request) -> Response | Upgrade:
-        if (why := refuses()) is not None:
-            raise HttpRefused(refusal(503, why, [("Retry-After", "1")]))
+        await let_in(chat, refuses)
         if refused := refuse_origin(request, chat.settings, log):
             return refused
         if request.header("sec-websocket-protocol") is None:

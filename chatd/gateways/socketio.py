@@ -25,6 +25,7 @@ from chatd.chat.sessions import is_guest
 from chatd.chat.shared import LOST_MESSAGES
 from chatd.chat.tokens import Grant
 from chatd.engineio import CLOSES, Block
+from chatd.gateways.admission import let_in
 from chatd.gateways.credentials import admitted, bearer, origin_refusal, refuse_origin
 from chatd.gateways.pages import PageEncoder, encode_answer
 from chatd.gateways.recovery import (
@@ -72,7 +73,7 @@ from chatd.socketio import (
 from chatd.socketio import Connection as SocketIoConnection
 from chatd.socketio import Refused as NotLetIn
 from chatd.wire.request import Refused as HttpRefused
-from chatd.wire.request import Request, refusal
+from chatd.wire.request import Request
 
 __all__ = ["PATH", "SocketIoCodec", "SocketIoGateway"]
 
@@ -277,8 +278,7 @@ class SocketIoGateway:
         return origin_refusal(request, self._chat.settings) is None
 
     async def _allow(self, request: Request) -> str | None:
-        if (why := self._refuses()) is not None:
-            raise HttpRefused(refusal(503, why, [("Retry-After", "1")]))
+        await let_in(self._chat, self._refuses)
         if refused := refuse_origin(request, self._chat.settings, self._log):
             raise HttpRefused(refused)
         return None

@@ -204,7 +204,11 @@ def _counted(connection: Actor, command: commands.Command) -> Iterator[None]:
             raise Refused("unauthorized", "Authenticate first: send auth with a token.")
         if kind in PAGED:
             chat.flood.charge_page(connection, SEARCH if kind is commands.Search else PAGE)
-        yield
+        if kind is commands.Join and isinstance(connection, Connection):
+            with chat.arrivals.joining(connection):
+                yield
+        else:
+            yield
     except Unavailable:
         raise Refused("unavailable", "The store cannot be read now.", 1000) from None
 
