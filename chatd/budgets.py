@@ -171,6 +171,12 @@ class Bucket:
         """Spend an amount and return 0, or spend nothing and return the milliseconds to wait."""
         return take([(self, amount, rate, burst)])
 
+    def owe(self, amount: float, rate: Rate, burst: Rate) -> None:
+        """Spend an amount although it may be missing: then nothing can be taken for longer."""
+        if not self.take(amount, rate, burst):
+            return
+        self.tokens -= amount
+
     def put_back(self, amount: float) -> None:
         """Undo a `take`."""
         self.tokens += amount

@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from chatd import __version__
 from chatd.chat import Chat
+from chatd.chat.tokens import Keys
 from chatd.journal import Unavailable
 from chatd.journal.engine import Condition
 from chatd.journal.shared import SharedJournal
@@ -93,7 +94,8 @@ class NodeWatch:
         self._chat = chat
         self._journal = journal
         self._warned: set[str] = set()
-        self._digests: tuple[Settings, Mapping[str, str]] = (chat.settings, _digests(chat.settings))
+        self._digested = chat.settings, chat.keys
+        self._digests = _digests(*self._digested)
         journal.facts = lambda: msgspec.json.encode(self._facts())
 
     @property
@@ -103,8 +105,9 @@ class NodeWatch:
 
     def _facts(self) -> NodeFacts:
         journal, proofs = self._journal, self._journal.proof_seconds
-        if self._digests[0] is not self._chat.settings:
-            self._digests = (self._chat.settings, _digests(self._chat.settings))
+        present = self._chat.settings, self._chat.keys
+        if present != self._digested:
+            self._digested, self._digests = present, _digests(*present)
         return NodeFacts(
             __version__,
             socket.gethostname(),
@@ -114,7 +117,7 @@ class NodeWatch:
             journal.lost_positions,
             self.clock_ms,
             round(1000 * proofs.sum / proofs.counts[-1], 2) if proofs.counts[-1] else None,
-            self._digests[1],
+            self._digests,
         )
 
     async def run(self) -> None:
@@ -178,8 +181,11 @@ class NodeWatch:
                 self._warn(detail, detail)
 
 
-def _digests(settings: Settings) -> Mapping[str, str]:
-    """Return a digest of each section that should be the same at all nodes."""
+def _digests(settings: Settings, keys: Keys) -> Mapping[str, str]:
+    """Return a digest of each section that should be the same at all nodes.
+
+    That of ``auth`` includes the keys of tokens by their thumbprints, which are digests too.
+    """
     digests = {}
     for name in _COMPARED:
         compared = {
@@ -187,6 +193,8 @@ def _digests(settings: Settings) -> Mapping[str, str]:
             for key in sections()[name].keys
             if f"{name}.{key}" not in _OWN
         }
+        if name == "auth":
+            compared["keys"] = keys.configured
         digest = blake2b(msgspec.json.encode(compared), digest_size=4)
         digests[name] = digest.hexdigest()
     return digests

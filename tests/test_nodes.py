@@ -11,6 +11,8 @@ from msgspec.structs import replace
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from chatd import service
+from chatd.chat.token_keys import new_key, read_keys
+from chatd.chat.tokens import Keys
 from chatd.journal.shared import WATCH_SECONDS
 from chatd.nodes import NodeFacts, facts_of
 from chatd.settings import Auth, Chat, History, Limits, Settings
@@ -73,6 +75,15 @@ async def test_a_node_with_another_configuration_is_warned_of(
         assert all(f"differs from this one's in {section}: give all" in each for each in both)
 
 
+async def test_a_node_with_other_keys_of_tokens_is_warned_of(autojump_clock: MockClock) -> None:
+    async with open_cluster(nodes=2) as cluster:
+        secret = new_key(symmetric=True)
+        cluster.nodes[1].daemon.chat.use_keys(Keys(read_keys(secret.encode())))
+        both = await warnings(cluster)
+        assert len(both) == 2
+        assert all("differs from this one's in [auth]: give all" in each for each in both)
+
+
 async def test_what_depends_on_the_machine_may_differ(autojump_clock: MockClock) -> None:
     async with open_cluster(nodes=2) as cluster:
         settings = Settings(
@@ -125,6 +136,14 @@ async def test_nodes_are_listed_with_their_facts(autojump_clock: MockClock) -> N
         assert here["clock_seconds"] == 0.25
         assert here["proof_seconds"] is None
         assert {node["epoch"] for node in nodes} == {cluster.nodes[0].daemon.chat.journal.epoch}
+
+
+async def test_a_node_is_known_as_soon_as_it_runs(autojump_clock: MockClock) -> None:
+    async with open_cluster(nodes=1) as cluster, first_of(cluster) as one:
+        await wait_all_tasks_blocked()
+        [node] = (await one.done("GET /nodes"))["nodes"]
+        assert node["version"] is not None
+        assert trio.current_time() == 0
 
 
 async def status_for_systemd(cluster: Cluster, one: AdministeredDaemon) -> list[str]:

@@ -144,15 +144,18 @@ class Flood:
             raise Refused("rate_limited", message, wait)
 
     def count(self, user: User, size: int) -> None:
-        """Count a message that the user sent elsewhere, as far as it still fits.
+        """Count a message that the user sent elsewhere, whether or not it still fits.
+
+        So the messages that a user sends at several daemons are limited together. Until the other
+        daemons hear of a message, a moment later, each lets its own burst through.
 
         Args:
             user: The user.
             size: The size of its text, in bytes.
         """
         limits = self._chat.settings.limits
-        user.messages.take(1, limits.messages_per_second, limits.messages_burst)
-        user.bytes.take(size, limits.bytes_per_second, self._bytes_burst())
+        user.messages.owe(1, limits.messages_per_second, limits.messages_burst)
+        user.bytes.owe(size, limits.bytes_per_second, self._bytes_burst())
 
     def debt(self, user: User) -> bytes:
         """Return what a user's buckets lack, for `resume`; empty if they are full."""

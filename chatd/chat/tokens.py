@@ -139,6 +139,11 @@ class Keys:
             for name in key.names:
                 self._named.setdefault(name, {})[key.id] = key
 
+    @property
+    def configured(self) -> list[str]:
+        """The ids of the keys of the configuration, sorted."""
+        return sorted(key.id for key in self._configured)
+
     def __contains__(self, key_id: str) -> bool:
         return key_id in self._keys
 

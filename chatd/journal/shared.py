@@ -362,6 +362,11 @@ class SharedJournal:
     async def _keep_lease(self) -> None:
         interval = self._engine.lease_seconds / BEATS
         due = trio.current_time() + interval
+        if not self._started.is_set():
+            # The first sign of life has this node's facts, which are known from then on.
+            with trio.move_on_at(due):
+                await self._started.wait()
+            due = trio.current_time()
         while True:
             await trio.sleep_until(due)
             due = trio.current_time() + interval

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 import trio
 
 from chatd import client
-from chatd.testing import open_cluster
+from chatd.settings import Auth, Limits, Settings
+from chatd.testing import JsonClient, open_cluster
 
 
 async def test_clients_of_all_daemons_share_a_room(autojump_clock: object) -> None:
@@ -137,3 +140,25 @@ async def test_a_former_primary_goes_on_until_it_is_demoted(autojump_clock: obje
         [event] = (await ann.history()).events
         assert isinstance(event, client.Message)
         assert event.text == "on the new one"
+
+
+async def test_a_user_at_two_daemons_has_one_limit(autojump_clock: object) -> None:
+    limits = Limits(messages_per_second=1, messages_burst=5)
+    settings = Settings(auth=Auth(mode="token"), limits=limits)
+    async with open_cluster(settings, nodes=2) as cluster:
+        token = cluster.nodes[0].token("ann")
+        clients = [await node.client("ann", token=token) for node in cluster.nodes]
+        said = 0
+
+        async def say(one: JsonClient) -> None:
+            nonlocal said
+            with suppress(client.Refused):  # rate_limited
+                await one.say("hello")
+                said += 1
+
+        for _ in range(200):  # 20 seconds
+            async with trio.open_nursery() as nursery:
+                for one in clients:
+                    nursery.start_soon(say, one)
+            await trio.sleep(0.1)
+        assert 20 <= said <= 5 + 20 + 5  # each daemon lets a burst through, before it hears more
