@@ -1,9 +1,10 @@
 """One WebSocket, from the 101 to the end of TCP.
 
 trio-websocket makes the opening handshake and is then let go: its objects and its task would be
-two thirds of an idle connection's memory. From then on the connection's own task reads frames,
-hands messages to the receiver, answers pings and closes. `WebSocket.end`, called from anywhere,
-interrupts it; what follows has one deadline.
+two thirds of an idle connection's memory. From then on frames are read here, messages are
+handed to the receiver, and pings are answered: in the poller's task, or in the connection's own
+where something has to wait. `WebSocket.end`, called from anywhere, interrupts this; then the
+connection's own task closes, with one deadline for all that follows.
 """
 
 from __future__ import annotations
@@ -46,9 +47,9 @@ class Receiver(Protocol):
         """Handle one message.
 
         Returns:
-            None if it is handled: the next one may follow at once. Otherwise what the connection's
-            task awaits before more is read; `end` cancels it. It is always awaited, so that this
-            may be a coroutine function; a plain function saves the change of tasks.
+            None if it is handled, and the next one may follow at once. Otherwise an awaitable: the
+            connection's task awaits it before more is read, and `end` cancels it. So this may be a
+            coroutine function; a plain function that returns None saves a switch of tasks.
         """
         raise NotImplementedError
 
@@ -201,8 +202,8 @@ class WebSocket(Channel):
     async def _receive(self, receiver: Receiver) -> None:
         """Hand messages to the receiver until either side closes."""
         take = partial(self._take, receiver)
-        wait = self._hand_on(receiver)
-        while True:
+        while self.closing is None:
+            wait = self._hand_on(receiver)
             if wait is None:
                 if self.closing is not None:
                     return
@@ -219,7 +220,6 @@ class WebSocket(Channel):
             except Exception as error:  # the connection's boundary
                 self.fault(error)
             self.busy = False
-            wait = None if self.closing is not None else self._hand_on(receiver)
 
     def _take(self, receiver: Receiver, data: bytes) -> Awaitable[None] | None:
         """Handle what was read. Return what must be awaited before more is read.
@@ -263,7 +263,7 @@ class WebSocket(Channel):
         return None
 
     def _control(self, item: Item) -> Awaitable[None] | None:
-        """Handle what is no message. Return as `_hand_on` does."""
+        """Handle an item that is not a message. Return what to await, None if nothing."""
         if isinstance(item, Ping):
             self.outbox.hasten(item.pong)
             if self.outbox.hastening:
@@ -352,8 +352,8 @@ async def _pause(seconds: float) -> None:
 class _HandshakeStream(trio.abc.Stream):
     """The stream that trio-websocket sees: a replayed request, and then the end.
 
-    ``wire.http`` has read and checked the real request. Behind it trio-websocket's reader ends by
-    itself, without a cancellation, and never sees a frame: they are ours.
+    ``wire.http`` has read and checked the real request. At the end trio-websocket's reader returns
+    by itself, without a cancellation, and it never sees a frame: `WebSocket` reads all frames.
     """
 
     def __init__(self, transport: Transport, request: Request, upgrade: Upgrade) -> None:

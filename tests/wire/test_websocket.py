@@ -192,6 +192,21 @@ async def test_frames_that_come_with_the_handshake_are_not_lost(served: Served, 
     assert await client.hear() == "two"
 
 
+async def test_no_frame_is_handed_on_if_the_opener_ended_the_connection(
+    served: Served, dial: Dial
+) -> None:
+    async def end(websocket: WebSocket) -> Receiver:
+        websocket.end(model.KICKED)
+        return await served.chat(websocket)
+
+    served.opening = end
+    client = await dial()
+    await client.send(HANDSHAKE + masked(0x81, b"too late"))
+    assert (await client.answer())[0] == 101
+    assert await client.closed() == (model.KICKED.code, model.KICKED.reason)
+    assert served.chatters[0].messages == []
+
+
 async def test_a_ping_between_fragments_is_answered_before_the_message(
     served: Served, dial: Dial
 ) -> None:
