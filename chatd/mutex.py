@@ -8,11 +8,11 @@ __all__ = ["Mutex"]
 
 
 class Mutex:
-    """A `trio.Lock` that is taken without a checkpoint while it is free; who waits comes in order.
+    """A `trio.Lock` that is taken without a checkpoint while it is free.
 
-    A task that takes a `trio.Lock` always lets the others run before it goes on. If fifty tasks
-    need the lock in one round of the scheduler, they therefore take fifty rounds, also where what
-    they do under the lock does not wait.
+    Tasks that have to wait for it get it in order. A task that takes a `trio.Lock` always lets the
+    others run before it goes on. So if fifty tasks need the lock in one round of the scheduler,
+    they take fifty rounds, even if none of them waits for anything while it holds the lock.
     """
 
     __slots__ = ("_lock",)

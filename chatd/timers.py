@@ -110,7 +110,7 @@ class Timers:
     async def run(self) -> None:
         """Fire timers until cancelled."""
         while True:
-            # Most timers are cancelled before they are due: deadlines that are kept.
+            # Most timers are deadlines that are met: they are cancelled before they are due.
             while self._heap and self._heap[0][2].fire is None:
                 heapq.heappop(self._heap)
             due = self._heap[0][0] if self._heap else float("inf")

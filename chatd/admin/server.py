@@ -29,7 +29,7 @@ from chatd.wire.server import HttpServer
 __all__ = ["Administration"]
 
 LAG_SECONDS: Final = 2.0
-"""How often the lag is measured. Each time wakes an idle daemon, which does little else."""
+"""The time between two measurements of the lag. Each of them wakes up an idle daemon."""
 
 LAST_SECONDS: Final = 1.0
 """How long answers that have begun may take when everything else has ended."""

@@ -35,8 +35,8 @@ TAIL_BYTES: Final = 64 * 1024
 """The same bound in bytes of text, so that ten thousand busy rooms hold at most 640 MiB."""
 
 KEEPING_SUBSCRIBERS: Final = 8
-"""A page that was read from the store is kept if so many are subscribed: in a smaller room it would
-be more memory for each of them than a connection takes."""
+"""The fewest subscribers with which a feed keeps a page that was read from the store. With fewer,
+the page would take more memory for each of them than a connection does."""
 
 
 class Subscription:
@@ -161,8 +161,8 @@ class Feed:
 
         Args:
             page: Events without a gap. A page that ends before the visible head is not kept.
-            changes: The value of ``changes`` before the page was read: it is not kept if that has
-                grown.
+            changes: The value of ``changes`` before the page was read. If it has grown since, the
+                page is not kept.
         """
         if changes != self.changes or len(page) <= len(self._tail):
             return

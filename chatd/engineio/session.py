@@ -94,9 +94,9 @@ class Receiver(Protocol):
             message: ``str`` for text, ``bytes`` for binary.
 
         Returns:
-            None if the message is handled, or else what is awaited before anything more is read
-            from the client, and before a POST is answered. Meanwhile the client is not taken for
-            silent.
+            None if the message is handled. Otherwise an awaitable: it is awaited before anything
+            more is read from the client, and before a POST is answered. Meanwhile the client is not
+            taken for silent.
         """
         raise NotImplementedError
 
@@ -485,7 +485,7 @@ class Session:
         return None
 
     def deliver(self, message: str | bytes) -> Awaitable[None] | None:
-        """Pass a message to the receiver. Returns as `packet` does."""
+        """Pass a message to the receiver. Return what to await, as `packet` does."""
         if self._heartbeat.extendable:
             self._heartbeat.heard_message(trio.current_time())
         self.received_messages += 1

@@ -1,4 +1,4 @@
-"""Encoded pages: once for clients that join together, and without what cannot be encoded.
+"""Encodes pages: once for clients that join together, and without what cannot be encoded.
 
 An event cannot be encoded if a codec has a bug, or if a stored text is broken. When such an event
 is live, its subscribers are closed with 1011. They reconnect and get it on a page. So a page leaves
@@ -25,7 +25,7 @@ class PageEncoder(Generic[_Encoded]):
     """Encodes pages for one codec, and keeps the last one.
 
     Clients that join a room at about the same time, such as all of them after a restart, get the
-    same page. To compare it takes a twentieth of the time that it takes to encode it.
+    same page. Comparing two pages takes a twentieth of the time of encoding one.
 
     Args:
         encode: Encodes the events of a room.

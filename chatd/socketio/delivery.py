@@ -73,7 +73,7 @@ class Delivery:
     ) -> None:
         """Log an event, and queue it for the selected sockets; see `Broadcast.emit`."""
         messages = self._encode(event, args)
-        # Before it has the lock, so that others need not wait for it meanwhile.
+        # Other tasks run before this one takes the lock, so that they do not wait for it.
         await trio.lowlevel.checkpoint()
         async with self.lock:
             offset = None

@@ -35,7 +35,7 @@ Ready: TypeAlias = Callable[[], bool]
 """Called when the socket is readable, seldom when it is not. Returns whether to go on watching."""
 
 _SLICE_SECONDS: Final = 0.002
-# Sockets that are found readable in one call.
+# The most sockets that one call returns as readable.
 _EVENTS: Final = 256
 
 

@@ -196,7 +196,8 @@ class Client:
     async def write(self, command: Command) -> Reply:
         """Run a command on the writing link, for one task at a time.
 
-        It has no deadline: the caller's is that of a whole batch, which may be sent several times.
+        It has no deadline of its own: the caller's is for a whole batch, which may be sent several
+        times.
         """
         [reply] = await self._call(self._writer, [command], self.deadline())
         return await self._checked(command, reply) if isinstance(reply, ErrorReply) else reply
@@ -205,8 +206,8 @@ class Client:
         """Return the reply to a blocking command, or what was published meanwhile, or both.
 
         For one task at a time. If the reply has not come yet, the next call sends nothing and waits
-        for it. A reply that is not empty is proven. If it does not come in time, `check_listening`
-        finds that out: a deadline for each call would be a tenth of the CPU time of an entry.
+        for it. A reply that is not empty is proven. This has no deadline, because one for each call
+        would be a tenth of the CPU time of an entry: `check_listening` detects an overdue reply.
 
         Args:
             command: The command.

@@ -147,7 +147,8 @@ class Link:
 
         Args:
             commands: The commands.
-            deadline: On Trio's clock. None is much cheaper, for callers that have their own.
+            deadline: On Trio's clock; by default there is none. A call without one is much
+                cheaper: callers that already have a cancel scope give none.
         """
         if deadline < math.inf:
             return await self._in_time(self.call(*commands), deadline)
