@@ -23,6 +23,7 @@ from chatd.journal.engine import (
     Damaged,
     Fed,
     Life,
+    Lost,
     Sweep,
 )
 from chatd.journal.redis.access import Access
@@ -168,7 +169,11 @@ class RedisEngine(RedisReads):
     async def check(self) -> None:
         """Connect, and make the checks of `enter`, but do not enter."""
         await self._client.connect(self._client.deadline())
+        needed = self._client.proof.replicas
         self._client.proof = Proof(0, self._keys.proof)  # a proof would write
+        replicas = (await self._client.inspect()).replicas
+        if replicas < needed:
+            raise Lost(f"the server has {replicas} replicas, but history.replicas is {needed}")
         await check_prefix(self._client, self._keys, self._chat)
 
     def _clock(self) -> int | str:
