@@ -136,6 +136,8 @@ class Membership:
         with scope:
             while True:
                 await connection.outbox.drained()
+                # If it is cancelled after it was woken, nothing has raised yet.
+                await trio.lowlevel.checkpoint_if_cancelled()
                 if self._follow(subscription, seq):
                     self._catching_up = None
                     return
@@ -145,6 +147,7 @@ class Membership:
                 except Unavailable:
                     await trio.sleep(RETRY_SECONDS)
                     continue
+                await trio.lowlevel.checkpoint_if_cancelled()
                 if page:
                     self._offer_page(page)
                 # An empty page: retention removed what was missed.

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 from msgspec.structs import replace
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from chatd.bus import Slices
 from chatd.journal.memory import MemoryJournal
@@ -72,6 +72,23 @@ async def test_joining_again_during_a_fan_out_duplicates_nothing(
         await one.join()
     await ann.say("once")
     await cleo.until(lambda: cleo.texts() == ["once"])
+    assert bob.texts() == ["once"]
+
+
+async def test_joining_again_just_as_the_send_queue_empties_duplicates_nothing(room: Room) -> None:
+    """The task that catches up is woken, and cancelled before it runs."""
+    ann, bob = room.client("ann"), room.client("bob")
+    await ann.join()
+    await perform(bob.connection, commands.Join(room="lobby", limit=0), lambda _: bob.stall())
+    await wait_all_tasks_blocked()
+    membership = bob.connection.membership("lobby")
+    assert membership is not None
+    bob.read_on()
+    membership.pause()
+    membership.start(0)
+    await ann.say("once")
+    await bob.until(lambda: bob.texts() != [])
+    await wait_all_tasks_blocked()
     assert bob.texts() == ["once"]
 
 
