@@ -37,7 +37,6 @@ GREETING_SECONDS: Final = 0.25
 """How long a client counts as coming in if it does not join a room: clients that connect and do
 nothing hold back others only for a moment."""
 
-
 PATIENCE_SECONDS: Final = 8.0
 """How long an opening handshake is held back at most. The client is then told to try again."""
 
@@ -55,7 +54,7 @@ class Arrivals:
     def __init__(self) -> None:
         self.waiting = 0
         self._handshakes: deque[float] = deque()
-        """When each of those that have no connection yet counts no longer, on Trio's clock."""
+        """Until when each client without a connection counts, on Trio's clock; in their order."""
         self._greeted: dict[Connection, float] = {}
         """The same, for the connections that have not joined a room yet."""
         self._joining = 0
@@ -68,6 +67,15 @@ class Arrivals:
 
         Clients come in in the order of these calls.
         """
+        # Without a lock, where nobody waits: see `chatd.mutex`.
+        admitted = not self.waiting and self._coming_in() < self._most
+        if admitted or await self._wait():
+            self._handshakes.append(trio.current_time() + GREETING_SECONDS)
+            return True
+        return False
+
+    async def _wait(self) -> bool:
+        """Wait for the client's turn. Return False if that takes too long."""
         self.waiting += 1
         try:
             with trio.move_on_after(PATIENCE_SECONDS):
@@ -75,7 +83,6 @@ class Arrivals:
                     while self._coming_in() >= self._most:
                         with trio.move_on_at(self._next_end()):
                             await self._changed.wait()
-                self._handshakes.append(trio.current_time() + GREETING_SECONDS)
                 return True
             return False
         finally:
@@ -118,6 +125,6 @@ class Arrivals:
         return len(self._handshakes) + len(self._greeted) + self._joining
 
     def _next_end(self) -> float:
-        """Return when the next client counts no longer, if it joins no room."""
+        """Return until when the first of the clients counts that do not join a room."""
         ends = [*islice(self._handshakes, 1), *islice(self._greeted.values(), 1)]
         return min(ends, default=trio.current_time() + GREETING_SECONDS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import trio
-from trio.testing import MockClock, wait_all_tasks_blocked
+from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocked
 
 from chatd.chat.arrivals import FEWEST, GREETING_SECONDS, JOIN_SECONDS, MOST, Arrivals
 
@@ -96,6 +96,13 @@ async def test_fewer_come_in_while_joins_take_long(autojump_clock: MockClock) ->
         await join(0)
     await trio.sleep(GREETING_SECONDS)
     assert await coming_in() == MOST
+
+
+async def test_while_there_is_room_nobody_waits_for_another_task(mock_clock: MockClock) -> None:
+    arrivals = Arrivals()
+    for _ in range(MOST):
+        with assert_no_checkpoints():
+            assert await arrivals.admit()
 
 
 async def test_a_client_that_goes_makes_room(autojump_clock: MockClock) -> None:
