@@ -79,7 +79,7 @@ class _Question:
     def __init__(self, commands: Sequence[Command]) -> None:
         self.commands = commands
         self.replies: list[Reply] | None = None
-        self.error: Lost | None = None
+        self.error: Lost | StoreError | None = None
         self.woken = trio.Event()
         """Set when the question is answered, or when its task has to send those that wait."""
 
@@ -319,9 +319,9 @@ class Client:
         try:
             with self.within(deadline, shield=True):
                 replies = iter(await self._call(self._asker, commands, deadline))
-        except Lost as error:
+        except (Lost, StoreError) as error:
             for question in questions:
-                question.error = Lost(str(error))
+                question.error = type(error)(str(error))
             return
         for question in questions:
             question.replies = [next(replies) for _ in question.commands]

@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from chatd.journal import Unavailable
+from chatd.journal import StoreError, Unavailable
 from chatd.journal.engine import Lost
 from chatd.journal.redis.access import Access
 from chatd.journal.redis.client import Client
@@ -94,6 +94,23 @@ async def test_all_who_ask_hear_that_the_server_is_gone(own_server: RedisServer)
     assert await asking.connect(trio.current_time() + SECONDS)
     assert await asking.ask(("PING",)) == [b"PONG"]
     asking.close()
+
+
+async def test_all_who_ask_hear_that_a_right_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    asking = client("unix:/nowhere")
+
+    async def call(_link: object, _commands: Sequence[Command], _deadline: float) -> list[Reply]:
+        await trio.lowlevel.checkpoint()
+        raise StoreError("chatd's user may not run WAIT")
+
+    async def ask() -> None:
+        with pytest.raises(StoreError, match="WAIT"):
+            await asking.ask(("PING",))
+
+    monkeypatch.setattr(asking, "_call", call)
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(ask)
 
 
 @needs_redis
