@@ -99,8 +99,10 @@ async def test_all_who_ask_hear_that_the_server_is_gone(own_server: RedisServer)
 async def test_all_who_ask_hear_that_a_right_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     asking = client("unix:/nowhere")
 
-    async def call(_link: object, _commands: Sequence[Command], _deadline: float) -> list[Reply]:
+    async def call(_link: object, commands: Sequence[Command], _deadline: float) -> list[Reply]:
         await trio.lowlevel.checkpoint()
+        if not commands:
+            raise Lost("there is no connection")
         raise StoreError("chatd's user may not run WAIT")
 
     async def ask() -> None:
