@@ -102,9 +102,9 @@ def _websocket(chat: Chat, log: Log, refuses: Callable[[], str | None]) -> Handl
         return gateway
 
     async def handler(request: Request) -> Response | Upgrade:
-        await let_in(chat, refuses)
         if refused := refuse_origin(request, chat.settings, log):
             return refused
+        await let_in(chat, refuses)
         if request.header("sec-websocket-protocol") is None:
             return Upgrade(None, open_text)
         if SUBPROTOCOL in subprotocols(request):

@@ -278,9 +278,9 @@ class SocketIoGateway:
         return origin_refusal(request, self._chat.settings) is None
 
     async def _allow(self, request: Request) -> str | None:
-        await let_in(self._chat, self._refuses)
         if refused := refuse_origin(request, self._chat.settings, self._log):
             raise HttpRefused(refused)
+        await let_in(self._chat, self._refuses)
         return None
 
     # ---- connections
