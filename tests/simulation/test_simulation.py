@@ -62,8 +62,9 @@ def test_the_same_seed_is_the_same_run(store: str) -> None:
 @pytest.mark.parametrize("file", FOUND, ids=lambda file: file.stem)
 def test_what_was_found_is_mended(file: Path) -> None:
     text = file.read_text()
-    store = text.partition("\n")[0].removeprefix("# store: ")
-    play(read_steps(text), 0, store)
+    where = text.partition("\n")[0].removeprefix("# store: ")
+    store, _, seed = where.partition(", seed ")
+    play(read_steps(text), int(seed or 0), store)
 
 
 def test_a_schedule_can_be_written_down() -> None:
