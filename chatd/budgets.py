@@ -172,10 +172,9 @@ class Bucket:
         return take([(self, amount, rate, burst)])
 
     def owe(self, amount: float, rate: Rate, burst: Rate) -> None:
-        """Spend an amount although it may be missing: then nothing can be taken for longer."""
-        if not self.take(amount, rate, burst):
-            return
-        self.tokens -= amount
+        """Spend an amount even if there is too little: nothing can be taken until that is paid."""
+        if self.take(amount, rate, burst):
+            self.tokens -= amount
 
     def put_back(self, amount: float) -> None:
         """Undo a `take`."""
