@@ -172,9 +172,12 @@ class Bucket:
         return take([(self, amount, rate, burst)])
 
     def owe(self, amount: float, rate: Rate, burst: Rate) -> None:
-        """Spend an amount even if there is too little: nothing can be taken until that is paid."""
-        if self.take(amount, rate, burst):
-            self.tokens -= amount
+        """Spend an amount even if there is too little: nothing can be taken until that is paid.
+
+        The debt is at most one burst, however much is spent.
+        """
+        if self.take(amount, rate, burst) and burst != "off":
+            self.tokens = max(self.tokens - amount, -burst)
 
     def put_back(self, amount: float) -> None:
         """Undo a `take`."""

@@ -100,3 +100,13 @@ async def test_a_bucket_that_lacks_something_is_full_no_earlier(mock_clock: Mock
     other.lack(3, "off", 10)
     assert other.take(5, 2, 10) == 0
     assert other.take(1, 2, 10) == 500
+
+
+async def test_a_debt_is_at_most_a_burst(autojump_clock: MockClock) -> None:
+    bucket = Bucket()
+    for _ in range(100):
+        bucket.owe(1, 2, 10)
+    assert bucket.full_in(2, 10) == 20 / 2
+    for _ in range(100):
+        bucket.owe(1, "off", "off")
+    assert bucket.take(1, "off", "off") == 0

@@ -26,8 +26,9 @@ __all__ = ["Arrivals"]
 MOST: Final = 64
 """How many clients come in at the same time: some 0.25 s of one core's time."""
 
-FEWEST: Final = 4
-"""How many they are at least, however long the machine takes to serve them."""
+FEWEST: Final = 16
+"""How many they are at least, however long the machine takes to serve them: clients of one address
+that connect and do nothing delay others by a few seconds at most."""
 
 JOIN_SECONDS: Final = 0.5
 """If a join takes longer, fewer clients come in at the same time from then on; if it takes less
@@ -96,20 +97,27 @@ class Arrivals:
 
     @contextmanager
     def joining(self, connection: Connection) -> Iterator[None]:
-        """Count a client as coming in for the duration of the block, in which it joins a room."""
+        """Count a client as coming in for the duration of the block, in which it joins a room.
+
+        How long that takes decides how many clients come in at the same time, unless the block
+        raises: a join that waited for a store which is away says nothing about the pace.
+        """
         self._greeted.pop(connection, None)
         self._joining += 1
         began = trio.current_time()
         try:
             yield
+            self._adapt(trio.current_time() - began)
         finally:
             self._joining -= 1
-            seconds = trio.current_time() - began
-            if seconds > JOIN_SECONDS:
-                self._most = max(FEWEST, self._most * 0.9)
-            elif seconds < JOIN_SECONDS / 2:
-                self._most = min(MOST, self._most + 1)
             self._changed.notify()
+
+    def _adapt(self, seconds: float) -> None:
+        """Let fewer clients in at the same time after a slow join, and more after a fast one."""
+        if seconds > JOIN_SECONDS:
+            self._most = max(FEWEST, self._most * 0.9)
+        elif seconds < JOIN_SECONDS / 2:
+            self._most = min(MOST, self._most + 1)
 
     def gone(self, connection: Connection) -> None:
         """Record that a connection has ended."""

@@ -122,7 +122,8 @@ class Poller:
             watch.error = error
             goes_on = False
         self._called = None
-        if not goes_on or watch.cancelled:
+        ended = not goes_on or watch.cancelled
+        if ended and self._watches.get(descriptor) is watch:  # unless it closed the socket itself
             self._wake(descriptor, watch)
 
     def _wake(self, descriptor: int, watch: _Watch) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import trio
 from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocked
 
 from chatd.chat.arrivals import FEWEST, GREETING_SECONDS, JOIN_SECONDS, MOST, Arrivals
+from chatd.journal import Unavailable
 
 
 class Crowd:
@@ -96,6 +98,18 @@ async def test_fewer_come_in_while_joins_take_long(autojump_clock: MockClock) ->
         await join(0)
     await trio.sleep(GREETING_SECONDS)
     assert await coming_in() == MOST
+
+
+async def test_joins_that_fail_do_not_change_the_pace(autojump_clock: MockClock) -> None:
+    arrivals = Arrivals()
+    client: Any = object()
+    for _ in range(50):
+        with suppress(Unavailable), arrivals.joining(client):
+            await trio.sleep(2 * JOIN_SECONDS)
+            raise Unavailable("the store is away")
+    for _ in range(MOST):
+        with assert_no_checkpoints():
+            assert await arrivals.admit()
 
 
 async def test_while_there_is_room_nobody_waits_for_another_task(mock_clock: MockClock) -> None:

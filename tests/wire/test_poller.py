@@ -212,6 +212,22 @@ async def test_closing_wakes_and_leaves_no_event_to_a_reused_descriptor(
     os.close(copy)
 
 
+async def test_a_function_may_close_its_own_socket(pairs: Pairs, nursery: trio.Nursery) -> None:
+    near, far = pairs()
+    watching = Watching(near)
+
+    def close() -> None:
+        current_poller().notify_closing(near.fileno())
+        near.close()
+
+    watching.also = close
+    nursery.start_soon(watching.run)
+    await wait_all_tasks_blocked()
+    far.send(b"stop")
+    await watching.over.wait()
+    assert isinstance(watching.error, trio.ClosedResourceError)
+
+
 async def test_a_socket_has_one_watcher(pairs: Pairs, nursery: trio.Nursery) -> None:
     near, _ = pairs()
     nursery.start_soon(Watching(near).run)
