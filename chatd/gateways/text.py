@@ -216,8 +216,9 @@ class TextGateway:
     async def _move(self, room: str) -> None:
         """Change the room; stay if that is refused."""
         connection, before = self._connection, self._room
+        alone = self._chat.settings.limits.rooms_per_client == 1 and connection.joined > 0
         try:
-            if self._chat.settings.limits.rooms_per_client == 1 and connection.joined:
+            if alone:
                 # It may not be in both, not even for a moment.
                 await self._perform(commands.Leave(room=before))
             else:
@@ -226,7 +227,7 @@ class TextGateway:
             await self._join(room, [])
         except Refused as refused:
             connection.notify(_notice(refused.refusal))
-            if not connection.joined:
+            if alone and not connection.joined:
                 await self._perform(commands.Join(room=before, limit=0))
 
     async def _join(self, room: str, notices: Sequence[events.Notice]) -> None:
