@@ -522,6 +522,8 @@ class SharedRoster:
     # ---- publishing
 
     async def _ask(self, operation: Operation) -> Outcome:
+        if self._journal.down_since is not None:
+            raise unreachable()  # at once, not after the batches that wait for the store
         outcome = await self._chat.bus.submit_and_wait(operation)
         if isinstance(outcome, Refusal):
             raise unreachable()

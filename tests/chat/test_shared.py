@@ -13,7 +13,7 @@ from chatd.chat.token_keys import new_key, read_keys
 from chatd.chat.tokens import Keys
 from chatd.journal import Unavailable
 from chatd.journal.shared import SharedJournal
-from chatd.model import BANNED, GOING_AWAY, KICKED, Entered, Relay
+from chatd.model import BANNED, GOING_AWAY, KICKED, Entered, Refused, Relay
 from chatd.protocol import commands, events
 from chatd.settings import Auth, Settings
 from chatd.settings import Chat as ChatSettings
@@ -454,6 +454,25 @@ async def test_who_lost_the_nick_with_the_lease_gets_another(autojump_clock: Moc
         members = (await ann.do(commands.Who(room="lobby"))).members
         assert [member.nick for member in members] == ["bob", "bob-2"]
         assert bob.connection.user.nick.display == "bob-2"
+
+
+async def test_a_guest_who_comes_while_the_store_is_away_is_refused_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    """Also while an earlier batch waits for the store to come back."""
+    async with open_nodes() as (one, _, _):
+        ann = await one.guest("ann")
+        await ann.join()
+        async with trio.open_nursery() as nursery:
+            one.engine.cut_off()
+            nursery.start_soon(ann.do, commands.Say(room="lobby", text="x"))
+            await wait_all_tasks_blocked()
+            one.engine.break_link()
+            await wait_all_tasks_blocked()
+            began = trio.current_time()
+            with pytest.raises(Refused, match="cannot reach its store"):
+                await one.guest("bob")
+            assert trio.current_time() == began
 
 
 async def test_a_subjects_nick_is_no_guests_at_any_node(autojump_clock: MockClock) -> None:

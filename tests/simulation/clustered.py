@@ -306,6 +306,10 @@ class Forgetful(Clustered):
     def forgetful(self) -> bool:
         return self.excused
 
+    @property
+    def divided(self) -> bool:
+        return self.store.former is not None
+
     @action(2)
     def lose_tail(self, back: str) -> None:
         """Kill the engine and start it again without its last changes."""
