@@ -1,7 +1,8 @@
 """Compare the instructions of four operations with those that are stored in guard.json.
 
 They are counted by callgrind as in instructions.py, in fewer series and in one daemon, so that it
-takes about a minute; after four it fails. Two runs differ by 1 %. More than 5 % is reported; more
+takes about half a minute. On a machine that is too busy for that it gives up after 150 seconds, and
+compares nothing. Two runs differ by 1 %. More than 5 % is reported; more
 than 10 % fails. The counts belong to one build of Python: with another one nothing is compared.
 
     python bench/guard.py            # exits with 1 if an operation takes over 10 % more
@@ -28,11 +29,15 @@ REPORTED, FAILS = 1.05, 1.10
 RECEIVERS = 20
 SERIES, TIMES, WARM_UP = 4, 20, 30
 JOINS = 5
-LIMIT_SECONDS = 240
+LIMIT_SECONDS = 150
+
+
+class TooBusyError(Exception):
+    """The machine has so much other work that counting takes too long."""
 
 
 def give_up(*_: object) -> NoReturn:
-    raise BenchError(f"it took more than {LIMIT_SECONDS} s: the machine is too busy")
+    raise TooBusyError
 
 
 def measure(checkout: Path) -> dict[str, int]:
@@ -96,6 +101,9 @@ def main() -> int:
     signal.alarm(LIMIT_SECONDS)
     try:
         measured = measure(BENCH.parent)
+    except TooBusyError:
+        print(f"guard: skipped: after {LIMIT_SECONDS} s it was not done: the machine is too busy.")
+        return 1 if given.store else 0
     except (BenchError, ServerError) as error:
         print(f"guard: {error}", file=sys.stderr)
         return 1
