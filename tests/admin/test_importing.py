@@ -26,9 +26,19 @@ DAY = 24 * 3600 * 1000
 JSONL = "application/jsonl"
 
 
-async def pieces(*parts: bytes) -> AsyncIterator[bytes]:
-    for part in parts:
-        yield part
+class Pieces:
+    """The parts of an upload. Unlike an async generator, they need not be closed."""
+
+    def __init__(self, *parts: bytes) -> None:
+        self._parts = iter(parts)
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        for part in self._parts:
+            return part
+        raise StopAsyncIteration
 
 
 def importing(
@@ -72,7 +82,7 @@ def ban(room: str = "", user: str = "", network: str = "", **fields: Any) -> byt
 
 async def refusal(text: bytes, journal: Journal | None = None) -> str:
     with pytest.raises(Refused) as caught:
-        await importing(journal or store()).take(pieces(text))
+        await importing(journal or store()).take(Pieces(text))
     return str(caught.value)
 
 
@@ -214,7 +224,7 @@ async def test_a_file_that_was_cut_says_so() -> None:
 async def test_marks_breaks_and_empty_lines_are_nothing(text: bytes, size: int) -> None:
     journal = store()
     parts = [text[start : start + size] for start in range(0, len(text), size)]
-    done = await importing(journal).take(pieces(*parts))
+    done = await importing(journal).take(Pieces(*parts))
     assert done.events == text.count(b"room")
 
 
@@ -223,7 +233,7 @@ async def test_what_a_user_left_who_was_forgotten_is_imported() -> None:
     await before.commit([Post("lobby", "Lobby", "u", "ann", "hi")])
     await before.commit([Post("lobby", "Lobby", "u", "ann", "a topic", kind="topic"), Wipe("u")])
     lines = await exported(before)
-    assert (await importing(after).take(pieces(lines))).events == 2
+    assert (await importing(after).take(Pieces(lines))).events == 2
     assert await exported(after) == lines
 
 
@@ -237,13 +247,13 @@ async def test_an_import_that_stopped_goes_on_where_it_stopped() -> None:
     one = importing(journal)
     cut = write_lines(many[: 2 * LINES - 1]) + b"nonsense\n"
     with pytest.raises(Refused) as caught:
-        await one.take(pieces(cut))
+        await one.take(Pieces(cut))
     assert (one.taken, str(caught.value)[:9]) == (LINES, "Line 512:")
     assert one.explain(caught.value).endswith("what is there already is skipped.")
-    done = await importing(journal).take(pieces(whole))
+    done = await importing(journal).take(Pieces(whole))
     assert (done.skipped, done.events) == (LINES, 2 * LINES - 1)
     assert await exported(journal) == whole
-    done = await importing(journal).take(pieces(whole))
+    done = await importing(journal).take(Pieces(whole))
     assert (done.skipped, done.events) == (3 * LINES - 1, 0)
 
 
@@ -251,24 +261,24 @@ async def test_a_check_changes_nothing() -> None:
     journal = store()
     epoch = journal.epoch
     lines = write_lines([line(seq) for seq in range(1, 2 * LINES)])
-    done = await importing(journal, check=True).take(pieces(lines))
+    done = await importing(journal, check=True).take(Pieces(lines))
     assert done.events == 2 * LINES - 1
     assert (await journal.rooms(), journal.epoch) == ([], epoch)
     broken = importing(journal, check=True)
     with pytest.raises(Refused) as caught:
-        await broken.take(pieces(lines + b"nonsense"))
+        await broken.take(Pieces(lines + b"nonsense"))
     assert broken.explain(caught.value).endswith(" Nothing was imported.")
 
 
 async def test_lines_that_were_changed_or_removed_since_are_skipped() -> None:
     journal = store(Retention(keep_events=3))
     lines = write_lines([line(seq) for seq in range(1, 7)])
-    await importing(journal).take(pieces(lines))
+    await importing(journal).take(Pieces(lines))
     while await journal.sweep():
         pass
     edit = Post("lobby", "Lobby", "u", "ann", "another text", kind="edit", of=5)
     await journal.commit([edit, Wipe("u")])
-    done = await importing(journal).take(pieces(lines))
+    done = await importing(journal).take(Pieces(lines))
     assert (done.skipped, done.events) == (6, 0)
 
 
@@ -286,7 +296,7 @@ async def test_another_history_is_not_continued() -> None:
 
 async def test_a_gap_after_what_is_there_is_refused_with_its_line() -> None:
     journal = store()
-    await importing(journal).take(pieces(write_lines([line(1)])))
+    await importing(journal).take(Pieces(write_lines([line(1)])))
     assert await refusal(b"\n" + write_lines([line(3)]), journal) == (
         "Line 2: Lobby: 3 does not follow 1."
     )
@@ -303,10 +313,10 @@ async def test_what_retention_will_remove_is_counted() -> None:
     )
     old = [line(seq, room="old", at=NOW - 300 * DAY) for seq in range(1, 4)]
     new = [line(seq, room="new") for seq in range(1, 10)]
-    done = await importing(journal, settings).take(pieces(write_lines([*old, *new])))
+    done = await importing(journal, settings).take(Pieces(write_lines([*old, *new])))
     assert (done.too_old, done.too_many, done.too_big) == (3, 4, False)
     big = write_lines([line(1, "x" * 1_500_000, room="big")])
-    assert (await importing(journal, settings).take(pieces(big))).too_big
+    assert (await importing(journal, settings).take(Pieces(big))).too_big
 
 
 async def test_over_the_admin_socket(autojump_clock: MockClock) -> None:

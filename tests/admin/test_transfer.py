@@ -17,7 +17,7 @@ from chatd.model import LogEntry
 from chatd.protocol.export import write_lines
 from chatd.settings import Auth, Limits, Settings
 from tests.admin.administered import administered
-from tests.admin.test_importing import importing, pieces
+from tests.admin.test_importing import Pieces, importing
 
 FAST = Limits(messages_per_second="off", messages_burst="off", bytes_per_second="off")
 JSONL = "application/jsonl"
@@ -32,7 +32,7 @@ def test_the_same_lines_in_any_split(data: st.DataObject) -> None:
 
     async def main() -> None:
         journal = MemoryJournal(now=lambda: 0)
-        await importing(journal).take(pieces(*parts))
+        await importing(journal).take(Pieces(*parts))
         exported = [piece async for piece in export_room(journal, "lobby")]
         assert b"".join(exported) == text
 
