@@ -539,7 +539,15 @@ class TextRoamer(Roamer):
 
 
 async def read_log(port: int) -> Log:
-    """Return the room's whole log, as one daemon tells it."""
+    """Return the room's whole log, as one daemon has it, once that lets clients in."""
+    while True:
+        try:
+            return await _read_log(port)
+        except _ENDS:
+            await trio.sleep(PROBE_SECONDS)
+
+
+async def _read_log(port: int) -> Log:
     log: Log = {}
     said: dict[str, dict[str, Any]] = {}
     async with WebSocketPipe.open(port, "/ws?nick=reader", ["chatd.v1"]) as pipe:
