@@ -150,10 +150,13 @@ class RedisServer:
             time.sleep(0.005)
 
     def follow(self, primary: RedisServer) -> None:
-        """Make it a replica, and return when it has the primary server's data."""
+        """Make it a replica; return when it has the primary server's data, and that knows it."""
         self.command("REPLICAOF", primary.host, str(primary.port))
         deadline = time.monotonic() + _START_SECONDS
-        while "master_link_status:up" not in self.command("INFO", "replication"):
+        known = f"port={self.port},state=online"
+        while "master_link_status:up" not in self.command(
+            "INFO", "replication"
+        ) or known not in primary.command("INFO", "replication"):
             assert time.monotonic() < deadline
             time.sleep(0.02)
 

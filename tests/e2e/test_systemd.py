@@ -62,7 +62,8 @@ def test_the_package_has_the_docs_and_the_examples(parts: Parts) -> None:
     told = subprocess.run(
         ["dpkg-deb", "--contents", parts.package], check=True, capture_output=True, text=True
     ).stdout
-    for file in (*(ROOT / "docs").iterdir(), *(ROOT / "config").rglob("*.example")):
+    docs = [file for file in (ROOT / "docs").rglob("*") if file.is_file()]
+    for file in (*docs, *(ROOT / "config").rglob("*.example")):
         assert f" ./usr/share/doc/chatd/{file.relative_to(ROOT)}\n" in told
 
 
