@@ -13,7 +13,7 @@ from chatd.journal import Unavailable
 
 
 class Crowd:
-    """Clients that come in, join when they are told to, and are served when they are told to."""
+    """Clients that come in and join; the test decides when each join is answered."""
 
     def __init__(self, arrivals: Arrivals) -> None:
         self.arrivals = arrivals

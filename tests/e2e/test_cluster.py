@@ -63,32 +63,32 @@ async def test_clients_that_roam_miss_nothing_whatever_is_killed(cluster: Cluste
     assert sum(each.recovered for each in roamers) > 0
 
 
+async def live_through_failovers(
+    servers: Sentinels | RedisCluster, faults: Sequence[Fault], cluster: Cluster
+) -> None:
+    """Let clients move between two daemons while Redis servers with replicas take turns."""
+    try:
+        await servers.start()
+        await cluster.open_at(servers.url, 2, history__replicas=1)
+        await live_through(cluster, faults, calm_seconds=0.5)
+    finally:
+        servers.kill()
+
+
 async def test_nothing_is_lost_when_a_replica_takes_over(
     tmp_path: Path, start_chatd: ChatdStarter, nursery: trio.Nursery
 ) -> None:
     servers = Sentinels(tmp_path)
-    cluster = Cluster(tmp_path, start_chatd, nursery)
-    try:
-        await servers.start()
-        await cluster.open_at(servers.url, 2, history__replicas=1)
-        faults: Sequence[Fault] = (servers.replace_by_stop, servers.replace_by_kill)
-        await live_through(cluster, faults, calm_seconds=0.5)
-    finally:
-        servers.kill()
+    faults = (servers.replace_by_stop, servers.replace_by_kill)
+    await live_through_failovers(servers, faults, Cluster(tmp_path, start_chatd, nursery))
 
 
 async def test_nothing_is_lost_when_a_slot_of_a_redis_cluster_changes_its_server(
     tmp_path: Path, start_chatd: ChatdStarter, nursery: trio.Nursery
 ) -> None:
     servers = RedisCluster(tmp_path, replicas=2)
-    cluster = Cluster(tmp_path, start_chatd, nursery)
-    try:
-        await servers.start()
-        await cluster.open_at(servers.url, 2, history__replicas=1)
-        faults: Sequence[Fault] = (servers.replace_by_kill, servers.replace_by_command)
-        await live_through(cluster, faults, calm_seconds=0.5)
-    finally:
-        servers.kill()
+    faults = (servers.replace_by_kill, servers.replace_by_command)
+    await live_through_failovers(servers, faults, Cluster(tmp_path, start_chatd, nursery))
 
 
 # ---- one thing at a time

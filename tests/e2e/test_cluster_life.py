@@ -71,7 +71,7 @@ def lines(text: bytes) -> list[dict[str, Any]]:
 
 
 async def fill(chatd: ChatdProcess, tokens: Mapping[str, str]) -> None:
-    """Have everything in the store that a move keeps."""
+    """Put something of each kind that a move keeps into the store."""
     async with (
         client.connect(chatd.url, token=tokens["ann"]) as ann,
         client.connect(chatd.url, token=tokens["bob"]) as bob,

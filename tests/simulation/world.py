@@ -64,7 +64,7 @@ class World(ABC):
         nodes: The daemons.
         people: The clients.
         links: All connections that there were.
-        ledger: What was shown and acknowledged to anybody.
+        ledger: The messages that any client was shown, and those that were acknowledged.
         trace: One line for everything that happened.
         violation: The first broken promise.
         exact: Whether presence is exact: on one machine it is, on several it is eventual.
