@@ -238,7 +238,7 @@ async def forget_user(control: DaemonControl, arguments: ForgetArguments) -> ans
         await chat.disconnected.wait()
     try:
         await forget(chat.journal, user, ask)
-        await chat.sanctions.load(chat.journal)
+        await chat.sanctions.load(chat.journal, chat.damage)
     finally:
         chat.bus.drop_tails()
         control.log.emit("forget", target=user)

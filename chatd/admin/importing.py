@@ -11,19 +11,18 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Final, TypeAlias
 
-import msgspec
 from msgspec import Struct
 
 from chatd.admin.answers import Imported
 from chatd.admin.transfer import LINES
 from chatd.chat.direct import DIRECT
+from chatd.chat.marks import MARK, mark_of
 from chatd.chat.names import Name, log_name, nick_name
 from chatd.chat.removal import Ask
 from chatd.chat.rules.messages import check_key, check_seq, message_size, topic_size
-from chatd.chat.sanctions import KINDS, Sanction, network_of
+from chatd.chat.sanctions import KINDS, Sanction, sanction_of
 from chatd.chat.sessions import is_guest
 from chatd.chat.tokens import why_unusable
-from chatd.chat.users import MARK
 from chatd.clock import JUMP_MS
 from chatd.journal import FORGOTTEN, Journal
 from chatd.journal.retention import EVENT_BYTES, retention_of
@@ -340,12 +339,10 @@ def _checked_other(line: UserRecord | Record, latest: int) -> UserRecord | Recor
         _check_time("seen", line.seen, latest)
         return line
     if line.kind in KINDS:
-        sanction = _checked_sanction(line.value, latest)
-        if (sanction.kind, sanction.name, sanction.until) == (line.kind, line.name, line.until):
-            return sanction.record()
+        return _checked_sanction(line, latest).record()
     user, _, room = line.name.partition("\0")
-    if line.kind == MARK and line.value.isdigit():
-        check_seq(int(line.value), "value")
+    if line.kind == MARK:
+        check_seq(mark_of(line).seq, "value")
         if user and log_name(room).key == room:
             return line
     if line.kind == DIRECT and not line.value and _is_pair(room) and user in users_of(room):
@@ -353,11 +350,8 @@ def _checked_other(line: UserRecord | Record, latest: int) -> UserRecord | Recor
     raise Refused("bad_request", f"It is not a record of chatd: {line.kind[:32]!r}")
 
 
-def _checked_sanction(value: bytes, latest: int) -> Sanction:
-    try:
-        sanction = msgspec.json.decode(value, type=Sanction)
-    except RecursionError:
-        raise ValueError("It is nested too deeply") from None
+def _checked_sanction(line: Record, latest: int) -> Sanction:
+    sanction = sanction_of(line)
     _check_time("at", sanction.at, latest)
     if sanction.room and log_name(sanction.room).key != sanction.room:
         raise Refused("bad_request", f"{sanction.room[:64]!r} is not the key of a room")
@@ -365,10 +359,6 @@ def _checked_sanction(value: bytes, latest: int) -> Sanction:
         _check_id(sanction.user)
     for nick in filter(None, (sanction.nick, sanction.by_nick)):
         nick_name(nick)
-    if sanction.network:
-        network = network_of(sanction.network)
-        if network is None or str(network) != sanction.network:
-            raise Refused("bad_request", f"{sanction.network[:64]!r} is not a network")
     return sanction
 
 

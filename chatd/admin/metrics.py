@@ -174,7 +174,8 @@ class Metrics(Collector):
         )
         yield _counter("feed_unknown_entries", says, journal.unknown)
         says = "How often data of the shared store were found that somebody had changed by hand."
-        yield _counter("store_damaged", says, journal.damaged)
+        damaged = journal.damage.found + self._control.chat.damage.found
+        yield _counter("store_damaged", says, damaged)
         offset = (self._control.chat.now() - journal.steady_now()) / 1000
         says = "How far this machine's clock is ahead of the shared store's."
         yield _gauge("store_clock_offset_seconds", says, offset)

@@ -68,7 +68,7 @@ class _Streams:
                 imported = await importing.take(pieces)
             if not check:
                 await chat.users.load_subjects()
-                await chat.sanctions.load(chat.journal)
+                await chat.sanctions.load(chat.journal, chat.damage)
         except Refused as refused:
             raise AdminError(422, refused.refusal.code, importing.explain(refused)) from None
         finally:

@@ -12,14 +12,13 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from typing import Final, TypeVar
 
-import msgspec
 from msgspec.structs import replace
 
 from chatd.chat.direct import DIRECT
+from chatd.chat.marks import MARK, mark_of
 from chatd.chat.removal import Ask, accepted, erase_room, in_chunks
-from chatd.chat.sanctions import KINDS, Sanction, without
+from chatd.chat.sanctions import KINDS, sanction_of, without
 from chatd.chat.sessions import forgotten_record, is_guest
-from chatd.chat.users import MARK
 from chatd.gateways.recovery import LOST, lost_user
 from chatd.journal import Journal
 from chatd.model import Drop, Forget, Put, Record, Wipe
@@ -54,7 +53,7 @@ async def export_all(journal: Journal) -> AsyncGenerator[bytes]:
         yield write_users(users, journal.steady_now())
     for kind in (*KINDS, DIRECT, MARK):
         records = await journal.records(kind)
-        for portion in _portions([each for each in records if not _is_of_guest(each)]):
+        for portion in _portions([each for each in records if _is_exported(each)]):
             yield write_records(portion)
 
 
@@ -63,8 +62,18 @@ def _portions(everything: Sequence[_T]) -> Iterator[Sequence[_T]]:
         yield everything[start : start + LINES]
 
 
-def _is_of_guest(record: Record) -> bool:
-    return record.kind in (DIRECT, MARK) and is_guest(record.name.partition("\0")[0])
+def _is_exported(record: Record) -> bool:
+    """Return whether an export has a record: not a guest's, nor one that cannot be read."""
+    if record.kind in (DIRECT, MARK) and is_guest(record.name.partition("\0")[0]):
+        return False
+    try:
+        if record.kind == MARK:
+            mark_of(record)
+        elif record.kind != DIRECT:
+            sanction_of(record)
+    except ValueError:
+        return False
+    return True
 
 
 async def export_room(journal: Journal, room: str) -> AsyncGenerator[bytes]:
@@ -114,7 +123,12 @@ async def forget(journal: Journal, user: str, ask: Ask) -> None:
     await in_chunks(Wipe(user), ask)
     for kind in KINDS:
         for record in await journal.records(kind):
-            sanction = msgspec.json.decode(record.value, type=Sanction)
+            try:
+                sanction = sanction_of(record)
+            except ValueError:
+                if record.name.endswith(f"\0{user}"):
+                    accepted(await ask(Drop(kind, record.name)))
+                continue
             left = without(sanction, user)
             if left is None:
                 accepted(await ask(Drop(kind, record.name)))

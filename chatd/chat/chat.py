@@ -23,6 +23,7 @@ from chatd.chat.token_keys import Key
 from chatd.chat.tokens import Grant, Keys, UnknownKey
 from chatd.chat.users import Login, User, Users
 from chatd.journal import Journal
+from chatd.journal.damage import Damage
 from chatd.journal.shared import SharedJournal
 from chatd.logs import Log
 from chatd.model import UNAUTHORIZED, Close, Event, Refused
@@ -98,6 +99,8 @@ class Chat:
         self.users = Users(self)
         self.rooms = Rooms(self)
         self.sanctions = Sanctions(journal.steady_now)
+        self.damage = Damage(log.emit)
+        """Reports records of the store that somebody has changed by hand."""
         self.flood = Flood(self)
         self.arrivals = Arrivals()
         self.connections: set[Connection] = set()
@@ -114,7 +117,7 @@ class Chat:
     async def load(self) -> None:
         """Read what the store keeps of users and of operators' sanctions."""
         await self.users.load()
-        await self.sanctions.load(self.journal)
+        await self.sanctions.load(self.journal, self.damage)
 
     def apply(self, settings: Settings) -> None:
         """Use other settings from now on."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import trio
-from msgspec import json
+from msgspec import Meta, json
 
 from chatd.budgets import PAGE, Bucket, Charge, Rate, take
 from chatd.model import Refused
@@ -27,9 +27,11 @@ __all__ = ["Flood"]
 BURST_SECONDS: Final = 2
 """This many seconds' worth of ``limits.bytes_per_second`` may be sent at once."""
 
-
 ROOMS_MINUTES: Final = 5
 """As many rooms as may be created in this time may be created at once."""
+
+_Debt: TypeAlias = list[Annotated[int, Meta(ge=0, le=2**53)]]
+"""When each of a user's buckets is full, in ms since 1970."""
 
 
 class _Address:
@@ -170,7 +172,14 @@ class Flood:
         if not debt:
             return
         now = self._chat.journal.steady_now()
-        full_at = json.decode(debt, type=list[int])
+        try:
+            full_at = json.decode(debt, type=_Debt)
+        except (ValueError, RecursionError):
+            self._chat.damage.note(
+                f"the debt of {user.id} in the store is not as chatd has written it, and is left "
+                "out: it is written again when the user's last client leaves"
+            )
+            return
         for (bucket, rate, burst), at in zip(self._buckets(user), full_at, strict=False):
             bucket.lack((at - now) / 1000, rate, burst)
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
 from chatd.chat.direct import DIRECT
-from chatd.chat.users import MARK
+from chatd.chat.marks import MARK
 from chatd.model import Drop, Erase, Operation, Outcome, Progress, Refusal, Refused, Wipe
 from chatd.protocol.pairs import users_of
 

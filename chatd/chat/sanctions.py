@@ -16,12 +16,26 @@ from msgspec.structs import replace
 
 from chatd.chat.sessions import is_guest
 from chatd.journal import FORGOTTEN, Journal
+from chatd.journal.damage import Damage
 from chatd.model import Record, Refused
 
-__all__ = ["CONSOLE", "KINDS", "Sanction", "SanctionKind", "Sanctions", "network_of"]
+__all__ = [
+    "CONSOLE",
+    "KINDS",
+    "REMEDY",
+    "Sanction",
+    "SanctionKind",
+    "Sanctions",
+    "network_of",
+    "sanction_of",
+    "without",
+]
 
 CONSOLE: Final = "console"
 """The operator at the admin socket, beside a sanction and in the log. No user has this id."""
+
+REMEDY: Final = "impose this sanction again, or restore a backup"
+"""What to do about a record that should hold a sanction, and cannot be read."""
 
 SanctionKind: TypeAlias = Literal["ban", "mute", "slow", "close"]
 
@@ -76,6 +90,25 @@ class Sanction(Struct, frozen=True, omit_defaults=True):
         return Record(self.kind, self.name, msgspec.json.encode(self), self.until)
 
 
+def sanction_of(record: Record) -> Sanction:
+    """Return the sanction that a record holds.
+
+    Raises:
+        ValueError: It holds none, because somebody has changed it by hand.
+    """
+    try:
+        sanction = msgspec.json.decode(record.value, type=Sanction)
+    except RecursionError:
+        raise ValueError("It is nested too deeply") from None
+    if (sanction.kind, sanction.name, sanction.until) != (record.kind, record.name, record.until):
+        raise ValueError("It is the sanction of another record")
+    if sanction.network:
+        network = network_of(sanction.network)
+        if network is None or str(network) != sanction.network:
+            raise ValueError(f"{sanction.network[:64]!r} is not a network")
+    return sanction
+
+
 def network_of(text: str) -> Network | None:
     """Return the network that an address or CIDR notation names; None if the text is neither."""
     try:
@@ -116,8 +149,14 @@ class Sanctions:
     def __len__(self) -> int:
         return len(self.held)
 
-    async def load(self, journal: Journal) -> None:
+    async def load(self, journal: Journal, damage: Damage) -> None:
         """Read those that the store has, in place of those that are held.
+
+        Those that cannot be read are not in force.
+
+        Args:
+            journal: The store.
+            damage: Reports what cannot be read.
 
         Raises:
             chatd.journal.Unavailable: They cannot be read now. Those that are held stay so.
@@ -125,8 +164,8 @@ class Sanctions:
         records = [record for kind in KINDS for record in await journal.records(kind)]
         for sanction in list(self.held.values()):
             self.remove(sanction)
-        for record in records:
-            self.add(msgspec.json.decode(record.value, type=Sanction))
+        for sanction in damage.readable(records, sanction_of, REMEDY):
+            self.add(sanction)
 
     def add(self, sanction: Sanction) -> None:
         """Add a sanction, in place of the one with the same name."""

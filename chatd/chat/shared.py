@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import msgspec
 import trio
@@ -22,13 +22,14 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from chatd.bus import Submission
+from chatd.chat import marks, sanctions
 from chatd.chat.acts import Act, Whisper, carry_out, impose, lift
+from chatd.chat.marks import MARK, Mark, mark_of
 from chatd.chat.names import Name, as_nick, usable_nick
 from chatd.chat.pages import PAGE_EVENTS
 from chatd.chat.roster import Arrival, unreachable
-from chatd.chat.sanctions import KINDS, Sanction, network_of
+from chatd.chat.sanctions import KINDS, Sanction, network_of, sanction_of
 from chatd.chat.sessions import is_guest
-from chatd.chat.users import MARK
 from chatd.journal import Unavailable
 from chatd.model import (
     GOING_AWAY,
@@ -82,6 +83,8 @@ RELOAD: Final = "reload"
 when it comes back by the feed, this node tries again to read what it could not read."""
 
 _ANY_ACT: Final[Any] = Act
+
+_T = TypeVar("_T")
 
 _Subject: TypeAlias = tuple[()] | tuple[str] | tuple[str, str]
 """What a fact is about: nothing (see `RELOAD`), a user, or a room and a user in it."""
@@ -416,15 +419,17 @@ class SharedRoster:
             self._rename(user.id, nick)
 
     def _record_changed(self, kind: str, name: str, record: Record | None) -> None:
+        readable = self._chat.damage.readable
+        changed = [] if record is None else [record]
         for sanction_kind in KINDS:
             if kind == sanction_kind:
                 if record is None:
                     lift(self._chat, sanction_kind, name)
-                else:
-                    self._impose(msgspec.json.decode(record.value, type=Sanction))
-        if kind == MARK and record is not None:
-            user_id, _, room = name.partition("\0")
-            self._read(user_id, room, int(record.value))
+                for sanction in readable(changed, sanction_of, sanctions.REMEDY):
+                    self._impose(sanction)
+        if kind == MARK:
+            for mark in readable(changed, mark_of, marks.REMEDY):
+                self._read(mark)
 
     def _impose(self, sanction: Sanction) -> None:
         chat = self._chat
@@ -443,27 +448,27 @@ class SharedRoster:
             with suppress(trio.WouldBlock, trio.ClosedResourceError):
                 chat.bus.publish_nowait(Submission(Records(records)))
 
-    def _read(self, user_id: str, key: str, seq: int) -> None:
-        user, room = self._chat.users.get(user_id), self._chat.rooms.get(key)
-        if user is None or user.marks.get(key, 0) >= seq:
+    def _read(self, mark: Mark) -> None:
+        user, room = self._chat.users.get(mark.user), self._chat.rooms.get(mark.room)
+        if user is None or user.marks.get(mark.room, 0) >= mark.seq:
             return
-        user.marks[key] = seq
+        user.marks[mark.room] = mark.seq
         for connection in list(user.connections):
-            connection.notify(events.Read(key if room is None else room.name, seq))
+            connection.notify(events.Read(mark.room if room is None else room.name, mark.seq))
 
     async def _relayed(self, kind: str, body: bytes) -> None:
         chat = self._chat
         if kind == TYPING:
-            typing = msgspec.json.decode(body, type=_Typing)
+            typing = self._decoded(body, _Typing)
+            if typing is None:
+                return
             room, writer = chat.rooms.get(typing.room), chat.users.get(typing.event.user)
             if room is not None and not room.crowded:
                 exclude = () if writer is None else room.subscriptions(writer)
                 room.feed.broadcast([typing.event], exclude)
         elif kind == ACT:
-            try:
-                act = msgspec.json.decode(body, type=_ANY_ACT)
-            except msgspec.ValidationError:  # one of a newer version of chatd
-                self._journal.unknown += 1
+            act = self._decoded(body, _ANY_ACT)
+            if act is None:
                 return
             if isinstance(act, Whisper):
                 await chat.rooms.settled(act.room)
@@ -474,6 +479,14 @@ class SharedRoster:
             await carry_out(chat, act)
         elif (handler := chat.relayed.get(kind)) is not None:
             handler(body)
+
+    def _decoded(self, body: bytes, kind: type[_T]) -> _T | None:
+        """Return what another node relayed; None if only a newer version of chatd can read it."""
+        try:
+            return msgspec.json.decode(body, type=kind)
+        except (ValueError, RecursionError):
+            self._journal.unknown += 1
+            return None
 
     # ---- when items were missed or are gone
 
@@ -495,7 +508,7 @@ class SharedRoster:
         self._incomplete = True
         try:
             await chat.users.load_subjects()
-            await chat.sanctions.load(self._journal)
+            await chat.sanctions.load(self._journal, chat.damage)
             for room in list(chat.rooms):
                 self._compare(room, await self._journal.members(room.key))
         except Unavailable:

@@ -22,6 +22,7 @@ from msgspec import Struct
 
 from chatd.budgets import NICKS_OF_A_PLACE, Bucket
 from chatd.bus import Submission
+from chatd.chat.marks import MARK, REMEDY, mark_of
 from chatd.chat.names import (
     NICK_CHARACTERS,
     RESERVED_NICKS,
@@ -51,10 +52,7 @@ if TYPE_CHECKING:
     from chatd.chat.connection import Connection
     from chatd.chat.rooms import Room
 
-__all__ = ["MARK", "Login", "User", "Users"]
-
-MARK: Final = "mark"
-"""The namespace of read marks: records named by the user, a NUL and the room's key."""
+__all__ = ["Login", "User", "Users"]
 
 GENERATED_CHARACTERS: Final = 5
 """The part of a guest's id in a generated nick: 25 bits. If it is taken, another one is made."""
@@ -418,9 +416,9 @@ class Users:
         return user
 
     async def _marks(self, user_id: str) -> dict[str, int]:
-        prefix = f"{user_id}\0"
-        records = await self._journal.records(MARK, prefix)
-        return {record.name.removeprefix(prefix): int(record.value) for record in records}
+        records = await self._journal.records(MARK, f"{user_id}\0")
+        marks = self._chat.damage.readable(records, mark_of, REMEDY)
+        return {mark.room: mark.seq for mark in marks}
 
     def session(self, user: User) -> str | None:
         """Return a guest's session, with which the guest can come back; None for a subject."""

@@ -53,6 +53,9 @@ LOST: Final = "lost"
 TAKEN: Final = "taken"
 """The kind of what is relayed when a client has recovered at another daemon: see `taken`."""
 
+_REMEDY: Final = "its client joins its rooms again"
+"""What becomes of a lost client whose record cannot be read."""
+
 _PAGE_EVENTS: Final = 500
 
 _KEY: Final = "chat"
@@ -121,6 +124,14 @@ class Whereabouts(Struct, frozen=True):
     def forget(data: dict[str, Any]) -> None:
         """Remove what `note` put there: the client does not recover here."""
         data.pop(_KEY, None)
+
+
+class _Kept(Struct, frozen=True):
+    """What the record of a lost client holds: see `chatd.socketio.Lost`."""
+
+    id: str
+    where: Whereabouts
+    offset: str
 
 
 NOBODY: Final = Whereabouts("", "", {})
@@ -305,8 +316,9 @@ class ChatLog:
             # It may still be connected to another daemon, which has not noticed its loss.
             body = f"{chat.journal.node} {name}".encode()
             await chat.bus.publish(Submission(Relay(TAKEN, body)))
-        kept = msgspec.json.decode(outcome.record.value)
-        return Lost(pid, kept["id"], [], {_KEY: kept["where"]}, kept["offset"])
+        for kept in chat.damage.readable([outcome.record], _kept, _REMEDY):
+            return Lost(pid, kept.id, [], {_KEY: msgspec.to_builtins(kept.where)}, kept.offset)
+        return None
 
 
 def _behind(found: _Position, where: Whereabouts) -> dict[str, int] | None:
@@ -341,11 +353,14 @@ def _continued(missed: Sequence[Event], before: Mapping[str, int]) -> dict[str, 
 
 
 def lost_user(record: Record) -> str:
-    """Return the id of the user of a lost client; empty if the user was forgotten."""
-    if not record.value:
+    """Return the id of the user of a lost client; empty if the user was forgotten.
+
+    Also empty if the record cannot be read: no client recovers by it.
+    """
+    try:
+        return _kept(record).where.user if record.value else ""
+    except (ValueError, RecursionError):
         return ""
-    user: str = msgspec.json.decode(record.value)["where"]["user"]
-    return user
 
 
 def forgotten_client(pid: str, until: int) -> Record:
@@ -360,7 +375,7 @@ def record_name(pid: str) -> str:
 
 def taken(body: bytes) -> tuple[str, str]:
     """Return what a `TAKEN` says: which daemon has taken a client, and the name of its record."""
-    node, _, name = body.decode().partition(" ")
+    node, _, name = body.decode(errors="replace").partition(" ")
     return node, name
 
 
@@ -371,6 +386,11 @@ def _encoded(client: Lost) -> bytes:
     """
     kept = {"id": client.id, "where": client.data[_KEY], "offset": client.offset}
     return msgspec.json.encode(kept)
+
+
+def _kept(record: Record) -> _Kept:
+    """Return what `_encoded` put into a record. Raise ValueError or RecursionError."""
+    return msgspec.json.decode(record.value, type=_Kept)
 
 
 def _number(offset: str, prefix: str) -> int | None:

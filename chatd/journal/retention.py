@@ -60,8 +60,8 @@ _DAY: Final = 24 * 60 * 60 * 1000
 class OperatorLog(Protocol):
     """The receiver of a store's reports to operators. Called in the loop, never in a thread.
 
-    ``store`` comes with ``state`` (``slow``, ``quick``, ``failed``, ``recovered``, ``misplaced``,
-    ``missing``, ``renewed``, ``filling``, ``crowded``, ``stuck``, ``held``,
+    ``store`` comes with ``state`` (``slow``, ``quick``, ``failed``, ``recovered``, ``damaged``,
+    ``misplaced``, ``missing``, ``renewed``, ``filling``, ``crowded``, ``stuck``, ``held``,
     ``clock_jumped`` or ``clock_trusted``) and a ``detail`` for people; ``retention`` with the
     number of events removed and the size before.
     """

@@ -38,6 +38,7 @@ from chatd.journal import (
     StoreError,
     Unavailable,
 )
+from chatd.journal.damage import Damage
 from chatd.journal.engine import Condition, Damaged, Engine, Fed, Holder, Life, Lost, Node, Stale
 from chatd.journal.retention import RetentionLog, no_report
 from chatd.journal.scan import Scan, search
@@ -82,9 +83,6 @@ PAGES: Final = 16
 """How many pages of logs are read at once. The others wait, so that clients who all come back at
 the same time keep neither the engine nor this daemon's event loop from other work."""
 
-DAMAGE: Final = 1000
-"""How much damage of the store is reported, each once."""
-
 SCAN_EVENTS: Final = 500
 """How many events a search reads at a time."""
 
@@ -107,7 +105,7 @@ class SharedJournal:
         changed: Notified when the link to the engine was lost, when it is back, and when
             ``reason`` is another one.
         condition: What the engine reported of itself when it was last inspected; None before.
-        damaged: How often it found data that somebody had changed by hand.
+        damage: Reports data that somebody has changed by hand.
         down_since: When the link was lost, on Trio's clock; None while there is one. A link that is
             lost again at once does not count.
         epoch: See `Journal`; so are ``former`` and ``key``.
@@ -144,10 +142,10 @@ class SharedJournal:
         self.epoch = self.node = ""
         self.former: Mapping[str, int] = {}
         self.key = b""
-        self.reconnects = self.resyncs = self.unknown = self.damaged = 0
+        self.reconnects = self.resyncs = self.unknown = 0
         self._engine = engine
-        engine.on_damage = self._note_damage
-        self._damage: set[str] = set()
+        self.damage = Damage(report)
+        engine.on_damage = self.damage.note
         self._retention = Retention() if retention is None else retention
         self._report = report
         self._retention_log = RetentionLog(self._retention, report)
@@ -290,18 +288,11 @@ class SharedJournal:
             self._break(error, entered)
             raise
         except Damaged as error:
-            self._note_damage(str(error))
+            self.damage.note(str(error))
             raise
         except StoreError as error:
             self._break(error, entered)
             raise Unavailable(str(error)) from error
-
-    def _note_damage(self, detail: str) -> None:
-        """Count damaged data of the store, and report each once."""
-        self.damaged += 1
-        if detail not in self._damage and len(self._damage) < DAMAGE:
-            self._damage.add(detail)
-            self._report("store", state="damaged", detail=detail)
 
     async def _ask_page(self, asking: Callable[[], Awaitable[_T]]) -> _T:
         async with self._pages:
@@ -383,7 +374,7 @@ class SharedJournal:
             except (Lost, Stale):
                 raise
             except Damaged as error:
-                self._note_damage(str(error))
+                self.damage.note(str(error))
             except Unavailable:
                 pass  # the same
 
@@ -526,7 +517,7 @@ class SharedJournal:
             self._failures += 1
             self._note_refusal(error)
             if isinstance(error, Damaged):
-                self._note_damage(str(error))
+                self.damage.note(str(error))
             if self._doubtful is not None:
                 error.divisible = False  # it may be done
             raise

@@ -13,7 +13,7 @@ from trio.testing import MockClock
 from chatd.admin.transfer import LINES, export_room
 from chatd.client import Message
 from chatd.journal.memory import MemoryJournal
-from chatd.model import LogEntry
+from chatd.model import LogEntry, Record, Records
 from chatd.protocol.export import write_lines
 from chatd.settings import Auth, Limits, Settings
 from tests.admin.administered import administered
@@ -109,6 +109,24 @@ async def test_a_user_is_forgotten(autojump_clock: MockClock) -> None:
         assert b"my words" not in text
         assert await one.refused("POST /forget", {"user": user}) == (404, "not_found")
         assert [fields["target"] for fields in one.chat.logged("forget")] == ["ann"]
+
+
+async def test_records_that_cannot_be_read_are_not_exported_and_keep_nobody_from_being_forgotten(
+    autojump_clock: MockClock,
+) -> None:
+    damaged = [
+        Record("ban", "\0ann", b"garbage"),
+        Record("mute", "lobby\0bob", b"{}"),
+        Record("mark", "ann\0lobby", b"\xff"),
+    ]
+    async with administered(Settings(auth=Auth(mode="token", guests=True))) as one:
+        journal = one.chat.daemon.chat.journal
+        await one.chat.daemon.chat.bus.submit_and_wait(Records(put=tuple(damaged)))
+        status, _, exported = await one.raw("GET /export?all=")
+        assert (status, exported) == (200, b"")
+        await one.done("POST /forget", {"user": "ann"})
+        assert await journal.records("ban") == await journal.records("mark") == []
+        assert await journal.records("mute") == damaged[1:2]
 
 
 async def test_a_user_whose_record_is_gone_and_whose_messages_are_far_behind_is_forgotten(

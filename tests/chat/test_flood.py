@@ -12,7 +12,7 @@ from chatd.chat.token_keys import new_key, read_keys
 from chatd.chat.tokens import Keys
 from chatd.protocol import commands
 from chatd.settings import Auth, Chat, Limits, Settings
-from tests.chat.room import Client, open_room, refusal, refused
+from tests.chat.room import Client, Room, open_room, refusal, refused
 
 ADDRESS = "192.0.2.7"
 LIMITS = replace(
@@ -61,6 +61,17 @@ async def test_going_and_coming_again_is_no_way_around(autojump_clock: MockClock
         again.close()
         await trio.sleep(60)
         assert len(room.chat.flood) == 0
+
+
+@pytest.mark.parametrize(
+    "debt", [b"x", b"\xff", b"{}", b"[1.5]", b"[-1]", b"[1" + b"0" * 400 + b"]"]
+)
+async def test_a_debt_that_cannot_be_read_is_no_debt(debt: bytes, room: Room) -> None:
+    ann = room.client("ann")
+    room.chat.flood.resume(ann.connection.user, debt)
+    assert room.chat.flood.debt(ann.connection.user) == b""
+    [(name, fields)] = [line for line in room.log.records if line[0] == "store"]
+    assert (name, fields["state"]) == ("store", "damaged")
 
 
 async def test_too_many_requests_have_to_wait(autojump_clock: MockClock) -> None:

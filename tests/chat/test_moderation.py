@@ -287,7 +287,7 @@ async def test_a_ban_outlives_the_process(autojump_clock: MockClock) -> None:
         await root.do(commands.Ban(nick="eve"))
         await root.do(commands.Close(room="lobby"))
         again = Sanctions(room.chat.now)
-        await again.load(journal)
+        await again.load(journal, room.chat.damage)
         assert len(again) == 3
         assert again.ban("", "", ADDRESS, guest=True) is not None
         assert again.get("close", "lobby", "") is not None

@@ -6,10 +6,14 @@ import pytest
 
 from chatd.chat.sanctions import Sanction, SanctionKind, Sanctions, network_of
 from chatd.journal import Unavailable
+from chatd.journal.damage import Damage
 from chatd.journal.memory import MemoryJournal
+from chatd.journal.retention import no_report
 from chatd.model import Put, Record
 
 NOW = 1_000_000
+
+NO_DAMAGE = Damage(no_report)
 
 
 def held(*sanctions: Sanction) -> Sanctions:
@@ -124,7 +128,7 @@ async def test_they_are_read_from_the_store(mock_clock: object) -> None:
     kept = [ban(network="192.0.2.0/24", reason="spam"), Sanction("slow", "root", 1, "lobby")]
     await journal.commit([Put(sanction.record()) for sanction in kept])
     found = held()
-    await found.load(journal)
+    await found.load(journal, NO_DAMAGE)
     assert list(found.all()) == kept
     assert found.ban("", "", "192.0.2.1", guest=True) == kept[0]
 
@@ -169,6 +173,41 @@ def test_what_is_no_network(text: str) -> None:
     assert network_of(text) is None
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"garbage",
+        b"\xff",
+        b"[" * 100_000,
+        b"{}",
+        b'{"kind":"ban","by":"root","at":"yesterday","user":"u"}',
+        b'{"kind":"mute","by":"root","at":1,"user":"u"}',
+        b'{"kind":"ban","by":"root","at":1,"user":"other"}',
+        b'{"kind":"ban","by":"root","at":1,"user":"u","until":5}',
+        b'{"kind":"ban","by":"root","at":1,"user":"u","network":"None"}',
+        b'{"kind":"ban","by":"root","at":1,"user":"u","network":"192.0.2.1/24"}',
+    ],
+)
+async def test_what_was_changed_by_hand_is_left_out_and_reported(value: bytes) -> None:
+    journal = MemoryJournal(now=lambda: NOW)
+    kept = ban(user="v")
+    await journal.commit([Put(kept.record()), Put(Record("ban", "\0u", value))])
+    reported: list[object] = []
+
+    def report(_event: str, /, **fields: object) -> None:
+        reported.append(fields["detail"])
+
+    found = held()
+    await found.load(journal, Damage(report))
+    assert list(found.all()) == [kept]
+    [detail] = reported
+    assert detail == (
+        "the record ban '\\x00u' of the store is not as chatd has written it, and is left out: "
+        "impose this sanction again, or restore a backup"
+    )
+
+
 async def test_sanctions_stay_in_force_while_they_are_read_again() -> None:
     class Failing(MemoryJournal):
         async def records(self, kind: str, prefix: str = "", limit: int = -1) -> list[Record]:
@@ -180,5 +219,5 @@ async def test_sanctions_stay_in_force_while_they_are_read_again() -> None:
     one = ban(user="u")
     found = held(one)
     with pytest.raises(Unavailable):
-        await found.load(Failing(now=lambda: NOW))
+        await found.load(Failing(now=lambda: NOW), NO_DAMAGE)
     assert found.held == {("ban", one.name): one}

@@ -13,7 +13,7 @@ from chatd.chat.token_keys import new_key, read_keys
 from chatd.chat.tokens import Keys
 from chatd.journal import Unavailable
 from chatd.journal.shared import SharedJournal
-from chatd.model import BANNED, GOING_AWAY, KICKED, Entered, Refused, Relay
+from chatd.model import BANNED, GOING_AWAY, KICKED, Entered, Put, Record, Refused, Relay
 from chatd.protocol import commands, events
 from chatd.settings import Auth, Settings
 from chatd.settings import Chat as ChatSettings
@@ -243,6 +243,22 @@ async def test_read_marks_reach_the_user_at_other_nodes(autojump_clock: MockCloc
         assert (await there.join()).read == 1
 
 
+@pytest.mark.parametrize("kind", ["ban", "mark"])
+async def test_a_record_that_cannot_be_read_is_left_out_at_every_node(
+    kind: str, autojump_clock: MockClock
+) -> None:
+    async with open_nodes(TOKENS, keys()) as (one, two, _):
+        ann = await one.subject("ann")
+        await two.subject("ann")
+        await two.chat.bus.submit_and_wait(Put(Record(kind, "ann\0ann", b"garbage")))
+        await wait_all_tasks_blocked()
+        for node in (one, two):
+            states = [fields["state"] for event, fields in node.log.records if event == "store"]
+            assert states == ["damaged"]
+            assert not [event for event, _ in node.log.records if event == "fault"]
+        assert ann.closed == []
+
+
 async def test_a_ban_is_in_force_at_every_node(autojump_clock: MockClock) -> None:
     async with open_nodes() as (one, two, _):
         op, bob = await one.guest("root"), await two.guest("bob", "192.0.2.7")
@@ -366,13 +382,22 @@ async def test_a_forgotten_user_is_gone_from_every_node(autojump_clock: MockCloc
         assert (await one.guest("bob")).nick_notice is None
 
 
-async def test_an_act_of_a_newer_version_is_left_out_and_counted(
-    autojump_clock: MockClock,
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("act", b'{"type":"Promote","user":"u"}'),
+        ("act", b"garbage"),
+        ("act", b"[" * 100_000),
+        ("typing", b'{"room":1}'),
+    ],
+)
+async def test_what_only_a_newer_version_can_read_is_left_out_and_counted(
+    kind: str, body: bytes, autojump_clock: MockClock
 ) -> None:
     async with open_nodes() as (one, two, _):
         ann = await one.guest("ann")
         await ann.join()
-        await two.chat.bus.submit_and_wait(Relay("act", b'{"type":"Promote","user":"u"}'))
+        await two.chat.bus.submit_and_wait(Relay(kind, body))
         await wait_all_tasks_blocked()
         assert isinstance(one.chat.journal, SharedJournal)
         assert one.chat.journal.unknown == 1

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from chatd.chat import Chat
-from chatd.gateways.recovery import ChatLog
+from chatd.gateways.recovery import LOST, ChatLog, lost_user, record_name
 from chatd.journal.sqlite import open_sqlite
 from chatd.logs import now_ms
+from chatd.model import Put, Record
 from chatd.settings import EngineIo, History, Limits, Settings
 from chatd.socketio import Lost
 from chatd.testing import Harness, open_chat
@@ -248,6 +249,21 @@ async def test_it_has_an_hour(chat: Harness, autojump_clock: MockClock, seconds:
     await trio.sleep(seconds)
     again = await come(chat, bob)
     assert (again.pid == bob.pid) == (seconds < 3600)
+
+
+@pytest.mark.parametrize("value", [b"garbage", b"{}", b'{"id":"x","where":{},"offset":""}'])
+async def test_by_a_record_that_cannot_be_read_a_client_begins_anew(
+    chat: Harness, autojump_clock: MockClock, value: bytes
+) -> None:
+    bob = await come(chat)
+    await hello(bob)
+    await lose(chat, bob)
+    record = Record(LOST, record_name(bob.pid), value)
+    await chat.daemon.chat.bus.submit_and_wait(Put(record))
+    assert lost_user(record) == ""
+    assert (await come(chat, bob)).pid != bob.pid
+    assert [fields["state"] for fields in chat.logged("store")] == ["damaged"]
+    assert chat.logged("fault") == []
 
 
 async def test_a_client_that_disconnected_is_forgotten(

@@ -8,12 +8,13 @@ import trio
 
 from chatd.chat.connection import Connection
 from chatd.chat.direct import require_membership
+from chatd.chat.marks import Mark
 from chatd.chat.membership import Membership
 from chatd.chat.replies import Commit, Reply
 from chatd.chat.rights import check_may_write
 from chatd.chat.sessions import is_guest
-from chatd.chat.users import DAY_SECONDS, MARK
-from chatd.model import Put, Record, Refused
+from chatd.chat.users import DAY_SECONDS
+from chatd.model import Put, Refused
 from chatd.protocol import commands, events
 
 __all__ = ["read", "typing"]
@@ -67,7 +68,7 @@ async def read(connection: Connection, command: commands.Read) -> Commit | Reply
             user.marks[key] = before
 
     return Commit(
-        Put(Record(MARK, f"{user.id}\0{key}", str(seq).encode(), until)),
+        Put(Mark(user.id, key, seq).record(until)),
         lambda _: commands.ReadMark(room.name, seq),
         then=tell_others,
         undo=undo,

@@ -10,12 +10,13 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from chatd.chat import users
 from chatd.chat.expiry import Expiry
+from chatd.chat.marks import MARK
 from chatd.chat.replies import Commit, Reply
 from chatd.chat.rules import identity
 from chatd.chat.sanctions import Sanction
 from chatd.chat.token_keys import new_key, read_keys
 from chatd.chat.tokens import Keys
-from chatd.chat.users import MARK, Users
+from chatd.chat.users import Users
 from chatd.journal import Unavailable
 from chatd.journal.memory import MemoryJournal
 from chatd.model import (
