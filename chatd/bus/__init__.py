@@ -10,8 +10,8 @@
 from __future__ import annotations
 
 from chatd.bus.bus import Bus, BusStatistics, FannedOut, Neighbours, Submission
-from chatd.bus.codec import Block, Codec, Subscriber, encode, encode_page
-from chatd.bus.fanout import SLICES, Group, Recipient, Slices, fan_out
+from chatd.bus.codec import Block, Codec, Outbox, Subscriber, encode, encode_page
+from chatd.bus.fanout import SLICES, Group, Slices, fan_out
 from chatd.bus.feed import Feed, Subscription
 
 __all__ = [
@@ -24,7 +24,7 @@ __all__ = [
     "Feed",
     "Group",
     "Neighbours",
-    "Recipient",
+    "Outbox",
     "Slices",
     "Submission",
     "Subscriber",

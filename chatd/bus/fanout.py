@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Sequence
 from time import perf_counter
-from typing import Final, Protocol, TypeAlias, TypeVar
+from typing import Final, Generic, TypeVar
 
 import trio
 from msgspec import Struct
 
 from chatd.bus.codec import Block, Outbox
 
-__all__ = ["SLICES", "Group", "Recipient", "Slices", "fan_out"]
+__all__ = ["SLICES", "Group", "Slices", "fan_out"]
 
 
 class Slices(Struct, frozen=True):
@@ -33,17 +33,23 @@ class Slices(Struct, frozen=True):
 SLICES: Final = Slices()
 
 
-class Recipient(Protocol):
-    """Has an outbox, to which the blocks are offered."""
-
-    @property
-    def outbox(self) -> Outbox: ...
+R = TypeVar("R")
 
 
-R = TypeVar("R", bound=Recipient)
+class Group(Struct, Generic[R], frozen=True):
+    """A block and its receivers.
 
-Group: TypeAlias = tuple[Block, Sequence[R], Callable[[], Container[R]]]
-"""A block, its receivers, and a function that returns those still there, called after a pause."""
+    Attributes:
+        block: What they get.
+        receivers: The receivers.
+        outboxes: Theirs, in the same order; all of one class.
+        still_there: Returns the receivers that are still there. Called after a pause.
+    """
+
+    block: Block
+    receivers: Sequence[R]
+    outboxes: Sequence[Outbox]
+    still_there: Callable[[], Container[R]]
 
 
 async def fan_out(groups: Iterable[Group[R]], messages: int, slices: Slices = SLICES) -> None:
@@ -58,18 +64,20 @@ async def fan_out(groups: Iterable[Group[R]], messages: int, slices: Slices = SL
     """
     slice_ends = perf_counter() + slices.seconds
     paused = False
-    for block, receivers, still_there in groups:
-        if not block:
+    for group in groups:
+        if not group.block:
             continue
-        there = still_there() if paused else None
-        for start in range(0, len(receivers), slices.recipients):
-            part = receivers[start : start + slices.recipients]
+        there = group.still_there() if paused else None
+        for start in range(0, len(group.outboxes), slices.recipients):
+            end = start + slices.recipients
+            part = group.outboxes[start:end]
             if there is not None:
-                part = [receiver for receiver in part if receiver in there]
-            for receiver in part:
-                receiver.outbox.offer(block, messages)
+                pairs = zip(group.receivers[start:end], part, strict=True)
+                part = [outbox for receiver, outbox in pairs if receiver in there]
+            if part:
+                part[0].offer_each(part, group.block, messages)
             if perf_counter() > slice_ends:
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 paused = True
-                there = still_there()
+                there = group.still_there()
                 slice_ends = perf_counter() + slices.seconds

@@ -20,7 +20,7 @@ from typing import Any, Final, TypeAlias
 import trio
 from msgspec.structs import replace
 
-from chatd.bus.codec import Codec, Subscriber, encode
+from chatd.bus.codec import Codec, Outbox, Subscriber, encode
 from chatd.bus.fanout import SLICES, Group, Slices, fan_out
 from chatd.logs import Log
 from chatd.model import Close, Event
@@ -77,6 +77,7 @@ class Feed:
         "_behind",
         "_live",
         "_log",
+        "_receivers",
         "_slices",
         "_tail",
         "_tail_bytes",
@@ -106,6 +107,9 @@ class Feed:
         """Grows whenever events become visible, or the store removes or changes some."""
         self._live: Subscriptions = {}
         self._behind: Subscriptions = {}
+        # The live subscriptions and their outboxes as fan-outs take them, by codec, from the first
+        # fan-out after a change of the subscriptions.
+        self._receivers: dict[Codec, tuple[list[Subscription], list[Outbox]]] = {}
         self._tail: deque[Event] = deque()
         self._tail_bytes = 0
         self._log = log
@@ -118,16 +122,23 @@ class Feed:
     def subscribe(self, subscriber: Subscriber, *, live: bool = True) -> Subscription:
         """Subscribe to ephemeral events and, if ``live``, to the events past the visible head."""
         subscription = Subscription(self, subscriber)
-        subscriptions = self._live if live else self._behind
-        subscriptions.setdefault(subscription.codec, {})[subscription] = None
+        if live:
+            self._go_live(subscription)
+        else:
+            self._behind.setdefault(subscription.codec, {})[subscription] = None
         return subscription
 
     def follow(self, subscription: Subscription) -> None:
         """Make a subscription live: it receives the events past the visible head."""
         self.unsubscribe(subscription)
+        self._go_live(subscription)
+
+    def _go_live(self, subscription: Subscription) -> None:
         self._live.setdefault(subscription.codec, {})[subscription] = None
+        self._receivers.pop(subscription.codec, None)
 
     def unsubscribe(self, subscription: Subscription) -> None:
+        self._receivers.pop(subscription.codec, None)
         for subscriptions in (self._live, self._behind):
             subscribers = subscriptions.get(subscription.codec, {})
             if subscription in subscribers:
@@ -189,14 +200,22 @@ class Feed:
         self._remember(events)
         groups: list[Group[Subscription]] = []
         receivers = 0
-        for codec, subscriptions in list(self._live.items()):
-            live = list(subscriptions)
+        for codec in list(self._live):
+            live, outboxes = self._snapshot(codec)
             block = encode(codec, self.name, events, live, self._log)
             if block:
                 receivers += len(live)
-                groups.append((block, live, partial(self._subscribed, codec)))
+                groups.append(Group(block, live, outboxes, partial(self._subscribed, codec)))
         await fan_out(groups, len(events), self._slices)
         return receivers
+
+    def _snapshot(self, codec: Codec) -> tuple[list[Subscription], list[Outbox]]:
+        """Return the live subscriptions with a codec, and their outboxes."""
+        snapshot = self._receivers.get(codec)
+        if snapshot is None:
+            live = list(self._live.get(codec, ()))
+            snapshot = self._receivers[codec] = live, [each.outbox for each in live]
+        return snapshot
 
     def _subscribed(self, codec: Codec) -> Container[Subscription]:
         return self._live.get(codec, {})

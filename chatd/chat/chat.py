@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
-from chatd.bus import Bus, Codec, Group, encode, fan_out
+from chatd.bus import Bus, Codec, Group, Outbox, encode, fan_out
 from chatd.changed import Changed
 from chatd.chat.arrivals import Arrivals
 from chatd.chat.flood import Flood
@@ -252,14 +252,16 @@ class Chat:
 
         Other tasks may run before the last client gets it.
         """
-        listeners: dict[Codec, list[Connection]] = {}
+        listeners: dict[tuple[Codec, type[Outbox]], list[Connection]] = {}
         for connection in self.connections:
             if room is None or room in connection.memberships:
-                listeners.setdefault(connection.codec, []).append(connection)
+                kind = connection.codec, type(connection.outbox)
+                listeners.setdefault(kind, []).append(connection)
         groups: list[Group[Connection]] = []
-        for codec, connections in listeners.items():
+        for (codec, _), connections in listeners.items():
             block = encode(codec, "", [event], connections, self.log)
-            groups.append((block, connections, lambda: self.connections))
+            outboxes = [connection.outbox for connection in connections]
+            groups.append(Group(block, connections, outboxes, lambda: self.connections))
         await fan_out(groups, 1, self.bus.slices)
 
     async def renew(self, epoch: str) -> None:

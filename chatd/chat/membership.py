@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import trio
 
+from chatd import bus
 from chatd.bus import Subscription, encode_page
 from chatd.chat.pages import PAGE_EVENTS, read_after
 from chatd.chat.rooms import Room
@@ -28,15 +29,11 @@ StartSoon: TypeAlias = Callable[[Callable[[], Awaitable[None]]], None]
 """Runs a task for as long as the connection lasts."""
 
 
-class Outbox(Protocol):
+class Outbox(bus.Outbox, Protocol):
     """The client's send queue: the wire's outbox, or an Engine.IO session."""
 
     @property
     def waiting(self) -> int: ...
-
-    def offer(self, block: Any, messages: int = 1, /) -> None: ...
-
-    def offer_droppable(self, block: Any, messages: int = 1, /) -> None: ...
 
     async def drained(self) -> None: ...
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -24,6 +24,10 @@ class _Nowhere:
     waiting = 0
 
     def offer(self, block: Any, messages: int = 1) -> None:
+        """Drop a block."""
+
+    @staticmethod
+    def offer_each(outboxes: Iterable[Any], block: Any, messages: int = 1) -> None:
         """Drop a block."""
 
     def offer_droppable(self, block: Any, messages: int = 1) -> None:

@@ -42,7 +42,7 @@ What MUST hold:
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 
@@ -204,10 +204,18 @@ class Session:
 
     # Sending
 
-    @property
-    def outbox(self) -> Session:
-        """The session itself, for a fan-out."""
-        return self
+    @staticmethod
+    def offer_each(sessions: Iterable[Session], block: Block, messages: int = 1) -> None:
+        """Offer a block to each of these sessions. On WebSocket their outboxes are offered it."""
+        wires: list[Outbox] = []
+        for session in sessions:
+            wire = session._wire
+            if wire is None:
+                session.offer(block, messages)
+            else:
+                wires.append(wire)
+        if wires:
+            Outbox.offer_each(wires, block.frames, messages)
 
     def offer(self, block: Block, messages: int = 1) -> None:
         """Queue a block. Never blocks, never raises; does nothing once the session has ended.

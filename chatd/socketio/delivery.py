@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 from msgspec import Struct
 
-from chatd.bus import SLICES, Group, Recipient, fan_out
+from chatd.bus import SLICES, Group, fan_out
 from chatd.engineio import Revision, Session
 from chatd.mutex import Mutex
 from chatd.socketio.acks import AckCollector, Answer, Answers
@@ -168,10 +168,12 @@ class Delivery:
         receivers: dict[Revision, list[Session]] = {}
         for session in open_to(sockets):
             receivers.setdefault(session.revision, []).append(session)
-        groups: list[Group[Recipient]] = []
+        groups: list[Group[Session]] = []
         for revision, sessions in receivers.items():
             # Clients of revision 3 have no offsets.
             said = offset is not None and revision == 4
             block = make_block(with_offset(messages, offset or "") if said else messages, revision)
-            groups.append((block, sessions, lambda: set(open_to(self.select(selection)))))
+            groups.append(
+                Group(block, sessions, sessions, lambda: set(open_to(self.select(selection))))
+            )
         await fan_out(groups, 1, self.slices)

@@ -245,8 +245,9 @@ class _Carrier(trio.abc.Stream):
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         if self.closing:
-            with suppress(OSError):
-                self.transport.send_now(bytes(data))
+            if self.transport.plain is not None:
+                with suppress(OSError):
+                    self.transport.plain.send(data)
             await trio.lowlevel.checkpoint()
         else:
             await self.transport.send_all(bytes(data))

@@ -93,17 +93,16 @@ class Transport(ABC):
         peer: The other end. A PROXY header replaces it.
         listener_loopback: Whether the listener is bound to loopback.
         secure: Whether it is TLS.
-        send_now: Sends what the kernel takes at once, and raises BlockingIOError if it takes
-            nothing. An attribute, so that the outbox calls the socket's own method.
-        writes_directly: Whether ``send_now`` can ever send.
+        plain: The non-blocking socket that carries the bytes as they are, on which the outbox sends
+            at once; None for a stream.
     """
 
-    __slots__ = ("listener_loopback", "peer", "secure", "send_now", "writes_directly")
+    __slots__ = ("listener_loopback", "peer", "plain", "secure")
 
     def __init__(
         self,
         peer: Peer,
-        send_now: Callable[[Block], int] | None,
+        plain: socket.socket | None,
         *,
         listener_loopback: bool,
         secure: bool,
@@ -111,8 +110,7 @@ class Transport(ABC):
         self.peer = peer
         self.listener_loopback: Final = listener_loopback
         self.secure: Final = secure
-        self.send_now = send_now or _never_now
-        self.writes_directly: Final = send_now is not None
+        self.plain: Final = plain
 
     @abstractmethod
     async def recv(self, max_bytes: int) -> bytes:
@@ -162,10 +160,6 @@ class Transport(ABC):
             pass
 
 
-def _never_now(data: Block) -> int:
-    raise BlockingIOError
-
-
 class SocketTransport(Transport):
     """A connected socket, which nothing else uses. It is made non-blocking."""
 
@@ -173,7 +167,7 @@ class SocketTransport(Transport):
 
     def __init__(self, sock: socket.socket, peer: Peer, *, listener_loopback: bool = False) -> None:
         sock.setblocking(False)
-        super().__init__(peer, sock.send, listener_loopback=listener_loopback, secure=False)
+        super().__init__(peer, sock, listener_loopback=listener_loopback, secure=False)
         self._socket = sock
         self._recv: Callable[[int], bytes] = sock.recv
 
@@ -226,7 +220,7 @@ class SocketTransport(Transport):
         rest = memoryview(data)
         while True:
             try:
-                rest = rest[self.send_now(rest) :]
+                rest = rest[self._socket.send(rest) :]
             except BlockingIOError:
                 pass
             except OSError as error:

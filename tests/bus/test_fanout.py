@@ -2,45 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
-from typing import Any, Self
+from collections.abc import Callable, Container, Iterable
+from typing import Any
 
 import trio
 
-from chatd.bus import Slices, fan_out
+from chatd.bus import Group, Slices, fan_out
 
 
-class Recipient:
+class Receiver:
+    """A receiver that is its own outbox."""
+
     def __init__(self, on_offer: Callable[[], None] = lambda: None) -> None:
         self.got: list[tuple[Any, int]] = []
         self._on_offer = on_offer
-
-    @property
-    def outbox(self) -> Self:
-        return self
 
     def offer(self, block: Any, messages: int = 1, /) -> None:
         self.got.append((block, messages))
         self._on_offer()
 
+    @staticmethod
+    def offer_each(outboxes: Iterable[Receiver], block: Any, messages: int = 1, /) -> None:
+        for outbox in outboxes:
+            outbox.offer(block, messages)
+
     def offer_droppable(self, block: Any, messages: int = 1, /) -> None:
         raise AssertionError("a fan-out drops nothing")
 
 
-def all_of(receivers: list[Recipient]) -> Callable[[], Container[Recipient]]:
-    return lambda: receivers
+def group(
+    block: bytes, receivers: list[Receiver], there: Container[Receiver] | None = None
+) -> Group[Receiver]:
+    return Group(block, receivers, receivers, lambda: receivers if there is None else there)
 
 
 SLICES_OF_TWO = Slices(seconds=-1.0, recipients=2)
 
 
 async def test_each_group_gets_its_block_and_an_empty_one_is_skipped() -> None:
-    groups = [[Recipient(), Recipient()] for _ in range(3)]
+    groups = [[Receiver(), Receiver()] for _ in range(3)]
     blocks = [b"a", b"", b"c"]
-    await fan_out(
-        [(block, group, all_of(group)) for block, group in zip(blocks, groups, strict=True)], 7
-    )
-    assert [[one.got for one in group] for group in groups] == [
+    await fan_out(map(group, blocks, groups), 7)
+    assert [[one.got for one in each] for each in groups] == [
         [[(b"a", 7)]] * 2,
         [[]] * 2,
         [[(b"c", 7)]] * 2,
@@ -48,10 +51,10 @@ async def test_each_group_gets_its_block_and_an_empty_one_is_skipped() -> None:
 
 
 async def test_a_short_fan_out_does_not_checkpoint() -> None:
-    receiver = Recipient()
+    receiver = Receiver()
     with trio.CancelScope() as scope:
         scope.cancel()
-        await fan_out([(b"a", [receiver], all_of([receiver]))], 1)
+        await fan_out([group(b"a", [receiver])], 1)
     assert receiver.got == [(b"a", 1)]
     assert not scope.cancelled_caught
 
@@ -61,12 +64,12 @@ async def test_a_subscriber_that_left_during_a_pause_is_skipped_later() -> None:
         there.discard(rest[0])
         there.discard(others[1])
 
-    first = [Recipient(leave), Recipient()]
-    rest = [Recipient(), Recipient()]
-    others = [Recipient(), Recipient()]
+    first = [Receiver(leave), Receiver()]
+    rest = [Receiver(), Receiver()]
+    others = [Receiver(), Receiver()]
     there = {*first, *rest, *others}
     await fan_out(
-        [(b"a", [*first, *rest], lambda: there), (b"b", others, lambda: there)],
+        [group(b"a", [*first, *rest], there), group(b"b", others, there)],
         1,
         SLICES_OF_TWO,
     )
@@ -82,17 +85,17 @@ async def test_others_run_between_slices() -> None:
             rounds += 1
             await trio.lowlevel.checkpoint()
 
-    receivers = [Recipient() for _ in range(20)]
+    receivers = [Receiver() for _ in range(20)]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(count)
-        await fan_out([(b"a", receivers, all_of(receivers))], 1, SLICES_OF_TWO)
+        await fan_out([group(b"a", receivers)], 1, SLICES_OF_TWO)
         nursery.cancel_scope.cancel()
     assert rounds >= 9
 
 
 async def test_a_cancellation_withholds_it_from_no_subscriber() -> None:
-    receivers = [Recipient() for _ in range(5)]
+    receivers = [Receiver() for _ in range(5)]
     with trio.CancelScope() as scope:
         scope.cancel()
-        await fan_out([(b"a", receivers, all_of(receivers))], 1, SLICES_OF_TWO)
+        await fan_out([group(b"a", receivers)], 1, SLICES_OF_TWO)
     assert [len(one.got) for one in receivers] == [1] * 5

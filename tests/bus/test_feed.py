@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Self
 
 import pytest
@@ -43,6 +43,11 @@ class Member:
     def offer(self, block: Any, messages: int = 1, /) -> None:
         assert len(block) == messages
         self.got += block
+
+    @staticmethod
+    def offer_each(outboxes: Iterable[Member], block: Any, messages: int = 1, /) -> None:
+        for outbox in outboxes:
+            outbox.offer(block, messages)
 
     def offer_droppable(self, block: Any, messages: int = 1, /) -> None:
         self.offer(block, messages)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any, TypeVar
@@ -99,6 +99,11 @@ class Client:
         assert len(block) == messages
         self.got += block
         self._arrive()
+
+    @staticmethod
+    def offer_each(outboxes: Iterable[Client], block: Any, messages: int = 1, /) -> None:
+        for outbox in outboxes:
+            outbox.offer(block, messages)
 
     def offer_droppable(self, block: Any, messages: int = 1, /) -> None:
         self.offer(block, messages)
@@ -235,6 +240,10 @@ class NoOutbox:
         raise AssertionError(block)
 
     offer_droppable = offer
+
+    @staticmethod
+    def offer_each(outboxes: Iterable[NoOutbox], block: Any, messages: int = 1, /) -> None:
+        raise AssertionError(block)
 
     async def drained(self) -> None:
         """Return at once."""

@@ -10,7 +10,7 @@ from trio.testing import wait_all_tasks_blocked
 from chatd.bus.feed import Feed
 from chatd.engineio import Block, Session
 from chatd.engineio.packets import Revision
-from chatd.model import Close
+from chatd.model import Close, Event
 from tests.engineio.served import serve
 
 
@@ -34,7 +34,14 @@ class Codec:
 
     def encode(self, room: str, items: Sequence[object]) -> Block:
         self.encoded += 1
-        return Block([str(item) for item in items], self.revision)
+        words = [f"event {item.seq}" if isinstance(item, Event) else str(item) for item in items]
+        return Block(words, self.revision)
+
+
+def event(seq: int) -> Event:
+    return Event(
+        position=seq, room="r", seq=seq, at=0, kind="message", user="u", nick="n", text="x"
+    )
 
 
 async def test_a_bus_s_block_is_made_once_for_all_transports_of_a_revision() -> None:
@@ -66,9 +73,12 @@ async def test_a_bus_s_block_is_made_once_for_all_transports_of_a_revision() -> 
         for hears in (risen, websocket):
             assert await hears.hear() == "4b"
             assert await hears.hear() == "4€"
-        assert await poller.poll() == "4b\x1e4€"
-        assert await old.poll() == "2:4a2:4b2:4€"
-        assert [codec.encoded for codec in codecs.values()] == [2, 2]
+        await feed.fan_out([event(1)])
+        for hears in (risen, websocket):
+            assert await hears.hear() == "4event 1"
+        assert await poller.poll() == "4b\x1e4€\x1e4event 1"
+        assert await old.poll() == "2:4a2:4b2:4€8:4event 1"
+        assert [codec.encoded for codec in codecs.values()] == [3, 3]
 
 
 async def test_an_end_during_a_fan_out_calls_no_receiver() -> None:

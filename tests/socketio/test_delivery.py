@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from collections.abc import Iterable
+from typing import Any, Literal
 
 import pytest
 import trio
@@ -19,13 +20,14 @@ class Outlet:
         self.waiting = 0
         self.blocks: list[Block] = []
 
-    @property
-    def outbox(self) -> Self:
-        return self
-
     def offer(self, block: Block, messages: int = 1, /) -> None:
         assert block.revision == self.revision
         self.blocks.append(block)
+
+    @staticmethod
+    def offer_each(outboxes: Iterable[Outlet], block: Block, messages: int = 1, /) -> None:
+        for outbox in outboxes:
+            outbox.offer(block, messages)
 
     @property
     def texts(self) -> list[str]:

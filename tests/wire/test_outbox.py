@@ -102,6 +102,26 @@ async def test_1_an_offer_after_the_end_does_nothing(bench: Bench) -> None:
     assert bench.calls == []
 
 
+async def test_1_an_offer_to_many_is_one_to_each_of_them(nursery: trio.Nursery) -> None:
+    benches = [Bench(nursery, kind) for kind in ("socket", "socket", "socket", "stream", "socket")]
+    healthy, full, ended, stream, broken = benches
+    offered = full.fill()
+    ended.outbox.end()
+    await broken.far.aclose()
+    Outbox.offer_each([bench.outbox for bench in reversed(benches)], b"to all", 3)
+    assert await healthy.read(6) == b"to all"
+    assert await stream.read(6) == b"to all"
+    assert await full.read(len(offered) + 6) == offered + b"to all"
+    assert (ended.outbox.sent_bytes, ended.outbox.waiting) == (0, 0)
+    assert [bench.calls for bench in benches] == [[], [], [], [], ["lost"]]
+    counted = [bench.outbox.sent_messages for bench in (healthy, stream, ended)]
+    assert counted == [3, 3, 0]
+    for bench in benches:
+        bench.outbox.end()
+        await bench.transport.aclose()
+        await bench.far.aclose()
+
+
 async def test_1_an_offer_when_the_nursery_is_closed_raises_nothing() -> None:
     async with trio.open_nursery() as nursery:
         bench = Bench(nursery, "stream")

@@ -110,9 +110,7 @@ async def test_a_stream_knows_whether_it_is_tls() -> None:
 async def test_a_stream_joins_what_waits_up_to_a_bound() -> None:
     near, far = trio.testing.memory_stream_pair()
     transport = StreamTransport(near, PEER)
-    assert not transport.writes_directly
-    with pytest.raises(BlockingIOError):
-        transport.send_now(b"x")
+    assert transport.plain is None
     blocks: deque[Block] = deque([b"x" * 40_000] * 10)
     assert await transport.send_some(blocks) == 80_000
     assert await far.receive_some() == b"x" * 80_000
