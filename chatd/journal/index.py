@@ -75,14 +75,14 @@ class Row(NamedTuple):
     """A message as it is indexed."""
 
     position: int
-    text: str
+    text: str | None
     room_id: int
     user: str
     nick: str
 
     def values(self) -> tuple[int, str, str]:
         about = f"r{self.room_id} {words.by_user(self.user)} {words.by_nick(self.nick)}"
-        return self.position, words.indexable(self.text), about
+        return self.position, words.indexable(self.text or ""), about
 
 
 class WordIndex:
@@ -129,8 +129,8 @@ class WordIndex:
             self.add(cursor, [old._replace(text=text)])
 
     def remove(self, cursor: sqlite3.Cursor, rows: Iterable[Row]) -> None:
-        """Remove those of these messages that are in the region."""
-        inside = [row.values() for row in rows if self.has(row.position)]
+        """Remove those of these messages that are in the region; one without a text is not."""
+        inside = [row.values() for row in rows if row.text is not None and self.has(row.position)]
         if inside:
             self.used = True
             delete = "INSERT INTO words (words, rowid, text, about) VALUES ('delete', ?, ?, ?)"

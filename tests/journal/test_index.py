@@ -45,6 +45,15 @@ async def hits(journal: SqliteJournal, query: str) -> Hits:
     return await journal.search(query, {"lobby": 10**9}, 100)
 
 
+@pytest.mark.parametrize("change", [edit(1, "new words"), delete(1)], ids=["edit", "delete"])
+async def test_a_message_without_a_text_is_changed(store: Store, change: Post) -> None:
+    async with store.open() as journal:
+        await commit(journal, Post("lobby", "Lobby", "u1", "ann", None), post("words"))
+        await index(journal)
+        await commit(journal, change)
+        assert await found(journal, "words") == ([2, 1] if change.text else [2])
+
+
 @pytest.mark.parametrize("kind", DAMAGE)
 @pytest.mark.parametrize(
     "changes",
