@@ -12,6 +12,7 @@ from typing import Any, Final
 from chatd.journal import FORGOTTEN, schema
 from chatd.journal.index import Row, WordIndex
 from chatd.journal.retention import CHUNK
+from chatd.journal.schema import LogEnd
 from chatd.model import Erase, Forget, Progress, Refusal, Restore, Wipe
 
 __all__ = ["erase", "forget", "remove_front", "restore", "unfit", "wipe"]
@@ -45,10 +46,10 @@ def unfit(operation: Restore, last: int, *, empty: bool) -> Refusal | None:
 
 
 def restore(
-    cursor: sqlite3.Cursor, operation: Restore, room: list[int], position: int
+    cursor: sqlite3.Cursor, operation: Restore, room: LogEnd, position: int
 ) -> int | Refusal:
-    """Restore entries in a room, given by its id and last number; return the new position."""
-    room_id, last, _ = room
+    """Restore entries in a room; return the new position."""
+    room_id, last = room.room_id, room.seq
     count = "SELECT count(*) FROM (SELECT 1 FROM events WHERE room_id = ? LIMIT 1)"
     empty = not cursor.execute(count, (room_id,)).fetchone()[0]
     if (refusal := unfit(operation, last, empty=empty)) is not None:
@@ -73,7 +74,7 @@ def restore(
     topics = [entry.text or "" for entry in operation.entries if entry.kind == "topic"]
     if topics:
         cursor.execute("UPDATE rooms SET topic = ? WHERE id = ?", (topics[-1], room_id))
-    room[1], room[2] = operation.entries[-1].seq, False
+    room.seq, room.empty = operation.entries[-1].seq, False
     return position + len(rows)
 
 

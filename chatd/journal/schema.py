@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from msgspec import Struct
+
 from chatd.journal import StoreError
 from chatd.model import Event
 
@@ -19,6 +21,7 @@ __all__ = [
     "PAGE_BYTES",
     "POSITION",
     "STEPS",
+    "LogEnd",
     "connect",
     "decode",
     "migrate",
@@ -141,6 +144,16 @@ EVENT: Final = (
     " e.of, e.reply_to, e.edited, e.deleted FROM events AS e JOIN rooms AS r ON r.id = e.room_id"
 )
 """The beginning of a query whose rows `decode` reads: events with their present texts."""
+
+
+class LogEnd(Struct, gc=False):
+    """The end of a room's log, where it goes on."""
+
+    room_id: int
+    seq: int
+    """The last number that was given."""
+    empty: bool
+    """Whether no event is left."""
 
 
 def number(value: int) -> int:

@@ -289,6 +289,7 @@ class Writer:
             outcomes = made.run(batch)
         except sqlite3.IntegrityError:
             execute("ROLLBACK")
+            marks.rooms.clear()
             execute("BEGIN IMMEDIATE")
             made = Batch(self._cursor, marks, at=at, now=self._clock, keyed=True)
             outcomes = made.run(batch)
@@ -304,8 +305,6 @@ class Writer:
         marks.position = made.position
         if made.epoch is not None:
             self._renew(made.epoch)
-        for room_id, *_ in made.rooms.values():
-            marks.touched[room_id] = None
         self.duplicates += made.duplicates
         # A leaf of each tree, one of the keys' for each event, and the text's own.
         marks.pages += 4 + len(batch) + made.characters // 4096
@@ -442,6 +441,7 @@ class Writer:
             raise error
         if self._connection.in_transaction:
             self._connection.rollback()
+        self.marks.rooms.clear()
         self._give_up_index(str(error))
 
     def _give_up_index(self, damage: str) -> None:

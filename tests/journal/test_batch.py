@@ -70,6 +70,21 @@ def test_numbers_continue_from_batch_to_batch(cursor: sqlite3.Cursor) -> None:
     assert numbers(run(cursor, tea, post())) == [(4, 2), (5, 3)]
 
 
+def test_numbers_continue_in_more_rooms_than_are_remembered(
+    cursor: sqlite3.Cursor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatd.journal.batch.KNOWN_ROOMS", 2)
+    marks = Watermarks()
+    rooms = [Post(name, name, "ann", "ann", "x") for name in ("a", "b", "c", "a")]
+    for expected in (
+        [(1, 1), (2, 1), (3, 1), (4, 2)],
+        [(5, 3), (6, 2), (7, 2), (8, 4)],
+    ):
+        batch = Batch(cursor, marks, at=AT, now=lambda: AT, keyed=False)
+        assert numbers(batch.run(rooms)) == expected
+        marks.position = batch.position
+
+
 @pytest.mark.parametrize(
     ("second", "outcome"),
     [

@@ -257,7 +257,7 @@ async def test_what_no_row_can_hold_fails_alone(store: Store) -> None:
         assert caught.value.divisible
         assert await journal.recover() == []
         with pytest.raises(Unavailable):
-            await journal.commit([Post("lobby", "Lobby", "u", "n", "text", of=2**64)])
+            await journal.commit([Post("lobby", "Lobby", "u", "n", "text", "topic", of=2**64)])
         assert await journal.recover() == []
         assert [event.seq for event in await commit(journal, post("good"))] == [1]
 
