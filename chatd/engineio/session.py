@@ -629,7 +629,8 @@ class Session:
                 websocket.outbox.force(joined)
                 joined = b""
             joined += written
-        websocket.outbox.force(joined)
+        if joined:
+            websocket.outbox.force(joined)
         if self.reason is None:
             self.state = "websocket"
             websocket.outbox.exceed = self._exceed

@@ -1,10 +1,10 @@
 """One WebSocket, from the 101 to the end of TCP.
 
-trio-websocket makes the opening handshake and is then let go: its objects and its task would be
-two thirds of an idle connection's memory. From then on frames are read here, messages are
-handed to the receiver, and pings are answered: in the poller's task, or in the connection's own
-where something has to wait. `WebSocket.end`, called from anywhere, interrupts this; then the
-connection's own task closes, with one deadline for all that follows.
+trio-websocket makes the opening handshake (`chatd.wire.handshake`) and is then let go: its objects
+and its task would be two thirds of an idle connection's memory. From then on frames are read here,
+messages are handed to the receiver, and pings are answered: in the poller's task, or in the
+connection's own where something has to wait. `WebSocket.end`, called from anywhere, interrupts
+this; then the connection's own task closes, with one deadline for all that follows.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, ClassVar, Final, Protocol, TypeAlias
 
 import trio
 from msgspec import Struct
-from trio_websocket import ConnectionClosed, wrap_server_stream
 
 from chatd.budgets import BYTE_SECONDS, FRAME_SECONDS, MESSAGE_SECONDS, SLICE_ITEMS
 from chatd.logs import Log
@@ -26,6 +25,7 @@ from chatd.settings import Settings
 from chatd.wire import frames
 from chatd.wire.channel import Channel
 from chatd.wire.frames import Closing, Fault, FrameReader, Item, Ping
+from chatd.wire.handshake import accepting
 from chatd.wire.request import Request
 from chatd.wire.transport import Transport
 
@@ -168,29 +168,26 @@ class WebSocket(Channel):
         return self.upgrade.send_queue_bytes or super()._send_queue_bytes()
 
     async def _serve(self) -> None:
-        if await self._accept() and (receiver := await self._open()) is not None:
+        await self._accept()
+        if (receiver := await self._open()) is not None:
             with trio.CancelScope() as self._reading:
                 await self._receive(receiver)
         if self.upgrade.send_timeout is not None:
             await self._send_queue(self.upgrade.send_timeout)
 
-    async def _accept(self) -> bool:
-        """Make the opening handshake. Return False if the peer is too slow or gone."""
-        accepted = False
-        seconds = self._settings.limits.handshake_seconds
-        try:
-            async with trio.open_nursery() as handshake:
-                handshake.cancel_scope.deadline = trio.current_time() + seconds
-                stream = _HandshakeStream(self._transport, self.request, self.upgrade)
-                proposal = await wrap_server_stream(handshake, stream)
-                await proposal.accept(subprotocol=self.upgrade.subprotocol)
-                accepted = True
-        except* ConnectionClosed:
-            accepted = False
-        return accepted
+    async def _accept(self) -> None:
+        """Make the opening handshake. A peer that does not take the answer in time is lost."""
+        self.outbox.force(await accepting(self.request, self.upgrade.subprotocol))
+        if self.outbox.waiting:  # as it does on every transport that is no plain socket
+            with trio.move_on_after(self._settings.limits.handshake_seconds):
+                await self.outbox.drained()
+        if self.outbox.waiting:
+            self.end(LOST)
 
     async def _open(self) -> Receiver | None:
-        """Return the gateway's receiver, or None if the gateway fails."""
+        """Return the gateway's receiver, or None if the peer is gone or the gateway fails."""
+        if self.closing is not None and self.closing[0] is LOST:
+            return None
         self.last_heard = trio.current_time()
         try:
             self._receiver = await self.upgrade.open(self)
@@ -347,39 +344,3 @@ class WebSocket(Channel):
 
 async def _pause(seconds: float) -> None:
     await trio.sleep(seconds)
-
-
-class _HandshakeStream(trio.abc.Stream):
-    """The stream that trio-websocket sees: a replayed request, and then the end.
-
-    ``wire.http`` has read and checked the real request. At the end trio-websocket's reader returns
-    by itself, without a cancellation, and it never sees a frame: `WebSocket` reads all frames.
-    """
-
-    def __init__(self, transport: Transport, request: Request, upgrade: Upgrade) -> None:
-        self._transport = transport
-        lines = [
-            "GET / HTTP/1.1",
-            "Host: chatd",
-            "Upgrade: websocket",
-            "Connection: Upgrade",
-            "Sec-WebSocket-Version: 13",
-            f"Sec-WebSocket-Key: {request.header('sec-websocket-key')}",
-        ]
-        if upgrade.subprotocol is not None:
-            lines.append(f"Sec-WebSocket-Protocol: {upgrade.subprotocol}")
-        self._head = "\r\n".join([*lines, "", ""]).encode("ascii")
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        head, self._head = self._head, b""
-        return head
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self._transport.send_all(bytes(data))
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await trio.lowlevel.checkpoint()
-
-    async def aclose(self) -> None:
-        # The connection's own task closes the transport.
-        await trio.lowlevel.checkpoint()
