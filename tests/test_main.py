@@ -64,7 +64,7 @@ PRINTING = [
     ["check", "chatd.toml"],
     ["token", "--new-key"],
     ["token", "--user", "ann", "--config", "chatd.toml"],
-    ["install", "--dry-run", "--root", "."],
+    ["uninstall", "--dry-run", "--root", "."],
 ]
 
 
