@@ -67,6 +67,13 @@ _T = TypeVar("_T")
 TIMEOUT_SECONDS: Final = 2.0
 """By default, the senders of a batch that is not confirmed get `unavailable` after this time."""
 
+BEHIND_SECONDS: Final = 0.5
+"""How much longer the answer may take of a message that waits behind another batch."""
+
+GATHER_SECONDS: Final = 0.1
+"""A batch that comes later than this after another one did not wait behind it: the bus gathers one
+within a few milliseconds."""
+
 BEATS: Final = 3
 """How many times a node extends its lease during one lease. When it has missed two of these beats,
 it takes no more batches: other nodes may soon take it for dead."""
@@ -171,6 +178,7 @@ class SharedJournal:
         # Batches.
         self._life: Life
         self._number = 0
+        self._batch_began = self._batch_ended = 0.0  # the last one
         self._confirmed = 0  # the position of the last event with a receipt
         self._doubtful: tuple[str, int] | None = None
         # Tasks.
@@ -504,13 +512,14 @@ class SharedJournal:
             return []
         began = perf_counter()
         try:
-            ends = trio.current_time() + self.timeout
-            with trio.CancelScope(shield=True, deadline=ends):
+            seconds = self._seconds_left()
+            self._batch_began = trio.current_time()
+            with trio.CancelScope(shield=True, deadline=self._batch_began + seconds):
                 outcomes = await self._commit(batch)
                 self._count(outcomes)
                 self._note_refusal(None)
                 return outcomes
-            late = Lost(f"the store did not confirm within {self.timeout:g} s")
+            late = Lost(f"the store did not confirm within {seconds:g} s")
             self._break(late, self._entered)
             raise late
         except Unavailable as error:
@@ -522,9 +531,20 @@ class SharedJournal:
                 error.divisible = False  # it may be done
             raise
         finally:
-            seconds = perf_counter() - began
-            self._commit_seconds += seconds
-            self._slowest_seconds = max(self._slowest_seconds, seconds)
+            self._batch_ended = trio.current_time()
+            took = perf_counter() - began
+            self._commit_seconds += took
+            self._slowest_seconds = max(self._slowest_seconds, took)
+
+    def _seconds_left(self) -> float:
+        """Return how long the commit of the batch that comes now may take.
+
+        Its submissions may have waited behind the batch before, though no longer than that took.
+        """
+        waited = self._batch_ended - self._batch_began
+        if trio.current_time() - self._batch_ended > GATHER_SECONDS:
+            waited = 0.0
+        return min(self.timeout, self.timeout + BEHIND_SECONDS - waited)
 
     def _note_refusal(self, error: Unavailable | None) -> None:
         """Report once that an engine that can be reached refuses batches, and the end of it."""

@@ -262,6 +262,30 @@ async def test_after_the_deadline_a_batch_is_not_confirmed_but_shown_if_it_was_d
     assert first.texts == second.texts == ["done", "next"]
 
 
+async def test_a_batch_that_waited_behind_another_one_is_answered_in_time_too(
+    nodes: Nodes, autojump_clock: MockClock
+) -> None:
+    first, _ = nodes
+    began = trio.current_time()
+    first.engine.cut_off()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(first.say, post("1"))
+        await trio.sleep(1.8)
+        first.engine.heal()
+    assert trio.current_time() - began == 1.8
+    first.engine.cut_off()
+    with pytest.raises(Unavailable):
+        await first.say(post("2"))
+    assert trio.current_time() - began == pytest.approx(2.5)
+    first.engine.heal()
+    await settled(2)
+    first.engine.cut_off()
+    began = trio.current_time()
+    with pytest.raises(Unavailable):
+        await first.say(post("3"))
+    assert trio.current_time() - began == 2  # it waited behind nothing
+
+
 async def test_a_batch_that_comes_too_late_is_not_done(
     nodes: Nodes, autojump_clock: MockClock
 ) -> None:
