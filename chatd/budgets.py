@@ -33,7 +33,7 @@ waiting is handled in slices (`SLICE_ITEMS`, `Slice`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final, Literal, TypeAlias
 
 import trio
@@ -201,24 +201,25 @@ Charge: TypeAlias = tuple[Bucket, float, Rate, Rate]
 """What is taken of a bucket, the tokens that it gets a second, and how many it keeps."""
 
 
-def take(charges: Iterable[Charge]) -> int:
+def take(charges: Sequence[Charge]) -> int:
     """Take from all of these buckets and return 0, or from none and return the ms to wait."""
     now = trio.current_time()
     wait = 0.0
-    taken: list[tuple[Bucket, float]] = []
     for bucket, amount, rate, burst in charges:
         if rate == "off" or burst == "off":
             continue
-        tokens = min(burst, bucket.tokens + (now - bucket.at) * rate)
-        missing = min(amount, burst) - tokens
-        if missing > 0:
-            wait = max(wait, missing / rate)
+        tokens = bucket.tokens + (now - bucket.at) * rate
+        if tokens >= burst:
+            tokens = burst
+        elif tokens < amount:
+            wait = max(wait, (min(amount, burst) - tokens) / rate)
         bucket.tokens, bucket.at = tokens - amount, now
-        taken.append((bucket, amount))
     if wait:
-        for bucket, amount in taken:
-            bucket.tokens += amount
-    return math.ceil(wait * 1000)
+        for bucket, amount, rate, burst in charges:
+            if not (rate == "off" or burst == "off"):
+                bucket.tokens += amount
+        return math.ceil(wait * 1000)
+    return 0
 
 
 # ---- JSON

@@ -410,14 +410,15 @@ class Bus:
             batch = await self._gather(first)
             self._commit_began = trio.current_time()
             submissions = [item for item in batch if isinstance(item, Submission)]
+            others = [] if len(submissions) == len(batch) else batch
             if submissions:
                 await self._commit(submissions)
-            for item in batch:
+            for item in others:
                 if isinstance(item, _Chore):
                     item.more = await item.do()
                     item.done.set()
             self._commit_began = math.inf
-            for item in batch:
+            for item in others:
                 if isinstance(item, _Probe):
                     await self._journal.probe(item)
         writing.cancel()
@@ -427,20 +428,19 @@ class Bus:
         batch = [first]
         size = _weight(first)
         ends = perf_counter() + BATCH_SECONDS
+        receive = self._submitted.receive_nowait
         quiet = 0
         while quiet < QUIET_ROUNDS and perf_counter() < ends:
             await trio.lowlevel.checkpoint()
             quiet += 1
-            while len(batch) < self._batch_events and size < self._batch_bytes:
-                try:
-                    item = self._submitted.receive_nowait()
-                except (trio.WouldBlock, trio.EndOfChannel):
-                    break
-                batch.append(item)
-                size += _weight(item)
-                quiet = 0
-            else:
-                break
+            try:
+                while len(batch) < self._batch_events and size < self._batch_bytes:
+                    batch.append(item := receive())
+                    size += _weight(item)
+                    quiet = 0
+            except (trio.WouldBlock, trio.EndOfChannel):
+                continue  # more may come with the next round
+            break
         return batch
 
     async def _commit(self, batch: list[Submission]) -> None:
@@ -695,11 +695,11 @@ class Bus:
 
 
 def _weight(item: _Submitted) -> int:
-    if isinstance(item, Submission) and isinstance(item.operation, Post):
-        return len(item.operation.text or "")
+    if isinstance(item, Submission) and type(operation := item.operation) is Post:
+        return len(operation.text or "")
     return 0
 
 
 def _room(submission: Submission) -> str:
     operation = submission.operation
-    return operation.room if isinstance(operation, Post) else ""
+    return operation.room if type(operation) is Post else ""

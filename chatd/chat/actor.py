@@ -159,16 +159,29 @@ class Actor(ABC):
 
     # ---- what is under way
 
-    def publish(self, commit: Commit, answer: SendAnswer) -> Awaitable[None] | None:
+    def publish(
+        self, commit: Commit, command: str, answer: SendAnswer, *, quiet: bool = False
+    ) -> Awaitable[None] | None:
         """Hand an operation to the bus, which makes its outcome the answer.
 
-        Return None if that is done, or what must be awaited before the client's next command: too
-        much of this client's is unanswered, the bus is full, or the commit is a barrier.
+        Args:
+            commit: The operation.
+            command: The command's name.
+            answer: Called with the answer or the refusal.
+            quiet: Whether to call it with a refusal only.
+
+        Returns:
+            None if that is done, or what must be awaited before the client's next command: too much
+            of this client's is unanswered, the bus is full, or the commit is a barrier.
         """
-        commit.connection, commit.answer = self, answer
+        commit.connection, commit.command = self, command
+        commit.answer, commit.quiet = answer, quiet
         if self.unanswered < MAX_UNANSWERED and not (commit.before or commit.barrier):
-            with suppress(trio.WouldBlock):
+            try:
                 self.chat.bus.publish_nowait(commit)
+            except trio.WouldBlock:
+                pass  # wait for room in the bus
+            else:
                 self.unanswered += 1
                 return None
         return self._publish(commit)

@@ -103,7 +103,7 @@ class Flood:
         user, place = connection.user, self._addresses.get(connection.limit_key)
         charges: list[Charge] = [
             (user.messages, 1, limits.messages_per_second, limits.messages_burst),
-            (user.bytes, size, limits.bytes_per_second, self._bytes_burst()),
+            (user.bytes, size, limits.bytes_per_second, _bytes_burst(limits)),
         ]
         if place is not None:
             by_address = limits.messages_per_second_per_address
@@ -157,7 +157,7 @@ class Flood:
         """
         limits = self._chat.settings.limits
         user.messages.owe(1, limits.messages_per_second, limits.messages_burst)
-        user.bytes.owe(size, limits.bytes_per_second, self._bytes_burst())
+        user.bytes.owe(size, limits.bytes_per_second, _bytes_burst(limits))
 
     def debt(self, user: User) -> bytes:
         """Return what a user's buckets lack, for `resume`; empty if they are full."""
@@ -188,15 +188,10 @@ class Flood:
         limits = self._chat.settings.limits
         return [
             (user.messages, limits.messages_per_second, limits.messages_burst),
-            (user.bytes, limits.bytes_per_second, self._bytes_burst()),
+            (user.bytes, limits.bytes_per_second, _bytes_burst(limits)),
             (user.pages, limits.requests_per_second, limits.requests_burst),
             (user.new_rooms, *_rooms(limits.new_rooms_per_minute)),
         ]
-
-    def _bytes_burst(self) -> float:
-        limits = self._chat.settings.limits
-        rate = limits.bytes_per_second
-        return 0 if rate == "off" else max(limits.message_bytes, BURST_SECONDS * rate)
 
     def searching(self, connection: Actor) -> AbstractAsyncContextManager[object]:
         """Return a lock that an address holds while it searches; one that is free without one."""
@@ -233,6 +228,14 @@ def _guests(limits: Limits) -> tuple[Rate, Rate]:
     if by_minute == "off":
         return "off", "off"
     return by_minute / 60, by_minute if at_once == "off" else at_once
+
+
+def _bytes_burst(limits: Limits) -> Rate:
+    """Return how many bytes a user may send at once: the longest message at least."""
+    rate, least = limits.bytes_per_second, limits.message_bytes
+    if rate == "off":
+        return "off"
+    return max(least, BURST_SECONDS * rate)
 
 
 def _rooms(by_minute: Rate) -> tuple[Rate, Rate]:

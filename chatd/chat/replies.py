@@ -53,15 +53,17 @@ class Commit(Submission):
         "before",
         "command",
         "connection",
+        "quiet",
         "then",
         "to_answer",
         "undo",
     )
 
+    # Set by `Actor.publish`.
     connection: Actor
-    answer: SendAnswer
     command: str
-    """The command's name, once it is known."""
+    answer: SendAnswer
+    quiet: bool
 
     def __init__(
         self,
@@ -79,24 +81,25 @@ class Commit(Submission):
         self.undo = undo
         self.before = before
         self.barrier = barrier
-        self.command = "unknown"
 
     def resolve(self, outcome: Outcome) -> None:
         connection = self.connection
         connection.unanswered -= 1
         if connection.progress is not None:
             connection.progress.set()
-        if isinstance(outcome, Refusal):
+        if isinstance(outcome, Receipt):
+            if not outcome.duplicate:
+                connection.unseen += 1
+                connection.chat.senders[outcome.event.position] = connection
+        elif isinstance(outcome, Refusal):
             if self.undo is not None:
                 self.undo()
             connection.refused(outcome, self.command, getattr(self.operation, "room", None))
             self.answer(outcome)
             return
-        if isinstance(outcome, Receipt) and not outcome.duplicate:
-            connection.unseen += 1
-            connection.chat.senders[outcome.event.position] = connection
         try:
-            self.answer(self.to_answer(outcome))
+            if not self.quiet:
+                self.answer(self.to_answer(outcome))
         finally:
             # The event reaches others even if this client cannot be answered.
             if self.then is not None:

@@ -80,8 +80,7 @@ class Visitor(Actor):
         if isinstance(result, Reply):
             result.then()
             return result.answer
-        result.command = command
-        pending = self.publish(result, self._answer)
+        pending = self.publish(result, command, self._answer)
         if pending is not None:
             await pending
         with suppress(Refused):  # the event has not come back yet

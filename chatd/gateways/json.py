@@ -63,7 +63,9 @@ class JsonGateway:
             command = read_command(message)
         except ValueError as error:
             return self._refuse(message, error)
-        return perform(self._connection, command, partial(self._answer, command.id))
+        mark = command.id
+        answer = partial(self._answer, mark)
+        return perform(self._connection, command, answer, quiet=mark is None)
 
     def goodbye_frames(self, close: Close, reason: str) -> bytes:
         return goodbye_frames(self._chat, close, reason)
@@ -74,8 +76,6 @@ class JsonGateway:
     def _answer(self, mark: Any, answer: commands.Result | Refusal) -> None:
         if isinstance(answer, Refusal):
             frame = frames.text(encode(commands.Answer(mark, error=answer)))
-        elif mark is None:
-            return
         else:
             frame = encode_answer(answer, partial(_answer_frame, mark), self._connection.log)
         self._websocket.outbox.offer(frame)

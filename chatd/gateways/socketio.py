@@ -651,7 +651,7 @@ class _Client:
                 await self._move(command, answer)
                 return
             before = self.connection.authenticated
-            pending = perform(self.connection, command, answer)
+            pending = perform(self.connection, command, answer, quiet=not ack.wanted)
             if pending is not None:
                 await pending
                 if not before and self.connection.authenticated and self._auth.join:

@@ -57,8 +57,11 @@ class TextCodec:
         self.pages: Final = PageEncoder(self.encode)
 
     def encode(self, room: str, items: Sequence[Any]) -> bytes:
-        lines = (_indented(self._line(room, item)) for item in items)
-        return b"".join(frames.text(line.encode()) for line in lines if line)
+        block = b""
+        for item in items:
+            if line := self._line(room, item):
+                block += frames.text(_indented(line).encode())
+        return block
 
     def _line(self, room: str, item: Any) -> str:
         match item:
@@ -132,15 +135,11 @@ class TextGateway:
             self._websocket.end(UNSUPPORTED, "binary frames are not supported")
             return None
         text = message[:-2] if message.endswith("\r\n") else message.removesuffix("\n")
-        if text == "/auth" or text.startswith("/auth "):
-            return self._auth(text.removeprefix("/auth").strip())
-        if not (self._connection.authenticated or text in ("", "/help", "/quit")):
-            return self._refuse(AUTHENTICATE, "unauthorized")
         if text.startswith("/") and not text.startswith("//"):
             return self._command(text)
-        if text:
-            return self._say(text[1:] if text.startswith("//") else text)
-        return None
+        if not text:
+            return None
+        return self._say(text.removeprefix("/"))
 
     def goodbye_frames(self, close: Close, reason: str) -> bytes:
         return goodbye_frames(self._codec, close, reason)
@@ -153,6 +152,12 @@ class TextGateway:
     async def _command(self, text: str) -> None:
         name, _, rest = text.partition(" ")
         rest = rest.strip()
+        if name == "/auth":
+            await self._auth(rest)
+            return
+        if not (self._connection.authenticated or text in ("/help", "/quit")):
+            await self._refuse(AUTHENTICATE, "unauthorized")
+            return
         match name.lower():
             case "/nick" if rest:
                 await self._perform(commands.Nick(nick=rest))
@@ -203,8 +208,11 @@ class TextGateway:
         return True
 
     def _say(self, text: str) -> Awaitable[None] | None:
+        if not self._connection.authenticated:
+            return self._refuse(AUTHENTICATE, "unauthorized")
         say = commands.Say(room=self._room, text=text)
-        return perform(self._connection, say, self._answer)
+        # The client sees what it said by the line that everyone gets.
+        return perform(self._connection, say, self._answer, quiet=True)
 
     async def _history(self, rest: str) -> None:
         if rest and not (rest.isascii() and rest.isdigit() and len(rest) < 10):

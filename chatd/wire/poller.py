@@ -6,8 +6,8 @@ stays in an epoll set of our own, and what it brings is handled without leaving 
 
     connection's task                 poller's task
     ─────────────────                 ─────────────
-    await watch(socket, ready) ─────► ready(), whenever the socket is readable
-    returns ◄──────────────────────── ready() returned False, or raised
+    await watch(socket, ready) ─────► ready(now), whenever the socket is readable
+    returns ◄──────────────────────── it returned False, or raised
 
 These MUST hold:
 
@@ -31,8 +31,11 @@ from trio.lowlevel import Abort, RaiseCancelT, RunVar, Task
 
 __all__ = ["Poller", "Ready", "current_poller"]
 
-Ready: TypeAlias = Callable[[], bool]
-"""Called when the socket is readable, seldom when it is not. Returns whether to go on watching."""
+Ready: TypeAlias = Callable[[float], bool]
+"""Called when the socket is readable, seldom when it is not. Returns whether to go on watching.
+
+Its argument is the time on Trio's clock, which is read once for all sockets of a slice.
+"""
 
 _SLICE_SECONDS: Final = 0.002
 # The most sockets that one call returns as readable.
@@ -104,20 +107,20 @@ class Poller:
         with self._epoll:
             while True:
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
-                slice_ends = perf_counter() + _SLICE_SECONDS
+                now, slice_ends = trio.current_time(), perf_counter() + _SLICE_SECONDS
                 for descriptor, _ in self._epoll.poll(0, _EVENTS):
-                    self._call(descriptor)
+                    self._call(descriptor, now)
                     if perf_counter() > slice_ends:
                         await trio.lowlevel.checkpoint()
-                        slice_ends = perf_counter() + _SLICE_SECONDS
+                        now, slice_ends = trio.current_time(), perf_counter() + _SLICE_SECONDS
 
-    def _call(self, descriptor: int) -> None:
+    def _call(self, descriptor: int, now: float) -> None:
         watch = self._watches.get(descriptor)
         if watch is None:
             return  # it was ended meanwhile, by another socket's function for example
         self._called = watch
         try:
-            goes_on = watch.ready()
+            goes_on = watch.ready(now)
         except Exception as error:  # raised in the connection's task
             watch.error = error
             goes_on = False

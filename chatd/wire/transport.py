@@ -116,13 +116,14 @@ class Transport(ABC):
     async def recv(self, max_bytes: int) -> bytes:
         """Wait for bytes. Return ``b""`` when the peer has closed its side."""
 
-    async def recv_each(self, max_bytes: int, take: Callable[[bytes], T | None]) -> T | None:
-        """Pass what arrives to ``take`` until it returns something, and return that.
+    async def recv_each(self, max_bytes: int, take: Callable[[bytes, float], T | None]) -> T | None:
+        """Pass what arrives, and when it did, to ``take`` until that returns something; return it.
 
-        Return None when the peer has closed its side. ``take`` may be called in another task.
+        Return None when the peer has closed its side. ``take`` may be called in another task. The
+        time is that of Trio's clock.
         """
         while data := await self.recv(max_bytes):
-            if (taken := take(data)) is not None:
+            if (taken := take(data, trio.current_time())) is not None:
                 return taken
         return None
 
@@ -183,11 +184,11 @@ class SocketTransport(Transport):
             except OSError as error:
                 raise trio.BrokenResourceError from error
 
-    async def recv_each(self, max_bytes: int, take: Callable[[bytes], T | None]) -> T | None:
+    async def recv_each(self, max_bytes: int, take: Callable[[bytes, float], T | None]) -> T | None:
         recv = self._recv
         taken: T | None = None
 
-        def ready() -> bool:
+        def ready(now: float) -> bool:
             nonlocal taken
             try:
                 data = recv(max_bytes)
@@ -197,7 +198,7 @@ class SocketTransport(Transport):
                 raise trio.BrokenResourceError from error
             if not data:
                 return False
-            taken = take(data)
+            taken = take(data, now)
             return taken is None
 
         await current_poller().watch(self._socket.fileno(), ready)

@@ -218,13 +218,13 @@ class WebSocket(Channel):
                 self.fault(error)
             self.busy = False
 
-    def _take(self, receiver: Receiver, data: bytes) -> Awaitable[None] | None:
+    def _take(self, receiver: Receiver, data: bytes, now: float) -> Awaitable[None] | None:
         """Handle what was read. Return what must be awaited before more is read.
 
         The poller calls this in its own task.
         """
         self.received_bytes += len(data)
-        self.last_heard = trio.current_time()
+        self.last_heard = now
         return self._split(data) or self._hand_on(receiver)
 
     def _split(self, data: bytes) -> Awaitable[None] | None:

@@ -41,7 +41,8 @@ async def test_the_order_of_what_an_outcome_causes(
     commit = Commit(
         POST, to_answer, then=lambda: done.append("then"), undo=lambda: done.append("undo")
     )
-    commit.connection, commit.answer = connection, lambda answer: done.append("answer")
+    commit.connection, commit.command, commit.quiet = connection, "say", False
+    commit.answer = lambda answer: done.append("answer")
     connection.unanswered = 3
     commit.resolve(outcome)
     assert done == steps
@@ -77,7 +78,8 @@ async def test_the_event_reaches_others_even_if_the_answer_cannot_be_sent(
         raise ValueError("injected")
 
     commit = Commit(POST, lambda _: commands.RoomLeft("lobby"), then=lambda: done.append("then"))
-    commit.connection, commit.answer = connection, fail
+    commit.connection, commit.command, commit.quiet = connection, "say", False
+    commit.answer = fail
     with pytest.raises(ValueError, match="injected"):
         commit.resolve(Receipt(EVENT))
     assert done == ["then"]

@@ -45,7 +45,7 @@ class Watching:
         self.error: BaseException | None = None
         self.also: Callable[[], None] = lambda: None
 
-    def ready(self) -> bool:
+    def ready(self, _now: float) -> bool:
         self.received.append(self.socket.recv(100))
         self.also()
         return self.received[-1] not in (b"", b"stop")

@@ -89,7 +89,11 @@ PAGED: Final = frozenset(
 
 
 def perform(
-    connection: Connection, command: commands.Command, answer: SendAnswer
+    connection: Connection,
+    command: commands.Command,
+    answer: SendAnswer,
+    *,
+    quiet: bool = False,
 ) -> Awaitable[None] | None:
     """Carry out one command of a connection.
 
@@ -97,6 +101,7 @@ def perform(
         connection: The connection.
         command: The command.
         answer: Called with the answer or the refusal, now or once the command is committed.
+        quiet: Whether the client wants no answer but a refusal. No other answer is then made.
 
     Returns:
         None if the connection's next command may be performed at once, as after a ``say``.
@@ -106,19 +111,19 @@ def perform(
         connection.membership(command.room) if isinstance(command, commands.InRoom) else None
     )
     if membership is None:
-        return _perform(connection, command, answer)
-    chat, kind = connection.chat, type(command)
-    chat.commands[_NAMES[kind]] += 1
+        return _perform(connection, command, answer, quiet=quiet)
+    kind = type(command)
+    name = _NAMES[kind]
+    connection.chat.commands[name] += 1
     try:
         result = IN_ROOM[kind](connection, command, membership)
     except Refused as refused:
         answer(refused.refusal)
-        seconds = connection.refused(refused.refusal, _NAMES[kind], membership.room.name)
+        seconds = connection.refused(refused.refusal, name, membership.room.name)
         return _pause(seconds) if seconds else None
     if isinstance(result, Commit):
-        result.command = _NAMES[kind]
-        return connection.publish(result, answer)
-    _reply(result, answer)
+        return connection.publish(result, name, answer, quiet=quiet)
+    _reply(result, answer, quiet=quiet)
     return None
 
 
@@ -161,7 +166,10 @@ async def visit(visitor: Visitor, command: commands.Say | commands.Join | comman
     return answer
 
 
-async def _perform(connection: Connection, command: commands.Command, answer: SendAnswer) -> None:
+async def _perform(
+    connection: Connection, command: commands.Command, answer: SendAnswer, *, quiet: bool
+) -> None:
+    name = _NAMES[type(command)]
     try:
         with _counted(connection, command):
             if isinstance(command, commands.InRoom):
@@ -172,15 +180,14 @@ async def _perform(connection: Connection, command: commands.Command, answer: Se
     except Refused as refused:
         answer(refused.refusal)
         refused.then()
-        await _pause(connection.refused(refused.refusal, _NAMES[type(command)], _room(command)))
+        await _pause(connection.refused(refused.refusal, name, _room(command)))
         return
     if isinstance(result, Commit):
-        result.command = _NAMES[type(command)]
-        pending = connection.publish(result, answer)
+        pending = connection.publish(result, name, answer, quiet=quiet)
         if pending is not None:
             await pending
     else:
-        _reply(result, answer)
+        _reply(result, answer, quiet=quiet)
 
 
 async def _pause(seconds: float) -> None:
@@ -213,7 +220,7 @@ def _counted(connection: Actor, command: commands.Command) -> Iterator[None]:
         raise Refused("unavailable", "The store cannot be read now.", 1000) from None
 
 
-def _reply(reply: Reply[Any], answer: SendAnswer) -> None:
-    if reply.answer is not None:
+def _reply(reply: Reply[Any], answer: SendAnswer, *, quiet: bool) -> None:
+    if not (reply.answer is None or quiet):
         answer(reply.answer)
     reply.then()

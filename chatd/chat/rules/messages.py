@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Final, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Final, Literal
 
 from chatd.chat.actor import Actor
 from chatd.chat.acts import Whisper, whisper
@@ -17,6 +18,9 @@ from chatd.chat.sessions import is_kept
 from chatd.model import Post, Put, Receipt, Record, Refused
 from chatd.protocol import commands, events
 from chatd.protocol.pairs import users_of
+
+if TYPE_CHECKING:
+    from chatd.chat.chat import Chat
 
 __all__ = [
     "check_key",
@@ -52,12 +56,12 @@ def say_in(connection: Actor, command: commands.Say, room: Room) -> Commit | Rep
     """Publish a message in a room that the client may read."""
     chat, user = connection.chat, connection.user
     check_may_write(connection, room.key)
-    text = command.text.replace("\r\n", "\n")
+    text, key, reply_to = command.text.replace("\r\n", "\n"), command.key, command.reply_to
     size = message_size(text, chat.settings.limits.message_bytes)
-    if command.key is not None:
-        check_key(command.key)
-    if command.reply_to is not None:
-        check_seq(command.reply_to, "reply_to")
+    if key is not None:
+        check_key(key)
+    if reply_to is not None:
+        check_seq(reply_to, "reply_to")
     slow = None
     if chat.sanctions.held and not connection.op:
         slow = chat.sanctions.get("slow", room.key, "")
@@ -70,28 +74,22 @@ def say_in(connection: Actor, command: commands.Say, room: Room) -> Commit | Rep
     if room.direct and not is_kept(room.name):
         return _ephemeral(connection, room, text)
 
-    def to_answer(receipt: Receipt) -> commands.Said:
-        event = receipt.event
-        return commands.Said(
-            room=room.name,
-            epoch=chat.journal.epoch,
-            seq=event.seq,
-            at=events.rfc3339(event.at),
-            duplicate=receipt.duplicate,
-        )
-
+    nick = user.nick.display
     return Commit(
-        Post(
-            room=room.key,
-            name=room.name,
-            user=user.id,
-            nick=user.nick.display,
-            text=text,
-            key=command.key,
-            reply_to=command.reply_to,
-        ),
-        to_answer,
+        Post(room.key, room.name, user.id, nick, text, "message", key, None, reply_to),
+        partial(_said, chat, room),
         before=_listings(room.name) if room.direct and not room.feed.visible else (),
+    )
+
+
+def _said(chat: Chat, room: Room, receipt: Receipt) -> commands.Said:
+    event = receipt.event
+    return commands.Said(
+        room=room.name,
+        epoch=chat.journal.epoch,
+        seq=event.seq,
+        at=events.rfc3339(event.at),
+        duplicate=receipt.duplicate,
     )
 
 
@@ -157,10 +155,11 @@ def _changed(receipt: Receipt) -> commands.Changed:
 
 def message_size(text: str, limit: int) -> int:
     """Return the text's size in bytes. Raise Refused if it cannot be a message."""
-    size = len(text.encode())
+    size = len(text) if text.isascii() else len(text.encode())
     if size > limit:
         raise Refused("too_large", f"Messages can have at most {limit} bytes.")
-    if not text or _CONTROLS.search(text):
+    # Printable text, which most messages are, has no controls: two short looks at it, and no regex.
+    if not text or (not text.isprintable() and _CONTROLS.search(text)):
         raise Refused("bad_request", "Messages cannot be empty or contain control characters.")
     return size
 

@@ -9,11 +9,12 @@ import trio
 from msgspec.structs import replace
 from trio.testing import MockClock
 
+from chatd.chat import rules
 from chatd.chat.actor import MAX_UNANSWERED
 from chatd.chat.rules import COMMANDS
 from chatd.journal import Unavailable
 from chatd.journal.memory import MemoryJournal
-from chatd.model import Operation, Outcome
+from chatd.model import Operation, Outcome, Refusal
 from chatd.protocol import commands
 from tests.chat.room import Room, Wall, open_room, perform, refused
 
@@ -39,6 +40,23 @@ async def test_a_say_holds_up_nothing_that_follows_it(room: Room) -> None:
     assert isinstance(answers[0], commands.Members)
     await trio.testing.wait_all_tasks_blocked()
     assert isinstance(answers[1], commands.Said)
+
+
+async def test_a_client_that_wants_no_answer_still_gets_refusals(room: Room) -> None:
+    ann = room.client("ann")
+    await ann.join()
+    answers: list[object] = []
+    for text in ("x", ""):
+        say = commands.Say(room="lobby", text=text)
+        assert rules.perform(ann.connection, say, answers.append, quiet=True) is None
+    who = rules.perform(ann.connection, commands.Who(room="lobby"), answers.append, quiet=True)
+    assert who is not None
+    await who
+    await trio.testing.wait_all_tasks_blocked()
+    (answer,) = answers
+    assert isinstance(answer, Refusal)
+    assert answer.code == "bad_request"
+    assert ann.connection.unanswered == 0
 
 
 async def test_the_commands_that_a_client_has_unanswered_are_bounded(room: Room) -> None:
