@@ -254,9 +254,14 @@ class Session:
             base64 = self._wire is None
             websocket.outbox.force(block.text_frames if base64 else block.frames)
 
+    @property
+    def full(self) -> bool:
+        """Whether more than ``send_queue_bytes`` waits."""
+        return self.waiting > self._engine.options.send_queue_bytes
+
     async def has_room(self) -> None:
         """Wait until no more than ``send_queue_bytes`` waits, or the session has ended."""
-        if self.waiting > self._engine.options.send_queue_bytes:
+        if self.full:
             await self._room(0)
 
     def offer_droppable(self, block: Block, messages: int = 1) -> None:

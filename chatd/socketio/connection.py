@@ -5,10 +5,14 @@ handler:
 
 | packet | handled at once | handled by the worker |
 | --- | --- | --- |
-| CONNECT | a separate task admits the client (``admission``) and replies | ``connect`` |
+| CONNECT | a task of its own admits the client (``admission``) and replies | ``connect`` |
 | EVENT | waits for room in the inbox | middleware, handlers, acknowledgement |
 | ACK | wakes whoever waits for it | |
 | DISCONNECT | disconnects the socket | ``disconnect`` |
+
+The worker is no task of its own: the first task that has admitted the client to a namespace goes on
+as the worker. All tasks of a connection run in the server's nursery, which costs less than one for
+each connection. The connection is over when its session is, and its last task has ended.
 
 Flow control, on top of that of the session: what waits for the worker is bounded in the memory that
 it takes once it is decoded, and not in its number. Up to the bound everything is read, so that
@@ -35,7 +39,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVarTuple
 from urllib.parse import parse_qsl
 
 import trio
@@ -68,6 +72,7 @@ _BY_SERVER: Final = "server namespace disconnect"
 _NAME_CHARACTERS: Final = 255
 _QUERY_FIELDS: Final = 64
 
+Ts = TypeVarTuple("Ts")
 
 _Job: TypeAlias = tuple[
     Callable[["Connection", Socket, Namespace, Any], Awaitable[None]], Socket, Namespace, Any
@@ -84,9 +89,12 @@ class Connection:
         sockets: Its sockets, by the names of their namespaces.
     """
 
-    def __init__(self, session: Session, server: Server) -> None:
+    def __init__(self, session: Session, server: Server, nursery: trio.Nursery) -> None:
         self.session = session
         self.server = server
+        self._nursery = nursery
+        self._tasks = 0
+        self._has_worker = False
         self.data: dict[str, Any] = {}
         self.sockets: dict[str, Socket] = {}
         # Whether the connection's middleware has run, and what it raised.
@@ -104,13 +112,11 @@ class Connection:
         self._leaving: dict[Socket, Namespace] = {}
         self._namespaces_of: dict[Socket, Namespace] = {}
         self._reason: str | None = None
-        self._running = False
-        self._nursery: trio.Nursery
         # The socket whose handlers run now, and the scope that can cancel them. One scope serves
         # until it is cancelled: to make one takes as long as a small handler.
         self._handled: Socket | None = None
         self._handling: trio.CancelScope | None = None
-        # Notified when the middleware is done, and when the connection runs.
+        # Notified when the middleware is done.
         self._changed = Changed()
         self._connect_timer = self._end_after(options.connect_timeout, "forced close")
         self._attachment_timer: Timer | None = None
@@ -127,36 +133,34 @@ class Connection:
         """Whether no handler runs or waits, not even that of a CONNECT."""
         return self._handled is None and not self._inbox and not self._admissions
 
-    # Its own task
+    # Its tasks
 
-    async def run(self) -> None:
-        """Run until the session is over and every handler has run."""
-        try:
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
-                try:
-                    self._begin()
-                    while not await self._work():
-                        pass
-                except BaseException:
-                    self._stop()
-                    raise
-        finally:
-            self.server.forget(self)
-            with trio.CancelScope(shield=True):  # each has its own deadline
-                for socket, namespace in list(self._leaving.items()):
-                    await self._finish(socket, namespace)
-
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Begin. Called once, before the first message."""
         if self.server.on_connections:
-            self._nursery.start_soon(self._run_middleware)
+            self._start(self._run_middleware)
         else:
             self._middleware_done = True
         if self.session.revision == 3:
             # socket.io-protocol v4: every client is in "/" without asking.
             self._connect("/", {})
-        self._running = True
-        self._changed.notify()
+
+    def _start(self, function: Callable[[*Ts], Awaitable[object]], *args: *Ts) -> None:
+        self._tasks += 1
+        self._nursery.start_soon(self._run, function, args)
+
+    async def _run(self, function: Callable[[*Ts], Awaitable[object]], args: tuple[*Ts]) -> None:
+        try:
+            await function(*args)
+        except Exception as error:  # the connection's boundary
+            self.server.failed(self, error)
+        finally:
+            self._tasks -= 1
+            self._forget_if_over()
+
+    def _forget_if_over(self) -> None:
+        if self._reason is not None and not self._tasks:
+            self.server.forget(self)
 
     async def _run_middleware(self) -> None:
         with trio.CancelScope() as scope:
@@ -212,11 +216,10 @@ class Connection:
             scope.cancel()
         for socket in list(self.sockets.values()):
             self._remove(socket, reason)
+        self._forget_if_over()
 
     def received(self, message: str | bytes) -> Awaitable[None] | None:
         """Handle a message of the session. Return what must be awaited before the next one."""
-        if not self._running:
-            return self._receive_later(message)
         if self._reason is not None or self.session.reason is not None:
             return None
         try:
@@ -235,12 +238,6 @@ class Connection:
             self._cancel_attachment_timer()
         return self._dispatch(packet, self._decoder.size)
 
-    async def _receive_later(self, message: str | bytes) -> None:
-        while not self._running:
-            await self._changed.wait()
-        if (pending := self.received(message)) is not None:
-            await pending
-
     def _dispatch(self, packet: Packet, size: int) -> Awaitable[None] | None:
         name, auth = packet.namespace, packet.data
         if self.session.revision == 3:
@@ -248,7 +245,11 @@ class Connection:
             name, _, query = name.partition("?")
             auth = _read_query(query, self.server.options.max_auth) if query else None
         if packet.type is PacketType.CONNECT:
-            return self._connect_later(name, auth or {}, size)
+            # Repeated CONNECT and DISCONNECT fill both queues too.
+            if self._inbox.full(_SOCKET_BYTES) or self.session.full:
+                return self._connect_later(name, auth or {}, size)
+            self._check_connect(name, auth or {}, size)
+            return None
         socket = self.sockets.get(name)
         if socket is None or packet.type is PacketType.CONNECT_ERROR:
             if name not in self._recently_left:
@@ -276,9 +277,11 @@ class Connection:
     # Connecting
 
     async def _connect_later(self, name: str, auth: dict[str, Any], size: int) -> None:
-        # Repeated CONNECT and DISCONNECT fill both queues too.
         await self._inbox.room(_SOCKET_BYTES)
         await self.session.has_room()
+        self._check_connect(name, auth, size)
+
+    def _check_connect(self, name: str, auth: dict[str, Any], size: int) -> None:
         if self.server.draining:
             return
         if size > self.server.options.max_auth:
@@ -299,7 +302,7 @@ class Connection:
             self.refuse(name, Refused("Too many namespaces"))
             return
         scope = self._admissions[name] = trio.CancelScope()
-        self._nursery.start_soon(self._admit, name, auth, scope)
+        self._start(self._admit, name, auth, scope)
 
     async def _admit(self, name: str, auth: dict[str, Any], scope: trio.CancelScope) -> None:
         try:
@@ -308,6 +311,8 @@ class Connection:
         finally:
             del self._admissions[name]
             self._settle()
+        if self._inbox and not self._has_worker:
+            await self._work()
 
     async def wait_middleware(self) -> None:
         """Wait until the connection's middleware has run. Raises Refused if it did."""
@@ -395,7 +400,21 @@ class Connection:
 
     # The worker
 
-    async def _work(self) -> bool:
+    async def _work(self) -> None:
+        """Run what comes into the inbox until the session is over and every handler has run."""
+        self._has_worker = True
+        try:
+            while not await self._run_jobs():
+                pass
+        except BaseException:
+            self._stop()
+            raise
+        finally:
+            with trio.CancelScope(shield=True):  # each has its own deadline
+                for socket, namespace in list(self._leaving.items()):
+                    await self._finish(socket, namespace)
+
+    async def _run_jobs(self) -> bool:
         """Run what comes into the inbox until the session is over, and return True.
 
         If a handler is cancelled before, return False: the others need another scope.
@@ -408,7 +427,7 @@ class Connection:
                 function, socket, namespace, packet = job
                 if function is Connection._finish:
                     # In another task: it is shielded, and this one has to see a cancellation.
-                    self._nursery.start_soon(self._finish, socket, namespace)
+                    self._start(self._finish, socket, namespace)
                     await socket.wait_finished()
                     continue
                 if socket.disconnect_reason is not None:
@@ -560,8 +579,8 @@ class Connection:
     # For the sockets
 
     def start_task(self, socket: Socket, job: Callable[[], Awaitable[object]]) -> None:
-        """Run a task of a socket's in the connection's nursery."""
-        self._nursery.start_soon(self._run_task, socket, job)
+        """Run a task of a socket's."""
+        self._start(self._run_task, socket, job)
 
     async def _run_task(self, socket: Socket, job: Callable[[], Awaitable[object]]) -> None:
         try:

@@ -6,8 +6,9 @@
     ├── listeners, and one task for each TCP connection      engineio.serve
     └── run
         ├── the engine: heartbeats, ends                     engineio.Engine
-        └── one task for each Engine.IO session, which runs its handlers: connection.py
-            ├── one task for each CONNECT until it is answered
+        └── the tasks of each Engine.IO session: connection.py
+            ├── one for each CONNECT until it is answered; the first that is admitted runs the
+            │   handlers from then on
             ├── one for the ``disconnect`` handlers
             └── the tasks of socket.start_soon
 """
@@ -381,18 +382,10 @@ class Server(Broadcast, Listening):
     def _opened(self, session: Session) -> Connection:
         if self._nursery is None:
             raise RuntimeError("the server does not run")
-        connection = Connection(session, self)
+        connection = Connection(session, self, self._nursery)
         self._connections.add(connection)
-        self._nursery.start_soon(self._live, connection)
+        connection.begin()
         return connection
-
-    async def _live(self, connection: Connection) -> None:
-        try:
-            await connection.run()
-        except* Exception as group:  # the connection's boundary
-            self._faults += 1
-            self._log_fault(group, None, "connection")
-            connection.session.end("forced close", INTERNAL)
 
     async def _allows(self, request: Request) -> str | None:
         if self.draining:
@@ -429,6 +422,12 @@ class Server(Broadcast, Listening):
             except Exception as another:  # a handler's boundary
                 self._log_fault(error, socket, event)
                 self._log_fault(another, socket, "on_error")
+
+    def failed(self, connection: Connection, error: Exception, /) -> None:
+        """Log an exception of the library's own in a connection's task, and end the connection."""
+        self._faults += 1
+        self._log_fault(error, None, "connection")
+        connection.session.end("forced close", INTERNAL)
 
     def forget(self, connection: Connection, /) -> None:
         """Remove a connection that is over."""

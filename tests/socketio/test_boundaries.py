@@ -115,8 +115,8 @@ async def test_an_error_when_the_session_ends_is_logged_and_the_connection_is_go
 async def test_an_error_of_a_connections_task_closes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     io, recording = echoing()
     async with running(io) as stage, websocket(stage) as other:
-        monkeypatch.setattr(Connection, "_begin", fail)
-        client = await stage.client()
+        monkeypatch.setattr(Connection, "_settle", fail)
+        client = await stage.joined()
         await client.over.wait()
         monkeypatch.undo()
         assert io.statistics().faults == 1
