@@ -9,7 +9,8 @@ from contextlib import closing
 import pytest
 
 from chatd.journal import Hits, Sender, Unavailable, schema
-from chatd.journal.retention import CHUNK, Retention
+from chatd.journal.index import CHUNK_EVENTS as CHUNK
+from chatd.journal.retention import Retention
 from chatd.journal.sqlite import SqliteJournal
 from chatd.model import Erase, LogEntry, Operation, Post, Progress, Receipt, Restore, Wipe
 from tests.journal.store import KEPT, Store, commit, error, found, index, nothing, post, search

@@ -11,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 
+from chatd.journal.index import CHUNK_EVENTS
 from chatd.journal.retention import CHUNK, Retention
 from chatd.journal.sqlite import INDEX_RETRY_SECONDS, SqliteJournal, Tuning
 from chatd.model import Post
@@ -240,12 +241,12 @@ async def test_a_failed_purge_is_reported_and_repeated(store: Store) -> None:
 
 async def test_an_index_chunk_is_bounded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     async with store.open() as journal:
-        await commit(journal, *[post(f"w{number}") for number in range(CHUNK + 1)])
+        await commit(journal, *[post(f"w{number}") for number in range(CHUNK_EVENTS + 1)])
         assert await journal.index() == 0
-        assert await found(journal, f"w{CHUNK - 1}") == [CHUNK]
-        assert await found(journal, f"w{CHUNK}") == []
+        assert await found(journal, f"w{CHUNK_EVENTS - 1}") == [CHUNK_EVENTS]
+        assert await found(journal, f"w{CHUNK_EVENTS}") == []
         assert await journal.index() is None
-        assert await found(journal, f"w{CHUNK}") == [CHUNK + 1]
+        assert await found(journal, f"w{CHUNK_EVENTS}") == [CHUNK_EVENTS + 1]
         await commit(journal, *[post("long " * 2500) for _ in range(4)])
         assert [await journal.index() for _ in range(2)] == [0, None]
 
