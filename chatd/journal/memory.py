@@ -17,6 +17,7 @@ from operator import attrgetter
 from typing import Final
 
 import trio
+from msgspec import Struct
 from msgspec.structs import replace
 
 from chatd.clock import SteadyClock
@@ -83,8 +84,7 @@ _ROW_BYTES: Final = 400
 _Key = tuple[str, str, str]
 
 
-@dataclass(slots=True)
-class _Kept:
+class _Kept(Struct):
     """An event as stored: an edit has no text, its message has the current one."""
 
     event: Event
@@ -215,32 +215,26 @@ class MemoryJournal(LocalJournal):
             self._duplicates += 1
             event = self._rooms[post.room].present(first.event.seq)
             return Receipt(event, duplicate=True)
-        if (refusal := self._change(post, at)) is not None:
+        kind, text = post.kind, post.text
+        if (kind != "message" or post.reply_to is not None) and (
+            refusal := self._change(post, at)
+        ) is not None:
             return refusal
         room = self._rooms.get(post.room)
         if room is None:
             room = self._rooms[post.room] = _Room(post.name)
-        if post.kind == "topic":
-            room.topic = post.text or ""
-        self.position += 1
-        room.seq += 1
+        if kind == "topic":
+            room.topic = text or ""
+        self.position = position = self.position + 1
+        room.seq = seq = room.seq + 1
         event = Event(
-            position=self.position,
-            room=post.room,
-            seq=room.seq,
-            at=at,
-            kind=post.kind,
-            user=post.user,
-            nick=post.nick,
-            text=post.text,
-            of=post.of,
-            reply_to=post.reply_to,
+            position, post.room, seq, at, kind, post.user, post.nick, text, post.of, post.reply_to
         )
-        kept = _Kept(replace(event, text=None) if post.kind == "edit" else event, key, 0)
-        kept.size = _size(kept.event)
-        room.events[room.seq] = self._kept[self.position] = kept
+        stored = replace(event, text=None) if kind == "edit" else event
+        kept = _Kept(stored, key, _size(stored))
+        room.events[seq] = self._kept[position] = kept
         self._bytes += kept.size
-        if room.first == room.seq:
+        if room.first == seq:
             self._add_front(post.room, room)
         if key is not None:
             self._keys[key] = kept
@@ -290,8 +284,8 @@ class MemoryJournal(LocalJournal):
                 *(entry.nick, entry.text, entry.of, entry.reply_to, entry.edited, entry.deleted),
             )
             key = None if entry.key is None else (operation.room, entry.user, entry.key)
-            kept = room.events[entry.seq] = self._kept[self.position] = _Kept(event, key, 0)
-            kept.size = _size(event)
+            kept = _Kept(event, key, _size(event))
+            room.events[entry.seq] = self._kept[self.position] = kept
             self._bytes += kept.size
             if key is not None:
                 self._keys[key] = kept
