@@ -171,6 +171,9 @@ class SharedJournal:
         self._started = trio.Event()
         self._last: tuple[int, str] | None = None
         self._news: deque[Renewed | Reentered] = deque()
+        self._shown_epoch = ""  # that of the last `Renewed` on the channel
+        self._renewed_at = -1  # the position of the feed's last `Renewed`
+        self._checked_gap = -1  # behind this position, the feed lacked entries
         self._unanswered: tuple[str, ...] = ()  # how the origins of own, held entries begin
         self._released = Changed()  # own entries may be shown
         self._moved = Changed()  # the feed was read further, or cannot be read now
@@ -232,7 +235,9 @@ class SharedJournal:
             self._news.append(Reentered(self._position_read))
         if not same:
             self.node, self._number = life.node, 0
-        if life.lost or self._last is None:
+        if not entered_before:
+            self._shown_epoch = life.epoch
+        if life.lost or not entered_before:
             self._last = (life.position, life.origin)
             self._confirmed = 0
         self._life, self.key = life, life.key
@@ -429,7 +434,8 @@ class SharedJournal:
         await self._started.wait()
         while self._news:
             await self._put([self._news[0]])
-            self._news.popleft()
+            if isinstance(item := self._news.popleft(), Renewed):
+                self._shown_epoch = item.epoch
         while True:
             assert self._last is not None  # noqa: S101  `enter` came first
             fed = await self._engine.feed(self._last[0], self._wanted)
@@ -451,6 +457,10 @@ class SharedJournal:
                 while origin.startswith(self._unanswered):
                     await self._released.wait()
             if one.position != last[0] + 1:
+                self._check_epoch(last[0])
+                if self._shown_epoch != self.epoch:
+                    self._shown_epoch = self.epoch
+                    block.append(Renewed(last[0], self.epoch))
                 self.resyncs += 1
                 block.append(Missed(one.position - 1))
             self.unknown += one.unknown
@@ -458,8 +468,19 @@ class SharedJournal:
                 block.append(entry)
                 if type(entry) is Renewed:
                     self._renew(entry)
+                    self._renewed_at, self._shown_epoch = entry.position, entry.epoch
             last = (one.position, origin)
         await self._pass(block, last)
+
+    def _check_epoch(self, gap: int) -> None:
+        """Raise Lost if there may be a newer epoch: the feed lacks entries behind a position.
+
+        When the engine has been entered again, the epoch is known. Behind a `Renewed` nothing is
+        missing: the events that follow it were restored.
+        """
+        if gap not in (self._renewed_at, self._checked_gap):
+            self._checked_gap = gap
+            raise Lost("the store's feed lacks entries that this daemon has not read yet")
 
     async def _pass(self, block: list[FeedEntry], last: tuple[int, str]) -> None:
         """Put entries on the channel; ``last`` is the position and origin of the last one read."""

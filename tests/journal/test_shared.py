@@ -476,6 +476,28 @@ async def test_restored_entries_make_a_new_epoch_everywhere(
     assert first.items() == second.items() == [Renewed(2, first.journal.epoch), Missed(3)]
 
 
+async def test_a_new_epoch_is_reported_although_its_entry_was_trimmed(
+    store: ModelStore, nodes: Nodes, autojump_clock: MockClock
+) -> None:
+    first, second = nodes
+    first.engine.cut_off()
+    await second.say(post("1"))
+    await second.say(Restore("other", (LogEntry("other", 7, NOW, "message", "u", "n", "old"),)))
+    await second.say(post("2"))
+    store.trim()
+    first.engine.heal()
+    await settled(2)
+    epoch = second.journal.epoch
+    assert first.journal.epoch == epoch
+    assert first.items() == [Renewed(0, epoch), Missed(3)]
+    await second.say(Restore("other", (LogEntry("other", 8, NOW, "message", "u", "n", "old"),)))
+    await settled()
+    await second.say(post("3"))
+    await settled()
+    assert first.items()[2:] == [Renewed(5, second.journal.epoch), Missed(6)]
+    assert first.journal.reconnects == 1
+
+
 async def test_a_link_that_breaks_again_at_once_goes_on_being_lost(
     store: ModelStore, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
