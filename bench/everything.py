@@ -63,6 +63,7 @@ MANY_ROOMS = "node-rooms chatd-off chatd-on chatd-sio-on"
 SHAPES = (
     fan_out("websocket", f"--receivers 500 {LONG}", 50),
     fan_out("socketio", f"--receivers 500 {LONG}", 35),
+    Run("offers.py", 3),
     Run("rooms.py --rooms 50 --seconds 1 --rounds 2", 30),
     Run(f"joins.py --shapes node-ws node-socketio {JOINED} --rounds 1", 25),
     Run("memory.py --rounds 1", 30),
@@ -110,6 +111,7 @@ QUICK = (
     fan_out("socketio", "--receivers 10 --in-flight 1 8 64 --quick", 10),
     fan_out("websocket", "--receivers 500 --in-flight 1 8 64 --quick", 30),
     fan_out("socketio", "--receivers 500 --in-flight 1 8 64 --quick", 20),
+    Run("offers.py --receivers 50 --rounds 1", 2),
     Run("rooms.py --rooms 20 --seconds 0.3 --rounds 1", 15),
     Run("joins.py --connects 200 --rounds 1", 25),
     Run("memory.py --connections 100 200 --rounds 1", 12),

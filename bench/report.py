@@ -55,6 +55,7 @@ HELD, PINGED = "2000 idle connections, memory", "10000 idle connections, a ping 
 NODES = "2 nodes, {} clients at each, {} in flight"
 GOALS = (
     Goal(ONE, DELIVERY, "chatd-off", "sends", 1.18),
+    Goal("offers to 500, the loop alone", DELIVERY, "chatd", "send", 1.05),
     Goal(ONE, DELIVERY, "chatd-off", "node-ws", 0.70),
     Goal(ONE, DELIVERY, "chatd-on", "node-ws", 0.78),
     Goal(ONE, DELIVERY, "chatd-sio-off", "node-socketio", 0.58),
