@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+import sys
 from collections.abc import Sequence
 from typing import Final
 
@@ -22,6 +23,7 @@ __all__ = [
     "check_host",
     "check_upgrade",
     "malformed",
+    "parse_upgrade",
     "subprotocols",
     "tokens",
 ]
@@ -41,6 +43,9 @@ _PROXY_HEADERS: Final = tuple(signature.lstrip(b"\r\n") for signature in SIGNATU
 _HOST: Final = re.compile(r"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]*")
 _VERSION: Final = "13"
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_UPGRADE_LINE: Final = re.compile(r"GET ([!-~]+) HTTP/1\.1")
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_FRAMING: Final = frozenset({"content-length", "transfer-encoding"})
 
 
 def malformed(reason: str, status: int = 400) -> Refused:
@@ -67,6 +72,31 @@ def check_head(buffer: bytearray, end: int, scanned: int) -> None:
     # Including the end of the last line: a bare CR may precede it.
     if _UNSOUND.search(buffer, max(0, scanned - 2), size if end < 0 else end + 2) is not None:
         raise malformed("a line is folded or does not end in CRLF")
+
+
+def parse_upgrade(head: bytes) -> tuple[str, list[tuple[str, str]]] | None:
+    """Return the target and the headers of an upgrade without a body, which `check_head` accepted.
+
+    h11 would return the same, in four times the time. None: h11 has to parse this head. It is
+    another request, or has anything that needs more than the plain grammar of RFC 9112.
+    """
+    if _CONTROL.search(head) is not None:
+        return None
+    first, *lines = head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
+    request = _UPGRADE_LINE.fullmatch(first)
+    if request is None:
+        return None
+    headers: list[tuple[str, str]] = []
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon or _TOKEN.fullmatch(name) is None:
+            return None
+        # Names are interned because an upgraded request is kept as long as its WebSocket.
+        headers.append((sys.intern(name.lower()), value.strip(" \t")))
+    names = [name for name, _ in headers]
+    if "upgrade" not in names or names.count("host") != 1 or not _FRAMING.isdisjoint(names):
+        return None
+    return request[1], headers
 
 
 def body_length(head: bytes, headers: Sequence[tuple[str, str]], version: bytes) -> int:

@@ -1,7 +1,8 @@
 """One connection's HTTP/1.1: reads requests within limits and deadlines, and sends the answers.
 
 h11 parses. ``heads`` first checks what h11 does not limit or is lenient about; the end of a chunked
-body is checked here.
+body is checked here. ``heads`` parses a plain upgrade by itself, and h11 sees it only if it is
+refused.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from chatd.wire.heads import (
     check_host,
     check_upgrade,
     malformed,
+    parse_upgrade,
     tokens,
 )
 from chatd.wire.origins import OriginRefusal, check_local_host
@@ -90,6 +92,9 @@ class HttpConnection:
         self._scope = trio.CancelScope()
         # Bytes that were read and not yet passed to h11.
         self._buffer = bytearray(stream.early)
+        # The head of an upgrade that h11 has not seen.
+        self._upgrade_head = b""
+        self._version = b""
         self._reading_head = False
         self._answered = False
         self._last = False
@@ -135,6 +140,7 @@ class HttpConnection:
                 if isinstance(answer, Upgrade):
                     request.release()
                     return Handover(request, answer, bytes(self._buffer))
+                self._catch_up()
                 if answer.source is not None:
                     return await self._begin(answer, answer.source, request)
                 if not await self._finish(answer):
@@ -142,6 +148,7 @@ class HttpConnection:
                 self._answered = True
         except Refused as error:
             self._reading_head = False
+            self._catch_up()
             await self._refuse(error.response)
             await self._linger()
             return None
@@ -155,19 +162,14 @@ class HttpConnection:
         self._bodiless = False
         self._sender = self._transport.peer
         self._reading_head = True
-        self._rearm(self._idle_seconds if self._answered else self._seconds)
         buffer = self._buffer
-        idle = True
+        idle = limited = False
         scanned = 0
         while True:
             if not scanned:
                 # RFC 9112 section 2.2: old clients send an empty line after a body.
                 while buffer.startswith(b"\r\n"):
                     del buffer[:2]
-            if idle and buffer:
-                # The wait between requests is over, and the head has its own time limit.
-                idle = False
-                self._rearm(self._seconds)
             end = buffer.find(b"\r\n\r\n", max(0, scanned - 3))
             if buffer != b"\r":
                 check_head(buffer, end, scanned)
@@ -176,14 +178,31 @@ class HttpConnection:
                 head = bytes(buffer[: end + 4])
                 del buffer[: end + 4]
                 self._reading_head = False
-                self._scope.deadline = float("inf")
+                if limited:
+                    self._scope.deadline = float("inf")
                 return head
-            data = await self._transport.recv(_RECV_BYTES)
+            # A new client often sends its request before we look.
+            data = None if self._answered or scanned else self._transport.recv_now(_RECV_BYTES)
+            if data is None:
+                if not limited or (idle and buffer):
+                    # The wait for the first byte, and that for the whole head, have a limit each.
+                    limited, idle = True, not buffer
+                    self._rearm(self._idle_seconds if idle and self._answered else self._seconds)
+                data = await self._transport.recv(_RECV_BYTES)
             if not data:
                 return None
             buffer += data
 
-    def _request(self, head: bytes) -> Request:
+    def _parse(self, head: bytes) -> tuple[str, str, list[tuple[str, str]]]:
+        """Return the method, the target and the headers."""
+        self._torn = False
+        self._tail = b""
+        if (upgrade := parse_upgrade(head)) is not None:
+            self._upgrade_head = head
+            self._version = b"1.1"
+            self._length = 0
+            self._body = b""
+            return "GET", *upgrade
         try:
             self._h11.receive_data(head)
             event = self._h11.next_event()
@@ -197,14 +216,24 @@ class HttpConnection:
             (sys.intern(name.decode("ascii")), value.decode("latin-1"))
             for name, value in event.headers
         ]
-        target = event.target.decode("ascii")
-        self._length = body_length(head, headers, event.http_version)
+        self._version = event.http_version
+        self._length = body_length(head, headers, self._version)
         self._body = None
-        self._torn = False
-        self._tail = b""
         if not self._length:
             self._h11.next_event()  # the end of a message without a body
             self._body = b""
+        return event.method.decode("ascii"), event.target.decode("ascii"), headers
+
+    def _catch_up(self) -> None:
+        """Let h11 see an upgrade after all: it is answered by an ordinary response."""
+        if self._upgrade_head:
+            self._h11.receive_data(self._upgrade_head)
+            self._upgrade_head = b""
+            self._h11.next_event()  # the request
+            self._h11.next_event()  # its end
+
+    def _request(self, head: bytes) -> Request:
+        method, target, headers = self._parse(head)
         if target.startswith(("http://", "https://")):
             # RFC 9112 section 3.2.2: servers must accept the absolute form, and its host counts.
             authority, slash, rest = target.partition("://")[2].partition("/")
@@ -221,14 +250,14 @@ class HttpConnection:
                 headers = _with_host(headers, forwarded.host)
         check_host(next((value for name, value in headers if name == "host"), ""))
         return Request(
-            event.method.decode("ascii"),
+            method,
             target,
             headers,
             self._sender,
             connection=self._id,
             listener_loopback=self._transport.listener_loopback,
             secure=secure,
-            chunked=event.http_version >= b"1.1",
+            chunked=self._version >= b"1.1",
             read=self._read_body,
             pieces=self._pieces,
             gone=self._gone,
@@ -274,8 +303,7 @@ class HttpConnection:
         if isinstance(found, Response):
             self._report(found, request)
         elif upgrades:
-            version = self._h11.their_http_version
-            check_upgrade(request, version, has_body=self._length != 0)
+            check_upgrade(request, self._version, has_body=self._length != 0)
         return found
 
     async def _completed(self, response: Response, request: Request) -> Response:

@@ -116,6 +116,13 @@ class Transport(ABC):
     async def recv(self, max_bytes: int) -> bytes:
         """Wait for bytes. Return ``b""`` when the peer has closed its side."""
 
+    def recv_now(self, max_bytes: int) -> bytes | None:
+        """Return bytes that have arrived, as `recv` does, or None if nothing has.
+
+        Only a plain socket knows; any other carrier returns None.
+        """
+        return None
+
     async def recv_each(self, max_bytes: int, take: Callable[[bytes, float], T | None]) -> T | None:
         """Pass what arrives, and when it did, to ``take`` until that returns something; return it.
 
@@ -183,6 +190,14 @@ class SocketTransport(Transport):
                 continue
             except OSError as error:
                 raise trio.BrokenResourceError from error
+
+    def recv_now(self, max_bytes: int) -> bytes | None:
+        try:
+            return self._recv(max_bytes)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise trio.BrokenResourceError from error
 
     async def recv_each(self, max_bytes: int, take: Callable[[bytes, float], T | None]) -> T | None:
         recv = self._recv

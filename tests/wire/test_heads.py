@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import h11
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatd.wire.heads import body_length, check_head, check_host, tokens
+from chatd.wire.heads import body_length, check_head, check_host, parse_upgrade, tokens
 from chatd.wire.request import Refused
 
 PIECES = [b"GET / HTTP/1.1", b"Host: a", b"\r\n", b"\n", b"\r", b" ", b"\t", b"x" * 3000, b"\x16"]
@@ -77,3 +78,54 @@ def test_what_is_no_host(host: str) -> None:
 def test_tokens() -> None:
     assert tokens("Upgrade,keep-alive , ") == ["upgrade", "keep-alive", ""]
     assert tokens(None) == [""]
+
+
+FIELDS = [
+    *(b"Host: a", b"Upgrade: websocket", b"Connection: Upgrade", b"Content-Length: 0"),
+    *(b"Transfer-Encoding: chunked", b"X:", b"X:  a \t b\t", b"X: \xe9", b"X: a\x01b", b"X: \x0b"),
+    *(b": a", b"X : a", b"X", b"\xe9: a", b"upgrade:websocket", b"Expect: 100-continue"),
+]
+LINES = [
+    *(b"GET / HTTP/1.1", b"GET /a?b=%20 HTTP/1.1", b"GET /\xe9 HTTP/1.1", b"GET  / HTTP/1.1"),
+    *(b"POST / HTTP/1.1", b"GET / HTTP/1.0", b"GET / HTTP/1.1 ", b"GET http://a/ HTTP/1.1"),
+]
+
+
+@given(
+    st.sampled_from(LINES),
+    st.lists(
+        st.sampled_from(FIELDS)
+        | st.builds(lambda name, value: name + b":" + value, st.binary(), st.binary())
+    ),
+)
+def test_an_upgrade_is_parsed_as_h11_parses_it(line: bytes, fields: list[bytes]) -> None:
+    head = b"\r\n".join([line, b"Host: a", b"Upgrade: websocket", *fields, b"", b""])
+    end = head.index(b"\r\n\r\n")
+    try:
+        check_head(bytearray(head), end, 0)
+    except Refused:
+        return
+    parsed = parse_upgrade(head[: end + 4])
+    if parsed is None:
+        return
+    connection = h11.Connection(h11.SERVER)
+    connection.receive_data(head[: end + 4])
+    event = connection.next_event()
+    assert isinstance(event, h11.Request)
+    assert type(connection.next_event()) is h11.EndOfMessage
+    target, headers = parsed
+    assert (event.method, event.target, event.http_version) == (b"GET", target.encode(), b"1.1")
+    assert [(name.decode(), value.decode("latin-1")) for name, value in event.headers] == headers
+
+
+@pytest.mark.parametrize(
+    "field", [b"X: 1", b"X:", b"X:  a \t b\t", b"X: \xe9", b"Expect: 100-continue"]
+)
+def test_an_ordinary_upgrade_is_parsed(field: bytes) -> None:
+    head = b"\r\n".join(
+        [b"GET /ws?a=b HTTP/1.1", b"Host: a", b"UPGRADE: websocket", field, b"", b""]
+    )
+    parsed = parse_upgrade(head)
+    assert parsed is not None
+    assert parsed[0] == "/ws?a=b"
+    assert parsed[1][:2] == [("host", "a"), ("upgrade", "websocket")]
