@@ -111,10 +111,9 @@ class Block:
 
 def _frames(parts: list[tuple[bool, bytes]], revision: Revision) -> bytes:
     head = bytes((MESSAGE,)) if revision == 3 else b""
-    joined = b""
-    for binary, data in parts:
-        joined += frames.binary(head + data) if binary else frames.text(data)
-    return joined
+    return b"".join(
+        [frames.binary(head + data) if binary else frames.text(data) for binary, data in parts]
+    )
 
 
 def _texts(parts: list[tuple[bool, bytes]], revision: Revision) -> list[bytes]:

@@ -27,12 +27,8 @@ class JsonCodec:
     """Encodes each event as a frame with a JSON object."""
 
     def encode(self, room: str, items: Sequence[Any]) -> bytes:
-        block = b""
-        for item in items:
-            block += frames.text(
-                encode(events.shape(room, item) if isinstance(item, Event) else item)
-            )
-        return block
+        shapes = [events.shape(room, item) if isinstance(item, Event) else item for item in items]
+        return b"".join([frames.text(encode(shape)) for shape in shapes])
 
 
 CODEC: Final = JsonCodec()
