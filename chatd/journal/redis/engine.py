@@ -168,13 +168,18 @@ class RedisEngine(RedisReads):
 
     async def check(self) -> None:
         """Connect, and make the checks of `enter`, but do not enter."""
-        await self._client.connect(self._client.deadline())
-        needed = self._client.proof.replicas
-        self._client.proof = Proof(0, self._keys.proof)  # a proof would write
-        replicas = (await self._client.inspect()).replicas
-        if replicas < needed:
-            raise Lost(f"the server has {replicas} replicas, but history.replicas is {needed}")
-        await check_prefix(self._client, self._keys, self._chat)
+        client = self._client
+        await client.connect(client.deadline())
+        proof, client.proof = client.proof, Proof(0, self._keys.proof)  # a proof would write
+        try:
+            replicas = (await client.inspect()).replicas
+            if replicas < proof.replicas:
+                raise Lost(
+                    f"the server has {replicas} replicas, but history.replicas is {proof.replicas}"
+                )
+            await check_prefix(client, self._keys, self._chat)
+        finally:
+            client.proof = proof
 
     def _clock(self) -> int | str:
         """Return the time as scripts take it: nothing for the server's own."""
