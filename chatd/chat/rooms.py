@@ -181,8 +181,11 @@ class Room:
         """Close the room if nobody is in it here, whoever is in it elsewhere."""
         if self._here:
             return
-        for each in list(self.members):
-            self.remove(each)
+        members, self.members = self.members, {}
+        self._index, self._first = [], None  # all at once: there may be many
+        for each in members:
+            del each.rooms[self]
+            self._chat.users.unlisted(each)
         if self._total_timer is not None:
             self._total_timer.cancel()
         self._chat.rooms.close(self)
