@@ -21,7 +21,8 @@ from chatd.chat.tokens import Keys
 from chatd.journal import Unavailable
 from chatd.journal.engine import Condition
 from chatd.journal.shared import SharedJournal
-from chatd.settings import Settings, sections, value_of
+from chatd.key_values import sections, value_of
+from chatd.settings import Settings
 
 __all__ = ["NodeFacts", "NodeWatch", "facts_of"]
 

@@ -7,25 +7,20 @@ across keys where the values involved are valid.
 from __future__ import annotations
 
 import codecs
-import difflib
-import functools
 import itertools
-import json
-import os
 import re
-import stat
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeAlias, get_type_hints
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
-from msgspec import Struct, inspect
+from msgspec import Struct
 
+from chatd.key_values import did_you_mean, did_you_mean_key, invalid, keys, sections, value_of
 from chatd.keys import (
     CREDENTIAL,
     ENVELOPE_BYTES,
-    RESTART,
     Admin,
     Auth,
     Chat,
@@ -54,32 +49,20 @@ __all__ = [
     "Fault",
     "History",
     "Http",
-    "Key",
     "Limits",
     "Listen",
     "Log",
     "Metrics",
     "Rule",
-    "SecretError",
-    "Section",
     "Settings",
     "SettingsError",
     "Tls",
     "Warn",
     "WebSocket",
-    "admin_socket",
     "changed",
     "credentials",
-    "expects",
-    "exposed",
-    "history_path",
-    "keys",
     "load",
     "merged",
-    "runtime_folder",
-    "secret_file",
-    "sections",
-    "value_of",
     "wrong_values",
 ]
 
@@ -113,10 +96,6 @@ class SettingsError(Exception):
         super().__init__(" ".join(fault.message for fault in self.faults))
 
 
-class SecretError(Exception):
-    """A credential cannot be found because systemd gave none. The message is one line."""
-
-
 class Rule(NamedTuple):
     """A rule across keys, or about what a key names, that is broken.
 
@@ -128,25 +107,6 @@ class Rule(NamedTuple):
     message: str
     element: int | None = None
     warning: bool = False
-
-
-class Key(NamedTuple):
-    """A key: its type, as annotated and as msgspec sees it, and its description.
-
-    ``restart``: a change takes effect at the next start, not on a reload.
-    """
-
-    annotation: Any
-    kind: inspect.Type
-    description: str
-    restart: bool
-
-
-class Section(NamedTuple):
-    """A section: its description, and its keys by name."""
-
-    description: str
-    keys: Mapping[str, Key]
 
 
 Warn: TypeAlias = Callable[[str, Fault], object]
@@ -181,92 +141,6 @@ def load(
     return reading.settings(checks, warn)
 
 
-def history_path(settings: Settings, environ: Mapping[str, str]) -> Path:
-    """Return the file of the sqlite store.
-
-    Raises:
-        SettingsError: ``history.path`` is "auto", and no folder can be determined.
-    """
-    if settings.history.path != "auto":
-        return Path(settings.history.path)
-    if state := _systemd_folder(environ, "STATE_DIRECTORY"):
-        return state / "chatd.db"
-    # A relative path must be ignored: XDG Base Directory Specification.
-    if (state_home := environ.get("XDG_STATE_HOME", "")).startswith("/"):
-        return Path(state_home) / "chatd" / "chatd.db"
-    try:
-        home = Path(environ.get("HOME") or Path.home())
-    except RuntimeError:  # a user without a home
-        message = "There is no home directory to store the history in. Set history.path."
-        raise SettingsError([Fault(0, 0, message, "", "history.path")]) from None
-    return home / ".local" / "state" / "chatd" / "chatd.db"
-
-
-def runtime_folder(environ: Mapping[str, str]) -> Path | None:
-    """Return a folder that is emptied when the machine boots, or None if there is none."""
-    if runtime := _systemd_folder(environ, "RUNTIME_DIRECTORY"):
-        return runtime
-    if (runtime_home := environ.get("XDG_RUNTIME_DIR", "")).startswith("/"):
-        return Path(runtime_home) / "chatd"
-    shared = Path("/dev/shm")  # noqa: S108  a tmpfs on every Linux; the folder is ours alone
-    return shared / f"chatd-{os.getuid()}" if shared.is_dir() else None
-
-
-def admin_socket(settings: Settings, environ: Mapping[str, str]) -> Path | None:
-    """Return the path of the admin socket, or None if it is "off" or there is no folder for it."""
-    if settings.admin.socket not in ("auto", "off"):
-        return Path(settings.admin.socket)
-    if settings.admin.socket == "off":
-        return None
-    if runtime := _systemd_folder(environ, "RUNTIME_DIRECTORY"):
-        return runtime / "admin.sock"
-    if (runtime_home := environ.get("XDG_RUNTIME_DIR", "")).startswith("/"):
-        return Path(runtime_home) / "chatd" / "admin.sock"
-    return None
-
-
-def _systemd_folder(environ: Mapping[str, str], variable: str) -> Path | None:
-    # systemd gives several folders with colons between them: systemd.exec(5).
-    first = environ.get(variable, "").partition(":")[0]
-    return Path(first) if first else None
-
-
-def secret_file(name: str, environ: Mapping[str, str]) -> Path:
-    """Return the file that a key names: a path, or a credential from systemd.
-
-    Raises:
-        SecretError: ``name`` is a credential, and systemd gave none.
-    """
-    if not name.startswith(CREDENTIAL):
-        return Path(name)
-    folder = environ.get("CREDENTIALS_DIRECTORY")
-    if not folder:
-        raise SecretError(
-            f"{name} is not available: systemd gave no credentials. "
-            "Add LoadCredential= to the unit."
-        )
-    return Path(folder) / name.removeprefix(CREDENTIAL)
-
-
-def exposed(path: Path) -> str | None:
-    """Return who else can read a file that holds a secret, as a sentence; None if nobody can.
-
-    A group may, unless it is this process's own: the service reads files of root by its group.
-    """
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    others = stat.S_IROTH | stat.S_IWOTH
-    if (status.st_uid, status.st_gid) == (os.getuid(), os.getgid()):
-        others |= stat.S_IRGRP | stat.S_IWGRP
-    if not status.st_mode & others:
-        return None
-    mode = f"{stat.S_IMODE(status.st_mode):04o}"
-    who = "go" if status.st_mode & others & stat.S_IRWXG else "o"
-    return f"Other users can read {path}, which has mode {mode}. Run `chmod {who}= {path}`."
-
-
 def changed(before: Settings, after: Settings) -> tuple[list[str], list[str]]:
     """Return the keys that differ: those that a reload changes, and those that need a restart."""
     differing = [name for name in keys() if value_of(before, name) != value_of(after, name)]
@@ -298,32 +172,6 @@ def merged(before: Settings, after: Settings) -> Settings:
     return msgspec.structs.replace(after, **kept)
 
 
-def value_of(settings: Settings, name: str) -> Any:
-    """Return the value of a key, by its full name."""
-    section, _, key = name.partition(".")
-    return getattr(getattr(settings, section), key)
-
-
-@functools.cache
-def keys() -> Mapping[str, Key]:
-    """Return every key by its full name, ``section.key``, in the order of the documentation."""
-    return {
-        f"{name}.{key}": section.keys[key]
-        for name, section in sections().items()
-        for key in section.keys
-    }
-
-
-@functools.cache
-def sections() -> Mapping[str, Section]:
-    """Return every section by its name, in the order of the documentation."""
-    hints = get_type_hints(Settings, include_extras=True)
-    return {
-        name: Section(annotation.__metadata__[0], _keys(annotation.__origin__))
-        for name, annotation in hints.items()
-    }
-
-
 def wrong_values(settings: Settings) -> Iterator[str]:
     """Yield what is wrong with settings that a program made: Python does not check its values."""
     for name, key in keys().items():
@@ -333,45 +181,10 @@ def wrong_values(settings: Settings) -> Iterator[str]:
             section = name.partition(".")[0]
             yield f"{section} is not a section of chatd.settings."
             return
-        for _, what in _invalid(key, list(value) if isinstance(value, tuple) else value):
+        for _, what in invalid(key, list(value) if isinstance(value, tuple) else value):
             yield f"{name}: {what}"
     for rule in _broken_rules(settings):
         yield rule.message
-
-
-def _keys(section: type[Struct]) -> dict[str, Key]:
-    hints = get_type_hints(section, include_extras=True)
-    found = {}
-    for name, annotation in hints.items():
-        description = next(each for each in annotation.__metadata__ if isinstance(each, str))
-        restart = RESTART in annotation.__metadata__
-        found[name] = Key(annotation, inspect.type_info(annotation), description, restart)
-    return found
-
-
-def expects(kind: inspect.Type) -> str:
-    """Return what a key of this type takes, in words."""
-    match kind:
-        case inspect.Metadata(type=inner, extra_json_schema=schema):
-            return str(schema["title"]) if schema else expects(inner)
-        case inspect.BoolType():
-            return "true or false"
-        case inspect.IntType(ge=low, le=high):
-            return f"an integer from {low:_} to {high:_}"
-        case inspect.FloatType(ge=low, le=high):
-            return f"a number from {low:g} to {high:_g}"
-        case inspect.LiteralType(values=values):
-            return _choice([f'"{value}"' for value in values])
-        case inspect.UnionType(types=kinds):
-            return _choice([expects(kind) for kind in kinds])
-        case inspect.VarTupleType(item_type=item, min_length=least):
-            return f"a list of {'one or more of ' if least else ''}{expects(item)}"
-        case _:
-            raise TypeError(f"no words for {kind}")  # a key of a new type: every test fails
-
-
-def _choice(words: Sequence[str]) -> str:
-    return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 class _Source(NamedTuple):
@@ -438,7 +251,7 @@ class _Reading:
             if equals and dot:
                 self._tree(source, {section: {key: value}})
             else:
-                message = f"Expected SECTION.KEY=VALUE.{_did_you_mean_key(name)}"
+                message = f"Expected SECTION.KEY=VALUE.{did_you_mean_key(name)}"
                 self._faults.append(source.fault(message))
 
     def listen(self, addresses: Sequence[str]) -> None:
@@ -483,16 +296,16 @@ class _Reading:
                     continue
                 message = f"{section} is a section. Write [{section}] with its keys below."
             elif isinstance(table, dict):
-                message = f'Unknown section "{section}".{_did_you_mean(section, sections())}'
+                message = f'Unknown section "{section}".{did_you_mean(section, sections())}'
             else:
-                hint = _did_you_mean_key(section)
+                hint = did_you_mean_key(section)
                 message = f'Unknown key "{section}" outside of any section.{hint}'
             self._faults.append(source.fault(message, (section,), at_key=True))
 
     def _key(self, source: _Source, section: str, name: str, value: Any) -> None:  # TOML's
         key = sections()[section].keys.get(name)
         if key is None:
-            hint = _did_you_mean(name, sections()[section].keys) or _did_you_mean_key(name)
+            hint = did_you_mean(name, sections()[section].keys) or did_you_mean_key(name)
             message = f'Unknown key "{name}" in [{section}].{hint}'
             self._faults.append(source.fault(message, (section, name), at_key=True))
             return
@@ -500,7 +313,7 @@ class _Reading:
         self._sources[full_name] = source
         self._values[full_name] = value
         self._invalid.discard(full_name)
-        for index, what in _invalid(key, value):
+        for index, what in invalid(key, value):
             self._invalid.add(full_name)
             fault = source.fault(f"{full_name}: {what}", (section, name, *index))
             self._faults.append(fault)
@@ -548,80 +361,6 @@ def _flag_value(raw: str) -> Any:  # TOML's
             raise
         return raw
     return tree["value"] if len(tree) == 1 else raw
-
-
-def _invalid(key: Key, value: Any) -> Iterator[tuple[tuple[int, ...], str]]:  # TOML's
-    """Yield what is wrong with a value, or with an array's elements, and where."""
-    kind = key.kind.type if isinstance(key.kind, inspect.Metadata) else key.kind
-    if isinstance(kind, inspect.VarTupleType) and isinstance(value, list) and value:
-        item = kind.item_type
-        for index, element in enumerate(value):
-            if not _accepts(key.annotation, item, [element], element):
-                yield (index,), _expected(item, element)
-    elif not _accepts(key.annotation, key.kind, value, value):
-        yield (), _expected(key.kind, value)
-
-
-def _accepts(annotation: Any, kind: inspect.Type, whole: Any, value: Any) -> bool:  # TOML's
-    try:
-        msgspec.convert(whole, annotation)
-    except msgspec.ValidationError:
-        return False
-    check = _extra(kind).get("check")
-    return check is None or bool(check(value))
-
-
-def _expected(kind: inspect.Type, value: Any) -> str:  # TOML's
-    hint = _did_you_mean(value.lower(), _words(kind)) if isinstance(value, str) else ""
-    return f"Expected {expects(kind)}, not {_printed(value)}.{hint}"
-
-
-def _printed(value: Any) -> str:  # TOML's
-    match value:
-        case bool():
-            return "true" if value else "false"
-        case int() if value.bit_length() > 64:
-            return "a number this large"
-        case int() | float():
-            return str(value)
-        case str():
-            return json.dumps(value if len(value) <= 60 else value[:59] + "…", ensure_ascii=False)
-        case []:
-            return "an empty list"
-        case list():
-            return "a list"
-        case dict():
-            return "a table"
-        case _:
-            return "a date or time"
-
-
-def _extra(kind: inspect.Type) -> Mapping[str, Any]:
-    return (kind.extra or {}) if isinstance(kind, inspect.Metadata) else {}
-
-
-def _words(kind: inspect.Type) -> Iterable[str]:
-    match kind:
-        case inspect.Metadata(type=inner):
-            return _extra(kind).get("words") or _words(inner)
-        case inspect.LiteralType(values=values):
-            return [str(value) for value in values]
-        case inspect.UnionType(types=kinds):
-            return [word for kind in kinds for word in _words(kind)]
-        case _:
-            return ()
-
-
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), 1)
-    return f' Did you mean "{near[0]}"?' if near else ""
-
-
-def _did_you_mean_key(name: str) -> str:
-    """Suggest a key of any section, whether its name was given with its section or without."""
-    by_last = {full.partition(".")[2]: full for full in sorted(keys())}
-    near = difflib.get_close_matches(name, [*sorted(keys()), *by_last], 1)
-    return f' Did you mean "{by_last.get(near[0], near[0])}"?' if near else ""
 
 
 def _broken_rules(settings: Settings) -> Iterator[Rule]:

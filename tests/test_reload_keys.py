@@ -21,8 +21,9 @@ from chatd import client
 from chatd.chat.key_files import load_keys
 from chatd.chat.token_keys import new_key
 from chatd.journal.memory import MemoryJournal
+from chatd.key_values import keys
 from chatd.reload import Configuration, Loaded, Reloaded
-from chatd.settings import Auth, Settings, SettingsError, keys
+from chatd.settings import Auth, Settings, SettingsError
 from chatd.testing import Harness
 from chatd.wire.transport import Peer
 from tests.admin.administered import Administered, administered

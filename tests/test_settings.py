@@ -11,22 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatd.settings import (
-    History,
-    Limits,
-    Listen,
-    Rule,
-    SecretError,
-    Settings,
-    SettingsError,
-    WebSocket,
-    expects,
-    exposed,
-    history_path,
-    load,
-    secret_file,
-    sections,
-)
+from chatd.settings import Limits, Listen, Rule, Settings, SettingsError, WebSocket, load
 
 Write = Callable[[str | bytes], Path]
 
@@ -417,72 +402,14 @@ def test_a_garbled_flag_is_settings_or_the_one_error(text: str) -> None:
             assert isinstance(load(None, [flag], [text]), Settings)
 
 
-def test_every_key_is_explained() -> None:
-    for section in sections().values():
-        assert section.description
-        for key in section.keys.values():
-            assert key.description.endswith(".")
-            assert expects(key.kind)
-
-
 def test_the_longest_websocket_message_follows_the_text() -> None:
     assert Settings().max_message_bytes == 4 * 16384 + 4096
     assert Settings(limits=Limits(message_bytes=100)).max_message_bytes == 4496
     assert Settings(websocket=WebSocket(max_message_bytes=99)).max_message_bytes == 99
 
 
-@pytest.mark.parametrize(
-    ("mode", "advice"),
-    [
-        (0o600, None),
-        (0o400, None),
-        (0o604, "chmod o="),
-        (0o602, "chmod o="),
-        (0o640, "chmod go="),
-        (0o644, "chmod go="),
-    ],
-)
-def test_a_secret_that_others_can_read_is_exposed(
-    tmp_path: Path, mode: int, advice: str | None
-) -> None:
-    path = tmp_path / "key"
-    path.touch()
-    path.chmod(mode)
-    told = exposed(path)
-    assert (told is None) == (advice is None)
-    assert told is None or f"mode {mode:04o}. Run `{advice} {path}`." in told
-    assert exposed(tmp_path / "absent") is None
-
-
 def test_the_mode_of_a_socket_is_octal() -> None:
     assert Listen(socket_mode="0660").socket_mode_bits == 0o660
-
-
-@pytest.mark.parametrize(
-    ("environ", "path"),
-    [
-        ({"STATE_DIRECTORY": "/s:/t", "XDG_STATE_HOME": "/x"}, "/s/chatd.db"),
-        ({"XDG_STATE_HOME": "/x", "HOME": "/h"}, "/x/chatd/chatd.db"),
-        ({"XDG_STATE_HOME": "relative", "HOME": "/h"}, "/h/.local/state/chatd/chatd.db"),
-        ({"STATE_DIRECTORY": "", "HOME": "/h"}, "/h/.local/state/chatd/chatd.db"),
-    ],
-)
-def test_the_history_is_in_the_state_folder(environ: dict[str, str], path: str) -> None:
-    assert history_path(Settings(), environ) == Path(path)
-
-
-def test_the_history_stands_where_it_is_set() -> None:
-    settings = Settings(history=History(path="/a/b.db"))
-    assert history_path(settings, {"STATE_DIRECTORY": "/s"}) == Path("/a/b.db")
-
-
-def test_a_user_without_a_home_gets_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def homeless() -> Path:
-        raise RuntimeError
-
-    monkeypatch.setattr(Path, "home", homeless)
-    with pytest.raises(SettingsError, match=r"Set history\.path"):
-        history_path(Settings(), {})
 
 
 def test_a_mode_with_tokens_wants_a_key(write: Write) -> None:
@@ -556,14 +483,6 @@ def test_a_secret_is_a_file_or_a_credential(write: Write, file: str) -> None:
     [(line, _, message)] = faults(path)
     assert line == 2
     assert 'Expected "off", the absolute path of a file, or "credential:NAME"' in message
-
-
-def test_where_a_secret_is() -> None:
-    there = {"CREDENTIALS_DIRECTORY": "/run/credentials/chatd.service"}
-    assert secret_file("/etc/key", there) == Path("/etc/key")
-    assert secret_file("credential:key", there) == Path("/run/credentials/chatd.service/key")
-    with pytest.raises(SecretError, match="credential:key is not available"):
-        secret_file("credential:key", {})
 
 
 def test_what_the_keys_name_is_looked_at_and_its_faults_have_their_place(write: Write) -> None:

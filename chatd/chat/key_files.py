@@ -8,15 +8,8 @@ from typing import Final
 
 from chatd.chat.token_keys import Key, UnusableKey, read_keys
 from chatd.chat.tokens import Keys
-from chatd.settings import (
-    Fault,
-    Rule,
-    SecretError,
-    Settings,
-    SettingsError,
-    exposed,
-    secret_file,
-)
+from chatd.places import SecretError, exposed, secret_file
+from chatd.settings import Fault, Rule, Settings, SettingsError
 
 __all__ = ["check_files", "load_keys"]
 

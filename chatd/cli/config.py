@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from chatd.cli.output import write
-from chatd.settings import Key, Settings, expects, sections
+from chatd.key_values import Key, expects, sections
+from chatd.settings import Settings
 
 if TYPE_CHECKING:
     from chatd.cli import Verbs

@@ -23,15 +23,10 @@ from chatd.cli.output import fail, is_terminal, report, write
 from chatd.cli.stores import Store, check_server, find_store
 from chatd.journal import StoreError, Unavailable
 from chatd.logs import Log, LogError, open_log
+from chatd.places import admin_socket
 from chatd.reload import Configuration, Loaded
 from chatd.service import Listeners
-from chatd.settings import (
-    Fault,
-    Settings,
-    SettingsError,
-    admin_socket,
-    load,
-)
+from chatd.settings import Fault, Settings, SettingsError, load
 from chatd.systemd import Notifier, passed_descriptors, watchdog_seconds
 from chatd.wire.inherited import Inherited
 from chatd.wire.listener import SYSTEMD, Listener, ListenError, open_listeners

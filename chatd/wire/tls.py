@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from chatd.settings import Rule, SecretError, Settings, exposed, secret_file
+from chatd.places import SecretError, exposed, secret_file
+from chatd.settings import Rule, Settings
 from chatd.wire.transport import StreamTransport, Transport
 
 if TYPE_CHECKING:

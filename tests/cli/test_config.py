@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from chatd.cli import config
 from chatd.cli.config import render
-from chatd.settings import Key, Settings, SettingsError, load, sections
+from chatd.key_values import Key, sections
+from chatd.settings import Settings, SettingsError, load
 
 SHIPPED = Path(__file__).parents[2] / "config" / "chatd.toml"
 
