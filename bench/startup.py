@@ -43,6 +43,7 @@ from servers import (
 
 from chatd.journal import schema
 from chatd.journal.index import Row, WordIndex
+from chatd.journal.places import file
 
 MESSAGES = 10_000_000
 ROOMS = 100
@@ -107,6 +108,7 @@ def fill(path: Path, messages: int) -> None:
             new = "SELECT position, text, room_id, user, nick FROM events WHERE position >= ?"
             words.add(cursor, [Row(*row) for row in cursor.execute(new, (first,)).fetchall()])
             cursor.execute("UPDATE meta SET value = ? WHERE name = 'indexed'", (upto - 1,))
+            file(cursor)
             cursor.execute("COMMIT")
             cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             print(f"\r{upto - 1:,} of {messages:,} messages are stored", end="", file=sys.stderr)

@@ -13,6 +13,8 @@ from typing import Any, Final
 from chatd.journal import NO_MESSAGE, NOT_YOURS, new_epoch, rewrite, schema
 from chatd.journal.index import Row
 from chatd.journal.maintenance import KNOWN_ROOMS, Watermarks
+from chatd.journal.places import LAST, place
+from chatd.journal.retention import EVENT_BYTES
 from chatd.journal.schema import LogEnd
 from chatd.model import (
     Drop,
@@ -36,10 +38,7 @@ from chatd.model import (
 
 __all__ = ["Batch"]
 
-_ROOM: Final = (
-    "SELECT id, max(ifnull((SELECT max(seq) FROM events WHERE room_id = rooms.id), 0), head),"
-    " oldest IS NULL FROM rooms WHERE fold = ?"
-)
+_ROOM: Final = f"SELECT id, {LAST}, oldest IS NULL FROM rooms WHERE fold = ?"  # noqa: S608  a constant
 _INSERT: Final = (
     "INSERT INTO events (position, room_id, seq, at, kind, user, nick, text, of, reply_to, key)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -60,9 +59,9 @@ _REMEMBER: Final = (
 )
 _BY_KEY: Final = schema.EVENT + " WHERE r.fold = ? AND e.user = ? AND e.key = ?"
 _MESSAGE: Final = (
-    "SELECT e.position, e.text, e.room_id, e.user, e.nick, e.deleted"
-    " FROM events AS e JOIN rooms AS r ON r.id = e.room_id"
-    " WHERE r.fold = ? AND e.seq = ? AND e.kind = 'message'"
+    "SELECT position, text, room_id, user, nick, deleted FROM events"  # noqa: S608  constants
+    f" WHERE position = {place('(SELECT id FROM rooms WHERE fold = :room)', ':seq')}"
+    " AND kind = 'message'"
 )
 
 
@@ -81,6 +80,7 @@ class Batch:
         "_at",
         "_cursor",
         "_execute",
+        "_inserted",
         "_keyed",
         "_now",
         "_plain",
@@ -88,9 +88,9 @@ class Batch:
         "_touched",
         "_with_key",
         "_words",
-        "characters",
         "duplicates",
         "epoch",
+        "pages",
         "position",
         "removed_text",
     )
@@ -115,9 +115,11 @@ class Batch:
         # Messages that are not inserted yet: without a key, and with one.
         self._plain: list[tuple[object, ...]] = []
         self._with_key: list[tuple[object, ...]] = []
+        self._inserted = 0  # of those without a key
         self.position = marks.position
         """The position of the last event, once it was run."""
-        self.characters = 0
+        self.pages = 0
+        """About how many pages it wrote."""
         self.duplicates = 0
         self.epoch: str | None = None
         """The store's new epoch, if log entries were restored."""
@@ -182,10 +184,13 @@ class Batch:
             outcomes.append(Receipt(event))
         self._insert()
         self.position = position
-        self.characters = characters
+        # A leaf of each tree and the rows; what is not plain has a leaf of its own.
+        rows = characters + EVENT_BYTES * self._inserted
+        self.pages = 3 + len(batch) - self._inserted + rows // schema.PAGE_BYTES
         return outcomes
 
     def _insert(self) -> None:
+        self._inserted += len(self._plain)
         for statement, rows in ((_INSERT_PLAIN, self._plain), (_INSERT_KEYED, self._with_key)):
             if len(rows) == 1:
                 self._execute(statement, rows[0])
@@ -255,7 +260,7 @@ class Batch:
 
     def _message(self, fold: str, seq: int) -> tuple[Any, ...] | None:
         # Clients name numbers of any size; SQLite's have 64 bits.
-        values = (fold, schema.number(seq))
+        values = {"room": fold, "seq": schema.number(seq)}
         found: tuple[Any, ...] | None = self._execute(_MESSAGE, values).fetchone()
         return found
 

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from chatd.journal import rewrite
 from chatd.journal.index import MERGE_PAGES, WordIndex
+from chatd.journal.places import file
 from chatd.journal.retention import (
     CHUNK,
     EVENT_BYTES,
@@ -117,9 +118,12 @@ def index(cursor: sqlite3.Cursor, marks: Watermarks) -> bool:
     size = index.grow(cursor, upto)
     if not index.floor:
         index.discard(cursor)
+    more = index.lacks(upto)
+    if not more:
+        file(cursor)  # so that reads find none that are not, once the store is quiet
     cursor.execute("COMMIT")
     marks.pages += 8 + size // 512
-    return index.lacks(upto)
+    return more
 
 
 def merge_index(cursor: sqlite3.Cursor, marks: Watermarks) -> None:
@@ -179,8 +183,8 @@ def sweep(
 
 
 _LOG: Final = (
-    f"SELECT seq, at, ifnull(length(text), 0) + {EVENT_BYTES} FROM events"  # noqa: S608  a constant
-    " WHERE room_id = ? ORDER BY seq LIMIT ?"
+    f"SELECT p.seq, e.at, ifnull(length(e.text), 0) + {EVENT_BYTES} FROM places AS p"  # noqa: S608  a constant
+    " JOIN events AS e ON e.position = p.position WHERE p.room_id = ? ORDER BY p.seq LIMIT ?"
 )
 
 
@@ -190,6 +194,7 @@ def _date_fronts(cursor: sqlite3.Cursor, now: int) -> bool:
     rooms = cursor.execute(query, (now, CHUNK)).fetchall()
     if rooms:
         cursor.execute("BEGIN IMMEDIATE")
+        file(cursor)
         for (room_id,) in rooms:
             log = cursor.execute(_LOG, (room_id, CHUNK)).fetchall()
             dated = (front_time(log, now), room_id)
@@ -216,6 +221,9 @@ def _sweep_oldest(
         fronts = execute(query, (until,)).fetchall()
         if not fronts:
             break
+        if not removed:
+            execute("BEGIN IMMEDIATE")
+            file(cursor)
         (room_id, oldest), *others = fronts
         log: Sequence[Front] = execute(_LOG, (room_id, CHUNK - removed)).fetchall()
         limit = until
@@ -223,8 +231,6 @@ def _sweep_oldest(
             # The rule of age removes the rest later, in any order of the rooms.
             log = until_freed(log, excess)
             limit = others[0][1] + 1 if others else until
-        if not removed:
-            execute("BEGIN IMMEDIATE")
         upto = front_before(log, oldest, limit, now)
         excess -= sum(size for seq, _, size in log if seq <= upto)
         removed += rewrite.remove_front(cursor, room_id, upto, marks.words)
@@ -239,11 +245,15 @@ def _sweep_rooms(cursor: sqlite3.Cursor, marks: Watermarks, retention: Retention
         rooms = cursor.execute("SELECT id FROM rooms").fetchall()
         marks.kept, marks.touched = keep, dict.fromkeys(row[0] for row in rooms)
     touched = marks.touched
+    if keep != "off" and touched:
+        cursor.execute("BEGIN IMMEDIATE")
+        file(cursor)
+        cursor.execute("COMMIT")
     while keep != "off" and touched:
         room = next(iter(touched))
         first, last = cursor.execute(
-            "SELECT (SELECT min(seq) FROM events WHERE room_id = :room),"
-            " (SELECT max(seq) FROM events WHERE room_id = :room)",
+            "SELECT (SELECT min(seq) FROM places WHERE room_id = :room),"
+            " (SELECT max(seq) FROM places WHERE room_id = :room)",
             {"room": room},
         ).fetchone()
         if first is None or last - first < keep:

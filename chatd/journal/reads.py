@@ -12,10 +12,10 @@ import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from heapq import merge
-from itertools import islice
+from itertools import chain, islice
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import trio
 
@@ -23,12 +23,16 @@ from chatd.clock import SteadyClock
 from chatd.journal import UNREAD_EVENTS, Hits, Sender, Unavailable, first_hits, schema, words
 from chatd.journal.index import FOUND, WordIndex, check, expression
 from chatd.journal.placement import SLOW_SECONDS, Placement
+from chatd.journal.places import FILED, LAST, place, places
 from chatd.journal.schema import number
 from chatd.model import Event, Head, LogEntry, Record, UserRecord
 
 __all__ = ["Reader", "Reads"]
 
 _T = TypeVar("_T")
+
+_Values: TypeAlias = tuple[object, ...] | dict[str, object]
+"""The values of a query's parameters, by place or by name."""
 
 _CONNECTIONS: Final = 2
 """One slow read must not delay the pages of joins; more threads would only compete for the GIL."""
@@ -39,16 +43,21 @@ _STEPS: Final = 10_000
 _BUSY_MS: Final = 1000
 """Readers wait for a lock only while the log is recovered or removed."""
 
-_LIVING: Final = "EXISTS (SELECT 1 FROM events WHERE room_id = rooms.id)"
-_HEAD: Final = (
-    "SELECT fold, name,"
-    " max(ifnull((SELECT max(seq) FROM events WHERE room_id = rooms.id), 0), head), topic,"
-    " NOT EXISTS (SELECT 1 FROM events WHERE room_id = rooms.id) FROM rooms"
-)
+_HEAD: Final = f"SELECT fold, name, {LAST}, topic, oldest IS NULL FROM rooms WHERE fold = ?"  # noqa: S608  a constant
 # Without the keys that begin with "@", which comes before "A".
-_ROOMS: Final = (
-    f"{_HEAD} WHERE fold < '@' AND {_LIVING} UNION ALL"
-    f" {_HEAD} WHERE fold >= 'A' AND {_LIVING} ORDER BY fold"
+_ROOM: Final = (
+    "SELECT id, fold, name,"
+    " max(ifnull((SELECT max(seq) FROM places WHERE room_id = rooms.id), 0), head), topic"
+    " FROM rooms WHERE oldest IS NOT NULL AND"
+)
+_ROOMS: Final = f"{_ROOM} fold < '@' UNION ALL {_ROOM} fold >= 'A' ORDER BY fold"
+_UNFILED: Final = f"SELECT room_id, max(seq) FROM events WHERE position > {FILED} GROUP BY room_id"  # noqa: S608  a constant
+_ROOM_ID: Final = "(SELECT id FROM rooms WHERE fold = :room)"
+_POSITION: Final = f"SELECT {place(':room', ':seq')}"
+_ENDS: Final = (
+    "SELECT min(seq), max(seq) FROM (SELECT min(seq) AS seq FROM places WHERE room_id = :room"  # noqa: S608  a constant
+    " UNION ALL SELECT max(seq) FROM places WHERE room_id = :room"
+    f" UNION ALL SELECT seq FROM events WHERE position > {FILED} AND room_id = :room)"
 )
 _ENTRY: Final = (
     "SELECT r.name, e.seq, e.at, e.kind, e.user, e.nick, e.text, e.of, e.reply_to, e.edited,"
@@ -104,11 +113,11 @@ class Reader:
         self._placement = Placement(always_threaded=False, slow_seconds=slow_seconds)
         self._closed = False
 
-    async def rows(self, query: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
+    async def rows(self, query: str, values: _Values = ()) -> list[tuple[Any, ...]]:
         """Return all rows of the query, which has its own LIMIT."""
         return await self._in_thread(lambda store: store.execute(query, values).fetchall())
 
-    async def few_rows(self, query: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
+    async def few_rows(self, query: str, values: _Values) -> list[tuple[Any, ...]]:
         """Return all rows of a query that finds at most a page of them by their key."""
 
         def work(store: sqlite3.Connection) -> tuple[list[tuple[Any, ...]], float]:
@@ -187,24 +196,34 @@ class Reads:
         self._clock = clock
 
     async def read(self, room: str, after: int, upto: int, limit: int) -> list[Event]:
-        query = (
-            schema.EVENT + " WHERE r.fold = ? AND e.seq > ? AND e.seq <= ? ORDER BY e.seq LIMIT ?"
-        )
-        values = (room, number(after), number(upto), number(limit))
+        found = places(_ROOM_ID, "seq > :after AND seq <= :upto")
+        query = f"{schema.EVENT} WHERE e.position IN ({found}) ORDER BY e.position LIMIT :limit"
+        values = {
+            "room": room,
+            "after": number(after),
+            "upto": number(upto),
+            "limit": number(limit),
+        }
         return [schema.decode(row) for row in await self._reader.few_rows(query, values)]
 
     async def read_back(self, room: str, before: int, limit: int) -> list[Event]:
-        query = schema.EVENT + " WHERE r.fold = ? AND e.seq < ? ORDER BY e.seq DESC LIMIT ?"
-        rows = await self._reader.few_rows(query, (room, number(before), number(limit)))
+        found = places(_ROOM_ID, "seq < :before", newest=True)
+        query = (
+            f"{schema.EVENT} WHERE e.position IN ({found}) ORDER BY e.position DESC LIMIT :limit"
+        )
+        values = {"room": room, "before": number(before), "limit": number(limit)}
+        rows = await self._reader.few_rows(query, values)
         return [schema.decode(row) for row in reversed(rows)]
 
     async def head(self, room: str) -> Head | None:
-        rows = await self._reader.few_rows(_HEAD + " WHERE fold = ?", (room,))
+        rows = await self._reader.few_rows(_HEAD, (room,))
         return _head(rows[0]) if rows else None
 
     async def entries(self, room: str, after: int, limit: int) -> list[LogEntry]:
-        query = _ENTRY + " WHERE r.fold = ? AND e.seq > ? ORDER BY e.seq LIMIT ?"
-        rows = await self._reader.rows(query, (room, number(after), number(limit)))
+        found = places(_ROOM_ID, "seq > :after")
+        query = f"{_ENTRY} WHERE e.position IN ({found}) ORDER BY e.position LIMIT :limit"
+        values = {"room": room, "after": number(after), "limit": number(limit)}
+        rows = await self._reader.rows(query, values)
         return [_entry(row) for row in rows]
 
     async def entries_of(self, user: str, after: int) -> tuple[list[LogEntry], int | None]:
@@ -222,10 +241,23 @@ class Reads:
 
     async def rooms(self) -> list[Head]:
         # In the thread: 10,000 of them take 10 ms.
-        return await self._reader.run(lambda store: list(map(_head, store.execute(_ROOMS))))
+        def work(store: sqlite3.Connection) -> list[Head]:
+            unfiled: dict[int, int] = dict(store.execute(_UNFILED))
+            return [
+                Head(room, name, max(seq, unfiled.get(room_id, 0)), topic)
+                for room_id, room, name, seq, topic in store.execute(_ROOMS)
+            ]
+
+        return await self._reader.run(work)
 
     async def read_rooms(self, rooms: Mapping[str, int], upto: int, limit: int) -> list[Event]:
-        where = " WHERE e.room_id = ? AND e.seq > ? AND e.position <= ? ORDER BY e.seq"
+        filed = (
+            f"{schema.EVENT} JOIN places AS p ON p.position = e.position"
+            " WHERE p.room_id = ? AND p.seq > ? AND p.position <= ? ORDER BY p.seq"
+        )
+        unfiled = (
+            f"{schema.EVENT} WHERE e.position > {FILED} AND e.position <= ? ORDER BY e.position"
+        )
 
         def work(store: sqlite3.Connection) -> list[tuple[Any, ...]]:
             logs = []
@@ -233,10 +265,13 @@ class Reads:
                 if (log := _RoomLog.find(store, room)) is not None:
                     seq = log.first - 1 + log.count(after)
                     # Lazily: of each room only the rows that are needed are read.
-                    logs.append(
-                        store.execute(schema.EVENT + where, (log.room_id, seq, number(upto)))
-                    )
-            return list(islice(merge(*logs, key=itemgetter(0)), number(limit)))
+                    logs.append(store.execute(filed, (log.room_id, seq, number(upto))))
+            newest = (
+                row
+                for row in store.execute(unfiled, (number(upto),))
+                if row[1] in rooms and row[0] > rooms[row[1]]
+            )
+            return list(islice(chain(merge(*logs, key=itemgetter(0)), newest), number(limit)))
 
         return [schema.decode(row) for row in await self._reader.run(work)]
 
@@ -251,13 +286,19 @@ class Reads:
         return await self._reader.run(work)
 
     async def unread(self, room: str, user: str, after: int, most: int) -> int:
+        found = places(_ROOM_ID, "seq > :after")
         query = (
-            "SELECT count(*) FROM (SELECT 1 FROM (SELECT e.kind, e.user, e.deleted FROM events AS e"
-            " JOIN rooms AS r ON r.id = e.room_id WHERE r.fold = ? AND e.seq > ?"
-            " ORDER BY e.seq LIMIT ?)"
-            " WHERE kind = 'message' AND user != ? AND NOT deleted LIMIT ?)"
+            f"SELECT count(*) FROM (SELECT 1 FROM ({found} LIMIT :limit) AS p"  # noqa: S608  constants
+            " CROSS JOIN events AS e ON e.position = p.position"
+            " WHERE e.kind = 'message' AND e.user != :user AND NOT e.deleted LIMIT :most)"
         )
-        values = (room, number(after), UNREAD_EVENTS, user, number(most))
+        values = {
+            "room": room,
+            "after": number(after),
+            "limit": UNREAD_EVENTS,
+            "user": user,
+            "most": number(most),
+        }
         count: int = (await self._reader.rows(query, values))[0][0]
         return count
 
@@ -388,16 +429,11 @@ class _RoomLog:
         if row is None:
             return None
         room_id, head, gone = row
-        first, last = store.execute(
-            "SELECT (SELECT min(seq) FROM events WHERE room_id = :room),"
-            " (SELECT max(seq) FROM events WHERE room_id = :room)",
-            {"room": room_id},
-        ).fetchone()
+        first, last = store.execute(_ENDS, {"room": room_id}).fetchone()
         return cls(store, room_id, gone, *((head + 1, head) if first is None else (first, last)))
 
     def position(self, seq: int) -> int:
-        query = "SELECT position FROM events WHERE room_id = ? AND seq = ?"
-        found: int = self._store.execute(query, (self.room_id, seq)).fetchone()[0]
+        found: int = self._store.execute(_POSITION, self._number(seq)).fetchone()[0]
         return found
 
     def end(self, below: int, before: int | None) -> int | None:
@@ -421,9 +457,12 @@ class _RoomLog:
         return self._at(self.first - 1 + count) if count else 0
 
     def _at(self, seq: int) -> int:
-        query = "SELECT at FROM events WHERE room_id = ? AND seq = ?"
-        at: int = self._store.execute(query, (self.room_id, seq)).fetchone()[0]
+        query = f"SELECT at FROM events WHERE position = ({_POSITION})"  # noqa: S608  a constant
+        at: int = self._store.execute(query, self._number(seq)).fetchone()[0]
         return at
+
+    def _number(self, seq: int) -> dict[str, int]:
+        return {"room": self.room_id, "seq": seq}
 
     def count(self, position: int) -> int:
         """Return how many of them are at that position or before it."""

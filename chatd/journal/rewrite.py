@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from chatd.journal import FORGOTTEN, schema
 from chatd.journal.index import Row, WordIndex
+from chatd.journal.places import file
 from chatd.journal.retention import CHUNK
 from chatd.journal.schema import LogEnd
 from chatd.model import Erase, Forget, Progress, Refusal, Restore, Wipe
@@ -49,9 +50,7 @@ def restore(
     cursor: sqlite3.Cursor, operation: Restore, room: LogEnd, position: int
 ) -> int | Refusal:
     """Restore entries in a room; return the new position."""
-    room_id, last = room.room_id, room.seq
-    count = "SELECT count(*) FROM (SELECT 1 FROM events WHERE room_id = ? LIMIT 1)"
-    empty = not cursor.execute(count, (room_id,)).fetchone()[0]
+    room_id, last, empty = room.room_id, room.seq, room.empty
     if (refusal := unfit(operation, last, empty=empty)) is not None:
         return refusal
     for entry in () if empty else operation.entries:
@@ -103,9 +102,10 @@ def wipe(cursor: sqlite3.Cursor, operation: Wipe, words: WordIndex) -> Progress:
 
 def erase(cursor: sqlite3.Cursor, operation: Erase, words: WordIndex) -> Progress:
     """Remove the next of a room's events, oldest first. Their numbers are not given again."""
+    file(cursor)
     query = (
-        "SELECT e.room_id, e.seq, e.position FROM events AS e JOIN rooms AS r ON r.id = e.room_id"
-        " WHERE r.fold = ? ORDER BY e.seq LIMIT ?"
+        "SELECT room_id, seq, position FROM places"
+        " WHERE room_id = (SELECT id FROM rooms WHERE fold = ?) ORDER BY seq LIMIT ?"
     )
     rows = cursor.execute(query, (operation.room, CHUNK)).fetchall()
     if rows:
@@ -120,24 +120,26 @@ def erase(cursor: sqlite3.Cursor, operation: Erase, words: WordIndex) -> Progres
 
 
 def remove_front(cursor: sqlite3.Cursor, room_id: int, upto: int, words: WordIndex) -> int:
-    """Remove a room's events up to a number; return how many.
+    """Remove a room's events, which are filed, up to a number; return how many.
 
     A room loses its log from the front only, so that its numbers stay without a gap.
     """
     front = (room_id, upto)
+    inside = "position IN (SELECT position FROM places WHERE room_id = ? AND seq <= ?)"
     found = cursor.execute(
-        "SELECT position, text, room_id, user, nick, kind FROM events"
-        " WHERE room_id = ? AND seq <= ?",
+        f"SELECT position, text, room_id, user, nick, kind FROM events WHERE {inside}",  # noqa: S608  a constant
         front,
     ).fetchall()
     words.remove(cursor, _messages(found))
-    query = "SELECT position FROM events WHERE room_id = ? AND seq = ?"
+    query = "SELECT position FROM places WHERE room_id = ? AND seq = ?"
     (position,) = cursor.execute(query, front).fetchone()
-    cursor.execute("DELETE FROM events WHERE room_id = ? AND seq <= ?", front)
+    cursor.execute(f"DELETE FROM events WHERE {inside}", front)  # noqa: S608  a constant
     removed = cursor.rowcount
+    cursor.execute("DELETE FROM places WHERE room_id = ? AND seq <= ?", front)
     cursor.execute(
         "UPDATE rooms SET head = max(head, ?), gone = max(gone, ?), oldest ="
-        " (SELECT at FROM events WHERE room_id = rooms.id ORDER BY seq LIMIT 1) WHERE id = ?",
+        " (SELECT at FROM events WHERE position = (SELECT position FROM places"
+        " WHERE room_id = rooms.id ORDER BY seq LIMIT 1)) WHERE id = ?",
         (upto, position, room_id),
     )
     cursor.execute("UPDATE meta SET value = max(value, ?) WHERE name = 'position'", (position,))

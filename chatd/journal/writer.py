@@ -19,6 +19,7 @@ from chatd.journal.files import StoreFiles, read_counter
 from chatd.journal.index import is_damage
 from chatd.journal.lock import BootMarker, Keepsake, StoreLock
 from chatd.journal.maintenance import Swept, Watermarks
+from chatd.journal.places import UNFILED_EVENTS, file
 from chatd.journal.retention import Retention
 from chatd.model import Event, Operation, Outcome
 
@@ -295,6 +296,9 @@ class Writer:
             outcomes = made.run(batch)
         if made.removed_text:
             marks.note_removed_text(self._cursor, self._clock())
+        if made.position // UNFILED_EVENTS != marks.position // UNFILED_EVENTS:
+            file(self._cursor)
+            marks.pages += UNFILED_EVENTS // 4
         self._next_epoch = made.epoch
         execute("COMMIT")
         self.files.check_folder()
@@ -306,8 +310,7 @@ class Writer:
         if made.epoch is not None:
             self._renew(made.epoch)
         self.duplicates += made.duplicates
-        # A leaf of each tree, one of the keys' for each event, and the text's own.
-        marks.pages += 4 + len(batch) + made.characters // 4096
+        marks.pages += made.pages
         return outcomes
 
     def _renew(self, epoch: str) -> None:
