@@ -54,14 +54,14 @@ async def measure(receivers: int, frame: bytes, passes: int) -> dict[str, float]
     with connected(receivers) as (ours, theirs):
         async with trio.open_nursery() as nursery:
             outboxes = [outbox(sock, nursery) for sock in ours]
-            group = Group(frame, outboxes, outboxes, lambda: outboxes)
+            group = Group(frame, 1, outboxes, outboxes, lambda: outboxes)
 
             async def send() -> None:
                 for sock in ours:
                     sock.send(frame)
 
             async def offer() -> None:
-                await fan_out([group], 1)
+                await fan_out([group])
 
             gc.disable()
             for _ in range(passes):

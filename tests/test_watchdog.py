@@ -10,10 +10,10 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from chatd.bus import Bus, Submission
+from chatd.bus import Bus, FannedOut, Submission
 from chatd.journal.memory import MemoryJournal
 from chatd.logs import open_log
-from chatd.model import Event, Operation, Outcome, Post
+from chatd.model import Operation, Outcome, Post
 from chatd.systemd import Notifier
 from chatd.testing.recording import Recording
 from chatd.watchdog import Watchdog
@@ -66,7 +66,7 @@ class Scene:
         self.log = Recording()
         self.bus = Bus(self.disk, self._shown, open_log(sink=self.log))
 
-    def _shown(self, room: str, events: Sequence[Event], receivers: int) -> None:
+    def _shown(self, rooms: Sequence[FannedOut]) -> None:
         pass
 
     async def say(self) -> None:

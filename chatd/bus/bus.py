@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
 from operator import attrgetter
@@ -29,8 +29,8 @@ from typing import Final, Protocol, TypeAlias, cast
 import trio
 from msgspec import Struct
 
-from chatd.bus.fanout import SLICES
-from chatd.bus.feed import TAIL_EVENTS, Feed
+from chatd.bus.fanout import SLICES, Group, fan_out
+from chatd.bus.feed import TAIL_EVENTS, Feed, Subscription
 from chatd.changed import Changed
 from chatd.histogram import Histogram, HistogramStatistics
 from chatd.journal import Hits, Journal, Retention, Sender, Unavailable
@@ -51,8 +51,8 @@ from chatd.model import (
 
 __all__ = ["Bus", "BusStatistics", "FannedOut", "Neighbours", "Submission"]
 
-FannedOut: TypeAlias = Callable[[str, Sequence[Event], int], None]
-"""Called after a fan-out with the room, its events, and how many subscribers they were sent to."""
+FannedOut: TypeAlias = tuple[Sequence[Event], int]
+"""Events of one room that were fanned out together, and to how many subscribers."""
 
 
 class Neighbours(Protocol):
@@ -127,6 +127,7 @@ OLD_INDEXED_SECONDS: Final = 0.1
 """How long it then waits for old ones: there may be millions if the index is made again."""
 
 _OPERATION: Final = attrgetter("operation")
+_ROOM: Final = attrgetter("room")
 
 UNAVAILABLE: Final = Refusal(
     "unavailable",
@@ -214,7 +215,7 @@ class Bus:
 
     Args:
         journal: The store. The bus is its only writer and closes it.
-        on_fanned_out: See `FannedOut`.
+        on_fanned_out: Called after a fan-out with what was fanned out, room by room.
         log: Gets a ``fault`` line for each exception of a connection's code.
         neighbours: Needed only if daemons share the store.
         waiting_submissions: The capacity of ``submitted``.
@@ -222,14 +223,14 @@ class Bus:
         batch_bytes: A batch is closed at this many characters of text.
 
     Attributes:
-        slices: See `fan_out`; for feeds that are opened later.
-        tail_events: The most events that each of these feeds keeps in memory.
+        slices: See `fan_out`.
+        tail_events: The most events that each feed that is opened later keeps in memory.
     """
 
     def __init__(
         self,
         journal: Journal,
-        on_fanned_out: FannedOut,
+        on_fanned_out: Callable[[Sequence[FannedOut]], None],
         log: Log,
         *,
         neighbours: Neighbours | None = None,
@@ -330,9 +331,7 @@ class Bus:
 
     def open_feed(self, key: str, name: str) -> Feed:
         """Return a new feed, whose subscribers receive the room's events from now on."""
-        feed = self._feeds[key] = Feed(
-            key, name, self._log, slices=self.slices, tail_events=self.tail_events
-        )
+        feed = self._feeds[key] = Feed(key, name, self._log, tail_events=self.tail_events)
         return feed
 
     def close_feed(self, feed: Feed) -> None:
@@ -524,7 +523,7 @@ class Bus:
             self._fanning_out = block[-1].position
             for kind, run in groupby(block, type):
                 if kind is Event:
-                    await self._show(cast("Iterator[Event]", run))
+                    await self._show(cast("list[Event]", list(run)))
                 else:
                     for item in run:
                         await self._take_in(cast("Item", item))
@@ -533,19 +532,27 @@ class Bus:
             self._fanout_began = math.inf
             self._fanout_seconds.observe(perf_counter() - began)
 
-    async def _show(self, block: Iterable[Event]) -> None:
-        """Fan out events, and report each room's."""
-        for room, run in groupby(block, attrgetter("room")):
+    async def _show(self, block: Sequence[Event]) -> None:
+        """Fan out events, those of all rooms in one go, and report them."""
+        if self._neighbours is not None:
+            await self._open_arriving(block)
+        now = trio.current_time()
+        groups: list[Group[Subscription]] = []
+        shown: list[FannedOut] = []
+        for room, run in groupby(block, _ROOM):
             events = list(run)
-            feed = self._feeds.get(room)
-            if feed is None and self._expects(room):
-                feed = await self._arriving(room, events[0].seq)
-            receivers = 0 if feed is None else await feed.fan_out(events)
-            self._deliveries += receivers * len(events)
-            try:
-                self._on_fanned_out(room, events, receivers)
-            except Exception as error:  # the boundary of the layers above
-                self._log.fault(error, detail=f"after the fan-out in {room}")
+            receivers = 0
+            if (feed := self._feeds.get(room)) is not None:
+                for group in feed.advance(events, now):
+                    groups.append(group)
+                    receivers += len(group.outboxes)
+                self._deliveries += receivers * len(events)
+            shown.append((events, receivers))
+        await fan_out(groups, self.slices)
+        try:
+            self._on_fanned_out(shown)
+        except Exception as error:  # the boundary of the layers above
+            self._log.fault(error, detail="after a fan-out")
 
     # ---- what other daemons do
 
@@ -557,13 +564,15 @@ class Bus:
         neighbours = self._neighbours
         return room.startswith("@") and neighbours is not None and neighbours.expects(room)
 
-    async def _arriving(self, room: str, seq: int) -> Feed | None:
-        assert self._neighbours is not None  # noqa: S101  they expect it
-        try:
-            await self._neighbours.arriving(room, seq)
-        except Exception as error:  # the boundary of the layers above
-            self._log.fault(error, detail=f"direct messages in {room}")
-        return self._feeds.get(room)
+    async def _open_arriving(self, block: Sequence[Event]) -> None:
+        """Open the rooms of direct messages whose first event here is about to be fanned out."""
+        assert self._neighbours is not None  # noqa: S101  only they have such rooms
+        for event in block:
+            if event.room not in self._feeds and self._expects(event.room):
+                try:
+                    await self._neighbours.arriving(event.room, event.seq)
+                except Exception as error:  # the boundary of the layers above
+                    self._log.fault(error, detail=f"direct messages in {event.room}")
 
     async def _take_in(self, item: Item) -> None:
         match item:

@@ -41,29 +41,31 @@ class Group(Struct, Generic[R], frozen=True):
 
     Attributes:
         block: What they get.
+        messages: The number of messages in the block.
         receivers: The receivers.
         outboxes: Theirs, in the same order; all of one class.
         still_there: Returns the receivers that are still there. Called after a pause.
     """
 
     block: Block
+    messages: int
     receivers: Sequence[R]
     outboxes: Sequence[Outbox]
     still_there: Callable[[], Container[R]]
 
 
-async def fan_out(groups: Iterable[Group[R]], messages: int, slices: Slices = SLICES) -> None:
+async def fan_out(groups: Iterable[Group[R]], slices: Slices = SLICES) -> None:
     """Offer each group's block to its receivers; skip empty blocks.
 
     Checkpoints only if it takes longer than a slice. A cancellation does not interrupt it.
 
     Args:
         groups: See `Group`.
-        messages: The number of messages in each block.
         slices: When to let other tasks run.
     """
     slice_ends = perf_counter() + slices.seconds
     paused = False
+    unlooked = 0  # offers since the last look at the clock
     for group in groups:
         if not group.block:
             continue
@@ -71,11 +73,15 @@ async def fan_out(groups: Iterable[Group[R]], messages: int, slices: Slices = SL
         for start in range(0, len(group.outboxes), slices.recipients):
             end = start + slices.recipients
             part = group.outboxes[start:end]
+            unlooked += len(part)
             if there is not None:
                 pairs = zip(group.receivers[start:end], part, strict=True)
                 part = [outbox for receiver, outbox in pairs if receiver in there]
             if part:
-                part[0].offer_each(part, group.block, messages)
+                part[0].offer_each(part, group.block, group.messages)
+            if unlooked < slices.recipients:
+                continue
+            unlooked = 0
             if perf_counter() > slice_ends:
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 paused = True

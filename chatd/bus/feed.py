@@ -1,6 +1,6 @@
 """A feed: one room's subscribers, its visible head, and a tail of its newest events.
 
-A room has two heads. The committed head is the journal's; the visible head is here. `Feed.fan_out`
+A room has two heads. The committed head is the journal's; the visible head is here. `Feed.advance`
 moves the visible head and takes its snapshot of the subscribers in one step without a checkpoint. A
 join subscribes in the same step in which it reads the visible head at which its page ends. So every
 member receives each event once. No page and no answer contains an event past the visible head.
@@ -13,15 +13,13 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Collection, Container, Iterable, Sequence
-from functools import partial
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final, TypeAlias
 
-import trio
 from msgspec.structs import replace
 
 from chatd.bus.codec import Codec, Outbox, Subscriber, encode
-from chatd.bus.fanout import SLICES, Group, Slices, fan_out
+from chatd.bus.fanout import Group
 from chatd.logs import Log
 from chatd.model import Close, Event
 
@@ -69,7 +67,6 @@ class Feed:
         key: The room's key.
         name: The room's name as written, which codecs are given.
         log: See `Bus`.
-        slices: See `fan_out`.
         tail_events: The most events that are kept in memory.
     """
 
@@ -78,7 +75,6 @@ class Feed:
         "_live",
         "_log",
         "_receivers",
-        "_slices",
         "_tail",
         "_tail_bytes",
         "_tail_events",
@@ -95,7 +91,6 @@ class Feed:
         name: str,
         log: Log,
         *,
-        slices: Slices = SLICES,
         tail_events: int = TAIL_EVENTS,
     ) -> None:
         self.key = key
@@ -113,7 +108,6 @@ class Feed:
         self._tail: deque[Event] = deque()
         self._tail_bytes = 0
         self._log = log
-        self._slices = slices
         self._tail_events = tail_events
 
     def __len__(self) -> int:
@@ -181,33 +175,38 @@ class Feed:
         gapless = last - first == len(page) - 1
         if last == self.visible and gapless and len(self) >= KEEPING_SUBSCRIBERS:
             self._tail.clear()
-            self._tail_bytes = 0
-            self._append(page)
+            self._tail.extend(page)
+            self._tail_bytes = sum(map(_size, page))
+            self._trim()
 
-    async def fan_out(self, events: Sequence[Event]) -> int:
-        """Move the visible head to the last of these events and offer them to the subscribers.
+    def advance(self, events: Sequence[Event], now: float) -> list[Group[Subscription]]:
+        """Move the visible head to the last of these events, and encode them for the subscribers.
 
-        Events that are visible already are left out: a store may bring them again. Return the
-        number of subscribers that they were offered to.
+        Events that are visible already are left out: a store may bring them again.
+
+        Args:
+            events: The events of this room that follow.
+            now: The time on Trio's clock.
+
+        Returns:
+            The groups to fan out, before another task runs.
         """
         if events[0].seq <= self.visible:
             events = [event for event in events if event.seq > self.visible]
             if not events:
-                return 0
+                return []
         self.visible = events[-1].seq
         self.changes += 1
-        self.fanned_out_at = trio.current_time()
+        self.fanned_out_at = now
         self._remember(events)
         groups: list[Group[Subscription]] = []
-        receivers = 0
         for codec in list(self._live):
             live, outboxes = self._snapshot(codec)
             block = encode(codec, self.name, events, live, self._log)
             if block:
-                receivers += len(live)
-                groups.append(Group(block, live, outboxes, partial(self._subscribed, codec)))
-        await fan_out(groups, len(events), self._slices)
-        return receivers
+                still_there = self._live[codec].keys
+                groups.append(Group(block, len(events), live, outboxes, still_there))
+        return groups
 
     def _snapshot(self, codec: Codec) -> tuple[list[Subscription], list[Outbox]]:
         """Return the live subscriptions with a codec, and their outboxes."""
@@ -216,9 +215,6 @@ class Feed:
             live = list(self._live.get(codec, ()))
             snapshot = self._receivers[codec] = live, [each.outbox for each in live]
         return snapshot
-
-    def _subscribed(self, codec: Codec) -> Container[Subscription]:
-        return self._live.get(codec, {})
 
     def broadcast(
         self,
@@ -248,12 +244,11 @@ class Feed:
         for event in events:
             if event.kind in ("edit", "delete"):
                 self._apply_change(event)
-            self._append((event,))
-
-    def _append(self, events: Iterable[Event]) -> None:
-        for event in events:
             self._tail.append(event)
             self._tail_bytes += _size(event)
+        self._trim()
+
+    def _trim(self) -> None:
         while len(self._tail) > self._tail_events or self._tail_bytes > TAIL_BYTES:
             self._tail_bytes -= _size(self._tail.popleft())
 

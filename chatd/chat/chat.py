@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
-from chatd.bus import Bus, Codec, Group, Outbox, encode, fan_out
+from chatd.bus import Bus, Codec, FannedOut, Group, Outbox, encode, fan_out
 from chatd.changed import Changed
 from chatd.chat.arrivals import Arrivals
 from chatd.chat.flood import Flood
@@ -261,8 +261,8 @@ class Chat:
         for (codec, _), connections in listeners.items():
             block = encode(codec, "", [event], connections, self.log)
             outboxes = [connection.outbox for connection in connections]
-            groups.append(Group(block, connections, outboxes, lambda: self.connections))
-        await fan_out(groups, 1, self.bus.slices)
+            groups.append(Group(block, 1, connections, outboxes, lambda: self.connections))
+        await fan_out(groups, self.bus.slices)
 
     async def renew(self, epoch: str) -> None:
         """Send another epoch to all clients of this daemon: the numbers continue under it."""
@@ -286,36 +286,43 @@ class Chat:
         if sender.progress is not None:
             sender.progress.set()
 
-    def _fanned_out(self, key: str, fanned_out: Sequence[Event], receivers: int) -> None:
-        """Log a room's events, and wake their waiting senders."""
-        room = self.rooms.get(key)
-        logs_messages, logs_text = self.settings.log.messages, self.settings.log.bodies
+    def _fanned_out(self, rooms: Sequence[FannedOut]) -> None:
+        """Wake the waiting senders of events, and log the events."""
+        logs_messages = self.settings.log.messages
+        # All of them first: what fails below must keep no other sender waiting.
+        rest: list[tuple[Event, Actor | None, int]] = []
+        for fanned_out, receivers in rooms:
+            for event in fanned_out:
+                sender = self.senders.pop(event.position, None)
+                if sender is not None:
+                    self._seen(sender)
+                if logs_messages or sender is None or event.kind != "message":
+                    rest.append((event, sender, receivers))
+        if not rest:
+            return
         logged = self.log.output.enabled
         lines: list[bytes] = []
-        # All of them first: a line that cannot be written must keep no other sender waiting.
-        senders: list[Actor | None] = []
-        for event in fanned_out:
-            senders.append(sender := self.senders.pop(event.position, None))
-            if sender is not None:
-                self._seen(sender)
-        for event, sender in zip(fanned_out, senders, strict=True):
+        for event, sender, receivers in rest:
             if sender is None:
                 self.roster.heard(event)
-            log = self.log if sender is None else sender.log
-            if event.kind == "topic" and room is not None:
+            if event.kind == "topic" and (room := self.rooms.get(event.room)) is not None:
                 room.topic = event.text or ""
             if (event.kind != "message" or logs_messages) and logged[event.kind]:
-                line = log.line(
-                    event.kind,
-                    room=key if room is None else room.name,
-                    seq=event.seq,
-                    of=event.of,
-                    bytes=len((event.text or "").encode()),
-                    receivers=receivers,
-                    user=event.user,
-                    nick=event.nick,
-                    text=event.text if logs_text else None,
-                )
-                lines.append(line)
+                lines.append(self._line(event, sender, receivers))
         if lines:
             self.log.output.write(lines)
+
+    def _line(self, event: Event, sender: Actor | None, receivers: int) -> bytes:
+        log = self.log if sender is None else sender.log
+        room = self.rooms.get(event.room)
+        return log.line(
+            event.kind,
+            room=event.room if room is None else room.name,
+            seq=event.seq,
+            of=event.of,
+            bytes=len((event.text or "").encode()),
+            receivers=receivers,
+            user=event.user,
+            nick=event.nick,
+            text=event.text if self.settings.log.bodies else None,
+        )

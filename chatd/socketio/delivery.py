@@ -174,6 +174,6 @@ class Delivery:
             said = offset is not None and revision == 4
             block = make_block(with_offset(messages, offset or "") if said else messages, revision)
             groups.append(
-                Group(block, sessions, sessions, lambda: set(open_to(self.select(selection))))
+                Group(block, 1, sessions, sessions, lambda: set(open_to(self.select(selection))))
             )
-        await fan_out(groups, 1, self.slices)
+        await fan_out(groups, self.slices)

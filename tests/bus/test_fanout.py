@@ -33,7 +33,7 @@ class Receiver:
 def group(
     block: bytes, receivers: list[Receiver], there: Container[Receiver] | None = None
 ) -> Group[Receiver]:
-    return Group(block, receivers, receivers, lambda: receivers if there is None else there)
+    return Group(block, 7, receivers, receivers, lambda: receivers if there is None else there)
 
 
 SLICES_OF_TWO = Slices(seconds=-1.0, recipients=2)
@@ -42,7 +42,7 @@ SLICES_OF_TWO = Slices(seconds=-1.0, recipients=2)
 async def test_each_group_gets_its_block_and_an_empty_one_is_skipped() -> None:
     groups = [[Receiver(), Receiver()] for _ in range(3)]
     blocks = [b"a", b"", b"c"]
-    await fan_out(map(group, blocks, groups), 7)
+    await fan_out(map(group, blocks, groups))
     assert [[one.got for one in each] for each in groups] == [
         [[(b"a", 7)]] * 2,
         [[]] * 2,
@@ -54,8 +54,8 @@ async def test_a_short_fan_out_does_not_checkpoint() -> None:
     receiver = Receiver()
     with trio.CancelScope() as scope:
         scope.cancel()
-        await fan_out([group(b"a", [receiver])], 1)
-    assert receiver.got == [(b"a", 1)]
+        await fan_out([group(b"a", [receiver])])
+    assert receiver.got == [(b"a", 7)]
     assert not scope.cancelled_caught
 
 
@@ -70,7 +70,6 @@ async def test_a_subscriber_that_left_during_a_pause_is_skipped_later() -> None:
     there = {*first, *rest, *others}
     await fan_out(
         [group(b"a", [*first, *rest], there), group(b"b", others, there)],
-        1,
         SLICES_OF_TWO,
     )
     assert [len(one.got) for one in (*first, *rest, *others)] == [1, 1, 0, 1, 1, 0]
@@ -88,7 +87,7 @@ async def test_others_run_between_slices() -> None:
     receivers = [Receiver() for _ in range(20)]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(count)
-        await fan_out([group(b"a", receivers)], 1, SLICES_OF_TWO)
+        await fan_out([group(b"a", receivers)], SLICES_OF_TWO)
         nursery.cancel_scope.cancel()
     assert rounds >= 9
 
@@ -97,5 +96,5 @@ async def test_a_cancellation_withholds_it_from_no_subscriber() -> None:
     receivers = [Receiver() for _ in range(5)]
     with trio.CancelScope() as scope:
         scope.cancel()
-        await fan_out([group(b"a", receivers)], 1, SLICES_OF_TWO)
+        await fan_out([group(b"a", receivers)], SLICES_OF_TWO)
     assert [len(one.got) for one in receivers] == [1] * 5

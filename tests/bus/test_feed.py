@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Self
 
 import pytest
+import trio
 
-from chatd.bus import Feed, Slices
+from chatd.bus import SLICES, Feed, Slices, fan_out
 from chatd.bus import feed as module
 from chatd.logs import open_log
 from chatd.model import Close, Event
@@ -60,6 +61,13 @@ def events(first: int, last: int, text: str = "x") -> list[Event]:
     ]
 
 
+async def fan_out_to(feed: Feed, batch: Sequence[Event], slices: Slices = SLICES) -> int:
+    """Fan events out as the bus does; return how many subscribers they were sent to."""
+    groups = feed.advance(batch, trio.current_time())
+    await fan_out(groups, slices)
+    return sum(len(group.outboxes) for group in groups)
+
+
 @pytest.fixture
 def records() -> Recording:
     return Recording()
@@ -75,7 +83,7 @@ async def test_subscribers_of_one_codec_get_one_block(feed: Feed) -> None:
     members = [Member(codec) for _ in range(300)]
     for member in members:
         feed.subscribe(member)
-    assert await feed.fan_out(events(1, 3)) == 300
+    assert await fan_out_to(feed, events(1, 3)) == 300
     assert codec.asked == 1
     assert all(member.got == [1, 2, 3] for member in members)
 
@@ -84,15 +92,15 @@ async def test_what_was_visible_when_the_topic_opened_is_not_shown_again(feed: F
     feed.set_head(2)
     member = Member()
     feed.subscribe(member)
-    assert await feed.fan_out(events(1, 2)) == 0
-    await feed.fan_out(events(2, 4))
+    assert await fan_out_to(feed, events(1, 2)) == 0
+    await fan_out_to(feed, events(2, 4))
     assert member.got == [3, 4]
     assert feed.visible == 4
 
 
 async def test_the_tail_holds_the_newest_events_and_its_start(feed: Feed) -> None:
     feed.set_head(5)
-    await feed.fan_out(events(6, 9))
+    await fan_out_to(feed, events(6, 9))
     assert [event.seq for event in feed.after(7) or ()] == [8, 9]
     assert feed.after(9) == []
     assert feed.after(12) == []
@@ -101,10 +109,10 @@ async def test_the_tail_holds_the_newest_events_and_its_start(feed: Feed) -> Non
 
 
 async def test_the_tail_is_bounded_in_events_and_in_bytes(feed: Feed) -> None:
-    await feed.fan_out(events(1, 2000))
+    await fan_out_to(feed, events(1, 2000))
     assert feed.after(2000 - module.TAIL_EVENTS) is not None
     assert feed.after(2000 - module.TAIL_EVENTS - 1) is None
-    await feed.fan_out(events(2001, 2010, text="x" * (module.TAIL_BYTES // 2)))
+    await fan_out_to(feed, events(2001, 2010, text="x" * (module.TAIL_BYTES // 2)))
     assert feed.after(2008) is not None
     assert feed.after(2007) is None
 
@@ -123,7 +131,7 @@ async def test_the_newest_page_is_kept_where_many_are_subscribed(feed: Feed) -> 
     assert feed.after(2) == events(3, 5)
     assert feed.after(1) is None
     feed.keep(events(5, 5), feed.changes)
-    await feed.fan_out(events(6, 6))
+    await fan_out_to(feed, events(6, 6))
     assert feed.after(2) == events(3, 6)
     feed.drop_tail()
     assert feed.after(5) is None
@@ -147,7 +155,7 @@ async def test_a_page_is_not_kept_if_something_changed_while_it_was_read(feed: F
     feed.keep(events(3, 5), changes)
     assert feed.after(4) is None
     changes = feed.changes
-    await feed.fan_out([change("edit", 6, of=4, text="new")])
+    await fan_out_to(feed, [change("edit", 6, of=4, text="new")])
     feed.keep([*events(3, 5), change("edit", 6, of=4, text="old")], changes)
     assert feed.after(4) is None
 
@@ -165,11 +173,11 @@ async def test_a_subscriber_that_is_not_live_gets_only_ephemeral_events(feed: Fe
     member = Member()
     subscription = feed.subscribe(member, live=False)
     feed.broadcast(["ann joined"])
-    assert await feed.fan_out(events(1, 1)) == 0
+    assert await fan_out_to(feed, events(1, 1)) == 0
     assert (member.got, len(feed)) == (["ann joined"], 1)
     feed.follow(subscription)
     feed.broadcast(["bob joined"])
-    assert await feed.fan_out(events(2, 2)) == 1
+    assert await fan_out_to(feed, events(2, 2)) == 1
     assert (member.got, len(feed)) == (["ann joined", "bob joined", 2], 1)
     subscription.cancel()
     feed.subscribe(member, live=False).cancel()
@@ -180,7 +188,7 @@ async def test_a_subscriber_that_is_not_live_gets_only_ephemeral_events(feed: Fe
 async def test_leaving_and_returning_during_a_long_fan_out() -> None:
     """A fan-out that checkpoints passes over members that went, also if they are back since."""
     slices = Slices(seconds=-1.0, recipients=1)
-    feed = Feed("r", "R", open_log(sink=Recording()), slices=slices)
+    feed = Feed("r", "R", open_log(sink=Recording()))
     codec = Codec()
     leaver, returner = Member(codec), Member(codec)
 
@@ -196,9 +204,9 @@ async def test_leaving_and_returning_during_a_long_fan_out() -> None:
     feed.subscribe(First(codec))
     leaving = feed.subscribe(leaver)
     returning = feed.subscribe(returner)
-    await feed.fan_out(events(1, 1))
+    await fan_out_to(feed, events(1, 1), slices)
     assert (leaver.got, returner.got) == ([], [])
-    await feed.fan_out(events(2, 2))
+    await fan_out_to(feed, events(2, 2), slices)
     assert (leaver.got, returner.got) == ([], [2])
     assert len(feed) == 2
 
@@ -221,7 +229,7 @@ async def test_a_codec_that_raises_ends_its_live_subscribers_in_this_room_alone(
     feed.subscribe(behind, live=False)
     feed.subscribe(other)
     batch = [*events(1, 1), *events(2, 2, text="bad"), *events(3, 3)]
-    assert await feed.fan_out(batch) == 1
+    assert await fan_out_to(feed, batch) == 1
     assert (live.got, live.ended) == ([], [1011])
     assert (behind.ended, other.ended, other.got) == ([], [], [1, 2, 3])
     [(name, fields)] = records.records
@@ -239,7 +247,7 @@ async def test_an_end_that_raises_as_well_is_logged(feed: Feed, records: Recordi
     member = Member(Broken())
     feed.subscribe(Stubborn(member.codec))
     feed.subscribe(member)
-    assert await feed.fan_out(events(1, 1, text="bad")) == 0
+    assert await fan_out_to(feed, events(1, 1, text="bad")) == 0
     assert member.ended == [1011]
     assert ["no goodbye" in fields["error"] for _, fields in records.records] == [False, True]
 
@@ -253,7 +261,7 @@ async def test_a_block_that_fails_only_as_a_whole_is_logged(feed: Feed, records:
 
     member = Member(Small())
     feed.subscribe(member)
-    await feed.fan_out(events(1, 2))
+    await fan_out_to(feed, events(1, 2))
     assert member.ended == [1011]
     assert ["too many" in fields["error"] for _, fields in records.records] == [True]
 
@@ -265,7 +273,7 @@ async def test_a_codec_that_says_nothing_costs_its_subscribers_nothing(feed: Fee
 
     member = Member(Silent())
     feed.subscribe(member)
-    assert await feed.fan_out(events(1, 1)) == 0
+    assert await fan_out_to(feed, events(1, 1)) == 0
     feed.broadcast(["joined"])
     assert member.got == []
 
@@ -275,9 +283,9 @@ def change(kind: Literal["edit", "delete"], seq: int, of: int, text: str | None 
 
 
 async def test_the_tail_gives_present_words(feed: Feed) -> None:
-    await feed.fan_out([*events(1, 2), change("edit", 3, 1, "y" * 10)])
-    await feed.fan_out([change("edit", 4, 2, "z")])
-    await feed.fan_out([change("edit", 5, 1, "new")])
+    await fan_out_to(feed, [*events(1, 2), change("edit", 3, 1, "y" * 10)])
+    await fan_out_to(feed, [change("edit", 4, 2, "z")])
+    await fan_out_to(feed, [change("edit", 5, 1, "new")])
     tail = feed.after(0)
     assert tail is not None
     assert [(one.text, one.edited) for one in tail] == [
@@ -287,7 +295,9 @@ async def test_the_tail_gives_present_words(feed: Feed) -> None:
         ("z", None),
         ("new", None),
     ]
-    await feed.fan_out([change("delete", 6, 1), change("edit", 7, 99, "from elsewhere in the log")])
+    await fan_out_to(
+        feed, [change("delete", 6, 1), change("edit", 7, 99, "from elsewhere in the log")]
+    )
     tail = feed.after(0)
     assert tail is not None
     assert [(one.text, one.edited, one.deleted) for one in tail[:6]] == [
@@ -302,8 +312,10 @@ async def test_the_tail_gives_present_words(feed: Feed) -> None:
 
 async def test_changed_words_count_as_they_are(feed: Feed) -> None:
     big = "x" * (module.TAIL_BYTES // 2)
-    await feed.fan_out([*events(1, 1, text=big), *events(2, 2, text=big), change("delete", 3, 1)])
-    await feed.fan_out(events(4, 4, text=big))
+    await fan_out_to(
+        feed, [*events(1, 1, text=big), *events(2, 2, text=big), change("delete", 3, 1)]
+    )
+    await fan_out_to(feed, events(4, 4, text=big))
     assert feed.after(0) is not None
-    await feed.fan_out([change("edit", 5, 2, big + "x")])
+    await fan_out_to(feed, [change("edit", 5, 2, big + "x")])
     assert feed.after(0) is None

@@ -9,12 +9,12 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from chatd.bus import Bus, Submission
+from chatd.bus import Bus, FannedOut, Submission
 from chatd.journal import Unavailable
 from chatd.journal.modelled import ModelEngine, ModelStore
 from chatd.journal.shared import SharedJournal, open_shared
 from chatd.logs import open_log
-from chatd.model import Event, Item, Missed, Outcome, Post, Relay, Relayed, Renewed
+from chatd.model import Item, Missed, Outcome, Post, Relay, Relayed, Renewed
 from chatd.testing.recording import Recording
 from tests.bus.test_feed import Member
 
@@ -48,8 +48,8 @@ class Daemon:
         self.member = Member()
         self.bus.open_feed("r", "r").subscribe(self.member)
 
-    def fanned_out(self, room: str, events: Sequence[Event], receivers: int) -> None:
-        self.lines.extend(f"event {event.text}" for event in events)
+    def fanned_out(self, rooms: Sequence[FannedOut]) -> None:
+        self.lines.extend(f"event {event.text}" for events, _ in rooms for event in events)
 
     async def take_in(self, item: Item) -> None:
         self.items.append(item)

@@ -64,7 +64,7 @@ async def test_a_log_line_that_cannot_be_written_keeps_no_sender_waiting(
 
     monkeypatch.setattr(type(connection.log), "line", line)
     with pytest.raises(ValueError, match="no line"):
-        chat._fanned_out("lobby", [EVENT, replace(EVENT, position=8, seq=2)], 1)
+        chat._fanned_out([([EVENT], 1), ([replace(EVENT, position=8, seq=2)], 1)])
     assert (connection.unseen, chat.senders) == (0, {})
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import trio
 
 from chatd.__main__ import main
-from chatd.bus.feed import Feed
+from chatd.bus.bus import Bus
 from chatd.journal.writer import Writer
 from chatd.model import Event
 
@@ -22,14 +22,14 @@ SLOW_SECONDS = 8
 
 
 def hang() -> None:
-    fan_out = Feed.fan_out
+    show = Bus._show
 
-    async def hanging(self: Feed, events: Sequence[Event]) -> int:
-        if any(event.text == "hang" for event in events):
+    async def hanging(self: Bus, block: Sequence[Event]) -> None:
+        if any(event.text == "hang" for event in block):
             await trio.sleep_forever()
-        return await fan_out(self, events)
+        await show(self, block)
 
-    Feed.fan_out = hanging  # type: ignore[method-assign]
+    Bus._show = hanging  # type: ignore[method-assign]
 
 
 def slow_disk() -> None:

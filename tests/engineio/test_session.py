@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from chatd.bus.feed import Feed
+from chatd.bus import Feed, fan_out
 from chatd.engineio import Block, Session
 from chatd.engineio.packets import Revision
 from chatd.model import Close, Event
@@ -73,7 +73,7 @@ async def test_a_bus_s_block_is_made_once_for_all_transports_of_a_revision() -> 
         for hears in (risen, websocket):
             assert await hears.hear() == "4b"
             assert await hears.hear() == "4€"
-        await feed.fan_out([event(1)])
+        await fan_out(feed.advance([event(1)], trio.current_time()))
         for hears in (risen, websocket):
             assert await hears.hear() == "4event 1"
         assert await poller.poll() == "4b\x1e4€\x1e4event 1"
