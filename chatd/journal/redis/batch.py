@@ -12,7 +12,6 @@ from chatd.journal.engine import NICK_TAKEN, PERSONAL, REPLICATED
 from chatd.journal.redis.layout import (
     LETTERS,
     MOST,
-    POSTS,
     Keys,
     decode_event,
     digest_of,
@@ -88,8 +87,7 @@ class Batch:
     """
 
     def __init__(self, keys: Keys, node: str, secret: bytes, *, posts: bool = False) -> None:
-        fixed = keys.fixed(node)
-        self.keys: list[bytes] = fixed[:POSTS] if posts else fixed
+        self.keys = keys.posts(node) if posts else keys.fixed(node)
         self.arguments: list[bytes | str | int] = []
         self._keys = keys
         self._secret = secret

@@ -199,7 +199,7 @@ class Client:
         It has no deadline of its own: the caller's is for a whole batch, which may be sent several
         times.
         """
-        [reply] = await self._call(self._writer, [command], self.deadline())
+        [reply] = await self._call(self._writer, [command])
         return await self._checked(command, reply) if isinstance(reply, ErrorReply) else reply
 
     async def listen(self, command: Command, seconds: float) -> tuple[list[Reply], list[Push]]:
@@ -318,7 +318,7 @@ class Client:
         deadline = self.deadline()
         try:
             with self.within(deadline, shield=True):
-                replies = iter(await self._call(self._asker, commands, deadline))
+                replies = iter(await self._call(self._asker, commands))
         except (Lost, StoreError) as error:
             for question in questions:
                 question.error = type(error)(str(error))
@@ -339,15 +339,13 @@ class Client:
         if scope.cancelled_caught:
             raise Lost(f"{self._address} did not answer in time")
 
-    async def _call(
-        self, link: Link | None, commands: Sequence[Command], deadline: float
-    ) -> list[Reply]:
+    async def _call(self, link: Link | None, commands: Sequence[Command]) -> list[Reply]:
         """Run some commands, until the caller's deadline. Their replies are proven."""
         present = self._present(link)
         try:
             if not self.proof.replicas:
                 return await present.call(*commands)
-            replies = await present.call(*commands, *self.proof.commands(deadline))
+            replies = await present.call(*commands, *self.proof.commands(self.deadline()))
             self.proof.check(replies[len(commands) :], self._address)
         except BaseException:
             self._lose(present)

@@ -251,12 +251,12 @@ class RedisEngine(RedisReads):
             raise damaged(self._keys, self._keys.reply(self._node)) from error
 
     async def _batch(self, operations: Sequence[Operation]) -> Batch:
-        posts = all(isinstance(operation, Post) for operation in operations)
+        posts = {Post}.issuperset(map(type, operations))
         batch = Batch(self._keys, self._node, self._secret, posts=posts)
         for place, operation in enumerate(operations):
-            if isinstance(operation, Post | Restore):
+            if isinstance(operation, (Post, Restore)):
                 self._sweeper.grown(operation.room)
-            if isinstance(operation, Wipe | Erase):
+            if isinstance(operation, (Wipe, Erase)):
                 await self._add_rewrite(batch, operation, operations[:place])
             else:
                 batch.add(operation)

@@ -78,7 +78,6 @@ __all__ = [
     "FORMAT",
     "LETTERS",
     "MOST",
-    "POSTS",
     "Keys",
     "Standing",
     "decode_entry",
@@ -188,20 +187,20 @@ class Keys:
     def of(self, node: str) -> bytes:
         return self._key(f"of:{node}")
 
+    def posts(self, node: str) -> list[bytes]:
+        """Return the first keys of a batch of posts."""
+        reply = self.reply(node)
+        return [self.meta, reply, self.feed, self.nodes, self.rooms, self.directs, self.order]
+
     def fixed(self, node: str) -> list[bytes]:
-        """Return the first keys of every batch. A batch of posts has only the first `POSTS`."""
+        """Return the first keys of any other batch, which begin with those of a batch of posts."""
         return [
-            *(self.meta, self.reply(node), self.feed, self.nodes),
-            *(self.rooms, self.directs, self.order),
+            *self.posts(node),
             *(self.users, self.seen, self.subjects),
             *(self.records, self.names, self.until, self.kinds),
             *(self.at, self.nicks, self.looks, self.own, self.held, self.debts),
             *(self.totals, self.facts, self.of(node)),
         ]
-
-
-POSTS: Final = 7
-"""How many of `Keys.fixed` a batch of posts has."""
 
 
 def digest_of(secret: bytes, room: str, user: str, key: str) -> bytes:

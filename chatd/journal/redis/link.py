@@ -62,9 +62,6 @@ class _Socket:
             return 0
 
     async def send_all(self, data: bytes) -> None:
-        await self._send(data)
-
-    async def _send(self, data: bytes) -> None:
         sent = _Socket.send_now(self, data)
         while sent < len(data):
             await trio.lowlevel.wait_writable(self._socket)
@@ -125,7 +122,7 @@ class _TlsSocket(_Socket):
 
     async def _flush(self) -> None:
         if self._sent.pending:
-            await self._send(self._sent.read())
+            await super().send_all(self._sent.read())
 
 
 class Link:

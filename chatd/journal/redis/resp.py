@@ -45,7 +45,7 @@ class ProtocolError(Exception):
 
 def pack(commands: Iterable[Command]) -> bytes:
     """Return the bytes of some commands, for one write."""
-    return b"".join([_pack(command) for command in commands])
+    return b"".join(map(_pack, commands))
 
 
 class Replies:

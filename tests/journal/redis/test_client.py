@@ -54,7 +54,7 @@ async def test_who_stops_asking_keeps_nobody_waiting(monkeypatch: pytest.MonkeyP
     asking = client("unix:/nowhere")
     reply = trio.Event()
 
-    async def call(_link: object, commands: Sequence[Command], _deadline: float) -> list[Reply]:
+    async def call(_link: object, commands: Sequence[Command]) -> list[Reply]:
         await reply.wait()
         return [command[1] for command in commands]
 
@@ -99,7 +99,7 @@ async def test_all_who_ask_hear_that_the_server_is_gone(own_server: RedisServer)
 async def test_all_who_ask_hear_that_a_right_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     asking = client("unix:/nowhere")
 
-    async def call(_link: object, commands: Sequence[Command], _deadline: float) -> list[Reply]:
+    async def call(_link: object, commands: Sequence[Command]) -> list[Reply]:
         await trio.lowlevel.checkpoint()
         if not commands:
             raise Lost("there is no connection")
