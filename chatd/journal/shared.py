@@ -30,34 +30,27 @@ import trio
 from chatd.changed import Changed
 from chatd.histogram import HistogramStatistics
 from chatd.journal import (
-    Hits,
     OperatorLog,
     Retention,
-    Sender,
     Statistics,
     StoreError,
     Unavailable,
 )
 from chatd.journal.damage import Damage
-from chatd.journal.engine import Condition, Damaged, Engine, Fed, Holder, Life, Lost, Node, Stale
+from chatd.journal.engine import Condition, Damaged, Engine, Fed, Life, Lost, Stale
 from chatd.journal.retention import RetentionLog, no_report
-from chatd.journal.scan import Scan, search
+from chatd.journal.shared_reads import SharedReads
 from chatd.model import (
-    Entered,
     Event,
     FeedEntry,
-    Head,
-    LogEntry,
     Missed,
     Operation,
     Outcome,
     Passed,
     Receipt,
-    Record,
     Reentered,
     Relayed,
     Renewed,
-    UserRecord,
 )
 
 __all__ = ["SharedJournal", "open_shared"]
@@ -86,15 +79,8 @@ LONGEST_PAUSE_SECONDS: Final = 1.0
 """The pause before the next attempt to reach the engine doubles each time; half of it is random. It
 is short again, and the failure over, after a link has lasted for as long as the longest pause."""
 
-PAGES: Final = 16
-"""How many pages of logs are read at once. The others wait, so that clients who all come back at
-the same time keep neither the engine nor this daemon's event loop from other work."""
 
-SCAN_EVENTS: Final = 500
-"""How many events a search reads at a time."""
-
-
-class SharedJournal:
+class SharedJournal(SharedReads):
     """`chatd.journal.Journal` on an `Engine`. `enter` comes first, then `run` in a task.
 
     Args:
@@ -150,7 +136,7 @@ class SharedJournal:
         self.former: Mapping[str, int] = {}
         self.key = b""
         self.reconnects = self.resyncs = self.unknown = 0
-        self._engine = engine
+        super().__init__(engine)
         self.damage = Damage(report)
         engine.on_damage = self.damage.note
         self._retention = Retention() if retention is None else retention
@@ -177,7 +163,6 @@ class SharedJournal:
         self._unanswered: tuple[str, ...] = ()  # how the origins of own, held entries begin
         self._released = Changed()  # own entries may be shown
         self._moved = Changed()  # the feed was read further, or cannot be read now
-        self._pages = trio.Semaphore(PAGES)
         # Batches.
         self._life: Life
         self._number = 0
@@ -306,10 +291,6 @@ class SharedJournal:
         except StoreError as error:
             self._break(error, entered)
             raise Unavailable(str(error)) from error
-
-    async def _ask_page(self, asking: Callable[[], Awaitable[_T]]) -> _T:
-        async with self._pages:
-            return await self._ask(asking)
 
     async def run(self) -> None:
         """Read the feed, keep the lease and watch the engine until `aclose`.
@@ -701,92 +682,6 @@ class SharedJournal:
             slowest_seconds=self._slowest_seconds,
             threaded=False,
         )
-
-    # ---- reading
-
-    async def search(
-        self,
-        query: str,
-        rooms: Mapping[str, int],
-        limit: int,
-        *,
-        sender: Sender | None = None,
-        before: int | None = None,
-    ) -> Hits:
-        return await search(self._newest, query, rooms, limit, sender, before)
-
-    async def _newest(
-        self, scan: Scan, room: str, below: int, before: int | None, most: int
-    ) -> list[Event]:
-        """Return the newest of a room's messages, before a number and a time."""
-        found: list[Event] = []
-        while page := await self.read_back(room, below, SCAN_EVENTS):
-            below = page[0].seq
-            for event in reversed(page):
-                if (before is None or event.at < before) and scan.finds(event):
-                    found.append(event)
-                    if len(found) == most:
-                        return found
-                await scan.let_others_run()
-        return found
-
-    async def members(self, room: str) -> list[Entered]:
-        """See `Engine.members`. Raise Unavailable if the engine is out of reach."""
-        return await self._ask(lambda: self._engine.members(room))
-
-    async def occupied(self) -> dict[str, tuple[str, int]]:
-        """See `Engine.occupied`. Raise Unavailable if the engine is out of reach."""
-        return await self._ask(self._engine.occupied)
-
-    async def holder(self, look: str) -> Holder | None:
-        """See `Engine.holder`. Raise Unavailable if the engine is out of reach."""
-        return await self._ask(lambda: self._engine.holder(look))
-
-    async def nodes(self) -> list[Node]:
-        """See `Engine.nodes`. Raise Unavailable if the engine is out of reach."""
-        return await self._ask(self._engine.nodes)
-
-    async def read(self, room: str, after: int, upto: int, limit: int) -> list[Event]:
-        return await self._ask_page(lambda: self._engine.read(room, after, upto, limit))
-
-    async def read_back(self, room: str, before: int, limit: int) -> list[Event]:
-        return await self._ask_page(lambda: self._engine.read_back(room, before, limit))
-
-    async def read_rooms(self, rooms: Mapping[str, int], upto: int, limit: int) -> list[Event]:
-        return await self._ask_page(lambda: self._engine.read_rooms(rooms, upto, limit))
-
-    async def head(self, room: str) -> Head | None:
-        return await self._ask(lambda: self._engine.head(room))
-
-    async def rooms(self) -> list[Head]:
-        return await self._ask(self._engine.rooms)
-
-    async def seq_at(self, room: str, position: int) -> int:
-        return await self._ask(lambda: self._engine.seq_at(room, position))
-
-    async def unread(self, room: str, user: str, after: int, most: int) -> int:
-        return await self._ask_page(lambda: self._engine.unread(room, user, after, most))
-
-    async def records(self, kind: str, prefix: str = "", limit: int = -1) -> list[Record]:
-        return await self._ask(lambda: self._engine.records(kind, prefix, limit))
-
-    async def user(self, user: str) -> UserRecord | None:
-        return await self._ask(lambda: self._engine.user(user))
-
-    async def present(self, since: int) -> list[UserRecord]:
-        return await self._ask(lambda: self._engine.present(since))
-
-    async def subjects(self) -> list[UserRecord]:
-        return await self._ask(self._engine.subjects)
-
-    async def entries(self, room: str, after: int, limit: int) -> list[LogEntry]:
-        return await self._ask(lambda: self._engine.entries(room, after, limit))
-
-    async def entries_of(self, user: str, after: int) -> tuple[list[LogEntry], int | None]:
-        return await self._ask(lambda: self._engine.entries_of(user, after))
-
-    async def newest(self) -> int:
-        return await self._ask(self._engine.position)
 
     async def backup(self) -> AsyncGenerator[bytes]:
         raise Unavailable("Several daemons share the store. Back it up with its own tools.")
