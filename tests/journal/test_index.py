@@ -207,6 +207,7 @@ async def test_a_store_of_the_version_before_is_indexed_in_the_background(store:
             for statement in step:
                 old.execute(statement)
         old.execute("PRAGMA user_version = 3")
+        old.execute("BEGIN")
         old.execute("INSERT INTO rooms (fold, name) VALUES ('lobby', 'Lobby')")
         rows = [(number, number, 1000, f"天気 Straße {number}") for number in range(1, 201)]
         old.executemany(
@@ -219,6 +220,7 @@ async def test_a_store_of_the_version_before_is_indexed_in_the_background(store:
             [(number, text) for number, _, _, text in rows],
         )
         old.execute("UPDATE meta SET value = 200 WHERE name IN ('indexed', 'position')")
+        old.execute("COMMIT")
     async with store.open() as journal:
         assert not (await hits(journal, "strasse")).complete
         await commit(journal, delete(1), edit(2, "nothing"), post("天気"))
