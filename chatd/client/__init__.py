@@ -14,10 +14,11 @@ It speaks ``chatd.v1`` (JSON over WebSocket) on any Trio stream.
 from __future__ import annotations
 
 from chatd.client.changes import Gap, Lost, Reconnected, RoomLost
-from chatd.client.chat import AnyEvent, Chat, Person, Statistics, Token, connect
+from chatd.client.chat import AnyEvent, Chat, Statistics, Token, connect
 from chatd.client.connection import Deadlines
 from chatd.client.dialing import Address, Backoff, Dial, dial_url
 from chatd.client.errors import ChatError, Closed, ConnectError, Ending, Garbled, Refused
+from chatd.client.moderation import Person
 from chatd.protocol.commands import (
     Changed,
     Entered,
