@@ -10,7 +10,7 @@ import trio
 from trio.testing import MockClock
 
 from chatd.chat.connection import Connection
-from chatd.chat.users import User
+from chatd.chat.user import User
 from chatd.engineio.session import Session
 from chatd.socketio.connection import Connection as SocketIoConnection
 from chatd.socketio.socket import Socket

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from chatd.chat.replies import Commit, SendAnswer
     from chatd.chat.sanctions import Sanction
     from chatd.chat.tokens import Grant
-    from chatd.chat.users import User
+    from chatd.chat.user import User
 
 __all__ = ["Actor"]
 

@@ -21,7 +21,8 @@ from chatd.chat.sanctions import Sanctions
 from chatd.chat.shared import SharedRoster
 from chatd.chat.token_keys import Key
 from chatd.chat.tokens import Grant, Keys, UnknownKey
-from chatd.chat.users import Login, User, Users
+from chatd.chat.user import User
+from chatd.chat.users import Login, Users
 from chatd.journal import Journal
 from chatd.journal.damage import Damage
 from chatd.journal.shared import SharedJournal

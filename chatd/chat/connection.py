@@ -20,7 +20,8 @@ from chatd.chat.names import NICK_CHARACTERS, room_name
 from chatd.chat.rights import check_may_read, may_read
 from chatd.chat.rooms import Room
 from chatd.chat.tokens import Grant
-from chatd.chat.users import Login, User
+from chatd.chat.user import User
+from chatd.chat.users import Login
 from chatd.model import INTERNAL, UNAUTHORIZED, Close, ExitReason, Refused
 from chatd.protocol import events
 from chatd.timers import Timer

@@ -15,7 +15,7 @@ from chatd.chat.membership import Membership
 from chatd.chat.names import Name, room_name, usable_nick
 from chatd.chat.rights import check_may_read
 from chatd.chat.rooms import Room
-from chatd.chat.users import User
+from chatd.chat.user import User
 from chatd.model import Refused
 from chatd.protocol.pairs import other_of, pair_name, users_of
 

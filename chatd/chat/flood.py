@@ -20,7 +20,7 @@ from chatd.settings import Limits
 if TYPE_CHECKING:
     from chatd.chat.actor import Actor
     from chatd.chat.chat import Chat
-    from chatd.chat.users import User
+    from chatd.chat.user import User
 
 __all__ = ["Flood"]
 

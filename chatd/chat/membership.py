@@ -13,7 +13,7 @@ from chatd import bus
 from chatd.bus import Subscription, encode_page
 from chatd.chat.pages import PAGE_EVENTS, read_after
 from chatd.chat.rooms import Room
-from chatd.chat.users import User
+from chatd.chat.user import User
 from chatd.journal import Unavailable
 from chatd.model import Event
 

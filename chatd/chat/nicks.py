@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from chatd.chat.names import Name
 
 if TYPE_CHECKING:
-    from chatd.chat.users import User
+    from chatd.chat.user import User
 
 __all__ = ["Nicks"]
 

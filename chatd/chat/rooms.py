@@ -18,7 +18,7 @@ import trio
 
 from chatd.bus import Feed, Subscription
 from chatd.chat.names import Name, room_name
-from chatd.chat.users import User
+from chatd.chat.user import User
 from chatd.journal import Unavailable
 from chatd.model import ExitReason, Head, Refused
 from chatd.mutex import Mutex

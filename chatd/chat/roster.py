@@ -27,7 +27,7 @@ from chatd.protocol.events import Typing
 if TYPE_CHECKING:
     from chatd.chat.chat import Chat
     from chatd.chat.rooms import Room
-    from chatd.chat.users import User
+    from chatd.chat.user import User
 
 __all__ = ["Arrival", "LocalRoster", "Roster", "unreachable"]
 

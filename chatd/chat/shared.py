@@ -65,7 +65,7 @@ from chatd.timers import Timer
 if TYPE_CHECKING:
     from chatd.chat.chat import Chat
     from chatd.chat.rooms import Room
-    from chatd.chat.users import User
+    from chatd.chat.user import User
     from chatd.journal.shared import SharedJournal
 
 __all__ = ["LOST_MESSAGES", "SharedRoster"]

@@ -2,9 +2,7 @@
 
 A user's nick is unique among the users present, and is held for a while after the user left. What
 must outlive the process, the nick and the last visit, is published to the journal a moment later.
-
-A subject is a user that a token names. Nobody else may take a subject's id as a nick, and no guest
-may take a subject's last nick: subjects are read from the journal at startup.
+The ids and nicks of subjects, the users that tokens name, are read from the journal at startup.
 """
 
 from __future__ import annotations
@@ -12,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from base64 import b32encode
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Final
@@ -20,12 +18,11 @@ from typing import TYPE_CHECKING, Final
 import trio
 from msgspec import Struct
 
-from chatd.budgets import NICKS_OF_A_PLACE, Bucket
+from chatd.budgets import NICKS_OF_A_PLACE
 from chatd.bus import Submission
 from chatd.chat.marks import MARK, REMEDY, mark_of
 from chatd.chat.names import (
     NICK_CHARACTERS,
-    RESERVED_NICKS,
     Name,
     as_nick,
     nick_name,
@@ -42,7 +39,9 @@ from chatd.chat.sessions import (
     sign_session,
     verify_session,
 )
+from chatd.chat.subjects import Subjects
 from chatd.chat.tokens import Grant
+from chatd.chat.user import User
 from chatd.journal import Unavailable
 from chatd.model import Refused, Remember, UserRecord
 from chatd.timers import Timer
@@ -50,18 +49,14 @@ from chatd.timers import Timer
 if TYPE_CHECKING:
     from chatd.chat.chat import Chat
     from chatd.chat.connection import Connection
-    from chatd.chat.rooms import Room
 
-__all__ = ["Login", "User", "Users"]
+__all__ = ["Login", "Users"]
 
 GENERATED_CHARACTERS: Final = 5
 """The part of a guest's id in a generated nick: 25 bits. If it is taken, another one is made."""
 
 ALTERNATIVES: Final = 100
 """``ann-2`` to ``ann-99`` are tried before a nick is generated."""
-
-ADDRESSES: Final = 8
-"""This many addresses of a guest are remembered: a ban takes them in."""
 
 VISIT_SECONDS: Final = 60.0
 """The last visit of a user who makes single requests is saved at most this often."""
@@ -70,79 +65,6 @@ DAY_SECONDS: Final = 24 * 60 * 60
 
 SAVE_SECONDS: Final = 1.0
 """Changes are saved together after this time, because many users leave and return quickly."""
-
-
-class User:
-    """A user, over all their connections."""
-
-    __slots__ = (
-        "addresses",
-        "bytes",
-        "chosen",
-        "connections",
-        "forgotten",
-        "hold",
-        "id",
-        "marks",
-        "messages",
-        "new_rooms",
-        "nick",
-        "op_elsewhere",
-        "pages",
-        "place",
-        "released",
-        "rooms",
-        "since",
-        "subject",
-    )
-
-    def __init__(self, user_id: str, nick: Name, *, chosen: bool, subject: bool = False) -> None:
-        self.id = user_id
-        self.nick = nick
-        self.subject = subject
-        """Whether a token names this user; otherwise it is a guest."""
-        self.chosen = chosen
-        """Whether the user asked for the nick. Only then is it held and saved."""
-        self.place = ""
-        """Where the clients of a guest are who chose a nick by HTTP: `Peer.place`."""
-        self.connections: set[Connection] = set()
-        self.addresses: dict[str, float] = {}
-        """The addresses and networks of connections that ended, and when, the last one last."""
-        self.rooms: dict[Room, None] = {}
-        """The rooms that the user is in, in the order of entering."""
-        self.marks: dict[str, int] = {}
-        """The last number that the user has read, by the room's key."""
-        self.forgotten = False
-        """Whether nothing is to be saved of the user any longer."""
-        self.op_elsewhere = False
-        """Whether the user is in a room as an operator, at any daemon, as far as is known here."""
-        self.since = trio.current_time()
-        self.released: float | None = None
-        """When the last connection ended, on Trio's clock; None while present."""
-        self.hold: Timer | None = None
-        """Drops the user when the nick is no longer reserved; None while present."""
-        self.messages = Bucket()
-        self.bytes = Bucket()
-        self.pages = Bucket()
-        self.new_rooms = Bucket()
-
-    @property
-    def op(self) -> bool:
-        """Whether others see the user as an operator: one of the connections is an operator's."""
-        return self.op_elsewhere or self.is_op_here
-
-    @property
-    def is_op_here(self) -> bool:
-        """Whether one of the connections to this daemon is an operator's."""
-        for connection in self.connections:  # noqa: SIM110  a generator takes three times as long
-            if connection.op:
-                return True
-        return False
-
-    def merge_marks(self, marks: Mapping[str, int]) -> None:
-        """Add stored read marks. A mark never moves back."""
-        for room, seq in marks.items():
-            self.marks[room] = max(seq, self.marks.get(room, 0))
 
 
 class Login(Struct, frozen=True):
@@ -172,11 +94,7 @@ class Users:
         self._saving: Timer | None = None
         self._by_id: dict[str, User] = {}
         self._nicks = Nicks()
-        self._reserved = frozenset().union(*(nick_name(nick).looks for nick in RESERVED_NICKS))
-        self._subject_ids: dict[str, str] = {}
-        """Ids of known subjects, by what they look like as names."""
-        self._subject_nicks: dict[str, str] = {}
-        """Ids of known subjects, by what their present or last nick looks like."""
+        self._subjects = Subjects(lambda: chat.settings.chat.operators)
         self._held: dict[User, str] = {}
         """Guests who left and whose nick is held, the first who left first, with their address."""
         self._held_from: dict[str, dict[User, None]] = {}
@@ -207,7 +125,7 @@ class Users:
         """Read which ids and nicks belong to subjects."""
         for record in await self._journal.subjects():
             if name := usable_nick(record.nick):
-                self._learn_subject(record.user, name)
+                self._subjects.learn(record.user, name)
 
     # ---- who
 
@@ -345,7 +263,7 @@ class Users:
             self._nicks.release(replaced, replaced.nick)
         user = await self._arrive(grant.user, self._like(name, grant.user), check)
         user.merge_marks(marks)
-        self._learn_subject(user.id, user.nick)
+        self._subjects.learn(user.id, user.nick)
         self._remember(user)
         return Login(user, grant, _taken(name, user.nick))
 
@@ -450,7 +368,7 @@ class Users:
             self.unlisted(user)
             self._chat.roster.depart(user.id)
             return
-        _note_addresses(user, connection.addresses)
+        user.note_addresses(connection.addresses)
         if user.connections:
             return
         user.released = trio.current_time()
@@ -468,7 +386,7 @@ class Users:
 
         ``address`` is the one that limits and bans see; empty if none applies.
         """
-        _note_addresses(user, (address,) if address else ())
+        user.note_addresses((address,) if address else ())
         if user.connections:
             return
         now = trio.current_time()
@@ -495,10 +413,7 @@ class Users:
     def erase(self, user_id: str) -> None:
         """Drop a user, free the nick, and save nothing of the user."""
         self.unsaved.pop(user_id, None)
-        self._subject_ids = {
-            key: subject for key, subject in self._subject_ids.items() if subject != user_id
-        }
-        self._forget_nicks(user_id)
+        self._subjects.forget(user_id)
         if (user := self._by_id.get(user_id)) is not None:
             user.forgotten = True
             if not user.rooms:  # otherwise a room drops it when the user has left elsewhere
@@ -539,8 +454,8 @@ class Users:
             user.chosen = True
             self.rename(user, name)
         elif user is None and not is_guest(user_id):
-            self._forget_nicks(user_id)
-            self._learn_subject(user_id, name)
+            self._subjects.forget_nicks(user_id)
+            self._subjects.learn(user_id, name)
 
     def _only(self, name: Name, user_id: str) -> Iterator[Name]:
         """Yield a nick, and raise Refused if that cannot be had."""
@@ -567,7 +482,7 @@ class Users:
 
     def claim(self, user: User, name: Name) -> bool:
         """Reserve a nick until `rename` or `unclaim`. Return False if it is taken."""
-        if self._belongs_to_another(name, user.id, subject=user.subject):
+        if self._subjects.is_anothers(name, user.id, subject=user.subject):
             return False
         if not self._nicks.is_free(name, user.id):
             return False
@@ -602,8 +517,8 @@ class Users:
         for connection in user.connections:
             connection.bind_log()
         if user.subject:
-            self._forget_nicks(user.id)
-            self._learn_subject(user.id, name)
+            self._subjects.forget_nicks(user.id)
+            self._subjects.learn(user.id, name)
         if self._by_id.get(user.id) is not user:
             # Dropped while the store was busy: no other code would free the nick.
             self._drop(user)
@@ -614,7 +529,7 @@ class Users:
     def _like(self, name: Name | None, user_id: str) -> Iterator[Name]:
         """Yield nicks that a user may have: the name itself, others like it, generated ones."""
         if name is not None:
-            if self._nicks.is_free(name, user_id) and not self._belongs_to_another(
+            if self._nicks.is_free(name, user_id) and not self._subjects.is_anothers(
                 name, user_id, subject=not is_guest(user_id)
             ):
                 yield name
@@ -632,35 +547,9 @@ class Users:
 
     def _is_taken(self, name: Name, user_id: str) -> bool:
         """Return whether anybody has a nick, this user too, or it is reserved."""
-        return not self._nicks.is_free(name, "") or self._belongs_to_another(
+        return not self._nicks.is_free(name, "") or self._subjects.is_anothers(
             name, user_id, subject=False
         )
-
-    def _belongs_to_another(self, name: Name, user_id: str, *, subject: bool) -> bool:
-        """Return whether a nick is reserved for the server, or for a subject but this user.
-
-        ``subject``: whether this user is one. Only guests are kept from other subjects' nicks.
-        """
-        looks = name.looks
-        if not looks.isdisjoint(self._reserved):
-            return True
-        registries = (self._subject_ids,) if subject else (self._subject_ids, self._subject_nicks)
-        owners = {each.get(look, user_id) for each in registries for look in looks}
-        for operator in self._chat.settings.chat.operators:
-            if not looks.isdisjoint(_looks_of(operator)):
-                owners.add(operator)
-        return owners != {user_id}
-
-    def _forget_nicks(self, user_id: str) -> None:
-        self._subject_nicks = {
-            look: subject for look, subject in self._subject_nicks.items() if subject != user_id
-        }
-
-    def _learn_subject(self, user_id: str, nick: Name) -> None:
-        for look in _looks_of(user_id):
-            self._subject_ids.setdefault(look, user_id)
-        for look in nick.looks:
-            self._subject_nicks[look] = user_id
 
     def _made_up(self, user_id: str) -> Name:
         """Return a nick for a subject whose id cannot be one, such as a UUID."""
@@ -775,25 +664,8 @@ class Users:
                 del self.unsaved[user_id]
 
 
-def _note_addresses(user: User, addresses: Iterable[str]) -> None:
-    """Remember from where a guest came last."""
-    if user.subject:
-        return
-    for address in addresses:
-        user.addresses.pop(address, None)
-        user.addresses[address] = trio.current_time()
-    while len(user.addresses) > ADDRESSES:
-        del user.addresses[next(iter(user.addresses))]
-
-
 def _taken(wanted: Name, given: Name) -> str | None:
     """Return the notice for a user whose wanted nick was taken."""
     if given is wanted:
         return None
     return f"The nick {wanted.display} is taken. You are {given.display}."
-
-
-def _looks_of(user_id: str) -> frozenset[str]:
-    """Return what a user's id looks like as a nick; nothing if it cannot be one."""
-    name = usable_nick(user_id)
-    return frozenset() if name is None else name.looks

@@ -11,7 +11,7 @@ from chatd.chat.names import Name
 from chatd.chat.pages import QUEUE_SHARE
 from chatd.chat.rules.rooms import ENTRY_BYTES
 from chatd.chat.sessions import is_kept, new_user
-from chatd.chat.users import User
+from chatd.chat.user import User
 from chatd.protocol import commands, events
 from chatd.protocol.pairs import other_of
 from tests.chat.room import Client, Room, refused

@@ -15,7 +15,7 @@ from chatd.chat.pages import read_join_page
 from chatd.chat.sanctions import Sanction, Sanctions
 from chatd.chat.token_keys import new_key, read_keys
 from chatd.chat.tokens import Keys
-from chatd.chat.users import ADDRESSES
+from chatd.chat.user import ADDRESSES
 from chatd.journal.memory import MemoryJournal
 from chatd.model import BANNED, KICKED, Close, Operation, Refusal
 from chatd.protocol import commands, events

@@ -11,7 +11,7 @@ import trio
 from chatd.chat import Chat, Login
 from chatd.chat.direct import resolve
 from chatd.chat.rules import visit
-from chatd.chat.users import User
+from chatd.chat.user import User
 from chatd.chat.visitor import visiting
 from chatd.gateways.credentials import page_refusal, refuse
 from chatd.gateways.http.identity import log_in
