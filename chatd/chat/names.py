@@ -56,7 +56,8 @@ class Name(Struct, frozen=True):
     @property
     def looks(self) -> frozenset[str]:
         """What it looks like: a name that shares one of these is easily mistaken for it."""
-        return frozenset((skeleton(self.display), skeleton(self.key)))
+        look = skeleton(self.display)
+        return frozenset((look, look if self.key == self.display else skeleton(self.key)))
 
 
 def nick_name(text: str) -> Name:

@@ -242,7 +242,7 @@ class HttpConnection:
         if not target.startswith("/") and target != "*":
             raise malformed("the target is not a path")
         secure = self._transport.secure
-        if any(name in FORWARDING for name, _ in headers):
+        if not FORWARDING.isdisjoint([name for name, _ in headers]):
             forwarded = self._server.forwarded(headers, self._transport.peer)
             self._sender = forwarded.peer
             secure = secure if forwarded.secure is None else forwarded.secure

@@ -9,6 +9,7 @@ import socket
 import stat
 import struct
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -90,9 +91,12 @@ class Listener:
             self.site = (sock.family, (host, self.port))
             self.loopback = is_loopback_name(host)
             self.address = _written(host, self.port)
-            # Accepted sockets inherit it.
+            # Accepted sockets inherit both.
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
+            # Chat messages are small, and Nagle's algorithm would delay them.
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._inode = _inode(self.path) if lasting and self.path is not None else None
 
     def __repr__(self) -> str:
@@ -131,11 +135,7 @@ class Listener:
             if self.path is not None:
                 peer = Peer("unix", "unix", loopback=False, uid=_uid(sock))
             else:
-                # Chat messages are small, and Nagle's algorithm would delay them.
-                with contextlib.suppress(OSError):
-                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                host = address[0].partition("%")[0].removeprefix("::ffff:")
-                peer = Peer(host, "tcp", loopback=is_loopback_name(host))
+                peer = _tcp_peer(address[0])
             welcome(SocketTransport(sock, peer, listener_loopback=self.loopback))
 
     def keep(self, notifier: Notifier) -> None:
@@ -154,6 +154,12 @@ class Listener:
         with contextlib.suppress(RuntimeError):  # outside of Trio, where nothing waits
             trio.lowlevel.notify_closing(self.socket)
         self.socket.close()
+
+
+@lru_cache(maxsize=1024)  # of addresses, which have at most 60 characters
+def _tcp_peer(address: str) -> Peer:
+    host = address.partition("%")[0].removeprefix("::ffff:")
+    return Peer(host, "tcp", loopback=is_loopback_name(host))
 
 
 def _uid(sock: socket.socket) -> int:

@@ -142,13 +142,7 @@ class Request:
     def query(self) -> dict[str, str]:
         """The decoded fields of the query, the last of each name. Empty if it has more than 64."""
         if self._query is None:
-            try:
-                fields = parse_qsl(
-                    self.query_string, keep_blank_values=True, max_num_fields=_QUERY_FIELDS
-                )
-            except ValueError:
-                fields = []
-            self._query = dict(fields)
+            self._query = _parse_query(self.query_string)
         return self._query
 
     def header(self, name: str) -> str | None:
@@ -203,3 +197,15 @@ class Request:
         self._pieces = _no_pieces
         self._gone = _never
         self._spend = _nothing
+
+
+def _parse_query(query: str) -> dict[str, str]:
+    if "%" not in query and "+" not in query and query.count("&") < _QUERY_FIELDS:
+        # As below, in a third of the time.
+        split = (field.partition("=") for field in query.split("&") if field)
+        return {name: value for name, _, value in split}
+    try:
+        fields = parse_qsl(query, keep_blank_values=True, max_num_fields=_QUERY_FIELDS)
+    except ValueError:
+        fields = []
+    return dict(fields)
