@@ -135,7 +135,6 @@ def remove_front(cursor: sqlite3.Cursor, room_id: int, upto: int, words: WordInd
     (position,) = cursor.execute(query, front).fetchone()
     cursor.execute(f"DELETE FROM events WHERE {inside}", front)  # noqa: S608  a constant
     removed = cursor.rowcount
-    cursor.execute("DELETE FROM places WHERE room_id = ? AND seq <= ?", front)
     cursor.execute(
         "UPDATE rooms SET head = max(head, ?), gone = max(gone, ?), oldest ="
         " (SELECT at FROM events WHERE position = (SELECT position FROM places"

@@ -42,7 +42,7 @@ more."""
 # - events: the key is stored with its event and goes with it. Nothing else is written for an event,
 #   not even a head: each additional page costs a commit 4 µs and a frame of 4 KiB in the log.
 # - places: where events are, by room and number, up to the position that is meta's `filed`: see
-#   `chatd.journal.places`.
+#   `chatd.journal.places`. An event that is removed leaves it by a trigger.
 # - rooms.head: the number of the last event that was removed, which is the room's last number if no
 #   event is left; gone: its position. meta's position is the last one for the store.
 # - rooms.oldest: the time of the room's first event, NULL without one: who is next in retention.
@@ -141,6 +141,9 @@ STEPS: tuple[tuple[str, ...], ...] = (
                 position INTEGER NOT NULL, PRIMARY KEY (room_id, seq)) WITHOUT ROWID'
             WHERE name = 'events_seq'""",
         "PRAGMA writable_schema = RESET",
+        """CREATE TRIGGER events_removed AFTER DELETE ON events BEGIN
+            DELETE FROM places WHERE room_id = OLD.room_id AND seq = OLD.seq;
+        END""",
         "INSERT INTO meta SELECT 'filed', ifnull(max(position), 0) FROM events",
     ),
 )

@@ -321,6 +321,7 @@ async def test_an_old_store_is_indexed_from_its_beginning(store: Store) -> None:
             "DROP INDEX rooms_oldest",
             "ALTER TABLE rooms DROP COLUMN oldest",
             "ALTER TABLE rooms DROP COLUMN gone",
+            "DROP TRIGGER events_removed",
             "DROP TABLE places",
             "CREATE UNIQUE INDEX events_seq ON events (room_id, seq)",
             "DELETE FROM meta WHERE name IN ('indexed', 'dirty', 'floor', 'tokens')",

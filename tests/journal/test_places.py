@@ -94,6 +94,16 @@ async def test_a_room_is_erased_before_it_is_filed(store: Store) -> None:
         assert [event.seq for event in await say(journal, 2)] == [3, 3]
 
 
+async def test_an_event_leaves_the_index_with_its_row(store: Store) -> None:
+    async with store.open() as journal:
+        await say(journal, 6)
+        await index(journal)
+        with closing(sqlite3.connect(store.path, isolation_level=None)) as other:
+            other.execute("DELETE FROM events WHERE position = 3")
+        assert filed(store) == (6, 5)
+        assert [event.seq for event in await journal.read("lobby", 0, 9, 9)] == [1, 3]
+
+
 async def test_filing_that_fails_loses_nothing(store: Store) -> None:
     async with store.open() as journal:
         said = await say(journal, UNFILED_EVENTS - 1)
