@@ -24,6 +24,11 @@ class Changed:
         # the same, but takes 5 µs to wake one task.
         self._waiting: dict[Task, None] | None = None
 
+    @property
+    def awaited(self) -> bool:
+        """Whether a task waits and has been neither woken nor cancelled."""
+        return bool(self._waiting)
+
     def notify(self) -> None:
         """Wake every task that is waiting now."""
         if self._waiting:

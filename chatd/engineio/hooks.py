@@ -1,15 +1,39 @@
-"""Functions of the application: each may be async, or plain if it never waits."""
+"""Functions of the application: each may be async, or plain if it never waits.
+
+Whoever calls several of them in a row, and does not want to need a task for it, writes a generator
+(`Steps`): it yields what a function returns if that has to be awaited. It runs at once, wherever it
+is, until it yields something; that is left to a task, which calls `go_on`.
+"""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Generator
+from inspect import isawaitable
+from typing import Any, TypeAlias, TypeVar
 
-__all__ = ["call"]
+__all__ = ["Steps", "call", "go_on"]
+
+R = TypeVar("R")
+
+Steps: TypeAlias = Generator[Awaitable[Any], Any, R]
+"""Yields what must be awaited, and is sent its result, or has its exception raised."""
 
 
 async def call(function: Callable[..., Any], *args: Any) -> Any:
     """Call a function, async or plain, and return what it returns."""
     result = function(*args)
-    return await result if inspect.isawaitable(result) else result
+    return await result if isawaitable(result) else result
+
+
+async def go_on(steps: Steps[None], pending: Awaitable[Any]) -> None:
+    """Await what steps have yielded, and run the rest of them. Raises what they raise."""
+    try:
+        while True:
+            try:
+                result = await pending
+            except Exception as error:
+                pending = steps.throw(error)
+            else:
+                pending = steps.send(result)
+    except StopIteration:
+        return

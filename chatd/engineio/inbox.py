@@ -50,6 +50,11 @@ class Inbox(Generic[T]):
     def __len__(self) -> int:
         return len(self._items) if self._items is not None else 0
 
+    @property
+    def idle(self) -> bool:
+        """Whether the queue is empty and its task waits for the next item, which it will take."""
+        return self._items is None and self.changed.awaited
+
     def full(self, size: int) -> bool:
         """Return whether an item of ``size`` bytes has to wait."""
         return self._bytes > 0 and self._bytes + size > self._max_bytes and not self._closed
@@ -68,6 +73,14 @@ class Inbox(Generic[T]):
         if self._items is None:
             self._items = deque()
         self._items.append((item, size))
+        self._bytes += size
+        self.changed.notify()
+
+    def put_first(self, item: T, size: int) -> None:
+        """Put an item in front of all others. The bound is not checked."""
+        if self._items is None:
+            self._items = deque()
+        self._items.appendleft((item, size))
         self._bytes += size
         self.changed.notify()
 

@@ -6,7 +6,7 @@ events. An event of a room's log is encoded once for all clients of a protocol r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from itertools import count
 from typing import Any, Final
@@ -429,13 +429,13 @@ class SocketIoGateway:
                 if not recovers:
                     await keeper.drop(socket.pid)
 
-    # ---- commands
+    # ---- commands: plain functions, because most commands have nothing to wait for
 
-    async def _chat_message(self, socket: Socket, *args: Any) -> None:
+    def _chat_message(self, socket: Socket, *args: Any) -> Awaitable[None] | None:
         *given, ack = args
         client = self._clients.get(socket)
         if client is None:
-            return  # it was turned away
+            return None  # it was turned away
         match _without_trailing_nulls(given):
             case [text]:
                 fields: Any = {"text": text}
@@ -447,21 +447,24 @@ class SocketIoGateway:
                 fields = None
         if isinstance(fields, dict) and fields.get("room") is None:
             fields["room"] = client.room
-        await client.perform(commands.Say, "chat message", fields, ack)
+        return client.perform(commands.Say, "chat message", fields, ack)
 
-    async def _command(
+    def _command(
         self, kind: type[commands.Command], name: str, socket: Socket, *args: Any
-    ) -> None:
+    ) -> Awaitable[None] | None:
         *given, ack = args
+        client = self._clients.get(socket)
+        if client is None:
+            return None
         given = _without_trailing_nulls(given)
-        if socket in self._clients:
-            await self._clients[socket].perform(kind, name, given[0] if given else {}, ack)
+        return client.perform(kind, name, given[0] if given else {}, ack)
 
-    async def _unknown(self, socket: Socket, event: str, *args: Any) -> None:
+    def _unknown(self, socket: Socket, event: str, *args: Any) -> Awaitable[None] | None:
         *_, ack = args
-        name = event[:_NAME_CHARACTERS]
-        if socket in self._clients:
-            await self._clients[socket].refuse("There is no such command.", name, ack)
+        client = self._clients.get(socket)
+        if client is None:
+            return None
+        return client.refuse("There is no such command.", event[:_NAME_CHARACTERS], ack)
 
 
 class _Client:
@@ -636,26 +639,31 @@ class _Client:
         # It may list 100 members, so it is not walked through in search of bytes.
         self._socket.emit_nowait("hello", msgspec.Raw(encode(hello)))
 
-    async def perform(
+    def perform(
         self, kind: type[commands.Command], name: str, fields: Any, ack: Acknowledging
-    ) -> None:
-        """Carry out a command, whose fields have not been checked."""
+    ) -> Awaitable[None] | None:
+        """Carry out a command, whose fields have not been checked.
+
+        Return what must be awaited before the next one; None if nothing.
+        """
         try:
             command = msgspec.convert(fields, kind)
         except msgspec.ValidationError as error:
             why = str(error)[:_ERROR_CHARACTERS]
-            await self.refuse(f"This is not a {name}: {why}.", name, ack)
-        else:
-            answer = self._answered(name, ack)
-            if self.keeper is not None and isinstance(command, commands.Join | commands.Leave):
-                await self._move(command, answer)
-                return
-            before = self.connection.authenticated
-            pending = perform(self.connection, command, answer, quiet=not ack.wanted)
-            if pending is not None:
-                await pending
-                if not before and self.connection.authenticated and self._auth.join:
-                    await self._enter()
+            return self.refuse(f"This is not a {name}: {why}.", name, ack)
+        answer = self._answered(name, ack)
+        if self.keeper is not None and isinstance(command, commands.Join | commands.Leave):
+            return self._move(command, answer)
+        pending = perform(self.connection, command, answer, quiet=not ack.wanted)
+        if pending is not None and not self.connection.authenticated:
+            return self._authenticate(pending)
+        return pending
+
+    async def _authenticate(self, pending: Awaitable[None]) -> None:
+        """Await a command of a client that has no user yet; if it has one then, let it join."""
+        await pending
+        if self.connection.authenticated and self._auth.join:
+            await self._enter()
 
     async def _perform(self, command: commands.Command, name: str) -> None:
         """Carry out a command that is a part of the client's admission."""

@@ -1,14 +1,18 @@
 """A connection: one Engine.IO session, its sockets, and the worker that runs their handlers.
 
-Theory of operation. The task that reads from the client calls ``received``, and never runs a
-handler:
+Theory of operation. Whoever reads from the client, such as the poller, calls ``received``:
 
 | packet | handled at once | handled by the worker |
 | --- | --- | --- |
 | CONNECT | a task of its own admits the client (``admission``) and replies | ``connect`` |
-| EVENT | waits for room in the inbox | middleware, handlers, acknowledgement |
+| EVENT | if the worker is idle: all that does not wait | the rest of it; all of it if not idle |
 | ACK | wakes whoever waits for it | |
 | DISCONNECT | disconnects the socket | ``disconnect`` |
+
+The worker is idle if it waits for an item of the inbox and there is none. So an event whose
+middleware and handlers are plain functions needs no switch of tasks. What has to be awaited never
+is by the reader, or it could not read the acknowledgement for which a handler waits: it is the
+worker's next job, before all others.
 
 The worker is no task of its own: the first task that has admitted the client to a namespace goes on
 as the worker. All tasks of a connection run in the server's nursery, which costs less than one for
@@ -24,8 +28,9 @@ full.
 
 What MUST hold:
 
-1. One worker runs what is in the inbox, in order. So the handlers of one connection do not overlap,
-   ``connect`` runs before a socket's events and ``disconnect`` after them, each once.
+1. One worker runs what is in the inbox, in order, and nothing is handled at once while something
+   is in the inbox or runs. So the handlers of one connection do not overlap, ``connect`` runs
+   before a socket's events and ``disconnect`` after them, each once.
 2. The end of the session cancels admissions and what ``start_soon`` started, but no handler until
    ``handler_grace`` later. Then the socket's events that still wait are dropped.
 3. A cancellation from outside cancels the handler that runs. Then the ``disconnect`` handlers of
@@ -38,7 +43,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVarTuple
 from urllib.parse import parse_qsl
 
@@ -47,11 +51,11 @@ import trio
 from chatd.budgets import SLICE_ITEMS
 from chatd.changed import Changed
 from chatd.engineio import Reason, Session
-from chatd.engineio.hooks import call
+from chatd.engineio.hooks import Steps, call, go_on
 from chatd.engineio.inbox import Inbox
 from chatd.socketio.admission import admit
 from chatd.socketio.errors import PacketError, Refused
-from chatd.socketio.handlers import Acknowledging, Handlers
+from chatd.socketio.event import handle
 from chatd.socketio.namespace import Namespace
 from chatd.socketio.packets import Decoder, Packet, PacketType, encode, make_block, unsendable
 from chatd.socketio.recovery import RECOVERABLE, Lost
@@ -261,18 +265,25 @@ class Connection:
         else:
             size += _JOB_BYTES
             if self._inbox.full(size):
-                return self._queue_later(socket, packet, size)
-            self._queue(socket, packet, size)
+                return self._take_event_later(socket, packet, size)
+            self._take_event(socket, packet, size)
         return None
 
-    def _queue(self, socket: Socket, packet: Packet, size: int) -> None:
+    def _take_event(self, socket: Socket, packet: Packet, size: int) -> None:
         namespace = self._namespaces_of.get(socket)
-        if namespace is not None and not self.server.draining:
+        if namespace is None or self.server.draining:
+            return
+        if not self._inbox.idle:
             self._inbox.put((Connection._event, socket, namespace, packet), size)
+            return
+        steps = handle(self.server, socket, namespace.handlers, packet)
+        if (pending := next(steps, None)) is not None:
+            begun = (Connection._rest_of_event, socket, namespace, (steps, pending))
+            self._inbox.put_first(begun, size)
 
-    async def _queue_later(self, socket: Socket, packet: Packet, size: int) -> None:
+    async def _take_event_later(self, socket: Socket, packet: Packet, size: int) -> None:
         await self._inbox.room(size)
-        self._queue(socket, packet, size)
+        self._take_event(socket, packet, size)
 
     # Connecting
 
@@ -431,7 +442,8 @@ class Connection:
                     await socket.wait_finished()
                     continue
                 if socket.disconnect_reason is not None:
-                    if trio.current_time() >= socket.gone_at + grace:
+                    begun = function is Connection._rest_of_event
+                    if not begun and trio.current_time() >= socket.gone_at + grace:
                         continue
                     scope.deadline = socket.gone_at + grace
                 self._handled = socket
@@ -505,36 +517,15 @@ class Connection:
             await self.server.report(error, socket, "connect")
 
     async def _event(self, socket: Socket, namespace: Namespace, packet: Packet) -> None:
-        if socket.disconnect_reason == _BY_SERVER:
-            return
-        handlers = namespace.handlers
-        name, *args = packet.data
-        event = name if isinstance(name, str) else str(name)
-        ack = Acknowledging(
-            None if packet.id is None else partial(socket.send_ack, packet.id, event)
-        )
-        try:
-            for middleware in (*handlers.on_events, *socket.middleware):
-                try:
-                    await call(middleware, socket, event, args)
-                except Refused:
-                    return
-            if not await handlers.event(socket, event, args, ack) and ack.wanted:
-                self._warn_unanswered(socket, handlers, event)
-        except Exception as error:  # a handler's boundary
-            await self.server.report(error, socket, event)
+        if socket.disconnect_reason != _BY_SERVER:
+            steps = handle(self.server, socket, namespace.handlers, packet)
+            if (pending := next(steps, None)) is not None:
+                await go_on(steps, pending)
 
-    def _warn_unanswered(self, socket: Socket, handlers: Handlers, event: str) -> None:
-        known = handlers.has(event)
-        what = (
-            f"the handler of {event!r} returned None" if known else f"{event[:64]!r} has no handler"
-        )
-        self.server.engine.hints.warn(
-            f"unanswered {event if known else ''}",
-            detail=f"{what}, and a client waits for its acknowledgement: return a value, or () for "
-            "an acknowledgement without arguments",
-            address=socket.handshake.address,
-        )
+    async def _rest_of_event(
+        self, _socket: Socket, _namespace: Namespace, begun: tuple[Steps[None], Awaitable[Any]]
+    ) -> None:
+        await go_on(*begun)
 
     async def _finish(
         self, socket: Socket, namespace: Namespace, _packet: Packet | None = None

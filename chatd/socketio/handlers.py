@@ -7,9 +7,10 @@ the others are those of the event.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from inspect import isawaitable
 from typing import Any, Final, Protocol, TypeAlias, TypeVar, overload
 
-from chatd.engineio.hooks import call
+from chatd.engineio.hooks import Steps, call
 
 __all__ = ["Acknowledging", "Handler", "Handlers", "Listening", "check_handler"]
 
@@ -121,7 +122,9 @@ class Handlers:
         """Return whether an event has handlers of its own."""
         return event in self._named
 
-    async def event(self, socket: Any, event: str, args: Sequence[Any], ack: Acknowledging) -> bool:
+    def event(
+        self, socket: Any, event: str, args: Sequence[Any], ack: Acknowledging
+    ) -> Steps[bool]:
         """Run the handlers of an event, those of every event first. Raises what they raise.
 
         Returns:
@@ -130,17 +133,20 @@ class Handlers:
         passed = False
         for handler, wants_ack in tuple(self._any):
             passed |= wants_ack
-            await call(handler, socket, event, *args, *([ack] if wants_ack else []))
+            result = handler(socket, event, *args, *([ack] if wants_ack else []))
+            if isawaitable(result):
+                yield result
         handlers = self._named.get(event)
         if handlers is None:
             handlers = self._unhandled
             args = (event, *args)
         for handler, wants_ack in tuple(handlers):
-            if wants_ack:
-                passed = True
-                await call(handler, socket, *args, ack)
-            else:
-                ack.returned(await call(handler, socket, *args))
+            passed |= wants_ack
+            result = handler(socket, *args, ack) if wants_ack else handler(socket, *args)
+            if result is not None and isawaitable(result):
+                result = yield result
+            if not wants_ack:
+                ack.returned(result)
         return passed
 
 

@@ -15,7 +15,7 @@ These MUST hold:
    wakes, and nothing more is read until it calls `watch` again.
 2. A socket is in the epoll set only while its task waits in `watch`: not after it was cancelled,
    woken or told that the socket closes. A descriptor that is used again brings no old event.
-3. An exception of ``ready`` is raised in its connection's task.
+3. ``ready`` has the context variables of its connection's task, and an exception is raised there.
 4. Other tasks run after 2 ms.
 """
 
@@ -51,7 +51,7 @@ class _Watch:
         self.task = task
         self.ready = ready
         self.cancelled = False
-        self.error: Exception | None = None
+        self.error: Exception | SystemExit | None = None
 
 
 class Poller:
@@ -120,8 +120,8 @@ class Poller:
             return  # it was ended meanwhile, by another socket's function for example
         self._called = watch
         try:
-            goes_on = watch.ready(now)
-        except Exception as error:  # raised in the connection's task
+            goes_on = watch.task.context.run(watch.ready, now)
+        except (Exception, SystemExit) as error:  # raised in the connection's task
             watch.error = error
             goes_on = False
         self._called = None

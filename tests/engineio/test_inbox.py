@@ -50,6 +50,30 @@ async def test_no_task_waits_for_space_in_a_closed_queue() -> None:
     assert inbox.take() == 1
 
 
+async def test_an_inbox_is_idle_while_its_task_waits_and_nothing_is_there() -> None:
+    inbox: Inbox[str] = Inbox(100, lambda _: None)
+    taken: list[str] = []
+
+    async def take() -> None:
+        while True:
+            taken.append(await inbox.next())
+
+    assert not inbox.idle
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take)
+        await wait_all_tasks_blocked()
+        assert inbox.idle
+        inbox.put("second", 1)
+        inbox.put_first("first", 1)
+        assert not inbox.idle
+        await wait_all_tasks_blocked()
+        assert taken == ["first", "second"]
+        assert inbox.idle
+        nursery.cancel_scope.cancel()
+        # A task that is cancelled takes nothing any more.
+        assert not inbox.idle
+
+
 async def put(inbox: MessageInbox, message: str | bytes) -> None:
     if (pending := inbox.received(message)) is not None:
         await pending

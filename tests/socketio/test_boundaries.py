@@ -128,13 +128,18 @@ async def test_an_error_of_a_connections_task_closes_it(monkeypatch: pytest.Monk
 
 async def test_an_error_of_a_worker_closes_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     io, recording = echoing()
-    only = Only(monkeypatch, Connection, "_event")
+    only = Only(monkeypatch, Connection, "_next_job")
     ended: list[str] = []
     io.on("disconnect", lambda socket, reason: ended.append(reason))
+
+    @io.on("wait")
+    async def wait(_socket: Socket) -> None:
+        await trio.lowlevel.checkpoint()
+
     async with running(io) as stage, websocket(stage) as other:
         client = await stage.joined()
         only.victim = io.fetch_sockets()[-1]._connection
-        await client.emit("echo", "x")
+        await client.emit("wait")
         await client.over.wait()
         await settled()
         assert ended == ["server shutting down"]

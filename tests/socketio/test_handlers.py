@@ -56,8 +56,8 @@ async def test_unhandled_events_go_to_the_fallback_after_the_catch_alls() -> Non
     handlers.add("known", lambda _socket, *args: seen.append(("known", *args)), ack=False)
     handlers.add_any(lambda _socket, *args: seen.append(("any", *args)), ack=False)
     handlers.add_unhandled(lambda _socket, event, *args: (event, *args), ack=False)
-    await handlers.event("socket", "known", [1], Acknowledging(sent.append))
-    await handlers.event("socket", "unknown", [2], Acknowledging(sent.append))
+    list(handlers.event("socket", "known", [1], Acknowledging(sent.append)))
+    list(handlers.event("socket", "unknown", [2], Acknowledging(sent.append)))
     assert seen == [("any", "known", 1), ("known", 1), ("any", "unknown", 2)]
     assert sent == [("unknown", 2)]
 
@@ -66,5 +66,5 @@ async def test_a_fallback_can_take_the_acknowledgement() -> None:
     handlers = Handlers()
     sent: list[Any] = []
     handlers.add_unhandled(lambda _socket, _event, ack: ack("no such event"), ack=True)
-    await handlers.event("socket", "unknown", [], Acknowledging(sent.append))
+    list(handlers.event("socket", "unknown", [], Acknowledging(sent.append)))
     assert sent == [("no such event",)]

@@ -270,15 +270,19 @@ async def test_an_internal_error_ends_one_connection(monkeypatch: pytest.MonkeyP
     ended: list[str] = []
     io.on("disconnect", lambda socket, reason: ended.append(reason))
 
+    @io.on("x")
+    async def wait(_socket: Socket) -> None:
+        await trio.lowlevel.checkpoint()
+
     async def broken(*args: Any) -> None:
         raise ValueError("a fault")
 
     async with running(io) as stage:
         other = await stage.joined()
+        client = await stage.joined()
         await settled()
         with monkeypatch.context() as patch:
-            patch.setattr(Connection, "_event", broken)
-            client = await stage.joined()
+            patch.setattr(Connection, "_next_job", broken)
             await client.emit("x")
             await client.over.wait()
         await settled()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import TypeAlias
 
 import pytest
@@ -13,6 +14,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from chatd.wire import poller
 from chatd.wire.poller import current_poller
+
+NAME: ContextVar[str] = ContextVar("NAME")
 
 Pairs: TypeAlias = Callable[[], tuple[socket.socket, socket.socket]]
 
@@ -56,7 +59,9 @@ class Watching:
                 await current_poller().watch(self.socket.fileno(), self.ready)
                 self.returned = True
                 await trio.lowlevel.checkpoint()
-            except Exception as error:
+            except trio.Cancelled:
+                raise
+            except BaseException as error:
                 self.error = error
         self.over.set()
 
@@ -91,25 +96,42 @@ async def test_all_functions_run_in_one_task(pairs: Pairs, nursery: trio.Nursery
     assert trio.lowlevel.current_task() not in tasks
 
 
+@pytest.mark.parametrize("kind", [ValueError, SystemExit])
 async def test_an_exception_is_raised_in_the_task_that_watches(
-    pairs: Pairs, nursery: trio.Nursery
+    kind: type[BaseException], pairs: Pairs, nursery: trio.Nursery
 ) -> None:
     near, far = pairs()
     broken, whole = Watching(near), Watching(pairs()[0])
     whole.socket, other = pairs()
 
     def fail() -> None:
-        raise ValueError("boom")
+        raise kind("boom")
 
     broken.also = fail
     nursery.start_soon(broken.run)
     nursery.start_soon(whole.run)
     far.send(b"x")
     await broken.over.wait()
-    assert isinstance(broken.error, ValueError)
+    assert isinstance(broken.error, kind)
     other.send(b"y")
     await wait_all_tasks_blocked()
     assert whole.received == [b"y"]
+
+
+async def test_a_function_has_the_context_of_its_task(pairs: Pairs, nursery: trio.Nursery) -> None:
+    current_poller()
+    await wait_all_tasks_blocked()
+    seen: list[str] = []
+    for name in ("one", "other"):
+        near, far = pairs()
+        watching = Watching(near)
+        watching.also = lambda: seen.append(NAME.get())
+        NAME.set(name)
+        nursery.start_soon(watching.run)
+        far.send(b"x")
+    NAME.set("nobody's")
+    await wait_all_tasks_blocked()
+    assert sorted(seen) == ["one", "other"]
 
 
 async def test_a_peer_that_closes_or_is_lost_wakes(pairs: Pairs) -> None:
