@@ -158,6 +158,24 @@ async def test_a_batch_is_bounded_in_events_and_bytes(script: Script) -> None:
     assert sum(map(len, journal.committed)) == 28
 
 
+@pytest.mark.parametrize("burst", [False, True])
+async def test_a_batch_of_several_waits_longer_for_more(
+    script: Script, monkeypatch: pytest.MonkeyPatch, burst: bool
+) -> None:
+    monkeypatch.setattr(module, "BATCH_SECONDS", 60.0)
+    journal = FaultyJournal()
+    async with running(journal, script) as bus:
+        await trio.testing.wait_all_tasks_blocked()  # the collector waits for the first one
+        await bus.publish(script.submission(post("1"), "x"))
+        if burst:
+            await trio.lowlevel.checkpoint()
+            await bus.publish(script.submission(post("2"), "x"))
+        for _ in range(module.BURST_QUIET_ROUNDS):
+            await trio.lowlevel.checkpoint()
+        await bus.publish(script.submission(post("3"), "x"))
+    assert list(map(len, journal.committed)) == ([3] if burst else [1, 1])
+
+
 async def test_publishers_wait_while_the_collector_is_full(script: Script) -> None:
     journal = MemoryJournal(now=lambda: 1)
     bus = Bus(journal, script.shown, script.log, waiting_submissions=2)
