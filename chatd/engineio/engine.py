@@ -442,14 +442,16 @@ class Engine:
         )
 
     def _session_opener(self, revision: Revision) -> wire.Opener:
-        async def opener(websocket: WebSocket) -> wire.Receiver:
-            if revision == 3 and self.options.handshake_pause:
-                # The official suite listens for the open packet only once it has seen the 101.
-                await trio.sleep(self.options.handshake_pause)
+        def opener(websocket: WebSocket) -> wire.Receiver:
             session, _ = self._open(websocket.request, revision, websocket)
             return WebSocketTransport(session, websocket)
 
-        return opener
+        async def pausing_opener(websocket: WebSocket) -> wire.Receiver:
+            # The official suite listens for the open packet only once it has seen the 101.
+            await trio.sleep(self.options.handshake_pause)
+            return opener(websocket)
+
+        return pausing_opener if revision == 3 and self.options.handshake_pause else opener
 
     def _upgrade_opener(self, session: Session) -> wire.Opener:
         async def opener(websocket: WebSocket) -> wire.Receiver:

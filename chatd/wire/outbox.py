@@ -160,6 +160,23 @@ class Outbox(_Direct):
         elif self._taking and data:
             self._enqueue(data)
 
+    def hold(self) -> None:
+        """Keep what is offered until `release`, to send it together. Nothing may wait yet."""
+        self._direct = None
+        self._queue = deque()
+
+    def release(self) -> None:
+        """Send what was offered since `hold`."""
+        held = b"".join(self._queue or ())
+        self._queue = None
+        self.waiting = 0
+        if self._taking:
+            self._direct = self._transport.plain
+        if self._direct is not None:
+            self.offer(held, 0)
+        elif held:
+            self._enqueue(held)
+
     def hasten(self, data: bytes) -> None:
         """Send a control frame regardless of the bound.
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from functools import partial
+from inspect import iscoroutinefunction
 from itertools import chain
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol, TypeAlias
 
@@ -61,8 +62,12 @@ class Receiver(Protocol):
         """Record that the connection has ended. Called once and last, when the outbox has ended."""
 
 
-Opener: TypeAlias = Callable[["WebSocket"], Awaitable[Receiver]]
-"""Called when the 101 has been sent. Nothing is read from the peer until it returns."""
+Opener: TypeAlias = Callable[["WebSocket"], Awaitable[Receiver] | Receiver]
+"""Returns the receiver. Nothing is read from the peer until it has returned.
+
+A coroutine function is called when the 101 has been sent. A plain function is called before, and
+what it sends goes out together with the 101.
+"""
 
 
 class Upgrade(Struct, frozen=True):
@@ -70,7 +75,7 @@ class Upgrade(Struct, frozen=True):
 
     Attributes:
         subprotocol: One of those that the client offered, or None.
-        open: Called after the handshake. The receiver that it returns takes the messages.
+        open: Called for the receiver that takes the messages.
         max_message_bytes: In place of the settings' limit.
         send_queue_bytes: In place of the settings' limit.
         keep_alive: Whether silent peers are pinged. False if the protocol has a heartbeat.
@@ -168,33 +173,49 @@ class WebSocket(Channel):
         return self.upgrade.send_queue_bytes or super()._send_queue_bytes()
 
     async def _serve(self) -> None:
-        await self._accept()
         if (receiver := await self._open()) is not None:
             with trio.CancelScope() as self._reading:
                 await self._receive(receiver)
         if self.upgrade.send_timeout is not None:
             await self._send_queue(self.upgrade.send_timeout)
 
-    async def _accept(self) -> None:
-        """Make the opening handshake. A peer that does not take the answer in time is lost."""
-        self.outbox.force(await accepting(self.request, self.upgrade.subprotocol))
-        if self.outbox.waiting:  # as it does on every transport that is no plain socket
-            with trio.move_on_after(self._settings.limits.handshake_seconds):
-                await self.outbox.drained()
-        if self.outbox.waiting:
-            self.end(LOST)
-
     async def _open(self) -> Receiver | None:
-        """Return the gateway's receiver, or None if the peer is gone or the gateway fails."""
-        if self.closing is not None and self.closing[0] is LOST:
-            return None
+        """Make the opening handshake, and return the gateway's receiver.
+
+        None if the peer is gone or does not take the answer in time, or if the gateway fails.
+        """
+        answer = await accepting(self.request, self.upgrade.subprotocol)
         self.last_heard = trio.current_time()
+        may_wait = iscoroutinefunction(self.upgrade.open)
+        receiver: Receiver | Awaitable[Receiver] | None = None
         try:
-            self._receiver = await self.upgrade.open(self)
+            self.outbox.hold()
+            self.outbox.force(answer)
+            try:
+                if not may_wait:
+                    receiver = self.upgrade.open(self)
+            finally:
+                self.outbox.release()
+            await self._send_answer()
+            if may_wait and not self._is_lost:
+                receiver = self.upgrade.open(self)
+            self._receiver = await receiver if isinstance(receiver, Awaitable) else receiver
         except Exception as error:  # the connection's boundary
             self.fault(error)
         self.busy = False
         return self._receiver
+
+    async def _send_answer(self) -> None:
+        """Wait until the answer is sent, which on a plain socket it is at once."""
+        if self.outbox.waiting:
+            with trio.move_on_after(self._settings.limits.handshake_seconds) as patience:
+                await self.outbox.drained()
+            if patience.cancelled_caught:
+                self.end(LOST)
+
+    @property
+    def _is_lost(self) -> bool:
+        return self.closing is not None and self.closing[0] is LOST
 
     async def _receive(self, receiver: Receiver) -> None:
         """Hand messages to the receiver until either side closes."""

@@ -368,3 +368,24 @@ async def test_4_a_block_above_the_bound_is_taken_if_it_is_allowed(bench: Bench)
     assert asked == [700] * 3
     assert bench.calls == ["overflowed"]
     assert await bench.read(len(offered) + 1400) == offered + b"x" * 1400
+
+
+async def test_what_is_held_is_sent_together(bench: Bench) -> None:
+    outbox = bench.outbox
+    outbox.hold()
+    outbox.force(b"one ")
+    outbox.offer(b"two ", 3)
+    assert (outbox.waiting, outbox.sent_bytes) == (8, 0)
+    outbox.release()
+    assert await bench.far.receive_some(65536) == b"one two "
+    outbox.offer(b"three")
+    assert await bench.read(5) == b"three"
+    await outbox.drained()
+    assert (outbox.sent_bytes, outbox.sent_messages) == (13, 4)
+
+
+async def test_a_release_of_nothing_sends_nothing(bench: Bench) -> None:
+    bench.outbox.hold()
+    bench.outbox.release()
+    bench.outbox.offer(b"first")
+    assert await bench.read(5) == b"first"

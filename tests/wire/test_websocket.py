@@ -166,6 +166,30 @@ async def test_an_opener_that_fails_closes_with_1011(served: Served, dial: Dial)
     assert len(served.faults) == 1
 
 
+async def test_what_a_plain_opener_sends_comes_with_the_answer(served: Served) -> None:
+    def greet(websocket: WebSocket) -> Receiver:
+        websocket.outbox.offer(frames.text(b"hello"))
+        return Chatter(websocket)
+
+    served.upgrades = Upgrade(None, greet)
+    client = await served.dial_tcp()
+    await client.send(HANDSHAKE)
+    data = await client.stream.receive_some(65536)
+    assert data.startswith(b"HTTP/1.1 101 ")
+    assert data.endswith(b"\r\n\r\n" + frames.text(b"hello"))
+
+
+async def test_a_plain_opener_that_fails_closes_with_1011(served: Served, dial: Dial) -> None:
+    def fail(websocket: WebSocket) -> Receiver:
+        raise ValueError("no")
+
+    served.upgrades = Upgrade(None, fail)
+    client = await dial()
+    await client.upgrade()
+    assert await client.closed() == (1011, model.INTERNAL.reason)
+    assert len(served.faults) == 1
+
+
 async def test_nothing_is_read_until_the_opener_returned(served: Served, dial: Dial) -> None:
     gate = trio.Event()
 
