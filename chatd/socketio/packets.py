@@ -242,9 +242,11 @@ def _is_plain(value: Any) -> bool:
         value = rest.pop()
         kind = type(value)
         if kind is list:
-            rest += value
+            if not _SCALARS.issuperset(map(type, value)):
+                rest += value
         elif kind is dict:
-            rest += value.values()
+            if not _SCALARS.issuperset(map(type, value.values())):
+                rest += value.values()
         elif kind not in _SCALARS:
             return False
     return False
@@ -364,12 +366,16 @@ class Decoder:
 
 def _parse(text: str, max_values: int) -> tuple[Packet, int, int]:
     """Return the packet of a text message, how many attachments follow, and its size in memory."""
-    match = _HEAD.match(text)
-    if match is None:
-        raise PacketError("the text does not begin like a packet")
-    kind, binary_kind, attachments, namespace, packet_id = match.groups()
-    packet_type = _TYPES[kind or binary_kind]
-    rest = text[match.end() :]
+    if text[:2] == "2[":  # most events: of "/", without attachments and an acknowledgement
+        packet_type, attachments, namespace, packet_id = PacketType.EVENT, "", "", ""
+        rest = text[1:]
+    else:
+        match = _HEAD.match(text)
+        if match is None:
+            raise PacketError("the text does not begin like a packet")
+        kind, binary_kind, attachments, namespace, packet_id = match.groups()
+        packet_type = _TYPES[kind or binary_kind]
+        rest = text[match.end() :]
     values = json_values(rest, max_values)
     if values > max_values:
         raise PacketError(f"more than {max_values} values")

@@ -6,10 +6,12 @@ import json
 from typing import Any
 from urllib.parse import urlencode
 
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock
 
+from chatd.protocol import events
 from chatd.settings import Chat as ChatSettings
 from chatd.settings import EngineIo, Limits, Settings
 from chatd.testing import Harness, open_chat
@@ -116,6 +118,31 @@ async def test_a_message_as_in_every_tutorial(chat: Harness, autojump_clock: Moc
     assert await plain.hear() == "ann: hi"
     await plain.text("hi yourself")
     assert (await client.event())[1] == "hi yourself"
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+async def test_a_message_has_all_of_its_fields_but_its_text_in_an_object(
+    chat: Harness, autojump_clock: MockClock, *, deleted: bool
+) -> None:
+    at = events.rfc3339(1_700_000_000_123)
+    message = events.Message(
+        room='a "room"',
+        seq=7,
+        at=at,
+        nick="Änn",
+        user="u_1",
+        text=None if deleted else 'so "it" is',
+        reply_to=3,
+        edited=at,
+        deleted=deleted,
+    )
+    gateway = chat.daemon.socketio
+    (text,) = gateway._codecs[4].packet(message, "an offset")
+    fields = msgspec.to_builtins(message)
+    said = [fields.pop(name, "") for name in ("on", "text")][1]
+    about = {"epoch": chat.daemon.chat.journal.epoch, **fields}
+    assert isinstance(text, str)
+    assert json.loads(text[1:]) == ["chat message", said, about, "an offset"]
 
 
 async def test_the_acknowledgement_comes_before_the_message_and_a_key_is_said_once(
