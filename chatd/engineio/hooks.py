@@ -1,8 +1,8 @@
 """Functions of the application: each may be async, or plain if it never waits.
 
-Whoever calls several of them in a row, and does not want to need a task for it, writes a generator
-(`Steps`): it yields what a function returns if that has to be awaited. It runs at once, wherever it
-is, until it yields something; that is left to a task, which calls `go_on`.
+Code that calls several of them, and needs a task only if one of them waits, is a generator
+(`Steps`), which yields what must be awaited. Until then it runs wherever it is called. The rest is
+left to a task, which calls `go_on`.
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ Theory of operation. Whoever reads from the client, such as the poller, calls ``
 | DISCONNECT | disconnects the socket | ``disconnect`` |
 
 The worker is idle if it waits for an item of the inbox and there is none. So an event whose
-middleware and handlers are plain functions needs no switch of tasks. What has to be awaited never
-is by the reader, or it could not read the acknowledgement for which a handler waits: it is the
-worker's next job, before all others.
+middleware and handlers are plain functions needs no switch of tasks. The reader does not await a
+handler, because it could not read the acknowledgement for which that handler may wait. What must be
+awaited is the worker's next job, before all others.
 
 The worker is no task of its own: the first task that has admitted the client to a namespace goes on
 as the worker. All tasks of a connection run in the server's nursery, which costs less than one for

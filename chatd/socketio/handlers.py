@@ -127,6 +127,9 @@ class Handlers:
     ) -> Steps[bool]:
         """Run the handlers of an event, those of every event first. Raises what they raise.
 
+        Yields:
+            What they return, if it must be awaited.
+
         Returns:
             Whether one of them got ``ack``, and may call it later.
         """
