@@ -169,7 +169,7 @@ class Bucket:
 
     def take(self, amount: float, rate: Rate, burst: Rate) -> int:
         """Spend an amount and return 0, or spend nothing and return the milliseconds to wait."""
-        return take([(self, amount, rate, burst)])
+        return take([(self, amount, rate, burst)], trio.current_time())
 
     def owe(self, amount: float, rate: Rate, burst: Rate) -> None:
         """Spend an amount even if there is too little: nothing can be taken until that is paid.
@@ -201,9 +201,11 @@ Charge: TypeAlias = tuple[Bucket, float, Rate, Rate]
 """What is taken of a bucket, the tokens that it gets a second, and how many it keeps."""
 
 
-def take(charges: Sequence[Charge]) -> int:
-    """Take from all of these buckets and return 0, or from none and return the ms to wait."""
-    now = trio.current_time()
+def take(charges: Sequence[Charge], now: float) -> int:
+    """Take from all of these buckets and return 0, or from none and return the ms to wait.
+
+    ``now`` is the time on Trio's clock.
+    """
     wait = 0.0
     for bucket, amount, rate, burst in charges:
         if rate == "off" or burst == "off":

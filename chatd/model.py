@@ -143,7 +143,7 @@ CLOSES: Final = {close.code: close for close in vars().values() if isinstance(cl
 """All closes by their codes. The wire, the log and the metrics read this table."""
 
 
-class Event(Struct, frozen=True):
+class Event(Struct, frozen=True, gc=False):
     """One event of a room's log: as it was committed, but with its present text.
 
     ``room`` is the room's key (see `chatd.chat.names.Name`). ``seq`` counts the room's events
@@ -169,7 +169,7 @@ class Event(Struct, frozen=True):
     deleted: bool = False
 
 
-class Post(Struct, frozen=True):
+class Post(Struct, frozen=True, gc=False):
     """Append an event to a room's log. The outcome is a `Receipt` or a `Refusal`.
 
     ``name`` is the room's name as written, kept if this is its first event. ``key`` is chosen by
@@ -422,7 +422,7 @@ Operation: TypeAlias = (
 )
 
 
-class Receipt(Struct, frozen=True):
+class Receipt(Struct, frozen=True, gc=False):
     """The event was committed; with ``duplicate``, earlier, by a post with the same key."""
 
     event: Event

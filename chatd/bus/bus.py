@@ -142,12 +142,22 @@ UNAVAILABLE: Final = Refusal(
 
 
 class Submission:
-    """An operation on its way to the journal. Subclasses use its outcome; this class ignores it."""
+    """An operation on its way to the journal. Subclasses use its outcome; this class ignores it.
 
-    __slots__ = ("operation",)
+    Attributes:
+        operation: The operation.
+        room: The key of the room whose log it adds to; empty for an operation of another kind.
+        size: How many characters of text it has.
+    """
+
+    __slots__ = ("operation", "room", "size")
 
     def __init__(self, operation: Operation) -> None:
         self.operation = operation
+        if type(operation) is Post:
+            self.room, self.size = operation.room, len(operation.text or "")
+        else:
+            self.room, self.size = "", 0
 
     def resolve(self, outcome: Outcome) -> None:
         """Use the outcome. Called once, before the event that it caused is sent to anyone."""
@@ -175,6 +185,8 @@ class _Request(Submission):
 class _Probe(list[FeedEntry]):
     """An empty block, which takes the path of a submission and then of its events."""
 
+    size: Final = 0
+
     def __init__(self) -> None:
         super().__init__()
         self.fanned_out = trio.Event()
@@ -184,6 +196,8 @@ class _Chore:
     """Work on the journal that the collector does, because it is the only writer."""
 
     __slots__ = ("do", "done", "more")
+
+    size: Final = 0
 
     def __init__(self, do: Callable[[], Awaitable[bool]]) -> None:
         self.do = do
@@ -431,7 +445,7 @@ class Bus:
     async def _gather(self, first: _Submitted) -> list[_Submitted]:
         """Take the waiting submissions, and let the scheduler run while new ones still arrive."""
         batch = [first]
-        size = _weight(first)
+        size = first.size
         ends = perf_counter() + BATCH_SECONDS
         receive = self._submitted.receive_nowait
         quiet = 0
@@ -442,7 +456,7 @@ class Bus:
             try:
                 while len(batch) < self._batch_events and size < self._batch_bytes:
                     batch.append(item := receive())
-                    size += _weight(item)
+                    size += item.size
                     quiet, enough = 0, BURST_QUIET_ROUNDS
             except (trio.WouldBlock, trio.EndOfChannel):
                 continue  # more may come with the next round
@@ -451,7 +465,7 @@ class Bus:
 
     async def _commit(self, batch: list[Submission]) -> None:
         if len(batch) > 1:
-            batch.sort(key=_room)  # stable: one room's events stay in the order of their arrival
+            batch.sort(key=_ROOM)  # stable: one room's events stay in the order of their arrival
         operations = list(map(_OPERATION, batch))
         events: list[Event] = []
         began = perf_counter()
@@ -708,14 +722,3 @@ class Bus:
             self._unindexed = trio.Event()
         self._index_in = delay or 0.0
         return delay == 0
-
-
-def _weight(item: _Submitted) -> int:
-    if isinstance(item, Submission) and type(operation := item.operation) is Post:
-        return len(operation.text or "")
-    return 0
-
-
-def _room(submission: Submission) -> str:
-    operation = submission.operation
-    return operation.room if type(operation) is Post else ""

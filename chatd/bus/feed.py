@@ -200,21 +200,16 @@ class Feed:
         self.fanned_out_at = now
         self._remember(events)
         groups: list[Group[Subscription]] = []
-        for codec in list(self._live):
-            live, outboxes = self._snapshot(codec)
+        for codec, subscriptions in list(self._live.items()):
+            snapshot = self._receivers.get(codec)
+            if snapshot is None:
+                live = list(subscriptions)
+                snapshot = self._receivers[codec] = live, [each.outbox for each in live]
+            live, outboxes = snapshot
             block = encode(codec, self.name, events, live, self._log)
             if block:
-                still_there = self._live[codec].keys
-                groups.append(Group(block, len(events), live, outboxes, still_there))
+                groups.append(Group(block, len(events), live, outboxes, subscriptions.keys))
         return groups
-
-    def _snapshot(self, codec: Codec) -> tuple[list[Subscription], list[Outbox]]:
-        """Return the live subscriptions with a codec, and their outboxes."""
-        snapshot = self._receivers.get(codec)
-        if snapshot is None:
-            live = list(self._live.get(codec, ()))
-            snapshot = self._receivers[codec] = live, [each.outbox for each in live]
-        return snapshot
 
     def broadcast(
         self,
@@ -246,7 +241,8 @@ class Feed:
                 self._apply_change(event)
             self._tail.append(event)
             self._tail_bytes += _size(event)
-        self._trim()
+        if len(self._tail) > self._tail_events or self._tail_bytes > TAIL_BYTES:
+            self._trim()
 
     def _trim(self) -> None:
         while len(self._tail) > self._tail_events or self._tail_bytes > TAIL_BYTES:

@@ -75,7 +75,7 @@ class Commit(Submission):
         before: Sequence[Operation] = (),
         barrier: bool = False,
     ) -> None:
-        self.operation = operation
+        super().__init__(operation)
         self.to_answer = to_answer
         self.then = then
         self.undo = undo

@@ -60,12 +60,17 @@ class TextCodec:
         block = b""
         for item in items:
             if line := self._line(room, item):
-                block += frames.text(_indented(line).encode())
+                if not line.isprintable():
+                    line = _indented(line)
+                block += frames.text(line.encode())
         return block
 
     def _line(self, room: str, item: Any) -> str:
+        # Most items are live messages. A class pattern takes five times as long as this test.
+        if type(item) is Event and item.kind == "message" and item.text is not None:
+            return f"{self._by(room, item)}: {item.text}"
         match item:
-            case Event(kind="message", text=str(text)) | events.Message(text=str(text)):
+            case events.Message(text=str(text)):
                 return f"{self._by(room, item)}: {text}"
             case Event(kind="edit", text=str(text)):
                 return f"* {self._by(room, item)} edited: {text}"
@@ -97,7 +102,7 @@ class TextCodec:
 
 def _indented(text: str) -> str:
     """Return a text whose later lines are indented, wherever a client may break lines."""
-    return text if text.isprintable() else _BREAK.sub(r"\g<0>  ", text)
+    return _BREAK.sub(r"\g<0>  ", text)
 
 
 class TextGateway:
@@ -137,9 +142,7 @@ class TextGateway:
         text = message[:-2] if message.endswith("\r\n") else message.removesuffix("\n")
         if text.startswith("/") and not text.startswith("//"):
             return self._command(text)
-        if not text:
-            return None
-        return self._say(text.removeprefix("/"))
+        return self._say(text.removeprefix("/")) if text else None
 
     def goodbye_frames(self, close: Close, reason: str) -> bytes:
         return goodbye_frames(self._codec, close, reason)
