@@ -383,6 +383,8 @@ def shape(room: str, event: Event) -> LogEvent:
             return Topic(room, event.seq, at, event.nick, event.user, event.text or "")
 
 
+# The events of a batch have one time, and a message's answer has its event's.
+@lru_cache(maxsize=64)
 def rfc3339(milliseconds: int) -> Any:
     """Return a time as text by RFC 3339, in UTC, with milliseconds and ``Z``.
 
@@ -393,7 +395,7 @@ def rfc3339(milliseconds: int) -> Any:
     return f"{_second(seconds)}.{rest:03d}Z"
 
 
-# The events of a batch share their second; formatting one takes 1.5 µs.
+# Events of a page may share their second; formatting one takes 1.5 µs.
 @lru_cache(maxsize=64)
 def _second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
