@@ -8,7 +8,7 @@ from typing import Final
 
 from chatd.chat.token_keys import Key, UnusableKey, read_keys
 from chatd.chat.tokens import Keys
-from chatd.places import SecretError, exposed, secret_file
+from chatd.paths import SecretError, exposed, secret_file
 from chatd.settings import Fault, Rule, Settings, SettingsError
 
 __all__ = ["check_files", "load_keys"]

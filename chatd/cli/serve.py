@@ -23,7 +23,7 @@ from chatd.cli.output import fail, is_terminal, report, write
 from chatd.cli.stores import Store, check_server, find_store
 from chatd.journal import StoreError, Unavailable
 from chatd.logs import Log, LogError, open_log
-from chatd.places import admin_socket
+from chatd.paths import admin_socket
 from chatd.reload import Configuration, Loaded
 from chatd.service import Listeners
 from chatd.settings import Fault, Settings, SettingsError, load

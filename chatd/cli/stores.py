@@ -20,7 +20,7 @@ from chatd.journal.retention import retention_of
 from chatd.journal.shared import open_shared
 from chatd.journal.sqlite import open_sqlite
 from chatd.logs import Log, now_ms
-from chatd.places import SecretError, exposed, history_path, runtime_folder, secret_file
+from chatd.paths import SecretError, exposed, history_path, runtime_folder, secret_file
 from chatd.settings import Auth, Fault, Rule, Settings, SettingsError
 from chatd.systemd import Notifier
 

@@ -47,7 +47,7 @@ from chatd.journal import Journal, StoreError, Unavailable
 from chatd.journal.sqlite import open_sqlite
 from chatd.logs import now_ms
 from chatd.model import Operation, Outcome, Refused
-from chatd.places import history_path, runtime_folder
+from chatd.paths import history_path, runtime_folder
 from chatd.settings import Settings, SettingsError, load
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from chatd.places import SecretError, exposed, secret_file
+from chatd.paths import SecretError, exposed, secret_file
 from chatd.settings import Rule, Settings
 from chatd.wire.transport import StreamTransport, Transport
 

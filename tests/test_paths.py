@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from chatd.places import (
+from chatd.paths import (
     SecretError,
     exposed,
     history_path,
