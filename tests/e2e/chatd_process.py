@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -36,13 +37,14 @@ CHATD: Final = ("-m", "chatd")
 _PORTS_EACH: Final = 1000
 _PROCESS: Final = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _FIRST_PORT: Final = 20000 + _PROCESS % 12 * _PORTS_EACH
-_PORTS: Final = range(_FIRST_PORT, _FIRST_PORT + _PORTS_EACH)
+# Each port in turn, because a test that needs several starts to listen after it has them all.
+_PORTS: Final = cycle(random.sample(range(_FIRST_PORT, _FIRST_PORT + _PORTS_EACH), _PORTS_EACH))
 
 
 def free_port() -> int:
     """Return a port that is free on 127.0.0.1 and, where there is IPv6, on [::1]."""
     while True:
-        port = random.choice(_PORTS)
+        port = next(_PORTS)
         if all(_is_free(family, port) for family in (socket.AF_INET, socket.AF_INET6)):
             return port
 
