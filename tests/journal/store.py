@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from chatd.journal import Durability, Journal
+from chatd.journal import Durability, Journal, schema
 from chatd.journal.placement import Placement
 from chatd.journal.retention import Retention
 from chatd.journal.sqlite import SqliteJournal, Tuning, open_sqlite
@@ -82,6 +82,20 @@ class Store:
 
     def states(self) -> list[object]:
         return [fields["state"] for event, fields in self.reports if event == "store"]
+
+    @contextmanager
+    def of_version(self, version: int) -> Iterator[sqlite3.Connection]:
+        """Make the store as an earlier version did, and yield a connection in a transaction."""
+        self.path.parent.mkdir()
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as old:
+            old.execute("PRAGMA journal_mode = WAL")
+            for step in schema.STEPS[:version]:
+                for statement in step:
+                    old.execute(statement)
+            old.execute(f"PRAGMA user_version = {version}")
+            old.execute("BEGIN")
+            yield old
+            old.execute("COMMIT")
 
     def open(
         self,

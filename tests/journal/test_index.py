@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 
-from chatd.journal import Hits, Sender, Unavailable, schema
+from chatd.journal import Hits, Sender, Unavailable
 from chatd.journal.index import CHUNK_EVENTS as CHUNK
 from chatd.journal.retention import Retention
 from chatd.journal.sqlite import SqliteJournal
@@ -200,14 +200,7 @@ async def test_an_index_of_other_tokens_is_made_again(store: Store) -> None:
 
 
 async def test_a_store_of_the_version_before_is_indexed_in_the_background(store: Store) -> None:
-    store.path.parent.mkdir()
-    with closing(sqlite3.connect(store.path, isolation_level=None)) as old:
-        old.execute("PRAGMA journal_mode = WAL")
-        for step in schema.STEPS[:3]:
-            for statement in step:
-                old.execute(statement)
-        old.execute("PRAGMA user_version = 3")
-        old.execute("BEGIN")
+    with store.of_version(3) as old:
         old.execute("INSERT INTO rooms (fold, name) VALUES ('lobby', 'Lobby')")
         rows = [(number, number, 1000, f"天気 Straße {number}") for number in range(1, 201)]
         old.executemany(
@@ -220,7 +213,6 @@ async def test_a_store_of_the_version_before_is_indexed_in_the_background(store:
             [(number, text) for number, _, _, text in rows],
         )
         old.execute("UPDATE meta SET value = 200 WHERE name IN ('indexed', 'position')")
-        old.execute("COMMIT")
     async with store.open() as journal:
         assert not (await hits(journal, "strasse")).complete
         await commit(journal, delete(1), edit(2, "nothing"), post("天気"))

@@ -124,21 +124,13 @@ async def test_filing_that_fails_loses_nothing(store: Store) -> None:
 
 
 async def test_a_store_of_the_version_before_keeps_its_index(store: Store) -> None:
-    store.path.parent.mkdir()
-    with closing(sqlite3.connect(store.path, isolation_level=None)) as old:
-        old.execute("PRAGMA journal_mode = WAL")
-        for step in schema.STEPS[:5]:
-            for statement in step:
-                old.execute(statement)
-        old.execute("PRAGMA user_version = 5")
-        old.execute("BEGIN")
+    with store.of_version(5) as old:
         old.execute("INSERT INTO rooms (fold, name, oldest) VALUES ('lobby', 'Lobby', 1000)")
         old.executemany(
             "INSERT INTO events (position, room_id, seq, at, kind, user, nick, text)"
             " VALUES (?, 1, ?, 1000, 'message', 'u1', 'ann', 'x')",
             [(2 * number, number) for number in range(1, 1001)],
         )
-        old.execute("COMMIT")
     async with store.open() as journal:
         assert filed(store) == (2000, 1000)
         assert [event.seq for event in await commit(journal, post("y"))] == [1001]
