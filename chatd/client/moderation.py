@@ -17,8 +17,8 @@ class Person(TypedDict, total=False):
     """The keywords by which operators name a person: one of the first three, and a reason.
 
     ``nick`` is a nick, with or without ``@``; ``user`` a user id; ``network``, for bans only, an
-    address or a network in CIDR notation. ``reason`` is at most 512 bytes long and is shown to the
-    person.
+    address or a network in CIDR notation. ``reason`` is at most 512 bytes long, and the person can
+    read it.
     """
 
     nick: str
@@ -152,7 +152,7 @@ class Moderation(ABC):
         Args:
             room: The room's name.
             seconds: For how long; 0 opens it. By default until it is opened.
-            reason: Shown to the users, at most 512 bytes.
+            reason: A text for the users, at most 512 bytes.
 
         Returns:
             When it ends.
@@ -168,7 +168,7 @@ class Moderation(ABC):
 
         Args:
             room: The room's name.
-            reason: Shown to the users, at most 512 bytes.
+            reason: A text for the users, at most 512 bytes.
 
         Returns:
             Nothing of interest.

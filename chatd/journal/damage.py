@@ -1,4 +1,4 @@
-"""What is done about data of a store that somebody has changed by hand."""
+"""Counts and reports data of a store that somebody has changed by hand."""
 
 from __future__ import annotations
 
