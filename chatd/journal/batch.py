@@ -273,6 +273,7 @@ class Batch:
         restored = rewrite.restore(self._cursor, operation, room, position)
         if isinstance(restored, Refusal):
             return position, restored
+        self._touched[room.room_id] = None
         self.epoch = new_epoch()
         self._execute("UPDATE meta SET value = ? WHERE name = 'epoch'", (self.epoch,))
         return restored, None

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import trio
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from chatd.journal import Journal, Sender
@@ -724,6 +724,11 @@ async def _both(steps: list[tuple[str, Any]], retention: Retention) -> None:
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(_steps, max_size=15), _retentions)
+# Restored events count for keep_events too.
+@example(
+    [("sweep", None), ("commit", [_restore("b", 1, [0, 0])]), ("sweep", None)],
+    Retention(keep_days="off", keep_events=1, max_bytes="off", user_days="off"),
+)
 def test_both_journals_are_alike(steps: list[tuple[str, Any]], retention: Retention) -> None:
     trio.run(_both, steps, retention)
 
