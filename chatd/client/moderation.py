@@ -163,17 +163,14 @@ class Moderation(ABC):
         close = commands.Close(room=room, seconds=seconds, reason=reason)
         return await self._call(close, Sanctioned)
 
-    async def remove_room(self, room: str, *, reason: str | None = None) -> Sanctioned:
+    async def remove_room(self, room: str, *, reason: str | None = None) -> None:
         """Remove a room: its members leave it, and its events go.
 
         Args:
             room: The room's name.
             reason: A text for the users, at most 512 bytes.
 
-        Returns:
-            Nothing of interest.
-
         Raises:
             Refused: ``forbidden``, ``not_found`` or ``bad_request``.
         """
-        return await self._call(commands.Remove(room=room, reason=reason), Sanctioned)
+        await self._call(commands.Remove(room=room, reason=reason), Sanctioned)
