@@ -8,18 +8,13 @@ and may be silent for both times together. All times are in seconds on the same 
 from __future__ import annotations
 
 import math
-from typing import Final, Literal
+from typing import Literal
 
 from chatd.engineio.options import Options
 from chatd.engineio.packets import PING, Revision
-from chatd.timers import ping_due
+from chatd.timers import look_due, ping_due
 
 __all__ = ["Heartbeat"]
-
-# A timer may be this late. If it is later, the loop was blocked: then the time for the pong counts
-# from the ping, and otherwise from when the ping was due, so that the client, which counts both
-# times for itself, never gives up before the server.
-_LATE_SECONDS: Final = 0.005
 
 
 class Heartbeat:
@@ -76,20 +71,20 @@ class Heartbeat:
         """Return what to do now, and when to look again.
 
         Args:
-            now: The time.
+            now: The time at which it was due, as `Timers` passes it.
             reading: Whether the server reads from the client; if not, its silence proves nothing.
         """
         options = self._options
         if self._revision == 3:
             if not reading:
                 self._heard = now
-            due = self.deadline
+            due = look_due(self._heard, options.ping_interval + options.ping_timeout)
         elif self._pinged is None:
             due = ping_due(self._heard, options.ping_interval)
             if now >= due:
-                return self._ping(max(due, now - _LATE_SECONDS))
+                return self._ping(now)
         else:
-            due = self.deadline
+            due = look_due(self._pinged, options.ping_timeout)
             if now >= due and not reading:
                 # The client counts our silence, whatever the reason.
                 return self._ping(now)
@@ -99,4 +94,4 @@ class Heartbeat:
         self._pinged = at
         self.extendable = True
         # The next ping may be due before this one's time is up.
-        return "ping", at + min(self._options.ping_interval, self._options.ping_timeout)
+        return "ping", look_due(at, min(self._options.ping_interval, self._options.ping_timeout))
