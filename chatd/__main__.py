@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -77,8 +78,12 @@ def _run(arguments: list[str], mask: set[int | signal.Signals]) -> int:
     parser = argparse.ArgumentParser(prog="chatd", description="A chat daemon: one port, one file.")
     parser.add_argument("--version", action="version", version=f"chatd {__version__}")
     verbs = parser.add_subparsers(metavar="VERB")
+    # What modules create stays. To visit it in garbage collections takes 6 % of a start.
+    gc.disable()
     for module in modules:
         import_module(f"chatd.cli.{module}").add_parser(verbs)
+    gc.freeze()
+    gc.enable()
     args = parser.parse_args(arguments)
     if verb != "serve":  # which unblocks them itself when it can stop gently
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
