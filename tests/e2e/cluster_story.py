@@ -269,6 +269,8 @@ def chat(machines: Machines) -> str:
             assert listener.stdout is not None
             listener.stdout.readline()  # the greeting
             listeners.append(listener)
+        # haproxy sends clients to a node once two of its checks, a second apart, have succeeded.
+        machines.front.client(*program("until_ready", "80", "200", FRONT))
         machines.front.client(*client("eve", "hello from haproxy", at=FRONT))
         for listener in listeners:
             assert listener.stdout is not None
