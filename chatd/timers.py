@@ -4,9 +4,9 @@ A daemon has one `Timers` for keep-alives, heartbeats, token expiry and everythi
 for a time. A timer costs no task, and timers that are due at the same moment share a heap entry. An
 exception in one timer never reaches another.
 
-To wake up costs more than a ping. So pings, and the looks whether they were answered, are due at
-*ticks*: a ping at the last tick before its time, a look at the first one after it. The ticks are a
-power of two of a second apart, so those of different intervals coincide.
+To wake up costs more than a ping. So pings, and the checks for their answers, are due at *ticks*:
+a ping at the last tick before its time, a check at the first one after it. The time between two
+ticks is a second, or a half, a quarter and so on of one, so ticks of different intervals coincide.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from trio.lowlevel import ParkingLot
 
 from chatd.logs import Log
 
-__all__ = ["STALL_SECONDS", "Fire", "Timer", "Timers", "look_due", "ping_due"]
+__all__ = ["STALL_SECONDS", "Fire", "Timer", "Timers", "check_due", "ping_due"]
 
 Fire: TypeAlias = Callable[[float], float | None]
 """Called when it is due. Returns when to be called next, None for never.
@@ -47,7 +47,6 @@ _LEAST_SECONDS: Final = 0.001
 # them are read (wire/poller.py). A round in which nothing is left to read takes 10 µs.
 _ROUNDS: Final = 256
 
-
 # The ticks are at most this far apart, and at most this part of an interval: with the 25 s of
 # Engine.IO, once a second for any number of connections.
 _TICK_SECONDS: Final = 1.0
@@ -63,8 +62,8 @@ def ping_due(heard: float, interval: float) -> float:
     return math.floor((heard + interval) / tick) * tick
 
 
-def look_due(since: float, timeout: float) -> float:
-    """Return when to look whether a peer has answered in time: at a tick.
+def check_due(since: float, timeout: float) -> float:
+    """Return when to check whether a peer has answered in time: at a tick.
 
     That is up to a second, and up to 4 % of the time limit, after the limit.
     """

@@ -11,7 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from chatd.logs import open_log
 from chatd.testing.recording import Recording
-from chatd.timers import Timers, look_due, ping_due
+from chatd.timers import Timers, check_due, ping_due
 
 
 class Callback:
@@ -267,7 +267,7 @@ def test_a_ping_is_due_at_the_interval_or_shortly_before(heard: float, interval:
 def test_a_deadline_is_looked_at_when_it_is_over_or_shortly_after(
     since: float, timeout: float
 ) -> None:
-    due = look_due(since, timeout)
+    due = check_due(since, timeout)
     late = min(1.0, timeout / 25)
     assert since + timeout <= due <= since + timeout + late
 
@@ -276,4 +276,4 @@ def test_all_pings_of_a_second_and_their_deadlines_are_due_together() -> None:
     heard = [number / 400 for number in range(10_000)]  # of 10,000 clients within 25 seconds
     pings = {ping_due(each, 25.0) for each in heard}
     assert len(pings) == 25
-    assert {look_due(due, 20.0) for due in pings} == {due + 20 for due in pings}
+    assert {check_due(due, 20.0) for due in pings} == {due + 20 for due in pings}

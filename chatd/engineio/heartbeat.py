@@ -12,7 +12,7 @@ from typing import Literal
 
 from chatd.engineio.options import Options
 from chatd.engineio.packets import PING, Revision
-from chatd.timers import look_due, ping_due
+from chatd.timers import check_due, ping_due
 
 __all__ = ["Heartbeat"]
 
@@ -78,13 +78,13 @@ class Heartbeat:
         if self._revision == 3:
             if not reading:
                 self._heard = now
-            due = look_due(self._heard, options.ping_interval + options.ping_timeout)
+            due = check_due(self._heard, options.ping_interval + options.ping_timeout)
         elif self._pinged is None:
             due = ping_due(self._heard, options.ping_interval)
             if now >= due:
                 return self._ping(now)
         else:
-            due = look_due(self._pinged, options.ping_timeout)
+            due = check_due(self._pinged, options.ping_timeout)
             if now >= due and not reading:
                 # The client counts our silence, whatever the reason.
                 return self._ping(now)
@@ -94,4 +94,4 @@ class Heartbeat:
         self._pinged = at
         self.extendable = True
         # The next ping may be due before this one's time is up.
-        return "ping", look_due(at, min(self._options.ping_interval, self._options.ping_timeout))
+        return "ping", check_due(at, min(self._options.ping_interval, self._options.ping_timeout))

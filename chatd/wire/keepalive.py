@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from chatd.model import SILENT
 from chatd.settings import WebSocket as Options
-from chatd.timers import look_due, ping_due
+from chatd.timers import check_due, ping_due
 
 if TYPE_CHECKING:
     from chatd.wire.websocket import WebSocket
@@ -51,4 +51,4 @@ class KeepAlive:
             return None
         if self._waits:
             self._sent = websocket.outbox.sent_bytes
-        return look_due(now, options.ping_timeout_seconds)
+        return check_due(now, options.ping_timeout_seconds)
