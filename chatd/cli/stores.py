@@ -120,7 +120,7 @@ class Store(Struct, frozen=True):
         try:
             await engine.check()
         finally:
-            await engine.aclose()
+            engine.close()
 
     def _engine(self) -> RedisEngine:
         # Only here, because it needs the extra packages of chatd[redis].

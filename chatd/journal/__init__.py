@@ -299,7 +299,8 @@ class Journal(Reads, Protocol):
 
         The events' ``seq``, ``position`` and ``at`` are drawn inside the transaction. If a key has
         been used before, in the store or in this batch, the outcome is the first event, as a
-        duplicate. A cancellation waits for a commit that has begun.
+        duplicate. A cancellation waits for a commit that has begun; if daemons share the store, it
+        leaves open whether the batch is committed.
 
         An ``edit`` replaces the text of its message, a ``delete`` removes it, in the store too.
         Each is refused alone: with ``not_found`` if the message does not exist or is deleted, with

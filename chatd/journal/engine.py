@@ -194,14 +194,14 @@ class Engine(Reads, Protocol):
     that is `Damaged` where data are not as chatd has written them. `StoreError` means that the
     server has to be configured differently; then, too, the node has to `enter`. Methods may be
     called while others wait, but only one task may call `commit` and `void`, and only one may call
-    `feed`. Calls that wait when `enter` is called raise `Lost`. If `commit`, `void` or `feed` is
-    cancelled, the effect is that of `Lost`; any other call may be cancelled without harm.
+    `feed`. Calls that wait when `close` or `enter` is called raise `Lost`. If `commit`, `void` or
+    `feed` is cancelled, the effect is that of `Lost`; any other call may be cancelled without harm.
 
     The deadlines are the engine's own: ``history.timeout_seconds`` for each call. `commit` and
-    `void` have none, because their caller has one for both together. `feed` may take `FEED_SECONDS`
-    longer, and then as long as a call for the replicas to confirm what it returns; if it takes
-    longer still, the next `beat` raises `Lost`, and so does `feed`. Times are the engine's, in ms
-    since 1970.
+    `void` have none: their caller has one for both together, and calls `close` when it has passed.
+    `feed` may take `FEED_SECONDS` longer, and then as long as a call for the replicas to confirm
+    what it returns; if it takes longer still, the next `beat` raises `Lost`, and so does `feed`.
+    Times are the engine's, in ms since 1970.
 
     Attributes:
         on_damage: Called with the place and the remedy where data were damaged and a call goes on
@@ -359,6 +359,6 @@ class Engine(Reads, Protocol):
         """Return the nodes with a lease, sorted by id."""
         ...
 
-    async def aclose(self) -> None:
-        """Close the links. A second call does nothing."""
+    def close(self) -> None:
+        """Close the links at once, until `enter` opens others. A second call does nothing."""
         ...

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from chatd.journal import Unavailable
+from chatd.journal.engine import Engine
 from chatd.journal.modelled import ModelEngine, ModelStore
 from chatd.journal.shared import SharedJournal, open_shared
 from chatd.model import Event, FeedEntry, Operation, Outcome, Passed, Post, Renewed
@@ -22,6 +23,20 @@ def trio_now() -> int:
 
 def post(text: str, room: str = "r", *, key: str | None = None) -> Post:
     return Post(room, room, "u", "n", text, key=key)
+
+
+@asynccontextmanager
+async def closed_after(seconds: float, engine: Engine) -> AsyncIterator[None]:
+    """Close an engine's links after some time, as the journal does when a batch is overdue."""
+
+    async def close() -> None:
+        await trio.sleep(seconds)
+        engine.close()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(close)
+        yield
+        nursery.cancel_scope.cancel()
 
 
 class Reports(list[tuple[str | None, str | None]]):

@@ -47,7 +47,7 @@ async def versions(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
         with RedisServer(tmp_path / "redis") as server:
             yield make({OLD: RedisEngine, NEW: NewerRedis}, server.url)
             for engine in made:
-                await engine.aclose()
+                engine.close()
 
 
 async def test_the_format_rises_when_the_last_older_node_has_left(versions: Versions) -> None:

@@ -33,7 +33,7 @@ from chatd.model import (
     Take,
     Taken,
 )
-from tests.journal.nodes import NOW, post, trio_now
+from tests.journal.nodes import NOW, closed_after, post, trio_now
 
 
 class Client:
@@ -303,8 +303,9 @@ async def test_nothing_is_read_that_too_few_replicas_have(autojump_clock: MockCl
     store.cut_replica(0)
     assert (await client.engine.head("r")) is not None  # the other one has it
     store.cut_replicas()
-    with pytest.raises(Lost):
-        await client.do(post("2"))
+    async with closed_after(2, client.engine):
+        with pytest.raises(Lost):
+            await client.do(post("2"))
     with pytest.raises(Lost):
         await client.engine.enter(None, 0, b"")
     with pytest.raises(Lost):

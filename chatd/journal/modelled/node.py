@@ -156,13 +156,16 @@ class ModelEngine:
 
     async def commit(self, number: int, batch: Sequence[Operation]) -> list[Outcome]:
         node, fresh = self.node, self._store.random()
-        return await self._ask(
-            lambda state, now: state.commit_of(now, fresh, node, number, batch),
-            changes=True,
+        return await self._write(
+            lambda state, now: state.commit_of(now, fresh, node, number, batch)
         )
 
     async def void(self, node: str, number: int) -> list[Outcome] | None:
-        return await self._ask(lambda state, _now: state.void(node, number), changes=True)
+        return await self._write(lambda state, _now: state.void(node, number))
+
+    async def _write(self, request: Request[_T]) -> _T:
+        await trio.lowlevel.checkpoint()
+        return await self._store.serve(self, request, changes=True)
 
     async def feed(self, after: int, wanted: Callable[[str], bool]) -> Sequence[Fed | Relayed]:
         store, link = self._store, self.link
@@ -216,7 +219,7 @@ class ModelEngine:
     async def sweep(self, retention: Retention) -> Sweep:
         return await self._ask(lambda state, now: state.swept(now, retention), changes=True)
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         self._store.disconnect(self)
         self.break_link()
 

@@ -10,7 +10,6 @@ from operator import attrgetter
 from pathlib import Path
 from typing import ClassVar, Final
 
-import trio
 from msgspec.structs import replace
 
 from chatd.histogram import Histogram
@@ -228,9 +227,8 @@ class RedisEngine(RedisReads):
             keys = self._keys.meta, self._keys.nodes
             await self._client.ask(call(LEAVE, keys, self._node, until))
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         self._client.close()
-        await trio.lowlevel.checkpoint()
 
     # ---- batches
 

@@ -295,7 +295,7 @@ async def _compare(url: str, steps: list[tuple[str, Any, Any]], retention: Reten
     assert feeds[0][len(feeds[0]) - both :] == feeds[1][len(feeds[1]) - both :]
     for node in nodes:
         for engine in node.engines:
-            await engine.aclose()
+            engine.close()
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])

@@ -293,7 +293,7 @@ async def test_whatever_is_changed_by_hand_is_said_in_one_line(
             if change == "type":
                 assert any(key in reason for reason in reasons), reasons
     finally:
-        await engine.aclose()
+        engine.close()
 
 
 @pytest.mark.parametrize("field", ["pos", "at", "bytes", "format"])
@@ -331,7 +331,7 @@ async def test_numbers_are_not_given_again_in_a_room_that_was_deleted(
     with pytest.raises(Damaged, match=r":r:lobby"):
         await engine.read("lobby", 0, 10, 10)
     await engine.commit(2, [post("elsewhere", "other")])
-    await engine.aclose()
+    engine.close()
 
 
 # ---- rights

@@ -33,6 +33,7 @@ from chatd.model import (
     Wipe,
 )
 from tests.e2e.chatd_process import free_port
+from tests.journal.nodes import closed_after
 from tests.redis_server import RedisServer, needs_redis, new_prefix
 
 pytestmark = needs_redis
@@ -70,7 +71,7 @@ async def opened(server: RedisServer, **options: Any) -> AsyncIterator[RedisEngi
     try:
         yield engine
     finally:
-        await engine.aclose()
+        engine.close()
 
 
 # ---- what is refused at the start
@@ -141,7 +142,7 @@ async def test_the_links_can_be_encrypted(folder: Path) -> None:
         await engine.enter(None, 0, b"")
         await engine.commit(1, [post("x" * 100_000)])
         assert await texts(engine) == ["x" * 100_000]
-        await engine.aclose()
+        engine.close()
         untrusting = RedisEngine(f"rediss://localhost:{port}", timeout=60)
         with pytest.raises(StoreError, match=r"is not trusted: .*: check history\.tls_ca_file"):
             await untrusting.enter(None, 0, b"")
@@ -335,8 +336,9 @@ async def test_a_server_that_is_stopped_has_a_deadline(own_server: RedisServer) 
         life = await engine.enter(None, 0, b"")
         await engine.commit(1, [post("a")])
         own_server.stop()
-        with trio.move_on_after(0.3):  # as the journal does
-            await engine.commit(2, [post("b")])
+        async with closed_after(0.3, engine):
+            with pytest.raises(Lost, match="broke"):
+                await engine.commit(2, [post("b")])
         for call in (lambda: engine.commit(2, [post("b")]), engine.position):
             with pytest.raises(Lost, match="no connection"):
                 await call()
@@ -509,7 +511,7 @@ async def test_what_is_published_comes_to_the_other_nodes_at_once(
         await one.commit(1, [post("a")])
         for engine in (one, other):
             assert [entry.position for entry in await fed(engine)] == [1]
-        await one.aclose()
+        one.close()
         one.publish("typing", b"lost")
 
 

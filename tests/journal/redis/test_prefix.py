@@ -16,7 +16,7 @@ async def enter(server: RedisServer, prefix: str, chat: str = "") -> None:
     try:
         await engine.enter(None, 0, b"facts")
     finally:
-        await engine.aclose()
+        engine.close()
 
 
 @pytest.mark.parametrize(

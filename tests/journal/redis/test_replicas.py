@@ -65,7 +65,7 @@ async def opened(server: RedisServer, **options: Any) -> AsyncIterator[RedisEngi
         await entered(engine)
         yield engine
     finally:
-        await engine.aclose()
+        engine.close()
 
 
 def post(text: str = "hello") -> Post:
@@ -136,7 +136,7 @@ async def test_nothing_goes_on_without_a_replica(pair: Pair) -> None:
     pair.replica.start()
     pair.replica.follow(pair.primary)
     assert (await entered(engine)).position == 0
-    await engine.aclose()
+    engine.close()
 
 
 async def test_reading_goes_on_while_memory_is_full(pair: Pair) -> None:
@@ -189,5 +189,5 @@ async def test_a_check_writes_nothing_and_counts_the_replicas(pair: Pair) -> Non
             else:
                 with pytest.raises(Lost, match=r"has 1 replicas, but history\.replicas is 2"):
                     await engine.check()
-        await engine.aclose()
+        engine.close()
     assert pair.primary.command("DBSIZE") == "0"

@@ -111,7 +111,7 @@ async def test_a_server_whose_promise_is_gone_is_noticed(own_server: RedisServer
         await engine.inspect()
     own_server.command("CONFIG", "SET", "maxmemory", "100mb", "maxmemory-policy", "noeviction")
     assert (await engine.inspect()).memory_limit == 100 * 2**20
-    await engine.aclose()
+    engine.close()
 
 
 @pytest.fixture

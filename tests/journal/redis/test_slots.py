@@ -66,4 +66,4 @@ async def test_a_slot_that_moves_is_followed(cluster: RedisCluster) -> None:
     assert isinstance(done, Receipt)
     assert done.event.position == len(first) + 2  # behind the epoch
     assert [event.text for event in await engine.read("lobby", 0, 9, 9)] == ["a", "b", "c"]
-    await engine.aclose()
+    engine.close()

@@ -21,7 +21,7 @@ async def engine(redis_server: RedisServer) -> AsyncIterator[RedisEngine]:
     engine = RedisEngine(redis_server.url, prefix=new_prefix(), now=lambda: NOW, timeout=60)
     await engine.enter(None, 0, b"")
     yield engine
-    await engine.aclose()
+    engine.close()
 
 
 async def sweep(engine: RedisEngine, retention: Retention) -> list[int]:
