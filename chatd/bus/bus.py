@@ -84,8 +84,9 @@ BATCH_SECONDS: Final = 0.002
 """Bounds of one batch: its commit and its fan-out stay within a few milliseconds."""
 
 QUIET_ROUNDS: Final = 2
-"""Rounds of the scheduler without another submission after which a single one is committed. Two let
-every reader that is ready have its turn; each costs one message in flight some 2.5 µs."""
+"""Rounds of the scheduler without another submission after which a single one is committed that
+follows a batch of several. Two let every reader that is ready have its turn; each costs one message
+in flight some 2.5 µs."""
 
 BURST_QUIET_ROUNDS: Final = 4
 """The same for a batch of several. A client sends a burst of messages no faster than the collector
@@ -268,6 +269,7 @@ class Bus:
         self._submit, self._submitted = trio.open_memory_channel[_Submitted](waiting_submissions)
         self._release, self._committed = trio.open_memory_channel[Sequence[FeedEntry]](BLOCKS)
         self._progress = Changed()
+        self._bursts = False  # the last batch was of several
         self._closed = False
         self._batch_events = batch_events
         self._batch_bytes = batch_bytes
@@ -443,24 +445,29 @@ class Bus:
         writing.cancel()
 
     async def _gather(self, first: _Submitted) -> list[_Submitted]:
-        """Take the waiting submissions, and let the scheduler run while new ones still arrive."""
+        """Take the waiting submissions, and let the scheduler run while new ones still arrive.
+
+        A single one is taken at once if the one before was single too.
+        """
         batch = [first]
         size = first.size
         ends = perf_counter() + BATCH_SECONDS
         receive = self._submitted.receive_nowait
         quiet = 0
-        enough = QUIET_ROUNDS
-        while quiet < enough and perf_counter() < ends:
-            await trio.lowlevel.checkpoint()
-            quiet += 1
+        enough = QUIET_ROUNDS if self._bursts else 0
+        while True:
             try:
                 while len(batch) < self._batch_events and size < self._batch_bytes:
                     batch.append(item := receive())
                     size += item.size
                     quiet, enough = 0, BURST_QUIET_ROUNDS
+                break
             except (trio.WouldBlock, trio.EndOfChannel):
-                continue  # more may come with the next round
-            break
+                if quiet == enough or perf_counter() >= ends:
+                    break
+            await trio.lowlevel.checkpoint()  # more may come with the next round
+            quiet += 1
+        self._bursts = len(batch) > 1
         return batch
 
     async def _commit(self, batch: list[Submission]) -> None:

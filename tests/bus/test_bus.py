@@ -158,22 +158,47 @@ async def test_a_batch_is_bounded_in_events_and_bytes(script: Script) -> None:
     assert sum(map(len, journal.committed)) == 28
 
 
-@pytest.mark.parametrize("burst", [False, True])
-async def test_a_batch_of_several_waits_longer_for_more(
-    script: Script, monkeypatch: pytest.MonkeyPatch, burst: bool
+@pytest.mark.parametrize(
+    ("before", "rounds", "sizes"),
+    [
+        ((), 1, [1, 1]),  # at once
+        (("burst", "burst"), module.QUIET_ROUNDS - 1, [2, 2]),
+        (("burst", "burst"), module.BURST_QUIET_ROUNDS, [2, 1, 1]),
+    ],
+)
+async def test_a_single_submission_waits_for_more_after_a_batch_of_several(
+    script: Script,
+    monkeypatch: pytest.MonkeyPatch,
+    before: Sequence[str],
+    rounds: int,
+    sizes: list[int],
 ) -> None:
     monkeypatch.setattr(module, "BATCH_SECONDS", 60.0)
     journal = FaultyJournal()
     async with running(journal, script) as bus:
-        await trio.testing.wait_all_tasks_blocked()  # the collector waits for the first one
+        for text in before:
+            await bus.publish(script.submission(post(text), "x"))
+        await trio.testing.wait_all_tasks_blocked()  # the collector waits
         await bus.publish(script.submission(post("1"), "x"))
-        if burst:
+        for _ in range(1 + rounds):  # one until the collector has it
             await trio.lowlevel.checkpoint()
-            await bus.publish(script.submission(post("2"), "x"))
+        await bus.publish(script.submission(post("2"), "x"))
+    assert list(map(len, journal.committed)) == sizes
+
+
+async def test_a_batch_of_several_waits_longer_for_more(
+    script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BATCH_SECONDS", 60.0)
+    journal = FaultyJournal()
+    async with running(journal, script) as bus:
+        await trio.testing.wait_all_tasks_blocked()
+        for text in ("1", "2"):
+            await bus.publish(script.submission(post(text), "x"))
         for _ in range(module.BURST_QUIET_ROUNDS):
             await trio.lowlevel.checkpoint()
         await bus.publish(script.submission(post("3"), "x"))
-    assert list(map(len, journal.committed)) == ([3] if burst else [1, 1])
+    assert list(map(len, journal.committed)) == [3]
 
 
 async def test_publishers_wait_while_the_collector_is_full(script: Script) -> None:
