@@ -139,10 +139,13 @@ class TextGateway:
         if isinstance(message, bytes):
             self._websocket.end(UNSUPPORTED, "binary frames are not supported")
             return None
-        text = message[:-2] if message.endswith("\r\n") else message.removesuffix("\n")
-        if text.startswith("/") and not text.startswith("//"):
-            return self._command(text)
-        return self._say(text.removeprefix("/")) if text else None
+        if message.endswith("\n"):
+            message = message.removesuffix("\n").removesuffix("\r")
+        if message.startswith("/"):
+            if not message.startswith("//"):
+                return self._command(message)
+            message = message[1:]
+        return self._say(message) if message else None
 
     def goodbye_frames(self, close: Close, reason: str) -> bytes:
         return goodbye_frames(self._codec, close, reason)

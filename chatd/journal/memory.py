@@ -139,7 +139,7 @@ class MemoryJournal(LocalJournal):
         self._retention = Retention() if retention is None else retention
         self._retention_log = RetentionLog(self._retention, report)
         self._rooms: dict[str, _Room] = {}
-        self._kept: OrderedDict[int, _Kept] = OrderedDict()  # by position; the oldest is first
+        self._kept: dict[int, _Kept] = {}  # by position; the oldest is first
         self._keys: dict[_Key, _Kept] = {}
         self._users: OrderedDict[str, UserRecord] = OrderedDict()  # last remembered, last
         self._records: dict[tuple[str, str], Record] = {}
@@ -178,9 +178,10 @@ class MemoryJournal(LocalJournal):
         return [self._do(operation, at) for operation in batch]
 
     def _do(self, operation: Operation, at: int) -> Outcome:
+        # Most are posts. A class pattern takes five times as long as this test.
+        if type(operation) is Post:
+            return self._post(operation, at)
         match operation:
-            case Post():
-                return self._post(operation, at)
             case Restore():
                 return self._restore(operation)
             case Wipe():
