@@ -13,7 +13,6 @@ server. If one of the first three fails, all are closed, and nothing more is don
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from time import perf_counter
@@ -32,7 +31,7 @@ from chatd.journal.redis.finding import find_primary
 from chatd.journal.redis.layout import Keys
 from chatd.journal.redis.link import Link, open_link, reading
 from chatd.journal.redis.proof import Proof
-from chatd.journal.redis.resp import Command, ErrorReply, Push, Reply
+from chatd.journal.redis.resp import Command, ErrorReply, Push, Reply, pack
 from chatd.journal.redis.rights import (
     check_rights,
     is_forbidden,
@@ -123,10 +122,8 @@ class Client:
         self._reader: Link | None = None
         self._asker: Link | None = None
         self._publisher: Link | None = None
-        self._awaited: Command | None = None
-        """The command whose reply the reading link is waiting for."""
-        self._due = math.inf
-        """By when this reply has to come, on Trio's clock."""
+        self._due: float | None = None
+        """By when the reply has to come that the reading link awaits; None if it awaits none."""
         self._questions: list[_Question] = []
         self._asking = False
         """Whether a task sends questions, or has been woken to do so."""
@@ -159,18 +156,18 @@ class Client:
             self._permitted(await links[0].call(*loads, deadline=deadline))
             rights = needing_rights(self._keys, self.proof.replicas)
             check_rights(rights, await links[0].call(*rights, deadline=deadline), address)
-            await links[1].send(("SUBSCRIBE", self._keys.channel), ("PING",), deadline=deadline)
+            await links[1].send(pack((("SUBSCRIBE", self._keys.channel), ("PING",))), deadline)
             replies: list[Reply] = []
             while not replies:  # the reply to SUBSCRIBE is a push, and others may follow it
                 replies, _ = _sorted(await links[1].receive(deadline))
             self._permitted(replies)
-            await links[3].send(("CLIENT", "REPLY", "OFF"), deadline=deadline)
+            await links[3].send(pack((("CLIENT", "REPLY", "OFF"),)), deadline)
         except BaseException:
             for link in links:
                 link.close()
             raise
         self._writer, self._reader, self._asker, self._publisher = links
-        self._awaited = None
+        self._due = None
         return servers[0].life
 
     async def inspect(self) -> Condition:
@@ -202,7 +199,7 @@ class Client:
         [reply] = await self._call(self._writer, [command])
         return await self._checked(command, reply) if isinstance(reply, ErrorReply) else reply
 
-    async def listen(self, command: Command, seconds: float) -> tuple[list[Reply], list[Push]]:
+    async def listen(self, packed: bytes, seconds: float) -> tuple[list[Reply], list[Push]]:
         """Return the reply to a blocking command, or what was published meanwhile, or both.
 
         For one task at a time. If the reply has not come yet, the next call sends nothing and waits
@@ -210,17 +207,17 @@ class Client:
         would be a tenth of the CPU time of an entry: `check_listening` detects an overdue reply.
 
         Args:
-            command: The command.
-            seconds: How long the command blocks.
+            packed: The command.
+            seconds: How long it blocks.
         """
         link = self._present(self._reader)
         try:
-            if self._awaited is None:
-                self._awaited, self._due = command, self.deadline() + seconds
-                await link.send(command)
+            if self._due is None:
+                self._due = self.deadline() + seconds
+                await link.send(packed)
             replies, pushes = _sorted(await link.receive())
             if replies:
-                self._awaited = None
+                self._due = None
             if self.proof.replicas and any(reply is not None for reply in replies):
                 pushes += await self._prove(link)
         except BaseException:
@@ -230,7 +227,7 @@ class Client:
 
     def check_listening(self) -> None:
         """Raise `Lost`, and close all links, if the reply that `listen` awaits is overdue."""
-        if self._awaited is not None and trio.current_time() > self._due:
+        if self._due is not None and trio.current_time() > self._due:
             self.close()
             raise Lost(f"{self._address} did not answer in time on the link that reads the feed")
 
@@ -239,7 +236,7 @@ class Client:
         began, deadline = perf_counter(), self.deadline()
         replies, pushes = list[Reply](), list[Push]()
         commands = self.proof.commands(deadline)
-        await link.send(*commands, deadline=deadline)
+        await link.send(pack(commands), deadline)
         while len(replies) < len(commands):
             more, published = _sorted(await link.receive(deadline))
             replies += more

@@ -33,7 +33,7 @@ from chatd.journal.redis.layout import FORMAT, Keys, decode_entry
 from chatd.journal.redis.prefix import check_prefix, claim_prefix
 from chatd.journal.redis.proof import Proof
 from chatd.journal.redis.reads import RedisReads, position_of
-from chatd.journal.redis.resp import Command, ErrorReply
+from chatd.journal.redis.resp import Command, ErrorReply, Prepared
 from chatd.journal.redis.scripts import (
     BEAT,
     COMMIT,
@@ -113,6 +113,10 @@ class RedisEngine(RedisReads):
         self._secret = b""
         self._sent: tuple[tuple[str, int, Sequence[Operation]], Batch] | None = None
         """The last batch, with the node's id and its number: it may be sent again, or settled."""
+        block_ms = round(FEED_SECONDS * 1000)
+        self._xread = Prepared(
+            *("XREAD", "COUNT", FEED_ENTRIES, "BLOCK", block_ms, "STREAMS", keys.feed)
+        )
         self._sweeper = Sweeper(client, self._keys, self._new_batch, self._execute)
         self._passed: deque[tuple[int, int]] = deque()
         """Times, each with the position of the feed's last entry at that time."""
@@ -303,13 +307,8 @@ class RedisEngine(RedisReads):
     # ---- the feed
 
     async def feed(self, after: int, wanted: Callable[[str], bool]) -> Sequence[Fed | Relayed]:
-        replies, pushes = await self._client.listen(
-            (
-                *("XREAD", "COUNT", FEED_ENTRIES, "BLOCK", round(FEED_SECONDS * 1000)),
-                *("STREAMS", self._keys.feed, f"{after}-0"),
-            ),
-            FEED_SECONDS,
-        )
+        packed = self._xread.pack(b"%d-0" % after)
+        replies, pushes = await self._client.listen(packed, FEED_SECONDS)
         own = f"{self._node}.".encode()
         entries: list[Fed] = []
         doubtful: dict[bytes, Fed | None] = {}

@@ -149,28 +149,21 @@ class Link:
         """
         if deadline < math.inf:
             return await self._in_time(self.call(*commands), deadline)
-        self._check_open()
+        await self.send(pack(commands))
         replies: list[Reply] = []
-        try:
-            await self._carrier.send_all(pack(commands))
-            while len(replies) < len(commands):
-                replies += await self._receive()
-            if len(replies) > len(commands):
-                raise ProtocolError("it sent more replies than it got commands")
-        except _FAILED as error:
-            raise self._broken(error) from error
-        except trio.Cancelled:
-            self.close()
-            raise
+        while len(replies) < len(commands):
+            replies += await self.receive()
+        if len(replies) > len(commands):
+            raise self._broken(ProtocolError("it sent more replies than it got commands"))
         return replies
 
-    async def send(self, *commands: Command, deadline: float = math.inf) -> None:
-        """Send some commands, whose replies `receive` returns."""
+    async def send(self, packed: bytes, deadline: float = math.inf) -> None:
+        """Send some packed commands, whose replies `receive` returns."""
         if deadline < math.inf:
-            return await self._in_time(self.send(*commands), deadline)
+            return await self._in_time(self.send(packed), deadline)
         self._check_open()
         try:
-            await self._carrier.send_all(pack(commands))
+            await self._carrier.send_all(packed)
         except _FAILED as error:
             raise self._broken(error) from error
         except trio.Cancelled:
@@ -182,9 +175,12 @@ class Link:
         if deadline < math.inf:
             return await self._in_time(self.receive(), deadline)
         self._check_open()
+        found: list[Reply] = []
         try:
-            while not (found := await self._receive()):
-                pass
+            while not found:
+                if not (data := await self._carrier.receive_some()):
+                    raise trio.BrokenResourceError("the server has closed the connection")
+                found = self._replies.feed(data)
         except _FAILED as error:
             raise self._broken(error) from error
         except trio.Cancelled:
@@ -201,11 +197,6 @@ class Link:
                     self.close()
             except _BROKEN:
                 self.close()
-
-    async def _receive(self) -> list[Reply]:
-        if data := await self._carrier.receive_some():
-            return self._replies.feed(data)
-        raise trio.BrokenResourceError("the server has closed the connection")
 
     async def _in_time(self, work: Awaitable[_T], deadline: float) -> _T:
         with trio.CancelScope(deadline=deadline):

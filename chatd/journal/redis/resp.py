@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias, cast
 
 import hiredis
 
-__all__ = ["Command", "ErrorReply", "ProtocolError", "Push", "Replies", "Reply", "pack"]
+__all__ = ["Command", "ErrorReply", "Prepared", "ProtocolError", "Push", "Replies", "Reply", "pack"]
 
 Command: TypeAlias = tuple[bytes | str | int, ...]
 """A command's name and its arguments. A string is sent as UTF-8."""
@@ -46,6 +46,19 @@ class ProtocolError(Exception):
 def pack(commands: Iterable[Command]) -> bytes:
     """Return the bytes of some commands, for one write."""
     return b"".join(map(_pack, commands))
+
+
+class Prepared:
+    """A command of which only the last argument changes: the others are packed once."""
+
+    __slots__ = ("_head",)
+
+    def __init__(self, *arguments: bytes | str | int) -> None:
+        self._head = _pack((*arguments, b"")).removesuffix(b"$0\r\n\r\n")
+
+    def pack(self, last: bytes) -> bytes:
+        """Return the bytes of the command with its last argument."""
+        return b"%b$%d\r\n%b\r\n" % (self._head, len(last), last)
 
 
 class Replies:

@@ -14,7 +14,7 @@ from chatd.journal.redis.access import Access
 from chatd.journal.redis.client import Client
 from chatd.journal.redis.layout import Keys
 from chatd.journal.redis.proof import Proof
-from chatd.journal.redis.resp import Command, Reply
+from chatd.journal.redis.resp import Command, Reply, pack
 from tests.journal.redis.scripted import HELLO, scripted
 from tests.redis_server import RedisServer, needs_redis
 
@@ -124,7 +124,7 @@ async def test_a_feed_that_stays_silent_is_lost(
 
     async def listen() -> None:
         with pytest.raises(Lost):
-            await listening.listen(("XREAD", "BLOCK", 0, "STREAMS", "none", "0-0"), 1)
+            await listening.listen(pack([("XREAD", "BLOCK", 0, "STREAMS", "none", "0-0")]), 1)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(listen)

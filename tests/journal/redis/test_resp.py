@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatd.journal.redis.resp import ErrorReply, ProtocolError, Push, Replies, pack
+from chatd.journal.redis.resp import ErrorReply, Prepared, ProtocolError, Push, Replies, pack
 
 STREAM = (
     b"+OK\r\n:12\r\n$3\r\na\0b\r\n_\r\n*2\r\n+a\r\n:1\r\n%1\r\n+k\r\n*0\r\n#f\r\n,1.5\r\n"
@@ -22,6 +22,10 @@ def test_a_command_is_a_list_of_strings() -> None:
         b"*3\r\n$3\r\nSET\r\n$1\r\n\0\r\n$2\r\n\xc3\xa9\r\n*2\r\n$3\r\nGET\r\n$1\r\n5\r\n"
     )
     assert pack([]) == b""
+
+
+def test_a_prepared_command_is_packed_like_any_other() -> None:
+    assert Prepared("SET", 5).pack(b"\0") == pack([("SET", 5, b"\0")])
 
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=8))
