@@ -42,7 +42,7 @@ class Outbox(Protocol):
     def offer(self, block: Block, messages: int = 1, /) -> None: ...
 
     @staticmethod
-    def offer_each(outboxes: Iterable[Any], block: Block, messages: int = 1, /) -> None:
+    def offer_each(outboxes: Sequence[Any], block: Block, messages: int = 1, /) -> None:
         """Offer a block to many outboxes of this class, in one loop."""
 
     def offer_droppable(self, block: Block, messages: int = 1, /) -> None: ...

@@ -7,7 +7,7 @@ the same way, so that no two writers ever meet inside a frame.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import trio
@@ -19,6 +19,9 @@ __all__ = ["Outbox"]
 
 # What a slow client, of 20 KB/s, reads in a few seconds.
 _LONG_BYTES: Final = 65536
+# 2**40 messages are a thousand a second for 34 years.
+_MESSAGES_BITS: Final = 40
+_MESSAGES: Final = (1 << _MESSAGES_BITS) - 1
 
 
 class _Direct:
@@ -26,10 +29,11 @@ class _Direct:
 
     The slots of a base class are next to each other, at the start of the object, so a fan-out reads
     few cache lines for each outbox. The kernel's part of each ``send`` uses the whole cache, so
-    every line has to be fetched anew.
+    every line has to be fetched anew. For the same reason both counters are one integer, with the
+    messages in its low bits: two would be two objects to fetch and to replace.
     """
 
-    __slots__ = ("_direct", "sent_bytes", "sent_messages")
+    __slots__ = ("_counts", "_direct")
 
 
 class Outbox(_Direct):
@@ -111,20 +115,33 @@ class Outbox(_Direct):
         self.exceed: Callable[[int], bool] | None = None
         self.dropped = 0
         self.waiting = 0
-        self.sent_bytes = 0
-        self.sent_messages = 0
+        self._counts = 0
+
+    @property
+    def sent_bytes(self) -> int:
+        return self._counts >> _MESSAGES_BITS
+
+    @property
+    def sent_messages(self) -> int:
+        return self._counts & _MESSAGES
 
     def offer(self, data: bytes, messages: int = 1) -> None:
         """Send whole frames. ``messages`` is how many messages are in them, for the counters."""
         self.offer_each((self,), data, messages)
 
     @staticmethod
-    def offer_each(outboxes: Iterable[Outbox], data: bytes, messages: int = 1) -> None:
+    def offer_each(outboxes: Sequence[Outbox], data: bytes, messages: int = 1) -> None:
         """Offer the same frames to each of these outboxes."""
         size = len(data)
+        counts = (size << _MESSAGES_BITS) + messages
+        # Counted beforehand: in a loop without system calls, the processor fetches the memory of
+        # several outboxes at a time.
+        for outbox in outboxes:
+            outbox._counts += counts
         for outbox in outboxes:
             direct = outbox._direct
             if direct is None:
+                outbox._counts -= counts
                 outbox._offer(data, messages)
                 continue
             try:
@@ -132,11 +149,11 @@ class Outbox(_Direct):
             except BlockingIOError:
                 sent = 0
             except OSError:
+                outbox._counts -= counts
                 outbox._break()
                 continue
-            outbox.sent_bytes += sent
-            outbox.sent_messages += messages
             if sent != size:
+                outbox._counts -= (size - sent) << _MESSAGES_BITS
                 outbox._enqueue(memoryview(data)[sent:] if sent else data)
 
     def _offer(self, data: bytes, messages: int) -> None:
@@ -150,7 +167,7 @@ class Outbox(_Direct):
                 self._taking = False
                 self._overflowed()
                 return
-        self.sent_messages += messages
+        self._counts += messages
         self._enqueue(data)
 
     def force(self, data: bytes) -> None:
@@ -288,7 +305,7 @@ class Outbox(_Direct):
     def _sent(self, queue: deque[Block], count: int) -> None:
         if self._ended:
             return
-        self.sent_bytes += count
+        self._counts += count << _MESSAGES_BITS
         self.waiting -= count
         while count:
             size = len(queue[0])
