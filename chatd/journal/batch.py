@@ -216,7 +216,8 @@ class Batch:
             self._rooms.clear()
         row = self._execute(_ROOM, (fold,)).fetchone()
         if row is not None:
-            room = LogEnd(*row)
+            room_id, seq, empty = row
+            room = LogEnd(room_id, seq, bool(empty))
         else:
             self._execute("INSERT INTO rooms (fold, name) VALUES (?, ?)", (fold, name))
             assert self._cursor.lastrowid is not None  # noqa: S101  a row was inserted
