@@ -24,7 +24,7 @@ from contextlib import suppress
 from itertools import groupby
 from operator import attrgetter
 from time import perf_counter
-from typing import Final, Protocol, TypeAlias, cast
+from typing import Any, Final, Protocol, TypeAlias
 
 import trio
 from msgspec import Struct
@@ -549,11 +549,12 @@ class Bus:
             self._fanout_began = trio.current_time()
             self._fanning_out = block[-1].position
             for kind, run in groupby(block, type):
+                entries: list[Any] = list(run)
                 if kind is Event:
-                    await self._show(cast("list[Event]", list(run)))
-                else:
-                    for item in run:
-                        await self._take_in(cast("Item", item))
+                    await self._show(entries)
+                    continue
+                for item in entries:
+                    await self._take_in(item)
             self._fanned_out = block[-1].position
             self._progress.notify()
             self._fanout_began = math.inf
@@ -563,14 +564,13 @@ class Bus:
         """Fan out events, those of all rooms in one go, and report them."""
         if self._neighbours is not None:
             await self._open_arriving(block)
-        now = trio.current_time()
         groups: list[Group[Subscription]] = []
         shown: list[FannedOut] = []
         for room, run in groupby(block, _ROOM):
             events = list(run)
             receivers = 0
             if (feed := self._feeds.get(room)) is not None:
-                for group in feed.advance(events, now):
+                for group in feed.advance(events, self._fanout_began):
                     groups.append(group)
                     receivers += len(group.outboxes)
                 self._deliveries += receivers * len(events)

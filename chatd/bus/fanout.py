@@ -40,7 +40,7 @@ class Group(Struct, Generic[R], frozen=True):
     """A block and its receivers.
 
     Attributes:
-        block: What they get.
+        block: What they get; not empty.
         messages: The number of messages in the block.
         receivers: The receivers.
         outboxes: Theirs, in the same order; all of one class.
@@ -55,7 +55,7 @@ class Group(Struct, Generic[R], frozen=True):
 
 
 async def fan_out(groups: Iterable[Group[R]], slices: Slices = SLICES) -> None:
-    """Offer each group's block to its receivers; skip empty blocks.
+    """Offer each group's block to its receivers.
 
     Checkpoints only if it takes longer than a slice. A cancellation does not interrupt it.
 
@@ -67,8 +67,6 @@ async def fan_out(groups: Iterable[Group[R]], slices: Slices = SLICES) -> None:
     paused = False
     unlooked = 0  # offers since the last look at the clock
     for group in groups:
-        if not group.block:
-            continue
         there = group.still_there() if paused else None
         for start in range(0, len(group.outboxes), slices.recipients):
             end = start + slices.recipients

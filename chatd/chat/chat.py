@@ -261,6 +261,8 @@ class Chat:
         groups: list[Group[Connection]] = []
         for (codec, _), connections in listeners.items():
             block = encode(codec, "", [event], connections, self.log)
+            if not block:
+                continue
             outboxes = [connection.outbox for connection in connections]
             groups.append(Group(block, 1, connections, outboxes, lambda: self.connections))
         await fan_out(groups, self.bus.slices)
