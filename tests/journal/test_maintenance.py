@@ -247,7 +247,7 @@ async def test_an_index_chunk_is_bounded(store: Store, monkeypatch: pytest.Monke
         assert await found(journal, f"w{CHUNK_EVENTS}") == []
         assert await journal.index() is None
         assert await found(journal, f"w{CHUNK_EVENTS}") == [CHUNK_EVENTS + 1]
-        await commit(journal, *[post("long " * 2500) for _ in range(4)])
+        await commit(journal, *[post("long " * 1250) for _ in range(4)])
         assert [await journal.index() for _ in range(2)] == [0, None]
 
 
