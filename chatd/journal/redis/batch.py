@@ -151,8 +151,8 @@ class Batch:
         key = self._keys.room(room)
         place = self._places.get(key)
         if place is None:
-            place = self._place(key)
-            self.keys.append(self._keys.events(room))
+            place = self._places[key] = len(self.keys) + 1
+            self.keys += (key, self._keys.events(room))
         return place
 
     def _digest(self, room: str, user: str, key: str | None) -> tuple[int, bytes]:

@@ -199,12 +199,13 @@ class Client:
         [reply] = await self._call(self._writer, [command])
         return await self._checked(command, reply) if isinstance(reply, ErrorReply) else reply
 
-    async def listen(self, packed: bytes, seconds: float) -> tuple[list[Reply], list[Push]]:
+    async def listen(self, packed: bytes, seconds: float) -> tuple[Reply, list[Push]]:
         """Return the reply to a blocking command, or what was published meanwhile, or both.
 
-        For one task at a time. If the reply has not come yet, the next call sends nothing and waits
-        for it. A reply that is not empty is proven. This has no deadline, because one for each call
-        would be a tenth of the CPU time of an entry: `check_listening` detects an overdue reply.
+        For one task at a time. If the reply has not come yet, it is None, and the next call sends
+        nothing and waits for it. A reply that is not empty is proven. This has no deadline, because
+        one for each call would be a tenth of the CPU time of an entry: `check_listening` detects an
+        overdue reply.
 
         Args:
             packed: The command.
@@ -216,14 +217,15 @@ class Client:
                 self._due = self.deadline() + seconds
                 await link.send(packed)
             replies, pushes = _sorted(await link.receive())
+            reply = None
             if replies:
-                self._due = None
-            if self.proof.replicas and any(reply is not None for reply in replies):
+                reply, self._due = replies[-1], None
+            if reply is not None and self.proof.replicas:
                 pushes += await self._prove(link)
         except BaseException:
             self._lose(link)
             raise
-        return [self._check(reply) for reply in replies], pushes
+        return self._check(reply), pushes
 
     def check_listening(self) -> None:
         """Raise `Lost`, and close all links, if the reply that `listen` awaits is overdue."""

@@ -308,24 +308,23 @@ class RedisEngine(RedisReads):
 
     async def feed(self, after: int, wanted: Callable[[str], bool]) -> Sequence[Fed | Relayed]:
         packed = self._xread.pack(b"%d-0" % after)
-        replies, pushes = await self._client.listen(packed, FEED_SECONDS)
+        reply, pushes = await self._client.listen(packed, FEED_SECONDS)
         own = f"{self._node}.".encode()
         entries: list[Fed] = []
         doubtful: dict[bytes, Fed | None] = {}
         expected = after + 1
-        for reply in filter(None, replies):
-            for entry, fields in reply[self._keys.feed]:
-                position = position_of(entry)
-                try:
-                    chosen = _any if fields[1].startswith(own) else wanted
-                    fed = decode_entry(position, fields, chosen)
-                except UNREADABLE:
-                    fed = None
-                if fed is None or position != expected:
-                    doubtful[entry] = fed
-                else:
-                    entries.append(fed)
-                expected = position + 1
+        for entry, fields in reply[self._keys.feed] if reply else ():
+            position = position_of(entry)
+            try:
+                chosen = _any if fields[1].startswith(own) else wanted
+                fed = decode_entry(position, fields, chosen)
+            except UNREADABLE:
+                fed = None
+            if fed is None or position != expected:
+                doubtful[entry] = fed
+            else:
+                entries.append(fed)
+            expected = position + 1
         if doubtful:
             entries = await self._resolve(doubtful, entries)
         found: list[Fed | Relayed] = [*entries]
