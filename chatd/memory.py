@@ -5,18 +5,30 @@ from __future__ import annotations
 import ctypes
 import gc
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 __all__ = ["hand_back", "prepare", "settle"]
 
 _C: Final = ctypes.CDLL(None)
+_madvise: Final[Callable[[ctypes.c_void_p, ctypes.c_size_t, int], int] | None] = getattr(
+    _C, "madvise", None
+)
 _trim: Final[Callable[[int], int] | None] = getattr(_C, "malloc_trim", None)
 _mallopt: Final[Callable[[int, int], int] | None] = getattr(_C, "mallopt", None)
 """glibc's; other C libraries do not have them."""
 
+_MADV_COLLAPSE: Final = 25
+"""An advice of madvise(2), since Linux 6.1."""
+
+_HUGE_BYTES: Final = 2 * 1024 * 1024
+"""The size of a huge page on most processors."""
+
 _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
 """Parameters of mallopt(3)."""
+
+_MAPS: Final = Path("/proc/self/maps")
 
 _MAPPED_BYTES: Final = 128 * 1024
 _ARENAS: Final = 2
@@ -47,10 +59,29 @@ def settle() -> None:
 
     Modules and settings live as long as the process. A full collection that visits them holds the
     event loop for 40 ms.
+
+    What exists is also moved to huge pages. While a quiet daemon waits, the processor forgets where
+    its small pages are: to find them again takes a tenth of a message's time at a node of a shared
+    store.
     """
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_THRESHOLDS)
+    _move_to_huge_pages()
+
+
+def _move_to_huge_pages() -> None:
+    """Move the heap to huge pages, as far as the system can. Takes some 25 ms."""
+    if _madvise is None or not _MAPS.exists():
+        return
+    for line in _MAPS.read_text().splitlines():
+        addresses, mode, _, _, inode, *name = line.split()
+        if mode == "rw-p" and inode == "0" and name in ([], ["[heap]"]):
+            start, end = (int(each, 16) for each in addresses.split("-"))
+            start, end = -(-start // _HUGE_BYTES) * _HUGE_BYTES, end // _HUGE_BYTES * _HUGE_BYTES
+            if start < end:
+                size = ctypes.c_size_t(end - start)
+                _madvise(ctypes.c_void_p(start), size, _MADV_COLLAPSE)
 
 
 def hand_back() -> None:

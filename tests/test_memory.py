@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -43,6 +44,28 @@ def test_large_blocks_go_back_to_the_system_when_they_are_freed() -> None:
     program = [sys.executable, "-c", FREED]
     printed = subprocess.run(program, check=True, capture_output=True, text=True).stdout
     assert int(printed) < 4 << 20
+
+
+HUGE = """
+import re
+from pathlib import Path
+from chatd import memory
+
+kept = [bytes([number % 256]) * 40 for number in range(400_000)]
+memory.settle()
+assert all(text[0] == number % 256 for number, text in enumerate(kept))
+print(re.search(r"AnonHugePages: +([0-9]+) kB", Path("/proc/self/smaps_rollup").read_text())[1])
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or tuple(map(int, platform.release().split(".")[:2])) < (6, 1),
+    reason="the kernel cannot be asked to",
+)
+def test_what_exists_at_the_start_moves_to_huge_pages() -> None:
+    program = [sys.executable, "-c", HUGE]
+    printed = subprocess.run(program, check=True, capture_output=True, text=True).stdout
+    assert int(printed) > 8 << 10
 
 
 # What belongs to one client.
