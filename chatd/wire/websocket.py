@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
-from functools import partial
 from inspect import iscoroutinefunction
 from itertools import chain
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol, TypeAlias
@@ -173,16 +172,18 @@ class WebSocket(Channel):
         return self.upgrade.send_queue_bytes or super()._send_queue_bytes()
 
     async def _serve(self) -> None:
-        if (receiver := await self._open()) is not None:
+        await self._open()
+        if self._receiver is not None:
             with trio.CancelScope() as self._reading:
-                await self._receive(receiver)
+                await self._receive()
         if self.upgrade.send_timeout is not None:
             await self._send_queue(self.upgrade.send_timeout)
 
-    async def _open(self) -> Receiver | None:
-        """Make the opening handshake, and return the gateway's receiver.
+    async def _open(self) -> None:
+        """Make the opening handshake, and ask the gateway for the receiver.
 
-        None if the peer is gone or does not take the answer in time, or if the gateway fails.
+        There is none if the peer is gone or does not take the answer in time, or if the gateway
+        fails.
         """
         answer = await accepting(self.request, self.upgrade.subprotocol)
         self.last_heard = trio.current_time()
@@ -203,7 +204,6 @@ class WebSocket(Channel):
         except Exception as error:  # the connection's boundary
             self.fault(error)
         self.busy = False
-        return self._receiver
 
     async def _send_answer(self) -> None:
         """Wait until the answer is sent, which on a plain socket it is at once."""
@@ -217,16 +217,15 @@ class WebSocket(Channel):
     def _is_lost(self) -> bool:
         return self.closing is not None and self.closing[0] is LOST
 
-    async def _receive(self, receiver: Receiver) -> None:
+    async def _receive(self) -> None:
         """Hand messages to the receiver until either side closes."""
-        take = partial(self._take, receiver)
         while self.closing is None:
-            wait = self._hand_on(receiver)
+            wait = self._hand_on()
             if wait is None:
                 if self.closing is not None:
                     return
                 try:
-                    wait = await self._transport.recv_each(_RECV_BYTES, take)
+                    wait = await self._transport.recv_each(_RECV_BYTES, self._take)
                 except _GONE:
                     wait = None
                 if wait is None:
@@ -239,14 +238,14 @@ class WebSocket(Channel):
                 self.fault(error)
             self.busy = False
 
-    def _take(self, receiver: Receiver, data: bytes, now: float) -> Awaitable[None] | None:
+    def _take(self, data: bytes, now: float) -> Awaitable[None] | None:
         """Handle what was read. Return what must be awaited before more is read.
 
         The poller calls this in its own task.
         """
         self.received_bytes += len(data)
         self.last_heard = now
-        return self._split(data) or self._hand_on(receiver)
+        return self._split(data) or self._hand_on()
 
     def _split(self, data: bytes) -> Awaitable[None] | None:
         """Read the next frames. Return what to await before they are handled.
@@ -262,8 +261,10 @@ class WebSocket(Channel):
         debt = self._slot.charge(seconds)
         return _pause(debt) if debt else None
 
-    def _hand_on(self, receiver: Receiver) -> Awaitable[None] | None:
+    def _hand_on(self) -> Awaitable[None] | None:
         """Handle frames until something has to wait. Return what to await, None if nothing."""
+        receiver = self._receiver
+        assert receiver is not None  # noqa: S101  as long as this is called
         for item in self._items:
             if type(item) is str or type(item) is bytes:
                 self.received_messages += 1
