@@ -84,9 +84,9 @@ BATCH_SECONDS: Final = 0.002
 """Bounds of one batch: its commit and its fan-out stay within a few milliseconds."""
 
 QUIET_ROUNDS: Final = 2
-"""Rounds of the scheduler without another submission after which a single one is committed that
-follows a batch of several. Two let every reader that is ready have its turn; each costs one message
-in flight some 2.5 µs."""
+"""After a batch of several, a single submission is committed once so many rounds of the scheduler
+have brought no other. Two let every reader that is ready have its turn; each costs one message in
+flight some 2.5 µs."""
 
 BURST_QUIET_ROUNDS: Final = 4
 """The same for a batch of several. A client sends a burst of messages no faster than the collector
