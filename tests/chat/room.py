@@ -71,6 +71,7 @@ class Client:
         self._read = trio.Event()
         self._arrived = trio.Event()
         self._nursery = nursery
+        self._bus = room.chat.bus
         if came is None:
             came = at_once(room.chat.new_guest(address, nick, counted=False))
         self.connection = Connection(
@@ -139,7 +140,14 @@ class Client:
         return await self.do(commands.Join(room=room, **fields))
 
     async def say(self, text: str, room: str = "lobby", **fields: Any) -> Any:
-        return await self.do(commands.Say(room=room, text=text, **fields))
+        """Say something, and wait until it is fanned out.
+
+        The answer is sent before that, once the store has committed. Without a network in between,
+        the next command could be quicker than the fan-out.
+        """
+        answer = await self.do(commands.Say(room=room, text=text, **fields))
+        await self._bus.probe()
+        return answer
 
     async def until(self, true: Callable[[], Any]) -> None:
         with trio.fail_after(5):
