@@ -264,7 +264,7 @@ def test_a_ping_is_due_at_the_interval_or_shortly_before(heard: float, interval:
 
 
 @given(st.floats(0, 1e7), st.floats(0.005, 3600))
-def test_a_deadline_is_looked_at_when_it_is_over_or_shortly_after(
+def test_a_deadline_is_checked_when_it_is_over_or_shortly_after(
     since: float, timeout: float
 ) -> None:
     due = check_due(since, timeout)

@@ -262,20 +262,20 @@ async def test_after_the_deadline_a_batch_is_not_confirmed_but_shown_if_it_was_d
     assert first.texts == second.texts == ["done", "next"]
 
 
+async def refused_after_2_s(node: TestNode) -> None:
+    began = trio.current_time()
+    with pytest.raises(Unavailable):
+        await node.say(post("1"))
+    assert trio.current_time() - began == 2.0
+
+
 async def test_a_batch_is_refused_at_its_deadline_if_the_engine_goes_away_meanwhile(
     store: ModelStore, nodes: Nodes, autojump_clock: MockClock
 ) -> None:
     first, _ = nodes
-    began = trio.current_time()
     store.stall()
     async with trio.open_nursery() as nursery:
-
-        async def refused() -> None:
-            with pytest.raises(Unavailable):
-                await first.say(post("1"))
-            assert trio.current_time() - began == 2.0
-
-        nursery.start_soon(refused)
+        nursery.start_soon(refused_after_2_s, first)
         await trio.sleep(1)
         store.kill()
 
@@ -284,16 +284,9 @@ async def test_a_batch_is_refused_at_its_deadline_if_the_link_is_new(
     store: ModelStore, nodes: Nodes, autojump_clock: MockClock
 ) -> None:
     first, _ = nodes
-    began = trio.current_time()
     first.engine.hold_back()
     async with trio.open_nursery() as nursery:
-
-        async def refused() -> None:
-            with pytest.raises(Unavailable):
-                await first.say(post("1"))
-            assert trio.current_time() - began == 2.0
-
-        nursery.start_soon(refused)
+        nursery.start_soon(refused_after_2_s, first)
         await trio.sleep(1)
         first.engine.break_link()
         for down in (True, False):

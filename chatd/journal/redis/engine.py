@@ -115,7 +115,7 @@ class RedisEngine(RedisReads):
         """The last batch, with the node's id and its number: it may be sent again, or settled."""
         block_ms = round(FEED_SECONDS * 1000)
         self._xread = Prepared(
-            *("XREAD", "COUNT", FEED_ENTRIES, "BLOCK", block_ms, "STREAMS", keys.feed)
+            "XREAD", "COUNT", FEED_ENTRIES, "BLOCK", block_ms, "STREAMS", self._keys.feed
         )
         self._sweeper = Sweeper(client, self._keys, self._new_batch, self._execute)
         self._passed: deque[tuple[int, int]] = deque()
