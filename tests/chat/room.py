@@ -125,7 +125,11 @@ class Client:
 
     # the client
     async def do(self, command: commands.Command) -> Any:
-        """Perform a command and wait for its answer."""
+        """Perform a command, and wait for its answer and the fan-out of what it adds to a log.
+
+        The answer comes first, once the store has committed. Without a network in between, the
+        next command could be quicker than the fan-out.
+        """
         answers: list[Any] = []
 
         def answered(answer: Any) -> None:
@@ -134,20 +138,15 @@ class Client:
 
         await perform(self.connection, command, answered)
         await self.until(lambda: answers)
+        if isinstance(command, commands.InRoom | commands.Moderate):
+            await self._bus.probe()
         return answers[0]
 
     async def join(self, room: str = "lobby", **fields: Any) -> Any:
         return await self.do(commands.Join(room=room, **fields))
 
     async def say(self, text: str, room: str = "lobby", **fields: Any) -> Any:
-        """Say something, and wait until it is fanned out.
-
-        The answer is sent before that, once the store has committed. Without a network in between,
-        the next command could be quicker than the fan-out.
-        """
-        answer = await self.do(commands.Say(room=room, text=text, **fields))
-        await self._bus.probe()
-        return answer
+        return await self.do(commands.Say(room=room, text=text, **fields))
 
     async def until(self, true: Callable[[], Any]) -> None:
         with trio.fail_after(5):
