@@ -5,10 +5,11 @@ that one batch is committed while the last one is fanned out::
 
     publish ─ submitted ► collect (journal.commit, resolve, journal.answered) ─ committed ► fan out
 
-The bus opens both channels, and gives the journal the sending end of ``committed``. A store that
-one daemon alone writes puts the answered batches there. A store that several daemons share puts the
-events of all of them there, in the store's order, and between them items: news about users, members
-and records (see `chatd.model.Item`).
+The journal releases what is to be fanned out. A store that one daemon alone writes releases the
+answered batches. A store that several daemons share releases the events of all of them, in the
+store's order, and between them items: news about users, members and records (see
+`chatd.model.Item`). A single event for few subscribers does not take the channel if that is empty:
+it is fanned out where it is released.
 
 A subscriber has an outbox in place of a third channel. A channel and a writer task for each
 subscriber cost 36 to 50 µs a delivery; offering an outbox the block, which it writes to the socket
@@ -267,7 +268,7 @@ class Bus:
         self.tail_events = TAIL_EVENTS
         self._feeds: dict[str, Feed] = {}
         self._submit, self._submitted = trio.open_memory_channel[_Submitted](waiting_submissions)
-        self._release, self._committed = trio.open_memory_channel[Sequence[FeedEntry]](BLOCKS)
+        self._hand_on, self._committed = trio.open_memory_channel[Sequence[FeedEntry]](BLOCKS)
         self._progress = Changed()
         self._bursts = False  # the last batch was of several
         self._closed = False
@@ -423,7 +424,7 @@ class Bus:
                 writing.start_soon(self._keep_indexed)
                 writing.start_soon(self._collect, writing.cancel_scope)
             await self._journal.aclose()
-            self._release.close()  # the fan-out ends when it has taken what is there
+            self._hand_on.close()  # the fan-out ends when it has taken what is there
 
     async def _collect(self, writing: trio.CancelScope) -> None:
         """Commit batch after batch until `close`, then end the tasks that need this one."""
@@ -540,25 +541,49 @@ class Bus:
         self._in_doubt = True
         return await self._journal.recover()
 
+    async def _release(self, block: Sequence[FeedEntry]) -> None:
+        """Fan a block out, or have the fan-out task do it; see `chatd.journal.Release`.
+
+        A short one is fanned out at once if that task has nothing to do, which saves a single
+        message a round of the scheduler.
+        """
+        if self._is_short(block) and self._committed.statistics().tasks_waiting_receive:
+            await self._fan_out_block(block)
+            return
+        try:
+            self._hand_on.send_nowait(block)
+        except trio.WouldBlock:
+            await self._hand_on.send(block)
+
+    def _is_short(self, block: Sequence[FeedEntry]) -> bool:
+        """Return whether a block is a single event, whose fan-out does not wait for anything."""
+        if len(block) != 1 or type(event := block[0]) is not Event:
+            return False
+        feed = self._feeds.get(event.room)
+        return feed is not None and len(feed) < self.slices.recipients
+
     async def _fan_out(self) -> None:
         async for block in self._committed:
             if isinstance(block, _Probe):
                 block.fanned_out.set()
+            else:
+                await self._fan_out_block(block)
+
+    async def _fan_out_block(self, block: Sequence[FeedEntry]) -> None:
+        began = perf_counter()
+        self._fanout_began = trio.current_time()
+        self._fanning_out = block[-1].position
+        for kind, run in groupby(block, type):
+            entries: list[Any] = list(run)
+            if kind is Event:
+                await self._show(entries)
                 continue
-            began = perf_counter()
-            self._fanout_began = trio.current_time()
-            self._fanning_out = block[-1].position
-            for kind, run in groupby(block, type):
-                entries: list[Any] = list(run)
-                if kind is Event:
-                    await self._show(entries)
-                    continue
-                for item in entries:
-                    await self._take_in(item)
-            self._fanned_out = block[-1].position
-            self._progress.notify()
-            self._fanout_began = math.inf
-            self._fanout_seconds.observe(perf_counter() - began)
+            for item in entries:
+                await self._take_in(item)
+        self._fanned_out = block[-1].position
+        self._progress.notify()
+        self._fanout_began = math.inf
+        self._fanout_seconds.observe(perf_counter() - began)
 
     async def _show(self, block: Sequence[Event]) -> None:
         """Fan out events, those of all rooms in one go, and report them."""

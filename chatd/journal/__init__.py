@@ -12,11 +12,10 @@ room's past with its present texts. Nothing here knows who is connected.
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, Protocol, TypeAlias
 
-import trio
 from msgspec import Struct
 
 from chatd.clock import JUMP_MS
@@ -46,6 +45,7 @@ __all__ = [
     "LocalJournal",
     "OperatorLog",
     "Reads",
+    "Release",
     "Retention",
     "Sender",
     "Statistics",
@@ -60,6 +60,9 @@ FORGOTTEN: Final = "forgotten"
 
 Durability = Literal["commit", "fsync"]
 """A commit survives the end of the process (``commit``), or a loss of power too (``fsync``)."""
+
+Release: TypeAlias = Callable[[Sequence[FeedEntry]], Awaitable[None]]
+"""Has committed entries fanned out, or a probe, which is an empty list."""
 
 UNREAD_EVENTS = 10_000
 """How many events are read at most to count unread messages: some 10 ms of a reader's time."""
@@ -280,16 +283,16 @@ class Journal(Reads, Protocol):
 
     def start(
         self,
-        committed: trio.MemorySendChannel[Sequence[FeedEntry]],
+        release: Release,
         wanted: Callable[[str], bool],
     ) -> None:
-        """Take the channel on which committed events are to be put, in the order of positions.
+        """Take the function to which committed events are to be passed, in the order of positions.
 
-        The caller closes the channel after `aclose`. Until then a store that several daemons share
-        may put events of the others there at any time, and items among them.
+        Until `aclose` has returned, a store that several daemons share may release events of the
+        others at any time, and items among them.
 
         Args:
-            committed: The channel.
+            release: Fans a block out, or hands it to the fan-out. Waits while that is busy.
             wanted: Returns whether other daemons' events of a room, by its key, are of use here.
         """
         ...
@@ -323,13 +326,13 @@ class Journal(Reads, Protocol):
     async def answered(self, events: Sequence[FeedEntry]) -> None:
         """Release a batch, of which the events are these: its senders have been answered.
 
-        Called after every batch, with the events in the order of positions. They are put on
-        ``committed``, at once or in their turn. Waits while the channel is full.
+        Called after every batch, with the events in the order of positions. They are passed to
+        ``release``, at once or in their turn. Waits while the fan-out is busy.
         """
         ...
 
     async def probe(self, block: Sequence[FeedEntry]) -> None:
-        """Put this very list on ``committed`` behind what was released.
+        """Pass this very list to ``release``, behind what was released.
 
         The bus checks with it that its tasks make progress, so it never waits for a store that is
         away.
@@ -444,22 +447,14 @@ class LocalJournal:
     """The way back to the bus, for a store that one daemon alone writes: nothing lies between."""
 
     former: Mapping[str, int] = {}
-    _committed: trio.MemorySendChannel[Sequence[FeedEntry]]
+    _release: Release
 
-    def start(
-        self,
-        committed: trio.MemorySendChannel[Sequence[FeedEntry]],
-        wanted: Callable[[str], bool],
-    ) -> None:
-        self._committed = committed
+    def start(self, release: Release, wanted: Callable[[str], bool]) -> None:
+        self._release = release
 
     async def answered(self, events: Sequence[FeedEntry]) -> None:
-        if not events:
-            return
-        try:
-            self._committed.send_nowait(events)
-        except trio.WouldBlock:
-            await self._committed.send(events)
+        if events:
+            await self._release(events)
 
     async def probe(self, block: Sequence[FeedEntry]) -> None:
-        await self._committed.send(block)
+        await self._release(block)

@@ -32,6 +32,7 @@ from chatd.changed import Changed
 from chatd.histogram import HistogramStatistics
 from chatd.journal import (
     OperatorLog,
+    Release,
     Retention,
     Statistics,
     StoreError,
@@ -153,12 +154,12 @@ class SharedJournal(SharedReads):
         self._ahead_ms = 0.0  # by how much the engine's clock is ahead of Trio's
         self._beaten = 0.0  # when the last beat that got an answer was sent
         # The feed.
-        self._committed: trio.MemorySendChannel[Sequence[FeedEntry]] | None = None
+        self._release: Release
         self._wanted: Callable[[str], bool] = _everything
         self._started = trio.Event()
         self._last: tuple[int, str] | None = None
         self._news: deque[Renewed | Reentered] = deque()
-        self._shown_epoch = ""  # that of the last `Renewed` on the channel
+        self._shown_epoch = ""  # that of the last `Renewed` released
         self._renewed_at = -1  # the position of the feed's last `Renewed`
         self._checked_gap = -1  # behind this position, the feed lacked entries
         self._unanswered: tuple[str, ...] = ()  # how the origins of own, held entries begin
@@ -408,18 +409,14 @@ class SharedJournal(SharedReads):
 
     # ---- the feed
 
-    def start(
-        self,
-        committed: trio.MemorySendChannel[Sequence[FeedEntry]],
-        wanted: Callable[[str], bool],
-    ) -> None:
-        self._committed, self._wanted = committed, wanted
+    def start(self, release: Release, wanted: Callable[[str], bool]) -> None:
+        self._release, self._wanted = release, wanted
         self._started.set()
 
     async def _read_feed(self) -> None:
         await self._started.wait()
         while self._news:
-            await self._put([self._news[0]])
+            await self._release([self._news[0]])
             if isinstance(item := self._news.popleft(), Renewed):
                 self._shown_epoch = item.epoch
         while True:
@@ -429,7 +426,7 @@ class SharedJournal(SharedReads):
                 await self._show(fed)
 
     async def _show(self, fed: Sequence[Fed | Relayed]) -> None:
-        """Put entries on the channel; the node's own, only after their senders were answered."""
+        """Release entries; the node's own, only after their senders were answered."""
         block: list[FeedEntry] = []
         last = self._last or (0, "")
         for one in fed:
@@ -469,21 +466,14 @@ class SharedJournal(SharedReads):
             raise Lost("the store's feed lacks entries that this daemon has not read yet")
 
     async def _pass(self, block: list[FeedEntry], last: tuple[int, str]) -> None:
-        """Put entries on the channel; ``last`` is the position and origin of the last one read."""
+        """Release entries; ``last`` is the position and origin of the last one read."""
         if not block and last == self._last:
             return
         if not block or block[-1].position != last[0]:
             block.append(Passed(last[0]))
-        await self._put(block)
+        await self._release(block)
         self._last = last  # only now: after a cancellation, the entries must be read again
         self._moved.notify()
-
-    async def _put(self, block: Sequence[FeedEntry]) -> None:
-        assert self._committed is not None  # noqa: S101  the reader waits for `start`
-        try:
-            self._committed.send_nowait(block)
-        except trio.WouldBlock:
-            await self._committed.send(block)
 
     def _renew(self, item: Renewed) -> None:
         """Take over an epoch that this node did not get when it entered."""
@@ -504,7 +494,7 @@ class SharedJournal(SharedReads):
 
     async def probe(self, block: Sequence[FeedEntry]) -> None:
         await self._show_all()
-        await self._put(block)
+        await self._release(block)
 
     async def _show_all(self) -> None:
         """Wait until the feed has brought everything confirmed before, or the link is lost."""

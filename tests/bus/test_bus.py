@@ -11,13 +11,14 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from chatd.bus import Bus, FannedOut, Submission, fan_out
+from chatd.bus import Bus, FannedOut, Slices, Submission, fan_out
 from chatd.bus import bus as module
 from chatd.journal import Hits, Retention, Unavailable
 from chatd.journal.memory import MemoryJournal
 from chatd.logs import open_log
 from chatd.model import Event, Operation, Outcome, Post, Receipt, Refusal, Remember, UserRecord
 from chatd.testing.recording import Recording
+from tests.bus.test_feed import Member
 
 
 def post(text: str, room: str = "r", key: str | None = None) -> Post:
@@ -107,6 +108,50 @@ async def test_the_answer_comes_before_the_event_it_caused(script: Script) -> No
     async with running(MemoryJournal(now=lambda: 1), script) as bus:
         await bus.publish(script.submission(post("hi"), "a"))
     assert script.lines == [("answer", "a", 1, False), ("shown", "r", ["hi"], 0)]
+
+
+async def test_a_single_event_for_few_is_fanned_out_in_the_same_round(script: Script) -> None:
+    class Waking(Scripted):
+        def resolve(self, outcome: Outcome) -> None:
+            super().resolve(outcome)
+            answered.set()
+
+    async with running(MemoryJournal(now=lambda: 1), script) as bus:
+        bus.open_feed("r", "R").subscribe(Member())
+        for seq in range(1, 21):  # a round runs its tasks in a random order
+            await trio.testing.wait_all_tasks_blocked()
+            answered = trio.Event()
+            await bus.publish(Waking(post("hi"), script.lines, "a"))
+            await answered.wait()
+            assert script.lines[-2:] == [("answer", "a", seq, False), ("shown", "r", ["hi"], 1)]
+
+
+async def test_a_single_event_for_few_does_not_overtake_a_longer_fan_out(script: Script) -> None:
+    class Texts:
+        def encode(self, room: str, items: Sequence[Any]) -> list[Any]:
+            return [item.text for item in items]
+
+    class Listed(Member):
+        def offer(self, block: Any, messages: int = 1, /) -> None:
+            if not offered:
+                bus.publish_nowait(script.submission(post("short", "few"), "b"))
+            offered.extend(block)
+
+    offered: list[str] = []
+    codec = Texts()
+    bus = Bus(MemoryJournal(now=lambda: 1), script.shown, script.log)
+    bus.slices = Slices(seconds=0, recipients=2)
+    for room, count in (("many", 3), ("few", 1)):
+        feed = bus.open_feed(room, room)
+        for _ in range(count):
+            feed.subscribe(Listed(codec))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bus.run)
+        await trio.testing.wait_all_tasks_blocked()
+        await bus.publish(script.submission(post("long", "many"), "a"))
+        await trio.testing.wait_all_tasks_blocked()
+        bus.close()
+    assert offered == ["long", "long", "long", "short"]
 
 
 async def test_an_answer_that_raises_costs_its_own_connection_alone(script: Script) -> None:

@@ -97,7 +97,7 @@ async def open_node(
     async with open_shared(engine, report=reports, hold_ms=lambda: 60_000) as journal:
         node = TestNode(engine, journal, reports)
         sending, committed = trio.open_memory_channel[Sequence[FeedEntry]](1)
-        journal.start(sending, wanted)
+        journal.start(sending.send, wanted)
         async with trio.open_nursery() as nursery, sending:
             nursery.start_soon(node.read, committed)
             yield node

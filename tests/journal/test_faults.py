@@ -90,7 +90,7 @@ async def _play(steps: Sequence[tuple[str, int]], *, replicas: int, seed: int) -
         nursery = await stack.enter_async_context(trio.open_nursery())
         for watcher in watchers:
             sending, committed = trio.open_memory_channel[Sequence[FeedEntry]](1)
-            watcher.journal.start(sending, lambda _room: True)
+            watcher.journal.start(sending.send, lambda _room: True)
             nursery.start_soon(watcher.watch, committed)
         for step, which in steps:
             watcher = watchers[which % NODES]

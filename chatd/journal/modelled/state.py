@@ -436,7 +436,7 @@ class State(MemoryJournal):
             standing.looks
         )
         if not claimed:
-            self._release(operation.user, standing)
+            self._free_looks(operation.user, standing)
             standing.nick = operation.nick
         elsewhere = bool(standing.nodes - {self._node})
         standing.nodes.add(self._node)
@@ -460,7 +460,7 @@ class State(MemoryJournal):
         standing = self._standing(user, operation.nick)
         for look in operation.own:
             self._own.setdefault(look, user)
-        self._release(user, standing)
+        self._free_looks(user, standing)
         for look in operation.looks:
             self._looks[look] = user
         before, standing.nick = standing.nick, operation.nick
@@ -484,7 +484,7 @@ class State(MemoryJournal):
         held = until is not None and until > self.time
         return bool(standing.nodes) or held or (subjects and standing.subject)
 
-    def _release(self, user: str, standing: _Standing) -> None:
+    def _free_looks(self, user: str, standing: _Standing) -> None:
         for look in self._held(user, standing):
             del self._looks[look]
         standing.looks = ()
@@ -531,7 +531,7 @@ class State(MemoryJournal):
         """Forget guests who are not here and whose nicks are not held any longer."""
         for user, standing in list(self._standings.items()):
             if not self._is_held(standing, subjects=True):
-                self._release(user, standing)
+                self._free_looks(user, standing)
                 del self._standings[user]
 
     async def members(self, room: str) -> list[Entered]:

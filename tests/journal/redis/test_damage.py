@@ -93,7 +93,7 @@ async def node(server: RedisServer, prefix: str, **options: Any) -> AsyncIterato
         send, receive = trio.open_memory_channel[Sequence[FeedEntry]](10)
         nursery.start_soon(opened.show, receive)
         nursery.start_soon(opened.watch)
-        opened.journal.start(send, lambda _: True)
+        opened.journal.start(send.send, lambda _: True)
         yield opened
         nursery.cancel_scope.cancel()
 

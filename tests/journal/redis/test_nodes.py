@@ -74,7 +74,7 @@ async def _open(server: RedisServer, name: str) -> AsyncIterator[_Node]:
         node = _Node(journal, name)
         sending, committed = trio.open_memory_channel[Sequence[FeedEntry]](1)
         async with sending:
-            journal.start(sending, lambda _room: True)
+            journal.start(sending.send, lambda _room: True)
             tasks.start_soon(node.read, committed)
             yield node
             await journal.aclose()
