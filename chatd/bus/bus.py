@@ -79,6 +79,9 @@ the readers of their connections."""
 BLOCKS: Final = 1
 """Capacity of ``committed``: one block is fanned out, one waits, the next one is committed."""
 
+SHORT_SUBSCRIBERS: Final = 512
+"""To how many subscribers a single event is fanned out by the task that releases it: some 2 ms."""
+
 BATCH_EVENTS: Final = 256
 BATCH_BYTES: Final = 1024 * 1024
 BATCH_SECONDS: Final = 0.002
@@ -556,11 +559,11 @@ class Bus:
             await self._hand_on.send(block)
 
     def _is_short(self, block: Sequence[FeedEntry]) -> bool:
-        """Return whether a block is a single event, whose fan-out does not wait for anything."""
+        """Return whether a block is a single event, for few subscribers of an open room."""
         if len(block) != 1 or type(event := block[0]) is not Event:
             return False
         feed = self._feeds.get(event.room)
-        return feed is not None and len(feed) < self.slices.recipients
+        return feed is not None and len(feed) <= SHORT_SUBSCRIBERS
 
     async def _fan_out(self) -> None:
         async for block in self._committed:

@@ -288,8 +288,9 @@ class Journal(Reads, Protocol):
     ) -> None:
         """Take the function to which committed events are to be passed, in the order of positions.
 
-        Until `aclose` has returned, a store that several daemons share may release events of the
-        others at any time, and items among them.
+        Each is passed after the call for the one before has returned. Until `aclose` has returned,
+        a store that several daemons share may pass events of the others at any time, and items
+        among them.
 
         Args:
             release: Fans a block out, or hands it to the fan-out. Waits while that is busy.

@@ -126,7 +126,9 @@ async def test_a_single_event_for_few_is_fanned_out_in_the_same_round(script: Sc
             assert script.lines[-2:] == [("answer", "a", seq, False), ("shown", "r", ["hi"], 1)]
 
 
-async def test_a_single_event_for_few_does_not_overtake_a_longer_fan_out(script: Script) -> None:
+async def test_a_single_event_for_few_does_not_overtake_a_longer_fan_out(
+    script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Texts:
         def encode(self, room: str, items: Sequence[Any]) -> list[Any]:
             return [item.text for item in items]
@@ -139,6 +141,7 @@ async def test_a_single_event_for_few_does_not_overtake_a_longer_fan_out(script:
 
     offered: list[str] = []
     codec = Texts()
+    monkeypatch.setattr(module, "SHORT_SUBSCRIBERS", 2)
     bus = Bus(MemoryJournal(now=lambda: 1), script.shown, script.log)
     bus.slices = Slices(seconds=0, recipients=2)
     for room, count in (("many", 3), ("few", 1)):
