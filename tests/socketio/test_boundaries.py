@@ -119,6 +119,7 @@ async def test_an_error_of_a_connections_task_closes_it(monkeypatch: pytest.Monk
         client = await stage.joined()
         await client.over.wait()
         monkeypatch.undo()
+        await settled()
         assert io.statistics().faults == 1
         assert io.statistics().connections == 1
         (record,) = [fields for event, fields in recording.records if event == "fault"]

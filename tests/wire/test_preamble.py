@@ -126,7 +126,7 @@ async def test_the_limit_by_address_holds_for_whom_it_names() -> None:
         clients = [served.dial(PROXY) for _ in range(100)]
         for client in clients:
             await client.send(V1)
-        await trio.testing.wait_all_tasks_blocked()
+            await trio.testing.wait_all_tasks_blocked()  # so that the first ones are let in
         assert [(await client.ask("GET / HTTP/1.1"))[0] for client in clients[:3]] == [
             200,
             200,
