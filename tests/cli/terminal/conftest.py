@@ -74,6 +74,10 @@ class Seat:
         except trio.TooSlowError:
             raise AssertionError(f"{text!r} is not in {self.paper.status_line!r}") from None
 
+    async def in_no_room(self) -> None:
+        """Wait until there is no current room."""
+        await self.paper.until(lambda: not self.paper.label)
+
 
 Sit = Callable[..., AbstractAsyncContextManager[Seat]]
 
