@@ -84,7 +84,10 @@ def _run(arguments: list[str], mask: set[int | signal.Signals]) -> int:
         import_module(f"chatd.cli.{module}").add_parser(verbs)
     gc.freeze()
     gc.enable()
-    args = parser.parse_args(arguments)
+    try:
+        args = parser.parse_args(arguments)
+    except (AttributeError, OSError):  # of Python 3.11.2: standard error cannot be written
+        return 2
     if verb != "serve":  # which unblocks them itself when it can stop gently
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     return int(args.run(args))
