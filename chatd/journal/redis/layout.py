@@ -255,7 +255,7 @@ def decode_event(room: str, seq: int, record: bytes) -> Event:
         text[0] if text else None,
         int(of) if of else None,
         int(reply_to) if reply_to else None,
-        int(edited) or None,
+        None if edited == "0" else int(edited),
         deleted == "1",
     )
 
@@ -274,7 +274,7 @@ def decode_log_entry(name: str, seq: int, record: bytes) -> LogEntry:
         text[0] if text else None,
         int(of) if of else None,
         int(reply_to) if reply_to else None,
-        int(edited) or None,
+        None if edited == "0" else int(edited),
         deleted == "1",
         _value(key) or None,
     )
