@@ -39,9 +39,9 @@ class Block:
     """
 
     __slots__ = (
+        "_frames",
         "_parts",
         "binary",
-        "frames",
         "octets",
         "payload",
         "revision",
@@ -49,7 +49,6 @@ class Block:
         "text_frames",
     )
 
-    frames: bytes
     text_frames: bytes
     payload: bytes
     octets: bytes
@@ -60,6 +59,7 @@ class Block:
         self.revision: Revision = revision
         self.binary = False
         self.size = 0
+        self._frames: bytes | None = None
         # Text packets have their type; binary ones are the data only.
         self._parts: list[tuple[bool, bytes]] = []
         for message in messages:
@@ -83,6 +83,12 @@ class Block:
     def __len__(self) -> int:
         return len(self._parts)
 
+    @property
+    def frames(self) -> bytes:
+        if self._frames is None:
+            self._frames = _frames(self._parts, self.revision)
+        return self._frames
+
     def pieces(self, most: int) -> list[Block]:
         """Return blocks of at most ``most`` messages each, in order, that together are this one."""
         if len(self._parts) <= most:
@@ -98,8 +104,7 @@ class Block:
         return pieces
 
     if not TYPE_CHECKING:
-        # Called for a slot that is not filled. Once filled it is faster than a property, and it is
-        # read once for each receiver of a broadcast.
+        # Called for a slot that is not filled: these forms are seldom needed.
         def __getattr__(self, name: str) -> bytes:
             make = _MAKERS.get(name)
             if make is None:
@@ -149,7 +154,6 @@ def _octets(parts: list[tuple[bool, bytes]], _revision: Revision) -> bytes:
 
 
 _MAKERS = {
-    "frames": _frames,
     "text_frames": _text_frames,
     "payload": _payload,
     "octets": _octets,

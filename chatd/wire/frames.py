@@ -8,6 +8,7 @@ which they were sent. Pongs need no answer and are dropped.
 from __future__ import annotations
 
 import codecs
+import struct
 from typing import Final, TypeAlias
 
 from msgspec import Struct
@@ -28,6 +29,10 @@ _BINARY: Final = 0x2
 _CLOSE: Final = 0x8
 _PING: Final = 0x9
 _PONG: Final = 0xA
+
+# Section 5.2: the heads of unmasked frames whose size takes two or eight bytes of its own.
+_MEDIUM_HEAD: Final = struct.Struct("!BBH").pack
+_LONG_HEAD: Final = struct.Struct("!BBQ").pack
 
 # Section 5.5: the most that a control frame may carry. A Close frame's code takes two of them.
 _CONTROL_BYTES: Final = 125
@@ -101,8 +106,8 @@ def _frame(head: int, payload: bytes) -> bytes:
     if size < 126:
         return bytes((head, size)) + payload
     if size < 65536:
-        return bytes((head, 126)) + size.to_bytes(2, "big") + payload
-    return bytes((head, 127)) + size.to_bytes(8, "big") + payload
+        return _MEDIUM_HEAD(head, 126, size) + payload
+    return _LONG_HEAD(head, 127, size) + payload
 
 
 def _unmasked(data: bytes, mask: bytes) -> bytes:
