@@ -245,6 +245,7 @@ async def test_leaving(chat: Harness, autojump_clock: MockClock, protocol: Proto
 async def test_a_drain_closes_all_clients(autojump_clock: MockClock, protocol: Protocol) -> None:
     async with open_chat() as chat:
         bob = await chat.client("bob", protocol=protocol)
+        await chat.wait_idle()  # the next GET of a client that polls has arrived
         await chat.daemon.drain()
         ending = await bob.lost()
         assert (ending.code, ending.reconnect) == (1001, True)
