@@ -149,7 +149,7 @@ class Client:
         return await self.do(commands.Say(room=room, text=text, **fields))
 
     async def until(self, true: Callable[[], Any]) -> None:
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             while not true():
                 self._arrived = trio.Event()
                 await self._arrived.wait()

@@ -44,7 +44,7 @@ print(connection.getresponse().status)
 FOLLOW = """\
 import http.client, json, sys
 def ask(method, body=None, headers={}):
-    connection = http.client.HTTPConnection(sys.argv[1], timeout=10)
+    connection = http.client.HTTPConnection(sys.argv[1], timeout=60)
     connection.request(method, "/rooms/streams?nick=follower", body, headers)
     return connection.getresponse()
 stream = ask("GET", headers={"Accept": "text/event-stream"})

@@ -35,7 +35,7 @@ async def says(chatd: ChatdProcess, text: str) -> int:
     """Say a message once and return its number. Raise Refused if the store did not confirm it."""
     async with client.connect(chatd.url, nick="ann") as ann:
         await ann.join("lobby")
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             return (await ann.say(text)).seq or 0
 
 

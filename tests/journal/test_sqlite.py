@@ -494,9 +494,9 @@ async def test_searches_take_no_thread_of_other_reads(tmp_path: Path) -> None:
         await commit(journal, post("a word"))
         async with trio.open_nursery() as nursery:
             # A search that takes long.
-            nursery.start_soon(journal._searcher.run, lambda _store: gate.wait(10))
+            nursery.start_soon(journal._searcher.run, lambda _store: gate.wait(60))
             await trio.testing.wait_all_tasks_blocked()
-            with trio.fail_after(5):
+            with trio.fail_after(30):
                 for _ in range(5):
                     assert await journal.head("lobby") is not None
                     assert len(await journal.read("lobby", 0, 9, 9)) == 1

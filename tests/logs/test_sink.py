@@ -183,7 +183,7 @@ async def test_the_task_writes_what_waits_when_the_reader_takes_it() -> None:
 async def received(fd: int, length: int) -> bytes:
     os.set_blocking(fd, False)
     data = b""
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while len(data) < length:
             await trio.lowlevel.wait_readable(fd)
             data += os.read(fd, 1 << 20)
@@ -210,7 +210,7 @@ async def test_the_task_reports_dropped_lines_without_another_line() -> None:
 async def test_the_task_ends_when_the_log_is_closed(stuck: bool) -> None:
     with pipe() as (_, writing):
         sink = LineStream(writing, tell)
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(sink.run)
                 if stuck:
@@ -272,7 +272,7 @@ async def test_the_task_does_not_spin_when_the_reader_has_gone() -> None:
             nursery.start_soon(sink.run)
             await trio.testing.wait_all_tasks_blocked()
             os.close(reading)
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 while sink.waiting:  # noqa: ASYNC110  a sink tells nobody
                     await trio.lowlevel.checkpoint()
                 await trio.testing.wait_all_tasks_blocked()

@@ -77,7 +77,7 @@ class Node:
             raise failure
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             while not condition():
                 await self._progress.wait()
 

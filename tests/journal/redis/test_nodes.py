@@ -111,7 +111,7 @@ async def test_what_was_confirmed_is_shown_once_and_in_one_order(
             stopped = True
         head = await first.journal.head("lobby")
         assert head is not None
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             for node in nodes:
                 await node.has_shown(head.seq)
         stored = await first.journal.read("lobby", 0, head.seq, 10**6)
