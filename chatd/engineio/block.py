@@ -1,19 +1,22 @@
 """A block: messages that are encoded once for all sessions of one revision.
 
-Both forms, the one for polling and the one for WebSocket, are made when they are first needed. So
-whoever offers a block need not know the transport.
+Its forms, for polling and for WebSocket, are made when they are first needed. So whoever offers a
+block need not know the transport.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
 
 from chatd.engineio.packets import MESSAGE, Revision
 from chatd.wire import frames
 
 __all__ = ["Block"]
+
+_Parts: TypeAlias = list[tuple[bool, bytes]]
+"""The messages, each with whether it is binary."""
 
 
 class Block:
@@ -38,20 +41,7 @@ class Block:
             block is sent, in a fan-out.
     """
 
-    __slots__ = (
-        "_frames",
-        "_parts",
-        "binary",
-        "octets",
-        "payload",
-        "revision",
-        "size",
-        "text_frames",
-    )
-
-    text_frames: bytes
-    payload: bytes
-    octets: bytes
+    __slots__ = ("_forms", "_parts", "binary", "revision", "size")
 
     def __init__(
         self, messages: Iterable[str | bytes | bytearray | memoryview], revision: Revision = 4
@@ -59,9 +49,9 @@ class Block:
         self.revision: Revision = revision
         self.binary = False
         self.size = 0
-        self._frames: bytes | None = None
+        self._forms: dict[Callable[[_Parts, Revision], bytes], bytes] = {}
         # Text packets have their type; binary ones are the data only.
-        self._parts: list[tuple[bool, bytes]] = []
+        self._parts: _Parts = []
         for message in messages:
             if isinstance(message, str):
                 data = b"4" + message.encode()
@@ -85,9 +75,25 @@ class Block:
 
     @property
     def frames(self) -> bytes:
-        if self._frames is None:
-            self._frames = _frames(self._parts, self.revision)
-        return self._frames
+        return self._form(_frames)
+
+    @property
+    def text_frames(self) -> bytes:
+        return self._form(_text_frames)
+
+    @property
+    def payload(self) -> bytes:
+        return self._form(_payload)
+
+    @property
+    def octets(self) -> bytes:
+        return self._form(_octets)
+
+    def _form(self, make: Callable[[_Parts, Revision], bytes]) -> bytes:
+        form = self._forms.get(make)
+        if form is None:
+            form = self._forms[make] = make(self._parts, self.revision)
+        return form
 
     def pieces(self, most: int) -> list[Block]:
         """Return blocks of at most ``most`` messages each, in order, that together are this one."""
@@ -103,35 +109,25 @@ class Block:
             pieces.append(piece)
         return pieces
 
-    if not TYPE_CHECKING:
-        # Called for a slot that is not filled: these forms are seldom needed.
-        def __getattr__(self, name: str) -> bytes:
-            make = _MAKERS.get(name)
-            if make is None:
-                raise AttributeError(name)
-            value = make(self._parts, self.revision)
-            setattr(self, name, value)
-            return value
 
-
-def _frames(parts: list[tuple[bool, bytes]], revision: Revision) -> bytes:
+def _frames(parts: _Parts, revision: Revision) -> bytes:
     head = bytes((MESSAGE,)) if revision == 3 else b""
     return b"".join(
         [frames.binary(head + data) if binary else frames.text(data) for binary, data in parts]
     )
 
 
-def _texts(parts: list[tuple[bool, bytes]], revision: Revision) -> list[bytes]:
+def _texts(parts: _Parts, revision: Revision) -> list[bytes]:
     """Return the packets as text: binary ones in base64, in revision 3 with their type."""
     mark = b"b4" if revision == 3 else b"b"
     return [mark + base64.b64encode(data) if binary else data for binary, data in parts]
 
 
-def _text_frames(parts: list[tuple[bool, bytes]], revision: Revision) -> bytes:
+def _text_frames(parts: _Parts, revision: Revision) -> bytes:
     return b"".join(map(frames.text, _texts(parts, revision)))
 
 
-def _payload(parts: list[tuple[bool, bytes]], revision: Revision) -> bytes:
+def _payload(parts: _Parts, revision: Revision) -> bytes:
     texts = _texts(parts, revision)
     return b"\x1e".join(texts) if revision == 4 else b"".join(map(_with_length, texts))
 
@@ -142,7 +138,7 @@ def _with_length(data: bytes) -> bytes:
     return b"%d:%b" % (units, data)
 
 
-def _octets(parts: list[tuple[bool, bytes]], _revision: Revision) -> bytes:
+def _octets(parts: _Parts, _revision: Revision) -> bytes:
     pieces = []
     for binary, data in parts:
         size = len(data) + binary
@@ -151,10 +147,3 @@ def _octets(parts: list[tuple[bool, bytes]], _revision: Revision) -> bytes:
             pieces.append(bytes((MESSAGE,)))
         pieces.append(data)
     return b"".join(pieces)
-
-
-_MAKERS = {
-    "text_frames": _text_frames,
-    "payload": _payload,
-    "octets": _octets,
-}
