@@ -86,7 +86,8 @@ def _run(arguments: list[str], mask: set[int | signal.Signals]) -> int:
     gc.enable()
     try:
         args = parser.parse_args(arguments)
-    except (AttributeError, OSError):  # of Python 3.11.2: standard error cannot be written
+    except (AttributeError, OSError):
+        # In Python 3.11.2: an error was to be reported, and standard error cannot be written.
         return 2
     if verb != "serve":  # which unblocks them itself when it can stop gently
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -8,8 +8,8 @@ that one batch is committed while the last one is fanned out::
 The journal releases what is to be fanned out. A store that one daemon alone writes releases the
 answered batches. A store that several daemons share releases the events of all of them, in the
 store's order, and between them items: news about users, members and records (see
-`chatd.model.Item`). A single event for few subscribers does not take the channel if that is empty:
-it is fanned out where it is released.
+`chatd.model.Item`). A single event for few subscribers does not take the channel if the fan-out
+task has nothing to do: it is fanned out where it is released.
 
 A subscriber has an outbox in place of a third channel. A channel and a writer task for each
 subscriber cost 36 to 50 µs a delivery; offering an outbox the block, which it writes to the socket

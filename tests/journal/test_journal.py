@@ -209,7 +209,7 @@ async def test_subjects_are_distinguished_from_guests(journal: Journal) -> None:
     assert await journal.present(0) == [ann, bob, guest]
 
 
-async def test_answered_events_are_put_on_the_channel_before_a_probe(journal: Journal) -> None:
+async def test_answered_events_are_released_before_a_probe(journal: Journal) -> None:
     sending, committed = trio.open_memory_channel[Sequence[FeedEntry]](1)
     journal.start(sending.send, lambda _room: True)
     made = events(await journal.commit([post("a"), post("b")]))
